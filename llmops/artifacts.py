@@ -1,0 +1,150 @@
+"""The only place that builds artifact paths: fingerprint, record.json, lineage.
+
+An artifact is the folder `{home}/artifacts/{stage}/{fingerprint}/`. Its `record.json` is written last and atomically:
+present means done, absent means incomplete. Whoever builds an artifact holds its lock, which the kernel releases when
+the process dies, so of two runs racing for one artifact the second waits and finds it done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import ArtifactError
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a finished artifact; the content of its `record.json`."""
+
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]  #: input name → "stage/fingerprint", or "registry/version" for the champion
+    interval: str
+    code: str
+    metrics: dict[str, Any]
+    files: dict[str, str]  #: path within the artifact → SHA-256
+    git_commit: str
+    started: str
+    finished: str
+    run: str = field(default="")  #: the orchestrator's run id
+
+
+def fingerprint(stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], interval: str, code: str) -> str:
+    """16 hex digits of the SHA-256 over everything that decides an artifact's content."""
+    document = json.dumps([stage, config, dict(inputs), interval, code], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+def artifact_path(root: Path, stage: str, key: str) -> Path:
+    """Folder of the artifact of `stage` with the fingerprint `key`, below the artifacts folder `root`."""
+    return root / stage / key
+
+
+def is_done(path: Path) -> bool:
+    """Whether the artifact at `path` is whole."""
+    return (path / RECORD).is_file()
+
+
+def read_record(path: Path) -> Record:
+    """The record of a finished artifact.
+
+    Raises:
+        ArtifactError: if there is none, or it cannot be read.
+    """
+    try:
+        return Record(**json.loads((path / RECORD).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path / RECORD} is damaged ({error}); delete {path} and run the stage again.") from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of `path` (a file `.{name}.lock` beside it); waits for whoever has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def clear(path: Path) -> None:
+    """Make `path` an empty folder."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+
+
+def commit(path: Path, record: Record) -> Record:
+    """Hash the artifact's files and write its record, which makes it finished."""
+    files = {str(f.relative_to(path)): _sha256(f) for f in sorted(path.rglob("*")) if f.is_file() and f.name != RECORD}
+    whole = Record(**{**asdict(record), "files": files})
+    write_json(path / RECORD, asdict(whole))
+    return whole
+
+
+def verify(path: Path) -> list[str]:
+    """Names of the files of a finished artifact that are missing or were changed since."""
+    record = read_record(path)
+    return [n for n, digest in record.files.items() if not (path / n).is_file() or _sha256(path / n) != digest]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON to `path`, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w", encoding="utf-8") as handle:
+        json.dump(value, handle, indent=1, ensure_ascii=False, default=str)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def walk(path: Path) -> Iterator[Record]:
+    """The records of an artifact and of all it was made from, nearest first, each once."""
+    root, seen, queue = path.parent.parent, set[str](), [path]
+    while queue:
+        here = queue.pop(0)
+        if str(here) in seen:
+            continue
+        seen.add(str(here))
+        record = read_record(here)
+        yield record
+        queue += [root / ref for name, ref in sorted(record.inputs.items()) if name != "champion"]
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with `+` when the tree has changes; empty outside a checkout."""
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if dirty else "")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,219 @@
+"""The command line: `llmops …` or `python -m llmops …`.
+
+Errors go to stderr in one line with a non-zero exit. `--json` prints for scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmops import artifacts, config, pipeline
+from llmops.config import Config
+from llmops.errors import ConfigError, LlmopsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for noisy in ("httpx", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    command: Callable[[Config, argparse.Namespace], int | None] = options.command
+    try:
+        return command(config.load(options.config, _overrides(options.set)), options) or 0
+    except LlmopsError as error:
+        print(f"llmops: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("llmops: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def run(settings: Config, options: argparse.Namespace) -> None:
+    """Run one stage, or all of them in order; what is done already is skipped."""
+    interval = config.parse_interval(options.interval)
+    names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
+    for name in names:
+        path = pipeline.run_stage(name, settings, interval, run=options.run_id)
+        if options.json:
+            print(json.dumps({"stage": name, "artifact": str(path), "metrics": artifacts.read_record(path).metrics}))
+        else:
+            print(f"{name:<10} {path}")
+
+
+def status(settings: Config, options: argparse.Namespace) -> None:
+    """Which artifacts the configuration and interval ask for, and which of them are there."""
+    interval = config.parse_interval(options.interval)
+    plans = [pipeline.plan(name, settings, interval) for name in pipeline.STAGES]
+    if options.json:
+        print(json.dumps([{"stage": p.stage, "artifact": str(p.path), "done": p.done} for p in plans]))
+        return
+    for plan in plans:
+        print(f"{plan.stage:<10} {'done   ' if plan.done else 'missing'} {plan.path}")
+
+
+def lineage(settings: Config, options: argparse.Namespace) -> None:
+    """Answer → model version → run → dataset hash → sources → base-model revision."""
+    from llmops.release import lineage as trace
+
+    version = _registry(settings).get(options.version)
+    print(json.dumps(trace.lineage(version), indent=1) if options.json else trace.lineage_text(version))
+
+
+def models(settings: Config, options: argparse.Namespace) -> None:
+    """List, show, promote and roll back model versions."""
+    registry = _registry(settings)
+    if options.action == "promote":
+        registry.promote(options.version, who=_who(), why="llmops models promote")
+    elif options.action == "rollback":
+        registry.rollback(who=_who(), why="llmops models rollback")
+    elif options.action == "show":
+        print(json.dumps(_version(registry.get(options.version)), indent=1))
+        return
+    names: dict[str, list[str]] = {}
+    for alias, name in registry.aliases().items():
+        names.setdefault(name, []).append(alias)
+    rows = [{**_version(v), "aliases": names.get(v.name, [])} for v in registry.versions()]
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['name']:<5} {row['status']:<13} {row['created'][:19]}  {', '.join(row['aliases'])}")
+    if not rows:
+        print("There is no model version yet; `llmops run all` makes one.")
+
+
+def keys(settings: Config, options: argparse.Namespace) -> None:
+    """Create, list and revoke API keys."""
+    from llmops.governance.access import KeyStore
+
+    store = KeyStore(settings.keys)
+    if options.action == "create":
+        secret, key = store.create(options.role, options.owner, days=options.days)
+        print(json.dumps({"key": secret, "prefix": key.prefix}) if options.json else secret)
+        print("Shown this once; only its hash is kept.", file=sys.stderr)
+    elif options.action == "revoke":
+        store.revoke(options.prefix)
+    else:
+        rows = [
+            {
+                "prefix": k.prefix,
+                "role": k.role,
+                "owner": k.owner,
+                "created": k.created,
+                "expires": k.expires,
+                "revoked": k.revoked,
+            }
+            for k in store.list()
+        ]
+        if options.json:
+            print(json.dumps(rows, default=str))
+        for row in [] if options.json else rows:
+            print("  ".join(f"{value or '-'}" for value in row.values()))
+
+
+def generate(settings: Config, options: argparse.Namespace) -> None:
+    """Answer one question with a model version on this machine, without the serving app."""
+    if options.version == "base":
+        from llmops.model.select import base_path
+
+        folder = Path(base_path(pipeline.plan("select", settings, config.parse_interval()).path))
+    else:
+        folder = _registry(settings).get(options.version).path / "servable"
+    from llmops.model.load import answer, load_servable
+
+    model, tokenizer = load_servable(folder)
+    text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]
+    print(json.dumps({"response": text, "version": options.version}) if options.json else text)
+
+
+def serve(settings: Config, options: argparse.Namespace) -> None:
+    """Serve the champion over HTTP until stopped."""
+    from serving.app import serve as start
+
+    start(settings)
+
+
+def doctor(settings: Config, options: argparse.Namespace) -> int:
+    """Check that this machine has what the pipeline needs, each failure with its remedy."""
+    from llmops.doctor import check
+
+    checks = check(settings)
+    if options.json:
+        print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
+    for c in [] if options.json else checks:
+        print(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" + ("" if c.ok else f"  → {c.remedy}"))
+    return 0 if all(c.ok for c in checks) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", help="YAML configuration file (default: $LLMOPS_CONFIG)")
+    common.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a value")
+    common.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(prog="llmops", description="From scattered data to a served, watched model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function: Callable[[Config, argparse.Namespace], int | None]) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").strip()
+        sub = commands.add_parser(function.__name__, parents=[common], help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = add(run)
+    sub.add_argument("stage", choices=[*pipeline.STAGES, "all"], metavar="STAGE|all", help=", ".join(pipeline.STAGES))
+    sub.add_argument("--interval", default="", help="data interval as a date (default: today)")
+    sub.add_argument("--run-id", default="", help="name of the run, kept in the records")
+    add(status).add_argument("--interval", default="", help="data interval as a date (default: today)")
+    add(lineage).add_argument("version", nargs="?", default="champion", help="version or alias")
+    sub = add(models)
+    sub.add_argument("action", choices=["list", "show", "promote", "rollback"])
+    sub.add_argument("version", nargs="?", default="champion", help="version or alias")
+    sub = add(keys)
+    sub.add_argument("action", choices=["create", "list", "revoke"])
+    sub.add_argument("prefix", nargs="?", default="", help="for revoke: the key's prefix")
+    sub.add_argument("--role", default="user", choices=["admin", "developer", "user"])
+    sub.add_argument("--owner", default=_who(), help="whose key it is")
+    sub.add_argument("--days", type=int, default=None, help="days until it expires")
+    sub = add(generate)
+    sub.add_argument("prompt")
+    sub.add_argument("--context", default="")
+    sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
+    sub.add_argument("--max-new-tokens", type=int, default=96)
+    add(serve)
+    add(doctor)
+    return parser
+
+
+def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        section, dot, field = key.partition(".")
+        if not equals or (not dot and section != "home"):
+            raise ConfigError(f"--set {pair!r}: write it as SECTION.FIELD=VALUE, e.g. train.seed=1.")
+        value = config.parse_value(text)
+        values = config.merge(values, {section: {field: value}} if dot else {section: text})
+    return values
+
+
+def _registry(settings: Config) -> Any:
+    from llmops.release.registry import Registry
+
+    return Registry(settings.release.registry, settings.release.name)
+
+
+def _version(version: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((version.path / "version.json").read_text(encoding="utf-8"))
+    return {"name": version.name, **document}
+
+
+def _who() -> str:
+    return os.environ.get("USER") or "cli"

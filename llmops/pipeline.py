@@ -1,0 +1,217 @@
+"""The stages and `run_stage()`: the only way a stage is ever run.
+
+The command line, the DAG and the tests all call `run_stage`. A stage's word is its key in `STAGES`, its section of the
+configuration, its task_id and its artifact folder. A stage is a function
+`run(config: Section, *, <inputs>: Path…, out: Path) -> Metrics` that knows nothing of Airflow, of fingerprints or of
+other stages.
+
+    python -m llmops run all
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llmops import artifacts
+from llmops.artifacts import Record
+from llmops.config import Config, Section
+from llmops.errors import ArtifactError
+
+log = logging.getLogger("llmops.pipeline")
+
+Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the pipeline."""
+
+    module: str  #: module whose function `run` does the work
+    inputs: tuple[str, ...] = ()  #: stages whose artifacts it reads
+    interval: bool = False  #: reads the data interval itself, not only through its inputs
+    champion: bool = False  #: also reads the champion's version folder, if there is one
+    resumable: bool = False  #: goes on from what an interrupted run left in its folder
+
+
+STAGES: dict[str, Stage] = {
+    "collect": Stage("llmops.data.collect", interval=True),
+    "clean": Stage("llmops.data.clean", ("collect",)),
+    "annotate": Stage("llmops.data.annotate", ("clean",)),
+    "select": Stage("llmops.model.select"),
+    "features": Stage("llmops.features.store", ("annotate", "select")),
+    "tune": Stage("llmops.model.tune", ("features", "select"), resumable=True),
+    "train": Stage("llmops.model.train", ("features", "select", "tune"), resumable=True),
+    "evaluate": Stage("llmops.model.evaluate", ("annotate", "select", "train"), champion=True),
+    "govern": Stage("llmops.governance.review", ("annotate", "train", "evaluate")),
+    "release": Stage("llmops.release.publish", ("train", "select", "annotate", "evaluate", "govern"), champion=True),
+    "deploy": Stage("llmops.release.deploy", ("release",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a stage's artifact belongs, and what it would be made from."""
+
+    stage: str
+    path: Path
+    inputs: dict[str, Path]
+    interval: str
+
+    @property
+    def done(self) -> bool:
+        """Whether the artifact is there and whole."""
+        return artifacts.is_done(self.path)
+
+
+def run_stage(
+    name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None, run: str = ""
+) -> Path:
+    """Run one stage, unless its artifact is already there; returns the artifact's path.
+
+    Args:
+        name: key of `STAGES`.
+        config: the whole configuration.
+        interval: ISO date of the data interval.
+        inputs: artifact paths of the input stages; by default those that `plan` finds.
+        run: the orchestrator's run id, kept in the record.
+
+    Raises:
+        ArtifactError: if an input is not finished.
+    """
+    todo = plan(name, config, interval, inputs)
+    for source, path in todo.inputs.items():
+        if source != "champion" and not artifacts.is_done(path):
+            raise ArtifactError(
+                f"Stage {name} needs {source}, which has no finished artifact at {path}; run {source} first."
+            )
+    with artifacts.locked(todo.path):
+        if todo.done:
+            log.info("%s: done already, %s", name, todo.path)
+            return todo.path
+        record = _build(todo, config, run)
+    log.info("%s: %s", name, record.metrics)
+    _announce(config, record)
+    return todo.path
+
+
+def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None) -> Plan:
+    """Find the artifact path of a stage from its configuration and inputs, without running anything."""
+    stage = STAGES[name]
+    given = dict(inputs or {})
+    paths = {i: given.get(i) or plan(i, config, interval).path for i in stage.inputs}
+    if stage.champion and (champion := _champion(config, paths["train"].name)):
+        paths["champion"] = champion
+    own = interval if stage.interval else ""
+    key = artifacts.fingerprint(name, _section(config, name).hashed(), _refs(paths), own, code_version(stage.module))
+    return Plan(name, artifacts.artifact_path(config.artifacts, name, key), paths, interval)
+
+
+@cache
+def code_version(module: str) -> str:
+    """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
+
+    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file beside
+    a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out since
+    its values are part of the fingerprint.
+    """
+    digest, seen, queue = hashlib.sha256(), {"llmops", "llmops.config", "llmops.pipeline"}, [module]
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = _source(name)
+        if path is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        digest.update(name.encode() + ast.dump(tree).encode())
+        data = path.with_suffix(".yaml")
+        digest.update(data.read_bytes() if data.is_file() else b"")
+        found: list[str] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        queue += sorted(f for f in found if f.startswith("llmops."))
+    return digest.hexdigest()[:12]
+
+
+def _source(module: str) -> Path | None:
+    base = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def _build(todo: Plan, config: Config, run: str) -> Record:
+    stage, path = STAGES[todo.stage], todo.path
+    if stage.resumable:
+        path.mkdir(parents=True, exist_ok=True)
+    else:
+        artifacts.clear(path)
+    log.info("%s: building %s", todo.stage, path)
+    function: Callable[..., Metrics] = importlib.import_module(stage.module).run
+    started = datetime.now(UTC)
+    extra = {"interval": todo.interval} if stage.interval else {}
+    metrics = function(_section(config, todo.stage), **todo.inputs, **extra, out=path)
+    return artifacts.commit(
+        path,
+        Record(
+            stage=todo.stage,
+            fingerprint=path.name,
+            config=_section(config, todo.stage).hashed(),
+            inputs=_refs(todo.inputs),
+            interval=todo.interval,
+            code=code_version(stage.module),
+            metrics=dict(metrics),
+            files={},
+            git_commit=artifacts.git_commit(),
+            started=started.isoformat(),
+            finished=datetime.now(UTC).isoformat(),
+            run=run,
+        ),
+    )
+
+
+def _section(config: Config, name: str) -> Section:
+    section: Section = getattr(config, name)
+    return section
+
+
+def _refs(paths: Mapping[str, Path]) -> dict[str, str]:
+    return {name: f"{path.parent.name}/{path.name}" for name, path in sorted(paths.items())}
+
+
+def _champion(config: Config, candidate: str) -> Path | None:
+    """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
+    from llmops.release.registry import Registry
+
+    return Registry(config.release.registry, config.release.name).opponent(candidate)
+
+
+def _announce(config: Config, record: Record) -> None:
+    from llmops.monitoring.events import emit
+
+    emit(
+        config.events,
+        "llmops.pipeline",
+        {
+            "event.action": record.stage,
+            "event.duration": int(
+                (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)).total_seconds() * 1e9
+            ),
+            "event.outcome": "success",
+            "llmops.artifact": f"{record.stage}/{record.fingerprint}",
+            "llmops.interval": record.interval,
+            "llmops.run": record.run,
+            "llmops.metrics": record.metrics,
+        },
+    )

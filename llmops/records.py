@@ -1,0 +1,121 @@
+"""The small record types that cross a boundary between stages, and how they are written to Parquet.
+
+Every field is a string: the same file is read by pyarrow, Spark, Feast and DuckDB without a cast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One unit of raw material: a row, a page section, a chat turn pair.
+
+    It holds either a question and its answer, a question and `same_as` (another wording of a known question),
+    or only fields and text from which `annotate` makes examples.
+    """
+
+    id: str  #: hash of source, location and position: stable between runs
+    source: str  #: name of the source in the configuration
+    location: str  #: file path relative to the source, or table
+    position: str  #: "row 12", "page 3", "line 7", "section 2"
+    text: str = ""  #: free text, or the fields of a structured row as "name: value" lines
+    question: str = ""
+    answer: str = ""
+    context: str = ""
+    same_as: str = ""  #: a question this document's question is another wording of
+    group: str = ""  #: topic key; examples of one group fall on one side of a split
+    fields: str = "{}"  #: JSON object: the structured row as read, all values strings
+    licence: str = ""
+    owner: str = ""
+    interval: str = ""  #: ISO date of the data interval's start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A row that did not go on, with the reason. Nothing is lost silently."""
+
+    id: str
+    source: str
+    location: str
+    position: str
+    rule: str  #: name of the rule or "malformed", "encoding", "unreadable"
+    detail: str  #: what exactly was wrong
+    content: str  #: the row as far as it could be read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One annotated training or test item."""
+
+    id: str  #: `input_id` in Feast: hash of context, question and answer
+    question: str
+    answer: str
+    context: str = ""
+    group: str
+    split: str  #: train | validation | test
+    source: str
+    location: str
+    position: str
+    licence: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a governance scan found."""
+
+    scan: str  #: pii | secrets | output | …
+    rule: str  #: entity or rule name, e.g. "EMAIL_ADDRESS"
+    severity: str  #: low | medium | high
+    where: str  #: which item: an id, a file and row
+    detail: str  #: never the secret or the personal datum itself
+    owasp: str = ""  #: e.g. "LLM02:2025 sensitive information disclosure"
+
+
+Row = TypeVar("Row", Document, Dropped, Example, Finding)
+
+
+def content_id(*parts: str) -> str:
+    """A stable 16-hex-digit identifier of its parts (SHA-256 over length-prefixed UTF-8)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]
+
+
+def schema(kind: type[Row]) -> pa.Schema:
+    """The Arrow schema of a record type: one non-null string column per field, in order."""
+    return pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(kind)])
+
+
+def write_rows(path: Path, rows: Iterable[Row], kind: type[Row]) -> int:
+    """Write records to one Parquet file, whole or not at all; returns how many rows."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
+    return write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> int:
+    """Write an Arrow table to one Parquet file, whole or not at all; returns how many rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path)
+    return int(table.num_rows)
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Read the records of one Parquet file, or of a folder of them (as Spark writes), in file order."""
+    columns: Sequence[str] = [f.name for f in fields(kind)]
+    items: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
+    return [kind(**item) for item in items]

@@ -1,0 +1,79 @@
+"""Configuration: precedence, clear errors, and what does not change a fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmops.config import Config, load, parse_interval
+from llmops.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_precedence_file_then_environment_then_run(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {seed: 1, epochs: 1, rank: 1}")
+    environ = {"LLMOPS_TRAIN__EPOCHS": "2", "LLMOPS_TRAIN__RANK": "2"}
+    config = load(path, {"train": {"rank": 3}}, environ)
+    assert (config.train.seed, config.train.epochs, config.train.rank) == (1, 2, 3)
+
+
+def test_locations_start_from_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "collect: {root: data}")
+    assert load(path, environ={}).collect.root == (tmp_path / "data").resolve()
+
+
+def test_home_moves_the_registry(tmp_path: Path) -> None:
+    assert load(environ={"LLMOPS_HOME": str(tmp_path)}).release.registry == tmp_path / "registry"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: {lerning_rate: 1}", "train.lerning_rate"),
+        ("trian: {}", "trian"),
+        ("train: {rank: many}", "many"),
+        ("tune: {learning_rate: [1, 0.1]}", "learning_rate"),
+        ("collect: {sources: [{name: a, kind: csv, location: x, fields: {title: t}}]}", "title"),
+        ("[1, 2]", "list"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load(write(tmp_path, text), environ={})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load(tmp_path / "nowhere.yaml", environ={})
+
+
+def test_unknown_section_in_the_environment() -> None:
+    with pytest.raises(ConfigError, match="LLMOPS_TRIAN__SEED"):
+        load(environ={"LLMOPS_TRIAN__SEED": "1"})
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.seed = 3  # type: ignore[misc]
+
+
+def test_where_and_how_fast_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    one = load(overrides={"home": str(tmp_path / "a"), "clean": {"master": "local[1]"}}, environ={})
+    two = load(overrides={"home": str(tmp_path / "b"), "clean": {"master": "local[2]"}}, environ={})
+    for section in ("collect", "clean", "release", "features", "train"):
+        assert getattr(one, section).hashed() == getattr(two, section).hashed()
+    assert "seed" in one.train.hashed()
+
+
+def test_intervals() -> None:
+    assert parse_interval("2026-01-31T00:00:00+00:00") == "2026-01-31"
+    assert len(parse_interval()) == 10
+    with pytest.raises(ConfigError, match="yesterday"):
+        parse_interval("yesterday")

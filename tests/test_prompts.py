@@ -1,0 +1,67 @@
+"""Training, evaluation and serving must ask a model in the same form, token for token."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from llmops import prompts
+from llmops.features.tokenize import tokenize
+from llmops.model import load
+from llmops.records import Example
+
+QUESTION, ANSWER, CONTEXT = "How long can I return it?", "You have 30 days.", "Returns policy, section 2"
+
+
+def example() -> Example:
+    return Example(
+        id="1", question=QUESTION, answer=ANSWER, context=CONTEXT, group="g", split="train", source="s",
+        location="l", position="p",
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["chat", "plain"])
+def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
+    if request.param == "chat":
+        return tokenizer
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    return plain
+
+
+def test_annotated_text() -> None:
+    assert prompts.annotated(QUESTION, ANSWER, CONTEXT) == (
+        f"[Context] {CONTEXT}\n[Question] {QUESTION}\n[Answer] {ANSWER}\n####"
+    )
+    assert prompts.annotated(QUESTION, ANSWER) == f"[Question] {QUESTION}\n[Answer] {ANSWER}\n####"
+
+
+def test_training_evaluation_and_serving_render_the_same_ids(
+    any_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, _ = tokenize(any_tokenizer, example(), 512)
+    assert trained
+    asked: list[list[int]] = []
+
+    def record(_model: Any, _tokenizer: Any, requests: Any, _longest: int) -> list[list[int]]:
+        asked.extend(list(r) for r in requests)
+        return [[] for _ in requests]
+
+    monkeypatch.setattr(load, "generate", record)
+    load.answer(None, any_tokenizer, [(QUESTION, CONTEXT)], 8)  # evaluation's way
+    served = prompts.prompt_ids(any_tokenizer, QUESTION, CONTEXT)  # the engine's way
+    assert asked == [served] == [trained.token_ids[: trained.prompt_tokens]]
+
+
+def test_plain_text_is_the_annotated_text(any_tokenizer: Any) -> None:
+    ids, prompt = prompts.training_ids(any_tokenizer, QUESTION, ANSWER, CONTEXT)
+    if any_tokenizer.chat_template:
+        assert any_tokenizer.decode(ids[prompt:]) == ANSWER + any_tokenizer.eos_token
+    else:
+        assert any_tokenizer.decode(ids) == prompts.annotated(QUESTION, ANSWER, CONTEXT)
+
+
+def test_answer_text_comes_back_whole(any_tokenizer: Any) -> None:
+    assert load.decode(any_tokenizer, prompts.answer_ids(any_tokenizer, ANSWER)) == ANSWER
