@@ -190,7 +190,7 @@ class Features(Section):
     """Tokenise examples and put them into Feast."""
 
     repo: Where = Field(
-        Path(__file__).parents[1] / "feature_repo", description="The Feast feature repository; its declarations."
+        Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
     )
     store: Where = Field(Path(), description="Folder of the online store; empty: `<home>/feast`.")
     max_tokens: int = Field(512, ge=16, description="Longer examples are cut at the context, never at the answer.")
@@ -206,7 +206,7 @@ class Tune(Section):
     rank: tuple[int, ...] = Field((8, 16), description="LoRA ranks to try.")
     batch: tuple[int, ...] = Field((4, 8), description="Examples per optimiser step to try.")
     validation_items: int = Field(24, ge=1, description="Validation examples a trial is judged on.")
-    seed: int = 0
+    seed: int = Field(0, description="Seed of the search and of its trials.")
 
     @field_validator("learning_rate")
     @classmethod
@@ -228,7 +228,7 @@ class Train(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
     target_modules: tuple[str, ...] = Field((), description="Layers that get an adapter; empty: all linear layers.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     checkpoint_steps: Annotated[int, Unhashed()] = Field(10, ge=1, description="Steps between checkpoints.")
     servable: Literal["nf4", "bf16"] = Field("nf4", description="Quantisation of the model that is served.")
     seed: int = Field(0, description="Seed of adapter initialisation and data order.")
@@ -237,11 +237,11 @@ class Train(Section):
 class Evaluate(Section):
     """Answer the frozen test with base, champion and candidate, and measure."""
 
-    max_new_tokens: int = Field(96, ge=1)
-    batch: Annotated[int, Unhashed()] = Field(16, ge=1)
+    max_new_tokens: int = Field(96, ge=1, description="Longest answer, in tokens.")
+    batch: int = Field(16, ge=1, description="Items that are answered together.")
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: int = 0
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap.")
 
 
 class Govern(Section):
@@ -277,8 +277,8 @@ class Release(Section):
     min_items: int = Field(30, ge=1, description="With fewer test items the gate is inconclusive.")
     min_groups: int = Field(10, ge=2, description="With fewer topics among the test items the gate is inconclusive.")
     bootstrap: int = Field(5000, ge=100, description="Resamples of the paired bootstrap.")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: int = 0
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap.")
     hub_repo: str = Field("", description="Hub repository `owner/name`; pushed to when HF_TOKEN is set.")
     private: bool = Field(True, description="Create the Hub repository as private.")
 
@@ -295,7 +295,7 @@ class Serving(Section):
     """The FastAPI app."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback unless asked.")
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     max_new_tokens: int = Field(256, ge=1, description="Most tokens one request may ask for.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
     max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
@@ -313,6 +313,12 @@ class Monitoring(Section):
     latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
+
+    @model_validator(mode="after")
+    def _has_server(self) -> Monitoring:
+        if "elasticsearch" in self.sinks and not self.elasticsearch_url:
+            raise ValueError("sinks names elasticsearch; set elasticsearch_url too")
+        return self
 
 
 class Config(Section):

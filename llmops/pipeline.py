@@ -38,12 +38,13 @@ class Stage:
     module: str  #: module whose function `run` does the work
     inputs: tuple[str, ...] = ()  #: stages whose artifacts it reads
     interval: bool = False  #: reads the data interval itself, not only through its inputs
+    sources: bool = False  #: reads the sources: their content counts as its input
     champion: bool = False  #: also reads the champion's version folder, if there is one
     resumable: bool = False  #: goes on from what an interrupted run left in its folder
 
 
 STAGES: dict[str, Stage] = {
-    "collect": Stage("llmops.data.collect", interval=True),
+    "collect": Stage("llmops.data.collect", interval=True, sources=True),
     "clean": Stage("llmops.data.clean", ("collect",)),
     "annotate": Stage("llmops.data.annotate", ("clean",)),
     "select": Stage("llmops.model.select"),
@@ -104,14 +105,28 @@ def run_stage(
 
 
 def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None) -> Plan:
-    """Find the artifact path of a stage from its configuration and inputs, without running anything."""
+    """Find the artifact path of a stage from its configuration and inputs, without running anything.
+
+    Raises:
+        SourceError: if a file source cannot be found.
+    """
+    return _plan(name, config, interval, {**(inputs or {})})
+
+
+def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:
+    """`known` gains the path of every stage that is planned on the way."""
     stage = STAGES[name]
-    given = dict(inputs or {})
-    paths = {i: given.get(i) or plan(i, config, interval).path for i in stage.inputs}
+    for source in stage.inputs:
+        if source not in known:
+            known[source] = _plan(source, config, interval, known).path
+    paths = {source: known[source] for source in stage.inputs}
     if stage.champion and (champion := _champion(config, paths["train"].name)):
         paths["champion"] = champion
+    refs = _refs(paths)
+    if stage.sources:
+        refs["sources"] = _content(config, interval)
     own = interval if stage.interval else ""
-    key = artifacts.fingerprint(name, _section(config, name).hashed(), _refs(paths), own, code_version(stage.module))
+    key = artifacts.fingerprint(name, _section(config, name).hashed(), refs, own, code_version(stage.module))
     return Plan(name, artifacts.artifact_path(config.artifacts, name, key), paths, interval)
 
 
@@ -119,9 +134,9 @@ def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | 
 def code_version(module: str) -> str:
     """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
 
-    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file beside
-    a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out since
-    its values are part of the fingerprint.
+    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file
+    beside a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out
+    since its values are part of the fingerprint.
     """
     digest, seen, queue = hashlib.sha256(), {"llmops", "llmops.config", "llmops.pipeline"}, [module]
     while queue:
@@ -188,6 +203,12 @@ def _section(config: Config, name: str) -> Section:
 
 def _refs(paths: Mapping[str, Path]) -> dict[str, str]:
     return {name: f"{path.parent.name}/{path.name}" for name, path in sorted(paths.items())}
+
+
+def _content(config: Config, interval: str) -> str:
+    from llmops.data.files import content
+
+    return content(config.collect, interval)
 
 
 def _champion(config: Config, candidate: str) -> Path | None:

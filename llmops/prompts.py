@@ -30,14 +30,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str =
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
     """Token ids of a conversation, up to where the next assistant turn begins."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(i) for i in ids]
+    ids: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return list(ids)
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of the answer and of what ends it: the tokens that loss counts on."""
     if tokenizer.chat_template:
-        return [*tokenizer(answer, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+        return [
+            *tokenizer(answer, add_special_tokens=False)["input_ids"],
+            tokenizer.convert_tokens_to_ids(tokenizer.eos_token),
+        ]
     return list(tokenizer(f" {answer}\n{END}", add_special_tokens=False)["input_ids"])
 
 

@@ -163,3 +163,15 @@ def test_every_stage_has_a_section_and_known_inputs() -> None:
 def test_code_version_follows_imports(tmp_path: Path) -> None:
     versions = {stage.module: pipeline.code_version(stage.module) for stage in STAGES.values()}
     assert len(set(versions.values())) == len(STAGES)
+
+
+def test_changed_files_are_new_work(tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text("question,answer\nQ?,A.\n")
+    source = {"name": "faq", "kind": "csv", "location": "*.csv", "fields": {"question": "question", "answer": "answer"}}
+    collect = {"root": str(tmp_path), "sources": [source]}
+    config = load(overrides={"home": str(tmp_path / "home"), "collect": collect}, environ={})
+    first = run_stage("collect", config, DAY)
+    assert run_stage("collect", config, DAY) == first
+    (tmp_path / "faq.csv").write_text("question,answer\nQ?,B.\n")
+    assert run_stage("collect", config, DAY) != first
+    assert plan("train", config, DAY).path != plan("train", config, "2026-02-01").path

@@ -141,7 +141,7 @@ class _Watch(TrainerCallback):
         if 2 * dead > len(grads):
             raise TrainingError(
                 f"The gradient norm of {dead} of {len(grads)} adapters is zero at step {state.global_step + 1}: they "
-                "would learn nothing. Was the quantised base used in evaluation mode before? Train on a freshly loaded one."
+                "would learn nothing. Was the quantised base used in evaluation mode? Train on a freshly loaded one."
             )
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:

@@ -1,0 +1,299 @@
+"""The whole path on one machine: Airflow runs the pipeline, the serving app answers, the gate decides twice.
+
+    make demo          # leaves Airflow and the serving app running; `make stop` ends them
+    make pipeline      # one run of the pipeline, and stops what it started
+
+Running it again reuses finished work. The environment may set LLMOPS_AIRFLOW_PORT (8080), LLMOPS_SERVING__PORT (8000)
+and LLMOPS_HOME (.llmops).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+from rich.box import SIMPLE
+from rich.console import Console, Group
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from llmops import doctor, stack
+from llmops.artifacts import write_json
+from llmops.config import Config, load, parse_interval
+from llmops.errors import LlmopsError
+from llmops.governance.access import KeyStore, Role
+from llmops.orchestrator import DONE, Airflow, Task
+from llmops.pipeline import STAGES
+
+CONFIG = Path(__file__).with_name("config.yaml")
+DAG = "llmops_pipeline"
+USER: Role = "developer"  # may trigger runs and look at everything, but not deploy by hand
+COLOURS = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "upstream_failed": "red"}
+
+console = Console()
+
+
+class RunFailed(LlmopsError):
+    """A run of the pipeline did not succeed."""
+
+
+def main() -> int:
+    """Run the demo; returns the exit status."""
+    parser = argparse.ArgumentParser(description="From raw data to a served, watched model.")
+    parser.add_argument("--pipeline-only", action="store_true", help="one run of the pipeline, nothing stays running")
+    stop_after = only_pipeline = parser.parse_args().pipeline_only
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    before: list[str] = []
+    config: Config | None = None
+    try:
+        config = load(CONFIG)
+        before = list(stack.running(config.home))
+        preflight(config)
+        if only_pipeline:
+            pipeline(config)
+        else:
+            demo(config)
+        return 0
+    except LlmopsError as error:
+        console.print(Panel(Text(str(error)), title="stopped", border_style="red"))
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on where this one stopped")
+        stop_after = True
+        return 130
+    finally:
+        if config and stop_after:
+            stack.stop(config.home, [name for name in ("airflow", "serving") if name not in before])
+
+
+def preflight(config: Config) -> None:
+    """Name what is missing before any work starts.
+
+    Raises:
+        RunFailed: with each remedy.
+    """
+    checks = doctor.check(config)
+    if any(not check.ok for check in checks):
+        raise RunFailed(doctor.report([check for check in checks if not check.ok]).rstrip())
+
+
+def pipeline(config: Config) -> None:
+    """One run of the pipeline in Airflow."""
+    with airflow(config, {}) as orchestrator:
+        run = follow(orchestrator, {"interval": interval(config)}, "run")
+        show_decisions({"run": decision(orchestrator, run)})
+
+
+def demo(config: Config) -> None:
+    """Two runs, a question in between, and where everything is."""
+    if "airflow" not in stack.running(config.home):
+        proof = {"LLMOPS_API_KEY": key(config, "user", "airflow"), "LLMOPS_DEPLOY__URL": serving_url(config)}
+    else:
+        proof = {}  # it has them since it was started
+    stack.start_serving(config, {**os.environ, "LLMOPS_CONFIG": str(CONFIG)})
+    own = key(config, USER, "demo")
+    day = interval(config)
+    with airflow(config, proof) as orchestrator:
+        first = follow(orchestrator, {"interval": day, "train": {"seed": 0}}, "first run")
+        ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
+        second = follow(orchestrator, {"interval": day, "train": {"seed": 1}}, "second run, another training seed")
+        show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
+    show_places(config, own)
+
+
+def airflow(config: Config, environ: Mapping[str, str]) -> Airflow:
+    """A connection to Airflow, started unless it runs, with no run left over from one that was stopped."""
+    file = {"LLMOPS_CONFIG": str(CONFIG), "TOKENIZERS_PARALLELISM": "false"}
+    with console.status("starting Airflow"):
+        service = stack.start_airflow(config, doctor.airflow_port(), {**os.environ, **file, **environ})
+        orchestrator = Airflow(service.url, USER, stack.passwords(config.home)[0][USER])
+        orchestrator.wait_for_dag(DAG)
+    # What an Airflow that was stopped left unfinished would keep the next run waiting.
+    for run in orchestrator.active(DAG, before=datetime.fromtimestamp(service.started, UTC)):
+        orchestrator.abandon(DAG, run)
+    orchestrator.unpause(DAG)
+    return orchestrator
+
+
+def follow(orchestrator: Airflow, conf: Mapping[str, Any], title: str) -> str:
+    """Trigger a run and show its tasks until it ends; returns its id.
+
+    Raises:
+        RunFailed: with the name of the task, the end of its log and what to do.
+    """
+    run = orchestrator.trigger(DAG, conf)
+    started, said = time.monotonic(), dict[str, str]()
+    try:
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            while True:
+                state, tasks = orchestrator.state(DAG, run), orchestrator.tasks(DAG, run)
+                ahead = [r for r in orchestrator.active(DAG) if r != run] if state == "queued" else []
+                if console.is_terminal:
+                    live.update(progress(title, state, tasks, ahead, time.monotonic() - started))
+                for task in [] if console.is_terminal else tasks:
+                    if said.get(task.name) != task.state and task.state in COLOURS:
+                        console.print(f"{title}: {task.name} {task.state} {task.seconds:.0f} s")
+                        said[task.name] = task.state
+                if state in DONE:
+                    break
+                time.sleep(1)
+    except KeyboardInterrupt:
+        orchestrator.abandon(DAG, run)
+        raise
+    console.print(f"{title}: {state} after {time.monotonic() - started:.0f} s")
+    if state == "failed":
+        raise RunFailed(explain(orchestrator, run, tasks))
+    return run
+
+
+def progress(title: str, state: str, tasks: list[Task], ahead: list[str], seconds: float) -> Group:
+    """The tasks' states as a table."""
+    by_name = {task.name: task for task in tasks}
+    table = Table(title=f"{DAG}, {title}: {state}, {seconds:.0f} s", title_justify="left")
+    for column in ("stage", "state", "seconds", "try"):
+        table.add_column(column, justify="left" if column in ("stage", "state") else "right", min_width=8)
+    for name in STAGES:
+        task = by_name.get(name, Task(name, "none", 0, 0.0))
+        ran = task.seconds > 0
+        colour = COLOURS.get(task.state, "dim")
+        table.add_row(
+            name, Text("–" if task.state == "none" else task.state, colour),
+            f"{task.seconds:.0f}" if ran else "", str(task.tries) if ran else "",
+        )  # fmt: skip
+    waiting = [Text(f"waits for {', '.join(ahead)}, which runs first", "yellow")] if ahead else []
+    return Group(table, *waiting)
+
+
+def explain(orchestrator: Airflow, run: str, tasks: list[Task]) -> str:
+    """Which task failed, the end of its log, and what to do."""
+    lines = []
+    for task in tasks:
+        if task.state == "failed":
+            end = [line for line in orchestrator.log(DAG, run, task.name, task.tries) if line.strip()][-12:]
+            lines += [f"The task {task.name} failed at try {task.tries}. The end of its log:", *(f"  {e}" for e in end)]
+    lines.append("Mend what it names and run the same command again: finished stages are kept.")
+    return "\n".join(lines)
+
+
+def ask(config: Config, api_key: str, evaluate: Path) -> None:
+    """Ask the served model the first question of the frozen test; show its answer beside the untuned model's."""
+    rows = pq.read_table(evaluate / "answers.parquet").to_pylist()
+    base = min((row for row in rows if row["model"] == "base"), key=lambda row: str(row["id"]))
+    answer = httpx.post(
+        f"{serving_url(config)}/generate",
+        headers={"X-API-Key": api_key},
+        json={
+            "prompt": base["question"], "context": base["context"], "max_new_tokens": config.evaluate.max_new_tokens
+        },
+        timeout=120,
+    )  # fmt: skip
+    said = answer.json()
+    if answer.is_error:
+        raise RunFailed(f"The serving app does not answer ({answer.status_code}): {said.get('detail', said)}")
+    table = Table(title="one question of the frozen test, over HTTP", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("question", Text(base["question"]))
+    if base["context"]:
+        table.add_row("context", Text(base["context"]))
+    table.add_row(f"served ({said['model']} {said['model_version']})", Text(said["response"], "green"))
+    table.add_row("untuned model", Text(base["answer"], "yellow"))
+    table.add_row("reference", Text(base["reference"]))
+    console.print(table)
+
+
+def decision(orchestrator: Airflow, run: str) -> dict[str, Any]:
+    """What the gate decided in a run."""
+    file = Path(orchestrator.outputs(DAG, run, "release")) / "decision.json"
+    decided: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return decided
+
+
+def show_decisions(decisions: Mapping[str, Mapping[str, Any]]) -> None:
+    """The gate's decisions with their numbers, a table each."""
+    for name, decided in decisions.items():
+        title = f"gate, {name}: {decided['version']} {decided['outcome']} against {decided['opponent']}"
+        table = Table(title=f"{title}, {decided['items']} items of the frozen test", title_justify="left", box=SIMPLE)
+        table.add_column("metric", no_wrap=True)
+        for column in ("candidate", "opponent", "difference", "low", "high", "low must exceed"):
+            table.add_column(column, justify="right")
+        for c in decided["comparisons"]:
+            numbers = (c["candidate"], c["opponent"])
+            differences = (c["difference"], c["low"], c["high"], c["bound"])
+            table.add_row(
+                f"{c['metric']} ({c['role']})",
+                *(f"{n:.3f}" for n in numbers),
+                *(f"{d:+.3f}" for d in differences),
+                style="green" if c["passed"] else "red",
+            )
+        for f in decided["floors"]:
+            label = f"{f['metric']} (floor {f['floor']:g})"
+            table.add_row(label, f"{f['value']:.3f}", style="green" if f["passed"] else "red")
+        console.print(table)
+        if not decided["comparisons"] or decided["outcome"] == "inconclusive":
+            console.print("; ".join(decided["reasons"]), highlight=False)
+
+
+def show_places(config: Config, api_key: str) -> None:
+    """What runs where, and how to get in."""
+    url = serving_url(config)
+    table = Table(title="running now; `make stop` ends it", show_header=False, title_justify="left")
+    for what, where in (
+        ("Airflow", stack.running(config.home)["airflow"].url),
+        ("playground", f"{url}/"),
+        ("dashboard", f"{url}/dashboard"),
+        ("API docs", f"{url}/docs"),
+    ):
+        table.add_row(what, where)
+    file, seen = config.home / "airflow" / "passwords.json", config.home / "airflow" / ".shown"
+    if seen.exists():
+        table.add_row("Airflow users", f"passwords shown at the first run; they are in {file}")
+    else:
+        for user, password in stack.passwords(config.home)[0].items():
+            table.add_row(f"Airflow user {user}", Text(password))
+        seen.touch()
+    console.print(table)
+    console.print(f"API key for playground, dashboard and API, role {USER}, shown this once:")
+    console.print(api_key, soft_wrap=True, highlight=False)
+
+
+def interval(config: Config) -> str:
+    """The data interval of the demo: the day of its first run, so that running it again finds what is done."""
+    file = config.home / "demo.json"
+    if not file.is_file():
+        write_json(file, {"interval": parse_interval()})
+    return str(json.loads(file.read_text(encoding="utf-8"))["interval"])
+
+
+def key(config: Config, role: Role, owner: str) -> str:
+    """A new API key in the place of the owner's earlier ones."""
+    store = KeyStore(config.keys)
+    for old in store.list():
+        if old.owner == owner and not old.revoked:
+            store.revoke(old.prefix)
+    return store.create(role, owner)[0]
+
+
+def serving_url(config: Config) -> str:
+    """Where the serving app is."""
+    return f"http://{stack.HOST}:{config.serving.port}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

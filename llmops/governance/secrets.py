@@ -1,0 +1,92 @@
+"""Secrets in text: keys, tokens, passwords, private keys.
+
+The formats are those of detect-secrets, whose regular expressions are searched here, plus what it lacks: Hugging Face
+tokens, this platform's own API keys, current OpenAI, Anthropic and Google keys, whole private-key blocks, and passwords
+written as `password: …`. Its entropy and keyword plugins are left out, as they flag ordinary prose.
+
+The whole matching text is the secret, not detect-secrets' capture group, which for a GitHub token is only `ghp`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+_INNER = r"[^\s\"'`<>,;]"  # within a password
+_MIXED = rf"(?={_INNER}*\d)(?={_INNER}*[A-Za-z])"  # it has a digit and a letter; prose after "password:" has not
+
+OWN: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("Hugging Face Token", re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}")),
+    ("llmops API Key", re.compile(r"\bllmops_[0-9a-f]{8}_[A-Za-z0-9_-]{20,}")),
+    ("OpenAI or Anthropic Key", re.compile(r"\bsk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}")),
+    ("Google API Key", re.compile(r"\bAIza[0-9A-Za-z_-]{35}")),
+    (
+        "AWS Secret Key",
+        re.compile(r"(?i)\baws.{0,20}?(?:key|secret)\W{1,5}(?-i:(?P<value>[0-9A-Za-z/+]{40}))(?![\w/+])"),
+    ),
+    (
+        "Private Key",
+        re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL),
+    ),
+    (
+        "Password",
+        re.compile(
+            r"(?i)\b(?:password|passwd|passphrase|pwd|api[ _-]?key|client[ _-]?secret|secret[ _-]?key|"
+            r"(?:access|auth|api|bearer)[ _-]?token)\b[\"']?(?:\s*(?::=|=>|=|:)|\s+is:?)\s*[\"'`]?"
+            rf"(?P<value>{_MIXED}{_INNER}{{5,}}[^\s\"'`<>,;.!?)])"
+        ),
+    ),
+)
+
+
+def find(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and kind of each secret in `text`, in order of their start; they may overlap."""
+    found: set[tuple[int, int, str]] = set()
+    for kind, pattern in _patterns():
+        for match in pattern.finditer(text):
+            group = "value" if "value" in pattern.groupindex else 0
+            found.add((*match.span(group), kind))
+    return sorted(found)
+
+
+@cache
+def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    from detect_secrets.plugins.aws import AWSKeyDetector
+    from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
+    from detect_secrets.plugins.basic_auth import BasicAuthDetector
+    from detect_secrets.plugins.discord import DiscordBotTokenDetector
+    from detect_secrets.plugins.github_token import GitHubTokenDetector
+    from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
+    from detect_secrets.plugins.jwt import JwtTokenDetector
+    from detect_secrets.plugins.mailchimp import MailchimpDetector
+    from detect_secrets.plugins.npm import NpmDetector
+    from detect_secrets.plugins.openai import OpenAIDetector
+    from detect_secrets.plugins.pypi_token import PypiTokenDetector
+    from detect_secrets.plugins.sendgrid import SendGridDetector
+    from detect_secrets.plugins.slack import SlackDetector
+    from detect_secrets.plugins.square_oauth import SquareOAuthDetector
+    from detect_secrets.plugins.stripe import StripeDetector
+    from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
+    from detect_secrets.plugins.twilio import TwilioKeyDetector
+
+    plugins = (
+        AWSKeyDetector,
+        AzureStorageKeyDetector,
+        BasicAuthDetector,
+        DiscordBotTokenDetector,
+        GitHubTokenDetector,
+        GitLabTokenDetector,
+        JwtTokenDetector,
+        MailchimpDetector,
+        NpmDetector,
+        OpenAIDetector,
+        PypiTokenDetector,
+        SendGridDetector,
+        SlackDetector,
+        SquareOAuthDetector,
+        StripeDetector,
+        TelegramBotTokenDetector,
+        TwilioKeyDetector,
+    )
+    theirs = tuple((str(plugin.secret_type), regex) for plugin in plugins for regex in plugin.denylist)
+    return OWN + theirs

@@ -1,0 +1,78 @@
+"""One event: a flat JSON document with ECS and OpenTelemetry GenAI field names, put durably into the spool.
+
+Field names follow the Elastic Common Schema (`@timestamp`, `event.*`, `http.*`, `user.*`) and OpenTelemetry's GenAI
+semantic conventions (`gen_ai.*`); what neither knows is under `llmops.`. Prompts and answers are not part of an event.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmops.monitoring.spool import Spool
+
+ECS_VERSION = "8.17.0"
+
+# The words that events and their readers share.
+SERVING = "llmops.serving"
+PIPELINE = "llmops.pipeline"
+GATE = "llmops.gate"
+ALERT = "llmops.alert"
+
+
+def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
+    """Build one event and commit it to the spool in `folder`; returns its `event.id`.
+
+    When this returns, the event survives a crash of the process and of the machine.
+
+    Args:
+        folder: the events folder, `config.events`.
+        dataset: what kind of event, e.g. `llmops.serving`; lands in `event.dataset`.
+        fields: flat dotted names to JSON values. May set `@timestamp` (by default now), and `event.id` where the same
+            event may be emitted again: sinks keep the first.
+    """
+    event = build(dataset, fields)
+    with Spool(folder) as spool:
+        spool.append([event])
+    return str(event["event.id"])
+
+
+def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of one event; NaN and infinities, which JSON and Elasticsearch refuse, become null."""
+    event: dict[str, Any] = {
+        "@timestamp": timestamp(),
+        "ecs.version": ECS_VERSION,
+        "event.id": str(uuid.uuid4()),
+        "service.name": "llmops",
+        **{name: _finite(value) for name, value in fields.items()},
+        "event.dataset": dataset,
+    }
+    result: dict[str, Any] = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
+    return result
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """`moment` (default: now) in UTC as `2026-01-31T12:00:00.000Z`: as text, it sorts by time.
+
+    Raises:
+        ValueError: if `moment` has no time zone.
+    """
+    moment = moment or datetime.now(UTC)
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,118 @@
+"""The model card: README.md of a version, with the metadata that the Hugging Face Hub reads.
+
+The front matter follows https://huggingface.co/docs/hub/model-cards; `card.md` is the text, a Jinja template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from llmops.release.gate import Decision
+from llmops.release.registry import Version
+
+#: Figures of one mean: {"mean": …, "low": …, "high": …}; perplexity may be a plain number.
+Figures = Mapping[str, Any]
+
+
+def render(
+    name: str,
+    version: Version,
+    *,
+    decision: Decision,
+    evaluation: Mapping[str, Any],
+    governance: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+    sources: list[dict[str, Any]],
+    training: Mapping[str, Any],
+    repo: str = "",
+    language: str = "en",
+) -> str:
+    """The card's text.
+
+    Args:
+        name: the model's name.
+        version: what the card is of.
+        decision: the gate's.
+        evaluation: content of `evaluation.json`.
+        governance: content of `governance.json`.
+        lineage: what `lineage.build` made.
+        sources: rows with `source`, `licence`, `owner` and the number of training `examples`.
+        training: hyperparameters and figures of the training run.
+        repo: Hub repository or folder to load from; by default the folder that holds the card.
+        language: ISO code of the texts.
+    """
+    metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
+    environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
+    environment.filters["figure"] = _figure
+    template = environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
+    body = template.render(
+        name=name,
+        version=version,
+        base=lineage["base_model"],
+        commit=lineage["git_commit"],
+        decision=decision,
+        confidence=f"{decision.confidence:.0%}",
+        evaluation=evaluation,
+        metrics=metrics,
+        governance=governance,
+        sources=[{key: _cell(value) for key, value in row.items()} for row in sources],
+        training=training,
+        language=language,
+        repo=repo or ".",
+    )
+    data = _metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
+    return f"---\n{data.to_yaml()}\n---\n\n{body}"
+
+
+def _metadata(
+    name: str,
+    version: Version,
+    figures: Mapping[str, Figures],
+    metrics: list[str],
+    lineage: Mapping[str, Any],
+    language: str,
+) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Question answering",
+            dataset_type="private",
+            dataset_name=f"{name} frozen test",
+            dataset_split="test",
+            dataset_revision=lineage["dataset"]["sha256"],
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=round(_mean(figures[metric]), 4),
+        )
+        for metric in metrics
+        if metric in figures
+    ]
+    return ModelCardData(
+        model_name=f"{name} {version.name}",
+        base_model=version.base_model,
+        license=version.licence,
+        language=language,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["llmops", "lora", version.quantisation, version.status],
+        eval_results=results,
+    )
+
+
+def _mean(figures: Figures | float) -> float:
+    return float(figures["mean"]) if isinstance(figures, Mapping) else float(figures)
+
+
+def _figure(figures: Figures | float) -> str:
+    if isinstance(figures, Mapping) and {"low", "high"} <= figures.keys():
+        return f"{_mean(figures):.3f} ({figures['low']:.3f} to {figures['high']:.3f})"
+    return f"{_mean(figures):.3f}"
+
+
+def _cell(value: Any) -> Any:
+    return value.replace("|", "\\|").replace("\n", " ") if isinstance(value, str) else value

@@ -1,0 +1,15 @@
+"""Run the serving app with the configuration of the environment: `python -m serving`."""
+
+import logging
+import sys
+
+from llmops.config import load
+from llmops.errors import ConfigError
+from serving.app import serve
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(load())
+    except ConfigError as error:
+        sys.exit(f"serving: {error}")

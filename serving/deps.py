@@ -1,0 +1,136 @@
+"""What routes depend on: the parts of the app, and the permission that each route names."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.routing import Mount
+
+from llmops.config import Config
+from llmops.governance import access
+from llmops.governance.access import Key, KeyStore, Permission, UnknownKey
+from llmops.monitoring.sinks import LocalStore
+from llmops.release.registry import Registry
+from serving.models import Models
+
+COOKIE = "llmops_session"
+SESSION_S = 12 * 3600
+
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
+_bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the app is made of."""
+
+    config: Config
+    keys: KeyStore
+    registry: Registry
+    models: Models
+    store: LocalStore
+    session_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+
+def parts(request: Request) -> Parts:
+    """The parts of the app that a request reached."""
+    return cast(Parts, request.app.state.parts)
+
+
+PartsDep = Annotated[Parts, Depends(parts)]
+
+
+def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
+    """A dependency that lets only keys with this permission through, and gives the route the key.
+
+    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
+    """
+
+    async def allowed(
+        request: Request,
+        app: PartsDep,
+        header: Annotated[str | None, Security(_header)],
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    ) -> Key:
+        presented = header or (bearer.credentials if bearer else "")
+        if presented:
+            key = app.keys.check(presented)
+        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
+            key = app.keys.current(_signed_in(app.session_secret, cookie))
+        else:
+            raise UnknownKey("An API key is needed, in the header X-API-Key or as a bearer token.")
+        request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
+        access.require(key, permission)
+        return key
+
+    allowed.permission = permission  # type: ignore[attr-defined]
+    return allowed
+
+
+async def public() -> None:
+    """Marks a route that anybody may use."""
+
+
+def session(secret: bytes, key: Key) -> str:
+    """A cookie that says for `SESSION_S` seconds that its bearer has shown this key."""
+    text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
+    return f"{text}.{_mac(secret, text)}"
+
+
+def permission_of(route: APIRoute) -> Permission | None:
+    """The permission that a route asks for; None if it is public.
+
+    Raises:
+        RuntimeError: if the route says neither.
+    """
+    calls = list(_calls(route.dependant))
+    for call in calls:
+        if permission := getattr(call, "permission", None):
+            return cast(Permission, permission)
+    if public in calls:
+        return None
+    raise RuntimeError(f"The route {sorted(route.methods)} {route.path} names no permission; use require() or public.")
+
+
+def assert_guarded(app: FastAPI, public_files: frozenset[str]) -> None:
+    """Make sure that every route names its permission or is public on purpose.
+
+    Args:
+        app: the finished app.
+        public_files: where folders of static files are mounted.
+
+    Raises:
+        RuntimeError: naming the first route that does not.
+    """
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            permission_of(route)
+        elif not (isinstance(route, Mount) and route.path in public_files):
+            raise RuntimeError(f"The route {route!r} is neither an API route nor a known folder of files.")
+
+
+def _calls(dependant: Dependant) -> list[Any]:
+    return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
+
+
+def _signed_in(secret: bytes, cookie: str) -> str:
+    """The prefix of the key that a session cookie stands for."""
+    text, _, mac = cookie.rpartition(".")
+    prefix, _, until = text.partition(".")
+    if not hmac.compare_digest(_mac(secret, text).encode(), mac.encode()) or int(until) <= time.time():
+        raise UnknownKey("The session is over; sign in again.")
+    return prefix
+
+
+def _mac(secret: bytes, text: str) -> str:
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()

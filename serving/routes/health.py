@@ -1,0 +1,32 @@
+"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Response
+
+from serving.deps import PartsDep, public
+
+router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """200 as long as the process answers at all."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(app: PartsDep, response: Response) -> dict[str, Any]:
+    """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
+    current = app.models.current
+    ready = current is not None and current.engine.stats().alive
+    if not ready:
+        response.status_code = 503
+    return {
+        "status": "ready" if ready else "not ready",
+        "model": app.config.release.name,
+        "model_version": current.version.name if current else None,
+        "detail": app.models.reason(),
+    }

@@ -1,0 +1,81 @@
+"""The pages: playground, dashboard, sign-in, and API docs that need no network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from llmops.errors import AccessError
+from llmops.governance.access import Key
+from serving.deps import COOKIE, SESSION_S, PartsDep, public, require, session
+from serving.figures import Span, figures
+from serving.templates import page, sign_in
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/", dependencies=[Depends(public)])
+async def playground(request: Request, app: PartsDep) -> Response:
+    """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
+    return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving)
+
+
+@router.get("/dashboard")
+async def dashboard(
+    request: Request, app: PartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
+) -> Response:
+    """The monitoring page; its script fetches `/dashboard/data`."""
+    return page(request, "dashboard.html", model=app.config.release.name, key=key)
+
+
+@router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
+def dashboard_data(app: PartsDep, span: Span = "1h") -> dict[str, Any]:
+    """The figures of the dashboard and what is being served."""
+    current = app.models.current
+    serving = {"version": current.version.name if current else None, "detail": app.models.cause()}
+    objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
+    return {**figures(app.store, span), "serving": serving, "objectives": objectives}
+
+
+@router.post("/signin", dependencies=[Depends(public)])
+async def signin(
+    request: Request, app: PartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
+) -> Response:
+    """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
+    try:
+        key = app.keys.check(api_key)
+    except AccessError as error:
+        return sign_in(request, 401, str(error), to)
+    answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
+    secure = request.url.scheme == "https"
+    cookie = session(app.session_secret, key)
+    answer.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/signout", dependencies=[Depends(public)])
+async def signout() -> Response:
+    """End the session of the browser."""
+    answer = RedirectResponse("/dashboard", status_code=303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get("/docs", dependencies=[Depends(public)])
+async def docs(request: Request) -> Response:
+    """Swagger UI, from files that came with the package."""
+    return page(request, "docs.html")
+
+
+@router.get("/openapi.json", dependencies=[Depends(public)])
+async def openapi(request: Request) -> dict[str, Any]:
+    """The API's description."""
+    description: dict[str, Any] = request.app.openapi()
+    return description
+
+
+def _local(path: str) -> bool:
+    """Whether a path stays on this server, however a browser reads it."""
+    return path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()

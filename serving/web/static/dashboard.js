@@ -1,0 +1,136 @@
+"use strict";
+// Fetches /dashboard/data and draws it; again every five seconds while the page is looked at.
+
+const $ = (id) => document.getElementById(id);
+let span = "1h";
+
+const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
+const duration = (ms) => (ms >= 1000 ? `${+(ms / 1000).toFixed(ms >= 10000 ? 0 : 1)} s` : `${+ms.toFixed(ms >= 10 ? 0 : 1)} ms`);
+const percent = (v) => `${+(100 * v).toFixed(2)}%`;
+const signed = (v) => `${v < 0 ? "−" : "+"}${Math.abs(v).toFixed(3)}`;
+const maybe = (format, v) => (v === null || v === undefined ? "–" : format(v));
+const when = (time) => new Date(time).toLocaleString([], { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false });
+
+function element(tag, className, content) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (content !== undefined) node.append(content);
+  return node;
+}
+
+function badge(text) {
+  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn" }[text] || "";
+  return element("span", `badge ${tone}`, text);
+}
+
+function tile(name, value, note, tone = "") {
+  const box = element("div", "tile");
+  box.append(element("div", "name", name), element("div", `value ${tone}`, value), element("div", "note", note));
+  return box;
+}
+
+/* columns: [[heading, class, row => text or node]] */
+function table(box, columns, rows, nothing) {
+  box.querySelectorAll(".scroll, .empty").forEach((old) => old.remove());
+  if (!rows.length) { box.append(element("p", "empty", nothing)); return; }
+  const grid = element("table");
+  const head = grid.createTHead().insertRow();
+  for (const [heading, className] of columns) head.append(element("th", className, heading));
+  const body = grid.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    for (const [, className, value] of columns) line.append(element("td", className, value(row)));
+  }
+  const scroll = element("div", "scroll");
+  scroll.append(grid);
+  box.append(scroll);
+}
+
+function share(value, whole) {
+  const bar = svg("svg", { class: "share", viewBox: "0 0 100 8", preserveAspectRatio: "none", role: "img" });
+  bar.append(svg("rect", { class: "track", width: 100, height: 8 }), svg("rect", { class: "fill-accent", width: 100 * value / whole, height: 8 }));
+  return bar;
+}
+
+/* The decision's interval around its difference, on a scale of -reach to reach with zero in the middle. */
+function interval(gate, reach) {
+  const x = (v) => 50 + (48 * v) / reach;
+  const plot = svg("svg", { class: "interval", viewBox: "0 0 100 14", preserveAspectRatio: "none", role: "img" });
+  const tone = gate.outcome === "promoted" ? "good" : gate.outcome === "rejected" ? "bad" : "warn";
+  plot.append(
+    svg("title", {}, `${signed(gate.low)} to ${signed(gate.high)}`),
+    svg("rect", { class: "zero", x: 49.6, width: 0.8, height: 14 }),
+    svg("rect", { class: `fill-${tone} faint`, x: x(gate.low), y: 5, width: x(gate.high) - x(gate.low), height: 4 }),
+    svg("rect", { class: `fill-${tone}`, x: x(gate.difference) - 1.2, y: 2, width: 2.4, height: 10 }),
+  );
+  return plot;
+}
+
+function reasoned(node, gate) {
+  node.title = (gate.reasons || []).join("\n");
+  return node;
+}
+
+function draw(data) {
+  const { totals, series, step_s: step, serving } = data;
+  const latency = totals.latency_ms, goals = data.objectives;
+  $("tiles").replaceChildren(
+    tile("Requests", count(totals.requests), `${count(totals.refused)} refused`),
+    tile("Error rate", maybe(percent, totals.error_rate), `${count(totals.failed)} failed · objective ${percent(goals.error_rate)}`, totals.error_rate > goals.error_rate ? "bad" : ""),
+    tile("Latency p50", maybe(duration, latency.p50), `p99 ${maybe(duration, latency.p99)}`),
+    tile("Latency p95", maybe(duration, latency.p95), `objective ${duration(goals.latency_p95_ms)}`, latency.p95 > goals.latency_p95_ms ? "bad" : ""),
+    tile("Tokens", count(totals.input_tokens + totals.output_tokens), `${count(totals.input_tokens)} in, ${count(totals.output_tokens)} out`),
+    tile("Champion", serving.version || "none", serving.version ? "is answering" : "not ready"),
+  );
+  drawChart($("requests"), series, step, { kind: "bars", format: count, parts: [
+    { key: "answered", label: "answered", tone: "good" }, { key: "refused", label: "refused (4xx)", tone: "warn" }, { key: "failed", label: "failed (5xx)", tone: "bad" }] });
+  drawChart($("latency"), series, step, { kind: "lines", format: duration, parts: [
+    { key: "p50", label: "p50", tone: "second" }, { key: "p95", label: "p95", tone: "accent" }] });
+  drawChart($("tokens"), series, step, { kind: "bars", format: count, parts: [
+    { key: "input_tokens", label: "in", tone: "second" }, { key: "output_tokens", label: "out", tone: "accent" }] });
+  const versions = Object.entries(data.versions).reverse();
+  const most = Math.max(1, ...versions.map(([, v]) => v.requests));
+  table($("versions"), [
+    ["Version", "", ([name]) => name], ["Requests", "num", ([, v]) => count(v.requests)], ["", "", ([, v]) => share(v.requests, most)],
+    ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
+    ["Errors", "num", ([, v]) => maybe(percent, v.error_rate)]], versions, "No model has answered in this span.");
+  const reach = Math.max(0.01, ...data.gates.flatMap((g) => [g.low, g.high]).map((v) => Math.abs(v || 0)));
+  table($("gates"), [
+    ["Time", "time", (g) => when(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => reasoned(badge(g.outcome), g)],
+    ["Against", "", (g) => g.opponent], ["Metric", "time", (g) => g.metric || ""],
+    ["Difference", "num", (g) => (g.difference === null ? "" : signed(g.difference))],
+    ["Interval", "", (g) => (g.difference === null ? "" : interval(g, reach))]],
+    data.gates, "No decision yet: the pipeline's stage release makes them.");
+  table($("alerts"), [["Time", "time", (a) => when(a.time)], ["Alert", "", (a) => a.message]], data.alerts, "No alerts.");
+  table($("stages"), [
+    ["Finished", "time", (s) => when(s.time)], ["Stage", "", (s) => s.stage], ["Outcome", "", (s) => badge(s.outcome)],
+    ["Took", "num", (s) => duration(s.seconds * 1000)], ["Interval", "time", (s) => s.interval],
+    ["Metrics", "dim", (s) => Object.entries(s.metrics).map(([k, v]) => `${k} ${typeof v === "number" ? +v.toFixed(4) : v}`).join(" · ")],
+    ["Artifact", "", (s) => element("code", "", s.artifact)]], data.stages, "No stage has run yet.");
+  $("updated").textContent = `Updated ${new Date(data.now).toLocaleTimeString([], { hour12: false })}`;
+  const text = serving.detail || `${serving.version} is answering`;
+  $("state").textContent = text;
+  $("state").className = `badge ${serving.detail ? "warn" : "good"}`;
+}
+
+async function refresh() {
+  const asked = span;
+  try {
+    const response = await fetch(`/dashboard/data?span=${asked}`);
+    if (response.status === 401 || response.status === 403) { location.reload(); return; }
+    const data = await response.json();
+    if (!response.ok) throw new Error(data.detail);
+    if (asked === span) draw(data);
+  } catch (error) {
+    $("state").textContent = `No data: ${error.message}`;
+    $("state").className = "badge bad";
+  }
+}
+
+document.querySelectorAll("[data-span]").forEach((button) => button.addEventListener("click", () => {
+  span = button.dataset.span;
+  document.querySelectorAll("[data-span]").forEach((b) => b.setAttribute("aria-pressed", String(b === button)));
+  refresh();
+}));
+refresh();
+setInterval(() => { if (!document.hidden) refresh(); }, 5000);

@@ -1,0 +1,39 @@
+"""A missing or unfit Java is named before Spark fails on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmops.data.spark import java_problem
+
+
+def java(folder: Path, script: str) -> dict[str, str]:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "java").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "bin" / "java").chmod(0o755)
+    return {"JAVA_HOME": str(folder)}
+
+
+def test_no_java(tmp_path: Path) -> None:
+    assert "no java on the PATH" in java_problem({"PATH": str(tmp_path)})
+    assert "JAVA_HOME" in java_problem({"JAVA_HOME": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(("version", "shown"), [("1.8.0_392", "Java 8"), ("11.0.2", "Java 11"), ("16-ea", "Java 16")])
+def test_an_old_java(tmp_path: Path, version: str, shown: str) -> None:
+    assert shown in java_problem(java(tmp_path, f"echo 'openjdk version \"{version}\"' >&2"))
+
+
+def test_a_java_without_the_vector_module(tmp_path: Path) -> None:
+    script = '[ "$1" = -version ] || exit 1\necho \'openjdk version "21"\' >&2'
+    assert "jdk.incubator.vector" in java_problem(java(tmp_path, script))
+
+
+def test_a_java_that_does_not_start(tmp_path: Path) -> None:
+    assert "cannot load" in java_problem(java(tmp_path, "echo cannot load >&2; exit 1"))
+
+
+def test_a_fitting_java(tmp_path: Path) -> None:
+    assert java_problem(java(tmp_path, "echo 'openjdk version \"17.0.21\"' >&2")) == ""

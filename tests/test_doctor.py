@@ -1,0 +1,117 @@
+"""The checks before any work starts: what is missing is named with its remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmops import doctor
+from llmops.config import load
+from llmops.doctor import GIB, Check, available_memory, check, report, survey
+
+ROOT = Path(__file__).parents[1]
+
+
+def java(folder: Path, version: str, modules: str = "java.base@17\njdk.incubator.vector@17") -> Path:
+    """A JAVA_HOME whose `java` answers as told."""
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1" = -version ]; then echo \'openjdk version "{version}"\' >&2; else printf "{modules}\\n"; fi\n'
+    )
+    program.chmod(0o755)
+    return folder
+
+
+def only(checks: list[Check]) -> Check:
+    assert len(checks) == 1
+    return checks[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "modules", "ok"),
+    [
+        ("17.0.21", "java.base@17\\njdk.incubator.vector@17", True),
+        ("21", "jdk.incubator.vector@21", True),
+        ("11.0.2", "jdk.incubator.vector@11", False),
+        ("1.8.0_402", "", False),
+        ("17.0.1", "java.base@17", False),
+        ("nonsense", "jdk.incubator.vector", False),
+    ],
+)
+def test_java_must_be_17_or_newer_with_the_vector_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, modules: str, ok: bool
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, version, modules)))
+    found = only(survey(tmp_path, ["java"], {}))
+    assert found.ok is ok
+    assert "openjdk-17" in found.remedy or ok
+
+
+def test_no_java_at_all_and_one_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not only(survey(tmp_path, ["java"], {})).ok
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
+    assert "nowhere" in only(survey(tmp_path, ["java"], {})).detail
+
+
+def test_a_busy_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port}))
+        assert not found.ok and str(port) in found.name and f"LLMOPS_AIRFLOW_PORT={port + 1}" in found.remedy
+        (tmp_path / "run").mkdir()
+        entry = {"name": "airflow", "pid": os.getpid(), "started": 0.0, "port": port}
+        (tmp_path / "run" / "airflow.json").write_text(json.dumps(entry))
+        assert only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
+    assert only(survey(tmp_path, ["ports"], {"LLMOPS_AIRFLOW_PORT": port})).ok
+
+
+def test_memory_is_what_the_machine_and_the_container_leave(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 33554432 kB\nMemAvailable:   16777216 kB\n")
+    assert available_memory(tmp_path) == 16 * GIB
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.current").write_text(f"{1 * GIB}\n")
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("max\n")
+    assert available_memory(tmp_path) == 16 * GIB
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{4 * GIB}\n")
+    assert available_memory(tmp_path) == 3 * GIB
+
+
+def test_too_little_disk_or_memory_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DISK_GIB", 1e9)
+    monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
+    checks = survey(tmp_path / "not" / "there" / "yet", ["disk", "memory"], {})
+    assert [c.ok for c in checks] == [False, False]
+    assert "LLMOPS_HOME" in checks[0].remedy
+
+
+def test_the_configured_port_counts(tmp_path: Path) -> None:
+    config = load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVING__PORT": "48123"})
+    assert "port 48123" in [c.name for c in check(config, ["ports"])]
+
+
+def test_a_report_gives_the_remedy_only_for_what_failed() -> None:
+    text = report([Check("a", True, "fine", "never"), Check("b", False, "gone", "do this")])
+    assert "never" not in text and "do this" in text
+
+
+def test_it_runs_alone_on_the_standard_library(tmp_path: Path) -> None:
+    """As `make` runs it, before anything is installed: isolated, without site packages."""
+    command = [sys.executable, "-I", "-S", str(ROOT / "llmops" / "doctor.py")]
+    done = subprocess.run([*command, "python", "disk"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["Python:", "disk:"]
+    assert subprocess.run([*command, "packages"], cwd=tmp_path, capture_output=True).returncode == 1
+    assert subprocess.run([*command, "cat"], cwd=tmp_path, capture_output=True).returncode == 2
