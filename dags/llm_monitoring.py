@@ -16,7 +16,7 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
 @dag(
     dag_id="llm_monitoring",
     # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
-    schedule=CronTriggerTimetable("@hourly", timezone="UTC", interval=timedelta(hours=1)),
+    schedule=CronTriggerTimetable("@hourly", timezone="UTC", interval=timedelta(hours=1), run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},

@@ -198,9 +198,9 @@ class Features(Section):
 
 
 class Tune(Section):
-    """Search hyperparameters with HyperOpt."""
+    """Search hyperparameters with HyperOpt, from a starting point that is usually good."""
 
-    trials: int = Field(3, ge=0, description="Trials; 0 skips the search and keeps the section `train` as it is.")
+    trials: int = Field(3, ge=0, description="Trials; 0 skips the search and takes its starting point.")
     steps: int = Field(8, ge=1, description="Optimiser steps of one trial.")
     learning_rate: tuple[float, float] = Field((1e-5, 1e-3), description="Bounds of the log-uniform learning rate.")
     rank: tuple[int, ...] = Field((8, 16), description="LoRA ranks to try.")
@@ -258,7 +258,7 @@ class Govern(Section):
         0.02, ge=0, le=1, description="Largest share of answers with a medium finding; above it is its whole interval."
     )
     probes: bool = Field(True, description="Judge the candidate's answers to the built-in OWASP probes too.")
-    probe_tokens: int = Field(64, ge=1, description="Longest answer to a probe, in tokens.")
+    probe_tokens: int = Field(48, ge=1, description="Longest answer to a probe, in tokens.")
 
 
 class Release(Section):

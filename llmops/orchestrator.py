@@ -107,7 +107,8 @@ class Airflow:
         """The lines of the log of one try of a task, as text."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{max(tries, 1)}"
         entries = self._call("GET", path, params={"full_content": True})["content"]
-        return [line for entry in entries for line in _lines(entry)]
+        lines = [line for entry in entries for line in _lines(entry)]
+        return [line for line in lines if not line.startswith("::")]  # folding marks of the UI
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:
@@ -138,6 +139,6 @@ def _lines(entry: Any) -> list[str]:
 
 def _detail(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["detail"])[:500]
+        return str(answer.json()["detail"]).split("\n\n")[0]  # the schema that a parameter breaks follows
     except (ValueError, KeyError, TypeError):
         return answer.text[:500]

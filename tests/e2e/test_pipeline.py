@@ -1,0 +1,128 @@
+"""The whole pipeline on the example's real data, with a tiny base model so that it takes a minute; no Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops import artifacts
+from llmops.governance.pii import scan_all
+from llmops.records import Dropped, Example, read_rows
+
+ROOT = Path(__file__).parents[2]
+DAY = "2026-01-31"
+SMALL = {
+    "LLMOPS_TUNE__TRIALS": "0",
+    "LLMOPS_TRAIN__EPOCHS": "0.5",
+    "LLMOPS_TRAIN__LEARNING_RATE": "0.005",
+    "LLMOPS_EVALUATE__MAX_NEW_TOKENS": "8",
+    "LLMOPS_GOVERN__PROBE_TOKENS": "8",
+    "LLMOPS_GOVERN__FAIL_ON": "never",  # random weights print anything
+    "LLMOPS_RELEASE__FLOORS": "{}",
+    "LLMOPS_RELEASE__GUARDRAILS": "{}",
+    "LLMOPS_RELEASE__MIN_EFFECT": "0.0",
+}
+
+
+def llmops(home: Path, base: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    settings = {"LLMOPS_HOME": str(home), "LLMOPS_SELECT__MODEL": str(base), **SMALL, **environ}
+    command = [sys.executable, "-m", "llmops", *arguments, "--config", str(ROOT / "examples/support_bot/config.yaml")]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of one whole run."""
+    path = tmp_path_factory.mktemp("home")
+    done = llmops(path, tiny_base, "run", "all", "--interval", DAY, "--run-id", "test-run", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    (path / "printed.jsonl").write_text(done.stdout)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stages(home: Path) -> dict[str, Path]:
+    """The artifact of every stage."""
+    rows = [json.loads(line) for line in (home / "printed.jsonl").read_text().splitlines()]
+    return {row["stage"]: Path(row["artifact"]) for row in rows}
+
+
+def test_every_artifact_is_whole(stages: dict[str, Path]) -> None:
+    assert list(stages) == [
+        "collect", "clean", "annotate", "select", "features", "tune", "train", "evaluate", "govern", "release", "deploy"
+    ]  # fmt: skip
+    assert {name: artifacts.verify(path) for name, path in stages.items()} == {name: [] for name in stages}
+
+
+def test_running_again_changes_nothing(home: Path, stages: dict[str, Path], tiny_base: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("record.json")}
+    done = llmops(home, tiny_base, "run", "all", "--interval", DAY, "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert {p: p.stat().st_mtime_ns for p in home.rglob("record.json")} == before
+    assert [json.loads(line)["artifact"] for line in done.stdout.splitlines()] == [str(p) for p in stages.values()]
+
+
+def test_bad_rows_are_kept_with_their_place(stages: dict[str, Path]) -> None:
+    quarantined = {
+        (row.source, row.location, row.rule) for row in read_rows(stages["collect"] / "quarantine.parquet", Dropped)
+    }
+    assert ("returns_policy", "sources/policy/returns_policy_2019.pdf", "unreadable") in quarantined
+    assert ("chats", "sources/chats.jsonl", "malformed") in quarantined
+    assert ("customers", "sources/customers.csv", "encoding") in quarantined
+    dropped = {row.rule for row in read_rows(stages["clean"] / "dropped", Dropped)}
+    assert {"duplicate", "missing", "too_short"} <= dropped
+
+
+def test_splits_share_no_group_and_hold_no_personal_data(stages: dict[str, Path]) -> None:
+    splits = {s: read_rows(stages["annotate"] / f"{s}.parquet", Example) for s in ("train", "validation", "test")}
+    groups = {name: {e.group for e in examples} for name, examples in splits.items()}
+    assert not (groups["train"] & groups["test"] or groups["train"] & groups["validation"])
+    assert not groups["validation"] & groups["test"]
+    assert len(splits["test"]) >= 60
+    assert sum(map(len, splits.values())) >= 300
+    texts = [text for rows in splits.values() for e in rows for text in (e.question, e.answer, e.context)]
+    found = scan_all(texts, ["EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "SECRET"])
+    assert [t for t, counts in zip(texts, found, strict=True) if counts] == []
+    assert any("<EMAIL_ADDRESS>" in t for t in texts) and any("<CREDIT_CARD>" in t for t in texts)
+
+
+def test_what_is_trained_is_what_feast_holds(stages: dict[str, Path]) -> None:
+    from llmops.features.store import read_offline
+
+    trained = {t.id for t in read_offline(stages["features"], "train")}
+    assert trained == {e.id for e in read_rows(stages["annotate"] / "train.parquet", Example)}
+
+
+def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], tiny_base: Path) -> None:
+    decision = json.loads((stages["release"] / "decision.json").read_text())
+    assert decision["outcome"] in ("promoted", "rejected", "inconclusive") and decision["reasons"]
+    assert decision["opponent"] == "base" and decision["items"] >= 60
+    version = home / "registry" / "support-bot" / "versions" / decision["version"]
+    card = (version / "README.md").read_text()
+    assert "base_model" in card and "CC0-1.0" in card
+    done = llmops(home, tiny_base, "lineage", decision["version"])
+    assert done.returncode == 0, done.stderr
+    dataset = artifacts.read_record(stages["annotate"]).files["train.parquet"]
+    for expected in (decision["version"], "test-run", dataset[:12], "sources/chats.jsonl", "local"):
+        assert expected in done.stdout
+    deployed: dict[str, Any] = json.loads((stages["deploy"] / "deployment.json").read_text())
+    if decision["outcome"] == "promoted":
+        assert deployed["version"] == decision["version"]
+    else:
+        assert deployed["state"] == "no champion"
+
+
+def test_errors_are_one_line(home: Path, tiny_base: Path) -> None:
+    done = llmops(home, tiny_base, "lineage", "v99")
+    assert done.returncode == 1 and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1 and "v99" in done.stderr
+    done = llmops(home, tiny_base, "run", "collect", "--set", "collect.sources=[]")
+    assert done.returncode == 1 and "source" in done.stderr.splitlines()[-1]
