@@ -17,13 +17,13 @@ from typing import Any
 from llmops import artifacts, config, pipeline
 from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
+from llmops.threads import spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    # Before torch is loaded: two torch processes whose idle threads spin starve each other on a machine with few cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for noisy in ("httpx", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

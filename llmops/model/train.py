@@ -40,7 +40,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     counts = trained_parameters(model)
     validation = mean_loss(model, held_out) if held_out and not config.dropout else None
     del model
-    save_servable(base, out / "adapter", config.servable, out / "servable")
+    save_servable(base, out / "adapter", config, out / "servable")
     write_json(out / "loss.json", history)
     plot_loss(history, out / "loss.png")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
