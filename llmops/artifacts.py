@@ -103,14 +103,19 @@ def verify(path: Path) -> list[str]:
     return [n for n, digest in record.files.items() if not (path / n).is_file() or _sha256(path / n) != digest]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON to `path`, whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, durably, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as handle:
-        json.dump(value, handle, indent=1, ensure_ascii=False, default=str)
+    with open(partial, "wb") as handle:
+        handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON to `path`, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
 
 
 def walk(path: Path) -> Iterator[Record]:

@@ -110,7 +110,7 @@ def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | 
     Raises:
         SourceError: if a file source cannot be found.
     """
-    return _plan(name, config, interval, {**(inputs or {})})
+    return _plan(name, config, interval, dict(inputs or {}))
 
 
 def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:

@@ -16,12 +16,11 @@ from llmops.data.candidates import Candidate, candidates, drop
 from llmops.data.sentences import cut
 from llmops.data.split import TEST, TRAIN, VALIDATION, normal, splits, wording
 from llmops.errors import LlmopsError
+from llmops.governance.output import DISCLOSURE
 from llmops.governance.pii import SECRET, Redacted, redact_all
 from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, write_rows
 
 log = logging.getLogger(__name__)
-
-OWASP = "LLM02:2025 sensitive information disclosure"
 
 # What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
@@ -111,7 +110,7 @@ def _finding(where: str, entity: str, parts: Mapping[str, int]) -> Finding:
         severity="medium" if secret else "low",
         where=where,
         detail=detail,
-        owasp=OWASP,
+        owasp=DISCLOSURE,
     )
 
 

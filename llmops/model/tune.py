@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import pickle
 import shutil
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from hyperopt import STATUS_OK, Trials, fmin, hp, space_eval, tpe
 
-from llmops.artifacts import write_json
+from llmops.artifacts import write_json, write_whole
 from llmops.config import Train, Tune
 from llmops.features.store import read_offline
 from llmops.features.tokenize import Tokens
@@ -141,6 +140,4 @@ def read_trials(out: Path) -> Trials:
 
 def write_trials(out: Path, trials: Trials) -> None:
     """Keep the finished trials, whole or not at all."""
-    partial_file = out / f".{TRIALS}"
-    partial_file.write_bytes(pickle.dumps(trials))
-    os.replace(partial_file, out / TRIALS)
+    write_whole(out / TRIALS, pickle.dumps(trials))

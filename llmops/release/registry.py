@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import locked, write_json
+from llmops.artifacts import locked, write_json, write_whole
 from llmops.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Registry:
             files = {**documents(version), "version.json": _json(version)}
             if known:
                 for file, text in files.items():
-                    _write(path / file, text)
+                    write_whole(path / file, text.encode())
             else:
                 self._build(path, trees, files)
             changed = {**aliases, "candidate": name}
@@ -226,7 +226,7 @@ class Registry:
             else:
                 _link(source, partial / name)
         for name, text in files.items():
-            _write(partial / name, text)
+            write_whole(partial / name, text.encode())
         partial.rename(path)
 
     def _move(self, before: Mapping[str, str], after: Mapping[str, str], by: str, why: str) -> None:
@@ -249,15 +249,6 @@ class Registry:
 def _json(version: Version) -> str:
     values = {f.name: getattr(version, f.name) for f in fields(version) if f.name != "path"}
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
 
 
 def _link(source: str | Path, target: str | Path) -> str:
