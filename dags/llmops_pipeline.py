@@ -1,9 +1,9 @@
 """
 ### From raw data to a served model
 
-`collect clean annotate features select tune train evaluate govern release deploy`, one task per stage, each handing
-the next the path of its artifact. A stage whose artifact is there already is skipped, so a retry or a second run only
-does what is missing; `release` promotes the candidate only if the gate says so.
+`collect clean annotate features select tune train compress evaluate govern release deploy`, one task per stage, each
+handing the next the path of its artifact. A stage whose artifact is there already is skipped, so a retry or a second
+run only does what is missing; `release` promotes the candidate only if the gate says so.
 
 Runs daily for the day that has just ended (UTC). Trigger it by hand with any part of the configuration overridden:
 

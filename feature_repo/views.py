@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from entities import example
 from feast import FeatureView, Field
-from feast.types import Array, Int64, String
+from feast.types import Array, Int32, String
 from sources import training_tokens
 
 llm_training_features = FeatureView(
@@ -12,8 +12,9 @@ llm_training_features = FeatureView(
     entities=[example],
     ttl=timedelta(0),  # an example does not go stale; a later interval writes it anew
     schema=[
-        Field(name="token_ids", dtype=Array(Int64), description="Prompt, answer and what ends it."),
-        Field(name="attention_mask", dtype=Array(Int64), description="1 for each token: examples are stored unpadded."),
+        Field(name="input_id", dtype=String, description="The entity's key."),
+        Field(name="token_ids", dtype=Array(Int32), description="Prompt, answer and what ends it."),
+        Field(name="attention_mask", dtype=Array(Int32), description="1 for each token: examples are stored unpadded."),
         Field(name="meta", dtype=String, description="JSON: split, source, group, prompt_tokens."),
     ],
     source=training_tokens,

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Record:
     started: str
     finished: str
     run: str = field(default="")  #: the orchestrator's run id
+    erasures: list[dict[str, Any]] = field(default_factory=list)  #: by `llmops data forget`: time, and how many rows
 
 
 def fingerprint(stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], interval: str, code: str) -> str:
@@ -75,11 +76,20 @@ def read_record(path: Path) -> Record:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the exclusive lock of `path` (a file `.{name}.lock` beside it); waits for whoever has it."""
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of `path` (a file `.{name}.lock` beside it).
+
+    Args:
+        path: what is locked; it need not exist.
+        shared: let others hold it too that ask for it shared.
+        wait: wait for whoever has it.
+
+    Raises:
+        BlockingIOError: if somebody has it and `wait` is False.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
@@ -95,6 +105,17 @@ def commit(path: Path, record: Record) -> Record:
     whole = Record(**{**asdict(record), "files": files})
     write_json(path / RECORD, asdict(whole))
     return whole
+
+
+def amend(path: Path, note: Mapping[str, Any]) -> Record:
+    """Record again what a finished artifact holds, after an erasure, and why: `note` is kept in the record.
+
+    The artifact keeps its folder and its fingerprint, which says what it was made from. A note that is there already is
+    not added again.
+    """
+    record = read_record(path)
+    erasures = record.erasures if dict(note) in record.erasures else [*record.erasures, dict(note)]
+    return commit(path, replace(record, erasures=erasures))
 
 
 def verify(path: Path) -> list[str]:
@@ -116,6 +137,15 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON to `path`, whole or not at all."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
+
+
+def link(source: str | Path, target: str | Path) -> str:
+    """Make `target` the same file as `source`; a copy where hard links do not reach. For `shutil.copytree`, too."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copy2(source, target)
+    return str(target)
 
 
 def walk(path: Path) -> Iterator[Record]:

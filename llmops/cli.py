@@ -42,8 +42,9 @@ def run(settings: Config, options: argparse.Namespace) -> None:
     """Run one stage, or all of them in order; what is done already is skipped."""
     interval = config.parse_interval(options.interval)
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
+    done: dict[str, Path] = {}  # what the stages before made, so that a source that changes meanwhile changes nothing
     for name in names:
-        path = pipeline.run_stage(name, settings, interval, run=options.run_id)
+        path = done[name] = pipeline.run_stage(name, settings, interval, done, run=options.run_id)
         if options.json:
             print(json.dumps({"stage": name, "artifact": str(path), "metrics": artifacts.read_record(path).metrics}))
         else:
@@ -123,17 +124,33 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
-    if options.version == "base":
-        from llmops.model.select import base_path
-
-        folder = Path(base_path(pipeline.plan("select", settings, config.parse_interval()).path))
-    else:
-        folder = _registry(settings).get(options.version).path / "servable"
+    from llmops.model.batch import servable
     from llmops.model.load import answer, load_servable
 
-    model, tokenizer = load_servable(folder)
+    model, tokenizer = load_servable(servable(settings, options.version)[1])
     text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
+
+
+def batch(settings: Config, options: argparse.Namespace) -> None:
+    """Answer a Parquet file of questions; interrupted, the same command goes on."""
+    from dataclasses import asdict
+
+    from llmops.model import batch as work
+
+    done = work.batch(
+        settings,
+        options.input,
+        options.output,
+        version=options.version,
+        url=options.url,
+        max_new_tokens=options.max_new_tokens,
+        size=options.batch,
+    )
+    if options.json:
+        print(json.dumps(asdict(done)))
+        return
+    print(f"{done.rows} rows, {done.errors} with an error  {done.output}")
 
 
 def serve(settings: Config, options: argparse.Namespace) -> None:
@@ -141,6 +158,35 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
     from serving.app import serve as start
 
     start(settings)
+
+
+def data(settings: Config, options: argparse.Namespace) -> int:
+    """Forget a person: erase their rows everywhere, mark the models trained on them, and search for what is left."""
+    from dataclasses import asdict
+
+    from llmops.data.erasure.forget import forget
+
+    report = forget(settings, options.subject, by=_who(), dry_run=options.dry_run)
+    if options.json:
+        print(json.dumps(asdict(report)))
+        return 1 if report.remaining else 0
+    print(f"{'would forget' if report.dry_run else 'forgot'} {report.documents} rows of the sources:")
+    for place, rows in [*report.rows.items(), ("online store", report.online), ("marks in texts", report.texts)]:
+        print(f"  {place:<28} {rows}")
+    for v in report.versions:
+        names = f" ({', '.join(v['aliases'])})" if v["aliases"] else ""
+        print(f"trained on {v['examples']} of them: {v['model']} {v['version']}{names}")
+    for p in report.sources:
+        print(f"delete it in the source {p['source']}: {p['location']}, {p['position']}")
+    for note in report.notes:
+        print(f"note: {note}")
+    for place in report.unreached:
+        print(f"not reached: {place}")
+    for path, where in report.remaining.items():
+        print(f"STILL NAMED: {path}, {where}")
+    if not report.dry_run and not report.remaining:
+        print("searched all files again: nothing names this person any more")
+    return 1 if report.remaining else 0
 
 
 def doctor(settings: Config, options: argparse.Namespace) -> int:
@@ -189,6 +235,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--context", default="")
     sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
     sub.add_argument("--max-new-tokens", type=int, default=96)
+    sub = add(batch)
+    sub.add_argument("input", type=Path, help="Parquet file with a column `question`, and perhaps `context`")
+    sub.add_argument("output", type=Path, help="Parquet file to write: the same rows, each with its answer or error")
+    sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
+    sub.add_argument("--url", default="", help="let the serving app there answer; its key is in LLMOPS_API_KEY")
+    sub.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
+    sub.add_argument("--batch", type=int, default=16, help="requests at a time")
+    sub = add(data)
+    sub.add_argument("action", choices=["forget"])
+    sub.add_argument("subject", help="e-mail address, full name, customer or phone number; one at a time")
+    sub.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     add(serve)
     add(doctor)
     return parser

@@ -11,10 +11,12 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -44,29 +46,44 @@ class Source(Section):
     """One place that data comes from."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
-    kind: Literal["csv", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "text"] = Field(
-        description="How to read it. `chat` reads transcripts (.txt) and OpenAI-style messages (.jsonl)."
+    kind: Literal["csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text"] = Field(
+        description="How to read it. `csv` is TSV too; `chat` is transcripts (.txt) and OpenAI-style messages "
+        "(.jsonl). All but `parquet`, `pdf` and `sql` may be gzipped."
     )
     location: str = Field(
-        description="File path or glob, relative to the configuration file; for `sql` an SQLAlchemy URL, in which "
-        "${VAR} is read from the environment. `{date}` becomes the data interval's date."
+        description="File path or glob, relative to the configuration file, or one at `s3://`, `abfs://` or "
+        "`https://`; for `sql` an SQLAlchemy URL. In a URL ${VAR} is read from the environment. `{date}` becomes the "
+        "data interval's date."
+    )
+    connection: str = Field(
+        "", description="Airflow connection that holds the credentials of the location; empty: the environment does."
     )
     query: str = Field(
         "",
         description="For `sql`: the query; may use :start and :end, the first day of the data interval and the day "
         "after it. Give it an ORDER BY, so that its rows keep their numbers.",
     )
+    cursor: str = Field(
+        "",
+        description="For `sql`: column that grows whenever a row is added or changed, such as `updated_at`. The query "
+        "then names all rows: those before the end of the data interval count, and only the days not read before are "
+        "asked for.",
+    )
+    key: tuple[str, ...] = Field(
+        (), description="For `sql` with a `cursor`: columns that identify a row; the newest row of each key counts."
+    )
     records: str = Field(
         "", description="For `json` and `xml`: path of the repeated record, e.g. `shop/product` (XML: from the root)."
     )
     fields: dict[str, str] = Field(
         default_factory=dict,
-        description="Which field of a `csv`, `json`, `jsonl`, `xml` or `sql` source is the document's question, "
-        "answer, context, same_as (a known question that this one is another wording of), group or text. Nested "
-        "fields are written `author.name`. Without a question, a row keeps all its fields for `annotate.templates`.",
+        description="Which field of a row or record (`csv`, `parquet`, `json`, `jsonl`, `xml`, `sql`) is the "
+        "document's question, answer, context, same_as (a known question that this one is another wording of), group "
+        "or text. Nested fields are written `author.name`, those in a list `answers.0.text`. Without a question, a "
+        "row keeps all its fields for `annotate.templates`.",
     )
     where: dict[str, str] = Field(default_factory=dict, description="Keep only rows whose fields have these values.")
-    encoding: str = Field("", description="Encoding; empty detects it.")
+    encoding: str = Field("", description="Encoding of text files; empty detects it.")
     licence: str = Field("", description="Licence of the texts, carried to every example.")
     owner: str = Field("", description="Who answers for this source.")
 
@@ -85,9 +102,29 @@ class Source(Section):
         if info.field_name == "query":
             if bool(value) != (kind == "sql"):
                 raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
-        elif value and kind in ("html", "pdf", "chat", "text"):
+        elif value and kind in ("html", "pdf", "chat", "markdown", "text"):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
         return value
+
+    @field_validator("records", "encoding")
+    @classmethod
+    def _has_them(cls, value: str, info: ValidationInfo) -> str:
+        kind = info.data.get("kind")
+        if value and info.field_name == "records" and kind not in ("json", "xml"):
+            raise ValueError("only `json` and `xml` have a path of records")
+        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql"):
+            raise ValueError(f"`{kind}` knows its own encoding")
+        return value
+
+    @model_validator(mode="after")
+    def _incremental(self) -> Source:
+        if self.cursor and self.kind != "sql":
+            raise ValueError("only `sql` has a cursor")
+        if bool(self.cursor) != bool(self.key):
+            raise ValueError("cursor and key belong together: name both or none")
+        if self.cursor and re.search(r":start\b", self.query):
+            raise ValueError("with a cursor the query must name the rows of all days; leave out :start")
+        return self
 
     @field_validator("encoding")
     @classmethod
@@ -103,6 +140,20 @@ class Collect(Section):
 
     root: Where = Field(Path(), description="Folder that relative locations start from; the config file's folder.")
     sources: tuple[Source, ...] = Field((), description="The sources; at least one.")
+    cache: Where = Field(
+        Path(), description="Folder of what was read from unchanged files and past days; empty: `<home>/extracts`."
+    )
+    forgotten: Where = Field(
+        Path(), description="List of rows that `llmops data forget` removed; empty: `<home>/forgotten.json`."
+    )
+    repository: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Where the documents of each interval are put as Parquet: a folder, `s3://…` or `abfs://…`; empty: "
+        "nowhere.",
+    )
+    connection: Annotated[str, Unhashed()] = Field(
+        "", description="Airflow connection that holds the repository's credentials; empty: the environment does."
+    )
 
     @field_validator("sources")
     @classmethod
@@ -116,13 +167,25 @@ class Collect(Section):
 class Clean(Section):
     """Clean documents with Spark and drop, with reasons, what cannot be used."""
 
-    master: Annotated[str, Unhashed()] = Field("local[*]", description="Spark master.")
+    master: Annotated[str, Unhashed()] = Field(
+        "local[*]", description="Spark master: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."
+    )
     driver_memory: Annotated[str, Unhashed()] = Field("1g", description="Spark driver memory.")
     partitions: Annotated[int, Unhashed()] = Field(8, ge=1, description="Spark shuffle partitions.")
+    spark: Annotated[dict[str, str], Unhashed()] = Field(
+        default_factory=dict, description="Further settings of the Spark session, such as `spark.executor.memory`."
+    )
     min_chars: int = Field(2, ge=0, description="Shortest question, answer or text that is kept.")
     max_chars: int = Field(20_000, gt=0, description="Longest question, answer, context or text that is kept.")
     max_symbol_ratio: float = Field(
         0.5, gt=0, le=1, description="Largest share of characters that are not letters, digits or spaces."
+    )
+    languages: tuple[str, ...] = Field((), description="Languages that are kept, as ISO 639-1 codes; empty: all.")
+    near_duplicates: float = Field(
+        0.7,
+        ge=0.5,
+        le=1,
+        description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
     classic: bool = Field(False, description="Lower-case and strip all but letters and digits. Ruins training text.")
 
@@ -146,20 +209,18 @@ class Annotate(Section):
         ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET"),
         description="Personal data and secrets that are replaced by a `<TYPE>` mark before anything is trained.",
     )
+    max_question_chars: int = Field(600, gt=0, description="Drop questions longer than this: they are more than one.")
     max_answer_sentences: int = Field(0, ge=0, description="Cut answers to this many sentences; 0 keeps them whole.")
     max_answer_chars: int = Field(1200, gt=0, description="Drop answers longer than this, before they are cut.")
     max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
     split_by: Literal["group", "wording"] = Field(
         "group",
         description="`group`: all wordings of a topic fall in one split, so the test asks about topics never trained "
-        "on. `wording`: each topic keeps at least one wording in train and the test holds out other wordings of it.",
+        "on. `wording`: the test holds out some wordings of topics that are trained on in other wordings.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
     test_sources: tuple[str, ...] = Field((), description="Take test items from these sources only; empty: from all.")
-    max_test_items: int = Field(
-        0, ge=0, description="At most this many test items, the rest is trained on; 0: no limit."
-    )
     min_test_items: int = Field(
         60, ge=1, description="Fewer test items than this is an error: the gate could not decide."
     )
@@ -169,8 +230,6 @@ class Annotate(Section):
     def _possible(self) -> Annotate:
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together must leave a share for training: less than 1")
-        if 0 < self.max_test_items < self.min_test_items:
-            raise ValueError("max_test_items is below min_test_items")
         return self
 
 
@@ -182,8 +241,16 @@ class Select(Section):
     licences: tuple[str, ...] = Field(
         ("apache-2.0", "mit"), description="Licences that are allowed, as SPDX ids in lower case."
     )
+    languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
+    min_context: int = Field(0, ge=0, description="Tokens that its context must hold.")
     max_memory_gib: float = Field(0.0, ge=0, description="Memory for training in 4 bits; 0 asks the machine.")
+    max_serving_gib: float = Field(
+        0.0, ge=0, description="Memory for serving in 4 bits; 0 is as much as there is for training."
+    )
     offline: bool = Field(True, description="Only models that need no download.")
+    score_items: int = Field(
+        16, ge=0, description="Validation examples that models whose weights are here are scored on, untuned; 0: none."
+    )
 
 
 class Features(Section):
@@ -192,20 +259,61 @@ class Features(Section):
     repo: Where = Field(
         Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
     )
-    store: Where = Field(Path(), description="Folder of the online store; empty: `<home>/feast`.")
+    store: Where = Field(Path(), description="Folder of the SQLite online store; empty: `<home>/feast`.")
+    online: str = Field(
+        "sqlite",
+        description="Online store: `sqlite`, or `redis://:${REDIS_PASSWORD}@host:6379/0` (`rediss://` with TLS); "
+        "${VAR} is read from the environment.",
+    )
+    registry: str = Field(
+        "",
+        description="SQLAlchemy URL of Feast's registry, e.g. `postgresql+psycopg://feast:${PGPASSWORD}@host/feast`; "
+        "empty: a file in each artifact.",
+    )
     max_tokens: int = Field(512, ge=16, description="Longer examples are cut at the context, never at the answer.")
     online_batch: Annotated[int, Unhashed()] = Field(500, ge=1, description="Examples per write to the online store.")
 
+    @field_validator("online", "registry")
+    @classmethod
+    def _url_without_secret(cls, value: str, info: ValidationInfo) -> str:
+        if value == Features.model_fields[str(info.field_name)].default:
+            return value
+        url = urlsplit(value)
+        if info.field_name == "online" and (url.scheme not in ("redis", "rediss") or not url.hostname):
+            raise ValueError("use `sqlite` or a URL such as redis://host:6379/0")
+        if info.field_name == "registry" and not url.scheme:
+            raise ValueError("use an SQLAlchemy URL such as postgresql+psycopg://host/feast, or leave it empty")
+        if url.password and not re.fullmatch(r"\$\{\w+\}", url.password):
+            raise ValueError("write the password as ${NAME} and set NAME in the environment")
+        return value
+
 
 class Tune(Section):
-    """Search hyperparameters with HyperOpt, from a starting point that is usually good."""
+    """Search hyperparameters, from a starting point that is usually good; what `train` fixes is not searched."""
 
-    trials: int = Field(3, ge=0, description="Trials; 0 skips the search and takes its starting point.")
-    steps: int = Field(8, ge=1, description="Optimiser steps of one trial.")
+    search: Literal["tpe", "random", "grid"] = Field(
+        "tpe",
+        description="`tpe`: HyperOpt's model of what did well; `random`; `grid`: all combinations, as many as fit.",
+    )
+    trials: int = Field(4, ge=0, description="Most points that are tried; 0 or 1 takes the starting point untried.")
+    steps: int = Field(8, ge=1, description="Optimiser steps of a whole trial.")
+    halving: int = Field(
+        4,
+        ge=1,
+        description="Successive halving: the best 1/halving of the trials are trained on; 1 trains all of them whole.",
+    )
+    rung: int = Field(2, ge=1, description="Fewest optimiser steps after which trials are compared.")
     learning_rate: tuple[float, float] = Field((1e-5, 1e-3), description="Bounds of the log-uniform learning rate.")
-    rank: tuple[int, ...] = Field((8, 16), description="LoRA ranks to try.")
-    batch: tuple[int, ...] = Field((4, 8), description="Examples per optimiser step to try.")
+    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field((8, 16), min_length=1, description="LoRA ranks to try.")
+    batch: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (4, 8), min_length=1, description="Examples per optimiser step to try."
+    )
     validation_items: int = Field(24, ge=1, description="Validation examples a trial is judged on.")
+    spark: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Spark master on which HyperOpt's SparkTrials runs whole trials; empty: here, one after another.",
+    )
+    parallel: int = Field(1, ge=1, description="With `spark`: trials at once, each without knowing of the others.")
     seed: int = Field(0, description="Seed of the search and of its trials.")
 
     @field_validator("learning_rate")
@@ -214,6 +322,17 @@ class Tune(Section):
         if not 0 < value[0] <= value[1] <= 1:
             raise ValueError("learning_rate needs 0 < low <= high <= 1")
         return value
+
+    @model_validator(mode="after")
+    def _sound(self) -> Tune:
+        if self.spark and self.halving > 1:
+            raise ValueError(
+                "trials on Spark run whole: SparkTrials can neither compare them on the way nor give a worker another "
+                "one's checkpoint; set tune.halving to 1"
+            )
+        if self.parallel > 1 and not self.spark:
+            raise ValueError("trials run at once only on Spark; name its master in tune.spark")
+        return self
 
 
 class Train(Section):
@@ -226,24 +345,94 @@ class Train(Section):
     batch: int = Field(0, ge=0, description="Examples per optimiser step; 0 takes what `tune` found.")
     alpha: int = Field(0, ge=0, description="LoRA alpha; 0 means twice the rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
-    target_modules: tuple[str, ...] = Field((), description="Layers that get an adapter; empty: all linear layers.")
+    rslora: bool = Field(False, description="Scale the adapter by alpha over the root of the rank: for high ranks.")
+    dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA): better at low ranks, slower.")
+    target_modules: tuple[str, ...] = Field(
+        (), description="Layers that get an adapter, such as `qkv_proj`; empty: all linear layers."
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    group_by_length: bool = Field(
+        False, description="Put examples of similar length into a batch: evens out the work of several GPUs."
+    )
+    validate_steps: int = Field(
+        0, ge=0, description="Steps between looks at the validation loss; 0: only when training has ended."
+    )
+    patience: int = Field(
+        0, ge=0, description="Stop after so many looks without a lower validation loss, and keep the best; 0: never."
+    )
     checkpoint_steps: Annotated[int, Unhashed()] = Field(10, ge=1, description="Steps between checkpoints.")
-    servable: Literal["nf4", "bf16"] = Field(
-        "nf4", description="What is served: the base in NF4 with the adapter beside it, or both merged in bfloat16."
+    micro_batch: Annotated[int, Unhashed()] = Field(
+        0, ge=0, description="Examples that a process computes at once; 0: its whole share of the batch."
+    )
+    processes: Annotated[int, Unhashed()] = Field(
+        0, ge=0, description="Processes that share every batch; 0: one per GPU, or one."
+    )
+    report_to: Annotated[tuple[str, ...], Unhashed()] = Field(
+        (), description="Experiment trackers as transformers names them: `tensorboard`, `mlflow`; install them first."
     )
     seed: int = Field(0, description="Seed of adapter initialisation and data order.")
+
+    @model_validator(mode="after")
+    def _looks(self) -> Train:
+        if self.patience and not self.validate_steps:
+            raise ValueError("patience counts looks at the validation loss; set validate_steps too")
+        return self
+
+
+class Compress(Section):
+    """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
+
+    variants: tuple[Literal["nf4", "int8", "pruned", "recovered"], ...] = Field(
+        (),
+        description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
+        "beside it; `int8`, weights of linear layers in 8 bits; `pruned`, without the least used neurons of every MLP; "
+        "`recovered`, pruned and trained again. Empty: the bfloat16 model is served.",
+    )
+    within: float = Field(
+        0.01,
+        ge=0,
+        description="A smaller form may be chosen if the upper bound of what it adds to the loss per answer token is "
+        "at most this many nats; 0.01 is one per cent of perplexity.",
+    )
+    prefer: Literal["smallest", "fastest"] = Field(
+        "smallest", description="Which of those within: the smallest on disk, or the one with most tokens/s at `batch`."
+    )
+    items: int = Field(64, ge=1, description="Validation items they are measured on, at most.")
+    batch: int = Field(16, ge=1, description="Requests at a time of the second speed; the first is of one request.")
+    max_new_tokens: int = Field(48, ge=1, description="Longest answer to a validation item, in tokens.")
+    prune: float = Field(0.2, gt=0, lt=1, description="Share of the neurons of every MLP that `pruned` leaves out.")
+    recovery_epochs: float = Field(2.0, gt=0, description="Passes over the training examples that `recovered` trains.")
+    recovery_learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of that training.")
+    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
+
+    @field_validator("variants")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name every variant once")
+        return value
 
 
 class Evaluate(Section):
     """Answer the frozen test with base, champion and candidate, and measure."""
 
+    task: Literal["qa", "generation", "classification", "multilabel"] = Field(
+        "qa",
+        description="What is measured. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
+        "reading ease; `classification`, the answer is a label: accuracy, macro F1; `multilabel`, it is labels "
+        "separated by commas: their F1, Hamming loss, precision@k. Perplexity always.",
+    )
     max_new_tokens: int = Field(96, ge=1, description="Longest answer, in tokens.")
     batch: int = Field(16, ge=1, description="Items that are answered together.")
+    k: int = Field(3, ge=1, description="For `multilabel`: k of precision@k.")
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap.")
+    slice_items: int = Field(5, ge=1, description="Sources, topics and lengths with fewer items get no figures.")
+    worst: int = Field(15, ge=0, description="Answers that the report shows side by side, in each of its lists.")
 
 
 class Govern(Section):
@@ -334,6 +523,7 @@ class Config(Section):
     features: Features = Features()
     tune: Tune = Tune()
     train: Train = Train()
+    compress: Compress = Compress()
     evaluate: Evaluate = Evaluate()
     govern: Govern = Govern()
     release: Release = Release()
@@ -347,9 +537,12 @@ class Config(Section):
         home = Path(value.get("home") or ".llmops").expanduser().absolute()
         release = dict(value.get("release") or {})
         release["registry"] = Path(release.get("registry") or home / "registry").absolute()
+        collect = dict(value.get("collect") or {})
+        collect["cache"] = Path(collect.get("cache") or home / "extracts").absolute()
+        collect["forgotten"] = Path(collect.get("forgotten") or home / "forgotten.json").absolute()
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
-        return {**value, "home": home, "release": release, "features": features}
+        return {**value, "home": home, "collect": collect, "release": release, "features": features}
 
     @property
     def artifacts(self) -> Path:
@@ -458,5 +651,5 @@ def parse_value(text: str) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1…@", repr(value))  # a password written by mistake
     return text if len(text) < 80 else text[:77] + "…"

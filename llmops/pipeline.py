@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -39,21 +39,33 @@ class Stage:
     inputs: tuple[str, ...] = ()  #: stages whose artifacts it reads
     interval: bool = False  #: reads the data interval itself, not only through its inputs
     sources: bool = False  #: reads the sources: their content counts as its input
+    declarations: bool = False  #: reads the Feast feature repository: its content counts as its input
     champion: bool = False  #: also reads the champion's version folder, if there is one
     resumable: bool = False  #: goes on from what an interrupted run left in its folder
+    #: other sections that it is given, each with the fields that it has no use for: it sees their defaults, so that
+    #: they change neither its result nor its fingerprint
+    sections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 STAGES: dict[str, Stage] = {
     "collect": Stage("llmops.data.collect", interval=True, sources=True),
     "clean": Stage("llmops.data.clean", ("collect",)),
     "annotate": Stage("llmops.data.annotate", ("clean",)),
-    "select": Stage("llmops.model.select"),
-    "features": Stage("llmops.features.store", ("annotate", "select")),
-    "tune": Stage("llmops.model.tune", ("features", "select"), resumable=True),
+    "select": Stage("llmops.model.select", ("annotate",)),
+    "features": Stage("llmops.features.store", ("annotate", "select"), declarations=True),
+    "tune": Stage(
+        "llmops.model.tune",
+        ("features", "select"),
+        resumable=True,
+        sections={"train": ("epochs", "validate_steps", "patience", "report_to", "seed")},
+    ),
     "train": Stage("llmops.model.train", ("features", "select", "tune"), resumable=True),
-    "evaluate": Stage("llmops.model.evaluate", ("annotate", "select", "train"), champion=True),
-    "govern": Stage("llmops.governance.review", ("annotate", "train", "evaluate")),
-    "release": Stage("llmops.release.publish", ("train", "select", "annotate", "evaluate", "govern"), champion=True),
+    "compress": Stage("llmops.model.compress", ("annotate", "features", "select", "train"), resumable=True),
+    "evaluate": Stage("llmops.model.evaluate", ("annotate", "select", "compress"), champion=True),
+    "govern": Stage("llmops.governance.review", ("annotate", "compress", "evaluate")),
+    "release": Stage(
+        "llmops.release.publish", ("train", "compress", "select", "annotate", "evaluate", "govern"), champion=True
+    ),
     "deploy": Stage("llmops.release.deploy", ("release",)),
 }
 
@@ -94,7 +106,7 @@ def run_stage(
             raise ArtifactError(
                 f"Stage {name} needs {source}, which has no finished artifact at {path}; run {source} first."
             )
-    with artifacts.locked(todo.path):
+    with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         if todo.done:
             log.info("%s: done already, %s", name, todo.path)
             return todo.path
@@ -120,13 +132,15 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
         if source not in known:
             known[source] = _plan(source, config, interval, known).path
     paths = {source: known[source] for source in stage.inputs}
-    if stage.champion and (champion := _champion(config, paths["train"].name)):
+    if stage.champion and (champion := _champion(config, paths["compress"].name)):
         paths["champion"] = champion
     refs = _refs(paths)
     if stage.sources:
         refs["sources"] = _content(config, interval)
+    if stage.declarations:
+        refs["declarations"] = _declarations(config)
     own = interval if stage.interval else ""
-    key = artifacts.fingerprint(name, _section(config, name).hashed(), refs, own, code_version(stage.module))
+    key = artifacts.fingerprint(name, _hashed(config, name), refs, own, code_version(stage.module))
     return Plan(name, artifacts.artifact_path(config.artifacts, name, key), paths, interval)
 
 
@@ -176,13 +190,13 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
     function: Callable[..., Metrics] = importlib.import_module(stage.module).run
     started = datetime.now(UTC)
     extra = {"interval": todo.interval} if stage.interval else {}
-    metrics = function(_section(config, todo.stage), **todo.inputs, **extra, out=path)
+    metrics = function(_section(config, todo.stage), **_others(config, todo.stage), **todo.inputs, **extra, out=path)
     return artifacts.commit(
         path,
         Record(
             stage=todo.stage,
             fingerprint=path.name,
-            config=_section(config, todo.stage).hashed(),
+            config=_hashed(config, todo.stage),
             inputs=_refs(todo.inputs),
             interval=todo.interval,
             code=code_version(stage.module),
@@ -201,6 +215,21 @@ def _section(config: Config, name: str) -> Section:
     return section
 
 
+def _others(config: Config, name: str) -> dict[str, Section]:
+    """The other sections that a stage is given, with defaults in the fields that it has no use for."""
+    others = {}
+    for other, useless in STAGES[name].sections.items():
+        section = _section(config, other)
+        defaults = {key: type(section).model_fields[key].default for key in useless}
+        others[other] = section.model_copy(update=defaults)
+    return others
+
+
+def _hashed(config: Config, name: str) -> dict[str, Any]:
+    """What of the configuration decides a stage's result, as JSON values."""
+    return _section(config, name).hashed() | {n: other.hashed() for n, other in _others(config, name).items()}
+
+
 def _refs(paths: Mapping[str, Path]) -> dict[str, str]:
     return {name: f"{path.parent.name}/{path.name}" for name, path in sorted(paths.items())}
 
@@ -209,6 +238,12 @@ def _content(config: Config, interval: str) -> str:
     from llmops.data.files import content
 
     return content(config.collect, interval)
+
+
+def _declarations(config: Config) -> str:
+    from llmops.features.declarations import content
+
+    return content(config.features)
 
 
 def _champion(config: Config, candidate: str) -> Path | None:

@@ -7,6 +7,7 @@ assistant's turn; one without gets the annotated text itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ def annotated(question: str, answer: str, context: str = "") -> str:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str = "") -> list[int]:
     """Token ids of the request, up to where the answer begins."""
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": _request(question, context)}]
-        return chat_ids(tokenizer, messages)
-    return list(tokenizer(f"{_request(question, context)}\n[Answer]", add_special_tokens=True)["input_ids"])
+    return _prompts(tokenizer, [_request(question, context)])[0]
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
@@ -36,20 +34,25 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]])
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of the answer and of what ends it: the tokens that loss counts on."""
-    if tokenizer.chat_template:
-        return [
-            *tokenizer(answer, add_special_tokens=False)["input_ids"],
-            tokenizer.convert_tokens_to_ids(tokenizer.eos_token),
-        ]
-    return list(tokenizer(f" {answer}\n{END}", add_special_tokens=False)["input_ids"])
+    return _answers(tokenizer, [answer])[0]
 
 
 def training_ids(
     tokenizer: PreTrainedTokenizerBase, question: str, answer: str, context: str = ""
 ) -> tuple[list[int], int]:
     """Token ids of a whole example, and how many of them are the prompt (no loss on those)."""
-    prompt = prompt_ids(tokenizer, question, context)
-    return prompt + answer_ids(tokenizer, answer), len(prompt)
+    return all_training_ids(tokenizer, [(question, answer, context)])[0]
+
+
+def all_training_ids(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str, str]]
+) -> list[tuple[list[int], int]]:
+    """`training_ids` of many (question, answer, context) at once: a fast tokenizer spreads them over the cores."""
+    if not examples:
+        return []
+    prompts = _prompts(tokenizer, [_request(question, context) for question, _, context in examples])
+    answers = _answers(tokenizer, [answer for _, answer, _ in examples])
+    return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -59,3 +62,20 @@ def stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _request(question: str, context: str) -> str:
     return (f"[Context] {context}\n" if context else "") + f"[Question] {question}"
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, requests: Sequence[str]) -> list[list[int]]:
+    if tokenizer.chat_template:
+        turns = [[{"role": "user", "content": request}] for request in requests]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return cast(list[list[int]], ids)
+    texts = [f"{request}\n[Answer]" for request in requests]
+    return cast(list[list[int]], tokenizer(texts, add_special_tokens=True)["input_ids"])
+
+
+def _answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
+    if tokenizer.chat_template:
+        end = cast(int, tokenizer.convert_tokens_to_ids(tokenizer.eos_token))
+        return [[*ids, end] for ids in tokenizer(list(answers), add_special_tokens=False)["input_ids"]]
+    texts = [f" {answer}\n{END}" for answer in answers]
+    return cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])

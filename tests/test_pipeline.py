@@ -157,7 +157,26 @@ def test_every_stage_has_a_section_and_known_inputs() -> None:
     for name, stage in STAGES.items():
         assert name in Config.model_fields
         assert set(stage.inputs) <= seen, f"{name} reads a stage that runs later"
+        for other, useless in stage.sections.items():
+            assert other not in stage.inputs
+            assert set(useless) <= set(Config.model_fields[other].annotation.model_fields)  # type: ignore[union-attr]
         seen.add(name)
+
+
+def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tune` trains as `train` says; a field of it that it has no use for neither reaches it nor makes it run again."""
+    (stages / "third_stage.py").write_text(
+        "def run(config, *, train, out):\n"
+        "    return {'trials': config.trials, 'rank': train.rank, 'seed': train.seed}\n"
+    )
+    monkeypatch.setattr(pipeline, "STAGES", {"tune": Stage("third_stage", sections={"train": ("seed",)})})
+    monkeypatch.setattr(pipeline, "_section", lambda config, name: getattr(config, name))
+    path = run_stage("tune", settings(stages / "home", rank=4, seed=3), DAY)
+    record = artifacts.read_record(path)
+    assert record.metrics == {"trials": Config().tune.trials, "rank": 4, "seed": 0}
+    assert record.config["train"]["rank"] == 4 and record.config["trials"] == Config().tune.trials
+    assert plan("tune", settings(stages / "home", rank=4, seed=5), DAY).path == path
+    assert plan("tune", settings(stages / "home", rank=8, seed=3), DAY).path != path
 
 
 def test_code_version_follows_imports(tmp_path: Path) -> None:

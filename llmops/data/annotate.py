@@ -1,117 +1,116 @@
-"""annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split."""
+"""annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split.
+
+In that order: candidates, length, redaction, cutting, quality, split, decontamination. What comes before the split
+looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`).
+"""
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from llmops import prompts
 from llmops.config import Annotate
+from llmops.data import quality
 from llmops.data.candidates import Candidate, candidates, drop
+from llmops.data.decontaminate import overlaps
+from llmops.data.redact import place, redacted
 from llmops.data.sentences import cut
-from llmops.data.split import TEST, TRAIN, VALIDATION, normal, splits, wording
+from llmops.data.split import TEST, TRAIN, VALIDATION, Claim, normal, splits, wording
 from llmops.errors import LlmopsError
-from llmops.governance.output import DISCLOSURE
-from llmops.governance.pii import SECRET, Redacted, redact_all
-from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, write_rows
+from llmops.records import Document, Dropped, Example, Finding, content_id, write_rows
 
 log = logging.getLogger(__name__)
 
 # What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
+_BATCH = 5_000  # documents that are read at once
+_SHARED = ("source", "location", "licence", "owner", "interval")  # fields that are the same in many documents
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An example and what it was made of."""
+
+    example: Example
+    candidate: Candidate
 
 
 def run(config: Annotate, *, clean: Path, out: Path) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (what was
-    redacted) and `train.txt` (the annotated text), the same bytes for the same input.
+    redacted) and `train.txt` (the annotated text), the same bytes for the same documents in whatever order.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
             left to train on.
     """
-    documents = read_rows(clean / "documents", Document)
-    made, dropped, skipped = candidates(documents, config.templates)
-    short, long = _by_length(made, config)
-    redacted, findings, counts = _redacted(short, config)
-    unmarked, marked = _unmarked(_fitted(candidate, config) for candidate in redacted)
-    unique, repeated = _distinct(unmarked)
-    examples, held_out = _divided(unique, config)
-    dropped = sorted([*dropped, *long, *marked, *repeated, *held_out], key=lambda row: (row.source, row.id))
-    write_rows(out / "dropped.parquet", dropped, Dropped)
+    made, dropped, skipped = candidates(_documents(clean / "documents"), config.templates)
+    made = _kept(made, dropped, lambda c: _length(c, config))
+    made, findings, counts = redacted(made, config.redact)
+    made = _kept([_fitted(c, config) for c in made], dropped, _worth)
+    items = _divided(made, dropped, config)
+    items = _decontaminated(items, dropped, config)
+    write_rows(out / "dropped.parquet", sorted(dropped, key=lambda row: (row.source, row.id)), Dropped)
     write_rows(out / "findings.parquet", findings, Finding)
-    sizes = Counter(example.split for example in examples)
-    log.info(
-        "annotate: %s from %d documents; dropped %d; redacted %s",
-        *(dict(sizes), len(documents), len(dropped), counts or "nothing"),
-    )
+    sizes = Counter(item.example.split for item in items)
+    rules = dict(sorted(Counter(row.rule for row in dropped).items()))
+    log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts or "nothing")
     _check(sizes, config, out)
     for split in (TRAIN, VALIDATION, TEST):
-        write_rows(out / f"{split}.parquet", [e for e in examples if e.split == split], Example)
-    texts = [prompts.annotated(e.question, e.answer, e.context) for e in examples if e.split == TRAIN]
-    (out / "train.txt").write_text("\n".join([*texts, ""]), encoding="utf-8")
+        write_rows(out / f"{split}.parquet", (i.example for i in items if i.example.split == split), Example)
+    with open(out / "train.txt", "w", encoding="utf-8") as text:
+        for e in (item.example for item in items if item.example.split == TRAIN):
+            text.write(prompts.annotated(e.question, e.answer, e.context) + "\n")
     return {
         **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
-        "groups": len({example.group for example in examples}),
-        "dropped": dict(sorted(Counter(row.rule for row in dropped).items())),
+        "groups": len({item.example.group for item in items}),
+        "dropped": rules,
         "skipped_templates": skipped,
         "redactions": counts,
     }
 
 
-def _by_length(made: Iterable[Candidate], config: Annotate) -> tuple[list[Candidate], list[Dropped]]:
-    kept, dropped = [], []
+def _documents(folder: Path) -> Iterator[Document]:
+    """The documents of a clean artifact, batch by batch; values that many share are one string."""
+    names = [field.name for field in fields(Document)]
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=names):
+            for row in batch.to_pylist():
+                yield Document(**row | {name: sys.intern(row[name]) for name in _SHARED})
+
+
+def _kept(
+    made: Iterable[Candidate], dropped: list[Dropped], judge: Callable[[Candidate], tuple[str, str] | None]
+) -> list[Candidate]:
+    """The candidates that `judge` names no rule and detail against; the others go to `dropped`."""
+    kept = []
     for candidate in made:
-        if len(candidate.answer) > config.max_answer_chars:
-            detail = f"the answer has {len(candidate.answer)} characters, more than {config.max_answer_chars}"
-            dropped.append(drop(candidate, "answer_too_long", detail))
+        if verdict := judge(candidate):
+            dropped.append(drop(candidate, *verdict))
         else:
             kept.append(candidate)
-    return kept, dropped
+    return kept
 
 
-def _redacted(made: Sequence[Candidate], config: Annotate) -> tuple[list[Candidate], list[Finding], dict[str, int]]:
-    """The candidates without personal data and secrets, a finding per document and entity, and the sum per entity."""
-    texts = sorted({text for c in made for text in (c.question, c.answer, c.context, c.group)})
-    clean: dict[str, Redacted] = dict(zip(texts, redact_all(texts, config.redact), strict=True))
-    found: dict[tuple[str, str, str], Counter[str]] = {}
-    seen: set[tuple[str, str]] = set()
-    out = []
-    for c in made:
-        for part, text in (("question", c.question), ("answer", c.answer), ("context", c.context)):
-            if (c.document.id, text) in seen:
-                continue  # several templates show the same text of one row
-            seen.add((c.document.id, text))
-            for entity, count in clean[text].counts.items():
-                found.setdefault((_place(c.document), c.document.id, entity), Counter())[part] += count
-        # A group may be named after a customer: what matters is only that it stays one group.
-        group = content_id(c.group) if clean[c.group].counts else c.group
-        question, answer, context = (clean[text].text for text in (c.question, c.answer, c.context))
-        out.append(replace(c, question=question, answer=answer, context=context, group=group))
-    findings = [_finding(where, entity, parts) for (where, _, entity), parts in sorted(found.items())]
-    counts: Counter[str] = Counter()
-    for (_, _, entity), parts in found.items():
-        counts[entity] += parts.total()
-    return out, findings, dict(sorted(counts.items()))
-
-
-def _finding(where: str, entity: str, parts: Mapping[str, int]) -> Finding:
-    secret = entity == SECRET  # redacting does not help a leaked key: somebody has to revoke it
-    detail = ", ".join(f"{count} replaced in the {part}" for part, count in sorted(parts.items()))
-    return Finding(
-        scan="secrets" if secret else "pii",
-        rule=entity,
-        severity="medium" if secret else "low",
-        where=where,
-        detail=detail,
-        owasp=DISCLOSURE,
-    )
+def _length(candidate: Candidate, config: Annotate) -> tuple[str, str] | None:
+    question, answer = candidate.question, candidate.answer
+    for name, text, most in (
+        ("question", question, config.max_question_chars),
+        ("answer", answer, config.max_answer_chars),
+    ):
+        if len(text) > most:
+            return f"{name}_too_long", f"the {name} has {len(text)} characters, more than {most}"
+    return None
 
 
 def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
@@ -122,64 +121,85 @@ def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
     return replace(candidate, answer=cut(candidate.answer, config.max_answer_sentences), context=context)
 
 
-def _unmarked(made: Iterable[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Without texts that would end or fake a turn of the prompt."""
-    kept, dropped = [], []
-    for c in made:
-        if match := _MARKER.search(f"{c.question}\n{c.answer}\n{c.context}"):
-            dropped.append(drop(c, "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"))
+def _worth(candidate: Candidate) -> tuple[str, str] | None:
+    texts = f"{candidate.question}\n{candidate.answer}\n{candidate.context}"
+    if match := _MARKER.search(texts):
+        return "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"
+    return quality.verdict(candidate.question, candidate.answer)
+
+
+def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[Item]:
+    """The examples with their splits, by id. A question stays in one group, else no split could part it."""
+    claims = [(c, _claim(c)) for c in made]
+    sides = splits((claim for _, claim in claims), config)
+    groups = {claim.wording: claim.group for claim in sides}
+    first: dict[tuple[str, str], Candidate] = {}
+    for c, claim in claims:
+        if claim in sides:
+            first.setdefault((claim.wording, normal(c.answer)), c)
+    items = []
+    for c, claim in claims:
+        same = first.get((claim.wording, normal(c.answer)))
+        if same is c:
+            items.append(Item(_example(c, claim.group, sides[claim]), c))
+        elif same:
+            dropped.append(drop(c, "duplicate", f"the same question and answer as in {place(same.document)}"))
+        elif groups.get(claim.wording, claim.group) != claim.group:
+            dropped.append(drop(c, "conflict", "the question is answered otherwise in another group, which has it"))
+        elif config.split_by == "group" or claim.wording in groups:
+            dropped.append(drop(c, "held_out", "its group is tested, and its source is not in test_sources"))
         else:
-            kept.append(c)
-    return kept, dropped
+            dropped.append(drop(c, "held_out", "a test source's only wording in its group: there is none to train on"))
+    return sorted(items, key=lambda item: item.example.id)
 
 
-def _distinct(made: Iterable[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Without duplicates, and without questions that stand in another group too: no split could part them."""
-    first: dict[str, Candidate] = {}
-    answers: defaultdict[str, set[str]] = defaultdict(set)
-    kept, dropped = [], []
-    for c in made:
-        c = replace(c, group=c.group or content_id(normal(c.answer)))
-        key = wording(c.question, c.context)
-        known = first.setdefault(key, c)
-        if normal(c.answer) in answers[key]:
-            dropped.append(drop(c, "duplicate", f"the same question and answer as in {_place(known.document)}"))
-        elif c.group != known.group:
-            dropped.append(drop(c, "conflict", f"the question is answered otherwise in {_place(known.document)}"))
-        else:
-            answers[key].add(normal(c.answer))
-            kept.append(c)
-    return kept, dropped
+def _decontaminated(items: Sequence[Item], dropped: list[Dropped], config: Annotate) -> list[Item]:
+    """Without what is too close to the test, from validation and training, or to validation, from training."""
+    sides: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        sides[item.example.split].append(item)
+    for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
+        held_out = [item for other in others for item in sides[other]]
+        close = overlaps((_compared(i, config) for i in sides[split]), [_compared(i, config) for i in held_out])
+        for index, (other, shared) in sorted(close.items()):
+            twin = held_out[other].example
+            detail = f"shares {shared}, with the {twin.split} item {twin.id}"
+            dropped.append(drop(sides[split][index].candidate, "contaminated", detail))
+        sides[split] = [item for index, item in enumerate(sides[split]) if index not in close]
+    return sorted((item for side in sides.values() for item in side), key=lambda item: item.example.id)
 
 
-def _divided(made: Iterable[Candidate], config: Annotate) -> tuple[list[Example], list[Dropped]]:
-    """The examples with their splits, sorted by id."""
-    unsplit = {example.id: (example, c) for example, c in ((_example(c), c) for c in made)}
-    sides = splits([example for example, _ in unsplit.values()], config)
-    detail = "its group is tested, and its source is not in test_sources"
-    held_out = [drop(c, "held_out", detail) for key, (_, c) in unsplit.items() if key not in sides]
-    return [replace(unsplit[key][0], split=side) for key, side in sorted(sides.items())], held_out
+def _compared(item: Item, config: Annotate) -> str:
+    """What of an example would give a test item away.
+
+    Never the context: a page of policy is rightly the context of many questions, and answering from it is what the
+    test asks. Of what a template made only the values, as its own words stand in every row. When wordings are split,
+    only the question: there the answers are meant to be known, and a wording not seen before is the test.
+    """
+    question, answer = item.candidate.own or (item.example.question, item.example.answer)
+    return question if config.split_by == "wording" else f"{question}\n{answer}"
 
 
-def _example(candidate: Candidate) -> Example:
+def _claim(candidate: Candidate) -> Claim:
+    group = candidate.group or content_id(normal(candidate.answer))
+    return Claim(wording(candidate.question, candidate.context), group, candidate.document.source)
+
+
+def _example(candidate: Candidate, group: str, split: str) -> Example:
     document = candidate.document
     return Example(
         id=content_id(candidate.context, candidate.question, candidate.answer),
         question=candidate.question,
         answer=candidate.answer,
         context=candidate.context,
-        group=candidate.group,
-        split="",
+        group=group,
+        split=split,
         source=document.source,
         location=document.location,
         position=document.position,
         licence=document.licence,
         interval=document.interval,
     )
-
-
-def _place(document: Document) -> str:
-    return f"{document.source}: {document.location}, {document.position}"
 
 
 def _check(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:

@@ -3,117 +3,177 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from llmops.config import Collect, Source
+from llmops.data import repository
+from llmops.data.credentials import environment
+from llmops.data.erasure import forgotten
+from llmops.data.extracts import LEFT_OUT, Extracts, Reader, merged, rows
 from llmops.data.files import matches
 from llmops.data.readers import (
     chat_turns,
     delimited,
     html_pages,
     json_records,
+    markdown_pages,
+    parquet_rows,
     pdf_pages,
     plain_text,
-    sql_rows,
+    repeated,
     xml_records,
 )
-from llmops.data.readers.origin import Items, Origin
+from llmops.data.readers.origin import Origin
+from llmops.data.row_file import RowFile
 from llmops.errors import SourceError
-from llmops.records import Document, Dropped, write_rows
+from llmops.records import Document, Dropped, schema
 
 log = logging.getLogger(__name__)
 
-READERS: dict[str, Callable[[Path, Origin], Items]] = {
+READERS: dict[str, Reader] = {
     "csv": delimited.read,
+    "parquet": parquet_rows.read,
     "json": json_records.read,
     "jsonl": json_records.read_lines,
     "xml": xml_records.read,
     "html": html_pages.read,
     "pdf": pdf_pages.read,
     "chat": chat_turns.read,
+    "markdown": markdown_pages.read,
     "text": plain_text.read,
 }
 
 SHOWN = 3  #: quarantined rows that a message quotes
 
 
+@dataclass(slots=True)
+class Counts:
+    """What became of one source."""
+
+    documents: int = 0
+    quarantined: int = 0
+    left_out: int = 0  #: rows that its `where` leaves out
+    read: int = 0  #: files, or windows of a table, that were read
+    unchanged: int = 0  #: those of which an earlier run kept what they held
+    rules: Counter[str] = field(default_factory=Counter)
+    shown: list[Dropped] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, int]:
+        """The numbers alone."""
+        return {name: number for name, number in asdict(self).items() if name not in ("rules", "shown")}
+
+
 def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
     """Read all sources of `config` for the data interval `interval` (an ISO date).
 
-    Writes `documents.parquet` and `quarantine.parquet`.
+    Writes `documents.parquet` and `quarantine.parquet`, and puts the documents into the repository, if there is one.
 
     Raises:
         SourceError: naming every source that cannot be reached or yields no document, with the reasons.
+        RepositoryError: if the repository does not take the documents.
     """
     if not config.sources:
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
-    documents: list[Document] = []
-    quarantine: list[Dropped] = []
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counts] = {}
     problems: list[str] = []
-    for number, source in enumerate(config.sources, start=1):
-        good, bad, left_out = len(documents), len(quarantine), 0
-        try:
-            for item in read(source, config.root, interval):
-                if isinstance(item, Document):
-                    documents.append(item)
-                elif isinstance(item, Dropped):
-                    quarantine.append(item)
-                else:
-                    left_out += 1
-        except SourceError as error:
-            problems.append(str(error))
-            continue
-        found, lost = len(documents) - good, quarantine[bad:]
-        counts[source.name] = {"documents": found, "quarantined": len(lost), "left_out": left_out}
-        log.info(
-            "source %d of %d, %s: %d documents, %d quarantined, %d left out by `where`",
-            *(number, len(config.sources), source.name, found, len(lost), left_out),
-        )
-        if lost:
-            log.warning("source %s: quarantined %s", source.name, _shown(lost))
-        if not found:
-            problems.append(_nothing(source, lost, left_out))
-    write_rows(out / "quarantine.parquet", quarantine, Dropped)
-    if problems:
-        raise SourceError(" ".join(problems) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
-    write_rows(out / "documents.parquet", documents, Document)
-    return {"documents": len(documents), "quarantined": len(quarantine), "sources": counts}
+    with RowFile(out / "documents.parquet", schema(Document)) as documents:
+        with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
+            for number, source in enumerate(config.sources, start=1):
+                try:
+                    found = _collect(source, config, interval, documents, quarantine, out)
+                except SourceError as error:
+                    problems.append(str(error))
+                    continue
+                counts[source.name] = found
+                log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
+                if found.shown:
+                    log.warning("source %s: quarantined %s", source.name, _shown(found))
+                if not found.documents:
+                    problems.append(_nothing(source, found))
+        if problems:
+            raise SourceError(" ".join(problems) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
+    metrics = {
+        "documents": documents.rows,
+        "quarantined": quarantine.rows,
+        "sources": {name: found.metrics() for name, found in counts.items()},
+    }
+    if config.repository:
+        place = config.repository if "://" in config.repository else str(config.root / config.repository)
+        put = repository.upload(out / "documents.parquet", place, interval, environment(config.connection))
+        return {**metrics, "repository": put}
+    return metrics
 
 
-def read(source: Source, root: Path, interval: str) -> Items:
-    """Yield what one source holds, file by file in the order of their names.
+def _collect(
+    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path
+) -> Counts:
+    """Copy what one source holds, file by file in the order of their names, and count it.
 
     Raises:
         SourceError: if no file matches, or the source's configuration does not fit what it holds.
     """
-    location = source.location.replace("{date}", interval)
-    if source.kind == "sql":
-        yield from sql_rows.read(root, Origin(source, location, interval))
-        return
-    for path in matches(source, root, interval):
-        origin = Origin(source, Path(os.path.relpath(path, root)).as_posix(), interval)
-        try:
-            yield from READERS[source.kind](path, origin)
-        except OSError as error:
-            yield origin.dropped("file", "unreadable", error.strerror or str(error))
+    counts, location = Counts(), source.location.replace("{date}", interval)
+    copy = partial(_copy, interval=interval, documents=documents, quarantine=quarantine, counts=counts)
+    with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
+        scratch = Path(folder)
+        extracts = Extracts(config.cache, scratch, forgotten.load(config.forgotten))
+        if source.kind != "sql":
+            found = [extracts.of_file(f, source, READERS[source.kind]) for f in matches(source, config.root, interval)]
+            counts.read = sum(new for _, new in found)
+            counts.unchanged = len(found) - counts.read
+            edges = repeated.edges(rows(path) for path, _ in found) if source.kind == "html" else frozenset()
+            for path, _ in found:
+                copy(repeated.without(rows(path), edges) if edges else rows(path))
+            return counts
+        origin, environ = Origin(source, location, interval), environment(source.connection)
+        if source.cursor:
+            windows, counts.read = extracts.of_table(origin, config.root, environ)
+            counts.unchanged = len(windows) - counts.read
+            copy(merged(windows, scratch))
+        else:
+            counts.read = 1
+            copy(rows(extracts.of_query(origin, config.root, environ)))
+    return counts
 
 
-def _nothing(source: Source, lost: list[Dropped], left_out: int) -> str:
-    if lost:
-        rules = ", ".join(f"{n} {rule}" for rule, n in sorted(Counter(row.rule for row in lost).items()))
-        why = f"all {len(lost)} rows of it were quarantined ({rules}): {_shown(lost)}"
-    elif left_out:
-        why = f"its `where` leaves out all {left_out} rows"
+def _copy(
+    batches: Iterable[pa.RecordBatch], *, interval: str, documents: RowFile, quarantine: RowFile, counts: Counts
+) -> None:
+    """Copy the rows of extracts to where they belong."""
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
+        found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
+        documents.add(found.append_column("interval", pa.repeat(interval, len(found))))
+        quarantine.add(bad)
+        counts.documents += len(found)
+        counts.quarantined += len(bad)
+        counts.left_out += len(table) - len(found) - len(bad)
+        counts.rules.update(bad["rule"].to_pylist())
+        for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
+            counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
+
+
+def _nothing(source: Source, counts: Counts) -> str:
+    if counts.quarantined:
+        rules = ", ".join(f"{n} {rule}" for rule, n in sorted(counts.rules.items()))
+        why = f"all {counts.quarantined} rows of it were quarantined ({rules}): {_shown(counts)}"
+    elif counts.left_out:
+        why = f"its `where` leaves out all {counts.left_out} rows"
     else:
         why = f"{source.location} holds no rows"
     return f"Source {source.name} yields no document: {why}."
 
 
-def _shown(rows: list[Dropped]) -> str:
-    shown = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in rows[:SHOWN])
-    return shown + (f"; and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+def _shown(counts: Counts) -> str:
+    shown = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in counts.shown)
+    return shown + (f"; and {counts.quarantined - SHOWN} more" if counts.quarantined > SHOWN else "")

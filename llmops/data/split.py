@@ -1,23 +1,36 @@
-"""Which example falls into which split: by hash, so that an item keeps its split when the data grows.
+"""Which question falls into which split: by hash, so that a tested question stays tested when the data grows.
 
-A hash of the seed and the key gives every group, or every wording, a number from 0 to 1; below `test` it is tested,
-below `test + validation` it validates, above it trains. Shares are therefore met on average, not exactly.
+A hash of the seed and a key gives every group, or every wording, a number from 0 to 1; below `test` it is tested, below
+`test + validation` it validates, above it trains. Shares are therefore met on average, not exactly, and nothing is
+written down between runs: the same data gives the same splits in whatever order it came.
+
+The frozen test only grows. What decides for it is always that something is there (a claim on the question in a tested
+group, another wording of the topic), never that something is missing, so more data can move a question into the test
+but not out of it. Where sources disagree on a question's group, one that tests it wins, then one that validates it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from llmops.config import Annotate
-from llmops.records import Example
-
-K = TypeVar("K", bound=Hashable)
+from llmops.records import content_id
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_HELD_OUT = "held out"  # neither tested nor trained on
+_STRONGEST = (TEST, _HELD_OUT, VALIDATION, TRAIN)
 _TRAILING = " \t.!?…。？！,;:"
+
+
+class Claim(NamedTuple):
+    """A source asks a question as part of a group."""
+
+    wording: str  #: of the question, from `wording()`
+    group: str
+    source: str
 
 
 def normal(text: str) -> str:
@@ -26,77 +39,85 @@ def normal(text: str) -> str:
 
 
 def wording(question: str, context: str) -> str:
-    """What makes two questions the same question."""
-    return f"{normal(question)}\n{normal(context)}"
+    """What makes two questions the same question: a hash of the question and its context as they are compared."""
+    return content_id(normal(question), normal(context))
 
 
-def number(seed: int, *key: str) -> float:
+def number(seed: int, key: str) -> float:
     """A number from 0 to 1 that depends on nothing but the seed and the key."""
-    digest = hashlib.sha256("\0".join((str(seed), *key)).encode()).digest()
+    digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
-def splits(examples: Sequence[Example], config: Annotate) -> dict[str, str]:
-    """Example id → its split. Those that `test_sources` keeps out of a tested group have none.
+def splits(claims: Iterable[Claim], config: Annotate) -> dict[Claim, str]:
+    """Claim → split, for the claims that hold: all of a wording in one split and one group.
 
-    Examples of one wording share a group, and always a split.
+    Where several groups could have a wording, the first claim decides. A wording that may neither be tested nor trained
+    on has no claim left.
     """
-    return _by_group(examples, config) if config.split_by == "group" else _by_wording(examples, config)
-
-
-def _by_group(examples: Sequence[Example], config: Annotate) -> dict[str, str]:
-    groups: defaultdict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.group].append(example)
-    numbers = {group: number(config.seed, group) for group in groups}
-    testable = {group: sum(_testable(e, config) for e in items) for group, items in groups.items()}
-    tested = _capped({g: n for g, n in testable.items() if n and numbers[g] < config.test}, numbers, config)
-    out: dict[str, str] = {}
-    for group, items in groups.items():
-        side = _side(numbers[group], config)
-        if group in tested:  # what may not be tested may not be trained on either: it would give the topic away
-            out |= {e.id: TEST for e in items if _testable(e, config)}
-        else:
-            out |= {e.id: side for e in items}
-    return out
-
-
-def _by_wording(examples: Sequence[Example], config: Annotate) -> dict[str, str]:
-    wordings: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
-    for example in examples:
-        wordings[example.group, wording(example.question, example.context)].append(example)
-    numbers = {key: number(config.seed, *key) for key in wordings}
-    testable = {key: all(_testable(e, config) for e in items) for key, items in wordings.items()}
-    groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key in wordings:
-        groups[key[0]].append(key)
-    # Every group keeps the wording that is least like a test item in train.
-    anchors = {max(keys, key=lambda k: (not testable[k], numbers[k])) for keys in groups.values()}
-    free = {
-        key: len(wordings[key])
-        for key in wordings
-        if key not in anchors and testable[key] and numbers[key] < config.test
+    claims = list(dict.fromkeys(claims))
+    side = _by_group(claims, config) if config.split_by == "group" else _by_wording(claims, config)
+    sides = {claim: side(claim) for claim in claims}
+    best: dict[str, Claim] = {}
+    for claim in claims:
+        held = best.setdefault(claim.wording, claim)
+        if _STRONGEST.index(sides[claim]) < _STRONGEST.index(sides[held]):
+            best[claim.wording] = claim
+    return {
+        claim: sides[claim]
+        for claim in claims
+        if (sides[claim], claim.group) == (sides[best[claim.wording]], best[claim.wording].group)
+        and sides[claim] != _HELD_OUT
     }
-    tested = _capped(free, numbers, config)
-    sides = {
-        key: TEST if key in tested else TRAIN if key in anchors else _side(numbers[key], config) for key in wordings
-    }
-    return {e.id: sides[key] for key, items in wordings.items() for e in items}
+
+
+def _by_group(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
+    """A group is tested if its number says so and a test source asks within it.
+
+    What another source asks in a tested group may not be trained on either: it would give the topic away.
+    """
+    numbers = {group: number(config.seed, group) for group in {claim.group for claim in claims}}
+    tested = {c.group for c in claims if numbers[c.group] < config.test and _testable(c, config)}
+
+    def side(claim: Claim) -> str:
+        if claim.group in tested:
+            return TEST if _testable(claim, config) else _HELD_OUT
+        return _side(numbers[claim.group], config)
+
+    return side
+
+
+def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
+    """A wording is tested if its number says so, a test source asks it, and its group has another one to train on.
+
+    The highest number of a group trains; of a test source only if it is not below `test`, as it would be tested once
+    there is another. Until then it is kept out of training.
+    """
+    numbers = {wording: number(config.seed, wording) for wording in {claim.wording for claim in claims}}
+    highest: defaultdict[str, float] = defaultdict(float)
+    untested: defaultdict[str, set[str]] = defaultdict(set)  # group → wordings from sources that are not tested
+    for claim in claims:
+        highest[claim.group] = max(highest[claim.group], numbers[claim.wording])
+        if not _testable(claim, config):
+            untested[claim.group].add(claim.wording)
+    asked_elsewhere = set().union(*untested.values())
+
+    def side(claim: Claim) -> str:
+        value, top = numbers[claim.wording], highest[claim.group]
+        if value >= config.test:
+            return _side(value, config) if value < top else TRAIN
+        if not _testable(claim, config):
+            return TRAIN
+        if untested[claim.group] - {claim.wording} or (top >= config.test if config.test_sources else top > value):
+            return TEST
+        return _HELD_OUT if config.test_sources and claim.wording not in asked_elsewhere else TRAIN
+
+    return side
 
 
 def _side(value: float, config: Annotate) -> str:
     return VALIDATION if config.test <= value < config.test + config.validation else TRAIN
 
 
-def _testable(example: Example, config: Annotate) -> bool:
-    return not config.test_sources or example.source in config.test_sources
-
-
-def _capped(sizes: Mapping[K, int], numbers: Mapping[K, float], config: Annotate) -> set[K]:
-    """Those that fit into `max_test_items`, in the order of their numbers."""
-    chosen, room = set(), config.max_test_items or sum(sizes.values())
-    for key in sorted(sizes, key=lambda k: numbers[k]):
-        if sizes[key] <= room:
-            chosen.add(key)
-            room -= sizes[key]
-    return chosen
+def _testable(claim: Claim, config: Annotate) -> bool:
+    return not config.test_sources or claim.source in config.test_sources

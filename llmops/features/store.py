@@ -1,8 +1,10 @@
-"""Put tokens into Feast as the view `llm_training_features`, and read them back: offline to train, online to serve.
+"""Tokenise examples and put them into Feast as the view `llm_training_features`: offline to train, online to serve.
 
-Every features artifact is a feature store of its own: `features.parquet`, the registry of what `feature_repo/`
-declares, and a `feature_store.yaml` with which `feast -c <artifact> …` works. Only the online store is shared by all
-artifacts, with one table per base model, since token ids of one tokenizer mean nothing to another.
+Every features artifact is a feature store of its own: `features.parquet`, and what `feature_repo/` declares of it. Only
+the online store is shared by all, with one table per base model, since token ids of one tokenizer mean nothing to
+another. Training asks Feast which examples there were (`meta`, by key and time) and takes their arrays from the Parquet
+file by key: sending the arrays through Feast's point-in-time join as well takes 1.8 times as long, and with 400,000
+examples 2.6 GB of memory instead of 1.7 (`benchmarks/features.py` has both arms).
 
     python -m llmops run features
 """
@@ -11,46 +13,35 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from feast import FeatureStore
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llmops import artifacts
 from llmops.config import Features
 from llmops.errors import ArtifactError
-from llmops.features.tokenize import Tokens, tokenize
+from llmops.features import declarations
+from llmops.features.columns import SCHEMA, VIEW_COLUMNS, TokenTable, read_columns, write_columns
+from llmops.features.declarations import TRAINING, open_store
+from llmops.features.online import write_online
+from llmops.features.tokenize import Tokens, tokenize_all
 from llmops.model.select import base_path
-from llmops.records import Dropped, Example, read_rows, write_rows, write_table
+from llmops.prompts import training_ids
+from llmops.records import Dropped, Example, content_id, write_rows
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
 SPLITS = ("train", "validation", "test")
-VIEW = "llm_training_features"
-SERVICE = "llm_training"
 PARQUET = "features.parquet"
-SCHEMA = pa.schema(
-    [
-        pa.field("input_id", pa.string(), nullable=False),
-        pa.field("event_timestamp", pa.timestamp("us", "UTC"), nullable=False),
-        pa.field("token_ids", pa.list_(pa.int64()), nullable=False),
-        pa.field("attention_mask", pa.list_(pa.int64()), nullable=False),
-        pa.field("meta", pa.string(), nullable=False),
-    ]
-)
+CHUNK = 1000  #: examples that are tokenised together
+ROW_GROUP = 20_000  #: examples; at 200 tokens 32 MB in memory
 
 
 def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping[str, Any]:
@@ -62,43 +53,39 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
         ArtifactError: if no training example is left, or Feast refuses the declarations.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_path(select))
-    examples = [e for split in SPLITS for e in read_rows(annotate / f"{split}.parquet", Example)]
-    rows: dict[str, dict[str, Any]] = {}
-    dropped: list[Dropped] = []
-    tokens_per_split: Counter[str] = Counter({split: 0 for split in SPLITS})
-    truncated = 0
-    for done, example in enumerate(examples, 1):
-        tokens, cut = tokenize(tokenizer, example, config.max_tokens)
-        if tokens is None:
-            what = f"question and answer alone are longer than features.max_tokens, {config.max_tokens}"
-            dropped.append(_drop(example, "too_long", what))
-        elif example.id in rows:
-            dropped.append(_drop(example, "duplicate", f"the id {example.id} is taken by another example"))
-        else:
-            rows[example.id] = _row(example, tokens)
-            tokens_per_split[example.split] += len(tokens.token_ids)
-            truncated += cut
-        if done % 1000 == 0 or done == len(examples):
-            log.info("tokenised %d of %d examples", done, len(examples))
-    if not tokens_per_split["train"]:
+    counts = _Counts()
+    out.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(out / PARQUET, SCHEMA, compression="zstd") as writer:
+        for split in SPLITS:  # a row group holds one split, so that reading another skips it
+            waiting: list[pa.Table] = []
+            for examples in _chunks(annotate / f"{split}.parquet"):
+                waiting.append(write_columns(_usable(tokenizer, examples, config.max_tokens, counts)))
+                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                    waiting.clear()
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    write_rows(out / "dropped.parquet", counts.dropped, Dropped)
+    if not counts.tokens["train"]:
         raise ArtifactError(
-            f"No training example is left of {len(examples)} in {annotate}: {len(dropped)} were dropped, see "
-            f"{out / 'dropped.parquet'}; raise features.max_tokens (now {config.max_tokens})."
+            f"No training example is left of {len(counts.ids) + len(counts.dropped)} in {annotate}: "
+            f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "
+            f"{config.max_tokens})."
         )
-    write_table(out / PARQUET, pa.Table.from_pylist(list(rows.values()), schema=SCHEMA))
-    write_rows(out / "dropped.parquet", dropped, Dropped)
-    _declare(config, select.name, out)
-    _materialize(config, out, [row["event_timestamp"] for row in rows.values()])
+    store = declarations.declare(config, project(config, tokenizer, select), out)
+    batches = pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch, columns=VIEW_COLUMNS)
+    write_online(config, store, batches)
+    log.info("wrote %d examples to the online store", len(counts.ids))
     return {
-        "examples": len(rows),
-        "tokens": dict(tokens_per_split),
-        "longest": max(len(row["token_ids"]) for row in rows.values()),
-        "truncated": truncated,
-        "dropped": dict(Counter(d.rule for d in dropped)),
+        "examples": len(counts.ids),
+        "tokens": {split: counts.tokens[split] for split in SPLITS},
+        "longest": counts.longest,
+        "truncated": counts.truncated,
+        "dropped": dict(Counter(d.rule for d in counts.dropped)),
     }
 
 
-def read_offline(features: Path, split: str) -> list[Tokens]:
+def read_offline(features: Path, split: str) -> TokenTable:
     """The examples of one split, through Feast's point-in-time retrieval, in the order they were written.
 
     Args:
@@ -106,72 +93,75 @@ def read_offline(features: Path, split: str) -> list[Tokens]:
         split: train, validation or test.
 
     Raises:
-        ArtifactError: if the artifact holds no example of that split.
+        ArtifactError: if the artifact holds no example of that split, or Feast does not know one of them.
     """
-    index = pq.read_table(_parquet(features), columns=["input_id", "event_timestamp", "meta"]).to_pylist()
-    wanted = [row for row in index if json.loads(row["meta"])["split"] == split]
-    if not wanted:
+    path = features / PARQUET
+    if not path.is_file():
+        raise ArtifactError(
+            f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
+        )
+    rows = _rows(path, split, ["input_id", "event_timestamp", "token_ids", "prompt_tokens"])
+    if not rows.num_rows:
         raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
-    store = FeatureStore(repo_path=str(features))
-    entities = pd.DataFrame([{k: row[k] for k in ("input_id", "event_timestamp")} for row in wanted])
-    found = store.get_historical_features(entity_df=entities, features=store.get_feature_service(SERVICE))
-    by_id = {row["input_id"]: row for row in found.to_arrow().to_pylist()}
-    return [_tokens(row["input_id"], by_id[row["input_id"]]) for row in wanted]
+    store = open_store(features)
+    entities = rows.select(["input_id", "event_timestamp"]).to_pandas()
+    found = store.get_historical_features(entities, store.get_feature_service(TRAINING)).to_arrow()
+    known = pc.is_in(rows["input_id"], found["input_id"].filter(found["meta"].is_valid()).combine_chunks())
+    if not pc.all(known).as_py():
+        missing = rows["input_id"][pc.index(known, False).as_py()].as_py()
+        raise ArtifactError(f"Feast does not know {missing} of {path}; delete {features} and run features again.")
+    return read_columns(rows)
 
 
-def read_online(features: Path, ids: Sequence[str]) -> list[Tokens | None]:
-    """The tokens of some examples from the online store, in the order of `ids`; None for an unknown id.
-
-    Args:
-        features: a features artifact made with the base model whose tokens are wanted.
-        ids: values of `input_id`.
-    """
-    return OnlineTokens(features).read(ids)
+def _rows(path: Path, split: str, columns: list[str]) -> pa.Table:
+    """Rows of one split, in order; row groups of other splits are not read."""
+    (file,) = ds.dataset(path).get_fragments()
+    rows = file.subset(pc.field("split") == split).to_table(columns=[*columns, "split"])
+    mine = pc.equal(rows["split"], split)
+    return rows if pc.all(mine).as_py() else rows.filter(mine)
 
 
-class OnlineTokens:
-    """An open connection to the online store, for a caller that reads often (opening costs a second)."""
-
-    def __init__(self, features: Path) -> None:
-        """Open the store of a features artifact.
-
-        Raises:
-            ArtifactError: if there is no such artifact.
-        """
-        _parquet(features)
-        self._store = FeatureStore(repo_path=str(features))
-
-    def read(self, ids: Sequence[str]) -> list[Tokens | None]:
-        """See `read_online`."""
-        if not ids:
-            return []
-        columns = self._store.get_online_features(
-            features=[f"{VIEW}:token_ids", f"{VIEW}:meta"], entity_rows=[{"input_id": i} for i in ids]
-        ).to_dict()
-        found = zip(columns["input_id"], columns["token_ids"], columns["meta"], strict=True)
-        return [_tokens(i, {"token_ids": ids, "meta": meta}) if meta else None for i, ids, meta in found]
+def project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
+    """Feast's project: a name for what the tokens mean, so that those of two prompt formats or models never mix."""
+    probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
+    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.content(config), probe)}"
 
 
-def _row(example: Example, tokens: Tokens) -> dict[str, Any]:
-    meta = {
-        "split": example.split,
-        "source": example.source,
-        "group": example.group,
-        "prompt_tokens": tokens.prompt_tokens,
-    }
-    day = date.fromisoformat(example.interval) if example.interval else date(1970, 1, 1)
-    return {
-        "input_id": example.id,
-        "event_timestamp": datetime.combine(day, time(), UTC),
-        "token_ids": tokens.token_ids,
-        "attention_mask": [1] * len(tokens.token_ids),
-        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
-    }
+@dataclass(slots=True)
+class _Counts:
+    """What has been seen so far."""
+
+    ids: set[str] = field(default_factory=set)
+    dropped: list[Dropped] = field(default_factory=list)
+    tokens: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+    truncated: int = 0
 
 
-def _tokens(input_id: str, features: Mapping[str, Any]) -> Tokens:
-    prompt = int(json.loads(features["meta"])["prompt_tokens"])
-    return Tokens(input_id, [int(i) for i in features["token_ids"]], prompt)
+def _chunks(path: Path) -> Iterator[list[Example]]:
+    file = pq.ParquetFile(path)
+    for done, batch in enumerate(file.iter_batches(CHUNK)):
+        yield [Example(**row) for row in batch.to_pylist()]
+        log.info("tokenised %d of %d examples of %s", done * CHUNK + len(batch), file.metadata.num_rows, path.stem)
+
+
+def _usable(
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example], max_tokens: int, counts: _Counts
+) -> list[tuple[Example, Tokens]]:
+    rows = []
+    for example, (tokens, cut) in zip(examples, tokenize_all(tokenizer, examples, max_tokens), strict=True):
+        if tokens is None:
+            what = f"question and answer alone are longer than features.max_tokens, {max_tokens}"
+            counts.dropped.append(_drop(example, "too_long", what))
+        elif example.id in counts.ids:
+            counts.dropped.append(_drop(example, "duplicate", f"the id {example.id} is taken by another example"))
+        else:
+            rows.append((example, tokens))
+            counts.ids.add(example.id)
+            counts.tokens[example.split] += len(tokens.token_ids)
+            counts.longest = max(counts.longest, len(tokens.token_ids))
+            counts.truncated += cut
+    return rows
 
 
 def _drop(example: Example, rule: str, detail: str) -> Dropped:
@@ -184,45 +174,3 @@ def _drop(example: Example, rule: str, detail: str) -> Dropped:
         detail=detail,
         content=example.question,
     )
-
-
-def _declare(config: Features, base: str, out: Path) -> None:
-    """Apply the declarations with Feast's own command line: its imports of them would stay in this process."""
-    config.store.mkdir(parents=True, exist_ok=True)
-    where = {
-        "LLMOPS_FEATURES": str(out.absolute()),
-        "LLMOPS_FEAST": str(config.store.absolute()),
-        "LLMOPS_TOKENIZER": base,
-    }
-    repo = ROOT / config.repo
-    template = (repo / "feature_store.yaml").read_text(encoding="utf-8")
-    lines = [line for line in template.splitlines(keepends=True) if not line.startswith("#")]
-    (out / "feature_store.yaml").write_text(Template("".join(lines)).safe_substitute(where), encoding="utf-8")
-    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(repo), "apply"]
-    with artifacts.locked(config.store / "online"):
-        done = subprocess.run(command, env={**os.environ, **where}, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise ArtifactError(f"Feast refuses the declarations in {repo}: {''.join(reason)}")
-    log.info("declared %s to Feast", VIEW)
-
-
-def _materialize(config: Features, out: Path, timestamps: Iterable[datetime]) -> None:
-    """Copy the artifact's rows to the online store, a batch at a time."""
-    times = sorted(set(timestamps))
-    store = FeatureStore(repo_path=str(out))
-    store.config.materialization_config.online_write_batch_size = config.online_batch
-    # Feast prints its progress, and standard output belongs to the command line; SQLite gives up on a second writer
-    # after five seconds, hence the lock.
-    with artifacts.locked(config.store / "online"), redirect_stdout(sys.stderr):
-        store.materialize(times[0] - timedelta(days=1), times[-1] + timedelta(days=1), feature_views=[VIEW])
-    log.info("wrote %s to the online store in %s", VIEW, config.store)
-
-
-def _parquet(features: Path) -> Path:
-    path = features / PARQUET
-    if not path.is_file():
-        raise ArtifactError(
-            f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
-        )
-    return path

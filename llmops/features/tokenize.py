@@ -1,12 +1,13 @@
-"""Turn an example into token ids that fit the model: where it is too long the context gives way, never the answer."""
+"""Turn examples into token ids that fit the model: where one is too long the context gives way, never the answer."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmops.prompts import training_ids
+from llmops.prompts import all_training_ids, training_ids
 from llmops.records import Example
 
 if TYPE_CHECKING:
@@ -23,22 +24,31 @@ class Tokens:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
-    """The tokens of one example, at most `max_tokens`, and whether its context was shortened for that.
+    """The tokens of one example; see `tokenize_all`."""
+    return tokenize_all(tokenizer, [example], max_tokens)[0]
 
-    The context loses words from its end, as few as are needed. None if the example is too long even without one.
+
+def tokenize_all(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_tokens: int
+) -> list[tuple[Tokens | None, bool]]:
+    """The tokens of each example, at most `max_tokens`, and whether its context was shortened for that.
+
+    A context loses words from its end, as few as are needed. None if the example is too long even without one.
     """
-    tokens = _tokens(tokenizer, example, example.context)
-    if len(tokens.token_ids) <= max_tokens:
-        return tokens, False
+    found = all_training_ids(tokenizer, [(e.question, e.answer, e.context) for e in examples])
+    return [
+        (Tokens(example.id, ids, prompt), False)
+        if len(ids) <= max_tokens
+        else _shortened(tokenizer, example, max_tokens)
+        for example, (ids, prompt) in zip(examples, found, strict=True)
+    ]
+
+
+def _shortened(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
     words = example.context.split()
 
-    def shortened(count: int) -> Tokens:
-        return _tokens(tokenizer, example, " ".join(words[:count]))
+    def keeping(count: int) -> tuple[list[int], int]:
+        return training_ids(tokenizer, example.question, example.answer, " ".join(words[:count]))
 
-    fit = bisect_right(range(len(words) + 1), max_tokens, key=lambda n: len(shortened(n).token_ids)) - 1
-    return (shortened(fit), True) if fit >= 0 else (None, False)
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, example: Example, context: str) -> Tokens:
-    ids, prompt = training_ids(tokenizer, example.question, example.answer, context)
-    return Tokens(example.id, ids, prompt)
+    fit = bisect_right(range(len(words) + 1), max_tokens, key=lambda n: len(keeping(n)[0])) - 1
+    return (Tokens(example.id, *keeping(fit)), True) if fit >= 0 else (None, False)

@@ -43,13 +43,15 @@ _PLAIN = str.maketrans(
     | {"\uff20": "@", "\uff0e": ".", "\uff0b": "+"}
     | {chr(0xFF10 + d): str(d) for d in range(10)}
 )
-_NEEDS: dict[str, re.Pattern[str]] = {  # cheap first look: without this, the recogniser can find nothing
+# Cheap first look: without this, the recogniser can find nothing. Each begins with a fixed character or class and not
+# with a group, which `re` searches for ten times as fast.
+_NEEDS: dict[str, re.Pattern[str]] = {
     "EMAIL_ADDRESS": re.compile("@"),
-    "CREDIT_CARD": re.compile(r"(?:\d[ -]?){12}"),
-    "PHONE_NUMBER": re.compile(r"(?:\d[ ()./~-]*){7}"),
-    "IBAN_CODE": re.compile(r"[A-Z]{2}\d{2}"),
+    "CREDIT_CARD": re.compile(r"\d(?:[ -]?\d){11}"),
+    "PHONE_NUMBER": re.compile(r"\d(?:[ ()./~-]*\d){6}"),
+    "IBAN_CODE": re.compile(r"[A-Z][A-Z]\d\d"),
     "IP_ADDRESS": re.compile(r"\d\.\d{1,3}\.|:[0-9A-Fa-f:]*:"),
-    "US_SSN": re.compile(r"\d{3}[- .]\d{2}[- .]\d{4}"),
+    "US_SSN": re.compile(r"\d\d\d[- .]\d\d[- .]\d{4}"),
 }
 _PHONE_WORD = re.compile(
     r"\b(?:phone|telephone|tel|mobile|cell|call|ring|dial|text|sms|whatsapp|fax|hotline)\b", re.IGNORECASE

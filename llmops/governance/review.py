@@ -47,7 +47,7 @@ class Trial:
     success: str  #: by what sign the attack succeeded; empty if it did not
 
 
-def run(config: Govern, *, annotate: Path, train: Path, evaluate: Path, out: Path) -> dict[str, Any]:
+def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: Path) -> dict[str, Any]:
     """Write `governance.json`, `findings.parquet`, `probes.json` and `report.md`.
 
     Raises:
@@ -55,7 +55,7 @@ def run(config: Govern, *, annotate: Path, train: Path, evaluate: Path, out: Pat
     """
     residual, items = scan_training(annotate, config.entities)
     redacted = Counter(finding.rule for finding in read_rows(annotate / "findings.parquet", Finding))
-    document, findings, trials = _review(config, evaluate / "answers.parquet", train / "servable", residual)
+    document, findings, trials = _review(config, evaluate / "answers.parquet", compress / "servable", residual)
     document["training"] = {
         "items": items,
         "residual": len(residual),

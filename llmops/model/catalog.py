@@ -1,4 +1,8 @@
-"""The catalogue of base models: data in `catalog.yaml`, and what follows from it."""
+"""The catalogue of base models: data in `catalog.yaml`, and what follows from it.
+
+To add a model, add a row to `catalog.yaml`; its head says where each value stands. To try a model that has none, name
+its folder in `select.model`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import importlib.util
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 GIB = 2**30
+SERVED = 16 * 1024  #: tokens in the caches that `serving_gib` counts: 16 requests of 1,024
+
+_NF4_BITS = 4.127  #: per weight with double quantisation (QLoRA, arXiv:2305.14314, section 3)
 
 
 class Entry(BaseModel):
@@ -17,22 +24,34 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
+    revision: str = Field("", pattern=r"^([0-9a-f]{40})?$")
     licence: str
+    gated: bool
+    languages: tuple[str, ...]
+    context: int
     parameters: float
     embedding: float
-    context: int
-    languages: tuple[str, ...]
-    gated: bool
-    revision: str = "main"
+    layers: int
+    kv: int
     package: str = ""
     file: str = ""
 
     @property
+    def weights_gib(self) -> float:
+        """Memory of the weights, GiB: NF4, embedding and output layer in bfloat16."""
+        return ((self.parameters - self.embedding) * _NF4_BITS / 8 + self.embedding * 2) * 1e9 / GIB
+
+    @property
     def training_gib(self) -> float:
-        """Memory for 4-bit training, GiB: NF4 weights with double quantisation (4.127 bits, QLoRA section 3), embedding
-        and output in bfloat16, and 1 GiB plus 0.25 GiB per billion for adapters, optimiser and activations."""
-        weights = (self.parameters - self.embedding) * 4.127 / 8 + self.embedding * 2
-        return weights * 1e9 / GIB + 1 + 0.25 * self.parameters
+        """Memory for training in 4 bits, GiB: the weights, and 1 GiB plus 0.25 GiB per billion for adapters, optimiser
+        and activations."""
+        return self.weights_gib + 1 + 0.25 * self.parameters
+
+    @property
+    def serving_gib(self) -> float:
+        """Memory for serving in 4 bits, GiB: the weights, 0.5 GiB for activations, and keys and values of 16 requests
+        of 1,024 tokens in bfloat16."""
+        return self.weights_gib + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
 
     def packaged(self) -> Path | None:
         """The GGUF file of the package that carries this model, if it is installed (nothing is imported)."""

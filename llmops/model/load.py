@@ -12,14 +12,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from llmops import prompts
+from llmops.model import int8
 
 ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
 Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
 
 
 def device() -> str:
-    """Where models run: the first CUDA device, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where models run: this process's CUDA device, else the CPU."""
+    # With its number, since accelerate refuses to train a model in NF4 that is on just "cuda".
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -54,7 +56,8 @@ def load_model(path: str | Path, quantisation: BitsAndBytesConfig | None = None)
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
     """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
-    model, adapter = load_model(path), Path(path) / ADAPTER
+    model = int8.load(Path(path), device()) if int8.is_int8(Path(path)) else load_model(path)
+    adapter = Path(path) / ADAPTER
     if adapter.is_dir():
         # In float32, as it was trained, every layer would cast back and forth.
         model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()

@@ -5,10 +5,12 @@ Every token computed is a token of an example, and the vocabulary projection run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
@@ -18,19 +20,23 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     """Lay examples end to end.
 
     Returns:
-        `input_ids` and `position_ids`, both (1, tokens); `logits_to_keep` (answer tokens,): the positions whose next
-        token is an answer token; `labels` (answer tokens,): those next tokens.
+        What a model is called with, in transformers' names: `input_ids` and `position_ids`, both (1, tokens);
+        `cu_seq_lens_q` and `_k` (examples + 1,): where each example begins, and the end; `max_length_q` and `_k` ():
+        the longest; `logits_to_keep` (answer tokens,): the positions whose next token is an answer token. And `labels`
+        (answer tokens,): those next tokens.
 
     Raises:
         TrainingError: if no example has an answer token, so that every label would be masked.
     """
     ids: list[int] = []
     positions: list[int] = []
+    starts: list[int] = [0]
     keep: list[int] = []
     for example in examples:
         start, length = len(ids), len(example.token_ids)
         ids += example.token_ids
         positions += range(length)
+        starts.append(start + length)
         keep += range(start + example.prompt_tokens - 1, start + length - 1)
     if not keep:
         raise TrainingError(
@@ -39,9 +45,15 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         )
     tokens = torch.tensor(ids)
     kept = torch.tensor(keep)
+    bounds = torch.tensor(starts, dtype=torch.int32)
+    longest = bounds.diff().max()
     return {
         "input_ids": tokens[None],
         "position_ids": torch.tensor(positions)[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
         "logits_to_keep": kept,
         "labels": tokens[kept + 1],
     }
@@ -49,12 +61,8 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Summed cross-entropy (nats) over the answer tokens of a packed batch; a scalar with gradient."""
-    logits = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        logits_to_keep=batch["logits_to_keep"],
-        use_cache=False,
-    ).logits[0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits[0]
     return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
 
 
@@ -62,12 +70,32 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
     """Mean cross-entropy per answer token (nats) over `examples`; e to its power is the perplexity.
 
-    The model's mode is left as it is. In evaluation mode bitsandbytes repacks NF4 weights on a CPU, after which
-    training gets zero gradients: call it on a model that still trains only in train mode and without dropout.
+    A model that trains is judged without dropout, and trains on undisturbed afterwards.
     """
     total, count = 0.0, 0
-    for start in range(0, len(examples), batch):
-        packed = {k: v.to(model.device) for k, v in pack(examples[start : start + batch]).items()}
-        total += float(answer_loss(model, packed))
-        count += len(packed["labels"])
+    with judging(model):
+        for start in range(0, len(examples), batch):
+            packed = {k: v.to(model.device) for k, v in pack(examples[start : start + batch]).items()}
+            total += float(answer_loss(model, packed))
+            count += len(packed["labels"])
     return total / count
+
+
+@contextmanager
+def judging(model: Any) -> Iterator[None]:
+    """Put a model that trains in evaluation mode, all but its NF4 layers, and back.
+
+    bitsandbytes repacks the weights of an NF4 layer on a CPU the first time it is used in evaluation mode; from then on
+    every gradient through that layer is zero. In train mode such a layer computes the same and is left as it is.
+    """
+    modes = {module: module.training for module in model.modules()}
+    if model.training:
+        model.eval()
+        for module in modes:
+            if isinstance(module, Linear4bit):
+                module.training = modes[module]
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,143 +1,160 @@
-"""Search learning rate, rank and batch with HyperOpt's TPE. A killed search goes on from the trials it finished.
+"""Search learning rate, rank and batch: grid, random or TPE, with successive halving or on Spark. A killed search goes
+on from what it measured.
 
-python -m llmops run tune
+    python -m llmops run tune
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import math
-import pickle
+import random
 import shutil
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from hyperopt import STATUS_OK, Trials, fmin, hp, space_eval, tpe
-
-from llmops.artifacts import write_json, write_whole
+from llmops.artifacts import write_json
 from llmops.config import Train, Tune
+from llmops.errors import TrainingError
 from llmops.features.store import read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.fit import fit
+from llmops.model.halving import Job, Trial, best, promote, rungs, standing, stopped
 from llmops.model.packing import mean_loss
 from llmops.model.qlora import Hyperparameters, trainable
+from llmops.model.search import Space, count, declared, propose, start
 from llmops.model.select import base_path
+from llmops.model.tune_report import report
 
 log = logging.getLogger(__name__)
 
-TRIALS = "trials.pickle"  #: HyperOpt's own state, rewritten after every trial
+TRIALS = "trials.json"  #: rewritten after every measurement; what an interrupted search goes on from
+CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, while the search lives
 
 
-def run(config: Tune, *, features: Path, select: Path, out: Path) -> dict[str, Any]:
-    """Write `best.json` and `trials.json`: the loss on validation examples after `config.steps` optimiser steps."""
-    if not config.trials:
-        best = start(config)
-        write_json(out / "best.json", best)
-        return {"trials": 0, **best}
-    examples = read_offline(features, "train")
-    held_out = read_offline(features, "validation")[: config.validation_items]
-    objective = partial(try_out, config=config, base=base_path(select), examples=examples, held_out=held_out, out=out)
-    space = {
-        "learning_rate": hp.loguniform("learning_rate", *(math.log(bound) for bound in config.learning_rate)),
-        "rank": hp.choice("rank", config.rank),
-        "batch": hp.choice("batch", config.batch),
-    }
-    trials = read_trials(out)
-    for number in range(len(trials), config.trials):
-        fmin(
-            objective,
-            space,
-            # TPE's own 20 random start-up trials would make a small search a random one.
-            algo=partial(tpe.suggest, n_startup_jobs=5) if number else partial(suggest_start, config=config),
-            max_evals=number + 1,
-            trials=trials,
-            # A generator a trial, so that a killed search draws what it would have drawn.
-            rstate=np.random.default_rng([config.seed, number]),
-            show_progressbar=False,
-            verbose=False,
-        )
-        write_trials(out, trials)
-    rows = [
-        {"trial": t["tid"], **plain(values_of(t, space)), "loss": round(float(t["result"]["loss"]), 4)}
-        for t in trials.trials
-    ]
-    best = plain(values_of(trials.best_trial, space))
-    (out / TRIALS).unlink()
-    write_json(out / "best.json", best)
-    write_json(out / "trials.json", rows)
-    return {"trials": len(rows), "best_loss": min(row["loss"] for row in rows), **best}
+Measure = Callable[[Sequence[Job]], list[Trial]]  #: does jobs; returns their trials with a loss or an error more
 
 
-def start(config: Tune) -> dict[str, Any]:
-    """Where a search begins, and what is used without one: three quarters up the logarithmic range of learning rates
-    (3.2e-4 by default; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller models bear more), the largest
-    rank and batch.
+def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) -> dict[str, Any]:
+    """Write `best.json`, `trials.json`, the table `report.md` and the plot `trials.png`.
+
+    A trial trains as the section `train` says, for at most `config.steps` optimiser steps, and is judged by its loss on
+    validation examples. What that section fixes (learning rate, rank, batch) is not searched. With less than two points
+    to compare nothing is trained.
+
+    Raises:
+        ConfigError: if a grid has more points than `config.trials`.
+        ArtifactError: if there are no examples to train or to validate on.
+        TrainingError: if every trial failed.
     """
-    low, high = (math.log(bound) for bound in config.learning_rate)
-    return {"learning_rate": math.exp(low + 0.75 * (high - low)), "rank": max(config.rank), "batch": max(config.batch)}
+    space, ladder = declared(config, train), rungs(config)
+    total = count(config, space)
+    found, trials = start(space), list[Trial]()
+    if total > 1:
+        with measuring(config, train, features, select, out) as measure:
+            for trials in search(config, space, read_trials(out), measure):
+                write_json(out / TRIALS, [asdict(trial) for trial in trials])
+                for trial in stopped(trials, ladder, config.halving, total):
+                    shutil.rmtree(folder_of(trial, out), ignore_errors=True)
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        if all(trial.error for trial in trials):
+            raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
+        found = best(trials).found
+    write_json(out / "best.json", asdict(found))
+    report(trials, ladder, out)
+    steps = sum(trial.steps for trial in trials)
+    losses = {"best_loss": round(best(trials).loss, 4)} if trials else {}
+    return {"trials": len(trials), "steps": steps, **losses, **asdict(found)}
 
 
-def suggest_start(new_ids: list[int], domain: Any, trials: Trials, seed: int, *, config: Tune) -> list[dict[str, Any]]:
-    """HyperOpt's suggestion algorithm that suggests the starting point; of a choice, it takes the index."""
-    values = start(config)
-    drawn = {**values, "rank": config.rank.index(values["rank"]), "batch": config.batch.index(values["batch"])}
-    miscs = [
-        {
-            "tid": tid,
-            "cmd": domain.cmd,
-            "workdir": domain.workdir,
-            "idxs": {name: [tid] for name in drawn},
-            "vals": {name: [value] for name, value in drawn.items()},
-        }
-        for tid in new_ids
+def search(config: Tune, space: Space, trials: Sequence[Trial], measure: Measure) -> Iterator[list[Trial]]:
+    """Go on from `trials` until nothing is left to do; yields all trials whenever some were measured."""
+    current = {trial.number: trial for trial in trials}
+    while jobs := todo(config, space, list(current.values())):
+        current |= {trial.number: trial for trial in measure(jobs)}
+        yield list(current.values())
+
+
+def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[Job]:
+    """What comes next: the trial that was promoted, else new ones, `config.parallel` at once; empty at the end."""
+    ladder, total = rungs(config), count(config, space)
+    if going := promote(trials, ladder, config.halving):
+        return [Job(going, ladder[ladder.index(going.steps) + 1])]
+    tried = list(zip((trial.found for trial in trials), standing(trials), strict=True))
+    for _ in range(min(config.parallel, total - len(trials))):
+        tried.append((propose(config, space, tried), math.inf))
+    return [Job(Trial(number, found), ladder[0]) for number, (found, _) in enumerate(tried) if number >= len(trials)]
+
+
+@contextmanager
+def measuring(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[Measure]:
+    """How jobs are done: here, one after another, or on Spark."""
+    attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
+    if config.spark:
+        from llmops.model.spark_trials import on_spark
+
+        with on_spark(config, attempt) as measure:
+            yield measure
+    else:
+        yield lambda jobs: [attempt(job, folder_of(job.trial, out)) for job in jobs]
+
+
+def attempt_job(job: Job, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
+    """Train a trial on, from its checkpoint in `folder`, on a fresh base; returns it with the loss it came to.
+
+    A loss that is no number, or training that fails otherwise, is written down as its error.
+    """
+    trial = job.trial
+    examples, held_out = data(features, config.validation_items, config.seed)
+    training = train.model_copy(update={"seed": config.seed})
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if int(path.name.split("-")[1]) > trial.steps:  # written, but killed before it was judged
+            shutil.rmtree(path)
+    try:
+        model = trainable(base, training, trial.found)
+        pause = job.steps if job.steps < config.steps else 0
+        fit(model, examples, training, trial.found, folder, max_steps=config.steps, pause=pause)
+        loss = mean_loss(model, held_out)
+        del model
+        gc.collect()
+        if not math.isfinite(loss):
+            raise TrainingError(f"The validation loss is {loss} after {job.steps} steps.")
+    except TrainingError as error:
+        log.warning("trial %d failed, %s: %s", trial.number, trial.found, error)
+        return replace(trial, error=str(error))
+    log.info("trial %d after %d steps: validation loss %.4f, %s", trial.number, job.steps, loss, trial.found)
+    return replace(trial, losses={**trial.losses, job.steps: loss})
+
+
+@lru_cache(maxsize=1)
+def data(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
+    """The training examples, and `items` validation examples drawn at random."""
+    examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
+    return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
+
+
+def folder_of(trial: Trial, out: Path) -> Path:
+    """Where a trial keeps its checkpoint."""
+    return out / CHECKPOINTS / str(trial.number)
+
+
+def read_trials(out: Path) -> list[Trial]:
+    """The trials as an interrupted search left them."""
+    if not (out / TRIALS).is_file():
+        return []
+    rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))
+    return [
+        Trial(
+            number=row["number"],
+            found=Hyperparameters(**row["found"]),
+            losses={int(steps): loss for steps, loss in row["losses"].items()},
+            error=row["error"],
+        )
+        for row in rows
     ]
-    documents: list[dict[str, Any]] = trials.new_trial_docs(
-        new_ids, [None for _ in new_ids], [domain.new_result() for _ in new_ids], miscs
-    )
-    return documents
-
-
-def try_out(
-    values: dict[str, Any], *, config: Tune, base: str, examples: list[Tokens], held_out: list[Tokens], out: Path
-) -> dict[str, Any]:
-    """Train a fresh model for `config.steps` steps and return its validation loss (nats per answer token)."""
-    found = Hyperparameters(float(values["learning_rate"]), int(values["rank"]), int(values["batch"]))
-    training = Train(seed=config.seed)
-    model = trainable(base, training, found)
-    scratch = out / ".trial"
-    fit(model, examples, training, found, scratch, max_steps=config.steps)
-    shutil.rmtree(scratch, ignore_errors=True)
-    loss = mean_loss(model, held_out)
-    del model
-    gc.collect()
-    log.info("trial %s: validation loss %.4f", found, loss)
-    return {"loss": loss, "status": STATUS_OK}
-
-
-def values_of(trial: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
-    """What a trial tried: HyperOpt keeps the index of a choice."""
-    values: dict[str, Any] = space_eval(space, {name: drawn[0] for name, drawn in trial["misc"]["vals"].items()})
-    return values
-
-
-def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The values as JSON can hold them."""
-    return {
-        "learning_rate": float(values["learning_rate"]),
-        "rank": int(values["rank"]),
-        "batch": int(values["batch"]),
-    }
-
-
-def read_trials(out: Path) -> Trials:
-    """The trials that an interrupted search finished."""
-    file = out / TRIALS
-    return pickle.loads(file.read_bytes()) if file.is_file() else Trials()
-
-
-def write_trials(out: Path, trials: Trials) -> None:
-    """Keep the finished trials, whole or not at all."""
-    write_whole(out / TRIALS, pickle.dumps(trials))

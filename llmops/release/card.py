@@ -5,6 +5,7 @@ The front matter follows https://huggingface.co/docs/hub/model-cards; `card.md` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from llmops.release.registry import Version
 
 #: Figures of one mean: {"mean": …, "low": …, "high": …}; perplexity may be a plain number.
 Figures = Mapping[str, Any]
+
+_ERASURE = re.compile(r"^## Erasure\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_ERASED = (
+    "These examples were removed from the data after this version was trained: a person asked to be forgotten. What\n"
+    "it learned from them is still in its weights; a version that is trained now does not see them."
+)
 
 
 def render(
@@ -66,7 +73,18 @@ def render(
         repo=repo or ".",
     )
     data = _metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
-    return f"---\n{data.to_yaml()}\n---\n\n{body}"
+    return marked(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
+
+
+def marked(card: str, version: Version) -> str:
+    """The card with a section on the training rows that were forgotten after the training, if there are such."""
+    card = _ERASURE.sub("", card)
+    if not version.erasures:
+        return card
+    rows = "".join(f"| {erasure['time']} | {erasure['examples']} |\n" for erasure in version.erasures)
+    section = f"## Erasure\n\n{_ERASED}\n\n| date | training examples |\n| --- | --- |\n{rows}\n"
+    before, training, after = card.partition("## Training\n")
+    return f"{before}{section}{training}{after}"
 
 
 def _metadata(

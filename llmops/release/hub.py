@@ -37,7 +37,7 @@ def push(version: Version, repo: str, private: bool, token: str, environ: Mappin
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=version.path,
-            ignore_patterns=["answers.parquet"],  # test items with their texts stay at home
+            ignore_patterns=["answers.parquet", "features/*"],  # test items with their texts, our stores: stay at home
             commit_message=f"{version.name}: {version.status} against {version.compared_with}",
         )
         api.create_tag(repo, tag=version.name, revision=commit.oid, exist_ok=True)

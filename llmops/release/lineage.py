@@ -119,6 +119,10 @@ def lineage_text(version: Version) -> str:
         *(f"    · {stage['artifact']:<28} {stage['finished']}" for stage in known["stages"]),
         f"    └ dataset   sha256 {dataset['sha256']} ({dataset['artifact']}/{DATASET})",
         *(
+            f"      · erasure {erasure['time']}: {erasure['examples']} training examples forgotten since"
+            for erasure in version.erasures
+        ),
+        *(
             f"      └ source  {s['name']}: {s['kind']} {s['location']}"
             + "".join(f", {word} {s[key]}" for key, word in (("licence", "licence"), ("owner", "owner")) if s[key])
             for s in known["sources"]

@@ -34,6 +34,7 @@ def run(
     config: Release,
     *,
     train: Path,
+    compress: Path,
     select: Path,
     annotate: Path,
     evaluate: Path,
@@ -60,25 +61,30 @@ def run(
     decision = decide(candidate_scores, opponent_scores, config, opponent)
     selection: dict[str, Any] = _read(select / "selection.json")
     registry = Registry(config.registry, config.name)
-    facts = {
+    facts: dict[str, Any] = {
         "status": decision.outcome,
         "compared_with": opponent,
-        "train": train.name,
+        "compress": compress.name,
         "base_model": str(selection["model"]),
         "base_revision": str(selection["revision"]),
         "licence": str(selection["licence"]),
-        "quantisation": str(known["train"].config["servable"]),
+        "quantisation": str(known["compress"].metrics["chosen"]),
         "interval": known["train"].interval,
         "run": known["train"].run,
         "dataset": lineage.dataset_hash(known),
     }
+    if erasures := [e for e in known["train"].erasures if e.get("examples")]:
+        facts["erasures"] = tuple({key: e[key] for key in ("time", "examples")} for e in erasures)
     trees = {
         "adapter": train / "adapter",
-        "servable": train / "servable",
+        "servable": compress / "servable",
+        "compression.json": compress / "compression.json",
         "answers.parquet": evaluate / "answers.parquet",
+        "features": out / "features",
     }
 
     def documents(version: Version) -> dict[str, str]:
+        _declare_features(config.name, version, train.parents[1] / known["train"].inputs["features"], out / "features")
         history = lineage.build(known, version, selection)
         evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
         final = _counting(decision, version)
@@ -161,6 +167,15 @@ def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]
         {"source": source, "licence": licence, "owner": owners.get(source, ""), "examples": count}
         for (source, licence), count in sorted(counts.items())
     ]
+
+
+def _declare_features(model: str, version: Version, features: Path, out: Path) -> None:
+    """Make `out` the version's feature store: what it is served by, with a feature service named after it."""
+    from llmops.features.declarations import declare_version, service_name
+
+    name = service_name(model, version.name)
+    tags = {"model": model, "version": version.name, "features": features.name, "compress": version.compress}
+    declare_version(features, name, tags, out, version.path / "features")
 
 
 def _push(config: Release, version: Version) -> str:

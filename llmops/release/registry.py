@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import locked, write_json, write_whole
+from llmops.artifacts import link, locked, write_json, write_whole
 from llmops.errors import RegistryError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Version:
     path: Path
     status: str  #: what the gate decided: promoted | rejected | inconclusive
     compared_with: str  #: "base" or a version; empty when the comparison no longer counts and must be made again
-    train: str  #: fingerprint of the train artifact that it was made from
+    compress: str  #: fingerprint of the compress artifact that it was made from
     base_model: str
     base_revision: str
     licence: str
@@ -46,6 +46,7 @@ class Version:
     run: str  #: the orchestrator's run id
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
+    erasures: tuple[Mapping[str, Any], ...] = ()  #: rows it was trained on that were forgotten since: time, examples
 
     @property
     def servable(self) -> Path:
@@ -97,17 +98,17 @@ class Registry:
         name = self.aliases().get("champion")
         return self._read(name) if name else None
 
-    def made_from(self, train: str) -> Version | None:
-        """The version that was made from the train artifact with this fingerprint, if there is one."""
-        return next((version for version in self.versions() if version.train == train), None)
+    def made_from(self, compress: str) -> Version | None:
+        """The version that was made from the compress artifact with this fingerprint, if there is one."""
+        return next((version for version in self.versions() if version.compress == compress), None)
 
-    def opponent(self, train: str) -> Path | None:
+    def opponent(self, compress: str) -> Path | None:
         """Folder of the version that a candidate is compared with; None stands for the base model.
 
-        If a version was made from this train artifact and decided on, it is what that was compared with, so that a
+        If a version was made from this compress artifact and decided on, it is what that was compared with, so that a
         re-run finds its finished work; else it is today's champion.
         """
-        version = self.made_from(train)
+        version = self.made_from(compress)
         if version is None or not version.compared_with:
             champion = self.champion()
             return champion.path if champion else None
@@ -115,7 +116,7 @@ class Registry:
 
     def publish(
         self,
-        facts: Mapping[str, str],
+        facts: Mapping[str, Any],
         trees: Mapping[str, Path],
         documents: Callable[[Version], Mapping[str, str]],
         *,
@@ -124,23 +125,24 @@ class Registry:
     ) -> Version:
         """Add a version and let `candidate`, and if it was promoted `champion`, point to it.
 
-        Publishing the same train artifact again gives the version there is, its status and documents brought up to
+        Publishing the same compress artifact again gives the version there is, its status and documents brought up to
         date. A promotion over something that is not the champion any more does not count: the status becomes
         "inconclusive", `compared_with` empty, and the champion stays. A version that has been champion before does not
         become it again by a re-run: who rolled it back decided that.
 
         Args:
-            facts: the fields of `Version` but name, path and created.
+            facts: the fields of `Version` but name, path and created; `erasures` only where there are some.
             trees: folders and files that go into the version under these names: hard links, or copies across disks.
             documents: gives the text files of the version, by file name; called when its number and status are known.
             by, why: for the history.
         """
         with self._changing():
-            known = self.made_from(facts["train"])
+            known = self.made_from(facts["compress"])
             name = known.name if known else self._next()
             path = self.folder / "versions" / name
             created = known.created if known else datetime.now(UTC).isoformat(timespec="seconds")
-            version = Version(**facts, name=name, path=path, created=created)
+            erasures = known.erasures if known else ()
+            version = Version(**{"erasures": erasures, **facts}, name=name, path=path, created=created)
             aliases = self.aliases()
             champion = aliases.get("champion", "")
             fresh = version.status == "promoted" and champion != name and not self._was_champion(name)
@@ -186,6 +188,23 @@ class Registry:
             self._move(aliases, swapped, by, why)
         return chosen
 
+    def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:
+        """Note that rows a version was trained on have been forgotten since; noting it again changes nothing.
+
+        Args:
+            version: its name.
+            erasure: `time` (ISO, UTC) and how many training `examples`; never whose.
+            card: gives the text of the model card from the one there is, for the version with its new mark.
+        """
+        with self._changing():
+            known = self.get(version)
+            if dict(erasure) not in known.erasures:
+                known = replace(known, erasures=(*known.erasures, dict(erasure)))
+            readme = known.path / "README.md"
+            write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
+            write_whole(known.path / "version.json", _json(known).encode())
+        return known
+
     def history(self) -> list[dict[str, Any]]:
         """Every change of an alias, oldest first: time, by, why, and the aliases after it."""
         path = self.folder / "history.jsonl"
@@ -209,7 +228,7 @@ class Registry:
         path = self.folder / "versions" / name
         try:
             values = json.loads((path / "version.json").read_text(encoding="utf-8"))
-            return Version(**values, path=path)
+            return Version(**{**values, "erasures": tuple(values.get("erasures", ()))}, path=path)
         except FileNotFoundError:
             raise RegistryError(f"{path} has no version.json: it is no version, or was damaged; remove it.") from None
         except (ValueError, TypeError) as error:
@@ -222,9 +241,9 @@ class Registry:
         partial.mkdir(parents=True)
         for name, source in trees.items():
             if source.is_dir():
-                shutil.copytree(source, partial / name, copy_function=_link)
+                shutil.copytree(source, partial / name, copy_function=link)
             else:
-                _link(source, partial / name)
+                link(source, partial / name)
         for name, text in files.items():
             write_whole(partial / name, text.encode())
         partial.rename(path)
@@ -249,11 +268,3 @@ class Registry:
 def _json(version: Version) -> str:
     values = {f.name: getattr(version, f.name) for f in fields(version) if f.name != "path"}
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-def _link(source: str | Path, target: str | Path) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copy2(source, target)
-    return str(target)

@@ -34,7 +34,8 @@ airflow.timetables.trigger.utcnow = lambda: pendulum.datetime(2026, 1, 4, 0, 2) 
 def first_run(dag):
     timetable = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag)))).timetable
     restriction = TimeRestriction(earliest=dag.start_date, latest=None, catchup=dag.catchup)
-    return timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction).run_after.isoformat()
+    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    return info.run_after.isoformat() if info else None
 
 def refused(params, conf):
     try:
@@ -50,14 +51,16 @@ dags = {
         "tasks": {t.task_id: sorted(t.upstream_task_ids) for t in dag.tasks},
         "retries": {t.task_id: t.retries for t in dag.tasks},
         "catchup": dag.catchup, "runs": dag.max_active_runs, "start": str(dag.start_date), "doc": dag.doc_md,
-        "schedule": dag.timetable.expression, "hours": dag.timetable.interval.total_seconds() / 3600,
+        "schedule": getattr(dag.timetable, "expression", None),
+        "hours": dag.timetable.interval.total_seconds() / 3600 if hasattr(dag.timetable, "interval") else None,
         "params": sorted(dag.params), "first": first_run(dag),
     }
     for name, dag in bag.dags.items()
 }
 confs = json.loads(sys.argv[2])
 answers = [refused(bag.dags["llmops_pipeline"].params.__copy__(), conf) for conf in confs]
-print("RESULT" + json.dumps({"errors": bag.import_errors, "dags": dags, "answers": answers}))
+batch = [refused(bag.dags["llmops_batch"].params.__copy__(), conf) for conf in ({}, {"input": "a", "output": "b"})]
+print("RESULT" + json.dumps({"errors": bag.import_errors, "dags": dags, "answers": answers, "batch": batch}))
 """
 
 RUN = """
@@ -153,14 +156,22 @@ def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> No
 def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees_it(found: Any) -> None:
     for dag in found["dags"].values():
         assert (dag["catchup"], dag["runs"]) == (False, 1)
-        assert dag["first"] > "2026-01-04T00:59"
+        assert dag["schedule"] is None or dag["first"] > "2026-01-04T00:59"
     schedules = {name: (dag["schedule"], dag["hours"]) for name, dag in found["dags"].items()}
     assert schedules == {
+        "llmops_batch": (None, None),
         "llmops_pipeline": ("0 0 * * *", 24),
         "llm_governance_review": ("0 0 * * *", 24),
         "llm_monitoring": ("0 * * * *", 1),
         "llm_continuous_improvement": ("0 0 * * 0", 168),
     }
+
+
+def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was_interrupted(found: Any) -> None:
+    dag = found["dags"]["llmops_batch"]
+    assert dag["first"] is None and dag["tasks"] == {"answer": []} and dag["retries"]["answer"] >= 2
+    assert set(dag["params"]) == {"config", "input", "output", "version", "url", "max_new_tokens"}
+    assert "input" in found["batch"][0] and found["batch"][1] == ""
 
 
 def test_long_stages_are_tried_again(found: Any) -> None:
@@ -189,6 +200,41 @@ def test_a_run_calls_the_stages_with_overrides_interval_and_paths(environ: dict[
     assert result["calls"] == [["collect", "2026-01-31"], ["clean", "2026-01-31", 9], ["collect", "2026-02-01"]]
     assert misspelt[0] == empty[0] == "failed"
     assert empty[1]["clean"][0] == "upstream_failed"
+
+
+BATCH = """
+import json, sys, types
+from dataclasses import make_dataclass
+from llmops.errors import SourceError
+
+calls = []
+
+def batch(settings, source, output, **asked):
+    calls.append([str(source), str(output), asked])
+    if str(source) == "bad":
+        raise SourceError("bad is no file")
+    return make_dataclass("Summary", ["rows"])(3)
+
+module = types.ModuleType("llmops.model.batch")
+module.batch = batch
+sys.modules["llmops.model.batch"] = module
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(dag_folder=sys.argv[1]).dags["llmops_batch"]
+states = []
+for source in ("good", "bad"):
+    run = dag.test(run_conf={"input": source, "output": "out", "version": "v2"})
+    states.append([run.state, [t.try_number for t in run.get_task_instances()],
+                   [t.xcom_pull(task_ids="answer") for t in run.get_task_instances()]])
+print("RESULT" + json.dumps({"calls": calls, "states": states}))
+"""
+
+
+def test_a_batch_hands_its_parameters_on_and_is_not_tried_again_on_a_bad_file(environ: dict[str, str]) -> None:
+    result = python(BATCH, environ, str(ROOT / "dags"))
+    asked = {"version": "v2", "url": "", "max_new_tokens": 96}
+    assert result["calls"] == [["good", "out", asked], ["bad", "out", asked]]
+    assert [state[0] for state in result["states"]] == ["success", "failed"]
+    assert result["states"][0][2] == [{"rows": 3}]
 
 
 SMALL = """

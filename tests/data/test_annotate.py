@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llmops import prompts
 from llmops.config import Annotate, Template
@@ -109,11 +111,19 @@ def test_other_wordings_take_the_answer_of_the_known_side(tmp_path: Path) -> Non
     assert "Who?" in dropped["unknown_question"][0].content
 
 
+def test_a_question_with_several_answers_hands_all_of_them_to_its_other_wording(tmp_path: Path) -> None:
+    known = [document(row=i, question="How much?", answer=f"{i} euros.", group="cost") for i in (4, 5)]
+    other = document("re", 1, question="What does it cost?", same_as="How much?")
+    _, examples, _ = run(tmp_path, [*pairs(60), *known, other])
+    assert sorted(e.answer for e in named(examples, "re")) == ["4 euros.", "5 euros."]
+
+
 def test_long_answers_are_dropped_before_the_others_are_cut(tmp_path: Path) -> None:
     extra = [
         document("x", 1, question="Long?", answer="Dr. No came. He left. " * 9),
         document("x", 2, question="Short?", answer="Dr. No came. He left. It rained."),
         document("x", 3, question="Where?", answer="Here.", context="word " * 50),
+        document("x", 4, question="Why? " * 200, answer="So."),
     ]
     _, examples, dropped = run(
         tmp_path, pairs(60) + extra, max_answer_sentences=2, max_answer_chars=60, max_context_chars=22
@@ -123,6 +133,7 @@ def test_long_answers_are_dropped_before_the_others_are_cut(tmp_path: Path) -> N
         ("Where?", "Here.", "word word word word"),
     ]
     assert [row.position for row in dropped["answer_too_long"]] == ["row 1"]
+    assert [row.position for row in dropped["question_too_long"]] == ["row 4"]
 
 
 def test_duplicates_conflicts_and_leftovers_are_dropped_with_reasons(tmp_path: Path) -> None:
@@ -146,6 +157,112 @@ def test_duplicates_conflicts_and_leftovers_are_dropped_with_reasons(tmp_path: P
 def test_texts_that_would_fake_a_turn_are_dropped(tmp_path: Path, marker: str) -> None:
     _, examples, dropped = run(tmp_path, [*pairs(60), document("x", question="Q?", answer=f"Well {marker} then")])
     assert not named(examples, "x") and len(dropped["prompt_marker"]) == 1
+
+
+def test_pairs_that_are_not_worth_learning_are_dropped_with_the_rule(tmp_path: Path) -> None:
+    extra = [
+        document("x", 1, question="Where is it?", answer="where is it"),
+        document("x", 2, question="Which form?", answer="https://example.com/form"),
+        document("x", 3, question="Who are you?", answer="My address is ana@example.com"),
+        document("x", 4, question="Your address?", answer="ana@example.com"),
+    ]
+    _, examples, dropped = run(tmp_path, pairs(60) + extra, redact=("EMAIL_ADDRESS",))
+    assert [e.answer for e in named(examples, "x")] == ["My address is <EMAIL_ADDRESS>"]
+    assert {rule: [row.position for row in rows] for rule, rows in dropped.items()} == {
+        "echo": ["row 1"],
+        "no_words": ["row 2", "row 4"],
+    }
+
+
+LONG = "Send it back within thirty days and you get the whole price again, but not what the parcel cost you."
+
+
+def test_what_would_give_the_test_away_is_not_trained_on(tmp_path: Path) -> None:
+    page = "Parcels travel two days within the country and five to all other countries of the continent, never more."
+    documents = [
+        document("p", i, question=f"Is number {i} fine?", answer=f"{i} is.", context=page, group=f"{i}")
+        for i in range(60)
+    ]
+    documents += [
+        document("q", i, question=f"{'abcdefghij'[i % 10] * 9}{i}?", answer=f"Thing {i}. {LONG}") for i in range(30)
+    ]
+    _, examples, dropped = run(tmp_path, documents)
+    kept = named(examples, "q")
+    assert {e.split for e in kept} == {"test"} and len(kept) + len(dropped["contaminated"]) == 30
+    assert len(named(examples, "p")) == 60, "the page is everybody's context"
+    tested = {e.id for e in kept}
+    for row in dropped["contaminated"]:
+        assert any(item in row.detail for item in tested) and row.detail.startswith("shares ")
+
+
+def test_in_wording_mode_only_the_question_gives_the_test_away(tmp_path: Path) -> None:
+    documents = [document("faq", i, question=f"Official {i}?", answer=f"Thing {i}. {LONG}") for i in range(40)]
+    documents += [
+        document(
+            "re", 10 * i + n, question=f"{said} {i} {i}, I have wondered for quite a while?", same_as=f"Official {i}?"
+        )
+        for i in range(40)
+        for n, said in enumerate(("So what about official", "So what about, official"))
+    ]
+    _, examples, dropped = run(tmp_path, documents, split_by="wording", test_sources=["re"], test=0.4)
+    assert len(named(examples, "faq")) == 40, "answers are meant to be known"
+    assert set(dropped) == {"contaminated"}
+    spoken = [(e.split, " ".join(e.question.replace(",", " ").split())) for e in examples]
+    tested = {q for split, q in spoken if split == "test"}
+    assert tested and not tested & {q for split, q in spoken if split != "test"}
+
+
+def test_rows_of_one_template_share_its_words_and_only_a_rows_values_give_it_away(tmp_path: Path) -> None:
+    template = Template(
+        question="Would you be so kind as to tell me once more what I have to pay for the {name}?",
+        answer="Of course, and thank you very much for asking: you pay {price} for the {name} in each of our shops.",
+    )
+    rows = [document("goods", i, fields={"name": f"Tent {i}", "price": f"{i} euros"}) for i in range(60)]
+    rows += [document("goods", 60 + i, fields={"name": f"{LONG} {i}", "price": "1 euro"}) for i in range(40)]
+    _, examples, dropped = run(tmp_path, rows, templates={"goods": (template,)})
+    assert sum("Tent" in e.question for e in examples) == 60
+    assert {e.split for e in examples if LONG in e.question} == {"test"}
+    assert set(dropped) == {"contaminated"}
+
+
+ASKED = st.tuples(st.integers(0, 5), st.integers(0, 3), st.sampled_from(["faq", "re", "chat"]), st.booleans())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(ASKED, max_size=12),
+    st.lists(ASKED, max_size=12),
+    st.sampled_from(["group", "wording"]),
+    st.sampled_from([(), ("re",)]),
+)
+def test_a_tested_question_is_never_trained_on_however_the_data_grows(
+    tmp_path_factory: pytest.TempPathFactory,
+    old: list[tuple[int, int, str, bool]],
+    new: list[tuple[int, int, str, bool]],
+    by: str,
+    sources: tuple[str, ...],
+) -> None:
+    def documents(asked: list[tuple[int, int, str, bool]]) -> list[Document]:
+        rows = [
+            document(
+                source, 10 * q + a, question=f"Q{q}?", same_as=f"Q{a}?" if re else "", answer="" if re else f"A{a}."
+            )
+            for q, a, source, re in asked
+        ]
+        return list({row.id: row for row in rows}.values())
+
+    found = []
+    for asked in (old, old + new):
+        try:
+            config = {"split_by": by, "test_sources": sources, "test": 0.4, "validation": 0.2}
+            _, examples, _ = run(tmp_path_factory.mktemp("run"), documents(asked) + pairs(40), **config)
+        except LlmopsError:  # too few test items for these
+            return
+        found.append({normal(e.question): e.split for e in examples})
+    before, after = found
+    tested = {question for question, split in before.items() if split == "test"}
+    assert {after.get(question) for question in tested} <= {"test"}
+    assert not {e for e, split in before.items() if split == "validation" and after.get(e) == "train"}
 
 
 @pytest.mark.parametrize("by", ["group", "wording"])
@@ -218,5 +335,3 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError):
         Annotate(test=0.6, validation=0.4)
-    with pytest.raises(ValueError):
-        Annotate(max_test_items=10, min_test_items=20)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
@@ -15,17 +23,69 @@ from llmops.data import clean, spark
 from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, read_rows, write_rows
 
-CONFIG = Clean(master="local[1]", driver_memory="512m", partitions=2, min_chars=3, max_chars=60)
+CONFIG = Clean(master="local[2]", driver_memory="512m", partitions=2, min_chars=3, max_chars=60)
+CLASSES = Path(pyspark.__file__).parent / "bin" / "spark-class"
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[SparkSession]:
-    with spark.session(CONFIG) as active:
-        yield active
+@contextmanager
+def cluster(folder: Path) -> Iterator[str]:
+    """A standalone cluster on loopback, one master and two workers; yields the master's URL."""
+    environ = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_WORKER_DIR": str(folder / "work")}
+    environ |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_DIRS": str(folder / "tmp")}
+    started: list[subprocess.Popen[str]] = []
+
+    def start(role: str, *arguments: str) -> str:
+        command = [str(CLASSES), f"org.apache.spark.deploy.{role}", "--host", "127.0.0.1", "--port", "0", *arguments]
+        command += ["--webui-port", "0"]
+        log = folder / f"{len(started)}.log"
+        with open(log, "w") as output:
+            started.append(
+                subprocess.Popen(command, env=environ, stdout=output, stderr=output, text=True, start_new_session=True)
+            )
+        wanted = r"Starting Spark master at (spark://\S+)" if role.endswith("Master") else r"Successfully registered"
+        deadline = time.monotonic() + 120
+        while not (match := re.search(wanted, log.read_text())):
+            assert time.monotonic() < deadline and started[-1].poll() is None, log.read_text()
+            time.sleep(0.2)
+        return match[1] if match.groups() else ""
+
+    try:
+        url = start("master.Master")
+        for _ in range(2):
+            start("worker.Worker", "--cores", "1", "--memory", "600m", url)
+        yield url
+    finally:
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
-def document(id: str, **parts: str) -> Document:
-    return Document(id=id, source="src", location="x.csv", position=f"row {id}", **parts)
+@pytest.fixture(scope="module", params=["local", "cluster"])
+def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session in this process's JVM, and one on a cluster of three others."""
+    if request.param == "local":
+        with spark.session(CONFIG) as active:
+            yield active
+        return
+    settings = {
+        "spark.executor.memory": "512m",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.pyspark.python": sys.executable,
+    }
+    with cluster(tmp_path_factory.mktemp("cluster")) as url:
+        config = CONFIG.model_copy(update={"master": url, "spark": settings})
+        with spark.session(config) as active:
+            yield active
+
+
+def key(name: str | int) -> str:
+    """An id as records have it, in the order of the names."""
+    return f"{name:016x}" if isinstance(name, int) else f"{ord(name):016x}"
+
+
+def document(name: str | int, **parts: str) -> Document:
+    return Document(id=key(name), source="src", location="x.csv", position=f"row {name}", **parts)
 
 
 def run(
@@ -33,8 +93,8 @@ def run(
 ) -> tuple[dict[str, Any], dict[str, Document], dict[str, Dropped]]:
     write_rows(folder / "in" / "documents.parquet", documents, Document)
     metrics = clean.run(config, collect=folder / "in", out=folder / "out")
-    kept = {d.id: d for d in read_rows(folder / "out" / "documents", Document)}
-    dropped = {d.id: d for d in read_rows(folder / "out" / "dropped", Dropped)}
+    kept = {d.position.split()[1]: d for d in read_rows(folder / "out" / "documents", Document)}
+    dropped = {d.position.split()[1]: d for d in read_rows(folder / "out" / "dropped", Dropped)}
     return dict(metrics), kept, dropped
 
 
@@ -63,7 +123,14 @@ def test_rules_drop_with_their_reasons_and_the_rest_is_kept(tmp_path: Path, sess
     assert dropped["f"].detail == "answer: 2 characters, fewer than 3"
     assert dropped["h"].detail == "question: 86 % symbols, more than 50 %"
     assert "Never answered?" in dropped["b"].content and dropped["b"].position == "row b"
-    assert metrics == {"in": 12, "kept": 4, "dropped": {"missing": 5, "symbols": 1, "too_long": 1, "too_short": 1}}
+    assert metrics == {
+        "in": 12,
+        "kept": 4,
+        "dropped": {"missing": 5, "symbols": 1, "too_long": 1, "too_short": 1},
+        "sources": {"src": {"in": 12, "kept": 4}},
+    }
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert "| src | 12 | 5 | 1 | 1 | 1 | 4 | 33.3% |" in table and (tmp_path / "out" / "funnel.png").stat().st_size
 
 
 def test_of_duplicates_the_smallest_id_survives(tmp_path: Path, session: SparkSession) -> None:
@@ -78,8 +145,8 @@ def test_of_duplicates_the_smallest_id_survives(tmp_path: Path, session: SparkSe
         document("f", fields='{"x": "1"}', text="x: 1"),
         document("g", fields='{"x": "1"}', text="x: 1"),
     )
-    assert {i: (d.rule, d.detail[-1]) for i, d in dropped.items()} == {
-        **{"b": ("duplicate", "a"), "c": ("duplicate", "a"), "g": ("duplicate", "f")}
+    assert {i: (d.rule, d.detail.split()[-1]) for i, d in dropped.items()} == {
+        **{"b": ("duplicate", key("a")), "c": ("duplicate", key("a")), "g": ("duplicate", key("f"))}
     }
     assert sorted(kept) == ["a", "d", "e", "f"]
 
@@ -117,15 +184,98 @@ def test_classic_is_an_option(tmp_path: Path, session: SparkSession) -> None:
     assert (kept["a"].question, kept["a"].answer) == ("is it émail v2", "yes it is")
 
 
-def test_the_same_input_gives_the_same_files(tmp_path: Path, session: SparkSession) -> None:
-    rows = [document(f"{i:03d}", question=f"Question {i % 40}?", answer="An answer.") for i in range(80)]
+LONG = CONFIG.model_copy(update={"max_chars": 5000})
+STORY = "the old lighthouse keeper walked down to the harbour every morning to count the boats that had come home"
+
+
+def test_near_duplicates_are_dropped_with_what_they_share(tmp_path: Path, session: SparkSession) -> None:
+    other = STORY.replace("boats", "ships").replace("keeper", "warden").replace("harbour", "port")
+    _, kept, dropped = run(
+        tmp_path,
+        LONG,
+        document("a", text=STORY),
+        document("b", text=STORY.upper().replace(" EVERY", ", every") + "!"),
+        document("c", text=STORY + " again"),
+        document("d", text=other),
+        document("e", question=STORY + "?", answer="Yes, he did."),
+        document("f", text="Too short to compare."),
+        document("g", text="Too short to compare!"),
+    )
+    assert {i: (d.rule, d.detail) for i, d in dropped.items()} == {
+        "b": ("near_duplicate", f"shares 100 % of its word 3-grams with {key('a')}"),
+        "c": ("near_duplicate", f"shares 94 % of its word 3-grams with {key('a')}"),
+        "e": ("near_duplicate", f"shares 85 % of its word 3-grams with {key('a')}"),
+    }
+    assert sorted(kept) == ["a", "d", "f", "g"]
+
+
+def test_rows_that_differ_in_a_number_and_other_wordings_are_no_near_duplicates(
+    tmp_path: Path, session: SparkSession
+) -> None:
+    _, _, dropped = run(
+        tmp_path,
+        LONG,
+        *(document(i, text=f"{STORY} {i}", fields=json.dumps({"story": STORY, "n": str(i)})) for i in range(2)),
+        *(document(i, question=f"{STORY}, no {i}?", same_as="Where does he walk?") for i in (2, 3)),
+    )
+    assert not dropped
+
+
+def test_one_is_exact_duplicates_only(tmp_path: Path, session: SparkSession) -> None:
+    config = LONG.model_copy(update={"near_duplicates": 1.0})
+    _, _, dropped = run(
+        tmp_path, config, document("a", text=STORY), document("b", text=STORY + "!"), document("c", text=STORY)
+    )
+    assert {i: d.rule for i, d in dropped.items()} == {"c": "duplicate"}
+
+
+def test_repetition_is_dropped(tmp_path: Path, session: SparkSession) -> None:
+    _, kept, dropped = run(
+        tmp_path,
+        LONG,
+        document("a", text="Home\nShop\nHome\nHome\nShop\nHome"),
+        document("b", answer="buy now " * 15, question="What?"),
+        document("c", text="One line\nanother\na third\na fourth\nanother"),
+        document("d", text=STORY),
+    )
+    assert {i: (d.rule, d.detail) for i, d in dropped.items()} == {
+        "a": ("repetition", "text: 67 % of its lines are duplicates"),
+        "b": ("repetition", "answer: only 7 % of its words are different"),
+    }
+    assert sorted(kept) == ["c", "d"]
+
+
+def test_other_languages_are_dropped_if_asked(tmp_path: Path, session: SparkSession) -> None:
+    config = LONG.model_copy(update={"languages": ("en", "fr")})
+    _, kept, dropped = run(
+        tmp_path,
+        config,
+        document("a", question="Where is my order?", answer="It left the warehouse on Monday."),
+        document("b", question="Où est ma commande ?", answer="Elle a quitté l'entrepôt lundi dernier."),
+        document("c", question="Wo ist meine Bestellung?", answer="Sie hat das Lager am Montag verlassen."),
+        document("d", question="OK?", answer="No 17"),
+    )
+    assert {i: (d.rule, d.detail) for i, d in dropped.items()} == {"c": ("language", "it is in de, not in en, fr")}
+    assert sorted(kept) == ["a", "b", "d"]
+
+
+def test_the_same_documents_give_the_same_files(
+    tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order and in however many partitions."""
+    monkeypatch.setattr(clean, "ROWS_PER_FILE", 30)
+    words = STORY.split()
+    rows = [document(i, question=" ".join(words[i % 7 :]) + "?", answer=f"Answer {i % 40}.") for i in range(80)]
     runs = []
-    for name, documents in (("x", rows), ("y", rows[::-1])):
-        run(tmp_path / name, CONFIG, *documents)
+    for name, documents, partitions in (("x", rows, "1"), ("y", rows[::-1], "5")):
+        session.conf.set("spark.sql.shuffle.partitions", partitions)
+        run(tmp_path / name, LONG, *documents)
         out = tmp_path / name / "out"
         runs.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
+    session.conf.set("spark.sql.shuffle.partitions", "2")
     assert runs[0] == runs[1]
-    assert all(Path(name).name.startswith("part-") for name in runs[0])
+    assert not [name for name in runs[0] if name.startswith(".")]
+    assert len([name for name in runs[0] if name.startswith("dropped")]) > 1
 
 
 def test_nothing_left_is_an_error_that_counts_the_reasons(tmp_path: Path, session: SparkSession) -> None:
@@ -149,5 +299,6 @@ def test_a_missing_java_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_session_of_its_own_is_stopped(tmp_path: Path) -> None:
     if active := SparkSession.getActiveSession():
         active.stop()
+    assert SparkSession.getActiveSession() is None
     run(tmp_path, CONFIG, document("a", text="Some text."))
     assert SparkSession.getActiveSession() is None

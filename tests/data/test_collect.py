@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from llmops.config import Collect, Source
-from llmops.data import collect
+from llmops.data import collect, extracts, row_file
+from llmops.data.erasure import forgotten
+from llmops.data.readers.origin import Items, Origin
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, read_rows
 
@@ -18,10 +25,18 @@ def source(name: str, kind: str, location: str, **more: object) -> Source:
     return Source(name=name, kind=kind, location=location, **more)
 
 
-def run(root: Path, *sources: Source) -> tuple[dict[str, object], list[Document], list[Dropped]]:
+def settings(root: Path, *sources: Source, **more: object) -> Collect:
+    return Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json", **more)
+
+
+def run(
+    root: Path, *sources: Source, interval: str = DAY, **more: object
+) -> tuple[dict[str, Any], list[Document], list[Dropped]]:
     out = root / "out"
-    out.mkdir(exist_ok=True)
-    metrics = collect.run(Collect(root=root, sources=sources), interval=DAY, out=out)
+    shutil.rmtree(out, ignore_errors=True)  # as the stage runner does
+    out.mkdir()
+    metrics = collect.run(settings(root, *sources, **more), interval=interval, out=out)
+    assert sorted(p.name for p in out.iterdir()) == ["documents.parquet", "quarantine.parquet"]
     return dict(metrics), read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
 
 
@@ -55,8 +70,8 @@ def test_all_sources_in_order_with_counts_and_quarantine(root: Path) -> None:
     assert (documents[0].licence, documents[0].owner, documents[0].interval) == ("MIT", "ana", DAY)
     assert (metrics["documents"], metrics["quarantined"]) == (3, 2)
     assert metrics["sources"] == {
-        "tables": {"documents": 2, "quarantined": 1, "left_out": 0},
-        "lines": {"documents": 1, "quarantined": 1, "left_out": 0},
+        "tables": {"documents": 2, "quarantined": 1, "left_out": 0, "read": 2, "unchanged": 0},
+        "lines": {"documents": 1, "quarantined": 1, "left_out": 0, "read": 1, "unchanged": 0},
     }
 
 
@@ -85,7 +100,7 @@ def test_a_file_that_cannot_be_opened_is_quarantined(root: Path, monkeypatch: py
     def refuse(path: Path, origin: object) -> object:
         if path.name == "a.csv":
             raise PermissionError(13, "Permission denied")
-        return iter([collect.Origin(source("t", "csv", "x"), path.name).document("row 1", text="fine")])
+        return iter([Origin(source("t", "csv", "x"), path.name).document("row 1", text="fine")])
 
     monkeypatch.setitem(collect.READERS, "csv", refuse)
     _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv"))
@@ -125,6 +140,127 @@ def test_every_source_that_yields_nothing_is_named_with_its_reason(root: Path) -
 def test_no_source_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="sources"):
         run(tmp_path)
+
+
+def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = collect.READERS["csv"]
+
+    def counting(path: Path, origin: Origin) -> Items:
+        read.append(path.name)
+        return original(path, origin)
+
+    counting.__module__ = original.__module__
+    monkeypatch.setitem(collect.READERS, "csv", counting)
+    tables = source("tables", "csv", "in/*.csv", where={"q": "1"})
+    _, documents, quarantine = run(root, tables)
+    (root / "in" / "b.csv").write_text("q,a\n1,8\n", encoding="utf-8")
+    (root / "in" / "d.csv").write_text("q,a\n1,9\n", encoding="utf-8")
+    wider = source("tables", "csv", "in/**/*.csv", where={"q": "1"})  # names the same files in other words
+    metrics, later, later_quarantine = run(root, wider, interval="2026-02-01")
+    assert read == ["a.csv", "b.csv", "b.csv", "d.csv"]
+    assert metrics["sources"]["tables"] == {
+        **{"documents": 3, "quarantined": 1, "left_out": 0},
+        **{"read": 2, "unchanged": 1},
+    }
+    assert later[0] == replace(documents[0], interval="2026-02-01")
+    assert later_quarantine == quarantine
+    run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}, licence="MIT"))
+    assert len(read) == 7  # how it is read has changed
+
+
+def test_what_did_not_open_is_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = collect.READERS["csv"]
+
+    def breaking(path: Path, origin: Origin) -> Items:
+        yield origin.document("row 1", text="before the break")
+        raise TimeoutError("the network drive sleeps")
+
+    breaking.__module__ = original.__module__
+    monkeypatch.setitem(collect.READERS, "csv", breaking)
+    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    assert [d.text for d in documents] == ["before the break"]
+    assert [(q.position, q.rule) for q in quarantine] == [("file", "unreadable")]
+    monkeypatch.setitem(collect.READERS, "csv", original)
+    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    assert ([d.position for d in documents], quarantine) == (["row 2"], [])
+
+
+def test_left_out_rows_are_counted_from_the_extract_too(root: Path) -> None:
+    choosy = source("choosy", "csv", "in/*.csv", where={"q": "1"})
+    first, _, _ = run(root, choosy)
+    again, _, _ = run(root, choosy)
+    assert first["sources"]["choosy"]["left_out"] == again["sources"]["choosy"]["left_out"] == 1
+
+
+def test_forgotten_rows_are_not_collected_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(item: Document | Dropped) -> Document | Dropped:
+        return Origin(source("tables", "csv", "x"), item.location).dropped(item.position, "forgotten", "by request")
+
+    monkeypatch.setattr(forgotten, "load", lambda path: keep if path == root / "forgotten.json" else None)
+    with pytest.raises(SourceError, match="forgotten"):
+        run(root, source("tables", "csv", "in/b.csv"))
+    (extract,) = (root / "cache").glob("*.parquet")
+    for path in (extract, root / "out" / "quarantine.parquet"):
+        assert [(row.rule, row.content) for row in read_rows(path, Dropped)] == [("forgotten", "")]
+
+
+def test_documents_go_to_the_repository_once(root: Path) -> None:
+    tables = source("tables", "csv", "in/*.csv")
+    metrics, documents, _ = run(root, tables, repository="shelf")
+    assert metrics["repository"]["sent"] == 1
+    part = next((root / "shelf" / "documents" / f"interval={DAY}").glob("*.parquet"))
+    assert read_rows(part, Document) == documents
+    again, _, _ = run(root, tables, repository="shelf")
+    assert again["repository"]["sent"] == 0
+    assert len(list((root / "shelf").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "sql"])
+def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(extracts, "BATCH", 3)
+    monkeypatch.setattr(extracts, "COPIED", 4)
+    monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
+    numbers = [str(n) for n in range(23)]
+    (root / "in" / "many.csv").write_text("q\n" + "\n".join(numbers) + "\n", encoding="utf-8")
+    with sqlite3.connect(root / "many.db") as database:
+        database.execute("create table t (q)")
+        database.executemany("insert into t values (?)", [(n,) for n in numbers])
+    fields = {"question": "q"}
+    made = {
+        "csv": source("many", "csv", "in/many.csv", fields=fields),
+        "sql": source(
+            "many", "sql", "sqlite:///many.db", query="select q from t order by rowid", fields={"question": "q"}
+        ),
+    }
+    _, documents, _ = run(root, made[kind])
+    assert [d.question for d in documents] == numbers
+    assert pq.ParquetFile(root / "out" / "documents.parquet").num_row_groups == 5
+
+
+@pytest.mark.parametrize("at", [0, 7, 22])
+def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(root: Path, at: int) -> None:
+    for name in ("d", "e"):
+        (root / "in" / f"{name}.csv").write_text("q\n" + "\n".join(map(str, range(10))) + "\n", encoding="utf-8")
+    tables = source("tables", "csv", "in/*.csv")
+    run(root, tables)
+    whole = (root / "out" / "documents.parquet").read_bytes()
+    shutil.rmtree(root / "cache")
+    rows = iter(range(at + 1))
+
+    def interrupt(item: Document | Dropped) -> Document | Dropped:
+        if next(rows) == at:
+            raise KeyboardInterrupt
+        return item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forgotten, "load", lambda path: interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, tables)
+    assert not (root / "out" / "documents.parquet").exists()
+    metrics, _, _ = run(root, tables)
+    assert (root / "out" / "documents.parquet").read_bytes() == whole
+    assert metrics["sources"]["tables"]["unchanged"] == {0: 0, 7: 2, 22: 3}[at]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
-"""Repairs of single texts."""
+"""Repairs of texts."""
 
 from __future__ import annotations
 
-import json
-
+import ftfy
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.repair import repair, repair_fields
+from llmops.data.repair import repair, unescape
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,25 @@ from llmops.data.repair import repair, repair_fields
     ],
 )
 def test_repairs(broken: str, whole: str) -> None:
-    assert repair(broken) == whole
+    assert repair(pl.Series([broken])).to_list() == [whole]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_repairing_fields_never_breaks_their_json(value: str) -> None:
-    fields = json.dumps({'a"b': value, "＂": "＂quoted＂"}, ensure_ascii=False)
-    assert json.loads(repair_fields(fields)) == {'a"b': repair(value), "＂": '"quoted"'}
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=5))
+def test_a_column_is_repaired_as_its_texts_are(texts: list[str]) -> None:
+    assert repair(pl.Series(texts, dtype=pl.String)).to_list() == [repair(pl.Series([t]))[0] for t in texts]
+
+
+# Text as a wrong program leaves it: UTF-8 taken for another encoding, once or twice.
+@given(
+    st.text("éàüßñçøœŒÃÂ–—’“”€¡¿ž ЖдяβΩabc .,", min_size=1), st.sampled_from(["cp1252", "latin-1", "cp1250", "cp437"])
+)
+def test_no_mojibake_that_ftfy_would_find_is_overlooked(text: str, wrong: str) -> None:
+    try:
+        broken = text.encode().decode(wrong)
+    except UnicodeDecodeError:
+        broken = text.encode().decode("latin-1")
+    expected = ftfy.fix_text(
+        unescape(broken), unescape_html=False, normalization="NFKC", fix_line_breaks=False, remove_control_chars=False,
+        remove_terminal_escapes=False,
+    )  # fmt: skip
+    assert repair(pl.Series([broken])).to_list() == [expected]

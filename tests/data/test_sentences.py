@@ -33,6 +33,7 @@ def test_one_sentence_stays_one(text: str) -> None:
         ("Steps:\n- one\n- two\n\nEnd", ["Steps:", "- one", "- two", "End"]),
         ("A broken\nline. Über alles", ["A broken\nline.", "Über alles"]),
         ("Costs 5. Then pay.", ["Costs 5.", "Then pay."]),
+        ("1\n\n", ["1"]),
         ("", []),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from llmops import artifacts
 from llmops.governance.pii import scan_all
+from llmops.model.int8 import is_int8
 from llmops.records import Dropped, Example, read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,9 @@ SMALL = {
     "LLMOPS_TUNE__TRIALS": "0",
     "LLMOPS_TRAIN__EPOCHS": "0.5",
     "LLMOPS_TRAIN__LEARNING_RATE": "0.005",
+    "LLMOPS_COMPRESS__VARIANTS": '["int8"]',
+    "LLMOPS_COMPRESS__WITHIN": "9",  # so that what is evaluated, released and served is the compressed model
+    "LLMOPS_COMPRESS__MAX_NEW_TOKENS": "8",
     "LLMOPS_EVALUATE__MAX_NEW_TOKENS": "8",
     "LLMOPS_GOVERN__PROBE_TOKENS": "8",
     "LLMOPS_GOVERN__FAIL_ON": "never",  # random weights print anything
@@ -57,7 +61,8 @@ def stages(home: Path) -> dict[str, Path]:
 
 def test_every_artifact_is_whole(stages: dict[str, Path]) -> None:
     assert list(stages) == [
-        "collect", "clean", "annotate", "select", "features", "tune", "train", "evaluate", "govern", "release", "deploy"
+        "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
+        "release", "deploy",
     ]  # fmt: skip
     assert {name: artifacts.verify(path) for name, path in stages.items()} == {name: [] for name in stages}
 
@@ -106,6 +111,8 @@ def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], tiny_
     assert decision["outcome"] in ("promoted", "rejected", "inconclusive") and decision["reasons"]
     assert decision["opponent"] == "base" and decision["items"] >= 60
     version = home / "registry" / "support-bot" / "versions" / decision["version"]
+    assert json.loads((version / "version.json").read_text())["quantisation"] == "int8"
+    assert is_int8(version / "servable")
     card = (version / "README.md").read_text()
     assert "base_model" in card and "CC0-1.0" in card
     done = llmops(home, tiny_base, "lineage", decision["version"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llmops.features.tokenize import tokenize
-from llmops.prompts import answer_ids, training_ids
+from llmops.features.tokenize import tokenize, tokenize_all
+from llmops.prompts import all_training_ids, answer_ids, prompt_ids, training_ids
 from llmops.records import Example
 
 TOKENIZER = PreTrainedTokenizerFast(
@@ -65,3 +68,23 @@ def test_never_longer_than_allowed_and_the_answer_is_whole(context: int, answer:
     else:
         assert len(tokens.token_ids) <= limit
         assert tokens.token_ids[tokens.prompt_tokens :] == answer_ids(TOKENIZER, item.answer)
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_many_at_once_are_what_each_is_alone(tokenizer: Any, template: str) -> None:
+    """Padding, order and special tokens in a text must not differ between the batch and the single call."""
+    chosen = copy.deepcopy(tokenizer)
+    if template == "plain":
+        chosen.chat_template = None
+    texts = ["", " ", "word", "two  words\n", "<|im_end|> is text", "####", "naïve 你好 🙂", "[Answer] yes", "x" * 300]
+    rows = [(question, answer, context) for question in texts for answer in texts[2:5] for context in texts[:3]]
+    assert all_training_ids(chosen, rows) == [training_ids(chosen, *row) for row in rows]
+    for (question, answer, context), (ids, prompt) in zip(rows, all_training_ids(chosen, rows), strict=True):
+        assert ids[:prompt] == prompt_ids(chosen, question, context)
+        assert ids[prompt:] == answer_ids(chosen, answer)
+    assert all_training_ids(chosen, []) == []
+
+
+def test_each_of_many_is_shortened_alone() -> None:
+    items = [example(context="word " * 200), example(), example(answer="answer " * 100), example(context="word")]
+    assert tokenize_all(TOKENIZER, items, 64) == [tokenize(TOKENIZER, item, 64) for item in items]

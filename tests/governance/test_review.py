@@ -37,7 +37,7 @@ def govern(home: Path, answers: list[str], *train: Example, **config: Any) -> di
     write_rows(annotate / "findings.parquet", [redacted, redacted], Finding)
     write_answers(evaluate / "answers.parquet", answers)
     review.run(
-        Govern(**{"probes": False, **config}), annotate=annotate, train=home / "train", evaluate=evaluate, out=out
+        Govern(**{"probes": False, **config}), annotate=annotate, compress=home / "compress", evaluate=evaluate, out=out
     )
     document: dict[str, Any] = json.loads((out / "governance.json").read_text())
     return document
@@ -165,7 +165,7 @@ def champion(config: Config, answers: list[str]) -> None:
     (source / "servable").mkdir(parents=True)
     write_answers(source / "answers.parquet", answers)
     facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": "promoted", "compared_with": "base", "train": "t1"}
+    facts |= {"status": "promoted", "compared_with": "base", "compress": "t1"}
     trees = {name: source / name for name in ("servable", "answers.parquet")}
     Registry(config.release.registry, config.release.name).publish(facts, trees, lambda _: {}, by="t", why="t")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llmops.governance import secrets
 from llmops.governance.access import KeyStore
@@ -57,3 +59,15 @@ def test_written_passwords(text: str) -> None:
 )
 def test_prose_is_no_secret(text: str) -> None:
     assert secrets.find(text) == []
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_the_first_look_loses_nothing(data: st.DataObject) -> None:
+    kind, pattern = data.draw(st.sampled_from(secrets._patterns()))
+    text = data.draw(st.from_regex(pattern))
+    seen = secrets.find(text)
+    assert any(found == kind for _, _, found in seen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_NEEDS", {})
+        assert secrets.find(text) == seen

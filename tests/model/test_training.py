@@ -18,10 +18,11 @@ import torch
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
-from llmops.model.fit import COMPLETE, fit, newest_checkpoint
+from llmops.model.checkpoints import COMPLETE, newest_checkpoint
+from llmops.model.fit import fit
 from llmops.model.load import load_model, load_servable, nf4
 from llmops.model.packing import answer_loss, mean_loss, pack
-from llmops.model.qlora import Hyperparameters, merge, save_servable, trainable
+from llmops.model.qlora import Hyperparameters, merge, save_merged, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 CONFIG = Train(epochs=2, checkpoint_steps=2)
@@ -102,13 +103,28 @@ def test_zero_gradient_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
         fit(model, examples(), CONFIG, FOUND, tmp_path)
 
 
-def test_judging_and_saving_do_not_disturb_training(tiny_base: Path, tmp_path: Path) -> None:
+def test_judging_saving_and_reusing_do_not_disturb_training(tiny_base: Path, tmp_path: Path) -> None:
     model = trainable(str(tiny_base), CONFIG, FOUND)
     before = mean_loss(model, examples())
     model.save_pretrained(tmp_path / "adapter")
     assert mean_loss(model, examples()) == before
-    fit(model, examples(), CONFIG, FOUND, tmp_path)
-    assert mean_loss(model, examples()) < before
+    fit(model, examples(), CONFIG, FOUND, tmp_path / "once")
+    once = mean_loss(model, examples())
+    assert once < before
+    fit(model, examples(), CONFIG, FOUND, tmp_path / "twice")
+    assert mean_loss(model, examples()) < once
+
+
+def test_a_model_with_dropout_is_judged_without_and_trains_on(tiny_base: Path, tmp_path: Path) -> None:
+    config = Train(epochs=2, dropout=0.5)
+    model = trainable(str(tiny_base), config, FOUND)
+    modes = {name: module.training for name, module in model.named_modules()}
+    fit(model, examples(), config, FOUND, tmp_path / "a")
+    once = mean_loss(model, examples())
+    assert mean_loss(model, examples()) == once
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    fit(model, examples(), config, FOUND, tmp_path / "b")
+    assert mean_loss(model, examples()) < once
 
 
 def test_a_loss_that_is_no_number_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
@@ -188,14 +204,12 @@ def test_merging_keeps_what_was_learned(tiny_base: Path, adapter: Path, method: 
     assert trained < mean_loss(load_model(tiny_base), examples()) - 0.05
 
 
-@pytest.mark.parametrize("kind", ["nf4", "bf16"])
-def test_servable_is_what_was_trained(tiny_base: Path, adapter: Path, tmp_path: Path, kind: Any) -> None:
-    save_servable(str(tiny_base), adapter, Train(servable=kind), tmp_path / "servable")
+def test_merged_model_is_saved_plain_and_whole(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
+    save_merged(str(tiny_base), adapter, "qlora", tmp_path / "servable")
     model, tokenizer = load_servable(tmp_path / "servable")
-    kinds = {type(m).__name__ for m in model.modules()}
-    assert ("Linear4bit" in kinds) == (kind == "nf4")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not any("Linear4bit" in type(m).__name__ or "Lora" in type(m).__name__ for m in model.modules())
     assert tokenizer.chat_template
-    assert [p.name for p in tmp_path.iterdir()] == ["servable"]
     trained = mean_loss(beside(tiny_base, adapter, quantised=True), examples())
     assert mean_loss(model, examples()) == pytest.approx(trained, abs=0.02)
 

@@ -28,7 +28,7 @@ def publish(home: Path, status: str = "promoted") -> Path:
     source, release = home / "source", home / "release"
     source.mkdir()
     facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": status, "compared_with": "base", "train": "t1"}
+    facts |= {"status": status, "compared_with": "base", "compress": "t1"}
     Registry(home / "registry", "bot").publish(facts, {"servable": source}, lambda _: {}, by="test", why="test")
     release.mkdir()
     decision = {"version": "v1", "outcome": status, "model": "bot", "registry": str(home / "registry")}

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from huggingface_hub import ModelCard
 
 from llmops import artifacts
 from llmops.artifacts import Record
-from llmops.config import Config, Release
+from llmops.config import Config, Features, Release
 from llmops.errors import ArtifactError, RegistryError
+from llmops.features.declarations import declare, open_store
+from llmops.features.online import read_online
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, write_rows, write_table
-from llmops.release import publish
+from llmops.release import card, publish
 from llmops.release.lineage import lineage, lineage_text
 from llmops.release.registry import Registry
 
@@ -85,21 +88,27 @@ def chain(home: Path, train: str = "t1", against: str = "", **models: float) -> 
         finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [row, row]})
         selection = {"model": "org/tiny", "revision": "rev9", "licence": "apache-2.0", "path": "base"}
         finish(home, "select", "s1", {}, {"selection.json": selection, "base/model.safetensors": "weights"})
-        finish(home, "features", "f1", {"annotate": "annotate/a1", "select": "select/s1"}, {})
-    weights = {f"{tree}/model.bin": f"{tree} {train}" for tree in ("adapter", "servable")}
-    known = {"config": {"servable": "nf4"}, "metrics": {"rank": 8, "learning_rate": 0.001}}
-    finish(home, "train", train, {"features": "features/f1", "select": "select/s1"}, weights, **known)
+        features = finish(home, "features", "f1", {"annotate": "annotate/a1", "select": "select/s1"}, {})
+        declare(Features(store=home / "feast"), "llmops_0", features)
+    known = {"metrics": {"rank": 8, "learning_rate": 0.001}}
+    adapter = {"adapter/model.bin": f"adapter {train}"}
+    finish(home, "train", train, {"features": "features/f1", "select": "select/s1"}, adapter, **known)
+    inputs = {"annotate": "annotate/a1", "select": "select/s1", "train": f"train/{train}"}
+    servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
+    finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
     figures = {
         m: {"token_f1": {"mean": s, "low": s - 0.1, "high": s + 0.1}, "perplexity": 9.5} for m, s in models.items()
     }
-    inputs = {"annotate": "annotate/a1", "select": "select/s1", "train": f"train/{train}"}
+    inputs = {"annotate": "annotate/a1", "select": "select/s1", "compress": f"compress/c-{train}"}
     other = {"champion": f"versions/{against}"} if against else {}
     files = {"answers.parquet": answers(**models), "evaluation.json": {"items": ITEMS, "models": figures}}
     finish(home, "evaluate", f"e-{train}-{against}", {**inputs, **other}, files)
     report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
-    ends = {"annotate": "annotate/a1", "train": f"train/{train}", "evaluate": f"evaluate/e-{train}-{against}"}
+    ends = {
+        "annotate": "annotate/a1", "compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}-{against}"
+    }  # fmt: skip
     finish(home, "govern", f"g-{train}-{against}", ends, {"governance.json": report})
-    return {stage: root / ref for stage, ref in {**ends, "select": "select/s1"}.items()} | {
+    return {stage: root / ref for stage, ref in {**ends, "train": f"train/{train}", "select": "select/s1"}.items()} | {
         "govern": root / "govern" / f"g-{train}-{against}"
     }
 
@@ -138,11 +147,22 @@ def test_the_next_is_compared_with_the_champion(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
     registry = Registry(tmp_path / "registry", "support-bot")
     second = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.5)
-    decision = release(tmp_path, second, registry.opponent("t2"))
+    decision = release(tmp_path, second, registry.opponent("c-t2"))
     assert (decision["outcome"], decision["version"], decision["opponent"]) == ("rejected", "v2", "v1")
     third = chain(tmp_path, "t3", "v1", base=0.2, champion=0.5, candidate=0.7)
-    assert release(tmp_path, third, registry.opponent("t3"))["outcome"] == "promoted"
+    assert release(tmp_path, third, registry.opponent("c-t3"))["outcome"] == "promoted"
     assert registry.aliases() == {"candidate": "v3", "champion": "v3", "previous": "v1"}
+
+
+def test_each_version_has_a_feature_service_named_after_it(tmp_path: Path) -> None:
+    release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
+    release(tmp_path, chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.6), Path("v1"))
+    for version in Registry(tmp_path / "registry", "support-bot").versions():
+        store = open_store(version.path / "features")
+        (service,) = store.list_feature_services()
+        assert service.name == f"support_bot_{version.name}"
+        assert service.tags["compress"] == version.compress
+        assert read_online(version.path / "features", ["nobody"], service.name) == [None]
 
 
 def test_again_changes_nothing(tmp_path: Path) -> None:
@@ -157,7 +177,7 @@ def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive(tm
     registry = Registry(tmp_path / "registry", "support-bot")
     stale = chain(tmp_path, "t2", base=0.2, candidate=0.9)
     with pytest.raises(ArtifactError):  # evaluated against the base, to be compared with v1
-        release(tmp_path, stale, registry.opponent("t2"))
+        release(tmp_path, stale, registry.opponent("c-t2"))
     decision = release(tmp_path, stale)  # both stages saw no champion, but now there is one
     assert decision["outcome"] == "inconclusive"
     assert registry.aliases()["champion"] == "v1"
@@ -205,7 +225,7 @@ def test_lineage_goes_from_the_answer_to_the_base_model(tmp_path: Path) -> None:
     places = [text.index(part) for part in ("v1", "manual__1", digest, "faq", "org/tiny at rev9")]
     assert places == sorted(places)
     assert {s["artifact"].split("/")[0] for s in known["stages"]} == {
-        "collect", "clean", "annotate", "select", "features", "train", "evaluate", "govern",
+        "collect", "clean", "annotate", "select", "features", "train", "compress", "evaluate", "govern",
     }  # fmt: skip
     everything = "".join(p.read_text() for p in version.path.rglob("*") if p.suffix in {".json", ".md"})
     assert PASSWORD not in everything + text
@@ -219,6 +239,24 @@ def test_lineage_outlives_the_artifacts_and_damage_is_named(tmp_path: Path) -> N
     (version.path / "lineage.json").unlink()
     with pytest.raises(RegistryError, match="lineage"):
         lineage(version)
+
+
+def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
+    inputs = chain(tmp_path, base=0.2, candidate=0.5)
+    release(tmp_path, inputs)
+    registry = Registry(tmp_path / "registry", "support-bot")
+    before = (registry.get("v1").path / "README.md").read_text()
+    for examples in (2, 3):
+        registry.mark("v1", {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples}, card.marked)
+    version = registry.get("v1")
+    text = (version.path / "README.md").read_text()
+    assert text.count("## Erasure") == 1 and "| 2026-02-03T00:00:00+00:00 | 3 |" in text
+    assert text.index("## Training data") < text.index("## Erasure") < text.index("## Training\n")
+    assert ModelCard(text).data.to_dict() == ModelCard(before).data.to_dict()
+    assert lineage_text(version).count("training examples forgotten since") == 2
+    release(tmp_path, inputs)  # publishing again renders the card anew
+    assert (version.path / "README.md").read_text() == text
+    assert card.marked(text, replace(version, erasures=())) == before
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -282,7 +320,7 @@ def test_a_version_is_pushed_with_a_tag(tmp_path: Path, hub: type[Hub], caplog: 
     decision = release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5), hub_repo="me/bot")
     assert decision["hub"].endswith("/me/bot/commit/0123")
     assert {"README.md", "adapter/model.bin", "servable/model.bin", "lineage.json", "version.json"} <= hub.files.keys()
-    assert "answers.parquet" not in hub.files
+    assert not [name for name in hub.files if name == "answers.parquet" or name.startswith("features/")]
     assert hub.files["servable/model.bin"] == b"servable t1"
     create = next(lines[0] for path, _, lines in hub.calls if path.endswith("/repos/create"))
     assert create["name"] == "bot"

@@ -24,7 +24,7 @@ def add(registry: Registry, train: str, status: str = "promoted", against: str =
     facts = {
         "status": status,
         "compared_with": against,
-        "train": train,
+        "compress": train,
         "base_model": "tiny",
         "base_revision": "1",
         "licence": "mit",
@@ -193,7 +193,7 @@ def test_racing_publishers_make_one_version_each(registry: Registry) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(v.train for v in registry.versions()) == ["t0", "t1", "t2", "t3"]
+    assert sorted(v.compress for v in registry.versions()) == ["t0", "t1", "t2", "t3"]
 
 
 def test_readers_never_see_half_an_alias_file(registry: Registry) -> None:
@@ -248,3 +248,27 @@ def test_only_names_of_versions_are_taken(registry: Registry, name: str) -> None
     add(registry, "t1")
     with pytest.raises(RegistryError):
         registry.get(name)
+
+
+def test_a_forgotten_person_is_a_mark_that_stays(registry: Registry) -> None:
+    def card(text: str, version: Version) -> str:
+        return f"{text.split('|')[0]}|{len(version.erasures)}"
+
+    add(registry, "t1")
+    erasure = {"time": "2026-01-31T00:00:00+00:00", "examples": 2}
+    marked = registry.mark("champion", erasure, card)
+    assert registry.mark("v1", erasure, card) == marked == registry.get("v1")
+    assert marked.erasures == (erasure,)
+    assert (marked.path / "README.md").read_text() == "v1 promoted|1"
+    assert add(registry, "t1").erasures == (erasure,)  # publishing again does not wash it off
+    assert registry.get("v1").erasures == (erasure,)
+    with pytest.raises(RegistryError):
+        registry.mark("v9", erasure, card)
+
+
+def test_versions_from_before_there_were_marks_can_be_read(registry: Registry) -> None:
+    version = add(registry, "t1")
+    values = json.loads((version.path / "version.json").read_text())
+    del values["erasures"]
+    (version.path / "version.json").write_text(json.dumps(values))
+    assert registry.get("v1") == version

@@ -29,7 +29,7 @@ def add_version(config, name):
     folder = config.release.registry / config.release.name
     path = folder / "versions" / name
     (path / "servable").mkdir(parents=True)
-    facts = ["compared_with", "train", "base_model", "base_revision", "licence", "quantisation", "interval", "run"]
+    facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run"]
     version = {**dict.fromkeys([*facts, "dataset", "created"], "x"), "name": name, "status": "promoted"}
     (path / "version.json").write_text(json.dumps(version))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops.data.readers.decode import read_text
+from llmops.data.readers.decode import lines, open_text
 from llmops.data.readers.json_records import parse_line
 from llmops.data.readers.origin import Items, Origin
 
@@ -34,7 +34,7 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 _RULE = re.compile(r"\s*[-=_*]{3,}\s*")
-_HEADER = re.compile(r"\s*#+\s*(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
+_HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
 
 Role = Literal["asks", "answers"]
 
@@ -53,24 +53,28 @@ def read(path: Path, origin: Origin) -> Items:
 
     A system message is no context: it tells how to answer, not what.
     A message that was never answered is a document without an answer, and a greeting that answers nothing is one with
-    text only: the stages that follow drop them with their reasons.
+    text only: the stages that follow drop them with their reasons. One conversation is held in memory.
+
+    Raises:
+        Unreadable: if the file is no text or breaks off; the conversations before the break have been yielded then.
     """
-    text, origin = read_text(path, origin)
-    if not text.strip():
-        yield origin.dropped("file", "empty", "the file is empty")
-    elif path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        yield from _read_messages(text, origin)
-    else:
-        yield from _read_transcript(text, origin)
+    name = origin.location.lower().removesuffix(".gz")
+    parse = _read_messages if name.endswith((".jsonl", ".ndjson", ".json")) else _read_transcript
+    empty = True
+    with open_text(path, origin) as (file, origin):
+        numbered = ((n, line.rstrip("\n")) for n, line in enumerate(lines(file), start=1) if line.strip())
+        for item in parse(numbered, origin):
+            empty = False
+            yield item
+    if empty:
+        yield origin.dropped("file", "empty", "it holds no conversation")
 
 
-def _read_transcript(text: str, origin: Origin) -> Items:
+def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
     turns: list[Turn] = []
     about = {"topic": "", "context": ""}
     in_header, ignored = False, False
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered:
         rule, header = _RULE.fullmatch(line), _HEADER.fullmatch(line)
         if rule or header:
             yield from _pairs(turns, about, origin)
@@ -96,10 +100,8 @@ def _read_transcript(text: str, origin: Origin) -> Items:
     yield from _pairs(turns, about, origin)
 
 
-def _read_messages(text: str, origin: Origin) -> Items:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
+    for number, line in numbered:
         conversation, problem = parse_line(line)
         problem = problem or _problem(conversation)
         if problem:
@@ -110,6 +112,8 @@ def _read_messages(text: str, origin: Origin) -> Items:
             who = message["role"].casefold()
             if who not in IGNORED and (says := _content(message.get("content"))):
                 _say(turns, "asks" if who in ASKS else "answers", f"line {number}, message {index}", says)
+        if not turns:
+            yield origin.dropped(f"line {number}", "malformed", "no text of a customer or an agent in it", line)
         about = {key: str(conversation.get(key) or "") for key in ("topic", "context")}
         yield from _pairs(turns, about, origin)
 

@@ -67,7 +67,8 @@ class Origin:
 
     def dropped(self, position: str, rule: str, detail: str, content: str = "") -> Dropped:
         """The quarantined row at `position`."""
-        content = printable(content)
+        cut = content[: CONTENT_CHARS + 1]
+        content = printable(cut if len(cut) <= CONTENT_CHARS else cut[:-1] + "…")
         return Dropped(
             id=content_id(self.source.name, self.location, position),
             source=self.source.name,
@@ -75,7 +76,7 @@ class Origin:
             position=position,
             rule=rule,
             detail=printable(detail),
-            content=content if len(content) <= CONTENT_CHARS else content[:CONTENT_CHARS] + "…",
+            content=content,
         )
 
     def check(self, columns: Iterable[str]) -> None:
@@ -127,25 +128,32 @@ def printable(text: str) -> str:
 
 
 def flatten(record: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """A nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`; lists are joined by ", "."""
+    """A nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`.
+
+    A list of plain values is joined by ", "; one of records is numbered: `{"a": [{"b": 1}]}` becomes `{"a.0.b": "1"}`.
+    """
     out: dict[str, str] = {}
     for key, value in record.items():
         name = f"{prefix}{key}"
+        if isinstance(value, list):
+            if any(isinstance(item, Mapping | list) for item in value):
+                value = {str(number): item for number, item in enumerate(value)}
+            else:
+                out[name] = ", ".join(map(plain, value))
+                continue
         if isinstance(value, Mapping):
             out |= flatten(value, f"{name}.")
-        elif isinstance(value, list) and not any(isinstance(item, Mapping | list) for item in value):
-            out[name] = ", ".join(map(plain, value))
         else:
             out[name] = plain(value)
     return out
 
 
 def plain(value: object) -> str:
-    """One value as text: None is empty, booleans are as in JSON, dates are ISO, lists are JSON."""
-    if value is None:
+    """One value as text: None and not-a-number are empty, booleans are as in JSON, dates are ISO."""
+    if value is None or value != value:
         return ""
-    if isinstance(value, bool | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return str(value)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from pypdf import PageObject, PdfReader
+import pdfplumber
+from pdfminer.pdfdocument import PDFEncryptionError, PDFPasswordIncorrect
+from pdfplumber.page import Page
+from pdfplumber.utils.exceptions import PdfminerException
 
 from llmops.data.readers.origin import Items, Origin, slug
+from llmops.data.readers.pdf_layout import Line, Row, lines, rows, text
 from llmops.records import Dropped
 
 HEADING_CHARS = 120  #: a longer line is text, however it looks
@@ -22,17 +26,9 @@ _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
 _PAGE_NUMBER = re.compile(r"(?:page\s*)?[-–]?\s*\d{1,4}\s*(?:(?:/|of)\s*\d{1,4})?\s*[-–]?", re.IGNORECASE)
+_CUT_WORD = re.compile(r"[^\W\d_]{2}[-\u00ad\u2010]$")  # a word that goes on in the next line
+_NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number, or a private code for it
 _BULLET = re.compile(r"[•‣▪◦*–-]\s")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a page and how it is set."""
-
-    text: str
-    page: int
-    size: float  #: font size in points
-    bold: bool
 
 
 @dataclass(slots=True)
@@ -50,21 +46,21 @@ def read(path: Path, origin: Origin) -> Items:
     Headings are short lines in a larger or bolder font; where all text is set alike, numbered lines and lines that ask
     something. Lines that repeat at the edge of most pages, and page numbers, are left out.
     """
-    pages: list[list[Line]] = []
-    for page, lines in _pages(path, origin):
-        if isinstance(lines, Dropped):
-            yield lines
-        elif lines:
-            pages.append(lines)
+    pages: dict[int, list[Row]] = {}
+    for page, found in _pages(path, origin):
+        if isinstance(found, Dropped):
+            yield found
         else:
-            yield origin.dropped(f"page {page}", "empty", "no text on this page; a scan needs OCR first")
-    lines = [line for page in _without_edges(pages) for line in page]
-    headings = _headings(lines)
+            pages[page] = found
+    whole = [
+        line for page, rows in zip(pages, _without_edges([*pages.values()]), strict=True) for line in lines(rows, page)
+    ]
+    headings = _headings(whole)
     if not headings:
-        for number in sorted({line.page for line in lines}):
-            yield origin.document(f"page {number}", text=_joined([line for line in lines if line.page == number]))
+        for page, text_lines in groupby(whole, lambda line: line.page):
+            yield origin.document(f"page {page}", text=_joined([*text_lines]))
         return
-    for number, section in enumerate(_sections(lines, headings), start=1):
+    for number, section in enumerate(_sections(whole, headings), start=1):
         position = f"page {section.page}, section {number}"
         title, body = _joined(section.heading), _joined(section.lines)
         if title:
@@ -74,68 +70,61 @@ def read(path: Path, origin: Origin) -> Items:
             yield origin.document(position, text=body)
 
 
-def _pages(path: Path, origin: Origin) -> Iterable[tuple[int, list[Line] | Dropped]]:
-    # A damaged file makes pypdf raise nearly anything (its own errors, KeyError, RecursionError, zlib.error): whatever
-    # it is, it means that this file or page cannot be read, and the quarantined row says so.
-    try:
-        reader = PdfReader(path)
-        if reader.is_encrypted and not reader.decrypt(""):
-            yield 1, origin.dropped("file", "unreadable", "it is encrypted; save it without a password")
-            return
-        count = len(reader.pages)
-    except OSError:
-        raise
-    except Exception as error:
-        yield 1, origin.dropped("file", "unreadable", f"no readable PDF: {type(error).__name__}: {error}")
-        return
-    for number in range(1, count + 1):
+def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | Dropped]]:
+    # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error):
+    # whatever it is, it means that this file or page cannot be read, and the quarantined row says so.
+    with open(path, "rb") as file:
         try:
-            lines: list[Line] | Dropped = _lines(reader.pages[number - 1], number)
+            with pdfplumber.open(file) as pdf:
+                count = len(pdf.pages)
+                for number, page in enumerate(pdf.pages, start=1):
+                    yield number, _page(page, number, origin)
+                    page.close()
         except Exception as error:
-            lines = origin.dropped(f"page {number}", "unreadable", f"{type(error).__name__}: {error}")
-        yield number, lines
+            cause = error.args[0] if isinstance(error, PdfminerException) and error.args else error
+            if isinstance(cause, PDFEncryptionError | PDFPasswordIncorrect):
+                yield 0, origin.dropped("file", "encrypted", "it needs a password; save it without one")
+            else:
+                yield 0, origin.dropped("file", "unreadable", f"no readable PDF: {type(cause).__name__}: {cause}")
+            return
+    if not count:
+        yield 0, origin.dropped("file", "unreadable", "no readable PDF: it has no pages")
 
 
-def _lines(page: PageObject, number: int) -> list[Line]:
-    parts: list[tuple[str, float, bool]] = []
-
-    def visit(text: str, cm: list[float], tm: list[float], font: dict[str, Any] | None, size: float) -> None:
-        scale = abs(tm[3] or tm[0]) * abs(cm[3] or cm[0])
-        parts.append((text, round(size * scale, 1), "bold" in str((font or {}).get("/BaseFont", "")).lower()))
-
-    page.extract_text(visitor_text=visit)
-    lines: list[Line] = []
-    current: list[tuple[str, float, bool]] = []
-    for text, size, bold in [*parts, ("\n", 0.0, False)]:
-        for index, piece in enumerate(text.split("\n")):
-            if index and (whole := " ".join("".join(t for t, _, _ in current).split())):
-                set_in = [(s, b) for t, s, b in current if t.strip()]
-                lines.append(Line(whole, number, max(s for s, _ in set_in), all(b for _, b in set_in)))
-            if index:
-                current = []
-            current.append((piece, size, bold))
-    return lines
+def _page(page: Page, number: int, origin: Origin) -> list[Row] | Dropped:
+    """The rows of a page, or why there are none."""
+    position = f"page {number}"
+    try:
+        found = rows(page)
+        scanned = not found and bool(page.images)
+    except Exception as error:
+        return origin.dropped(position, "unreadable", f"{type(error).__name__}: {error}")
+    if scanned:
+        return origin.dropped(position, "scanned", "an image without text; run OCR on the file first")
+    if not found:
+        return origin.dropped(position, "empty", "no text on this page")
+    words = "".join(map(text, found))
+    if len(_NO_CHARACTER.sub("", words)) < len(words) / 2:
+        detail = "its fonts do not tell which characters they show; run OCR on the file, or save it anew"
+        return origin.dropped(position, "encoding", detail, words)
+    return found
 
 
-def _without_edges(pages: list[list[Line]]) -> list[list[Line]]:
-    """The pages without page numbers and without what repeats among the first and last two lines of most pages."""
+def _without_edges(pages: list[list[Row]]) -> list[list[Row]]:
+    """The pages without what repeats among the first and last two rows of most pages, and page numbers there."""
 
-    def shape(line: Line) -> str:
-        return re.sub(r"\d+", "#", line.text)
+    def shape(row: Row) -> str:
+        return re.sub(r"\d+", "#", text(row))
 
-    def edge(page: list[Line]) -> set[int]:
+    def edge(page: list[Row]) -> set[int]:
         return {i for i in range(len(page)) if i < 2 or i >= len(page) - 2}
 
     seen = Counter(s for page in pages for s in {shape(page[i]) for i in edge(page)})
     repeated = {s for s, n in seen.items() if n > 1 and n > len(pages) / 2}
-    return [
-        [
-            line
-            for i, line in enumerate(page)
-            if not _PAGE_NUMBER.fullmatch(line.text) and not (i in edge(page) and shape(line) in repeated)
-        ]
-        for page in pages
+    removed = [
+        {i for i in edge(page) if shape(page[i]) in repeated or _PAGE_NUMBER.fullmatch(text(page[i]))} for page in pages
     ]
+    return [[row for i, row in enumerate(page) if i not in gone] for page, gone in zip(pages, removed, strict=True)]
 
 
 def _headings(lines: list[Line]) -> set[int]:
@@ -172,5 +161,8 @@ def _sections(lines: list[Line], headings: set[int]) -> list[Section]:
 def _joined(lines: list[Line]) -> str:
     text = ""
     for line in lines:
-        text += ("\n" if _BULLET.match(line.text) else " ") * bool(text) + line.text
+        if _CUT_WORD.search(text) and line.text[0].islower():
+            text = text[:-1] + line.text
+        else:
+            text += ("\n" if _BULLET.match(line.text) else " ") * bool(text) + line.text
     return text

@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, iterparse
 
+from llmops.data.readers.decode import LARGEST, open_bytes
 from llmops.data.readers.origin import Items, Origin
+
+SHOWN = 5  #: elements that are named where the wanted ones are missing
 
 
 def read(path: Path, origin: Origin) -> Items:
     """Yield one item per record at the source's `records` path, by default each child of the root element.
 
     A record's fields are its attributes and child elements; deeper ones are named `parent.child`, repeated ones are
-    joined by "; ". What precedes a break in the file is read, the break is quarantined with its line.
+    joined by "; ". What precedes a break in the file is read, the break is quarantined with its line. One record is
+    held in memory.
 
     Raises:
         SourceError: if a field that the configuration names is in no record.
+        Unreadable: where a gzip file breaks off; the records before the break have been yielded then.
     """
     wanted = origin.source.records.strip("/").split("/") if origin.source.records else []
-    stack: list[str] = []
+    depth = len(wanted) or 2
+    names, elements = list[str](), list[Element]()
     number = 0
     seen: dict[str, None] = {}
-    with open(path, "rb") as file:
+    there: dict[str, None] = {}
+    with open_bytes(path) as file:
         parser = DefusedXMLParser(encoding=origin.source.encoding or None)
         try:
             for event, element in iterparse(file, events=("start", "end"), parser=parser):
                 if event == "start":
-                    stack.append(_name(element.tag))
+                    names.append(_name(element.tag))
+                    elements.append(element)
+                    if len(there) < SHOWN:
+                        there["/".join(names[:depth])] = None
                     continue
-                if stack == wanted or (not wanted and len(stack) == 2):
+                fits = len(names) >= depth and (not wanted or names[:depth] == wanted)
+                if fits and len(names) == depth:
                     number += 1
                     values = _fields(element)
                     seen.update(dict.fromkeys(values))
                     yield origin.row(f"record {number}", values)
-                    element.clear()
-                stack.pop()
+                inside = fits and len(names) > depth
+                names.pop()
+                elements.pop()
+                if elements and not inside:
+                    elements[-1].remove(element)  # done with; the tree would grow to the size of the file
         except ParseError as error:
             line, column = error.position
             detail = f"line {line}, column {column + 1}: {str(error).split(':')[0]}"
             yield origin.dropped(f"line {line}", "malformed", detail, _line(path, line))
+            return
         except DefusedXmlException as error:
             yield origin.dropped("file", "unsafe", f"it declares entities or refers to other files: {error}")
+            return
+        except RecursionError:
+            yield origin.dropped(f"record {number}", "malformed", "nested too deeply to be data")
+            return
+        except (LookupError, ValueError) as error:  # an encoding that the parser does not know
+            yield origin.dropped("file", "unreadable", f"{error}; save it as UTF-8")
+            return
     if seen:
         origin.check(seen)
+    elif not number:
+        detail = f"no record at `{'/'.join(wanted) or '*/*'}`; there is {', '.join(there)}"
+        yield origin.dropped("file", "empty", detail)
 
 
 def _fields(element: Element, prefix: str = "") -> dict[str, str]:
@@ -71,5 +97,6 @@ def _name(tag: str) -> str:
 
 
 def _line(path: Path, number: int) -> str:
-    lines = path.read_bytes().splitlines()
-    return lines[number - 1].decode("utf-8", "surrogateescape") if number <= len(lines) else ""
+    with open_bytes(path) as file:
+        line = next(islice(file, number - 1, None), b"")
+    return line[:LARGEST].decode("utf-8", "surrogateescape").rstrip()

@@ -1,17 +1,19 @@
-"""Chat transcripts and messages, and plain text."""
+"""Chat transcripts and messages."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
 from llmops.config import Source
-from llmops.data.readers import chat_turns, plain_text
+from llmops.data.readers import chat_turns
 from llmops.data.readers.origin import Origin
 from llmops.records import Document, Dropped
 
+MESSAGES = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'
 TRANSCRIPT = """# topic: returns
 # context: Policy: 30 days.
 Agent: Hello!
@@ -96,10 +98,30 @@ def test_a_malformed_conversation_costs_its_line(tmp_path: Path, bad: str) -> No
     assert isinstance(second, Document)
 
 
-def test_headings_of_plain_text(tmp_path: Path) -> None:
-    (tmp_path / "x.md").write_text("Intro\n\n# Q?\n\n## How much?\nFive.\n#hash stays\n", encoding="utf-8")
-    items = list(plain_text.read(tmp_path / "x.md", Origin(Source(name="s", kind="text", location="x"), "x.md")))
-    assert [(i.position, i.text, i.question, i.answer) for i in items if isinstance(i, Document)] == [
-        ("line 1", "Intro", "", ""),
-        ("line 5", "", "How much?", "Five.\n#hash stays"),
-    ]
+@pytest.mark.parametrize(
+    "messages",
+    [[{"role": "system", "content": "Be kind."}], [{"role": "user", "content": ""}]],
+    ids=["system", "blank"],
+)
+def test_a_conversation_in_which_nobody_speaks_is_quarantined(tmp_path: Path, messages: list[dict[str, str]]) -> None:
+    (item,) = read(tmp_path, "x.jsonl", json.dumps({"messages": messages}))
+    assert isinstance(item, Dropped) and (item.rule, item.position) == ("malformed", "line 1")
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.jsonl.gz", MESSAGES), ("x.txt.gz", "Customer: Q\nAgent: A")])
+def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "kept elsewhere").write_bytes(gzip.compress(text.encode()))
+    items = list(
+        chat_turns.read(tmp_path / "kept elsewhere", Origin(Source(name="s", kind="chat", location="x"), name))
+    )
+    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [("Q", "A")]
+
+
+def test_a_number_sign_alone_begins_no_header(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, "x.txt", "Customer: My order is\n#1234, where is it?\nAgent: On its way.")
+    assert isinstance(item, Document) and item.question == "My order is #1234, where is it?"
+
+
+@pytest.mark.parametrize("text", ["", " \n", "# topic: only\n---\n"])
+def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None:
+    assert [i.rule for i in read(tmp_path, "x.txt", text) if isinstance(i, Dropped)] == ["empty"]

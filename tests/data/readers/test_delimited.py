@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmops.config import Source
 from llmops.data.readers import delimited
@@ -103,3 +107,66 @@ def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
     again, _, _ = read(tmp_path, b"q,a\n1,2\n1,2\n", fields=QA)
     assert [d.id for d in once] == [d.id for d in again]
     assert len({d.id for d in once}) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "delimiter"),
+    [
+        (b"question, please;answer\nhow, when, why;so\n", ";"),
+        (b'"a,b,c";"d"\n1;2\n', ";"),
+        (b"q\ta\nYes, of course, sir;\tok\n", "\t"),
+        (b"question\nhow, when, why\n", ","),
+        (b"q|a\n1|2,3,4\n5|6\n", "|"),
+        (b'q;a\n"1\n2,3";4\n', ";"),
+    ],
+)
+def test_the_delimiter_is_the_one_that_cuts_all_rows_alike(data: bytes, delimiter: str) -> None:
+    assert delimited.sniff(data.decode().splitlines(keepends=True)) == delimiter
+
+
+def test_a_header_that_cannot_be_read_costs_the_file(tmp_path: Path) -> None:
+    documents, dropped, _ = read(tmp_path, b'q,"a\n1,2\n3,4\n')
+    assert not documents and [(d.rule, d.position) for d in dropped] == [("malformed", "row 1")]
+
+
+def test_every_broken_quote_costs_its_line_and_no_more(tmp_path: Path) -> None:
+    good = [f"{n},{n}" for n in range(300)]
+    bad = [f'"{n},x' for n in range(300)]
+    rows = "\n".join(row for pair in zip(good, bad, strict=True) for row in pair)
+    documents, dropped, _ = read(tmp_path, f"q,a\n{rows}\n".encode(), fields=QA)
+    assert [d.question for d in documents] == [str(n) for n in range(300)]
+    assert [d.content.strip() for d in dropped] == bad
+
+
+def test_a_quote_that_never_closes_holds_only_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "LARGEST", 1000)
+    documents, dropped, _ = read(tmp_path, b'q,a\n"open,1\n' + b"2,3\n" * 2000, fields=QA)
+    assert (len(documents), [d.position for d in dropped]) == (2000, ["row 2"])
+
+
+def test_an_endless_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "LARGEST", 1000)
+    documents, dropped, _ = read(tmp_path, b"q,a\n" + b"x,y" * 900 + b"\n2,3\n", fields=QA)
+    assert ([d.question for d in documents], [d.rule for d in dropped]) == (["2"], ["malformed"])
+
+
+def test_old_line_ends(tmp_path: Path) -> None:
+    documents, _, _ = read(tmp_path, b"q,a\r1,2\r3,4\r", fields=QA)
+    assert [d.question for d in documents] == ["1", "3"]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            *[st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(',;"\n'), min_size=1)] * 2
+        ),
+        min_size=1,
+    )
+)
+def test_what_the_csv_module_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("q", "a"), *rows])
+    source = Source(name="src", kind="csv", location="x.csv", fields=QA)
+    got = [(d.question, d.answer) for d in delimited.read(path, Origin(source, "x.csv")) if isinstance(d, Document)]
+    assert got == [(q.strip(), a.strip()) for q, a in rows if (q + a).strip()]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from reportlab.lib.styles import getSampleStyleSheet
+from PIL import Image
+from reportlab.lib.enums import TA_JUSTIFY
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
+from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
-from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
+from reportlab.platypus import BaseDocTemplate, Frame, FrameBreak, PageBreak, PageTemplate, Paragraph, SimpleDocTemplate
 
 from llmops.config import Source
 from llmops.data.readers import pdf_pages
@@ -107,3 +113,99 @@ def test_a_corrupt_file_is_quarantined(tmp_path: Path, damage: str) -> None:
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         read(tmp_path / "no.pdf")
+
+
+WORDS = [f"word{n}" for n in range(900)]
+
+
+def columns(path: Path, count: int) -> Path:
+    """Pages with a title across them and justified text in columns."""
+    document = BaseDocTemplate(str(path), pagesize=A4)
+    width = 480 / count
+    frames = [Frame(60 + i * width, 60, width - 6, 650, id=str(i)) for i in range(count)]
+    document.addPageTemplates([PageTemplate(frames=[Frame(60, 720, 480, 60, id="title"), *frames])])
+    style = ParagraphStyle("x", fontName="Helvetica", fontSize=10, leading=12, alignment=TA_JUSTIFY)
+    texts = [" ".join(WORDS[i : i + 45]) + "." for i in range(0, 135 * count // 45 * 45, 45)]
+    title = Paragraph("A title that stands across all of the columns of the page", style)
+    document.build([title, FrameBreak(), *(Paragraph(text, style) for text in texts)])
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_columns_are_read_one_after_the_other(tmp_path: Path, count: int) -> None:
+    (item,) = read(columns(tmp_path / "x.pdf", count))
+    assert isinstance(item, Document)
+    assert item.text.startswith("A title that stands across all of the columns of the page word0 word1 ")
+    assert re.findall(r"\d+", item.text) == [str(n) for n in range(135 * count // 45 * 45)]
+
+
+def test_columns_are_read_in_order_however_they_are_saved(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    left = [f"The left column says this in line {n}, which" for n in range(12)]
+    right = [f"The right column says that in line {n}, so" for n in range(12)]
+    for n in range(12):  # line by line across the page, with feet that do not agree
+        canvas.drawString(60, 700 - 14 * n, left[n])
+        canvas.drawString(320, 696 - 14 * n, right[n])
+    canvas.drawString(60, 800, "Shop policy")
+    canvas.drawString(60, 20, "Printed in 2026")
+    below = "What stands below across both of the columns, from one margin to the other, comes last."
+    canvas.drawString(60, 480, below)
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == " ".join(
+        ["Shop policy", *left, *right, below, "Printed in 2026"]
+    )
+
+
+def test_a_table_is_read_row_by_row(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    rows = [
+        ("Ireland", "2 to 4 days"),
+        ("Belgium", "3 days"),
+        ("Germany", "3 to 5 days"),
+        ("Spain", "6"),
+        ("Italy", "7"),
+    ]
+    for n, (country, days) in enumerate(rows):
+        canvas.drawString(72, 700 - 14 * n, country)
+        canvas.drawString(250, 700 - 14 * n, days)
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == " ".join(f"{country} {days}" for country, days in rows)
+
+
+def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
+    (item,) = read(lines(tmp_path / "x.pdf", ["We deliv-", "er on week-", "days, 5 -", "6 days, for A-", "B too."]))
+    assert isinstance(item, Document) and item.text == "We deliver on weekdays, 5 - 6 days, for A- B too."
+
+
+def test_a_password_is_named_and_one_for_the_owner_alone_does_not_matter(tmp_path: Path) -> None:
+    for name, user in (("locked", "secret"), ("open", "")):
+        canvas = Canvas(str(tmp_path / name), encrypt=StandardEncryption(user, "owner", canPrint=0))
+        canvas.drawString(72, 700, "Text here.")
+        canvas.save()
+    (item,) = read(tmp_path / "locked")
+    assert isinstance(item, Dropped) and (item.rule, item.position) == ("encrypted", "file")
+    (item,) = read(tmp_path / "open")
+    assert isinstance(item, Document) and item.text == "Text here."
+
+
+def test_a_scan_is_named(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    canvas.drawImage(ImageReader(Image.new("L", (60, 80), 200)), 0, 0, 595, 842)
+    canvas.showPage()
+    canvas.drawString(72, 700, "Text here.")
+    canvas.save()
+    bad, good = read(tmp_path / "x.pdf")
+    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("scanned", "page 1")
+    assert isinstance(good, Document) and good.position == "page 2"
+
+
+def test_text_that_stands_across_the_page_is_no_part_of_it(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    canvas.drawString(72, 700, "Text here.")
+    canvas.rotate(45)
+    canvas.drawString(500, 200, "DRAFT")
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == "Text here."

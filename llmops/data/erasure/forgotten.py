@@ -1,0 +1,132 @@
+"""The rows that must not be collected again: their sources may hold them until somebody deletes them there.
+
+`forgotten.json` holds no content, only a keyed hash (HMAC-SHA256) of each row's, under a random key of its own. A plain
+hash of a short text could be undone with a table of likely texts made once for everybody; under a random key there is
+no such table, and the lists of two homes cannot be compared. Since the key lies beside the hashes (collect needs it),
+who has this file can still test one guess at a time: it is as private as the home, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from llmops.artifacts import locked, write_json
+from llmops.errors import ArtifactError
+from llmops.records import Document, Dropped
+
+RULE = "forgotten"
+HIDDEN = "a file named after the person"  #: shown in place of its location
+DETAIL = "taken out by `llmops data forget`, and still in the source: delete it there"
+
+Item = Document | Dropped
+#: Where a row is forgotten: wherever it says the same; in its file only, since it could be anybody's ("Thank you.");
+#: or there too, but the file is named after the person, so that even its name may not be kept.
+Scope = Literal["anywhere", "here", "hidden"]
+
+
+def load(path: Path) -> Callable[[Item], Item]:
+    """A function that gives back every row as it is, but a forgotten one as a quarantined row without its content.
+
+    Args:
+        path: the list; nothing is forgotten where there is none.
+
+    Raises:
+        ArtifactError: if the list is damaged.
+    """
+    list_ = _read(path)
+    key, rows = bytes.fromhex(list_["key"]), frozenset(list_["rows"])
+
+    def keep(item: Item) -> Item:
+        if not rows or not (content := _content(item)):
+            return item
+        if _hash(key, *_parts(item, content, "hidden")) in rows:
+            return _suppressed(item, HIDDEN, "")
+        if any(_hash(key, *_parts(item, content, scope)) in rows for scope in ("anywhere", "here")):
+            return _suppressed(item, item.location, item.position)
+        return item
+
+    return keep
+
+
+def add(path: Path, hashes: Iterable[str]) -> None:
+    """Put hashes made by `hasher` on the list, whole or not at all.
+
+    Raises:
+        ArtifactError: if the list is damaged.
+    """
+    with locked(path):
+        list_ = _read(path)
+        list_["rows"] = sorted({*list_["rows"], *hashes})
+        _write(path, list_)
+
+
+def hasher(path: Path) -> Callable[[str | Item, Scope], str]:
+    """The list's own hash of a text, or of a row in some scope: "" if the row says nothing. Makes the list.
+
+    Raises:
+        ArtifactError: if the list is damaged.
+    """
+    with locked(path):
+        list_ = _read(path)
+        if not path.exists():
+            _write(path, list_)
+    key = bytes.fromhex(list_["key"])
+
+    def keyed(what: str | Item, scope: Scope) -> str:
+        if isinstance(what, str):
+            return _hash(key, scope, what)
+        content = _content(what)
+        return _hash(key, *_parts(what, content, scope)) if content else ""
+
+    return keyed
+
+
+def _content(item: Item) -> str:
+    """What a row says, upper case and white space aside; without the place, which changes when rows above it go."""
+    if isinstance(item, Dropped):
+        parts = [item.content]
+    else:
+        fields = "" if item.fields == "{}" else item.fields
+        parts = [item.question, item.answer, item.context, item.same_as, item.text, fields]
+    plain = [" ".join(part.lower().split()) for part in parts]
+    return json.dumps(plain) if any(plain) else ""
+
+
+def _parts(item: Item, content: str, scope: Scope) -> tuple[str, ...]:
+    return (scope, content) if scope == "anywhere" else (scope, item.location, content)
+
+
+def _suppressed(item: Item, location: str, position: str) -> Dropped:
+    return Dropped(
+        id=item.id, source=item.source, location=location, position=position, rule=RULE, detail=DETAIL, content=""
+    )
+
+
+def _hash(key: bytes, *parts: str) -> str:
+    message = b"".join(len(data).to_bytes(8, "big") + data for data in (part.encode() for part in parts))
+    return hmac.digest(key, message, "sha256").hex()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        bytes.fromhex(values["key"])
+        frozenset(values["rows"])
+    except FileNotFoundError:
+        return {"key": secrets.token_hex(32), "rows": []}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error}); restore it: without it, collect brings back what was forgotten."
+        ) from None
+    return values
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    write_json(path, values)
+    os.chmod(path, 0o600)

@@ -1,0 +1,54 @@
+"""Runs of words in texts, as numbers: what is compared when texts say nearly the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+SEED = 1
+BATCH = 2_000  #: texts that are split into words at once: bounds memory, not the result
+
+_BREAK = r"[^\p{L}\p{M}\p{N} ]"
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"  #: scripts without spaces
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def words(texts: pl.Series) -> pl.Series:
+    """The words of each text, a list of strings; case and punctuation do not count."""
+    spaced = texts.str.to_lowercase().str.replace_all(_UNSPACED, " $0 ").str.replace_all(_BREAK, " ")
+    plain = spaced.str.replace_all("  +", " ").str.strip_chars(" ")
+    split = plain.str.split(" ")
+    blank = plain == ""  # "" splits into one empty word
+    return split.zip_with(~blank, pl.Series([[]], dtype=split.dtype)) if blank.any() else split
+
+
+def ngrams(texts: pl.Series, size: int, least: int = 0) -> pl.DataFrame:
+    """The hashed runs of `size` words, each once a text: columns `row` (index of the text) and `gram`, in that order.
+
+    A text of fewer words than `size` or `least` has none.
+    """
+    starts = range(0, max(1, len(texts)), BATCH)
+    return pl.concat([_ngrams(texts[start : start + BATCH], start, size, least) for start in starts])
+
+
+def _ngrams(texts: pl.Series, offset: int, size: int, least: int) -> pl.DataFrame:
+    grams, offsets = hashed(texts, size, least)
+    row = np.repeat(np.arange(len(texts)), np.diff(offsets))
+    return pl.DataFrame({"row": (row + offset).astype(np.uint32), "gram": grams}).unique().sort("row", "gram")
+
+
+def hashed(texts: pl.Series, size: int, least: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The hashed runs of all texts one after the other, and where each text's begin and end (n + 1 offsets)."""
+    split = words(texts)
+    count = split.list.len().to_numpy().astype(np.int64)
+    flat = split.explode(empty_as_null=False, keep_nulls=False).hash(SEED).to_numpy()
+    starts = np.cumsum(count) - count
+    runs = np.where(count >= max(size, least), count - (size - 1), 0)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(runs)])
+    first = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], runs)  # index of each run's first word
+    mixed = np.zeros(len(first), np.uint64)
+    for step in range(size):
+        mixed = (mixed ^ flat[first + step]) * _FACTOR
+        mixed ^= mixed >> np.uint64(29)
+    return mixed, offsets

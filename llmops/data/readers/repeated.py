@@ -1,0 +1,74 @@
+"""What the pages of one source have in common at their edges: banners, calls to act, imprints that no markup tells.
+
+A page alone does not show it, so this works on what was read from all pages of a source (`data.extracts`), and leaves
+each page's own extract as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+FEWEST = 3  #: pages that must have a line at their edge
+SHARE = 0.5  #: share of all pages that must have it, at least
+LINES = 5  #: lines that are looked at, from each edge
+
+Rows = Iterable[pa.RecordBatch]  #: what was read from one page, in order; `rule` is empty for documents
+
+
+def edges(pages: Iterable[Rows]) -> frozenset[str]:
+    """The lines that begin or end at least `FEWEST` pages, and more than `SHARE` of them."""
+    seen: Counter[str] = Counter()
+    count = 0
+    for page in pages:
+        documents = [row for row in _rows(page) if not row["rule"]]
+        count += 1
+        if documents:
+            seen.update({*_first(documents[0])[:LINES], *_last(documents[-1])[-LINES:]})
+    return frozenset(line for line, n in seen.items() if n >= FEWEST and n > count * SHARE)
+
+
+def without(page: Rows, repeated: frozenset[str]) -> list[pa.RecordBatch]:
+    """The page without the lines of `repeated` that it begins and ends with.
+
+    A document of which nothing else is left is quarantined with the rule `boilerplate`. An answer stays, since the same
+    answer to the same question on many pages is a duplicate, of which one is wanted.
+    """
+    batches = list(page)
+    rows = _rows(batches)
+    documents = [row for row in rows if not row["rule"]]
+    if documents:
+        first, last = _first(documents[0]), _last(documents[-1])
+        ahead = next((i for i, line in enumerate(first) if line not in repeated), len(first))
+        behind = next((i for i, line in enumerate(reversed(last)) if line not in repeated), len(last))
+        if ahead:
+            _cut(documents[0], first[ahead:], first[:ahead])
+            last = last if documents[0] is not documents[-1] else last[ahead:]
+        if behind and not documents[-1]["rule"]:
+            _cut(documents[-1], last[: len(last) - behind], last[len(last) - behind :])
+    return [pa.RecordBatch.from_pylist(rows, schema=batches[0].schema)] if rows else []
+
+
+def _cut(row: dict[str, Any], left: list[str], gone: list[str]) -> None:
+    name = "answer" if row["question"] else "text"
+    if left:
+        row[name] = "\n".join(left)
+    elif name == "text":
+        detail = "all of it also stands at the edge of most other pages of the source"
+        row.update(rule="boilerplate", detail=detail, content="\n".join(gone))
+
+
+def _first(row: Mapping[str, Any]) -> list[str]:
+    return [] if row["question"] else _last(row)
+
+
+def _last(row: Mapping[str, Any]) -> list[str]:
+    text: str = row["answer"] if row["question"] else row["text"]
+    return text.split("\n")
+
+
+def _rows(page: Rows) -> list[dict[str, Any]]:
+    return [row for batch in page for row in batch.to_pylist()]

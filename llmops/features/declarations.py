@@ -1,0 +1,202 @@
+"""The Feast feature stores of features artifacts and of model versions: what is declared, where, and how it is opened.
+
+A feature store is a folder with a `feature_store.yaml`, with which Feast's own commands work (`feast -c <folder> …`),
+and its `registry.db`, unless `features.registry` names a database. Paths in both start from the folder, so that it can
+be moved with its home. Secrets are written as ${NAME} and read from the environment when a store is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from llmops.config import Features
+from llmops.errors import ArtifactError, ConfigError, LlmopsError
+from llmops.records import content_id
+
+if TYPE_CHECKING:
+    from feast import FeatureStore, RepoConfig
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = "feature_store.yaml"
+VIEW = "llm_training_features"
+TRAINING = "llm_training"  #: the feature service that training reads by, offline
+SERVING = "llm_serving"  #: the one that serving reads by, online; each model version has one of its own like it
+
+
+def content(config: Features) -> str:
+    """Hash of the files of the feature repository: they decide what a features artifact is."""
+    files = sorted(p for p in repository(config).iterdir() if p.suffix in (".py", ".yaml"))
+    return content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
+
+
+def repository(config: Features) -> Path:
+    """Folder of the feature repository.
+
+    Raises:
+        ConfigError: if it has no `feature_store.yaml`.
+    """
+    folder = ROOT / config.repo
+    if not (folder / SETTINGS).is_file():
+        raise ConfigError(f"features.repo is no Feast feature repository: {folder} has no {SETTINGS}.")
+    return folder
+
+
+def service_name(model: str, version: str) -> str:
+    """Name of a model version's feature service, e.g. `support_bot_v1`."""
+    return re.sub(r"\W", "_", f"{model}_{version}")
+
+
+def declare(config: Features, project: str, out: Path) -> FeatureStore:
+    """Make `out` a feature store in which everything of the feature repository is declared.
+
+    Args:
+        config: names the repository, the registry and the online store.
+        project: Feast's namespace, also in the online store.
+        out: folder of a features artifact, `{home}/artifacts/features/{fingerprint}`.
+
+    Raises:
+        ArtifactError: if Feast refuses the declarations.
+        ConfigError: if there is no repository, or a variable of the environment is missing.
+    """
+    repo = repository(config)
+    template = "".join(
+        line
+        for line in (repo / SETTINGS).read_text(encoding="utf-8").splitlines(keepends=True)
+        if not line.startswith("#")
+    )
+    where = {
+        "LLMOPS_PROJECT": project,
+        "LLMOPS_REGISTRY": json.dumps(_registry(config)),
+        "LLMOPS_ONLINE": json.dumps(_online(config, out.absolute())),
+    }
+    (out / SETTINGS).write_text(Template(template).safe_substitute(where), encoding="utf-8")
+    config.store.mkdir(parents=True, exist_ok=True)
+    try:
+        store = open_store(out)
+        store.apply(_load(repo))  # adds and replaces; `feast apply` would also delete the services of model versions
+    except LlmopsError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
+    return store
+
+
+def declare_version(features: Path, service: str, tags: Mapping[str, str], out: Path, place: Path) -> None:
+    """Make `out` a feature store for serving one model version, by a feature service of its own.
+
+    The view and what the service offers of it are those of the features artifact that the version was trained on.
+
+    Args:
+        features: that artifact.
+        service: from `service_name`.
+        tags: what is to be known of the version in Feast.
+        out: folder to fill.
+        place: where the folder will be, `{home}/registry/{model}/versions/{version}/features`.
+
+    Raises:
+        ArtifactError: if `features` is no feature store.
+    """
+    from feast import FeatureService, FeatureStore
+
+    known = open_store(features)
+    view = known.get_feature_view(VIEW)
+    offered = known.get_feature_service(SERVING).feature_view_projections[0].features
+    one = FeatureService(name=service, features=[view[[f.name for f in offered]]], tags=dict(tags))
+    text = (features / SETTINGS).read_text(encoding="utf-8")
+    settings = yaml.safe_load(text)
+    online = settings["online_store"]
+    database = os.path.normpath(features.absolute() / online["path"]) if "path" in online else ""
+    if database:
+        online["path"] = _from(place.absolute(), Path(database), place.absolute().parents[4])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    here = _settings(text, out)
+    if database:
+        here.online_store.path = database
+    FeatureStore(repo_path=str(out), config=here).apply([*(known.get_entity(e) for e in view.entities), view, one])
+
+
+def open_store(folder: Path) -> FeatureStore:
+    """Open the feature store in `folder`.
+
+    Raises:
+        ArtifactError: if there is none, or its registry's database does not answer.
+        ConfigError: if a variable of the environment that it names is missing.
+    """
+    from feast import FeatureStore
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        text = (folder / SETTINGS).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is no feature store: it has no {SETTINGS}; run `llmops run features`.") from None
+    store = FeatureStore(repo_path=str(folder), config=_settings(text, folder))
+    try:
+        store.refresh_registry()
+    except SQLAlchemyError as error:
+        raise ArtifactError(f"The Feast registry (features.registry) of {folder} does not answer: {error}") from None
+    return store
+
+
+def _settings(text: str, folder: Path) -> RepoConfig:
+    from feast import RepoConfig
+
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        if name not in os.environ:
+            raise ConfigError(f"{folder / SETTINGS} needs ${{{name}}}; set {name} in the environment.")
+    return RepoConfig(**yaml.safe_load(os.path.expandvars(text)), repo_path=folder)
+
+
+def _registry(config: Features) -> Any:
+    return {"registry_type": "sql", "path": config.registry} if config.registry else "registry.db"
+
+
+def _online(config: Features, out: Path) -> dict[str, str]:
+    """Feast's settings of the online store. Redis is `host:port,name=value,…` there."""
+    if config.online == "sqlite":
+        return {"type": "sqlite", "path": _from(out, config.store.absolute() / "online.db", out.parents[2])}
+    url = urlsplit(config.online)
+    parts = {
+        "db": url.path.strip("/") or "0",
+        "username": unquote(url.username or ""),
+        "password": url.password or "",
+        "ssl": "true" if url.scheme == "rediss" else "",
+    }
+    options = [f"{name}={value}" for name, value in parts.items() if value]
+    return {"type": "redis", "connection_string": ",".join([f"{url.hostname}:{url.port or 6379}", *options])}
+
+
+def _from(start: Path, target: Path, home: Path) -> str:
+    """`target` as written in a file of the folder `start`: relative if it moves together with it, within `home`."""
+    return os.path.relpath(target, start) if target.is_relative_to(home) else str(target)
+
+
+def _load(repo: Path) -> list[Any]:
+    """All that the repository's modules declare. They import each other by name and leave no trace in this process."""
+    from feast import Entity, FeatureService, FeatureView
+    from feast.data_source import DataSource
+
+    names = sorted(p.stem for p in repo.glob("*.py"))
+    covered = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, str(repo))
+    try:
+        modules = [importlib.import_module(name) for name in names]
+    finally:
+        sys.path.remove(str(repo))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(covered)
+    declared = (v for m in modules for v in vars(m).values())
+    kinds = (Entity, DataSource, FeatureView, FeatureService)
+    return list({id(v): v for v in declared if isinstance(v, kinds)}.values())

@@ -1,0 +1,142 @@
+"""The online store: tokens by `input_id`, for serving. Written by the stage `features`, read by a feature service.
+
+SQLite on one machine, Redis for several; nothing here differs between them but how a row is erased.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from feast import RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import _redis_key_prefix
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from llmops import artifacts
+from llmops.config import Features
+from llmops.errors import ArtifactError
+from llmops.features.declarations import SERVING, VIEW, open_store
+from llmops.features.tokenize import Tokens
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+KEY = "input_id"
+PREFIX = "llmops_"  #: of Feast projects that are ours
+
+
+class OnlineTokens:
+    """An open connection to the online store, for a caller that reads often (opening costs a second)."""
+
+    def __init__(self, store: Path, service: str = SERVING) -> None:
+        """Open a feature store.
+
+        Args:
+            store: a features artifact, or the folder `features` of a model version.
+            service: the feature service to read by; a model version's is `declarations.service_name(…)`.
+
+        Raises:
+            ArtifactError: if there is no such feature store, or no such service in it.
+        """
+        from feast.errors import FeatureServiceNotFoundException
+
+        self._store = open_store(store)
+        try:
+            self._service = self._store.get_feature_service(service)
+        except FeatureServiceNotFoundException:
+            known = ", ".join(s.name for s in self._store.list_feature_services())
+            raise ArtifactError(f"{store} has no feature service {service!r}; it has {known}.") from None
+
+    def read(self, ids: Sequence[str]) -> list[Tokens | None]:
+        """The tokens of some examples, in the order of `ids`; None for an unknown id."""
+        if not ids:
+            return []
+        rows = [{KEY: id} for id in ids]
+        columns = self._store.get_online_features(features=self._service, entity_rows=rows).to_dict()
+        found = zip(ids, columns["token_ids"], columns["meta"], strict=True)
+        return [
+            Tokens(id, list(tokens), json.loads(meta)["prompt_tokens"]) if meta else None for id, tokens, meta in found
+        ]
+
+
+def read_online(store: Path, ids: Sequence[str], service: str = SERVING) -> list[Tokens | None]:
+    """See `OnlineTokens`, for a caller that reads once."""
+    return OnlineTokens(store, service).read(ids)
+
+
+def write_online(config: Features, store: FeatureStore, batches: Iterable[pa.RecordBatch]) -> None:
+    """Put rows (the columns of the view, and event_timestamp) into the online store, a batch at a time.
+
+    A row replaces the one that is there for its key.
+    """
+    # SQLite gives up on a second writer after five seconds, hence the lock.
+    with artifacts.locked(config.store / "online"):
+        for batch in batches:
+            store.write_to_online_store(VIEW, df=batch.to_pandas())
+
+
+def forget_online(config: Features, features: Path, ids: Sequence[str]) -> int:
+    """Erase examples from the online store, whichever base model's tokens they are; returns how many were there.
+
+    Nothing of them is left in SQLite's file, and no key in Redis. What Redis has saved on its own disk goes with its
+    next snapshot or append-only rewrite. Doing it again is harmless and finishes what was interrupted.
+
+    Args:
+        config: names the folder whose lock the writers of the online store hold.
+        features: any features artifact whose feature store uses this online store.
+        ids: values of `input_id`.
+
+    Raises:
+        ArtifactError: if the online store is of a kind that this cannot erase from.
+    """
+    settings = open_store(features).config
+    version = settings.entity_key_serialization_version
+    keys = {
+        serialize_entity_key(EntityKey(join_keys=[KEY], entity_values=[Value(string_val=id)]), version) for id in ids
+    }
+    kind = settings.online_store.type
+    with artifacts.locked(config.store / "online"):
+        if kind == "sqlite":
+            return _forget_sqlite(features / settings.online_store.path, keys)
+        if kind == "redis":
+            return _forget_redis(settings, keys)
+    raise ArtifactError(f"{features} uses the online store {kind!r}; erase {len(ids)} ids from it by its own means.")
+
+
+def _forget_sqlite(path: Path, keys: set[bytes]) -> int:
+    if not path.is_file():
+        return 0
+    found: set[bytes] = set()
+    with closing(sqlite3.connect(path, timeout=60)) as database:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -length(?)) = ?"
+        tables = [name for (name,) in database.execute(query, (f"_{VIEW}", f"_{VIEW}"))]
+        with database:
+            for table in tables:
+                for key in keys:
+                    if database.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', (key,)).rowcount:
+                        found.add(key)
+        # What was deleted, or replaced earlier, still stands in free pages until the file is written anew.
+        database.execute("VACUUM")
+    return len(found)
+
+
+def _forget_redis(settings: RepoConfig, keys: set[bytes]) -> int:
+    from feast.infra.online_stores.redis import RedisOnlineStore
+
+    # Feast's own client: it alone knows clusters, sentinels and its connection strings.
+    client: Any = RedisOnlineStore()._get_client(settings.online_store)
+    found: set[bytes] = set()
+    with closing(client):
+        for name in client.scan_iter(_redis_key_prefix([KEY]) + b"*", count=1000):
+            key, ours, _ = name.rpartition(PREFIX.encode())  # a key in Redis is the entity's key and the project
+            if ours and key in keys:
+                client.delete(name)
+                found.add(key)
+    return len(found)

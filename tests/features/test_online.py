@@ -1,0 +1,199 @@
+"""The online store on SQLite and on a real Redis: the same answers, and nothing left after an erasure."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from feast.protos.feast.types.Value_pb2 import Int32List
+
+from llmops.config import Features
+from llmops.errors import ArtifactError, ConfigError
+from llmops.features import declarations
+from llmops.features.online import OnlineTokens, forget_online, read_online
+from llmops.features.store import read_offline
+
+PASSWORD = "pässw0rd"
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server with a password; gives `host:port`."""
+    binary = shutil.which("redis-server")
+    if not binary:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD, "--save", ""]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    for line in server.stdout:
+        if "Ready to accept connections" in line:
+            break
+    reader = threading.Thread(target=server.stdout.read)  # so that a full pipe cannot stop the server
+    reader.start()
+    yield f"127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+    reader.join()
+    server.stdout.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def made(
+    request: pytest.FixtureRequest, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Features, Path]:
+    """A features artifact whose rows are in the online store."""
+    online = "sqlite"
+    if request.param == "redis":
+        import redis as client
+
+        address = request.getfixturevalue("redis")
+        host, port = address.split(":")
+        client.Redis(host, int(port), password=PASSWORD).flushall()
+        monkeypatch.setenv("TEST_REDIS_PASSWORD", PASSWORD)
+        online = f"redis://:${{TEST_REDIS_PASSWORD}}@{address}/3"
+    config, out = make.artifact(tmp_path, online=online)
+    return config, out
+
+
+def held(config: Features, home: Path) -> bytes:
+    """All that the online store holds, as bytes."""
+    if config.online == "sqlite":
+        return b"".join(p.read_bytes() for p in sorted(home.glob("feast/*")) if p.is_file())
+    import redis as client
+
+    address, _, database = config.online.rpartition("@")[2].partition("/")
+    host, port = address.split(":")
+    with client.Redis(host, int(port), int(database), PASSWORD) as server:
+        return b"".join(name + b"".join(server.hgetall(name).values()) for name in server.scan_iter())
+
+
+def test_online_reads_what_offline_reads(made: tuple[Features, Path]) -> None:
+    offline = {t.id: t for t in read_offline(made[1], "train")}
+    assert len(offline) == 8
+    assert read_online(made[1], ["id7", "nobody", "id0"]) == [offline["id7"], None, offline["id0"]]
+
+
+def test_the_view_offers_mask_and_meta_online_too(made: tuple[Features, Path]) -> None:
+    references = [f"{declarations.VIEW}:{name}" for name in ("token_ids", "attention_mask", "meta")]
+    row = declarations.open_store(made[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
+    assert row["attention_mask"] == [[1] * len(row["token_ids"][0])]
+    assert '"split": "train"' in row["meta"][0]
+
+
+def test_a_later_interval_replaces_and_another_base_model_does_not(
+    made: tuple[Features, Path], tmp_path: Path, make: Any
+) -> None:
+    config, out = made
+    before = read_online(out, ["id1"])
+    _, again = make.artifact(tmp_path, key="aaaaaaaaaaaaaaaa", **config.model_dump(include={"online"}))
+    assert read_online(again, ["id1"]) == before
+    _, shorter = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", count=2, max_tokens=99, online=config.online)
+    assert read_online(shorter, ["id7", "id1"]) == [None, *before]  # tokens made by another rule: another project
+
+
+def test_what_is_forgotten_is_gone_from_every_project_and_from_the_bytes(
+    made: tuple[Features, Path], tmp_path: Path, make: Any
+) -> None:
+    config, out = made
+    _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
+    victim = read_online(out, ["id6"])[0]
+    assert victim
+    tokens = Int32List(val=victim.token_ids).SerializeToString()
+    needles = (b"id6", b"group 6", tokens)
+    assert all(needle in held(config, tmp_path) for needle in needles)
+    assert forget_online(config, out, ["id6", "nobody"]) == 1
+    assert not any(needle in held(config, tmp_path) for needle in needles)
+    for artifact in (out, other):
+        assert read_online(artifact, ["id6"]) == [None]
+        assert all(read_online(artifact, [f"id{n}" for n in (0, 1, 2, 3, 4, 5, 7)]))
+    assert forget_online(config, out, ["id6"]) == 0
+    assert forget_online(config, out, ["id0", "id1"]) == 2
+
+
+def test_an_id_that_begins_like_another_is_not_forgotten_with_it(
+    tmp_path: Path, make: Any, made: tuple[Features, Path]
+) -> None:
+    config, out = made
+    assert forget_online(config, out, ["id"]) == 0
+    assert all(read_online(out, [f"id{n}" for n in range(8)]))
+
+
+def test_remnants_of_rows_deleted_before_go_too(tmp_path: Path, make: Any) -> None:
+    """A row that was replaced, or deleted by somebody else, still stands in SQLite's free pages."""
+    config, out = make.artifact(tmp_path, count=200)
+    with closing(sqlite3.connect(config.store / "online.db")) as database, database:
+        database.execute("PRAGMA secure_delete = OFF")  # some builds of SQLite have it on
+        (table,) = (name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        database.execute(f"DELETE FROM {table} WHERE instr(entity_key, CAST('id1' AS BLOB))")
+    remnants = [n for n in range(100, 200) if f'"group {n}"'.encode() in held(config, tmp_path)]
+    assert remnants
+    assert forget_online(config, out, [f"id{n}" for n in remnants]) == 0
+    assert not any(f'"group {n}"'.encode() in held(config, tmp_path) for n in remnants)
+
+
+def test_forgetting_waits_for_nobody_who_reads(tmp_path: Path, make: Any) -> None:
+    config, out = make.artifact(tmp_path)
+    reader = OnlineTokens(out)
+    assert reader.read(["id3"])[0]
+    assert forget_online(config, out, ["id3"]) == 1
+    assert reader.read(["id3"]) == [None]
+
+
+def test_an_unknown_store_is_an_error_and_an_absent_one_holds_nothing(tmp_path: Path, make: Any) -> None:
+    config, out = make.artifact(tmp_path)
+    (config.store / "online.db").unlink()
+    assert forget_online(config, out, ["id3"]) == 0
+    settings = yaml.safe_load((out / "feature_store.yaml").read_text())
+    settings["online_store"] = {"type": "remote", "path": "http://127.0.0.1:9"}
+    (out / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ArtifactError, match="remote"):
+        forget_online(config, out, ["id3"])
+
+
+def test_no_password_is_written_down_and_a_missing_one_is_named(
+    redis: str, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_REDIS_PASSWORD", PASSWORD)
+    _, out = make.artifact(tmp_path, online=f"redis://:${{TEST_REDIS_PASSWORD}}@{redis}")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and PASSWORD.encode() in p.read_bytes()]
+    monkeypatch.delenv("TEST_REDIS_PASSWORD")
+    with pytest.raises(ConfigError, match="TEST_REDIS_PASSWORD"):
+        read_online(out, ["id1"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("online", "postgres://host/1"), ("online", "redis:"), ("online", "localhost:6379"), ("online", ""),
+        ("online", "redis://:hunter2@host:6379"), ("registry", "feast.db"),
+        ("registry", "postgresql+psycopg://u:hunter2@host/feast"),
+    ],
+)  # fmt: skip
+def test_wrong_places_and_written_passwords_are_refused(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        Features(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://host", "host:6379,db=0"),
+        ("redis://user:${P}@host:7000/2", "host:7000,db=2,username=user,password=${P}"),
+        ("rediss://host/1", "host:6379,db=1,ssl=true"),
+    ],
+)
+def test_a_redis_url_in_feasts_words(url: str, expected: str, tmp_path: Path) -> None:
+    assert declarations._online(Features(online=url), tmp_path)["connection_string"] == expected
