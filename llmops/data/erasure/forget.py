@@ -164,7 +164,11 @@ def _change(paths: list[Path], plan: Plan, subject: Subject) -> None:
 
 
 def _write_texts(folder: Path) -> None:
-    """Write the annotated text anew from the examples that are left."""
+    """Write the annotated text anew from the examples that are left, and the page of an evaluation from its answers."""
+    if folder.parent.name == "evaluate" and (folder / "report.html").exists():
+        from llmops.model import page
+
+        page.write(folder, artifacts.read_record(folder).config["worst"])
     text = folder / "train.txt"
     if folder.parent.name == "annotate" and text.exists():
         examples = read_rows(folder / "train.parquet", Example)

@@ -21,7 +21,7 @@ from llmops.artifacts import Record
 from llmops.config import Config
 from llmops.data import spark
 from llmops.data.erasure import erase, forgotten, plans
-from llmops.data.erasure.forget import forget
+from llmops.data.erasure.forget import _write_texts, forget
 from llmops.errors import LlmopsError
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
@@ -455,3 +455,17 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
     assert cli.main(["data", "forget", MAIL]) == 1
     assert "keys.json" in capsys.readouterr().out
+
+
+def test_the_page_of_an_evaluation_is_made_of_the_answers_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[Path, int]] = []
+    monkeypatch.setattr("llmops.model.page.write", lambda folder, worst: written.append((folder, worst)))
+    folder = tmp_path / "evaluate" / "e1"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("old")
+    record = {name: "" for name in ("interval", "code", "git_commit", "started", "finished")}
+    artifacts.commit(folder, Record("evaluate", "e1", {"worst": 7}, inputs={}, metrics={}, files={}, **record))
+    _write_texts(folder)
+    assert written == [(folder, 7)]
