@@ -383,11 +383,12 @@ class Train(Section):
 class Compress(Section):
     """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
 
-    variants: tuple[Literal["nf4", "int8", "pruned", "recovered"], ...] = Field(
+    variants: tuple[Literal["nf4", "int8", "fp8", "pruned", "recovered"], ...] = Field(
         (),
         description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
-        "beside it; `int8`, weights of linear layers in 8 bits; `pruned`, without the least used neurons of every MLP; "
-        "`recovered`, pruned and trained again. Empty: the bfloat16 model is served.",
+        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU; `pruned`, "
+        "without the least used neurons of every MLP; `recovered`, pruned and trained again. Empty: the bfloat16 model "
+        "is served.",
     )
     within: float = Field(
         0.01,

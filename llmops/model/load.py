@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llmops import prompts
 from llmops.model import int8
@@ -42,7 +43,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(path: str | Path, quantisation: BitsAndBytesConfig | None = None) -> Model:
+def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
     """A causal language model in bfloat16, or quantised, in evaluation mode.
 
     A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.

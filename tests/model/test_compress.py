@@ -245,3 +245,18 @@ def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Pa
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(LlmopsError, match="broken"):
         speed.measure(tmp_path / "broken", [[1, 2, 3]], 2, 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fp8_without_a_gpu_says_what_it_needs(trained: dict[str, Path], stubbed: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fp8.*8\.9"):
+        compress.run(Compress(variants=("fp8",), max_new_tokens=4), **trained, out=tmp_path)
+
+
+@pytest.mark.gpu
+def test_fp8_on_a_gpu_is_near_the_full_model(
+    trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    compress.run(Compress(variants=("fp8",), within=10.0, max_new_tokens=4), **trained, out=tmp_path)
+    full, small = json.loads((tmp_path / "compression.json").read_text())["variants"]
+    assert small["size_mib"] < full["size_mib"] and abs(small["loss_added"]["mean"]) < 0.1

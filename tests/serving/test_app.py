@@ -245,7 +245,7 @@ def test_the_messages_for_bad_keys_differ_and_repeat_no_secret(site, client):
     answers = {code: ask(client, {"X-API-Key": key}).text for code, key in bad_keys(site).items()}
     details = {json.loads(text)["detail"] for text in answers.values()}
     assert len(details) == 3
-    assert not any(key.rsplit("_", 1)[1] in answers[code] for code, key in bad_keys(site).items())
+    assert not any(key.split("_", 2)[2] in answers[code] for code, key in bad_keys(site).items())
 
 
 def test_the_table_of_public_routes_is_complete(site):
@@ -283,7 +283,7 @@ def test_a_browser_signs_in_once_and_out_again(site, client):
     answer = sign_in(client, site.keys["developer"])
     cookie = answer.headers["set-cookie"].lower()
     assert answer.status_code == 303 and "httponly" in cookie and "samesite=strict" in cookie
-    assert site.keys["developer"].rsplit("_", 1)[1].lower() not in cookie
+    assert site.keys["developer"].split("_", 2)[2].lower() not in cookie
     assert client.get("/dashboard", headers=html).status_code == 200
     assert client.get("/dashboard/data").status_code == 200
     client.post("/signout")
