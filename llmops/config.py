@@ -278,13 +278,11 @@ class Features(Section):
     def _url_without_secret(cls, value: str, info: ValidationInfo) -> str:
         if value == Features.model_fields[str(info.field_name)].default:
             return value
-        url = urlsplit(value)
-        if info.field_name == "online" and (url.scheme not in ("redis", "rediss") or not url.hostname):
-            raise ValueError("use `sqlite` or a URL such as redis://host:6379/0")
-        if info.field_name == "registry" and not url.scheme:
+        if info.field_name == "online":
+            _check_redis(value)
+        elif not urlsplit(value).scheme:
             raise ValueError("use an SQLAlchemy URL such as postgresql+psycopg://host/feast, or leave it empty")
-        if url.password and not re.fullmatch(r"\$\{\w+\}", url.password):
-            raise ValueError("write the password as ${NAME} and set NAME in the environment")
+        _check_password(value)
         return value
 
 
@@ -492,8 +490,43 @@ class Serving(Section):
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
     max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
     max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")
+    max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What runs the model; `vllm` needs its own environment: docs/vllm.md."
+    )
+    vllm: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes` or "
+        "`gpu_memory_utilization`.",
+    )
     poll_s: float = Field(1.0, gt=0, description="Seconds between looks at the registry's aliases.")
+    timeout_s: float = Field(120.0, gt=0, description="Longest a request may take, waiting included; then it gets 504.")
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which `/readyz` is red and requests are still taken, so that a load "
+        "balancer can look elsewhere first.",
+    )
     threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
+    keys: Where = Field(Path(), description="The file of hashed API keys; empty: `<home>/keys.json`.")
+    requests_per_minute: int = Field(
+        60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."
+    )
+    tokens_per_minute: int = Field(
+        20_000, ge=0, description="Tokens, of prompts and answers, that a key may use in any 60 s; 0: any number."
+    )
+    limits: str = Field(
+        "",
+        description="Where requests and tokens are counted. Empty: in each process. For replicas "
+        "`redis://:${REDIS_PASSWORD}@host:6379/1` (`rediss://` with TLS); ${VAR} is read from the environment.",
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _is_redis(cls, value: str) -> str:
+        if value:
+            _check_redis(value)
+        return value
 
 
 class Monitoring(Section):
@@ -543,7 +576,10 @@ class Config(Section):
         collect["forgotten"] = Path(collect.get("forgotten") or home / "forgotten.json").absolute()
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
-        return {**value, "home": home, "collect": collect, "release": release, "features": features}
+        serving = dict(value.get("serving") or {})
+        serving["keys"] = Path(serving.get("keys") or home / "keys.json").absolute()
+        made = {"collect": collect, "release": release, "features": features, "serving": serving}
+        return {**value, "home": home, **made}
 
     @property
     def artifacts(self) -> Path:
@@ -558,7 +594,7 @@ class Config(Section):
     @property
     def keys(self) -> Path:
         """File of the hashed API keys."""
-        return self.home / "keys.json"
+        return self.serving.keys
 
 
 def load(
@@ -649,6 +685,19 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _check_redis(value: str) -> None:
+    url = urlsplit(value)
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise ValueError("leave it as it is by default, or use a URL such as redis://host:6379/0")
+    _check_password(value)
+
+
+def _check_password(url: str) -> None:
+    password = urlsplit(url).password
+    if password and not re.fullmatch(r"\$\{\w+\}", password):
+        raise ValueError("write the password as ${NAME} and set NAME in the environment")
 
 
 def _short(value: Any) -> str:

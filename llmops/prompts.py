@@ -27,8 +27,12 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str =
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation, up to where the next assistant turn begins."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    """Token ids of a conversation, up to where the next assistant turn begins.
+
+    What a user says is a question in the one format: a conversation of one question is `prompt_ids` of it.
+    """
+    turns = [{**m, "content": _request(m["content"], "")} if m["role"] == "user" else m for m in messages]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
     return cast(list[int], ids)
 
 

@@ -19,18 +19,23 @@ from starlette.exceptions import HTTPException
 from llmops import __version__
 from llmops.config import Config
 from llmops.errors import LlmopsError
-from llmops.governance.access import KeyStore
+from llmops.governance.keys import KeyStore
 from llmops.monitoring.sinks import LocalStore, sinks_for
 from llmops.monitoring.spool import Shipper
-from llmops.release.registry import Registry, Version
+from llmops.release.registry import Registry
+from llmops.release.version import Version
 from llmops.threads import spin_briefly
+from serving import signing
+from serving.audit import Audit
 from serving.deps import Parts, assert_guarded
+from serving.draining import DrainingServer
 from serving.engines.base import Engine
-from serving.engines.transformers import TransformersEngine
 from serving.errors import answer
+from serving.inputs import Inputs
+from serving.limits import Limiter
 from serving.middleware import Around
 from serving.models import Models
-from serving.routes import admin, generate, health, pages
+from serving.routes import admin, feedback, generate, health, keys, openai, pages
 
 
 def create_app(
@@ -43,32 +48,40 @@ def create_app(
     Args:
         config: where registry, keys and events are, and the section `serving`.
         engine_for: makes the engine of a version; by default transformers on its servable folder.
-        environ: the environment; `LLMOPS_SESSION_SECRET` keeps browser sessions over restarts and between replicas.
+        environ: the environment; `LLMOPS_SESSION_SECRET` is what replicas without a common home sign with.
 
     Raises:
         RuntimeError: if a route names no permission.
     """
     registry = Registry(config.release.registry, config.release.name)
     models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events)
-    secret = environ.get("LLMOPS_SESSION_SECRET", "").encode()
+    secret = signing.secret(config.home / "serving.secret", environ)
+    audit = Audit(config.events)
     parts = Parts(
         config=config,
-        keys=KeyStore(config.keys),
+        keys=KeyStore(config.keys, events=config.events),
+        limiter=Limiter(config.serving, audit.tell, environ),
+        audit=audit,
         registry=registry,
         models=models,
         store=LocalStore(config.events),
-        **({"session_secret": secret} if secret else {}),
+        inputs=Inputs(config.release.name),
+        session_secret=secret,
     )
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = Shipper(config.events, sinks_for(config.events, config.monitoring))
         shipper.start()
+        audit.start()
         models.start()
         try:
             yield
         finally:
             await models.stop()
+            parts.inputs.close()
+            await parts.limiter.close()
+            await audit.stop()
             shipper.stop()
 
     app = FastAPI(
@@ -81,10 +94,12 @@ def create_app(
         openapi_url=None,
     )
     app.state.parts = parts
-    app.add_middleware(Around, folder=config.events, max_body=16 * config.serving.max_prompt_chars + 65_536)
+    app.state.draining = False  #: whether `/readyz` tells to send no more requests here
+    max_body = 16 * config.serving.max_prompt_chars + 65_536
+    app.add_middleware(Around, folder=config.events, max_body=max_body, secret=secret)
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
-    for module in (generate, health, admin, pages):
+    for module in (generate, openai, feedback, health, admin, keys, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
@@ -92,22 +107,32 @@ def create_app(
     return app
 
 
-def serve(config: Config) -> None:
-    """Run the app until it is told to stop (SIGTERM, Ctrl-C); waiting requests are answered first."""
+def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None) -> None:
+    """Run the app until it is told to stop (SIGTERM, Ctrl-C); what it has taken is answered first."""
     spin_briefly(os.environ)
-    uvicorn.run(
-        create_app(config),
+    app = create_app(config, engine_for)
+    settings = uvicorn.Config(
+        app,
         host=config.serving.host,
         port=config.serving.port,
         server_header=False,
         access_log=False,  # it would hold prompts; every request is an event without them
     )
+    DrainingServer(settings, app, config.serving.drain_s).run()
 
 
 def _engine_for(config: Config) -> Callable[[Version], Engine]:
     serving = config.serving
 
     def engine_for(version: Version) -> Engine:
-        return TransformersEngine(version.servable, serving.max_queue, serving.max_batch, serving.threads)
+        if serving.engine == "vllm":
+            from serving.engines.vllm import VllmEngine
+
+            return VllmEngine(version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.vllm)
+        from serving.engines.transformers import TransformersEngine
+
+        return TransformersEngine(
+            version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.threads
+        )
 
     return engine_for

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
@@ -17,10 +17,25 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.routing import Mount
 
 from llmops.config import Config
+from llmops.errors import AccessError
 from llmops.governance import access
-from llmops.governance.access import Key, KeyStore, Permission, UnknownKey
+from llmops.governance.access import (
+    ExpiredKey,
+    Forbidden,
+    Key,
+    MissingKey,
+    Permission,
+    RevokedKey,
+    UnknownKey,
+)
+from llmops.governance.keys import KeyStore
 from llmops.monitoring.sinks import LocalStore
 from llmops.release.registry import Registry
+from serving.audit import Audit, client, client_fields
+from serving.engines.base import Ask
+from serving.errors import Limited
+from serving.inputs import Inputs
+from serving.limits import Allowance, Limiter
 from serving.models import Models
 
 COOKIE = "llmops_session"
@@ -28,6 +43,16 @@ SESSION_S = 12 * 3600
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
 _bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
+_Header = Annotated[str | None, Security(_header)]
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+_REASONS: dict[type[AccessError], str] = {
+    MissingKey: "missing",
+    UnknownKey: "unknown",
+    ExpiredKey: "expired",
+    RevokedKey: "revoked",
+    Forbidden: "forbidden",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,9 @@ class Parts:
     registry: Registry
     models: Models
     store: LocalStore
+    limiter: Limiter
+    audit: Audit
+    inputs: Inputs
     session_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
 
@@ -56,25 +84,90 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
     """
 
-    async def allowed(
-        request: Request,
-        app: PartsDep,
-        header: Annotated[str | None, Security(_header)],
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    ) -> Key:
-        presented = header or (bearer.credentials if bearer else "")
-        if presented:
-            key = app.keys.check(presented)
-        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = app.keys.current(_signed_in(app.session_secret, cookie))
-        else:
-            raise UnknownKey("An API key is needed, in the header X-API-Key or as a bearer token.")
-        request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
-        access.require(key, permission)
+    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> Key:
+        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        app.audit.note(request.scope, "allowed", key)
         return key
 
     allowed.permission = permission  # type: ignore[attr-defined]
     return allowed
+
+
+def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
+    """`require` for a route whose requests become events: each counts against the limits of its key.
+
+    The route then calls `await reserve(request, asks)` before it gives its asks to an engine. Nothing else is to be
+    done: once the answer has ended, its event says how many tokens were used. Headers are added to every answer.
+    """
+
+    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        request.state.event.update(client_fields(client(request.scope)))
+        allowance = Allowance(app.limiter, key, request.state.id, request.state.event)
+        request.state.allowance = allowance
+        await _within(request, allowance.enter())
+        failed: Exception | None = None
+        try:
+            yield key
+        except Exception as error:
+            failed = error
+            raise
+        finally:
+            allowance.settle(failed)
+
+    allowed.permission = permission  # type: ignore[attr-defined]
+    return allowed
+
+
+async def reserve(request: Request, asks: Sequence[Ask]) -> None:
+    """Set aside, of the limits of the request's key, the most tokens that some asks could use.
+
+    Raises:
+        Limited: if it may not use so many now.
+    """
+    await _within(request, cast(Allowance, request.state.allowance).reserve(asks))
+
+
+async def _within(request: Request, taking: Coroutine[Any, Any, None]) -> None:
+    try:
+        await taking
+    except Limited:
+        _refused(request, "limited", request.state.allowance.key)
+        raise
+
+
+def signed_in(request: Request, app: Parts, presented: str) -> Key:
+    """The good key that somebody signs in with.
+
+    Raises:
+        AccessError: saying why it is not good; it is in the audit then.
+    """
+    return _admit(request, app, presented, None)
+
+
+def _admit(request: Request, app: Parts, presented: str, permission: Permission | None) -> Key:
+    """The key of a request, if it is good and has the permission; if not, that is in the audit."""
+    key: Key | None = None
+    try:
+        if presented:
+            key = app.keys.known(presented)
+        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
+            key = app.keys.named(_signed_in(app.session_secret, cookie))
+        else:
+            raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
+        request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
+        app.keys.good(key)
+        if permission:
+            access.require(key, permission)
+    except AccessError as error:
+        _refused(request, _REASONS[type(error)], key)
+        raise
+    return key
+
+
+def _refused(request: Request, reason: str, key: Key | None) -> None:
+    parts(request).audit.note(request.scope, reason, key)
+    request.state.refused = True  # the audit counts it; an event of its own would let anybody fill the disk
 
 
 async def public() -> None:

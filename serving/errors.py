@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from typing import Any
+
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llmops.errors import AccessError, LlmopsError, RegistryError
-from llmops.governance.access import ExpiredKey, Forbidden, KeyFileError, RevokedKey, UnknownKey
+from llmops.governance.access import (
+    ExpiredKey,
+    Forbidden,
+    KeyFileError,
+    KeyRefused,
+    NoSuchKey,
+    RevokedKey,
+    UnknownKey,
+)
 from serving.templates import sign_in
+
+log = logging.getLogger(__name__)
 
 
 class NotReady(LlmopsError):
@@ -20,12 +34,55 @@ class PromptRefused(LlmopsError):
     """The prompt is empty or too long, or asks for too much."""
 
 
+class PromptTooLong(PromptRefused):
+    """The prompt and the answer it asks for do not fit the model's context."""
+
+
 class QueueFull(LlmopsError):
     """Too many requests wait already."""
 
     def __init__(self, waiting: int, retry_after_s: int) -> None:
         super().__init__(f"{waiting} requests wait already; try again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class Limited(LlmopsError):
+    """The key has used its requests or tokens of this minute."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = max(math.ceil(wait_s), 1)
+
+
+class VersionNotLoaded(LlmopsError):
+    """The version that was asked for by name is not loaded here."""
+
+
+class InputUnknown(LlmopsError):
+    """The online store has no tokens for this `input_id`."""
+
+
+class FeaturesDown(LlmopsError):
+    """The online store does not answer."""
+
+
+class TimedOut(LlmopsError):
+    """The answer was not complete within `serving.timeout_s`."""
+
+
+class ClientLeft(LlmopsError):
+    """Whoever asked has closed the connection."""
+
+
+class FeedbackRefused(LlmopsError):
+    """The feedback is about no request of ours, or says nothing."""
+
+
+class EngineDied(LlmopsError):
+    """The engine failed or was closed before the answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine stopped before the answer was complete; it is being restarted. Send it again.")
 
 
 #: error → HTTP status and a code for programs; the first that fits counts
@@ -36,16 +93,51 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     Forbidden: (403, "forbidden"),
     AccessError: (401, "access"),
     KeyFileError: (503, "keys_unreadable"),
+    PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
     QueueFull: (429, "queue_full"),
+    Limited: (429, "limited"),
+    KeyRefused: (422, "key_refused"),
+    NoSuchKey: (404, "key_not_found"),
+    FeedbackRefused: (422, "feedback_refused"),
+    VersionNotLoaded: (404, "model_not_found"),
+    InputUnknown: (404, "input_unknown"),
+    ClientLeft: (499, "client_left"),
     NotReady: (503, "not_ready"),
+    FeaturesDown: (503, "features_down"),
+    TimedOut: (504, "timed_out"),
+    EngineDied: (503, "engine_died"),
     RegistryError: (409, "registry"),
     LlmopsError: (500, "internal"),
 }
 
 
+#: what OpenAI calls our codes, where it has a word for them
+OPENAI_CODES = {
+    "key_unknown": "invalid_api_key",
+    "key_expired": "invalid_api_key",
+    "key_revoked": "invalid_api_key",
+    "prompt_too_long": "context_length_exceeded",
+    "queue_full": "rate_limit_exceeded",
+    "limited": "rate_limit_exceeded",
+}
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+HIDDEN = "Something is wrong here, not with the request; the log says what."
+
+
 async def answer(request: Request, error: Exception) -> Response:
     """The answer that tells a caller of an error, and its code for the request's event."""
+    status, body, headers = told(request, error)
+    if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        return sign_in(request, status, str(error), request.url.path)  # a browser, which can ask its user for a key
+    return JSONResponse(body, status, headers)
+
+
+def told(request: Request, error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body and headers that tell a caller of an error; notes its code for the request's event.
+
+    Below `/v1` the body is as OpenAI's clients expect it, elsewhere a `Problem`.
+    """
     headers: dict[str, str] = {}
     if isinstance(error, RequestValidationError):
         status, code, detail = 422, "invalid", _places(error)
@@ -54,19 +146,31 @@ async def answer(request: Request, error: Exception) -> Response:
         headers.update(error.headers or {})
     elif isinstance(error, LlmopsError):
         status, code = next(entry for kind, entry in STATUS.items() if isinstance(error, kind))
-        detail = str(error)
+        detail = HIDDEN if code in ("internal", "keys_unreadable") else str(error)  # those name paths of this machine
     else:
-        status, code, detail = 500, "internal", "Something is wrong here, not with the request; the log says what."
+        status, code, detail = 500, "internal", HIDDEN
+    if detail is HIDDEN:
+        log.error("Request %s failed", request.state.id, exc_info=error)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, QueueFull):
-        headers["Retry-After"] = str(error.retry_after_s)
-    elif status == 503:
-        headers["Retry-After"] = "5"
+    if retry_after_s := getattr(error, "retry_after_s", 5 if status == 503 else 0):
+        headers["Retry-After"] = str(retry_after_s)
     request.state.event["error.type"] = code
-    if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return sign_in(request, status, detail, request.url.path)  # a browser, which can ask its user for a key
-    return JSONResponse({"detail": detail, "code": code, "id": request.state.id}, status, headers)
+    if request.url.path.startswith("/v1/"):
+        return _openai(status, code, detail, error, headers)
+    return status, {"detail": detail, "code": code, "id": request.state.id}, headers
+
+
+def _openai(
+    status: int, code: str, detail: str, error: Exception, headers: dict[str, str]
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    status = 400 if status == 422 else status
+    kind = OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    place = [str(part) for part in error.errors()[0]["loc"][1:]] if isinstance(error, RequestValidationError) else []
+    if code == "prompt_too_long":
+        detail += f" ({OPENAI_CODES[code]})"  # LangChain looks for OpenAI's word in the message
+    body = {"message": detail, "type": kind, "param": ".".join(place) or None, "code": OPENAI_CODES.get(code, code)}
+    return status, {"error": body}, headers
 
 
 def _places(error: RequestValidationError) -> str:

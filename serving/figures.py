@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from llmops.monitoring.events import ALERT, GATE, PIPELINE, timestamp
+from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, timestamp
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.slo import Served, by_version, percentile, served, summary
 
@@ -18,7 +19,12 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
     "24h": (timedelta(minutes=30), 48),
     "7d": (timedelta(hours=2), 84),
 }
-RECENT = {PIPELINE: 22, GATE: 8, ALERT: 8}  #: how many of the latest events are listed; two runs have 22 stages
+RECENT = {
+    PIPELINE: 22,
+    GATE: 8,
+    ALERT: 8,
+    CANARY: 8,
+}  #: how many of the latest events are listed; two runs have 22 stages
 
 
 def figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[str, Any]:
@@ -39,9 +45,10 @@ def figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[
         "step_s": int(step.total_seconds()),
         "totals": summary(requests),
         "series": [{"time": timestamp(first + n * step), **_bucket(bucket)} for n, bucket in enumerate(buckets)],
-        "versions": by_version(requests),
+        "versions": _versions(store, requests, first, last + step),
         "stages": [_stage(event) for event in _recent(store, PIPELINE)],
         "gates": [_gate(event) for event in _recent(store, GATE)],
+        "canaries": [_canary(event) for event in _recent(store, CANARY)],
         "alerts": [{"time": e["@timestamp"], "message": e.get("message", "")} for e in _recent(store, ALERT)],
     }
 
@@ -58,6 +65,40 @@ def _bucket(requests: list[Served]) -> dict[str, Any]:
         "input_tokens": sum(r.input_tokens for r in requests),
         "output_tokens": sum(r.output_tokens for r in requests),
     }
+
+
+def _versions(store: LocalStore, requests: list[Served], since: datetime, until: datetime) -> dict[str, dict[str, Any]]:
+    """Per version, beside `slo.summary`: its share of the requests, tokens per second of an answer, and the ratings."""
+    ups, downs = _ratings(store, since, until)
+    versions = by_version(requests)
+    for name, figures in versions.items():
+        seconds = sum(r.ms for r in requests if r.version == name and r.answered) / 1000
+        figures["share"] = figures["requests"] / sum(v["requests"] for v in versions.values())
+        figures["tokens_per_s"] = figures["output_tokens"] / seconds if seconds else None
+        figures["up"], figures["down"] = ups[name], downs[name]
+    return versions
+
+
+def _ratings(store: LocalStore, since: datetime, until: datetime) -> tuple[Counter[str], Counter[str]]:
+    """Thumbs up and down per version, for requests of this time, whenever they were rated; a key's last word counts."""
+    fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
+    rated = {(id, key): rating for id, key, rating in store.columns(FEEDBACK, fields, timestamp(since)) if rating}
+    if not rated:
+        return Counter(), Counter()
+    asked = store.columns(SERVING, ("http.request.id", "llmops.model.version"), timestamp(since), timestamp(until))
+    versions = {id: version for id, version in asked if version}
+    counts = {
+        word: Counter(versions[id] for (id, _), r in rated.items() if r == word and id in versions)
+        for word in ("up", "down")
+    }
+    return counts["up"], counts["down"]
+
+
+def _canary(event: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("outcome", "share", "numbers")
+    facts = {name: event.get(f"llmops.canary.{name}") for name in names}
+    why, version = event.get("event.reason", ""), event.get("llmops.model.version", "")
+    return {"time": event["@timestamp"], "version": version, "why": why, **facts}
 
 
 def _stage(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,29 @@
-"""Around every request: an id, a limit on its body, security headers, and for `/generate` an event."""
+"""Around every request: an id, a limit on its body, security headers, and an event if it asks a model."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-import uuid
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops.monitoring import events
+from llmops.monitoring.events import timestamp
+from serving.errors import answer
+from serving.recorder import Recorder
+from serving.signing import new_id
 
 log = logging.getLogger(__name__)
 
-RECORDED = {"/generate"}  #: paths whose requests become events
+#: paths whose requests become events, and what OpenTelemetry calls what they do
+RECORDED = {
+    "/generate": "text_completion",
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+}
 POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; style-src 'self'; \
 form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -24,25 +31,31 @@ form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 class Around:
     """The middleware. A recorded request's event is in the spool before its answer's last byte leaves."""
 
-    def __init__(self, app: ASGIApp, folder: Path, max_body: int) -> None:
-        self._app, self._folder, self._max_body = app, folder, max_body
+    def __init__(self, app: ASGIApp, folder: Path, max_body: int, secret: bytes) -> None:
+        self._app, self._recorder, self._max_body, self._secret = app, Recorder(folder), max_body, secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, moment, status = time.perf_counter_ns(), events.timestamp(), 500
-        request_id = str(uuid.uuid4())
+        begun, moment, status = time.perf_counter_ns(), timestamp(), 0
+        request_id = new_id(self._secret)
         event: dict[str, object] = {}
-        scope.setdefault("state", {}).update(id=request_id, event=event)
-        recorded = scope["path"] in RECORDED
+        scope.setdefault("state", {}).update(id=request_id, event=event, begun=begun)
+        state = scope["state"]
 
         async def record() -> None:
+            if scope["path"] not in RECORDED or state.get("refused"):
+                return
+            if "llmops.key.prefix" not in event and status < 500:  # nobody has asked who this is
+                scope["app"].state.parts.audit.note(scope, "invalid")
+                return
             fields = {
                 "@timestamp": moment,
                 "event.action": "generate",
                 "event.duration": time.perf_counter_ns() - begun,
                 "event.outcome": "success" if status < 400 else "failure",
+                "gen_ai.operation.name": RECORDED[scope["path"]],
                 "http.request.id": request_id,
                 "http.request.method": scope["method"],
                 "http.response.status_code": status,
@@ -50,7 +63,7 @@ class Around:
                 **event,
             }
             try:
-                await asyncio.to_thread(events.emit, self._folder, events.SERVING, fields)
+                await self._recorder.record(fields)
             except Exception:  # callers are answered even while the disk is full
                 log.exception("The event of request %s is lost", request_id)
 
@@ -58,17 +71,22 @@ class Around:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _set_headers(MutableHeaders(scope=message), request_id)
-            elif recorded and not message.get("more_body", False):
+                headers = MutableHeaders(scope=message)
+                _set_headers(headers, request_id)
+                if allowance := state.get("allowance"):
+                    headers.update(allowance.headers())
+            elif not message.get("more_body", False):
                 await record()
             await send(message)
 
         try:
             await self._app(scope, _limited(receive, self._max_body), sending)
-        except Exception:
-            if recorded:
+        except Exception as error:
+            if status:  # the answer had begun: there is nothing to be told any more
+                status = 500
                 await record()
-            raise
+                raise
+            await (await answer(Request(scope), error))(scope, receive, sending)
 
 
 def _limited(receive: Receive, most: int) -> Receive:

@@ -1,7 +1,9 @@
-"""The model that answers, and the watcher that replaces it when the registry has another champion.
+"""The models that answer, and the watcher that follows the registry's aliases.
 
-The new version is loaded and warmed up beside the old one; then one assignment makes it the current one, and the old
-engine answers what it had accepted and goes. A version that cannot be loaded changes nothing but the status.
+A new champion is loaded and warmed up beside the old one; then one assignment makes it the current one, and the old
+engine answers what it had accepted and goes. A version that cannot be loaded changes nothing but the status. A canary
+is loaded beside the champion, answers its share of the callers, and is pulled as soon as it is worse; one that is
+promoted is not loaded again.
 """
 
 from __future__ import annotations
@@ -9,90 +11,135 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import os
+import socket
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llmops.monitoring.events import emit
-from llmops.release.registry import Registry, Version
-from serving.engines.base import Answer, Ask, Engine
-from serving.errors import NotReady
+from llmops.release import rollout
+from llmops.release.canary import Figures
+from llmops.release.registry import Registry
+from llmops.release.version import Version
+from serving.canary import Answering, Trial, drawn
+from serving.engines.base import Ask, Chunk, Engine, Tokens
+from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
+from serving.loaded import Loaded, Slot
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0
 LOADS = "llmops.serving.model"  #: dataset of the events about versions being loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version and the engine that answers with it."""
-
-    version: Version
-    engine: Engine
-
-
-@dataclass(slots=True)
-class Failure:
-    """A version that could not be loaded, and when it is tried again."""
-
-    version: str
-    error: Exception
-    tries: int
-    again_at: float
-
-
 class Models:
-    """Keeps the champion loaded. All methods run in the event loop's thread; blocking work goes to others."""
+    """Keeps champion and canary loaded. All methods run in the event loop's thread; blocking work goes to others."""
 
     def __init__(
         self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path
     ) -> None:
-        self._registry, self._engine_for, self._poll_s, self._events = registry, engine_for, poll_s, events
-        self._current: Loaded | None = None
-        self._loading = ""
-        self._failure: Failure | None = None
+        self._registry, self._poll_s, self._events = registry, poll_s, events
+        self._champion, self._canary = Slot(engine_for, self._tell), Slot(engine_for, self._tell)
+        self._trial: Trial | None = None
+        self._before = Figures()  # what the champion has done outside of trials
+        self._judging = ""  # the champion that `_before` is of
+        self._replica = f"{socket.gethostname()}-{os.getpid()}"
+        self._written = 0
         self._problem: Exception | None = None
+        self._seen = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
 
     @property
     def current(self) -> Loaded | None:
-        """What answers now."""
-        return self._current
+        """The champion, once it is loaded."""
+        return self._champion.current
 
-    def generate(self, ask: Ask) -> tuple[Version, Future[Answer]]:
-        """Hand a request to the current engine.
+    @property
+    def canary(self) -> Loaded | None:
+        """The canary, while it answers."""
+        return self._canary.current if self._trial and not self._trial.why else None
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """All that answer now, the champion first."""
+        return tuple(one for one in (self.current, self.canary) if one)
+
+    def choose(self, caller: str, side: str = "") -> Loaded:
+        """What answers this caller now.
+
+        Args:
+            caller: the prefix of the caller's key.
+            side: `champion`, `canary` or the name of a loaded version, if the caller wants that one.
 
         Raises:
             NotReady: if there is none, with the reason.
-            QueueFull: if too many requests wait.
+            VersionNotLoaded: if that side is not there.
         """
-        if self._current is None:
+        champion, canary = self.current, self.canary
+        if champion is None:
             raise NotReady(self.reason())
-        return self._current.version, self._current.engine.generate(ask)
+        if not side:
+            return canary if canary and self._trial and drawn(caller, self._trial.of) else champion
+        if side in ("champion", champion.version.name):
+            return champion
+        if canary and side in ("canary", canary.version.name):
+            return canary
+        names = " and ".join(one.version.name for one in self.loaded)
+        raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
+
+    def generate(self, ask: Ask, *, caller: str, side: str = "") -> tuple[Version, Answering]:
+        """Hand a request to the engine that `choose` names.
+
+        A caller who has not asked for the canary does not suffer from it: what its engine has no room for, or fails at
+        before it has said anything, the champion answers. `Answering.version` then says so. What is asked for one side
+        is no fair sample, so it does not count in a trial.
+
+        Raises:
+            NotReady, VersionNotLoaded: see `choose`.
+            QueueFull: if too many requests wait.
+            EngineDied: if the engine has died and is being restarted.
+        """
+        chosen = self.choose(caller, side)
+        if side or chosen is self.current:
+            return chosen.version, self._ask(chosen, ask, counted=not side)
+        champion = partial(self._ask, self.current or chosen, ask, counted=True)
+        try:
+            # token ids are those of one version's tokenizer, so another must not be asked with them
+            answering = self._ask(chosen, ask, True, None if isinstance(ask.prompt, Tokens) else champion)
+        except (QueueFull, EngineDied):
+            if isinstance(ask.prompt, Tokens):
+                raise
+            answering = champion()
+        return answering.version, answering
+
+    def rejected(self, version: str) -> None:
+        """Count that the output guard has kept back an answer of this version."""
+        trial = self._trial
+        if trial and version == trial.of.version:
+            trial.canary.rejected += 1
+        elif self.current and version == self.current.version.name:
+            (trial.champion if trial else self._before).rejected += 1
 
     def reason(self) -> str:
         """Why there is no model, or that something is wrong with a newer one; empty if all is well.
 
         Anybody may read it, so it leaves out what an error said: that is `cause`.
         """
+        current, failure = self.current, self._champion.failure
         if self._problem:
             return f"The registry cannot be read ({type(self._problem).__name__}); the log says why."
-        if self._failure:
-            kind = type(self._failure.error).__name__
-            return f"Version {self._failure.version} cannot be loaded ({kind}); the log says why."
-        if self._current and not self._current.engine.stats().alive:
-            return "The engine has stopped; restart the app."
-        if self._loading and not self._current:
-            return f"Version {self._loading} is being loaded."
-        return "" if self._current else "There is no champion in the registry yet; the pipeline releases one."
+        if current and not current.alive:
+            return f"The engine of {current.version.name} has stopped; it is being restarted."
+        if failure:
+            return f"Version {failure.version} cannot be loaded ({type(failure.error).__name__}); the log says why."
+        if self._champion.loading and not current:
+            return f"Version {self._champion.loading} is being loaded."
+        return "" if current else "There is no champion in the registry yet; the pipeline releases one."
 
     def cause(self) -> str:
         """`reason` with what the error said, for those who may see paths."""
-        error = self._problem or (self._failure.error if self._failure else None)
+        failure = self._champion.failure
+        error = self._problem or (failure.error if failure else None)
         return f"{self.reason()} {error}" if error else self.reason()
 
     def start(self) -> None:
@@ -100,18 +147,16 @@ class Models:
         self._task = asyncio.create_task(self._watch(), name="models")
 
     async def stop(self) -> None:
-        """End watching, and let the engine answer what it has accepted."""
+        """End watching, and let the engines answer what they have accepted."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._current:
-            await asyncio.to_thread(self._current.engine.close)
-            self._current = None
-        await asyncio.gather(*self._retiring)
+        await asyncio.gather(self._champion.close(), self._canary.close())
 
     async def _watch(self) -> None:
         while True:
+            self._seen.clear()
             try:
                 await self._look()
                 self._problem = None
@@ -119,55 +164,84 @@ class Models:
                 if not self._problem:
                     log.exception("The registry cannot be read")
                 self._problem = error
-            await asyncio.sleep(self._poll_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._seen.wait(), self._poll_s)
 
     async def _look(self) -> None:
-        champion = await asyncio.to_thread(self._registry.champion)
-        if champion is None or (self._current and champion.name == self._current.version.name):
-            self._failure = None
+        champion, canary, trial = await asyncio.to_thread(self._registry.served)
+        loaded = self._canary.current
+        if champion and loaded and loaded.alive and loaded.version.name == champion.name:
+            self._champion.take(self._canary.give() or loaded)
+        if champion:  # what answers is never taken away for nothing
+            self._champion.aim(champion)
+        if self.current and self.current.version.name != self._judging:
+            self._judging, self._before = self.current.version.name, Figures()
+        if self._trial and self._trial.of != trial:
+            self._trial = None
+        if self._trial and loaded and not loaded.alive:
+            self._trial.why = self._trial.why or "its engine died"
+        if self._trial and self._trial.why:
+            await self._pull(self._trial)
             return
-        if self._failure and self._failure.version != champion.name:
-            self._failure = None
-        if self._failure and time.monotonic() < self._failure.again_at:
-            return
-        await self._load(champion)
+        self._canary.aim(canary)
+        if self._trial:
+            await self._publish(self._trial)
+        elif trial and self._canary.failure:
+            self._trial = Trial(trial, self._before)
+            self._trial.why = "it cannot be loaded"
+            await self._pull(self._trial)
+        elif trial and self._has(self._canary, canary) and self._has(self._champion, champion):
+            self._trial, self._written = Trial(trial, self._before), 0
 
-    async def _load(self, version: Version) -> None:
-        begun, self._loading = time.monotonic(), version.name
-        engine = self._engine_for(version)
-        try:
-            await asyncio.to_thread(engine.load)
-        except asyncio.CancelledError:
-            await asyncio.to_thread(engine.close)
-            raise
-        except Exception as error:
-            log.exception("Version %s cannot be loaded", version.name)
-            await self._fail(version, begun, error)
-            return
-        finally:
-            self._loading = ""
-        old, self._current, self._failure = self._current, Loaded(version, engine), None
-        if old:
-            task = asyncio.create_task(asyncio.to_thread(old.engine.close))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-        await self._tell(version, "success", begun, "")
+    def _has(self, slot: Slot, version: Version | None) -> bool:
+        return bool(version and slot.current and slot.current.version.name == version.name)
 
-    async def _fail(self, version: Version, begun: float, error: Exception) -> None:
-        tries = self._failure.tries + 1 if self._failure else 1
-        pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (tries - 1))
-        self._failure = Failure(version.name, error, tries, time.monotonic() + pause_s)
-        await self._tell(version, "failure", begun, f"{type(error).__name__}: {error}")
+    async def _publish(self, trial: Trial) -> None:
+        """Write down what was counted, for whoever decides over all replicas."""
+        counted = trial.canary.requests + trial.champion.requests
+        if counted != self._written:
+            figures = Figures() + trial.canary, Figures() + trial.champion  # copies, since a thread writes them
+            await asyncio.to_thread(rollout.count, self._registry, trial.of, self._replica, *figures)
+            self._written = counted
 
-    async def _tell(self, version: Version, outcome: str, begun: float, reason: str) -> None:
+    async def _pull(self, trial: Trial) -> None:
+        self._canary.aim(None)
+        await asyncio.to_thread(rollout.pull, self._registry, self._events, trial.of, trial.why, trial.numbers())
+
+    def _ask(self, chosen: Loaded, ask: Ask, counted: bool, spare: Callable[[], Answering] | None = None) -> Answering:
+        if not chosen.alive:
+            raise EngineDied
+        stream = chosen.engine.generate(ask)
+        return Answering(chosen.version, stream, partial(self._count, chosen) if counted else _ignore, spare)
+
+    def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
+        """Count a request that has ended: with its last chunk, or failed."""
+        trial, is_champion = self._trial, chosen is self.current
+        if not is_champion and (trial is None or chosen is not self._canary.current):
+            return  # an engine that is on its way out
+        figures = self._before
+        if trial:
+            figures = trial.champion if is_champion else trial.canary
+        if last:
+            figures.add(seconds, last.input_tokens, last.output_tokens)
+        else:
+            figures.failed += 1
+        if trial and not is_champion and trial.look():
+            self._seen.set()  # nobody new goes to it already; now tell the registry
+
+    async def _tell(self, version: Version, seconds: float, error: Exception | None) -> None:
         fields = {
             "event.action": "load",
-            "event.outcome": outcome,
-            "event.duration": int((time.monotonic() - begun) * 1e9),
+            "event.outcome": "failure" if error else "success",
+            "event.duration": int(seconds * 1e9),
             "llmops.model.version": version.name,
-            "error.message": reason,
+            "error.message": f"{type(error).__name__}: {error}" if error else "",
         }
         try:
             await asyncio.to_thread(emit, self._events, LOADS, fields)
         except Exception:  # a full disk is no reason to stop watching
             log.exception("The event about loading %s is lost", version.name)
+
+
+def _ignore(seconds: float, last: Chunk | None) -> None:
+    """What a caller has asked for by name counts for nothing."""

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
-class GenerateRequest(BaseModel):
+def _is_text(value: str) -> str:
+    if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("holds half of a surrogate pair, which is no text")  # tokenizers fail on it
+    return value
+
+
+Str = Annotated[str, AfterValidator(_is_text)]
+StopString = Annotated[Str, Field(min_length=1, max_length=100)]
+
+
+class Sampling(BaseModel):
+    """How an answer is chosen, and where it ends."""
+
+    temperature: float | None = Field(None, ge=0, le=2, description="0, the default: greedy, always the same answer.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the likeliest tokens of this probability.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable.")
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
+        None, description="The answer ends before the first of these."
+    )
+
+
+class GenerateRequest(Sampling):
     """A question to the model."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"prompt": "How do I return an item?", "max_new_tokens": 60}]}
     )
 
-    prompt: str = Field(description="The question.")
+    prompt: Str | None = Field(None, description="The question.")
+    input_id: Str | None = Field(
+        None, min_length=1, max_length=200, description="Instead of a prompt: an example of the online feature store."
+    )
     max_new_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens; default 50.")
     max_length: int | None = Field(None, ge=1, description="The same under its classic name; give only one of both.")
-    context: str = Field("", description="Text that the answer should rest on.")
-
-    @field_validator("prompt", "context")
-    @classmethod
-    def _is_text(cls, value: str) -> str:
-        if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise ValueError("holds half of a surrogate pair, which is no text")  # tokenizers fail on it
-        return value
+    context: Str = Field("", description="Text that the answer should rest on.")
+    stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")
 
 
 class Usage(BaseModel):
@@ -45,6 +63,45 @@ class GenerateResponse(BaseModel):
     finish_reason: Literal["stop", "length"] = Field(description="`length`: cut at the longest answer asked for.")
 
 
+class FeedbackRequest(BaseModel):
+    """What somebody thinks of an answer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"id": "…", "rating": "up"},
+                {"id": "…", "rating": "down", "question": "Do you ship to Norway?", "answer": "Yes.",
+                 "correction": "No, only within the European Union."},
+            ]
+        },
+    )  # fmt: skip
+
+    id: Str = Field(max_length=100, description="Of the request that was answered.")
+    rating: Literal["up", "down"] | None = None
+    comment: Str = Field("", max_length=4000)
+    correction: Str = Field("", max_length=8000, description="What the answer should have been.")
+    question: Str = Field("", max_length=8000, description="What was asked; a correction needs it.")
+    answer: Str = Field("", max_length=8000, description="What was answered.")
+    context: Str = Field("", max_length=8000, description="What the answer should have rested on.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.rating or self.comment.strip() or self.correction.strip()):
+            raise ValueError("give a rating, a comment or a correction")
+        if self.correction.strip() and not self.question.strip():
+            raise ValueError("a correction needs the question: prompts are not kept here")
+        if not self.correction.strip() and (self.question or self.answer or self.context):
+            raise ValueError("question, answer and context are only taken with a correction")
+        return self
+
+
+class FeedbackResponse(BaseModel):
+    """The feedback is kept."""
+
+    event: str = Field(description="Id of the event that holds it.")
+
+
 class Problem(BaseModel):
     """Why a request was not answered."""
 
@@ -59,3 +116,19 @@ class PromoteRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: str = Field(min_length=1, examples=["v2"])
+
+
+class CanaryRequest(BaseModel):
+    """Which version to try on a share of the callers, or to end the trial there is."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}]})
+
+    version: Str = Field("", max_length=100, description="Version or alias.")
+    share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
+    stop: bool = Field(False, description="End the trial: the champion answers everybody.")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if bool(self.version) == self.stop:
+            raise ValueError("give a version to try, or stop: true")
+        return self

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +67,41 @@ def tiny_base(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def serve_redis(folder: Path, port: int = 0) -> Iterator[tuple[str, str]]:
+    """A Redis server, until the block ends; gives `host:port` and its password."""
+    binary, password = shutil.which("redis-server"), "pässw0rd@/"
+    if not binary:
+        pytest.skip("redis-server is not installed")
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password, "--save", ""]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert server.stdout
+    for line in server.stdout:
+        if "Ready to accept connections" in line:
+            break
+    reader = threading.Thread(target=server.stdout.read)  # so that a full pipe cannot stop the server
+    reader.start()
+    yield f"127.0.0.1:{port}", password
+    server.terminate()
+    server.wait(10)
+    reader.join()
+    server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A Redis server for all tests; empty it before use."""
+    with serve_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def start_redis() -> Callable[..., AbstractContextManager[tuple[str, str]]]:
+    """To start Redis servers of one's own."""
+    return serve_redis

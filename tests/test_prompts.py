@@ -65,3 +65,15 @@ def test_plain_text_is_the_annotated_text(any_tokenizer: Any) -> None:
 
 def test_answer_text_comes_back_whole(any_tokenizer: Any) -> None:
     assert load.decode(any_tokenizer, prompts.answer_ids(any_tokenizer, ANSWER)) == ANSWER
+
+
+def test_a_conversation_of_one_question_is_that_question(tokenizer: Any) -> None:
+    asked = prompts.chat_ids(tokenizer, [{"role": "user", "content": QUESTION}])
+    assert asked == prompts.prompt_ids(tokenizer, QUESTION)
+
+
+def test_in_a_conversation_each_question_is_asked_as_it_was_taught(tokenizer: Any) -> None:
+    turns = [("system", "Be kind."), ("user", QUESTION), ("assistant", ANSWER), ("user", "And then?")]
+    text = tokenizer.decode(prompts.chat_ids(tokenizer, [{"role": role, "content": text} for role, text in turns]))
+    places = [text.index(part) for part in ("Be kind.", f"[Question] {QUESTION}", ANSWER, "[Question] And then?")]
+    assert places == sorted(places) and "[Question] You have" not in text

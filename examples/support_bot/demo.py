@@ -34,7 +34,8 @@ from llmops import doctor, stack
 from llmops.artifacts import write_json
 from llmops.config import Config, load, parse_interval
 from llmops.errors import LlmopsError
-from llmops.governance.access import KeyStore, Role
+from llmops.governance.access import Role
+from llmops.governance.keys import KeyStore
 from llmops.orchestrator import DONE, Airflow, Task
 from llmops.pipeline import STAGES
 

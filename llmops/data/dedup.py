@@ -11,13 +11,13 @@ id says nearly the same. No chain of pairs has to be followed, and neither order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from rensa import RMinHash
 
@@ -73,9 +73,8 @@ def exact(documents: DataFrame) -> DataFrame:
     Args:
         documents: columns `row` (the id as a number) and the two of `keys`.
     """
-    same = documents.groupBy("key_1", "key_2").agg(F.min("row").alias("first"), F.count("*").alias("n")).where("n > 1")
-    pairs = documents.join(same, ["key_1", "key_2"])
-    return pairs.where("row != first").select("row", "first")
+    first = F.min("row").over(Window.partitionBy("key_1", "key_2"))
+    return documents.select("row", first.alias("first")).where("row != first")
 
 
 def candidates(documents: DataFrame) -> DataFrame:
@@ -88,20 +87,23 @@ def candidates(documents: DataFrame) -> DataFrame:
     return banded.repartition("band").mapInArrow(_meet, "row long, first long").distinct()
 
 
-def near(pairs: DataFrame, texts: DataFrame, threshold: float) -> DataFrame:
+def near(pairs: DataFrame, said: Callable[[pl.DataFrame], pl.Series], threshold: float) -> DataFrame:
     """The near duplicates, as (row, first, similarity): the document and a similar one with a smaller id.
 
     Args:
-        pairs: what `candidates` found.
-        texts: columns `row` and `said`, the text that was hashed.
+        pairs: what `candidates` found, with `part` and `first_part`, where the documents are.
+        said: the texts that were hashed, of documents given as (row, part).
         threshold: least Jaccard similarity of near duplicates.
     """
-    met = pairs.select("row").union(pairs.select("first")).distinct()
-    some = texts.join(met, "row", "left_semi")  # few texts are in any pair: only those are shuffled
-    left = some.select("row", F.col("said").alias("left"))
-    right = some.select(F.col("row").alias("first"), F.col("said").alias("right"))
-    both = pairs.join(left, "row").join(right, "first").select("row", "first", "left", "right")
-    verified = both.mapInArrow(_verify, "row long, first long, similarity double")
+
+    def verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            some = pl.DataFrame(pl.from_arrow(batch))
+            similarity = jaccard(said(some.select("row", "part")), said(some.select(row="first", part="first_part")))
+            columns: dict[str, Any] = {name: batch.column(name) for name in ("row", "first")}
+            yield pa.RecordBatch.from_pydict({**columns, "similarity": similarity.to_arrow()})
+
+    verified = pairs.mapInArrow(verify, "row long, first long, similarity double")
     close = verified.where(F.col("similarity") >= threshold)
     return close.groupBy("row").agg(F.min(F.struct("first", "similarity")).alias("of")).select("row", "of.*")
 
@@ -118,10 +120,3 @@ def _meet(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         pl.col("row") != pl.col("first")
     )
     yield from pairs.select("row", "first").unique().to_arrow().to_batches()
-
-
-def _verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        columns: dict[str, Any] = {name: batch.column(name) for name in ("row", "first")}
-        left, right = (pl.Series(pl.from_arrow(batch.column(name))) for name in ("left", "right"))
-        yield pa.RecordBatch.from_pydict({**columns, "similarity": jaccard(left, right).to_arrow()})

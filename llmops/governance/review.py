@@ -238,11 +238,9 @@ def _probe(config: Govern, servable: Path) -> tuple[list[Trial], str]:
 
 def system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the chat template puts before the user's turn by itself, if it has one."""
-    from llmops import prompts
-
     if not tokenizer.chat_template:
         return ""
-    text = str(tokenizer.decode(prompts.chat_ids(tokenizer, [{"role": "user", "content": _SEPARATOR}])))
+    text = str(tokenizer.apply_chat_template([{"role": "user", "content": _SEPARATOR}], tokenize=False))
     return text.split(_SEPARATOR)[0]
 
 

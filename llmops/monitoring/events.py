@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ ECS_VERSION = "8.17.0"
 
 # The words that events and their readers share.
 SERVING = "llmops.serving"
+FEEDBACK = "llmops.feedback"
 PIPELINE = "llmops.pipeline"
 GATE = "llmops.gate"
+CANARY = "llmops.canary"
+ADMIN = "llmops.admin"
 ALERT = "llmops.alert"
+AUDIT = "llmops.audit"
 
 
 def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
@@ -36,10 +40,15 @@ def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
         fields: flat dotted names to JSON values. May set `@timestamp` (by default now), and `event.id` where the same
             event may be emitted again: sinks keep the first.
     """
-    event = build(dataset, fields)
+    return emit_all(folder, dataset, [fields])[0]
+
+
+def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`emit` several events of a dataset in one commit, which costs as much as one; returns their `event.id`."""
+    events = [build(dataset, fields) for fields in several]
     with Spool(folder) as spool:
-        spool.append([event])
-    return str(event["event.id"])
+        spool.append(events)
+    return [str(event["event.id"]) for event in events]
 
 
 def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llmops import artifacts
 from llmops.artifacts import Record
 from llmops.errors import ArtifactError, RegistryError
 from llmops.governance import secrets
-from llmops.release.registry import Version
+from llmops.release.version import Version
 
 DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names the dataset
 

@@ -23,7 +23,8 @@ from llmops.monitoring import events
 from llmops.records import Example, read_rows
 from llmops.release import card, hub, lineage
 from llmops.release.gate import Decision, Scores, decide
-from llmops.release.registry import BASE, Registry, Version
+from llmops.release.registry import BASE, Registry
+from llmops.release.version import Version
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """The local model registry: numbered versions, and aliases that move together.
 
-    {root}/{name}/aliases.json            champion, candidate, previous → version; one file, replaced atomically
+    {root}/{name}/aliases.json            champion, candidate, previous, canary → version; one file, replaced atomically
     {root}/{name}/history.jsonl           every change of an alias: time, who, why
+    {root}/{name}/canary/                 what the replicas of the app have counted in the canary's trial
     {root}/{name}/versions/v1/            version.json, README.md (model card), adapter/, servable/, evaluation.json, …
 
 A version is built in `.v1.partial` and renamed when it is whole: what has a version's name is complete. Changes hold
@@ -10,53 +11,21 @@ the registry's lock; readers need none.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import link, locked, write_json, write_whole
+from llmops.artifacts import locked, write_whole
 from llmops.errors import RegistryError
-
-log = logging.getLogger(__name__)
+from llmops.release import aliases as alias_file
+from llmops.release.aliases import Canary, names, with_canary
+from llmops.release.version import Version, build_version, document, read_version
 
 BASE = "base"  #: what the first version is compared with: the untuned base model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One published model; all but `path` is the content of its `version.json`."""
-
-    name: str  #: v1, v2, …
-    path: Path
-    status: str  #: what the gate decided: promoted | rejected | inconclusive
-    compared_with: str  #: "base" or a version; empty when the comparison no longer counts and must be made again
-    compress: str  #: fingerprint of the compress artifact that it was made from
-    base_model: str
-    base_revision: str
-    licence: str
-    quantisation: str
-    interval: str  #: ISO date of the data interval
-    run: str  #: the orchestrator's run id
-    dataset: str  #: SHA-256 of the training split
-    created: str  #: ISO time, UTC
-    erasures: tuple[Mapping[str, Any], ...] = ()  #: rows it was trained on that were forgotten since: time, examples
-
-    @property
-    def servable(self) -> Path:
-        """Folder of the model that is served."""
-        return self.path / "servable"
-
-    @property
-    def adapter(self) -> Path:
-        """Folder of the LoRA adapter."""
-        return self.path / "adapter"
 
 
 class Registry:
@@ -67,15 +36,7 @@ class Registry:
 
     def aliases(self) -> dict[str, str]:
         """Alias → version; empty before anything is published."""
-        try:
-            aliases: dict[str, str] = json.loads((self.folder / "aliases.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise RegistryError(
-                f"{self.folder / 'aliases.json'} is damaged ({error}); restore it from the last line of history.jsonl."
-            ) from error
-        return aliases
+        return names(alias_file.read(self.folder))
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
@@ -97,6 +58,16 @@ class Registry:
         """The version that is served, if there is one."""
         name = self.aliases().get("champion")
         return self._read(name) if name else None
+
+    def canary(self) -> Canary | None:
+        """The version that answers a share of the callers, if there is one."""
+        return alias_file.canary(alias_file.read(self.folder))
+
+    def served(self) -> tuple[Version | None, Version | None, Canary | None]:
+        """Champion, canary and the canary's trial, as they are at one moment."""
+        entries = alias_file.read(self.folder)
+        champion, canary = entries.get("champion"), alias_file.canary(entries)
+        return self._read(champion) if champion else None, self._read(canary.version) if canary else None, canary
 
     def made_from(self, compress: str) -> Version | None:
         """The version that was made from the compress artifact with this fingerprint, if there is one."""
@@ -143,44 +114,107 @@ class Registry:
             created = known.created if known else datetime.now(UTC).isoformat(timespec="seconds")
             erasures = known.erasures if known else ()
             version = Version(**{"erasures": erasures, **facts}, name=name, path=path, created=created)
-            aliases = self.aliases()
+            aliases = alias_file.read(self.folder)
             champion = aliases.get("champion", "")
             fresh = version.status == "promoted" and champion != name and not self._was_champion(name)
             if fresh and champion != version.compared_with.replace(BASE, ""):
                 fresh = False
                 version = replace(version, status="inconclusive", compared_with="")
-            files = {**documents(version), "version.json": _json(version)}
+            files = {**documents(version), "version.json": document(version)}
             if known:
                 for file, text in files.items():
                     write_whole(path / file, text.encode())
             else:
-                self._build(path, trees, files)
+                build_version(path, trees, files)
             changed = {**aliases, "candidate": name}
             if fresh:
                 changed |= {"champion": name, **({"previous": champion} if champion else {})}
             self._move(aliases, changed, by, why)
         return version
 
-    def promote(self, version: str, *, by: str = "admin", why: str = "promoted by hand") -> Version:
-        """Make a version the champion; the champion there was becomes `previous`."""
+    def promote(
+        self,
+        version: str,
+        *,
+        by: str = "admin",
+        why: str = "promoted by hand",
+        trial: str = "",
+        numbers: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Make a version the champion; the champion there was becomes `previous`, and a canary's trial is over.
+
+        Args:
+            version: its name, or an alias.
+            by, why, numbers: for the history.
+            trial: only if the canary's trial that started then still goes on.
+        """
         with self._changing():
-            chosen, aliases = self.get(version), self.aliases()
-            if not chosen.servable.is_dir():
-                raise RegistryError(f"{chosen.name} has no model at {chosen.servable}; it cannot be served.")
+            aliases = alias_file.read(self.folder)
+            going = alias_file.canary(aliases)
+            if trial and (going is None or going.started != trial):
+                raise RegistryError(f"The canary's trial of {trial} is over; {version} is not promoted by it.")
+            chosen = self._with_model(version)
             champion = aliases.get("champion", "")
             if champion != chosen.name:
                 previous = {"previous": champion} if champion else {}
-                self._move(aliases, {**aliases, "champion": chosen.name, **previous}, by, why)
+                self._move(aliases, {**aliases, "champion": chosen.name, **previous}, by, why, numbers)
         return chosen
 
+    def start_canary(self, version: str, share: float, *, by: str = "admin", why: str = "started by hand") -> Canary:
+        """Let a version answer a share of the callers; it replaces a canary there is.
+
+        Asking for what is there already changes nothing. Another share starts the trial anew.
+
+        Raises:
+            RegistryError: if there is no such version, it is the champion or has no model, there is no champion to
+                compare it with, or the share is not above 0 and below 1.
+        """
+        if not 0 < share < 1:
+            raise RegistryError(f"A canary's share is above 0 and below 1, not {share:g}; to give it all, promote it.")
+        with self._changing():
+            chosen, aliases = self._with_model(version), alias_file.read(self.folder)
+            if "champion" not in aliases:
+                raise RegistryError(f"{self.folder.name} has no champion to compare a canary with; promote a version.")
+            if aliases["champion"] == chosen.name:
+                raise RegistryError(f"{chosen.name} is the champion; a canary is another version.")
+            going = alias_file.canary(aliases)
+            if going and (going.version, going.share) == (chosen.name, share):
+                return going
+            canary = Canary(chosen.name, share, datetime.now(UTC).isoformat(timespec="microseconds"))
+            shutil.rmtree(self.folder / "canary", ignore_errors=True)
+            self._move(aliases, with_canary(aliases, canary), by, why)
+        return canary
+
+    def stop_canary(
+        self,
+        *,
+        by: str = "admin",
+        why: str = "stopped by hand",
+        trial: str = "",
+        numbers: Mapping[str, Any] | None = None,
+    ) -> Canary | None:
+        """End the canary's trial; the champion answers everybody. Returns what was ended, None if there was nothing.
+
+        Args:
+            by, why, numbers: for the history.
+            trial: only if the canary's trial that started then still goes on.
+        """
+        with self._changing():
+            aliases = alias_file.read(self.folder)
+            going = alias_file.canary(aliases)
+            if going is None or (trial and going.started != trial):
+                return None
+            self._move(aliases, with_canary(aliases, None), by, why, numbers)
+        return going
+
     def rollback(self, *, by: str = "admin", why: str = "rolled back by hand") -> Version:
-        """Swap `champion` and `previous`; doing it twice changes nothing.
+        """Swap `champion` and `previous`; doing it twice changes nothing but that a canary's trial is over.
 
         Raises:
             RegistryError: if there was no champion before.
         """
         with self._changing():
-            aliases = self.aliases()
+            aliases = alias_file.read(self.folder)
             if "previous" not in aliases:
                 raise RegistryError(f"{self.folder.name} has no previous champion to go back to.")
             chosen = self.get("previous")
@@ -202,15 +236,20 @@ class Registry:
                 known = replace(known, erasures=(*known.erasures, dict(erasure)))
             readme = known.path / "README.md"
             write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
-            write_whole(known.path / "version.json", _json(known).encode())
+            write_whole(known.path / "version.json", document(known).encode())
         return known
 
     def history(self) -> list[dict[str, Any]]:
-        """Every change of an alias, oldest first: time, by, why, and the aliases after it."""
-        path = self.folder / "history.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        """Every change of an alias, oldest first: time, by, why, the aliases after it, and a decision's numbers."""
+        return [{**change, "aliases": names(change["aliases"])} for change in alias_file.history(self.folder)]
+
+    def ended(self, trial: str) -> dict[str, Any]:
+        """The change that ended a canary's trial, as in `history`; empty if it goes on or never was."""
+        with self._changing():  # the line of a change comes after the change itself
+            changes = alias_file.history(self.folder)
+        trials = [alias_file.canary(change["aliases"]) for change in changes]
+        after = [n + 1 for n, canary in enumerate(trials) if canary and canary.started == trial]
+        return changes[after[-1]] if after and after[-1] < len(changes) else {}
 
     def _was_champion(self, name: str) -> bool:
         return any(change["aliases"].get("champion") == name for change in self.history())
@@ -225,46 +264,25 @@ class Registry:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _read(self, name: str) -> Version:
-        path = self.folder / "versions" / name
-        try:
-            values = json.loads((path / "version.json").read_text(encoding="utf-8"))
-            return Version(**{**values, "erasures": tuple(values.get("erasures", ()))}, path=path)
-        except FileNotFoundError:
-            raise RegistryError(f"{path} has no version.json: it is no version, or was damaged; remove it.") from None
-        except (ValueError, TypeError) as error:
-            raise RegistryError(f"{path / 'version.json'} is damaged: {error}.") from error
+        return read_version(self.folder / "versions" / name)
 
-    def _build(self, path: Path, trees: Mapping[str, Path], files: Mapping[str, str]) -> None:
-        partial = path.with_name(f".{path.name}.partial")
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        for name, source in trees.items():
-            if source.is_dir():
-                shutil.copytree(source, partial / name, copy_function=link)
-            else:
-                link(source, partial / name)
-        for name, text in files.items():
-            write_whole(partial / name, text.encode())
-        partial.rename(path)
+    def _with_model(self, version: str) -> Version:
+        chosen = self.get(version)
+        if not chosen.servable.is_dir():
+            raise RegistryError(f"{chosen.name} has no model at {chosen.servable}; it cannot be served.")
+        return chosen
 
-    def _move(self, before: Mapping[str, str], after: Mapping[str, str], by: str, why: str) -> None:
-        if before == after:
-            return
-        write_json(self.folder / "aliases.json", after)
-        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "why": why, "aliases": after}
-        with open(self.folder / "history.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        log.info("%s: aliases are now %s (%s, %s)", self.folder.name, after, by, why)
+    def _move(
+        self,
+        before: alias_file.Entries,
+        after: alias_file.Entries,
+        by: str,
+        why: str,
+        numbers: Mapping[str, Any] | None = None,
+    ) -> None:
+        alias_file.move(self.folder, before, after, by, why, numbers)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         with locked(self.folder / "registry"):
             yield
-
-
-def _json(version: Version) -> str:
-    values = {f.name: getattr(version, f.name) for f in fields(version) if f.name != "path"}
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

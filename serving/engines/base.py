@@ -1,29 +1,88 @@
-"""What an engine is: something that loads one model version and answers requests with it."""
+"""What an engine is: something that loads one model version and answers requests with it, token by token.
+
+An engine works in threads of its own; the app lives in an event loop. A `Stream` is the one bridge between them.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]  #: ended by itself or by a stop string, or cut at `max_new_tokens`
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question in the one prompt format, as the model was trained on it."""
+
+    text: str
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, for the model's chat template."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that the model goes on with, as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of a whole prompt, as the feature store keeps them."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = Question | Chat | Text | Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What one request wants."""
 
-    prompt: str
-    context: str
+    prompt: Prompt
     max_new_tokens: int
+    temperature: float = 0.0  #: 0: greedy
+    top_p: float = 1.0  #: sample from the likeliest tokens that together have this probability
+    seed: int | None = None  #: makes sampling repeatable
+    stop: tuple[str, ...] = ()  #: the answer ends before the first of these
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. The pieces of a stream add up to the answer; the last one has a finish reason."""
+
+    text: str
+    input_tokens: int  #: of the prompt
+    output_tokens: int  #: so far, the end-of-sequence token not counted
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said."""
+    """What the model said, whole."""
 
     text: str
     input_tokens: int
     output_tokens: int
-    finish_reason: Literal["stop", "length"]  #: ended by itself, or cut at `max_new_tokens`
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +91,76 @@ class Stats:
 
     alive: bool  #: whether it can still answer
     waiting: int  #: requests not begun
+    running: int = 0  #: requests being answered
+
+
+class Stream:
+    """An answer in the making. Made in the event loop that reads it; an engine pushes to it from any thread.
+
+    Iterate it for the chunks, or await `whole`. Leaving the iteration early, or `cancel`, tells the engine that nobody
+    listens any more.
+
+    Args:
+        on_cancel: called once, in the event loop's thread, if the reader leaves before the end.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+        self._on_cancel = on_cancel
+        self._ended = False
+
+    def push(self, item: Chunk | Exception) -> None:
+        """Add a chunk, or the error that ends the stream; from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        except RuntimeError:  # the loop was closed, so nobody reads this
+            self._ended = True
+
+    def cancel(self) -> None:
+        """Say that nobody listens any more; after the end this does nothing."""
+        if not self._ended:
+            self._ended = True
+            self._on_cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        try:
+            while not self._ended:
+                item = await self._items.get()
+                if isinstance(item, Exception):
+                    self._ended = True
+                    raise item
+                self._ended = item.finish_reason is not None
+                yield item
+        finally:
+            self.cancel()
+
+    async def whole(self) -> Answer:
+        """Wait for the end and put the chunks together."""
+        texts: list[str] = []
+        async for chunk in self:
+            texts.append(chunk.text)
+            if chunk.finish_reason:
+                return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason)
+        raise asyncio.CancelledError
 
 
 class Engine(Protocol):
-    """One loaded model version. `load` and `close` block; `generate` does not."""
+    """One loaded model version. `load` and `close` block; `generate` is called in the event loop and does not."""
 
     def load(self) -> None:
         """Load the model and answer once, so that the first caller does not wait for a warm-up."""
 
-    def generate(self, ask: Ask) -> Future[Answer]:
+    def generate(self, ask: Ask) -> Stream:
         """Put a request into the queue.
 
         Raises:
-            QueueFull: with the time after which to try again. Other errors come through the future:
-                `PromptRefused` if the prompt does not fit the model's context.
+            QueueFull: with the time after which to try again. Other errors come through the stream: `PromptRefused` if
+                the prompt does not fit the model's context (with both counts), `EngineDied` if the engine fails.
         """
 
     def stats(self) -> Stats:
         """How it is doing now."""
 
     def close(self) -> None:
-        """Answer what waits, then let go of the model."""
+        """Answer what was accepted, then let go of the model."""

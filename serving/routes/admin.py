@@ -1,4 +1,4 @@
-"""`/admin`: which versions there are, and which one answers. Each change is an event that names the key."""
+"""`/admin`: which versions there are, which ones answer, and changes of both. Each change is an event with the key."""
 
 from __future__ import annotations
 
@@ -7,46 +7,53 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from llmops.governance.access import Key
-from llmops.monitoring.events import emit
-from serving.deps import Parts, PartsDep, require
-from serving.schemas import PromoteRequest
+from llmops.release import rollout
+from serving.deps import PartsDep, require
+from serving.schemas import CanaryRequest, PromoteRequest
 
-CHANGES = "llmops.admin"  #: dataset of the events about changes made here
+AdminDep = Annotated[Key, Depends(require("manage_models"))]
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
 
 @router.get("/models", dependencies=[Depends(require("view_models"))])
 def models(app: PartsDep) -> dict[str, Any]:
-    """All versions, the aliases, and the version that answers now."""
+    """All versions, the aliases, the version that answers now, and how a canary does, over all replicas."""
     current = app.models.current
     return {
         "model": app.config.release.name,
         "aliases": app.registry.aliases(),
         "serving": current.version.name if current else None,
         "detail": app.models.cause(),
+        "canary": rollout.state(app.registry),
         "versions": [{"name": v.name, "status": v.status, "base_model": v.base_model} for v in app.registry.versions()],
     }
 
 
 @router.post("/promote")
-def promote(
-    body: PromoteRequest, app: PartsDep, key: Annotated[Key, Depends(require("manage_models"))]
-) -> dict[str, Any]:
-    """Make a version the champion; it answers once it is loaded."""
-    app.registry.promote(body.version, by=f"key {key.prefix}", why="asked for by POST /admin/promote")
-    return _changed(app, key, "promote")
+def promote(body: PromoteRequest, app: PartsDep, key: AdminDep) -> dict[str, Any]:
+    """Make a version the champion; it answers once it is loaded. A canary's trial is over."""
+    rollout.promote(app.registry, app.config.events, body.version, **_by(key, "promote"))
+    return {"aliases": app.registry.aliases()}
 
 
 @router.post("/rollback")
-def rollback(app: PartsDep, key: Annotated[Key, Depends(require("manage_models"))]) -> dict[str, Any]:
-    """Make the previous champion the champion again."""
-    app.registry.rollback(by=f"key {key.prefix}", why="asked for by POST /admin/rollback")
-    return _changed(app, key, "rollback")
+def rollback(app: PartsDep, key: AdminDep) -> dict[str, Any]:
+    """Make the previous champion the champion again. A canary's trial is over."""
+    rollout.rollback(app.registry, app.config.events, **_by(key, "rollback"))
+    return {"aliases": app.registry.aliases()}
 
 
-def _changed(app: Parts, key: Key, action: str) -> dict[str, Any]:
-    aliases = app.registry.aliases()
-    fields = {"event.action": action, "event.outcome": "success", "llmops.aliases": aliases}
-    emit(app.config.events, CHANGES, {**fields, "llmops.key.prefix": key.prefix, "user.roles": [key.role]})
-    return {"aliases": aliases}
+@router.post("/canary")
+def canary(body: CanaryRequest, app: PartsDep, key: AdminDep) -> dict[str, Any]:
+    """Let a version answer a share of the callers, or end that. It is pulled by itself when it is worse."""
+    if body.stop:
+        rollout.stop(app.registry, app.config.events, **_by(key, "canary"))
+    else:
+        rollout.start(app.registry, app.config.events, body.version, body.share, **_by(key, "canary"))
+    return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry)}
+
+
+def _by(key: Key, route: str) -> dict[str, Any]:
+    who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
+    return {"by": f"key {key.prefix}", "why": f"asked for by POST /admin/{route}", "who": who}

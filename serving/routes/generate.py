@@ -1,78 +1,98 @@
-"""`POST /generate`: a question in, the champion's answer out."""
+"""`POST /generate`: a question in, the model's answer out, whole or piece by piece."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from llmops.config import Serving
 from llmops.governance.access import Key
-from serving.deps import PartsDep, require
-from serving.engines.base import Ask
+from llmops.release.version import Version
+from serving.asks import ask
+from serving.deps import Parts, PartsDep, limited, reserve
+from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import PromptRefused
+from serving.reading import read, read_whole
 from serving.schemas import GenerateRequest, GenerateResponse, Problem, Usage
+from serving.side import SideDep
+from serving.sse import sse, streamed
 
 DEFAULT_NEW_TOKENS = 50
 
 router = APIRouter(tags=["model"])
-_problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (401, 403, 413, 422, 429, 503)}
+_problems: dict[int | str, dict[str, Any]] = {
+    n: {"model": Problem} for n in (401, 403, 404, 413, 422, 429, 500, 503, 504)
+}
+_stream = {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
 
 
-@router.post("/generate", responses=_problems)
+@router.post("/generate", response_model=GenerateResponse, responses={200: _stream, **_problems})
 async def generate(
     request: Request,
     app: PartsDep,
-    key: Annotated[Key, Depends(require("generate"))],
+    key: Annotated[Key, Depends(limited("generate"))],
+    side: SideDep = "",
     body: GenerateRequest | None = None,
     prompt: Annotated[str | None, Query(description="The question, when there is no body.")] = None,
     max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
-) -> GenerateResponse:
-    """Answer a question with the champion, greedily: the same question gets the same answer."""
-    ask = _ask(body, prompt, max_length, app.config.serving)
-    name = app.config.release.name
-    event = request.state.event
-    event.update({"gen_ai.operation.name": "text_completion", "gen_ai.request.model": name})
-    event["gen_ai.request.max_tokens"] = ask.max_new_tokens
-    version, future = app.models.generate(ask)
-    event["llmops.model.version"] = version.name
-    answer = await asyncio.wrap_future(future)
-    event.update(
-        {
-            "gen_ai.usage.input_tokens": answer.input_tokens,
-            "gen_ai.usage.output_tokens": answer.output_tokens,
-            "gen_ai.response.finish_reasons": [answer.finish_reason],
-        }
-    )
+) -> GenerateResponse | Response:
+    """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
+    body = _body(body, prompt, max_length)
+    tokens = _tokens(body, app.config.serving)
+    asked = ask(await _prompt(body, app, key, side), tokens, body, app.config.serving)
+    name, timeout_s = app.config.release.name, app.config.serving.timeout_s
+    request.state.event.update({"gen_ai.request.model": name, "gen_ai.request.max_tokens": tokens})
+    await reserve(request, [asked])
+    version, stream = app.models.generate(asked, caller=key.prefix, side=side)
+    request.state.event["llmops.model.version"] = version.name
+
+    def render(chunk: Chunk) -> str:
+        if not chunk.finish_reason:
+            return sse({"text": chunk.text})
+        facts = _answer(request, name, stream.version, chunk).model_dump(exclude={"response"})
+        return sse({"text": chunk.text, **facts})
+
+    if body.stream:
+        return await streamed(request, read(request, stream, timeout_s), render)
+    answer = await read_whole(request, stream, timeout_s)
+    return _answer(request, name, stream.version, answer)
+
+
+def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
+    """What is asked for, from the body or the query parameters."""
+    if body and (prompt is not None or max_length is not None):
+        raise PromptRefused("Send the prompt in a JSON body or as query parameters, not both.")
+    body = body or GenerateRequest(prompt=prompt, max_length=max_length)
+    if body.max_new_tokens is not None and body.max_length is not None:
+        raise PromptRefused("Give max_new_tokens or max_length, not both: they mean the same.")
+    if body.input_id is not None and (body.prompt is not None or body.context):
+        raise PromptRefused("Give a prompt or an input_id, not both; an input has its own context.")
+    return body
+
+
+def _tokens(body: GenerateRequest, limits: Serving) -> int:
+    return body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
+
+
+async def _prompt(body: GenerateRequest, app: Parts, key: Key, side: str) -> Prompt:
+    while body.input_id is not None:
+        version = app.models.choose(key.prefix, side).version
+        tokens = await app.inputs.read(version, body.input_id)
+        if app.models.choose(key.prefix, side).version.name == version.name:  # ids are those of its tokenizer
+            return tokens
+    if body.prompt is None:
+        raise PromptRefused("Give a prompt, or the input_id of an example.")
+    return Question(body.prompt, body.context)
+
+
+def _answer(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
+    request.state.event["llmops.model.version"] = version.name  # another one, if the champion stood in for a canary
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,
         model=name,
         model_version=version.name,
         usage=Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens),
-        finish_reason=answer.finish_reason,
+        finish_reason=answer.finish_reason or "stop",
     )
-
-
-def _ask(body: GenerateRequest | None, prompt: str | None, max_length: int | None, limits: Serving) -> Ask:
-    """What is asked for, from the body or the query parameters.
-
-    Raises:
-        PromptRefused: if it is empty, too long, or said twice.
-    """
-    if body and (prompt is not None or max_length is not None):
-        raise PromptRefused("Send the prompt in a JSON body or as query parameters, not both.")
-    if body is None:
-        body = GenerateRequest(prompt=prompt or "", max_length=max_length)
-    if body.max_new_tokens is not None and body.max_length is not None:
-        raise PromptRefused("Give max_new_tokens or max_length, not both: they mean the same.")
-    if not body.prompt.strip():
-        raise PromptRefused("The prompt is empty.")
-    for what, text in (("prompt", body.prompt), ("context", body.context)):
-        if len(text) > limits.max_prompt_chars:
-            raise PromptRefused(f"The {what} has {len(text)} characters; at most {limits.max_prompt_chars} are taken.")
-    tokens = body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
-    if tokens > limits.max_new_tokens:
-        raise PromptRefused(f"{tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
-    return Ask(body.prompt, body.context, tokens)

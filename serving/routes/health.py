@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from serving.deps import PartsDep, public
 
@@ -18,15 +18,15 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(app: PartsDep, response: Response) -> dict[str, Any]:
+async def readyz(request: Request, app: PartsDep, response: Response) -> dict[str, Any]:
     """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
-    current = app.models.current
-    ready = current is not None and current.engine.stats().alive
+    current, draining = app.models.current, request.app.state.draining
+    ready = current is not None and current.engine.stats().alive and not draining
     if not ready:
         response.status_code = 503
     return {
         "status": "ready" if ready else "not ready",
         "model": app.config.release.name,
         "model_version": current.version.name if current else None,
-        "detail": app.models.reason(),
+        "detail": "It is being stopped." if draining else app.models.reason(),
     }

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from llmops.errors import AccessError
+from llmops.errors import AccessError, RegistryError
 from llmops.governance.access import Key
-from serving.deps import COOKIE, SESSION_S, PartsDep, public, require, session
+from llmops.release import rollout
+from serving.deps import COOKIE, SESSION_S, Parts, PartsDep, public, require, session, signed_in
 from serving.figures import Span, figures
 from serving.templates import page, sign_in
 
@@ -34,7 +35,11 @@ async def dashboard(
 def dashboard_data(app: PartsDep, span: Span = "1h") -> dict[str, Any]:
     """The figures of the dashboard and what is being served."""
     current = app.models.current
-    serving = {"version": current.version.name if current else None, "detail": app.models.cause()}
+    serving = {
+        "version": current.version.name if current else None,
+        "detail": app.models.cause(),
+        "canary": _canary(app),
+    }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
     return {**figures(app.store, span), "serving": serving, "objectives": objectives}
 
@@ -45,7 +50,7 @@ async def signin(
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
-        key = app.keys.check(api_key)
+        key = signed_in(request, app, api_key)
     except AccessError as error:
         return sign_in(request, 401, str(error), to)
     answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
@@ -74,6 +79,14 @@ async def openapi(request: Request) -> dict[str, Any]:
     """The API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description
+
+
+def _canary(app: Parts) -> dict[str, Any] | None:
+    """How the canary does; a registry that cannot be read is told in `detail`, and the page shows all else."""
+    try:
+        return rollout.state(app.registry)
+    except RegistryError:
+        return None
 
 
 def _local(path: str) -> bool:

@@ -160,6 +160,7 @@ def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees
     schedules = {name: (dag["schedule"], dag["hours"]) for name, dag in found["dags"].items()}
     assert schedules == {
         "llmops_batch": (None, None),
+        "llmops_canary": (None, None),
         "llmops_pipeline": ("0 0 * * *", 24),
         "llm_governance_review": ("0 0 * * *", 24),
         "llm_monitoring": ("0 * * * *", 1),
@@ -235,6 +236,64 @@ def test_a_batch_hands_its_parameters_on_and_is_not_tried_again_on_a_bad_file(en
     assert result["calls"] == [["good", "out", asked], ["bad", "out", asked]]
     assert [state[0] for state in result["states"]] == ["success", "failed"]
     assert result["states"][0][2] == [{"rows": 3}]
+
+
+CANARY = """
+import json, sys
+from pathlib import Path
+from llmops.config import Config
+from llmops.release import rollout
+from llmops.release.canary import Figures
+
+settings = Config(home=Path(sys.argv[2]))
+registry = rollout.registry_of(settings)
+facts = dict.fromkeys(("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run",
+                       "dataset"), "x") | {"status": "rejected"}
+source = Path(sys.argv[2]) / "servable"
+source.mkdir(parents=True)
+for n in (1, 2, 3):
+    registry.publish({**facts, "compress": str(n)}, {"servable": source}, lambda v: {}, by="test", why="")
+registry.promote("v1")
+
+pokes = []
+due = rollout.due
+
+def counting(registry, trial, requests, minutes):  # stands for the serving app: more requests at every look
+    pokes.append([requests, minutes])
+    figures = Figures(answered=20 * len(pokes)), Figures(answered=200 * len(pokes))
+    if registry.canary().version == "v3":
+        figures[0].failed = 20
+    rollout.count(registry, registry.canary(), "app", *figures)
+    return due(registry, trial, requests, minutes)
+
+rollout.due = counting
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(dag_folder=sys.argv[1]).dags["llmops_canary"]
+dag.get_task("wait").poke_interval = 0.01
+runs = []
+for conf in ({"version": "v2", "share": 0.2, "requests": 40}, {"version": "v3", "requests": 30}, {"version": "v9"}):
+    run = dag.test(run_conf=conf)
+    tasks = {t.task_id: t for t in run.get_task_instances()}
+    decision = tasks["decide"].xcom_pull(task_ids="decide") or {}
+    runs.append([run.state, decision.get("outcome"), tasks["start"].try_number, registry.aliases()["champion"]])
+events = [h["by"] for h in registry.history() if "canary" in h["why"]]
+reschedules = dag.get_task("wait").reschedule
+print("RESULT" + json.dumps({"runs": runs, "pokes": pokes, "by": events, "reschedules": reschedules}))
+"""
+
+
+def test_a_canary_is_started_waited_for_without_a_worker_and_promoted_or_not(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    result = python(
+        CANARY, {**environ, "LLMOPS_HOME": str(tmp_path / "home")}, str(ROOT / "dags"), str(tmp_path / "home")
+    )
+    good, bad, unknown = result["runs"]
+    assert good == ["success", "promoted", 1, "v2"]
+    assert bad == ["success", "worse", 1, "v2"]
+    assert unknown[0] == "failed" and unknown[2:] == [1, "v2"]
+    assert result["pokes"] == [[40, 60], [40, 60], [30, 60]] and result["reschedules"]
+    assert all(by.startswith("run ") for by in result["by"])
 
 
 SMALL = """

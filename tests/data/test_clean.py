@@ -265,7 +265,9 @@ def test_the_same_documents_give_the_same_files(
     """In whatever order and in however many partitions."""
     monkeypatch.setattr(clean, "ROWS_PER_FILE", 30)
     words = STORY.split()
-    rows = [document(i, question=" ".join(words[i % 7 :]) + "?", answer=f"Answer {i % 40}.") for i in range(80)]
+    rows = [
+        document(i << 57, question=" ".join(words[i % 7 :]) + "?", answer=f"Answer {i % 40}.") for i in range(80)
+    ]  # ids all over their range, as hashes are
     runs = []
     for name, documents, partitions in (("x", rows, "1"), ("y", rows[::-1], "5")):
         session.conf.set("spark.sql.shuffle.partitions", partitions)

@@ -97,8 +97,9 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 BREAKS = {
     "collect": ("llmops.data.collect.rows", "llmops.data.row_file.RowFile.add", "llmops.artifacts.commit"),
     "clean": (
+        "llmops.data.clean._tidy",
         "llmops.data.clean._kept_at",
-        "llmops.data.clean._write",
+        "llmops.data.clean._place",
         "llmops.data.clean.report",
         "llmops.artifacts.commit",
     ),

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from llmops.config import Config, load
-from llmops.governance.access import KeyStore
+from llmops.governance.keys import KeyStore
 from llmops.orchestrator import Task
 
 FILE = Path(__file__).parents[2] / "examples" / "support_bot" / "demo.py"

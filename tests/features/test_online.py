@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
+import os
 import sqlite3
-import subprocess
-import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,33 +18,6 @@ from llmops.features import declarations
 from llmops.features.online import OnlineTokens, forget_online, read_online
 from llmops.features.store import read_offline
 
-PASSWORD = "pässw0rd"
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis server with a password; gives `host:port`."""
-    binary = shutil.which("redis-server")
-    if not binary:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD, "--save", ""]
-    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
-    assert server.stdout
-    for line in server.stdout:
-        if "Ready to accept connections" in line:
-            break
-    reader = threading.Thread(target=server.stdout.read)  # so that a full pipe cannot stop the server
-    reader.start()
-    yield f"127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
-    reader.join()
-    server.stdout.close()
-
 
 @pytest.fixture(params=["sqlite", "redis"])
 def made(
@@ -59,10 +28,10 @@ def made(
     if request.param == "redis":
         import redis as client
 
-        address = request.getfixturevalue("redis")
+        address, password = request.getfixturevalue("redis")
         host, port = address.split(":")
-        client.Redis(host, int(port), password=PASSWORD).flushall()
-        monkeypatch.setenv("TEST_REDIS_PASSWORD", PASSWORD)
+        client.Redis(host, int(port), password=password).flushall()
+        monkeypatch.setenv("TEST_REDIS_PASSWORD", password)
         online = f"redis://:${{TEST_REDIS_PASSWORD}}@{address}/3"
     config, out = make.artifact(tmp_path, online=online)
     return config, out
@@ -76,7 +45,7 @@ def held(config: Features, home: Path) -> bytes:
 
     address, _, database = config.online.rpartition("@")[2].partition("/")
     host, port = address.split(":")
-    with client.Redis(host, int(port), int(database), PASSWORD) as server:
+    with client.Redis(host, int(port), int(database), os.environ["TEST_REDIS_PASSWORD"]) as server:
         return b"".join(name + b"".join(server.hgetall(name).values()) for name in server.scan_iter())
 
 
@@ -164,11 +133,12 @@ def test_an_unknown_store_is_an_error_and_an_absent_one_holds_nothing(tmp_path: 
 
 
 def test_no_password_is_written_down_and_a_missing_one_is_named(
-    redis: str, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+    redis: tuple[str, str], tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEST_REDIS_PASSWORD", PASSWORD)
-    _, out = make.artifact(tmp_path, online=f"redis://:${{TEST_REDIS_PASSWORD}}@{redis}")
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and PASSWORD.encode() in p.read_bytes()]
+    address, password = redis
+    monkeypatch.setenv("TEST_REDIS_PASSWORD", password)
+    _, out = make.artifact(tmp_path, online=f"redis://:${{TEST_REDIS_PASSWORD}}@{address}")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and password.encode() in p.read_bytes()]
     monkeypatch.delenv("TEST_REDIS_PASSWORD")
     with pytest.raises(ConfigError, match="TEST_REDIS_PASSWORD"):
         read_online(out, ["id1"])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmops.governance import secrets
-from llmops.governance.access import KeyStore
+from llmops.governance.keys import KeyStore
 
 SECRETS = {
     "Hugging Face": "hf_" + "aB3" * 12,

@@ -16,7 +16,7 @@ import pytest
 
 from llmops.config import Deploy
 from llmops.errors import DeployError
-from llmops.governance.access import KeyStore
+from llmops.governance.keys import KeyStore
 from llmops.release import deploy
 from llmops.release.registry import Registry
 
@@ -136,7 +136,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from llmops.config import load
-from llmops.governance.access import KeyStore
+from llmops.governance.keys import KeyStore
 config = load()
 Path({pid!r}).write_text(str(os.getpid()))
 print("starting", config.release.name, flush=True)

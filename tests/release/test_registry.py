@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llmops.errors import RegistryError
-from llmops.release.registry import Registry, Version
+from llmops.release.registry import Registry
+from llmops.release.version import Version
 
 TREES = ("adapter", "servable")
 
@@ -220,7 +221,7 @@ def test_copies_where_hard_links_do_not_work(registry: Registry, monkeypatch: py
     def refuse(*_: Any) -> None:
         raise OSError("cross-device link")
 
-    monkeypatch.setattr("llmops.release.registry.os.link", refuse)
+    monkeypatch.setattr("os.link", refuse)
     assert (add(registry, "t1").servable / "weights.bin").read_text() == "servable of t1"
 
 
@@ -272,3 +273,96 @@ def test_versions_from_before_there_were_marks_can_be_read(registry: Registry) -
     del values["erasures"]
     (version.path / "version.json").write_text(json.dumps(values))
     assert registry.get("v1") == version
+
+
+# --- canaries
+
+
+@pytest.fixture
+def two(registry: Registry) -> Registry:
+    """v1 is the champion, v2 was rejected, v3 too."""
+    add(registry, "t1")
+    add(registry, "t2", "rejected", "v1")
+    add(registry, "t3", "rejected", "v1")
+    return registry
+
+
+def test_a_canary_has_a_share_beside_the_other_aliases(two: Registry) -> None:
+    canary = two.start_canary("candidate", 0.1, by="ana", why="try it")
+    assert (canary.version, canary.share) == ("v3", 0.1) and two.canary() == canary
+    assert two.aliases() == {"candidate": "v3", "champion": "v1", "canary": "v3"}
+    assert two.get("canary").name == "v3" and two.served() == (two.get("v1"), two.get("v3"), canary)
+    assert two.stop_canary(by="ana", why="bad", numbers={"p": 0.1}) == canary
+    assert two.canary() is None and two.stop_canary() is None
+    assert two.history()[-1]["numbers"] == {"p": 0.1}
+    assert [h["aliases"].get("canary") for h in two.history()[-2:]] == ["v3", None]
+    assert add(two, "t4", "rejected").name == "v4"
+
+
+def test_starting_what_is_there_changes_nothing_and_another_share_is_another_trial(two: Registry) -> None:
+    first = two.start_canary("v2", 0.1)
+    changes = len(two.history())
+    assert two.start_canary("v2", 0.1) == first and len(two.history()) == changes
+    second = two.start_canary("v2", 0.2)
+    assert second.started > first.started
+    assert two.stop_canary(trial=first.started) is None and two.canary() == second
+    assert two.ended(first.started)["aliases"]["canary"]["share"] == 0.2 and two.ended(second.started) == {}
+    with pytest.raises(RegistryError, match="over"):
+        two.promote("v2", trial=first.started)
+    assert two.promote("v2", trial=second.started).name == "v2"
+    assert two.aliases() == {"candidate": "v3", "champion": "v2", "previous": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("version", "share", "says"), [("v1", 0.1, "champion"), ("v9", 0.1, "v9"), ("v2", 0, "share"), ("v2", 1, "share")]
+)
+def test_a_canary_that_makes_no_sense_is_refused(two: Registry, version: str, share: float, says: str) -> None:
+    with pytest.raises(RegistryError, match=says):
+        two.start_canary(version, share)
+    assert two.canary() is None
+
+
+def test_without_a_champion_or_a_model_there_is_no_canary(registry: Registry) -> None:
+    version = add(registry, "t1", "rejected")
+    with pytest.raises(RegistryError, match="no champion"):
+        registry.start_canary("v1", 0.1)
+    registry.promote("v1")
+    add(registry, "t2", "rejected").servable.rename(version.path / "lost")
+    with pytest.raises(RegistryError, match="cannot be served"):
+        registry.start_canary("v2", 0.1)
+
+
+@pytest.mark.parametrize("change", ["promote", "rollback", "publish"])
+def test_another_champion_ends_a_canary(two: Registry, change: str) -> None:
+    two.promote("v2")
+    two.start_canary("v3", 0.1)
+    if change == "promote":
+        two.promote("v1")
+    elif change == "rollback":
+        two.rollback()
+    else:
+        add(two, "t4", "promoted", "v2")
+    assert two.canary() is None and "canary" not in two.aliases()
+
+
+def test_a_rejected_publication_leaves_the_canary(two: Registry) -> None:
+    canary = two.start_canary("v2", 0.1)
+    add(two, "t4", "rejected", "v1")
+    assert two.canary() == canary
+
+
+@pytest.mark.parametrize("damage", ['"v2"', "{}", '{"version": "v2"}', "[]", '{"version": "v2", "share": 1, "x": 2}'])
+def test_a_damaged_canary_is_named(two: Registry, damage: str) -> None:
+    (two.folder / "aliases.json").write_text(f'{{"champion": "v1", "canary": {damage}}}')
+    for read in (two.aliases, two.canary, two.served):
+        with pytest.raises(RegistryError, match="aliases.json"):
+            read()
+
+
+def test_the_last_line_of_the_history_restores_the_aliases(two: Registry) -> None:
+    canary = two.start_canary("v2", 0.1)
+    aliases = two.folder / "aliases.json"
+    aliases.write_text("{")
+    last = (two.folder / "history.jsonl").read_text().splitlines()[-1]
+    aliases.write_text(json.dumps(json.loads(last)["aliases"]))
+    assert two.canary() == canary

@@ -7,90 +7,19 @@ import time
 
 import pytest
 from fastapi import APIRouter
-from fastapi.testclient import TestClient
 
-from llmops.config import Config
-from llmops.governance.access import PERMISSIONS, ROLES, KeyStore
 from llmops.monitoring.events import SERVING
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
-from serving.app import create_app
-from serving.deps import assert_guarded, permission_of
+from serving.deps import assert_guarded
 from serving.engines.echo import EchoEngine
-from serving.routes import admin, generate, health, pages
-
-ROUTES = [
-    route for module in (generate, health, admin, pages) for route in module.router.routes if permission_of(route)
-]
-PUBLIC = {"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/signin", "/signout"}
 
 
-def add_version(config, name):
-    folder = config.release.registry / config.release.name
-    path = folder / "versions" / name
-    (path / "servable").mkdir(parents=True)
-    facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run"]
-    version = {**dict.fromkeys([*facts, "dataset", "created"], "x"), "name": name, "status": "promoted"}
-    (path / "version.json").write_text(json.dumps(version))
-
-
-def set_aliases(config, **aliases):
-    (config.release.registry / config.release.name / "aliases.json").write_text(json.dumps(aliases))
-
-
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.01)
-
-
-class Site:
-    """A configuration with two versions, v1 the champion, one good key per role, and the app on them."""
-
-    def __init__(self, home, **serving):
-        self.config = Config(
-            home=home, serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **serving}
-        )
-        self.store = KeyStore(self.config.keys)
-        self.keys = {role: self.store.create(role, role)[0] for role in ROLES}
-        self.engines = {}
-
-    def release(self):
-        add_version(self.config, "v1")
-        add_version(self.config, "v2")
-        set_aliases(self.config, champion="v1")
-
-    def engine(self, version):
-        self.engines[version.name] = EchoEngine(max_queue=self.config.serving.max_queue)
-        return self.engines[version.name]
-
-    def client(self, engine_for=None):
-        return TestClient(create_app(self.config, engine_for or self.engine, environ={}), raise_server_exceptions=False)
-
-    def ready(self, client, version="v1"):
-        until(lambda: client.get("/readyz").json()["model_version"] == version)
-
-    def headers(self, role="user"):
-        return {"X-API-Key": self.keys[role]}
-
-    def events(self):
-        drain(self.config.events, self.config.monitoring)
-        return list(LocalStore(self.config.events).find(SERVING))
-
-
-@pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path)
-    site.release()
-    return site
-
-
-@pytest.fixture
-def client(site):
-    with site.client() as client:
-        site.ready(client)
-        yield client
 
 
 def ask(client, headers=None, **body):
@@ -138,7 +67,14 @@ def test_a_bearer_token_is_a_key_too(site, client):
         ({"prompt": "x", "max_new_tokens": 0}, ["max_new_tokens"]),
         ({"prompt": "x", "max_new_tokens": 3, "max_length": 3}, ["not both"]),
         ({"prompt": 5}, ["prompt"]),
-        ({"prompt": "x", "temperature": 1}, ["temperature"]),
+        ({"prompt": "x", "temperature": 3}, ["temperature"]),
+        ({"prompt": "x", "top_p": 0}, ["top_p"]),
+        ({"prompt": "x", "seed": 2**63}, ["seed"]),
+        ({"prompt": "x", "stop": [""]}, ["stop"]),
+        ({"prompt": "x", "stop": ["x"] * 17}, ["stop"]),
+        ({"prompt": "x", "top_k": 5}, ["top_k"]),
+        ({"prompt": "x", "input_id": "y"}, ["not both"]),
+        ({"input_id": "y", "context": "z"}, ["not both"]),
         ({}, ["prompt"]),
         ([], ["body"]),
     ],
@@ -174,24 +110,17 @@ def test_a_huge_body_is_refused_before_anybody_looks_at_it(client):
     assert client.post("/generate", content=b"x" * 200_000).status_code == 413
 
 
-def test_a_full_queue_says_when_to_come_back(tmp_path):
-    site = Site(tmp_path, max_queue=1)
-    site.release()
-    gate = threading.Event()
-
-    class Slow(EchoEngine):
-        def _answer(self, asks):
-            gate.wait(10)
-            return super()._answer(asks)
-
-    with site.client(lambda version: Slow(max_queue=1, max_batch=1)) as client:
+def test_a_full_queue_says_when_to_come_back(site):
+    engine = site.engines.setdefault("v1", EchoEngine(max_queue=1, max_batch=1))
+    engine.going.clear()
+    with site.client(lambda version: engine) as client:
         site.ready(client)
         answers = []
         threads = [threading.Thread(target=lambda: answers.append(ask(client, site.headers()))) for _ in range(6)]
         for thread in threads:
             thread.start()
         until(lambda: len(answers) >= 4)
-        gate.set()
+        engine.going.set()
         for thread in threads:
             thread.join()
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -200,59 +129,15 @@ def test_a_full_queue_says_when_to_come_back(tmp_path):
 
 
 def test_an_engine_that_fails_costs_one_answer_not_the_app(site):
-    class Faulty(EchoEngine):
-        def _answer(self, asks):
-            if asks[0].prompt == "bad":
-                raise RuntimeError("secret detail")
-            return super()._answer(asks)
-
-    with site.client(lambda version: Faulty()) as client:
+    with site.client(lambda version: EchoEngine(fail_on="bad")) as client:
         site.ready(client)
         bad = ask(client, site.headers(), prompt="bad")
-        assert bad.status_code == 500 and "secret" not in bad.text
+        assert bad.status_code == 500 and "was said" not in bad.text
         assert ask(client, site.headers()).status_code == 200
     assert sorted(e["http.response.status_code"] for e in site.events()) == [200, 500]
 
 
 # --- access
-
-
-def bad_keys(site):
-    expired, _ = site.store.create("admin", "late", days=1e-9)
-    revoked, key = site.store.create("admin", "gone")
-    site.store.revoke(key.prefix)
-    return {"key_unknown": "llmops_12345678_nothing", "key_expired": expired, "key_revoked": revoked}
-
-
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
-def test_every_guarded_route_lets_in_exactly_the_roles_that_may(site, client, route):
-    (method,) = route.methods
-    bodies = {"/generate": {"prompt": "x"}, "/admin/promote": {"version": "v1"}}
-    body = bodies.get(route.path) if method == "POST" else None
-    for role in ROLES:
-        answer = client.request(method, route.path, headers=site.headers(role), json=body)
-        allowed = permission_of(route) in PERMISSIONS[role]
-        assert (answer.status_code != 403) == allowed, (role, answer.text)
-        assert answer.status_code != 401
-    for code, key in {"key_unknown": "", **bad_keys(site)}.items():
-        answer = client.request(method, route.path, headers={"X-API-Key": key} if key else {}, json=body)
-        assert answer.status_code == 401
-        assert answer.json()["code"] == code
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-
-
-def test_the_messages_for_bad_keys_differ_and_repeat_no_secret(site, client):
-    answers = {code: ask(client, {"X-API-Key": key}).text for code, key in bad_keys(site).items()}
-    details = {json.loads(text)["detail"] for text in answers.values()}
-    assert len(details) == 3
-    assert not any(key.split("_", 2)[2] in answers[code] for code, key in bad_keys(site).items())
-
-
-def test_the_table_of_public_routes_is_complete(site):
-    app = site.client().app
-    everything = [route for route in app.routes if hasattr(route, "dependant")]
-    assert {route.path for route in everything if permission_of(route) is None} == PUBLIC
-    assert {route.path for route in everything} - PUBLIC == {route.path for route in ROUTES}
 
 
 def test_a_route_that_names_no_permission_stops_the_start(site):
@@ -338,8 +223,8 @@ def test_every_request_to_generate_is_an_event_the_refused_ones_too(site, client
     client.post("/generate", content=b"{", headers={**site.headers(), "Content-Type": "application/json"})
     client.get("/readyz")
     events = {event["http.response.status_code"]: event for event in site.events()}
-    assert set(events) == {200, 401, 422}
-    assert len(site.events()) == 4
+    assert set(events) == {200, 422}
+    assert len(site.events()) == 2  # the audit has those whose key nobody has looked at
     good = events[200]
     assert good["llmops.model.version"] == "v1"
     assert good["gen_ai.usage.input_tokens"] == 3 and good["gen_ai.usage.output_tokens"] == 2
@@ -347,7 +232,8 @@ def test_every_request_to_generate_is_an_event_the_refused_ones_too(site, client
     assert good["event.duration"] > 0 and good["url.path"] == "/generate"
     assert good["user.roles"] == ["developer"]
     assert good["llmops.key.prefix"] in site.keys["developer"]
-    assert events[401]["error.type"] == "key_unknown" and events[401]["event.outcome"] == "failure"
+    assert good["gen_ai.operation.name"] == "text_completion" and good["llmops.time_to_first_token"] > 0
+    assert events[422]["event.outcome"] == "failure"
     assert events[422]["error.type"] in ("prompt_refused", "invalid")
 
 
@@ -372,15 +258,15 @@ def test_a_full_disk_costs_the_event_not_the_answer(site, client, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("serving.middleware.events.emit", full)
+    monkeypatch.setattr("serving.recorder.Spool", full)
     assert ask(client, site.headers()).status_code == 200
 
 
 # --- champions
 
 
-def test_without_a_champion_the_app_lives_says_why_and_loads_the_first_one(tmp_path):
-    site = Site(tmp_path)
+def test_without_a_champion_the_app_lives_says_why_and_loads_the_first_one(new_site, tmp_path):
+    site = new_site(tmp_path)
     with site.client() as client:
         assert client.get("/healthz").status_code == 200
         unready = client.get("/readyz")
@@ -394,7 +280,7 @@ def test_without_a_champion_the_app_lives_says_why_and_loads_the_first_one(tmp_p
 
 
 def test_a_swap_under_load_fails_no_request(site):
-    with site.client(lambda version: EchoEngine(max_queue=100, max_batch=4, load_s=0.2, batch_s=0.01)) as client:
+    with site.client(lambda version: EchoEngine(max_queue=100, max_batch=4, load_s=0.2, token_s=0.003)) as client:
         site.ready(client)
         answers, stop = [], threading.Event()
 
@@ -406,7 +292,7 @@ def test_a_swap_under_load_fails_no_request(site):
         for thread in threads:
             thread.start()
         time.sleep(0.2)
-        set_aliases(site.config, champion="v2", previous="v1")
+        site.set_aliases(champion="v2", previous="v1")
         site.ready(client, "v2")
         before = len(answers)
         until(lambda: len(answers) > before + 8)
@@ -419,20 +305,17 @@ def test_a_swap_under_load_fails_no_request(site):
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(site):
-    class Broken(EchoEngine):
-        def _load(self):
-            raise MemoryError("not enough memory")
-
-    with site.client(lambda version: Broken() if version.name == "v2" else EchoEngine()) as client:
+    broken = EchoEngine(load_error=MemoryError("not enough memory"))
+    with site.client(lambda version: broken if version.name == "v2" else EchoEngine()) as client:
         site.ready(client)
-        set_aliases(site.config, champion="v2", previous="v1")
+        site.set_aliases(champion="v2", previous="v1")
         until(lambda: client.get("/readyz").json()["detail"])
         state = client.get("/readyz")
         assert state.status_code == 200 and state.json()["model_version"] == "v1"
         assert "v2" in state.json()["detail"] and "not enough" not in state.json()["detail"]
         assert "not enough" in client.get("/admin/models", headers=site.headers("developer")).json()["detail"]
         assert ask(client, site.headers()).json()["model_version"] == "v1"
-        set_aliases(site.config, champion="v1")
+        site.set_aliases(champion="v1")
         until(lambda: not client.get("/readyz").json()["detail"])
     drain(site.config.events, site.config.monitoring)
     loads = LocalStore(site.config.events).find("llmops.serving.model")
@@ -444,14 +327,28 @@ def test_a_damaged_registry_is_told_and_mended_without_a_restart(site, client):
     aliases.write_text("{")
     until(lambda: client.get("/readyz").json()["detail"])
     assert ask(client, site.headers()).status_code == 200
-    set_aliases(site.config, champion="v2")
+    site.set_aliases(champion="v2")
     site.ready(client, "v2")
 
 
-def test_an_engine_whose_thread_died_is_not_ready(site, client):
-    site.engines["v1"].close()
-    state = client.get("/readyz")
-    assert state.status_code == 503 and state.json()["detail"]
+def test_an_engine_that_died_is_not_ready_until_it_is_started_again(site):
+    may_load = threading.Event()
+
+    class Gated(EchoEngine):
+        def _load(self):
+            may_load.wait(60)
+
+    engines = [Gated(), EchoEngine()]
+    with site.client(lambda version: engines.pop()) as client:
+        site.ready(client)
+        client.app.state.parts.models.current.engine.die(RuntimeError("out of memory"))
+        site.until(lambda: client.get("/readyz").status_code == 503)
+        assert "restarted" in client.get("/readyz").json()["detail"]
+        refused = ask(client, site.headers())
+        assert (refused.status_code, refused.json()["code"]) == (503, "engine_died") and refused.headers["Retry-After"]
+        may_load.set()
+        site.until(lambda: client.get("/readyz").status_code == 200)
+        assert ask(client, site.headers()).status_code == 200
 
 
 def test_an_admin_promotes_and_rolls_back_and_it_is_written_down(site, client):

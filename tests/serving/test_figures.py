@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.monitoring.events import ALERT, GATE, PIPELINE, SERVING, build, timestamp
+from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, build, timestamp
 from llmops.monitoring.sinks import LocalStore
 from serving.figures import SPANS, figures
 
@@ -67,6 +67,47 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
 
 
 def test_an_event_with_gaps_does_not_break_the_page(store):
-    store.send([build(dataset, {}) for dataset in (SERVING, PIPELINE, GATE, ALERT)])
+    store.send([build(dataset, {}) for dataset in (SERVING, FEEDBACK, PIPELINE, GATE, ALERT, CANARY)])
     result = figures(store, "7d")
     assert len(result["stages"]) == len(result["gates"]) == len(result["alerts"]) == 1
+
+
+def version(name, id, ms=1000.0, status=200, tokens=10, ago=timedelta(minutes=5)):
+    fields = {"@timestamp": timestamp(NOW - ago), "http.response.status_code": status, "event.duration": int(ms * 1e6)}
+    asked = {"http.request.id": id, "llmops.model.version": name, "gen_ai.usage.output_tokens": tokens}
+    return build(SERVING, {**fields, **asked})
+
+
+def rating(id, word, key="a", ago=timedelta()):
+    fields = {"@timestamp": timestamp(NOW - ago), "http.request.id": id, "llmops.key.prefix": key}
+    return build(FEEDBACK, {**fields, "llmops.feedback.rating": word})
+
+
+def test_versions_are_compared_by_share_speed_and_ratings(store):
+    store.send([version("v1", f"a{n}") for n in range(3)] + [version("v2", "b0", 500, tokens=20)])
+    store.send([version("v2", "b1", status=500, tokens=0)])
+    store.send([rating("a0", "up"), rating("a1", "down"), rating("a1", "up", key="b"), rating("b0", "down")])
+    store.send([rating("x", "up"), rating("a2", None)])  # of an unknown request; a comment without a thumb
+    figures_of = figures(store, "1h", NOW)["versions"]
+    first, second = figures_of["v1"], figures_of["v2"]
+    assert (first["share"], second["share"]) == (0.6, 0.4)
+    assert (first["tokens_per_s"], second["tokens_per_s"]) == (10, 40)
+    assert (first["up"], first["down"], second["up"], second["down"]) == (2, 1, 0, 1)
+    assert second["failed"] == 1 and second["error_rate"] == 0.5
+
+
+def test_the_last_word_of_a_key_counts_and_so_does_what_is_said_later(store):
+    store.send([version("v1", "a", ago=timedelta(minutes=50)), version("v1", "old", ago=timedelta(hours=2))])
+    store.send([rating("a", "down", ago=timedelta(minutes=2)), rating("a", "up", ago=timedelta(minutes=1))])
+    store.send([rating("old", "up"), rating("a", "down", key="b", ago=timedelta(minutes=-30))])
+    one = figures(store, "1h", NOW)["versions"]["v1"]
+    assert (one["requests"], one["up"], one["down"]) == (1, 1, 1)
+
+
+def test_decisions_on_canaries_are_listed_with_their_reason(store):
+    fields = {"llmops.canary.outcome": "rolled back", "llmops.canary.share": 0.1, "event.reason": "errors"}
+    store.send(
+        [build(CANARY, {**fields, "llmops.model.version": "v2", "llmops.canary.numbers": {"worse": ["errors"]}})]
+    )
+    (one,) = figures(store, "1h")["canaries"]
+    assert (one["version"], one["outcome"], one["share"], one["why"]) == ("v2", "rolled back", 0.1, "errors")

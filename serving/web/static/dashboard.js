@@ -19,7 +19,7 @@ function element(tag, className, content) {
 }
 
 function badge(text) {
-  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn" }[text] || "";
+  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn" }[text] || "";
   return element("span", `badge ${tone}`, text);
 }
 
@@ -71,6 +71,14 @@ function reasoned(node, gate) {
   return node;
 }
 
+/* The trial that goes on, as a row of the table of those that are decided. */
+function trial(canary) {
+  if (!canary) return [];
+  const side = (f) => `${count(f.requests)} requests, ${count(f.failed)} failed, p50 ${maybe(duration, f.latency_ms.p50)}`;
+  const why = `canary: ${side(canary.canary)} · champion: ${side(canary.champion)}`;
+  return [{ time: canary.started, version: canary.version, share: canary.share, outcome: "running", why }];
+}
+
 function draw(data) {
   const { totals, series, step_s: step, serving } = data;
   const latency = totals.latency_ms, goals = data.objectives;
@@ -90,10 +98,18 @@ function draw(data) {
     { key: "input_tokens", label: "in", tone: "second" }, { key: "output_tokens", label: "out", tone: "accent" }] });
   const versions = Object.entries(data.versions).reverse();
   const most = Math.max(1, ...versions.map(([, v]) => v.requests));
+  const sides = { [serving.version]: "champion", [serving.canary && serving.canary.version]: "canary" };
   table($("versions"), [
-    ["Version", "", ([name]) => name], ["Requests", "num", ([, v]) => count(v.requests)], ["", "", ([, v]) => share(v.requests, most)],
+    ["Version", "", ([name]) => name], ["", "", ([name]) => (sides[name] ? badge(sides[name]) : "")],
+    ["Requests", "num", ([, v]) => count(v.requests)], ["Share", "num", ([, v]) => percent(v.share)],
+    ["", "", ([, v]) => share(v.requests, most)], ["Errors", "num", ([, v]) => `${count(v.failed)} (${maybe(percent, v.error_rate)})`],
     ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
-    ["Errors", "num", ([, v]) => maybe(percent, v.error_rate)]], versions, "No model has answered in this span.");
+    ["Tokens/s", "num", ([, v]) => maybe(count, v.tokens_per_s)],
+    ["👍", "num", ([, v]) => count(v.up)], ["👎", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
+  table($("canaries"), [
+    ["Time", "time", (c) => when(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => maybe(percent, c.share)],
+    ["Outcome", "", (c) => badge(c.outcome)], ["Why", "dim", (c) => c.why]],
+    [...trial(serving.canary), ...data.canaries], "No canary yet: `llmops models canary VERSION` starts one.");
   const reach = Math.max(0.01, ...data.gates.flatMap((g) => [g.low, g.high]).map((v) => Math.abs(v || 0)));
   table($("gates"), [
     ["Time", "time", (g) => when(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => reasoned(badge(g.outcome), g)],

@@ -1,78 +1,168 @@
-"use strict";
+// A chat over /v1/chat/completions; ratings and corrections of answers go to /feedback.
+
+import { events } from "./events.js";
+import { feedback } from "./feedback.js";
+import { element, forget, keep, key, post } from "./page.js";
+
 const $ = (id) => document.getElementById(id);
-const KEY = "llmops_key";
+const MODEL = document.querySelector("main").dataset.model;
+let turns = [];
+let running = null;
 
-$("key").value = sessionStorage.getItem(KEY) || "";
-$("key").addEventListener("input", () => sessionStorage.setItem(KEY, $("key").value.trim()));
-$("keyform").addEventListener("submit", (event) => event.preventDefault());
-$("forget").addEventListener("click", () => { sessionStorage.removeItem(KEY); $("key").value = ""; $("key").focus(); });
-$("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("ask").requestSubmit(); }
-});
-
-function element(tag, className, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  return node;
+function bubble(who, text) {
+  const box = element("article", `bubble ${who}`);
+  box.append(element("h2", "unseen", who === "user" ? "You" : MODEL), element("p", "text", text));
+  $("log").append(box);
+  return box;
 }
 
-function card(question) {
-  const box = element("article", "card answer");
-  box.append(element("p", "question", question));
-  const text = element("p", "text waiting", "…");
-  const facts = element("p", "facts");
-  box.append(text, facts);
-  $("answers").prepend(box);
-  return { text, facts };
+/* Stay at the end of the conversation, unless somebody has scrolled up to read. */
+function follow(change) {
+  const page = document.scrollingElement;
+  const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
+  change();
+  if (atEnd) page.scrollTop = page.scrollHeight;
+}
+
+function busy(on) {
+  $("stop").hidden = !on;
+  $("send").hidden = on;
+  $("clear").disabled = on || !turns.length;
+  $("log").setAttribute("aria-busy", String(on));  // read out when it is complete, not word by word
+}
+
+function request(question) {
+  const system = $("system").value.trim();
+  const asked = [...turns, { role: "user", content: question }];
+  return {
+    model: MODEL,
+    messages: system ? [{ role: "system", content: system }, ...asked] : asked,
+    max_tokens: Number($("tokens").value),
+    temperature: Number($("temperature").value),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+}
+
+async function read(response, text) {
+  const found = { said: "", usage: null, version: "", cut: false, id: response.headers.get("X-Request-ID") };
+  for await (const data of events(response)) {
+    if (data === "[DONE]") break;
+    const event = JSON.parse(data);
+    if (event.error) throw new Error(event.error.message);
+    const [choice] = event.choices;
+    found.version = event.system_fingerprint;
+    found.usage = event.usage || found.usage;
+    if (!choice) continue;
+    found.said += choice.delta.content || "";
+    found.cut = choice.finish_reason === "length";
+    follow(() => { text.textContent = found.said; });
+  }
+  return found;
+}
+
+function facts(box, found, seconds) {
+  const line = element("p", "facts");
+  const tokens = found.usage ? [`${found.usage.prompt_tokens} → ${found.usage.completion_tokens} tokens`] : [];
+  for (const fact of [found.version, `${seconds} s`, ...tokens, ...(found.cut ? ["cut at the longest answer"] : [])]) {
+    line.append(element("span", "badge", fact));
+  }
+  box.append(line);
 }
 
 async function ask(event) {
   event.preventDefault();
-  const question = $("prompt").value;
-  const { text, facts } = card(question);
-  $("send").disabled = true;
+  const question = $("prompt").value.trim();
+  if (!question || running) return;
+  if (!key()) { $("key").focus(); return; }
+  const body = request(question);
+  follow(() => bubble("user", question));
+  const box = bubble("model", "");
+  const text = box.querySelector(".text");
+  text.classList.add("waiting");
+  $("prompt").value = "";
+  grow();
+  running = new AbortController();
+  busy(true);
+  document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
   const begun = performance.now();
   try {
-    const response = await fetch("/generate", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-API-Key": $("key").value.trim() },
-      body: JSON.stringify({ prompt: question, context: $("context").value, max_new_tokens: Number($("tokens").value) }),
-    });
-    const answer = await response.json();
-    const seconds = ((performance.now() - begun) / 1000).toFixed(2);
+    const response = await post("/v1/chat/completions", body, running.signal);
+    if (!response.ok) throw Object.assign(new Error((await response.json()).error.message), { status: response.status });
+    const found = await read(response, text);
     text.classList.remove("waiting");
-    if (response.ok) {
-      text.textContent = answer.response || "(an empty answer)";
-      const cut = answer.finish_reason === "length" ? ["cut at the longest answer"] : [];
-      const usage = `${answer.usage.input_tokens} → ${answer.usage.output_tokens} tokens`;
-      for (const fact of [answer.model_version, `${seconds} s`, usage, ...cut]) facts.append(element("span", "badge", fact));
-      facts.append(element("code", "", answer.id));
-    } else {
-      text.classList.add("bad");
-      text.textContent = answer.detail;
-      facts.append(element("span", "badge", String(response.status)), element("code", "", answer.id || ""));
-    }
+    if (!found.said) text.textContent = "(an empty answer)";
+    turns.push({ role: "user", content: question }, { role: "assistant", content: found.said });
+    follow(() => {
+      facts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
+      box.append(feedback(found.id, question, found.said));
+    });
   } catch (error) {
-    text.className = "text bad";
-    text.textContent = `The server does not answer (${error.message}).`;
+    failed(error, box, text, question);
   } finally {
-    $("send").disabled = false;
+    running = null;
+    busy(false);
   }
+}
+
+function failed(error, box, text, question) {
+  text.classList.remove("waiting");
+  if (error.name === "AbortError") {
+    box.append(element("p", "facts hint", "Stopped; the model does not remember this."));
+  } else {
+    const unreachable = error instanceof TypeError;
+    box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message));
+    if (error.status === 401) keyform(true);
+  }
+  if (!text.textContent) text.remove();
+  if (!$("prompt").value) { $("prompt").value = question; grow(); }
+}
+
+function keyform(on) {
+  $("keyform").hidden = !on;
+  if (on) { $("key").value = key(); $("key").focus(); } else $("prompt").focus();
+}
+
+function grow() {
+  $("prompt").rows = Math.min(8, $("prompt").value.split("\n").length);
+}
+
+function clear() {
+  turns = [];
+  $("log").replaceChildren();
+  $("clear").disabled = true;
+  $("prompt").focus();
 }
 
 async function ready() {
   const badge = $("ready");
   try {
     const state = await (await fetch("/readyz")).json();
-    badge.textContent = state.status === "ready" ? `${state.model_version} is ready` : state.detail;
-    badge.className = state.status === "ready" ? "badge good" : "badge warn";
+    const good = state.status === "ready";
+    badge.textContent = good ? `${state.model_version} is ready` : state.detail;
+    badge.className = good ? "badge good" : "badge warn";
   } catch {
     badge.textContent = "The server does not answer";
     badge.className = "badge bad";
   }
 }
 
+$("keyform").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keep($("key").value.trim());
+  keyform(false);
+});
+$("forget").addEventListener("click", () => { forget(); keyform(true); });
 $("ask").addEventListener("submit", ask);
+$("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
+$("clear").addEventListener("click", clear);
+$("prompt").addEventListener("input", grow);
+$("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("ask").requestSubmit($("send")); }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
+});
+keyform(!key());
 ready();
-setInterval(ready, 5000);
+setInterval(() => { if (!document.hidden) ready(); }, 5000);

@@ -28,7 +28,8 @@ from llmops.monitoring.events import emit
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import Spool, drain
 from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
-from llmops.release.registry import Registry, Version
+from llmops.release.registry import Registry
+from llmops.release.version import Version
 
 DAY = "2026-01-31"
 MAIL = "ana.li@example.org"

@@ -1,0 +1,133 @@
+"""Twice as much load as the app can take, for minutes: nothing breaks, memory stays flat, no event is lost.
+
+The app runs as `python -m serving` with the `transformers` engine on SmolLM2-135M-Instruct, eight requests in its batch
+and eight in its queue. Twice as many callers as both hold send one question after another, half of them reading the
+answer as a stream; who gets 429 waits as long as the answer says, at most a second. In the end the app is stopped as
+an operator stops it, and the events in its store are counted: as many with status 200 as callers got answers. Memory is
+read twice a second; its slope is that of the straight line through the second half of the readings.
+
+    python benchmarks/load.py [--minutes 10] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import httpx  # noqa: E402
+from report import finish  # noqa: E402
+from servers import ENVIRONMENTS, Running, free_port, make_base, make_site, running  # noqa: E402
+
+from llmops.monitoring.events import SERVING  # noqa: E402
+from llmops.monitoring.sinks import LocalStore  # noqa: E402
+
+BATCH = QUEUE = 8
+CALLERS = 2 * (BATCH + QUEUE)
+TOKENS = (8, 16, 24, 32, 48)  #: longest answers, in turns
+LONGEST_PAUSE_S = 1.0
+
+
+def main() -> None:
+    """Run, count and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long")
+    parser.add_argument("--quick", action="store_true", help="two minutes")
+    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
+    options = parser.parse_args()
+    seconds = 120.0 if options.quick else options.minutes * 60
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        servable = make_base(ENVIRONMENTS / "models" / "bf16")
+        site = make_site(folder / "home", servable, {"max_batch": BATCH, "max_queue": QUEUE})
+        command = [sys.executable, "-m", "serving"]
+        with running(command, port, site.environ(port), folder / "log") as server:
+            server.headers = site.headers
+            statuses, took, memory = asyncio.run(overload(server, seconds))
+            crashed = server.process.poll() is not None
+        events = Counter(e["http.response.status_code"] for e in LocalStore(site.home / "events").find(SERVING))
+        if "Traceback" in (log := (folder / "log").read_text()):
+            print(f"The app's log has an error:\n{log[log.index('Traceback') :][:3000]}")
+    half = memory[len(memory) // 2 :]
+    slope = statistics.linear_regression([t for t, _ in half], [m for _, m in half]).slope * 60
+    answered = statuses[200]
+    print(f"answers by status: {dict(statuses)}, events by status: {dict(events)}")
+    figures = {
+        "minutes": seconds / 60,
+        "callers": CALLERS,
+        "200": answered,
+        "429": statuses[429],
+        "other": sum(statuses.values()) - answered - statuses[429],
+        "events 200": events[200],
+        "p50 s": statistics.median(took),
+        "p99 s": sorted(took)[len(took) * 99 // 100],
+        "first MiB": memory[0][1],
+        "last MiB": memory[-1][1],
+        "most MiB": max(m for _, m in memory),
+        "MiB/min": slope,
+    }
+    ratios = {
+        "events per answered request": events[200] / answered,
+        "share of answers that are neither 200 nor 429": figures["other"] / sum(statuses.values()),
+        "memory at the end over that at half time": half[-1][1] / half[0][1],
+        "crashes": float(crashed),
+    }
+    finish("load", {"app": figures}, ratios, options.json, ("torch", "transformers", "fastapi"))
+
+
+async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[float], list[tuple[float, float]]]:
+    """Send requests for so long; returns answers by status (0: none), seconds that each 200 took, and memory."""
+    statuses: Counter[int] = Counter()
+    took: list[float] = []
+    memory: list[tuple[float, float]] = []
+    begun, numbers = time.monotonic(), itertools.count()
+    limits = httpx.Limits(max_connections=CALLERS + 1)
+
+    async def call(client: httpx.AsyncClient) -> None:
+        while time.monotonic() - begun < seconds:
+            n, sent = next(numbers), time.monotonic()
+            body = {
+                "prompt": f"Order {n}. How should I store a tent and {n % 30} pairs of boots through the winter?",
+                "max_new_tokens": TOKENS[n % len(TOKENS)],
+                "stream": bool(n % 2),
+            }
+            try:
+                response = await client.post("/generate", json=body)
+            except httpx.TransportError as error:
+                statuses[0] += 1
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                await asyncio.sleep(LONGEST_PAUSE_S)
+                continue
+            statuses[response.status_code] += 1
+            if response.status_code == 200:
+                took.append(time.monotonic() - sent)
+            else:
+                await asyncio.sleep(min(LONGEST_PAUSE_S, float(response.headers.get("Retry-After", 1))))
+
+    async def watch() -> None:
+        while True:
+            memory.append((time.monotonic() - begun, server.memory()))
+            await asyncio.sleep(0.5)
+
+    async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=120, limits=limits) as client:
+        watching = asyncio.create_task(watch())
+        await asyncio.gather(*(call(client) for _ in range(CALLERS)))
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+    return statuses, took, memory
+
+
+if __name__ == "__main__":
+    main()

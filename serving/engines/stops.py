@@ -1,0 +1,31 @@
+"""Stop strings in a text that comes in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Stops:
+    """Passes text on until the first stop string, and holds back what may yet become one.
+
+    Args:
+        strings: the stop strings; empty ones are ignored.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = [s for s in strings if s]
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """Take a piece; returns what is certain to be before any stop string, and whether one was found."""
+        text = self._held + text
+        if found := [at for s in self._strings if (at := text.find(s)) >= 0]:
+            self._held = ""
+            return text[: min(found)], True
+        keep = max((n for s in self._strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def rest(self) -> str:
+        """What was held back, once nothing more comes."""
+        return self._held

@@ -1,0 +1,44 @@
+"""`POST /feedback`: what somebody thinks of an answer, kept as an event from which the model is improved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from llmops.governance.access import Key
+from llmops.governance.pii import redact_all
+from llmops.monitoring.events import FEEDBACK, emit
+from serving.deps import PartsDep, limited
+from serving.errors import FeedbackRefused
+from serving.schemas import FeedbackRequest, FeedbackResponse, Problem
+from serving.signing import is_ours
+
+TEXTS = ("comment", "correction", "question", "answer", "context")
+
+router = APIRouter(tags=["model"])
+_problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (401, 403, 413, 422, 429, 503)}
+
+
+@router.post("/feedback", status_code=201, responses=_problems)
+def feedback(
+    body: FeedbackRequest, app: PartsDep, key: Annotated[Key, Depends(limited("feedback"))]
+) -> FeedbackResponse:
+    """Keep a rating, a comment or a correction; personal data in its texts is replaced by marks first.
+
+    The last one about a request from one key counts. It joins the request's event by `http.request.id`.
+    """
+    if not is_ours(app.session_secret, body.id):
+        raise FeedbackRefused("This is not the id of a request that was answered here; it is in X-Request-ID.")
+    given = {name: text for name in TEXTS if (text := getattr(body, name).strip())}
+    cleaned = redact_all(list(given.values()), app.config.govern.entities)
+    fields: dict[str, Any] = {
+        "event.action": "feedback",
+        "event.outcome": "success",
+        "http.request.id": body.id,
+        "llmops.key.prefix": key.prefix,
+        "user.roles": [key.role],
+        **({"llmops.feedback.rating": body.rating} if body.rating else {}),
+        **{f"llmops.feedback.{name}": found.text for name, found in zip(given, cleaned, strict=True)},
+    }
+    return FeedbackResponse(event=emit(app.config.events, FEEDBACK, fields))

@@ -1,0 +1,89 @@
+"""`/admin/keys`: the API keys. The same functions as `llmops keys`; each change is an event of `llmops.audit`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmops.governance.access import Key, Role
+from llmops.governance.keys import MAX_DAYS, OWNER_CHARS
+from serving.deps import PartsDep, require
+from serving.schemas import Problem
+
+router = APIRouter(
+    prefix="/admin/keys",
+    tags=["admin"],
+    responses={n: {"model": Problem} for n in (401, 403, 404, 422, 503)},
+)
+KeyDep = Annotated[Key, Depends(require("manage_keys"))]
+Prefix = Annotated[str, Path(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")]
+PerMinute = Annotated[int | None, Field(ge=0, le=2**31, description="Per minute; 0: any number; default: the app's.")]
+
+
+class KeyRequest(BaseModel):
+    """A key to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+    owner: str = Field(min_length=1, max_length=OWNER_CHARS, description="Who gets it.")
+    days: float | None = Field(None, gt=0, le=MAX_DAYS, description="How long it is good; default: until revoked.")
+    requests_per_minute: PerMinute = None
+    tokens_per_minute: PerMinute = None
+
+
+class RotateRequest(BaseModel):
+    """How to rotate a key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hours: float = Field(24.0, ge=0, le=24 * MAX_DAYS, description="How long the old secret is good, too.")
+
+
+class KeyEntry(BaseModel):
+    """What is kept of a key, its hash excepted."""
+
+    prefix: str
+    role: Role
+    owner: str
+    created: str
+    expires: str
+    revoked: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    old_until: str = Field(description="Until when the secret before the last rotation is good; empty: it is not.")
+
+
+class NewKey(KeyEntry):
+    """A key with its secret, which is shown this once."""
+
+    key: str
+
+
+@router.get("")
+def keys(app: PartsDep, key: KeyDep) -> list[KeyEntry]:
+    """All keys, oldest first, the revoked and expired included."""
+    return [KeyEntry(**kept.shown()) for kept in app.keys.list()]
+
+
+@router.post("", status_code=201)
+def create(body: KeyRequest, app: PartsDep, key: KeyDep) -> NewKey:
+    """Make a key of at most one's own role."""
+    shown, made = app.keys.create(**body.model_dump(), by=key.role, who=f"key {key.prefix}")
+    return NewKey(key=shown, **made.shown())
+
+
+@router.post("/{prefix}/rotate")
+def rotate(prefix: Prefix, app: PartsDep, key: KeyDep, body: RotateRequest | None = None) -> NewKey:
+    """Give a key a new secret; the old one stays good for some hours."""
+    hours = (body or RotateRequest()).hours
+    shown, made = app.keys.rotate(prefix, hours, by=key.role, who=f"key {key.prefix}")
+    return NewKey(key=shown, **made.shown())
+
+
+@router.delete("/{prefix}")
+def revoke(prefix: Prefix, app: PartsDep, key: KeyDep) -> KeyEntry:
+    """Make a key useless from now on."""
+    return KeyEntry(**app.keys.revoke(prefix, by=key.role, who=f"key {key.prefix}").shown())

@@ -1,0 +1,112 @@
+"""`/v1`: the routes of OpenAI's API that its clients need to chat, to complete texts and to list models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from llmops.governance.access import Key
+from serving.asks import ask
+from serving.deps import Parts, PartsDep, limited, require
+from serving.engines.base import Chat, Message, Prompt, Text, Tokens
+from serving.errors import PromptRefused, VersionNotLoaded
+from serving.openai_answers import respond
+from serving.openai_schemas import (
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    ModelCard,
+    ModelList,
+    OpenAIProblem,
+)
+from serving.side import SideDep
+
+COMPLETION_TOKENS = 16  #: OpenAI's default length of a completion
+MOST_PROMPTS = 20  #: what LangChain sends at a time
+
+_problems: dict[int | str, dict[str, Any]] = {
+    n: {"model": OpenAIProblem} for n in (400, 401, 403, 404, 413, 429, 500, 503, 504, "default")
+}
+_stream: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer; with `stream`, as events.", "content": {"text/event-stream": {}}}
+}
+router = APIRouter(prefix="/v1", tags=["openai"], responses=_problems)
+KeyDep = Annotated[Key, Depends(require("generate"))]
+LimitedDep = Annotated[Key, Depends(limited("generate"))]
+
+
+@router.post("/chat/completions", response_model=Completion, responses=_stream)
+async def chat_completions(
+    request: Request, app: PartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
+) -> Completion | Response:
+    """Go on with a conversation; greedily unless a temperature is given."""
+    limits = app.config.serving
+    if body.max_tokens and body.max_completion_tokens:
+        raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
+    tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
+    turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
+    asks = [ask(Chat(turns), tokens, body, limits)]
+    side = named(app, body.model, side)
+    return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=True)
+
+
+@router.post("/completions", response_model=Completion, responses=_stream)
+async def completions(
+    request: Request, app: PartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
+) -> Completion | Response:
+    """Go on with a text as it stands, or with several."""
+    limits = app.config.serving
+    tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
+    asks = [ask(prompt, tokens, body, limits) for prompt in _prompts(body.prompt)]
+    side = named(app, body.model, side)
+    return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=False)
+
+
+@router.get("/models")
+def models(app: PartsDep, key: KeyDep) -> ModelList:
+    """What can be named in a request: the model, and each version of it that is loaded."""
+    return ModelList(data=_cards(app))
+
+
+@router.get("/models/{model}")
+def model(app: PartsDep, key: KeyDep, model: str) -> ModelCard:
+    """One of them."""
+    for found in _cards(app):
+        if found.id == model:
+            return found
+    raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
+
+
+def named(app: Parts, model: str, side: str) -> str:
+    """The side that a request wants: that of its header, or the version that its model names.
+
+    Raises:
+        VersionNotLoaded: if it names another model.
+    """
+    name, colon, version = model.partition(":")
+    if name != app.config.release.name or (colon and not version):
+        raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
+    return version or side
+
+
+def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Prompt]:
+    if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
+        prompt = [prompt]  # type: ignore[assignment]
+    if len(prompt) > MOST_PROMPTS:
+        raise PromptRefused(f"{len(prompt)} prompts are sent; at most {MOST_PROMPTS} are taken at a time.")
+    return [Text(part) if isinstance(part, str) else Tokens(tuple(part)) for part in prompt]  # type: ignore[arg-type]
+
+
+def _cards(app: Parts) -> list[ModelCard]:
+    name, loaded = app.config.release.name, [one.version for one in app.models.loaded]
+    ids = [(name, version) for version in loaded[:1]] + [(f"{name}:{version.name}", version) for version in loaded]
+    return [ModelCard(id=id, created=_seconds(version.created)) for id, version in ids]
+
+
+def _seconds(time: str) -> int:
+    try:
+        return int(datetime.fromisoformat(time).timestamp())
+    except ValueError:
+        return 0

@@ -1,0 +1,54 @@
+"""Answers as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serving.engines.base import Chunk
+from serving.errors import told
+
+Render = Callable[[Chunk], str]
+
+
+def sse(data: dict[str, Any], kind: str = "") -> str:
+    """One event; `kind` is its type, by default `message`."""
+    text = f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"event: {kind}\n{text}" if kind else text
+
+
+class EventStream(StreamingResponse):
+    """Sends each chunk as `render` writes it. An error ends the stream with an event `error`."""
+
+    def __init__(self, request: Request, first: Chunk, rest: AsyncIterator[Chunk], render: Render) -> None:
+        super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._request, self._first, self._rest, self._render = request, first, rest, render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. It does not listen for the client's leaving: `read` does."""
+
+        async def put(text: str, more: bool) -> None:
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await put(self._render(self._first), not self._first.finish_reason)
+            async for chunk in self._rest:
+                if chunk.text or chunk.finish_reason:
+                    await put(self._render(chunk), not chunk.finish_reason)
+        except Exception as error:
+            status, body, _ = told(self._request, error)
+            self._request.state.event.update({"http.response.status_code": status, "event.outcome": "failure"})
+            await put(sse(body, "error"), False)
+        finally:
+            await self._rest.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+
+async def streamed(request: Request, chunks: AsyncIterator[Chunk], render: Render) -> EventStream:
+    """The response that sends these chunks; what goes wrong before the first one still gets its own status."""
+    return EventStream(request, await anext(chunks), chunks, render)

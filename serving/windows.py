@@ -1,0 +1,277 @@
+"""What each key did in the last minute: a log of its requests with their tokens, in memory or in Redis.
+
+A log, not a counter per minute: two counters side by side let through twice the limit around the turn of a minute, and
+a weighted pair is right only for callers who come evenly. The log is exact, so `Retry-After` is, too. It costs one
+entry per request of the last minute. A request counts from the moment it was let in, with all of its tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+from urllib.parse import quote
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from llmops.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+WINDOW_S = 60.0
+TIMEOUT_S = 0.5  #: the longest that a request waits for Redis
+AGAIN_S = 5.0  #: how long Redis is left alone after it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may use in a minute; 0: as much as it likes."""
+
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A key's window after a request asked to be in it."""
+
+    taken: bool  #: whether the request is in the window
+    requests: int  #: in the window
+    tokens: int  #: of these
+    wait_s: float  #: when not taken: after how long it would be
+    reset_s: float  #: after how long the window is empty
+
+
+class Windows(Protocol):
+    """A log per key. All methods are called in the event loop."""
+
+    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+        """Enter a request with its tokens, or change the tokens of one that is there already, if the limits allow.
+
+        One that they do not allow is not in the window afterwards.
+        """
+
+    async def settle(self, key: str, request: str, tokens: int) -> None:
+        """Put a request's tokens right, whatever the limits; nothing happens if it has left the window."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class OwnWindows:
+    """Windows in the memory of this process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logs: dict[str, OrderedDict[str, tuple[float, int]]] = {}  # request → when (s), tokens; oldest first
+        self._sums: dict[str, int] = {}
+
+    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+        """See `Windows`."""
+        now, entries = self._clock(), self._logs.setdefault(key, OrderedDict())
+        while entries and (oldest := next(iter(entries.values())))[0] <= now - WINDOW_S:
+            entries.popitem(last=False)
+            self._sums[key] -= oldest[1]
+        moment, before = entries.get(request, (now, 0))
+        others = len(entries) - (request in entries)
+        used = self._sums.get(key, 0) - before
+        requests_over = others + 1 - limits.requests if limits.requests else 0
+        tokens_over = used + tokens - limits.tokens if limits.tokens else 0
+        if requests_over > 0 or tokens_over > 0:
+            entries.pop(request, None)
+            self._sums[key] = used
+            wait_s = _wait(list(entries.values()), requests_over, tokens_over) - now
+            return Use(False, others, used, max(wait_s, 0.0), self._reset(entries, now))
+        entries[request] = (moment, tokens)  # a known request keeps its place
+        self._sums[key] = used + tokens
+        return Use(True, others + 1, used + tokens, 0.0, self._reset(entries, now))
+
+    async def settle(self, key: str, request: str, tokens: int) -> None:
+        """See `Windows`."""
+        entries = self._logs.get(key, OrderedDict())
+        if request in entries:
+            moment, before = entries[request]
+            entries[request] = (moment, tokens)
+            self._sums[key] += tokens - before
+
+    async def close(self) -> None:
+        """See `Windows`; there are none."""
+
+    def _reset(self, entries: OrderedDict[str, tuple[float, int]], now: float) -> float:
+        return entries[next(reversed(entries))][0] + WINDOW_S - now if entries else 0.0
+
+
+def _wait(entries: list[tuple[float, int]], requests_over: int, tokens_over: int) -> float:
+    """When enough of the oldest entries will have left that so many requests and tokens are free."""
+    for number, (moment, tokens) in enumerate(entries, start=1):
+        tokens_over -= tokens
+        if number >= requests_over and tokens_over <= 0:
+            return moment + WINDOW_S
+    return 0.0  # the window is empty then; more than the limit itself is never asked for
+
+
+# The same in Redis, where each script runs undisturbed. A window is a sorted set (request → moment in µs) and a hash
+# (request → tokens, and their `sum`); the clock is the server's, so that replicas need not agree on the time.
+_TAKE = """
+local now, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+if not now then local t = redis.call('TIME') now = t[1] * 1000000 + t[2] end
+local request, tokens, most_requests, most_tokens = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local function drop(id)
+  redis.call('HINCRBY', KEYS[2], 'sum', -tonumber(redis.call('HGET', KEYS[2], id) or 0))
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[1], id)
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - window)) do drop(id) end
+local moment = redis.call('ZSCORE', KEYS[1], request)
+if moment then drop(request) end
+local others, used = redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[2], 'sum') or 0)
+local requests_over = most_requests > 0 and others + 1 - most_requests or 0
+local tokens_over = most_tokens > 0 and used + tokens - most_tokens or 0
+local taken, wait, reset = 1, 0, 0
+if requests_over > 0 or tokens_over > 0 then
+  taken = 0
+  local number = 0
+  while number < others and (number < requests_over or tokens_over > 0) do
+    local entry = redis.call('ZRANGE', KEYS[1], number, number, 'WITHSCORES')
+    tokens_over = tokens_over - tonumber(redis.call('HGET', KEYS[2], entry[1]) or 0)
+    wait, number = tonumber(entry[2]) + window - now, number + 1
+  end
+else
+  others, used = others + 1, used + tokens
+  redis.call('ZADD', KEYS[1], moment or now, request)
+  redis.call('HSET', KEYS[2], request, tokens)
+  redis.call('HINCRBY', KEYS[2], 'sum', tokens)
+end
+local newest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+if newest[2] then reset = tonumber(newest[2]) + window - now end
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, math.ceil(window / 1000) + 1000) end
+return {taken, others, used, wait, reset}
+"""
+_SETTLE = """
+local before = redis.call('HGET', KEYS[1], ARGV[1])
+if before then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  redis.call('HINCRBY', KEYS[1], 'sum', ARGV[2] - before)
+end
+"""
+
+
+class RedisWindows:
+    """Windows in Redis, shared between replicas.
+
+    Args:
+        url: `redis://:${REDIS_PASSWORD}@host:6379/1`; ${VAR} is read from `environ`.
+        environ: the environment.
+        clock: seconds; by default the server's own clock.
+
+    Raises:
+        ConfigError: if a variable is not set.
+    """
+
+    def __init__(
+        self, url: str, environ: Mapping[str, str] = os.environ, clock: Callable[[], float] | None = None
+    ) -> None:
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in environ:
+                raise ConfigError(f"serving.limits needs ${{{match[1]}}}; set {match[1]} in the environment.")
+            return quote(environ[match[1]], safe="")  # a password may hold an @
+
+        # Once more at once: a connection kept from before a restart of Redis only shows on use that it is dead.
+        self._redis = redis.Redis.from_url(
+            re.sub(r"\$\{(\w+)\}", value, url),
+            retry=Retry(NoBackoff(), 1),
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+        )
+        self._clock = clock
+        self._take, self._settle = self._redis.register_script(_TAKE), self._redis.register_script(_SETTLE)
+
+    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+        """See `Windows`.
+
+        Raises:
+            RedisError: if it does not answer.
+        """
+        now: Any = round(self._clock() * 1e6) if self._clock else ""
+        arguments = [now, round(WINDOW_S * 1e6), request, tokens, limits.requests, limits.tokens]
+        answer = await cast(Any, self._take)(_names(key), arguments)
+        taken, requests, used, wait, reset = (int(number) for number in answer)
+        return Use(bool(taken), requests, used, max(wait, 0) / 1e6, reset / 1e6)
+
+    async def settle(self, key: str, request: str, tokens: int) -> None:
+        """See `Windows`.
+
+        Raises:
+            RedisError: if it does not answer.
+        """
+        await cast(Any, self._settle)(_names(key)[1:], [request, tokens])
+
+    async def close(self) -> None:
+        """See `Windows`."""
+        await self._redis.aclose()
+
+
+def _names(key: str) -> list[str]:
+    return [f"llmops:{{{key}}}:requests", f"llmops:{{{key}}}:tokens"]  # in braces: on one node of a cluster
+
+
+class SharedWindows:
+    """Windows in Redis; while it is away, each process goes on with its own.
+
+    Neither everybody nor nobody is let in then: a key may use its limits once per replica.
+
+    Args:
+        shared: the windows in Redis.
+        tell: called once when Redis is lost, with the reason, and once when it is back, with "".
+        clock: seconds.
+    """
+
+    def __init__(
+        self, shared: Windows, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._shared, self._own, self._tell, self._clock = shared, OwnWindows(clock), tell, clock
+        self._away, self._again_at = False, 0.0
+
+    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+        """See `Windows`."""
+        if not self._away or self._clock() >= self._again_at:
+            try:
+                use = await self._shared.take(key, request, tokens, limits)
+            except (RedisError, OSError) as error:
+                self._lost(error)
+            else:
+                if self._away:
+                    self._away = False
+                    log.warning("The store of the limits answers again")
+                    self._tell("")
+                return use
+        return await self._own.take(key, request, tokens, limits)
+
+    async def settle(self, key: str, request: str, tokens: int) -> None:
+        """See `Windows`; where Redis cannot be told, the reservation stays until the window has passed it."""
+        await self._own.settle(key, request, tokens)
+        if not self._away:
+            try:
+                await self._shared.settle(key, request, tokens)
+            except (RedisError, OSError) as error:
+                self._lost(error)
+
+    async def close(self) -> None:
+        """See `Windows`."""
+        await self._shared.close()
+
+    def _lost(self, error: Exception) -> None:
+        self._again_at = self._clock() + AGAIN_S
+        if not self._away:
+            self._away = True
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("The store of the limits does not answer (%s); this process counts by itself", reason)
+            self._tell(reason)

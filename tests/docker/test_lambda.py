@@ -1,0 +1,209 @@
+"""The Lambda function: events as API Gateway and function URLs send them, on the real app with a real, tiny model."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from llmops.config import Config, load
+from llmops.monitoring.events import SERVING
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import Spool
+
+from .conftest import ROOT
+
+FOLDER = ROOT / "docker" / "lambda"
+BODY = json.dumps({"prompt": "Where is my order?", "max_new_tokens": 4})
+
+
+def function_module():
+    spec = importlib.util.spec_from_file_location("function", FOLDER / "function.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def environment(released, home):
+    return {
+        "LLMOPS_HOME": str(home),
+        "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
+        "LLMOPS_SERVING__KEYS": str(released.path / "keys.json"),
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("lambda") / "llmops"
+
+
+@pytest.fixture(scope="module")
+def function(released, home):
+    before = files(released.path)
+    made = function_module().Function(load(environ=environment(released, home)))
+    yield made
+    made.close()
+    assert files(released.path) == before, "the image's files cannot be written in Lambda"
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def v1(method, path, headers, body=None, encoded=False):
+    """An event of an API Gateway REST API (payload format 1.0)."""
+    return {
+        "resource": "/{proxy+}",
+        "path": path,
+        "httpMethod": method,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": {"proxy": path.strip("/")},
+        "requestContext": {"resourcePath": "/{proxy+}", "httpMethod": method, "stage": "prod", "identity": {}},
+        "body": body,
+        "isBase64Encoded": encoded,
+    }
+
+
+def v2(method, path, headers, body=None, encoded=False, host="abc.execute-api.eu-west-1.amazonaws.com"):
+    """An event of an API Gateway HTTP API (payload format 2.0), or with another host of a function URL."""
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {"host": host, **headers},
+        "requestContext": {
+            "domainName": host,
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "203.0.113.7"},
+            "stage": "$default",
+        },
+        "body": body,
+        "isBase64Encoded": encoded,
+    }
+
+
+def url(*args, **kwargs):
+    return v2(*args, **kwargs, host="abc.lambda-url.eu-west-1.on.aws")
+
+
+@pytest.mark.parametrize("event", [v1, v2, url])
+def test_it_answers_each_kind_of_event_from_the_first_on(function, released, event):
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    answer = function(event("POST", "/generate", headers, BODY), None)
+    assert answer["statusCode"] == 200, answer
+    body = json.loads(answer["body"])
+    assert body["model_version"] == "v1" and 0 < body["usage"]["output_tokens"] <= 4
+    assert answer["isBase64Encoded"] is False
+
+
+def test_a_body_in_base64_is_the_same_body(function, released):
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    plain = function(v2("POST", "/generate", headers, BODY), None)
+    coded = function(v2("POST", "/generate", headers, base64.b64encode(BODY.encode()).decode(), encoded=True), None)
+    assert json.loads(coded["body"])["response"] == json.loads(plain["body"])["response"]
+
+
+@pytest.mark.parametrize("event", [v1, v2])
+def test_refusals_are_answers_not_errors(function, released, event):
+    assert function(event("POST", "/generate", {"content-type": "application/json"}, BODY), None)["statusCode"] == 401
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    assert function(event("POST", "/generate", headers, '{"prompt": '), None)["statusCode"] == 422
+    assert function(event("GET", "/nowhere", headers), None)["statusCode"] == 404
+
+
+def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released, home):
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    before = len(list(LocalStore(home / "events").find(SERVING)))
+    for n in range(3):
+        function(v2("POST", "/generate", headers, BODY), None)
+        assert len(list(LocalStore(home / "events").find(SERVING))) == before + n + 1
+    with Spool(home / "events") as spool:
+        assert spool.waiting() == {"local": 0}
+
+
+def test_events_wait_when_the_sink_is_down(released, tmp_path, caplog):
+    config = Config(
+        home=tmp_path,
+        release={"registry": released.path / "registry"},
+        serving={"keys": released.path / "keys.json"},
+        monitoring={"sinks": ["elasticsearch"], "elasticsearch_url": "http://127.0.0.1:9"},
+    )
+    function = function_module().Function(config)
+    try:
+        headers = {"content-type": "application/json", "x-api-key": released.key}
+        assert function(v2("POST", "/generate", headers, BODY), None)["statusCode"] == 200
+        assert "elasticsearch" in caplog.text
+        with Spool(tmp_path / "events") as spool:
+            assert spool.waiting()["elasticsearch"] >= 1
+    finally:
+        function.close()
+
+
+def test_without_a_model_it_says_why_instead_of_starting(tmp_path):
+    with pytest.raises(RuntimeError, match="no champion"):
+        function_module().Function(Config(home=tmp_path), wait_s=0.2)
+
+
+def test_the_runtime_client_of_aws_runs_the_handler(released, tmp_path):
+    """`awslambdaric` itself, as in the image, with a server that speaks Lambda's runtime API."""
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    answers: queue.Queue[tuple[str, dict]] = queue.Queue()
+    waiting = [v1("POST", "/generate", headers, BODY), v2("GET", "/healthz", {})]
+    done = threading.Event()
+
+    class Runtime(BaseHTTPRequestHandler):
+        def do_GET(self):  # /2018-06-01/runtime/invocation/next
+            if not waiting:
+                done.wait(30)
+                return
+            body = json.dumps(waiting.pop(0)).encode()
+            self.send_response(200)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", f"request-{len(waiting)}")
+            self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
+            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:0:function:llmops")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answers.put((self.path, json.loads(body)))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {
+        **os.environ,
+        **environment(released, tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "awslambdaric", "handler.handler"], cwd=FOLDER, env=env)
+    try:
+        path, answer = answers.get(timeout=120)
+        assert path == "/2018-06-01/runtime/invocation/request-1/response", answer
+        assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"
+        assert answers.get(timeout=30)[1]["statusCode"] == 200
+    finally:
+        done.set()
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()

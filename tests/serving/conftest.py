@@ -1,0 +1,146 @@
+"""A site: a registry with two versions, keys of every role, and the app on them with an echo engine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from llmops.config import Config
+from llmops.governance.access import ROLES
+from llmops.governance.keys import KeyStore
+from llmops.monitoring.events import SERVING
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import drain
+from serving.app import create_app
+from serving.engines.echo import EchoEngine
+
+NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
+
+
+class Site:
+    """A configuration with two versions, v1 the champion, one good key per role, and the app on them."""
+
+    def __init__(self, home: Path, **serving: Any) -> None:
+        self.config = Config(
+            home=home,
+            serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving},
+        )
+        self.store = KeyStore(self.config.keys)
+        self.keys = {role: self.store.create(role, role)[0] for role in ROLES}
+        self.engines: dict[str, EchoEngine] = {}
+
+    def release(self) -> Site:
+        self.add_version("v1")
+        self.add_version("v2")
+        self.set_aliases(champion="v1")
+        return self
+
+    def add_version(self, name: str) -> None:
+        path = self.config.release.registry / self.config.release.name / "versions" / name
+        (path / "servable").mkdir(parents=True)
+        facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
+        version = {**dict.fromkeys([*facts, "run", "dataset", "created"], "x"), "name": name, "status": "promoted"}
+        (path / "version.json").write_text(json.dumps(version))
+
+    def set_aliases(self, **aliases: str) -> None:
+        (self.config.release.registry / self.config.release.name / "aliases.json").write_text(json.dumps(aliases))
+
+    def engine(self, version: Any) -> EchoEngine:
+        serving = self.config.serving
+        self.engines[version.name] = EchoEngine(serving.max_queue, serving.max_batch)
+        return self.engines[version.name]
+
+    def app(self, engine_for: Callable[[Any], Any] | None = None) -> Any:
+        return create_app(self.config, engine_for or self.engine, environ={})
+
+    def client(self, engine_for: Callable[[Any], Any] | None = None) -> TestClient:
+        return Client(self, self.app(engine_for), raise_server_exceptions=False)
+
+    @contextmanager
+    def live(self, engine_for: Callable[[Any], Any] | None = None) -> Iterator[str]:
+        """The app behind a real uvicorn on a free port, ready to answer; gives its URL."""
+        server = uvicorn.Server(uvicorn.Config(self.app(engine_for), port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        self.until(lambda: server.started and self.engines and all(e.stats().alive for e in self.engines.values()))
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            self.go()
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+    @staticmethod
+    def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.01)
+
+    def go(self) -> None:
+        """Let engines that a test has held up go on: closing them waits for that."""
+        for engine in self.engines.values():
+            engine.going.set()
+
+    def ready(self, client: Any, version: str = "v1") -> None:
+        self.until(lambda: client.get("/readyz").json()["model_version"] == version)
+
+    def headers(self, role: str = "user") -> dict[str, str]:
+        return {"X-API-Key": self.keys[role]}
+
+    def ask(self, client: Any, role: str | None = "user", **body: Any) -> Any:
+        return client.post(
+            "/generate", json={"prompt": "one two three", **body}, headers=self.headers(role) if role else {}
+        )
+
+    def events(self, dataset: str = SERVING) -> Sequence[dict[str, Any]]:
+        drain(self.config.events, self.config.monitoring)
+        return list(LocalStore(self.config.events).find(dataset))
+
+
+class Client(TestClient):
+    """A client in whose `with` block the app runs."""
+
+    def __init__(self, site: Site, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._site = site
+
+    def __exit__(self, *error: Any) -> None:
+        self._site.go()
+        super().__exit__(*error)
+
+
+@pytest.fixture
+def new_site() -> type[Site]:
+    """For tests that need a site of their own."""
+    return Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path).release()
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[TestClient]:
+    with site.client() as client:
+        site.ready(client)
+        yield client
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

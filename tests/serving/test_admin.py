@@ -1,0 +1,91 @@
+"""Canaries over HTTP: started and stopped by an admin, asked for by a header, and told about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from serving.engines.echo import EchoEngine
+
+
+def start(site: Any, client: TestClient, share: float = 0.999) -> Any:
+    answer = client.post("/admin/canary", json={"version": "v2", "share": share}, headers=site.headers("admin"))
+    site.until(lambda: client.app.state.parts.models.canary)  # type: ignore[attr-defined]
+    return answer
+
+
+def side(site: Any, client: TestClient, name: str) -> Any:
+    headers = {**site.headers(), "X-LLMOps-Side": name}
+    return client.post("/generate", json={"prompt": "one two"}, headers=headers)
+
+
+def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, client: TestClient) -> None:
+    answer = start(site, client)
+    assert answer.status_code == 200 and answer.json()["aliases"] == {"champion": "v1", "canary": "v2"}
+    assert site.ask(client).json()["model_version"] == "v2"
+    listed = client.get("/admin/models", headers=site.headers("developer")).json()
+    assert listed["serving"] == "v1" and listed["canary"]["version"] == "v2"
+    site.until(
+        lambda: client.get("/dashboard/data", headers=site.headers("developer")).json()["serving"]["canary"]["canary"][
+            "requests"
+        ]
+    )
+    stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
+    assert stopped == {"aliases": {"champion": "v1"}, "canary": None}
+    site.until(lambda: site.ask(client).json()["model_version"] == "v1")
+    changes = site.events("llmops.admin")
+    assert [e["event.action"] for e in changes] == ["canary_start", "canary_stop"]
+    assert all(e["llmops.key.prefix"] in site.keys["admin"] and e["user.roles"] == ["admin"] for e in changes)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"version": "v2", "stop": True}, 422),
+        ({"version": "v2", "share": 1}, 422),
+        ({"version": "v2", "share": 0}, 422),
+        ({"version": "v2", "shares": 0.1}, 422),
+        ({"version": "v1"}, 409),
+        ({"version": "v9"}, 409),
+        ({"version": "../v2"}, 409),
+        ({"stop": True}, 200),
+    ],
+)
+def test_what_makes_no_sense_is_refused(site: Any, client: TestClient, body: dict[str, Any], status: int) -> None:
+    assert client.post("/admin/canary", json=body, headers=site.headers("admin")).status_code == status
+    assert client.post("/admin/canary", json=body, headers=site.headers("developer")).status_code == 403
+    assert site.config.release.registry.joinpath("support-bot", "aliases.json").read_text() == '{"champion": "v1"}'
+
+
+def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> None:
+    assert side(site, client, "canary").status_code == 404
+    start(site, client, 0.001)
+    for name, version in {"canary": "v2", "champion": "v1", "v2": "v2", "v1": "v1"}.items():
+        assert side(site, client, name).json()["model_version"] == version
+    headers = {**site.headers(), "X-LLMOps-Side": "canary"}
+    chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
+    assert client.post("/v1/chat/completions", json=chat, headers=headers).json()["model"] == "support-bot:v2"
+    assert {card["id"] for card in client.get("/v1/models", headers=headers).json()["data"]} == {
+        "support-bot",
+        "support-bot:v1",
+        "support-bot:v2",
+    }
+    assert side(site, client, "nonsense").status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_when_the_champion_stands_in_answer_and_event_say_so(site: Any, stream: bool) -> None:
+    with site.client(lambda v: EchoEngine(fail_on="one" if v.name == "v2" else "")) as client:
+        site.ready(client)
+        start(site, client)
+        answer = site.ask(client, stream=stream)
+        assert answer.status_code == 200 and '"model_version":"v1"' in answer.text
+        chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}], "stream": stream}
+        answer = client.post("/v1/chat/completions", json=chat, headers=site.headers())
+        assert answer.status_code == 200 and '"support-bot:v1"' in answer.text
+        assert side(site, client, "canary").status_code == 500
+    versions = [(e["llmops.model.version"], e["event.outcome"]) for e in site.events()]
+    assert versions == [("v1", "success"), ("v1", "success"), ("v2", "failure")]

@@ -1,0 +1,99 @@
+"""SIGTERM to a real process: what was taken is answered, and a load balancer is told in time."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import httpx
+import pytest
+
+from llmops.monitoring.events import SERVING
+from llmops.monitoring.sinks import LocalStore
+
+PROCESS = """
+    import json, sys
+    from llmops.config import Config
+    from serving.app import serve
+    from serving.engines.echo import EchoEngine
+
+    serve(Config(**json.loads(sys.argv[1])), lambda version: EchoEngine(max_batch=2, token_s=0.05))
+"""
+
+
+@pytest.fixture
+def start(new_site, tmp_path, free_port):
+    """Starts the app in a process of its own."""
+    running = []
+
+    def start(**serving):
+        site = new_site(tmp_path, host="127.0.0.1", port=free_port, **serving).release()
+        command = [sys.executable, "-c", textwrap.dedent(PROCESS), site.config.model_dump_json()]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        url = f"http://127.0.0.1:{free_port}"
+        site.until(lambda: is_ready(url), 60)
+        return site, process, url
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def is_ready(url):
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask_many(site, url, count):
+    """Threads that ask, and where their answers will be."""
+    answers = []
+
+    def ask(n):
+        body = {"prompt": "word " * 10, "stream": n % 2 == 0}
+        answers.append(httpx.post(f"{url}/generate", json=body, headers=site.headers(), timeout=60))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads, answers
+
+
+def test_what_was_taken_before_sigterm_is_answered(start):
+    site, process, url = start()
+    threads, answers = ask_many(site, url, 8)
+    time.sleep(0.5)  # two are being answered now, six wait
+    process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert process.wait(30) in (0, -signal.SIGTERM)
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert all('"stop"' in answer.text for answer in answers)
+    events = list(LocalStore(site.config.events).find(SERVING))  # the shipper has shipped before it ended
+    assert sorted(e["http.request.id"] for e in events) == sorted(a.headers["X-Request-ID"] for a in answers)
+
+
+def test_while_draining_it_is_not_ready_and_still_answers(start):
+    site, process, url = start(drain_s=1.5)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    site.until(lambda: not is_ready(url))
+    assert httpx.get(f"{url}/readyz").json()["detail"] == "It is being stopped."
+    answer = httpx.post(f"{url}/generate", json={"prompt": "late"}, headers=site.headers())
+    assert answer.status_code == 200
+    process.wait(30)
+    assert time.monotonic() - begun > 1.4
+
+
+def test_a_second_sigterm_does_not_wait(start):
+    site, process, url = start(drain_s=60)
+    process.send_signal(signal.SIGTERM)
+    site.until(lambda: not is_ready(url))
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)

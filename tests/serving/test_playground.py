@@ -1,0 +1,186 @@
+"""The playground in a real browser, as somebody without a mouse uses it."""
+
+import shutil
+
+import pytest
+
+from llmops.monitoring.events import FEEDBACK
+from serving.engines.echo import EchoEngine
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def url(site):
+    with site.live(lambda v: site.engines.setdefault(v.name, EchoEngine(token_s=0.01, fail_on="bad"))) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, url):
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(30_000)
+    page.goto(url)
+    page.problems = problems
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def chat(site, page):
+    """The page with a key."""
+    page.keyboard.type(site.keys["user"])  # the field has the focus
+    page.keyboard.press("Enter")
+    return page
+
+
+def ask(page, text):
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+
+
+def answers(page):
+    return [text.strip() for text in page.locator(".bubble.model .text").all_inner_texts()]
+
+
+def answered(page, count=1):
+    page.locator(".feedback").nth(count - 1).wait_for()
+
+
+def test_a_question_is_answered_by_keyboard_alone(chat):
+    ask(chat, "one two three")
+    answered(chat)
+    assert answers(chat) == ["one two three"]
+    facts = chat.locator(".facts .badge").all_inner_texts()
+    assert facts[0] == "v1" and "3 → 3 tokens" in facts
+    assert chat.locator("#ready").inner_text() == "v1 is ready"
+    assert chat.evaluate("document.activeElement.id") == "prompt"
+    assert chat.problems == []
+
+
+def test_shift_enter_makes_a_new_line(chat):
+    chat.keyboard.type("a")
+    chat.keyboard.press("Shift+Enter")
+    ask(chat, "b")
+    answered(chat)
+    assert chat.locator(".bubble.user .text").inner_text() == "a\nb"
+
+
+def test_the_conversation_is_sent_along_until_a_new_one_begins(chat):
+    sent = []
+    chat.on("request", lambda r: sent.append(r.post_data_json) if "completions" in r.url else None)
+    ask(chat, "first")
+    answered(chat)
+    ask(chat, "second")
+    answered(chat, 2)
+    assert [m["content"] for m in sent[1]["messages"]] == ["first", "first", "second"]
+    chat.click("#clear")
+    ask(chat, "third")
+    answered(chat)
+    assert [m["content"] for m in sent[2]["messages"]] == ["third"]
+
+
+def test_an_answer_grows_and_escape_stops_it(site, chat):
+    ask(chat, "word " * 20)
+    site.until(lambda: answers(chat) and len(answers(chat)[0]) > 4)
+    assert chat.locator("#log").get_attribute("aria-busy") == "true"
+    chat.keyboard.press("Escape")
+    chat.wait_for_selector("text=Stopped")
+    site.until(lambda: site.engines["v1"].stats().running == 0)
+    assert len(answers(chat)[0].split()) < 20
+    assert chat.locator("#prompt").input_value().startswith("word")  # to be changed and sent again
+    assert chat.locator("#send").is_visible() and chat.problems == []
+
+
+def test_thumbs_send_a_rating_and_no_text(site, chat):
+    ask(chat, "one two")
+    answered(chat)
+    chat.click("[aria-label='Good answer']")
+    chat.wait_for_selector("[aria-label='Good answer'][aria-pressed=true]")
+    (event,) = site.events(FEEDBACK)
+    assert event["llmops.feedback.rating"] == "up" and "llmops.feedback.question" not in event
+    assert event["http.request.id"] == site.events()[0]["http.request.id"]
+
+
+def test_a_correction_is_sent_with_its_question(site, chat):
+    ask(chat, "one two")
+    answered(chat)
+    chat.click("[aria-label='Bad answer']")
+    chat.wait_for_selector(".correction textarea:focus")
+    chat.keyboard.press("Control+A")
+    ask(chat, "three four")
+    chat.wait_for_selector(".correction", state="hidden")
+    event = site.events(FEEDBACK)[-1]
+    texts = [event[f"llmops.feedback.{name}"] for name in ("question", "answer", "correction")]
+    assert texts == ["one two", "one two", "three four"]
+
+
+def test_a_wrong_key_is_told_and_asked_for_again(page):
+    page.keyboard.type("llmops_12345678_wrong")
+    page.keyboard.press("Enter")
+    ask(page, "hello")
+    page.wait_for_selector(".bubble .bad")
+    assert "not known" in page.locator(".bubble .bad").inner_text()
+    assert page.evaluate("document.activeElement.id") == "key"
+    assert page.locator("#prompt").input_value() == "hello"
+
+
+def test_what_goes_wrong_in_the_middle_is_told_below_what_was_said(chat):
+    ask(chat, "good bad")
+    chat.wait_for_selector(".bubble .bad")
+    assert "good" in answers(chat)[0]
+
+
+def test_what_a_model_says_is_never_markup(chat):
+    ask(chat, "<img src=x onerror=alert(1)><b>bold</b>")
+    answered(chat)
+    assert answers(chat) == ["<img src=x onerror=alert(1)><b>bold</b>"]
+    assert chat.locator(".bubble img, .bubble b").count() == 0
+
+
+def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
+    chat.reload()
+    assert chat.locator("#keyform").is_hidden()
+    other = chat.context.browser.new_page()
+    other.goto(url)
+    assert other.locator("#keyform").is_visible()
+    other.close()
+    chat.click("summary")
+    chat.click("#forget")
+    assert chat.locator("#key").input_value() == ""
+    assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
+
+
+@pytest.mark.parametrize("width", [320, 390, 1100])
+def test_nothing_is_cut_off_at_any_width(chat, width):
+    chat.set_viewport_size({"width": width, "height": 700})
+    ask(chat, "w" * 150)
+    answered(chat)
+    chat.click("summary")
+    assert chat.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+def test_everything_has_a_name_for_a_screen_reader(chat):
+    ask(chat, "one two")
+    answered(chat)
+    unnamed = chat.evaluate(
+        """[...document.querySelectorAll("button, input, textarea")].filter((e) =>
+             e.type !== "hidden" && !e.labels?.length && !e.getAttribute("aria-label") && !e.textContent.trim()
+           ).map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    assert chat.locator("#log").get_attribute("aria-live") == "polite"
