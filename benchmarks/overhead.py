@@ -28,7 +28,8 @@ from report import finish  # noqa: E402
 from servers import Running, free_port, make_site, running  # noqa: E402
 
 from llmops.config import load  # noqa: E402
-from llmops.monitoring.events import SERVING, emit  # noqa: E402
+from llmops.monitoring.events import SERVING, build  # noqa: E402
+from llmops.monitoring.spool import Spool  # noqa: E402
 from serving.app import serve  # noqa: E402
 from serving.engines.base import Ask, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
@@ -77,7 +78,7 @@ def main() -> None:
             with running(command, port, site.environ(port), folder / f"ours{turn}") as server:
                 server.headers = site.headers
                 found["our app"].append(measured(server, count))
-        commits = [committed(folder / "events") for _ in range(count // 4)]
+        commits = committed(folder / "events", count)
     arms = {
         arm: {key: statistics.median(f[key] for f in figures) for key in figures[0]} for arm, figures in found.items()
     }
@@ -148,11 +149,15 @@ async def ask(server: Running, count: int, streams: int) -> tuple[Seconds, float
     return took, time.perf_counter() - begun
 
 
-def committed(folder: Path) -> float:
-    """How long it takes to build an event and commit it."""
-    begun = time.perf_counter()
-    emit(folder, SERVING, {"event.action": "generate"})
-    return time.perf_counter() - begun
+def committed(folder: Path, count: int) -> Seconds:
+    """How long it takes to build an event and commit it to an open spool, as the app does."""
+    took = []
+    with Spool(folder) as spool:
+        for _ in range(count):
+            begun = time.perf_counter()
+            spool.append([build(SERVING, {"event.action": "generate"})])
+            took.append(time.perf_counter() - begun)
+    return took
 
 
 def times(seconds: Sequence[float]) -> dict[str, float]:

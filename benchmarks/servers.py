@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -162,6 +163,7 @@ def running(
         SystemExit: with the end of its log, if it does not start.
     """
     url, begun = f"http://127.0.0.1:{port}", time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # or the server would stay
     with open(log, "wb") as handle:
         process = subprocess.Popen(
             [str(part) for part in command],
