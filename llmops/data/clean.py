@@ -249,7 +249,7 @@ def _twins(duplicates: pl.DataFrame) -> pl.DataFrame:
     """(row, same, same_detail): the rule that drops each duplicate, and why, in words."""
     near = pl.col("similarity").is_not_null()
     twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
-    share = (pl.col("similarity") * 100).round(0).cast(pl.Int32)
+    share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)
     return duplicates.with_columns(twin).select(
         "row",
         same=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),

@@ -37,7 +37,7 @@ HAS_FIELDS = "has_fields"  #: column that says whether any field of a structured
 # the spelling or the emoji, which is after a character outside ASCII.
 _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\p{Cn}--[\n\t\x{200C}\x{200D}]]"
 _STRAY_JOINER = r"(^|[\x00-\x7F])[\x{200C}\x{200D}]+"
-# What has none of this is tidy. Most texts are, and seeing so takes an eighth of the time that tidying them does.
+# What has none of this is tidy. Most texts are, and seeing so takes a sixth of the time that tidying them does.
 _UNTIDY = r"[^ -~\n]|&|  | \n|\n |\n{3}|^[ \n]|[ \n]$"
 _UNTIDY_LINE = r"[^ -~]|&|  |^ | $"
 _SYMBOL = r"[^\p{L}\p{M}\p{N}\s]"
