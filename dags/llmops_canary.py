@@ -43,12 +43,13 @@ def llmops_canary() -> None:
         from llmops.config import load
         from llmops.errors import LlmopsError
         from llmops.release import rollout
+        from llmops.release.registry import registry_of
 
         context = get_current_context()
         asked, run = context["params"], context["dag_run"].run_id
         try:
             settings = load(asked["config"])
-            registry = rollout.registry_of(settings)
+            registry = registry_of(settings)
             by = {"by": f"run {run}", "why": "asked for by the DAG llmops_canary"}
             return rollout.start(registry, settings.events, asked["version"], asked["share"], **by).started
         except LlmopsError as error:  # the same at every retry
@@ -58,18 +59,20 @@ def llmops_canary() -> None:
     def wait(trial: str) -> bool:
         from llmops.config import load
         from llmops.release import rollout
+        from llmops.release.registry import registry_of
 
         asked = get_current_context()["params"]
-        return rollout.due(rollout.registry_of(load(asked["config"])), trial, asked["requests"], asked["minutes"])
+        return rollout.due(registry_of(load(asked["config"])), trial, asked["requests"], asked["minutes"])
 
     @task(multiple_outputs=False)
     def decide(trial: str) -> dict[str, Any]:
         from llmops.config import load
         from llmops.release import rollout
+        from llmops.release.registry import registry_of
 
         context = get_current_context()
         settings, run = load(context["params"]["config"]), context["dag_run"].run_id
-        return rollout.conclude(rollout.registry_of(settings), settings.events, trial, by=f"run {run}")
+        return rollout.conclude(registry_of(settings), settings.events, trial, by=f"run {run}")
 
     trial = start()
     wait(trial) >> decide(trial)

@@ -65,16 +65,18 @@ def status(settings: Config, options: argparse.Namespace) -> None:
 def lineage(settings: Config, options: argparse.Namespace) -> None:
     """Answer → model version → run → dataset hash → sources → base-model revision."""
     from llmops.release import lineage as trace
+    from llmops.release.registry import registry_of
 
-    version = _registry(settings).get(options.version)
+    version = registry_of(settings).get(options.version)
     print(json.dumps(trace.lineage(version), indent=1) if options.json else trace.lineage_text(version))
 
 
 def models(settings: Config, options: argparse.Namespace) -> None:
     """List, show, promote and roll back model versions, and try one as a canary."""
     from llmops.release import rollout
+    from llmops.release.registry import registry_of
 
-    registry = _registry(settings)
+    registry = registry_of(settings)
     by: dict[str, Any] = {"by": _who(), "why": f"llmops models {options.action}"}
     if options.action == "promote":
         rollout.promote(registry, settings.events, options.version, **by)
@@ -277,12 +279,6 @@ def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
         value = config.parse_value(text)
         values = config.merge(values, {section: {field: value}} if dot else {section: text})
     return values
-
-
-def _registry(settings: Config) -> Any:
-    from llmops.release.registry import Registry
-
-    return Registry(settings.release.registry, settings.release.name)
 
 
 def _version(version: Any) -> dict[str, Any]:

@@ -248,9 +248,9 @@ def _declarations(config: Config) -> str:
 
 def _champion(config: Config, candidate: str) -> Path | None:
     """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
-    from llmops.release.registry import Registry
+    from llmops.release.registry import registry_of
 
-    return Registry(config.release.registry, config.release.name).opponent(candidate)
+    return registry_of(config).opponent(candidate)
 
 
 def _announce(config: Config, record: Record) -> None:

@@ -22,7 +22,7 @@ from llmops.errors import LlmopsError
 from llmops.governance.keys import KeyStore
 from llmops.monitoring.sinks import LocalStore, sinks_for
 from llmops.monitoring.spool import Shipper
-from llmops.release.registry import Registry
+from llmops.release.registry import registry_of
 from llmops.release.version import Version
 from llmops.threads import spin_briefly
 from serving import signing
@@ -53,7 +53,7 @@ def create_app(
     Raises:
         RuntimeError: if a route names no permission.
     """
-    registry = Registry(config.release.registry, config.release.name)
+    registry = registry_of(config)
     models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events)
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +35,7 @@ from serving.errors import Limited
 from serving.inputs import Inputs
 from serving.limits import Allowance, Limiter
 from serving.models import Models
+from serving.signing import mac
 
 COOKIE = "llmops_session"
 SESSION_S = 12 * 3600
@@ -67,7 +66,7 @@ class Parts:
     limiter: Limiter
     audit: Audit
     inputs: Inputs
-    session_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    session_secret: bytes = field(repr=False)
 
 
 def parts(request: Request) -> Parts:
@@ -177,7 +176,7 @@ async def public() -> None:
 def session(secret: bytes, key: Key) -> str:
     """A cookie that says for `SESSION_S` seconds that its bearer has shown this key."""
     text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
-    return f"{text}.{_mac(secret, text)}"
+    return f"{text}.{mac(secret, text)}"
 
 
 def permission_of(route: APIRoute) -> Permission | None:
@@ -218,12 +217,8 @@ def _calls(dependant: Dependant) -> list[Any]:
 
 def _signed_in(secret: bytes, cookie: str) -> str:
     """The prefix of the key that a session cookie stands for."""
-    text, _, mac = cookie.rpartition(".")
+    text, _, signature = cookie.rpartition(".")
     prefix, _, until = text.partition(".")
-    if not hmac.compare_digest(_mac(secret, text).encode(), mac.encode()) or int(until) <= time.time():
+    if not hmac.compare_digest(mac(secret, text).encode(), signature.encode()) or int(until) <= time.time():
         raise UnknownKey("The session is over; sign in again.")
     return prefix
-
-
-def _mac(secret: bytes, text: str) -> str:
-    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()

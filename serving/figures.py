@@ -71,9 +71,10 @@ def _versions(store: LocalStore, requests: list[Served], since: datetime, until:
     """Per version, beside `slo.summary`: its share of the requests, tokens per second of an answer, and the ratings."""
     ups, downs = _ratings(store, since, until)
     versions = by_version(requests)
+    everything = sum(figures["requests"] for figures in versions.values())
     for name, figures in versions.items():
         seconds = sum(r.ms for r in requests if r.version == name and r.answered) / 1000
-        figures["share"] = figures["requests"] / sum(v["requests"] for v in versions.values())
+        figures["share"] = figures["requests"] / everything
         figures["tokens_per_s"] = figures["output_tokens"] / seconds if seconds else None
         figures["up"], figures["down"] = ups[name], downs[name]
     return versions

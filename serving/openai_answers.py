@@ -53,11 +53,7 @@ async def respond(
         reply = Reply(request.state.id, name, streams[0], chat)
         if body.stream:
             reply.counted = bool(body.stream_options and body.stream_options.include_usage)
-            response = await streamed(request, read(request, streams[0], timeout_s), reply.render)
-            event["llmops.model.version"] = streams[
-                0
-            ].version.name  # another one, if the champion stood in for a canary
-            return response
+            return await streamed(request, read(request, streams[0], timeout_s), reply.render)
         for stream in streams:
             answers.append(await read_whole(request, stream, timeout_s))
     except BaseException:

@@ -1,4 +1,4 @@
-"""What the app signs: the ids of requests, so that feedback can only be about one that was made here."""
+"""What the app signs: sessions, and the ids of requests, so that feedback can only be about one that was made here."""
 
 from __future__ import annotations
 
@@ -40,18 +40,22 @@ def secret(file: Path, environ: Mapping[str, str]) -> bytes:
         return secrets.token_bytes(32)
 
 
+def mac(secret: bytes, text: str) -> str:
+    """What this app signs a text with, in 64 hex digits."""
+    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
 def new_id(secret: bytes) -> str:
     """An id for a request: 32 random hex digits and their signature."""
     name = uuid.uuid4().hex
-    return name + _mac(secret, name)
+    return name + _signature(secret, name)
 
 
 def is_ours(secret: bytes, id: str) -> bool:
     """Whether an id was made by `new_id` with this secret."""
-    name, mac = id[:-_MAC], id[-_MAC:]
-    return hmac.compare_digest(_mac(secret, name).encode(), mac.encode("utf-8", "surrogatepass"))
+    name, signature = id[:-_MAC], id[-_MAC:]
+    return hmac.compare_digest(_signature(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
 
 
-def _mac(secret: bytes, name: str) -> str:
-    text = f"request {name}".encode("utf-8", "surrogatepass")
-    return hmac.new(secret, text, hashlib.sha256).hexdigest()[:_MAC]
+def _signature(secret: bytes, name: str) -> str:
+    return mac(secret, f"request {name}")[:_MAC]

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
-from urllib.parse import quote
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -23,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from llmops.errors import ConfigError
+from llmops.variables import filled
 
 log = logging.getLogger(__name__)
 
@@ -179,14 +178,14 @@ class RedisWindows:
     def __init__(
         self, url: str, environ: Mapping[str, str] = os.environ, clock: Callable[[], float] | None = None
     ) -> None:
-        def value(match: re.Match[str]) -> str:
-            if match[1] not in environ:
-                raise ConfigError(f"serving.limits needs ${{{match[1]}}}; set {match[1]} in the environment.")
-            return quote(environ[match[1]], safe="")  # a password may hold an @
+        def value(name: str) -> str:
+            if name not in environ:
+                raise ConfigError(f"serving.limits needs ${{{name}}}; set {name} in the environment.")
+            return environ[name]
 
         # Once more at once: a connection kept from before a restart of Redis only shows on use that it is dead.
         self._redis = redis.Redis.from_url(
-            re.sub(r"\$\{(\w+)\}", value, url),
+            filled(url, value),
             retry=Retry(NoBackoff(), 1),
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from llmops.data import credentials
 from llmops.errors import SourceError
 from llmops.records import content_id
+from llmops.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ BLOCK = 8 << 20  #: bytes that are asked for at a time, and at most lost by a br
 PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _SECRET_KEY = re.compile(r"pass|secret|token|key|pwd|^sig", re.IGNORECASE)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError")
 _NOT_FOUND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -162,7 +162,7 @@ def connect(location: str, environ: Mapping[str, str]) -> Place:
         raise SourceError(
             f"There is no way to read {scheme}://; use {', '.join(f'{s}://' for s in SCHEMES)} or a path."
         )
-    parts = urlsplit(_VARIABLE.sub("", location))
+    parts = urlsplit(VARIABLE.sub("", location))
     if parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
         raise SourceError(
             f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
@@ -183,17 +183,15 @@ def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, st
     Raises:
         SourceError: if one is not set.
     """
-    userinfo_end = location.rfind("@")
     values: dict[str, str] = {}
 
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            raise SourceError(f"The environment variable {match[1]}, which {location} uses, is not set.")
-        values[match[1]] = environ[match[1]]
-        # Before the "@" a password's own "@" or "/" would be taken for the URL's
-        return quote(environ[match[1]], safe="") if match.end() <= userinfo_end else environ[match[1]]
+    def value(name: str) -> str:
+        if name not in environ:
+            raise SourceError(f"The environment variable {name}, which {location} uses, is not set.")
+        values[name] = environ[name]
+        return values[name]
 
-    return _VARIABLE.sub(value, location), values
+    return filled(location, value), values
 
 
 def here(folder: str) -> Place:

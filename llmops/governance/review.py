@@ -86,9 +86,9 @@ def review_champion(config: Config) -> dict[str, Any]:
         GovernanceError: if the champion fails today's rules; after the event.
     """
     from llmops.monitoring.events import emit
-    from llmops.release.registry import Registry
+    from llmops.release.registry import registry_of
 
-    champion = Registry(config.release.registry, config.release.name).champion()
+    champion = registry_of(config).champion()
     if champion is None:
         return {"state": "no champion"}
     document, _, _ = _review(config.govern, champion.path / "answers.parquet", champion.servable, [])

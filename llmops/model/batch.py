@@ -104,9 +104,9 @@ def servable(settings: Config, version: str) -> tuple[str, Path]:
         from llmops.model.select import base_path, newest
 
         return "base", Path(base_path(newest(settings.artifacts / "select")))
-    from llmops.release.registry import Registry
+    from llmops.release.registry import registry_of
 
-    found = Registry(settings.release.registry, settings.release.name).get(version)
+    found = registry_of(settings).get(version)
     return found.name, found.servable
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.artifacts import locked, write_whole
+from llmops.config import Config
 from llmops.errors import RegistryError
 from llmops.release import aliases as alias_file
 from llmops.release.aliases import Canary, names, with_canary
@@ -286,3 +287,8 @@ class Registry:
     def _changing(self) -> Iterator[None]:
         with locked(self.folder / "registry"):
             yield
+
+
+def registry_of(config: Config) -> Registry:
+    """The registry that a configuration names."""
+    return Registry(config.release.registry, config.release.name)

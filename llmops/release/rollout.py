@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops.artifacts import write_whole
-from llmops.config import Config
 from llmops.errors import RegistryError
 from llmops.monitoring.events import ADMIN, CANARY, emit
 from llmops.release.aliases import Canary
@@ -32,11 +31,6 @@ FINAL = 0.05  #: bound of the one look when a trial is concluded: not to promote
 LEAST = 30  #: requests of each side without which nothing is concluded
 
 Outcome = Literal["promoted", "worse", "inconclusive", "over"]
-
-
-def registry_of(config: Config) -> Registry:
-    """The registry that a configuration names."""
-    return Registry(config.release.registry, config.release.name)
 
 
 def promote(

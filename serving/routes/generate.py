@@ -87,7 +87,6 @@ async def _prompt(body: GenerateRequest, app: Parts, key: Key, side: str) -> Pro
 
 
 def _answer(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
-    request.state.event["llmops.model.version"] = version.name  # another one, if the champion stood in for a canary
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,

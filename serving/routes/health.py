@@ -21,7 +21,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request, app: PartsDep, response: Response) -> dict[str, Any]:
     """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
     current, draining = app.models.current, request.app.state.draining
-    ready = current is not None and current.engine.stats().alive and not draining
+    ready = current is not None and current.alive and not draining
     if not ready:
         response.status_code = 503
     return {

@@ -244,9 +244,10 @@ from pathlib import Path
 from llmops.config import Config
 from llmops.release import rollout
 from llmops.release.canary import Figures
+from llmops.release.registry import registry_of
 
 settings = Config(home=Path(sys.argv[2]))
-registry = rollout.registry_of(settings)
+registry = registry_of(settings)
 facts = dict.fromkeys(("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run",
                        "dataset"), "x") | {"status": "rejected"}
 source = Path(sys.argv[2]) / "servable"

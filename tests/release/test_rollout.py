@@ -13,7 +13,7 @@ from llmops.config import Config, Monitoring
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.release import rollout
-from llmops.release.registry import Registry
+from llmops.release.registry import Registry, registry_of
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 
@@ -22,7 +22,7 @@ FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisatio
 def settings(tmp_path: Path) -> Config:
     (tmp_path / "servable").mkdir()
     settings = Config(home=tmp_path)
-    registry = rollout.registry_of(settings)
+    registry = registry_of(settings)
     for n in (1, 2):
         facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
         registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: {}, by="test", why="")
@@ -68,7 +68,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(
 
 
 def test_asking_again_is_one_event(settings: Config) -> None:
-    registry = rollout.registry_of(settings)
+    registry = registry_of(settings)
     for _ in range(2):
         rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try", who={"user.roles": ["admin"]})
     for _ in range(2):

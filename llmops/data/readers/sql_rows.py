@@ -19,10 +19,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from llmops.config import Source
 from llmops.data.readers.origin import Items, Origin, flatten, plain
 from llmops.errors import SourceError
+from llmops.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 _ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _SECRET_KEY = re.compile(r"pass|secret|token|key|pwd", re.IGNORECASE)
 
@@ -128,19 +128,17 @@ def _check(columns: list[str], origin: Origin) -> None:
 
 def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     name, template = origin.source.name, origin.location
-    userinfo_end = template.rfind("@")
 
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environ:
+    def value(variable: str) -> str:
+        if variable not in environ:
             raise SourceError(
-                f"Source {name}: the environment variable {match[1]}, which its location uses, is not set."
+                f"Source {name}: the environment variable {variable}, which its location uses, is not set."
             )
-        # Before the "@" a password's own "@" or "/" would be taken for the URL's.
-        return quote(environ[match[1]], safe="") if match.end() <= userinfo_end else environ[match[1]]
+        return environ[variable]
 
     try:
-        plain = sa.make_url(_VARIABLE.sub("", template)) if not _VARIABLE.fullmatch(template) else None
-        url = sa.make_url(_VARIABLE.sub(value, template))
+        plain = sa.make_url(VARIABLE.sub("", template)) if not VARIABLE.fullmatch(template) else None
+        url = sa.make_url(filled(template, value))
     except (ArgumentError, ValueError):
         raise SourceError(
             f"Source {name}: its location is no SQLAlchemy URL; write it as `sqlite:///shop.db` or "
