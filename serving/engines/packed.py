@@ -48,11 +48,13 @@ class PackedInt8(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` of shape (…, in) in bfloat16 to (…, out)."""
-        rows = x.reshape(-1, self._shape[1]).float()
-        scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-20).mul_(1 / _TOP)
-        whole = rows.div_(scale).round_()
+        rows = x.reshape(-1, self._shape[1])
+        scale = rows.abs().amax(-1, keepdim=True).float().clamp_(min=1e-20).mul_(1 / _TOP)
+        whole = torch.div(rows, scale).round_()
         upper = (whole * (1 / _HALF)).round_()
-        halves = torch.cat((upper, whole.sub_(upper, alpha=_HALF))).to(torch.int8)
+        halves = torch.empty(2 * len(rows), rows.shape[1], dtype=torch.int8)
+        halves[: len(rows)] = upper
+        halves[len(rows) :] = whole.sub_(upper, alpha=_HALF)
         out = torch.ops.onednn.qlinear_pointwise(
             halves, 1.0, 0, self._weight, self._scale, None, None, 1.0, 0, torch.float32, "none", [], ""
         )

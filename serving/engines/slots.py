@@ -7,9 +7,10 @@ slots, and each token sees the keys of its own slot up to its own position.
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -52,8 +53,10 @@ class Slots:
         shape = (self.count, self.window, like.shape[1], like.shape[3])
         if like.device.type != "cpu":
             return like.new_zeros(shape)
-        size = int(np.prod(shape)) * like.element_size()
-        return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)  # torch would write the zeros
+        room = mmap.mmap(-1, math.prod(shape) * like.element_size())  # zeros that take memory when they are written
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            room.madvise(mmap.MADV_NOHUGEPAGE)  # by the page: a huge one is as large as several slots
+        return torch.frombuffer(room, dtype=like.dtype).view(shape)
 
 
 def slots_attention(

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Most tokens of prompts that one step reads, by the kind of device.
 _STEP_TOKENS = {"cpu": 256, "cuda": 2048}
-#: oneDNN adds up in one order for so many tokens and in another for more. So that an answer does not depend on who else
-#: asks, tokens being said and prompts being read pass through the model apart, and so do shorter and longer prompts.
+#: oneDNN adds up in one order for up to so many tokens and in another for more. So that an answer does not depend on
+#: who else asks, one pass takes no more tokens that are being said than these, and prompts pass by themselves, short
+#: ones apart from longer ones.
 _FEW = {"cpu": 32}
 
 
@@ -96,9 +97,12 @@ class TransformersEngine(SteppingEngine[Answering]):
 
     def _step(self, rows: list[Answering]) -> None:
         speaking = [(row, row.ids[row.read :]) for row in rows if row.said]
-        for part in (speaking, self._reading([row for row in rows if not row.said])):
-            if part:
-                self._forward(part)
+        reading = self._reading([row for row in rows if not row.said])
+        most = self._few or self._max_batch
+        for n in range(0, len(speaking), most):
+            self._forward(speaking[n : n + most])
+        if reading:
+            self._forward(reading)
 
     def _reading(self, rows: list[Answering]) -> list[tuple[Answering, list[int]]]:
         """The prompts that are read next, or the next parts of long ones: who came first, and who fits in with them."""
