@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -155,7 +156,8 @@ def figures(arm: str, folder: Path, count: int, truth: dict[str, list[list[str]]
     print(f"  {arm}: {count:,} documents …", file=sys.stderr, flush=True)
     python = peer() if arm == "(c) datatrove" else sys.executable
     command = [str(python), __file__, "--arm", arm, "--folder", str(folder)]
-    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # a peer's environment is without llmops
+    process = psutil.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak = Peak(process)
     peak.start()
     output, errors = process.communicate()
