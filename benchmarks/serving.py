@@ -90,6 +90,7 @@ class Arm:
 
     serve: Callable[[Path], AbstractContextManager[Running]]
     style: str = "openai"
+    marks: bool = False  #: whether the server itself puts the prompt format's mark before a question
     most_rounds: int = 9  #: rounds at 64 streams; the classic recipe takes two minutes for one
 
 
@@ -140,11 +141,11 @@ def measured(
 
 
 def ask(arm: Arm, server: Running, asked: list[str], streams: int) -> Result:
-    """Ask some questions, `streams` at a time."""
+    """Ask some questions, `streams` at a time; every model gets the same tokens."""
     result = load(
         arm.style,
         url=server.url,
-        questions=asked,
+        questions=[question if arm.marks else f"[Question] {question}" for question in asked],
         streams=streams,
         max_tokens=MAX_TOKENS,
         model=MODEL,
@@ -271,7 +272,8 @@ def serve_ours(folder: Path, servable: Path, python: Path, settings: dict[str, A
     """(b) and (c): the app as `python -m serving` runs it, with a key."""
     serving = {"max_batch": STREAMS[-1], "max_queue": STREAMS[-1], "max_context": CONTEXT, **settings}
     site, port = make_site(folder / "home", servable, serving), free_port()
-    with running([python, "-m", "serving"], port, site.environ(port), folder / "log") as server:
+    environ = {**site.environ(port), "GOMP_SPINCOUNT": "100000"}  # as docker/serving-cpu.Dockerfile sets it
+    with running([python, "-m", "serving"], port, environ, folder / "log") as server:
         server.headers = site.headers
         yield server
 
@@ -319,9 +321,9 @@ CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
 BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b8) ours, int8", "(c) ours, vllm"
 ARMS = {
     CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
-    BF16: Arm(lambda folder: serve_transformers(folder, BASE)),
-    INT8: Arm(lambda folder: serve_transformers(folder, SMALL)),
-    VLLM_OURS: Arm(serve_vllm_ours),
+    BF16: Arm(lambda folder: serve_transformers(folder, BASE), marks=True),
+    INT8: Arm(lambda folder: serve_transformers(folder, SMALL), marks=True),
+    VLLM_OURS: Arm(serve_vllm_ours, marks=True),
     PLAIN: Arm(serve_vllm),
     "(e) llama.cpp Q4_1": Arm(serve_llama),
 }

@@ -1,8 +1,9 @@
 """The layers of Llama-like models with fewer, larger operations: three multiplications of the attention as one, two of
-the perceptron as one, rotation of queries and keys as one.
+the perceptron as one, rotation of queries and keys as one, and as much as can be in place.
 
-The results are the same to the bit. With few tokens in a step, as in serving, the time goes into starting operations:
-a step of SmolLM2-135M with one token takes a third less on two cores.
+On a CPU the results for tokens that are being said are the same to the bit, those for prompts in all but the last bits.
+With few tokens in a step, as in serving, the time goes into starting operations: a step of SmolLM2-135M with one token
+takes a third less on two cores.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import rms_norm
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from serving.engines.packed import can_join, joined
-from serving.engines.slots import Slots, slots_attention
+from serving.engines.slots import Slots, attend
 from serving.engines.steps import Step
 
 _KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer)
@@ -52,24 +54,29 @@ class FusedLayer(torch.nn.Module):
     ) -> torch.Tensor:
         """`hidden_states` of shape (1, tokens, size) to the same; see `slots_attention` for the rest."""
         x = hidden_states
-        x = x + self._attention(self.before_attention(x), *position_embeddings, slots, step)
-        gate, up = self.gate_up(self.before_perceptron(x)).chunk(2, -1)
-        out: torch.Tensor = x + self.down(self.activation(gate) * up)
+        x = self._attention(_normed(x, self.before_attention), step.turn(*position_embeddings), slots, step).add_(x)
+        gate, up = self.gate_up(_normed(x, self.before_perceptron)).chunk(2, -1)
+        out: torch.Tensor = self.down(self.activation(gate).mul_(up)).add_(x)
         return out
 
     def _attention(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, slots: Slots, step: Step
+        self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], slots: Slots, step: Step
     ) -> torch.Tensor:
-        qkv = self.qkv(x).view(1, x.shape[1], -1, self._width).transpose(1, 2)
-        turned, value = qkv.split([self._heads + self._groups, self._groups], 1)
-        left, right = turned.chunk(2, -1)
-        turned = turned * cos[:, None] + torch.cat((-right, left), -1) * sin[:, None]
-        query, key = turned.split([self._heads, self._groups], 1)
-        seen, _ = slots_attention(
-            self, query, key, value, None, slots=slots, step=step, scaling=self._scaling, sliding_window=self._window
-        )
+        cos, sin = turn
+        qkv = self.qkv(x)[0].view(x.shape[1], -1, self._width)
+        turned = qkv[:, : self._heads + self._groups]
+        swapped = torch.cat((turned[..., self._width // 2 :], turned[..., : self._width // 2]), -1)
+        torch.add(turned * cos, swapped.mul_(sin), out=turned)
+        query, pairs = qkv[:, : self._heads].transpose(0, 1)[None], qkv[:, self._heads :]
+        seen = attend(query, pairs, slots, step, self.layer_idx, self._scaling, self._window or 0)
         out: torch.Tensor = self.output(seen.flatten(2))
         return out
+
+
+def _normed(x: torch.Tensor, norm: Any) -> torch.Tensor:
+    """What a norm module of `_KNOWN` does."""
+    out: torch.Tensor = norm.weight * rms_norm(x, norm.weight.shape, None, norm.variance_epsilon)
+    return out
 
 
 def fuse(model: Any, rows: int) -> None:

@@ -16,7 +16,7 @@ from llmops.errors import ArtifactError
 from llmops.model.load import load_servable
 from serving.engines.batch import Batch
 from serving.engines.fused import fuse
-from serving.engines.packed import pack
+from serving.engines.packed import FEW, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def open_servable(folder: Path, slots: int, max_context: int) -> Servable:
         model = model.get_base_model()  # the adapter's layers are in it by now
     window = min(max_context, _limit(model.config))
     batch = _batch(model, slots, window)
-    for n in range(min(slots, 32)):  # kernels are made at first use, for each number of rows
+    for n in range(min(slots, FEW)):  # kernels are made at first use, for each number of rows
         batch.forward([(slot, 0, [3]) for slot in range(n + 1)])
     generation = model.generation_config
     ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]

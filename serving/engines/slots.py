@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,37 +21,32 @@ from serving.engines.steps import Piece, Run, Step
 SLOTS = "slots"  #: name for `set_attn_implementation`
 
 
-Pair = tuple[torch.Tensor, torch.Tensor]  #: keys and values
-
-
 class Slots:
-    """The memory: per layer a key and a value tensor of shape (slots, window, heads, width), made when first used.
+    """The memory: per layer a tensor (slots, window, 2 heads, width) of keys and then values, made when first used.
 
     On a CPU what no request ever reached takes no memory.
     """
 
     def __init__(self, count: int, window: int) -> None:
         self.count, self.window = count, window
-        self._layers: dict[int, Pair] = {}
+        self._layers: dict[int, torch.Tensor] = {}
 
-    def write(
-        self, layer: int, step: Step, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the keys and values (1, heads, tokens, width) of a step.
+    def write(self, layer: int, step: Step, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the keys and values (tokens, 2 heads, width) of a step.
 
         Returns:
-            All of the layer, (slots, heads, window, width).
+            All keys and all values of the layer, (slots, heads, window, width).
         """
         if layer not in self._layers:
-            self._layers[layer] = (self._room(key), self._room(value))
-        keys, values = self._layers[layer]
-        keys.flatten(0, 1).index_copy_(0, step.places, key[0].transpose(0, 1))
-        values.flatten(0, 1).index_copy_(0, step.places, value[0].transpose(0, 1))
-        return keys.transpose(1, 2), values.transpose(1, 2)
+            self._layers[layer] = self._room(pairs)
+        room = self._layers[layer]
+        room.flatten(0, 1).index_copy_(0, step.places, pairs)
+        keys, values = room.transpose(1, 2).chunk(2, 1)
+        return keys, values
 
     def _room(self, like: torch.Tensor) -> torch.Tensor:
         # Zeros, since a masked key counts zero times its value, and zero times what was in memory may be no number.
-        shape = (self.count, self.window, like.shape[1], like.shape[3])
+        shape = (self.count, self.window, *like.shape[1:])
         if like.device.type != "cpu":
             return like.new_zeros(shape)
         room = mmap.mmap(-1, math.prod(shape) * like.element_size())  # zeros that take memory when they are written
@@ -89,16 +85,47 @@ def slots_attention(
     Returns:
         (1, tokens, heads, width), and no weights.
     """
-    keys, values = slots.write(int(module.layer_idx), step, key, value)  # type: ignore[arg-type]
-    window = sliding_window or 0
-    parts, at = [], 0
+    pairs = torch.cat((key[0], value[0])).transpose(0, 1)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    return attend(query, pairs, slots, step, layer, scaling, sliding_window or 0), None
+
+
+def attend(
+    query: torch.Tensor, pairs: torch.Tensor, slots: Slots, step: Step, layer: int, scaling: float | None, window: int
+) -> torch.Tensor:
+    """What `slots_attention` does, with keys and values (tokens, 2 heads, width) side by side."""
+    keys, values = slots.write(layer, step, pairs)
+    if len(step.alone) == query.shape[2]:
+        return _alone(query, keys, values, step.alone, window, scaling).transpose(1, 2)
+    parts, at = [], len(step.alone)
+    if at:
+        parts.append(_alone(query[:, :, :at], keys, values, step.alone, window, scaling)[0].transpose(0, 1))
     for run in step.runs:
         parts.append(_run(query[0, :, at : at + len(run.pieces)], keys, values, run, window, scaling))
         at += len(run.pieces)
     for piece in step.longer:
         parts.append(_piece(query[:, :, at : at + piece.count], keys, values, piece, window, scaling))
         at += piece.count
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+
+
+def _alone(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    pieces: Sequence[Piece],
+    window: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """One token a piece, (1, heads, tokens, width) to the same, with as few operations a token as there can be."""
+    strides, (_, groups, _, width), gqa = keys.stride(), keys.shape, keys.shape[1] != query.shape[1]
+    parts, behind = [], values.storage_offset()
+    for piece, one in zip(pieces, query.chunk(len(pieces), 2), strict=True):
+        first = max(0, piece.end - window) if window else 0
+        shape, start = (1, groups, piece.end - first, width), piece.slot * strides[0] + first * strides[2]
+        k, v = keys.as_strided(shape, strides, start), values.as_strided(shape, strides, start + behind)
+        parts.append(scaled_dot_product_attention(one, k, v, scale=scaling, enable_gqa=gqa))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def _run(

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-#: Keys, of one head, that are read for nothing rather than starting another attention kernel. On a CPU none: its kernel
-#: rounds by how many keys it is given, and an answer must not depend on who else is in the batch.
-_SPARE = {"cpu": 0, "cuda": 65_536}
+_SPARE = 65_536  #: keys, of one head, that are read for nothing rather than starting another attention kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Run:
     def takes(self, piece: Piece) -> bool:
         """Whether this piece, of a higher slot, had better attend with these than alone."""
         area = (piece.slot - self.first + 1) * max(self.longest, piece.end)
-        return area - self.height * self.longest - piece.end <= _SPARE.get(self.device.type, 0)
+        return area - self.height * self.longest - piece.end <= _SPARE
 
     def mask(self, window: int) -> torch.Tensor | None:
         """(height, 1, 1, longest): the keys that each token sees; None if all see the same.
@@ -90,14 +88,31 @@ class Step:
     """
 
     def __init__(self, pieces: Sequence[Piece], window: int, device: torch.device) -> None:
+        self._turn: tuple[torch.Tensor, torch.Tensor] | None = None
         positions = [n for piece in pieces for n in range(piece.start, piece.end)]
         places = [piece.slot * window + n for piece in pieces for n in range(piece.start, piece.end)]
         self.places = torch.tensor(places, device=device)  #: (tokens,): among those of all slots
         self.positions = torch.tensor(positions, device=device)  #: (tokens,)
-        self.runs: list[Run] = []  #: of the pieces of one token
         self.longer = [piece for piece in pieces if piece.count > 1]
-        for piece in pieces[: len(pieces) - len(self.longer)]:
+        ones = list(pieces[: len(pieces) - len(self.longer)])
+        #: Pieces of one token that attend each for itself. On a CPU all of them: its kernel rounds by how many keys it
+        #: is given, and an answer must be that of the model alone, whoever else is in the batch.
+        self.alone = ones if device.type == "cpu" else []
+        self.runs: list[Run] = []  #: the others
+        for piece in ones[len(self.alone) :]:
             if self.runs and self.runs[-1].takes(piece):
                 self.runs[-1].pieces.append(piece)
             else:
                 self.runs.append(Run([piece], device))
+
+    def turn(self, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What tokens' heads, and their halves swapped, are multiplied with to be rotated; each (tokens, 1, width).
+
+        Args:
+            cos: (1, tokens, width), the same in all layers.
+            sin: see cos.
+        """
+        if self._turn is None:
+            left, right = sin[0].chunk(2, -1)
+            self._turn = cos[0][:, None], torch.cat((-left, right), -1)[:, None]
+        return self._turn

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Most tokens of prompts that one step reads, by the kind of device.
-_STEP_TOKENS = {"cpu": 256, "cuda": 2048}
-#: oneDNN adds up in one order for up to so many tokens and in another for more. So that an answer does not depend on
-#: who else asks, one pass takes no more tokens that are being said than these, and prompts pass by themselves, short
-#: ones apart from longer ones.
-_FEW = {"cpu": 32}
+_STEP_TOKENS = {"cpu": 1024, "cuda": 2048}
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +67,7 @@ class TransformersEngine(SteppingEngine[Answering]):
     def _load(self) -> None:
         import torch
 
+        from serving.engines.packed import FEW
         from serving.engines.servable import open_servable
 
         begun = time.monotonic()
@@ -78,7 +75,7 @@ class TransformersEngine(SteppingEngine[Answering]):
             torch.set_num_threads(self._threads)
         self._model = open_servable(self._folder, self._max_batch, self._max_context)
         kind = self._model.device.type
-        self._step_tokens, self._few = _STEP_TOKENS.get(kind, 256), _FEW.get(kind, 0)
+        self._step_tokens, self._few = _STEP_TOKENS.get(kind, 1024), FEW if kind == "cpu" else 0
         log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - begun)
 
     def _begin(self, job: Job) -> Answering:
@@ -105,7 +102,10 @@ class TransformersEngine(SteppingEngine[Answering]):
             self._forward(reading)
 
     def _reading(self, rows: list[Answering]) -> list[tuple[Answering, list[int]]]:
-        """The prompts that are read next, or the next parts of long ones: who came first, and who fits in with them."""
+        """The prompts that are read next, or the next parts of long ones: who came first, and who fits in with them.
+
+        On a CPU short ones are read apart from longer ones: see `packed`.
+        """
         parts: list[tuple[Answering, list[int]]] = []
         few, room = False, self._step_tokens
         for row in rows:

@@ -13,6 +13,8 @@ import torch
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -28,6 +30,9 @@ from llmops.errors import ArtifactError
 from llmops.model import int8
 from llmops.model.load import decode, generate, load_model, load_servable, nf4
 from serving.engines.base import Answer, Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.batch import Batch
+from serving.engines.fused import fuse
+from serving.engines.packed import pack
 from serving.engines.transformers import TransformersEngine
 from serving.errors import EngineDied, PromptRefused, PromptTooLong
 
@@ -156,6 +161,32 @@ def test_joining_and_leaving_in_any_order_changes_no_answer(tiny_base: Path) -> 
         assert sorted(engine._free) == [0, 1, 2]
 
     run(engine, use)
+
+
+@torch.inference_mode()
+def test_in_bfloat16_what_follows_is_the_same_to_the_bit_whoever_else_is_in_the_batch(tokenizer: Any) -> None:
+    """With the sizes of SmolLM2-135M: smaller weights pass through oneDNN in one way, however many tokens there are."""
+    torch.manual_seed(2)
+    sizes = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    model = LlamaForCausalLM(LlamaConfig(**shape(tokenizer) | sizes)).to(torch.bfloat16).eval()
+    draw = random.Random(3)
+    prompts = [[draw.randrange(len(tokenizer)) for _ in range(count)] for count in (5, 33, 47, 64, 90, 129, 200)]
+    reference = [model(torch.tensor([ids + [7, 8]])).logits[0, -3:].float() for ids in prompts]
+    fuse(model, 8)
+    pack(model, 8)
+    batch = Batch(model, 8, 256)
+
+    def said(n: int, slot: int) -> list[torch.Tensor]:
+        at = len(prompts[n])
+        return [batch.forward([part])[0] for part in ((slot, 0, prompts[n]), (slot, at, [7]), (slot, at + 1, [8]))]
+
+    alone = [said(n, 3) for n in range(len(prompts))]
+    for n, logits in enumerate(alone):
+        assert (torch.stack(logits) - reference[n]).std() < 0.02 * reference[n].std()
+    together = [batch.forward([(n, 0, prompts[n]) for n in (6, 1, 3, 2, 5, 4)])]
+    together += [batch.forward([(n, len(prompts[n]) + k, [7 + k]) for n in (6, 1, 3, 2, 5, 4)]) for k in (0, 1)]
+    for place, n in enumerate((6, 1, 3, 2, 5, 4)):
+        assert all(torch.equal(step[place], logits) for step, logits in zip(together, alone[n], strict=True))
 
 
 def test_a_seed_decides_a_sampled_answer_whoever_else_asks(tiny_base: Path) -> None:
