@@ -26,7 +26,7 @@ from llmops.governance.access import (
     RevokedKey,
     UnknownKey,
 )
-from llmops.governance.keys import KeyStore
+from llmops.governance.keys import KeyStore, sha256, split
 from llmops.monitoring.sinks import LocalStore
 from llmops.release.registry import Registry
 from serving.audit import Audit, client, client_fields
@@ -135,13 +135,16 @@ async def _within(request: Request, taking: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-def signed_in(request: Request, app: Parts, presented: str) -> Key:
-    """The good key that somebody signs in with.
+def signed_in(request: Request, app: Parts, presented: str) -> str:
+    """A cookie that says for `SESSION_S` seconds that its bearer has shown this key. It ends with the key's secret.
 
     Raises:
         AccessError: saying why it is not good; it is in the audit then.
     """
-    return _admit(request, app, presented, None)
+    key = _admit(request, app, presented, None)
+    app.audit.note(request.scope, "allowed", key)
+    text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
+    return f"{text}.{_signed(app, text, sha256(split(presented)[2]))}"
 
 
 def _admit(request: Request, app: Parts, presented: str, permission: Permission | None) -> Key:
@@ -151,7 +154,7 @@ def _admit(request: Request, app: Parts, presented: str, permission: Permission 
         if presented:
             key = app.keys.known(presented)
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = app.keys.named(_signed_in(app.session_secret, cookie))
+            key = _of_session(app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
@@ -171,12 +174,6 @@ def _refused(request: Request, reason: str, key: Key | None) -> None:
 
 async def public() -> None:
     """Marks a route that anybody may use."""
-
-
-def session(secret: bytes, key: Key) -> str:
-    """A cookie that says for `SESSION_S` seconds that its bearer has shown this key."""
-    text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
-    return f"{text}.{mac(secret, text)}"
 
 
 def permission_of(route: APIRoute) -> Permission | None:
@@ -215,10 +212,16 @@ def _calls(dependant: Dependant) -> list[Any]:
     return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
 
 
-def _signed_in(secret: bytes, cookie: str) -> str:
-    """The prefix of the key that a session cookie stands for."""
+def _of_session(app: Parts, cookie: str) -> Key:
+    """The key that a session cookie stands for."""
     text, _, signature = cookie.rpartition(".")
     prefix, _, until = text.partition(".")
-    if not hmac.compare_digest(mac(secret, text).encode(), signature.encode()) or int(until) <= time.time():
-        raise UnknownKey("The session is over; sign in again.")
-    return prefix
+
+    def shown(hash: str) -> bool:
+        return hmac.compare_digest(_signed(app, text, hash).encode(), signature.encode()) and int(until) > time.time()
+
+    return app.keys.proven(prefix, shown)
+
+
+def _signed(app: Parts, text: str, hash: str) -> str:
+    return mac(app.session_secret, f"{text}.{hash}")

@@ -54,8 +54,8 @@ class KeyStore:
         self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), events: Path | None = None
     ) -> None:
         self._path, self._now, self._events = path, now, events or path.parent / "events"
-        self._stamp: tuple[int, int, int] | None = None
-        self._keys: dict[str, Key] = {}
+        #: what was read last and from which file; one value, for threads read and replace it at the same time
+        self._cached: tuple[tuple[int, int, int] | None, dict[str, Key]] = (None, {})
 
     def create(
         self,
@@ -99,7 +99,7 @@ class KeyStore:
                 prefix,
                 role,
                 owner,
-                _hash(secret),
+                sha256(secret),
                 created=_iso(now),
                 expires=_iso(now + timedelta(days=days)) if days is not None else "",
                 requests_per_minute=requests_per_minute,
@@ -154,7 +154,7 @@ class KeyStore:
             except AccessError as error:
                 raise KeyRefused(f"{error} It cannot be rotated.") from error
             until = _iso(self._now() + timedelta(hours=hours))
-            key = replace(key, sha256=_hash(secret), old_sha256=key.sha256 if hours else "", old_until=until)
+            key = replace(key, sha256=sha256(secret), old_sha256=key.sha256 if hours else "", old_until=until)
             keys[prefix] = key
             self._tell("rotate_key", key, by, who)
         return f"llmops_{prefix}_{secret}", key
@@ -175,25 +175,29 @@ class KeyStore:
             UnknownKey: if its secret is not the right one.
             KeyFileError: if the file of keys is damaged.
         """
-        head, _, rest = presented.strip().partition("_")
-        prefix, _, secret = rest.partition("_")
+        head, prefix, secret = split(presented)
         key = self._read().get(prefix, NOBODY)
-        given, now = _hash(secret), _iso(self._now())
+        given, now = sha256(secret), _iso(self._now())
         right = hmac.compare_digest(given, key.sha256)
         before = hmac.compare_digest(given, key.old_sha256 or NOBODY.sha256) and now < key.old_until
         if head != "llmops" or not (right or before):
             raise UnknownKey("This API key is not known here; ask an admin for one.")
         return key
 
-    def named(self, prefix: str) -> Key:
-        """The key with this prefix, good or not; for sessions, whose owner has shown the secret before.
+    def proven(self, prefix: str, proof: Callable[[str], bool]) -> Key:
+        """The key with this prefix, good or not; for sessions, whose owner has shown a secret of it before.
+
+        Args:
+            prefix: of the key.
+            proof: whether it was the secret with this SHA-256 that was shown.
 
         Raises:
-            UnknownKey: if there is none.
+            UnknownKey: if there is no such key, or the secret that was shown is not good any more.
         """
-        key = self._read().get(prefix)
-        if key is None:
-            raise UnknownKey("The API key of this session is gone; sign in again.")
+        key = self._read().get(prefix, NOBODY)
+        before = key.old_sha256 and _iso(self._now()) < key.old_until
+        if not (proof(key.sha256) or (before and proof(key.old_sha256))):
+            raise UnknownKey("The session is over; sign in again.")
         return key
 
     def good(self, key: Key) -> Key:
@@ -231,13 +235,15 @@ class KeyStore:
         except FileNotFoundError:
             return {}
         stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if stamp != self._stamp:
+        known, cached = self._cached
+        if stamp != known:
             try:
                 keys = [Key(**item) for item in json.loads(self._path.read_text(encoding="utf-8"))["keys"]]
             except (ValueError, TypeError, KeyError) as error:
                 raise KeyFileError(f"The file of keys {self._path} is damaged ({error}); restore it.") from error
-            self._keys, self._stamp = {key.prefix: key for key in keys}, stamp
-        return self._keys
+            cached = {key.prefix: key for key in keys}
+            self._cached = (stamp, cached)
+        return cached
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Key]]:
@@ -253,6 +259,13 @@ class KeyStore:
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(partial, self._path)
+
+
+def split(presented: str) -> tuple[str, str, str]:
+    """The parts of a key as it is presented: `llmops`, its prefix, its secret; empty where there is none."""
+    head, _, rest = presented.strip().partition("_")
+    prefix, _, secret = rest.partition("_")
+    return head, prefix, secret
 
 
 def _named(keys: dict[str, Key], prefix: str) -> Key:
@@ -274,5 +287,6 @@ def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _hash(secret: str) -> str:
+def sha256(secret: str) -> str:
+    """What is kept of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

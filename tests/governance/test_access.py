@@ -84,7 +84,7 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
     with pytest.raises(RevokedKey):
         store.check(forever)
     with pytest.raises(RevokedKey):
-        store.good(store.named(forever_key.prefix))
+        store.good(store.proven(forever_key.prefix, bool))
 
 
 def test_only_who_has_the_secret_learns_that_a_key_was_revoked(store):
@@ -275,7 +275,13 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
     assert keys("revoke", made["prefix"])[0] == 0
     with pytest.raises(RevokedKey):
         store.check(fresh)
-    for wrong in (("revoke", "00000000"), ("create", "--owner", ""), ("rotate", made["prefix"])):
+    for wrong in (
+        ("revoke", "00000000"),
+        ("create", "--owner", ""),
+        ("create", "shop"),
+        ("list", "shop"),
+        ("rotate", made["prefix"]),
+    ):
         code, said = keys(*wrong)
         assert code == 1 and said.err.startswith("llmops: ") and said.err.count("\n") == 1
     with Spool(tmp_path / "events") as spool:

@@ -64,7 +64,7 @@ def bad_keys(site: Any) -> dict[str, str]:
     return {
         "no key": "",
         "a known prefix with another secret": f"llmops_{prefix}_{secret[::-1]}",
-        "the hash": f"llmops_{prefix}_{site.store.named(prefix).sha256}",
+        "the hash": f"llmops_{prefix}_{site.store.check(site.keys['admin']).sha256}",
         "expired": expired,
         "revoked": revoked,
     }
@@ -202,6 +202,36 @@ def test_nobody_mints_above_the_own_role(site: Any, client: TestClient, monkeypa
     assert site.store.check(site.keys["admin"])
 
 
+def test_a_session_ends_with_the_secret_that_it_was_begun_with(site: Any, client: TestClient) -> None:
+    def session(key: str) -> str:
+        client.cookies.clear()
+        client.post("/signin", data={"api_key": key}, follow_redirects=False)
+        return client.cookies["llmops_session"]
+
+    def status(cookie: str) -> int:
+        client.cookies.clear()
+        return client.get("/admin/keys", headers={"Cookie": f"llmops_session={cookie}"}).status_code
+
+    old = site.keys["admin"]
+    prefix = old.split("_")[1]
+    before = session(old)
+    fresh, _ = site.store.rotate(prefix, hours=1)
+    late, good = session(old), session(fresh)
+    assert [status(cookie) for cookie in (before, late, good)] == [200, 200, 200]  # the old secret is still good, too
+    newest, _ = site.store.rotate(prefix, hours=1)
+    assert [status(cookie) for cookie in (before, late, good)] == [401, 401, 200]
+    newer = session(newest)
+    site.store.rotate(prefix, hours=0)  # a secret that got out is useless at once, and so is what was begun with it
+    assert [status(cookie) for cookie in (good, newer)] == [401, 401]
+
+
+def test_whoever_has_an_answers_id_may_rate_it_and_is_named(site: Any, client: TestClient) -> None:
+    rating = {"id": site.ask(client).json()["id"], "rating": "down"}
+    assert client.post("/feedback", json=rating, headers=site.headers("developer")).status_code == 201
+    (event,) = site.events("llmops.feedback")
+    assert event["llmops.key.prefix"] in site.keys["developer"]
+
+
 # --- audit
 
 
@@ -234,6 +264,7 @@ def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path:
             call(client, "POST /generate", site.keys["user"])
         client.post("/generate", content=b"{", headers={**site.headers(), **JSON})
         client.post("/signin", data={"api_key": bad["expired"]})
+        client.post("/signin", data={"api_key": site.keys["developer"]}, follow_redirects=False)
         for path in ("/healthz", "/readyz", "/", "/static/style.css", "/openapi.json"):
             client.get(path)
     assert decisions(site) == {
@@ -247,6 +278,7 @@ def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path:
         ("limited", "/generate"): 2,
         ("invalid", "/generate"): 1,
         ("expired", "/signin"): 1,
+        ("allowed", "/signin"): 1,
     }
     (answered,) = site.events()  # an allowed request that asks a model is one event, not two
     assert answered["llmops.key.prefix"] in site.keys["user"] and answered["client.address"] == "testclient"
