@@ -76,6 +76,7 @@ def models(settings: Config, options: argparse.Namespace) -> None:
     from llmops.release import rollout
     from llmops.release.registry import registry_of
 
+    _check_words(options)
     registry = registry_of(settings)
     by: dict[str, Any] = {"by": _who(), "why": f"llmops models {options.action}"}
     if options.action == "promote":
@@ -86,7 +87,8 @@ def models(settings: Config, options: argparse.Namespace) -> None:
         if options.stop:
             rollout.stop(registry, settings.events, **by)
         elif options.version:
-            rollout.start(registry, settings.events, options.version, options.share, **by)
+            share = 0.1 if options.share is None else options.share
+            rollout.start(registry, settings.events, options.version, share, **by)
         print(json.dumps(rollout.state(registry), indent=1))
         return
     elif options.action == "show":
@@ -109,17 +111,13 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
     """Create, list, rotate and revoke API keys."""
     from llmops.governance.keys import KeyStore
 
+    if options.prefix and options.action in ("create", "list"):
+        raise ConfigError(f"keys {options.action}: it takes no prefix; an owner is --owner {options.prefix}.")
     store = KeyStore(settings.keys, events=settings.events)
     if options.action in ("create", "rotate"):
         if options.action == "create":
-            secret, key = store.create(
-                options.role,
-                options.owner,
-                days=options.days,
-                requests_per_minute=options.requests_per_minute,
-                tokens_per_minute=options.tokens_per_minute,
-                who=_who(),
-            )
+            limits = {name: getattr(options, name) for name in ("requests_per_minute", "tokens_per_minute")}
+            secret, key = store.create(options.role, options.owner, options.days, **limits, who=_who())
         else:
             secret, key = store.rotate(options.prefix, options.hours, who=_who())
         print(json.dumps({"key": secret, **key.shown()}) if options.json else secret)
@@ -237,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add(models)
     sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary"])
     sub.add_argument("version", nargs="?", default="", help="version or alias; canary without one tells how it does")
-    sub.add_argument("--share", type=float, default=0.1, help="of the callers that a canary answers")
+    sub.add_argument("--share", type=float, help="of the callers that a canary answers (default: 0.1)")
     sub.add_argument("--stop", action="store_true", help="end the canary's trial")
     sub = add(keys)
     sub.add_argument("action", choices=["create", "list", "rotate", "revoke"])
@@ -279,6 +277,17 @@ def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
         value = config.parse_value(text)
         values = config.merge(values, {section: {field: value}} if dot else {section: text})
     return values
+
+
+def _check_words(options: argparse.Namespace) -> None:
+    """Refuse words of `llmops models` that do not go together: something else would be done than was asked."""
+    action, version, stop, share = options.action, options.version, options.stop, options.share is not None
+    if action == "promote" and not version:
+        raise ConfigError("models promote: name the version.")
+    if action in ("list", "rollback") and version:
+        raise ConfigError(f"models {action}: it takes no version; to make {version} the champion, promote it.")
+    if ((stop or share) and action != "canary") or (stop and (version or share)) or (share and not version):
+        raise ConfigError(f"models {action}: only a canary has a --share, with its version, or a --stop, alone.")
 
 
 def _version(version: Any) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Models:
         """
         current, failure = self.current, self._champion.failure
         if self._problem:
-            return f"The registry cannot be read ({type(self._problem).__name__}); the log says why."
+            return f"The registry cannot be read or written ({type(self._problem).__name__}); the log says why."
         if current and not current.alive:
             return f"The engine of {current.version.name} has stopped; it is being restarted."
         if failure:
@@ -162,7 +162,7 @@ class Models:
                 self._problem = None
             except Exception as error:  # a damaged registry must not end the watching that would see it mended
                 if not self._problem:
-                    log.exception("The registry cannot be read")
+                    log.exception("The registry cannot be read or written")
                 self._problem = error
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._seen.wait(), self._poll_s)

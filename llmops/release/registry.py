@@ -11,7 +11,6 @@ the registry's lock; readers need none.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -182,7 +181,8 @@ class Registry:
             if going and (going.version, going.share) == (chosen.name, share):
                 return going
             canary = Canary(chosen.name, share, datetime.now(UTC).isoformat(timespec="microseconds"))
-            shutil.rmtree(self.folder / "canary", ignore_errors=True)
+            for counts in (self.folder / "canary").glob("*.json"):
+                counts.unlink(missing_ok=True)  # not the folder, which replicas are writing into
             self._move(aliases, with_canary(aliases, canary), by, why)
         return canary
 
@@ -212,13 +212,13 @@ class Registry:
         """Swap `champion` and `previous`; doing it twice changes nothing but that a canary's trial is over.
 
         Raises:
-            RegistryError: if there was no champion before.
+            RegistryError: if there was no champion before, or its model is gone.
         """
         with self._changing():
             aliases = alias_file.read(self.folder)
             if "previous" not in aliases:
                 raise RegistryError(f"{self.folder.name} has no previous champion to go back to.")
-            chosen = self.get("previous")
+            chosen = self._with_model("previous")
             swapped = {**aliases, "champion": chosen.name, "previous": aliases["champion"]}
             self._move(aliases, swapped, by, why)
         return chosen

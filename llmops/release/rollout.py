@@ -111,11 +111,13 @@ def conclude(registry: Registry, events: Path, trial: str, *, by: str) -> dict[s
     Returns:
         `outcome` (promoted | worse | inconclusive; over: the trial had ended before, pulled by the app or ended by
         somebody), `why`, and if there are any the decision's `numbers`.
+
+    Raises:
+        RegistryError: if its model is gone.
     """
     going = registry.canary()
     if going is None or going.started != trial:
-        end = registry.ended(trial)
-        return {"outcome": "over", **{name: end[name] for name in ("by", "why", "numbers") if name in end}}
+        return _over(registry, trial)
     canary, champion = counted(registry, going)
     verdict = compare(canary, champion, FINAL)
     outcome: Outcome = "promoted"
@@ -131,10 +133,12 @@ def conclude(registry: Registry, events: Path, trial: str, *, by: str) -> dict[s
     try:
         if outcome == "promoted":
             registry.promote(going.version, by=by, why=f"canary promoted: {why}", trial=trial, numbers=numbers)
-        else:
-            registry.stop_canary(by=by, why=f"canary stopped: {why}", trial=trial, numbers=numbers)
-    except RegistryError as error:  # somebody ended the trial at this very moment
-        return {"outcome": "over", "why": str(error), "numbers": numbers}
+        elif not registry.stop_canary(by=by, why=f"canary stopped: {why}", trial=trial, numbers=numbers):
+            return _over(registry, trial)
+    except RegistryError:
+        if registry.canary() == going:  # it is not that somebody ended the trial at this very moment
+            raise
+        return _over(registry, trial)
     _decided(events, going, outcome, why, numbers)
     return {"outcome": outcome, "why": why, "numbers": numbers}
 
@@ -153,7 +157,10 @@ def counted(registry: Registry, trial: Canary) -> tuple[Figures, Figures]:
     """What all replicas together have counted in a trial: canary and champion."""
     canary, champion = Figures(), Figures()
     for path in (registry.folder / "canary").glob("*.json"):
-        document = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # another trial has begun since it was listed
+            continue
         if document["trial"] == trial.started:
             canary, champion = canary + Figures.of(document["canary"]), champion + Figures.of(document["champion"])
     return canary, champion
@@ -174,6 +181,12 @@ def state(registry: Registry) -> dict[str, Any] | None:
         return None
     canary, champion = counted(registry, going)
     return {**asdict(going), "canary": canary.summary(), "champion": champion.summary()}
+
+
+def _over(registry: Registry, trial: str) -> dict[str, Any]:
+    """What `conclude` says of a trial that has ended already."""
+    end = registry.ended(trial)
+    return {"outcome": "over", **{name: end[name] for name in ("by", "why", "numbers") if name in end}}
 
 
 def _tell(

@@ -332,6 +332,16 @@ def test_without_a_champion_or_a_model_there_is_no_canary(registry: Registry) ->
         registry.start_canary("v2", 0.1)
 
 
+def test_nobody_goes_back_to_a_version_whose_model_is_gone(two: Registry) -> None:
+    two.promote("v2")
+    lost = two.get("v1").servable
+    lost.rename(lost.with_name("lost"))
+    before = two.aliases()
+    with pytest.raises(RegistryError, match="v1 has no model"):
+        two.rollback()
+    assert two.aliases() == before
+
+
 @pytest.mark.parametrize("change", ["promote", "rollback", "publish"])
 def test_another_champion_ends_a_canary(two: Registry, change: str) -> None:
     two.promote("v2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from llmops import cli
 from llmops.config import Config, Monitoring
+from llmops.errors import RegistryError
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.release import rollout
+from llmops.release.canary import Figures
 from llmops.release.registry import Registry, registry_of
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
@@ -34,9 +37,9 @@ def run(settings: Config, *words: str) -> int:
     return cli.main(["models", *words, "--set", f"home={settings.home}"])
 
 
-def events(settings: Config) -> list[dict[str, Any]]:
+def events(settings: Config, dataset: str = "llmops.admin") -> list[dict[str, Any]]:
     drain(settings.events, Monitoring())
-    return list(LocalStore(settings.events).find("llmops.admin"))
+    return list(LocalStore(settings.events).find(dataset))
 
 
 def test_the_command_line_does_all_of_it(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +60,14 @@ def test_the_command_line_does_all_of_it(settings: Config, capsys: pytest.Captur
     assert all(e["user.name"] and e["event.reason"].startswith("llmops models") for e in found)
 
 
-@pytest.mark.parametrize("words", [("promote",), ("promote", "v9"), ("canary", "v1"), ("canary", "v2", "--share", "1")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("promote",), ("promote", "v9"), ("promote", "v2", "--stop"), ("rollback", "v1"), ("list", "v1"),
+        ("canary", "v1"), ("canary", "v2", "--share", "1"), ("canary", "v2", "--share", "0"),
+        ("canary", "--share", "0.2"), ("canary", "v2", "--stop"), ("canary", "--stop", "--share", "0.2"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(
     settings: Config, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
@@ -65,6 +75,54 @@ def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(
     error = capsys.readouterr().err
     assert error.startswith("llmops: ") and len(error.splitlines()) == 1
     assert events(settings) == []
+
+
+def test_counts_that_come_and_go_while_they_are_read_are_no_error(settings: Config) -> None:
+    """A replica writes, a new trial throws the old one's counts away, and everybody may look at any moment."""
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    rollout.count(registry, trial, "one", Figures(answered=3), Figures(answered=5))
+    (registry.folder / "canary" / "two.json").symlink_to("gone.json")  # listed, and gone when it is read
+    state = rollout.state(registry)
+    assert state and (state["canary"]["requests"], state["champion"]["requests"]) == (3, 5)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [rollout.count(registry, trial, "one", Figures(), Figures()) for _ in range(200)])
+        share = 0.2
+        while not writing.done():
+            share = 0.5 - share
+            registry.start_canary("v2", share)
+            rollout.state(registry)
+        writing.result()
+
+
+def test_a_canary_without_its_model_is_an_error_and_not_the_end_of_its_trial(settings: Config) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    rollout.count(registry, trial, "one", Figures(answered=40), Figures(answered=40))
+    lost = registry.get("v2").servable
+    lost.rename(lost.with_name("lost"))
+    with pytest.raises(RegistryError, match="v2 has no model"):
+        rollout.conclude(registry, settings.events, trial.started, by="run 1")
+    assert registry.canary() == trial
+
+
+@pytest.mark.parametrize("failed", [0, 30])
+def test_a_trial_that_ends_while_it_is_concluded_is_over(
+    settings: Config, monkeypatch: pytest.MonkeyPatch, failed: int
+) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    rollout.count(registry, trial, "one", Figures(answered=40, failed=failed), Figures(answered=400))
+    compare = rollout.compare
+
+    def meanwhile(*sides: Any) -> Any:
+        rollout.stop(registry, settings.events, by="ana", why="enough")
+        return compare(*sides)
+
+    monkeypatch.setattr(rollout, "compare", meanwhile)
+    decision = rollout.conclude(registry, settings.events, trial.started, by="run 1")
+    assert (decision["outcome"], decision["by"], decision["why"]) == ("over", "ana", "enough")
+    assert registry.aliases()["champion"] == "v1" and events(settings, "llmops.canary") == []
 
 
 def test_asking_again_is_one_event(settings: Config) -> None:

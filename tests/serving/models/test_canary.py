@@ -216,6 +216,22 @@ def test_what_the_guard_keeps_back_counts(world: Any, still: None) -> None:
     assert "rejections" in end(world)["numbers"]["worse"]
 
 
+def test_rejections_count_for_the_side_that_answered_and_for_nobody_else(world: Any, still: None) -> None:
+    async def test() -> None:
+        async with world.models() as models:
+            await world.until(lambda: models._judging == "v1")
+            models.rejected("v1")
+            models.rejected("v2")  # not loaded: nobody was answered by it
+            await world.canary(models)
+            models.rejected("v1")
+            models.rejected("v2")
+            models.rejected("v3")
+            trial = models._trial
+            assert (trial._before.rejected, trial.champion.rejected, trial.canary.rejected) == (1, 1, 1)
+
+    asyncio.run(test())
+
+
 def test_one_replica_pulls_for_all_and_their_counts_are_added(world: Any, still: None) -> None:
     async def test() -> None:
         world.make = {"v2": lambda: EchoEngine(fail_on="bad")}
@@ -292,8 +308,11 @@ def test_a_registry_that_cannot_be_written_still_stops_the_canary(
             await world.until(lambda: models.canary is None)
             seen, began = len(result.answered), time.monotonic()
             await world.until(lambda: len(result.answered) > seen + 50 and time.monotonic() > began + 0.1)
+            assert "written" in models.reason()
+            assert "file system" in models.cause() and "file system" not in models.reason()
             assert set(result.answered[seen + 8 :]) == {"v1"} and world.registry.canary()
             broken.clear()
             await world.until(lambda: world.registry.canary() is None)
+            await world.until(lambda: not models.reason())
 
     asyncio.run(test())
