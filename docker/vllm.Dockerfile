@@ -1,6 +1,7 @@
 # The serving app on an NVIDIA GPU, with the vLLM engine, which needs another torch and another transformers:
 #   docker build -f docker/vllm.Dockerfile -t llmops-serving:0.1.0-vllm .
-# vLLM compiles kernels when it starts: gcc and Python's headers stay in the image, and the cache is a folder to keep.
+# vLLM compiles kernels when it starts: gcc and Python's headers stay in the image, and the cache is a folder to keep. It is
+# the user's home, too, where Triton compiles: /tmp may be mounted noexec.
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 ARG CUDA=nvidia/cuda:13.0.2-base-ubuntu24.04@sha256:2ab6381d970b211fb93853796dc6707eb8a72575a375c422b17cf4d8b2641701
 
@@ -27,7 +28,7 @@ RUN apt-get update \
       libncursesw6 libreadline8t64 libsqlite3-0 libssl3t64 libuuid1 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 llmops \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmops \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/cache/vllm --shell /usr/sbin/nologin llmops \
     && install -d -o llmops -g llmops /var/lib/llmops /var/cache/vllm
 COPY --from=python /usr/local /usr/local
 COPY --from=build /opt/venv /opt/venv
@@ -37,6 +38,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_OFFLINE=1 \
     HF_HOME=/tmp/huggingface \
     VLLM_CACHE_ROOT=/var/cache/vllm \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/vllm/inductor \
     VLLM_NO_USAGE_STATS=1 \
     LLMOPS_HOME=/var/lib/llmops \
     LLMOPS_SERVING__ENGINE=vllm \

@@ -58,6 +58,12 @@ def test_there_is_no_password_in_the_file():
                 assert "${" in value, name
 
 
+def test_the_file_of_passwords_is_neither_committed_nor_in_an_image():
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored and "!.env" not in ignored
+
+
 @each_service
 def test_every_service_is_hardened_and_bounded(name):
     service = SERVICES[name]
@@ -68,6 +74,16 @@ def test_every_service_is_hardened_and_bounded(name):
     assert limits["cpus"] and limits["memory"]
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:"), port
+
+
+def test_vllm_loads_the_kernels_that_it_compiles_from_a_volume():
+    """Triton compiles into the home folder; Docker mounts a tmpfs with noexec, so a linker would refuse them there."""
+    dockerfile = (ROOT / "docker" / "vllm.Dockerfile").read_text()
+    folders = re.findall(r"--home-dir (\S+)|TORCHINDUCTOR_CACHE_DIR=(\S+)|VLLM_CACHE_ROOT=(\S+)", dockerfile)
+    assert len(folders) == 3
+    mounted = [volume.split(":")[1] for volume in SERVICES["serving-vllm"]["volumes"] if volume.startswith("vllm:")]
+    for folder in map("".join, folders):
+        assert any(folder.startswith(volume) for volume in mounted), folder
 
 
 @each_service
@@ -108,6 +124,35 @@ def test_settings_are_ones_that_llmops_and_airflow_have(name):
         _, section, option = setting.lower().split("__")
         known = conf.configuration_description.get(section, {}).get("options", {})
         assert option in known or section == "celery", setting  # a provider's that tests do without
+
+
+def seconds(text: str) -> float:
+    number = re.fullmatch(r"(\d+)s", text)
+    assert number, text
+    return float(number[1])
+
+
+@pytest.mark.parametrize("name", PROFILES.values())
+def test_serving_has_the_time_that_its_longest_answer_takes(name):
+    environment = {k: str(v) for k, v in SERVICES[name]["environment"].items()}
+    serving = load(environ={k: v for k, v in environment.items() if k != "LLMOPS_CONFIG"}).serving
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= serving.drain_s + serving.timeout_s + 10
+
+
+@pytest.mark.parametrize("name", PROFILES.values())
+def test_serving_reads_the_configuration_that_the_pipeline_reads(name, tmp_path):
+    """Else it would look for another model than the one that the pipeline releases."""
+    serving, worker = SERVICES[name], SERVICES["airflow-worker"]
+    assert serving["environment"]["LLMOPS_CONFIG"] == worker["environment"]["LLMOPS_CONFIG"]
+    for volume in worker["volumes"]:
+        if ":/etc/llmops" in volume or ":/var/lib/llmops" in volume:
+            assert volume in serving["volumes"], volume
+    own = tmp_path / "config.yaml"
+    own.write_text("release: {name: my-bot}\nserving: {timeout_s: 999, host: 127.0.0.1}\n")
+    environment = {k: str(v) for k, v in serving["environment"].items() if k != "LLMOPS_CONFIG"}
+    config = load(own, environ=environment)
+    assert config.release.name == "my-bot"
+    assert seconds(serving["stop_grace_period"]) >= config.serving.drain_s + config.serving.timeout_s + 10
 
 
 def test_the_example_has_a_configuration_where_compose_looks():

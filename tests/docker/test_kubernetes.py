@@ -14,6 +14,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from fastapi import Response
+from fastapi.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from llmops.config import Config, load
 from serving.app import create_app
@@ -153,6 +156,24 @@ def test_pods_have_the_time_that_draining_takes(objects):
     for environ, pod in zip(settings(objects), pods(objects), strict=True):
         serving = load(environ=environ).serving
         assert pod["terminationGracePeriodSeconds"] >= serving.drain_s + serving.timeout_s + 10
+        probe = pod["containers"][0]["readinessProbe"]
+        assert serving.drain_s > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_the_gateway_is_believed_who_calls_and_callers_are_not(objects):
+    """Else all have the gateway's address in the audit, and a session's cookie goes without `Secure`."""
+    for environ in settings(objects):
+        seen: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any, seen: list[Any] = seen) -> None:
+            seen.append((scope["client"][0], scope["scheme"]))
+            await Response()(scope, receive, send)
+
+        behind = ProxyHeadersMiddleware(app, environ["FORWARDED_ALLOW_IPS"])
+        said = {"X-Forwarded-For": "192.0.2.66, 203.0.113.9", "X-Forwarded-Proto": "https"}
+        for address in ("10.1.2.3", "198.51.100.7"):
+            TestClient(behind, client=(address, 1)).get("/", headers=said)
+        assert seen == [("203.0.113.9", "https"), ("198.51.100.7", "http")]
 
 
 def test_paths_in_settings_are_mounted(objects):
