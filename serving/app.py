@@ -5,6 +5,7 @@ python -m serving
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -35,6 +36,7 @@ from serving.inputs import Inputs
 from serving.limits import Limiter
 from serving.middleware import Around
 from serving.models import Models
+from serving.protocol import StayingProtocol
 from serving.routes import admin, feedback, generate, health, keys, openai, pages
 
 
@@ -74,6 +76,7 @@ def create_app(
         shipper = Shipper(config.events, sinks_for(config.events, config.monitoring))
         shipper.start()
         audit.start()
+        parts.inputs.warm(registry)
         models.start()
         try:
             yield
@@ -96,7 +99,8 @@ def create_app(
     app.state.parts = parts
     app.state.draining = False  #: whether `/readyz` tells to send no more requests here
     max_body = 16 * config.serving.max_prompt_chars + 65_536
-    app.add_middleware(Around, folder=config.events, max_body=max_body, secret=secret)
+    timeout_s = config.serving.timeout_s
+    app.add_middleware(Around, folder=config.events, max_body=max_body, timeout_s=timeout_s, secret=secret)
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
     for module in (generate, openai, feedback, health, admin, keys, pages):
@@ -115,7 +119,9 @@ def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None)
         app,
         host=config.serving.host,
         port=config.serving.port,
+        http=StayingProtocol,
         server_header=False,
+        timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # by then all that was taken has its answer
         access_log=False,  # it would hold prompts; every request is an event without them
     )
     DrainingServer(settings, app, config.serving.drain_s).run()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmops.config import Serving
 from serving.engines.base import Ask, Chat, Prompt, Question, Text
 from serving.errors import PromptRefused
 from serving.schemas import Sampling
+
+GREEDY = 1e-4  #: below it a temperature counts as 0: the likeliest token is all but certain, and logits overflow soon
 
 
 def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> Ask:
@@ -26,7 +29,14 @@ def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving
     if max_new_tokens > limits.max_new_tokens:
         raise PromptRefused(f"{max_new_tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
     stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
-    return Ask(prompt, max_new_tokens, sampling.temperature or 0.0, sampling.top_p or 1.0, sampling.seed, stop)
+    temperature = sampling.temperature or 0.0
+    temperature = temperature if temperature >= GREEDY else 0.0
+    return Ask(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
+
+
+def times(asked: Ask, n: int) -> list[Ask]:
+    """The same, `n` times; of a seed each gets its own, the first the one that was given."""
+    return [asked if asked.seed is None else replace(asked, seed=asked.seed ^ i) for i in range(n)]
 
 
 def _parts(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:

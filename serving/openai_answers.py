@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ async def respond(
     """
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
     if body.stream and len(asks) > 1:
-        raise PromptRefused("Only one prompt can be streamed at a time.")
+        raise PromptRefused("Only one answer can be streamed at a time: send one prompt, and no n.")
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only taken with stream: true.")
     event = request.state.event
@@ -50,7 +50,7 @@ async def respond(
             side = side or version.name  # all answers come from one version
             streams.append(stream)
         event["llmops.model.version"] = version.name
-        reply = Reply(request.state.id, name, streams[0], chat)
+        reply = Reply(request.state.id, name, streams[0], chat, body.n or 1)
         if body.stream:
             reply.counted = bool(body.stream_options and body.stream_options.include_usage)
             return await streamed(request, read(request, streams[0], timeout_s), reply.render)
@@ -72,6 +72,7 @@ class Reply:
     name: str  #: of the model
     stream: Answering
     chat: bool
+    n: int = 1  #: answers to each prompt
     counted: bool = False  #: whether a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
     _begun: bool = False
@@ -79,7 +80,7 @@ class Reply:
     def whole(self, answers: list[Answer]) -> Completion:
         """The reply that is not streamed."""
         choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
-        usage = _usage(answers)
+        usage = _usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
         return Completion(object=kind, choices=choices, usage=usage, **self._head())
 
@@ -112,7 +113,7 @@ class Reply:
         return CompletionChoice(index=n, text=answer.text, finish_reason=answer.finish_reason)
 
 
-def _usage(answers: Iterable[Answer | Chunk]) -> OpenAIUsage:
-    counts = [(answer.input_tokens, answer.output_tokens) for answer in answers]
-    prompt, completion = sum(n for n, _ in counts), sum(n for _, n in counts)
+def _usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
+    """As OpenAI counts: a prompt once, however many answers it gets."""
+    prompt, completion = sum(a.input_tokens for a in answers[::n]), sum(a.output_tokens for a in answers)
     return OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

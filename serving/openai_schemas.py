@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from serving.schemas import Sampling, Str
 
+MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
+
 #: parameter → values that mean "leave it"
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -24,7 +26,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "logprobs": (False,),
     "modalities": (["text"],),
-    "n": (1,),
     "parallel_tool_calls": (True, False),
     "prediction": (),
     "presence_penalty": (0,),
@@ -55,6 +56,7 @@ class OpenAIRequest(Sampling):
 
     model: Str = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; default 1.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Any = Field(None, description="Taken; changes nothing, as all below.")
@@ -98,6 +100,7 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str:

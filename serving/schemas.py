@@ -14,7 +14,7 @@ def _is_text(value: str) -> str:
 
 
 Str = Annotated[str, AfterValidator(_is_text)]
-StopString = Annotated[Str, Field(min_length=1, max_length=100)]
+StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_text)]
 
 
 class Sampling(BaseModel):

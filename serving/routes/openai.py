@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.governance.access import Key
-from serving.asks import ask
+from serving.asks import ask, times
 from serving.deps import Parts, PartsDep, limited, require
 from serving.engines.base import Chat, Message, Prompt, Text, Tokens
 from serving.errors import PromptRefused, VersionNotLoaded
 from serving.openai_answers import respond
 from serving.openai_schemas import (
+    MOST_ANSWERS,
     ChatRequest,
     Completion,
     CompletionRequest,
@@ -24,7 +25,6 @@ from serving.openai_schemas import (
 from serving.side import SideDep
 
 COMPLETION_TOKENS = 16  #: OpenAI's default length of a completion
-MOST_PROMPTS = 20  #: what LangChain sends at a time
 
 _problems: dict[int | str, dict[str, Any]] = {
     n: {"model": OpenAIProblem} for n in (400, 401, 403, 404, 413, 429, 500, 503, 504, "default")
@@ -47,7 +47,7 @@ async def chat_completions(
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    asks = [ask(Chat(turns), tokens, body, limits)]
+    asks = times(ask(Chat(turns), tokens, body, limits), body.n or 1)
     side = named(app, body.model, side)
     return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=True)
 
@@ -59,7 +59,10 @@ async def completions(
     """Go on with a text as it stands, or with several."""
     limits = app.config.serving
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
-    asks = [ask(prompt, tokens, body, limits) for prompt in _prompts(body.prompt)]
+    prompts, n = _prompts(body.prompt), body.n or 1
+    if len(prompts) * n > MOST_ANSWERS:
+        raise PromptRefused(f"{len(prompts) * n} answers are asked for; at most {MOST_ANSWERS} are given at a time.")
+    asks = [one for prompt in prompts for one in times(ask(prompt, tokens, body, limits), n)]
     side = named(app, body.model, side)
     return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=False)
 
@@ -94,8 +97,6 @@ def named(app: Parts, model: str, side: str) -> str:
 def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Prompt]:
     if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
         prompt = [prompt]  # type: ignore[assignment]
-    if len(prompt) > MOST_PROMPTS:
-        raise PromptRefused(f"{len(prompt)} prompts are sent; at most {MOST_PROMPTS} are taken at a time.")
     return [Text(part) if isinstance(part, str) else Tokens(tuple(part)) for part in prompt]  # type: ignore[arg-type]
 
 

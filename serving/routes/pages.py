@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from llmops.errors import AccessError, RegistryError
 from llmops.governance.access import Key
 from llmops.release import rollout
-from serving.deps import COOKIE, SESSION_S, Parts, PartsDep, public, require, session, signed_in
+from serving.deps import COOKIE, SESSION_S, Parts, PartsDep, public, require, signed_in
 from serving.figures import Span, figures
 from serving.templates import page, sign_in
 
@@ -50,12 +50,11 @@ async def signin(
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
-        key = signed_in(request, app, api_key)
+        cookie = signed_in(request, app, api_key)
     except AccessError as error:
         return sign_in(request, 401, str(error), to)
     answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
     secure = request.url.scheme == "https"
-    cookie = session(app.session_secret, key)
     answer.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
     return answer
 

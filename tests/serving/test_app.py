@@ -93,6 +93,43 @@ def test_no_bytes_make_the_app_fail(site, client, content):
     assert client.post("/generate", content=content, headers=headers).status_code in (400, 422)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"prompt": "a", "stop": ["x", 1]}', "body.stop: Input should be a valid string; body.stop.1:"),
+        (b'{"prompt": "a", "stop": ["\\ud800"]}', "body.stop.0: Input should be a valid string"),
+        (b'{"prompt": "a", "stop": "' + b"x" * 101 + b'"}', "body.stop: String should have at most 100 characters"),
+        (b'{"prompt": "a", "list[x]": 1}', "body.list[x]: is not known here"),
+        (b'{"prompt": "a", }', "is no JSON: "),
+        (b"[" * 50_000, "cannot be read as JSON: maximum recursion"),
+        (b'{"prompt": "\xe9"}', "cannot be read as JSON: 'utf-8' codec"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "cannot be read as JSON: Exceeds the limit"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_told_in_words_for_its_sender(site, client, content, words):
+    answer = client.post("/generate", content=content, headers={**site.headers(), "Content-Type": "application/json"})
+    assert words in answer.json()["detail"] and "function" not in answer.text and "sys." not in answer.text
+
+
+def test_a_body_that_does_not_say_that_it_is_json_is_told_to(site, client):
+    answer = client.post(
+        "/generate", content=b'{"prompt": "a"}', headers={**site.headers(), "Content-Type": "text/plain"}
+    )
+    assert answer.status_code == 422 and "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_an_error_does_not_repeat_what_was_sent_however_long_it_is(site, client):
+    for body in ({"prompt": "a", "k" * 50_000: 1}, {"prompt": "a", "max_new_tokens": 10**4000}):
+        answer = client.post("/generate", json=body, headers=site.headers())
+        assert answer.status_code == 422 and len(answer.text) < 1200
+
+
+def test_a_route_or_method_that_is_not_there_says_what_is(client):
+    assert "/docs" in client.post("/v1/embeddings").json()["error"]["message"]
+    answer = client.get("/generate")
+    assert answer.status_code == 405 and answer.json()["detail"] == "GET is not taken here; POST is."
+
+
 def test_body_and_query_together_are_refused(site, client):
     answer = client.post("/generate", params={"prompt": "a"}, json={"prompt": "b"}, headers=site.headers())
     assert answer.status_code == 422

@@ -1,6 +1,7 @@
 """SIGTERM to a real process: what was taken is answered, and a load balancer is told in time."""
 
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -86,9 +87,20 @@ def test_while_draining_it_is_not_ready_and_still_answers(start):
     site.until(lambda: not is_ready(url))
     assert httpx.get(f"{url}/readyz").json()["detail"] == "It is being stopped."
     answer = httpx.post(f"{url}/generate", json={"prompt": "late"}, headers=site.headers())
-    assert answer.status_code == 200
+    assert answer.status_code == 200 and answer.headers["Connection"] == "close"
     process.wait(30)
     assert time.monotonic() - begun > 1.4
+
+
+def test_a_caller_who_never_sends_the_rest_of_its_body_does_not_hold_up_the_end(start, free_port):
+    site, process, url = start(timeout_s=1.5)
+    with socket.create_connection(("127.0.0.1", free_port)) as sock:
+        sock.sendall(b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"prompt"')
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        answer = sock.recv(4096)
+    process.wait(20)
+    assert b" 408 " in answer and b"connection: close" in answer.lower()
 
 
 def test_a_second_sigterm_does_not_wait(start):

@@ -1,10 +1,14 @@
 """Prompts by `input_id`: from a stand-in store for what can go wrong, from Feast's for the real way."""
 
 import runpy
+import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 
 from llmops.errors import ArtifactError
 from llmops.features import declarations
@@ -53,11 +57,48 @@ def test_a_version_without_a_feature_store_says_so(site, client):
     assert answer.status_code == 404 and str(site.config.home) not in answer.text
 
 
+def test_a_version_without_a_feature_store_does_not_import_feast(site, client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llmops.features.online", None)  # importing it fails from here on
+    assert ask(site, client, input_id="known").json()["code"] == "input_unknown"
+
+
 def test_a_store_that_does_not_answer_is_opened_again(site, client, stored):
     answer = ask(site, client, input_id="down")
     assert answer.status_code == 503 and answer.headers["Retry-After"] and "secret" not in answer.text
     assert ask(site, client, input_id="known").status_code == 200
     assert len(stored) == 2
+
+
+def test_a_store_that_hangs_is_not_waited_for(site, client, stored):
+    release = threading.Event()
+    inputs = client.app.state.parts.inputs
+    inputs._open, inputs._patience_s = lambda version, model: release.wait(60) and Online(), 0.1
+    try:
+        assert ask(site, client, input_id="known").json()["code"] == "features_down"
+        assert ask(site, client, prompt="a").status_code == 200
+    finally:
+        release.set()
+    site.until(lambda: ask(site, client, input_id="known").status_code == 200)
+
+
+def test_the_stores_of_champion_and_canary_stay_open_and_no_others(stored, client):
+    inputs = client.app.state.parts.inputs
+    for name in ("v1", "v2", "v1", "v2", "v3", "v2", "v3", "v1"):
+        inputs._read(SimpleNamespace(name=name), "known")
+    assert [name for name, _ in stored] == ["v1", "v2", "v3", "v1"]
+    assert set(inputs._stores) == {"v3", "v1"}
+
+
+def test_the_champions_store_is_open_before_anybody_asks(site):
+    (site.config.release.registry / "support-bot" / "versions" / "v1" / "features").mkdir()
+    opened = []
+    app = site.app()
+    app.state.parts.inputs._open = lambda version, model: opened.append(version.name) or Online()
+    with TestClient(app) as client:
+        site.until(lambda: opened == ["v1"])
+        site.ready(client)
+        assert ask(site, client, input_id="known").status_code == 200
+    assert opened == ["v1"]
 
 
 def test_the_prompt_comes_from_feasts_online_store(site, client, tmp_path):

@@ -5,6 +5,7 @@ import threading
 import httpx
 import openai
 import pytest
+from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
 from serving.engines.echo import EchoEngine
@@ -96,6 +97,27 @@ def test_several_prompts_are_answered_in_order_and_counted_together(site, ours):
     assert event["gen_ai.usage.output_tokens"] == 6 and len(event["gen_ai.response.finish_reasons"]) == 3
 
 
+def test_a_prompt_may_get_several_answers_each_drawn_with_a_seed_of_its_own(site, ours, monkeypatch):
+    asks = []
+    generate = EchoEngine.generate
+    monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
+    answer = complete(ours, prompt=["a", "b b"], n=3, temperature=1, seed=2**63 - 1)
+    assert [choice.text for choice in answer.choices] == ["a"] * 3 + ["b b"] * 3
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 9)
+    assert asks[0].seed == 2**63 - 1 and len({ask.seed for ask in asks[:3]}) == 3
+    assert all(-(2**63) <= ask.seed < 2**63 for ask in asks)
+    (event,) = site.events()
+    assert event["gen_ai.usage.input_tokens"] == 9  # what the engine was given
+    assert [c.message.content for c in chat(ours, n=2).choices] == ["one two three"] * 2
+
+
+def test_an_answer_can_be_sent_back_as_the_client_gives_it(ours):
+    message = chat(ours).choices[0].message
+    for back in (message, message.model_dump(), message.to_dict(), {**message.model_dump(), "annotations": []}):
+        assert chat(ours, messages=[*HELLO, back, {"role": "user", "content": "go on"}]).choices
+
+
 def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
     with pytest.raises(openai.InternalServerError):
         complete(ours, prompt=["bad", "w " * 20])
@@ -127,8 +149,9 @@ def test_what_changes_nothing_is_taken(ours):
 @pytest.mark.parametrize(
     "more",
     [
-        {"n": 2},
-        {"n": True},
+        {"n": 0},
+        {"n": 21},
+        {"n": 2, "stream": True},
         {"logprobs": True},
         {"top_logprobs": 3},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
@@ -154,13 +177,14 @@ def test_what_is_not_done_is_refused_and_named(ours, more):
     error = refusal.value
     assert error.type == "invalid_request_error" and error.code
     named = [name for name in (*more, *more.get("extra_body", ())) if name in error.message]
+    assert error.code != "invalid" or error.param.split(".")[0] in {*more, *more.get("extra_body", ())}
     assert named or "prompt_refused" in error.code
 
 
 @pytest.mark.parametrize(
     "more",
     [{"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-     {"prompt": ["x"] * 21}],
+     {"prompt": ["x"] * 21}, {"prompt": ["x"] * 7, "n": 3}],
 )  # fmt: skip
 def test_what_is_not_done_with_texts_is_refused(ours, more):
     with pytest.raises(openai.BadRequestError):
@@ -168,7 +192,7 @@ def test_what_is_not_done_with_texts_is_refused(ours, more):
 
 
 def test_two_prompts_cannot_be_streamed(ours):
-    with pytest.raises(openai.BadRequestError, match="one prompt"):
+    with pytest.raises(openai.BadRequestError, match="one answer"):
         list(complete(ours, prompt=["a", "b"], stream=True))
 
 
@@ -234,11 +258,13 @@ def test_errors_outside_the_routes_have_openais_shape_too(url, path):
 
 
 def test_leaving_a_stream_frees_the_slot(site, ours):
-    site.engines["v1"].token_s = 0.02
+    site.engines["v1"]._token_s = 0.02
     stream = chat(ours, messages=[{"role": "user", "content": "w " * 20}], stream=True)
     next(iter(stream))
     stream.close()
     site.until(lambda: site.engines["v1"].stats().running == 0)
+    site.until(site.events)
+    assert site.events()[0]["error.type"] == "client_left"
 
 
 # --- LangChain
@@ -259,6 +285,8 @@ def test_langchain_chats_streams_and_batches(langchain):
         whole = chunk if whole is None else whole + chunk
     assert whole.content == "one two three" and whole.usage_metadata["output_tokens"] == 3
     assert [m.content for m in model.batch(["a", "b b"])] == ["a", "b b"]
+    (several,) = ChatOpenAI(**langchain, n=2, temperature=1).generate([[HumanMessage("one two")]]).generations
+    assert [one.text for one in several] == ["one two"] * 2
 
 
 @pytest.mark.anyio

@@ -22,7 +22,10 @@ def browser():
 
 
 @pytest.fixture
-def url(site):
+def url(site, monkeypatch):
+    monkeypatch.setattr(
+        "serving.engines.echo._words", lambda prompt: prompt.messages[-1].content.split(" ")
+    )  # lines stay
     with site.live(lambda v: site.engines.setdefault(v.name, EchoEngine(token_s=0.01, fail_on="bad"))) as url:
         yield url
 
@@ -124,6 +127,7 @@ def test_a_correction_is_sent_with_its_question(site, chat):
     chat.keyboard.press("Control+A")
     ask(chat, "three four")
     chat.wait_for_selector(".correction", state="hidden")
+    assert chat.evaluate("document.activeElement.id") == "prompt"  # and not lost
     event = site.events(FEEDBACK)[-1]
     texts = [event[f"llmops.feedback.{name}"] for name in ("question", "answer", "correction")]
     assert texts == ["one two", "one two", "three four"]
@@ -152,6 +156,53 @@ def test_what_a_model_says_is_never_markup(chat):
     assert chat.locator(".bubble img, .bubble b").count() == 0
 
 
+def ask_lines(page, text):
+    for line in text.split("\n")[:-1]:
+        page.keyboard.type(line)
+        page.keyboard.press("Shift+Enter")
+    ask(page, text.split("\n")[-1])
+
+
+def test_code_stands_out_and_stays_text(chat):
+    ask_lines(chat, "Call `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open")
+    answered(chat)
+    assert chat.locator(".bubble.model pre").all_inner_texts() == ["if <b>x</b>:\n    f()", "still open"]
+    assert chat.locator(".bubble.model code").all_inner_texts() == ["f"]
+    assert [line for line in answers(chat)[0].split("\n") if line.strip()] == [
+        "Call f so:", "if <b>x</b>:", "    f()", "Then", "still open",
+    ]  # fmt: skip
+    assert chat.locator(".bubble b").count() == 0
+
+
+def test_a_server_that_is_gone_is_told_and_the_question_kept(chat):
+    chat.route("**/v1/**", lambda route: route.abort())
+    ask(chat, "hello")
+    chat.wait_for_selector(".bubble .bad")
+    assert chat.locator(".bubble .bad").inner_text() == "The server does not answer."
+    assert chat.locator("#prompt").input_value() == "hello" and chat.locator("#send").is_visible()
+    chat.unroute("**/v1/**")
+    chat.keyboard.press("Enter")
+    answered(chat)
+
+
+def test_a_full_queue_says_when_to_try_again(chat):
+    told = '{"error": {"message": "The queue is full (64 waiting); try again in 3 s."}}'
+    chat.route("**/v1/**", lambda route: route.fulfill(status=429, body=told, content_type="application/json"))
+    ask(chat, "hello")
+    chat.wait_for_selector(".bubble .bad")
+    assert "try again in 3 s" in chat.locator(".bubble .bad").inner_text()
+
+
+def test_settings_do_not_cover_the_last_answer(chat):
+    chat.set_viewport_size({"width": 390, "height": 800})
+    for n in range(6):
+        ask(chat, "one two")
+        answered(chat, n + 1)
+    chat.click("summary")
+    box_of = "document.querySelector('{}').getBoundingClientRect()"
+    chat.wait_for_function(f"{box_of.format('.bubble:last-child')}.bottom <= {box_of.format('.composer')}.top")
+
+
 def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
     chat.reload()
     assert chat.locator("#keyform").is_hidden()
@@ -168,8 +219,10 @@ def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
 @pytest.mark.parametrize("width", [320, 390, 1100])
 def test_nothing_is_cut_off_at_any_width(chat, width):
     chat.set_viewport_size({"width": width, "height": 700})
-    ask(chat, "w" * 150)
+    ask_lines(chat, "w" * 100 + "\n```\n" + "c" * 80)
     answered(chat)
+    chat.click("[aria-label='Bad answer']")
+    chat.wait_for_selector(".correction textarea:focus")
     chat.click("summary")
     assert chat.evaluate("document.scrollingElement.scrollWidth") <= width
 

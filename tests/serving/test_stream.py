@@ -1,5 +1,6 @@
 """Answers as events, callers who leave, and answers that take too long: on a real socket where it matters."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -147,6 +148,34 @@ def test_a_caller_who_leaves_frees_the_slot(new_site, tmp_path, stream, waiting)
     assert left["error.type"] == "client_left" and left["llmops.model.version"] == "v1"
 
 
+def test_a_caller_who_takes_nothing_of_its_answer_is_given_up(new_site, tmp_path):
+    site = new_site(tmp_path, timeout_s=0.3).release()
+    app = site.app()
+    body = json.dumps({"prompt": "one two three", "stream": True}).encode()
+    headers = [(b"content-type", b"application/json"), (b"x-api-key", site.keys["user"].encode())]
+    asked = {"method": "POST", "path": "/generate", "raw_path": b"/generate", "query_string": b"", "headers": headers}
+    place = {"client": ("x", 1), "server": ("x", 80), "scheme": "http", "http_version": "1.1"}
+    scope = {"type": "http", **asked, **place}
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def run():
+        async with app.router.lifespan_context(app):
+            while not app.state.parts.models.current:
+                await asyncio.sleep(0.01)
+            await app(scope, receive, send)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    (event,) = site.events()
+    assert (event["http.response.status_code"], event["error.type"]) == (499, "client_left")
+
+
 def test_a_caller_who_leaves_in_the_middle_of_a_stream_frees_the_slot(site):
     with site.live(lambda version: site.engines.setdefault("v1", EchoEngine(token_s=0.02))) as url:
         sock = leave(url, site, {"prompt": "word " * 20, "stream": True})
@@ -197,6 +226,15 @@ def test_what_the_caller_wants_reaches_the_engine(site, client, monkeypatch):
     first, second = asks
     assert (first.temperature, first.top_p, first.seed, first.stop) == (0.7, 0.9, 5, ("two",))
     assert (second.temperature, second.top_p, second.seed, second.stop) == (0.0, 1.0, None, ())
+
+
+@pytest.mark.parametrize(("given", "taken"), [(1e-3, 1e-3), (1e-5, 0), (1e-38, 0), (5e-324, 0), (-0.0, 0)])
+def test_a_temperature_that_would_make_logits_overflow_is_greedy(site, client, monkeypatch, given, taken):
+    asks = []
+    generate = EchoEngine.generate
+    monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
+    assert site.ask(client, temperature=given).status_code == 200
+    assert asks[0].temperature == taken
 
 
 def test_an_answer_ends_before_a_stop_string(site, client):

@@ -2,7 +2,7 @@
 // Small SVG charts without a library: stacked bars and lines over the same buckets of time, with a tip on hover.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 560, HEIGHT = 190, LEFT = 46, RIGHT = 4, TOP = 8, BOTTOM = 22;
+const MOST_WIDTH = 560, HEIGHT = 190, LEFT = 46, RIGHT = 4, TOP = 8, BOTTOM = 22;
 
 function svg(tag, attributes, text) {
   const node = document.createElementNS(SVG, tag);
@@ -25,18 +25,19 @@ function clock(time, step) {
 
 /* Draw into the figure `box`. parts: [{key, label, tone}]; kind: "bars" stacks them, "lines" draws each. */
 function drawChart(box, series, step, { parts, kind, format }) {
-  const plotW = WIDTH - LEFT - RIGHT, plotH = HEIGHT - TOP - BOTTOM, slot = plotW / series.length;
+  const width = Math.min(MOST_WIDTH, box.clientWidth - 36);  // never smaller than drawn, or the words could not be read
+  const plotW = width - LEFT - RIGHT, plotH = HEIGHT - TOP - BOTTOM, slot = plotW / series.length;
   const total = (b) => parts.reduce((sum, p) => sum + (b[p.key] || 0), 0);
   const peak = Math.max(0, ...series.map((b) => (kind === "bars" ? total(b) : Math.max(...parts.map((p) => b[p.key] || 0)))));
   const top = niceTop(peak);
   const y = (value) => TOP + plotH * (1 - value / top);
-  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   chart.append(svg("title", {}, `${parts.map((p) => p.label).join(", ")} over time; highest ${format(peak)}`));
   for (const share of [0, 0.5, 1]) {
-    chart.append(svg("line", { class: "gridline", x1: LEFT, x2: WIDTH - RIGHT, y1: y(top * share), y2: y(top * share) }));
+    chart.append(svg("line", { class: "gridline", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }));
     if (peak > 0) chart.append(svg("text", { x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, format(top * share)));
   }
-  const every = Math.ceil(series.length / 6);
+  const every = Math.ceil(series.length / (width > 400 ? 6 : 4));
   series.forEach((bucket, n) => {
     if (n % every === 0) chart.append(svg("text", { x: LEFT + slot * n, y: HEIGHT - 4 }, clock(bucket.time, step)));
   });

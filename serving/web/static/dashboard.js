@@ -105,11 +105,11 @@ function draw(data) {
     ["", "", ([, v]) => share(v.requests, most)], ["Errors", "num", ([, v]) => `${count(v.failed)} (${maybe(percent, v.error_rate)})`],
     ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
     ["Tokens/s", "num", ([, v]) => maybe(count, v.tokens_per_s)],
-    ["👍", "num", ([, v]) => count(v.up)], ["👎", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
+    ["Good", "num", ([, v]) => count(v.up)], ["Bad", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
   table($("canaries"), [
     ["Time", "time", (c) => when(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => maybe(percent, c.share)],
     ["Outcome", "", (c) => badge(c.outcome)], ["Why", "dim", (c) => c.why]],
-    [...trial(serving.canary), ...data.canaries], "No canary yet: `llmops models canary VERSION` starts one.");
+    [...trial(serving.canary), ...data.canaries], "No canary yet: an admin starts one with llmops models canary.");
   const reach = Math.max(0.01, ...data.gates.flatMap((g) => [g.low, g.high]).map((v) => Math.abs(v || 0)));
   table($("gates"), [
     ["Time", "time", (g) => when(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => reasoned(badge(g.outcome), g)],

@@ -40,7 +40,6 @@ function correction(id, question, answer, note) {
   const label = element("label", "", "What should the answer have been?");
   const text = element("textarea");
   text.id = `correction-${id}`;
-  text.rows = 3;
   text.maxLength = 8000;
   text.value = answer;
   label.htmlFor = text.id;
@@ -52,6 +51,7 @@ function correction(id, question, answer, note) {
     const corrected = text.value.trim();
     if (!corrected || corrected === answer.trim()) { note.textContent = "Change the answer first."; text.focus(); return; }
     form.hidden = await send({ id, rating: "down", question, answer, correction: corrected }, note);
+    if (form.hidden) document.getElementById("prompt").focus();
   });
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }

@@ -1,5 +1,6 @@
 // A chat over /v1/chat/completions; ratings and corrections of answers go to /feedback.
 
+import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
 import { element, forget, keep, key, post } from "./page.js";
@@ -11,17 +12,20 @@ let running = null;
 
 function bubble(who, text) {
   const box = element("article", `bubble ${who}`);
-  box.append(element("h2", "unseen", who === "user" ? "You" : MODEL), element("p", "text", text));
+  box.append(element("h2", "unseen", who === "user" ? "You" : MODEL), element("div", "text", text));
   $("log").append(box);
   return box;
 }
 
+const page = document.scrollingElement;
+const atEnd = () => page.scrollHeight - page.scrollTop - page.clientHeight < 80;
+const toEnd = () => { page.scrollTop = page.scrollHeight; };
+
 /* Stay at the end of the conversation, unless somebody has scrolled up to read. */
 function follow(change) {
-  const page = document.scrollingElement;
-  const atEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
+  const stays = atEnd();
   change();
-  if (atEnd) page.scrollTop = page.scrollHeight;
+  if (stays) toEnd();
 }
 
 function busy(on) {
@@ -56,7 +60,7 @@ async function read(response, text) {
     if (!choice) continue;
     found.said += choice.delta.content || "";
     found.cut = choice.finish_reason === "length";
-    follow(() => { text.textContent = found.said; });
+    follow(() => show(text, found.said));
   }
   return found;
 }
@@ -84,7 +88,7 @@ async function ask(event) {
   grow();
   running = new AbortController();
   busy(true);
-  document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
+  toEnd();
   const begun = performance.now();
   try {
     const response = await post("/v1/chat/completions", body, running.signal);
@@ -111,7 +115,7 @@ function failed(error, box, text, question) {
     box.append(element("p", "facts hint", "Stopped; the model does not remember this."));
   } else {
     const unreachable = error instanceof TypeError;
-    box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message));
+    follow(() => box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message)));
     if (error.status === 401) keyform(true);
   }
   if (!text.textContent) text.remove();
@@ -157,6 +161,9 @@ $("ask").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
 $("clear").addEventListener("click", clear);
 $("prompt").addEventListener("input", grow);
+document.querySelector("summary").addEventListener("click", () => {
+  if (atEnd()) requestAnimationFrame(toEnd);  // the settings do not cover the last answer
+});
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("ask").requestSubmit($("send")); }
 });
