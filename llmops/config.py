@@ -29,6 +29,8 @@ class Unhashed:
 
 
 Where = Annotated[Path, Unhashed()]
+PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
+Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: what `serving.guard` can name
 
 
 class Section(BaseModel):
@@ -508,6 +510,10 @@ class Serving(Section):
         "balancer can look elsewhere first.",
     )
     threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
+    guard: tuple[Guarded, ...] = Field(
+        ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
+        description="What no answer may hold unless its prompt does; such an answer is cut with `content_filter`.",
+    )
     keys: Where = Field(Path(), description="The file of hashed API keys; empty: `<home>/keys.json`.")
     requests_per_minute: int = Field(
         60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."

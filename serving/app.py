@@ -32,6 +32,7 @@ from serving.deps import Parts, assert_guarded
 from serving.draining import DrainingServer
 from serving.engines.base import Engine
 from serving.errors import answer
+from serving.guard import Guard
 from serving.inputs import Inputs
 from serving.limits import Limiter
 from serving.middleware import Around
@@ -56,7 +57,8 @@ def create_app(
         RuntimeError: if a route names no permission.
     """
     registry = registry_of(config)
-    models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events)
+    guard = Guard(config.serving.guard)
+    models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events, guard)
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = Parts(
@@ -77,6 +79,7 @@ def create_app(
         shipper.start()
         audit.start()
         parts.inputs.warm(registry)
+        guard.warm()
         models.start()
         try:
             yield

@@ -13,6 +13,7 @@ from llmops.release.canary import Figures, Verdict, bound, compare, looks
 from llmops.release.version import Version
 from serving.engines.base import Chunk, Stream
 from serving.errors import STATUS
+from serving.guard import Watch
 
 
 def drawn(caller: str, canary: Canary) -> bool:
@@ -60,7 +61,8 @@ class Answering(Stream):
     Args:
         version: whose engine it is.
         stream: that engine's.
-        count: told once, at the end, of seconds and last chunk, or of the error that is the engine's fault.
+        count: told once, at the end, of seconds and last chunk, or that it was the engine's fault.
+        watch: lets through what may leave.
         spare: gives version, stream and `count` of another engine, for when this one fails before its first chunk.
     """
 
@@ -69,15 +71,21 @@ class Answering(Stream):
         version: Version,
         stream: Stream,
         count: Callable[[float, Chunk | None], None],
+        watch: Watch,
         spare: Callable[[], Answering] | None = None,
     ) -> None:  # it has no queue of its own: all goes through the engine's
-        self._version, self._stream, self._count, self._spare = version, stream, count, spare
+        self._version, self._stream, self._count, self._watch, self._spare = version, stream, count, watch, spare
         self._begun, self._left = time.monotonic(), False
 
     @property
     def version(self) -> Version:
         """The version that answers; it is final once the first chunk is there."""
         return self._version
+
+    @property
+    def broken(self) -> list[str]:
+        """The guard's rules that the answer broke."""
+        return self._stream.broken if isinstance(self._stream, Answering) else self._watch.rules
 
     def push(self, item: Chunk | Exception) -> None:
         """See `Stream`."""
@@ -91,11 +99,14 @@ class Answering(Stream):
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         try:
             try:
-                async for chunk in self._stream:
+                async for raw in self._stream:
                     self._spare = None
+                    chunk = self._watch.see(raw)
                     if chunk.finish_reason:
                         self._count(time.monotonic() - self._begun, chunk)
                     yield chunk
+                    if chunk.finish_reason:
+                        return
             except Exception as error:
                 if not at_fault(error):
                     raise

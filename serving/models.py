@@ -25,6 +25,7 @@ from llmops.release.version import Version
 from serving.canary import Answering, Trial, drawn
 from serving.engines.base import Ask, Chunk, Engine, Tokens
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
+from serving.guard import Guard
 from serving.loaded import Loaded, Slot
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ class Models:
     """Keeps champion and canary loaded. All methods run in the event loop's thread; blocking work goes to others."""
 
     def __init__(
-        self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path
+        self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path, guard: Guard
     ) -> None:
-        self._registry, self._poll_s, self._events = registry, poll_s, events
+        self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
         self._champion, self._canary = Slot(engine_for, self._tell), Slot(engine_for, self._tell)
         self._trial: Trial | None = None
         self._before = Figures()  # what the champion has done outside of trials
@@ -111,14 +112,6 @@ class Models:
                 raise
             answering = champion()
         return answering.version, answering
-
-    def rejected(self, version: str) -> None:
-        """Count that the output guard has kept back an answer of this version."""
-        trial = self._trial
-        if trial and version == trial.of.version:
-            trial.canary.rejected += 1
-        elif self.current and version == self.current.version.name:
-            (trial.champion if trial else self._before).rejected += 1
 
     def reason(self) -> str:
         """Why there is no model, or that something is wrong with a newer one; empty if all is well.
@@ -212,7 +205,8 @@ class Models:
         if not chosen.alive:
             raise EngineDied
         stream = chosen.engine.generate(ask)
-        return Answering(chosen.version, stream, partial(self._count, chosen) if counted else _ignore, spare)
+        count = partial(self._count, chosen) if counted else _ignore
+        return Answering(chosen.version, stream, count, self._guard.watch(ask.prompt), spare)
 
     def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
         """Count a request that has ended: with its last chunk, or failed."""
@@ -224,6 +218,7 @@ class Models:
             figures = trial.champion if is_champion else trial.canary
         if last:
             figures.add(seconds, last.input_tokens, last.output_tokens)
+            figures.rejected += last.finish_reason == "content_filter"
         else:
             figures.failed += 1
         if trial and not is_champion and trial.look():

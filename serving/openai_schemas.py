@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from serving.engines.base import FinishReason
 from serving.schemas import Sampling, Str
 
 MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
@@ -143,7 +144,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 class CompletionChoice(BaseModel):
@@ -152,7 +153,7 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 class Completion(BaseModel):

@@ -48,6 +48,8 @@ async def read(request: Request, stream: Answering, timeout_s: float) -> AsyncIt
             last = chunk
             if chunk.finish_reason:
                 _note(event, chunk)
+                if stream.broken:
+                    event["llmops.guard.rules"] = stream.broken
                 yield chunk
                 return  # whoever leaves now has the answer
             yield chunk

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from serving.engines.base import FinishReason
+
 
 def _is_text(value: str) -> str:
     if not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value):
@@ -60,7 +62,9 @@ class GenerateResponse(BaseModel):
     model: str = Field(description="Name of the model in the registry.")
     model_version: str
     usage: Usage
-    finish_reason: Literal["stop", "length"] = Field(description="`length`: cut at the longest answer asked for.")
+    finish_reason: FinishReason = Field(
+        description="`length`: cut at the longest answer asked for; `content_filter`: cut by the guard."
+    )
 
 
 class FeedbackRequest(BaseModel):

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-FinishReason = Literal["stop", "length"]  #: ended by itself or by a stop string, or cut at `max_new_tokens`
+#: ended by itself or by a stop string, cut at `max_new_tokens`, or cut by the guard
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)

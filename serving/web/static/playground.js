@@ -48,8 +48,10 @@ function request(question) {
   };
 }
 
+const CUT = { length: "cut at the longest answer", content_filter: "cut by the guard" };
+
 async function read(response, text) {
-  const found = { said: "", usage: null, version: "", cut: false, id: response.headers.get("X-Request-ID") };
+  const found = { said: "", usage: null, version: "", cut: "", id: response.headers.get("X-Request-ID") };
   for await (const data of events(response)) {
     if (data === "[DONE]") break;
     const event = JSON.parse(data);
@@ -59,7 +61,7 @@ async function read(response, text) {
     found.usage = event.usage || found.usage;
     if (!choice) continue;
     found.said += choice.delta.content || "";
-    found.cut = choice.finish_reason === "length";
+    found.cut = CUT[choice.finish_reason] || "";
     follow(() => show(text, found.said));
   }
   return found;
@@ -68,7 +70,7 @@ async function read(response, text) {
 function facts(box, found, seconds) {
   const line = element("p", "facts");
   const tokens = found.usage ? [`${found.usage.prompt_tokens} → ${found.usage.completion_tokens} tokens`] : [];
-  for (const fact of [found.version, `${seconds} s`, ...tokens, ...(found.cut ? ["cut at the longest answer"] : [])]) {
+  for (const fact of [found.version, `${seconds} s`, ...tokens, ...(found.cut ? [found.cut] : [])]) {
     line.append(element("span", "badge", fact));
   }
   box.append(line);

@@ -21,6 +21,7 @@ from llmops.release.registry import Registry
 from llmops.release.version import Version
 from serving.engines.base import Ask, Prompt, Question
 from serving.engines.echo import EchoEngine
+from serving.guard import Guard
 from serving.models import Models
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
@@ -58,7 +59,7 @@ class World:
     @asynccontextmanager
     async def models(self, replicas: int = 1) -> AsyncIterator[Any]:
         """One `Models` that is ready, or several."""
-        several = [Models(self.registry, self.engine, 0.01, self.events) for _ in range(replicas)]
+        several = [Models(self.registry, self.engine, 0.01, self.events, Guard(("SECRET",))) for _ in range(replicas)]
         for n, models in enumerate(several):
             models._replica = f"replica-{n}"  # they share this process
             models.start()

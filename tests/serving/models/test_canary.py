@@ -15,7 +15,8 @@ from llmops.release.aliases import Canary
 from serving import canary as module
 from serving.canary import drawn
 from serving.engines.base import Tokens
-from serving.engines.echo import EchoEngine
+from serving.engines.echo import EchoEngine, EchoRow
+from serving.engines.stepping import Job
 from serving.errors import EngineDied, PromptRefused, QueueFull, VersionNotLoaded
 
 
@@ -201,33 +202,46 @@ def test_what_a_caller_does_wrong_or_forces_does_not_count(world: Any) -> None:
     asyncio.run(test())
 
 
+class Leaking(EchoEngine):
+    """Knows a secret, and says it."""
+
+    def _begin(self, job: Job) -> EchoRow:
+        row = super()._begin(job)
+        row.words = [*row.words, "hf_" + "Kx7" * 10]
+        return row
+
+
 def test_what_the_guard_keeps_back_counts(world: Any, still: None) -> None:
+    world.make["v2"] = Leaking
+
     async def test() -> None:
         async with world.models() as models:
             async with world.load(models) as result:
                 await world.canary(models, share=0.3)
                 while world.registry.canary():
-                    version = await world.ask(models, str(len(result.answered)))
-                    if version == "v2":
-                        models.rejected("v2")
+                    await asyncio.sleep(0.01)
             assert result.failed == []
 
     asyncio.run(test())
     assert "rejections" in end(world)["numbers"]["worse"]
 
 
-def test_rejections_count_for_the_side_that_answered_and_for_nobody_else(world: Any, still: None) -> None:
+def test_what_is_kept_back_counts_for_the_side_that_answered_and_only_if_nobody_asked_for_it(
+    world: Any, still: None
+) -> None:
+    world.make |= dict.fromkeys(("v1", "v2"), Leaking)
+
     async def test() -> None:
         async with world.models() as models:
             await world.until(lambda: models._judging == "v1")
-            models.rejected("v1")
-            models.rejected("v2")  # not loaded: nobody was answered by it
-            await world.canary(models)
-            models.rejected("v1")
-            models.rejected("v2")
-            models.rejected("v3")
+            await world.ask(models, "a")
+            await world.ask(models, "a", "champion")
+            await world.canary(models, share=0.5)
+            sides = [await world.ask(models, str(n)) for n in range(8)]
             trial = models._trial
-            assert (trial._before.rejected, trial.champion.rejected, trial.canary.rejected) == (1, 1, 1)
+            assert (trial._before.rejected, trial._before.answered) == (1, 1)
+            for side, figures in (("v1", trial.champion), ("v2", trial.canary)):
+                assert figures.rejected == figures.answered == sides.count(side) > 0
 
     asyncio.run(test())
 

@@ -12,6 +12,7 @@ from serving import loaded
 from serving.engines.base import Ask, Question
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, NotReady
+from serving.guard import Guard
 from serving.models import LOADS, Models
 
 
@@ -142,7 +143,7 @@ def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(
 def test_without_a_champion_there_is_no_answer_but_a_reason(world: Any) -> None:
     async def test() -> None:
         (world.registry.folder / "aliases.json").unlink()
-        models = Models(world.registry, world.engine, 0.01, world.events)
+        models = Models(world.registry, world.engine, 0.01, world.events, Guard(()))
         with pytest.raises(NotReady, match="no champion"):
             models.generate(Ask(Question("hi"), 5), caller="a")
 

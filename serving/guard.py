@@ -1,0 +1,108 @@
+"""The guard: what an answer may not hold, unless its prompt does, is kept back before it leaves.
+
+It looks for signs that `llmops.governance.output` knows. An answer ends where one is found, with the finish reason
+`content_filter`, as in OpenAI's API; the event says which rule it was, and the canary's trial counts it.
+
+Plain words leave a stream at once. From a word on that may be, or stand before, such a thing, text is held until two
+more words have come, or more of it than such things are long.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llmops.governance import output, pii
+from serving.engines.base import Chat, Chunk, Prompt, Question, Text
+
+log = logging.getLogger(__name__)
+
+_LONGEST = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
+_BEFORE = 256  #: characters before what is held that are looked at with it
+_SIGN = re.compile(
+    r"\d\W?\d\W?\d|[A-Za-z]\d|\d[A-Za-z]|\d\Z"  # numbers and mixtures, as long as they are no short number
+    r"|[a-z][A-Z]|[A-Z]{3}\Z|\S{25}|[<@_=|{}]|://|-----|!\["
+    r"|(?i:pass|pwd|key|secret|token|aws|javascript|data:)"
+    r"|(?i:\b(?:rm|curl|wget|mkfs|dd|chmod|drop|truncate|delete|powershell)\b)"
+)  #: without one of these there is nothing that a rule finds
+_FOLLOWS = re.compile(r"\s\S+(?=\s)")
+
+
+class Guard:
+    """What is looked for in all answers.
+
+    Args:
+        rules: names of personal data and secrets, or of the rules of `llmops.governance.output`.
+    """
+
+    def __init__(self, rules: Sequence[str]) -> None:
+        self._rules = frozenset(rules)
+        self._entities = tuple(rule for rule in rules if rule in pii.ENTITIES)
+
+    def warm(self) -> None:
+        """Begin to load what finds these: 3 s that the first answer with a number in it would take else."""
+        threading.Thread(target=self._warm, name="guard", daemon=True).start()
+
+    def watch(self, prompt: Prompt) -> Watch:
+        """Look at one answer."""
+        return Watch(self, prompt)
+
+    def found(self, prompt: str, answer: str) -> list[str]:
+        """The rules that an answer breaks, and its prompt does not."""
+        broken = [found.rule for found in output.check(prompt, answer, entities=self._entities)]
+        broken = [rule for rule in broken if rule in self._rules]
+        asked = {found.rule for found in output.check("", prompt)} if broken else set()
+        return [rule for rule in broken if rule not in asked]
+
+    def _warm(self) -> None:
+        try:
+            self.found("", "4111 1111 1111 1111, DE89370400440532013000")
+        except Exception:  # it is raised again, for somebody, by the first answer that needs it
+            log.exception("The guard cannot be loaded")
+
+
+class Watch:
+    """One answer as it comes."""
+
+    def __init__(self, guard: Guard, prompt: Prompt) -> None:
+        self._guard, self._prompt = guard, _text(prompt)
+        self._said, self._left = "", 0
+        self.rules: list[str] = []  #: those that it broke
+
+    def see(self, chunk: Chunk) -> Chunk:
+        """What of the answer may leave after its next chunk; the last if something must not."""
+        self._said += chunk.text
+        end = len(self._said)
+        begin = self._left
+        while begin and not self._said[begin - 1].isspace():
+            begin -= 1  # of the word that is half gone
+        leaves = max(begin + _risky(self._said[begin:]), self._left)
+        if leaves < end:
+            self.rules = self._guard.found(self._prompt, self._said[max(0, leaves - _BEFORE) :])
+        if self.rules:
+            return replace(chunk, text="", finish_reason="content_filter")
+        leaves = end if chunk.finish_reason else max(leaves, end - _LONGEST)
+        text, self._left = self._said[self._left : leaves], leaves
+        return replace(chunk, text=text)
+
+
+def _risky(text: str) -> int:
+    """Where the part of a text begins that cannot leave yet; its length if all can."""
+    signs = list(_SIGN.finditer(text))
+    if not signs or len(_FOLLOWS.findall(text, signs[-1].end() - 1)) > 1:
+        return len(text)
+    return max(text.rfind(" ", 0, signs[0].start()), text.rfind("\n", 0, signs[0].start())) + 1
+
+
+def _text(prompt: Prompt) -> str:
+    match prompt:
+        case Question():
+            return f"{prompt.text}\n{prompt.context}"
+        case Chat():
+            return "\n".join(message.content for message in prompt.messages)
+        case Text():
+            return prompt.text
+    return ""  # token ids, of which only the engine knows the text

@@ -1,0 +1,141 @@
+"""The guard: what it keeps back, however it comes, and what it lets through at once."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.engines.base import Chat, Chunk, Message, Prompt, Question, Text, Tokens
+from serving.engines.echo import EchoEngine, EchoRow
+from serving.engines.stepping import Job
+from serving.guard import Guard, Watch
+
+RULES = ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT")
+SECRET = "hf_" + "aB3dE" * 6
+#: what must not leave, with what stands before it, and how many of its first letters may be gone before it is seen
+KEPT = [
+    ("Use the token ", SECRET, 2),
+    ("Use the token ", "ghp_" + "aB3dE7" * 6, 3),
+    ("It is ", "AKIAIOSFODNN7EXAMPLE", 0),
+    ("The password is ", "hunter2x", 0),
+    ("Your password: ", "hunter2x", 0),
+    ("Log in with api_key=", "s3cret9value", 0),
+    ("Your card is ", "4111 1111 1111 1111", 0),
+    ("Pay to ", "DE89 3704 0044 0532 0130 00", 2),
+    ("Here: ", "<script>alert(1)</script>", 0),
+    ("Here: ", '<a href="javascript:alert(1)">', 0),
+]
+
+
+def pieces(text: str, seed: int) -> list[str]:
+    """A text as tokens may cut it."""
+    cuts = random.Random(seed)
+    parts = []
+    while text:
+        n = cuts.randint(1, 6)
+        parts.append(text[:n])
+        text = text[n:]
+    return parts
+
+
+def said(watch: Watch, parts: list[str]) -> list[Chunk]:
+    chunks = []
+    for n, part in enumerate(parts, 1):
+        chunks.append(watch.see(Chunk(part, 3, n, "stop" if n == len(parts) else None)))
+        if chunks[-1].finish_reason:
+            break
+    return chunks
+
+
+@pytest.mark.parametrize("before,kept,gone", KEPT)
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_of_it_leaves_whatever_pieces_it_comes_in(before: str, kept: str, gone: int, seed: int) -> None:
+    text = f"Of course. {before}{kept} and that is all there is to say about it."
+    watch = Guard(RULES).watch(Question("Tell me all"))
+    chunks = said(watch, pieces(text, seed))
+    left = "".join(chunk.text for chunk in chunks)
+    assert chunks[-1].finish_reason == "content_filter" and chunks[-1].text == "" and len(watch.rules) == 1
+    assert f"Of course. {before}{kept}".startswith(left) and len(left) <= len(f"Of course. {before}") + gone
+
+
+@pytest.mark.parametrize("before,kept,gone", KEPT)
+def test_what_its_prompt_holds_may_be_said(before: str, kept: str, gone: int) -> None:
+    prompts: list[Prompt] = [Question("Is this right?", kept), Text(kept), Chat((Message("user", kept),))]
+    for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
+        chunks = said(Guard(RULES).watch(prompt), pieces(before + kept, 1))
+        assert "".join(chunk.text for chunk in chunks) == before + kept, prompt
+    assert said(Guard(RULES).watch(Tokens((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+
+
+def test_prose_leaves_as_it_comes() -> None:
+    parts = [
+        "1",
+        ".",
+        " **",
+        "Keep",
+        "**",
+        " your",
+        " receipt",
+        " in",
+        " a",
+        " dry",
+        " place",
+        ",",
+        " 2",
+        "-",
+        "3",
+        " years",
+        ".",
+    ]
+    held = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
+    assert held == ["", "1.", *parts[2:12], " ", "2-", "", "3 years", "."]  # a digit until it is known what follows it
+
+
+def test_a_number_is_held_only_until_two_words_follow() -> None:
+    parts = ["Send", " it", " within", " 365", " days", " of", " buying", " it"]
+    left = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
+    assert left == ["Send", " it", " within", " ", "", "", "365 days of buying", " it"]
+
+
+@given(st.text(alphabet="abcXYZ0123 .<>-_:\n", max_size=400), st.integers())
+def test_whatever_is_not_kept_back_arrives_whole(text: str, seed: int) -> None:
+    watch = Guard(RULES).watch(Question("Tell me"))
+    chunks = said(watch, pieces(text, seed) or [""])
+    left = "".join(chunk.text for chunk in chunks)
+    assert text.startswith(left) and (left == text) == (not watch.rules)
+
+
+def test_without_rules_all_may_be_said() -> None:
+    assert said(Guard(()).watch(Question("?")), [SECRET])[0].finish_reason == "stop"
+
+
+class Leaking(EchoEngine):
+    """Says more than it was asked to."""
+
+    def _begin(self, job: Job) -> EchoRow:
+        row = super()._begin(job)
+        row.words = [*row.words, SECRET]
+        return row
+
+
+def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any) -> None:
+    with site.client(lambda version: Leaking()) as client:
+        site.ready(client)
+        whole = site.ask(client, prompt="Say it").json()
+        assert (whole["response"], whole["finish_reason"]) == ("Say it", "content_filter")
+        body = {"model": "support-bot", "messages": [{"role": "user", "content": "Say it"}]}
+        choice = client.post("/v1/chat/completions", json=body, headers=site.headers()).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("Say it", "content_filter")
+        stream = client.post("/v1/chat/completions", json=body | {"stream": True}, headers=site.headers()).text
+        assert '"finish_reason":"content_filter"' in stream and SECRET[:6] not in stream
+        assert site.ask(client, prompt=f"Say {SECRET}").json()["finish_reason"] == "stop"
+    *cut, told = site.events()
+    assert "llmops.guard.rules" not in told
+    for event in cut:
+        assert event["llmops.guard.rules"] == ["SECRET"]
+        assert event["gen_ai.response.finish_reasons"] == ["content_filter"]
+        assert event["http.response.status_code"] == 200
