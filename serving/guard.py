@@ -75,26 +75,24 @@ class Watch:
     def see(self, chunk: Chunk) -> Chunk:
         """What of the answer may leave after its next chunk; the last if something must not."""
         self._said += chunk.text
-        end = len(self._said)
-        begin = self._left
-        while begin and not self._said[begin - 1].isspace():
-            begin -= 1  # of the word that is half gone
-        leaves = max(begin + _risky(self._said[begin:]), self._left)
-        if leaves < end:
-            self.rules = self._guard.found(self._prompt, self._said[max(0, leaves - _BEFORE) :])
+        end, begin = len(self._said), _word(self._said, self._left)  # the word that is half gone counts, too
+        signs = list(_SIGN.finditer(self._said, begin))
+        if signs:
+            self.rules = self._guard.found(self._prompt, self._said[max(0, begin - _BEFORE) :])
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
-        leaves = end if chunk.finish_reason else max(leaves, end - _LONGEST)
+        leaves = end
+        if signs and not chunk.finish_reason and len(_FOLLOWS.findall(self._said, signs[-1].end() - 1)) < 2:
+            leaves = max(_word(self._said, signs[0].start()), self._left, end - _LONGEST)
         text, self._left = self._said[self._left : leaves], leaves
         return replace(chunk, text=text)
 
 
-def _risky(text: str) -> int:
-    """Where the part of a text begins that cannot leave yet; its length if all can."""
-    signs = list(_SIGN.finditer(text))
-    if not signs or len(_FOLLOWS.findall(text, signs[-1].end() - 1)) > 1:
-        return len(text)
-    return max(text.rfind(" ", 0, signs[0].start()), text.rfind("\n", 0, signs[0].start())) + 1
+def _word(text: str, at: int) -> int:
+    """Where the word begins that `at` is in."""
+    while at and not text[at - 1].isspace():
+        at -= 1
+    return at
 
 
 def _text(prompt: Prompt) -> str:

@@ -63,6 +63,14 @@ def test_nothing_of_it_leaves_whatever_pieces_it_comes_in(before: str, kept: str
 
 
 @pytest.mark.parametrize("before,kept,gone", KEPT)
+def test_nor_does_it_in_one_piece_with_what_follows(before: str, kept: str, gone: int) -> None:
+    watch = Guard(RULES).watch(Question("Tell me all"))
+    assert watch.see(Chunk("Of course. ", 3, 2)).text == "Of course. "
+    cut = watch.see(Chunk(f"{before}{kept} and that is all there is to say about it.", 3, 20))
+    assert (cut.text, cut.finish_reason) == ("", "content_filter")
+
+
+@pytest.mark.parametrize("before,kept,gone", KEPT)
 def test_what_its_prompt_holds_may_be_said(before: str, kept: str, gone: int) -> None:
     prompts: list[Prompt] = [Question("Is this right?", kept), Text(kept), Chat((Message("user", kept),))]
     for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
