@@ -9,16 +9,12 @@ more words have come, or more of it than such things are long.
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
 from llmops.governance import output, pii
 from serving.engines.base import Chat, Chunk, Prompt, Question, Text
-
-log = logging.getLogger(__name__)
 
 _LONGEST = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
 _BEFORE = 256  #: characters before what is held that are looked at with it
@@ -43,8 +39,8 @@ class Guard:
         self._entities = tuple(rule for rule in rules if rule in pii.ENTITIES)
 
     def warm(self) -> None:
-        """Begin to load what finds these: 3 s that the first answer with a number in it would take else."""
-        threading.Thread(target=self._warm, name="guard", daemon=True).start()
+        """Load what finds these: 3 s in which all else stands still, if the first answer with a number did it."""
+        self.found("", "4111 1111 1111 1111, DE89370400440532013000")
 
     def watch(self, prompt: Prompt) -> Watch:
         """Look at one answer."""
@@ -56,12 +52,6 @@ class Guard:
         broken = [rule for rule in broken if rule in self._rules]
         asked = {found.rule for found in output.check("", prompt)} if broken else set()
         return [rule for rule in broken if rule not in asked]
-
-    def _warm(self) -> None:
-        try:
-            self.found("", "4111 1111 1111 1111, DE89370400440532013000")
-        except Exception:  # it is raised again, for somebody, by the first answer that needs it
-            log.exception("The guard cannot be loaded")
 
 
 class Watch:
@@ -77,13 +67,12 @@ class Watch:
         self._said += chunk.text
         end, begin = len(self._said), _word(self._said, self._left)  # the word that is half gone counts, too
         signs = list(_SIGN.finditer(self._said, begin))
-        if signs:
+        known = chunk.finish_reason or not signs or len(_FOLLOWS.findall(self._said, signs[-1].end() - 1)) > 1
+        leaves = end if known else max(_word(self._said, signs[0].start()), self._left, end - _LONGEST)
+        if signs and signs[0].start() < leaves:
             self.rules = self._guard.found(self._prompt, self._said[max(0, begin - _BEFORE) :])
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
-        leaves = end
-        if signs and not chunk.finish_reason and len(_FOLLOWS.findall(self._said, signs[-1].end() - 1)) < 2:
-            leaves = max(_word(self._said, signs[0].start()), self._left, end - _LONGEST)
         text, self._left = self._said[self._left : leaves], leaves
         return replace(chunk, text=text)
 
