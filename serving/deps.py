@@ -34,6 +34,7 @@ from serving.engines.base import Ask
 from serving.errors import Limited
 from serving.inputs import Inputs
 from serving.limits import Allowance, Limiter
+from serving.metrics import Metrics
 from serving.models import Models
 from serving.signing import mac
 
@@ -66,6 +67,7 @@ class Parts:
     limiter: Limiter
     audit: Audit
     inputs: Inputs
+    metrics: Metrics
     session_secret: bytes = field(repr=False)
 
 

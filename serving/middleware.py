@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
@@ -28,6 +29,8 @@ RECORDED = {
 POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; style-src 'self'; \
 form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
+Count = Callable[[Mapping[str, object]], None]
+
 
 class Around:
     """The middleware. A recorded request's event is in the spool before its answer's last byte leaves.
@@ -38,10 +41,13 @@ class Around:
         max_body: most bytes of a body.
         timeout_s: longest that a body may take to come, and a piece of an answer to be taken, in seconds.
         secret: what ids are signed with.
+        count: gets the fields of each request that asks a model, answered or not.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes) -> None:
-        self._app, self._recorder, self._secret = app, Recorder(folder), secret
+    def __init__(
+        self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes, count: Count
+    ) -> None:
+        self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
         self._max_body, self._timeout_s = max_body, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,12 +62,9 @@ class Around:
 
         async def record() -> None:
             nonlocal recorded
-            if scope["path"] not in RECORDED or state.get("refused") or recorded:
+            if scope["path"] not in RECORDED or recorded:
                 return
             recorded = True
-            if "llmops.key.prefix" not in event and status < 500:  # nobody has asked who this is
-                scope["app"].state.parts.audit.note(scope, "invalid")
-                return
             fields = {
                 "@timestamp": moment,
                 "event.action": "generate",
@@ -74,6 +77,12 @@ class Around:
                 "url.path": scope["path"],
                 **event,
             }
+            self._count(fields)
+            if state.get("refused"):
+                return
+            if "llmops.key.prefix" not in event and status < 500:  # nobody has asked who this is
+                scope["app"].state.parts.audit.note(scope, "invalid")
+                return
             try:
                 await self._recorder.record(fields)
             except Exception:  # callers are answered even while the disk is full
