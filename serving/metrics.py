@@ -6,7 +6,7 @@ Durations have the names and buckets of OpenTelemetry's conventions for generati
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
@@ -34,20 +34,9 @@ class Metrics:
         self._requests = Counter(
             "llmops_requests", "Requests that ask a model.", ("path", "status", "version"), registry=registry
         )
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From when a request came to the end of its answer.",
-            ("path", "version"),
-            buckets=_DURATION_S,
-            registry=registry,
-        )
-        self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From when a request came to the first piece of its answer.",
-            ("path", "version"),
-            buckets=_FIRST_S,
-            registry=registry,
-        )
+        what = "From when a request came to the"
+        self._duration = _seconds("request_duration", f"{what} end of its answer.", _DURATION_S, registry)
+        self._first = _seconds("time_to_first_token", f"{what} first piece of its answer.", _FIRST_S, registry)
         self._tokens = Counter(
             "llmops_tokens", "Tokens of prompts (input) and answers (output).", ("type", "version"), registry=registry
         )
@@ -72,6 +61,11 @@ class Metrics:
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _seconds(name: str, what: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
+    name = f"gen_ai_server_{name}_seconds"
+    return Histogram(name, what, ("path", "version"), buckets=buckets, registry=registry)
 
 
 class _Engines(Collector):

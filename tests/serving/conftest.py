@@ -22,7 +22,8 @@ from llmops.monitoring.events import SERVING
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
 from serving.app import create_app
-from serving.engines.echo import EchoEngine
+from serving.engines.echo import EchoEngine, EchoRow
+from serving.engines.stepping import Job
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 
@@ -119,6 +120,20 @@ class Client(TestClient):
     def __exit__(self, *error: Any) -> None:
         self._site.go()
         super().__exit__(*error)
+
+
+class Leaking(EchoEngine):
+    """Knows a secret, and says it after the words of the prompt."""
+
+    def _begin(self, job: Job) -> EchoRow:
+        row = super()._begin(job)
+        row.words = [*row.words, "hf_" + "aB3dE" * 6]
+        return row
+
+
+@pytest.fixture
+def leaking() -> type[EchoEngine]:
+    return Leaking
 
 
 @pytest.fixture

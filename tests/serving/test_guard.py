@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engines.base import Chat, Chunk, Message, Prompt, Question, Text, Tokens
-from serving.engines.echo import EchoEngine, EchoRow
-from serving.engines.stepping import Job
 from serving.guard import Guard, Watch
 
 RULES = ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT")
@@ -121,17 +119,8 @@ def test_without_rules_all_may_be_said() -> None:
     assert said(Guard(()).watch(Question("?")), [SECRET])[0].finish_reason == "stop"
 
 
-class Leaking(EchoEngine):
-    """Says more than it was asked to."""
-
-    def _begin(self, job: Job) -> EchoRow:
-        row = super()._begin(job)
-        row.words = [*row.words, SECRET]
-        return row
-
-
-def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any) -> None:
-    with site.client(lambda version: Leaking()) as client:
+def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any, leaking: Any) -> None:
+    with site.client(lambda version: leaking()) as client:
         site.ready(client)
         whole = site.ask(client, prompt="Say it").json()
         assert (whole["response"], whole["finish_reason"]) == ("Say it", "content_filter")

@@ -6,18 +6,6 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.engines.echo import EchoEngine, EchoRow
-from serving.engines.stepping import Job
-
-
-class Leaking(EchoEngine):
-    """Says more than it was asked to."""
-
-    def _begin(self, job: Job) -> EchoRow:
-        row = super()._begin(job)
-        row.words = [*row.words, "hf_" + "aB3dE" * 6]
-        return row
-
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
     """Name and labels, in the order of their names → value."""
@@ -28,8 +16,8 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_requests_are_counted_as_their_events_say(site: Any) -> None:
-    with site.client(lambda version: Leaking()) as client:
+def test_requests_are_counted_as_their_events_say(site: Any, leaking: Any) -> None:
+    with site.client(lambda version: leaking()) as client:
         site.ready(client)
         site.ask(client, prompt="one two")
         site.ask(client, prompt="")

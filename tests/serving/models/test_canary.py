@@ -15,8 +15,7 @@ from llmops.release.aliases import Canary
 from serving import canary as module
 from serving.canary import drawn
 from serving.engines.base import Tokens
-from serving.engines.echo import EchoEngine, EchoRow
-from serving.engines.stepping import Job
+from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull, VersionNotLoaded
 
 
@@ -202,17 +201,8 @@ def test_what_a_caller_does_wrong_or_forces_does_not_count(world: Any) -> None:
     asyncio.run(test())
 
 
-class Leaking(EchoEngine):
-    """Knows a secret, and says it."""
-
-    def _begin(self, job: Job) -> EchoRow:
-        row = super()._begin(job)
-        row.words = [*row.words, "hf_" + "Kx7" * 10]
-        return row
-
-
-def test_what_the_guard_keeps_back_counts(world: Any, still: None) -> None:
-    world.make["v2"] = Leaking
+def test_what_the_guard_keeps_back_counts(world: Any, still: None, leaking: Any) -> None:
+    world.make["v2"] = leaking
 
     async def test() -> None:
         async with world.models() as models:
@@ -227,9 +217,9 @@ def test_what_the_guard_keeps_back_counts(world: Any, still: None) -> None:
 
 
 def test_what_is_kept_back_counts_for_the_side_that_answered_and_only_if_nobody_asked_for_it(
-    world: Any, still: None
+    world: Any, still: None, leaking: Any
 ) -> None:
-    world.make |= dict.fromkeys(("v1", "v2"), Leaking)
+    world.make |= dict.fromkeys(("v1", "v2"), leaking)
 
     async def test() -> None:
         async with world.models() as models:
