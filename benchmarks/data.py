@@ -4,7 +4,7 @@ Seeded documents of about 367 characters with planted exact duplicates, near dup
 lookalikes (half of the words shared, which are no duplicates) and dirt. Every arm runs in a process of its own on one
 file; `cold` is its first pass, JVM or worker start included, `warm` the median of the passes after it.
 
-    ours, exact / ours, near   llmops.data.clean, with the reasons of every dropped document
+    ours, exact / ours, near   llmops.data.clean.stage, with the reasons of every dropped document
     (a) Spark recipe           lower + regexp_replace + dropDuplicates + write
     (b) DuckDB                 tidying as far as SQL has it, exact duplicates with reasons: the limit of a machine
     (c) datatrove              MinHash signature, buckets, cluster and filter; no tidying, no exact duplicates
@@ -215,7 +215,7 @@ def ours(folder: Path, near: float) -> dict[str, Any]:
     """The stage, in one Spark session."""
     started = time.perf_counter()
     from llmops.config import Clean
-    from llmops.data import clean
+    from llmops.data.clean import stage as clean
     from llmops.data.spark import session
 
     config = Clean(near_duplicates=near)

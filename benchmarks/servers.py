@@ -25,8 +25,8 @@ import httpx
 import psutil
 import yaml
 
-from llmops.governance.keys import KeyStore
-from llmops.release.registry import Registry
+from llmops.access.keys import KeyStore
+from llmops.registry.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = Path(__file__).parent / ".environments"
@@ -84,8 +84,8 @@ class Site:
 
 def make_base(folder: Path) -> Path:
     """SmolLM2-135M-Instruct in bfloat16, made at first use from the package that carries it."""
-    from llmops.model.catalog import catalogue
-    from llmops.model.weights import convert_gguf
+    from llmops.model.base.catalog import catalogue
+    from llmops.model.base.weights import convert_gguf
 
     if not (folder / "config.json").is_file():
         gguf = catalogue()[0].packaged()

@@ -224,8 +224,8 @@ def shown(figures: dict[str, float]) -> str:
 def prepare() -> None:
     """Make the model in bfloat16 and in int8, once."""
     from llmops.features.tokenize import Tokens
-    from llmops.model import int8
-    from llmops.model.load import load_model, load_tokenizer
+    from llmops.model.base import int8
+    from llmops.model.base.load import load_model, load_tokenizer
     from llmops.prompts import training_ids
 
     make_base(BASE)
@@ -310,7 +310,7 @@ def serve_vllm(folder: Path) -> AbstractContextManager[Running]:
 
 def serve_llama(folder: Path) -> AbstractContextManager[Running]:
     """(e): one slot a stream, each with room for 512 tokens."""
-    from llmops.model.catalog import catalogue
+    from llmops.model.base.catalog import catalogue
 
     port = free_port()
     command: list[str | Path] = [

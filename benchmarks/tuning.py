@@ -39,11 +39,11 @@ from report import finish  # noqa: E402
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from llmops.config import Train, Tune, load  # noqa: E402
-from llmops.model import tune  # noqa: E402
-from llmops.model.catalog import catalogue  # noqa: E402
-from llmops.model.halving import Job, Trial, rungs  # noqa: E402
-from llmops.model.qlora import Hyperparameters  # noqa: E402
-from llmops.model.search import declared  # noqa: E402
+from llmops.model.base.catalog import catalogue  # noqa: E402
+from llmops.model.training.qlora import Hyperparameters  # noqa: E402
+from llmops.model.tune import stage as tune  # noqa: E402
+from llmops.model.tune.halving import Job, Trial, rungs  # noqa: E402
+from llmops.model.tune.search import declared  # noqa: E402
 from llmops.pipeline import STAGES, run_stage  # noqa: E402
 from llmops.prompts import all_training_ids  # noqa: E402
 from llmops.records import Example, read_rows  # noqa: E402

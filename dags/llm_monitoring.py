@@ -38,7 +38,7 @@ def llm_monitoring() -> None:
     @task(multiple_outputs=False, trigger_rule="all_done")  # a remote sink that is down must not silence alerts
     def judge() -> dict[str, Any]:
         from llmops.config import load
-        from llmops.monitoring.slo import report
+        from llmops.monitoring.objectives import report
 
         context = get_current_context()
         run, config = context["dag_run"], load(context["params"]["config"])

@@ -43,9 +43,9 @@ def llmops_batch() -> None:
 
         from airflow.sdk.exceptions import AirflowFailException
 
+        from llmops.batch.batch import batch
         from llmops.config import load
         from llmops.errors import ConfigError, RegistryError, SourceError
-        from llmops.model.batch import batch
 
         asked = dict(get_current_context()["params"])
         settings, source, output = load(asked.pop("config")), Path(asked.pop("input")), Path(asked.pop("output"))

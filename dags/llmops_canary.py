@@ -42,8 +42,8 @@ def llmops_canary() -> None:
 
         from llmops.config import load
         from llmops.errors import LlmopsError
+        from llmops.registry.registry import registry_of
         from llmops.release import rollout
-        from llmops.release.registry import registry_of
 
         context = get_current_context()
         asked, run = context["params"], context["dag_run"].run_id
@@ -58,8 +58,8 @@ def llmops_canary() -> None:
     @task.sensor(mode="reschedule", poke_interval=30, timeout=timedelta(days=8).total_seconds())
     def wait(trial: str) -> bool:
         from llmops.config import load
+        from llmops.registry.registry import registry_of
         from llmops.release import rollout
-        from llmops.release.registry import registry_of
 
         asked = get_current_context()["params"]
         return rollout.due(registry_of(load(asked["config"])), trial, asked["requests"], asked["minutes"])
@@ -67,8 +67,8 @@ def llmops_canary() -> None:
     @task(multiple_outputs=False)
     def decide(trial: str) -> dict[str, Any]:
         from llmops.config import load
+        from llmops.registry.registry import registry_of
         from llmops.release import rollout
-        from llmops.release.registry import registry_of
 
         context = get_current_context()
         settings, run = load(context["params"]["config"]), context["dag_run"].run_id

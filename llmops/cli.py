@@ -64,8 +64,8 @@ def status(settings: Config, options: argparse.Namespace) -> None:
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
     """Answer → model version → run → dataset hash → sources → base-model revision."""
+    from llmops.registry.registry import registry_of
     from llmops.release import lineage as trace
-    from llmops.release.registry import registry_of
 
     version = registry_of(settings).get(options.version)
     print(json.dumps(trace.lineage(version), indent=1) if options.json else trace.lineage_text(version))
@@ -73,8 +73,8 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
 
 def models(settings: Config, options: argparse.Namespace) -> None:
     """List, show, promote and roll back model versions, and try one as a canary."""
+    from llmops.registry.registry import registry_of
     from llmops.release import rollout
-    from llmops.release.registry import registry_of
 
     _check_words(options)
     registry = registry_of(settings)
@@ -109,7 +109,7 @@ def models(settings: Config, options: argparse.Namespace) -> None:
 
 def keys(settings: Config, options: argparse.Namespace) -> None:
     """Create, list, rotate and revoke API keys."""
-    from llmops.governance.keys import KeyStore
+    from llmops.access.keys import KeyStore
 
     if options.prefix and options.action in ("create", "list"):
         raise ConfigError(f"keys {options.action}: it takes no prefix; an owner is --owner {options.prefix}.")
@@ -135,8 +135,8 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
-    from llmops.model.batch import servable
-    from llmops.model.load import answer, load_servable
+    from llmops.batch.batch import servable
+    from llmops.model.base.load import answer, load_servable
 
     model, tokenizer = load_servable(servable(settings, options.version)[1])
     text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]
@@ -147,7 +147,7 @@ def batch(settings: Config, options: argparse.Namespace) -> None:
     """Answer a Parquet file of questions; interrupted, the same command goes on."""
     from dataclasses import asdict
 
-    from llmops.model import batch as work
+    from llmops.batch import batch as work
 
     done = work.batch(
         settings,
@@ -175,7 +175,7 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     """Forget a person: erase their rows everywhere, mark the models trained on them, and search for what is left."""
     from dataclasses import asdict
 
-    from llmops.data.erasure.forget import forget
+    from llmops.erasure.forget import forget
 
     report = forget(settings, options.subject, by=_who(), dry_run=options.dry_run)
     if options.json:

@@ -48,25 +48,25 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {
-    "collect": Stage("llmops.data.collect", interval=True, sources=True),
-    "clean": Stage("llmops.data.clean", ("collect",)),
-    "annotate": Stage("llmops.data.annotate", ("clean",)),
-    "select": Stage("llmops.model.select", ("annotate",)),
-    "features": Stage("llmops.features.store", ("annotate", "select"), declarations=True),
+    "collect": Stage("llmops.data.collect.stage", interval=True, sources=True),
+    "clean": Stage("llmops.data.clean.stage", ("collect",)),
+    "annotate": Stage("llmops.data.annotate.stage", ("clean",)),
+    "select": Stage("llmops.model.select.stage", ("annotate",)),
+    "features": Stage("llmops.features.stage", ("annotate", "select"), declarations=True),
     "tune": Stage(
-        "llmops.model.tune",
+        "llmops.model.tune.stage",
         ("features", "select"),
         resumable=True,
         sections={"train": ("epochs", "validate_steps", "patience", "report_to", "seed")},
     ),
-    "train": Stage("llmops.model.train", ("features", "select", "tune"), resumable=True),
-    "compress": Stage("llmops.model.compress", ("annotate", "features", "select", "train"), resumable=True),
-    "evaluate": Stage("llmops.model.evaluate", ("annotate", "select", "compress"), champion=True),
-    "govern": Stage("llmops.governance.review", ("annotate", "compress", "evaluate")),
+    "train": Stage("llmops.model.train.stage", ("features", "select", "tune"), resumable=True),
+    "compress": Stage("llmops.model.compress.stage", ("annotate", "features", "select", "train"), resumable=True),
+    "evaluate": Stage("llmops.model.evaluate.stage", ("annotate", "select", "compress"), champion=True),
+    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate")),
     "release": Stage(
-        "llmops.release.publish", ("train", "compress", "select", "annotate", "evaluate", "govern"), champion=True
+        "llmops.release.stage", ("train", "compress", "select", "annotate", "evaluate", "govern"), champion=True
     ),
-    "deploy": Stage("llmops.release.deploy", ("release",)),
+    "deploy": Stage("llmops.deploy.stage", ("release",)),
 }
 
 
@@ -235,7 +235,7 @@ def _refs(paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _content(config: Config, interval: str) -> str:
-    from llmops.data.files import content
+    from llmops.data.collect.files import content
 
     return content(config.collect, interval)
 
@@ -248,7 +248,7 @@ def _declarations(config: Config) -> str:
 
 def _champion(config: Config, candidate: str) -> Path | None:
     """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
-    from llmops.release.registry import registry_of
+    from llmops.registry.registry import registry_of
 
     return registry_of(config).opponent(candidate)
 

@@ -23,10 +23,10 @@ from pathlib import Path
 import httpx
 import psutil
 
+from llmops.access.roles import AIRFLOW_ROLES
 from llmops.artifacts import write_json
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
-from llmops.governance.access import AIRFLOW_ROLES
 from llmops.threads import spin_briefly
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def start_airflow(config: Config, port: int, environ: Mapping[str, str]) -> Serv
     """Start `airflow standalone` unless it runs already, and wait until it schedules.
 
     Args:
-        config: for the home; users and their roles are those of `llmops.governance.access`.
+        config: for the home; users and their roles are those of `llmops.access.roles`.
         port: of the UI and the API.
         environ: environment of Airflow and so of the tasks, e.g. with LLMOPS_CONFIG.
 

@@ -19,27 +19,27 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from llmops import __version__
+from llmops.access.keys import KeyStore
 from llmops.config import Config
 from llmops.errors import LlmopsError
-from llmops.governance.keys import KeyStore
 from llmops.monitoring.sinks import LocalStore, sinks_for
 from llmops.monitoring.spool import Shipper
-from llmops.release.registry import registry_of
-from llmops.release.version import Version
+from llmops.registry.registry import registry_of
+from llmops.registry.version import Version
 from llmops.threads import spin_briefly
-from serving import signing
-from serving.audit import Audit
-from serving.deps import Parts, assert_guarded
-from serving.draining import DrainingServer
+from serving.admission import signing
+from serving.admission.dependencies import Parts, assert_guarded
+from serving.admission.limits import Limiter
 from serving.engines.base import Engine
 from serving.errors import answer
 from serving.guard import Guard
-from serving.inputs import Inputs
-from serving.limits import Limiter
-from serving.metrics import Metrics
-from serving.middleware import Around
-from serving.models import Models
-from serving.protocol import StayingProtocol
+from serving.http.draining import DrainingServer
+from serving.http.middleware import Around
+from serving.http.protocol import StayingProtocol
+from serving.models.inputs import Inputs
+from serving.models.watcher import Models
+from serving.observe.audit import Audit
+from serving.observe.metrics import Metrics
 from serving.routes import admin, feedback, generate, health, keys, metrics, openai, pages
 
 
@@ -143,7 +143,7 @@ def _engine_for(config: Config) -> Callable[[Version], Engine]:
             from serving.engines.vllm import VllmEngine
 
             return VllmEngine(version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.vllm)
-        from serving.engines.transformers import TransformersEngine
+        from serving.engines.transformers.engine import TransformersEngine
 
         return TransformersEngine(
             version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.threads

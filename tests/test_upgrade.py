@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from llmops import artifacts
+from llmops.access.keys import KeyStore
 from llmops.config import Config, load
-from llmops.data.erasure import forgotten
+from llmops.data.collect import forgotten
 from llmops.errors import AccessError
-from llmops.features.store import read_offline
-from llmops.governance.keys import KeyStore
-from llmops.model.load import answer, load_servable
+from llmops.features.stage import read_offline
+from llmops.model.base.load import answer, load_servable
 from llmops.monitoring import events
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import Spool
 from llmops.records import Document, Dropped
+from llmops.registry.registry import Registry, registry_of
 from llmops.release.lineage import lineage, lineage_text
-from llmops.release.registry import Registry, registry_of
 
 HOME = Path(__file__).parent / "fixtures" / "home-0.1.0"
 KEYS = {

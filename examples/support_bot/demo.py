@@ -31,11 +31,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llmops import doctor, stack
+from llmops.access.keys import KeyStore
+from llmops.access.roles import Role
 from llmops.artifacts import write_json
 from llmops.config import Config, load, parse_interval
 from llmops.errors import LlmopsError
-from llmops.governance.access import Role
-from llmops.governance.keys import KeyStore
 from llmops.orchestrator import DONE, Airflow, Task
 from llmops.pipeline import STAGES
 

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP client's own: which, it changes
 
 from llmops.errors import RegistryError
-from llmops.release.version import Version
+from llmops.registry.version import Version
 
 log = logging.getLogger(__name__)
 

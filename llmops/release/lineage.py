@@ -14,8 +14,8 @@ from typing import Any
 from llmops import artifacts
 from llmops.artifacts import Record
 from llmops.errors import ArtifactError, RegistryError
-from llmops.governance import secrets
-from llmops.release.version import Version
+from llmops.registry.version import Version
+from llmops.scans import secrets
 
 DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names the dataset
 

@@ -20,10 +20,10 @@ from typing import Any, Literal
 from llmops.artifacts import write_whole
 from llmops.errors import RegistryError
 from llmops.monitoring.events import ADMIN, CANARY, emit
-from llmops.release.aliases import Canary
-from llmops.release.canary import Figures, compare
-from llmops.release.registry import Registry
-from llmops.release.version import Version
+from llmops.registry.aliases import Canary
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
+from llmops.release.comparison import Figures, compare
 
 log = logging.getLogger(__name__)
 

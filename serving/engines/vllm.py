@@ -30,7 +30,7 @@ from serving.errors import EngineDied, QueueFull
 
 log = logging.getLogger(__name__)
 
-ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.model.load` has it
+ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.model.base.load` has it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: sizes that vLLM makes room for
 SHUTDOWN_S = 30.0  #: then its processes are killed; it takes 3 s on an idle machine
 WARM_UP = Ask(Question("Hello"), 4)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from llmops.governance.access import Key
+from llmops.access.roles import Key
 from llmops.release import rollout
-from serving.deps import PartsDep, require
-from serving.schemas import CanaryRequest, PromoteRequest
+from serving.admission.dependencies import PartsDep, require
+from serving.answers.schemas import CanaryRequest, PromoteRequest
 
 AdminDep = Annotated[Key, Depends(require("manage_models"))]
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from llmops.governance.access import Key
-from llmops.governance.pii import redact_all
+from llmops.access.roles import Key
 from llmops.monitoring.events import FEEDBACK, emit
-from serving.deps import PartsDep, limited
+from llmops.scans.pii import redact_all
+from serving.admission.dependencies import PartsDep, limited
+from serving.admission.signing import is_ours
+from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
 from serving.errors import FeedbackRefused
-from serving.schemas import FeedbackRequest, FeedbackResponse, Problem
-from serving.signing import is_ours
 
 TEXTS = ("comment", "correction", "question", "answer", "context")
 

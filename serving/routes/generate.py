@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from llmops.access.roles import Key
 from llmops.config import Serving
-from llmops.governance.access import Key
-from llmops.release.version import Version
-from serving.asks import ask
-from serving.deps import Parts, PartsDep, limited, reserve
+from llmops.registry.version import Version
+from serving.admission.dependencies import Parts, PartsDep, limited, reserve
+from serving.admission.side import SideDep
+from serving.answers.delivery import read, read_whole
+from serving.answers.requests import ask
+from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import PromptRefused
-from serving.reading import read, read_whole
-from serving.schemas import GenerateRequest, GenerateResponse, Problem, Usage
-from serving.side import SideDep
-from serving.sse import sse, streamed
+from serving.http.server_sent_events import sse, streamed
 
 DEFAULT_NEW_TOKENS = 50
 

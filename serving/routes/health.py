@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from serving.deps import PartsDep, public
+from serving.admission.dependencies import PartsDep, public
 
 router = APIRouter(tags=["health"], dependencies=[Depends(public)])
 

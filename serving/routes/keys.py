@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.governance.access import Key, Role
-from llmops.governance.keys import MAX_DAYS, OWNER_CHARS
-from serving.deps import PartsDep, require
-from serving.schemas import Problem
+from llmops.access.keys import MAX_DAYS, OWNER_CHARS
+from llmops.access.roles import Key, Role
+from serving.admission.dependencies import PartsDep, require
+from serving.answers.schemas import Problem
 
 router = APIRouter(
     prefix="/admin/keys",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serving.deps import PartsDep, require
+from serving.admission.dependencies import PartsDep, require
 
 router = APIRouter(tags=["health"], dependencies=[Depends(require("view_metrics"))])
 

@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from llmops.governance.access import Key
-from serving.asks import ask, times
-from serving.deps import Parts, PartsDep, limited, require
-from serving.engines.base import Chat, Message, Prompt, Text, Tokens
-from serving.errors import PromptRefused, VersionNotLoaded
-from serving.openai_answers import respond
-from serving.openai_schemas import (
+from llmops.access.roles import Key
+from serving.admission.dependencies import Parts, PartsDep, limited, require
+from serving.admission.side import SideDep
+from serving.answers.openai_answers import respond
+from serving.answers.openai_schemas import (
     MOST_ANSWERS,
     ChatRequest,
     Completion,
@@ -22,7 +20,9 @@ from serving.openai_schemas import (
     ModelList,
     OpenAIProblem,
 )
-from serving.side import SideDep
+from serving.answers.requests import ask, times
+from serving.engines.base import Chat, Message, Prompt, Text, Tokens
+from serving.errors import PromptRefused, VersionNotLoaded
 
 COMPLETION_TOKENS = 16  #: OpenAI's default length of a completion
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from llmops.access.roles import Key
 from llmops.errors import AccessError, RegistryError
-from llmops.governance.access import Key
 from llmops.release import rollout
-from serving.deps import COOKIE, SESSION_S, Parts, PartsDep, public, require, signed_in
-from serving.figures import Span, figures
-from serving.templates import page, sign_in
+from serving.admission.dependencies import COOKIE, SESSION_S, Parts, PartsDep, public, require, signed_in
+from serving.http.templates import page, sign_in
+from serving.observe.figures import Span, figures
 
 router = APIRouter(include_in_schema=False)
 

@@ -216,9 +216,9 @@ def batch(settings, source, output, **asked):
         raise SourceError("bad is no file")
     return make_dataclass("Summary", ["rows"])(3)
 
-module = types.ModuleType("llmops.model.batch")
+module = types.ModuleType("llmops.batch.batch")
 module.batch = batch
-sys.modules["llmops.model.batch"] = module
+sys.modules["llmops.batch.batch"] = module
 from airflow.dag_processing.dagbag import DagBag
 dag = DagBag(dag_folder=sys.argv[1]).dags["llmops_batch"]
 states = []
@@ -243,8 +243,8 @@ import json, sys
 from pathlib import Path
 from llmops.config import Config
 from llmops.release import rollout
-from llmops.release.canary import Figures
-from llmops.release.registry import registry_of
+from llmops.release.comparison import Figures
+from llmops.registry.registry import registry_of
 
 settings = Config(home=Path(sys.argv[2]))
 registry = registry_of(settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmops.data import remote
+from llmops.data.collect import remote
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 SECRET = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it

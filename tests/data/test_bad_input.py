@@ -25,7 +25,7 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
 from llmops.config import Collect, Source
-from llmops.data import collect
+from llmops.data.collect import stage as collect
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, read_rows
 

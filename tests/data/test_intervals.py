@@ -95,15 +95,19 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 
 # Where a stage can be broken off: what each calls again and again while it writes.
 BREAKS = {
-    "collect": ("llmops.data.collect.rows", "llmops.data.row_file.RowFile.add", "llmops.artifacts.commit"),
-    "clean": (
-        "llmops.data.clean._tidy",
-        "llmops.data.clean._kept_at",
-        "llmops.data.clean._place",
-        "llmops.data.clean.report",
+    "collect": (
+        "llmops.data.collect.stage.rows",
+        "llmops.data.collect.row_file.RowFile.add",
         "llmops.artifacts.commit",
     ),
-    "annotate": ("llmops.data.annotate.write_rows", "llmops.artifacts.commit"),
+    "clean": (
+        "llmops.data.clean.stage._tidy",
+        "llmops.data.clean.stage._kept_at",
+        "llmops.data.clean.stage._place",
+        "llmops.data.clean.stage.report",
+        "llmops.artifacts.commit",
+    ),
+    "annotate": ("llmops.data.annotate.stage.write_rows", "llmops.artifacts.commit"),
 }
 
 

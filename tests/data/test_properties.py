@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmops.config import Annotate, Template
-from llmops.data import annotate
+from llmops.data.annotate import stage as annotate
 from llmops.errors import LlmopsError
 from llmops.records import Document, content_id, write_rows
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from llmops.governance.keys import KeyStore
+from llmops.access.keys import KeyStore
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from llmops import artifacts
-from llmops.governance.pii import scan_all
-from llmops.model.int8 import is_int8
+from llmops.model.base.int8 import is_int8
 from llmops.records import Dropped, Example, read_rows
+from llmops.scans.pii import scan_all
 
 ROOT = Path(__file__).parents[2]
 DAY = "2026-01-31"
@@ -100,7 +100,7 @@ def test_splits_share_no_group_and_hold_no_personal_data(stages: dict[str, Path]
 
 
 def test_what_is_trained_is_what_feast_holds(stages: dict[str, Path]) -> None:
-    from llmops.features.store import read_offline
+    from llmops.features.stage import read_offline
 
     trained = {t.id for t in read_offline(stages["features"], "train")}
     assert trained == {e.id for e in read_rows(stages["annotate"] / "train.parquet", Example)}

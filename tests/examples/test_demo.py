@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from llmops.access.keys import KeyStore
 from llmops.config import Config, load
-from llmops.governance.keys import KeyStore
 from llmops.orchestrator import Task
 
 FILE = Path(__file__).parents[2] / "examples" / "support_bot" / "demo.py"

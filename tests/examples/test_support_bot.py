@@ -16,7 +16,7 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 from llmops.config import Config, load
-from llmops.data import collect
+from llmops.data.collect import stage as collect
 from llmops.records import Document, Dropped, read_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llmops.config import Features
-from llmops.features.store import run
+from llmops.features.stage import run
 from llmops.records import Example, write_rows
 
 WORDS = ("a", "b", "c", "Question", "Answer", "Context", "[", "]", "#")

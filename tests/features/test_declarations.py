@@ -24,7 +24,7 @@ from llmops.errors import ArtifactError, ConfigError
 from llmops.features import declarations
 from llmops.features.declarations import VIEW, declare_version, open_store, service_name
 from llmops.features.online import OnlineTokens, read_online
-from llmops.features.store import PARQUET, read_offline
+from llmops.features.stage import PARQUET, read_offline
 from llmops.pipeline import plan
 
 

@@ -16,7 +16,7 @@ from llmops.config import Features
 from llmops.errors import ArtifactError, ConfigError
 from llmops.features import declarations
 from llmops.features.online import OnlineTokens, forget_online, read_online
-from llmops.features.store import read_offline
+from llmops.features.stage import read_offline
 
 
 @pytest.fixture(params=["sqlite", "redis"])

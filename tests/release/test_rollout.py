@@ -14,9 +14,9 @@ from llmops.config import Config, Monitoring
 from llmops.errors import RegistryError
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
+from llmops.registry.registry import Registry, registry_of
 from llmops.release import rollout
-from llmops.release.canary import Figures
-from llmops.release.registry import Registry, registry_of
+from llmops.release.comparison import Figures
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 

@@ -15,9 +15,9 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from llmops.access.keys import KeyStore
+from llmops.access.roles import ROLES
 from llmops.config import Config
-from llmops.governance.access import ROLES
-from llmops.governance.keys import KeyStore
 from llmops.monitoring.events import SERVING
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from llmops.access.roles import PERMISSIONS, ROLES, Role
 from llmops.config import Config
-from llmops.governance.access import PERMISSIONS, ROLES, Role
 from llmops.monitoring.events import AUDIT
 from llmops.monitoring.spool import Spool
-from serving import audit as auditing
+from serving.admission.dependencies import permission_of
 from serving.app import create_app
-from serving.audit import MOST, Audit
-from serving.deps import permission_of
+from serving.observe import audit as auditing
+from serving.observe.audit import MOST, Audit
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
 PUBLIC = {

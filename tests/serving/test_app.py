@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from llmops.monitoring.events import SERVING
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
-from serving.deps import assert_guarded
+from serving.admission.dependencies import assert_guarded
 from serving.engines.echo import EchoEngine
 
 
@@ -295,7 +295,7 @@ def test_a_full_disk_costs_the_event_not_the_answer(site, client, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("serving.recorder.Spool", full)
+    monkeypatch.setattr("serving.observe.recorder.Spool", full)
     assert ask(client, site.headers()).status_code == 200
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serving.engines.echo import EchoEngine
-from serving.sse import sse
+from serving.http.server_sent_events import sse
 
 
 def parts(text):

@@ -16,13 +16,13 @@ import pytest
 from llmops.config import Monitoring
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
 from llmops.release import rollout
-from llmops.release.registry import Registry
-from llmops.release.version import Version
 from serving.engines.base import Ask, Prompt, Question
 from serving.engines.echo import EchoEngine
 from serving.guard import Guard
-from serving.models import Models
+from serving.models.watcher import Models
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 

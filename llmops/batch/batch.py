@@ -1,0 +1,247 @@
+"""Answer a Parquet file of questions: `llmops batch in.parquet out.parquet`.
+
+The output has the input's rows in their order, with all columns they had, and `answer`, `error` and `model_version`. A
+row that cannot be answered carries its error; the others go on. Finished parts are kept beside the output until all are
+there: whoever is interrupted runs the same command again and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.artifacts import locked, write_json
+from llmops.config import Config
+from llmops.errors import ConfigError, SourceError
+from llmops.records import write_table
+
+log = logging.getLogger(__name__)
+
+PART_ROWS = 256  #: half a minute's work on two cores: what a kill costs at most
+ADDED = ("answer", "error", "model_version")
+
+_JOB = b"llmops.batch"  #: key of the output's schema metadata: what it is the answer to
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of one row."""
+
+    answer: str = ""
+    error: str = ""  #: why there is no answer; empty if there is one
+    version: str = ""
+
+
+class Engine(Protocol):
+    """Whatever answers."""
+
+    @property
+    def name(self) -> str:
+        """What it is, so that a job is not gone on with by another."""
+
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+        """Answer (question, context) pairs, none of them empty, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a batch did."""
+
+    rows: int
+    errors: int
+    seconds: float  #: of this run
+    output: str
+
+
+def batch(
+    settings: Config,
+    source: Path,
+    output: Path,
+    *,
+    version: str = "champion",
+    url: str = "",
+    max_new_tokens: int = 96,
+    size: int = 16,
+) -> Summary:
+    """Answer `source` with a model version on this machine, or with the serving app at `url`.
+
+    Args:
+        settings: where the registry is.
+        source: Parquet file with a column `question`, and perhaps `context`.
+        output: Parquet file to write.
+        version: version, alias, or `base` for the untuned model; not used with `url`.
+        url: a serving app; its API key is read from LLMOPS_API_KEY.
+        max_new_tokens: longest answer, in tokens.
+        size: requests at a time.
+
+    Raises:
+        SourceError: if `source` cannot be read, has no such column, or no row.
+        ConfigError: if `output` is there and is not the answer to this.
+        RegistryError: if there is no such version.
+        DeployError: if the serving app does not answer; what is finished is kept.
+    """
+    from llmops.batch import engines as batch_engines
+
+    if url:
+        return answer_file(batch_engines.server(url, max_new_tokens, size), source, output)
+    name, folder = servable(settings, version)
+    return answer_file(batch_engines.Local(folder, name, max_new_tokens, size), source, output)
+
+
+def servable(settings: Config, version: str) -> tuple[str, Path]:
+    """Name and model folder of a version, an alias, or `base`, the untuned model that was selected last."""
+    if version == "base":
+        from llmops.model.select.stage import base_path, newest
+
+        return "base", Path(base_path(newest(settings.artifacts / "select")))
+    from llmops.registry.registry import registry_of
+
+    found = registry_of(settings).get(version)
+    return found.name, found.servable
+
+
+def answer_file(engine: Engine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
+    """Answer the rows of `source` that are not answered yet, and write `output` when all are."""
+    rows = _check(source, output)
+    job = {"input": _sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
+    parts = output.with_name(f"{output.name}.parts")
+    begun = time.monotonic()
+    with locked(output):
+        if output.exists():
+            _same(job, json.loads((pq.read_schema(output).metadata or {}).get(_JOB, b"{}")), output)
+            log.info("%s is done already", output)
+        else:
+            if (parts / "job.json").exists():
+                _same(job, json.loads((parts / "job.json").read_text(encoding="utf-8")), parts)
+            parts.mkdir(parents=True, exist_ok=True)
+            write_json(parts / "job.json", job)
+            _answer_parts(engine, source, parts, rows, part_rows)
+            _join(parts, output, job)
+        shutil.rmtree(parts, ignore_errors=True)
+    errors = pq.read_table(output, columns=["error"]).column("error").to_pylist()
+    failed = sum(bool(error) for error in errors)
+    if failed == rows:
+        raise SourceError(f"None of the {rows} rows of {source} was answered; {output} says why: {errors[0]}")
+    return Summary(rows, failed, round(time.monotonic() - begun, 1), str(output))
+
+
+def _check(source: Path, output: Path) -> int:
+    """How many rows `source` has, if it can be answered at all."""
+    if source.absolute() == output.absolute():
+        raise ConfigError(f"{source} cannot be input and output; name another output.")
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; name a file.")
+    if not source.is_file():
+        raise SourceError(f"{source} is no file; give a Parquet file with a column `question`.")
+    try:
+        metadata, schema = pq.read_metadata(source), pq.read_schema(source)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{source} is no Parquet file: {error}") from error
+    if "question" not in schema.names:
+        raise SourceError(f"{source} has no column `question`; its columns are {', '.join(schema.names) or 'none'}.")
+    for name in {"question", "context"} & set(schema.names):
+        if not _is_text(schema.field(name).type):
+            raise SourceError(f"The column `{name}` of {source} is {schema.field(name).type}; it must be text.")
+    if taken := [name for name in ADDED if name in schema.names]:
+        raise SourceError(f"{source} has a column `{taken[0]}` already, which the output is to add; rename it.")
+    if not metadata.num_rows:
+        raise SourceError(f"{source} has no row.")
+    return int(metadata.num_rows)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _same(job: dict[str, Any], known: dict[str, Any], where: Path) -> None:
+    if differs := [key for key, value in job.items() if known.get(key) != value]:
+        raise ConfigError(
+            f"{where} is there already, of another job (it differs in {', '.join(differs)}); delete it or name another "
+            "output."
+        )
+
+
+def _answer_parts(engine: Engine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
+    done, before, failed, begun, said = 0, 0, 0, time.monotonic(), 0.0
+    for number, table in enumerate(_slices(source, part_rows)):
+        path = _part(parts, number)
+        if path.exists():
+            before += table.num_rows
+        else:
+            replies = _replies(engine, table)
+            failed += sum(bool(reply.error) for reply in replies)
+            write_table(path, _with(table, replies))
+            done += table.num_rows
+        elapsed = time.monotonic() - begun
+        if done and (elapsed - said > 5 or before + done == rows):
+            said, pace = elapsed, done / elapsed
+            left = (rows - before - done) / pace
+            log.info("%d of %d rows, %d errors  %.1f rows/s  %.0f s left", before + done, rows, failed, pace, left)
+
+
+def _slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
+    """The rows in order, `part_rows` at a time: a Parquet reader's own batches end where its row groups do."""
+    with pq.ParquetFile(source) as file:
+        waiting: list[pa.Table] = []
+        count = 0
+        for chunk in file.iter_batches(batch_size=part_rows):
+            waiting.append(pa.Table.from_batches([chunk]))
+            count += chunk.num_rows
+            while count >= part_rows:
+                whole = pa.concat_tables(waiting)
+                yield whole.slice(0, part_rows)
+                waiting, count = [whole.slice(part_rows)], count - part_rows
+        if count:
+            yield pa.concat_tables(waiting)
+
+
+def _replies(engine: Engine, table: pa.Table) -> list[Reply]:
+    questions = table.column("question").to_pylist()
+    contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
+    asked = [i for i, question in enumerate(questions) if question and question.strip()]
+    replies = [Reply(error="the question is empty")] * len(questions)
+    answered = engine.answer([(questions[i], contexts[i] or "") for i in asked]) if asked else []
+    for i, reply in zip(asked, answered, strict=True):
+        replies[i] = reply
+    return replies
+
+
+def _with(table: pa.Table, replies: Sequence[Reply]) -> pa.Table:
+    for name, values in (
+        ("answer", [None if r.error else r.answer for r in replies]),
+        ("error", [r.error or None for r in replies]),
+        ("model_version", [r.version or None for r in replies]),
+    ):
+        table = table.append_column(pa.field(name, pa.string()), pa.array(values, pa.string()))
+    return table
+
+
+def _join(parts: Path, output: Path, job: dict[str, Any]) -> None:
+    partial = output.with_name(f".{output.name}.partial")
+    paths = sorted(parts.glob("part-*.parquet"))
+    schema = pq.read_schema(paths[0])
+    schema = schema.with_metadata({**(schema.metadata or {}), _JOB: json.dumps(job).encode()})
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for path in paths:
+            writer.write_table(pq.read_table(path).cast(schema))
+    partial.replace(output)
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"part-{number:08d}.parquet"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

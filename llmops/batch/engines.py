@@ -1,0 +1,151 @@
+"""What answers a batch: a model folder on this machine, or a serving app over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from llmops import prompts
+from llmops.batch.batch import Reply
+from llmops.errors import DeployError
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 120.0  #: how long an app may be away or overloaded before a batch gives up
+_REFUSED = {400, 413, 422}  #: the request itself is at fault, so the row is; anything else ends the batch
+
+
+class Local:
+    """A servable folder, loaded when first asked, and answered with greedily, longest prompts first."""
+
+    def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
+        self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
+        self._folder, self._version = folder, version
+        self._tokens, self._size = max_new_tokens, size
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from llmops.model.base.load import load_servable
+
+        return load_servable(self._folder)
+
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+        """See `Engine`."""
+        model, tokenizer = self._loaded
+        window = int(model.config.max_position_embeddings)
+        replies: list[Reply] = [Reply()] * len(requests)
+        ids: dict[int, list[int]] = {}
+        for i, (question, context) in enumerate(requests):
+            ids[i] = prompts.prompt_ids(tokenizer, question, context)
+            if len(ids[i]) + self._tokens > window:
+                replies[i] = Reply(
+                    error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self._tokens}; together "
+                    f"the model takes {window}",
+                    version=self._version,
+                )
+        order = sorted(ids, key=lambda i: -len(ids[i]))
+        for start in range(0, len(order), self._size):
+            chosen = order[start : start + self._size]
+            for i, reply in zip(chosen, self._generate([ids[i] for i in chosen]), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _generate(self, ids: list[list[int]]) -> list[Reply]:
+        from llmops.model.base.load import decode, generate
+
+        model, tokenizer = self._loaded
+        try:
+            return [
+                Reply(answer=decode(tokenizer, tokens), version=self._version)
+                for tokens in generate(model, tokenizer, ids, self._tokens)
+            ]
+        except (RuntimeError, ValueError, IndexError) as error:  # out of memory among them
+            if len(ids) == 1:
+                return [Reply(error=f"{type(error).__name__}: {error}", version=self._version)]
+            half = len(ids) // 2
+            return self._generate(ids[:half]) + self._generate(ids[half:])
+
+
+def server(url: str, max_new_tokens: int, size: int) -> Server:
+    """The serving app at `url`, asked with the key in LLMOPS_API_KEY.
+
+    Raises:
+        DeployError: if there is no key.
+    """
+    key = os.environ.get("LLMOPS_API_KEY", "")
+    if not key:
+        raise DeployError(f"To ask {url}, an API key is needed: set LLMOPS_API_KEY (`llmops keys create` makes one).")
+    return Server(url, httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=600), max_new_tokens, size)
+
+
+@dataclass
+class Server:
+    """A serving app, asked by `size` callers at a time, which it answers together."""
+
+    url: str
+    client: httpx.Client
+    max_new_tokens: int
+    size: int
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    @property
+    def name(self) -> str:
+        """See `Engine`."""
+        return f"{self.url}, {self.max_new_tokens} tokens"
+
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+        """See `Engine`; waits for an app that is overloaded or restarts.
+
+        Raises:
+            DeployError: if it does not answer for `PATIENCE_S`, or refuses the key.
+        """
+        with ThreadPoolExecutor(self.size) as callers:
+            waiting = [callers.submit(self._ask, *request) for request in requests]
+            try:
+                return [one.result() for one in waiting]
+            except DeployError:
+                for one in waiting:
+                    one.cancel()
+                raise
+
+    def _ask(self, question: str, context: str) -> Reply:
+        body = {"prompt": question, "context": context, "max_new_tokens": self.max_new_tokens}
+        pause, until = 0.5, time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                response = self.client.post("/generate", json=body)
+            except httpx.TransportError as error:
+                said, wait = f"{type(error).__name__}: {error}", pause
+            else:
+                if response.status_code == 200:
+                    value = response.json()
+                    return Reply(answer=value["response"], version=value["model_version"])
+                said = f"{response.status_code} {_detail(response)}"
+                if response.status_code in _REFUSED:
+                    return Reply(error=said)
+                if response.status_code not in (429, 502, 503, 504):
+                    raise DeployError(f"The serving app at {self.url} refuses the batch: {said}")
+                wait = float(response.headers.get("Retry-After", pause))
+            if time.monotonic() + wait > until:
+                raise DeployError(
+                    f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {said}. What is finished "
+                    "is kept; run the same command again."
+                )
+            self.sleep(wait)
+            pause = min(2 * pause, 15.0)
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:300]

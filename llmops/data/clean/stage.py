@@ -1,0 +1,283 @@
+"""clean: tidy every document with Spark, drop duplicates; what a rule drops is kept aside with the reason.
+
+Texts never pass through Spark's JVM, which would cost more than everything that is done to them. Its workers read each
+row group of the documents, tidy, judge and hash it and write it as a part, sorted by id. Spark finds the duplicates
+among numbers alone. The workers then merge the parts, a range of ids at a time, into the kept and the dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from llmops.config import Clean
+from llmops.data.clean import dedup, rules
+from llmops.data.clean.funnel import report
+from llmops.data.spark import BATCH, session
+from llmops.data.text.ngrams import SEED
+from llmops.errors import LlmopsError
+from llmops.records import Document, Dropped, Row, schema
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_FILE = 100_000  #: about, of the documents that come in
+SAID = ("question", "answer", "context", "text")  #: what near duplicates share
+
+_COLUMNS = [field.name for field in fields(Document)]
+_CONTENT = ("question", "answer", "context", "same_as", "text", "fields")
+_NUMBERS = "row long, part long, key_1 long, key_2 long, bands array<long>"
+_SIGN, _HALF = np.uint64(1 << 63), np.uint64(32)
+
+
+class Layout(NamedTuple):
+    """Where things are, and in how many pieces."""
+
+    source: Path  #: the documents that come in
+    out: Path  #: the folder of what is kept and dropped
+    files: int  #: files of each; equal ranges of ids, which are hashes, hold about as many documents
+    slices: int  #: row groups of a file, which is written one by one
+
+    @property
+    def parts(self) -> Path:
+        """The tidied documents, a file for each row group of the source."""
+        return self.out / ".work" / "parts"
+
+    @property
+    def numbers(self) -> Path:
+        """What tells duplicates, of the documents that no rule drops."""
+        return self.out / ".work" / "numbers"
+
+
+def run(config: Clean, *, collect: Path, out: Path) -> Mapping[str, Any]:
+    """Clean the documents of a collect artifact.
+
+    Writes `documents/` and `dropped/` as Parquet, the same bytes for the same documents in whatever order, and the
+    funnel, `report.md` and `funnel.png`.
+
+    Raises:
+        LlmopsError: if Java is missing, or no document is left.
+    """
+    source = (collect / "documents.parquet").absolute()
+    documents = pq.read_metadata(source)
+    files = max(1, round(documents.num_rows / ROWS_PER_FILE))
+    layout = Layout(source, out.absolute(), files, max(1, ROWS_PER_FILE // BATCH))
+    for folder in (layout.parts, layout.numbers, out / "documents", out / "dropped"):
+        folder.mkdir(parents=True)
+    with session(config) as spark:
+        _tidy(spark, max(1, documents.num_row_groups), layout, config)
+        counts = _place(_duplicates(spark, layout, config), layout)
+    shutil.rmtree(out / ".work")
+    funnel = report(counts, out)
+    log.info("clean: kept %d of %d documents; dropped %s", funnel["kept"], funnel["in"], funnel["dropped"] or "none")
+    if not funnel["kept"]:
+        raise LlmopsError(
+            f"Cleaning leaves none of {funnel['in']} documents: {funnel['dropped']}. "
+            f"Why, row by row: {out / 'dropped'}."
+        )
+    return funnel
+
+
+def _tidy(spark: SparkSession, groups: int, layout: Layout, config: Clean) -> None:
+    """Write each row group's documents, tidied, and the numbers of those that no rule drops."""
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        source = pq.ParquetFile(layout.source)
+        for part in (number for batch in batches for number in batch.column("id").to_pylist()):
+            if part < source.num_row_groups:
+                documents = source.read_row_group(part, columns=_COLUMNS, use_threads=False)
+                tidied, numbers = tidy(pl.DataFrame(pl.from_arrow(documents)), config)
+                with _whole(layout.parts / f"{part}.arrow") as path:
+                    tidied.write_ipc(path, compression="uncompressed")
+                numbers = numbers.append_column("part", pa.repeat(pa.scalar(part, pa.int64()), len(numbers)))
+                with _whole(layout.numbers / f"{part}.parquet") as path:
+                    pq.write_table(numbers, path, compression="none", use_dictionary=False)
+            yield pa.RecordBatch.from_pydict({"part": [part]})
+
+    spark.range(0, groups, 1, groups).mapInArrow(write, "part long").collect()
+
+
+def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table]:
+    """The documents tidied and sorted by `row`, the id as a number, with `rule` and `detail` of what drops them; and
+    the numbers that tell duplicates among the others.
+
+    `bands` is null for what is no near duplicate of anything: structured rows, which differ in a number, other wordings
+    (`same_as`), which are wanted, and short texts.
+    """
+    tidied = [rules.tidy(documents[name], name in rules.LINE, config) for name in (*rules.LINE, *rules.PROSE)]
+    structured, filled, content = _fields(documents["fields"], config)
+    columns = [pl.Series("row", _numbers(documents["id"])), pl.Series("content", content)]
+    frame = documents.with_columns(*tidied, structured, *columns, pl.Series(rules.HAS_FIELDS, filled)).sort("row")
+    frame = rules.judged(frame, config)
+    good = frame.filter(pl.col("rule").is_null())
+    keys = dedup.keys(good.select(pl.concat_str(*SAID, "same_as", separator="\x00").alias("parts"))["parts"])
+    numbers = {"row": good["row"].to_arrow()}
+    for name, key in zip(("key_1", "key_2"), keys, strict=True):
+        numbers[name] = pa.array(key.to_numpy() ^ good["content"].to_numpy())
+    if config.near_duplicates < 1:
+        comparable = (good["same_as"] == "") & ~good[rules.HAS_FIELDS]
+        said = good.select(pl.concat_str(*SAID, separator="\n").alias("said"))["said"]
+        numbers["bands"] = dedup.bands(said.zip_with(comparable, pl.Series([""])))
+    return frame.drop("content", rules.HAS_FIELDS), pa.table(numbers)
+
+
+def _fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
+    """The tidied fields, whether a row has any that is not empty, and a hash of all of them, whatever their order."""
+    filled, content = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
+    rows = (values != "{}").arg_true()
+    if not len(rows):
+        return values, filled, content
+    maps: list[dict[str, str]] = [json.loads(value) for value in values.gather(rows)]
+    names = pl.Series([name for fields in maps for name in fields], dtype=pl.String)
+    texts = pl.Series([text for fields in maps for text in fields.values()], dtype=pl.String)
+    texts = rules.tidy(texts, False, config)
+    at = np.repeat(rows.to_numpy(), [len(fields) for fields in maps])
+    np.add.at(content, at, (names + "\x00" + texts).hash(SEED).reinterpret(signed=True).to_numpy())
+    filled[at[(texts != "").to_numpy()]] = True
+    plain = iter(texts)
+    tidied = [json.dumps({name: next(plain) for name in fields}, ensure_ascii=False) for fields in maps]
+    return values.scatter(rows, pl.Series(tidied, dtype=pl.String)), filled, content
+
+
+def _numbers(ids: pl.Series) -> NDArray[np.int64]:
+    """The ids, 16 hex digits each, as signed numbers in the same order."""
+    digits = bytes.fromhex("".join(ids))
+    return (np.frombuffer(digits, ">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
+
+
+def _duplicates(spark: SparkSession, layout: Layout, config: Clean) -> DataFrame:
+    """(row, first, similarity) of all duplicates; near ones are sought among what no exact one drops, which have no
+    similarity."""
+    good = spark.read.schema(_NUMBERS).parquet(f"file://{layout.numbers}")
+    exact = dedup.exact(good)
+    same = exact.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
+    if config.near_duplicates == 1:
+        return same
+    work = layout.out / ".work"
+    same = _kept_at(same, work / "exact")
+    unique = good.select("row", "bands").join(same, "row", "left_anti")
+    pairs = dedup.candidates(unique)
+    pairs = pairs.join(good.select("row", "part"), "row")
+    pairs = pairs.join(good.select(F.col("row").alias("first"), F.col("part").alias("first_part")), "first")
+
+    def said(rows: pl.DataFrame) -> pl.Series:
+        return _said(rows, layout)
+
+    return same.unionByName(dedup.near(_kept_at(pairs, work / "pairs"), said, config.near_duplicates))
+
+
+def _said(rows: pl.DataFrame, layout: Layout) -> pl.Series:
+    """What the documents of (row, part) say."""
+    texts = []
+    for (part,), some in rows.with_row_index("at").group_by("part"):
+        tidied = _part(layout.parts / f"{part}.arrow")
+        found = tidied.select(SAID)[tidied["row"].search_sorted(some["row"])]
+        texts.append(some.select("at", said=found.select(pl.concat_str(*SAID, separator="\n")).to_series()))
+    return pl.concat(texts).sort("at")["said"] if texts else pl.Series([], dtype=pl.String)
+
+
+def _part(path: Path) -> pl.DataFrame:
+    """A part, mapped into memory: what is not looked at is not read."""
+    return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
+
+
+def _kept_at(rows: DataFrame, folder: Path) -> DataFrame:
+    """The rows written once and read back."""
+    where = f"file://{folder.absolute()}"
+    rows.write.option("compression", "lz4").parquet(where)
+    return rows.sparkSession.read.schema(rows.schema).parquet(where)
+
+
+def _place(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | None, int]]:
+    """Write what is kept and what is dropped; returns the numbers of each source and rule (None: kept)."""
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
+        file, found = found["file"][0], _twins(found.drop("file").drop_nulls("row"))
+        name = f"part-{file:05d}.parquet"
+        counts = []
+        with (
+            _rows(layout.out / "documents" / name, Document) as kept,
+            _rows(layout.out / "dropped" / name, Dropped) as dropped,
+        ):
+            for judged in _slices(file, layout):
+                judged = judged.join(found, "row", "left", maintain_order="left").with_columns(
+                    pl.coalesce("rule", "same"), pl.coalesce("detail", "same_detail")
+                )
+                counts.append(judged.group_by("source", "rule").len("n"))
+                good = pl.col("rule").is_null()
+                content = pl.struct(_CONTENT).struct.json_encode().alias("content")
+                _add(kept, judged.filter(good))
+                _add(dropped, judged.filter(~good).with_columns(content))
+        yield from pl.concat(counts).cast({"n": pl.Int64}).to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
+
+    high = F.shiftrightunsigned(F.col("row").bitwiseXOR(F.lit(-(1 << 63))), 32)
+    files = duplicates.sparkSession.range(0, layout.files).selectExpr("id AS file")  # a task for each, come what may
+    found = duplicates.withColumn("file", F.shiftright(high * layout.files, 32))
+    found = files.unionByName(found, allowMissingColumns=True).repartitionById(layout.files, F.col("file").cast("int"))
+    counts = found.mapInArrow(write, "source string, rule string, n long").collect()
+    return [(row.source, row.rule, row.n) for row in counts]
+
+
+def _slices(file: int, layout: Layout) -> Iterator[pl.DataFrame]:
+    """The tidied documents of a file, sorted by `row`, so many at a time that they fit into memory."""
+    parts = [_part(path) for path in layout.parts.glob("*.arrow")]
+    slices = range(file * layout.slices, (file + 1) * layout.slices + 1)
+    limits = [-(-(number << 32) // (layout.files * layout.slices)) for number in slices]
+    edges = [np.searchsorted((part["row"].to_numpy().view(np.uint64) ^ _SIGN) >> _HALF, limits) for part in parts]
+    for number in range(layout.slices):
+        some = (part[edge[number] : edge[number + 1]] for part, edge in zip(parts, edges, strict=True))
+        yield pl.concat(some).sort("row")
+
+
+def _twins(duplicates: pl.DataFrame) -> pl.DataFrame:
+    """(row, same, same_detail): the rule that drops each duplicate, and why, in words."""
+    near = pl.col("similarity").is_not_null()
+    twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
+    share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)
+    return duplicates.with_columns(twin).select(
+        "row",
+        same=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),
+        same_detail=pl.when(near)
+        .then(pl.format("shares {} % of its word 3-grams with {}", share, "twin"))
+        .otherwise(pl.format("says the same as {}", "twin")),
+    )
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end takes the place of `path`. Spark may run a task twice at once."""
+    task = TaskContext.get()
+    assert task
+    partial = path.with_name(f".{path.name}.{task.taskAttemptId()}")
+    yield partial
+    os.replace(partial, path)
+
+
+@contextmanager
+def _rows(path: Path, kind: type[Row]) -> Iterator[pq.ParquetWriter]:
+    """With pyarrow, since Spark's own writer lists a column's encodings in an order that changes from one JVM to the
+    next."""
+    with _whole(path) as partial, pq.ParquetWriter(partial, schema(kind), compression="zstd") as file:
+        yield file
+
+
+def _add(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
+    if len(rows):
+        table = rows.select(file.schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
+        file.write_table(table.cast(file.schema).combine_chunks())

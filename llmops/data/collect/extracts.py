@@ -1,0 +1,228 @@
+"""What was read from a source, kept so that an unchanged file and a past day are not read twice.
+
+An extract is one Parquet file of rows as a reader yielded them, in its order: documents, quarantined rows (with their
+`rule`), and rows that `where` left out (rule `left_out`). It does not know the data interval; that is filled in when
+its rows are copied into an artifact. A file's extract is `{cache}/{key}.parquet`, where the key hashes the file's
+content, its location, how it is read and the reader's code. The extracts of a database table with a `cursor` column are
+windows, `{cache}/{key}/{first day}_{day after the last}.parquet`: the rows of an interval are those of windows that
+follow on each other from the first row on, and only what they leave out is asked for.
+
+The folder may be deleted at any time; the next run reads the sources again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+
+from llmops.artifacts import locked
+from llmops.config import Source
+from llmops.data.collect.files import SourceFile
+from llmops.data.collect.readers import sql_rows
+from llmops.data.collect.readers.origin import Item, Items, Origin
+from llmops.data.collect.remote import expand
+from llmops.data.collect.row_file import RowFile
+from llmops.errors import SourceError
+from llmops.pipeline import code_version
+from llmops.records import Document, Dropped, content_id
+
+LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
+BATCH = 1000  #: rows that are held as Python objects,
+COPIED = 10_000  #: and as Arrow columns, at a time
+
+#: Days after the end of a window during which rows of it may still come: late commits, database clocks in other zones.
+#: Until then the window is asked for again at every run.
+SETTLE = timedelta(days=1)
+
+_DOCUMENT = [f.name for f in fields(Document) if f.name != "interval"]
+_DROPPED = [f.name for f in fields(Dropped)]
+_NAMES = list(dict.fromkeys(_DOCUMENT + _DROPPED))
+SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _NAMES])
+
+Reader = Callable[[Path, Origin], Items]
+Window = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
+
+
+class KeyedOrigin(Origin):
+    """The origin of rows that newer ones replace: also one that `where` leaves out then has to be known by its key."""
+
+    def row(self, position: str, values: Mapping[str, str]) -> Item:
+        """The document of one row, or its mark if `where` leaves it out."""
+        return super().row(position, values) or self.dropped(position, LEFT_OUT, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracts:
+    """Makes extracts, and finds those that are kept."""
+
+    cache: Path  #: folder of those that are kept
+    scratch: Path  #: folder for the others: what could not be read to the end, or may change without a sign
+    keep: Callable[[Document | Dropped], Document | Dropped]  #: gives a row back as it may be collected
+
+    def of_file(self, file: SourceFile, source: Source, reader: Reader) -> tuple[Path, bool]:
+        """The extract of one file, and whether the file had to be read for it.
+
+        Raises:
+            SourceError: if the configuration does not fit the file, or it changes while it is read.
+        """
+        origin = Origin(source, file.location)
+        state, version = file.state(), file.version()
+        if not version:
+            path = self.scratch / f"{content_id(file.location)}.parquet"
+            self._write(path, partial(reader, file.fetch(self.scratch), origin), origin)
+            return path, True
+        slot = self.cache / f"{_key(source, reader.__module__, file.location, version)}.parquet"
+        with locked(slot):
+            if slot.is_file():
+                return slot, False
+            new = slot.with_name(f".{slot.name}.new")
+            downloads = self.cache / "downloads"
+            path = file.fetch(downloads)
+            whole = self._write(new, partial(reader, path, origin), origin)
+            if file.state() != state:
+                new.unlink()
+                raise SourceError(f"Source {source.name}: {file.location} changed while it was being read; run again.")
+            if path.is_relative_to(downloads):  # the extract has what it held
+                shutil.rmtree(path.parent)
+            if not whole:
+                return Path(shutil.move(new, self.scratch / slot.name)), True
+            os.replace(new, slot)
+            return slot, True
+
+    def of_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
+        """The extract of a query without a cursor, which is asked anew each time.
+
+        Raises:
+            SourceError: if the database cannot be reached or refuses the query.
+        """
+        path = self.scratch / "query.parquet"
+        self._write(path, partial(sql_rows.read, root, origin, environ), origin)
+        return path
+
+    def of_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:
+        """The extracts that together hold all rows before the end of the interval, oldest first; how many are new.
+
+        Args:
+            origin: a source with a cursor, its location, and the interval.
+            root: folder that a relative SQLite file starts from.
+            environ: the environment that holds the credentials.
+
+        Raises:
+            SourceError: if the database cannot be reached or refuses the query.
+        """
+        end = date.fromisoformat(origin.interval) + timedelta(days=1)
+        settled = min(end, _today() - SETTLE)
+        folder = self.cache / _key(origin.source, sql_rows.__name__, origin.location, _database(origin, environ))
+        with locked(folder):
+            windows = _chain([_window(path) for path in folder.glob("[!.]*.parquet")], end)
+            paths = [folder / f"{first}_{last}.parquet" for first, last in windows]
+            done = windows[-1][1] if windows else date.min
+            for last, place in ((settled, folder), (end, self.scratch)):
+                if done < last:
+                    window = KeyedOrigin(origin.source, origin.location, (last - timedelta(days=1)).isoformat())
+                    after = done if done > date.min else None
+                    paths.append(place / f"{done}_{last}.parquet")
+                    self._write(paths[-1], partial(sql_rows.read, root, window, environ, after), window)
+                    done = last
+        return paths, len(paths) - len(windows)
+
+    def _write(self, path: Path, read: Callable[[], Items], origin: Origin) -> bool:
+        """Write what a reader yields to `path`; returns whether it could read to the end."""
+        broken: list[OSError] = []
+
+        def readable() -> Items:
+            try:
+                yield from read()
+            except OSError as error:
+                broken.append(error)
+                yield origin.dropped("file", "unreadable", error.strerror or str(error))
+
+        with RowFile(path, SCHEMA) as out:
+            rows = (item and self.keep(item) for item in readable())
+            while batch := list(islice(rows, BATCH)):
+                columns = zip(*(_values(item) for item in batch), strict=True)
+                out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
+        return not broken
+
+
+def rows(path: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of one extract, in its order."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(COPIED)
+
+
+def merged(windows: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of windows that follow on each other, the newest of each key, in the order of their keys.
+
+    It is the same for the same rows, however they were cut into windows. A malformed row is no version of another one.
+    Sorted outside the memory, in `scratch`, when it has to be.
+    """
+    import duckdb
+
+    query = """
+        SELECT * FROM (
+            SELECT *, list_position($files, filename) AS number FROM read_parquet(
+                $files, filename = true, file_row_number = true, hive_partitioning = false))
+        QUALIFY rule = 'malformed' OR row_number() OVER (
+            PARTITION BY id, rule = 'malformed' ORDER BY number DESC, file_row_number DESC) = 1
+        ORDER BY position, number, file_row_number
+    """
+    with duckdb.connect(config={"temp_directory": str(scratch)}) as database:
+        found = database.execute(query, {"files": [str(path) for path in windows]})
+        batches: pa.RecordBatchReader = found.to_arrow_reader(COPIED)
+        yield from batches
+
+
+def _window(path: Path) -> Window:
+    first, _, last = path.stem.partition("_")
+    return date.fromisoformat(first), date.fromisoformat(last)
+
+
+def _chain(known: Iterable[Window], end: date) -> list[Window]:
+    """The windows that follow on each other from the first row on and come nearest to `end` without passing it."""
+    reached: dict[date, list[Window]] = {date.min: []}
+    for first, last in sorted(known, key=lambda window: (window[1], window[0])):
+        if first in reached and last <= end:
+            reached.setdefault(last, [*reached[first], (first, last)])
+    return reached[max(reached)]
+
+
+def _database(origin: Origin, environ: Mapping[str, str]) -> str:
+    """Which database it is, without password: where ${VAR} names another one, there are other rows."""
+    try:
+        url = sa.make_url(expand(origin.location, environ)[0])
+    except sa.exc.ArgumentError:  # which the reader names
+        return ""
+    return url.set(password=None, query={}).render_as_string()
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _key(source: Source, reader: str, location: str, version: str) -> str:
+    how = {k: v for k, v in source.hashed().items() if k not in ("location", "connection")}
+    return content_id(json.dumps(how, sort_keys=True), code_version(reader), location, version)
+
+
+_NOTHING_WRONG = ("",) * (len(_NAMES) - len(_DOCUMENT))  #: rule, detail and content of a document
+_document_values, _dropped_values = attrgetter(*_DOCUMENT), attrgetter(*_DROPPED)
+
+
+def _values(item: Item) -> tuple[str, ...]:
+    if isinstance(item, Document):
+        return *_document_values(item), *_NOTHING_WRONG
+    known = dict(zip(_DROPPED, _dropped_values(item), strict=True)) if item else {"rule": LEFT_OUT}
+    return tuple(known.get(name, "") for name in _NAMES)

@@ -1,0 +1,177 @@
+"""Bytes to text, as a stream. What does not decode stays visible, so that its row can be quarantined alone."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from llmops.data.collect.readers.origin import Origin
+
+log = logging.getLogger(__name__)
+
+# What files are really saved in, the web's fallback first. Left to itself, the detector takes a lone "£" in an English
+# file for the Polish "Ł": it ranks by likely letters, of which a short file has few.
+CANDIDATES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5", "gb18030"]
+MARGIN = 0.05  #: how much messier (0 to 1) the fallback may look than the detector's best guess, and still be taken
+SAMPLE = 1 << 16  #: bytes that are looked at to tell binary from text and one encoding from another
+LARGEST = 1 << 24  #: characters of a line or value; longer ones are no text, and would fill the memory
+
+# The longest first: UTF-32's mark begins with UTF-16's.
+BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+SIGNATURES = {
+    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook",
+    b"%PDF-": "a PDF file",
+    b"PAR1": "a Parquet file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Office document",
+}
+
+
+Bytes = io.BufferedReader | gzip.GzipFile
+
+BROKEN_OFF = (EOFError, zlib.error)  #: what a cut or damaged gzip file raises in the middle
+
+
+class Unreadable(OSError):
+    """A file, or the rest of it, cannot be read as what its source's kind says; it is quarantined as `unreadable`."""
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[Bytes]:
+    """Open a file for reading, unzipped if it is gzip, whatever its name.
+
+    Raises:
+        Unreadable: where a gzip file breaks off; what precedes the break has been read by then.
+    """
+    with open(path, "rb") as plain:
+        zipped = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        file: Bytes = gzip.GzipFile(fileobj=plain) if zipped else plain
+        try:
+            yield file
+        except BROKEN_OFF as error:
+            raise Unreadable(f"the gzip file is cut off or damaged: {error}") from error
+
+
+@contextmanager
+def open_text(path: Path, origin: Origin, newline: str | None = None) -> Iterator[tuple[TextIO, Origin]]:
+    """Open a text file, and fill in its origin's encoding: the source's, or the one that is detected.
+
+    A byte that does not decode becomes a lone surrogate, which `Origin.document` finds and quarantines.
+
+    Raises:
+        Unreadable: if it is no text, or not in the encoding that the source names.
+    """
+    with open_bytes(path) as file:
+        encoding = origin.source.encoding or detect(file)
+        file.seek(0)
+        if not origin.source.encoding and encoding != "utf-8":
+            log.warning(
+                "source %s: %s is not UTF-8; read as %s, which was detected. If words look wrong, set its `encoding`.",
+                *(origin.source.name, origin.location, encoding),
+            )
+        codec = "utf-8-sig" if encoding == "utf-8" else encoding
+        try:
+            yield io.TextIOWrapper(file, codec, "surrogateescape", newline), origin.read_as(encoding)
+        except UnicodeError as error:  # its subclass has the reason alone; a codec without its mark raises the base
+            reason = error.reason if isinstance(error, UnicodeDecodeError) else error
+            raise Unreadable(f"it is not {encoding}: {reason}; set the source's `encoding`") from error
+
+
+def read_text(path: Path, origin: Origin) -> tuple[str, Origin]:
+    """The whole text of a file; see `open_text`."""
+    with open_text(path, origin) as (file, known):
+        return file.read(), known
+
+
+def lines(file: TextIO) -> Iterator[str]:
+    """The lines of `file` with their ends; one that is too long is cut to `LARGEST` + 1 characters, which tells."""
+    while line := file.readline(LARGEST + 1):
+        yield line
+        while len(line) > LARGEST and line[-1] != "\n":
+            line = file.readline(LARGEST + 1) or "\n"
+
+
+def detect(file: Bytes) -> str:
+    """The encoding of the text in `file`, which is read once or twice, without holding it.
+
+    UTF-8 if all of it is, and also if at least half of the lines that are not plain ASCII are: other encodings hardly
+    ever make valid UTF-8 by chance.
+
+    Raises:
+        Unreadable: if it is no text.
+    """
+    head = file.read1(SAMPLE)
+    if bom := next((mark for mark in BOMS if head.startswith(mark)), None):
+        return BOMS[bom]
+    if wide := _without_bom(head):
+        return wide
+    if kind := next((SIGNATURES[mark] for mark in SIGNATURES if head.startswith(mark)), ""):
+        raise Unreadable(f"it is {kind}, not text")
+    if b"\0" in head:
+        raise Unreadable("it holds zero bytes: a binary file, or text in an encoding that must be named by `encoding`")
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := file.read1(SAMPLE):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+        return "utf-8"
+    except BROKEN_OFF:  # all before the break is UTF-8; the reader meets the break again, and reports it
+        return "utf-8"
+    except UnicodeDecodeError:
+        file.seek(0)  # looked into below
+    good, bad, sample = 0, 0, bytearray()
+    with suppress(*BROKEN_OFF):
+        while line := file.readline(SAMPLE):
+            if line.isascii():
+                continue
+            if _is_utf8(line):
+                good += 1
+            else:
+                bad += 1
+                sample += line[: SAMPLE - len(sample)]
+    return "utf-8" if good and good >= bad else _guess(bytes(sample))
+
+
+def _guess(sample: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    matches = from_bytes(sample, cp_isolation=CANDIDATES)
+    best = matches.best()
+    if best is None:
+        return "utf-8"
+    for match in matches:
+        if CANDIDATES[0] in match.could_be_from_charset and match.chaos <= best.chaos + MARGIN:
+            return CANDIDATES[0]
+    return best.encoding
+
+
+def _without_bom(head: bytes) -> str:
+    """UTF-16 without its mark: every other byte of Western text is zero."""
+    zeros = [head[0::2].count(0), head[1::2].count(0)]
+    most, least = len(head) * 0.2, len(head) * 0.02
+    if zeros[1] > most and zeros[0] <= least:
+        return "utf-16-le"
+    return "utf-16-be" if zeros[0] > most and zeros[1] <= least else ""
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""CSV and its relatives: comma, semicolon, tab or bar between the values, names in the first row."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from llmops.data.collect.readers.decode import LARGEST, lines, open_text
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.errors import SourceError
+
+DELIMITERS = ",;\t|"
+SNIFFED = 100  #: lines that the delimiter is told from
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per row. Rows count as in a spreadsheet: the header is row 1.
+
+    Raises:
+        SourceError: if two columns have one name, or the configuration names a column that is not there.
+        Unreadable: if the file is no text or breaks off; the rows before the break have been yielded then.
+    """
+    with open_text(path, origin, newline="") as (file, origin):
+        rest = lines(file)
+        head = list(islice(rest, SNIFFED))
+        delimiter = sniff(head)
+        header: list[str] = []
+        for row, (line, values, content) in enumerate(_records(head, rest, delimiter), start=1):
+            position = f"row {row}"
+            if isinstance(values, csv.Error):
+                lost = "" if header else "; it is the header, without which no row can be read"
+                yield origin.dropped(position, "malformed", f"line {line}: {values}{lost}", content)
+                if lost:
+                    return
+            elif not any(value.strip() for value in values):
+                continue  # a blank line holds nothing to lose
+            elif not header:
+                header = _header(values, origin)
+            elif len(values) != len(header):
+                detail = f"line {line}: {len(values)} values, but the header has {len(header)}"
+                yield origin.dropped(position, "malformed", detail, delimiter.join(values))
+            else:
+                yield origin.row(position, dict(zip(header, values, strict=True)))
+        if not header:
+            yield origin.dropped("file", "empty", "the file is empty")
+
+
+def sniff(head: Sequence[str]) -> str:
+    """The delimiter that cuts most of the lines into as many values as it cuts the first one into, at least two."""
+
+    def fit(delimiter: str) -> tuple[float, int]:
+        try:
+            widths = [len(values) for values in csv.reader(head, delimiter=delimiter) if any(values)]
+        except csv.Error:  # a value beyond the limit, which reading will meet and name
+            return 0.0, 0
+        return (widths.count(widths[0]) / len(widths), widths[0]) if widths and widths[0] > 1 else (0.0, 0)
+
+    csv.field_size_limit(LARGEST)
+    return max(DELIMITERS, key=fit)
+
+
+def _header(values: list[str], origin: Origin) -> list[str]:
+    names = [value.strip() or f"column_{i}" for i, value in enumerate(values, start=1)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SourceError(
+            f"Source {origin.source.name}: {origin.location} has two columns named {twice!r}; rename one."
+        )
+    origin.check(names)
+    return names
+
+
+def _records(
+    head: Sequence[str], rest: Iterator[str], delimiter: str
+) -> Iterator[tuple[int, list[str] | csv.Error, str]]:
+    """The line that each record starts on, its values or what is wrong with it, and that line.
+
+    After a record that cannot be parsed, such as one with a quote that never closes, reading starts again on the line
+    after the one it began on: only that line is lost. Held in memory is one record, of at most `LARGEST` characters.
+    """
+    coming, held = deque(head), deque[str]()
+
+    def feed() -> Iterator[str]:
+        while line := coming.popleft() if coming else next(rest, ""):
+            held.append(line)
+            if len(line) > LARGEST:
+                raise csv.Error(f"the line is longer than {LARGEST:,} characters")
+            yield line
+
+    start = 1
+    while True:
+        try:
+            for values in csv.reader(feed(), delimiter=delimiter, strict=True):
+                yield start, values, held[0]
+                start += len(held)
+                held.clear()
+            return
+        except csv.Error as error:
+            broken = held.popleft()
+            coming.extendleft(reversed(held))
+            held.clear()
+            yield start, error, broken
+            start += 1

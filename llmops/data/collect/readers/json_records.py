@@ -1,0 +1,185 @@
+"""JSON files with a list of records, and JSON Lines with one record per line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmops.data.collect.readers.decode import LARGEST, lines, open_text, read_text
+from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.errors import SourceError
+
+TOO_DEEP = "nested too deeply to be data"
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_PLAIN = json.JSONDecoder()
+
+
+class Twice(ValueError):
+    """An object has two values of one name, of which one would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(f"two values of {next(name for name in names if names.count(name) > 1)!r}")
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per record of the list at the source's `records` path, by default the file's own list.
+
+    The records before a break in the file are read. The text is held in memory, its records are not.
+
+    Raises:
+        SourceError: if there is nothing at that path, or a field that the configuration names is in no record.
+        Unreadable: if the file is no text.
+    """
+    text, origin = read_text(path, origin)
+    if not text.strip():
+        yield origin.dropped("file", "empty", "the file is empty")
+        return
+    seen: dict[str, None] = {}
+    try:
+        for number, record in enumerate(_records(text, origin), start=1):
+            yield from _item(record, f"record {number}", origin, seen)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}"
+        hint = "; a file with one record a line is of kind `jsonl`" if error.msg == "Extra data" else ""
+        detail = f"{where}, column {error.colno}: {error.msg}{hint}"
+        yield origin.dropped(where, "malformed", detail, text[max(error.pos - 80, 0) :])
+    except RecursionError:
+        yield origin.dropped("file", "malformed", TOO_DEEP, text)
+    if seen:
+        origin.check(seen)
+
+
+def read_lines(path: Path, origin: Origin) -> Items:
+    """Yield one item per line, blank lines aside; only one line is held in memory.
+
+    Raises:
+        SourceError: if a field that the configuration names is in no record.
+        Unreadable: if the file is no text or breaks off; the lines before the break have been yielded then.
+    """
+    seen: dict[str, None] = {}
+    empty = True
+    with open_text(path, origin) as (file, origin):
+        for number, line in enumerate(lines(file), start=1):
+            if not line.strip():
+                continue
+            empty = False
+            record, problem = parse_line(line.rstrip("\n"))
+            if problem:
+                yield origin.dropped(f"line {number}", "malformed", problem, line.rstrip("\n"))
+            else:
+                yield from _item(record, f"line {number}", origin, seen)
+    if empty:
+        yield origin.dropped("file", "empty", "the file is empty")
+    if seen:
+        origin.check(seen)
+
+
+def parse_line(line: str) -> tuple[Any, str]:
+    """The value of one line of JSON, and what is wrong with it, empty if nothing is."""
+    if len(line) > LARGEST:
+        return None, f"the line is longer than {LARGEST:,} characters"
+    try:
+        return _DECODER.decode(line), ""
+    except json.JSONDecodeError as error:
+        return None, f"column {error.colno}: {error.msg}"
+    except Twice as error:
+        return None, str(error)
+    except RecursionError:
+        return None, TOO_DEEP
+
+
+def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> Items:
+    if isinstance(record, Twice):
+        yield origin.dropped(position, "malformed", str(record))
+    elif isinstance(record, Mapping):
+        try:
+            values = flatten(record)
+        except RecursionError:
+            yield origin.dropped(position, "malformed", TOO_DEEP)
+            return
+        seen.update(dict.fromkeys(values))
+        yield origin.row(position, values)
+    else:
+        detail = f"a {type(record).__name__} where a record (an object) belongs"
+        yield origin.dropped(position, "malformed", detail, json.dumps(record))
+
+
+def _records(text: str, origin: Origin) -> Iterator[Any]:
+    """The records at the source's path, one by one; a `Twice` in the place of one that has two values of one name.
+
+    Raises:
+        JSONDecodeError: where the text breaks.
+    """
+    at = _skip(text, 0)
+    path = [key for key in origin.source.records.replace(".", "/").split("/") if key]
+    for key in path:
+        at = _member(text, at, key, origin)
+    several = text[at : at + 1] == "["
+    at = _skip(text, at + 1) if several else at
+    while not (several and text[at : at + 1] == "]"):
+        try:
+            record, at = _DECODER.raw_decode(text, at)
+        except Twice as error:
+            record, at = error, _PLAIN.raw_decode(text, at)[1]
+        yield record
+        at = _skip(text, at)
+        if not several:
+            break
+        if text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+            if text[at : at + 1] == "]":
+                raise json.JSONDecodeError("a comma before the end of the list", text, at)
+        elif text[at : at + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    at = _skip(text, at + several)
+    if not path and at < len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
+
+
+def _member(text: str, at: int, key: str, origin: Origin) -> int:
+    """Where the value of `key` begins, in the object that begins at `at`.
+
+    Raises:
+        SourceError: if the object is whole and has no such key.
+        JSONDecodeError: where the text breaks before it.
+    """
+    start, names = at, list[str]()
+    if text[at : at + 1] == "{":
+        at = _skip(text, at + 1)
+        while text[at : at + 1] == '"':
+            name, at = _PLAIN.raw_decode(text, at)
+            at = _skip(text, at)
+            if text[at : at + 1] != ":":
+                raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
+            at = _skip(text, at + 1)
+            if name == key:
+                return at
+            names.append(name)
+            at = _skip(text, _PLAIN.raw_decode(text, at)[1])
+            if text[at : at + 1] == ",":
+                at = _skip(text, at + 1)
+        if text[at : at + 1] != "}":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    there = ", ".join(names) or f"a {type(_PLAIN.raw_decode(text, start)[0]).__name__}"
+    raise SourceError(
+        f"Source {origin.source.name}: {origin.location} has no {key!r}, which `records: {origin.source.records}` "
+        f"names; there is {there}."
+    )
+
+
+def _skip(text: str, at: int) -> int:
+    """The next place from `at` on that is no white space."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at

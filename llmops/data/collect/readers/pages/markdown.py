@@ -1,0 +1,65 @@
+"""Markdown (CommonMark with tables): a heading is the question, what stands under it the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from llmops.data.collect.readers.decode import read_text
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages.sections import Section, documents
+
+_FRONT_MATTER = re.compile(r"---\n.*?\n(?:---|\.\.\.)(?:\n|$)", re.DOTALL)
+_ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as Pandoc, Hugo and MkDocs write it
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per heading with text under it; text before the first heading is a document without a question.
+
+    Front matter and comments, which nobody sees on the page, are left out; what looks like a heading within a block of
+    code is none.
+
+    Raises:
+        Unreadable: if the file is no text.
+    """
+    text, origin = read_text(path, origin)
+    if not text.strip():
+        yield origin.dropped("file", "empty", "the file is empty")
+        return
+    found = list(documents(_sections(text), origin))
+    yield from found
+    if not found:
+        yield origin.dropped("file", "empty", "it holds no text besides headings, front matter and comments", text)
+
+
+def _sections(text: str) -> Iterator[Section]:
+    front = _FRONT_MATTER.match(text)
+    lines = text.split("\n")
+    # As many lines stay, so that positions are the file's.
+    body = "\n" * front[0].count("\n") + text[front.end() :] if front else text
+    blocks = MarkdownIt("commonmark").enable("table").parse(body)
+    level, heading, anchor, begins = 0, "", "", 1
+    parts: list[str] = []
+    for number, block in enumerate(blocks):
+        if block.level or block.nesting < 0 or not block.map:
+            continue
+        first, last = block.map
+        if block.type == "heading_open":
+            inline = blocks[number + 1]
+            yield Section(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
+            named = _ANCHOR.search(inline.content)
+            anchor = named[1] if named else ""
+            level, heading, begins, parts = int(block.tag[1]), _ANCHOR.sub("", _plain(inline)), first + 1, []
+        elif not (block.type == "html_block" and block.content.lstrip().startswith("<!--")):
+            parts.append("\n".join(lines[first:last]).strip("\n"))
+    yield Section(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
+
+
+def _plain(inline: Token) -> str:
+    """The words of a heading without its markup."""
+    words = [" " if "break" in token.type else token.content for token in inline.children or []]
+    return " ".join("".join(words).split())

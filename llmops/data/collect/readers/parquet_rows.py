@@ -1,0 +1,50 @@
+"""Rows of Parquet files, read in batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.errors import SourceError
+
+BATCH = 1000  #: rows that are in memory as Python objects at a time
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per row. Nested columns are named as in JSON: `author.name`, `answers.0.text`.
+
+    Raises:
+        SourceError: if two columns have one name, or a field that the configuration names is in no row.
+        Unreadable: if it is no Parquet file or is damaged; the batches before the damage have been yielded then.
+    """
+    number = 0
+    seen: dict[str, None] = {}
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise SourceError(f"Source {origin.source.name}: {origin.location} has two columns named {twice!r}.")
+            for batch in file.iter_batches(BATCH, columns=_wanted(names, origin)):
+                for record in batch.to_pylist(maps_as_pydicts="lossy"):
+                    number += 1
+                    values = flatten(record)
+                    seen.update(dict.fromkeys(values))
+                    yield origin.row(f"row {number}", values)
+    except (pa.ArrowException, OSError) as error:
+        after = f" after row {number}" if number else ""
+        raise Unreadable(f"no readable Parquet{after}: {' '.join(str(error).split())}") from error
+    if seen:
+        origin.check(seen)
+
+
+def _wanted(names: list[str], origin: Origin) -> list[str] | None:
+    """The columns that documents are made of; None for all, which a row without a question keeps."""
+    named = {*origin.source.fields.values(), *origin.source.where}
+    columns = {n: next((name for name in names if n == name or n.startswith(f"{name}.")), "") for n in named}
+    if "question" not in origin.source.fields or not all(columns.values()):
+        return None
+    return sorted(set(columns.values()), key=names.index)

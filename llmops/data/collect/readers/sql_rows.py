@@ -1,0 +1,168 @@
+"""Rows of an SQL query, from any database that SQLAlchemy has a driver for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from llmops.config import Source
+from llmops.data.collect.readers.origin import Items, Origin, flatten, plain
+from llmops.errors import SourceError
+from llmops.variables import VARIABLE, filled
+
+log = logging.getLogger(__name__)
+
+_ISO_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_SECRET_KEY = re.compile(r"pass|secret|token|key|pwd", re.IGNORECASE)
+
+
+def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, after: date | None = None) -> Items:
+    """Yield one item per row of the source's query.
+
+    `${VAR}` in the URL is read from `environ`; what it holds is never logged or stored. The query may use `:start` and
+    `:end`, the first day of the data interval and the day after it. A relative SQLite file starts from `root`.
+
+    With a `cursor`, the rows are those whose cursor is before `:end`, and on or after the day `after` if that is given;
+    of the rows of one key only the newest is yielded, and the key is its position. Days begin at midnight, in UTC on
+    PostgreSQL. Rows without a key or, if `after` is None, without a cursor are quarantined.
+
+    Raises:
+        SourceError: if the database cannot be reached or refuses the query. Half a result is no result, so unlike a bad
+            row this fails the stage, which can be tried again.
+    """
+    source, query = origin.source, origin.source.query
+    name = source.name
+    url = _url(origin, root, environ)
+    day = date.fromisoformat(origin.interval)
+    bounds = {"start": day, "end": day + timedelta(days=1), "after": after}
+    if not source.cursor and not re.search(r"\border\s+by\b", query, re.IGNORECASE):
+        log.warning("source %s: the query has no ORDER BY, so its rows may be numbered differently next time.", name)
+    try:
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        # Only read, and in one time zone, whatever the server's or this machine's is.
+        with engine.connect().execution_options(postgresql_readonly=True) as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET TIME ZONE 'UTC'")
+            statement = sa.text(_window(source, engine.dialect, after) if source.cursor else query)
+            used = {key: bounds[key] for key in statement.compile().params if key in bounds}
+            result = connection.execute(statement, used, execution_options={"stream_results": True})
+            columns = list(result.keys())
+            _check(columns, origin)
+            rows = (dict(zip(columns, values, strict=True)) for values in result)
+            if source.cursor:
+                yield from _newest(rows, origin)
+            else:
+                for number, row in enumerate(rows, start=1):
+                    yield origin.row(f"row {number}", flatten(row))
+    except (ImportError, NoSuchModuleError) as error:
+        reason = _without_secrets(str(error), url)
+        raise SourceError(
+            f"Source {name}: {origin.location} needs the driver {url.drivername}, which is not installed ({reason})."
+        ) from None
+    except (SQLAlchemyError, ValueError) as error:
+        cause = getattr(error, "orig", None) or error
+        reason = _without_secrets(" ".join(str(cause).split("\n[SQL")[0].split()), url)
+        raise SourceError(f"Source {name}: {origin.location}: {reason}") from None
+
+
+def _window(source: Source, dialect: sa.Dialect, after: date | None) -> str:
+    """The query for the rows of a window of days, those of one key beside each other."""
+    quote_name = dialect.identifier_preparer.quote
+    cursor, keys = quote_name(source.cursor), [quote_name(key) for key in source.key]
+    days = f"{cursor} < :end" + (f" AND {cursor} >= :after" if after else f" OR {cursor} IS NULL")
+    order = ", ".join([*keys, cursor])
+    return f"SELECT * FROM (\n{source.query.rstrip().rstrip(';')}\n) AS every_day WHERE {days} ORDER BY {order}"
+
+
+def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
+    """The newest row of each key, and every row that has no key or no cursor."""
+    source = origin.source
+    number = 0
+    for key, group in groupby(rows, lambda row: [plain(row[name]) for name in source.key]):
+        position = f"key {key[0]}" if len(key) == 1 else f"key {json.dumps(key, ensure_ascii=False)}"
+        dated: list[dict[str, Any]] = []
+        for row in group:
+            number += 1
+            if lacking := [name for name in (*source.key, source.cursor) if row[name] is None]:
+                detail = f"no {lacking[0]}, which `{'cursor' if lacking == [source.cursor] else 'key'}` names"
+                at = position if lacking == [source.cursor] else f"row {number}"
+                yield origin.dropped(at, "malformed", detail, json.dumps(flatten(row), ensure_ascii=False))
+            elif not isinstance(row[source.cursor], date) and not _ISO_DAY.match(plain(row[source.cursor])):
+                raise SourceError(
+                    f"Source {source.name}: the cursor {source.cursor} of {position} is {plain(row[source.cursor])!r}, "
+                    "no date or time as in 2026-01-31 or 2026-01-31 12:00:00, so days cannot be told apart."
+                )
+            else:
+                dated.append(row)
+        if (
+            dated
+        ):  # where two were changed at once, the content decides, since the database's order may differ next time
+            newest = max(dated, key=lambda row: (row[source.cursor], json.dumps(flatten(row))))
+            yield origin.row(position, flatten(newest))
+
+
+def _check(columns: list[str], origin: Origin) -> None:
+    source = origin.source
+    if twice := next((name for name in columns if columns.count(name) > 1), None):
+        raise SourceError(f"Source {source.name}: its query has two columns named {twice!r}; rename one with AS.")
+    for key, names in (("cursor", [source.cursor] if source.cursor else []), ("key", source.key)):
+        if missing := next((name for name in names if name not in columns), None):
+            raise SourceError(
+                f"Source {source.name}: its query has no column {missing!r}, which `{key}` names; "
+                f"it has {', '.join(columns)}."
+            )
+    nested = [name for name in (*source.fields.values(), *source.where) if name.partition(".")[0] in columns]
+    origin.check([*columns, *nested])
+
+
+def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
+    name, template = origin.source.name, origin.location
+
+    def value(variable: str) -> str:
+        if variable not in environ:
+            raise SourceError(
+                f"Source {name}: the environment variable {variable}, which its location uses, is not set."
+            )
+        return environ[variable]
+
+    try:
+        plain = sa.make_url(VARIABLE.sub("", template)) if not VARIABLE.fullmatch(template) else None
+        url = sa.make_url(filled(template, value))
+    except (ArgumentError, ValueError):
+        raise SourceError(
+            f"Source {name}: its location is no SQLAlchemy URL; write it as `sqlite:///shop.db` or "
+            "`postgresql+psycopg://user:${DB_PASSWORD}@host/database`."
+        ) from None
+    if plain is not None and (plain.password or any(v and _SECRET_KEY.search(k) for k, v in plain.query.items())):
+        raise SourceError(
+            f"Source {name}: its location holds a password, which would be stored in the run's record; put it into an "
+            "environment variable and write ${VAR} in its place."
+        )
+    if url.drivername in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
+        return url
+    file = root / url.database
+    if not file.is_file():  # SQLite would make an empty one
+        raise SourceError(f"Source {name}: there is no database file {url.database}; it is looked for in {root}.")
+    return url.set(database=str(file))
+
+
+def _without_secrets(text: str, url: sa.URL) -> str:
+    secrets = [url.password] if isinstance(url.password, str) else []
+    secrets += [str(value) for key, value in url.query.items() if _SECRET_KEY.search(key)]
+    for secret in filter(None, secrets):
+        for form in (secret, quote(secret, safe=""), quote(secret)):
+            text = text.replace(form, "***")
+    return text

@@ -1,0 +1,102 @@
+"""XML with a repeated record. Entities and external references are refused (defusedxml)."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser, iterparse
+
+from llmops.data.collect.readers.decode import LARGEST, open_bytes
+from llmops.data.collect.readers.origin import Items, Origin
+
+SHOWN = 5  #: elements that are named where the wanted ones are missing
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per record at the source's `records` path, by default each child of the root element.
+
+    A record's fields are its attributes and child elements; deeper ones are named `parent.child`, repeated ones are
+    joined by "; ". What precedes a break in the file is read, the break is quarantined with its line. One record is
+    held in memory.
+
+    Raises:
+        SourceError: if a field that the configuration names is in no record.
+        Unreadable: where a gzip file breaks off; the records before the break have been yielded then.
+    """
+    wanted = origin.source.records.strip("/").split("/") if origin.source.records else []
+    depth = len(wanted) or 2
+    names, elements = list[str](), list[Element]()
+    number = 0
+    seen: dict[str, None] = {}
+    there: dict[str, None] = {}
+    with open_bytes(path) as file:
+        parser = DefusedXMLParser(encoding=origin.source.encoding or None)
+        try:
+            for event, element in iterparse(file, events=("start", "end"), parser=parser):
+                if event == "start":
+                    names.append(_name(element.tag))
+                    elements.append(element)
+                    if len(there) < SHOWN:
+                        there["/".join(names[:depth])] = None
+                    continue
+                fits = len(names) >= depth and (not wanted or names[:depth] == wanted)
+                if fits and len(names) == depth:
+                    number += 1
+                    values = _fields(element)
+                    seen.update(dict.fromkeys(values))
+                    yield origin.row(f"record {number}", values)
+                inside = fits and len(names) > depth
+                names.pop()
+                elements.pop()
+                if elements and not inside:
+                    elements[-1].remove(element)  # done with; the tree would grow to the size of the file
+        except ParseError as error:
+            line, column = error.position
+            detail = f"line {line}, column {column + 1}: {str(error).split(':')[0]}"
+            yield origin.dropped(f"line {line}", "malformed", detail, _line(path, line))
+            return
+        except DefusedXmlException as error:
+            yield origin.dropped("file", "unsafe", f"it declares entities or refers to other files: {error}")
+            return
+        except RecursionError:
+            yield origin.dropped(f"record {number}", "malformed", "nested too deeply to be data")
+            return
+        except (LookupError, ValueError) as error:  # an encoding that the parser does not know
+            yield origin.dropped("file", "unreadable", f"{error}; save it as UTF-8")
+            return
+    if seen:
+        origin.check(seen)
+    elif not number:
+        detail = f"no record at `{'/'.join(wanted) or '*/*'}`; there is {', '.join(there)}"
+        yield origin.dropped("file", "empty", detail)
+
+
+def _fields(element: Element, prefix: str = "") -> dict[str, str]:
+    out = {f"{prefix}{_name(key)}": value.strip() for key, value in element.attrib.items()}
+    if prefix == "" and not len(element) and (text := _text(element)):
+        out["text"] = text
+    for child in element:
+        name = f"{prefix}{_name(child.tag)}"
+        found = _fields(child, f"{name}.")
+        if not len(child) or any((text or "").strip() for text in (child.text, *(c.tail for c in child))):
+            found[name] = _text(child)
+        for key, value in found.items():
+            out[key] = f"{out[key]}; {value}" if out.get(key) and value else out.get(key) or value
+    return out
+
+
+def _text(element: Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def _name(tag: str) -> str:
+    return tag.rpartition("}")[2]  # without the namespace
+
+
+def _line(path: Path, number: int) -> str:
+    with open_bytes(path) as file:
+        line = next(islice(file, number - 1, None), b"")
+    return line[:LARGEST].decode("utf-8", "surrogateescape").rstrip()

@@ -1,0 +1,141 @@
+"""The repository: the documents of every interval as Parquet in a folder, S3 or Azure Blob, for all who need them.
+
+    {repository}/documents/interval=2026-01-31/part-00000-3f2a….parquet …  _manifest.json
+
+Spark, DuckDB and pyarrow read the folder as a table that is partitioned by interval. A part is one row group, named by
+its number and content; the manifest, with the SHA-256 of each part, is written last, so that its presence means the
+partition is whole. Uploading again sends only what is not there, so a broken upload goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.artifacts import write_whole
+from llmops.data.collect.remote import connect, here, is_remote, md5
+from llmops.errors import LlmopsError, SourceError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "_manifest.json"
+_PART = re.compile(r"part-\d{5}-[0-9a-f]{16}\.parquet")
+_PARTIAL = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: what a killed upload into a folder leaves
+
+
+class RepositoryError(LlmopsError):
+    """The repository cannot be reached, or does not hold what was put there."""
+
+
+def upload(
+    documents: Path, repository: str, interval: str, environ: Mapping[str, str] = os.environ
+) -> Mapping[str, Any]:
+    """Put the rows of `documents` into the repository as the partition of `interval`, in place of what was there.
+
+    Args:
+        documents: a Parquet file.
+        repository: a folder, or a URL of `llmops.data.collect.remote`; a bucket or container must exist.
+        interval: ISO date.
+        environ: the environment that holds the credentials.
+
+    Returns:
+        The number of `parts`, their `bytes`, and how many of them were `sent` now.
+
+    Raises:
+        RepositoryError: naming the place, and what it says.
+    """
+    location = f"{repository.rstrip('/')}/documents/interval={interval}"
+    try:
+        partition = _Partition(location, environ)
+        try:
+            return _upload(documents, partition, interval)
+        except OSError as error:
+            raise RepositoryError(f"Repository {partition.shown}: {error}") from None
+    except SourceError as error:
+        raise RepositoryError(f"Repository: {error}") from None
+
+
+def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
+    there, parts, sent = partition.names(), [], 0
+    with pq.ParquetFile(documents) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number)
+            data = _parquet(table)
+            digest = hashlib.sha256(data).hexdigest()
+            name = f"part-{number:05d}-{digest[:16]}.parquet"
+            parts.append({"name": name, "rows": table.num_rows, "bytes": len(data), "sha256": digest})
+            if name not in there or not partition.holds(name, data):
+                partition.put(name, data)
+                sent += 1
+    manifest = json.dumps(
+        {"interval": interval, "rows": sum(p["rows"] for p in parts), "parts": parts}, indent=1
+    ).encode()
+    if MANIFEST not in there or not partition.holds(MANIFEST, manifest):
+        partition.put(MANIFEST, manifest)
+    for name in there - {part["name"] for part in parts}:
+        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
+            partition.remove(name)
+    size = sum(part["bytes"] for part in parts)
+    log.info("repository: %d of %d parts sent to %s", sent, len(parts), partition.shown)
+    return {"parts": len(parts), "bytes": size, "sent": sent}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=table.num_rows)
+    return bytes(sink.getvalue())
+
+
+class _Partition:
+    """A folder of the repository, on this machine or in an object store."""
+
+    def __init__(self, location: str, environ: Mapping[str, str]) -> None:
+        self._remote = is_remote(location)
+        self._place = connect(location, environ) if self._remote else here(location)
+        self.shown = self._place.shown
+
+    def names(self) -> set[str]:
+        """The names of the files that are there."""
+        try:
+            found = self._ask(lambda files, folder: files.ls(folder, detail=False))
+        except FileNotFoundError:
+            return set()
+        return {path.rstrip("/").rpartition("/")[2] for path in found}
+
+    def holds(self, name: str, data: bytes) -> bool:
+        """Whether the file has this content: by the MD5 that the store keeps of it, or by reading it."""
+        info = self._ask(lambda files, folder: files.info(f"{folder}/{name}"))
+        if info["size"] != len(data):
+            return False
+        known = (md5(info), str(info.get("ETag", "")).strip('"'))
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() in known:
+            return True
+        stored: bytes = self._ask(lambda files, folder: files.cat_file(f"{folder}/{name}"))
+        return stored == data
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all, and look whether it is there as it was sent."""
+        if self._remote:
+            self._ask(lambda files, folder: files.pipe_file(f"{folder}/{name}", data))
+        else:
+            folder = Path(self._place.path)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / name, data)
+        if not self.holds(name, data):
+            raise RepositoryError(f"{self.shown}/{name} is not what was sent; run again, and look at the store's logs.")
+
+    def remove(self, name: str) -> None:
+        """Delete a file."""
+        self._ask(lambda files, folder: files.rm_file(f"{folder}/{name}"))
+
+    def _ask(self, call: Callable[[Any, str], Any]) -> Any:
+        return self._place.ask(lambda: call(self._place.filesystem, self._place.path.rstrip("/")))

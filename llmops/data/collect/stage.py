@@ -1,0 +1,171 @@
+"""collect: read every source into documents; what cannot be read is quarantined with the place and the cause."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmops.config import Collect, Source
+from llmops.data.collect import forgotten, repository
+from llmops.data.collect.credentials import environment
+from llmops.data.collect.extracts import LEFT_OUT, Extracts, Reader, merged, rows
+from llmops.data.collect.files import matches
+from llmops.data.collect.readers import chat_turns, delimited, json_records, parquet_rows, plain_text, xml_records
+from llmops.data.collect.readers.origin import Origin
+from llmops.data.collect.readers.pages import html as html_pages
+from llmops.data.collect.readers.pages import markdown as markdown_pages
+from llmops.data.collect.readers.pages import pdf as pdf_pages
+from llmops.data.collect.readers.pages import repeated
+from llmops.data.collect.row_file import RowFile
+from llmops.errors import SourceError
+from llmops.records import Document, Dropped, schema
+
+log = logging.getLogger(__name__)
+
+READERS: dict[str, Reader] = {
+    "csv": delimited.read,
+    "parquet": parquet_rows.read,
+    "json": json_records.read,
+    "jsonl": json_records.read_lines,
+    "xml": xml_records.read,
+    "html": html_pages.read,
+    "pdf": pdf_pages.read,
+    "chat": chat_turns.read,
+    "markdown": markdown_pages.read,
+    "text": plain_text.read,
+}
+
+SHOWN = 3  #: quarantined rows that a message quotes
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of one source."""
+
+    documents: int = 0
+    quarantined: int = 0
+    left_out: int = 0  #: rows that its `where` leaves out
+    read: int = 0  #: files, or windows of a table, that were read
+    unchanged: int = 0  #: those of which an earlier run kept what they held
+    rules: Counter[str] = field(default_factory=Counter)
+    shown: list[Dropped] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, int]:
+        """The numbers alone."""
+        return {name: number for name, number in asdict(self).items() if name not in ("rules", "shown")}
+
+
+def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
+    """Read all sources of `config` for the data interval `interval` (an ISO date).
+
+    Writes `documents.parquet` and `quarantine.parquet`, and puts the documents into the repository, if there is one.
+
+    Raises:
+        SourceError: naming every source that cannot be reached or yields no document, with the reasons.
+        RepositoryError: if the repository does not take the documents.
+    """
+    if not config.sources:
+        raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
+    counts: dict[str, Counts] = {}
+    problems: list[str] = []
+    with RowFile(out / "documents.parquet", schema(Document)) as documents:
+        with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
+            for number, source in enumerate(config.sources, start=1):
+                try:
+                    found = _collect(source, config, interval, documents, quarantine, out)
+                except SourceError as error:
+                    problems.append(str(error))
+                    continue
+                counts[source.name] = found
+                log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
+                if found.shown:
+                    log.warning("source %s: quarantined %s", source.name, _shown(found))
+                if not found.documents:
+                    problems.append(_nothing(source, found))
+        if problems:
+            raise SourceError(" ".join(problems) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
+    metrics = {
+        "documents": documents.rows,
+        "quarantined": quarantine.rows,
+        "sources": {name: found.metrics() for name, found in counts.items()},
+    }
+    if config.repository:
+        place = config.repository if "://" in config.repository else str(config.root / config.repository)
+        put = repository.upload(out / "documents.parquet", place, interval, environment(config.connection))
+        return {**metrics, "repository": put}
+    return metrics
+
+
+def _collect(
+    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path
+) -> Counts:
+    """Copy what one source holds, file by file in the order of their names, and count it.
+
+    Raises:
+        SourceError: if no file matches, or the source's configuration does not fit what it holds.
+    """
+    counts, location = Counts(), source.location.replace("{date}", interval)
+    copy = partial(_copy, interval=interval, documents=documents, quarantine=quarantine, counts=counts)
+    with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
+        scratch = Path(folder)
+        extracts = Extracts(config.cache, scratch, forgotten.load(config.forgotten))
+        if source.kind != "sql":
+            found = [extracts.of_file(f, source, READERS[source.kind]) for f in matches(source, config.root, interval)]
+            counts.read = sum(new for _, new in found)
+            counts.unchanged = len(found) - counts.read
+            edges = repeated.edges(rows(path) for path, _ in found) if source.kind == "html" else frozenset()
+            for path, _ in found:
+                copy(repeated.without(rows(path), edges) if edges else rows(path))
+            return counts
+        origin, environ = Origin(source, location, interval), environment(source.connection)
+        if source.cursor:
+            windows, counts.read = extracts.of_table(origin, config.root, environ)
+            counts.unchanged = len(windows) - counts.read
+            copy(merged(windows, scratch))
+        else:
+            counts.read = 1
+            copy(rows(extracts.of_query(origin, config.root, environ)))
+    return counts
+
+
+def _copy(
+    batches: Iterable[pa.RecordBatch], *, interval: str, documents: RowFile, quarantine: RowFile, counts: Counts
+) -> None:
+    """Copy the rows of extracts to where they belong."""
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
+        found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
+        documents.add(found.append_column("interval", pa.repeat(interval, len(found))))
+        quarantine.add(bad)
+        counts.documents += len(found)
+        counts.quarantined += len(bad)
+        counts.left_out += len(table) - len(found) - len(bad)
+        counts.rules.update(bad["rule"].to_pylist())
+        for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
+            counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
+
+
+def _nothing(source: Source, counts: Counts) -> str:
+    if counts.quarantined:
+        rules = ", ".join(f"{n} {rule}" for rule, n in sorted(counts.rules.items()))
+        why = f"all {counts.quarantined} rows of it were quarantined ({rules}): {_shown(counts)}"
+    elif counts.left_out:
+        why = f"its `where` leaves out all {counts.left_out} rows"
+    else:
+        why = f"{source.location} holds no rows"
+    return f"Source {source.name} yields no document: {why}."
+
+
+def _shown(counts: Counts) -> str:
+    shown = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in counts.shown)
+    return shown + (f"; and {counts.quarantined - SHOWN} more" if counts.quarantined > SHOWN else "")

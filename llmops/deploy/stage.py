@@ -1,0 +1,179 @@
+"""Deploy: prove that the serving app answers with the champion, by asking it.
+
+The app watches the registry's aliases and loads a new champion by itself; this stage waits until an answer carries its
+version. Without a `url`, an app is started for the proof on a free loopback port, with a key of its own that is revoked
+afterwards, and stopped again.
+
+    python -m llmops run deploy
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from llmops.access.keys import KeyStore
+from llmops.artifacts import write_json
+from llmops.config import Deploy
+from llmops.errors import DeployError
+from llmops.registry.registry import Registry
+
+log = logging.getLogger(__name__)
+
+_FINAL = {400, 401, 403, 404, 405, 422}  #: answers that waiting does not change
+_LOG_TAIL = 2000  #: characters of the app's log that an error quotes
+
+
+def run(config: Deploy, *, release: Path, out: Path) -> dict[str, Any]:
+    """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
+
+    Raises:
+        DeployError: if the app does not answer with the champion in time, or refuses; with what it said.
+    """
+    decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    registry, model = Path(decision["registry"]), str(decision["model"])
+    champion = Registry(registry, model).champion()
+    if champion is None:
+        log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
+        write_json(out / "deployment.json", {"state": "no champion"})
+        return {"state": "no champion"}
+    if config.url:
+        key = os.environ.get("LLMOPS_API_KEY", "")
+        if not key:
+            raise DeployError(
+                f"To ask {config.url}, deploy needs an API key: set LLMOPS_API_KEY (`llmops keys create` makes one)."
+            )
+        proof = prove(config, config.url, key, champion.name)
+    else:
+        with serving(registry, model, out / "serving.log") as (url, key, process):
+            proof = prove(config, url, key, champion.name, process, out / "serving.log")
+    write_json(out / "deployment.json", {"state": "served", **proof})
+    return {"state": "served", **proof}
+
+
+def prove(
+    config: Deploy,
+    url: str,
+    key: str,
+    version: str,
+    process: subprocess.Popen[bytes] | None = None,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Ask the app until it answers with `version`.
+
+    Args:
+        config: the question and how long to wait.
+        url: where the app is.
+        key: an API key for it.
+        version: the model version that must answer.
+        process: the app, if it was started for this: when it ends, there is nothing to wait for.
+        output: the app's log.
+
+    Returns:
+        url, version, question, answer, and the seconds until it came.
+    """
+    started, said = time.monotonic(), "nothing yet"
+    with httpx.Client(base_url=url, headers={"X-API-Key": key}) as client:
+        while (left := config.timeout_s - (time.monotonic() - started)) > 0:
+            if process and process.poll() is not None:
+                raise DeployError(f"The serving app ended with code {process.returncode}. {_tail(output)}")
+            try:
+                response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__}: {error}"
+            else:
+                answer = _answer(response)
+                if answer.get("model_version") == version:
+                    seconds = round(time.monotonic() - started, 2)
+                    log.info("%s answers with %s after %.1f s", url, version, seconds)
+                    return {
+                        "url": url,
+                        "version": version,
+                        "question": config.question,
+                        "answer": answer["response"],
+                        "seconds": seconds,
+                    }
+                said = _said(response, answer)
+                if response.status_code in _FINAL:
+                    raise DeployError(f"The serving app at {url} refuses the proof; it said: {said}.")
+            time.sleep(min(0.5, max(left, 0)))
+    raise DeployError(
+        f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
+        f"it said: {said}. {_tail(output)}".strip()
+    )
+
+
+@contextmanager
+def serving(registry: Path, model: str, output: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+    """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out."""
+    home, port = registry.parent, _free_port()
+    keys = KeyStore(home / "keys.json")
+    key, entry = keys.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
+    root = str(Path(__file__).resolve().parents[2])
+    environ = {
+        **os.environ,
+        "LLMOPS_HOME": str(home),
+        "LLMOPS_RELEASE__REGISTRY": str(registry),
+        "LLMOPS_RELEASE__NAME": json.dumps(model),  # a name such as 2024 stays text
+        "LLMOPS_SERVING__HOST": "127.0.0.1",
+        "LLMOPS_SERVING__PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+    }
+    try:
+        with open(output, "wb") as log_file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "serving"], env=environ, stdout=log_file, stderr=subprocess.STDOUT
+            )
+            try:
+                yield f"http://127.0.0.1:{port}", key, process
+            finally:
+                _stop(process)
+    finally:
+        keys.revoke(entry.prefix)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answer(response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if response.status_code == 200 and isinstance(answer, dict) else {}
+
+
+def _said(response: httpx.Response, answer: Mapping[str, Any]) -> str:
+    if "model_version" in answer:
+        return f"an answer of {answer['model_version']}"
+    return f"{response.status_code} {response.text[:300]}"
+
+
+def _tail(output: Path | None) -> str:
+    if output is None:
+        return ""
+    text = output.read_text(encoding="utf-8", errors="replace").strip()
+    return f"Its log, {output}, ends with:\n{text[-_LOG_TAIL:]}"

@@ -1,0 +1,70 @@
+"""Take rows out of Parquet files, and a name out of texts and event databases, each file whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.artifacts import write_whole
+from llmops.erasure.search import cells, naming, quoted
+from llmops.erasure.subject import Subject
+from llmops.monitoring.database import BUSY_S
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def take_rows(path: Path, numbers: Collection[int]) -> None:
+    """Write a Parquet file anew without some rows: nothing of them is left in its pages, dictionaries or statistics."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    file, start = pq.ParquetFile(path), 0
+    gone = np.zeros(file.metadata.num_rows, bool)
+    gone[list(numbers)] = True
+    with pq.ParquetWriter(partial, file.schema_arrow, compression="zstd") as writer:
+        for batch in file.iter_batches():
+            kept = ~gone[start : start + batch.num_rows]
+            start += batch.num_rows
+            if kept.any():
+                writer.write_batch(batch.filter(pa.array(kept)))
+    with open(partial, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def take_lines(path: Path, numbers: Collection[int]) -> None:
+    """Write a text file anew without some lines."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    write_whole(path, "".join(line for number, line in enumerate(lines) if number not in numbers).encode())
+
+
+def hide(path: Path, subject: Subject) -> None:
+    """Put a mark where a text file names the person."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    mode = path.stat().st_mode
+    write_whole(path, subject.hide_lines(text).encode())
+    os.chmod(path, mode)
+
+
+def hide_in_database(path: Path, subject: Subject) -> None:
+    """Put a mark where a SQLite database names the person, and free nothing that still does: it is written anew.
+
+    Others may use the database meanwhile.
+    """
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+        with database:
+            for table, column, row, text in naming(cells(database), subject):
+                change = f"UPDATE {quoted(table)} SET {quoted(column)} = ? WHERE rowid = ?"
+                database.execute(change, (subject.hide(text), row))
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

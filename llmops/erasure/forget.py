@@ -1,0 +1,266 @@
+"""Erase a person: `llmops data forget <subject>` takes their rows out of everything that was made of the sources.
+
+Out of every artifact, the extracts, the repository, both Feast stores and the versions' answers; texts and events get a
+mark in place of the name. The model versions that were trained on the rows are marked, and the rows are listed, without
+what they say, so that collect does not bring them back. Afterwards every file is searched for the person.
+
+It is one pass over a plan (`plans`), safe to interrupt and to repeat. No stage may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops import artifacts, prompts
+from llmops.config import Config
+from llmops.data.collect import forgotten
+from llmops.data.collect.remote import is_remote
+from llmops.erasure import erase, partitions, plans, search
+from llmops.erasure.plans import Plan
+from llmops.erasure.subject import Subject
+from llmops.erasure.trace import Found
+from llmops.errors import LlmopsError
+from llmops.monitoring.events import emit
+from llmops.records import Example, read_rows
+from llmops.registry.registry import Registry
+from llmops.release.card import marked
+
+log = logging.getLogger(__name__)
+
+EVENTS = "llmops.erasure"  #: dataset of the events about erasures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an erasure did, or would do; the person is not named in it."""
+
+    time: str
+    dry_run: bool
+    documents: int  #: raw rows in the sources
+    rows: dict[str, int]  #: artifact, "extracts", "registry" or "repository" → rows that were taken out
+    texts: int  #: files in which a mark stands for the name
+    online: int  #: examples taken out of the online store
+    versions: list[dict[str, Any]]  #: trained on the person: model, version, aliases, examples
+    sources: list[dict[str, str]]  #: where the rows were read: source, location, position
+    remaining: dict[str, str]  #: file that still names the person → where in it
+    unreached: list[str]  #: what no search reaches from here
+    notes: list[str]
+
+
+def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> Report:
+    """Erase all rows that name a person, and search for what is left.
+
+    Args:
+        config: the whole configuration.
+        identifier: e-mail address, full name, customer or phone number: whole words of a row, whatever their case.
+        by: who asks for it, for the event.
+        dry_run: only tell what would be done.
+
+    Raises:
+        LlmopsError: if nothing names the person, a stage is running, or another erasure has to be finished first.
+    """
+    subject = Subject(identifier)
+    with _alone(config):
+        plan = plans.resume(config, subject)
+        raw = None
+        if plan is None:
+            plan, raw = plans.make(config, subject)
+        if not plan:
+            return _nothing_to_do(config, plan, subject, dry_run)
+        if dry_run:
+            return _report(config, plan, {}, 0, dry_run)
+        if raw is not None:
+            plans.start(config, plan, raw, subject)
+        online = _carry_out(config, plan, subject)
+        report = _report(config, plan, _remaining(config, subject), online, dry_run)
+        _announce(config, plan, report, by)
+        (config.home / plans.JOURNAL).unlink()
+    return report
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    try:
+        with artifacts.locked(config.artifacts, wait=False):
+            yield
+    except BlockingIOError:
+        raise LlmopsError(
+            f"A stage or another erasure is running in {config.home}: what it writes could hold the person's rows. "
+            "Wait until it is done, and run this again."
+        ) from None
+
+
+def _nothing_to_do(config: Config, plan: Plan, subject: Subject, dry_run: bool) -> Report:
+    if remaining := _remaining(config, subject):
+        return _report(config, plan, remaining, 0, dry_run)
+    raise LlmopsError(
+        f"Nothing in {config.home} names this person; nothing was changed. Give an e-mail address, name or number as "
+        "it stands in the sources, one at a time."
+    )
+
+
+def _carry_out(config: Config, plan: Plan, subject: Subject) -> int:
+    """Do all of the plan that is not done yet; returns how many examples the online store still had."""
+    log.info("forgetting %d raw rows, with changes in %d files", plan.documents, len(plan.changes) + len(plan.texts))
+    forgotten.add(config.collect.forgotten, plan.hashes)
+    for mark in plan.versions:
+        erasure = {"time": plan.time, "examples": mark.examples}
+        Registry(config.release.registry, mark.model).mark(mark.version, erasure, marked)
+    online = 0
+    if plan.online:
+        from llmops.features.online import forget_online
+
+        online = sum(forget_online(config.features, Path(folder), ids) for folder, ids in plan.online.items())
+    for path in map(Path, plan.leftovers):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    of = _by_artifact(config, plan)
+    for folder in sorted(of.keys() - {None}, key=str):
+        with artifacts.locked(folder):
+            _change(of[folder], plan, subject)
+            _write_texts(folder)
+            artifacts.amend(folder, _note(config, plan, folder))
+            log.info("%s/%s is done", folder.parent.name, folder.name)
+    _change(of[None], plan, subject)
+    partitions.erase(config, plan.repository)
+    for path in map(Path, plan.databases):
+        erase.hide_in_database(path, subject)
+    return online
+
+
+def _by_artifact(config: Config, plan: Plan) -> Mapping[Any, list[Path]]:
+    """The files that change, by the folder of their artifact; None for those that belong to none."""
+    of: defaultdict[Path | None, list[Path]] = defaultdict(list)
+    for path in map(Path, [*(change.path for change in plan.changes), *plan.texts]):
+        inside = path.is_relative_to(config.artifacts) and len(path.relative_to(config.artifacts).parts) > 2
+        folder = config.artifacts.joinpath(*path.relative_to(config.artifacts).parts[:2]) if inside else None
+        of[folder].append(path)
+    for ref in plan.trained:
+        of[config.artifacts / ref] += []
+    return of
+
+
+def _change(paths: list[Path], plan: Plan, subject: Subject) -> None:
+    todo = {Path(change.path): change for change in plan.changes}
+    texts = set(map(Path, plan.texts))
+    for path in dict.fromkeys(paths):
+        if (
+            path in todo and path.exists() and erase.digest(path) == todo[path].sha256
+        ):  # else it was done before a break
+            if path.suffix == ".parquet":
+                erase.take_rows(path, todo[path].numbers)
+            else:
+                erase.take_lines(path, todo[path].numbers)
+        if path in texts and path.exists():
+            erase.hide(path, subject)
+
+
+def _write_texts(folder: Path) -> None:
+    """Write the annotated text anew from the examples that are left, and the page of an evaluation from its answers."""
+    if folder.parent.name == "evaluate" and (folder / "report.html").exists():
+        from llmops.model.evaluate import page
+
+        page.write(folder, artifacts.read_record(folder).config["worst"])
+    text = folder / "train.txt"
+    if folder.parent.name == "annotate" and text.exists():
+        examples = read_rows(folder / "train.parquet", Example)
+        lines = [prompts.annotated(e.question, e.answer, e.context) for e in examples]
+        artifacts.write_whole(text, "\n".join([*lines, ""]).encode())
+
+
+def _note(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
+    """What the artifact's record says of the erasure."""
+    ref = f"{folder.parent.name}/{folder.name}"
+    note: dict[str, Any] = {"time": plan.time, "rows": _rows(config, plan)[ref]}
+    return note | ({"examples": plan.trained[ref]} if ref in plan.trained else {})
+
+
+def _rows(config: Config, plan: Plan) -> Counter[str]:
+    """How many rows go, by artifact or place."""
+    rows: Counter[str] = Counter()
+    for change in (c for c in plan.changes if c.path.endswith(".parquet")):
+        path = Path(change.path)
+        if path.is_relative_to(config.artifacts):
+            rows["/".join(path.relative_to(config.artifacts).parts[:2])] += len(change.numbers)
+        else:
+            rows["extracts" if path.is_relative_to(config.collect.cache) else "registry"] += len(change.numbers)
+    if plan.repository:
+        rows["repository"] = sum(len(numbers) for parts in plan.repository.values() for numbers in parts.values())
+    return rows
+
+
+def _remaining(config: Config, subject: Subject) -> dict[str, str]:
+    """The files that still name the person, and where in them."""
+    still = {}
+    for path in plans.files(config):
+        if where := search.where_named(path, subject):
+            still[subject.hide(str(path))] = where
+        elif subject.named_in_place(path.name):
+            still[subject.hide(str(path.parent))] = "in the name of a file in it"
+    for interval, parts in partitions.find(config, subject, Found()).items():
+        still[f"repository, interval {interval}"] = f"in {len(parts)} parts"
+    return still
+
+
+def _report(config: Config, plan: Plan, remaining: dict[str, str], online: int, dry_run: bool) -> Report:
+    return Report(
+        time=plan.time,
+        dry_run=dry_run,
+        documents=plan.documents,
+        rows=dict(sorted(_rows(config, plan).items())),
+        texts=len(plan.texts) + len(plan.databases),
+        online=sum(map(len, plan.online.values())) if dry_run else online,
+        versions=[asdict(mark) for mark in plan.versions],
+        sources=plan.places,
+        remaining=remaining,
+        unreached=_unreached(config),
+        notes=plan.notes,
+    )
+
+
+def _unreached(config: Config) -> list[str]:
+    places = [
+        "the sources themselves, and backups and copies of any of this",
+        "weights of the models trained on the rows",
+    ]
+    if is_remote(config.collect.repository):
+        places.append("earlier versions of its objects that the repository's store may keep")
+    if config.release.hub_repo:
+        places.append(
+            f"the Hub repository {config.release.hub_repo}: its versions and their cards; push or delete them there"
+        )
+    if "elasticsearch" in config.monitoring.sinks:
+        places.append(
+            f"events in {config.monitoring.elasticsearch_index} of Elasticsearch, which may hold names of users"
+        )
+    if config.features.online != "sqlite":
+        places.append("what the server of the online store saved on its own disk before")
+    return places
+
+
+def _announce(config: Config, plan: Plan, report: Report, by: str) -> None:
+    emit(
+        config.events,
+        EVENTS,
+        {
+            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{EVENTS}|{plan.time}|{plan.subject}")),
+            "event.action": "forget",
+            "event.outcome": "failure" if report.remaining else "success",
+            "user.name": by,
+            "llmops.erasure.time": report.time,
+            "llmops.erasure.documents": report.documents,
+            "llmops.erasure.rows": sum(report.rows.values()),
+            "llmops.erasure.online": report.online,
+            "llmops.erasure.versions": [f"{v['model']} {v['version']}" for v in report.versions],
+            "llmops.erasure.remaining": len(report.remaining),
+        },
+    )

@@ -1,0 +1,241 @@
+"""What an erasure will change, decided before anything is changed, and kept in a journal while it is.
+
+The journal names files with the content they had and the numbers of the rows that go: whoever finds it after a break
+can finish the work although the raw rows, by which it was found, are gone already. It holds none of the rows' texts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llmops import artifacts, pipeline
+from llmops.artifacts import write_json
+from llmops.config import Config
+from llmops.data.collect import forgotten
+from llmops.erasure import partitions, search
+from llmops.erasure.erase import digest
+from llmops.erasure.partitions import Parts
+from llmops.erasure.subject import Subject
+from llmops.erasure.trace import Found, Known, Row, look, record, trace, trained_on
+from llmops.errors import ArtifactError, LlmopsError
+from llmops.registry.registry import Registry
+from llmops.release.lineage import lineage
+
+JOURNAL = "erasure.json"
+
+_PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left of a file
+_NAMED, _ALWAYS, _TRAINED = "named", "always", "trained"
+#: When what an interrupted stage left goes: if it names the person; always, since the person's rows are without their
+#: name there; or if any model was trained on the person: it would go on from what it learned. It is all made anew.
+UNFINISHED = {
+    **dict.fromkeys(("annotate", "features", "evaluate", "govern"), _ALWAYS),
+    **dict.fromkeys(("tune", "train", "compress"), _TRAINED),
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Change:
+    """Rows of a Parquet file, or lines of a text, that go."""
+
+    path: str
+    sha256: str  #: of the file that still has them
+    numbers: list[int]  #: from 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Mark:
+    """A model version that was trained on the person."""
+
+    model: str
+    version: str
+    examples: int
+    aliases: list[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """All that an erasure changes."""
+
+    time: str
+    subject: str = ""  #: keyed hash of the identifier, to know it again
+    hashes: list[str] = field(default_factory=list)  #: for the list of what is not to be collected again
+    documents: int = 0  #: raw rows in the sources
+    places: list[dict[str, str]] = field(default_factory=list)  #: where those stood when they were read last
+    changes: list[Change] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  #: text files that get a mark in place of the name
+    databases: list[str] = field(default_factory=list)  #: event databases that do
+    leftovers: list[str] = field(default_factory=list)  #: files and folders of interrupted work that go
+    interrupted: bool = False  #: whether any of that names the person
+    trained: dict[str, int] = field(default_factory=dict)  #: train artifact → examples that it was trained on
+    versions: list[Mark] = field(default_factory=list)
+    online: dict[str, list[str]] = field(default_factory=dict)  #: features artifact → ids to take from the online store
+    repository: Parts = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.texts or self.databases or self.repository or self.interrupted)
+
+
+def make(config: Config, subject: Subject) -> tuple[Plan, list[Row]]:
+    """The plan, and the person's raw rows."""
+    root = config.artifacts
+    found = trace(root, pipeline.STAGES, subject)
+    for unit in _extracts(config.collect.cache):
+        look(unit, subject, Known(), found)
+    plan = Plan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
+    plan.versions = list(_versions(config, subject, found))
+    for ref in found.known:
+        if ref.startswith("train/") and (
+            count := trained_on(found, artifacts.read_record(root / ref).inputs.values(), root)
+        ):
+            plan.trained[ref] = count
+    plan.changes = [_change(path, [row.number for row in rows]) for path, rows in sorted(found.files.items())]
+    plan.changes += [change for path in sorted(root.glob("govern/*/report.md")) if (change := _lines(path, found))]
+    plan.online = _online(root, found)
+    plan.repository = partitions.find(config, subject, found)
+    raw = [row for path, rows in found.files.items() if _is_raw(path, config) for row in rows]
+    newest: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in sorted(raw, key=lambda row: row.values.get("interval", "")):
+        place = {name: row.values.get(name, "") for name in ("source", "location", "position")}
+        newest[tuple(place.values())] = {**place, "location": _shown(place["location"], subject)}
+    plan.documents, plan.places = len(newest), [newest[place] for place in sorted(newest)]
+    plan.leftovers = _leftovers(config, subject, any(plan.trained.values()))
+    plan.interrupted = any(_named(Path(path), subject) for path in plan.leftovers)
+    others = [path for path in files(config) if _changeable(path, config) and str(path) not in plan.leftovers]
+    named = [path for path in others if search.where_named(path, subject)]
+    plan.texts = [str(path) for path in named if path.suffix in search.TEXT]
+    plan.databases = [str(path) for path in named if path.suffix == ".db"]
+    return plan, raw
+
+
+def start(config: Config, plan: Plan, raw: Iterable[Row], subject: Subject) -> None:
+    """Write the journal: from here on, the erasure can only be finished."""
+    keyed = forgotten.hasher(config.collect.forgotten)
+    plan.subject = keyed(subject.plain, "anywhere")
+    hashes: set[str] = set()
+    for row in raw:
+        item = record(row.values)
+        hidden = subject.named_in_place(item.location)
+        hashes.add(keyed(item, "hidden" if hidden else "anywhere" if row.named else "here"))
+        if hidden and row.named:
+            hashes.add(keyed(item, "anywhere"))
+    plan.hashes = sorted(hashes - {""})
+    write_json(config.home / JOURNAL, asdict(plan))
+
+
+def resume(config: Config, subject: Subject) -> Plan | None:
+    """The plan of an erasure that was interrupted, if there is one.
+
+    Raises:
+        LlmopsError: if it was of somebody else, or its journal is damaged.
+    """
+    path = config.home / JOURNAL
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        changes, versions = values.pop("changes"), values.pop("versions")
+        plan = Plan(**values, changes=[Change(**c) for c in changes], versions=[Mark(**v) for v in versions])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run the erasure again.") from None
+    if plan.subject != forgotten.hasher(config.collect.forgotten)(subject.plain, "anywhere"):
+        raise LlmopsError(
+            f"An erasure begun at {plan.time} was interrupted; finish it first, with the identifier it was begun with. "
+            f"Its journal is {path}."
+        )
+    return plan
+
+
+def files(config: Config) -> list[Path]:
+    """Every file of the home and of folders that the configuration puts elsewhere that can hold anything of a row."""
+    roots = (config.home, config.collect.cache, config.release.registry, config.features.store)
+    return [p for p in search.files(roots) if search.searchable(p) and p != config.home / JOURNAL]
+
+
+def _extracts(cache: Path) -> list[Path]:
+    """What belongs together in the extracts: the one of a file, or all windows of a table."""
+    found = cache.iterdir() if cache.is_dir() else ()
+    return sorted(p for p in found if not p.name.startswith(".") and (p.is_dir() or p.suffix == ".parquet"))
+
+
+def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Mark]:
+    for folder in sorted(p for p in config.release.registry.glob("*") if (p / "versions").is_dir()):
+        registry = Registry(config.release.registry, folder.name)
+        aliases = registry.aliases()
+        for version in registry.versions():
+            refs = [stage["artifact"] for stage in lineage(version)["stages"]]
+            look(version.path, subject, found.of(refs), found)
+            if not {"annotate", "features"} & {ref.split("/")[0] for ref in refs if ref in found.known}:
+                found.notes.append(
+                    f"{folder.name} {version.name}: its artifacts are gone; what it was trained on is not known"
+                )
+            if count := trained_on(found, refs, config.artifacts):
+                names = sorted(alias for alias, name in aliases.items() if name == version.name)
+                yield Mark(model=folder.name, version=version.name, examples=count, aliases=names)
+
+
+def _change(path: Path, numbers: list[int]) -> Change:
+    return Change(path=str(path), sha256=digest(path), numbers=numbers)
+
+
+def _lines(report: Path, found: Found) -> Change | None:
+    """The lines of a governance report about findings that go."""
+    rows = found.files.get(report.with_name("findings.parquet"), ())
+    cells = {f"| {row.values['where']} |" for row in rows}
+    lines = report.read_text(encoding="utf-8").splitlines()
+    numbers = [number for number, line in enumerate(lines) if any(cell in line for cell in cells)]
+    return _change(report, numbers) if numbers else None
+
+
+def _online(root: Path, found: Found) -> dict[str, list[str]]:
+    """The ids to take from the online store; not those that another artifact has of somebody else's very same row."""
+    gone: dict[str, set[str]] = {}
+    kept: set[str] = set()
+    for path in sorted(root.glob("features/*/features.parquet")):
+        here = {row.values["input_id"] for row in found.files.get(path, ())}
+        kept |= set(pq.read_table(path, columns=["input_id"])["input_id"].to_pylist()) - here
+        gone[str(path.parent)] = here
+    return {folder: sorted(ids - kept) for folder, ids in gone.items() if ids - kept}
+
+
+def _is_raw(path: Path, config: Config) -> bool:
+    return path.is_relative_to(config.artifacts / "collect") or path.is_relative_to(config.collect.cache)
+
+
+def _shown(location: str, subject: Subject) -> str:
+    return forgotten.HIDDEN if subject.named_in_place(location) else location
+
+
+def _leftovers(config: Config, subject: Subject, trained: bool) -> list[str]:
+    """What killed runs left, as far as it may hold anything of the person; nobody is writing it: no stage runs."""
+    cache = config.collect.cache
+    roots = [config.artifacts, cache, config.release.registry]
+    left = [p for root in roots for p in sorted(root.rglob(".*")) if _PARTIAL.fullmatch(p.name)]
+    left += [p for p in (cache / "downloads", *config.home.glob(".erasure-*")) if p.is_dir()]
+    for stage in pipeline.STAGES:
+        for folder in sorted(p for p in (config.artifacts / stage).glob("[!.]*") if not artifacts.is_done(p)):
+            when = UNFINISHED.get(stage, _NAMED)
+            if when == _ALWAYS or (when == _TRAINED and trained) or (when == _NAMED and _named(folder, subject)):
+                left.append(folder)
+    return [str(path) for path in left]
+
+
+def _named(left: Path, subject: Subject) -> bool:
+    paths = search.files([left]) if left.is_dir() else [left]
+    return any(search.where_named(path, subject) for path in paths if search.searchable(path))
+
+
+def _changeable(path: Path, config: Config) -> bool:
+    """Whether a file is ours to change: not the keys, nor what belongs to Airflow or Feast."""
+    if path.suffix == ".db":
+        return path.parent == config.events
+    folders = (config.artifacts, config.release.registry, config.home / "logs", config.home / "airflow" / "logs")
+    return path.suffix in search.TEXT and any(path.is_relative_to(folder) for folder in folders)

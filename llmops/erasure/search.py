@@ -1,0 +1,127 @@
+"""Search every file for a person: what an erasure is proved with.
+
+Parquet is searched cell by cell, a SQLite file cell by cell and byte by byte (deleted rows stay in its free pages until
+it is rewritten), text line by line, and anything else byte by byte. Not searched are weights, which are numbers, and
+the tokenizers and pictures, which are made of no row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import chain, islice, pairwise
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmops.erasure.subject import Subject
+
+TEXT = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
+NUMBERS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".png"}
+TOKENIZERS = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model"}
+
+Cell = tuple[str, str, int, str]  #: of a database: table, column, row number, text
+
+_SQLITE = b"SQLite format 3\0"
+_TOGETHER = 20_000  #: lines or cells that are looked at together
+_CHUNK, _OVERLAP = 4 << 20, 4 << 10  #: bytes
+
+
+def files(roots: Iterable[Path]) -> list[Path]:
+    """Every file below some folders once, in order, whatever these hold of each other."""
+    return sorted({path.absolute() for root in roots for path in root.rglob("*") if path.is_file()})
+
+
+def searchable(path: Path) -> bool:
+    """Whether a file can hold anything of a row."""
+    return path.suffix not in NUMBERS and path.name not in TOKENIZERS
+
+
+def where_named(path: Path, subject: Subject) -> str:
+    """Where in the file the person is named, in words; empty: nowhere."""
+    if path.suffix == ".parquet" and not path.name.startswith("."):
+        return _in_parquet(path, subject)
+    if path.suffix in TEXT:
+        return _in_lines(path, subject)
+    if is_database(path) and (place := _in_cells(path, subject)):
+        return place
+    return "in its bytes" if any(subject.named_in_bytes(chunk) for chunk in _chunks(path)) else ""
+
+
+def is_database(path: Path) -> bool:
+    """Whether this is a SQLite file."""
+    with open(path, "rb") as handle:
+        return handle.read(len(_SQLITE)) == _SQLITE
+
+
+def naming(found: Iterable[Cell], subject: Subject) -> Iterator[Cell]:
+    """Those of some cells that name the person."""
+    found = iter(found)
+    while some := list(islice(found, _TOGETHER)):
+        yield from (some[row] for row in subject.rows(pl.Series([text for *_, text in some], dtype=pl.String)))
+
+
+def cells(database: sqlite3.Connection) -> Iterator[Cell]:
+    """Table, column, row number and text of every cell with text, of the tables that number their rows."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%WITHOUT ROWID%'")
+    for (table,) in tables.fetchall():
+        for _, column, *_ in database.execute(f"PRAGMA table_info({quoted(table)})").fetchall():
+            select = f"SELECT rowid, {quoted(column)} FROM {quoted(table)} WHERE typeof({quoted(column)}) = 'text'"
+            for row, text in database.execute(select).fetchall():
+                yield table, column, row, text
+
+
+def quoted(name: str) -> str:
+    """The name of a table or column, as SQL takes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _in_parquet(path: Path, subject: Subject) -> str:
+    file, start = pq.ParquetFile(path), 0
+    for batch in file.iter_batches():
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+                column = column.flatten()
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                continue
+            values = list(dict.fromkeys(value for value in column.to_pylist() if value))
+            if subject.rows(pl.Series(values, dtype=pl.String)) or name == "location" and _in_places(values, subject):
+                return f"in the column {name}, in rows {start} to {start + batch.num_rows - 1}"
+        start += batch.num_rows
+    return ""
+
+
+def _in_places(values: Iterable[str], subject: Subject) -> bool:
+    return any(subject.named_in_place(value) for value in values)
+
+
+def _in_lines(path: Path, subject: Subject) -> str:
+    """Line by line with the next one, since a name may be broken over two."""
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        number, pairs = 1, pairwise(chain(handle, [""]))
+        while some := [one + two for one, two in islice(pairs, _TOGETHER)]:
+            if rows := subject.rows(pl.Series(some, dtype=pl.String)):
+                return f"in line {number + rows[0]}"
+            number += len(some)
+    return ""
+
+
+def _in_cells(path: Path, subject: Subject) -> str:
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as database:
+            for table, column, row, _ in naming(cells(database), subject):
+                return f"in the table {table}, column {column}, row {row}"
+    except sqlite3.DatabaseError:  # no database after all, or one that needs an extension: its bytes are searched still
+        return ""
+    return ""
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as handle:
+        tail = b""
+        while data := handle.read(_CHUNK):
+            yield tail + data
+            tail = data[-_OVERLAP:]

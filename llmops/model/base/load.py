@@ -1,0 +1,133 @@
+"""Load models, and generate greedily in batches: shared by evaluate, governance, batch and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from llmops import prompts
+from llmops.model.base import int8
+
+ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
+Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
+
+
+def device() -> str:
+    """Where models run: this process's CUDA device, else the CPU."""
+    # With its number, since accelerate refuses to train a model in NF4 that is on just "cuda".
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def nf4() -> BitsAndBytesConfig:
+    """4-bit NormalFloat with double quantisation, computing in bfloat16 (QLoRA, arXiv:2305.14314)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; one without a padding token pads with its end-of-sequence token."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
+    """A causal language model in bfloat16, or quantised, in evaluation mode.
+
+    A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.
+    """
+    transformers_logging.disable_progress_bar()
+    # Passing None would drop the quantisation that the folder's own configuration names.
+    asked = {"quantization_config": quantisation} if quantisation else {}
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.bfloat16, device_map={"": device()}, **asked)
+    return model.eval()
+
+
+def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
+    """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
+    model = int8.load(Path(path), device()) if int8.is_int8(Path(path)) else load_model(path)
+    adapter = Path(path) / ADAPTER
+    if adapter.is_dir():
+        # In float32, as it was trained, every layer would cast back and forth.
+        model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
+    return model, load_tokenizer(path)
+
+
+@torch.inference_mode()
+def generate(
+    model: Model, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """Answer a batch of requests greedily.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        requests: token ids of each prompt, as `prompts.prompt_ids` makes them.
+        max_new_tokens: longest answer, in tokens.
+
+    Returns:
+        The token ids of each answer, without the token that ends it.
+    """
+    width = max(len(r) for r in requests)
+    pad = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in requests], device=model.device)
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in requests], device=model.device)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        stop_strings=prompts.stop_strings(tokenizer) or None,
+        tokenizer=tokenizer,
+    )
+    ends = {tokenizer.eos_token_id, pad}
+    return [_until(row, ends) for row in output[:, width:].tolist()]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer: without special tokens and without what ends it."""
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    for end in prompts.stop_strings(tokenizer):
+        text = text.split(end)[0]
+    return text.strip()
+
+
+def answer(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[tuple[str, str]],
+    max_new_tokens: int,
+    batch: int = 16,
+) -> list[str]:
+    """Answer (question, context) pairs greedily, longest prompts first so that batches pad little; order is kept."""
+    ids = [prompts.prompt_ids(tokenizer, question, context) for question, context in requests]
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    texts = [""] * len(ids)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        for i, tokens in zip(chosen, generate(model, tokenizer, [ids[i] for i in chosen], max_new_tokens), strict=True):
+            texts[i] = decode(tokenizer, tokens)
+    return texts
+
+
+def _until(ids: list[int], ends: set[Any]) -> list[int]:
+    for n, token in enumerate(ids):
+        if token in ends:
+            return ids[:n]
+    return ids

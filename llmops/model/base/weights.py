@@ -1,0 +1,72 @@
+"""Where a base model's weights are: in a package, in the Hub's cache on this machine, or on the Hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from llmops.model.base.catalog import Entry
+
+log = logging.getLogger(__name__)
+
+#: What a model is loaded from; not the second copy of the weights in their vendor's own format.
+_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+_COPIES = ["consolidated*", "original/*"]
+
+
+def cached(entry: Entry, revision: str) -> Path | None:
+    """The folder of a model in the Hub's cache of this machine, if all of its weights are there.
+
+    Args:
+        entry: the model.
+        revision: a commit, branch or tag; empty: the main branch as it was when it was asked for last.
+    """
+    try:
+        folder = Path(snapshot_download(entry.model, revision=revision or None, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    index, names = folder / "model.safetensors.index.json", {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    whole = all((folder / name).is_file() for name in {*names, "config.json", "tokenizer_config.json"})
+    return folder if whole else None
+
+
+def download(entry: Entry, revision: str) -> Path:
+    """The folder of a model from the Hub, which is named by its commit; the cache has it afterwards."""
+    log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
+    folder = snapshot_download(entry.model, revision=revision or None, allow_patterns=_FILES, ignore_patterns=_COPIES)
+    if not revision:
+        log.warning("%s is not pinned; pin it with select.revision: %s", entry.model, Path(folder).name)
+    return Path(folder)
+
+
+def unpack(found: Path, scratch: Path) -> Path:
+    """The model folder of what `cached` or `Entry.packaged` found; a GGUF file is converted below `scratch`, once."""
+    if found.is_dir():
+        return found
+    folder = scratch / found.stem
+    if not folder.exists():
+        convert_gguf(found, folder)
+    return folder
+
+
+def convert_gguf(gguf: Path, out: Path) -> None:
+    """Turn a GGUF file into a plain bfloat16 model folder, tokenizer and chat template included.
+
+    A model loaded from GGUF refuses `save_pretrained`, so its weights go into a model made from its configuration.
+    """
+    folder, name = str(gguf.parent), gguf.name
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(folder, gguf_file=name)
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    plain.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)

@@ -1,0 +1,154 @@
+"""Make smaller forms of the trained model, measure them, and choose the one that is evaluated, released and served.
+
+    python -m llmops run compress
+
+A form is measured on validation items: what it adds to the loss of the full model, item by item, with an interval that
+resamples topics. The rule: of the full model and those whose upper bound is at most `within`, take the smallest (or the
+fastest). An interrupted run goes on with the forms it has made and measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmops.artifacts import link, write_json
+from llmops.config import Compress
+from llmops.features.stage import read_offline
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import answer, load_servable
+from llmops.model.compress import variants
+from llmops.model.compress.report import write_report
+from llmops.model.compress.speed import Speed, measure
+from llmops.model.compress.variants import FULL, Material
+from llmops.model.scoring.likelihood import answer_nats
+from llmops.model.scoring.metrics import token_f1
+from llmops.model.select.stage import base_path
+from llmops.records import Example, read_rows
+from llmops.statistics import intervals
+from llmops.statistics.intervals import Floats, Interval, Measure
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is found out about one form; per item in the order of the items."""
+
+    size_mib: float
+    speed: Speed
+    nats: list[float]
+    f1: list[float]
+
+
+def run(config: Compress, *, annotate: Path, features: Path, select: Path, train: Path, out: Path) -> dict[str, Any]:
+    """Write `servable/`, the chosen form; `compression.json`, `report.md` and `compression.png`, all of them.
+
+    Raises:
+        ArtifactError: if there is no validation item.
+        ConfigError: if the model cannot be pruned.
+    """
+    tokens = {t.id: t for t in read_offline(features, "validation")}
+    items = [i for i in read_rows(annotate / "validation.parquet", Example) if i.id in tokens][: config.items]
+    references = [tokens[item.id] for item in items]
+    examples = read_offline(features, "train")
+    material = Material(config, train / "servable", base_path(select), train / "adapter", examples)
+    scratch = out / "variants"
+    scratch.mkdir(exist_ok=True)
+    folders: dict[str, Path] = {}
+    found: dict[str, Measured] = {}
+    for name in (FULL, *config.variants):
+        folders[name] = variants.make(name, material, scratch)
+        found[name] = _measured(folders[name], items, references, config, scratch / f"{name}.json")
+    rows = compare(found, items, references, config)
+    chosen = choose(rows, config)
+    _place(folders[chosen], out / "servable")
+    document = {
+        "chosen": chosen,
+        "rule": f"{config.prefer}, adding at most {config.within:g} nats per answer token",
+        "items": len(items),
+        "within": config.within,
+        "batch": config.batch,
+        "confidence": config.confidence,
+        "variants": rows,
+    }
+    write_json(out / "compression.json", document)
+    write_report(document, out)
+    shutil.rmtree(scratch)
+    log.info("%s of %s is served", chosen, ", ".join(found))
+    return {"chosen": chosen, "items": len(items)} | {
+        f"{row['variant']}_{key}": row[key] for row in rows for key in ("size_mib", "loss", "tokens_per_second_batch")
+    }
+
+
+def compare(
+    found: dict[str, Measured], items: Sequence[Example], references: Sequence[Tokens], config: Compress
+) -> list[dict[str, Any]]:
+    """A row per form: its figures, and how it differs from the full model in loss and token F1, with intervals."""
+    tokens = [len(r.token_ids) - r.prompt_tokens for r in references]
+    full, topics = found[FULL], [item.group for item in items]
+
+    def spread(values: Sequence[float], weights: Sequence[float]) -> Interval:
+        pair = Measure(np.stack([values, weights], axis=1).astype(np.float64), _ratio)
+        drawn = intervals.sample({"": pair}, topics, config.bootstrap, config.seed)[""]
+        return intervals.summary(drawn, config.confidence)
+
+    return [
+        {
+            "variant": name,
+            "size_mib": m.size_mib,
+            **asdict(m.speed),
+            "loss": round(sum(m.nats) / sum(tokens), 4),
+            "loss_added": spread(np.subtract(m.nats, full.nats).tolist(), tokens),
+            "token_f1": round(float(np.mean(m.f1)), 4),
+            "token_f1_added": spread(np.subtract(m.f1, full.f1).tolist(), [1.0] * len(items)),
+        }
+        for name, m in found.items()
+    ]
+
+
+def choose(rows: Sequence[dict[str, Any]], config: Compress) -> str:
+    """The name of the form that the rule picks; the full model if no other is within."""
+    fit = [row for row in rows if row["variant"] == FULL or row["loss_added"]["high"] <= config.within]
+    if config.prefer == "smallest":
+        return str(min(fit, key=lambda row: row["size_mib"])["variant"])
+    return str(max(fit, key=lambda row: row["tokens_per_second_batch"])["variant"])
+
+
+def _measured(
+    folder: Path, items: Sequence[Example], references: Sequence[Tokens], config: Compress, kept: Path
+) -> Measured:
+    if kept.exists():
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        return Measured(**{**known, "speed": Speed(**known["speed"])})
+    prompts = [r.token_ids[: r.prompt_tokens] for r in references]
+    speed = measure(folder, prompts, config.batch, config.max_new_tokens)
+    model, tokenizer = load_servable(folder)
+    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
+    nats = [nats for nats, _ in answer_nats(model, references)]
+    del model
+    gc.collect()
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
+    f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
+    found = Measured(round(size, 1), speed, nats, f1)
+    write_json(kept, asdict(found))
+    log.info("measured %s: %.1f MiB, %s", kept.stem, size, speed)
+    return found
+
+
+def _place(folder: Path, servable: Path) -> None:
+    shutil.rmtree(servable, ignore_errors=True)
+    shutil.copytree(folder, servable, copy_function=link)
+
+
+def _ratio(sums: Floats) -> Floats:
+    ratio: Floats = sums[:, 0] / sums[:, 1]
+    return ratio

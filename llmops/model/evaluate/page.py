@@ -1,0 +1,154 @@
+"""The page `report.html`: an evaluation's figures with intervals, its slices, and its worst answers side by side.
+
+It is made of `evaluation.json` and `answers.parquet` alone, so that it can be written again when those have changed.
+One file, no script, nothing from the network; what models say is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import Environment, StrictUndefined
+
+from llmops.artifacts import write_whole
+from llmops.model.evaluate.tasks import DESCRIPTIVE, LOWER_IS_BETTER
+from llmops.model.scoring.metrics import normalise
+
+NAME = "report.html"
+ORDER = ("base", "champion", "candidate")
+
+
+def write(folder: Path, worst: int) -> None:
+    """Write the page of an evaluation into its folder.
+
+    Args:
+        folder: holds `evaluation.json` and `answers.parquet`.
+        worst: most items of each list of answers.
+    """
+    document = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(folder / "answers.parquet").to_pylist()
+    write_whole(folder / NAME, render(document, rows, worst).encode())
+
+
+def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst: int) -> str:
+    """The page's HTML.
+
+    Args:
+        document: content of `evaluation.json`.
+        rows: content of `answers.parquet`.
+        worst: most items of each list of answers.
+    """
+    models = [name for name in ORDER if name in document["models"]]
+    primary, opponent = document["primary"], document["opponent"]
+    items = _items(rows, models, primary)
+    behind = [item for item in items if item["scores"]["candidate"] < item["scores"][opponent]]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = _number
+    environment.filters["signed"] = lambda value: f"{value:+.3f}"
+    environment.filters["words"] = _words
+    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    return template.render(
+        document=document,
+        models=models,
+        primary=primary,
+        opponent=opponent,
+        confidence=f"{document['confidence']:.0%}",
+        headline=_line(primary, document, models),
+        metrics=[_line(metric, document, models) for metric in document["models"]["candidate"]],
+        slices={
+            kind: [part | {"line": _line(primary, part, models)} for part in parts]
+            for kind, parts in document["slices"].items()
+            if parts
+        },
+        spread=_spread(items, models),
+        lists=[
+            ("Worst answers", f"The candidate's lowest {_words(primary)}.", sorted(items, key=_low)[:worst]),
+            (
+                f"Worse than the {opponent}",
+                f"Where the candidate lost most: {len(behind)} of {len(items)} answers are worse.",
+                sorted(behind, key=lambda item: (item["scores"]["candidate"] - item["scores"][opponent], _low(item)))[
+                    :worst
+                ],
+            ),
+        ],
+    )
+
+
+def _items(rows: Sequence[Mapping[str, Any]], models: Sequence[str], primary: str) -> list[dict[str, Any]]:
+    """A row per item with every model's answer and score."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        item = found.setdefault(row["id"], {**row, "answers": {}, "scores": {}})
+        item["answers"][row["model"]] = _marked(row["answer"], row["reference"])
+        item["scores"][row["model"]] = row[primary]
+    return [item for item in found.values() if set(models) <= item["scores"].keys()]
+
+
+def _low(item: Mapping[str, Any]) -> tuple[float, float, str]:
+    """Sorts by the candidate's score, of equal ones the longer reference first."""
+    return item["scores"]["candidate"], -len(item["reference"]), item["id"]
+
+
+def _marked(answer: str, reference: str) -> list[tuple[str, bool]]:
+    """The words of an answer, and whether the reference has them too."""
+    known = set(normalise(reference))
+    return [(word, bool(own := normalise(word)) and set(own) <= known) for word in answer.split()]
+
+
+def _line(metric: str, part: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    """One metric of all models on one scale, and the candidate's difference with what it means."""
+    figures: dict[str, dict[str, float]] = {
+        name: part["models"][name][metric] for name in models if metric in part["models"][name]
+    }
+    low, high = min(f["low"] for f in figures.values()), max(f["high"] for f in figures.values())
+    width = (high - low) or 1.0
+    bars = {
+        name: {edge: round(4 + 92 * (value - low) / width, 1) for edge, value in figure.items()}
+        for name, figure in figures.items()
+    }
+    difference: dict[str, float] = part["differences"][metric]
+    return {
+        "metric": metric,
+        "figures": figures,
+        "bars": bars,
+        "difference": difference,
+        "verdict": _verdict(metric, difference),
+    }
+
+
+def _verdict(metric: str, difference: Mapping[str, float]) -> str:
+    if metric in DESCRIPTIVE:
+        return "describes"
+    if difference["low"] <= 0 <= difference["high"]:
+        return "open"
+    return "better" if (difference["low"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
+
+
+def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """How many answers of each model score how much, in tenths; heights in percent of the fullest."""
+    counts = {name: [0] * 10 for name in models}
+    for item in items:
+        for name in models:
+            counts[name][min(9, int(10 * item["scores"][name]))] += 1
+    most = max((n for found in counts.values() for n in found), default=0) or 1
+    return {
+        name: [
+            {"count": n, "height": round(100 * n / most, 1), "span": f"{i / 10:g} to {(i + 1) / 10:g}"}
+            for i, n in enumerate(found)
+        ]
+        for name, found in counts.items()
+    }
+
+
+def _words(metric: str) -> str:
+    """A metric's name as it is written."""
+    known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
+    return " ".join(known.get(part, part) for part in metric.split("_")).replace("ROUGE ", "ROUGE-")
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

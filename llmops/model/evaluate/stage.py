@@ -1,0 +1,195 @@
+"""Answer the frozen test with base, champion and candidate, greedily, and measure each answer.
+
+What is evaluated is the servable: the very folder that serving loads. The base is the untuned model, unquantised.
+`evaluate.task` says what is measured (see `tasks`). Run again on the same machine, with as many threads, the files come
+out the same bit for bit.
+
+    python -m llmops run evaluate
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from llmops.artifacts import write_json
+from llmops.config import Evaluate
+from llmops.errors import ArtifactError
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import answer, load_servable
+from llmops.model.evaluate import page
+from llmops.model.evaluate.slices import slices
+from llmops.model.evaluate.tasks import TASKS, Columns
+from llmops.model.scoring.likelihood import answer_nats, perplexity
+from llmops.model.select.stage import base_path
+from llmops.prompts import training_ids
+from llmops.records import Example, read_rows, write_table
+from llmops.statistics import intervals
+from llmops.statistics.intervals import Measure
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one model answered, and how good that is."""
+
+    answers: list[str]
+    columns: Columns  #: metric → one value per item
+    items: dict[str, Measure]  #: metrics that any part of the test has
+    whole: dict[str, Measure]  #: metrics that only the whole test has
+
+
+def run(
+    config: Evaluate, *, annotate: Path, select: Path, compress: Path, out: Path, champion: Path | None = None
+) -> dict[str, Any]:
+    """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
+
+    Raises:
+        ArtifactError: if the test is empty.
+    """
+    items = read_rows(annotate / "test.parquet", Example)
+    if not items:
+        raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
+    folders = {"base": Path(base_path(select)), "candidate": compress / "servable"}
+    if champion:
+        folders["champion"] = champion / "servable"
+    models: dict[str, Asked] = {}
+    with deterministic():
+        for name, folder in folders.items():
+            models[name] = ask(folder, items, config)
+            log.info("%s: answered %d items", name, len(items))
+    whole = figures(models, [item.group for item in items], config, whole=True)
+    document = {
+        "items": len(items),
+        "topics": len({item.group for item in items}),
+        "task": config.task,
+        "primary": TASKS[config.task].primary,
+        "confidence": config.confidence,
+        "resamples": config.bootstrap,
+        "opponent": "champion" if champion else "base",
+        **whole,
+        "slices": _slices(models, items, config),
+    }
+    write_table(out / "answers.parquet", _table(models, items))
+    write_json(out / "evaluation.json", document)
+    page.write(out, config.worst)
+    return {"items": len(items)} | {
+        f"{name}_{metric}": figure["mean"]
+        for name, found in whole["models"].items()
+        for metric, figure in found.items()
+    }
+
+
+def ask(folder: Path, items: Sequence[Example], config: Evaluate) -> Asked:
+    """One model's answers in the order of `items`, measured; of any model folder or servable."""
+    model, tokenizer = load_servable(folder)
+    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
+    references = [Tokens(i.id, *training_ids(tokenizer, i.question, i.answer, i.context)) for i in items]
+    likelihood = answer_nats(model, references)
+    del model
+    gc.collect()
+    columns, whole = TASKS[config.task].score(texts, [item.answer for item in items], config.k)
+    nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
+    measures = {metric: intervals.mean(values) for metric, values in columns.items()}
+    measures["perplexity"] = perplexity(nats, [int(n) for n in tokens])
+    return Asked(texts, {**columns, "reference_nats": [*nats], "reference_tokens": [*tokens]}, measures, whole)
+
+
+def figures(
+    models: Mapping[str, Asked],
+    topics: Sequence[str],
+    config: Evaluate,
+    rows: Sequence[int] | None = None,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Every metric of every model with its interval, and how far the candidate is from its opponent.
+
+    Args:
+        models: their answers to the same items.
+        topics: of each item.
+        config: the size of the bootstrap.
+        rows: only these items.
+        whole: also the metrics that only the whole test has.
+
+    Returns:
+        `models`: model → metric → interval; `differences`: metric → interval of candidate minus opponent, paired. A
+        metric that a model has no value of is left out.
+    """
+    measures = {
+        (name, metric): measure
+        for name, asked in models.items()
+        for metric, measure in {**asked.items, **(asked.whole if whole else {})}.items()
+    }
+    drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows)
+    names = list(dict.fromkeys(metric for _, metric in measures))
+    kept = [metric for metric in names if all(np.isfinite(drawn[name, metric][0]) for name in models)]
+    opponent = "champion" if "champion" in models else "base"
+    return {
+        "models": {
+            name: {metric: intervals.summary(drawn[name, metric], config.confidence) for metric in kept}
+            for name in models
+        },
+        "differences": {
+            metric: intervals.summary(drawn["candidate", metric] - drawn[opponent, metric], config.confidence)
+            for metric in kept
+        },
+    }
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Only kernels that give the same bits every time; cuBLAS needs a fixed workspace for that."""
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _slices(models: Mapping[str, Asked], items: Sequence[Example], config: Evaluate) -> dict[str, list[dict[str, Any]]]:
+    topics = [item.group for item in items]
+    return {
+        kind: [
+            {
+                "name": name,
+                "items": len(rows),
+                "topics": len({topics[row] for row in rows}),
+                **figures(models, topics, config, rows),
+            }
+            for name, rows in parts.items()
+        ]
+        for kind, parts in slices(items, config.slice_items).items()
+    }
+
+
+def _table(models: Mapping[str, Asked], items: Sequence[Example]) -> pa.Table:
+    """A row per model and item. Every column that is no text is a metric: the release gate can decide on it."""
+    rows = [
+        {
+            "id": item.id,
+            "question": item.question,
+            "context": item.context,
+            "reference": item.answer,
+            "source": item.source,
+            "group": item.group,
+            "answer": asked.answers[n],
+            **{metric: values[n] for metric, values in asked.columns.items()},
+            "model": name,
+        }
+        for name, asked in models.items()
+        for n, item in enumerate(items)
+    ]
+    return pa.Table.from_pylist(rows)

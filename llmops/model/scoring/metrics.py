@@ -1,0 +1,100 @@
+"""How good one answer is, compared with its reference.
+
+Token F1 and exact match as in SQuAD (arXiv:1606.05250, section 6.1), ROUGE by the library `rouge-score`, BLEU by
+`sacrebleu`, reading ease after Flesch with the syllables that `pyphen` counts. All of them work without a network.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from llmops.data.text.sentences import sentences
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def normalise(text: str) -> list[str]:
+    """The words of `text` in lower case, without punctuation and articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Harmonic mean of word precision and recall, 0 to 1; two empty texts are equal."""
+    ours, theirs = normalise(answer), normalise(reference)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """1 if both have the same words in the same order, else 0."""
+    return float(normalise(answer) == normalise(reference))
+
+
+def rouge(answer: str, reference: str) -> dict[str, float]:
+    """F-measures of common words, pairs of words and the longest common subsequence, with stemming, 0 to 1."""
+    scores = _rouge().score(reference, answer)
+    return {name: float(scores[key].fmeasure) for name, key in _ROUGE.items()}
+
+
+def bleu(answer: str, reference: str) -> tuple[float, list[int]]:
+    """BLEU of one answer, 0 to 100, and the counts that make up the BLEU of many.
+
+    Short answers have no 4-grams: the score of one is over the n-grams it has ("effective order").
+
+    Returns:
+        The score, and ten counts: words of the answer, words of the reference, n-grams that match and n-grams, each of
+        length 1 to 4.
+    """
+    found = _bleu().sentence_score(answer, [reference])
+    return float(found.score), [found.sys_len, found.ref_len, *found.counts, *found.totals]
+
+
+def corpus_bleu(counts: list[int]) -> float:
+    """BLEU of many answers, 0 to 100, from the sums of their counts (Papineni et al. 2002)."""
+    return float(type(_bleu()).compute_bleu(counts[2:6], counts[6:10], counts[0], counts[1]).score)
+
+
+def reading_ease(text: str) -> float | None:
+    """Flesch's reading ease of an English text: 100 is very easy, 0 very hard, and either can be passed.
+
+    206.835 - 1.015 words per sentence - 84.6 syllables per word (Flesch 1948, "A new readability yardstick", Journal of
+    Applied Psychology 32(3), 221-233). A text without words has none.
+    """
+    words = _WORD.findall(text)
+    if not words:
+        return None
+    parts = sum(len(_hyphens().positions(word)) + 1 for word in words)
+    ends = max(1, sum(1 for s in sentences(text) if _WORD.search(s)))
+    return 206.835 - 1.015 * len(words) / ends - 84.6 * parts / len(words)
+
+
+_ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(_ROUGE.values()), use_stemmer=True)
+
+
+@cache
+def _bleu() -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(effective_order=True)
+
+
+@cache
+def _hyphens() -> Any:
+    from pyphen import Pyphen
+
+    return Pyphen(lang="en_US")

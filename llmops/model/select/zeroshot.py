@@ -1,0 +1,63 @@
+"""How well untuned models do on a slice of the validation examples: what `select` compares those with that fit.
+
+Compared are bits per byte of the reference answers. They need no generation, do not depend on the tokenizer, and differ
+less by chance than token F1, which a talkative model loses for a reason that tuning removes first.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import answer, load_model, load_tokenizer, nf4
+from llmops.model.scoring.likelihood import answer_nats, bits_per_byte
+from llmops.model.scoring.metrics import token_f1
+from llmops.prompts import training_ids
+from llmops.records import Example
+from llmops.statistics import intervals
+from llmops.statistics.intervals import Interval, Measure
+
+MAX_NEW_TOKENS = 48
+RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an untuned model scored."""
+
+    measures: dict[str, Measure]  #: bits_per_byte and token_f1
+    topics: tuple[str, ...]  #: of the items
+
+    def interval(self, metric: str) -> Interval:
+        """One metric with its interval."""
+        drawn = intervals.sample(self.measures, self.topics, RESAMPLES, SEED)
+        return intervals.summary(drawn[metric], CONFIDENCE)
+
+
+def score(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
+    """Score a model folder on examples.
+
+    Args:
+        folder: the model.
+        items: the examples.
+        four_bits: load it in NF4, where there is no room for bfloat16.
+    """
+    model, tokenizer = load_model(folder, nf4() if four_bits else None), load_tokenizer(folder)
+    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], MAX_NEW_TOKENS)
+    references = [Tokens(i.id, *training_ids(tokenizer, i.question, i.answer, i.context)) for i in items]
+    nats = [nats for nats, _ in answer_nats(model, references)]
+    del model
+    gc.collect()
+    f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
+    measures = {"bits_per_byte": bits_per_byte(nats, [i.answer for i in items]), "token_f1": intervals.mean(f1)}
+    return Score(measures, tuple(i.group for i in items))
+
+
+def saved(one: Score, other: Score) -> Interval:
+    """How many bits per byte `one` needs less than `other`, on the same items, paired."""
+    measures = {"one": one.measures["bits_per_byte"], "other": other.measures["bits_per_byte"]}
+    drawn = intervals.sample(measures, one.topics, RESAMPLES, SEED)
+    return intervals.summary(drawn["other"] - drawn["one"], CONFIDENCE)

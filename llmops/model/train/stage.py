@@ -1,0 +1,150 @@
+"""Fine-tune with QLoRA: adapter, merged model, loss history, report. An interrupted run goes on from its checkpoint.
+
+python -m llmops run train
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmops.artifacts import read_record, write_json
+from llmops.config import Train
+from llmops.errors import TrainingError
+from llmops.features.stage import read_offline
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import load_model
+from llmops.model.select.stage import base_path
+from llmops.model.train.parallel import run_parallel
+from llmops.model.train.report import plot_loss, write_report
+from llmops.model.training.checkpoints import need_disk
+from llmops.model.training.fit import fit
+from llmops.model.training.packing import mean_loss
+from llmops.model.training.qlora import Hyperparameters, save_merged, trainable, trained_parameters
+
+log = logging.getLogger(__name__)
+
+#: Nats per answer token by which merging may change the validation loss: rounding to bfloat16 makes 0.001 to 0.02, and
+#: merging into a base other than the one that was trained on made 0.25.
+MERGE_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a training leaves besides the adapter."""
+
+    history: list[dict[str, float]]
+    examples: int
+    validation_loss: float | None
+    trained: int
+    parameters: int
+
+
+def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -> dict[str, Any]:
+    """Write `adapter/`, `servable/` (base and adapter merged, bfloat16), `loss.json`, `loss.png` and `report.md`.
+
+    `checkpoints/` only lives while training does.
+
+    Raises:
+        TrainingError: on nothing to learn from, a loss that is no number, no gradient, no disk, a merge that lost it.
+    """
+    base, found = base_path(select), hyperparameters(config, tune)
+    need_disk(out, Path(base))
+    cut = truncated(features)
+    processes = config.processes or max(1, torch.cuda.device_count())
+    if processes > 1:
+        learned = run_parallel(processes, learn, config, features, base, found, out)
+    else:
+        learned = learn(config, features, base, found, out)
+    save_merged(base, out / "adapter", config.method, out / "servable")
+    merged = _compare(out / "servable", features, learned.validation_loss)
+    steps = [row for row in learned.history if "loss" in row]
+    tokens, seconds = sum(row["tokens"] for row in steps), sum(row["seconds"] for row in steps)
+    metrics = {
+        "examples": learned.examples,
+        **cut,
+        "steps": int(steps[-1]["step"]),
+        "first_loss": round(steps[0]["loss"], 4),
+        "final_loss": round(sum(row["loss"] for row in steps[-5:]) / len(steps[-5:]), 4),
+        "validation_loss": _rounded(learned.validation_loss),
+        "merged_validation_loss": _rounded(merged),
+        "tokens": int(tokens),
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "trained": learned.trained,
+        "parameters": learned.parameters,
+        "learning_rate": found.learning_rate,
+        "rank": found.rank,
+        "batch": found.batch,
+        "processes": processes,
+    }
+    write_json(out / "loss.json", learned.history)
+    plot_loss(learned.history, out / "loss.png")
+    write_report(metrics, out / "report.md")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return metrics
+
+
+def learn(config: Train, features: Path, base: str, found: Hyperparameters, out: Path) -> Learned:
+    """Train and write `adapter/`: the whole of the work, or one process's share of it."""
+    examples, held_out = read_offline(features, "train"), _validation(features)
+    log.info("training on %d examples with %s", len(examples), found)
+    model = trainable(base, config, found)
+    history = fit(model, examples, config, found, out, held_out=held_out)
+    if os.environ.get("RANK", "0") == "0":
+        model.save_pretrained(out / "adapter")
+    loss = mean_loss(model, held_out) if held_out else None
+    return Learned(history, len(examples), loss, **trained_parameters(model))
+
+
+def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
+    """What `tune` found, each value overruled by a non-zero one in the section `train`."""
+    best = json.loads((tune / "best.json").read_text(encoding="utf-8"))
+    return Hyperparameters(
+        learning_rate=config.learning_rate or best["learning_rate"],
+        rank=config.rank or best["rank"],
+        batch=config.batch or best["batch"],
+    )
+
+
+def truncated(features: Path) -> dict[str, Any]:
+    """How many examples lost a part of their context to `features.max_tokens`, with a warning if any did."""
+    metrics = read_record(features).metrics
+    cut, of = int(metrics["truncated"]), int(metrics["examples"])
+    if cut:
+        log.warning(
+            "%d of %d examples (%.1f %%) were truncated: their context was longer than features.max_tokens allows",
+            cut,
+            of,
+            100 * cut / of,
+        )
+    return {"truncated": cut, "truncated_share": round(cut / of, 4)}
+
+
+def _validation(features: Path) -> Sequence[Tokens]:
+    return read_offline(features, "validation") if read_record(features).metrics["tokens"].get("validation") else []
+
+
+def _compare(servable: Path, features: Path, expected: float | None) -> float | None:
+    """The validation loss of the merged model as it was saved: that of the model that was trained, or an error."""
+    if expected is None:
+        return None
+    loss = mean_loss(load_model(servable), _validation(features))
+    if not abs(loss - expected) < MERGE_TOLERANCE:
+        raise TrainingError(
+            f"The merged model has a validation loss of {loss:.3f}, the model that was trained {expected:.3f}; merging "
+            f"into {servable} lost what was learned."
+        )
+    return loss
+
+
+def _rounded(loss: float | None) -> float | None:
+    return None if loss is None else round(loss, 4)

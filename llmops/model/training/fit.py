@@ -1,0 +1,272 @@
+"""One training run through transformers' `Trainer`: packed batches, checkpoints, errors instead of silent failure."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from heapq import nlargest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from llmops.config import Train
+from llmops.errors import TrainingError
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import Model
+from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint, remove_incomplete, writing
+from llmops.model.training.hardware import activation_bytes, choose, probe
+from llmops.model.training.packing import answer_loss, mean_loss, pack
+from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.watch import Best, DeadAdapters, Progress, tensorboard
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]
+
+
+def fit(
+    model: Model,
+    examples: Sequence[Tokens],
+    config: Train,
+    found: Hyperparameters,
+    out: Path,
+    max_steps: int = 0,
+    pause: int = 0,
+    held_out: Sequence[Tokens] = (),
+) -> list[dict[str, float]]:
+    """Train `model` in place, going on from the newest whole checkpoint under `out/checkpoints`.
+
+    Every process of a data-parallel training calls it with the same arguments and takes its share of each batch.
+
+    Args:
+        model: from `qlora.trainable`.
+        examples: the training split.
+        config: epochs, warm-up, clipping, seed, checkpoint interval, looks at the validation loss.
+        found: learning rate and batch.
+        out: folder of the artifact.
+        max_steps: end after this many optimiser steps and write no checkpoint; 0 trains `config.epochs`.
+        pause: write a checkpoint after this optimiser step and return; the next call goes on from there as if nothing
+            had been, since the schedule of the learning rate spans all steps. 0 does not pause.
+        held_out: the validation split, for `config.validate_steps`. With `config.patience` the model ends with the
+            adapter that was best on it.
+
+    Returns:
+        The history: a row per optimiser step with step, loss (nats per answer token), grad_norm, learning_rate, tokens
+        (none of them padding) and seconds; with `held_out`, rows with step and validation_loss between them.
+
+    Raises:
+        TrainingError: on no examples, a loss that is no number, a gradient of zero, or a full disk.
+    """
+    if not examples:
+        raise TrainingError("There is no training example; look at the annotate and features artifacts.")
+    checkpoints = out / "checkpoints"
+    arguments = _arguments(model, examples, config, found, checkpoints, max_steps, bool(held_out))
+    best = Best(checkpoints / "best", config.patience) if config.patience and held_out else None
+    trackers = tensorboard(config.report_to, out / "logs") if arguments.process_index == 0 else []
+    trainer = PackedTrainer(
+        model=model,
+        args=arguments,
+        examples=examples,
+        held_out=held_out,
+        group_by_length=config.group_by_length,
+        callbacks=[Progress(pause), DeadAdapters(), *([best] if best else []), *trackers],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        remove_incomplete(checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = newest_checkpoint(checkpoints)
+    if checkpoint:
+        log.info("resuming from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.wait_for_everyone()
+    if best and best.folder.is_dir() and not pause:
+        best.restore(model)
+    keys = ("step", "loss", "grad_norm", "learning_rate", "tokens", "seconds")
+    return [
+        {k: float(row[k]) for k in keys}
+        if "loss" in row
+        else {"step": float(row["step"]), "validation_loss": row["eval_loss"]}
+        for row in trainer.state.log_history
+        if "loss" in row or "eval_loss" in row
+    ]
+
+
+def _arguments(
+    model: Model,
+    examples: Sequence[Tokens],
+    config: Train,
+    found: Hyperparameters,
+    checkpoints: Path,
+    max_steps: int,
+    validate: bool,
+) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        learning_rate=found.learning_rate,
+        num_train_epochs=config.epochs,
+        max_steps=max_steps or -1,
+        warmup_steps=config.warmup,
+        lr_scheduler_type="cosine",
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=0.0,
+        seed=config.seed,
+        data_seed=config.seed,
+        save_strategy="no" if max_steps else "steps",
+        save_steps=config.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validate and config.validate_steps else "no",
+        eval_steps=config.validate_steps or None,
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        disable_tqdm=True,
+        use_cpu=not cuda,
+        ddp_find_unused_parameters=False,
+    )
+    share, rest = divmod(found.batch, arguments.world_size)
+    if rest:
+        raise TrainingError(
+            f"A batch of {found.batch} examples cannot be shared by {arguments.world_size} processes; "
+            "set train.batch to a multiple."
+        )
+    micro = min(config.micro_batch or share, share)
+    if share % micro:
+        raise TrainingError(f"train.micro_batch, {micro}, must divide a process's share of the batch, {share}.")
+    largest = nlargest(micro, examples, key=lambda e: len(e.token_ids))
+    _need_context(model, largest[0])
+    tokens = sum(len(e.token_ids) for e in largest)
+    need = activation_bytes(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
+    settings = choose(probe(), need, model.config._attn_implementation)
+    if settings.attention:
+        model.get_base_model().set_attn_implementation(settings.attention)
+    arguments.optim = settings.optimizer
+    arguments.activation_checkpointing = settings.checkpointing
+    arguments.per_device_train_batch_size = micro
+    arguments.gradient_accumulation_steps = share // micro
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process never splits a packed row over several GPUs
+    return arguments
+
+
+def _need_context(model: Model, longest: Tokens) -> None:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit and len(longest.token_ids) > limit:
+        raise TrainingError(
+            f"Example {longest.id} has {len(longest.token_ids)} tokens, the base model's context is {limit}; lower "
+            "features.max_tokens."
+        )
+
+
+class PackedTrainer(Trainer):
+    """A `Trainer` whose loss is the mean over all answer tokens of an optimiser step, and must be a number.
+
+    The mean is over the answer tokens of all processes and all micro-batches, so that neither changes the result.
+    """
+
+    def __init__(
+        self, *, examples: Sequence[Tokens], held_out: Sequence[Tokens], group_by_length: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            train_dataset=_Examples(examples), eval_dataset=_Examples(held_out), data_collator=pack, **kwargs
+        )
+        self.loss_is_scaled_for_ga = True
+        self.examples = examples
+        self.held_out = held_out
+        self.group_by_length = group_by_length
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """The micro-batches of one optimiser step, and how many answer tokens it has in all processes."""
+        self._began = time.monotonic()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        mine = [sum(len(b["labels"]) for b in batches), sum(b["input_ids"].numel() for b in batches)]
+        answers, tokens = self.accelerator.gather(torch.tensor([mine], device=device)).sum(dim=0)
+        self._tokens = int(tokens)
+        return batches, answers
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """This micro-batch's part of the mean cross-entropy per answer token."""
+        loss = answer_loss(model, inputs)
+        if not math.isfinite(float(loss.detach())):
+            raise TrainingError(
+                f"The loss is {float(loss.detach())} at step {self.state.global_step + 1}; "
+                "lower the learning rate (train.learning_rate) or look for damaged examples."
+            )
+        # Gradients of processes are averaged, not added.
+        scaled: torch.Tensor = loss * (self.accelerator.num_processes / num_items_in_batch)
+        return scaled
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The validation loss, without disturbing the training: see `packing.mean_loss`."""
+        metrics = {"eval_loss": mean_loss(self.model, self.held_out)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to the row of an optimiser step its tokens, none of them padding, and its seconds."""
+        if "loss" in logs:
+            logs |= {"tokens": self._tokens, "seconds": round(time.monotonic() - self._began, 4)}
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(e.token_ids) for e in self.examples]
+        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return ByLength(lengths, step, self.args.seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        with writing(folder):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
+            if self.is_world_process_zero():
+                (folder / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+
+class _Examples(Dataset[Tokens]):
+    def __init__(self, examples: Sequence[Tokens]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Tokens:
+        return self.examples[index]
+
+
+class ByLength(Sampler[int]):
+    """Batches of similar length in an order that follows from seed and epoch alone.
+
+    transformers' own sampler draws from torch's global generator, whose state depends on what ran before: a training
+    that is resumed in its second epoch would see other batches.
+    """
+
+    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch = batch
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator))

@@ -1,0 +1,87 @@
+"""What the machine can do, and the training settings that follow from it: one function decides."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from llmops.model.training.attention import SEGMENTS
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+USABLE = 0.8  #: share of the free memory that activations may take; the rest is for optimiser, kernels, fragments
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What matters of the machine, once the model is loaded."""
+
+    cuda: bool
+    flash_attention: bool  #: the package flash-attn is installed and the GPU is an Ampere or newer
+    free_bytes: int  #: of the GPU, or of the machine without one
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a training runs on a machine; none of it changes what is learned but for rounding."""
+
+    attention: str  #: for `set_attn_implementation`; empty keeps the model's own
+    optimizer: str  #: for `TrainingArguments.optim`
+    checkpointing: bool  #: compute activations twice instead of keeping them
+
+
+def probe() -> Machine:
+    """This machine as it is now."""
+    if torch.cuda.is_available():
+        flash = is_flash_attn_2_available() and torch.cuda.get_device_capability()[0] >= 8
+        return Machine(True, flash, torch.cuda.mem_get_info()[0])
+    return Machine(False, False, psutil.virtual_memory().available)
+
+
+def choose(machine: Machine, activations: int, attention: str = "sdpa") -> Settings:
+    """The settings for a machine.
+
+    With a GPU: flash attention where it is installed, and AdamW with 8-bit states that may be paged out (QLoRA,
+    arXiv:2305.14314). Without: attention an example at a time, and torch's fused AdamW. Activations are computed twice
+    only when `activations` bytes would not fit, since that takes a third more time.
+
+    Args:
+        machine: from `probe`.
+        activations: bytes that the largest batch keeps for its backward pass; see `activation_bytes`.
+        attention: what the model uses now; only a model that may use `sdpa` gets another.
+    """
+    wanted = "" if attention != "sdpa" else SEGMENTS
+    if machine.cuda:
+        wanted = "flash_attention_2" if machine.flash_attention and attention == "sdpa" else ""
+    checkpointing = activations > USABLE * machine.free_bytes
+    if checkpointing:
+        log.warning(
+            "activations are computed twice: a batch keeps %.1f GiB of %.1f; a smaller train.micro_batch is faster",
+            activations / GIB,
+            machine.free_bytes / GIB,
+        )
+    return Settings(wanted, "paged_adamw_8bit" if machine.cuda else "adamw_torch_fused", checkpointing)
+
+
+def activation_bytes(config: Any, tokens: int, answer_tokens: int) -> int:
+    """About how many bytes a packed batch keeps for its backward pass.
+
+    Per layer and token a Llama keeps, in two bytes each, some 11 values per hidden unit (what enters norms, projections
+    and adapters, in float32 within the norms) and 4 per unit of the feed-forward layer; per answer token the logits
+    once in two bytes and twice in four. Attention is taken to be of the kind that keeps no square. What autograd really
+    kept for three small models was 0.8 to 1 times that.
+
+    Args:
+        config: the base model's configuration.
+        tokens: of the batch.
+        answer_tokens: those of them with a loss.
+    """
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    per_token = 2 * (11 * config.hidden_size + 4 * inner) * config.num_hidden_layers
+    return int(tokens * per_token + answer_tokens * config.vocab_size * 10)

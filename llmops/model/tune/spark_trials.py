@@ -1,0 +1,78 @@
+"""Whole trials on Spark, many at once, through HyperOpt's `SparkTrials`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hyperopt import STATUS_OK, SparkTrials, Trials, fmin, hp
+from hyperopt.base import JOB_STATE_DONE
+
+from llmops.config import Clean, Tune
+from llmops.data.spark import session
+from llmops.errors import TrainingError
+from llmops.model.tune.halving import Job, Trial
+
+if TYPE_CHECKING:
+    from llmops.model.tune.stage import Measure
+
+
+@contextmanager
+def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[Measure]:
+    """Give a function that does jobs at once, each a Spark task.
+
+    Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
+    """
+    # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/threads.py.
+    threads = {f"spark.executorEnv.{name}": "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    with session(Clean(master=config.spark, spark=threads)) as spark:
+        yield lambda jobs: _spread(jobs, attempt, SparkTrials(parallelism=len(jobs), spark_session=spark))
+
+
+def _spread(jobs: Sequence[Job], attempt: Callable[[Job, Path], Trial], trials: SparkTrials) -> list[Trial]:
+    """Do each job in a trial of `trials`. What is tried was decided before, so that a killed search finds the same.
+
+    Raises:
+        TrainingError: if a task failed for another reason than its training: a missing package or path, say.
+    """
+
+    def one(number: Any) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = attempt(jobs[int(number)], Path(folder))
+        return {"status": STATUS_OK, "loss": trial.loss, "trial": trial}
+
+    fmin(
+        one,
+        hp.randint("number", len(jobs)),
+        algo=_in_order,
+        max_evals=len(jobs),
+        max_queue_len=len(jobs),
+        trials=trials,
+        rstate=np.random.default_rng(0),
+        return_argmin=False,
+        show_progressbar=False,
+        verbose=False,
+    )
+    documents = sorted(
+        trials._dynamic_trials, key=lambda document: document["tid"]
+    )  # `trials` leaves out those that failed
+    for document in documents:
+        if document["state"] != JOB_STATE_DONE:
+            raise TrainingError(f"A trial on Spark broke off: {document['misc'].get('error', 'it was cancelled')}")
+    return [document["result"]["trial"] for document in documents]
+
+
+def _in_order(new_ids: list[int], domain: Any, trials: Trials, seed: int) -> list[dict[str, Any]]:
+    """HyperOpt's suggestion algorithm that suggests number n for its trial n."""
+    miscs = [
+        {"tid": i, "cmd": domain.cmd, "workdir": domain.workdir, "idxs": {"number": [i]}, "vals": {"number": [i]}}
+        for i in new_ids
+    ]
+    documents: list[dict[str, Any]] = trials.new_trial_docs(
+        new_ids, [None for _ in new_ids], [domain.new_result() for _ in new_ids], miscs
+    )
+    return documents

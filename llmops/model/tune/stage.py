@@ -1,0 +1,160 @@
+"""Search learning rate, rank and batch: grid, random or TPE, with successive halving or on Spark. A killed search goes
+on from what it measured.
+
+    python -m llmops run tune
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from llmops.artifacts import write_json
+from llmops.config import Train, Tune
+from llmops.errors import TrainingError
+from llmops.features.stage import read_offline
+from llmops.features.tokenize import Tokens
+from llmops.model.select.stage import base_path
+from llmops.model.training.fit import fit
+from llmops.model.training.packing import mean_loss
+from llmops.model.training.qlora import Hyperparameters, trainable
+from llmops.model.tune.halving import Job, Trial, best, promote, rungs, standing, stopped
+from llmops.model.tune.report import report
+from llmops.model.tune.search import Space, count, declared, propose, start
+
+log = logging.getLogger(__name__)
+
+TRIALS = "trials.json"  #: rewritten after every measurement; what an interrupted search goes on from
+CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, while the search lives
+
+
+Measure = Callable[[Sequence[Job]], list[Trial]]  #: does jobs; returns their trials with a loss or an error more
+
+
+def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) -> dict[str, Any]:
+    """Write `best.json`, `trials.json`, the table `report.md` and the plot `trials.png`.
+
+    A trial trains as the section `train` says, for at most `config.steps` optimiser steps, and is judged by its loss on
+    validation examples. What that section fixes (learning rate, rank, batch) is not searched. With less than two points
+    to compare nothing is trained.
+
+    Raises:
+        ConfigError: if a grid has more points than `config.trials`.
+        ArtifactError: if there are no examples to train or to validate on.
+        TrainingError: if every trial failed.
+    """
+    space, ladder = declared(config, train), rungs(config)
+    total = count(config, space)
+    found, trials = start(space), list[Trial]()
+    if total > 1:
+        with measuring(config, train, features, select, out) as measure:
+            for trials in search(config, space, read_trials(out), measure):
+                write_json(out / TRIALS, [asdict(trial) for trial in trials])
+                for trial in stopped(trials, ladder, config.halving, total):
+                    shutil.rmtree(folder_of(trial, out), ignore_errors=True)
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        if all(trial.error for trial in trials):
+            raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
+        found = best(trials).found
+    write_json(out / "best.json", asdict(found))
+    report(trials, ladder, out)
+    steps = sum(trial.steps for trial in trials)
+    losses = {"best_loss": round(best(trials).loss, 4)} if trials else {}
+    return {"trials": len(trials), "steps": steps, **losses, **asdict(found)}
+
+
+def search(config: Tune, space: Space, trials: Sequence[Trial], measure: Measure) -> Iterator[list[Trial]]:
+    """Go on from `trials` until nothing is left to do; yields all trials whenever some were measured."""
+    current = {trial.number: trial for trial in trials}
+    while jobs := todo(config, space, list(current.values())):
+        current |= {trial.number: trial for trial in measure(jobs)}
+        yield list(current.values())
+
+
+def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[Job]:
+    """What comes next: the trial that was promoted, else new ones, `config.parallel` at once; empty at the end."""
+    ladder, total = rungs(config), count(config, space)
+    if going := promote(trials, ladder, config.halving):
+        return [Job(going, ladder[ladder.index(going.steps) + 1])]
+    tried = list(zip((trial.found for trial in trials), standing(trials), strict=True))
+    for _ in range(min(config.parallel, total - len(trials))):
+        tried.append((propose(config, space, tried), math.inf))
+    return [Job(Trial(number, found), ladder[0]) for number, (found, _) in enumerate(tried) if number >= len(trials)]
+
+
+@contextmanager
+def measuring(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[Measure]:
+    """How jobs are done: here, one after another, or on Spark."""
+    attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
+    if config.spark:
+        from llmops.model.tune.spark_trials import on_spark
+
+        with on_spark(config, attempt) as measure:
+            yield measure
+    else:
+        yield lambda jobs: [attempt(job, folder_of(job.trial, out)) for job in jobs]
+
+
+def attempt_job(job: Job, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
+    """Train a trial on, from its checkpoint in `folder`, on a fresh base; returns it with the loss it came to.
+
+    A loss that is no number, or training that fails otherwise, is written down as its error.
+    """
+    trial = job.trial
+    examples, held_out = data(features, config.validation_items, config.seed)
+    training = train.model_copy(update={"seed": config.seed})
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if int(path.name.split("-")[1]) > trial.steps:  # written, but killed before it was judged
+            shutil.rmtree(path)
+    try:
+        model = trainable(base, training, trial.found)
+        pause = job.steps if job.steps < config.steps else 0
+        fit(model, examples, training, trial.found, folder, max_steps=config.steps, pause=pause)
+        loss = mean_loss(model, held_out)
+        del model
+        gc.collect()
+        if not math.isfinite(loss):
+            raise TrainingError(f"The validation loss is {loss} after {job.steps} steps.")
+    except TrainingError as error:
+        log.warning("trial %d failed, %s: %s", trial.number, trial.found, error)
+        return replace(trial, error=str(error))
+    log.info("trial %d after %d steps: validation loss %.4f, %s", trial.number, job.steps, loss, trial.found)
+    return replace(trial, losses={**trial.losses, job.steps: loss})
+
+
+@lru_cache(maxsize=1)
+def data(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
+    """The training examples, and `items` validation examples drawn at random."""
+    examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
+    return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
+
+
+def folder_of(trial: Trial, out: Path) -> Path:
+    """Where a trial keeps its checkpoint."""
+    return out / CHECKPOINTS / str(trial.number)
+
+
+def read_trials(out: Path) -> list[Trial]:
+    """The trials as an interrupted search left them."""
+    if not (out / TRIALS).is_file():
+        return []
+    rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))
+    return [
+        Trial(
+            number=row["number"],
+            found=Hyperparameters(**row["found"]),
+            losses={int(steps): loss for steps, loss in row["losses"].items()},
+            error=row["error"],
+        )
+        for row in rows
+    ]

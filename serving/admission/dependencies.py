@@ -1,0 +1,221 @@
+"""What routes depend on: the parts of the app, and the permission that each route names."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.routing import Mount
+
+from llmops.access import roles as access
+from llmops.access.keys import KeyStore, sha256, split
+from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
+from llmops.config import Config
+from llmops.errors import AccessError
+from llmops.monitoring.sinks import LocalStore
+from llmops.registry.registry import Registry
+from serving.admission.limits import Allowance, Limiter
+from serving.admission.signing import mac
+from serving.engines.base import Ask
+from serving.errors import Limited
+from serving.models.inputs import Inputs
+from serving.models.watcher import Models
+from serving.observe.audit import Audit, client, client_fields
+from serving.observe.metrics import Metrics
+
+COOKIE = "llmops_session"
+SESSION_S = 12 * 3600
+
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
+_bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
+_Header = Annotated[str | None, Security(_header)]
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+_REASONS: dict[type[AccessError], str] = {
+    MissingKey: "missing",
+    UnknownKey: "unknown",
+    ExpiredKey: "expired",
+    RevokedKey: "revoked",
+    Forbidden: "forbidden",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the app is made of."""
+
+    config: Config
+    keys: KeyStore
+    registry: Registry
+    models: Models
+    store: LocalStore
+    limiter: Limiter
+    audit: Audit
+    inputs: Inputs
+    metrics: Metrics
+    session_secret: bytes = field(repr=False)
+
+
+def parts(request: Request) -> Parts:
+    """The parts of the app that a request reached."""
+    return cast(Parts, request.app.state.parts)
+
+
+PartsDep = Annotated[Parts, Depends(parts)]
+
+
+def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
+    """A dependency that lets only keys with this permission through, and gives the route the key.
+
+    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
+    """
+
+    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> Key:
+        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        app.audit.note(request.scope, "allowed", key)
+        return key
+
+    allowed.permission = permission  # type: ignore[attr-defined]
+    return allowed
+
+
+def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
+    """`require` for a route whose requests become events: each counts against the limits of its key.
+
+    The route then calls `await reserve(request, asks)` before it gives its asks to an engine. Nothing else is to be
+    done: once the answer has ended, its event says how many tokens were used. Headers are added to every answer.
+    """
+
+    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        request.state.event.update(client_fields(client(request.scope)))
+        allowance = Allowance(app.limiter, key, request.state.id, request.state.event)
+        request.state.allowance = allowance
+        await _within(request, allowance.enter())
+        failed: Exception | None = None
+        try:
+            yield key
+        except Exception as error:
+            failed = error
+            raise
+        finally:
+            allowance.settle(failed)
+
+    allowed.permission = permission  # type: ignore[attr-defined]
+    return allowed
+
+
+async def reserve(request: Request, asks: Sequence[Ask]) -> None:
+    """Set aside, of the limits of the request's key, the most tokens that some asks could use.
+
+    Raises:
+        Limited: if it may not use so many now.
+    """
+    await _within(request, cast(Allowance, request.state.allowance).reserve(asks))
+
+
+async def _within(request: Request, taking: Coroutine[Any, Any, None]) -> None:
+    try:
+        await taking
+    except Limited:
+        _refused(request, "limited", request.state.allowance.key)
+        raise
+
+
+def signed_in(request: Request, app: Parts, presented: str) -> str:
+    """A cookie that says for `SESSION_S` seconds that its bearer has shown this key. It ends with the key's secret.
+
+    Raises:
+        AccessError: saying why it is not good; it is in the audit then.
+    """
+    key = _admit(request, app, presented, None)
+    app.audit.note(request.scope, "allowed", key)
+    text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
+    return f"{text}.{_signed(app, text, sha256(split(presented)[2]))}"
+
+
+def _admit(request: Request, app: Parts, presented: str, permission: Permission | None) -> Key:
+    """The key of a request, if it is good and has the permission; if not, that is in the audit."""
+    key: Key | None = None
+    try:
+        if presented:
+            key = app.keys.known(presented)
+        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
+            key = _of_session(app, cookie)
+        else:
+            raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
+        request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
+        app.keys.good(key)
+        if permission:
+            access.require(key, permission)
+    except AccessError as error:
+        _refused(request, _REASONS[type(error)], key)
+        raise
+    return key
+
+
+def _refused(request: Request, reason: str, key: Key | None) -> None:
+    parts(request).audit.note(request.scope, reason, key)
+    request.state.refused = True  # the audit counts it; an event of its own would let anybody fill the disk
+
+
+async def public() -> None:
+    """Marks a route that anybody may use."""
+
+
+def permission_of(route: APIRoute) -> Permission | None:
+    """The permission that a route asks for; None if it is public.
+
+    Raises:
+        RuntimeError: if the route says neither.
+    """
+    calls = list(_calls(route.dependant))
+    for call in calls:
+        if permission := getattr(call, "permission", None):
+            return cast(Permission, permission)
+    if public in calls:
+        return None
+    raise RuntimeError(f"The route {sorted(route.methods)} {route.path} names no permission; use require() or public.")
+
+
+def assert_guarded(app: FastAPI, public_files: frozenset[str]) -> None:
+    """Make sure that every route names its permission or is public on purpose.
+
+    Args:
+        app: the finished app.
+        public_files: where folders of static files are mounted.
+
+    Raises:
+        RuntimeError: naming the first route that does not.
+    """
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            permission_of(route)
+        elif not (isinstance(route, Mount) and route.path in public_files):
+            raise RuntimeError(f"The route {route!r} is neither an API route nor a known folder of files.")
+
+
+def _calls(dependant: Dependant) -> list[Any]:
+    return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
+
+
+def _of_session(app: Parts, cookie: str) -> Key:
+    """The key that a session cookie stands for."""
+    text, _, signature = cookie.rpartition(".")
+    prefix, _, until = text.partition(".")
+
+    def shown(hash: str) -> bool:
+        return hmac.compare_digest(_signed(app, text, hash).encode(), signature.encode()) and int(until) > time.time()
+
+    return app.keys.proven(prefix, shown)
+
+
+def _signed(app: Parts, text: str, hash: str) -> str:
+    return mac(app.session_secret, f"{text}.{hash}")

@@ -1,0 +1,180 @@
+"""How much each key may use in a minute: requests, and tokens of prompts and answers.
+
+A request counts when it comes. Before it reaches the model, the most tokens that it could use are reserved, so that
+requests at the same time cannot together use more than the limit; afterwards the real number takes the place of the
+reservation. A request that could use more than the whole limit gets in when the window is empty: then alone can a key
+use more than its limit, and by no more than this one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmops.access.roles import Key
+from llmops.config import Serving
+from serving.admission.windows import Limits, OwnWindows, RedisWindows, SharedWindows, Use, Windows
+from serving.engines.base import Ask, Chat, Question, Text, Tokens
+from serving.errors import ClientLeft, Limited, TimedOut
+
+_LEFT = (ClientLeft, TimedOut)
+TEMPLATE, MESSAGE = 64, 16  #: most tokens that a model's template adds to a prompt, and to each message in it
+
+
+class Limiter:
+    """The windows of all keys.
+
+    Args:
+        config: the limits of keys that have none of their own, and where the windows are kept.
+        tell: called when a shared store of the windows is lost, with the reason, and when it is back, with "".
+        environ: the environment, for ${VAR} in `serving.limits`.
+        windows: instead of what `config` says, for tests.
+
+    Raises:
+        ConfigError: if a variable of the environment is missing.
+    """
+
+    def __init__(
+        self,
+        config: Serving,
+        tell: Callable[[str], None],
+        environ: Mapping[str, str] = os.environ,
+        windows: Windows | None = None,
+    ) -> None:
+        self._config = config
+        shared = config.limits and windows is None
+        self._windows = SharedWindows(RedisWindows(config.limits, environ), tell) if shared else windows or OwnWindows()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def of(self, key: Key) -> Limits:
+        """The limits of a key: its own, else those of the configuration."""
+        requests, tokens = key.requests_per_minute, key.tokens_per_minute
+        return Limits(
+            self._config.requests_per_minute if requests is None else requests,
+            self._config.tokens_per_minute if tokens is None else tokens,
+        )
+
+    async def take(self, key: Key, request: str, tokens: int) -> Use:
+        """Enter a request into its key's window, or change its tokens there; see `Windows.take`."""
+        limits = self.of(key)
+        if not limits.requests and not limits.tokens:
+            return Use(True, 0, 0, 0.0, 0.0)
+        return await self._windows.take(key.prefix, request, tokens, limits)
+
+    def settle(self, key: Key, request: str, tokens: int) -> None:
+        """Put a request's tokens right; done soon, even if whoever calls is being cancelled."""
+        task = asyncio.create_task(self._windows.settle(key.prefix, request, tokens))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def close(self) -> None:
+        """Finish what is being settled and let go of connections."""
+        await asyncio.gather(*self._settling)
+        await self._windows.close()
+
+
+class Allowance:
+    """A request's share of its key's limits. Routes reach it through `deps.limited` and `deps.reserve`.
+
+    Args:
+        limiter: the windows.
+        key: who asks.
+        request: id of the request.
+        event: the request's event, which says how many tokens were used.
+    """
+
+    def __init__(self, limiter: Limiter, key: Key, request: str, event: Mapping[str, Any]) -> None:
+        self.key = key
+        self._limiter, self._request, self._event = limiter, request, event
+        self._limits = limiter.of(key)
+        self._use = Use(False, 0, 0, 0.0, 0.0)
+        self._asks = self._reserved = 0
+
+    async def enter(self) -> None:
+        """Count the request.
+
+        Raises:
+            Limited: if the key has used its requests or its tokens of this minute.
+        """
+        await self._take(0)
+
+    async def reserve(self, asks: Sequence[Ask]) -> None:
+        """Set aside the most tokens that some asks could use.
+
+        Raises:
+            Limited: if the key may not use so many now.
+        """
+        if self._limits.tokens:
+            self._asks = len(asks)
+            self._reserved = min(sum(most_tokens(ask) for ask in asks), self._limits.tokens)
+            await self._take(self._reserved)
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Put what the event says in the place of the reservation, once the answer has ended.
+
+        Where it says nothing, what failed here used nothing, and what its caller left stays as reserved.
+
+        Args:
+            error: why there is no answer.
+        """
+        used = self._used()
+        if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _LEFT))):
+            self._limiter.settle(self.key, self._request, used)
+            self._use = replace(self._use, tokens=self._use.tokens - self._reserved + used)
+            self._reserved = used
+
+    def headers(self) -> dict[str, str]:
+        """What the answer says of the limits, in OpenAI's words; nothing about what is not limited."""
+        headers: dict[str, str] = {}
+        used = self._use.tokens
+        if self._asks and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._asks:
+            used += self._used() - self._reserved
+        for what, limit, n in (
+            ("requests", self._limits.requests, self._use.requests),
+            ("tokens", self._limits.tokens, used),
+        ):
+            if limit:
+                headers[f"x-ratelimit-limit-{what}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{what}"] = str(max(limit - n, 0))
+                headers[f"x-ratelimit-reset-{what}"] = f"{math.ceil(self._use.reset_s * 1000) / 1000:g}s"
+        if self._use.wait_s:
+            headers["retry-after-ms"] = str(math.ceil(self._use.wait_s * 1000))  # OpenAI's clients prefer it
+        return headers
+
+    async def _take(self, tokens: int) -> None:
+        use = self._use = await self._limiter.take(self.key, self._request, tokens)
+        if not use.taken:
+            raise Limited(_refusal(self._limits, use, tokens), use.wait_s)
+
+    def _used(self) -> int:
+        return int(sum(self._event.get(f"gen_ai.usage.{what}", 0) for what in ("input_tokens", "output_tokens")))
+
+
+def most_tokens(ask: Ask) -> int:
+    """The most tokens that an ask can use. No tokenizer is asked: a token stands for at least one byte of text."""
+    match ask.prompt:
+        case Tokens(ids):
+            prompt = len(ids)
+        case Text(text):
+            prompt = TEMPLATE + _bytes(text)
+        case Question(text, context):
+            prompt = TEMPLATE + 2 * MESSAGE + _bytes(text) + _bytes(context)
+        case Chat(messages):
+            prompt = TEMPLATE + sum(MESSAGE + _bytes(message.content) for message in messages)
+    return prompt + ask.max_new_tokens
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _refusal(limits: Limits, use: Use, tokens: int) -> str:
+    if limits.requests and use.requests >= limits.requests:
+        what = f"{limits.requests} requests"
+    else:
+        what = f"{limits.tokens} tokens ({use.tokens} are used or reserved and this request may take {tokens})"
+    return f"This key may use {what} a minute; try again in {math.ceil(use.wait_s)} s."

@@ -1,0 +1,85 @@
+"""An answer on its way to its caller: given up when the caller leaves or time is over, and noted in the event."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from typing import Any
+
+from fastapi import Request
+
+from llmops.errors import LlmopsError
+from serving.engines.base import Answer, Chunk
+from serving.errors import ClientLeft, TimedOut
+from serving.models.trial import Answering
+
+
+async def read(request: Request, stream: Answering, timeout_s: float) -> AsyncIterator[Chunk]:
+    """The chunks of an answer.
+
+    Version, tokens, finish reason and time to the first chunk are in the request's event before the last is given.
+
+    Args:
+        request: its body must have been read.
+        stream: told to stop if it is not read to its end.
+        timeout_s: seconds from when the request came.
+
+    Raises:
+        ClientLeft: if nobody listens any more.
+        TimedOut: if the answer is not complete in time.
+        Other errors: those of the stream.
+    """
+    loop = asyncio.get_running_loop()
+    event, last, cause = request.state.event, None, []
+
+    def give_up(error: LlmopsError) -> None:
+        cause.append(error)
+        stream.cancel()
+        stream.push(error)  # wakes a reader that waits
+
+    left_s = timeout_s - (time.perf_counter_ns() - request.state.begun) / 1e9
+    timer = loop.call_later(left_s, give_up, TimedOut(f"The answer was not complete after {timeout_s:g} s."))
+    watcher = loop.create_task(_watch(request, give_up))
+    try:
+        async for chunk in stream:
+            event.setdefault("llmops.time_to_first_token", time.perf_counter_ns() - request.state.begun)
+            event["llmops.model.version"] = stream.version.name
+            last = chunk
+            if chunk.finish_reason:
+                _note(event, chunk)
+                if stream.broken:
+                    event["llmops.guard.rules"] = stream.broken
+                yield chunk
+                return  # whoever leaves now has the answer
+            yield chunk
+        if cause:
+            raise cause[0]
+    finally:
+        timer.cancel()
+        watcher.cancel()
+        stream.cancel()
+        if last and not last.finish_reason:
+            _note(event, last)
+
+
+async def read_whole(request: Request, stream: Answering, timeout_s: float) -> Answer:
+    """An answer in one piece; see `read`."""
+    texts: list[str] = []
+    async for chunk in read(request, stream, timeout_s):
+        texts.append(chunk.text)
+    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
+
+
+def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
+    """Add an answer to the event; a request may have several."""
+    for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
+        event[f"gen_ai.usage.{name}"] = event.get(f"gen_ai.usage.{name}", 0) + count
+    if chunk.finish_reason:
+        event.setdefault("gen_ai.response.finish_reasons", []).append(chunk.finish_reason)
+
+
+async def _watch(request: Request, give_up: Callable[[LlmopsError], None]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    give_up(ClientLeft("The connection was closed before the answer was complete."))

@@ -1,0 +1,119 @@
+"""Answers in the form of OpenAI's API: whole, or as the chunks of a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from serving.admission.dependencies import Parts, reserve
+from serving.answers.delivery import read, read_whole
+from serving.answers.openai_schemas import (
+    AssistantMessage,
+    ChatChoice,
+    Completion,
+    CompletionChoice,
+    OpenAIRequest,
+    OpenAIUsage,
+)
+from serving.engines.base import Answer, Ask, Chunk
+from serving.errors import PromptRefused
+from serving.http.server_sent_events import EventStream, sse, streamed
+from serving.models.trial import Answering
+
+
+async def respond(
+    request: Request, app: Parts, body: OpenAIRequest, asks: list[Ask], *, caller: str, side: str, chat: bool
+) -> Completion | EventStream:
+    """Have everything answered that one request asks.
+
+    Raises:
+        PromptRefused: if several answers are to be streamed.
+        Other errors: those of `Models.generate` and of `read`.
+    """
+    name, timeout_s = app.config.release.name, app.config.serving.timeout_s
+    if body.stream and len(asks) > 1:
+        raise PromptRefused("Only one answer can be streamed at a time: send one prompt, and no n.")
+    if body.stream_options and not body.stream:
+        raise PromptRefused("stream_options are only taken with stream: true.")
+    event = request.state.event
+    event.update({"gen_ai.request.model": body.model, "gen_ai.request.max_tokens": asks[0].max_new_tokens})
+    await reserve(request, asks)
+    streams: list[Answering] = []
+    answers: list[Answer] = []
+    try:
+        for asked in asks:
+            version, stream = app.models.generate(asked, caller=caller, side=side)
+            side = side or version.name  # all answers come from one version
+            streams.append(stream)
+        event["llmops.model.version"] = version.name
+        reply = Reply(request.state.id, name, streams[0], chat, body.n or 1)
+        if body.stream:
+            reply.counted = bool(body.stream_options and body.stream_options.include_usage)
+            return await streamed(request, read(request, streams[0], timeout_s), reply.render)
+        for stream in streams:
+            answers.append(await read_whole(request, stream, timeout_s))
+    except BaseException:
+        for stream in streams:
+            stream.cancel()
+        raise
+    event["llmops.model.version"] = streams[0].version.name
+    return reply.whole(answers)
+
+
+@dataclass(slots=True)
+class Reply:
+    """One reply, and how it is written."""
+
+    id: str
+    name: str  #: of the model
+    stream: Answering
+    chat: bool
+    n: int = 1  #: answers to each prompt
+    counted: bool = False  #: whether a stream ends with its usage
+    created: int = field(default_factory=lambda: int(time.time()))
+    _begun: bool = False
+
+    def whole(self, answers: list[Answer]) -> Completion:
+        """The reply that is not streamed."""
+        choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
+        usage = _usage(answers, self.n)
+        kind = "chat.completion" if self.chat else "text_completion"
+        return Completion(object=kind, choices=choices, usage=usage, **self._head())
+
+    def render(self, chunk: Chunk) -> str:
+        """A chunk as events; the last one with what ends the stream."""
+        delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
+        if self.chat and not self._begun:
+            delta["delta"] = {"role": "assistant", "content": chunk.text}
+        self._begun = True
+        events = [self._event([{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}], None)]
+        if chunk.finish_reason and self.counted:
+            events.append(self._event([], _usage([chunk]).model_dump()))
+        return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> str:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        counted = {"usage": usage} if self.counted else {}
+        return sse({**self._head(), "object": kind, "choices": choices, **counted})
+
+    def _head(self) -> dict[str, Any]:
+        version = self.stream.version.name  # known for good once there is a chunk
+        model = f"{self.name}:{version}"
+        return {"id": self.id, "created": self.created, "model": model, "system_fingerprint": version}
+
+    def _choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
+        if self.chat:
+            return ChatChoice(
+                index=n, message=AssistantMessage(content=answer.text), finish_reason=answer.finish_reason
+            )
+        return CompletionChoice(index=n, text=answer.text, finish_reason=answer.finish_reason)
+
+
+def _usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
+    """As OpenAI counts: a prompt once, however many answers it gets."""
+    prompt, completion = sum(a.input_tokens for a in answers[::n]), sum(a.output_tokens for a in answers)
+    return OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

@@ -1,0 +1,204 @@
+"""What goes over the wire below `/v1`, as OpenAI's clients send and expect it.
+
+A parameter that would change the answer and that we do not follow is refused unless it has its neutral value; those
+that change nothing are taken.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from serving.answers.schemas import Sampling, Str
+from serving.engines.base import FinishReason
+
+MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
+
+#: parameter → values that mean "leave it"
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+
+class StreamOptions(BaseModel):
+    """About a stream."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = Field(False, description="Count the tokens in an event before the last.")
+    include_obfuscation: bool = Field(False, description="Taken; there is none.")
+
+
+class OpenAIRequest(Sampling):
+    """What both routes take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Str = Field(description="Name in the registry, or `name:v3` for one version, if it is loaded.")
+    max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="Answers to each prompt; default 1.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Any = Field(None, description="Taken; changes nothing, as all below.")
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_not_done(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        for name in NEUTRAL.keys() & value.keys():
+            given = value[name]
+            if given is not None and not any(_same(given, neutral) for neutral in NEUTRAL[name]):
+                raise PydanticCustomError("not_done", "{name} is not supported; leave it out", {"name": name})
+        return {name: given for name, given in value.items() if name not in NEUTRAL}
+
+
+class TextPart(BaseModel):
+    """A part of a message; there is nothing but text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: Str
+
+
+class ChatMessage(BaseModel):
+    """One turn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Str | list[TextPart]
+    name: Any = Field(None, description="Taken; changes nothing.")
+    refusal: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(OpenAIRequest):
+    """A conversation that the model goes on with."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+
+
+class CompletionRequest(OpenAIRequest):
+    """Texts, or token ids, that the model goes on with."""
+
+    prompt: Str | list[int] | list[Str] | list[list[int]]
+
+
+class OpenAIUsage(BaseModel):
+    """Tokens of a request and its answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AssistantMessage(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """The answer to a conversation."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class CompletionChoice(BaseModel):
+    """How a text goes on."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class Completion(BaseModel):
+    """The answers to a request; `model` names the version that gave them."""
+
+    id: str
+    object: Literal["chat.completion", "text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice] | list[CompletionChoice]
+    usage: OpenAIUsage
+
+
+class ModelCard(BaseModel):
+    """A model that can be named in a request."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "llmops"
+
+
+class ModelList(BaseModel):
+    """All that can be named in a request."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class OpenAIError(BaseModel):
+    """Why a request was not answered."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIProblem(BaseModel):
+    """The body of every error below `/v1`."""
+
+    error: OpenAIError
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two JSON values are the same; `true` is not 1."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

@@ -1,0 +1,51 @@
+"""From what a caller sends to what an engine is asked, within the limits of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llmops.config import Serving
+from serving.answers.schemas import Sampling
+from serving.engines.base import Ask, Chat, Prompt, Question, Text
+from serving.errors import PromptRefused
+
+GREEDY = 1e-4  #: below it a temperature counts as 0: the likeliest token is all but certain, and logits overflow soon
+
+
+def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> Ask:
+    """A request to an engine; greedy unless the caller asks for a temperature.
+
+    Raises:
+        PromptRefused: if the prompt is empty or too long, or more tokens are asked for than are given.
+    """
+    parts = _parts(prompt)
+    for what, part, unit in parts:
+        if len(part) > limits.max_prompt_chars:
+            raise PromptRefused(f"The {what} has {len(part)} {unit}; at most {limits.max_prompt_chars} are taken.")
+    what, part, _ = parts[0]
+    if not part or (isinstance(part, str) and not part.strip()):
+        raise PromptRefused(f"The {what} is empty.")
+    if max_new_tokens > limits.max_new_tokens:
+        raise PromptRefused(f"{max_new_tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
+    stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
+    temperature = sampling.temperature or 0.0
+    temperature = temperature if temperature >= GREEDY else 0.0
+    return Ask(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
+
+
+def times(asked: Ask, n: int) -> list[Ask]:
+    """The same, `n` times; of a seed each gets its own, the first the one that was given."""
+    return [asked if asked.seed is None else replace(asked, seed=asked.seed ^ i) for i in range(n)]
+
+
+def _parts(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
+    """What of a prompt is measured, and in what; first the part that may not be empty."""
+    match prompt:
+        case Question():
+            return [("prompt", prompt.text, "characters"), ("context", prompt.context, "characters")]
+        case Chat():
+            return [("conversation", "".join(message.content for message in prompt.messages), "characters")]
+        case Text():
+            return [("prompt", prompt.text, "characters")]
+    return [("prompt", prompt.ids, "tokens")]

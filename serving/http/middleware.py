@@ -1,0 +1,151 @@
+"""Around every request: an id, limits on its body, security headers, and an event if it asks a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmops.monitoring.events import timestamp
+from serving.admission.signing import new_id
+from serving.errors import ClientLeft, answer
+from serving.observe.recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+#: paths whose requests become events, and what OpenTelemetry calls what they do
+RECORDED = {
+    "/generate": "text_completion",
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+}
+POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; style-src 'self'; \
+form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+Count = Callable[[Mapping[str, object]], None]
+
+
+class Around:
+    """The middleware. A recorded request's event is in the spool before its answer's last byte leaves.
+
+    Args:
+        app: what answers.
+        folder: where events are kept.
+        max_body: most bytes of a body.
+        timeout_s: longest that a body may take to come, and a piece of an answer to be taken, in seconds.
+        secret: what ids are signed with.
+        count: gets the fields of each request that asks a model, answered or not.
+    """
+
+    def __init__(
+        self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes, count: Count
+    ) -> None:
+        self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
+        self._max_body, self._timeout_s = max_body, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, moment, status, recorded, gone = time.perf_counter_ns(), timestamp(), 0, False, False
+        request_id = new_id(self._secret)
+        event: dict[str, object] = {}
+        scope.setdefault("state", {}).update(id=request_id, event=event, begun=begun)
+        state = scope["state"]
+
+        async def record() -> None:
+            nonlocal recorded
+            if scope["path"] not in RECORDED or recorded:
+                return
+            recorded = True
+            fields = {
+                "@timestamp": moment,
+                "event.action": "generate",
+                "event.duration": time.perf_counter_ns() - begun,
+                "event.outcome": "success" if status < 400 else "failure",
+                "gen_ai.operation.name": RECORDED[scope["path"]],
+                "http.request.id": request_id,
+                "http.request.method": scope["method"],
+                "http.response.status_code": status,
+                "url.path": scope["path"],
+                **event,
+            }
+            self._count(fields)
+            if state.get("refused"):
+                return
+            if "llmops.key.prefix" not in event and status < 500:  # nobody has asked who this is
+                scope["app"].state.parts.audit.note(scope, "invalid")
+                return
+            try:
+                await self._recorder.record(fields)
+            except Exception:  # callers are answered even while the disk is full
+                log.exception("The event of request %s is lost", request_id)
+
+        async def sending(message: Message) -> None:
+            nonlocal status, gone
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                _set_headers(headers, request_id)
+                if scope["app"].state.draining:  # whoever keeps the connection would ask again where nobody is
+                    headers["Connection"] = "close"
+                if allowance := state.get("allowance"):
+                    headers.update(allowance.headers())
+            elif not message.get("more_body", False):
+                await record()
+            if gone:
+                return
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await send(message)
+            except TimeoutError:
+                gone = True
+                raise ClientLeft(f"Nothing of the answer was taken for {self._timeout_s:g} s.") from None
+
+        try:
+            await self._app(scope, _limited(receive, self._max_body, self._timeout_s), sending)
+        except Exception as error:
+            if status:  # the answer had begun: there is nothing to be told any more
+                status = 500
+                await record()
+                raise
+            await (await answer(Request(scope), error))(scope, receive, sending)
+
+
+def _limited(receive: Receive, most: int, timeout_s: float) -> Receive:
+    """`receive`, refusing a body of more than `most` bytes as soon as they have come, before anything reads on.
+
+    One that has not come after `timeout_s` is refused too: it would hold a connection, and the end of the app, forever.
+    """
+    came, whole, end = 0, False, asyncio.get_running_loop().time() + timeout_s
+
+    async def receiving() -> Message:
+        nonlocal came, whole
+        try:
+            async with asyncio.timeout_at(None if whole else end):
+                message = await receive()
+        except TimeoutError:
+            detail = f"The body was not complete after {timeout_s:g} s."
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        came += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        if came > most:
+            raise HTTPException(413, f"The body is larger than {most} bytes, more than any valid request.")
+        return message
+
+    return receiving
+
+
+def _set_headers(headers: MutableHeaders, request_id: str) -> None:
+    headers["X-Request-ID"] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault("Cache-Control", "no-cache" if "etag" in headers else "no-store")
+    headers.setdefault("Content-Security-Policy", POLICY)

@@ -1,0 +1,25 @@
+"""Rendering of the HTML pages in `web/templates`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.templating import Jinja2Templates
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page; everything put into it is escaped."""
+    return _templates().TemplateResponse(request, template, values, status_code=status)
+
+
+def sign_in(request: Request, status: int, message: str, to: str) -> Response:
+    """The page that asks for a key, with what was wrong; `to` is where it leads afterwards."""
+    return page(request, "signin.html", status, message=message, to=to)
+
+
+@cache
+def _templates() -> Jinja2Templates:
+    return Jinja2Templates(Path(__file__).parents[1] / "web" / "templates")

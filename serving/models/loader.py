@@ -1,0 +1,155 @@
+"""A slot holds one loaded version: it loads another beside it, swaps when that is warm, and restarts what has died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from llmops.registry.version import Version
+from serving.engines.base import Engine
+from serving.errors import EngineDied
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0
+STEADY_S = 60.0  #: an engine that has lived so long has not died of being started
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version and the engine that answers with it."""
+
+    version: Version
+    engine: Engine
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can answer."""
+        return self.engine.stats().alive
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A version that could not be loaded or whose engine died, and when it is tried again."""
+
+    version: str
+    error: Exception
+    again_at: float
+
+
+#: told of every load: version, seconds, the error (None: it went well)
+Tell = Callable[[Version, float, Exception | None], Awaitable[None]]
+
+
+class Slot:
+    """All methods run in the event loop's thread; loading and closing block, so they happen in others."""
+
+    def __init__(self, engine_for: Callable[[Version], Engine], tell: Tell) -> None:
+        self._engine_for, self._tell = engine_for, tell
+        self.current: Loaded | None = None  #: what answers; an engine that has died stays until another is warm
+        self.failure: Failure | None = None
+        self.loading = ""  #: name of the version that is being loaded
+        self._wanted = ""
+        self._tries = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
+
+    def aim(self, version: Version | None) -> None:
+        """Make sure that `version` is, or is becoming, what is loaded; to be called again and again.
+
+        What answered before goes on until then, and then answers what it has accepted. With None it goes now.
+        """
+        wanted = version.name if version else ""
+        if wanted != self._wanted:
+            self._wanted, self.failure, self._tries = wanted, None, 0
+        if version is None:
+            self._swap(None)
+            return
+        now, current = time.monotonic(), self.current
+        if self._task or (self.failure and now < self.failure.again_at):
+            return
+        if current and current.version.name == wanted:
+            if current.alive:
+                self._tries = 0 if now - current.since > STEADY_S else self._tries
+                return
+            if not self.failure:
+                self._fail(version, EngineDied())
+                log.error("The engine of %s has died; it is restarted", wanted)
+                if self._tries > 1:
+                    return
+        self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
+
+    def give(self) -> Loaded | None:
+        """Hand over what is loaded, without closing it."""
+        given, self.current, self._wanted = self.current, None, ""
+        return given
+
+    def take(self, loaded: Loaded) -> None:
+        """Hold what another slot has given."""
+        self._swap(loaded)
+        self._wanted, self.failure, self._tries = loaded.version.name, None, 0
+
+    async def close(self) -> None:
+        """Give up loading, and let what is loaded answer what it has accepted."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._swap(None)
+        await asyncio.gather(*self._closing)
+
+    def _swap(self, loaded: Loaded | None) -> None:
+        old, self.current = self.current, loaded
+        if old and old.engine is not self._buried:
+            self._retire(old.engine)
+        self._buried = None
+
+    def _retire(self, engine: Engine) -> None:
+        task = asyncio.create_task(asyncio.to_thread(engine.close))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _load(self, version: Version) -> None:
+        begun, self.loading, error = time.monotonic(), version.name, None
+        try:
+            try:
+                engine = await self._warm(version)
+            except Exception as reason:
+                log.exception("Version %s cannot be loaded", version.name)
+                error = reason
+                if self._wanted == version.name:
+                    self._fail(version, reason)
+            else:
+                if self._wanted == version.name:
+                    self._swap(Loaded(version, engine))
+                    self.failure = None
+                else:  # another one is wanted meanwhile
+                    self._retire(engine)
+            await self._tell(version, time.monotonic() - begun, error)
+        finally:
+            self.loading, self._task = "", None
+
+    async def _warm(self, version: Version) -> Engine:
+        dead = self.current.engine if self.current and not self.current.alive else None
+        if dead and dead is not self._buried:
+            await asyncio.to_thread(dead.close)  # what is left of it would take memory twice
+            self._buried = dead
+        engine = self._engine_for(version)
+        try:
+            await asyncio.to_thread(engine.load)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(engine.close)
+            raise
+        return engine
+
+    def _fail(self, version: Version, error: Exception) -> None:
+        """The first restart of an engine that died is at once, all else waits, each time twice as long."""
+        self._tries += 1
+        pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._tries - 1))
+        self.failure = Failure(version.name, error, time.monotonic() + pause_s)

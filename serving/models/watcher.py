@@ -1,0 +1,242 @@
+"""The models that answer, and the watcher that follows the registry's aliases.
+
+A new champion is loaded and warmed up beside the old one; then one assignment makes it the current one, and the old
+engine answers what it had accepted and goes. A version that cannot be loaded changes nothing but the status. A canary
+is loaded beside the champion, answers its share of the callers, and is pulled as soon as it is worse; one that is
+promoted is not loaded again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from llmops.monitoring.events import emit
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
+from llmops.release import rollout
+from llmops.release.comparison import Figures
+from serving.engines.base import Ask, Chunk, Engine, Tokens
+from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
+from serving.guard import Guard
+from serving.models.loader import Loaded, Slot
+from serving.models.trial import Answering, Trial, drawn
+
+log = logging.getLogger(__name__)
+
+LOADS = "llmops.serving.model"  #: dataset of the events about versions being loaded
+
+
+class Models:
+    """Keeps champion and canary loaded. All methods run in the event loop's thread; blocking work goes to others."""
+
+    def __init__(
+        self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path, guard: Guard
+    ) -> None:
+        self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
+        self._champion, self._canary = Slot(engine_for, self._tell), Slot(engine_for, self._tell)
+        self._trial: Trial | None = None
+        self._before = Figures()  # what the champion has done outside of trials
+        self._judging = ""  # the champion that `_before` is of
+        self._replica = f"{socket.gethostname()}-{os.getpid()}"
+        self._written = 0
+        self._problem: Exception | None = None
+        self._seen = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> Loaded | None:
+        """The champion, once it is loaded."""
+        return self._champion.current
+
+    @property
+    def canary(self) -> Loaded | None:
+        """The canary, while it answers."""
+        return self._canary.current if self._trial and not self._trial.why else None
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """All that answer now, the champion first."""
+        return tuple(one for one in (self.current, self.canary) if one)
+
+    def choose(self, caller: str, side: str = "") -> Loaded:
+        """What answers this caller now.
+
+        Args:
+            caller: the prefix of the caller's key.
+            side: `champion`, `canary` or the name of a loaded version, if the caller wants that one.
+
+        Raises:
+            NotReady: if there is none, with the reason.
+            VersionNotLoaded: if that side is not there.
+        """
+        champion, canary = self.current, self.canary
+        if champion is None:
+            raise NotReady(self.reason())
+        if not side:
+            return canary if canary and self._trial and drawn(caller, self._trial.of) else champion
+        if side in ("champion", champion.version.name):
+            return champion
+        if canary and side in ("canary", canary.version.name):
+            return canary
+        names = " and ".join(one.version.name for one in self.loaded)
+        raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
+
+    def generate(self, ask: Ask, *, caller: str, side: str = "") -> tuple[Version, Answering]:
+        """Hand a request to the engine that `choose` names.
+
+        A caller who has not asked for the canary does not suffer from it: what its engine has no room for, or fails at
+        before it has said anything, the champion answers. `Answering.version` then says so. What is asked for one side
+        is no fair sample, so it does not count in a trial.
+
+        Raises:
+            NotReady, VersionNotLoaded: see `choose`.
+            QueueFull: if too many requests wait.
+            EngineDied: if the engine has died and is being restarted.
+        """
+        chosen = self.choose(caller, side)
+        if side or chosen is self.current:
+            return chosen.version, self._ask(chosen, ask, counted=not side)
+        champion = partial(self._ask, self.current or chosen, ask, counted=True)
+        try:
+            # token ids are those of one version's tokenizer, so another must not be asked with them
+            answering = self._ask(chosen, ask, True, None if isinstance(ask.prompt, Tokens) else champion)
+        except (QueueFull, EngineDied):
+            if isinstance(ask.prompt, Tokens):
+                raise
+            answering = champion()
+        return answering.version, answering
+
+    def reason(self) -> str:
+        """Why there is no model, or that something is wrong with a newer one; empty if all is well.
+
+        Anybody may read it, so it leaves out what an error said: that is `cause`.
+        """
+        current, failure = self.current, self._champion.failure
+        if self._problem:
+            return f"The registry cannot be read or written ({type(self._problem).__name__}); the log says why."
+        if current and not current.alive:
+            return f"The engine of {current.version.name} has stopped; it is being restarted."
+        if failure:
+            return f"Version {failure.version} cannot be loaded ({type(failure.error).__name__}); the log says why."
+        if self._champion.loading and not current:
+            return f"Version {self._champion.loading} is being loaded."
+        return "" if current else "There is no champion in the registry yet; the pipeline releases one."
+
+    def cause(self) -> str:
+        """`reason` with what the error said, for those who may see paths."""
+        failure = self._champion.failure
+        error = self._problem or (failure.error if failure else None)
+        return f"{self.reason()} {error}" if error else self.reason()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._watch(), name="models")
+
+    async def stop(self) -> None:
+        """End watching, and let the engines answer what they have accepted."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await asyncio.gather(self._champion.close(), self._canary.close())
+
+    async def _watch(self) -> None:
+        while True:
+            self._seen.clear()
+            try:
+                await self._look()
+                self._problem = None
+            except Exception as error:  # a damaged registry must not end the watching that would see it mended
+                if not self._problem:
+                    log.exception("The registry cannot be read or written")
+                self._problem = error
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._seen.wait(), self._poll_s)
+
+    async def _look(self) -> None:
+        champion, canary, trial = await asyncio.to_thread(self._registry.served)
+        loaded = self._canary.current
+        if champion and loaded and loaded.alive and loaded.version.name == champion.name:
+            self._champion.take(self._canary.give() or loaded)
+        if champion:  # what answers is never taken away for nothing
+            self._champion.aim(champion)
+        if self.current and self.current.version.name != self._judging:
+            self._judging, self._before = self.current.version.name, Figures()
+        if self._trial and self._trial.of != trial:
+            self._trial = None
+        if self._trial and loaded and not loaded.alive:
+            self._trial.why = self._trial.why or "its engine died"
+        if self._trial and self._trial.why:
+            await self._pull(self._trial)
+            return
+        self._canary.aim(canary)
+        if self._trial:
+            await self._publish(self._trial)
+        elif trial and self._canary.failure:
+            self._trial = Trial(trial, self._before)
+            self._trial.why = "it cannot be loaded"
+            await self._pull(self._trial)
+        elif trial and self._has(self._canary, canary) and self._has(self._champion, champion):
+            self._trial, self._written = Trial(trial, self._before), 0
+
+    def _has(self, slot: Slot, version: Version | None) -> bool:
+        return bool(version and slot.current and slot.current.version.name == version.name)
+
+    async def _publish(self, trial: Trial) -> None:
+        """Write down what was counted, for whoever decides over all replicas."""
+        counted = trial.canary.requests + trial.champion.requests
+        if counted != self._written:
+            figures = Figures() + trial.canary, Figures() + trial.champion  # copies, since a thread writes them
+            await asyncio.to_thread(rollout.count, self._registry, trial.of, self._replica, *figures)
+            self._written = counted
+
+    async def _pull(self, trial: Trial) -> None:
+        self._canary.aim(None)
+        await asyncio.to_thread(rollout.pull, self._registry, self._events, trial.of, trial.why, trial.numbers())
+
+    def _ask(self, chosen: Loaded, ask: Ask, counted: bool, spare: Callable[[], Answering] | None = None) -> Answering:
+        if not chosen.alive:
+            raise EngineDied
+        stream = chosen.engine.generate(ask)
+        count = partial(self._count, chosen) if counted else _ignore
+        return Answering(chosen.version, stream, count, self._guard.watch(ask.prompt), spare)
+
+    def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
+        """Count a request that has ended: with its last chunk, or failed."""
+        trial, is_champion = self._trial, chosen is self.current
+        if not is_champion and (trial is None or chosen is not self._canary.current):
+            return  # an engine that is on its way out
+        figures = self._before
+        if trial:
+            figures = trial.champion if is_champion else trial.canary
+        if last:
+            figures.add(seconds, last.input_tokens, last.output_tokens)
+            figures.rejected += last.finish_reason == "content_filter"
+        else:
+            figures.failed += 1
+        if trial and not is_champion and trial.look():
+            self._seen.set()  # nobody new goes to it already; now tell the registry
+
+    async def _tell(self, version: Version, seconds: float, error: Exception | None) -> None:
+        fields = {
+            "event.action": "load",
+            "event.outcome": "failure" if error else "success",
+            "event.duration": int(seconds * 1e9),
+            "llmops.model.version": version.name,
+            "error.message": f"{type(error).__name__}: {error}" if error else "",
+        }
+        try:
+            await asyncio.to_thread(emit, self._events, LOADS, fields)
+        except Exception:  # a full disk is no reason to stop watching
+            log.exception("The event about loading %s is lost", version.name)
+
+
+def _ignore(seconds: float, last: Chunk | None) -> None:
+    """What a caller has asked for by name counts for nothing."""

@@ -1,0 +1,88 @@
+"""Figures for Prometheus, counted from the same fields as the events, so that both say the same.
+
+Durations have the names and buckets of OpenTelemetry's conventions for generative AI
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/), as Prometheus writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.models.watcher import Models
+
+# Importing Feast makes prometheus_client keep values in files, which all registries of a process share.
+values.ValueClass = values.MutexValue
+
+_DURATION_S = tuple(0.01 * 2**n for n in range(14))
+_FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+
+class Metrics:
+    """The figures of one app.
+
+    Args:
+        models: whose engines are looked at whenever somebody asks.
+    """
+
+    def __init__(self, models: Models) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "llmops_requests", "Requests that ask a model.", ("path", "status", "version"), registry=registry
+        )
+        what = "From when a request came to the"
+        self._duration = _seconds("request_duration", f"{what} end of its answer.", _DURATION_S, registry)
+        self._first = _seconds("time_to_first_token", f"{what} first piece of its answer.", _FIRST_S, registry)
+        self._tokens = Counter(
+            "llmops_tokens", "Tokens of prompts (input) and answers (output).", ("type", "version"), registry=registry
+        )
+        self._cut = Counter(
+            "llmops_guard_cuts", "Answers that the guard has cut.", ("rule", "version"), registry=registry
+        )
+        registry.register(_Engines(models))
+
+    def count(self, fields: Mapping[str, Any]) -> None:
+        """Count a request by the fields of its event."""
+        path, version = fields["url.path"], fields.get("llmops.model.version", "")
+        self._requests.labels(path, fields["http.response.status_code"], version).inc()
+        if fields["event.outcome"] == "success":
+            self._duration.labels(path, version).observe(fields["event.duration"] / 1e9)
+        if first := fields.get("llmops.time_to_first_token"):
+            self._first.labels(path, version).observe(first / 1e9)
+        for kind in ("input", "output"):
+            self._tokens.labels(kind, version).inc(fields.get(f"gen_ai.usage.{kind}_tokens", 0))
+        for rule in fields.get("llmops.guard.rules", ()):
+            self._cut.labels(rule, version).inc()
+
+    def text(self) -> bytes:
+        """All figures in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def _seconds(name: str, what: str, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
+    name = f"gen_ai_server_{name}_seconds"
+    return Histogram(name, what, ("path", "version"), buckets=buckets, registry=registry)
+
+
+class _Engines(Collector):
+    """How the engines are doing at the moment."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        gauges = {
+            "alive": GaugeMetricFamily("llmops_engine_alive", "Whether the engine can answer.", labels=("version",)),
+            "running": GaugeMetricFamily("llmops_engine_running", "Requests being answered.", labels=("version",)),
+            "waiting": GaugeMetricFamily("llmops_engine_waiting", "Requests not begun.", labels=("version",)),
+        }
+        for loaded in self._models.loaded:
+            stats = loaded.engine.stats()
+            for name, gauge in gauges.items():
+                gauge.add_metric((loaded.version.name,), float(getattr(stats, name)))
+        return gauges.values()

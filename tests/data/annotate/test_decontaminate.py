@@ -1,0 +1,84 @@
+"""What is too close to the held-out side: exactly what comparing all with all finds."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.data.annotate.decontaminate import BATCH, MIN_WORDS, NEAR, RUN, SHINGLE, overlaps
+
+RUN_OF_13 = "one two three four five six seven eight nine ten eleven twelve thirteen"
+
+
+def grams(words: list[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
+def close(left: str, right: str) -> bool:
+    a, b = re.findall(r"\w+", left.lower()), re.findall(r"\w+", right.lower())
+    near = 0.0
+    if min(len(a), len(b)) >= MIN_WORDS:
+        x, y = grams(a, SHINGLE), grams(b, SHINGLE)
+        near = len(x & y) / len(x | y)
+    return bool(a and a == b) or near >= NEAR or bool(grams(a, RUN) & grams(b, RUN))
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "d", "e f g", "h i j k l m n"]), max_size=14).map(" ".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(words, max_size=6), st.lists(words, max_size=6))
+def test_it_finds_what_comparing_all_with_all_finds(training: list[str], held_out: list[str]) -> None:
+    found = overlaps(training, held_out)
+    for index, text in enumerate(training):
+        twins = [other for other, held in enumerate(held_out) if close(text, held)]
+        assert (index in found) == bool(twins)
+        assert not twins or found[index][0] in twins
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "shared"),
+    [
+        ("How MUCH is it?!", "how much, is it", "the same words"),
+        (f"x y z {RUN_OF_13} a b c", f"Before {RUN_OF_13}. After it", f"13 words in a row, '{RUN_OF_13}'"),
+        ("a b c d e f g h i j k l", "a b c d e f g h i j k m", "82% of all their runs of 3 words"),
+        ("我的包裹什么时候能够送到我家里来呢", "我的包裹什么时候能够送到我家里来", "93% of all their runs of 3 words"),
+    ],
+)
+def test_it_says_what_is_shared(text: str, held: str, shared: str) -> None:
+    assert overlaps(["other", text], ["something", held]) == {1: (1, shared)}
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("", ""),
+        ("?!", "..."),
+        ("What is a coronavirus?", "What is a new coronavirus?"),
+        ("Can I get it from my cat?", "Can I get it from my dog?"),
+        ("Can dogs infect cats?", "Can cats infect dogs?"),
+        (RUN_OF_13.removesuffix("thirteen") + "a b c", "x y z u v w " + RUN_OF_13.removesuffix("thirteen")),
+    ],
+)
+def test_what_is_only_similar_stays(text: str, held: str) -> None:
+    assert overlaps([text], [held]) == {}
+
+
+def test_nothing_held_out_or_nothing_to_train_on() -> None:
+    assert overlaps(["a b c"], []) == overlaps([], ["a b c"]) == {}
+
+
+def test_large_sides_are_compared_in_batches_and_not_all_with_all() -> None:
+    generator = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(3000)]
+    held = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(4000)]
+    training = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(BATCH + 2000)]
+    training[BATCH + 5] = held[77]
+    started = time.perf_counter()
+    assert overlaps(training, held) == {BATCH + 5: (77, "the same words")}
+    assert time.perf_counter() - started < 20  # comparing 48 million pairs takes minutes

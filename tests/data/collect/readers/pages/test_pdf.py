@@ -1,0 +1,211 @@
+"""PDF, made with reportlab."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from reportlab.lib.enums import TA_JUSTIFY
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import BaseDocTemplate, Frame, FrameBreak, PageBreak, PageTemplate, Paragraph, SimpleDocTemplate
+
+from llmops.config import Source
+from llmops.data.collect.readers.origin import Origin
+from llmops.data.collect.readers.pages import pdf as pdf_pages
+from llmops.records import Document, Dropped
+
+
+def read(path: Path) -> list[Document | Dropped | None]:
+    return list(pdf_pages.read(path, Origin(Source(name="s", kind="pdf", location="x"), path.name)))
+
+
+def lines(path: Path, *pages: list[str]) -> Path:
+    canvas = Canvas(str(path))
+    for page in pages:
+        for number, line in enumerate(page):
+            canvas.drawString(72, 800 - 14 * number, line)
+        canvas.showPage()
+    canvas.save()
+    return path
+
+
+def test_styled_headings_with_running_titles_and_a_section_across_pages(tmp_path: Path) -> None:
+    styles = getSampleStyleSheet()
+
+    def edge(canvas: Canvas, template: SimpleDocTemplate) -> None:
+        canvas.setFont("Helvetica", 8)
+        canvas.drawString(72, 820, "Shop policy")
+        canvas.drawString(72, 20, f"Page {template.page} of 2")
+
+    story = [
+        Paragraph("Returns policy", styles["Title"]),
+        Paragraph("1. How long do I have?", styles["Heading2"]),
+        Paragraph(
+            "You have <b>14 days</b>. It is long enough for anybody to try it, we think. " * 3, styles["BodyText"]
+        ),
+        Paragraph("2. Who pays?", styles["Heading2"]),
+        Paragraph("The shop pays for what was wrong. " * 6, styles["BodyText"]),
+        PageBreak(),
+        Paragraph("On islands you pay half.", styles["BodyText"]),
+    ]
+    path = tmp_path / "x.pdf"
+    SimpleDocTemplate(str(path)).build(story, onFirstPage=edge, onLaterPages=edge)
+    items = [item for item in read(path) if isinstance(item, Document)]
+    assert [(i.position, i.question) for i in items] == [
+        ("page 1, section 1", "How long do I have?"),
+        ("page 1, section 2", "Who pays?"),
+    ]
+    assert items[0].answer.startswith("You have 14 days. It is long")
+    assert items[1].answer.endswith("On islands you pay half.")
+    assert "Page" not in items[1].answer and "Shop policy" not in items[1].answer
+
+
+def test_numbered_lines_are_headings_where_all_text_is_set_alike(tmp_path: Path) -> None:
+    page = [
+        "1. Refunds",
+        "We refund within",
+        "14 days after delivery.",
+        "2. Exchanges",
+        "We exchange it.",
+        "Why?",
+        "So.",
+    ]
+    items = read(lines(tmp_path / "x.pdf", page))
+    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [
+        ("Refunds", "We refund within 14 days after delivery."),
+        ("Exchanges", "We exchange it."),
+        ("Why?", "So."),
+    ]
+    assert [i.group for i in items if isinstance(i, Document)] == ["refunds", "exchanges", "why"]
+
+
+def test_without_headings_every_page_is_a_document(tmp_path: Path) -> None:
+    items = read(lines(tmp_path / "x.pdf", ["Just a text.", "And more."], ["Second page."]))
+    assert [(i.position, i.text) for i in items if isinstance(i, Document)] == [
+        ("page 1", "Just a text. And more."),
+        ("page 2", "Second page."),
+    ]
+
+
+def test_a_page_without_text_is_quarantined_alone(tmp_path: Path) -> None:
+    good, bad = sorted(read(lines(tmp_path / "x.pdf", ["Text here."], [])), key=lambda i: isinstance(i, Dropped))
+    assert isinstance(good, Document)
+    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("empty", "page 2")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+def test_a_corrupt_file_is_quarantined(tmp_path: Path, damage: str) -> None:
+    path = lines(tmp_path / "x.pdf", ["Text here."])
+    data = path.read_bytes()
+    path.write_bytes(
+        {"cut": data[: len(data) // 3], "garbage": b"%PDF-1.4\n" + bytes(range(256)) * 9, "empty": b""}[damage]
+    )
+    (item,) = read(path)
+    assert isinstance(item, Dropped) and (item.rule, item.location) == ("unreadable", "x.pdf")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        read(tmp_path / "no.pdf")
+
+
+WORDS = [f"word{n}" for n in range(900)]
+
+
+def columns(path: Path, count: int) -> Path:
+    """Pages with a title across them and justified text in columns."""
+    document = BaseDocTemplate(str(path), pagesize=A4)
+    width = 480 / count
+    frames = [Frame(60 + i * width, 60, width - 6, 650, id=str(i)) for i in range(count)]
+    document.addPageTemplates([PageTemplate(frames=[Frame(60, 720, 480, 60, id="title"), *frames])])
+    style = ParagraphStyle("x", fontName="Helvetica", fontSize=10, leading=12, alignment=TA_JUSTIFY)
+    texts = [" ".join(WORDS[i : i + 45]) + "." for i in range(0, 135 * count // 45 * 45, 45)]
+    title = Paragraph("A title that stands across all of the columns of the page", style)
+    document.build([title, FrameBreak(), *(Paragraph(text, style) for text in texts)])
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_columns_are_read_one_after_the_other(tmp_path: Path, count: int) -> None:
+    (item,) = read(columns(tmp_path / "x.pdf", count))
+    assert isinstance(item, Document)
+    assert item.text.startswith("A title that stands across all of the columns of the page word0 word1 ")
+    assert re.findall(r"\d+", item.text) == [str(n) for n in range(135 * count // 45 * 45)]
+
+
+def test_columns_are_read_in_order_however_they_are_saved(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    left = [f"The left column says this in line {n}, which" for n in range(12)]
+    right = [f"The right column says that in line {n}, so" for n in range(12)]
+    for n in range(12):  # line by line across the page, with feet that do not agree
+        canvas.drawString(60, 700 - 14 * n, left[n])
+        canvas.drawString(320, 696 - 14 * n, right[n])
+    canvas.drawString(60, 800, "Shop policy")
+    canvas.drawString(60, 20, "Printed in 2026")
+    below = "What stands below across both of the columns, from one margin to the other, comes last."
+    canvas.drawString(60, 480, below)
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == " ".join(
+        ["Shop policy", *left, *right, below, "Printed in 2026"]
+    )
+
+
+def test_a_table_is_read_row_by_row(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    rows = [
+        ("Ireland", "2 to 4 days"),
+        ("Belgium", "3 days"),
+        ("Germany", "3 to 5 days"),
+        ("Spain", "6"),
+        ("Italy", "7"),
+    ]
+    for n, (country, days) in enumerate(rows):
+        canvas.drawString(72, 700 - 14 * n, country)
+        canvas.drawString(250, 700 - 14 * n, days)
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == " ".join(f"{country} {days}" for country, days in rows)
+
+
+def test_words_cut_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
+    (item,) = read(lines(tmp_path / "x.pdf", ["We deliv-", "er on week-", "days, 5 -", "6 days, for A-", "B too."]))
+    assert isinstance(item, Document) and item.text == "We deliver on weekdays, 5 - 6 days, for A- B too."
+
+
+def test_a_password_is_named_and_one_for_the_owner_alone_does_not_matter(tmp_path: Path) -> None:
+    for name, user in (("locked", "secret"), ("open", "")):
+        canvas = Canvas(str(tmp_path / name), encrypt=StandardEncryption(user, "owner", canPrint=0))
+        canvas.drawString(72, 700, "Text here.")
+        canvas.save()
+    (item,) = read(tmp_path / "locked")
+    assert isinstance(item, Dropped) and (item.rule, item.position) == ("encrypted", "file")
+    (item,) = read(tmp_path / "open")
+    assert isinstance(item, Document) and item.text == "Text here."
+
+
+def test_a_scan_is_named(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    canvas.drawImage(ImageReader(Image.new("L", (60, 80), 200)), 0, 0, 595, 842)
+    canvas.showPage()
+    canvas.drawString(72, 700, "Text here.")
+    canvas.save()
+    bad, good = read(tmp_path / "x.pdf")
+    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("scanned", "page 1")
+    assert isinstance(good, Document) and good.position == "page 2"
+
+
+def test_text_that_stands_across_the_page_is_no_part_of_it(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    canvas.drawString(72, 700, "Text here.")
+    canvas.rotate(45)
+    canvas.drawString(500, 200, "DRAFT")
+    canvas.save()
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document) and item.text == "Text here."

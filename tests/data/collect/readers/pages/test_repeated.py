@@ -1,0 +1,71 @@
+"""Lines that the pages of one source have in common at their edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+
+from llmops.config import Source
+from llmops.data.collect.readers.origin import Origin
+from llmops.data.collect.readers.pages import html as html_pages
+from llmops.data.collect.readers.pages import repeated
+from llmops.records import Document, Dropped
+
+NAMES = ("position", "rule", "detail", "content", "question", "answer", "text")
+
+
+def extract(tmp_path: Path, page: str) -> list[pa.RecordBatch]:
+    (tmp_path / "x").write_text(page, encoding="utf-8")
+    items = html_pages.read(tmp_path / "x", Origin(Source(name="s", kind="html", location="x"), "x"))
+    rows = [{name: getattr(i, name, "") for name in NAMES} for i in items if isinstance(i, Document | Dropped)]
+    return [pa.RecordBatch.from_pylist([row]) for row in rows]
+
+
+def read(tmp_path: Path, pages: Iterable[str]) -> list[list[tuple[str, ...]]]:
+    extracts = [extract(tmp_path, page) for page in pages]
+    found = repeated.edges(extracts)
+    return [
+        [
+            (row["rule"] or row["position"], row["question"], row["answer"] or row["text"])
+            for batch in repeated.without(page, found)
+            for row in batch.to_pylist()
+        ]
+        for page in extracts
+    ]
+
+
+def test_lines_at_the_edge_of_most_pages_are_left_out(tmp_path: Path) -> None:
+    page = "<p>Free delivery!</p><p>Page {0}.</p><h2>Q{0}?</h2><p>A{0}.</p><p>Was it useful?</p><p>Tell us.</p>"
+    assert read(tmp_path, [page.format(n) for n in range(4)]) == [
+        [("section 1", "", f"Page {n}."), ("section 2", f"Q{n}?", f"A{n}.")] for n in range(4)
+    ]
+
+
+def test_a_document_of_nothing_else_is_quarantined(tmp_path: Path) -> None:
+    pages = [f"<p>Free delivery!</p><h2>Q{n}?</h2><p>A{n}.</p>" for n in range(3)]
+    for n, rows in enumerate(read(tmp_path, pages)):
+        assert rows == [("boilerplate", "", "Free delivery!"), ("section 2", f"Q{n}?", f"A{n}.")]
+
+
+def test_a_page_of_nothing_else_is_quarantined_once(tmp_path: Path) -> None:
+    assert read(tmp_path, ["<p>Free!</p><p>Now!</p>"] * 3) == [[("boilerplate", "", "Free!\nNow!")]] * 3
+
+
+def test_the_same_answer_everywhere_stays(tmp_path: Path) -> None:
+    pages = [f"<h2>Q{n}?</h2><p>A{n}.</p><h2>Phone?</h2><p>Call us.</p>" for n in range(4)]
+    assert all(rows[1] == ("section 2", "Phone?", "Call us.") for rows in read(tmp_path, pages))
+
+
+def test_what_repeats_within_pages_or_on_few_of_them_stays(tmp_path: Path) -> None:
+    inner = [f"<h2>Q{n}?</h2><p>Yes.</p><p>Only {n}.</p><h2>R{n}?</h2><p>{n}.</p>" for n in range(4)]
+    few = [f"<h2>Q{n}?</h2><p>A{n}.</p>" + "<p>Call us.</p>" * (n < 3) for n in range(7)]
+    assert [rows[0][2] for rows in read(tmp_path, inner)] == [f"Yes.\nOnly {n}." for n in range(4)]
+    assert read(tmp_path, few)[0][0][2] == "A0.\nCall us."
+    assert read(tmp_path, few[:2])[0][0][2] == "A0.\nCall us."
+
+
+def test_an_empty_page_stays_what_it_is(tmp_path: Path) -> None:
+    assert read(tmp_path, [""])[0][0][0] == "empty"
+    assert repeated.without([], frozenset({"x"})) == []

@@ -1,0 +1,142 @@
+"""XML."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmops.config import Source
+from llmops.data.collect.readers import xml_records
+from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.origin import Origin
+from llmops.errors import SourceError
+from llmops.records import Document, Dropped
+
+
+def read(tmp_path: Path, text: str | bytes, **source: object) -> list[Document | Dropped | None]:
+    (tmp_path / "x.xml").write_bytes(text.encode() if isinstance(text, str) else text)
+    return list(xml_records.read(tmp_path / "x.xml", Origin(Source(name="s", kind="xml", location="x", **source), "x")))
+
+
+def fields(item: Document | Dropped | None) -> dict[str, str]:
+    assert isinstance(item, Document)
+    return dict(json.loads(item.fields))
+
+
+def test_attributes_children_and_repeated_elements_become_fields(tmp_path: Path) -> None:
+    xml = (
+        '<shop xmlns="urn:x"><about>no</about><product sku="1"><name>Big <b>tent</b></name>'
+        '<size unit="m"><w>2</w></size>'
+        "<tag>a</tag><tag>b</tag><none/></product><product sku='2'/></shop>"
+    )
+    first, second = read(tmp_path, xml, records="shop/product")
+    assert fields(first) == {
+        **{"sku": "1", "name": "Big tent", "name.b": "tent", "size.unit": "m", "size.w": "2", "tag": "a; b", "none": ""}
+    }
+    assert fields(second) == {"sku": "2"}
+
+
+def test_by_default_the_children_of_the_root_are_records(tmp_path: Path) -> None:
+    assert [fields(item) for item in read(tmp_path, "<r><p>1</p><p><p>2</p></p></r>")] == [{"text": "1"}, {"p": "2"}]
+
+
+def test_what_precedes_a_break_goes_on(tmp_path: Path) -> None:
+    good, bad = read(tmp_path, "<r>\n<p><a>1</a></p>\n<p><a>2</b></p>\n<p><a>3</a></p></r>")
+    assert fields(good) == {"a": "1"}
+    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("malformed", "line 3")
+    assert bad.content == "<p><a>2</b></p>"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        '<!DOCTYPE r [<!ENTITY e SYSTEM "file:///etc/passwd">]><r><p>&e;</p></r>',
+        '<!DOCTYPE r [<!ENTITY a "aa"><!ENTITY b "&a;&a;">]><r><p>&b;</p></r>',
+    ],
+)
+def test_entities_are_refused(tmp_path: Path, attack: str) -> None:
+    assert [item.rule for item in read(tmp_path, attack) if isinstance(item, Dropped)] == ["unsafe"]
+
+
+def test_the_declared_encoding_is_used(tmp_path: Path) -> None:
+    xml = '<?xml version="1.0" encoding="iso-8859-1"?><r><p><a>Müller</a></p></r>'.encode("latin-1")
+    assert fields(read(tmp_path, xml)[0]) == {"a": "Müller"}
+
+
+@pytest.mark.parametrize("data", [b"", b"no xml", b"<r><p><a>caf\xe9</a></p></r>", b"\x00\xff\xfe"])
+def test_what_is_no_xml_is_quarantined(tmp_path: Path, data: bytes) -> None:
+    assert [item.rule for item in read(tmp_path, data) if isinstance(item, Dropped)] == ["malformed"]
+
+
+def test_a_field_that_no_record_has_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="'title'"):
+        read(tmp_path, "<r><p><a>1</a></p></r>", fields={"question": "title"})
+
+
+def test_a_path_without_records_is_named_with_what_is_there(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, "<shop><item/><item/><about/></shop>", records="shop/product")
+    assert isinstance(item, Dropped) and item.rule == "empty"
+    assert "shop/product" in item.detail and "shop, shop/item, shop/about" in item.detail
+
+
+def test_records_inside_of_records_are_fields(tmp_path: Path) -> None:
+    items = read(tmp_path, "<r><x><p><p><a>1</a></p></p></x><p><a>2</a></p></r>", records="r/p")
+    assert [fields(item) for item in items] == [{"a": "2"}]
+    assert [fields(item) for item in read(tmp_path, "<r><p><p><a>1</a></p></p></r>", records="r/p")] == [{"p.a": "1"}]
+
+
+def test_gzip_is_unzipped_and_a_cut_one_gives_what_precedes(tmp_path: Path) -> None:
+    xml = "<r>" + "".join(f"<p><a>{n * n * 7919}</a></p>" for n in range(20_000)) + "</r>"
+    data = gzip.compress(xml.encode())
+    assert len(read(tmp_path, data)) == 20_000
+    got = []
+    (tmp_path / "x.xml").write_bytes(data[: len(data) // 2])
+    with pytest.raises(Unreadable):
+        for item in xml_records.read(tmp_path / "x.xml", Origin(Source(name="s", kind="xml", location="x"), "x")):
+            got.append(item)
+    assert 1000 < len(got) < 20_000
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "no-such"])
+def test_an_encoding_that_xml_parsers_do_not_know_is_named(tmp_path: Path, encoding: str) -> None:
+    (item,) = read(tmp_path, f'<?xml version="1.0" encoding="{encoding}"?><r><p>1</p></r>')
+    assert isinstance(item, Dropped) and item.rule in ("unreadable", "malformed")
+
+
+def test_deep_nesting_is_named(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, "<r>" + "<p>" * 5000 + "</p>" * 5000 + "</r>")
+    assert isinstance(item, Dropped) and item.rule == "malformed"
+
+
+PEAK = """
+import sys, tracemalloc
+from pathlib import Path
+from llmops.config import Source
+from llmops.data.collect.readers import xml_records
+from llmops.data.collect.readers.origin import Origin
+
+origin = Origin(Source(name="s", kind="xml", location="x", records="r/p"), "x")
+
+def peak(records):
+    path = Path(sys.argv[1], "x.xml")
+    path.write_text("<r>" + "<x><y/></x><p><a>1</a></p>" * records + "</r>")
+    tracemalloc.start()
+    assert sum(1 for _ in xml_records.read(path, origin)) == records
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+peak(100)  # whatever is only made once
+assert peak(20_000) < 1.2 * peak(2_000) + 100_000
+"""
+
+
+def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    # In a process of its own: threads that other tests have left behind are counted, too.
+    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,291 @@
+"""extracts: the windows of a table, in any order of runs and interrupted anywhere, give the same documents."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.config import Collect, Source
+from llmops.data.collect import extracts
+from llmops.data.collect import stage as collect
+from llmops.data.collect.extracts import _chain
+from llmops.data.collect.readers import sql_rows
+from llmops.records import Document, Dropped, read_rows
+
+Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
+
+ORDERS = Source(
+    name="orders",
+    kind="sql",
+    location="sqlite:///shop.db",
+    query="select * from orders",
+    cursor="changed",
+    key=("id",),
+    fields={"question": "text"},
+)
+
+
+def fill(root: Path, rows: Rows) -> None:
+    with sqlite3.connect(root / "shop.db") as database:
+        database.execute("create table if not exists orders (id, text, changed)")
+        database.executemany("insert into orders values (?, ?, ?)", rows)
+    database.close()
+
+
+def run(root: Path, interval: str, source: Source = ORDERS) -> dict[str, Any]:
+    out = root / f"out-{interval}"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
+    return dict(collect.run(config, interval=interval, out=out)["sources"]["orders"])
+
+
+def got(root: Path, interval: str) -> list[tuple[str, str]]:
+    rows = read_rows(root / f"out-{interval}" / "documents.parquet", Document)
+    assert {row.interval for row in rows} == {interval}
+    return [(row.position, row.question) for row in rows]
+
+
+def bytes_of(root: Path, interval: str) -> tuple[bytes, ...]:
+    names = ("documents.parquet", "quarantine.parquet")
+    return tuple((root / f"out-{interval}" / name).read_bytes() for name in names)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The windows that the database is asked for: first day and last day."""
+    asked: list[tuple[str, str]] = []
+    original = sql_rows.read
+
+    def read(root: Path, origin: Any, environ: Any = os.environ, after: date | None = None) -> Any:
+        asked.append((after.isoformat() if after else "", origin.interval))
+        return original(root, origin, environ, after)
+
+    monkeypatch.setattr(sql_rows, "read", read)
+    return asked
+
+
+def test_each_day_is_asked_for_once(tmp_path: Path, windows: list[tuple[str, str]]) -> None:
+    fill(tmp_path, [(1, "one", "2026-01-01"), (2, "two", "2026-01-02 23:59:59"), (3, "three", "2026-01-03")])
+    assert run(tmp_path, "2026-01-02") == {
+        **{"documents": 2, "quarantined": 0, "left_out": 0},
+        **{"read": 1, "unchanged": 0},
+    }
+    assert got(tmp_path, "2026-01-02") == [("key 1", "one"), ("key 2", "two")]
+    fill(tmp_path, [(2, "two, changed", "2026-01-04")])
+    assert run(tmp_path, "2026-01-04")["unchanged"] == 1
+    assert got(tmp_path, "2026-01-04") == [("key 1", "one"), ("key 2", "two, changed"), ("key 3", "three")]
+    run(tmp_path, "2026-01-04")
+    assert windows == [("", "2026-01-02"), ("2026-01-03", "2026-01-04")]
+
+
+def test_an_earlier_interval_after_a_later_one_does_not_see_it(tmp_path: Path) -> None:
+    fill(tmp_path, [(1, "old", "2026-01-01"), (1, "new", "2026-01-03"), (2, "later", "2026-01-03")])
+    run(tmp_path, "2026-01-03")
+    run(tmp_path, "2026-01-02")
+    assert got(tmp_path, "2026-01-03") == [("key 1", "new"), ("key 2", "later")]
+    assert got(tmp_path, "2026-01-02") == [("key 1", "old")]
+
+
+def test_a_row_that_where_leaves_out_replaces_the_older_one(tmp_path: Path) -> None:
+    fill(tmp_path, [(1, "fine", "2026-01-01"), (2, "fine", "2026-01-01")])
+    source = ORDERS.model_copy(update={"where": {"text": "fine"}})
+    run(tmp_path, "2026-01-01", source)
+    fill(tmp_path, [(1, "cancelled", "2026-01-02")])
+    assert run(tmp_path, "2026-01-02", source)["left_out"] == 1
+    assert got(tmp_path, "2026-01-02") == [("key 2", "fine")]
+
+
+def test_rows_without_a_key_or_a_day_are_all_named(tmp_path: Path) -> None:
+    fill(tmp_path, [(1, "fine", "2026-01-01"), (None, "no key", "2026-01-01"), (None, "nor here", "2026-01-02")])
+    fill(tmp_path, [(7, "no day", None), (7, "but now", "2026-01-02")])
+    run(tmp_path, "2026-01-01")
+    run(tmp_path, "2026-01-02")
+    bad = [row.content for row in read_rows(tmp_path / "out-2026-01-02" / "quarantine.parquet", Dropped)]
+    assert len(bad) == 3 and all(any(t in row for row in bad) for t in ("no key", "nor here", "no day"))
+    assert got(tmp_path, "2026-01-02") == [("key 1", "fine"), ("key 7", "but now")]
+
+
+def test_days_in_which_rows_may_still_come_are_asked_for_again(
+    tmp_path: Path, windows: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, [(1, "one", "2026-01-01"), (2, "two", "2026-01-05 08:00")])
+    monkeypatch.setattr(extracts, "_today", lambda: date(2026, 1, 5))
+    run(tmp_path, "2026-01-05")  # by hand, before the day is over
+    fill(tmp_path, [(3, "in the evening", "2026-01-05 20:00")])
+    monkeypatch.setattr(extracts, "_today", lambda: date(2026, 1, 6))
+    run(tmp_path, "2026-01-05")
+    assert [text for _, text in got(tmp_path, "2026-01-05")] == ["one", "two", "in the evening"]
+    fill(tmp_path, [(4, "committed late", "2026-01-05 23:59")])
+    monkeypatch.setattr(extracts, "_today", lambda: date(2026, 1, 7))
+    run(tmp_path, "2026-01-06")
+    assert [text for _, text in got(tmp_path, "2026-01-06")] == ["one", "two", "in the evening", "committed late"]
+    assert windows == [
+        ("", "2026-01-03"),
+        ("2026-01-04", "2026-01-05"),
+        ("2026-01-04", "2026-01-04"),
+        ("2026-01-05", "2026-01-05"),
+        ("2026-01-05", "2026-01-05"),
+        ("2026-01-06", "2026-01-06"),
+    ]
+
+
+def test_another_database_behind_the_same_variable_is_another_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        fill(tmp_path / name, [(1, f"from the {name}", "2026-01-01")])
+    source = ORDERS.model_copy(update={"location": "sqlite:///${SHOP}/shop.db"})
+    for name in ("first", "second"):
+        monkeypatch.setenv("SHOP", name)
+        run(tmp_path, "2026-01-01", source)
+        assert got(tmp_path, "2026-01-01") == [("key 1", f"from the {name}")]
+
+
+DAYS = st.integers(1, 4).map(lambda day: f"2026-01-0{day}")
+ROWS = st.lists(st.tuples(st.integers(1, 4), st.text("ab\n€", max_size=3), DAYS), min_size=1, max_size=12)
+
+
+@given(rows=ROWS, order=st.permutations(["2026-01-01", "2026-01-02", "2026-01-04"]), small=st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_any_order_of_intervals_gives_the_same_bytes(rows: Rows, order: list[str], small: bool) -> None:
+    rows = [*rows, (9, "always", "2026-01-01")]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extracts, "BATCH", 2 if small else 1000)
+        root = Path(folder)
+        fill(root, rows)
+        for interval in order:
+            run(root, interval)
+        here = {interval: bytes_of(root, interval) for interval in order}
+        run(root, order[0])  # again, from what is kept
+        assert bytes_of(root, order[0]) == here[order[0]]
+        shutil.rmtree(root / "cache")
+        for interval in reversed(order):  # and in the other order, from nothing
+            run(root, interval)
+            assert bytes_of(root, interval) == here[interval]
+            newest: dict[int | None, list[tuple[str | None, str]]] = {}
+            for key, text, day in rows:
+                if day and day <= interval:
+                    newest.setdefault(key, []).append((day, text.strip()))
+            last = {key: max(day for day, _ in versions) for key, versions in newest.items() if versions}
+            found = dict(got(root, interval))
+            assert set(found) == {f"key {key}" for key in newest}
+            for key, versions in newest.items():
+                assert (last[key], found[f"key {key}"]) in versions
+
+
+@given(rows=ROWS, at=st.integers(0, 8))
+@settings(max_examples=10, deadline=None)
+def test_interrupted_between_rows_and_windows_the_next_run_gives_the_same_bytes(rows: Rows, at: int) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        fill(root, [*rows, (9, "always", "2026-01-01")])
+        run(root, "2026-01-04")
+        whole = bytes_of(root, "2026-01-04")
+        shutil.rmtree(root / "cache")
+        original, count = sql_rows.read, iter(range(100))
+
+        def interrupted(*arguments: Any) -> Any:
+            for item in original(*arguments):
+                if next(count) == at:
+                    raise KeyboardInterrupt
+                yield item
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sql_rows, "read", interrupted)
+            patch.setattr(extracts, "_today", lambda: date(2026, 1, 4))  # so that there are two windows
+            try:
+                run(root, "2026-01-04")
+            except KeyboardInterrupt:
+                assert not (root / "out-2026-01-04" / "documents.parquet").exists()
+        run(root, "2026-01-04")
+        assert bytes_of(root, "2026-01-04") == whole
+
+
+KILLED = textwrap.dedent("""
+    import os, signal, sys
+    from datetime import date
+    from pathlib import Path
+    from llmops.config import Collect, Source
+    from llmops.data.collect import extracts, stage as collect
+    at, root, replaced, original = int(sys.argv[1]), Path(sys.argv[2]), 0, os.replace
+    def replace(*arguments):
+        global replaced
+        replaced += 1
+        if replaced == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(*arguments)
+    os.replace = replace
+    extracts._today = lambda: date(2026, 1, 4)
+    source = Source.model_validate_json(sys.argv[3])
+    config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
+    collect.run(config, interval="2026-01-04", out=root / "out-2026-01-04")
+""")
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])  # in the first window, between the two, before documents.parquet
+def test_killed_between_windows_nothing_is_lost_doubled_or_half_written(tmp_path: Path, at: int) -> None:
+    fill(tmp_path, [(key, f"text {key}", f"2026-01-0{1 + key % 4}") for key in range(20)])
+    (tmp_path / "out-2026-01-04").mkdir()
+    command = [sys.executable, "-c", KILLED, str(at), str(tmp_path), ORDERS.model_dump_json()]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out-2026-01-04" / "documents.parquet").exists()
+    kept = list((tmp_path / "cache").rglob("[!.]*.parquet"))
+    assert len(kept) == (0 if at == 1 else 1)
+    assert run(tmp_path, "2026-01-04")["unchanged"] == len(kept)
+    after = bytes_of(tmp_path, "2026-01-04")
+    assert len(got(tmp_path, "2026-01-04")) == 20
+    shutil.rmtree(tmp_path / "cache")
+    run(tmp_path, "2026-01-04")
+    assert bytes_of(tmp_path, "2026-01-04") == after
+
+
+def test_two_runs_at_once_share_what_they_read(tmp_path: Path, windows: list[tuple[str, str]]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    fill(tmp_path, [(1, "one", "2026-01-01"), (2, "two", "2026-01-02")])
+    days = ["2026-01-02", "2026-01-03", "2026-01-04"]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda day: run(tmp_path, day), days))
+    assert all([text for _, text in got(tmp_path, day)] == ["one", "two"] for day in days)
+    assert len(windows) == 3
+
+
+@given(ends=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 7)), max_size=8), end=st.integers(1, 8))
+def test_a_chain_has_no_gap_and_no_overlap_and_is_the_longest(ends: list[tuple[int, int]], end: int) -> None:
+    def day(number: int) -> date:
+        return date(2026, 1, 1) + timedelta(days=number) if number else date.min
+
+    known = [(day(a), day(b)) for a, b in ends if a < b]
+    chain = _chain(known, day(end))
+    assert all(window in known for window in chain)
+    assert [first for first, _ in chain] == [date.min, *(last for _, last in chain)][: len(chain)]
+    reach = {date.min}
+    for _ in known:
+        reach |= {last for first, last in known if first in reach and last <= day(end)}
+    assert (chain[-1][1] if chain else date.min) == max(reach)
+
+
+def test_a_cursor_needs_a_key_and_all_days() -> None:
+    for wrong in (
+        {"key": ()},
+        {"cursor": ""},
+        {"kind": "csv", "query": ""},
+        {"query": "select * from orders where changed >= :start"},
+    ):
+        with pytest.raises(ValueError):
+            Source(**{**ORDERS.model_dump(), **wrong})

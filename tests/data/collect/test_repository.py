@@ -1,0 +1,195 @@
+"""repository: what is uploaded is there, checked and once, also after breaks; in a folder, S3 and Azure Blob."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+
+from llmops.data.collect import repository
+from llmops.data.collect.remote import Place, connect, here
+from llmops.data.collect.repository import MANIFEST, RepositoryError, upload
+
+DAY = "2026-01-31"
+
+
+def documents(path: Path, *groups: list[str]) -> Path:
+    """A Parquet file with one row group for each of `groups`."""
+    schema = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for group in groups:
+            writer.write_table(pa.table({"text": group}, schema=schema))
+    return path
+
+
+@pytest.fixture(params=["folder", "s3", "azure"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "repository") if request.param == "folder" else request.getfixturevalue(request.param)
+
+
+@cache
+def reach(place: str) -> Place:
+    return connect(place, os.environ) if "://" in place else here(place)
+
+
+def stored(place: str) -> dict[str, bytes]:
+    """Every file of the repository, hidden ones too."""
+    where = reach(place)
+    found: dict[str, bytes] = {}
+    for path in where.filesystem.find(where.path):
+        found[path.removeprefix(where.path).strip("/")] = where.filesystem.cat_file(path)
+    return found
+
+
+def texts(place: str) -> list[str]:
+    """What a reader that knows nothing of manifests finds, in order."""
+    files = sorted((name, data) for name, data in stored(place).items() if name.endswith(".parquet"))
+    return [t for _, data in files for t in pq.read_table(pa.BufferReader(data))["text"].to_pylist()]
+
+
+def test_upload_is_whole_checked_and_once(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = documents(tmp_path / "d.parquet", ["a", "b"], ["c"])
+    done = upload(file, place, DAY)
+    assert (done["parts"], done["sent"]) == (2, 2)
+    assert texts(place) == ["a", "b", "c"]
+    files = stored(place)
+    folder = f"documents/interval={DAY}"
+    manifest = json.loads(files[f"{folder}/{MANIFEST}"])
+    assert (manifest["interval"], manifest["rows"], [p["rows"] for p in manifest["parts"]]) == (DAY, 3, [2, 1])
+    assert set(files) == {f"{folder}/{MANIFEST}", *(f"{folder}/{p['name']}" for p in manifest["parts"])}
+    for part in manifest["parts"]:
+        data = files[f"{folder}/{part['name']}"]
+        assert (part["sha256"], part["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    monkeypatch.setattr(repository._Partition, "put", lambda *_: pytest.fail("sent again"))
+    assert upload(file, place, DAY)["sent"] == 0
+    assert stored(place) == files
+
+
+def test_intervals_stand_side_by_side_and_one_is_replaced_by_its_own_only(place: str, tmp_path: Path) -> None:
+    upload(documents(tmp_path / "a", ["a"], ["b"]), place, "2026-01-30")
+    upload(documents(tmp_path / "b", ["c"]), place, DAY)
+    upload(documents(tmp_path / "c", ["a"]), place, "2026-01-30")  # a person was forgotten
+    assert texts(place) == ["a", "c"]
+    assert len(stored(place)) == 4
+
+
+def test_a_damaged_or_missing_part_is_sent_again(place: str, tmp_path: Path) -> None:
+    file = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"])
+    upload(file, place, DAY)
+    before = stored(place)
+    where = reach(place)
+    first, second = sorted(name for name in before if name.endswith(".parquet"))[:2]
+    where.filesystem.pipe_file(f"{where.path}/{first}", b"x" * len(before[first]))
+    where.filesystem.rm_file(f"{where.path}/{second}")
+    assert upload(file, place, DAY)["sent"] == 2
+    assert stored(place) == before
+
+
+def test_a_break_leaves_no_manifest_and_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, put = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"]), repository._Partition.put
+    calls = iter(range(100))
+
+    def breaking(partition: Any, name: str, data: bytes) -> None:
+        if next(calls) == 2:
+            raise RepositoryError("the line is dead")
+        put(partition, name, data)
+
+    monkeypatch.setattr(repository._Partition, "put", breaking)
+    with pytest.raises(RepositoryError):
+        upload(file, place, DAY)
+    assert texts(place) == ["a", "b"] and not any(MANIFEST in name for name in stored(place))
+    assert upload(file, place, DAY)["sent"] == 1
+    assert texts(place) == ["a", "b", "c"]
+
+
+KILLED = textwrap.dedent("""
+    import os, signal, sys
+    from pathlib import Path
+    from llmops.data.collect import repository
+    calls, at, when = 0, int(sys.argv[1]), sys.argv[2]
+    def killing(before):
+        def call(*args, **more):
+            global calls
+            calls += 1
+            if calls == at:
+                if when == "after":
+                    before(*args, **more)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return before(*args, **more)
+        return call
+    if "://" in sys.argv[4]:
+        repository._Partition.put = killing(repository._Partition.put)
+    else:
+        os.replace = killing(os.replace)
+    repository.upload(Path(sys.argv[3]), sys.argv[4], "2026-01-31")
+""")
+
+
+@pytest.mark.parametrize(("at", "when", "left"), [(2, "before", 2), (4, "before", 0)])
+def test_a_killed_upload_goes_on_and_leaves_nothing(place: str, tmp_path: Path, at: int, when: str, left: int) -> None:
+    file = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"])
+    process = subprocess.run([sys.executable, "-c", KILLED, str(at), when, str(file), place])
+    assert process.returncode == -signal.SIGKILL
+    assert not any(name.endswith(MANIFEST) and "/." not in name for name in stored(place))
+    assert upload(file, place, DAY)["sent"] == left
+    assert texts(place) == ["a", "b", "c"]
+    assert len(stored(place)) == 4
+
+
+def test_what_others_put_there_stays(place: str, tmp_path: Path) -> None:
+    upload(documents(tmp_path / "a", ["a"]), place, DAY)
+    where = reach(place)
+    where.filesystem.pipe_file(f"{where.path}/documents/interval={DAY}/notes.txt", b"mine")
+    upload(documents(tmp_path / "b", ["b"]), place, DAY)
+    assert texts(place) == ["b"] and f"documents/interval={DAY}/notes.txt" in stored(place)
+
+
+def test_a_store_that_garbles_is_found_out(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3fs import S3FileSystem
+
+    original = S3FileSystem._pipe_file
+
+    async def garbling(self: Any, path: str, data: bytes, **more: Any) -> Any:
+        return await original(self, path, data[:-1] + b"?", **more)
+
+    monkeypatch.setattr(S3FileSystem, "_pipe_file", garbling)
+    with pytest.raises(RepositoryError, match="not what was sent"):
+        upload(documents(tmp_path / "d", ["a"]), s3, DAY)
+    assert not any(MANIFEST in name for name in stored(s3))
+
+
+def test_partitions_are_read_as_one_table(tmp_path: Path) -> None:
+    place = tmp_path / "repository"
+    for day in ("2026-01-30", DAY):
+        upload(documents(tmp_path / day, [f"of {day}"]), str(place), day)
+    table = pa.dataset.dataset(place / "documents", partitioning="hive").to_table()
+    assert [table[name].to_pylist() for name in ("text", "interval")] == [
+        ["of 2026-01-30", f"of {DAY}"],
+        ["2026-01-30", DAY],
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["s3://no-such-bucket", "abfs://no-such-container", "gs://bucket", "s3://u:pw@host"])
+def test_a_place_that_takes_nothing_is_named(wrong: str, tmp_path: Path, s3: str, azure: str) -> None:
+    with pytest.raises(RepositoryError, match=wrong.partition("://")[0]) as caught:
+        upload(documents(tmp_path / "d", ["a"]), wrong, DAY)
+    assert "u:pw" not in str(caught.value)
+
+
+def test_wrong_credentials_are_refused_and_not_told(tmp_path: Path, azure: str, azure_server: str) -> None:
+    wrong = azure_server.replace("c2Vj", "d3Jv")
+    with pytest.raises(RepositoryError, match=azure) as caught:
+        upload(documents(tmp_path / "d", ["a"]), azure, DAY, {"AZURE_STORAGE_CONNECTION_STRING": wrong})
+    assert "d3Jv" not in str(caught.value)

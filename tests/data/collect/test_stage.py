@@ -1,0 +1,283 @@
+"""collect: every source is read, what is bad is quarantined, a source without documents is an error."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from llmops.config import Collect, Source
+from llmops.data.collect import extracts, forgotten, row_file
+from llmops.data.collect import stage as collect
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.errors import SourceError
+from llmops.records import Document, Dropped, read_rows
+
+DAY = "2026-01-31"
+
+
+def source(name: str, kind: str, location: str, **more: object) -> Source:
+    return Source(name=name, kind=kind, location=location, **more)
+
+
+def settings(root: Path, *sources: Source, **more: object) -> Collect:
+    return Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json", **more)
+
+
+def run(
+    root: Path, *sources: Source, interval: str = DAY, **more: object
+) -> tuple[dict[str, Any], list[Document], list[Dropped]]:
+    out = root / "out"
+    shutil.rmtree(out, ignore_errors=True)  # as the stage runner does
+    out.mkdir()
+    metrics = collect.run(settings(root, *sources, **more), interval=interval, out=out)
+    assert sorted(p.name for p in out.iterdir()) == ["documents.parquet", "quarantine.parquet"]
+    return dict(metrics), read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("q,a\n1,2\n3\n", encoding="utf-8")
+    (tmp_path / "in" / "b.csv").write_text("q,a\n5,6\n", encoding="utf-8")
+    (tmp_path / "in" / "c.jsonl").write_text('{"q": "x"}\n{oops\n', encoding="utf-8")
+    (tmp_path / "in" / "2026-01-31.txt").write_text("of the day", encoding="utf-8")
+    (tmp_path / "in" / "2026-02-01.txt").write_text("of another day", encoding="utf-8")
+    return tmp_path
+
+
+def test_all_sources_in_order_with_counts_and_quarantine(root: Path) -> None:
+    fields = {"question": "q", "answer": "a"}
+    metrics, documents, quarantine = run(
+        root,
+        source("tables", "csv", "in/*.csv", fields=fields, licence="MIT", owner="ana"),
+        source("lines", "jsonl", "in/c.jsonl"),
+    )
+    assert [(d.source, d.location, d.position) for d in documents] == [
+        ("tables", "in/a.csv", "row 2"),
+        ("tables", "in/b.csv", "row 2"),
+        ("lines", "in/c.jsonl", "line 1"),
+    ]
+    assert [(q.source, q.location, q.position, q.rule) for q in quarantine] == [
+        ("tables", "in/a.csv", "row 3", "malformed"),
+        ("lines", "in/c.jsonl", "line 2", "malformed"),
+    ]
+    assert (documents[0].licence, documents[0].owner, documents[0].interval) == ("MIT", "ana", DAY)
+    assert (metrics["documents"], metrics["quarantined"]) == (3, 2)
+    assert metrics["sources"] == {
+        "tables": {"documents": 2, "quarantined": 1, "left_out": 0, "read": 2, "unchanged": 0},
+        "lines": {"documents": 1, "quarantined": 1, "left_out": 0, "read": 1, "unchanged": 0},
+    }
+
+
+def test_the_same_input_gives_the_same_bytes(root: Path) -> None:
+    run(root, source("tables", "csv", "in/*.csv"))
+    once = [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
+    run(root, source("tables", "csv", "in/*.csv"))
+    assert once == [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
+
+
+def test_the_date_in_a_location_is_the_intervals(root: Path) -> None:
+    _, documents, _ = run(root, source("daily", "text", "in/{date}.txt"))
+    assert [(d.text, d.location) for d in documents] == [("of the day", "in/2026-01-31.txt")]
+
+
+def test_locations_do_not_tell_where_the_machine_keeps_them(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "x.txt"
+    other.write_text("text", encoding="utf-8")
+    _, documents, _ = run(root, source("far", "text", str(other)))
+    assert documents[0].location.startswith("../") and documents[0].location.endswith("other0/x.txt")
+
+
+def test_a_file_that_cannot_be_opened_is_quarantined(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, origin: object) -> object:
+        if path.name == "a.csv":
+            raise PermissionError(13, "Permission denied")
+        return iter([Origin(source("t", "csv", "x"), path.name).document("row 1", text="fine")])
+
+    monkeypatch.setitem(collect.READERS, "csv", refuse)
+    _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv"))
+    assert [d.text for d in documents] == ["fine"]
+    assert [(q.location, q.rule, q.detail) for q in quarantine] == [("in/a.csv", "unreadable", "Permission denied")]
+
+
+def test_every_source_that_yields_nothing_is_named_with_its_reason(root: Path) -> None:
+    (root / "in" / "bad.json").write_text("{nope", encoding="utf-8")
+    (root / "in" / "header.csv").write_text("q,a\n", encoding="utf-8")
+    with pytest.raises(SourceError) as caught:
+        run(
+            root,
+            source("broken", "json", "in/bad.json"),
+            source("headed", "csv", "in/header.csv"),
+            source("choosy", "csv", "in/b.csv", where={"q": "no such"}),
+            source("gone", "csv", "in/none*.csv"),
+            source("folder", "csv", "in"),
+            source("good", "csv", "in/b.csv"),
+        )
+    message = str(caught.value)
+    for part in (
+        "Source broken",
+        "in/bad.json",
+        "malformed",
+        "line 1",
+        "Source headed",
+        "Source choosy",
+        "Source gone",
+    ):
+        assert part in message
+    assert "in/none*.csv" in message and "folder/*.html" in message and "good" not in message
+    assert [q.source for q in read_rows(root / "out" / "quarantine.parquet", Dropped)] == ["broken"]
+    assert not (root / "out" / "documents.parquet").exists()
+
+
+def test_no_source_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="sources"):
+        run(tmp_path)
+
+
+def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = collect.READERS["csv"]
+
+    def counting(path: Path, origin: Origin) -> Items:
+        read.append(path.name)
+        return original(path, origin)
+
+    counting.__module__ = original.__module__
+    monkeypatch.setitem(collect.READERS, "csv", counting)
+    tables = source("tables", "csv", "in/*.csv", where={"q": "1"})
+    _, documents, quarantine = run(root, tables)
+    (root / "in" / "b.csv").write_text("q,a\n1,8\n", encoding="utf-8")
+    (root / "in" / "d.csv").write_text("q,a\n1,9\n", encoding="utf-8")
+    wider = source("tables", "csv", "in/**/*.csv", where={"q": "1"})  # names the same files in other words
+    metrics, later, later_quarantine = run(root, wider, interval="2026-02-01")
+    assert read == ["a.csv", "b.csv", "b.csv", "d.csv"]
+    assert metrics["sources"]["tables"] == {
+        **{"documents": 3, "quarantined": 1, "left_out": 0},
+        **{"read": 2, "unchanged": 1},
+    }
+    assert later[0] == replace(documents[0], interval="2026-02-01")
+    assert later_quarantine == quarantine
+    run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}, licence="MIT"))
+    assert len(read) == 7  # how it is read has changed
+
+
+def test_what_did_not_open_is_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = collect.READERS["csv"]
+
+    def breaking(path: Path, origin: Origin) -> Items:
+        yield origin.document("row 1", text="before the break")
+        raise TimeoutError("the network drive sleeps")
+
+    breaking.__module__ = original.__module__
+    monkeypatch.setitem(collect.READERS, "csv", breaking)
+    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    assert [d.text for d in documents] == ["before the break"]
+    assert [(q.position, q.rule) for q in quarantine] == [("file", "unreadable")]
+    monkeypatch.setitem(collect.READERS, "csv", original)
+    _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
+    assert ([d.position for d in documents], quarantine) == (["row 2"], [])
+
+
+def test_left_out_rows_are_counted_from_the_extract_too(root: Path) -> None:
+    choosy = source("choosy", "csv", "in/*.csv", where={"q": "1"})
+    first, _, _ = run(root, choosy)
+    again, _, _ = run(root, choosy)
+    assert first["sources"]["choosy"]["left_out"] == again["sources"]["choosy"]["left_out"] == 1
+
+
+def test_forgotten_rows_are_not_collected_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(item: Document | Dropped) -> Document | Dropped:
+        return Origin(source("tables", "csv", "x"), item.location).dropped(item.position, "forgotten", "by request")
+
+    monkeypatch.setattr(forgotten, "load", lambda path: keep if path == root / "forgotten.json" else None)
+    with pytest.raises(SourceError, match="forgotten"):
+        run(root, source("tables", "csv", "in/b.csv"))
+    (extract,) = (root / "cache").glob("*.parquet")
+    for path in (extract, root / "out" / "quarantine.parquet"):
+        assert [(row.rule, row.content) for row in read_rows(path, Dropped)] == [("forgotten", "")]
+
+
+def test_documents_go_to_the_repository_once(root: Path) -> None:
+    tables = source("tables", "csv", "in/*.csv")
+    metrics, documents, _ = run(root, tables, repository="shelf")
+    assert metrics["repository"]["sent"] == 1
+    part = next((root / "shelf" / "documents" / f"interval={DAY}").glob("*.parquet"))
+    assert read_rows(part, Document) == documents
+    again, _, _ = run(root, tables, repository="shelf")
+    assert again["repository"]["sent"] == 0
+    assert len(list((root / "shelf").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "sql"])
+def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(extracts, "BATCH", 3)
+    monkeypatch.setattr(extracts, "COPIED", 4)
+    monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
+    numbers = [str(n) for n in range(23)]
+    (root / "in" / "many.csv").write_text("q\n" + "\n".join(numbers) + "\n", encoding="utf-8")
+    with sqlite3.connect(root / "many.db") as database:
+        database.execute("create table t (q)")
+        database.executemany("insert into t values (?)", [(n,) for n in numbers])
+    fields = {"question": "q"}
+    made = {
+        "csv": source("many", "csv", "in/many.csv", fields=fields),
+        "sql": source(
+            "many", "sql", "sqlite:///many.db", query="select q from t order by rowid", fields={"question": "q"}
+        ),
+    }
+    _, documents, _ = run(root, made[kind])
+    assert [d.question for d in documents] == numbers
+    assert pq.ParquetFile(root / "out" / "documents.parquet").num_row_groups == 5
+
+
+@pytest.mark.parametrize("at", [0, 7, 22])
+def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(root: Path, at: int) -> None:
+    for name in ("d", "e"):
+        (root / "in" / f"{name}.csv").write_text("q\n" + "\n".join(map(str, range(10))) + "\n", encoding="utf-8")
+    tables = source("tables", "csv", "in/*.csv")
+    run(root, tables)
+    whole = (root / "out" / "documents.parquet").read_bytes()
+    shutil.rmtree(root / "cache")
+    rows = iter(range(at + 1))
+
+    def interrupt(item: Document | Dropped) -> Document | Dropped:
+        if next(rows) == at:
+            raise KeyboardInterrupt
+        return item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forgotten, "load", lambda path: interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, tables)
+    assert not (root / "out" / "documents.parquet").exists()
+    metrics, _, _ = run(root, tables)
+    assert (root / "out" / "documents.parquet").read_bytes() == whole
+    assert metrics["sources"]["tables"]["unchanged"] == {0: 0, 7: 2, 22: 3}[at]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "sql"},
+        {"kind": "csv", "query": "select 1"},
+        {"kind": "pdf", "fields": {"question": "q"}},
+        {"kind": "csv", "fields": {"antwort": "q"}},
+        {"kind": "csv", "encoding": "utf-99"},
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        Source(name="s", location="x", **wrong)
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="named 'a'"):
+        Collect(sources=(source("a", "csv", "x"), source("a", "csv", "y")))

@@ -1,0 +1,473 @@
+"""Erasure, on a real chain of artifacts from the sources to the online store and a model version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llmops import artifacts, cli, pipeline
+from llmops.artifacts import Record
+from llmops.config import Config
+from llmops.data import spark
+from llmops.data.collect import forgotten
+from llmops.erasure import erase, plans
+from llmops.erasure.forget import _write_texts, forget
+from llmops.errors import LlmopsError
+from llmops.features.online import read_online
+from llmops.monitoring.events import emit
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import Spool, drain
+from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
+
+DAY = "2026-01-31"
+MAIL = "ana.li@example.org"
+SECRETS = (MAIL, "Ana.Li@Example.org", "Ana Li", "the blue parcel", "my cat Momo")  #: all that is known of the person
+WORDS = ("order", "parcel", "refund", "invoice", "account", "voucher", "delivery", "warranty", "return", "size")
+
+
+def sources(root: Path) -> None:
+    faq = [f"How do I ask about my {word}?,Open the page of your {word} and press the button.,{word}" for word in WORDS]
+    faq += [
+        f'"Where is the blue parcel of {MAIL}?","It is on its way to you, Ana.",ana1',
+        '"Can I change the name on the blue parcel? Write to ANA.LI&#64;example.org.","Yes, we have done so.",ana2',
+        f"one cell,too many,for the header,{MAIL}",
+    ]
+    (root / "faq.csv").write_text("question,answer,topic\n" + "\n".join(faq) + "\n")
+    turns = [
+        ("user", "My address is " + MAIL.title()), ("assistant", "Thank you, I have found your account."),
+        ("user", "Is my cat Momo insured with it?"), ("assistant", "Pets are insured for a year."),
+    ]  # fmt: skip
+    chats = [
+        {"topic": "pets", "messages": [{"role": role, "content": text} for role, text in turns]},
+        {"topic": "thanks", "messages": [{"role": "user", "content": "Is there a café in it?"},
+                                         {"role": "assistant", "content": "There is one on each floor."}]},
+    ]  # fmt: skip
+    (root / "chats.jsonl").write_text("".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
+
+
+def configured(home: Path, root: Path, **collect: Any) -> Config:
+    fields = {"question": "question", "answer": "answer", "group": "topic"}
+    return Config(
+        home=home,
+        collect={
+            "root": root,
+            "sources": [
+                {"name": "faq", "kind": "csv", "location": "faq.csv", "fields": fields},
+                {"name": "chats", "kind": "chat", "location": "chats.jsonl"},
+            ],
+            **collect,
+        },
+        clean={"master": "local[1]", "driver_memory": "512m", "partitions": 1},
+        annotate={"min_test_items": 1, "test": 0.3, "validation": 0.2, "seed": 3},
+    )
+
+
+def finish(home: Path, stage: str, key: str, inputs: dict[str, Path], **files: Any) -> Path:
+    """An artifact of a stage that would cost too much here."""
+    path = home / "artifacts" / stage / key
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    refs = {name: f"{p.parent.name}/{p.name}" for name, p in inputs.items()}
+    record = Record(
+        stage=stage, fingerprint=key, config={}, inputs=refs, interval=DAY, code="c", metrics={}, files={},
+        git_commit="", started=DAY, finished=DAY,
+    )  # fmt: skip
+    artifacts.commit(path, record)
+    return path
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[SparkSession]:
+    with spark.session(configured(Path("x"), Path("x")).clean) as active:
+        yield active
+
+
+@pytest.fixture(scope="module")
+def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sources` and `home`: real up to features, the rest by hand."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "sources").mkdir()
+    sources(folder / "sources")
+    home = folder / "home"
+    config = configured(home, folder / "sources", repository=str(home / "repository"))
+    done = {name: pipeline.run_stage(name, config, DAY) for name in ("collect", "clean", "annotate")}
+    select = finish(home, "select", "s1", {}, selection={"model": "tiny", "path": "base"})
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "parcel": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>").save_pretrained(
+        select / "base"
+    )
+    done |= {"select": select}
+    done["features"] = pipeline.run_stage("features", config, DAY, done)
+    done["train"] = finish(home, "train", "t1", {"features": done["features"], "select": select}, loss=[1.0])
+    done["compress"] = finish(home, "compress", "c1", {n: done[n] for n in ("annotate", "select", "train")})
+    evaluate = done["evaluate"] = finish(
+        home, "evaluate", "e1", {n: done[n] for n in ("annotate", "select", "compress")}
+    )
+    items = read_rows(done["annotate"] / "test.parquet", Example) + persons(done["annotate"])
+    rows = [{"id": e.id, "question": e.question, "reference": e.answer, "answer": "Yes.", "model": m, "token_f1": 0.5}
+            for e in items for m in ("base", "candidate")]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), evaluate / "answers.parquet")
+    artifacts.commit(evaluate, artifacts.read_record(evaluate))
+    govern = finish(home, "govern", "g1", {n: done[n] for n in ("annotate", "compress", "evaluate")})
+    findings = [Finding(scan="pii", rule="X", severity="low", where=f"item {e.id}", detail="") for e in items]
+    write_rows(govern / "findings.parquet", findings, Finding)
+    (govern / "report.md").write_text("# Report\n" + "".join(f"| pii | {f.where} |  |\n" for f in findings))
+    artifacts.commit(govern, artifacts.read_record(govern))
+    publish(config, done)
+    (home / "logs").mkdir()
+    (home / "logs" / "serving.log").write_text(f"00:00 started\n00:01 key of {MAIL} is used\n00:02 Ana\n")
+    emit(config.events, "llmops.serving", {"user.name": MAIL})
+    drain(config.events, config.monitoring)
+    emit(config.events, "llmops.serving", {"user.name": f"{MAIL} again"})
+    return folder
+
+
+def persons(annotate: Path) -> list[Example]:
+    """The person's examples."""
+    rows = [e for s in ("train", "validation", "test") for e in read_rows(annotate / f"{s}.parquet", Example)]
+    return [e for e in rows if e.group.startswith("ana") or "Momo" in e.question or "I have found" in e.answer]
+
+
+def publish(config: Config, done: dict[str, Path]) -> None:
+    """A version made of those artifacts."""
+    facts = {
+        "status": "promoted", "compared_with": "base", "compress": "c1", "base_model": "tiny", "base_revision": "1",
+        "licence": "mit", "quantisation": "bf16", "interval": DAY, "run": "", "dataset": "d",
+    }  # fmt: skip
+    stages = [{"artifact": f"{p.parent.name}/{p.name}"} for p in done.values()]
+
+    def documents(version: Version) -> dict[str, str]:
+        card = f"# {version.name}\n\n## Training data\n\nRows.\n\n## Training\n\n| rank | 8 |\n"
+        return {"README.md": card, "lineage.json": json.dumps({"stages": stages})}
+
+    trees = {"answers.parquet": done["evaluate"] / "answers.parquet"}
+    Registry(config.release.registry, "support-bot").publish(facts, trees, documents, by="test", why="test")
+
+
+@pytest.fixture
+def place(built: Path, tmp_path: Path) -> Path:
+    """A copy of `built`, hard links of the registry included."""
+    shutil.copytree(built, tmp_path / "place")
+    home = tmp_path / "place" / "home"
+    answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
+    answers.unlink()
+    answers.hardlink_to(home / "artifacts" / "evaluate" / "e1" / "answers.parquet")
+    return tmp_path / "place"
+
+
+def at(place: Path, **collect: Any) -> Config:
+    home = place / "home"
+    return configured(home, place / "sources", **{"repository": str(home / "repository"), **collect})
+
+
+def everything(home: Path) -> Iterator[tuple[Path, str]]:
+    """Every byte under the home, Parquet unpacked, as text."""
+    for path in sorted(p for p in home.rglob("*") if p.is_file()):
+        yield path, str(path.relative_to(home))
+        yield path, path.read_bytes().decode("latin-1")
+        yield path, path.read_bytes().decode("utf-8", "replace")
+        if path.suffix == ".parquet":
+            file = pq.ParquetFile(path)
+            yield path, str(file.read().to_pylist())
+            groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
+            yield path, str([group.column(c).to_dict() for group in groups for c in range(group.num_columns)])
+
+
+def holding(home: Path, *texts: str) -> set[str]:
+    return {
+        str(path.relative_to(home)) for path, text in everything(home) if any(t.lower() in text.lower() for t in texts)
+    }
+
+
+def only(config: Config, stage: str) -> Path:
+    (path,) = (p for p in (config.artifacts / stage).iterdir() if p.is_dir())
+    return path
+
+
+def ids(path: Path, column: str = "id") -> set[str]:
+    return set(pq.read_table(path, columns=[column])[column].to_pylist())
+
+
+def test_nothing_of_a_person_is_left_anywhere(place: Path) -> None:
+    config = at(place)
+    home = config.home
+    annotate = only(config, "annotate")
+    gone = {e.id for e in persons(annotate)}
+    trained = {e.id for e in persons(annotate) if e.split == "train"}
+    others = {
+        e.id for s in ("train", "validation", "test") for e in read_rows(annotate / f"{s}.parquet", Example)
+    } - gone
+    assert len(gone) == 4 and trained and len(others) == 11
+    features = only(config, "features")
+    assert all(read_online(features, sorted(gone)))
+    assert len({p.split("/")[0] for p in holding(home, *SECRETS)}) >= 5
+
+    report = forget(config, MAIL.upper(), by="admin")
+
+    assert holding(home, *SECRETS) == set()
+    assert report.remaining == {} and report.documents == 5 and report.online == 4
+    assert read_online(features, sorted(gone)) == [None] * 4
+    assert all(read_online(features, sorted(others)))
+    assert ids(features / "features.parquet", "input_id") == others
+    assert {i for s in ("train", "validation", "test") for i in ids(annotate / f"{s}.parquet")} == others
+    text = (annotate / "train.txt").read_text()
+    assert text.count("[Question]") == len(ids(annotate / "train.parquet")) == text.count("####\n")
+    answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
+    assert (
+        gone.isdisjoint(ids(answers))
+        and ids(answers)
+        and ids(answers) == ids(only(config, "evaluate") / "answers.parquet")
+    )
+    govern = only(config, "govern")
+    assert not [f for f in read_rows(govern / "findings.parquet", Finding) if f.where.split()[-1] in gone]
+    assert not any(i in (govern / "report.md").read_text() for i in gone)
+    assert (govern / "report.md").read_text().startswith("# Report\n|")
+    assert not [
+        f for f in read_rows(annotate / "findings.parquet", Finding) if "row 12" in f.where or "line 1," in f.where
+    ]
+    assert (home / "logs" / "serving.log").read_text() == "00:00 started\n00:01 key of <FORGOTTEN> is used\n00:02 Ana\n"
+    assert [v["examples"] for v in report.versions] == [len(trained)]
+
+
+def test_artifacts_keep_their_place_and_their_records_tell(place: Path) -> None:
+    config = at(place)
+    before = {
+        p.name: p
+        for s in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train")
+        for p in [only(config, s)]
+    }
+    report = forget(config, MAIL)
+    for name, path in before.items():
+        assert artifacts.verify(path) == [], name
+        (erasure,) = artifacts.read_record(path).erasures
+        assert erasure["time"] == report.time and MAIL not in json.dumps(erasure)
+    assert artifacts.read_record(only(config, "train")).erasures[0]["examples"] == report.versions[0]["examples"]
+    for stage in ("collect", "clean", "annotate"):
+        assert pipeline.run_stage(stage, config, DAY) in before.values()
+    assert pipeline.plan("annotate", config, DAY).done
+
+
+def test_collect_does_not_bring_the_rows_back(place: Path) -> None:
+    config = at(place)
+    documents = len(read_rows(only(config, "collect") / "documents.parquet", Document))
+    forget(config, MAIL)
+    shutil.rmtree(config.artifacts / "collect")
+    shutil.rmtree(config.collect.cache)  # the sources are read again, and still hold the person
+    again = pipeline.run_stage("collect", config, DAY)
+    assert holding(config.home, *SECRETS) == set()
+    assert len(read_rows(again / "documents.parquet", Document)) == documents - 4
+    suppressed = [r for r in read_rows(again / "quarantine.parquet", Dropped) if r.rule == forgotten.RULE]
+    assert len(suppressed) == 5 and not any(row.content for row in suppressed)
+    assert {row.location for row in suppressed} == {"faq.csv", "chats.jsonl"}
+
+
+def test_a_changed_source_does_not_bring_them_back_either(place: Path) -> None:
+    config = at(place)
+    forget(config, MAIL)
+    faq = place / "sources" / "faq.csv"
+    head, *rows = faq.read_text().splitlines()
+    faq.write_text("\n".join([head, "Is it new?,Yes it is brand new.,new", *rows]) + "\n")
+    again = pipeline.run_stage("collect", config, "2026-02-01")
+    assert holding(config.home, *SECRETS) == set()
+    assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
+
+
+def test_the_list_of_what_is_forgotten_tells_nothing(place: Path) -> None:
+    config = at(place)
+    forget(config, MAIL)
+    path = config.collect.forgotten
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert set(json.loads(path.read_text())) == {"key", "rows"}
+    known, mine = forgotten.load(path), forgotten.load(config.home / "none.json")
+    row = Document(
+        id="1", source="other", location="moved.csv", position="row 99",
+        question=f"Where is the blue parcel of {MAIL}?", answer="It is on its way to you,  ana.",
+    )  # fmt: skip
+    assert isinstance(known(row), Dropped) and mine(row) is row
+    other = Document(id="2", source="faq", location="faq.csv", position="row 11", question="Yes?", answer="Thank you.")
+    assert known(other) is other
+    empty = Dropped(id="", source="", location="", position="", rule="empty", detail="", content="")
+    assert known(empty) is empty
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_a_kill_in_the_middle_is_mended_by_repeating(place: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    config = at(place)
+    other = place.parent / "other"
+    shutil.copytree(place, other)
+    forget(at(other), MAIL)
+    calls = 0
+    real = erase.take_rows
+
+    def dying(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(erase, "take_rows", dying)
+        forget(config, MAIL)
+    journal = config.home / plans.JOURNAL
+    assert not any(secret in journal.read_text() for secret in SECRETS)
+    with pytest.raises(LlmopsError, match="interrupted"):
+        forget(config, "somebody@example.org")
+    report = forget(config, MAIL)
+    assert not journal.exists() and report.remaining == {} and holding(config.home, *SECRETS) == set()
+    assert state(config) == state(at(other))
+
+
+def state(config: Config) -> dict[str, Any]:
+    """What every artifact and version holds."""
+    rows = {
+        str(p.relative_to(config.home)): pq.read_table(p).to_pylist() for p in sorted(config.home.rglob("*.parquet"))
+    }
+    folders = [p.parent for p in sorted(config.artifacts.rglob("record.json"))]
+    records = [artifacts.read_record(folder) for folder in folders]
+    version = Registry(config.release.registry, "support-bot").get("v1")
+    notes = [{k: v for k, v in e.items() if k != "time"} for r in records for e in r.erasures]
+    return {
+        "rows": rows,
+        "notes": notes,
+        "version": [e["examples"] for e in version.erasures],
+        "damaged": [name for folder in folders for name in artifacts.verify(folder)],
+    }
+
+
+def test_an_unknown_person_is_an_error_and_nothing_changes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = at(place)
+    before = contents(config.home)
+    for nobody in ("nobody@example.org", "diana.li@example.org", "a", "??"):
+        with pytest.raises(LlmopsError) as error:
+            forget(config, nobody)
+        assert nobody == "a" or nobody not in str(error.value)
+    forget(config, MAIL, dry_run=True)
+    assert contents(config.home) == before
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    """Every file but locks and what SQLite makes when somebody reads."""
+    own = (".lock", "-shm", "-wal")
+    return {p: p.read_bytes() for p in sorted(home.rglob("*")) if p.is_file() and not p.name.endswith(own)}
+
+
+def test_what_it_would_do_is_what_it_does(place: Path) -> None:
+    config = at(place)
+    would, did = forget(config, MAIL, dry_run=True), forget(config, MAIL)
+    names = ("documents", "rows", "texts", "online", "versions", "sources")
+    assert {n: asdict(would)[n] for n in names} == {n: asdict(did)[n] for n in names}
+    assert {(p["source"], p["position"].split(",")[0]) for p in did.sources} == {
+        ("faq", "row 12"),
+        ("faq", "row 13"),
+        ("faq", "row 14"),
+        ("chats", "line 1"),
+    }
+    with pytest.raises(LlmopsError):
+        forget(config, MAIL)
+
+
+def test_the_model_version_and_its_card_say_so(place: Path) -> None:
+    config = at(place)
+    forget(config, MAIL)
+    version = Registry(config.release.registry, "support-bot").get("v1")
+    assert len(version.erasures) == 1
+    card = (version.path / "README.md").read_text()
+    assert card.index("## Training data") < card.index("## Erasure") < card.index("## Training\n")
+    assert MAIL not in card + (version.path / "version.json").read_text()
+
+
+def test_no_stage_may_run_meanwhile(place: Path) -> None:
+    config = at(place)
+    with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
+        forget(config, MAIL)
+    forget(config, MAIL)
+
+
+def test_what_interrupted_runs_left_goes_too(place: Path) -> None:
+    config = at(place)
+    broken = config.artifacts / "collect" / "half"
+    row = Dropped(id="1", source="s", location="l", position="p", rule="r", detail="", content=MAIL)
+    write_rows(broken / "quarantine.parquet", [row], Dropped)
+    (config.artifacts / "train" / "half").mkdir()
+    (config.artifacts / "collect" / ".x.parquet.123").write_text(MAIL)
+    (config.collect.cache / "downloads" / "1").mkdir(parents=True)
+    (config.collect.cache / "downloads" / "1" / "faq.csv").write_text(MAIL)
+    assert forget(config, MAIL).remaining == {}
+    assert not broken.exists() and not (config.artifacts / "train" / "half").exists()
+    assert holding(config.home, MAIL) == set()
+
+
+def test_what_cannot_be_changed_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = at(place)
+    (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
+    report = forget(config, MAIL)
+    assert list(report.remaining) == [str(config.home / "keys.json")]
+    assert list(forget(config, MAIL).remaining) == list(report.remaining)  # and again, as long as it is so
+
+
+def test_the_event_counts_and_does_not_name(place: Path) -> None:
+    config = at(place)
+    forget(config, MAIL, by="admin")
+    drain(config.events, config.monitoring)
+    (event,) = LocalStore(config.events).find("llmops.erasure")
+    assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
+    assert event["user.name"] == "admin" and event["event.outcome"] == "success"
+    names = [e["user.name"] for e in LocalStore(config.events).find("llmops.serving")]
+    assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
+    with Spool(config.events) as spool:
+        assert spool.rejected() == []
+
+
+def test_the_repository_loses_the_rows(place: Path) -> None:
+    config = at(place)
+    folder = config.home / "repository" / "documents" / f"interval={DAY}"
+    before = sum(pq.read_metadata(p).num_rows for p in folder.glob("*.parquet"))
+    report = forget(config, MAIL)
+    manifest = json.loads((folder / "_manifest.json").read_text())
+    parts = {p.name for p in folder.glob("*.parquet")}
+    assert {part["name"] for part in manifest["parts"]} == parts
+    assert report.rows["repository"] == before - manifest["rows"] == 4
+
+
+def test_the_command(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = at(place)
+    monkeypatch.setattr(cli.config, "load", lambda *_: config)
+    assert cli.main(["data", "forget", MAIL, "--dry-run"]) == 0
+    assert cli.main(["data", "forget", MAIL, "--json"]) == 0
+    said = capsys.readouterr()
+    assert not any(secret.lower() in (said.out + said.err).lower() for secret in SECRETS)
+    assert json.loads(said.out.splitlines()[-1])["documents"] == 5
+    assert cli.main(["data", "forget", MAIL]) == 1
+    (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
+    assert cli.main(["data", "forget", MAIL]) == 1
+    assert "keys.json" in capsys.readouterr().out
+
+
+def test_the_page_of_an_evaluation_is_made_of_the_answers_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[Path, int]] = []
+    monkeypatch.setattr("llmops.model.evaluate.page.write", lambda folder, worst: written.append((folder, worst)))
+    folder = tmp_path / "evaluate" / "e1"
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("old")
+    record = {name: "" for name in ("interval", "code", "git_commit", "started", "finished")}
+    artifacts.commit(folder, Record("evaluate", "e1", {"worst": 7}, inputs={}, metrics={}, files={}, **record))
+    _write_texts(folder)
+    assert written == [(folder, 7)]

@@ -1,0 +1,92 @@
+"""Which texts name a person, and which only look as if."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from llmops.erasure.subject import MARK, Subject
+from llmops.errors import LlmopsError
+
+MAIL = "ana@example.org"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "text"),
+    [
+        (MAIL, "Write to ANA@Example.org."),
+        (MAIL, "<ana@example.org>"),
+        (MAIL, "mailto:ana@example.org"),
+        (MAIL, "well...ana@example.org"),
+        (MAIL, "ana&#64;example.org"),
+        (MAIL, "an\u200ba@exam\u00adple.org"),
+        (MAIL, json.dumps({"says": f"hello\n{MAIL}"})),
+        (MAIL, json.dumps({"fields": json.dumps({"says": f"hello\n{MAIL}\n"})})),
+        (MAIL, r'{"broken": "\u0061na@example.org'),
+        (MAIL, "https://shop.example/?to=ana%40example.org"),
+        ("Ana Li", "I am ana  li."),
+        ("Ana Li", "Ana\nLi's parcel"),
+        ("josé", "JOSÉ"),
+        ("josé", "JosÃ© is here"),
+        ("José", "Jose\u0301"),
+        ("202-555-0143", "call (202) 555-0143 now"),
+        ("+1 202 555 0143", "12025550143"),
+        ("C-102", "order of c-102."),
+        ("10234", "customer 10234."),
+    ],
+)
+def test_named(identifier: str, text: str) -> None:
+    subject = Subject(identifier)
+    assert subject.named_in(text)
+    assert not subject.named_in(subject.hide(text))
+
+
+@pytest.mark.parametrize(
+    ("identifier", "text"),
+    [
+        (MAIL, "diana@example.org"),
+        (MAIL, "big.ana@example.org"),
+        (MAIL, "ana@example.org.uk"),
+        (MAIL, "ana@example.organic"),
+        ("Ana Li", "Diana Li and Ana Lima"),
+        ("Ana Li", "Ana Li-Smith"),
+        ("202-555-0143", "1202-555-01435"),
+        ("C-102", "C-1025, C-102-7, BC-102"),
+        ("10234", "It costs 10234.50 or 10,234."),
+    ],
+)
+def test_another(identifier: str, text: str) -> None:
+    assert not Subject(identifier).named_in(text)
+    assert Subject(identifier).hide(text) == text
+
+
+@pytest.mark.parametrize("identifier", ["", "a", "??", " \u200b ", "a-b"])
+def test_too_little_to_name_anybody(identifier: str) -> None:
+    with pytest.raises(LlmopsError):
+        Subject(identifier)
+
+
+def test_a_file_may_be_named_after_the_person() -> None:
+    assert Subject("Ana Li").named_in_place("chats/ana_li.json.gz")
+    assert Subject(MAIL).named_in_place(f"chats/{MAIL}.txt")
+    assert Subject(MAIL).named_in_place(f"{MAIL}/1.txt")
+    assert not Subject("Ana Li").named_in_place("chats/diana_li.json")
+
+
+def test_it_hides_the_person_and_nothing_else() -> None:
+    subject = Subject(MAIL)
+    text = json.dumps({"a": f"to {MAIL}", MAIL: ["x", 1, None, r"\u0061na@example.org"]})
+    assert json.loads(subject.hide(text)) == {"a": f"to {MARK}", MARK: ["x", 1, None, MARK]}
+    assert subject.hide_lines(f"one\ntwo {MAIL}\nan\u200ba@example.org\nfour") == f"one\ntwo {MARK}\n{MARK}\nfour"
+    assert repr(subject) == f"{subject}" == MARK
+
+
+def test_rows_are_those_of_the_series() -> None:
+    assert Subject(MAIL).rows(pl.Series(["x", MAIL, None, f"{MAIL}x", MAIL.upper()], dtype=pl.String)) == [1, 4]
+
+
+def test_bytes_of_any_kind() -> None:
+    assert Subject(MAIL).named_in_bytes(b"\xff\x00\x17" + MAIL.encode() + b"\x00\xfe")
+    assert not Subject(MAIL).named_in_bytes(b"\xff\x00\x17di" + MAIL.encode())

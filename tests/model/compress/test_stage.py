@@ -1,0 +1,263 @@
+"""Smaller forms are what they say, are measured against the full model, and the rule picks among them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from llmops.config import Compress, Train
+from llmops.errors import ConfigError, LlmopsError
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import load_model, load_servable, load_tokenizer
+from llmops.model.compress import speed, variants
+from llmops.model.compress import stage as compress
+from llmops.model.compress.prune import prune
+from llmops.model.compress.speed import Speed
+from llmops.model.compress.stage import Measured, choose, compare
+from llmops.model.training.packing import mean_loss
+from llmops.model.training.qlora import Hyperparameters, save_merged, trainable
+from llmops.prompts import training_ids
+from llmops.records import Example, write_rows
+
+QUIET = Speed(10.0, 100.0, 500.0)
+
+
+def example(number: int, split: str) -> Example:
+    return Example(
+        id=f"{split}{number}", question=f"What is {number} and {number + 1}?", answer=f"It is {2 * number + 1}.",
+        group=f"g{number // 2}", split=split, source="faq", location="t", position=f"row {number}",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the stages before leave: examples, the selected base, adapter and merged model."""
+    root = tmp_path_factory.mktemp("trained")
+    for split in ("train", "validation"):
+        write_rows(root / "annotate" / f"{split}.parquet", [example(n, split) for n in range(8)], Example)
+    (root / "select").mkdir()
+    (root / "select" / "selection.json").write_text(json.dumps({"path": str(tiny_base)}))
+    model = trainable(str(tiny_base), Train(), Hyperparameters(learning_rate=1e-3, rank=4, batch=4))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    model.save_pretrained(root / "train" / "adapter")
+    save_merged(str(tiny_base), root / "train" / "adapter", "qlora", root / "train" / "servable")
+    return {name: root / name for name in ("annotate", "select", "train")} | {"features": root / "features"}
+
+
+def tokens(base: Path, split: str) -> list[Tokens]:
+    tokenizer = load_tokenizer(base)
+    rows = [example(n, split) for n in range(8)]
+    return [Tokens(e.id, *training_ids(tokenizer, e.question, e.answer)) for e in rows]
+
+
+@pytest.fixture
+def stubbed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Features without a Feast store, and speeds without a process for each; gives the folders that were measured."""
+    asked: list[Path] = []
+
+    def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tokens: int) -> Speed:
+        asked.append(folder)
+        return QUIET
+
+    monkeypatch.setattr(compress, "read_offline", lambda features, split: tokens(tiny_base, split))
+    monkeypatch.setattr(compress, "measure", measure)
+    return asked
+
+
+def loss(folder: Path, base: Path) -> float:
+    return mean_loss(load_servable(folder)[0], tokens(base, "validation"))
+
+
+def test_by_default_the_full_model_is_served_as_it_is(
+    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path
+) -> None:
+    metrics = compress.run(Compress(max_new_tokens=4), **trained, out=tmp_path)
+    assert metrics["chosen"] == "bf16" and metrics["items"] == 8
+    full = trained["train"] / "servable"
+    assert {p.name: p.read_bytes() for p in (tmp_path / "servable").iterdir()} == {
+        p.name: p.read_bytes() for p in full.iterdir()
+    }
+    assert {p.name for p in tmp_path.iterdir()} == {"servable", "compression.json", "report.md", "compression.png"}
+    (row,) = json.loads((tmp_path / "compression.json").read_text())["variants"]
+    assert row["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_every_form_is_measured_and_the_smallest_within_is_served(
+    trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    names = ("nf4", "int8", "pruned", "recovered")
+    config = Compress(variants=names, within=10.0, prune=0.5, recovery_epochs=1, max_new_tokens=4)
+    metrics = compress.run(config, **trained, out=tmp_path)
+    document = json.loads((tmp_path / "compression.json").read_text())
+    rows = {row["variant"]: row for row in document["variants"]}
+    assert list(rows) == ["bf16", *names]
+    assert rows["bf16"]["loss"] == pytest.approx(loss(trained["train"] / "servable", tiny_base), abs=1e-3)
+    assert abs(rows["int8"]["loss_added"]["mean"]) < 0.01 and abs(rows["nf4"]["loss_added"]["mean"]) < 0.05
+    for row in rows.values():
+        assert row["loss_added"]["low"] <= row["loss_added"]["mean"] <= row["loss_added"]["high"]
+        assert row["loss_added"]["mean"] == pytest.approx(row["loss"] - rows["bf16"]["loss"], abs=2e-4)
+    assert min(rows.values(), key=lambda r: r["size_mib"])["variant"] == metrics["chosen"]
+    assert loss(tmp_path / "servable", tiny_base) == pytest.approx(rows[metrics["chosen"]]["loss"], abs=1e-3)
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"| {name} |" in report for name in rows) and "chosen" in report
+    assert {p.name for p in tmp_path.iterdir()} == {"servable", "compression.json", "report.md", "compression.png"}
+
+
+def test_an_interrupted_run_goes_on_with_what_it_has(
+    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Compress(variants=("int8", "pruned"), within=10.0, max_new_tokens=4)
+
+    def breaks(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setitem(variants._MAKERS, "pruned", breaks)
+        with pytest.raises(MemoryError):
+            compress.run(config, **trained, out=tmp_path)
+    made = tmp_path / "variants" / "int8" / "model.safetensors"
+    before = made.stat().st_mtime_ns, len(stubbed)
+    assert before[1] == 2
+    linked = tmp_path / "kept"
+    os.link(made, linked)
+    (tmp_path / "servable").mkdir()  # killed while placing: the wrong files must not stay
+    (tmp_path / "servable" / "stale.bin").write_text("x")
+    compress.run(config, **trained, out=tmp_path)
+    assert linked.stat().st_mtime_ns == before[0] and len(stubbed) == 3  # neither made nor measured again
+    assert not (tmp_path / "servable" / "stale.bin").exists()
+
+
+def rows(**added: tuple[float, float, float]) -> list[dict[str, Any]]:
+    """Forms by size, speed and upper bound of the added loss."""
+    return [
+        {"variant": name, "size_mib": size, "tokens_per_second_batch": pace, "loss_added": {"high": high}}
+        for name, (size, pace, high) in added.items()
+    ]
+
+
+def test_the_rule() -> None:
+    found = rows(bf16=(260, 300, 0), nf4=(129, 96, 0.004), int8=(156, 350, 0.02), pruned=(110, 360, 0.5))
+    assert choose(found, Compress()) == "nf4"
+    assert choose(found, Compress(within=0.03)) == "nf4"
+    assert choose(found, Compress(within=0.6)) == "pruned"
+    assert choose(found, Compress(within=0.003)) == "bf16"
+    assert choose(found, Compress(prefer="fastest")) == "bf16"
+    assert choose(found, Compress(prefer="fastest", within=0.03)) == "int8"
+    assert choose(rows(bf16=(260, 300, 0)), Compress()) == "bf16"
+
+
+def test_the_interval_follows_the_spread_of_the_differences() -> None:
+    items = [example(n, "validation") for n in range(40)]
+    references = [Tokens(item.id, [1] * 12, 2) for item in items]
+
+    def added(*nats: float) -> dict[str, float]:
+        found = {
+            "bf16": Measured(2.0, QUIET, [5.0] * 40, [1.0] * 40),
+            "int8": Measured(1.0, QUIET, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40),
+        }
+        row = compare(found, items, references, Compress())[1]
+        assert row["token_f1_added"]["high"] == -0.5
+        return dict(row["loss_added"])
+
+    assert added(0.1) == {"mean": 0.01, "low": 0.01, "high": 0.01}
+    wide, narrow = added(1.0, 1.0, -1.0, -1.0), added(0.1, 0.1, -0.1, -0.1)  # a topic has two wordings
+    assert wide["high"] > narrow["high"] > 0.001 and wide["low"] < narrow["low"] < -0.001
+    assert added(1.0, -1.0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+@pytest.mark.parametrize("values", [{"variants": ["int8", "int8"]}, {"variants": ["int2"]}, {"prune": 1.0}])
+def test_settings_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Compress(**values)
+
+
+def test_pruning_leaves_out_the_neurons_that_do_least_and_shrinks_the_shapes(tiny_base: Path, tmp_path: Path) -> None:
+    model, examples = load_model(tiny_base), tokens(tiny_base, "train")
+    dead = {0: list(range(0, 64)), 1: list(range(32, 96))}  # 64 of 128 in every layer
+    with torch.no_grad():
+        for layer, which in dead.items():
+            model.model.layers[layer].mlp.down_proj.weight[:, which] *= 1e-4
+    before = mean_loss(model, examples)
+    alive = model.model.layers[1].mlp.up_proj.weight.detach()[[n for n in range(128) if n not in dead[1]]]
+    prune(model, examples, 0.5).save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert again.config.intermediate_size == 64
+    assert torch.equal(again.model.layers[1].mlp.up_proj.weight, alive)
+    assert mean_loss(again, examples) == pytest.approx(before, abs=5e-3)
+
+
+def test_a_fused_gate_is_pruned_in_both_halves(tokenizer: Any, tmp_path: Path, tiny_base: Path) -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model, examples = Phi3ForCausalLM(config).to(torch.bfloat16).eval(), tokens(tiny_base, "train")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight[:, ::2] *= 1e-4
+    before = mean_loss(model, examples)
+    prune(model, examples, 0.5).save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert again.model.layers[0].mlp.gate_up_proj.weight.shape == (128, 64)
+    assert mean_loss(again, examples) == pytest.approx(before, abs=5e-3)
+
+
+def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str, Path], tmp_path: Path) -> None:
+    config = Compress(prune=0.75, recovery_epochs=6, recovery_learning_rate=5e-3)
+    examples = tokens(tiny_base, "train")
+    material = variants.Material(
+        config, trained["train"] / "servable", str(tiny_base), trained["train"] / "adapter", examples
+    )
+    pruned, recovered = (variants.make(name, material, tmp_path) for name in ("pruned", "recovered"))
+    models = [load_servable(folder)[0] for folder in (pruned, recovered)]
+    assert [m.config.intermediate_size for m in models] == [32, 32]
+    assert mean_loss(models[1], examples) < mean_loss(models[0], examples) - 0.1
+
+
+def test_a_model_without_gated_mlps_cannot_be_pruned_and_that_is_said() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=50))
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel"):
+        prune(model, [Tokens("x", [1, 2, 3], 1)], 0.2)
+
+
+def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
+    hog = bytearray(600 * 2**20)  # what this process holds is not the model's
+    found = speed.measure(tiny_base, [[1, 2, 3], [4, 5]], 4, 8)
+    assert len(hog) and found.tokens_per_second_batch > found.tokens_per_second_1 > 0
+    assert 100 < found.memory_mib < 1500
+    shutil.copytree(tiny_base, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(LlmopsError, match="broken"):
+        speed.measure(tmp_path / "broken", [[1, 2, 3]], 2, 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fp8_without_a_gpu_says_what_it_needs(trained: dict[str, Path], stubbed: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fp8.*8\.9"):
+        compress.run(Compress(variants=("fp8",), max_new_tokens=4), **trained, out=tmp_path)
+
+
+@pytest.mark.gpu
+def test_fp8_on_a_gpu_is_near_the_full_model(
+    trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    compress.run(Compress(variants=("fp8",), within=10.0, max_new_tokens=4), **trained, out=tmp_path)
+    full, small = json.loads((tmp_path / "compression.json").read_text())["variants"]
+    assert small["size_mib"] < full["size_mib"] and abs(small["loss_added"]["mean"]) < 0.1

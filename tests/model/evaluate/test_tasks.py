@@ -1,0 +1,80 @@
+"""What each task measures: labels read from generated text, and agreement with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from llmops.model.evaluate.labels import names, only_label
+from llmops.model.evaluate.tasks import TASKS
+from llmops.statistics.intervals import mean, sample
+
+KNOWN = ["billing", "delivery", "late delivery"]
+
+
+def observed(measure: object, items: int) -> float:
+    return float(sample({"x": measure}, [str(i) for i in range(items)], 100, 0)["x"][0])  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("Billing", "billing"),
+        (" billing. ", "billing"),
+        ("The label is: Billing!", "billing"),
+        ("It is about a late delivery.", "late delivery"),
+        ("billing or delivery", ""),
+        ("rebilling", ""),
+        ("", ""),
+        ("something else", ""),
+    ],
+)
+def test_a_label_is_read_only_where_there_is_one(answer: str, label: str) -> None:
+    assert only_label(answer, KNOWN) == label
+
+
+def test_lists_of_labels() -> None:
+    assert names("Billing, late delivery; BILLING\n") == ["billing", "late delivery"]
+    assert names(" ,;") == []
+
+
+def test_classification_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    truth = [KNOWN[n] for n in random.integers(0, 3, 60)]
+    said = [t if random.random() < 0.6 else KNOWN[random.integers(0, 3)] for t in truth]
+    columns, whole = TASKS["classification"].score(said, truth, 1)
+    assert np.mean(columns["accuracy"]) == pytest.approx(accuracy_score(truth, said))  # type: ignore[arg-type]
+    assert observed(whole["macro_f1"], 60) == pytest.approx(f1_score(truth, said, average="macro"))
+
+
+def test_no_label_is_wrong_and_no_class_of_its_own() -> None:
+    columns, whole = TASKS["classification"].score(["billing", "I do not know"], ["billing", "billing"], 1)
+    assert columns["accuracy"] == [1.0, 0.0]
+    assert observed(whole["macro_f1"], 2) == pytest.approx(2 / 3)
+
+
+def test_multilabel_is_scikit_learns() -> None:
+    random = np.random.default_rng(1)
+    truth = [[k for k in KNOWN if random.random() < 0.5] or ["billing"] for _ in range(50)]
+    said = [[k for k in KNOWN if random.random() < 0.5] for _ in range(50)]
+    columns, whole = TASKS["multilabel"].score([", ".join(s) for s in said], [", ".join(t) for t in truth], 2)
+    binarizer = MultiLabelBinarizer(classes=KNOWN)
+    a, b = binarizer.fit_transform(truth), binarizer.transform(said)
+    assert observed(mean(columns["hamming_loss"]), 50) == pytest.approx(hamming_loss(a, b))
+    assert observed(mean(columns["exact_match"]), 50) == pytest.approx(accuracy_score(a, b))
+    assert observed(mean(columns["label_f1"]), 50) == pytest.approx(f1_score(a, b, average="samples", zero_division=0))
+    assert observed(whole["macro_f1"], 50) == pytest.approx(f1_score(a, b, average="macro"))
+
+
+def test_precision_at_k_counts_what_is_missing_as_wrong() -> None:
+    columns, _ = TASKS["multilabel"].score(["billing", "delivery, billing", ""], ["billing"] * 3, 2)
+    assert columns["precision_at_2"] == [0.5, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_its_primary_metric_for_every_item(task: str) -> None:
+    columns, _ = TASKS[task].score(["billing", ""], ["billing", "delivery"], 3)
+    assert all(len(values) == 2 for values in columns.values())
+    assert columns[TASKS[task].primary] == [1.0, 0.0]

@@ -1,0 +1,52 @@
+"""Metrics of one answer: known values, edge cases, and agreement with the libraries."""
+
+from __future__ import annotations
+
+import pytest
+from sacrebleu import corpus_bleu as reference_bleu
+
+from llmops.model.scoring.metrics import bleu, corpus_bleu, exact_match, reading_ease, rouge, token_f1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1", "em"),
+    [
+        ("The cat sat.", "a cat sat", 1.0, 1.0),
+        ("cat", "cat sat", 2 / 3, 0.0),
+        ("", "", 1.0, 1.0),
+        ("", "x", 0.0, 0.0),
+        ("the", "an", 1.0, 1.0),
+        ("no no no", "no", 0.5, 0.0),
+        ("sat cat", "cat sat", 1.0, 0.0),
+    ],
+)
+def test_known_values(answer: str, reference: str, f1: float, em: float) -> None:
+    assert token_f1(answer, reference) == pytest.approx(f1)
+    assert exact_match(answer, reference) == em
+
+
+def test_rouge_l_sees_order_and_rouge_1_does_not() -> None:
+    assert set(rouge("a b c d", "a b c d").values()) == {1.0}
+    turned = rouge("d c b a", "a b c d")
+    assert turned["rouge_1"] == 1.0 and turned["rouge_2"] == 0.0 and turned["rouge_l"] == 0.25
+    assert set(rouge("", "a").values()) == {0.0}
+
+
+def test_bleu_of_many_is_the_librarys() -> None:
+    answers = ["the cat sat on the mat today", "a dog", "", "we open at nine and close at six"]
+    references = ["the cat sat on a mat today", "the dog barks", "not empty", "we open at nine and close at seven"]
+    counts = [bleu(*pair)[1] for pair in zip(answers, references, strict=True)]
+    summed = [sum(column) for column in zip(*counts, strict=True)]
+    assert corpus_bleu(summed) == pytest.approx(reference_bleu(answers, [references]).score)
+
+
+def test_bleu_of_one_short_answer_is_over_the_ngrams_it_has() -> None:
+    assert bleu("yes", "yes")[0] == pytest.approx(100)
+    assert bleu("", "yes")[0] == 0
+
+
+def test_reading_ease_orders_texts_and_knows_the_formula() -> None:
+    assert reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 1.015 * 6 - 84.6)
+    hard = "Notwithstanding considerable organisational responsibilities, international cooperation deteriorated."
+    assert reading_ease(hard) < 0 < reading_ease("We ship it to you. You pay us. That is all.")  # type: ignore[operator]
+    assert reading_ease("") is None and reading_ease("1, 2, 3!") is None

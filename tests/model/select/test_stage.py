@@ -1,0 +1,225 @@
+"""Selecting a base model: every filter, its reason, the comparison, and the packaged model converted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import snapshot_download
+from pydantic import ValidationError
+
+from llmops.artifacts import Record, commit
+from llmops.config import Select
+from llmops.errors import ArtifactError, ConfigError
+from llmops.model.base import weights
+from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.select import stage as select
+from llmops.model.select import zeroshot
+from llmops.model.select.stage import Machine, base_path, choose, newest, objections
+from llmops.model.select.zeroshot import Score, saved
+from llmops.records import Example, write_rows
+from llmops.statistics.intervals import Measure, mean
+
+ROW: dict[str, Any] = {
+    "licence": "apache-2.0", "embedding": 0.1, "context": 2048, "languages": ("en",), "gated": False, "layers": 24,
+    "kv": 256,
+}  # fmt: skip
+ONLINE = Select(offline=False)
+GPU = Machine(training_gib=24, serving_gib=24, gpu=True, token=False)
+
+
+def entry(model: str, parameters: float, **changed: Any) -> Entry:
+    return Entry(model=model, parameters=parameters, **{**ROW, **changed})
+
+
+def scored(bits: list[float]) -> Score:
+    measure = Measure(np.array([[b * np.log(2), 1.0] for b in bits]), lambda s: s[:, 0] / s[:, 1] / np.log(2))
+    topics = tuple(str(i) for i in range(len(bits)))
+    return Score({"bits_per_byte": measure, "token_f1": mean([0.1] * len(bits))}, topics)
+
+
+RECORD = Record(
+    stage="select", fingerprint="x", config={}, inputs={}, interval="", code="", metrics={}, files={}, git_commit="",
+    started="", finished="", run="",
+)  # fmt: skip
+SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
+
+
+@pytest.fixture
+def annotate(tmp_path: Path) -> Path:
+    folder = tmp_path / "annotate"
+    rows = [
+        Example(
+            id=f"{n:016x}", question=f"Question {n}?", answer=f"Answer {n}.", group=str(n), split="validation",
+            source="s", location="l", position="p",
+        )
+        for n in range(6)
+    ]  # fmt: skip
+    write_rows(folder / "validation.parquet", rows, Example)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "config", "machine", "reason"),
+    [
+        ({"licence": "llama3"}, ONLINE, GPU, "llama3"),
+        ({}, Select(offline=False, languages=("en", "fr")), GPU, "fr"),
+        ({}, Select(offline=False, min_context=4096), GPU, "4,096"),
+        ({}, Select(), GPU, "download"),
+        ({"gated": True}, ONLINE, GPU, "HF_TOKEN"),
+        ({}, ONLINE, Machine(3, 24, True, False), "train"),
+        ({}, ONLINE, Machine(24, 3, True, False), "served"),
+        ({}, ONLINE, Machine(24, 24, False, False), "no GPU"),
+    ],
+)
+def test_every_filter_says_why(changed: dict[str, Any], config: Select, machine: Machine, reason: str) -> None:
+    able = entry("able", 0.3, languages=("en", "fr"), context=8192)
+    found = objections(config, [able, entry("odd", 7.0, **changed)], machine, here={"able"})
+    assert found["able"] == "" and reason in found["odd"]
+
+
+def test_a_gated_model_passes_with_a_token_or_when_it_is_here() -> None:
+    gated = entry("gated", 7.0, gated=True)
+    assert objections(ONLINE, [gated], Machine(24, 24, True, True), set()) == {"gated": ""}
+    assert objections(ONLINE, [gated], GPU, {"gated"}) == {"gated": ""}
+
+
+def test_a_named_model_may_be_large_without_a_gpu_but_not_break_the_licence() -> None:
+    named = Select(offline=False, model="big")
+    assert objections(named, [SMALL, BIG], Machine(24, 24, False, False), set()) == {"big": ""}
+    with pytest.raises(ConfigError, match="licence"):
+        objections(named, [entry("big", 7.0, licence="llama3")], GPU, set())
+    with pytest.raises(ConfigError, match="'huge'"):
+        objections(Select(model="huge"), [SMALL], GPU, set())
+
+
+def test_none_passes_says_each_reason() -> None:
+    with pytest.raises(ConfigError, match="small.*download.*closed.*licence"):
+        objections(Select(), [SMALL, entry("closed", 0.4, licence="llama3")], GPU, set())
+
+
+def test_the_largest_is_chosen_where_nothing_can_be_compared() -> None:
+    best, why = choose([SMALL, BIG], {"small": scored([1.0] * 8)})
+    assert best is BIG and "not compared" in why["big"] and "smaller" in why["small"]
+
+
+def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
+    bits = np.random.default_rng(0).uniform(1, 3, 20)
+    noise = np.random.default_rng(1).normal(0, 0.5, 20)
+    best, why = choose([SMALL, BIG], {"small": scored(list(bits - 0.2)), "big": scored(list(bits))})
+    assert best is SMALL and "larger" in why["big"] and "worse" in why["big"]
+    best, why = choose([SMALL, BIG], {"small": scored(list(bits - 0.01 + noise)), "big": scored(list(bits))})
+    assert best is BIG and "not better beyond chance" in why["small"]
+
+
+def test_bits_saved_are_paired() -> None:
+    bits = list(np.random.default_rng(0).uniform(1, 9, 20))
+    found = saved(scored([b - 0.1 for b in bits]), scored(bits))
+    assert found == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
+
+
+def test_a_local_folder_is_taken_as_it_is_and_scored(tiny_base: Path, annotate: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    done = select.run(Select(model=str(tiny_base), score_items=3), annotate=annotate, out=out)
+    assert done["revision"] == "local" and base_path(out) == str(tiny_base)
+    document = json.loads((out / "selection.json").read_text())
+    assert document["items"] == 3 and document["considered"][0]["bits per byte"]
+    assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
+    select.run(Select(model=str(tiny_base), score_items=0), annotate=annotate, out=out)
+    assert json.loads((out / "selection.json").read_text())["considered"][0]["bits per byte"] == ""
+
+
+def test_what_is_here_is_scored_compared_and_explained(
+    tiny_base: Path, annotate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models in the Hub's cache and one in a package; nothing is downloaded."""
+    package = tmp_path / "package" / "tiny.gguf"
+    package.parent.mkdir()
+    package.touch()
+    rows = [SMALL, entry("middle", 0.4, revision="a" * 40), entry("packed", 0.2, package="numpy", file="tiny.gguf")]
+    monkeypatch.setattr(select, "catalogue", lambda: [*rows, entry("closed", 0.4, licence="llama3")])
+    monkeypatch.setattr(Entry, "packaged", lambda self: package if self.package else None)
+    monkeypatch.setattr(weights, "cached", lambda e, revision: None if e.package or e.model == "closed" else tiny_base)
+    monkeypatch.setattr(weights, "convert_gguf", lambda gguf, out: shutil.copytree(tiny_base, out))
+    out = tmp_path / "out"
+    out.mkdir()
+    done = select.run(Select(max_memory_gib=24, score_items=4), annotate=annotate, out=out)
+    assert done["model"] == "middle" and done["considered"] == 4
+    table = {row["model"]: row for row in json.loads((out / "selection.json").read_text())["considered"]}
+    assert all(table[name]["bits per byte"] and table[name]["token F1"] for name in ("small", "middle", "packed"))
+    assert table["closed"]["bits per byte"] == "" and table["middle"]["revision"] == "aaaaaaa"
+    assert table["small"]["revision"] == "not pinned" and table["packed"]["revision"].startswith("numpy==")
+    assert (out / "selection.md").read_text().index("| middle") < (out / "selection.md").read_text().index("| closed")
+    assert sorted(p.name for p in out.iterdir()) == ["selection.json", "selection.md"]
+
+    done = select.run(Select(max_memory_gib=24, score_items=0, model="packed"), annotate=annotate, out=out)
+    assert done["revision"].startswith("numpy==") and (out / "base" / "config.json").is_file()
+    assert base_path(out) == str(out / "base") and not (out / "candidates").exists()
+    with pytest.raises(ConfigError, match="download"):  # a revision that is asked for is the Hub's, not the package's
+        select.run(Select(max_memory_gib=24, model="packed", revision="v2"), annotate=annotate, out=tmp_path)
+
+
+def test_a_model_in_the_cache_counts_only_when_it_is_whole(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(weights, "snapshot_download", partial(snapshot_download, cache_dir=hub))
+    pinned = entry("org/tiny", 0.1, revision="b" * 40)
+    assert weights.cached(pinned, pinned.revision) is None
+    folder = hub / "models--org--tiny" / "snapshots" / pinned.revision
+    shutil.copytree(tiny_base, folder)
+    assert weights.cached(pinned, pinned.revision) == folder
+    assert weights.cached(pinned, "c" * 40) is None
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weights.cached(pinned, pinned.revision) is None
+
+
+def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="run select"):
+        newest(tmp_path / "select")
+    for name, finished in (("b", "2026-01-02"), ("a", "2026-01-03")):
+        (tmp_path / "select" / name).mkdir(parents=True)
+        commit(tmp_path / "select" / name, replace(RECORD, finished=finished))
+    (tmp_path / "select" / "c").mkdir()
+    assert newest(tmp_path / "select").name == "a"
+
+
+def test_catalogue_covers_the_families() -> None:
+    names = " ".join(e.model for e in catalogue())
+    for family in ("SmolLM2", "Phi-3", "Llama-3", "Mistral", "Qwen"):
+        assert family in names
+    assert catalogue()[0].packaged()
+    assert all(e.embedding < e.parameters and e.languages and e.layers and e.kv for e in catalogue())
+    assert len({e.model for e in catalogue()}) == len(catalogue())
+
+
+def test_a_pin_is_a_commit() -> None:
+    with pytest.raises(ValidationError):
+        entry("x", 1.0, revision="main")
+
+
+def test_memory_estimates() -> None:
+    seven = entry("x", 6.7, embedding=0.13, layers=32, kv=4096)
+    assert 5.0 < seven.training_gib < 7.0  # QLoRA's 7 B: about 5 GB of weights and under 6 GB to train
+    assert 11.0 < seven.serving_gib < 12.5  # and 0.5 MiB of keys and values a token: 8 GiB for 16,384
+    assert entry("y", 6.7, embedding=0.13, layers=32, kv=1024).serving_gib < seven.serving_gib - 5
+
+
+def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    load = zeroshot.load_model
+    monkeypatch.setattr(zeroshot, "load_model", lambda folder, how: asked.append(how) or load(folder))
+    item = Example(
+        id="1", question="Q?", answer="A.", group="g", split="validation", source="s", location="l", position="p"
+    )
+    for four_bits in (False, True):
+        zeroshot.score(tiny_base, [item], four_bits)
+    assert asked[0] is None and asked[1].load_in_4bit

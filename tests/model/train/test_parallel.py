@@ -1,0 +1,72 @@
+"""Two processes share every batch through gloo and learn what one process learns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmops.config import Train
+from llmops.errors import TrainingError
+from llmops.features.tokenize import Tokens
+from llmops.model.train.parallel import run_parallel
+from llmops.model.training.checkpoints import newest_checkpoint
+from llmops.model.training.fit import fit
+from llmops.model.training.qlora import Hyperparameters, trainable
+
+FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
+CONFIG = Train(epochs=2, checkpoint_steps=2)
+
+
+def examples() -> list[Tokens]:
+    """Answers of very different lengths: a mean of the processes' means would not be the mean."""
+    make = torch.Generator().manual_seed(3)
+    rows = [torch.randint(20, 400, (6 + 5 * (i % 5),), generator=make).tolist() for i in range(12)]
+    return [Tokens(str(i), row, 3) for i, row in enumerate(rows)]
+
+
+def learn(base: str, config: Train, out: Path) -> dict[str, Any]:
+    model = trainable(base, config, FOUND)
+    history = fit(model, examples(), config, FOUND, out)
+    weights = {n: p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
+    return {"history": history, "weights": weights, "world": int(os.environ.get("WORLD_SIZE", "1"))}
+
+
+def fail(message: str) -> None:
+    if os.environ["RANK"] == "1":
+        raise TrainingError(message)
+
+
+def test_two_processes_learn_what_one_learns(tiny_base: Path, tmp_path: Path) -> None:
+    one = learn(str(tiny_base), CONFIG, tmp_path / "one")
+    two = run_parallel(2, learn, str(tiny_base), CONFIG, tmp_path / "two")
+    assert (one["world"], two["world"]) == (1, 2)
+    assert [row["tokens"] for row in two["history"]] == [row["tokens"] for row in one["history"]]
+    assert [row["loss"] for row in two["history"]] == pytest.approx([row["loss"] for row in one["history"]], abs=5e-3)
+    ours, theirs = (np.concatenate([w.ravel() for w in run["weights"].values()]) for run in (two, one))
+    assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)  # Adam makes a step of every rounding
+    whole = newest_checkpoint(tmp_path / "two" / "checkpoints")
+    assert whole and {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in whole.iterdir()}
+
+
+def test_a_process_that_fails_says_why() -> None:
+    with pytest.raises(TrainingError, match="Process 1 of 2 failed.*no luck"):
+        run_parallel(2, fail, "no luck")
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
+    model = trainable(str(tiny_base), CONFIG, FOUND)
+    with pytest.raises(TrainingError, match=r"micro_batch, 3, must divide .* 4"):
+        fit(model, examples(), Train(micro_batch=3), FOUND, tmp_path)
+
+
+def test_micro_batches_learn_what_whole_batches_learn(tiny_base: Path, tmp_path: Path) -> None:
+    whole, parts = (
+        learn(str(tiny_base), Train(epochs=2, micro_batch=size), tmp_path / str(size))["history"] for size in (0, 1)
+    )
+    assert [row["loss"] for row in parts] == pytest.approx([row["loss"] for row in whole], abs=5e-3)
+    assert [row["tokens"] for row in parts] == [row["tokens"] for row in whole]

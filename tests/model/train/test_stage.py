@@ -1,0 +1,103 @@
+"""The stage `train`: what it writes, what it counts, and that it refuses a merge that lost what was learned."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmops.config import Train
+from llmops.errors import TrainingError
+from llmops.features.tokenize import Tokens
+from llmops.model.base.load import load_servable
+from llmops.model.train import stage as train
+from llmops.model.training.packing import mean_loss
+from llmops.model.training.qlora import merge
+
+CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
+
+
+def examples(count: int, seed: int) -> list[Tokens]:
+    make = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(20, 400, (8 + 3 * (i % 7),), generator=make).tolist() for i in range(count)]
+    return [Tokens(f"{seed}-{i}", row, len(row) // 2) for i, row in enumerate(rows)]
+
+
+SPLITS = {"train": examples(12, 3), "validation": examples(5, 3)}  # the latter is part of the former: learned too
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tmp_path: Path) -> Any:
+    """Runs the stage on `SPLITS`; features say that 3 of 20 examples were truncated."""
+    metrics: dict[str, Any] = {"truncated": 3, "examples": 20, "tokens": {"train": 1, "validation": 1}}
+    record = type("Record", (), {"metrics": metrics})
+    monkeypatch.setattr(train, "read_offline", lambda features, split: SPLITS[split])
+    monkeypatch.setattr(train, "read_record", lambda path: record)
+    monkeypatch.setattr(train, "base_path", lambda select: str(tiny_base))
+    (tmp_path / "best.json").write_text(json.dumps({"learning_rate": 1e-4, "rank": 8, "batch": 8}))
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def run(config: Train = CONFIG, **changes: Any) -> tuple[dict[str, Any], Path]:
+        metrics.update(changes)
+        return train.run(config, features=tmp_path, select=tmp_path, tune=tmp_path, out=out), out
+
+    return run
+
+
+def test_writes_adapter_merged_model_history_and_report(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger=train.__name__):
+        metrics, out = stage()
+    names = {path.name for path in out.iterdir()}
+    assert names == {"adapter", "servable", "loss.json", "loss.png", "report.md"}
+    history = json.loads((out / "loss.json").read_text())
+    assert [row["step"] for row in history if "validation_loss" in row] == [3, 6, 9]
+    assert (metrics["steps"], metrics["rank"], metrics["batch"]) == (9, 4, 4)
+    assert metrics["final_loss"] < metrics["first_loss"]
+    assert metrics["tokens"] == 3 * sum(len(e.token_ids) for e in SPLITS["train"])
+    model, _ = load_servable(out / "servable")
+    assert mean_loss(model, SPLITS["validation"]) == pytest.approx(metrics["merged_validation_loss"], abs=1e-3)
+    assert metrics["merged_validation_loss"] == pytest.approx(metrics["validation_loss"], abs=0.02)
+    assert (metrics["truncated"], metrics["truncated_share"]) == (3, 0.15)
+    assert any("3 of 20 examples (15.0 %) were truncated" in r.getMessage() for r in caplog.records)
+    report = (out / "report.md").read_text()
+    assert "![" in report and "loss.png" in report and "15.0 %" in report
+
+
+def test_nothing_truncated_is_no_warning(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    metrics, out = stage(truncated=0)
+    assert metrics["truncated"] == 0 and "max_tokens" not in (out / "report.md").read_text()
+    assert not [r for r in caplog.records if r.name == train.__name__ and r.levelno >= logging.WARNING]
+
+
+def test_works_without_validation_examples(stage: Any) -> None:
+    metrics, _ = stage(Train(epochs=1, rank=4, batch=4), tokens={"train": 1})
+    assert metrics["validation_loss"] is None and metrics["merged_validation_loss"] is None
+
+
+def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaging(base: str, adapter: Path, method: str, out: Path) -> None:
+        model = merge(base, adapter, method)
+        model.get_input_embeddings().weight.data.mul_(50)
+        model.save_pretrained(out)
+
+    monkeypatch.setattr(train, "save_merged", damaging)
+    with pytest.raises(TrainingError, match="lost what was learned"):
+        stage()
+
+
+def test_two_processes_write_the_same_artifact(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher itself is tested with real processes elsewhere; here, that the stage hands it the work."""
+    asked = []
+
+    def here(processes: int, function: Any, *args: Any) -> Any:
+        asked.append(processes)
+        return function(*args)
+
+    monkeypatch.setattr(train, "run_parallel", here)
+    metrics, out = stage(CONFIG.model_copy(update={"processes": 2}))
+    assert asked == [2] and metrics["processes"] == 2 and (out / "adapter" / "adapter_model.safetensors").exists()

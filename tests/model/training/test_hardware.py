@@ -1,0 +1,97 @@
+"""One function chooses the settings of a machine, and what it knows about memory is about right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+from llmops.config import Train
+from llmops.features.tokenize import Tokens
+from llmops.model.training import fit as fit_module
+from llmops.model.training.attention import SEGMENTS
+from llmops.model.training.fit import fit
+from llmops.model.training.hardware import GIB, Machine, Settings, activation_bytes, choose, probe
+from llmops.model.training.packing import answer_loss, pack
+from llmops.model.training.qlora import Hyperparameters, adapt, trainable
+
+FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
+EXAMPLES = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(10 + i)], 4) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    "machine, activations, attention, settings",
+    [
+        (Machine(False, False, 8 * GIB), GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", False)),
+        (Machine(False, False, 8 * GIB), 7 * GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", True)),
+        (Machine(False, False, 8 * GIB), GIB, "eager", Settings("", "adamw_torch_fused", False)),
+        (Machine(True, True, 80 * GIB), GIB, "sdpa", Settings("flash_attention_2", "paged_adamw_8bit", False)),
+        (Machine(True, False, 80 * GIB), GIB, "sdpa", Settings("", "paged_adamw_8bit", False)),
+        (Machine(True, True, 80 * GIB), 70 * GIB, "eager", Settings("", "paged_adamw_8bit", True)),
+    ],
+)
+def test_settings_follow_from_the_machine(
+    machine: Machine, activations: int, attention: str, settings: Settings
+) -> None:
+    assert choose(machine, activations, attention) == settings
+
+
+def test_probe_finds_this_machine() -> None:
+    machine = probe()
+    assert machine.cuda == torch.cuda.is_available()
+    assert machine.free_bytes > 100 * 2**20
+
+
+@pytest.mark.gpu
+def test_gpu_trains_with_paged_adamw(tiny_base: Path, tmp_path: Path) -> None:
+    history = fit(trainable(str(tiny_base), Train(), FOUND), EXAMPLES, Train(epochs=4), FOUND, tmp_path)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+SHAPE: dict[str, Any] = dict(
+    vocab_size=2000, hidden_size=192, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2, pad_token_id=0
+)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=512)),
+        lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=1024)),
+        lambda: Phi3ForCausalLM(Phi3Config(**SHAPE, intermediate_size=512)),
+    ],
+)
+def test_estimate_of_activations_is_about_what_autograd_keeps(model: Any) -> None:
+    model = adapt(model().to(torch.bfloat16), Train(), Hyperparameters(1e-3, 8, 8))
+    model.get_base_model().set_attn_implementation(SEGMENTS)
+    examples = [Tokens(str(i), list(range(5, 105)), 50) for i in range(6)]
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = answer_loss(model, pack(examples))
+    estimate = activation_bytes(model.config, 600, 300)
+    assert loss.requires_grad
+    assert 0.9 < estimate / sum(kept.values()) < 1.4, (estimate, sum(kept.values()))
+
+
+def test_computing_activations_twice_changes_nothing(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for free in (GIB, 1000):
+        monkeypatch.setattr(fit_module, "probe", lambda free=free: Machine(False, False, free))
+        model = trainable(str(tiny_base), Train(), FOUND)
+        history = fit(model, EXAMPLES, Train(epochs=2), FOUND, tmp_path / str(free))
+        assert model.get_base_model().is_activation_checkpointing == (free == 1000)
+        runs.append([row["loss"] for row in history])
+    assert runs[0] == pytest.approx(runs[1], abs=1e-3)

@@ -1,0 +1,72 @@
+"""Trials on a real Spark session through HyperOpt's SparkTrials."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.config import Train, Tune
+from llmops.errors import TrainingError
+from llmops.model.tune import stage as tune
+from llmops.model.tune.halving import Job, Trial
+from llmops.model.tune.search import declared
+from llmops.model.tune.spark_trials import on_spark
+
+CONFIG = Tune(trials=5, halving=1, spark="local[2]", parallel=2, learning_rate=(1e-5, 1e-2))
+
+
+def objective() -> Callable[[Job, Path], Trial]:
+    """How far the learning rate is from 1e-4; local, so that it travels to the workers by value."""
+
+    def attempt(job: Job, folder: Path) -> Trial:
+        assert folder.is_dir() and os.environ["OMP_NUM_THREADS"] == "1"
+        if job.trial.found.rank == 3:
+            return replace(job.trial, error="The loss is nan.")
+        if job.trial.found.rank == 5:
+            raise OSError("no base model here")
+        return replace(job.trial, losses={job.steps: abs(math.log10(job.trial.found.learning_rate) + 4)})
+
+    return attempt
+
+
+def search(config: Tune, before: list[Trial]) -> list[Trial]:
+    with on_spark(config, objective()) as measure:
+        states = [before, *tune.search(config, declared(config, Train()), before, measure)]
+    assert all(0 < len(b) - len(a) <= config.parallel for a, b in zip(states, states[1:], strict=False))
+    return states[-1]
+
+
+@pytest.fixture(scope="module")
+def session() -> Any:
+    """One Spark session for all tests here."""
+    from llmops.config import Clean
+    from llmops.data.spark import session
+
+    with session(Clean(master="local[2]", driver_memory="512m", spark={"spark.executorEnv.OMP_NUM_THREADS": "1"})) as s:
+        yield s
+
+
+def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = search(CONFIG, [])
+    assert [t.number for t in whole] == list(range(5)) and all(8 in t.losses for t in whole)
+    assert search(CONFIG, whole[:4]) == whole  # killed after the second batch
+
+    *_, local = tune.search(
+        CONFIG, declared(CONFIG, Train()), [], lambda jobs: [objective()(job, tmp_path) for job in jobs]
+    )
+    assert local == whole
+
+
+def test_a_training_that_fails_is_a_failed_trial_and_a_broken_task_an_error(session: Any) -> None:
+    assert [bool(t.error) for t in search(CONFIG.model_copy(update={"trials": 2, "rank": (3,)}), [])] == [True, True]
+    with pytest.raises(TrainingError, match="no base model here"):
+        search(CONFIG.model_copy(update={"trials": 2, "rank": (5,)}), [])

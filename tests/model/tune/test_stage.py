@@ -1,0 +1,223 @@
+"""The stage `tune`: what it writes, real trials with real checkpoints, killed and gone on with, here and on Spark."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmops.config import Train, Tune
+from llmops.errors import TrainingError
+from llmops.features.tokenize import Tokens
+from llmops.model.training.qlora import Hyperparameters
+from llmops.model.tune import stage as tune
+from llmops.model.tune.halving import Job, Trial
+
+HALVING = Tune(trials=9, steps=8, halving=2, rung=2)
+REAL = Tune(
+    trials=5, steps=4, halving=2, rung=1, learning_rate=(1e-3, 1e-1), rank=(2, 4), batch=(2,), validation_items=4
+)
+
+
+def examples(first: int, count: int = 16) -> list[Tokens]:
+    make = torch.Generator().manual_seed(first)
+    return [Tokens(f"{first}-{i}", torch.randint(20, 60, (12,), generator=make).tolist(), 4) for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> Iterator[None]:
+    """Examples without a feature store, and the tiny model as base."""
+    splits = {"train": examples(1), "validation": examples(2, 8)}
+    monkeypatch.setattr(tune, "read_offline", lambda features, split: splits[split])
+    monkeypatch.setattr(tune, "base_path", lambda select: str(tiny_base))
+    tune.data.cache_clear()
+    yield
+    tune.data.cache_clear()
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Number and steps of every job; its loss is how far the learning rate is from 1e-4, and falls with the steps."""
+    done: list[tuple[int, int]] = []
+
+    def attempt(job: Job, folder: Path, **_: Any) -> Trial:
+        done.append((job.trial.number, job.steps))
+        assert folder.is_dir() == bool(job.trial.steps)  # the checkpoint it goes on from is still there
+        folder.mkdir(parents=True, exist_ok=True)
+        loss = abs(math.log10(job.trial.found.learning_rate) + 4) + 1 / job.steps
+        return replace(job.trial, losses={**job.trial.losses, job.steps: loss})
+
+    monkeypatch.setattr(tune, "attempt_job", attempt)
+    return done
+
+
+def run(config: Tune, out: Path, train: Train | None = None) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    return tune.run(config, train=train or Train(), features=out, select=out, out=out)
+
+
+def test_halving_stops_losers_and_writes_what_it_found(jobs: list[tuple[int, int]], tmp_path: Path) -> None:
+    metrics = run(HALVING, tmp_path)
+    assert jobs[:3] == [(0, 2), (0, 4), (0, 8)] and len({n for n, _ in jobs}) == 9
+    assert len(jobs) == len(set(jobs)) < 27
+    best, rows = (json.loads((tmp_path / name).read_text()) for name in ("best.json", "trials.json"))
+    assert metrics["steps"] == sum(max(map(int, row["losses"])) for row in rows) < 72
+    whole = [row for row in rows if "8" in row["losses"]]
+    assert best == min(whole, key=lambda row: float(row["losses"]["8"]))["found"]
+    assert {k: metrics[k] for k in best} == best and metrics["trials"] == 9
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "report.md", "trials.json", "trials.png"]
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("**best**") == 1 and report.count("| 0 |") == 1 and "(trials.png)" in report
+    assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_halving_every_trial_is_whole(jobs: list[tuple[int, int]], tmp_path: Path) -> None:
+    assert run(Tune(trials=6, halving=1), tmp_path)["steps"] == 48
+    assert jobs == [(n, 8) for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("config", "train"),
+    [(Tune(trials=0), Train()), (Tune(trials=1), Train()), (Tune(), Train(learning_rate=1e-4, rank=8, batch=4))],
+)
+def test_with_nothing_to_compare_nothing_is_trained(
+    jobs: list[tuple[int, int]], tmp_path: Path, config: Tune, train: Train
+) -> None:
+    found = run(config, tmp_path, train)
+    assert jobs == [] and found["trials"] == found["steps"] == 0
+    assert json.loads((tmp_path / "best.json").read_text())["rank"] == (train.rank or 16)
+    assert "starting point" in (tmp_path / "report.md").read_text()
+
+
+def test_a_search_broken_off_anywhere_ends_the_same(
+    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, through, attempt = run(HALVING, tmp_path / "whole"), list(jobs), tune.attempt_job
+    for point in range(len(through)):
+        out = tmp_path / str(point)
+        jobs.clear()
+
+        def die(job: Job, folder: Path, *, at: int = point, **rest: Any) -> Trial:
+            if len(jobs) == at:
+                raise KeyboardInterrupt
+            return attempt(job, folder, **rest)
+
+        monkeypatch.setattr(tune, "attempt_job", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(HALVING, out)
+        monkeypatch.setattr(tune, "attempt_job", attempt)
+        assert run(HALVING, out) == expected
+        assert jobs == through  # nothing was trained twice
+        names = ("best.json", "trials.json", "report.md", "trials.png")
+        assert [(out / n).read_bytes() for n in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
+
+
+def test_failed_trials_are_told_and_passed_over(
+    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = tune.attempt_job
+
+    def fail(job: Job, folder: Path, *, all_of_them: bool = False, **rest: Any) -> Trial:
+        trial = attempt(job, folder, **rest)
+        return replace(job.trial, error="The loss is nan | at step 1.") if trial.number == 0 or all_of_them else trial
+
+    monkeypatch.setattr(tune, "attempt_job", fail)
+    assert run(HALVING, tmp_path / "one")["trials"] == 9
+    assert json.loads((tmp_path / "one" / "trials.json").read_text())[0]["error"]
+    assert "failed: The loss is nan \\| at step 1." in (tmp_path / "one" / "report.md").read_text()
+    monkeypatch.setattr(tune, "attempt_job", lambda *a, **k: fail(*a, all_of_them=True, **k))
+    with pytest.raises(TrainingError, match="All 9 trials"):
+        run(HALVING, tmp_path / "all")
+
+
+def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, tiny_base: Path) -> None:
+    """The loss after 2 + 2 steps is that after 4 in one go: weights, optimizer, schedule, data order and dropout."""
+    settings = {"config": REAL, "train": Train(dropout=0.1), "features": tmp_path, "base": str(tiny_base)}
+    fresh = Trial(0, Hyperparameters(3e-2, 4, 2))
+    whole = tune.attempt_job(Job(fresh, 4), tmp_path / "whole", **settings)
+    half = tune.attempt_job(Job(fresh, 2), tmp_path / "parts", **settings)
+    assert [p.name for p in (tmp_path / "parts" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert half.losses[2] != whole.losses[4]
+    # Killed after the checkpoint and before the loss was written down, it trains those steps again.
+    assert tune.attempt_job(Job(fresh, 2), tmp_path / "parts", **settings) == half
+    assert tune.attempt_job(Job(half, 4), tmp_path / "parts", **settings).losses[4] == pytest.approx(
+        whole.losses[4], abs=1e-6
+    )
+
+
+def test_trials_train_as_the_section_train_says(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Train] = []
+    real = tune.trainable
+
+    def spy(base: str, config: Train, found: Hyperparameters) -> Any:
+        seen.append(config)
+        return real(base, config, found)
+
+    monkeypatch.setattr(tune, "trainable", spy)
+    train = Train(method="lora", target_modules=("q_proj",), dropout=0.2, alpha=3, batch=2)
+    found = run(REAL.model_copy(update={"seed": 7, "trials": 2}), tmp_path, train)
+    assert {config.model_copy(update={"seed": 0}) for config in seen} == {train}
+    assert {config.seed for config in seen} == {7}
+    assert math.isfinite(found["best_loss"]) and found["batch"] == 2
+
+
+def test_a_diverging_trial_is_an_error_of_its_own(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "mean_loss", lambda model, held_out: math.nan)
+    job = Job(Trial(0, Hyperparameters(1e-2, 2, 2)), 1)
+    done = tune.attempt_job(job, tmp_path / "t", config=REAL, train=Train(), features=tmp_path, base=str(tiny_base))
+    assert "nan" in done.error and done.losses == {}
+
+
+SEARCH = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_stage import REAL, examples
+from llmops.config import Train
+from llmops.model.tune import stage as tune
+splits = {"train": examples(1), "validation": examples(2, 8)}
+tune.read_offline = lambda features, split: splits[split]
+tune.base_path = lambda select: sys.argv[1]
+out = Path(sys.argv[2])
+tune.run(REAL, train=Train(), features=out, select=out, out=out)
+"""
+
+
+def test_killed_three_times_the_search_finds_the_same_best_trial(tiny_base: Path, tmp_path: Path) -> None:
+    expected = run(REAL, tmp_path / "whole")
+    out = tmp_path / "killed"
+    out.mkdir()
+    command = [sys.executable, "-c", SEARCH, str(tiny_base), str(out), str(Path(__file__).parent)]
+    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
+
+    def measured() -> int:
+        rows = json.loads((out / "trials.json").read_text()) if (out / "trials.json").exists() else []
+        return sum(len(row["losses"]) for row in rows)
+
+    for _ in range(3):
+        before, deadline = measured(), time.monotonic() + 120
+        process = subprocess.Popen(command, env=environ)
+        while measured() == before:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "best.json").exists()
+    assert run(REAL, out) == expected
+    assert (out / "trials.json").read_bytes() == (tmp_path / "whole" / "trials.json").read_bytes()
+    assert not (out / ".trials").exists()

@@ -1,0 +1,288 @@
+"""The transformers engine on tiny random models: its answers are `generate`'s, whoever else is in the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from llmops import prompts
+from llmops.errors import ArtifactError
+from llmops.model.base import int8
+from llmops.model.base.load import decode, generate, load_model, load_servable, nf4
+from serving.engines.base import Answer, Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.transformers.batch import Batch
+from serving.engines.transformers.engine import TransformersEngine
+from serving.engines.transformers.fused import fuse
+from serving.engines.transformers.packed import pack
+from serving.errors import EngineDied, PromptRefused, PromptTooLong
+
+ASKS = [Ask(Question(text), tokens) for text, tokens in zip(
+    ["Hello", "Where is my parcel, and when will it come?", "word " * 90, "Hi", "Ünïcödé 你好 🙂", "a b c " * 20],
+    [9, 30, 12, 3, 25, 17],
+    strict=True,
+)]  # fmt: skip
+
+
+def run(engine: TransformersEngine, use: Callable[[], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        await asyncio.to_thread(engine.load)
+        try:
+            return await asyncio.wait_for(use(), 100)
+        finally:
+            await asyncio.to_thread(engine.close)
+
+    return asyncio.run(main())
+
+
+def answered(engine: TransformersEngine, asks: list[Ask]) -> list[Answer]:
+    """The answers to requests that are all made at once."""
+
+    async def use() -> list[Answer]:
+        return await asyncio.gather(*[stream.whole() for stream in [engine.generate(ask) for ask in asks]])
+
+    answers: list[Answer] = run(engine, use)
+    return answers
+
+
+def expected(folder: Path, asks: list[Ask]) -> list[str]:
+    """What `generate` answers to each question alone."""
+    model, tokenizer = load_servable(folder)
+    texts = []
+    for ask in asks:
+        assert isinstance(ask.prompt, Question)
+        ids = prompts.prompt_ids(tokenizer, ask.prompt.text)
+        texts.append(decode(tokenizer, generate(model, tokenizer, [ids], ask.max_new_tokens)[0]))
+    return texts
+
+
+def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def shape(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+    return dict(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes, **ids, **more)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "phi3", "neox"])
+def test_answers_are_those_of_generate_whatever_the_architecture(
+    kind: str, tiny_base: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    grouped = shape(tokenizer, num_key_value_heads=2)
+    models: dict[str, Callable[[], Any]] = {
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**grouped)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**grouped, sliding_window=16)),
+        "phi3": lambda: Phi3ForCausalLM(Phi3Config(**grouped, sliding_window=16)),
+        "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**shape(tokenizer))),
+    }
+    folder = tiny_base if kind == "llama" else saved(models[kind](), tokenizer, tmp_path)
+    answers = answered(TransformersEngine(folder, 64, 4), ASKS)
+    assert [answer.text for answer in answers] == expected(folder, ASKS)
+    assert all(answer.output_tokens <= ask.max_new_tokens for answer, ask in zip(answers, ASKS, strict=True))
+
+
+def test_an_architecture_that_cannot_be_batched_is_refused_with_a_way_out(tokenizer: Any, tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, state_size=8)
+    config.max_position_embeddings = 512
+    engine = TransformersEngine(saved(MambaForCausalLM(config), tokenizer, tmp_path), 4, 4)
+    with pytest.raises(ArtifactError, match="Mamba.*vllm"):
+        engine.load()
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4", "adapter"])
+def test_quantised_servables_and_adapters_answer_as_they_are(
+    kind: str, tiny_base: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / kind
+    if kind == "int8":
+        from llmops.features.tokenize import Tokens as Example
+
+        examples = [Example(str(n), list(range(20 + n, 40 + n)), 3) for n in range(4)]
+        int8.save(int8.quantise(load_model(tiny_base), examples), folder)
+    else:
+        (load_model(tiny_base, nf4()) if kind == "nf4" else load_model(tiny_base)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if kind == "adapter":
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(2)
+        lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        get_peft_model(load_model(folder), lora).save_pretrained(str(folder / "adapter"))
+    answers = answered(TransformersEngine(folder, 64, 4), ASKS)
+    texts = expected(folder, ASKS)
+    same = sum(answer.text == text for answer, text in zip(answers, texts, strict=True))
+    # The 8-bit layers round their inputs more finely here than `Int8Linear` its results, so a near tie may fall apart.
+    assert same >= (len(ASKS) - 2 if kind == "int8" else len(ASKS))
+
+
+def test_joining_and_leaving_in_any_order_changes_no_answer(tiny_base: Path) -> None:
+    alone = [answered(TransformersEngine(tiny_base, 64, 1), [ask])[0] for ask in ASKS]
+    engine = TransformersEngine(tiny_base, 64, 3)
+    order = random.Random(0)
+
+    async def use() -> None:
+        async def one(n: int) -> None:
+            await asyncio.sleep(order.random() / 5)
+            stream = engine.generate(ASKS[n])
+            if order.random() < 0.3:
+                async for _ in stream:
+                    return  # and leave
+            else:
+                assert await stream.whole() == alone[n]
+
+        await asyncio.gather(*[one(n % len(ASKS)) for n in range(40)])
+        while engine.stats().running:
+            await asyncio.sleep(0.01)
+        assert sorted(engine._free) == [0, 1, 2]
+
+    run(engine, use)
+
+
+@torch.inference_mode()
+def test_in_bfloat16_what_follows_is_the_same_to_the_bit_whoever_else_is_in_the_batch(tokenizer: Any) -> None:
+    """With the sizes of SmolLM2-135M: smaller weights pass through oneDNN in one way, however many tokens there are."""
+    torch.manual_seed(2)
+    sizes = dict(hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3)
+    model = LlamaForCausalLM(LlamaConfig(**shape(tokenizer) | sizes)).to(torch.bfloat16).eval()
+    draw = random.Random(3)
+    prompts = [[draw.randrange(len(tokenizer)) for _ in range(count)] for count in (5, 33, 47, 64, 90, 129, 200)]
+    reference = [model(torch.tensor([ids + [7, 8]])).logits[0, -3:].float() for ids in prompts]
+    fuse(model, 8)
+    pack(model, 8)
+    batch = Batch(model, 8, 256)
+
+    def said(n: int, slot: int) -> list[torch.Tensor]:
+        at = len(prompts[n])
+        return [batch.forward([part])[0] for part in ((slot, 0, prompts[n]), (slot, at, [7]), (slot, at + 1, [8]))]
+
+    alone = [said(n, 3) for n in range(len(prompts))]
+    for n, logits in enumerate(alone):
+        assert (torch.stack(logits) - reference[n]).std() < 0.02 * reference[n].std()
+    together = [batch.forward([(n, 0, prompts[n]) for n in (6, 1, 3, 2, 5, 4)])]
+    together += [batch.forward([(n, len(prompts[n]) + k, [7 + k]) for n in (6, 1, 3, 2, 5, 4)]) for k in (0, 1)]
+    for place, n in enumerate((6, 1, 3, 2, 5, 4)):
+        assert all(torch.equal(step[place], logits) for step, logits in zip(together, alone[n], strict=True))
+
+
+def test_a_seed_decides_a_sampled_answer_whoever_else_asks(tiny_base: Path) -> None:
+    asks = [Ask(Text("Once"), 12, temperature=1.5, top_p=p, seed=seed) for seed in (1, 2) for p in (0.9, 1.0)]
+    alone = [answered(TransformersEngine(tiny_base, 64, 1), [ask])[0].text for ask in asks]
+    noise = [Ask(Text(f"noise {n}"), 20, temperature=1.0) for n in range(4)]
+    together = answered(TransformersEngine(tiny_base, 64, 8), [*noise, *asks])
+    assert [answer.text for answer in together[4:]] == alone
+    assert len(set(alone)) == 4
+
+
+def test_the_least_top_p_is_greedy(tiny_base: Path) -> None:
+    greedy, nucleus = (
+        answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 12, **wants)])[0]
+        for wants in ({}, {"temperature": 2.0, "top_p": 1e-9})
+    )
+    assert greedy == nucleus
+
+
+def test_chunks_count_up_and_only_the_last_has_a_reason(tiny_base: Path) -> None:
+    engine = TransformersEngine(tiny_base, 4, 2)
+
+    async def use() -> None:
+        chunks = [chunk async for chunk in engine.generate(Ask(Text("你好 🙂"), 40, temperature=2.0, seed=5))]
+        counts = [chunk.output_tokens for chunk in chunks]
+        assert counts == sorted(counts)
+        assert [chunk.finish_reason is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert all(chunk.text for chunk in chunks[:-1])
+
+    run(engine, use)
+
+
+def test_a_stop_string_ends_an_answer_before_it(tiny_base: Path) -> None:
+    whole = answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 30)])[0].text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
+    cut = answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 30, stop=(stop, "never said"))])[0]
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.output_tokens < 30
+
+
+def test_what_does_not_fit_is_refused_alone_with_both_counts(tiny_base: Path, tokenizer: Any) -> None:
+    engine = TransformersEngine(tiny_base, 64, 4, max_context=128)
+    words = Question("word " * 200)
+
+    async def use() -> None:
+        good = engine.generate(Ask(Question("Hi"), 5))
+        with pytest.raises(PromptTooLong, match=rf"{len(prompts.prompt_ids(tokenizer, words.text))} .* 7; .* 128"):
+            await engine.generate(Ask(words, 7)).whole()
+        for bad in (Tokens(()), Tokens((10**7,)), Tokens((-1,))):
+            with pytest.raises(PromptRefused):
+                await engine.generate(Ask(bad, 4)).whole()
+        assert (await good.whole()).output_tokens <= 5
+        ids = tuple(prompts.prompt_ids(tokenizer, "Hi"))
+        most = 128 - len(ids)
+        asked = [Question("Hi"), Tokens(ids), Chat((Message("user", "Hi"),))]
+        full = [await engine.generate(Ask(prompt, most)).whole() for prompt in asked]
+        assert full[0] == full[1] == full[2]
+
+    run(engine, use)
+
+
+def test_a_chat_needs_a_chat_template(tiny_base: Path, tokenizer: Any, tmp_path: Path) -> None:
+    chat = Chat((Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?")))
+    assert answered(TransformersEngine(tiny_base, 4, 2), [Ask(chat, 4)])[0].input_tokens > 5
+    load_model(tiny_base).save_pretrained(tmp_path)
+    bare = type(tokenizer).from_pretrained(tiny_base)
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(PromptRefused, match="chat template"):
+        answered(TransformersEngine(tmp_path, 4, 2), [Ask(chat, 4)])
+
+
+def test_a_step_that_fails_ends_the_engine_and_tells_everybody(tiny_base: Path) -> None:
+    engine = TransformersEngine(tiny_base, 64, 2)
+
+    async def use() -> None:
+        streams = [engine.generate(Ask(Question("Hi"), 400)) for _ in range(4)]
+        async for _ in streams[0]:
+            engine._model.batch.forward = None  # type: ignore[union-attr, method-assign, assignment]
+            break
+        for stream in streams[1:]:
+            with pytest.raises(EngineDied):
+                await stream.whole()
+        assert not engine.stats().alive
+
+    run(engine, use)
+
+
+def test_closing_answers_what_was_accepted(tiny_base: Path) -> None:
+    engine = TransformersEngine(tiny_base, 64, 2)
+
+    async def use() -> None:
+        streams = [engine.generate(ask) for ask in ASKS]
+        await asyncio.to_thread(engine.close)
+        assert [(await stream.whole()).text for stream in streams] == expected(tiny_base, ASKS)
+
+    run(engine, use)

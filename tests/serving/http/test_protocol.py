@@ -1,0 +1,81 @@
+"""Requests of clients that offer another protocol, byte by byte on a real socket."""
+
+import json
+import socket
+import threading
+
+import pytest
+import uvicorn
+
+from serving.http.protocol import StayingProtocol
+
+H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+WEBSOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+async def repeat(scope, receive, send):
+    """Answers with the request's method, path and body."""
+    if scope["type"] != "http":
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    said = f"{scope['method']} {scope['path']} ".encode() + body
+    head = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": said})
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = uvicorn.Server(uvicorn.Config(repeat, port=0, log_level="error", lifespan="off", http=StayingProtocol))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        pass
+    yield server.servers[0].sockets[0].getsockname()
+    server.should_exit = True
+    thread.join(20)
+
+
+def request(offer, body=b'{"prompt": "hi"}', method="POST"):
+    return f"{method} /generate?x=1 HTTP/1.1\r\nHost: x\r\n{offer}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def said(sock, count=1):
+    """What `count` answers say."""
+    file, found = sock.makefile("rb"), []
+    for _ in range(count):
+        assert file.readline().split()[1] == b"200"
+        length = 0
+        while (line := file.readline().strip()) != b"":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split()[1])
+        found.append(file.read(length))
+    return found
+
+
+@pytest.mark.parametrize("offer", ["", H2C, WEBSOCKET])
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_a_request_is_read_whole_whatever_is_offered_and_however_it_is_cut(address, offer, size):
+    sent = request(offer) + request(offer, json.dumps("x" * 300).encode(), "PUT") + request(offer, b"", "GET")
+    with socket.create_connection(address, timeout=20) as sock:
+        for at in range(0, len(sent), size):
+            sock.sendall(sent[at : at + size])
+        first, second, third = said(sock, 3)
+    assert first == b'POST /generate {"prompt": "hi"}'
+    assert second == b"PUT /generate " + json.dumps("x" * 300).encode() and third == b"GET /generate "
+
+
+def test_chunks_are_read_too(address):
+    head = f"POST / HTTP/1.1\r\nHost: x\r\n{H2C}Transfer-Encoding: chunked\r\n\r\n".encode()
+    with socket.create_connection(address, timeout=20) as sock:
+        sock.sendall(head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        assert said(sock) == [b"POST / abcde"]
+
+
+def test_it_is_no_proxy(address):
+    with socket.create_connection(address, timeout=20) as sock:
+        sock.sendall(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        assert b" 400 " in sock.recv(1000)

@@ -1,0 +1,99 @@
+"""What is kept of feedback, and whose is refused."""
+
+import json
+
+import pytest
+
+from llmops.monitoring.events import FEEDBACK, SERVING
+from serving.admission import signing
+
+
+def send(site, client, role="user", **body):
+    return client.post("/feedback", json=body, headers=site.headers(role))
+
+
+@pytest.fixture
+def answered(site, client):
+    return site.ask(client).json()["id"]
+
+
+def test_a_rating_is_an_event_that_joins_the_requests_own(site, client, answered):
+    answer = send(site, client, id=answered, rating="up")
+    assert answer.status_code == 201
+    (event,), (request,) = site.events(FEEDBACK), site.events(SERVING)
+    assert event["event.id"] == answer.json()["event"]
+    assert event["http.request.id"] == request["http.request.id"] == answered
+    assert event["llmops.feedback.rating"] == "up" and event["llmops.key.prefix"] in site.keys["user"]
+    assert not any(name in event for name in ("llmops.feedback.question", "llmops.feedback.comment"))
+
+
+def test_a_correction_brings_its_question_and_no_personal_data(site, client, answered):
+    send(
+        site,
+        client,
+        id=answered,
+        rating="down",
+        question="I am ana@example.com, do you ship to Norway?",
+        answer="Yes.",
+        correction="No. Write to bob@example.com.",
+        comment="Tell carl@example.com too",
+    )
+    (event,) = site.events(FEEDBACK)
+    assert event["llmops.feedback.question"] == "I am <EMAIL_ADDRESS>, do you ship to Norway?"
+    assert event["llmops.feedback.correction"] == "No. Write to <EMAIL_ADDRESS>."
+    assert "@example.com" not in json.dumps(event)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "rating"),
+        ({"rating": "sideways"}, "rating"),
+        ({"comment": "  "}, "rating"),
+        ({"correction": "No."}, "question"),
+        ({"rating": "up", "question": "x"}, "correction"),
+        ({"rating": "up", "stars": 5}, "stars"),
+        ({"rating": "up", "comment": "x" * 4001}, "comment"),
+        ({"rating": "up", "comment": "\ud800"}, "comment"),
+    ],
+)
+def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answered, body, words):
+    content = json.dumps({"id": answered, **body})
+    answer = client.post("/feedback", content=content, headers={**site.headers(), "Content-Type": "application/json"})
+    assert answer.status_code == 422 and words in answer.json()["detail"]
+    assert not site.events(FEEDBACK)
+
+
+def test_an_invented_id_is_refused(site, client, answered):
+    changed = ("0" if answered[0] != "0" else "1") + answered[1:]
+    for invented in (changed, answered[:-1], answered + "0", "", "0" * 48, "ü" * 48, signing.new_id(b"another secret")):
+        assert send(site, client, id=invented, rating="up").status_code == 422
+    assert not site.events(FEEDBACK)
+
+
+def test_an_id_is_good_in_a_replica_and_after_a_restart(site, client, answered):
+    with site.client() as other:
+        assert send(site, other, id=answered, rating="down").status_code == 201
+
+
+def test_the_secret_is_made_once_kept_to_the_owner_and_can_be_given(tmp_path):
+    file = tmp_path / "home" / "serving.secret"
+    first = signing.secret(file, {})
+    assert signing.secret(file, {}) == first and len(first) >= 32
+    assert file.stat().st_mode & 0o077 == 0
+    assert [path.name for path in file.parent.iterdir()] == ["serving.secret"]
+    assert signing.secret(file, {"LLMOPS_SESSION_SECRET": "given"}) == b"given"
+
+
+def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    secret = signing.secret(tmp_path / "file" / "serving.secret", {})
+    assert signing.is_ours(secret, signing.new_id(secret))
+
+
+def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("serving.routes.feedback.emit", full)
+    assert send(site, client, id=answered, rating="up").status_code == 500

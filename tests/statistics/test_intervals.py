@@ -1,0 +1,62 @@
+"""Intervals: they cover as often as they say, are paired, reproducible, and count topics rather than wordings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmops.statistics.intervals import Measure, interval, mean, sample, summary
+
+
+def test_interval_covers_the_mean_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    hits = 0
+    for seed in range(200):
+        found = interval(list(random.normal(0.3, 0.2, 60)), 400, 0.95, seed)
+        hits += found["low"] <= 0.3 <= found["high"]
+    assert 180 <= hits <= 199
+
+
+def test_interval_is_reproducible_and_narrow_for_equal_values() -> None:
+    assert interval([0.5] * 10, 100, 0.95, 0) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    values = [0.1, 0.9, 0.4]
+    assert interval(values, 100, 0.95, 3) == interval(values, 100, 0.95, 3)
+
+
+def test_wordings_of_one_topic_are_no_more_evidence_than_the_topic() -> None:
+    values = [float(n % 2) for n in range(10) for _ in range(8)]
+    topics = [str(n) for n in range(10) for _ in range(8)]
+    by_topic, by_item = interval(values, 2000, 0.95, 0, topics), interval(values, 2000, 0.95, 0)
+    assert by_topic["mean"] == by_item["mean"] == 0.5
+    assert by_topic["high"] - by_topic["low"] > 2 * (by_item["high"] - by_item["low"])
+
+
+def test_a_single_topic_still_has_an_interval() -> None:
+    found = interval([0.0, 1.0] * 10, 500, 0.95, 0, ["one"] * 20)
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_differences_are_paired() -> None:
+    noise = np.random.default_rng(0).uniform(0, 1, 40)
+    drawn = sample({"a": mean(list(noise)), "b": mean(list(noise - 0.01))}, [str(i) for i in range(40)], 500, 0)
+    found = summary(drawn["a"] - drawn["b"], 0.95)
+    assert found == {"mean": 0.01, "low": 0.01, "high": 0.01}
+
+
+def test_items_without_a_value_do_not_count_and_rows_select() -> None:
+    assert interval([0.2, 0.4], 100, 0.95, 0)["mean"] == pytest.approx(0.3)
+    drawn = sample({"x": mean([None, 0.2, 0.4])}, ["a", "b", "c"], 200, 0)["x"]
+    assert summary(drawn, 0.95)["mean"] == 0.3
+    assert summary(sample({"x": mean([9.0, 0.2, 0.4])}, ["a", "b", "c"], 200, 0, [1, 2])["x"], 0.95)["mean"] == 0.3
+    assert np.isnan(sample({"x": mean([None, None])}, ["a", "b"], 100, 0)["x"][0])
+
+
+def test_a_measure_is_made_of_sums() -> None:
+    ratio = Measure(np.array([[1.0, 2.0], [3.0, 2.0]]), lambda sums: np.exp(sums[:, 0] / sums[:, 1]))
+    assert sample({"x": ratio}, ["a", "b"], 100, 0)["x"][0] == pytest.approx(np.e)
+
+
+def test_many_topics_take_no_more_memory_than_a_chunk() -> None:
+    values = list(np.random.default_rng(0).uniform(0, 1, 3000))
+    found = interval(values, 1200, 0.95, 0)  # three chunks
+    assert found["low"] < 0.5 < found["high"] and found["high"] - found["low"] < 0.03
