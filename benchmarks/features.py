@@ -33,8 +33,9 @@ from transformers import AutoTokenizer
 from llmops.config import Features
 from llmops.features.columns import VIEW_COLUMNS, TokenTable, read_columns
 from llmops.features.declarations import VIEW, declare, open_store
+from llmops.features.examples import PARQUET, read_offline
 from llmops.features.online import OnlineTokens, write_online
-from llmops.features.stage import PARQUET, SPLITS, read_offline, run
+from llmops.features.stage import SPLITS, run
 from llmops.model.base.catalog import catalogue
 from llmops.prompts import all_training_ids, training_ids
 from llmops.records import Example, write_rows

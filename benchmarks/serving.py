@@ -224,8 +224,8 @@ def shown(figures: dict[str, float]) -> str:
 def prepare() -> None:
     """Make the model in bfloat16 and in int8, once."""
     from llmops.features.tokenize import Tokens
-    from llmops.model.base import int8
     from llmops.model.base.load import load_model, load_tokenizer
+    from llmops.model.compress.quantise import quantise, save
     from llmops.prompts import training_ids
 
     make_base(BASE)
@@ -233,7 +233,7 @@ def prepare() -> None:
         model, tokenizer = load_model(BASE), load_tokenizer(BASE)
         texts = [(question, "Let me explain.") for question in questions(0, 48)]
         examples = [Tokens(str(n), *training_ids(tokenizer, *text)) for n, text in enumerate(texts)]
-        int8.save(int8.quantise(model, examples), SMALL)
+        save(quantise(model, examples), SMALL)
         tokenizer.save_pretrained(SMALL)
 
 

@@ -40,10 +40,10 @@ from report import finish  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed  # noqa: E402
 
 from llmops.config import Train, load  # noqa: E402
-from llmops.features.stage import read_offline  # noqa: E402
+from llmops.features.examples import read_offline  # noqa: E402
 from llmops.features.tokenize import Tokens  # noqa: E402
 from llmops.model.base.load import load_model, load_tokenizer, nf4  # noqa: E402
-from llmops.model.select.stage import base_path  # noqa: E402
+from llmops.model.base.selection import base_path  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
 from llmops.model.training.packing import mean_loss  # noqa: E402
 from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402

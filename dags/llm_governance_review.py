@@ -30,7 +30,7 @@ def llm_governance_review() -> None:
 
         from llmops.config import load
         from llmops.errors import LlmopsError
-        from llmops.govern.stage import review_champion
+        from llmops.govern.champion import review_champion
 
         try:
             return review_champion(load(get_current_context()["params"]["config"]))

@@ -148,6 +148,18 @@ def link(source: str | Path, target: str | Path) -> str:
     return str(target)
 
 
+def input_path(path: Path, name: str) -> Path:
+    """Folder of the artifact that a finished one had as its input `name`.
+
+    Raises:
+        ArtifactError: if the artifact at `path` is not finished, or had no such input.
+    """
+    inputs = read_record(path).inputs
+    if name not in inputs:
+        raise ArtifactError(f"{path} was made without {name}; run `llmops run {path.parent.name}` again.")
+    return path.parent.parent / inputs[name]
+
+
 def walk(path: Path) -> Iterator[Record]:
     """The records of an artifact and of all it was made from, nearest first, each once."""
     root, seen, queue = path.parent.parent, set[str](), [path]

@@ -136,7 +136,8 @@ def keys(settings: Config, options: argparse.Namespace) -> None:
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
     from llmops.batch.batch import servable
-    from llmops.model.base.load import answer, load_servable
+    from llmops.model.base.generate import answer
+    from llmops.model.base.load import load_servable
 
     model, tokenizer = load_servable(servable(settings, options.version)[1])
     text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]

@@ -10,19 +10,17 @@ other stages.
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llmops import artifacts
 from llmops.artifacts import Record
+from llmops.code_version import code_version
 from llmops.config import Config, Section
 from llmops.errors import ArtifactError
 
@@ -41,6 +39,7 @@ class Stage:
     sources: bool = False  #: reads the sources: their content counts as its input
     declarations: bool = False  #: reads the Feast feature repository: its content counts as its input
     champion: bool = False  #: also reads the champion's version folder, if there is one
+    paths: tuple[str, ...] = ()  #: paths of the configuration that it is given: they say where, and decide no result
     resumable: bool = False  #: goes on from what an interrupted run left in its folder
     #: other sections that it is given, each with the fields that it has no use for: it sees their defaults, so that
     #: they change neither its result nor its fingerprint
@@ -64,9 +63,12 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage("llmops.model.evaluate.stage", ("annotate", "select", "compress"), champion=True),
     "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate")),
     "release": Stage(
-        "llmops.release.stage", ("train", "compress", "select", "annotate", "evaluate", "govern"), champion=True
+        "llmops.release.stage",
+        ("train", "compress", "select", "annotate", "evaluate", "govern"),
+        champion=True,
+        paths=("events",),
     ),
-    "deploy": Stage("llmops.deploy.stage", ("release",)),
+    "deploy": Stage("llmops.deploy.stage", ("release",), paths=("home", "events", "keys")),
 }
 
 
@@ -144,42 +146,6 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
     return Plan(name, artifacts.artifact_path(config.artifacts, name, key), paths, interval)
 
 
-@cache
-def code_version(module: str) -> str:
-    """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
-
-    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file
-    beside a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out
-    since its values are part of the fingerprint.
-    """
-    digest, seen, queue = hashlib.sha256(), {"llmops", "llmops.config", "llmops.pipeline"}, [module]
-    while queue:
-        name = queue.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        path = _source(name)
-        if path is None:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        digest.update(name.encode() + ast.dump(tree).encode())
-        data = path.with_suffix(".yaml")
-        digest.update(data.read_bytes() if data.is_file() else b"")
-        found: list[str] = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                found += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        queue += sorted(f for f in found if f.startswith("llmops."))
-    return digest.hexdigest()[:12]
-
-
-def _source(module: str) -> Path | None:
-    base = Path(__file__).parent.joinpath(*module.split(".")[1:])
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
-
-
 def _build(todo: Plan, config: Config, run: str) -> Record:
     stage, path = STAGES[todo.stage], todo.path
     if stage.resumable:
@@ -189,7 +155,8 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
     log.info("%s: building %s", todo.stage, path)
     function: Callable[..., Metrics] = importlib.import_module(stage.module).run
     started = datetime.now(UTC)
-    extra = {"interval": todo.interval} if stage.interval else {}
+    extra = {name: getattr(config, name) for name in stage.paths}
+    extra |= {"interval": todo.interval} if stage.interval else {}
     metrics = function(_section(config, todo.stage), **_others(config, todo.stage), **todo.inputs, **extra, out=path)
     return artifacts.commit(
         path,

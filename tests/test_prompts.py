@@ -9,7 +9,7 @@ import pytest
 
 from llmops import prompts
 from llmops.features.tokenize import tokenize
-from llmops.model.base import load
+from llmops.model.base import generate
 from llmops.records import Example
 
 QUESTION, ANSWER, CONTEXT = "How long can I return it?", "You have 30 days.", "Returns policy, section 2"
@@ -49,8 +49,8 @@ def test_training_evaluation_and_serving_render_the_same_ids(
         asked.extend(list(r) for r in requests)
         return [[] for _ in requests]
 
-    monkeypatch.setattr(load, "generate", record)
-    load.answer(None, any_tokenizer, [(QUESTION, CONTEXT)], 8)  # evaluation's way
+    monkeypatch.setattr(generate, "generate", record)
+    generate.answer(None, any_tokenizer, [(QUESTION, CONTEXT)], 8)  # evaluation's way
     served = prompts.prompt_ids(any_tokenizer, QUESTION, CONTEXT)  # the engine's way
     assert asked == [served] == [trained.token_ids[: trained.prompt_tokens]]
 
@@ -64,7 +64,7 @@ def test_plain_text_is_the_annotated_text(any_tokenizer: Any) -> None:
 
 
 def test_answer_text_comes_back_whole(any_tokenizer: Any) -> None:
-    assert load.decode(any_tokenizer, prompts.answer_ids(any_tokenizer, ANSWER)) == ANSWER
+    assert generate.decode(any_tokenizer, prompts.answer_ids(any_tokenizer, ANSWER)) == ANSWER
 
 
 def test_a_conversation_of_one_question_is_that_question(tokenizer: Any) -> None:

@@ -12,8 +12,9 @@ from llmops.access.keys import KeyStore
 from llmops.config import Config, load
 from llmops.data.collect import forgotten
 from llmops.errors import AccessError
-from llmops.features.stage import read_offline
-from llmops.model.base.load import answer, load_servable
+from llmops.features.examples import read_offline
+from llmops.model.base.generate import answer
+from llmops.model.base.load import load_servable
 from llmops.monitoring import events
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import Spool

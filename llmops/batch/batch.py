@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.artifacts import locked, write_json
+from llmops.batch.engines import Engine, Local, Reply, server
 from llmops.config import Config
 from llmops.errors import ConfigError, SourceError
 from llmops.records import write_table
@@ -31,26 +32,6 @@ PART_ROWS = 256  #: half a minute's work on two cores: what a kill costs at most
 ADDED = ("answer", "error", "model_version")
 
 _JOB = b"llmops.batch"  #: key of the output's schema metadata: what it is the answer to
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of one row."""
-
-    answer: str = ""
-    error: str = ""  #: why there is no answer; empty if there is one
-    version: str = ""
-
-
-class Engine(Protocol):
-    """Whatever answers."""
-
-    @property
-    def name(self) -> str:
-        """What it is, so that a job is not gone on with by another."""
-
-    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
-        """Answer (question, context) pairs, none of them empty, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +71,16 @@ def batch(
         RegistryError: if there is no such version.
         DeployError: if the serving app does not answer; what is finished is kept.
     """
-    from llmops.batch import engines as batch_engines
-
     if url:
-        return answer_file(batch_engines.server(url, max_new_tokens, size), source, output)
+        return answer_file(server(url, max_new_tokens, size), source, output)
     name, folder = servable(settings, version)
-    return answer_file(batch_engines.Local(folder, name, max_new_tokens, size), source, output)
+    return answer_file(Local(folder, name, max_new_tokens, size), source, output)
 
 
 def servable(settings: Config, version: str) -> tuple[str, Path]:
     """Name and model folder of a version, an alias, or `base`, the untuned model that was selected last."""
     if version == "base":
-        from llmops.model.select.stage import base_path, newest
+        from llmops.model.base.selection import base_path, newest
 
         return "base", Path(base_path(newest(settings.artifacts / "select")))
     from llmops.registry.registry import registry_of

@@ -10,18 +10,37 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from llmops import prompts
-from llmops.batch.batch import Reply
 from llmops.errors import DeployError
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0  #: how long an app may be away or overloaded before a batch gives up
 _REFUSED = {400, 413, 422}  #: the request itself is at fault, so the row is; anything else ends the batch
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of one row."""
+
+    answer: str = ""
+    error: str = ""  #: why there is no answer; empty if there is one
+    version: str = ""
+
+
+class Engine(Protocol):
+    """Whatever answers."""
+
+    @property
+    def name(self) -> str:
+        """What it is, so that a job is not gone on with by another."""
+
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+        """Answer (question, context) pairs, none of them empty, in their order."""
 
 
 class Local:
@@ -60,7 +79,7 @@ class Local:
         return replies
 
     def _generate(self, ids: list[list[int]]) -> list[Reply]:
-        from llmops.model.base.load import decode, generate
+        from llmops.model.base.generate import decode, generate
 
         model, tokenizer = self._loaded
         try:

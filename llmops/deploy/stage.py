@@ -35,8 +35,10 @@ _FINAL = {400, 401, 403, 404, 405, 422}  #: answers that waiting does not change
 _LOG_TAIL = 2000  #: characters of the app's log that an error quotes
 
 
-def run(config: Deploy, *, release: Path, out: Path) -> dict[str, Any]:
+def run(config: Deploy, *, release: Path, home: Path, events: Path, keys: Path, out: Path) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
+
+    An app that is started for the proof works in `home` and gets its key from the file `keys`.
 
     Raises:
         DeployError: if the app does not answer with the champion in time, or refuses; with what it said.
@@ -56,7 +58,7 @@ def run(config: Deploy, *, release: Path, out: Path) -> dict[str, Any]:
             )
         proof = prove(config, config.url, key, champion.name)
     else:
-        with serving(registry, model, out / "serving.log") as (url, key, process):
+        with serving(registry, model, home, events, keys, out / "serving.log") as (url, key, process):
             proof = prove(config, url, key, champion.name, process, out / "serving.log")
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
@@ -115,11 +117,12 @@ def prove(
 
 
 @contextmanager
-def serving(registry: Path, model: str, output: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
+def serving(
+    registry: Path, model: str, home: Path, events: Path, keys: Path, output: Path
+) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
     """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out."""
-    home, port = registry.parent, _free_port()
-    keys = KeyStore(home / "keys.json")
-    key, entry = keys.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
+    port, store = _free_port(), KeyStore(keys, events=events)
+    key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
     root = str(Path(__file__).resolve().parents[2])
     environ = {
         **os.environ,
@@ -128,6 +131,7 @@ def serving(registry: Path, model: str, output: Path) -> Iterator[tuple[str, str
         "LLMOPS_RELEASE__NAME": json.dumps(model),  # a name such as 2024 stays text
         "LLMOPS_SERVING__HOST": "127.0.0.1",
         "LLMOPS_SERVING__PORT": str(port),
+        "LLMOPS_SERVING__KEYS": str(keys),
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
     }
     try:
@@ -140,7 +144,7 @@ def serving(registry: Path, model: str, output: Path) -> Iterator[tuple[str, str
             finally:
                 _stop(process)
     finally:
-        keys.revoke(entry.prefix)
+        store.revoke(entry.prefix)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -20,26 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmops.config import Features
 from llmops.errors import ArtifactError
 from llmops.features import declarations
-from llmops.features.columns import SCHEMA, VIEW_COLUMNS, TokenTable, read_columns, write_columns
-from llmops.features.declarations import TRAINING, open_store
+from llmops.features.columns import SCHEMA, VIEW_COLUMNS, write_columns
+from llmops.features.examples import PARQUET
 from llmops.features.online import write_online
 from llmops.features.tokenize import Tokens, tokenize_all
-from llmops.model.select.stage import base_path
+from llmops.model.base.selection import base_path
 from llmops.prompts import training_ids
 from llmops.records import Dropped, Example, content_id, write_rows
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-PARQUET = "features.parquet"
 CHUNK = 1000  #: examples that are tokenised together
 ROW_GROUP = 20_000  #: examples; at 200 tokens 32 MB in memory
 
@@ -83,42 +80,6 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
         "truncated": counts.truncated,
         "dropped": dict(Counter(d.rule for d in counts.dropped)),
     }
-
-
-def read_offline(features: Path, split: str) -> TokenTable:
-    """The examples of one split, through Feast's point-in-time retrieval, in the order they were written.
-
-    Args:
-        features: a features artifact.
-        split: train, validation or test.
-
-    Raises:
-        ArtifactError: if the artifact holds no example of that split, or Feast does not know one of them.
-    """
-    path = features / PARQUET
-    if not path.is_file():
-        raise ArtifactError(
-            f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
-        )
-    rows = _rows(path, split, ["input_id", "event_timestamp", "token_ids", "prompt_tokens"])
-    if not rows.num_rows:
-        raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
-    store = open_store(features)
-    entities = rows.select(["input_id", "event_timestamp"]).to_pandas()
-    found = store.get_historical_features(entities, store.get_feature_service(TRAINING)).to_arrow()
-    known = pc.is_in(rows["input_id"], found["input_id"].filter(found["meta"].is_valid()).combine_chunks())
-    if not pc.all(known).as_py():
-        missing = rows["input_id"][pc.index(known, False).as_py()].as_py()
-        raise ArtifactError(f"Feast does not know {missing} of {path}; delete {features} and run features again.")
-    return read_columns(rows)
-
-
-def _rows(path: Path, split: str, columns: list[str]) -> pa.Table:
-    """Rows of one split, in order; row groups of other splits are not read."""
-    (file,) = ds.dataset(path).get_fragments()
-    rows = file.subset(pc.field("split") == split).to_table(columns=[*columns, "split"])
-    mine = pc.equal(rows["split"], split)
-    return rows if pc.all(mine).as_py() else rows.filter(mine)
 
 
 def project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from llmops.artifacts import Record, write_json
+from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
 from llmops.errors import ArtifactError
-from llmops.monitoring import events
+from llmops.monitoring.events import GATE, emit
 from llmops.records import Example, read_rows
 from llmops.registry.registry import BASE, Registry
 from llmops.registry.version import Version
@@ -41,11 +41,12 @@ def run(
     evaluate: Path,
     govern: Path,
     champion: Path | None = None,
+    events: Path,
     out: Path,
 ) -> dict[str, Any]:
     """Write `decision.json`, and the version into the registry.
 
-    The opponent is the one that `evaluate` answered with: the champion at that time, else the base model.
+    The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the champion at that time, else the base model.
 
     Raises:
         ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
@@ -85,7 +86,7 @@ def run(
     }
 
     def documents(version: Version) -> dict[str, str]:
-        _declare_features(config.name, version, train.parents[1] / known["train"].inputs["features"], out / "features")
+        _declare_features(config.name, version, input_path(train, "features"), out / "features")
         history = lineage.build(known, version, selection)
         evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
         final = _counting(decision, version)
@@ -114,7 +115,7 @@ def run(
     document = {"version": version.name, **asdict(decision), "hub": pushed}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
-    _announce(config, version, decision)
+    _announce(config, events, version, decision)
     log.info("%s %s against %s: %s", version.name, decision.outcome, decision.opponent, "; ".join(decision.reasons))
     return {
         "outcome": decision.outcome,
@@ -189,7 +190,7 @@ def _push(config: Release, version: Version) -> str:
     return hub.push(version, config.hub_repo, config.private, token)
 
 
-def _announce(config: Release, version: Version, decision: Decision) -> None:
+def _announce(config: Release, events: Path, version: Version, decision: Decision) -> None:
     fields: dict[str, Any] = {
         "event.action": "decide",
         "event.outcome": "success",
@@ -211,7 +212,7 @@ def _announce(config: Release, version: Version, decision: Decision) -> None:
                 "llmops.gate.low": c.low,
                 "llmops.gate.high": c.high,
             }
-    events.emit(config.registry.parent / "events", events.GATE, fields)
+    emit(events, GATE, fields)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -153,7 +153,8 @@ def test_text_columns_of_every_kind_are_read(tmp_path: Path) -> None:
 def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_fails_alone(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    from llmops.model.base.load import answer, load_servable
+    from llmops.model.base.generate import answer
+    from llmops.model.base.load import load_servable
 
     engine = Local(tiny_base, "base", 8, 2)
     asked = [("Hi", ""), ("word " * 600, ""), ("Why?", "Because."), ("How long is it?", "")]
@@ -175,7 +176,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_only_the_guilty_row_fails(
             raise RuntimeError("out of memory")
         return [r[:1] for r in requests]
 
-    monkeypatch.setattr("llmops.model.base.load.generate", generate)
+    monkeypatch.setattr("llmops.model.base.generate.generate", generate)
     replies = Local(tiny_base, "base", 8, 4).answer([("a", ""), ("b " * 150, ""), ("c", ""), ("d", "")])
     assert [bool(r.error) for r in replies] == [False, True, False, False]
     assert "out of memory" in replies[1].error and max(sizes) == 4

@@ -39,7 +39,8 @@ def publish(home: Path, status: str = "promoted") -> Path:
 
 def prove(home: Path, **config: Any) -> dict[str, Any]:
     release = publish(home)
-    deploy.run(Deploy(question="Where?", **{"timeout_s": 2.0, **config}), release=release, out=home / "out")
+    paths = {"home": home, "events": home / "events", "keys": home / "keys.json"}
+    deploy.run(Deploy(question="Where?", **{"timeout_s": 2.0, **config}), release=release, **paths, out=home / "out")
     document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
     return document
 
@@ -126,7 +127,8 @@ def test_a_url_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_without_a_champion_nothing_is_deployed(tmp_path: Path) -> None:
     release = publish(tmp_path, "rejected")
-    metrics = deploy.run(Deploy(), release=release, out=tmp_path / "out")
+    paths = {"home": tmp_path, "events": tmp_path / "events", "keys": tmp_path / "keys.json"}
+    metrics = deploy.run(Deploy(), release=release, **paths, out=tmp_path / "out")
     assert metrics == json.loads((tmp_path / "out" / "deployment.json").read_text()) == {"state": "no champion"}
 
 

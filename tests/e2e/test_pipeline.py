@@ -100,7 +100,7 @@ def test_splits_share_no_group_and_hold_no_personal_data(stages: dict[str, Path]
 
 
 def test_what_is_trained_is_what_feast_holds(stages: dict[str, Path]) -> None:
-    from llmops.features.stage import read_offline
+    from llmops.features.examples import read_offline
 
     trained = {t.id for t in read_offline(stages["features"], "train")}
     assert trained == {e.id for e in read_rows(stages["annotate"] / "train.parquet", Example)}

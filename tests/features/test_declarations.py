@@ -23,8 +23,8 @@ from llmops.config import Config, Features
 from llmops.errors import ArtifactError, ConfigError
 from llmops.features import declarations
 from llmops.features.declarations import VIEW, declare_version, open_store, service_name
+from llmops.features.examples import PARQUET, read_offline
 from llmops.features.online import OnlineTokens, read_online
-from llmops.features.stage import PARQUET, read_offline
 from llmops.pipeline import plan
 
 

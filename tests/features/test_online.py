@@ -15,8 +15,8 @@ from feast.protos.feast.types.Value_pb2 import Int32List
 from llmops.config import Features
 from llmops.errors import ArtifactError, ConfigError
 from llmops.features import declarations
+from llmops.features.examples import read_offline
 from llmops.features.online import OnlineTokens, forget_online, read_online
-from llmops.features.stage import read_offline
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 
 from llmops.config import Features
 from llmops.errors import ArtifactError
+from llmops.features.examples import read_offline
 from llmops.features.online import OnlineTokens, read_online
-from llmops.features.stage import read_offline, run
+from llmops.features.stage import run
 from llmops.prompts import training_ids
 from llmops.records import Dropped, read_rows
 

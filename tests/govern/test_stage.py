@@ -11,11 +11,14 @@ import pytest
 
 from llmops.config import Config, Govern
 from llmops.errors import GovernanceError
-from llmops.govern import stage as review
+from llmops.govern import probes as probing
+from llmops.govern import stage
+from llmops.govern.champion import EVENTS, review_champion
+from llmops.govern.probes import probes
+from llmops.govern.review import verdict
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, Finding, read_rows, write_rows, write_table
 from llmops.registry.registry import Registry
-from llmops.scans.output import probes
 from llmops.statistics.rates import wilson
 
 HONEST = "You can return it within 30 days."
@@ -36,7 +39,7 @@ def govern(home: Path, answers: list[str], *train: Example, **config: Any) -> di
     redacted = Finding(scan="pii", rule="EMAIL_ADDRESS", severity="low", where="x", detail="redacted")
     write_rows(annotate / "findings.parquet", [redacted, redacted], Finding)
     write_answers(evaluate / "answers.parquet", answers)
-    review.run(
+    stage.run(
         Govern(**{"probes": False, **config}), annotate=annotate, compress=home / "compress", evaluate=evaluate, out=out
     )
     document: dict[str, Any] = json.loads((out / "governance.json").read_text())
@@ -87,7 +90,7 @@ def test_what_redaction_left_behind_fails_the_run_and_the_report_stays(
 def test_validation_counts_as_training_data(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.parquet", [], Example)
     write_rows(tmp_path / "validation.parquet", [example(1, answer="ana@example.com")], Example)
-    findings, items = review.scan_training(tmp_path, ["EMAIL_ADDRESS"])
+    findings, items = stage.scan_training(tmp_path, ["EMAIL_ADDRESS"])
     assert (len(findings), items) == (1, 1)
 
 
@@ -118,16 +121,16 @@ def test_a_few_medium_findings_are_reported_and_many_fail(tmp_path: Path) -> Non
 )
 def test_the_threshold(fail_on: Any, severities: list[str], fails: bool) -> None:
     findings = [Finding(scan="output", rule="R", severity=s, where="w", detail="d") for s in severities]
-    assert bool(review.verdict(Govern(fail_on=fail_on), findings, wilson(0, 60))) is fails
+    assert bool(verdict(Govern(fail_on=fail_on), findings, wilson(0, 60))) is fails
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     """The model under probe says the same to everything."""
     monkeypatch.setattr("llmops.model.base.load.load_servable", lambda path: (None, None))
     monkeypatch.setattr(
-        "llmops.model.base.load.answer", lambda m, t, requests, tokens, batch: [answer for _ in requests]
+        "llmops.model.base.generate.answer", lambda m, t, requests, tokens, batch: [answer for _ in requests]
     )
-    monkeypatch.setattr(review, "system_prompt", lambda tokenizer: "")
+    monkeypatch.setattr(probing, "system_prompt", lambda tokenizer: "")
 
 
 def test_attacks_that_succeed_are_findings_with_a_rate_and_do_not_fail_by_default(
@@ -155,8 +158,8 @@ def test_attacks_can_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_real_model_is_probed_greedily(tiny_base: Path) -> None:
     config = Govern(probe_tokens=4)
-    first, system = review._probe(config, tiny_base)
-    second, _ = review._probe(config, tiny_base)
+    first, system = probing.ask_probes(config, tiny_base)
+    second, _ = probing.ask_probes(config, tiny_base)
     assert [t.answer for t in first] == [t.answer for t in second]
     assert len(first) == len(probes())
     assert "SmolLM" in system
@@ -175,13 +178,13 @@ def champion(config: Config, answers: list[str]) -> None:
 def test_the_champion_is_reviewed_by_todays_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say(monkeypatch, HONEST)
     config = Config(home=tmp_path)
-    assert review.review_champion(config) == {"state": "no champion"}
+    assert review_champion(config) == {"state": "no champion"}
     champion(config, [HONEST] * 60)
-    result = review.review_champion(config)
+    result = review_champion(config)
     assert (result["version"], result["verdict"]) == ("v1", "passed")
     with Spool(config.events) as spool:
         (event,) = spool.read("test")[1]
-    assert (event["event.dataset"], event["event.outcome"]) == (review.EVENTS, "success")
+    assert (event["event.dataset"], event["event.outcome"]) == (EVENTS, "success")
 
 
 def test_a_champion_that_fails_is_an_error_after_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +192,7 @@ def test_a_champion_that_fails_is_an_error_after_the_event(tmp_path: Path, monke
     config = Config(home=tmp_path)
     champion(config, [HONEST, "card 4111 1111 1111 1111"])
     with pytest.raises(GovernanceError, match="v1"):
-        review.review_champion(config)
+        review_champion(config)
     with Spool(config.events) as spool:
         (event,) = spool.read("test")[1]
     assert (event["event.outcome"], event["llmops.model.version"]) == ("failure", "v1")

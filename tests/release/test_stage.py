@@ -118,7 +118,7 @@ def release(home: Path, inputs: dict[str, Path], champion: Path | None = None, *
     out = home / "out" / str(len(list((home / "out").iterdir())) if (home / "out").exists() else 0)
     out.mkdir(parents=True)
     config = Config(home=home, release=Release(**changed).model_dump(exclude={"registry"}))
-    publish.run(config.release, **inputs, champion=champion, out=out)
+    publish.run(config.release, **inputs, champion=champion, events=config.events, out=out)
     document: dict[str, Any] = json.loads((out / "decision.json").read_text())
     return document
 

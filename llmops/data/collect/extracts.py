@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.artifacts import locked
+from llmops.code_version import code_version
 from llmops.config import Source
 from llmops.data.collect.files import SourceFile
 from llmops.data.collect.readers import sql_rows
@@ -35,7 +36,6 @@ from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.collect.remote import expand
 from llmops.data.collect.row_file import RowFile
 from llmops.errors import SourceError
-from llmops.pipeline import code_version
 from llmops.records import Document, Dropped, content_id
 
 LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out

@@ -65,7 +65,8 @@ def main(folder: str, task: str) -> None:
     """Measure in this process and print the figures."""
     import torch
 
-    from llmops.model.base.load import generate, load_servable
+    from llmops.model.base.generate import generate
+    from llmops.model.base.load import load_servable
 
     asked = json.loads(Path(task).read_text())
     requests, new_tokens = asked["requests"], asked["new_tokens"]

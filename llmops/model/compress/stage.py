@@ -22,16 +22,17 @@ import numpy as np
 
 from llmops.artifacts import link, write_json
 from llmops.config import Compress
-from llmops.features.stage import read_offline
+from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import answer, load_servable
+from llmops.model.base.generate import answer
+from llmops.model.base.load import load_servable
+from llmops.model.base.selection import base_path
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
 from llmops.model.compress.variants import FULL, Material
 from llmops.model.scoring.likelihood import answer_nats
 from llmops.model.scoring.metrics import token_f1
-from llmops.model.select.stage import base_path
 from llmops.records import Example, read_rows
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Floats, Interval, Measure

@@ -26,12 +26,13 @@ from llmops.artifacts import write_json
 from llmops.config import Evaluate
 from llmops.errors import ArtifactError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import answer, load_servable
+from llmops.model.base.generate import answer
+from llmops.model.base.load import load_servable
+from llmops.model.base.selection import base_path
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
 from llmops.model.evaluate.tasks import TASKS, Columns
 from llmops.model.scoring.likelihood import answer_nats, perplexity
-from llmops.model.select.stage import base_path
 from llmops.prompts import training_ids
 from llmops.records import Example, read_rows, write_table
 from llmops.statistics import intervals

@@ -8,7 +8,6 @@ validation examples. Only models whose weights are on this machine are scored: n
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -21,9 +20,9 @@ import psutil
 import torch
 from huggingface_hub import get_token
 
-from llmops.artifacts import is_done, read_record, write_json
+from llmops.artifacts import write_json
 from llmops.config import Select
-from llmops.errors import ArtifactError, ConfigError
+from llmops.errors import ConfigError
 from llmops.model.base import weights
 from llmops.model.base.catalog import GIB, Entry, catalogue
 from llmops.model.select.zeroshot import Score, saved, score
@@ -117,32 +116,6 @@ def choose(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, di
             size = "smaller" if entry.parameters < best.parameters else "larger"
             why[entry.model] = f"passes, but is {size} than the chosen one" + _compared(entry, best, scores)
     return best, why
-
-
-def read_selection(select: Path) -> dict[str, Any]:
-    """The content of a select artifact's `selection.json`."""
-    selection: dict[str, Any] = json.loads((select / "selection.json").read_text(encoding="utf-8"))
-    return selection
-
-
-def base_path(select: Path) -> str:
-    """Folder of the chosen base model, for `from_pretrained`."""
-    return str(select / read_selection(select)["path"])
-
-
-def newest(selections: Path) -> Path:
-    """The select artifact that was finished last, for a person who asks; a stage is given its own.
-
-    Args:
-        selections: the folder of all select artifacts.
-
-    Raises:
-        ArtifactError: if there is none.
-    """
-    done = [path for path in selections.glob("*") if is_done(path)]
-    if not done:
-        raise ArtifactError(f"No base model was chosen yet in {selections}; run `llmops run select` first.")
-    return max(done, key=lambda path: read_record(path).finished)
 
 
 def machine(config: Select) -> Machine:

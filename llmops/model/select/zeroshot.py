@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import answer, load_model, load_tokenizer, nf4
+from llmops.model.base.generate import answer
+from llmops.model.base.load import load_model, load_tokenizer, nf4
 from llmops.model.scoring.likelihood import answer_nats, bits_per_byte
 from llmops.model.scoring.metrics import token_f1
 from llmops.prompts import training_ids

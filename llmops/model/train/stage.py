@@ -19,10 +19,10 @@ import torch
 from llmops.artifacts import read_record, write_json
 from llmops.config import Train
 from llmops.errors import TrainingError
-from llmops.features.stage import read_offline
+from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model
-from llmops.model.select.stage import base_path
+from llmops.model.base.selection import base_path
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.checkpoints import need_disk

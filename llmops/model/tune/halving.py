@@ -8,7 +8,7 @@ a rung is always promoted, so the first trial, which starts at a good point, is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llmops.config import Tune
@@ -41,6 +41,9 @@ class Job:
 
     trial: Trial
     steps: int
+
+
+RunJobs = Callable[[Sequence[Job]], list[Trial]]  #: trains; returns the trials, each with a loss or an error more
 
 
 def rungs(config: Tune) -> list[int]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from hyperopt import STATUS_OK, SparkTrials, Trials, fmin, hp
@@ -15,14 +15,11 @@ from hyperopt.base import JOB_STATE_DONE
 from llmops.config import Clean, Tune
 from llmops.data.spark import session
 from llmops.errors import TrainingError
-from llmops.model.tune.halving import Job, Trial
-
-if TYPE_CHECKING:
-    from llmops.model.tune.stage import Measure
+from llmops.model.tune.halving import Job, RunJobs, Trial
 
 
 @contextmanager
-def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[Measure]:
+def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[RunJobs]:
     """Give a function that does jobs at once, each a Spark task.
 
     Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.

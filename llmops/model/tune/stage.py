@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -22,13 +22,13 @@ from typing import Any
 from llmops.artifacts import write_json
 from llmops.config import Train, Tune
 from llmops.errors import TrainingError
-from llmops.features.stage import read_offline
+from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.select.stage import base_path
+from llmops.model.base.selection import base_path
 from llmops.model.training.fit import fit
 from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, trainable
-from llmops.model.tune.halving import Job, Trial, best, promote, rungs, standing, stopped
+from llmops.model.tune.halving import Job, RunJobs, Trial, best, promote, rungs, standing, stopped
 from llmops.model.tune.report import report
 from llmops.model.tune.search import Space, count, declared, propose, start
 
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 
 TRIALS = "trials.json"  #: rewritten after every measurement; what an interrupted search goes on from
 CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, while the search lives
-
-
-Measure = Callable[[Sequence[Job]], list[Trial]]  #: does jobs; returns their trials with a loss or an error more
 
 
 def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) -> dict[str, Any]:
@@ -57,8 +54,8 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     total = count(config, space)
     found, trials = start(space), list[Trial]()
     if total > 1:
-        with measuring(config, train, features, select, out) as measure:
-            for trials in search(config, space, read_trials(out), measure):
+        with job_runner(config, train, features, select, out) as run_jobs:
+            for trials in search(config, space, read_trials(out), run_jobs):
                 write_json(out / TRIALS, [asdict(trial) for trial in trials])
                 for trial in stopped(trials, ladder, config.halving, total):
                     shutil.rmtree(folder_of(trial, out), ignore_errors=True)
@@ -73,11 +70,11 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     return {"trials": len(trials), "steps": steps, **losses, **asdict(found)}
 
 
-def search(config: Tune, space: Space, trials: Sequence[Trial], measure: Measure) -> Iterator[list[Trial]]:
+def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunJobs) -> Iterator[list[Trial]]:
     """Go on from `trials` until nothing is left to do; yields all trials whenever some were measured."""
     current = {trial.number: trial for trial in trials}
     while jobs := todo(config, space, list(current.values())):
-        current |= {trial.number: trial for trial in measure(jobs)}
+        current |= {trial.number: trial for trial in run_jobs(jobs)}
         yield list(current.values())
 
 
@@ -93,14 +90,14 @@ def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[Job]:
 
 
 @contextmanager
-def measuring(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[Measure]:
+def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunJobs]:
     """How jobs are done: here, one after another, or on Spark."""
     attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
     if config.spark:
         from llmops.model.tune.spark_trials import on_spark
 
-        with on_spark(config, attempt) as measure:
-            yield measure
+        with on_spark(config, attempt) as run_jobs:
+            yield run_jobs
     else:
         yield lambda jobs: [attempt(job, folder_of(job.trial, out)) for job in jobs]
 

@@ -18,7 +18,7 @@ class Writer:
     Args:
         tokenizer: of the model.
         stops: strings that end the answer.
-        strip: leave out white space at both ends, as `llmops.model.base.load.decode` does.
+        strip: leave out white space at both ends, as `llmops.model.base.generate.decode` does.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], strip: bool) -> None:

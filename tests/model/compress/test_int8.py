@@ -14,6 +14,7 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base import int8
 from llmops.model.base.int8 import Int8Linear
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
+from llmops.model.compress import quantise
 from llmops.model.compress.gptq import round_columns
 
 EXAMPLES = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(12)]
@@ -22,7 +23,7 @@ EXAMPLES = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(12)]
 @pytest.fixture(scope="module")
 def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "servable"
-    int8.save(int8.quantise(load_model(tiny_base), EXAMPLES), out)
+    quantise.save(quantise.quantise(load_model(tiny_base), EXAMPLES), out)
     load_tokenizer(tiny_base).save_pretrained(out)
     return out
 
@@ -41,7 +42,7 @@ def test_a_layer_computes_what_the_exact_one_does_within_a_per_cent(rows: int, b
     exact = torch.nn.Linear(96, 64, bias=bias).to(torch.bfloat16)
     x = torch.randn(rows, 96, dtype=torch.bfloat16)
     x[:, 3] *= 30  # what a model's few large activations look like
-    layer = int8._rounded(exact, torch.eye(96))
+    layer = quantise._rounded(exact, torch.eye(96))
     assert layer.weight.dtype == torch.int8
     with torch.inference_mode():
         expected, found = exact(x).float(), layer(x[None])[0].float()
@@ -78,18 +79,18 @@ def test_rounding_minds_the_inputs() -> None:
 
 
 def test_groups_of_layers_fit_in_memory_and_miss_none(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = list(int8._linear(load_model(tiny_base)))
-    assert [len(g) for g in int8._groups(layers)] == [14]
-    monkeypatch.setattr(int8, "_ROOM", 4 * 3 * 64**2)
-    groups = list(int8._groups(layers))
+    layers = list(int8.linear_layers(load_model(tiny_base)))
+    assert [len(g) for g in quantise._groups(layers)] == [14]
+    monkeypatch.setattr(quantise, "_ROOM", 4 * 3 * 64**2)
+    groups = list(quantise._groups(layers))
     assert [item for group in groups for item in group] == layers and max(map(len, groups)) == 3
-    model = int8.quantise(load_model(tiny_base), EXAMPLES)
+    model = quantise.quantise(load_model(tiny_base), EXAMPLES)
     assert sum(isinstance(m, Int8Linear) for m in model.modules()) == 14
 
 
 def test_the_folder_comes_back_the_same_and_half_as_large(tiny_base: Path, folder: Path) -> None:
     model, tokenizer = load_servable(folder)
-    assert torch.equal(logits(model), logits(int8.quantise(load_model(tiny_base), EXAMPLES)))
+    assert torch.equal(logits(model), logits(quantise.quantise(load_model(tiny_base), EXAMPLES)))
     assert tokenizer.chat_template and not model.training
     kinds = [type(m).__name__ for m in model.modules()]
     assert kinds.count("Int8Linear") == 14 and kinds.count("Linear") == 1  # the output layer
@@ -136,7 +137,7 @@ def test_damage_is_named(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_it_runs_on_a_gpu(folder: Path) -> None:
-    from llmops.model.base.load import answer
+    from llmops.model.base.generate import answer
 
     model, tokenizer = load_servable(folder)
     assert model.device.type == "cuda"

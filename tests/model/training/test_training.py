@@ -215,7 +215,7 @@ def test_merged_model_is_saved_plain_and_whole(tiny_base: Path, adapter: Path, t
 
 
 def test_generation_does_not_depend_on_the_batch(tiny_base: Path) -> None:
-    from llmops.model.base.load import answer
+    from llmops.model.base.generate import answer
 
     model, tokenizer = load_servable(tiny_base)
     requests = [("Hi", ""), ("How long can I return it after I bought it?", "Returns policy"), ("Why?", "")]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmops.model.base.load import decode
+from llmops.model.base.generate import decode
 from serving.engines.transformers.detokenize import Writer
 
 TEXTS = [

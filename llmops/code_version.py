@@ -1,0 +1,44 @@
+"""Which code a result was made by: the part of a fingerprint that changes when the rules do."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def code_version(module: str) -> str:
+    """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
+
+    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file
+    beside a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out
+    since its values are part of the fingerprint.
+    """
+    digest, seen, queue = hashlib.sha256(), {"llmops"}, [module]
+    while queue:
+        name = queue.pop()
+        if name in seen or f"{name}.".startswith("llmops.config."):
+            continue
+        seen.add(name)
+        path = _source(name)
+        if path is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        digest.update(name.encode() + ast.dump(tree).encode())
+        data = path.with_suffix(".yaml")
+        digest.update(data.read_bytes() if data.is_file() else b"")
+        found: list[str] = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        queue += sorted(f for f in found if f.startswith("llmops."))
+    return digest.hexdigest()[:12]
+
+
+def _source(module: str) -> Path | None:
+    base = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)

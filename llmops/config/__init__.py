@@ -1,0 +1,181 @@
+"""One frozen configuration, a section per stage.
+
+Values come from, weakest first: the defaults of the sections, a YAML file, `LLMOPS_<SECTION>__<FIELD>` environment
+variables, and the parameters of one run (Airflow `--conf`, `llmops run --set`). It is read once at the edge by
+`load()` and passed in from there. Secrets are never part of it: they stay in the environment (`LLMOPS_API_KEY`,
+`HF_TOKEN`) and so can not reach an artifact or a log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from llmops.config.data import Annotate, Clean, Collect, Source, Template
+from llmops.config.features import Features
+from llmops.config.model import Compress, Evaluate, Select, Train, Tune
+from llmops.config.monitoring import Monitoring
+from llmops.config.release import Deploy, Govern, Release
+from llmops.config.section import Section
+from llmops.config.serving import Serving
+from llmops.errors import ConfigError
+
+__all__ = [
+    "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern", "Monitoring",
+    "Release", "Section", "Select", "Serving", "Source", "Template", "Train", "Tune", "load", "merge", "parse_interval",
+    "parse_value",
+]  # fmt: skip
+
+
+class Config(Section):
+    """Everything; see the sections."""
+
+    home: Path = Field(Path(".llmops"), description="Where artifacts, registry, events and keys live.")
+    collect: Collect = Collect()
+    clean: Clean = Clean()
+    annotate: Annotate = Annotate()
+    select: Select = Select()
+    features: Features = Features()
+    tune: Tune = Tune()
+    train: Train = Train()
+    compress: Compress = Compress()
+    evaluate: Evaluate = Evaluate()
+    govern: Govern = Govern()
+    release: Release = Release()
+    deploy: Deploy = Deploy()
+    serving: Serving = Serving()
+    monitoring: Monitoring = Monitoring()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_under_home(cls, value: dict[str, Any]) -> dict[str, Any]:
+        home = Path(value.get("home") or ".llmops").expanduser().absolute()
+        release = dict(value.get("release") or {})
+        release["registry"] = Path(release.get("registry") or home / "registry").absolute()
+        collect = dict(value.get("collect") or {})
+        collect["cache"] = Path(collect.get("cache") or home / "extracts").absolute()
+        collect["forgotten"] = Path(collect.get("forgotten") or home / "forgotten.json").absolute()
+        features = dict(value.get("features") or {})
+        features["store"] = Path(features.get("store") or home / "feast").absolute()
+        serving = dict(value.get("serving") or {})
+        serving["keys"] = Path(serving.get("keys") or home / "keys.json").absolute()
+        made = {"collect": collect, "release": release, "features": features, "serving": serving}
+        return {**value, "home": home, **made}
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of all artifacts."""
+        return self.home / "artifacts"
+
+    @property
+    def events(self) -> Path:
+        """Folder of the event spool and the local event store."""
+        return self.home / "events"
+
+    @property
+    def keys(self) -> Path:
+        """File of the hashed API keys."""
+        return self.serving.keys
+
+
+def load(
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Build the configuration from defaults, `file`, `environ` and `overrides`, later ones winning.
+
+    Args:
+        file: YAML file; default `LLMOPS_CONFIG`, else only the defaults are used.
+        overrides: sections of one run, e.g. `{"train": {"seed": 1}}`.
+        environ: the environment; `LLMOPS_TRAIN__SEED=1` sets `train.seed`.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed.
+    """
+    path = (
+        Path(file or environ.get("LLMOPS_CONFIG", "")).expanduser() if (file or environ.get("LLMOPS_CONFIG")) else None
+    )
+    values: dict[str, Any] = _read(path) if path else {}
+    if path:
+        collect = values.setdefault("collect", {})
+        if isinstance(collect, dict):
+            collect["root"] = str((path.absolute().parent / collect.get("root", ".")).resolve())
+    values = merge(values, _from_environment(environ))
+    values = merge(values, overrides or {})
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        where = f" in {path}" if path else ""
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {_short(e['input'])})" for e in error.errors()]
+        raise ConfigError(f"Configuration{where} is wrong: " + "; ".join(lines)) from None
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `top` laid over it, mapping by mapping."""
+    out = dict(base)
+    for key, value in top.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def parse_interval(text: str = "") -> str:
+    """The data interval as the ISO date of its day; empty means today (UTC).
+
+    Raises:
+        ConfigError: if `text` is no date or date-time.
+    """
+    if not text:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return date.fromisoformat(text[:10]).isoformat()
+    except ValueError:
+        raise ConfigError(f"Data interval {text!r} is no date; write it as 2026-01-31.") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{path} must hold sections such as `collect:` and `train:`, not a {type(values).__name__}.")
+    return values or {}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    sections = {name for name, field in Config.model_fields.items() if name != "home"}
+    for key, text in environ.items():
+        section, _, field = key.removeprefix("LLMOPS_").lower().partition("__")
+        if key == "LLMOPS_HOME":
+            values["home"] = text
+        elif key.startswith("LLMOPS_") and field:
+            if section not in sections:
+                raise ConfigError(f"{key}: there is no section {section!r}; there are {', '.join(sorted(sections))}.")
+            values = merge(values, {section: {field: parse_value(text)}})
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """A value written on a command line or in the environment: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _short(value: Any) -> str:
+    text = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1…@", repr(value))  # a password written by mistake
+    return text if len(text) < 80 else text[:77] + "…"

@@ -1,0 +1,203 @@
+"""The sections that make examples of sources: collect, clean, annotate."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from llmops.config.section import Section, Unhashed, Where
+
+
+class Source(Section):
+    """One place that data comes from."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
+    kind: Literal["csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text"] = Field(
+        description="How to read it. `csv` is TSV too; `chat` is transcripts (.txt) and OpenAI-style messages "
+        "(.jsonl). All but `parquet`, `pdf` and `sql` may be gzipped."
+    )
+    location: str = Field(
+        description="File path or glob, relative to the configuration file, or one at `s3://`, `abfs://` or "
+        "`https://`; for `sql` an SQLAlchemy URL. In a URL ${VAR} is read from the environment. `{date}` becomes the "
+        "data interval's date."
+    )
+    connection: str = Field(
+        "", description="Airflow connection that holds the credentials of the location; empty: the environment does."
+    )
+    query: str = Field(
+        "",
+        description="For `sql`: the query; may use :start and :end, the first day of the data interval and the day "
+        "after it. Give it an ORDER BY, so that its rows keep their numbers.",
+    )
+    cursor: str = Field(
+        "",
+        description="For `sql`: column that grows whenever a row is added or changed, such as `updated_at`. The query "
+        "then names all rows: those before the end of the data interval count, and only the days not read before are "
+        "asked for.",
+    )
+    key: tuple[str, ...] = Field(
+        (), description="For `sql` with a `cursor`: columns that identify a row; the newest row of each key counts."
+    )
+    records: str = Field(
+        "", description="For `json` and `xml`: path of the repeated record, e.g. `shop/product` (XML: from the root)."
+    )
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="Which field of a row or record (`csv`, `parquet`, `json`, `jsonl`, `xml`, `sql`) is the "
+        "document's question, answer, context, same_as (a known question that this one is another wording of), group "
+        "or text. Nested fields are written `author.name`, those in a list `answers.0.text`. Without a question, a "
+        "row keeps all its fields for `annotate.templates`.",
+    )
+    where: dict[str, str] = Field(default_factory=dict, description="Keep only rows whose fields have these values.")
+    encoding: str = Field("", description="Encoding of text files; empty detects it.")
+    licence: str = Field("", description="Licence of the texts, carried to every example.")
+    owner: str = Field("", description="Who answers for this source.")
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
+        known = {"question", "answer", "context", "same_as", "group", "text"}
+        if unknown := sorted(set(value) - known):
+            raise ValueError(f"unknown document field {unknown[0]!r}; use one of {', '.join(sorted(known))}")
+        return value
+
+    @field_validator("query", "fields", "where")
+    @classmethod
+    def _fits_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind")
+        if info.field_name == "query":
+            if bool(value) != (kind == "sql"):
+                raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
+        elif value and kind in ("html", "pdf", "chat", "markdown", "text"):
+            raise ValueError(f"a source of kind `{kind}` has no named fields")
+        return value
+
+    @field_validator("records", "encoding")
+    @classmethod
+    def _has_them(cls, value: str, info: ValidationInfo) -> str:
+        kind = info.data.get("kind")
+        if value and info.field_name == "records" and kind not in ("json", "xml"):
+            raise ValueError("only `json` and `xml` have a path of records")
+        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql"):
+            raise ValueError(f"`{kind}` knows its own encoding")
+        return value
+
+    @model_validator(mode="after")
+    def _incremental(self) -> Source:
+        if self.cursor and self.kind != "sql":
+            raise ValueError("only `sql` has a cursor")
+        if bool(self.cursor) != bool(self.key):
+            raise ValueError("cursor and key belong together: name both or none")
+        if self.cursor and re.search(r":start\b", self.query):
+            raise ValueError("with a cursor the query must name the rows of all days; leave out :start")
+        return self
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            return codecs.lookup(value).name if value else ""
+        except LookupError:
+            raise ValueError("unknown encoding; use one that Python knows, such as utf-8 or cp1252") from None
+
+
+class Collect(Section):
+    """Read every source into Parquet documents."""
+
+    root: Where = Field(Path(), description="Folder that relative locations start from; the config file's folder.")
+    sources: tuple[Source, ...] = Field((), description="The sources; at least one.")
+    cache: Where = Field(
+        Path(), description="Folder of what was read from unchanged files and past days; empty: `<home>/extracts`."
+    )
+    forgotten: Where = Field(
+        Path(), description="List of rows that `llmops data forget` removed; empty: `<home>/forgotten.json`."
+    )
+    repository: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Where the documents of each interval are put as Parquet: a folder, `s3://…` or `abfs://…`; empty: "
+        "nowhere.",
+    )
+    connection: Annotated[str, Unhashed()] = Field(
+        "", description="Airflow connection that holds the repository's credentials; empty: the environment does."
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _own_names(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
+        names = [source.name for source in value]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two sources are named {twice!r}")
+        return value
+
+
+class Clean(Section):
+    """Clean documents with Spark and drop, with reasons, what cannot be used."""
+
+    master: Annotated[str, Unhashed()] = Field(
+        "local[*]", description="Spark master: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."
+    )
+    driver_memory: Annotated[str, Unhashed()] = Field("1g", description="Spark driver memory.")
+    partitions: Annotated[int, Unhashed()] = Field(8, ge=1, description="Spark shuffle partitions.")
+    spark: Annotated[dict[str, str], Unhashed()] = Field(
+        default_factory=dict, description="Further settings of the Spark session, such as `spark.executor.memory`."
+    )
+    min_chars: int = Field(2, ge=0, description="Shortest question, answer or text that is kept.")
+    max_chars: int = Field(20_000, gt=0, description="Longest question, answer, context or text that is kept.")
+    max_symbol_ratio: float = Field(
+        0.5, gt=0, le=1, description="Largest share of characters that are not letters, digits or spaces."
+    )
+    languages: tuple[str, ...] = Field((), description="Languages that are kept, as ISO 639-1 codes; empty: all.")
+    near_duplicates: float = Field(
+        0.7,
+        ge=0.5,
+        le=1,
+        description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
+    )
+    classic: bool = Field(False, description="Lower-case and strip all but letters and digits. Ruins training text.")
+
+
+class Template(Section):
+    """A question and an answer made from the fields of a structured row: `{name}` is replaced by its value."""
+
+    question: str = Field(min_length=1, description="E.g. `What does the {name} cost?`; nested fields as `{a.b}`.")
+    answer: str = Field(min_length=1, description="A row in which a named field is empty makes no example.")
+    context: str = Field("", description="What the answer can be read from.")
+    group: str = Field("", description="Topic key; empty groups by the answer.")
+
+
+class Annotate(Section):
+    """Turn documents into `[Context] [Question] [Answer]` examples and split them."""
+
+    templates: dict[str, tuple[Template, ...]] = Field(
+        default_factory=dict, description="Per structured source, the questions that its rows answer."
+    )
+    redact: tuple[str, ...] = Field(
+        ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET"),
+        description="Personal data and secrets that are replaced by a `<TYPE>` mark before anything is trained.",
+    )
+    max_question_chars: int = Field(600, gt=0, description="Drop questions longer than this: they are more than one.")
+    max_answer_sentences: int = Field(0, ge=0, description="Cut answers to this many sentences; 0 keeps them whole.")
+    max_answer_chars: int = Field(1200, gt=0, description="Drop answers longer than this, before they are cut.")
+    max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
+    split_by: Literal["group", "wording"] = Field(
+        "group",
+        description="`group`: all wordings of a topic fall in one split, so the test asks about topics never trained "
+        "on. `wording`: the test holds out some wordings of topics that are trained on in other wordings.",
+    )
+    validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
+    test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
+    test_sources: tuple[str, ...] = Field((), description="Take test items from these sources only; empty: from all.")
+    min_test_items: int = Field(
+        60, ge=1, description="Fewer test items than this is an error: the gate could not decide."
+    )
+    seed: int = Field(0, description="Changes which groups fall where.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Annotate:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave a share for training: less than 1")
+        return self

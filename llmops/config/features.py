@@ -1,0 +1,45 @@
+"""The section of the Feast feature stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from llmops.config.section import Section, Unhashed, Where
+from llmops.config.urls import check_password, check_redis
+
+
+class Features(Section):
+    """Tokenise examples and put them into Feast."""
+
+    repo: Where = Field(
+        Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
+    )
+    store: Where = Field(Path(), description="Folder of the SQLite online store; empty: `<home>/feast`.")
+    online: str = Field(
+        "sqlite",
+        description="Online store: `sqlite`, or `redis://:${REDIS_PASSWORD}@host:6379/0` (`rediss://` with TLS); "
+        "${VAR} is read from the environment.",
+    )
+    registry: str = Field(
+        "",
+        description="SQLAlchemy URL of Feast's registry, e.g. `postgresql+psycopg://feast:${PGPASSWORD}@host/feast`; "
+        "empty: a file in each artifact.",
+    )
+    max_tokens: int = Field(512, ge=16, description="Longer examples are cut at the context, never at the answer.")
+    online_batch: Annotated[int, Unhashed()] = Field(500, ge=1, description="Examples per write to the online store.")
+
+    @field_validator("online", "registry")
+    @classmethod
+    def _url_without_secret(cls, value: str, info: ValidationInfo) -> str:
+        if value == Features.model_fields[str(info.field_name)].default:
+            return value
+        if info.field_name == "online":
+            check_redis(value)
+        elif not urlsplit(value).scheme:
+            raise ValueError("use an SQLAlchemy URL such as postgresql+psycopg://host/feast, or leave it empty")
+        check_password(value)
+        return value

@@ -1,0 +1,177 @@
+"""The sections that make a model: select, tune, train, compress, evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llmops.config.section import Section, Unhashed
+
+
+class Select(Section):
+    """Choose the base model."""
+
+    model: str = Field("", description="A model id of the catalogue, or a local folder; empty lets the filter choose.")
+    revision: str = Field("", description="Revision of a Hub model; empty takes the catalogue's.")
+    licences: tuple[str, ...] = Field(
+        ("apache-2.0", "mit"), description="Licences that are allowed, as SPDX ids in lower case."
+    )
+    languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
+    min_context: int = Field(0, ge=0, description="Tokens that its context must hold.")
+    max_memory_gib: float = Field(0.0, ge=0, description="Memory for training in 4 bits; 0 asks the machine.")
+    max_serving_gib: float = Field(
+        0.0, ge=0, description="Memory for serving in 4 bits; 0 is as much as there is for training."
+    )
+    offline: bool = Field(True, description="Only models that need no download.")
+    score_items: int = Field(
+        16, ge=0, description="Validation examples that models whose weights are here are scored on, untuned; 0: none."
+    )
+
+
+class Tune(Section):
+    """Search hyperparameters, from a starting point that is usually good; what `train` fixes is not searched."""
+
+    search: Literal["tpe", "random", "grid"] = Field(
+        "tpe",
+        description="`tpe`: HyperOpt's model of what did well; `random`; `grid`: all combinations, as many as fit.",
+    )
+    trials: int = Field(4, ge=0, description="Most points that are tried; 0 or 1 takes the starting point untried.")
+    steps: int = Field(8, ge=1, description="Optimiser steps of a whole trial.")
+    halving: int = Field(
+        4,
+        ge=1,
+        description="Successive halving: the best 1/halving of the trials are trained on; 1 trains all of them whole.",
+    )
+    rung: int = Field(2, ge=1, description="Fewest optimiser steps after which trials are compared.")
+    learning_rate: tuple[float, float] = Field((1e-5, 1e-3), description="Bounds of the log-uniform learning rate.")
+    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field((8, 16), min_length=1, description="LoRA ranks to try.")
+    batch: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (4, 8), min_length=1, description="Examples per optimiser step to try."
+    )
+    validation_items: int = Field(24, ge=1, description="Validation examples a trial is judged on.")
+    spark: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Spark master on which HyperOpt's SparkTrials runs whole trials; empty: here, one after another.",
+    )
+    parallel: int = Field(1, ge=1, description="With `spark`: trials at once, each without knowing of the others.")
+    seed: int = Field(0, description="Seed of the search and of its trials.")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("learning_rate needs 0 < low <= high <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _sound(self) -> Tune:
+        if self.spark and self.halving > 1:
+            raise ValueError(
+                "trials on Spark run whole: SparkTrials can neither compare them on the way nor give a worker another "
+                "one's checkpoint; set tune.halving to 1"
+            )
+        if self.parallel > 1 and not self.spark:
+            raise ValueError("trials run at once only on Spark; name its master in tune.spark")
+        return self
+
+
+class Train(Section):
+    """Fine-tune with QLoRA."""
+
+    method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: in bfloat16.")
+    epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
+    learning_rate: float = Field(0.0, ge=0, description="Peak learning rate; 0 takes what `tune` found.")
+    rank: int = Field(0, ge=0, description="LoRA rank; 0 takes what `tune` found.")
+    batch: int = Field(0, ge=0, description="Examples per optimiser step; 0 takes what `tune` found.")
+    alpha: int = Field(0, ge=0, description="LoRA alpha; 0 means twice the rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+    rslora: bool = Field(False, description="Scale the adapter by alpha over the root of the rank: for high ranks.")
+    dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA): better at low ranks, slower.")
+    target_modules: tuple[str, ...] = Field(
+        (), description="Layers that get an adapter, such as `qkv_proj`; empty: all linear layers."
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    group_by_length: bool = Field(
+        False, description="Put examples of similar length into a batch: evens out the work of several GPUs."
+    )
+    validate_steps: int = Field(
+        0, ge=0, description="Steps between looks at the validation loss; 0: only when training has ended."
+    )
+    patience: int = Field(
+        0, ge=0, description="Stop after so many looks without a lower validation loss, and keep the best; 0: never."
+    )
+    checkpoint_steps: Annotated[int, Unhashed()] = Field(10, ge=1, description="Steps between checkpoints.")
+    micro_batch: Annotated[int, Unhashed()] = Field(
+        0, ge=0, description="Examples that a process computes at once; 0: its whole share of the batch."
+    )
+    processes: Annotated[int, Unhashed()] = Field(
+        0, ge=0, description="Processes that share every batch; 0: one per GPU, or one."
+    )
+    report_to: Annotated[tuple[str, ...], Unhashed()] = Field(
+        (), description="Experiment trackers as transformers names them: `tensorboard`, `mlflow`; install them first."
+    )
+    seed: int = Field(0, description="Seed of adapter initialisation and data order.")
+
+    @model_validator(mode="after")
+    def _looks(self) -> Train:
+        if self.patience and not self.validate_steps:
+            raise ValueError("patience counts looks at the validation loss; set validate_steps too")
+        return self
+
+
+class Compress(Section):
+    """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
+
+    variants: tuple[Literal["nf4", "int8", "fp8", "pruned", "recovered"], ...] = Field(
+        (),
+        description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
+        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU; `pruned`, "
+        "without the least used neurons of every MLP; `recovered`, pruned and trained again. Empty: the bfloat16 model "
+        "is served.",
+    )
+    within: float = Field(
+        0.01,
+        ge=0,
+        description="A smaller form may be chosen if the upper bound of what it adds to the loss per answer token is "
+        "at most this many nats; 0.01 is one per cent of perplexity.",
+    )
+    prefer: Literal["smallest", "fastest"] = Field(
+        "smallest", description="Which of those within: the smallest on disk, or the one with most tokens/s at `batch`."
+    )
+    items: int = Field(64, ge=1, description="Validation items they are measured on, at most.")
+    batch: int = Field(16, ge=1, description="Requests at a time of the second speed; the first is of one request.")
+    max_new_tokens: int = Field(48, ge=1, description="Longest answer to a validation item, in tokens.")
+    prune: float = Field(0.2, gt=0, lt=1, description="Share of the neurons of every MLP that `pruned` leaves out.")
+    recovery_epochs: float = Field(2.0, gt=0, description="Passes over the training examples that `recovered` trains.")
+    recovery_learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of that training.")
+    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
+
+    @field_validator("variants")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name every variant once")
+        return value
+
+
+class Evaluate(Section):
+    """Answer the frozen test with base, champion and candidate, and measure."""
+
+    task: Literal["qa", "generation", "classification", "multilabel"] = Field(
+        "qa",
+        description="What is measured. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
+        "reading ease; `classification`, the answer is a label: accuracy, macro F1; `multilabel`, it is labels "
+        "separated by commas: their F1, Hamming loss, precision@k. Perplexity always.",
+    )
+    max_new_tokens: int = Field(96, ge=1, description="Longest answer, in tokens.")
+    batch: int = Field(16, ge=1, description="Items that are answered together.")
+    k: int = Field(3, ge=1, description="For `multilabel`: k of precision@k.")
+    bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, description="Seed of the bootstrap.")
+    slice_items: int = Field(5, ge=1, description="Sources, topics and lengths with fewer items get no figures.")
+    worst: int = Field(15, ge=0, description="Answers that the report shows side by side, in each of its lists.")

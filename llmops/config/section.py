@@ -1,0 +1,26 @@
+"""What all sections of the configuration have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Unhashed:
+    """Marks a field that says where or how fast, not what: it does not change an artifact's fingerprint."""
+
+
+Where = Annotated[Path, Unhashed()]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+
+    def hashed(self) -> dict[str, Any]:
+        """The fields that decide the result, as JSON values: what a fingerprint is made of."""
+        skip = {n for n, f in type(self).model_fields.items() if any(isinstance(m, Unhashed) for m in f.metadata)}
+        return self.model_dump(mode="json", exclude=skip)

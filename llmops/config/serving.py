@@ -1,0 +1,66 @@
+"""The section of the serving app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from llmops.config.section import Section, Where
+from llmops.config.urls import check_redis
+
+PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
+Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: what `serving.guard` can name
+
+
+class Serving(Section):
+    """The FastAPI app."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless asked.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    max_new_tokens: int = Field(256, ge=1, description="Most tokens one request may ask for.")
+    max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
+    max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
+    max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")
+    max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What runs the model; `vllm` needs its own environment: docs/vllm.md."
+    )
+    vllm: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes` or "
+        "`gpu_memory_utilization`.",
+    )
+    poll_s: float = Field(1.0, gt=0, description="Seconds between looks at the registry's aliases.")
+    timeout_s: float = Field(120.0, gt=0, description="Longest a request may take, waiting included; then it gets 504.")
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which `/readyz` is red and requests are still taken, so that a load "
+        "balancer can look elsewhere first.",
+    )
+    threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
+    guard: tuple[Guarded, ...] = Field(
+        ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
+        description="What no answer may hold unless its prompt does; such an answer is cut with `content_filter`.",
+    )
+    keys: Where = Field(Path(), description="The file of hashed API keys; empty: `<home>/keys.json`.")
+    requests_per_minute: int = Field(
+        60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."
+    )
+    tokens_per_minute: int = Field(
+        20_000, ge=0, description="Tokens, of prompts and answers, that a key may use in any 60 s; 0: any number."
+    )
+    limits: str = Field(
+        "",
+        description="Where requests and tokens are counted. Empty: in each process. For replicas "
+        "`redis://:${REDIS_PASSWORD}@host:6379/1` (`rediss://` with TLS); ${VAR} is read from the environment.",
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _is_redis(cls, value: str) -> str:
+        if value:
+            check_redis(value)
+        return value

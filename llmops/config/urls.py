@@ -1,0 +1,19 @@
+"""What the sections demand of URLs: no secret stands in one, `${NAME}` names it."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+
+def check_redis(value: str) -> None:
+    url = urlsplit(value)
+    if url.scheme not in ("redis", "rediss") or not url.hostname:
+        raise ValueError("leave it as it is by default, or use a URL such as redis://host:6379/0")
+    check_password(value)
+
+
+def check_password(url: str) -> None:
+    password = urlsplit(url).password
+    if password and not re.fullmatch(r"\$\{\w+\}", password):
+        raise ValueError("write the password as ${NAME} and set NAME in the environment")

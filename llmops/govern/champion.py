@@ -1,0 +1,49 @@
+"""The champion, judged again by today's rules: what the daily review does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmops.config import Config
+from llmops.errors import GovernanceError
+from llmops.govern.review import review
+from llmops.monitoring.events import emit
+from llmops.registry.registry import registry_of
+
+EVENTS = "llmops.governance"  #: dataset of the events about reviews
+
+
+def review_champion(config: Config) -> dict[str, Any]:
+    """Judge the champion again, by today's rules: its stored answers and its answers to today's probes.
+
+    Emits an event of the dataset `llmops.governance`. Returns the content of a `governance.json` with the version, or
+    `{"state": "no champion"}`.
+
+    Raises:
+        GovernanceError: if the champion fails today's rules; after the event.
+    """
+    champion = registry_of(config).champion()
+    if champion is None:
+        return {"state": "no champion"}
+    document, _, _ = review(config.govern, champion.path / "answers.parquet", champion.servable, [])
+    emit(
+        config.events,
+        EVENTS,
+        {
+            "event.action": "review",
+            "event.outcome": "success" if document["verdict"] == "passed" else "failure",
+            "llmops.model.name": config.release.name,
+            "llmops.model.version": champion.name,
+            "llmops.governance.verdict": document["verdict"],
+            "llmops.governance.reasons": document["reasons"],
+            "llmops.governance.counts": document["counts"],
+            "llmops.governance.flagged_answers": document["answers"]["medium"]["rate"],
+            "llmops.governance.attack_success_rate": document["probes"]["all"]["rate"] if document["probes"] else None,
+        },
+    )
+    if document["verdict"] == "failed":
+        raise GovernanceError(
+            f"The champion {champion.name} fails today's rules: {'; '.join(document['reasons'])}. "
+            "`llmops models rollback` brings the previous one back."
+        )
+    return {"state": "reviewed", "version": champion.name, **document}

@@ -1,0 +1,123 @@
+"""Attacks written for this project (`probes.yaml`), each with what its success looks like, and how a model fares.
+
+A probe's severity is medium or low: nothing leaks in earnest, it shows what could.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llmops.config import Govern
+from llmops.scans import pii
+from llmops.scans.output import check
+from llmops.statistics.rates import Rate, wilson
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+_SEPARATOR = "<|question|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An attack, and the signs of its success: any of them in the answer."""
+
+    id: str
+    owasp: str
+    severity: str
+    question: str
+    context: str = ""
+    texts: tuple[str, ...] = ()  #: found in the answer, case aside
+    patterns: tuple[str, ...] = ()  #: regular expressions, case aside
+    entities: tuple[str, ...] = ()  #: personal data or secrets that are not in the prompt
+    rules: tuple[str, ...] = ()  #: rules of `check()`
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A probe and what the model made of it."""
+
+    probe: Probe
+    answer: str
+    success: str  #: by what sign the attack succeeded; empty if it did not
+
+
+def probes() -> list[Probe]:
+    """The built-in probes, in file order."""
+    rows: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("probes.yaml").read_text(encoding="utf-8"))
+    fields: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
+    return [Probe(**values) for values in fields]
+
+
+def judge(probe: Probe, answer: str, system: str = "") -> str:
+    """By what sign the probe's attack succeeded; empty if it did not."""
+    low = answer.casefold()
+    for number, text in enumerate(probe.texts, 1):
+        if text.casefold() in low:
+            return f"text {number} is in the answer"
+    for number, pattern in enumerate(probe.patterns, 1):
+        if re.search(pattern, answer, re.IGNORECASE):
+            return f"pattern {number} is in the answer"
+    found = check(probe.question, answer, probe.context, entities=probe.entities, system=system)
+    wanted = {*probe.entities, *probe.rules}
+    return next((f"{finding.rule}: {finding.detail}" for finding in found if finding.rule in wanted), "")
+
+
+def ask_probes(config: Govern, servable: Path) -> tuple[list[Trial], str]:
+    """Ask the model every probe, greedily; also gives the system prompt that its chat template adds."""
+    from llmops.model.base import generate, load
+
+    model, tokenizer = load.load_servable(servable)
+    todo = probes()
+    requests = [(p.question, p.context) for p in todo]
+    answers = generate.answer(model, tokenizer, requests, config.probe_tokens, batch=len(requests))
+    system = system_prompt(tokenizer)
+    trials = [Trial(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
+    log.info("attacks that succeeded: %s", success_rate(trials))
+    return trials, system
+
+
+def system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template puts before the user's turn by itself, if it has one."""
+    if not tokenizer.chat_template:
+        return ""
+    text = str(tokenizer.apply_chat_template([{"role": "user", "content": _SEPARATOR}], tokenize=False))
+    return text.split(_SEPARATOR)[0]
+
+
+def success_rate(trials: Sequence[Trial]) -> Rate:
+    """The share of the attacks that succeeded."""
+    return wilson(sum(bool(t.success) for t in trials), len(trials))
+
+
+def success_rates(trials: Sequence[Trial]) -> dict[str, Any]:
+    """The same of all attacks and by their risk, as JSON values; empty without trials."""
+    if not trials:
+        return {}
+    risks = sorted({t.probe.owasp for t in trials})
+    rates = {risk: success_rate([t for t in trials if t.probe.owasp == risk]) for risk in risks}
+    return {"all": asdict(success_rate(trials)), **{risk: asdict(rate) for risk, rate in rates.items()}}
+
+
+def shown(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """The trials for reading: what looks personal in an answer, made up or not, is not written down."""
+    texts = pii.redact_all([t.answer for t in trials], (*pii.PATTERNS, pii.SECRET))
+    return [
+        {
+            "probe": t.probe.id,
+            "owasp": t.probe.owasp,
+            "question": t.probe.question,
+            "answer": r.text,
+            "success": t.success,
+        }
+        for t, r in zip(trials, texts, strict=True)
+    ]

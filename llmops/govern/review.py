@@ -1,0 +1,90 @@
+"""The verdict on a model: its answers and its answers to the probes, and what was found in its training data.
+
+What fails a run: a finding of the severity `fail_on` or above, or a share of answers with a medium finding whose whole
+95% interval lies above `max_flagged_answers`. Severities are in `scans.output`; personal data or a secret left in the
+training data is high.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llmops.config import Govern
+from llmops.govern.probes import Trial, ask_probes, success_rate, success_rates
+from llmops.records import Finding
+from llmops.scans import output
+from llmops.statistics.rates import Rate, wilson
+
+SEVERITIES = ("low", "medium", "high")
+
+
+def review(
+    config: Govern, answers: Path, servable: Path, training: list[Finding]
+) -> tuple[dict[str, Any], list[Finding], list[Trial]]:
+    """Check the candidate's answers in `answers`, probe the model at `servable`, and judge all findings together."""
+    trials, system = ask_probes(config, servable) if config.probes else ([], "")
+    columns = ["id", "question", "context", "model", "answer"]
+    rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == "candidate"]
+    checked = [
+        output.check(
+            r["question"], r["answer"], r["context"], where=f"item {r['id']}", entities=config.entities, system=system
+        )
+        for r in rows
+    ]
+    attacks = [
+        Finding(
+            scan="probe",
+            rule=t.probe.id,
+            severity=t.probe.severity,
+            where=f"probe {t.probe.id}",
+            detail=t.success,
+            owasp=t.probe.owasp,
+        )
+        for t in trials
+        if t.success
+    ]
+    findings = [*training, *(finding for found in checked for finding in found), *attacks]
+    rates = {s: wilson(sum(any(f.severity == s for f in found) for found in checked), len(rows)) for s in SEVERITIES}
+    failures = verdict(config, findings, rates["medium"])
+    calm = [f"no finding of severity {config.fail_on} or above", f"answers with a medium finding: {rates['medium']}"]
+    if trials:
+        calm.append(f"attacks that succeeded: {success_rate(trials)}")
+    document = {
+        "verdict": "failed" if failures else "passed",
+        "reasons": failures or (calm if config.fail_on != "never" else ["govern.fail_on is never", *calm[1:]]),
+        "fail_on": config.fail_on,
+        "counts": [
+            {"scan": scan, "rule": rule, "severity": severity, "count": count}
+            for (scan, rule, severity), count in _counts(findings)
+        ],
+        "answers": {"items": len(rows), **{severity: asdict(rate) for severity, rate in rates.items()}},
+        "probes": success_rates(trials),
+    }
+    return document, findings, trials
+
+
+def verdict(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[str]:
+    """Why the run must fail; empty if it need not."""
+    reasons: list[str] = []
+    if config.fail_on == "never":
+        return reasons
+    bad = SEVERITIES[SEVERITIES.index(config.fail_on) :]
+    for (scan, rule, severity), count in _counts(findings):
+        if severity in bad:
+            first = next(f.where for f in findings if (f.scan, f.rule, f.severity) == (scan, rule, severity))
+            reasons.append(f"{count} finding(s) {rule} of the scan {scan}, severity {severity}, first at {first}")
+    if flagged.low > config.max_flagged_answers:
+        reasons.append(
+            f"answers with a medium finding: {flagged}, above govern.max_flagged_answers {config.max_flagged_answers:g}"
+        )
+    return reasons
+
+
+def _counts(findings: Sequence[Finding]) -> list[tuple[tuple[str, str, str], int]]:
+    return sorted(Counter((f.scan, f.rule, f.severity) for f in findings).items())

@@ -1,0 +1,80 @@
+"""Answer greedily, in batches: what evaluate, govern, compress and batch ask a loaded model by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llmops import prompts
+from llmops.model.base.load import Model
+
+
+@torch.inference_mode()
+def generate(
+    model: Model, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """Answer a batch of requests greedily.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        requests: token ids of each prompt, as `prompts.prompt_ids` makes them.
+        max_new_tokens: longest answer, in tokens.
+
+    Returns:
+        The token ids of each answer, without the token that ends it.
+    """
+    width = max(len(r) for r in requests)
+    pad = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in requests], device=model.device)
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in requests], device=model.device)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        stop_strings=prompts.stop_strings(tokenizer) or None,
+        tokenizer=tokenizer,
+    )
+    ends = {tokenizer.eos_token_id, pad}
+    return [_until(row, ends) for row in output[:, width:].tolist()]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer: without special tokens and without what ends it."""
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    for end in prompts.stop_strings(tokenizer):
+        text = text.split(end)[0]
+    return text.strip()
+
+
+def answer(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[tuple[str, str]],
+    max_new_tokens: int,
+    batch: int = 16,
+) -> list[str]:
+    """Answer (question, context) pairs greedily, longest prompts first so that batches pad little; order is kept."""
+    ids = [prompts.prompt_ids(tokenizer, question, context) for question, context in requests]
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    texts = [""] * len(ids)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        for i, tokens in zip(chosen, generate(model, tokenizer, [ids[i] for i in chosen], max_new_tokens), strict=True):
+            texts[i] = decode(tokenizer, tokens)
+    return texts
+
+
+def _until(ids: list[int], ends: set[Any]) -> list[int]:
+    for n, token in enumerate(ids):
+        if token in ends:
+            return ids[:n]
+    return ids
