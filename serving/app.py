@@ -31,10 +31,10 @@ from serving.admission import signing
 from serving.admission.dependencies import Parts, assert_guarded
 from serving.admission.limits import Limiter
 from serving.engines.base import Engine
-from serving.errors import answer
 from serving.guard import Guard
 from serving.http.draining import DrainingServer
 from serving.http.middleware import Around
+from serving.http.problems import answer
 from serving.http.protocol import StayingProtocol
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models

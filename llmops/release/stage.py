@@ -46,7 +46,8 @@ def run(
 ) -> dict[str, Any]:
     """Write `decision.json`, and the version into the registry.
 
-    The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the champion at that time, else the base model.
+    The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the
+    champion at that time, else the base model.
 
     Raises:
         ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.

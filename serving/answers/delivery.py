@@ -12,10 +12,10 @@ from fastapi import Request
 from llmops.errors import LlmopsError
 from serving.engines.base import Answer, Chunk
 from serving.errors import ClientLeft, TimedOut
-from serving.models.trial import Answering
+from serving.models.stream import GuardedStream
 
 
-async def read(request: Request, stream: Answering, timeout_s: float) -> AsyncIterator[Chunk]:
+async def read(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
     """The chunks of an answer.
 
     Version, tokens, finish reason and time to the first chunk are in the request's event before the last is given.
@@ -63,7 +63,7 @@ async def read(request: Request, stream: Answering, timeout_s: float) -> AsyncIt
             _note(event, last)
 
 
-async def read_whole(request: Request, stream: Answering, timeout_s: float) -> Answer:
+async def read_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
     """An answer in one piece; see `read`."""
     texts: list[str] = []
     async for chunk in read(request, stream, timeout_s):

@@ -22,7 +22,7 @@ from serving.answers.openai_schemas import (
 from serving.engines.base import Answer, Ask, Chunk
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import EventStream, sse, streamed
-from serving.models.trial import Answering
+from serving.models.stream import GuardedStream
 
 
 async def respond(
@@ -42,7 +42,7 @@ async def respond(
     event = request.state.event
     event.update({"gen_ai.request.model": body.model, "gen_ai.request.max_tokens": asks[0].max_new_tokens})
     await reserve(request, asks)
-    streams: list[Answering] = []
+    streams: list[GuardedStream] = []
     answers: list[Answer] = []
     try:
         for asked in asks:
@@ -70,7 +70,7 @@ class Reply:
 
     id: str
     name: str  #: of the model
-    stream: Answering
+    stream: GuardedStream
     chat: bool
     n: int = 1  #: answers to each prompt
     counted: bool = False  #: whether a stream ends with its usage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
+from fastapi import Header
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from serving.engines.base import FinishReason
@@ -136,3 +137,12 @@ class CanaryRequest(BaseModel):
         if bool(self.version) == self.stop:
             raise ValueError("give a version to try, or stop: true")
         return self
+
+
+#: the header by which a caller asks for one side of a canary
+SideDep = Annotated[
+    str,
+    Header(
+        alias="X-Llmops-Side", max_length=40, description="`champion` or `canary`: be answered by this side of a trial."
+    ),
+]

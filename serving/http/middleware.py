@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops.monitoring.events import timestamp
 from serving.admission.signing import new_id
-from serving.errors import ClientLeft, answer
+from serving.errors import ClientLeft
+from serving.http.problems import answer
 from serving.observe.recorder import Recorder
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.engines.base import Chunk
-from serving.errors import told
+from serving.http.problems import told
 
 Render = Callable[[Chunk], str]
 

@@ -26,7 +26,8 @@ from serving.engines.base import Ask, Chunk, Engine, Tokens
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Slot
-from serving.models.trial import Answering, Trial, drawn
+from serving.models.stream import GuardedStream
+from serving.models.trial import Trial, drawn
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ class Models:
         names = " and ".join(one.version.name for one in self.loaded)
         raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
 
-    def generate(self, ask: Ask, *, caller: str, side: str = "") -> tuple[Version, Answering]:
+    def generate(self, ask: Ask, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
         """Hand a request to the engine that `choose` names.
 
         A caller who has not asked for the canary does not suffer from it: what its engine has no room for, or fails at
-        before it has said anything, the champion answers. `Answering.version` then says so. What is asked for one side
+        before it has said anything, the champion answers; the stream's version then says so. What is asked for one side
         is no fair sample, so it does not count in a trial.
 
         Raises:
@@ -106,12 +107,12 @@ class Models:
         champion = partial(self._ask, self.current or chosen, ask, counted=True)
         try:
             # token ids are those of one version's tokenizer, so another must not be asked with them
-            answering = self._ask(chosen, ask, True, None if isinstance(ask.prompt, Tokens) else champion)
+            stream = self._ask(chosen, ask, True, None if isinstance(ask.prompt, Tokens) else champion)
         except (QueueFull, EngineDied):
             if isinstance(ask.prompt, Tokens):
                 raise
-            answering = champion()
-        return answering.version, answering
+            stream = champion()
+        return stream.version, stream
 
     def reason(self) -> str:
         """Why there is no model, or that something is wrong with a newer one; empty if all is well.
@@ -201,12 +202,14 @@ class Models:
         self._canary.aim(None)
         await asyncio.to_thread(rollout.pull, self._registry, self._events, trial.of, trial.why, trial.numbers())
 
-    def _ask(self, chosen: Loaded, ask: Ask, counted: bool, spare: Callable[[], Answering] | None = None) -> Answering:
+    def _ask(
+        self, chosen: Loaded, ask: Ask, counted: bool, spare: Callable[[], GuardedStream] | None = None
+    ) -> GuardedStream:
         if not chosen.alive:
             raise EngineDied
         stream = chosen.engine.generate(ask)
         count = partial(self._count, chosen) if counted else _ignore
-        return Answering(chosen.version, stream, count, self._guard.watch(ask.prompt), spare)
+        return GuardedStream(chosen.version, stream, count, self._guard.watch(ask.prompt), spare)
 
     def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
         """Count a request that has ended: with its last chunk, or failed."""

@@ -10,10 +10,9 @@ from llmops.access.roles import Key
 from llmops.config import Serving
 from llmops.registry.version import Version
 from serving.admission.dependencies import Parts, PartsDep, limited, reserve
-from serving.admission.side import SideDep
 from serving.answers.delivery import read, read_whole
 from serving.answers.requests import ask
-from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, Usage
+from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import sse, streamed

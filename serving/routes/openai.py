@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
 from serving.admission.dependencies import Parts, PartsDep, limited, require
-from serving.admission.side import SideDep
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -21,6 +20,7 @@ from serving.answers.openai_schemas import (
     OpenAIProblem,
 )
 from serving.answers.requests import ask, times
+from serving.answers.schemas import SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, Tokens
 from serving.errors import PromptRefused, VersionNotLoaded
 

@@ -12,17 +12,18 @@ import pytest
 
 from llmops.registry.aliases import Canary
 from llmops.release import rollout
+from llmops.release.comparison import Figures
 from serving.engines.base import Tokens
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull, VersionNotLoaded
-from serving.models import trial as module
+from serving.models import stream
 from serving.models.trial import drawn
 
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that stands still: the noise of the machine is not what these tests are about."""
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 def end(world: Any) -> dict[str, Any]:
@@ -278,7 +279,7 @@ def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: 
 )
 def test_a_trial_is_concluded_by_what_was_counted(world: Any, requests: int, failed: int, outcome: str) -> None:
     trial = rollout.start(world.registry, world.events, "v2", 0.1, by="test", why="try")
-    canary, champion = module.Figures(answered=requests - failed, failed=failed), module.Figures(answered=500)
+    canary, champion = Figures(answered=requests - failed, failed=failed), Figures(answered=500)
     rollout.count(world.registry, trial, "a", canary, champion)
     assert rollout.due(world.registry, trial.started, 60, 60) == (requests >= 60)
     assert rollout.due(world.registry, trial.started, 1000, minutes=0)
