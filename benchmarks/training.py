@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the product does: llmops/threads.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the product does: llmops/machine.py
 
 import torch  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
@@ -43,11 +43,11 @@ from llmops.config import Train, load  # noqa: E402
 from llmops.features.examples import read_offline  # noqa: E402
 from llmops.features.tokenize import Tokens  # noqa: E402
 from llmops.model.base.load import load_model, load_tokenizer, nf4  # noqa: E402
-from llmops.model.base.selection import base_path  # noqa: E402
+from llmops.model.base.packing import mean_loss  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
-from llmops.model.training.packing import mean_loss  # noqa: E402
 from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402
 from llmops.pipeline import STAGES, run_stage  # noqa: E402
+from llmops.records import base_path  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_bot" / "config.yaml"
 DAY = "2026-01-31"

@@ -23,7 +23,7 @@ RUN groupadd --gid 10001 llmops \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmops \
     && install -d -o llmops -g llmops /var/lib/llmops
 COPY --from=build /opt/venv /opt/venv
-# torch's threads wait for each other ten times as long as llmops/threads.py has them, as long as nobody else computes on
+# torch's threads wait for each other ten times as long as llmops/machine.py has them, as long as nobody else computes on
 # these cores: a tenth more tokens.
 ENV GOMP_SPINCOUNT=100000
 ENV PATH=/opt/venv/bin:$PATH \

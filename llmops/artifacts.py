@@ -75,6 +75,21 @@ def read_record(path: Path) -> Record:
         raise ArtifactError(f"{path / RECORD} is damaged ({error}); delete {path} and run the stage again.") from None
 
 
+def newest(stage: Path) -> Path:
+    """The artifact of a stage that was finished last, for a person who asks; a stage is given its own.
+
+    Args:
+        stage: the folder of all artifacts of the stage.
+
+    Raises:
+        ArtifactError: if there is none.
+    """
+    done = [path for path in stage.glob("*") if is_done(path)]
+    if not done:
+        raise ArtifactError(f"There is no finished artifact in {stage}; run `llmops run {stage.name}` first.")
+    return max(done, key=lambda path: read_record(path).finished)
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold the lock of `path` (a file `.{name}.lock` beside it).

@@ -17,7 +17,7 @@ from typing import Any
 from llmops import artifacts, config, pipeline
 from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
-from llmops.threads import spin_briefly
+from llmops.machine import spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

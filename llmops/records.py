@@ -1,11 +1,12 @@
-"""The small record types that cross a boundary between stages, and how they are written to Parquet.
+"""What crosses a boundary between stages: small record types in Parquet files, and the base model that was chosen.
 
-Every field is a string: the same file is read by pyarrow, Spark, Feast and DuckDB without a cast.
+Every field of a record is a string: the same file is read by pyarrow, Spark, Feast and DuckDB without a cast.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -119,3 +120,14 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     columns: Sequence[str] = [f.name for f in fields(kind)]
     items: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
     return [kind(**item) for item in items]
+
+
+def read_selection(select: Path) -> dict[str, Any]:
+    """The content of a select artifact's `selection.json`: model, revision, licence, path and what was considered."""
+    selection: dict[str, Any] = json.loads((select / "selection.json").read_text(encoding="utf-8"))
+    return selection
+
+
+def base_path(select: Path) -> str:
+    """Folder of the base model that a select artifact chose, for `from_pretrained`."""
+    return str(select / read_selection(select)["path"])

@@ -27,7 +27,7 @@ from llmops.access.roles import AIRFLOW_ROLES
 from llmops.artifacts import write_json
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
-from llmops.threads import spin_briefly
+from llmops.machine import spin_briefly
 
 log = logging.getLogger(__name__)
 

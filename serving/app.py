@@ -22,11 +22,11 @@ from llmops import __version__
 from llmops.access.keys import KeyStore
 from llmops.config import Config
 from llmops.errors import LlmopsError
+from llmops.machine import spin_briefly
 from llmops.monitoring.sinks import LocalStore, sinks_for
 from llmops.monitoring.spool import Shipper
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
-from llmops.threads import spin_briefly
 from serving.admission import signing
 from serving.admission.dependencies import Parts, assert_guarded
 from serving.admission.limits import Limiter

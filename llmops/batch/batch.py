@@ -80,7 +80,8 @@ def batch(
 def servable(settings: Config, version: str) -> tuple[str, Path]:
     """Name and model folder of a version, an alias, or `base`, the untuned model that was selected last."""
     if version == "base":
-        from llmops.model.base.selection import base_path, newest
+        from llmops.artifacts import newest
+        from llmops.records import base_path
 
         return "base", Path(base_path(newest(settings.artifacts / "select")))
     from llmops.registry.registry import registry_of

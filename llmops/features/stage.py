@@ -30,9 +30,8 @@ from llmops.features.columns import SCHEMA, VIEW_COLUMNS, write_columns
 from llmops.features.examples import PARQUET
 from llmops.features.online import write_online
 from llmops.features.tokenize import Tokens, tokenize_all
-from llmops.model.base.selection import base_path
 from llmops.prompts import training_ids
-from llmops.records import Dropped, Example, content_id, write_rows
+from llmops.records import Dropped, Example, base_path, content_id, write_rows
 
 log = logging.getLogger(__name__)
 

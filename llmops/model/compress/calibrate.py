@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llmops.features.tokenize import Tokens
-from llmops.model.training.packing import answer_loss, pack
+from llmops.model.base.packing import answer_loss, pack
 
 EXAMPLES = 128  #: that are read, evenly spread over those given; GPTQ's paper took as many, of 2048 tokens
 

@@ -95,7 +95,7 @@ def _peak_rss() -> int:
 
 
 if __name__ == "__main__":
-    from llmops.threads import spin_briefly
+    from llmops.machine import spin_briefly
 
     spin_briefly(os.environ)
     main(*sys.argv[1:])

@@ -26,14 +26,13 @@ from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_servable
-from llmops.model.base.selection import base_path
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
 from llmops.model.compress.variants import FULL, Material
 from llmops.model.scoring.likelihood import answer_nats
 from llmops.model.scoring.metrics import token_f1
-from llmops.records import Example, read_rows
+from llmops.records import Example, base_path, read_rows
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Floats, Interval, Measure
 

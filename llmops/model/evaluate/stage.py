@@ -28,13 +28,12 @@ from llmops.errors import ArtifactError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_servable
-from llmops.model.base.selection import base_path
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
 from llmops.model.evaluate.tasks import TASKS, Columns
 from llmops.model.scoring.likelihood import answer_nats, perplexity
 from llmops.prompts import training_ids
-from llmops.records import Example, read_rows, write_table
+from llmops.records import Example, base_path, read_rows, write_table
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Measure
 

@@ -9,7 +9,7 @@ import torch
 
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
-from llmops.model.training.packing import pack
+from llmops.model.base.packing import pack
 from llmops.statistics.intervals import Floats, Measure
 
 

@@ -22,13 +22,13 @@ from llmops.errors import TrainingError
 from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model
-from llmops.model.base.selection import base_path
+from llmops.model.base.packing import mean_loss
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.checkpoints import need_disk
 from llmops.model.training.fit import fit
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, save_merged, trainable, trained_parameters
+from llmops.records import base_path
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
+from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint, remove_incomplete, writing
 from llmops.model.training.hardware import activation_bytes, choose, probe
-from llmops.model.training.packing import answer_loss, mean_loss, pack
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.watch import Best, DeadAdapters, Progress, tensorboard
 

@@ -24,7 +24,7 @@ def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[Ru
 
     Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
     """
-    # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/threads.py.
+    # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/machine.py.
     threads = {f"spark.executorEnv.{name}": "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with session(Clean(master=config.spark, spark=threads)) as spark:
         yield lambda jobs: _spread(jobs, attempt, SparkTrials(parallelism=len(jobs), spark_session=spark))

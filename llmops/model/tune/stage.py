@@ -24,13 +24,13 @@ from llmops.config import Train, Tune
 from llmops.errors import TrainingError
 from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.selection import base_path
+from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, trainable
 from llmops.model.tune.halving import Job, RunJobs, Trial, best, promote, rungs, standing, stopped
 from llmops.model.tune.report import report
 from llmops.model.tune.search import Space, count, declared, propose, start
+from llmops.records import base_path
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from llmops.config import Compress, Train
 from llmops.errors import ConfigError, LlmopsError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
+from llmops.model.base.packing import mean_loss
 from llmops.model.compress import speed, variants
 from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import Measured, choose, compare
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, save_merged, trainable
 from llmops.prompts import training_ids
 from llmops.records import Example, write_rows

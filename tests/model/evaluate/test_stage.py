@@ -17,10 +17,10 @@ from llmops.config import Evaluate
 from llmops.errors import ArtifactError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model
+from llmops.model.base.packing import mean_loss
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
 from llmops.model.scoring.likelihood import answer_nats, bits_per_byte
-from llmops.model.training.packing import mean_loss
 from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
 from llmops.statistics.intervals import mean

@@ -14,17 +14,16 @@ import pytest
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 
-from llmops.artifacts import Record, commit
+from llmops.artifacts import Record, commit, newest
 from llmops.config import Select
 from llmops.errors import ArtifactError, ConfigError
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
-from llmops.model.base.selection import base_path, newest
 from llmops.model.select import stage as select
 from llmops.model.select import zeroshot
 from llmops.model.select.stage import Machine, choose, objections
 from llmops.model.select.zeroshot import Score, saved
-from llmops.records import Example, write_rows
+from llmops.records import Example, base_path, write_rows
 from llmops.statistics.intervals import Measure, mean
 
 ROW: dict[str, Any] = {

@@ -14,8 +14,8 @@ from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_servable
+from llmops.model.base.packing import mean_loss
 from llmops.model.train import stage as train
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import merge
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)

@@ -19,8 +19,8 @@ from transformers import (
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
+from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, adapt, merge, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)

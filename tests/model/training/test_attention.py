@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from llmops.features.tokenize import Tokens
+from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import attention
 from llmops.model.training.attention import SEGMENTS, segments_attention
-from llmops.model.training.packing import answer_loss, pack
 
 SHAPE: dict[str, Any] = dict(
     vocab_size=300,

@@ -11,11 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from llmops.config import Train
 from llmops.features.tokenize import Tokens
+from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import fit as fit_module
 from llmops.model.training.attention import SEGMENTS
 from llmops.model.training.fit import fit
 from llmops.model.training.hardware import GIB, Machine, Settings, activation_bytes, choose, probe
-from llmops.model.training.packing import answer_loss, pack
 from llmops.model.training.qlora import Hyperparameters, adapt, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)

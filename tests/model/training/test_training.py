@@ -19,9 +19,9 @@ from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model, load_servable, nf4
+from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint
 from llmops.model.training.fit import fit
-from llmops.model.training.packing import answer_loss, mean_loss, pack
 from llmops.model.training.qlora import Hyperparameters, merge, save_merged, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)

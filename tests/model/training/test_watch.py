@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
+from llmops.model.base.packing import mean_loss
 from llmops.model.training import checkpoints, watch
 from llmops.model.training.checkpoints import need_disk, newest_checkpoint
 from llmops.model.training.fit import ByLength, fit
-from llmops.model.training.packing import mean_loss
 from llmops.model.training.qlora import Hyperparameters, trainable
 
 FOUND = Hyperparameters(learning_rate=2e-2, rank=4, batch=4)
