@@ -47,6 +47,7 @@ test: $(INSTALLED) ## everything that CI runs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest
 
 stop: ## stop what `make demo` left running

@@ -1,0 +1,26 @@
+"""The command that looks at this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from llmops.cli.command import Add
+from llmops.config import Config
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    add(doctor)
+
+
+def doctor(settings: Config, options: argparse.Namespace) -> int:
+    """Check that this machine has what the pipeline needs, each failure with its remedy."""
+    from llmops.doctor import check
+
+    checks = check(settings)
+    if options.json:
+        print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
+    for c in [] if options.json else checks:
+        print(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" + ("" if c.ok else f"  → {c.remedy}"))
+    return 0 if all(c.ok for c in checks) else 1
