@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,13 @@ def test_tests_stand_where_what_they_test_stands() -> None:
     others = {"benchmarks", "dags", "docker", "e2e", "examples"}
     homeless = {p for p in places - others if not (ROOT / "llmops" / p).is_dir() and not (ROOT / p).is_dir()}
     assert homeless == set()
+
+
+def test_the_page_about_the_house_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:llmops|serving|dags|tests|docs|docker)/[\w./-]*)`", text)
+    assert len(named) > 30 and [path for path in named if not (ROOT / path).exists()] == []
+    for top in ("llmops", "serving"):
+        folders = {path.parent.name for path in (ROOT / top).glob("*/__init__.py")}
+        picture = (ROOT / "docs" / "floors.svg").read_text(encoding="utf-8")
+        assert {folder for folder in folders if not re.search(rf">(\w+ · )?{folder}\b", picture)} == set()
