@@ -6,6 +6,7 @@ import ast
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @cache
@@ -26,7 +27,7 @@ def code_version(module: str) -> str:
         if path is None:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        digest.update(name.encode() + ast.dump(tree).encode())
+        digest.update(name.encode() + _shape(tree).encode())
         data = path.with_suffix(".yaml")
         digest.update(data.read_bytes() if data.is_file() else b"")
         found: list[str] = []
@@ -37,6 +38,22 @@ def code_version(module: str) -> str:
                 found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         queue += sorted(f for f in found if f.startswith("llmops."))
     return digest.hexdigest()[:12]
+
+
+def _shape(node: Any) -> str:
+    """Syntax as text, the same in every Python that is let in.
+
+    `ast.dump` is not: 3.12 gave functions and classes an empty list `type_params`, 3.13 leaves empty lists out, and
+    3.12 ends `f"{a:{b}}"` with an empty text. After a change of Python all artifacts would have been built again.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(_shape, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = [v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")]
+    return f"{type(node).__name__}({', '.join(f'{name}={_shape(value)}' for name, value in fields.items())})"
 
 
 def _source(module: str) -> Path | None:

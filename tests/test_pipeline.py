@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from llmops import artifacts, pipeline
+from llmops.code_version import _shape
 from llmops.config import Config, load
 from llmops.errors import ArtifactError
 from llmops.pipeline import STAGES, Stage, plan, run_stage
@@ -182,6 +185,28 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
 def test_code_version_follows_imports(tmp_path: Path) -> None:
     versions = {stage.module: pipeline.code_version(stage.module) for stage in STAGES.values()}
     assert len(set(versions.values())) == len(STAGES)
+
+
+def test_syntax_reads_the_same_in_every_python() -> None:
+    """The digest was made on 3.11; where a later Python's differs, everything would be built again after an update."""
+    text = '''
+@cache
+async def f(a: int = 1, *b, c=None, **d) -> list[str]:
+    """Docstring
+    of two lines."""
+    match a:
+        case [1, *_] | {"k": None}:
+            return [f"{x!r:>{a}}" f'{b["q"]}' async for x in b if x]
+    try:
+        lambda: (yield)
+    except* ValueError:
+        global g
+        del d[1:], g
+class C(B, metaclass=M):
+    x: float = 1e-5; y = ..., -0.0, 2j, b"\\xff", "\\u00e9"
+'''
+    assert hashlib.sha256(_shape(ast.parse(text)).encode()).hexdigest()[:12] == "2e2f1a037944"
+    assert len({_shape(ast.parse(call)) for call in ("f(0)", "f(None)", "f()", "f('')", "f([])")}) == 5
 
 
 def test_changed_files_are_new_work(tmp_path: Path) -> None:
