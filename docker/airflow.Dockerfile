@@ -10,7 +10,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /opt/llmops
-COPY constraints.txt pyproject.toml README.md docker/airflow.txt docker/airflow-constraints.txt ./
+COPY constraints.txt pyproject.toml README.md LICENSE docker/airflow.txt docker/airflow-constraints.txt ./
 COPY llmops llmops
 COPY serving serving
 RUN --mount=type=cache,target=/root/.cache/pip \

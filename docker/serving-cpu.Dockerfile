@@ -13,7 +13,7 @@ COPY constraints.txt docker/serving.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
     && pip install --constraint constraints.txt --requirement serving.txt "torch==${TORCH}"
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .

@@ -15,7 +15,7 @@ WORKDIR /build
 COPY constraints.txt docker/serving.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --requirement serving.txt "torch==${TORCH}"
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .

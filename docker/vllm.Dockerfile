@@ -14,7 +14,7 @@ WORKDIR /build
 COPY docker/vllm.txt docker/vllm-constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint vllm-constraints.txt --requirement vllm.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
