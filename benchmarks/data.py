@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -26,153 +24,91 @@ import sys
 import tempfile
 import threading
 import time
-import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
-from report import finish
+from documents import documents
+from peers import Peer, attempted, in_process
+from report import Cell, divided, finish, parser
 
-from llmops.records import Document, content_id, schema
+DATATROVE = Peer(
+    "datatrove", ("datatrove[io,processing,multilingual]==0.10.1", "psutil>=7.0", "pyarrow>=20", "spacy>=3.8")
+)
+EXACT, NEAR, SPARK, DUCKDB = "ours, exact", "ours, near", "(a) Spark recipe", "(b) DuckDB"
+THEIR_MINHASH, RENSA = "(c) datatrove", "(d) rensa"
 
-ENVIRONMENTS = Path(__file__).parent / ".environments"
-DATATROVE = "datatrove[io,processing,multilingual]==0.10.1"
-WORDS = 60_000
-VOCABULARY = 20_000
-SHARES = {"exact": 0.05, "near": 0.10, "lookalike": 0.05}
-DIRT = ("&amp; ", "\u200b", "  \t ", "itâ€™s ", "“so” ", "\r\n", "ﬁne ")
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__file__, __doc__, "40,000 documents instead of 200,000, and less growth")
+    made.add_argument("--arm", help=argparse.SUPPRESS)
+    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return made.parse_args(arguments)
 
 
 def main() -> None:
     """Run all arms and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="40,000 documents instead of 200,000, and less growth")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.arm:
-        print(json.dumps(ARMS[options.arm](options.folder)))
+    told = options()
+    if told.arm:
+        print(json.dumps(ARMS[told.arm](told.folder)))
         return
-    count, passes = (40_000, 2) if options.quick else (200_000, 4)
-    sizes = (10_000, 40_000, 160_000) if options.quick else (20_000, 200_000, 1_000_000)
+    count, passes = (40_000, 2) if told.quick else (200_000, 4)
+    sizes = (10_000, 40_000, 160_000) if told.quick else (20_000, 200_000, 1_000_000)
+    arms: dict[str, dict[str, float]] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         truth = documents(folder, count)
         (folder / "passes").write_text(str(passes))
-        arms = {arm: figures(arm, folder, count, truth) for arm in ARMS}
+        for arm in ARMS:
+            with attempted(arm, failed):
+                arms[arm] = figures(arm, folder, count, truth)
         for size in sizes:
-            grown = folder / str(size)
-            truth = documents(grown, size)
+            truth = documents(grown := folder / str(size), size)
             (grown / "passes").write_text("2")
-            arms[f"growth: {size:,} documents"] = figures("ours, near", grown, size, truth)
+            with attempted(growth(size), failed):
+                arms[growth(size)] = figures(NEAR, grown, size, truth)
             shutil.rmtree(grown)
-    rate = {arm: f["warm docs/s"] for arm, f in arms.items()}
-    small, large = (arms[f"growth: {size:,} documents"] for size in (sizes[0], sizes[-1]))
-    finish(
-        "data",
-        arms,
-        {
-            "ours, exact / (a) Spark recipe, warm": rate["ours, exact"] / rate["(a) Spark recipe"],
-            "ours, near / (a) Spark recipe, warm": rate["ours, near"] / rate["(a) Spark recipe"],
-            "ours, exact / (a) Spark recipe, cold": arms["ours, exact"]["cold docs/s"]
-            / arms["(a) Spark recipe"]["cold docs/s"],
-            "ours, near / (a) Spark recipe, cold": arms["ours, near"]["cold docs/s"]
-            / arms["(a) Spark recipe"]["cold docs/s"],
-            "ours, exact / (b) DuckDB": rate["ours, exact"] / rate["(b) DuckDB"],
-            "ours, near / (c) datatrove": rate["ours, near"] / rate["(c) datatrove"],
-            "ours, near, cold / (c) datatrove": arms["ours, near"]["cold docs/s"] / rate["(c) datatrove"],
-            "ours, near / (d) rensa": rate["ours, near"] / rate["(d) rensa"],
-            f"time per document at {sizes[-1]:,} / at {sizes[0]:,}": small["warm docs/s"] / large["warm docs/s"],
-        },
-        options.json,
-        ("polars", "pyspark", "rensa", "duckdb"),
+    pairs = [(EXACT, SPARK), (NEAR, SPARK), (EXACT, DUCKDB), (NEAR, THEIR_MINHASH), (NEAR, RENSA)]
+    claims: dict[str, tuple[Cell, Cell]] = {
+        f"documents/s, warm, {ours} over {theirs}": ((ours, "warm docs/s"), (theirs, "warm docs/s"))
+        for ours, theirs in pairs
+    }
+    claims |= {
+        f"documents/s, cold, {ours} over {theirs}": ((ours, "cold docs/s"), (theirs, "cold docs/s"))
+        for ours, theirs in ((EXACT, SPARK), (NEAR, SPARK), (NEAR, THEIR_MINHASH))
+    }
+    small, large = growth(sizes[0]), growth(sizes[-1])
+    claims[f"time per document at {sizes[-1]:,} over that at {sizes[0]:,}"] = (
+        (small, "warm docs/s"),
+        (large, "warm docs/s"),
     )
+    finish(told, arms, divided(arms, claims), failed, ("polars", "pyspark", "rensa", "duckdb"), [DATATROVE])
 
 
-def documents(folder: Path, count: int) -> dict[str, list[list[str]]]:
-    """Write `documents.parquet` and the same in eight files; returns the ids of every planted cluster, by its kind."""
-    rng = random.Random(0)
-    vocabulary = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(1, 9))) for _ in range(VOCABULARY)]
-    spoken = rng.choices(vocabulary, weights=[1 / (rank + 20) for rank in range(VOCABULARY)], k=WORDS * 20)
-    originals: list[tuple[str, list[str]]] = []
-    clusters: dict[str, dict[str, list[str]]] = {kind: {} for kind in SHARES}
-    folder.mkdir(exist_ok=True)
-    parts = [folder / "parts" / f"{number}.parquet" for number in range(8)]
-    parts[0].parent.mkdir()
-    rows: list[dict[str, str]] = []
-    with pq.ParquetWriter(folder / "documents.parquet", schema(Document), compression="zstd") as whole:
-        for number in range(count):
-            kind = rng.choices([*SHARES, "new"], weights=[*SHARES.values(), 1 - sum(SHARES.values())])[0]
-            key = content_id("bench", str(number))
-            if kind == "new" or len(originals) < 100:
-                at = rng.randrange(len(spoken) - 80)
-                words = rng.sample(spoken[at : at + 80], rng.randint(45, 75))
-                originals.append((key, words))
-            else:
-                first, source = originals[rng.randrange(len(originals))]
-                words = CHANGES[kind](list(source), vocabulary, rng)
-                clusters[kind].setdefault(first, [first]).append(key)
-            text = " ".join(words)
-            if rng.random() < 0.1:
-                at = text.index(" ") + 1
-                text = text[:at] + rng.choice(DIRT) + text[at:]
-            rows.append({"id": key, "source": "bench", "location": "docs", "position": f"line {number}", "text": text})
-            if len(rows) == 10_000 or number == count - 1:
-                table = pa.Table.from_pylist([{**EMPTY, **row} for row in rows], schema=schema(Document))
-                whole.write_table(table)
-                rows = []
-    table = pq.read_table(folder / "documents.parquet", columns=["id", "text"])
-    for number, part in enumerate(parts):
-        start = number * len(table) // 8
-        pq.write_table(table.slice(start, (number + 1) * len(table) // 8 - start), part)
-    mixed = {first for kind, found in clusters.items() if kind != "near" for first in found}
-    near = [ids for first, ids in clusters["near"].items() if first not in mixed]  # only what one kind was planted in
-    return {"near": near, "all": [ids for kind in ("near", "exact") for ids in clusters[kind].values()]}
-
-
-EMPTY = {name: "{}" if name == "fields" else "" for name in schema(Document).names}
-
-
-def _edited(words: list[str], vocabulary: list[str], rng: random.Random) -> list[str]:
-    for _ in range(rng.randint(1, 3)):
-        at = rng.randrange(len(words))
-        words[at : at + rng.randint(0, 1)] = rng.choice(([rng.choice(vocabulary)], []))
-    return words
-
-
-CHANGES: dict[str, Callable[[list[str], list[str], random.Random], list[str]]] = {
-    "exact": lambda words, vocabulary, rng: [words[0].upper(), *words[1:]],
-    "near": _edited,
-    "lookalike": lambda words, vocabulary, rng: words[: len(words) // 2] + rng.choices(vocabulary, k=len(words) // 2),
-}
+def growth(size: int) -> str:
+    """The name of the arm that cleans so many documents."""
+    return f"growth: {size:,} documents"
 
 
 def figures(arm: str, folder: Path, count: int, truth: dict[str, list[list[str]]]) -> dict[str, float]:
     """Run one arm in a process of its own, and judge what it dropped."""
     print(f"  {arm}: {count:,} documents …", file=sys.stderr, flush=True)
-    python = peer() if arm == "(c) datatrove" else sys.executable
-    command = [str(python), __file__, "--arm", arm, "--folder", str(folder)]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # a peer's environment is without llmops
-    process = psutil.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = Peak(process)
-    peak.start()
-    output, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{arm} failed:\n{errors[-3000:]}")
-    told = json.loads(output.splitlines()[-1])
+    python = DATATROVE.python() if arm == THEIR_MINHASH else sys.executable
+    peak = Peak()
+    told = in_process(__file__, "--arm", arm, "--folder", folder, python=python, watch=peak.watch)
     out = {"cold docs/s": count / told["cold"], "peak MiB": peak.bytes / 2**20}
     if told["warm"]:
         out |= {"warm docs/s": count / statistics.median(told["warm"])}
         out |= {"slowest": count / max(told["warm"]), "fastest": count / min(told["warm"])}
     else:
         out["warm docs/s"] = out["cold docs/s"]
-    if dropped := folder / "dropped.json":
-        gone = set(json.loads(dropped.read_text())) if dropped.is_file() else set()
-        dropped.unlink(missing_ok=True)
+    dropped = folder / "dropped.json"
+    gone = set(json.loads(dropped.read_text())) if dropped.is_file() else set()
+    dropped.unlink(missing_ok=True)
     if gone:
         found = sum(min(len(gone.intersection(ids)), len(ids) - 1) for ids in truth["near"])
         right = len(gone & {key for ids in truth["all"] for key in ids})
@@ -181,19 +117,21 @@ def figures(arm: str, folder: Path, count: int, truth: dict[str, list[list[str]]
     return out
 
 
-class Peak(threading.Thread):
+class Peak:
     """The most memory that a process and its children have held at once, sampled."""
 
-    def __init__(self, process: psutil.Popen) -> None:
-        super().__init__(daemon=True)
-        self.process, self.bytes = process, 0
+    bytes = 0
 
-    def run(self) -> None:
-        """Look until the process has ended."""
-        while self.process.poll() is None:
+    def watch(self, process: subprocess.Popen[str]) -> None:
+        """Look until the process has ended, beside it."""
+        threading.Thread(target=self._look, args=(process,), daemon=True).start()
+
+    def _look(self, process: subprocess.Popen[str]) -> None:
+        while process.poll() is None:
             total = 0
             try:
-                for one in (self.process, *self.process.children(recursive=True)):
+                top = psutil.Process(process.pid)
+                for one in (top, *top.children(recursive=True)):
                     total += one.memory_info().rss
             except psutil.Error:
                 continue
@@ -324,28 +262,13 @@ def in_rensa(folder: Path) -> dict[str, Any]:
     return timed(folder, work)
 
 
-def peer() -> Path:
-    """The Python of an environment with datatrove in it, made at first use."""
-    python = ENVIRONMENTS / "datatrove" / "bin" / "python"
-    if not python.is_file():
-        print("  making an environment for datatrove …", file=sys.stderr, flush=True)
-        venv.create(ENVIRONMENTS / "datatrove", with_pip=True, system_site_packages=False)
-        packages = [DATATROVE, "spacy", "psutil", "pyarrow"]
-        try:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        except subprocess.CalledProcessError:
-            shutil.rmtree(ENVIRONMENTS / "datatrove")
-            raise
-    return python
-
-
 ARMS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "ours, exact": lambda folder: ours(folder, 1.0),
-    "ours, near": lambda folder: ours(folder, 0.7),
-    "(a) Spark recipe": recipe,
-    "(b) DuckDB": in_duckdb,
-    "(c) datatrove": in_datatrove,
-    "(d) rensa": in_rensa,
+    EXACT: lambda folder: ours(folder, 1.0),
+    NEAR: lambda folder: ours(folder, 0.7),
+    SPARK: recipe,
+    DUCKDB: in_duckdb,
+    THEIR_MINHASH: in_datatrove,
+    RENSA: in_rensa,
 }
 
 

@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from report import finish
+from peers import ArmFailedError, attempted
+from report import Cell, divided, finish, parser
 from transformers import AutoTokenizer
 
 from llmops.config import Features
@@ -51,15 +52,18 @@ TEXT = (
 Arms = dict[str, dict[str, float]]
 
 
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    return parser(__file__, __doc__, "five rounds instead of fifteen").parse_args(arguments)
+
+
 def main() -> None:
     """Run all arms and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="five rounds instead of fifteen")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    options = parser.parse_args()
-    rounds = 5 if options.quick else 15
+    told = options()
+    rounds = 5 if told.quick else 15
     arms: Arms = {}
-    with tempfile.TemporaryDirectory() as folder, redis_server() as redis:
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         select, annotate = inputs(home, EXAMPLES)
         arms |= tokenise(select, rounds)
@@ -71,18 +75,20 @@ def main() -> None:
         arms |= write(home, config, out, rounds)
         arms |= offline(out, rounds)
         arms |= online("SQLite", config, out, rounds)
-        if redis:
+        with attempted("online: Redis", failed), redis_server() as redis:
             other = Features(store=home / "feast", online=redis)
             (out2 := out.with_name("redis")).mkdir()
             arms |= online("Redis", other, out2, rounds, source=out, store=declare(other, "llmops_bench", out2))
-    ratios = {
-        "offline read, time over pyarrow's": arms["offline: read_offline"]["s"] / arms["offline: pyarrow"]["s"],
-        "offline read through arrays in Feast, time over ours": arms["offline: arrays in Feast"]["s"]
-        / arms["offline: read_offline"]["s"],
-        "tokenising a batch, speed over one by one": arms["tokenise: batch"]["examples_per_s"]
-        / arms["tokenise: one by one"]["examples_per_s"],
+    ours = "offline: read_offline"
+    claims: dict[str, tuple[Cell, Cell]] = {
+        "time of an offline read, ours over pyarrow": ((ours, "s"), ("offline: pyarrow", "s")),
+        "time of an offline read, arrays in Feast over ours": (("offline: arrays in Feast", "s"), (ours, "s")),
+        "examples/s tokenised, a batch at a time over one by one": (
+            ("tokenise: batch", "examples_per_s"),
+            ("tokenise: one by one", "examples_per_s"),
+        ),
     }
-    finish("features", arms, ratios, options.json, ("pyarrow", "feast"))
+    finish(told, arms, divided(arms, claims), failed, ("pyarrow", "feast", "transformers"))
 
 
 def inputs(home: Path, count: int) -> tuple[Path, Path]:
@@ -223,12 +229,14 @@ def turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> Arms:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """A Redis server on a free port; gives its URL, empty where there is none."""
+    """A Redis server on a free port; gives its URL.
+
+    Raises:
+        ArmFailedError: if it is not installed or does not start.
+    """
     binary = shutil.which("redis-server")
     if not binary:
-        print("redis-server is not installed: no Redis arms")
-        yield ""
-        return
+        raise ArmFailedError("redis-server is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -240,6 +248,8 @@ def redis_server() -> Iterator[str]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
+        else:
+            raise ArmFailedError("redis-server does not answer")
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.terminate()

@@ -6,7 +6,7 @@ answer as a stream; who gets 429 waits as long as the answer says, at most a sec
 an operator stops it, and the events in its store are counted: as many with status 200 as callers got answers. Memory is
 read twice a second; its slope is that of the straight line through the second half of the readings.
 
-    python benchmarks/load.py [--minutes 10] [--json]
+    python benchmarks/load.py [--minutes 10] [--quick] [--json]
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import httpx  # noqa: E402
-from report import finish  # noqa: E402
-from servers import ENVIRONMENTS, Running, free_port, make_base, make_site, running  # noqa: E402
+from peers import ENVIRONMENTS  # noqa: E402
+from report import finish, parser  # noqa: E402
+from servers import Running, free_port, make_base, make_site, running  # noqa: E402
 
 from llmops.monitoring.events import SERVING  # noqa: E402
 from llmops.monitoring.sinks import LocalStore  # noqa: E402
@@ -39,14 +41,17 @@ TOKENS = (8, 16, 24, 32, 48)  #: longest answers, in turns
 LONGEST_PAUSE_S = 1.0
 
 
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__file__, __doc__, "two minutes")
+    made.add_argument("--minutes", type=float, default=10.0, help="how long")
+    return made.parse_args(arguments)
+
+
 def main() -> None:
     """Run, count and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long")
-    parser.add_argument("--quick", action="store_true", help="two minutes")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    options = parser.parse_args()
-    seconds = 120.0 if options.quick else options.minutes * 60
+    told = options()
+    seconds = 120.0 if told.quick else told.minutes * 60
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         servable = make_base(ENVIRONMENTS / "models" / "bf16")
@@ -83,7 +88,7 @@ def main() -> None:
         "memory at the end over that at half time": half[-1][1] / half[0][1],
         "crashes": float(crashed),
     }
-    finish("load", {"app": figures}, ratios, options.json, ("torch", "transformers", "fastapi"))
+    finish(told, {"app": figures}, ratios, packages=("torch", "transformers", "fastapi"))
 
 
 async def overload(server: Running, seconds: float) -> tuple[Counter[int], list[float], list[tuple[float, float]]]:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
 
+from peers import attempted  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
-from report import finish  # noqa: E402
+from report import divided, finish, parser  # noqa: E402
 from servers import Running, free_port, make_site, running  # noqa: E402
 
 from llmops.config import load  # noqa: E402
@@ -36,6 +37,7 @@ from serving.engines.echo import EchoEngine  # noqa: E402
 
 BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
 STREAMS = 16
+BARE, OURS = "bare route", "our app"
 
 Seconds = list[float]
 
@@ -47,22 +49,26 @@ class Body(BaseModel):
     max_new_tokens: int
 
 
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__file__, __doc__, "one round of 500 requests, not three of 2,000")
+    made.add_argument("--bare", type=int, help=argparse.SUPPRESS)
+    made.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
+    return made.parse_args(arguments)
+
+
 def main() -> None:
     """Measure both servers in turns and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round of 500 requests, not three of 2,000")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.bare:
-        bare(options.bare)
+    told = options()
+    if told.bare:
+        bare(told.bare)
         return
-    if options.ours:
+    if told.ours:
         serve(load(), lambda version: EchoEngine(max_queue=4 * STREAMS, max_batch=STREAMS))
         return
-    rounds, count = (1, 500) if options.quick else (3, 2000)
-    found: dict[str, list[dict[str, float]]] = {"bare route": [], "our app": []}
+    rounds, count = (1, 500) if told.quick else (3, 2000)
+    found: dict[str, list[dict[str, float]]] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "servable").mkdir()
@@ -71,23 +77,25 @@ def main() -> None:
         )
         for turn in range(rounds):
             port = free_port()
-            with running([sys.executable, __file__, "--bare", str(port)], port, {}, folder / f"bare{turn}") as server:
-                found["bare route"].append(measured(server, count))
+            command = [sys.executable, __file__, "--bare", str(port)]
+            with attempted(BARE, failed), running(command, port, {}, folder / f"bare{turn}") as server:
+                found.setdefault(BARE, []).append(measured(server, count))
             port = free_port()
-            command = [sys.executable, __file__, "--ours", "x"]
-            with running(command, port, site.environ(port), folder / f"ours{turn}") as server:
+            command = [sys.executable, __file__, "--ours"]
+            with attempted(OURS, failed), running(command, port, site.environ(port), folder / f"ours{turn}") as server:
                 server.headers = site.headers
-                found["our app"].append(measured(server, count))
+                found.setdefault(OURS, []).append(measured(server, count))
         commits = committed(folder / "events", count)
     arms = {
         arm: {key: statistics.median(f[key] for f in figures) for key in figures[0]} for arm, figures in found.items()
     }
+    ratios = divided(arms, {"requests/s, our app over the bare route": ((OURS, "requests/s"), (BARE, "requests/s"))})
+    if arms.keys() >= {OURS, BARE}:
+        ratios |= {
+            f"{p} that our app adds to a lone request": arms[OURS][p] - arms[BARE][p] for p in ("p50 ms", "p99 ms")
+        }
     arms["one event's commit alone"] = times(commits)
-    ratios = {
-        f"added {p} of a lone request, ms": arms["our app"][p] - arms["bare route"][p] for p in ("p50 ms", "p99 ms")
-    }
-    ratios["requests/s, our app over the bare route"] = arms["our app"]["requests/s"] / arms["bare route"]["requests/s"]
-    finish("overhead", arms, ratios, options.json, ("fastapi", "uvicorn"))
+    finish(told, arms, ratios, failed, ("fastapi", "uvicorn"))
 
 
 def bare(port: int) -> None:

