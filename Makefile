@@ -22,7 +22,7 @@ PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/t
   tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight python setup demo pipeline test test-other test-part stop clean
+.PHONY: help preflight python setup demo pipeline test test-other test-part bench stop clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ test-other: ## a part of the tests on another Python, if there is one, in an env
 test-part: $(INSTALLED) # what `make test-other` runs there
 	@$(RUN) llmops/doctor.py python
 	$(RUN) -m pytest $(PART)
+
+bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
+	@$(RUN) benchmarks/run_all.py
 
 stop: ## stop what `make demo` left running
 	@test ! -x $(RUN) || $(RUN) -m llmops.stack stop

@@ -106,7 +106,7 @@ def finish(
 
 def shown(value: float) -> str:
     """A figure as tables show it."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 100 or isinstance(value, int) else f"{value:.3f}"
 
 
 def _finite(figures: Figures) -> dict[str, float | None]:

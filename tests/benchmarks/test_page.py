@@ -1,0 +1,88 @@
+"""The page: machines beside each other, each replacing its own part only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SMALL, LARGE = "Small, 2 cores, 8 GiB", "Large, 64 cores, 256 GiB, GPU"
+TITLES = {"data": "Cleaning.", "tuning": "Search."}
+BARE = {"date": "2026-02-01", "load": 0.5, "machine": {"cores": 2, "versions": {}}}
+
+
+def run(ratio: float, date: str = "2026-01-31", **more: Any) -> dict[str, Any]:
+    machine = {"cores": 2, "versions": {"python": "3.11.7", "torch": "2.13.0"}}
+    arms = {"ours": {"s": ratio}, "theirs": {"s": 1.0, "MiB": None}}
+    told = {"machine": machine, "arms": arms, "ratios": {"faster": ratio}, "failed": {}}
+    return {"date": date, "load": 0.5, **told, **more}
+
+
+@pytest.fixture
+def page(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("page")
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """The tables' rows that begin so."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_a_second_machine_stands_beside_the_first(page: ModuleType) -> None:
+    kept = page.merge(page.merge({}, SMALL, "data", run(2.0)), LARGE, "data", run(5.0, "2026-02-01"))
+    text = page.render(kept, TITLES)
+    assert rows(text, "faster") == [["faster", "5.000", "2.000"]]
+    assert rows(text, "measured") == [["measured", "2026-02-01", "2026-01-31"]]
+    assert rows(text, "torch") == [["torch", "2.13.0", "2.13.0"]]
+    assert [row[1] for row in rows(text, "ours")] == ["5.000", "2.000"]
+
+
+def test_a_run_replaces_only_its_own_part(page: ModuleType) -> None:
+    kept: Any = {}
+    for machine, name, ratio in ((SMALL, "data", 2.0), (LARGE, "data", 5.0), (SMALL, "tuning", 3.0)):
+        kept = page.merge(kept, machine, name, run(ratio))
+    after = page.merge(kept, SMALL, "data", run(7.0, "2026-03-01"))
+    assert after[LARGE] == kept[LARGE] and after[SMALL]["tuning"] == kept[SMALL]["tuning"]
+    assert after[SMALL]["data"]["ratios"] == {"faster": 7.0} and kept[SMALL]["data"]["ratios"] == {"faster": 2.0}
+    text = page.render(after, TITLES)
+    assert rows(text, "faster") == [["faster", "5.000", "7.000"], ["faster", "3.000"]]
+    assert "2026-01-31 to 2026-03-01" in text
+
+
+def test_what_is_missing_is_named(page: ModuleType) -> None:
+    kept = page.merge({}, SMALL, "data", run(2.0, failed={"(c) peer": "pip said no"}))
+    kept = page.merge(kept, LARGE, "data", {**BARE, "error": "KeyError: 'loss'"})
+    text = page.render(kept, TITLES)
+    assert "pip said no" in text and "KeyError: 'loss'" in text
+    assert rows(text, "faster") == [["faster", "", "2.000"]]
+    assert text.index("## data") < text.index("## tuning")
+
+
+def test_a_busy_machine_is_told(page: ModuleType) -> None:
+    quiet, busy = (page.render(page.merge({}, SMALL, "data", run(2.0, load=load)), TITLES) for load in (4.0, 11.2))
+    assert "busy" in busy and "11 processes" in busy and "busy" not in quiet
+
+
+def test_tables_stay_tables(page: ModuleType) -> None:
+    odd = {**BARE, "arms": {"a | b": {"x|y": 1.0}}, "ratios": {"a|b": 2.0}, "failed": {"c": "|"}}
+    text = page.render(page.merge({}, "CPU | odd", "data", odd), {"data": "Odd."})
+    widths: dict[int, set[int]] = {}
+    for number, line in enumerate(text.split("\n\n")):
+        if line.startswith("|"):
+            widths[number] = {row.replace("\\|", "").count("|") for row in line.splitlines()}
+    assert widths and all(len(found) == 1 for found in widths.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("No such file:\n '/home/someone/llmops/x.json'", "No such file: 'x.json'"),
+        ("GET http://127.0.0.1:8000/readyz/now failed", "GET http://127.0.0.1:8000/readyz/now failed"),
+        ("10 docs/s and/or ../a/b", "10 docs/s and/or ../a/b"),
+    ],
+)
+def test_reasons_hold_no_folders(text: str, kept: str, page: ModuleType) -> None:
+    assert page.one_line(text) == kept
