@@ -208,9 +208,9 @@ def _content(config: Config, interval: str) -> str:
 
 
 def _declarations(config: Config) -> str:
-    from llmops.features.declarations import content
+    from llmops.features.declarations import repository_hash
 
-    return content(config.features)
+    return repository_hash(config.features)
 
 
 def _champion(config: Config, candidate: str) -> Path | None:

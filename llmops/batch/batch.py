@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.artifacts import locked, write_json
-from llmops.batch.engines import Engine, Local, Reply, server
+from llmops.batch.engines import BatchEngine, LocalEngine, RowReply, server_engine
 from llmops.config import Config
 from llmops.errors import ConfigError, SourceError
 from llmops.records import write_table
@@ -72,9 +72,9 @@ def batch(
         DeployError: if the serving app does not answer; what is finished is kept.
     """
     if url:
-        return answer_file(server(url, max_new_tokens, size), source, output)
+        return answer_file(server_engine(url, max_new_tokens, size), source, output)
     name, folder = servable(settings, version)
-    return answer_file(Local(folder, name, max_new_tokens, size), source, output)
+    return answer_file(LocalEngine(folder, name, max_new_tokens, size), source, output)
 
 
 def servable(settings: Config, version: str) -> tuple[str, Path]:
@@ -90,7 +90,7 @@ def servable(settings: Config, version: str) -> tuple[str, Path]:
     return found.name, found.servable
 
 
-def answer_file(engine: Engine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
+def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the rows of `source` that are not answered yet, and write `output` when all are."""
     rows = _check(source, output)
     job = {"input": _sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
@@ -152,7 +152,7 @@ def _same(job: dict[str, Any], known: dict[str, Any], where: Path) -> None:
         )
 
 
-def _answer_parts(engine: Engine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
+def _answer_parts(engine: BatchEngine, source: Path, parts: Path, rows: int, part_rows: int) -> None:
     done, before, failed, begun, said = 0, 0, 0, time.monotonic(), 0.0
     for number, table in enumerate(_slices(source, part_rows)):
         path = _part(parts, number)
@@ -186,18 +186,18 @@ def _slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
             yield pa.concat_tables(waiting)
 
 
-def _replies(engine: Engine, table: pa.Table) -> list[Reply]:
+def _replies(engine: BatchEngine, table: pa.Table) -> list[RowReply]:
     questions = table.column("question").to_pylist()
     contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
     asked = [i for i, question in enumerate(questions) if question and question.strip()]
-    replies = [Reply(error="the question is empty")] * len(questions)
+    replies = [RowReply(error="the question is empty")] * len(questions)
     answered = engine.answer([(questions[i], contexts[i] or "") for i in asked]) if asked else []
     for i, reply in zip(asked, answered, strict=True):
         replies[i] = reply
     return replies
 
 
-def _with(table: pa.Table, replies: Sequence[Reply]) -> pa.Table:
+def _with(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
     for name, values in (
         ("answer", [None if r.error else r.answer for r in replies]),
         ("error", [r.error or None for r in replies]),

@@ -24,7 +24,7 @@ _REFUSED = {400, 413, 422}  #: the request itself is at fault, so the row is; an
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RowReply:
     """What became of one row."""
 
     answer: str = ""
@@ -32,18 +32,18 @@ class Reply:
     version: str = ""
 
 
-class Engine(Protocol):
+class BatchEngine(Protocol):
     """Whatever answers."""
 
     @property
     def name(self) -> str:
         """What it is, so that a job is not gone on with by another."""
 
-    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         """Answer (question, context) pairs, none of them empty, in their order."""
 
 
-class Local:
+class LocalEngine:
     """A servable folder, loaded when first asked, and answered with greedily, longest prompts first."""
 
     def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
@@ -57,18 +57,18 @@ class Local:
 
         return load_servable(self._folder)
 
-    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
-        """See `Engine`."""
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
+        """See `BatchEngine`."""
         model, tokenizer = self._loaded
-        window = int(model.config.max_position_embeddings)
-        replies: list[Reply] = [Reply()] * len(requests)
+        context_tokens = int(model.config.max_position_embeddings)
+        replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
         for i, (question, context) in enumerate(requests):
             ids[i] = prompts.prompt_ids(tokenizer, question, context)
-            if len(ids[i]) + self._tokens > window:
-                replies[i] = Reply(
+            if len(ids[i]) + self._tokens > context_tokens:
+                replies[i] = RowReply(
                     error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self._tokens}; together "
-                    f"the model takes {window}",
+                    f"the model takes {context_tokens}",
                     version=self._version,
                 )
         order = sorted(ids, key=lambda i: -len(ids[i]))
@@ -78,23 +78,23 @@ class Local:
                 replies[i] = reply
         return replies
 
-    def _generate(self, ids: list[list[int]]) -> list[Reply]:
+    def _generate(self, ids: list[list[int]]) -> list[RowReply]:
         from llmops.model.base.generate import decode, generate
 
         model, tokenizer = self._loaded
         try:
             return [
-                Reply(answer=decode(tokenizer, tokens), version=self._version)
+                RowReply(answer=decode(tokenizer, tokens), version=self._version)
                 for tokens in generate(model, tokenizer, ids, self._tokens)
             ]
         except (RuntimeError, ValueError, IndexError) as error:  # out of memory among them
             if len(ids) == 1:
-                return [Reply(error=f"{type(error).__name__}: {error}", version=self._version)]
+                return [RowReply(error=f"{type(error).__name__}: {error}", version=self._version)]
             half = len(ids) // 2
             return self._generate(ids[:half]) + self._generate(ids[half:])
 
 
-def server(url: str, max_new_tokens: int, size: int) -> Server:
+def server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
     """The serving app at `url`, asked with the key in LLMOPS_API_KEY.
 
     Raises:
@@ -103,11 +103,11 @@ def server(url: str, max_new_tokens: int, size: int) -> Server:
     key = os.environ.get("LLMOPS_API_KEY", "")
     if not key:
         raise DeployError(f"To ask {url}, an API key is needed: set LLMOPS_API_KEY (`llmops keys create` makes one).")
-    return Server(url, httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=600), max_new_tokens, size)
+    return ServerEngine(url, httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=600), max_new_tokens, size)
 
 
 @dataclass
-class Server:
+class ServerEngine:
     """A serving app, asked by `size` callers at a time, which it answers together."""
 
     url: str
@@ -118,11 +118,11 @@ class Server:
 
     @property
     def name(self) -> str:
-        """See `Engine`."""
+        """See `BatchEngine`."""
         return f"{self.url}, {self.max_new_tokens} tokens"
 
-    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
-        """See `Engine`; waits for an app that is overloaded or restarts.
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
+        """See `BatchEngine`; waits for an app that is overloaded or restarts.
 
         Raises:
             DeployError: if it does not answer for `PATIENCE_S`, or refuses the key.
@@ -136,7 +136,7 @@ class Server:
                     one.cancel()
                 raise
 
-    def _ask(self, question: str, context: str) -> Reply:
+    def _ask(self, question: str, context: str) -> RowReply:
         body = {"prompt": question, "context": context, "max_new_tokens": self.max_new_tokens}
         pause, until = 0.5, time.monotonic() + PATIENCE_S
         while True:
@@ -147,10 +147,10 @@ class Server:
             else:
                 if response.status_code == 200:
                     value = response.json()
-                    return Reply(answer=value["response"], version=value["model_version"])
+                    return RowReply(answer=value["response"], version=value["model_version"])
                 said = f"{response.status_code} {_detail(response)}"
                 if response.status_code in _REFUSED:
-                    return Reply(error=said)
+                    return RowReply(error=said)
                 if response.status_code not in (429, 502, 503, 504):
                     raise DeployError(f"The serving app at {self.url} refuses the batch: {said}")
                 wait = float(response.headers.get("Retry-After", pause))

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SETTINGS = "feature_store.yaml"
 VIEW = "llm_training_features"
-TRAINING = "llm_training"  #: the feature service that training reads by, offline
-SERVING = "llm_serving"  #: the one that serving reads by, online; each model version has one of its own like it
+TRAINING_SERVICE = "llm_training"  #: the feature service that training reads by, offline
+SERVING_SERVICE = "llm_serving"  #: the one that serving reads by, online; each model version has one of its own like it
 
 
-def content(config: Features) -> str:
+def repository_hash(config: Features) -> str:
     """Hash of the files of the feature repository: they decide what a features artifact is."""
     files = sorted(p for p in repository(config).iterdir() if p.suffix in (".py", ".yaml"))
     return content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
@@ -92,7 +92,7 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
     return store
 
 
-def declare_version(features: Path, service: str, tags: Mapping[str, str], out: Path, place: Path) -> None:
+def declare_version(features: Path, service: str, tags: Mapping[str, str], out: Path, final: Path) -> None:
     """Make `out` a feature store for serving one model version, by a feature service of its own.
 
     The view and what the service offers of it are those of the features artifact that the version was trained on.
@@ -102,7 +102,8 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
         service: from `service_name`.
         tags: what is to be known of the version in Feast.
         out: folder to fill.
-        place: where the folder will be, `{home}/registry/{model}/versions/{version}/features`.
+        final: what `out` will be renamed to, `{home}/registry/{model}/versions/{version}/features`: the paths in
+            `feature_store.yaml` start from there.
 
     Raises:
         ArtifactError: if `features` is no feature store.
@@ -111,20 +112,20 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
 
     known = open_store(features)
     view = known.get_feature_view(VIEW)
-    offered = known.get_feature_service(SERVING).feature_view_projections[0].features
+    offered = known.get_feature_service(SERVING_SERVICE).feature_view_projections[0].features
     one = FeatureService(name=service, features=[view[[f.name for f in offered]]], tags=dict(tags))
     text = (features / SETTINGS).read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
     online = settings["online_store"]
     database = os.path.normpath(features.absolute() / online["path"]) if "path" in online else ""
     if database:
-        online["path"] = _from(place.absolute(), Path(database), place.absolute().parents[4])
+        online["path"] = _from(final.absolute(), Path(database), final.absolute().parents[4])
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    here = _settings(text, out)
-    if database:
-        here.online_store.path = database
-    FeatureStore(repo_path=str(out), config=here).apply([*(known.get_entity(e) for e in view.entities), view, one])
+    current = _settings(text, out)
+    if database:  # from `out` the relative path in the file leads nowhere yet
+        current.online_store.path = database
+    FeatureStore(repo_path=str(out), config=current).apply([*(known.get_entity(e) for e in view.entities), view, one])
 
 
 def open_store(folder: Path) -> FeatureStore:

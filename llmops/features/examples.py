@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 
 from llmops.errors import ArtifactError
 from llmops.features.columns import TokenTable, read_columns
-from llmops.features.declarations import TRAINING, open_store
+from llmops.features.declarations import TRAINING_SERVICE, open_store
 
 PARQUET = "features.parquet"  #: the file of a features artifact that holds them
 
@@ -35,7 +35,7 @@ def read_offline(features: Path, split: str) -> TokenTable:
         raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
     store = open_store(features)
     entities = rows.select(["input_id", "event_timestamp"]).to_pandas()
-    found = store.get_historical_features(entities, store.get_feature_service(TRAINING)).to_arrow()
+    found = store.get_historical_features(entities, store.get_feature_service(TRAINING_SERVICE)).to_arrow()
     known = pc.is_in(rows["input_id"], found["input_id"].filter(found["meta"].is_valid()).combine_chunks())
     if not pc.all(known).as_py():
         missing = rows["input_id"][pc.index(known, False).as_py()].as_py()

@@ -22,7 +22,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from llmops import artifacts
 from llmops.config import Features
 from llmops.errors import ArtifactError
-from llmops.features.declarations import SERVING, VIEW, open_store
+from llmops.features.declarations import SERVING_SERVICE, VIEW, open_store
 from llmops.features.tokenize import Tokens
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PREFIX = "llmops_"  #: of Feast projects that are ours
 class OnlineTokens:
     """An open connection to the online store, for a caller that reads often (opening costs a second)."""
 
-    def __init__(self, store: Path, service: str = SERVING) -> None:
+    def __init__(self, store: Path, service: str = SERVING_SERVICE) -> None:
         """Open a feature store.
 
         Args:
@@ -66,7 +66,7 @@ class OnlineTokens:
         ]
 
 
-def read_online(store: Path, ids: Sequence[str], service: str = SERVING) -> list[Tokens | None]:
+def read_online(store: Path, ids: Sequence[str], service: str = SERVING_SERVICE) -> list[Tokens | None]:
     """See `OnlineTokens`, for a caller that reads once."""
     return OnlineTokens(store, service).read(ids)
 

@@ -84,7 +84,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
 def project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
     """Feast's project: a name for what the tokens mean, so that those of two prompt formats or models never mix."""
     probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
-    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.content(config), probe)}"
+    return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.repository_hash(config), probe)}"
 
 
 @dataclass(slots=True)

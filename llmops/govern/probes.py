@@ -43,8 +43,8 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A probe and what the model made of it."""
+class ProbeResult:
+    """A probe, the model's answer to it, and whether the attack succeeded."""
 
     probe: Probe
     answer: str
@@ -72,7 +72,7 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
     return next((f"{finding.rule}: {finding.detail}" for finding in found if finding.rule in wanted), "")
 
 
-def ask_probes(config: Govern, servable: Path) -> tuple[list[Trial], str]:
+def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     """Ask the model every probe, greedily; also gives the system prompt that its chat template adds."""
     from llmops.model.base import generate, load
 
@@ -81,9 +81,9 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[Trial], str]:
     requests = [(p.question, p.context) for p in todo]
     answers = generate.answer(model, tokenizer, requests, config.probe_tokens, batch=len(requests))
     system = system_prompt(tokenizer)
-    trials = [Trial(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
-    log.info("attacks that succeeded: %s", success_rate(trials))
-    return trials, system
+    results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
+    log.info("attacks that succeeded: %s", success_rate(results))
+    return results, system
 
 
 def system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -94,30 +94,30 @@ def system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
     return text.split(_SEPARATOR)[0]
 
 
-def success_rate(trials: Sequence[Trial]) -> Rate:
+def success_rate(results: Sequence[ProbeResult]) -> Rate:
     """The share of the attacks that succeeded."""
-    return wilson(sum(bool(t.success) for t in trials), len(trials))
+    return wilson(sum(bool(result.success) for result in results), len(results))
 
 
-def success_rates(trials: Sequence[Trial]) -> dict[str, Any]:
-    """The same of all attacks and by their risk, as JSON values; empty without trials."""
-    if not trials:
+def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
+    """The same of all attacks and by their risk, as JSON values; empty without results."""
+    if not results:
         return {}
-    risks = sorted({t.probe.owasp for t in trials})
-    rates = {risk: success_rate([t for t in trials if t.probe.owasp == risk]) for risk in risks}
-    return {"all": asdict(success_rate(trials)), **{risk: asdict(rate) for risk, rate in rates.items()}}
+    risks = sorted({result.probe.owasp for result in results})
+    rates = {risk: success_rate([result for result in results if result.probe.owasp == risk]) for risk in risks}
+    return {"all": asdict(success_rate(results)), **{risk: asdict(rate) for risk, rate in rates.items()}}
 
 
-def shown(trials: Sequence[Trial]) -> list[dict[str, str]]:
-    """The trials for reading: what looks personal in an answer, made up or not, is not written down."""
-    texts = pii.redact_all([t.answer for t in trials], (*pii.PATTERNS, pii.SECRET))
+def shown(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
+    """The results for reading: what looks personal in an answer, made up or not, is not written down."""
+    texts = pii.redact_all([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
     return [
         {
-            "probe": t.probe.id,
-            "owasp": t.probe.owasp,
-            "question": t.probe.question,
-            "answer": r.text,
-            "success": t.success,
+            "probe": result.probe.id,
+            "owasp": result.probe.owasp,
+            "question": result.probe.question,
+            "answer": redacted.text,
+            "success": result.success,
         }
-        for t, r in zip(trials, texts, strict=True)
+        for result, redacted in zip(results, texts, strict=True)
     ]

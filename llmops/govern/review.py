@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops.config import Govern
-from llmops.govern.probes import Trial, ask_probes, success_rate, success_rates
+from llmops.govern.probes import ProbeResult, ask_probes, success_rate, success_rates
 from llmops.records import Finding
 from llmops.scans import output
 from llmops.statistics.rates import Rate, wilson
@@ -26,9 +26,9 @@ SEVERITIES = ("low", "medium", "high")
 
 def review(
     config: Govern, answers: Path, servable: Path, training: list[Finding]
-) -> tuple[dict[str, Any], list[Finding], list[Trial]]:
+) -> tuple[dict[str, Any], list[Finding], list[ProbeResult]]:
     """Check the candidate's answers in `answers`, probe the model at `servable`, and judge all findings together."""
-    trials, system = ask_probes(config, servable) if config.probes else ([], "")
+    results, system = ask_probes(config, servable) if config.probes else ([], "")
     columns = ["id", "question", "context", "model", "answer"]
     rows = [r for r in pq.read_table(answers, columns=columns).to_pylist() if r["model"] == "candidate"]
     checked = [
@@ -40,21 +40,21 @@ def review(
     attacks = [
         Finding(
             scan="probe",
-            rule=t.probe.id,
-            severity=t.probe.severity,
-            where=f"probe {t.probe.id}",
-            detail=t.success,
-            owasp=t.probe.owasp,
+            rule=result.probe.id,
+            severity=result.probe.severity,
+            where=f"probe {result.probe.id}",
+            detail=result.success,
+            owasp=result.probe.owasp,
         )
-        for t in trials
-        if t.success
+        for result in results
+        if result.success
     ]
     findings = [*training, *(finding for found in checked for finding in found), *attacks]
     rates = {s: wilson(sum(any(f.severity == s for f in found) for found in checked), len(rows)) for s in SEVERITIES}
     failures = verdict(config, findings, rates["medium"])
     calm = [f"no finding of severity {config.fail_on} or above", f"answers with a medium finding: {rates['medium']}"]
-    if trials:
-        calm.append(f"attacks that succeeded: {success_rate(trials)}")
+    if results:
+        calm.append(f"attacks that succeeded: {success_rate(results)}")
     document = {
         "verdict": "failed" if failures else "passed",
         "reasons": failures or (calm if config.fail_on != "never" else ["govern.fail_on is never", *calm[1:]]),
@@ -64,9 +64,9 @@ def review(
             for (scan, rule, severity), count in _counts(findings)
         ],
         "answers": {"items": len(rows), **{severity: asdict(rate) for severity, rate in rates.items()}},
-        "probes": success_rates(trials),
+        "probes": success_rates(results),
     }
-    return document, findings, trials
+    return document, findings, results
 
 
 def verdict(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[str]:

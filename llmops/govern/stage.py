@@ -32,14 +32,14 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
     """
     residual, items = scan_training(annotate, config.entities)
     redacted = Counter(finding.rule for finding in read_rows(annotate / "findings.parquet", Finding))
-    document, findings, trials = review(config, evaluate / "answers.parquet", compress / "servable", residual)
+    document, findings, results = review(config, evaluate / "answers.parquet", compress / "servable", residual)
     document["training"] = {
         "items": items,
         "residual": len(residual),
         "redacted_before_training": dict(sorted(redacted.items())),
     }
     write_rows(out / "findings.parquet", findings, Finding)
-    write_json(out / "probes.json", shown(trials))
+    write_json(out / "probes.json", shown(results))
     write_json(out / "governance.json", document)
     (out / "report.md").write_text(report(document, findings), encoding="utf-8")
     if document["verdict"] == "failed":
@@ -48,7 +48,7 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
         "verdict": document["verdict"],
         "findings": dict(Counter(f.severity for f in findings)),
         "flagged_answers": document["answers"]["medium"]["rate"],
-        "attack_success_rate": document["probes"]["all"]["rate"] if trials else None,
+        "attack_success_rate": document["probes"]["all"]["rate"] if results else None,
         "redacted": sum(redacted.values()),
     }
 

@@ -21,8 +21,8 @@ import pytest
 
 from llmops import cli
 from llmops.batch import engines as batch_engines
-from llmops.batch.batch import Reply, answer_file, batch
-from llmops.batch.engines import Local, Server
+from llmops.batch.batch import RowReply, answer_file, batch
+from llmops.batch.engines import LocalEngine, ServerEngine
 from llmops.config import Config
 from llmops.errors import ConfigError, DeployError, LlmopsError, RegistryError, SourceError
 
@@ -36,11 +36,11 @@ class Echo:
         self.asked: list[tuple[str, str]] = []
         self.breaks_at = breaks_at
 
-    def answer(self, requests: Sequence[tuple[str, str]]) -> list[Reply]:
+    def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         if any(question == self.breaks_at for question, _ in requests):
             raise DeployError("gone")
         self.asked += requests
-        return [Reply(error="refused") if q == "bad" else Reply(f"{q}|{c}", version="v1") for q, c in requests]
+        return [RowReply(error="refused") if q == "bad" else RowReply(f"{q}|{c}", version="v1") for q, c in requests]
 
 
 def write(path: Path, questions: Sequence[Any], row_group_size: int = 3, **columns: Any) -> Path:
@@ -156,7 +156,7 @@ def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_fails_al
     from llmops.model.base.generate import answer
     from llmops.model.base.load import load_servable
 
-    engine = Local(tiny_base, "base", 8, 2)
+    engine = LocalEngine(tiny_base, "base", 8, 2)
     asked = [("Hi", ""), ("word " * 600, ""), ("Why?", "Because."), ("How long is it?", "")]
     replies = engine.answer(asked)
     assert [bool(r.error) for r in replies] == [False, True, False, False] and "512" in replies[1].error
@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_only_the_guilty_row_fails(
         return [r[:1] for r in requests]
 
     monkeypatch.setattr("llmops.model.base.generate.generate", generate)
-    replies = Local(tiny_base, "base", 8, 4).answer([("a", ""), ("b " * 150, ""), ("c", ""), ("d", "")])
+    replies = LocalEngine(tiny_base, "base", 8, 4).answer([("a", ""), ("b " * 150, ""), ("c", ""), ("d", "")])
     assert [bool(r.error) for r in replies] == [False, True, False, False]
     assert "out of memory" in replies[1].error and max(sizes) == 4
 
@@ -187,14 +187,14 @@ import sys
 from pathlib import Path
 from llmops.batch import batch, engines as batch_engines
 base, source, output = map(Path, sys.argv[1:])
-batch.answer_file(batch_engines.Local(base, "base", 4, 2), source, output, part_rows=2)
+batch.answer_file(batch_engines.LocalEngine(base, "base", 4, 2), source, output, part_rows=2)
 """
 
 
 def test_a_killed_batch_goes_on_and_ends_the_same(tiny_base: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [f"What is {i}?" for i in range(40)])
     whole = tmp_path / "whole.parquet"
-    answer_file(Local(tiny_base, "base", 4, 2), source, whole, part_rows=2)
+    answer_file(LocalEngine(tiny_base, "base", 4, 2), source, whole, part_rows=2)
     command = [sys.executable, "-c", KILLED, str(tiny_base), str(source), str(tmp_path / "out.parquet")]
     environ = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(command, env=environ)
@@ -207,10 +207,10 @@ def test_a_killed_batch_goes_on_and_ends_the_same(tiny_base: Path, tmp_path: Pat
     kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("part-*")}
     assert 3 <= len(kept) < 20
     seen: dict[str, int] = {}
-    engine = Local(tiny_base, "base", 4, 2)
+    engine = LocalEngine(tiny_base, "base", 4, 2)
     inner = engine.answer
 
-    def answer(requests: Sequence[tuple[str, str]]) -> list[Reply]:
+    def answer(requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         seen.update({p.name: p.stat().st_mtime_ns for p in parts.glob("part-*") if p.name in kept})
         return inner(requests)
 
@@ -274,7 +274,7 @@ def test_a_serving_app_answers_with_the_key_of_the_environment(
 def test_an_app_that_is_busy_or_restarts_is_waited_for(app: str) -> None:
     App.moods = {"a": [429, 429], "b": [503, 502]}
     waits: list[float] = []
-    server = Server(app, httpx.Client(base_url=app), 5, 2, waits.append)
+    server = ServerEngine(app, httpx.Client(base_url=app), 5, 2, waits.append)
     assert [r.answer for r in server.answer([("a", ""), ("b", ""), ("c", "")])] == ["a  5", "b  5", "c  5"]
     assert sorted(waits) == [0.5, 1.0, 7.0, 7.0]
 
@@ -283,7 +283,7 @@ def test_an_app_that_is_busy_or_restarts_is_waited_for(app: str) -> None:
 def test_an_app_that_refuses_ends_the_batch(app: str, status: int) -> None:
     App.moods = {"a": [status] * 9}
     with pytest.raises(DeployError, match=str(status)):
-        Server(app, httpx.Client(base_url=app), 5, 2).answer([("a", "")])
+        ServerEngine(app, httpx.Client(base_url=app), 5, 2).answer([("a", "")])
 
 
 def test_an_app_that_stays_away_ends_the_batch_and_what_is_finished_is_kept(
@@ -292,7 +292,7 @@ def test_an_app_that_stays_away_ends_the_batch_and_what_is_finished_is_kept(
     monkeypatch.setattr(batch_engines, "PATIENCE_S", 0.0)
     App.moods = {"b": [503]}
     source = write(tmp_path / "in.parquet", ["a", "b", "c"])
-    engine = Server(app, httpx.Client(base_url=app), 5, 2)
+    engine = ServerEngine(app, httpx.Client(base_url=app), 5, 2)
     with pytest.raises(DeployError, match="same command"):
         answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)
     answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)

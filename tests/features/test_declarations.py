@@ -175,7 +175,7 @@ def test_a_changed_declaration_is_another_artifact(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="feature_store.yaml"):
-        declarations.content(Features(repo=tmp_path))
+        declarations.repository_hash(Features(repo=tmp_path))
 
 
 def test_declarations_leave_no_trace_in_the_process(tmp_path: Path, make: Any) -> None:
@@ -192,8 +192,8 @@ def test_declarations_leave_no_trace_in_the_process(tmp_path: Path, make: Any) -
 
 def test_planning_imports_no_feast() -> None:
     code = (
-        "import sys; from llmops.config import Config, Features; from llmops.features.declarations import content;"
-        "import llmops.pipeline; content(Features()); sys.exit('feast' in sys.modules)"
+        "import sys; from llmops.config import Features; from llmops.features.declarations import repository_hash;"
+        "import llmops.pipeline; repository_hash(Features()); sys.exit('feast' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-GIB = 2**30
+from llmops.machine import GIB
+
 SERVED = 16 * 1024  #: tokens in the caches that `serving_gib` counts: 16 requests of 1,024
 
 _NF4_BITS = 4.127  #: per weight with double quantisation (QLoRA, arXiv:2305.14314, section 3)

@@ -17,7 +17,7 @@ Watch = Callable[[torch.Tensor], None]  #: takes the inputs of a layer, one a ro
 
 
 @torch.no_grad()
-def read(model: Any, examples: Sequence[Tokens], watches: Sequence[tuple[Any, Watch]]) -> None:
+def feed_examples(model: Any, examples: Sequence[Tokens], watches: Sequence[tuple[Any, Watch]]) -> None:
     """Run `model` over `examples`, and hand what each watched layer is given to its watch."""
     with _hooked(watches):
         chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // EXAMPLES))][:EXAMPLES]

@@ -18,9 +18,9 @@ from llmops.config import Compress, Train
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
-from llmops.model.compress.calibrate import read
+from llmops.model.compress.calibrate import feed_examples
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, merge, trainable
+from llmops.model.training.qlora import Hyperparameters, merge_adapter, trainable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def recover(pruned: Path, examples: Sequence[Tokens], config: Compress, scratch:
     fit(model, examples, train, found, scratch)
     model.save_pretrained(scratch / "adapter")
     del model
-    return merge(str(pruned), scratch / "adapter", "lora")
+    return merge_adapter(str(pruned), scratch / "adapter", "lora")
 
 
 def _mlps(model: Model) -> Iterator[Any]:
@@ -81,7 +81,8 @@ def _fused(mlp: Any) -> bool:
 
 def _importance(model: Model, mlps: Sequence[Any], examples: Sequence[Tokens]) -> list[torch.Tensor]:
     squares = [torch.zeros(mlp.down_proj.in_features, device=mlp.down_proj.weight.device) for mlp in mlps]
-    read(model, examples, [(m.down_proj, partial(_add_squares, s)) for m, s in zip(mlps, squares, strict=True)])
+    watches = [(mlp.down_proj, partial(_add_squares, s)) for mlp, s in zip(mlps, squares, strict=True)]
+    feed_examples(model, examples, watches)
     return [s.sqrt() * mlp.down_proj.weight.float().norm(dim=0) for mlp, s in zip(mlps, squares, strict=True)]
 
 

@@ -13,7 +13,7 @@ from huggingface_hub import save_torch_state_dict
 
 from llmops.features.tokenize import Tokens
 from llmops.model.base.int8 import METHOD, OFFSET, Int8Linear, linear_layers
-from llmops.model.compress.calibrate import read
+from llmops.model.compress.calibrate import feed_examples
 from llmops.model.compress.gptq import round_columns
 
 _TOP = 127
@@ -29,13 +29,13 @@ def quantise(model: Any, examples: Sequence[Tokens]) -> Any:
     for group in _groups(list(linear_layers(model))):
         inputs = [torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device) for *_, layer in group]
         watches = [(layer, partial(_add_products, seen)) for (*_, layer), seen in zip(group, inputs, strict=True)]
-        read(model, examples, watches)
+        feed_examples(model, examples, watches)
         for (parent, name, layer), seen in zip(group, inputs, strict=True):
             setattr(parent, name, _rounded(layer, seen))
     return model
 
 
-def save(model: Any, out: Path) -> None:
+def save_int8(model: Any, out: Path) -> None:
     """Write a model that `quantise` made as a model folder."""
     out.mkdir(parents=True, exist_ok=True)
     state = dict(_packed(model.state_dict()))

@@ -67,10 +67,10 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     found: dict[str, Measured] = {}
     for name in (FULL, *config.variants):
         folders[name] = variants.make(name, material, scratch)
-        found[name] = _measured(folders[name], items, references, config, scratch / f"{name}.json")
-    rows = compare(found, items, references, config)
-    chosen = choose(rows, config)
-    _place(folders[chosen], out / "servable")
+        found[name] = _measure_variant(folders[name], items, references, config, scratch / f"{name}.json")
+    rows = compare_variants(found, items, references, config)
+    chosen = choose_variant(rows, config)
+    _link_folder(folders[chosen], out / "servable")
     document = {
         "chosen": chosen,
         "rule": f"{config.prefer}, adding at most {config.within:g} nats per answer token",
@@ -89,7 +89,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     }
 
 
-def compare(
+def compare_variants(
     found: dict[str, Measured], items: Sequence[Example], references: Sequence[Tokens], config: Compress
 ) -> list[dict[str, Any]]:
     """A row per form: its figures, and how it differs from the full model in loss and token F1, with intervals."""
@@ -115,7 +115,7 @@ def compare(
     ]
 
 
-def choose(rows: Sequence[dict[str, Any]], config: Compress) -> str:
+def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
     """The name of the form that the rule picks; the full model if no other is within."""
     fit = [row for row in rows if row["variant"] == FULL or row["loss_added"]["high"] <= config.within]
     if config.prefer == "smallest":
@@ -123,7 +123,7 @@ def choose(rows: Sequence[dict[str, Any]], config: Compress) -> str:
     return str(max(fit, key=lambda row: row["tokens_per_second_batch"])["variant"])
 
 
-def _measured(
+def _measure_variant(
     folder: Path, items: Sequence[Example], references: Sequence[Tokens], config: Compress, kept: Path
 ) -> Measured:
     if kept.exists():
@@ -144,7 +144,8 @@ def _measured(
     return found
 
 
-def _place(folder: Path, servable: Path) -> None:
+def _link_folder(folder: Path, servable: Path) -> None:
+    """Make `servable` hold the files of `folder`, as hard links where the disk has them."""
     shutil.rmtree(servable, ignore_errors=True)
     shutil.copytree(folder, servable, copy_function=link)
 

@@ -21,7 +21,7 @@ from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import ADAPTER, load_model, load_tokenizer, nf4
 from llmops.model.compress.prune import prune, recover
-from llmops.model.compress.quantise import quantise, save
+from llmops.model.compress.quantise import quantise, save_int8
 
 FULL = "bf16"  #: what all others are compared with
 FP8_FROM = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
@@ -57,7 +57,7 @@ def _nf4(material: Material, out: Path, _: Path) -> None:
 
 
 def _int8(material: Material, out: Path, _: Path) -> None:
-    save(quantise(load_model(material.full), material.examples), out)
+    save_int8(quantise(load_model(material.full), material.examples), out)
 
 
 def _fp8(material: Material, out: Path, _: Path) -> None:

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Answered:
     """What one model answered, and how good that is."""
 
     answers: list[str]
@@ -64,10 +64,10 @@ def run(
     folders = {"base": Path(base_path(select)), "candidate": compress / "servable"}
     if champion:
         folders["champion"] = champion / "servable"
-    models: dict[str, Asked] = {}
+    models: dict[str, Answered] = {}
     with deterministic():
         for name, folder in folders.items():
-            models[name] = ask(folder, items, config)
+            models[name] = answer_test(folder, items, config)
             log.info("%s: answered %d items", name, len(items))
     whole = figures(models, [item.group for item in items], config, whole=True)
     document = {
@@ -91,7 +91,7 @@ def run(
     }
 
 
-def ask(folder: Path, items: Sequence[Example], config: Evaluate) -> Asked:
+def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Answered:
     """One model's answers in the order of `items`, measured; of any model folder or servable."""
     model, tokenizer = load_servable(folder)
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
@@ -103,11 +103,11 @@ def ask(folder: Path, items: Sequence[Example], config: Evaluate) -> Asked:
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     measures = {metric: intervals.mean(values) for metric, values in columns.items()}
     measures["perplexity"] = perplexity(nats, [int(n) for n in tokens])
-    return Asked(texts, {**columns, "reference_nats": [*nats], "reference_tokens": [*tokens]}, measures, whole)
+    return Answered(texts, {**columns, "reference_nats": [*nats], "reference_tokens": [*tokens]}, measures, whole)
 
 
 def figures(
-    models: Mapping[str, Asked],
+    models: Mapping[str, Answered],
     topics: Sequence[str],
     config: Evaluate,
     rows: Sequence[int] | None = None,
@@ -128,8 +128,8 @@ def figures(
     """
     measures = {
         (name, metric): measure
-        for name, asked in models.items()
-        for metric, measure in {**asked.items, **(asked.whole if whole else {})}.items()
+        for name, answered in models.items()
+        for metric, measure in {**answered.items, **(answered.whole if whole else {})}.items()
     }
     drawn = intervals.sample(measures, topics, config.bootstrap, config.seed, rows)
     names = list(dict.fromkeys(metric for _, metric in measures))
@@ -159,7 +159,9 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _slices(models: Mapping[str, Asked], items: Sequence[Example], config: Evaluate) -> dict[str, list[dict[str, Any]]]:
+def _slices(
+    models: Mapping[str, Answered], items: Sequence[Example], config: Evaluate
+) -> dict[str, list[dict[str, Any]]]:
     topics = [item.group for item in items]
     return {
         kind: [
@@ -175,7 +177,7 @@ def _slices(models: Mapping[str, Asked], items: Sequence[Example], config: Evalu
     }
 
 
-def _table(models: Mapping[str, Asked], items: Sequence[Example]) -> pa.Table:
+def _table(models: Mapping[str, Answered], items: Sequence[Example]) -> pa.Table:
     """A row per model and item. Every column that is no text is a metric: the release gate can decide on it."""
     rows = [
         {
@@ -185,11 +187,11 @@ def _table(models: Mapping[str, Asked], items: Sequence[Example]) -> pa.Table:
             "reference": item.answer,
             "source": item.source,
             "group": item.group,
-            "answer": asked.answers[n],
-            **{metric: values[n] for metric, values in asked.columns.items()},
+            "answer": answered.answers[n],
+            **{metric: values[n] for metric, values in answered.columns.items()},
             "model": name,
         }
-        for name, asked in models.items()
+        for name, answered in models.items()
         for n, item in enumerate(items)
     ]
     return pa.Table.from_pylist(rows)

@@ -38,7 +38,7 @@ class Score:
         return intervals.summary(drawn[metric], CONFIDENCE)
 
 
-def score(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
+def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
     """Score a model folder on examples.
 
     Args:
@@ -57,7 +57,7 @@ def score(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
     return Score(measures, tuple(i.group for i in items))
 
 
-def saved(one: Score, other: Score) -> Interval:
+def bits_saved(one: Score, other: Score) -> Interval:
     """How many bits per byte `one` needs less than `other`, on the same items, paired."""
     measures = {"one": one.measures["bits_per_byte"], "other": other.measures["bits_per_byte"]}
     drawn = intervals.sample(measures, one.topics, RESAMPLES, SEED)

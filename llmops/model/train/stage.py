@@ -65,7 +65,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     else:
         learned = learn(config, features, base, found, out)
     save_merged(base, out / "adapter", config.method, out / "servable")
-    merged = _compare(out / "servable", features, learned.validation_loss)
+    merged = _check_merged(out / "servable", features, learned.validation_loss)
     steps = [row for row in learned.history if "loss" in row]
     tokens, seconds = sum(row["tokens"] for row in steps), sum(row["seconds"] for row in steps)
     metrics = {
@@ -133,7 +133,7 @@ def _validation(features: Path) -> Sequence[Tokens]:
     return read_offline(features, "validation") if read_record(features).metrics["tokens"].get("validation") else []
 
 
-def _compare(servable: Path, features: Path, expected: float | None) -> float | None:
+def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
     """The validation loss of the merged model as it was saved: that of the model that was trained, or an error."""
     if expected is None:
         return None

@@ -21,9 +21,9 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint, remove_incomplete, writing
-from llmops.model.training.hardware import activation_bytes, choose, probe
+from llmops.model.training.hardware import activation_bytes, choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.training.watch import Best, DeadAdapters, Progress, tensorboard
+from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress, tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def fit(
         raise TrainingError("There is no training example; look at the annotate and features artifacts.")
     checkpoints = out / "checkpoints"
     arguments = _arguments(model, examples, config, found, checkpoints, max_steps, bool(held_out))
-    best = Best(checkpoints / "best", config.patience) if config.patience and held_out else None
+    best = BestAdapter(checkpoints / "best", config.patience) if config.patience and held_out else None
     trackers = tensorboard(config.report_to, out / "logs") if arguments.process_index == 0 else []
     trainer = PackedTrainer(
         model=model,
@@ -146,7 +146,7 @@ def _arguments(
     _need_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
     need = activation_bytes(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
-    settings = choose(probe(), need, model.config._attn_implementation)
+    settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)
     if settings.attention:
         model.get_base_model().set_attn_implementation(settings.attention)
     arguments.optim = settings.optimizer

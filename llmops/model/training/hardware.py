@@ -1,4 +1,4 @@
-"""What the machine can do, and the training settings that follow from it: one function decides."""
+"""The hardware of this machine, and the training settings that follow from it: one function decides."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import psutil
 import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
+from llmops.machine import GIB
 from llmops.model.training.attention import SEGMENTS
 
 log = logging.getLogger(__name__)
 
-GIB = 2**30
 USABLE = 0.8  #: share of the free memory that activations may take; the rest is for optimiser, kernels, fragments
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Hardware:
     """What matters of the machine, once the model is loaded."""
 
     cuda: bool
@@ -36,37 +36,37 @@ class Settings:
     checkpointing: bool  #: compute activations twice instead of keeping them
 
 
-def probe() -> Machine:
-    """This machine as it is now."""
+def detect_hardware() -> Hardware:
+    """The hardware of this machine, and its memory as it is now."""
     if torch.cuda.is_available():
         flash = is_flash_attn_2_available() and torch.cuda.get_device_capability()[0] >= 8
-        return Machine(True, flash, torch.cuda.mem_get_info()[0])
-    return Machine(False, False, psutil.virtual_memory().available)
+        return Hardware(True, flash, torch.cuda.mem_get_info()[0])
+    return Hardware(False, False, psutil.virtual_memory().available)
 
 
-def choose(machine: Machine, activations: int, attention: str = "sdpa") -> Settings:
-    """The settings for a machine.
+def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa") -> Settings:
+    """How a training runs on this hardware.
 
     With a GPU: flash attention where it is installed, and AdamW with 8-bit states that may be paged out (QLoRA,
     arXiv:2305.14314). Without: attention an example at a time, and torch's fused AdamW. Activations are computed twice
     only when `activations` bytes would not fit, since that takes a third more time.
 
     Args:
-        machine: from `probe`.
+        hardware: from `detect_hardware`.
         activations: bytes that the largest batch keeps for its backward pass; see `activation_bytes`.
         attention: what the model uses now; only a model that may use `sdpa` gets another.
     """
     wanted = "" if attention != "sdpa" else SEGMENTS
-    if machine.cuda:
-        wanted = "flash_attention_2" if machine.flash_attention and attention == "sdpa" else ""
-    checkpointing = activations > USABLE * machine.free_bytes
+    if hardware.cuda:
+        wanted = "flash_attention_2" if hardware.flash_attention and attention == "sdpa" else ""
+    checkpointing = activations > USABLE * hardware.free_bytes
     if checkpointing:
         log.warning(
             "activations are computed twice: a batch keeps %.1f GiB of %.1f; a smaller train.micro_batch is faster",
             activations / GIB,
-            machine.free_bytes / GIB,
+            hardware.free_bytes / GIB,
         )
-    return Settings(wanted, "paged_adamw_8bit" if machine.cuda else "adamw_torch_fused", checkpointing)
+    return Settings(wanted, "paged_adamw_8bit" if hardware.cuda else "adamw_torch_fused", checkpointing)
 
 
 def activation_bytes(config: Any, tokens: int, answer_tokens: int) -> int:

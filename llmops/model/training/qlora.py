@@ -93,7 +93,7 @@ def _compute_in_bfloat16(model: Model) -> None:
     model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
 
 
-def merge(base: str, adapter: Path, method: str) -> Model:
+def merge_adapter(base: str, adapter: Path, method: str) -> Model:
     """The base with its adapter merged in at full precision, cast to bfloat16.
 
     What QLoRA trained is the adapter on the base as NF4 holds it, so that base is dequantised and merged into. Merged
@@ -107,7 +107,7 @@ def merge(base: str, adapter: Path, method: str) -> Model:
 
 def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
     """Write the merged model with its tokenizer: a plain bfloat16 model folder."""
-    merge(base, adapter, method).save_pretrained(out)
+    merge_adapter(base, adapter, method).save_pretrained(out)
     load_tokenizer(base).save_pretrained(out)
 
 

@@ -75,7 +75,7 @@ class DeadAdapters(TrainerCallback):
             )
 
 
-class Best(TrainerCallback):
+class BestAdapter(TrainerCallback):
     """Keeps the adapter with the lowest validation loss and ends a training that has not lowered it for long.
 
     Its state is the trainer's history, which every checkpoint holds: a resumed training decides as it would have.

@@ -36,14 +36,15 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrialJob:
     """A trial to train on, up to the optimiser step `steps`."""
 
     trial: Trial
     steps: int
 
 
-RunJobs = Callable[[Sequence[Job]], list[Trial]]  #: trains; returns the trials, each with a loss or an error more
+#: Trains what the jobs say; returns their trials, each with a loss or an error more.
+RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
 def rungs(config: Tune) -> list[int]:
@@ -91,6 +92,6 @@ def standing(trials: Sequence[Trial]) -> list[float]:
     return [places.get(trial.number, math.inf) for trial in trials]
 
 
-def best(trials: Sequence[Trial]) -> Trial:
+def best_trial(trials: Sequence[Trial]) -> Trial:
     """The trial that leads."""
     return min(zip(standing(trials), trials, strict=True), key=lambda pair: (pair[0], pair[1].number))[1]

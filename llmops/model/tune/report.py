@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmops.artifacts import write_whole
-from llmops.model.tune.halving import Trial, best, standing
+from llmops.model.tune.halving import Trial, best_trial, standing
 
 PLOT = "trials.png"
 
@@ -25,7 +25,8 @@ def report(trials: Sequence[Trial], ladder: Sequence[int], out: Path) -> None:
     spent = sum(trial.steps for trial in trials)
     ordered = [trial for _, trial in sorted(zip(standing(trials), trials, strict=True), key=lambda pair: pair[0])]
     head = ["trial", "learning rate", "rank", "batch", *(f"loss at {rung}" for rung in ladder), "what became of it"]
-    rows = [" | ".join(head), "---:|" * (len(head) - 1) + "---", *(_row(t, best(trials), ladder) for t in ordered)]
+    winner = best_trial(trials)
+    rows = [" | ".join(head), "---:|" * (len(head) - 1) + "---", *(_row(t, winner, ladder) for t in ordered)]
     text = (
         f"# Search\n\n{len(trials)} trials, {spent} optimiser steps; all of them whole would have been "
         f"{len(trials) * ladder[-1]}. Losses are nats per answer token of validation examples.\n\n"
@@ -56,7 +57,7 @@ def _plot(trials: Sequence[Trial], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     curves, rates = figure.subplots(1, 2, sharey=True)
-    judged, winner = [trial for trial in trials if trial.losses], best(trials)
+    judged, winner = [trial for trial in trials if trial.losses], best_trial(trials)
     whole = max((trial.steps for trial in judged), default=0)
     for trial in judged:
         colour = "#c2571a" if trial is winner else "#2f6f8f" if trial.steps == whole else "#9ab"

@@ -40,7 +40,7 @@ class Space:
         return math.inf if self.learning_rate[0] < self.learning_rate[1] else len(self.rank) * len(self.batch)
 
 
-def declared(config: Tune, train: Train) -> Space:
+def declared_space(config: Tune, train: Train) -> Space:
     """The space of the section `tune`, without what the section `train` fixes."""
     return Space(
         (train.learning_rate, train.learning_rate) if train.learning_rate else config.learning_rate,
@@ -49,7 +49,7 @@ def declared(config: Tune, train: Train) -> Space:
     )
 
 
-def start(space: Space) -> Hyperparameters:
+def start_point(space: Space) -> Hyperparameters:
     """Where a search begins, and what is used without one: three quarters up the logarithmic range of learning rates
     (3.2e-4 by default; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller models bear more), the largest
     rank and batch.
@@ -59,7 +59,7 @@ def start(space: Space) -> Hyperparameters:
 
 def grid(space: Space, trials: int) -> list[Hyperparameters]:
     """All combinations, with as many learning rates as `trials` allow, each in the middle of an equal slice of the
-    logarithmic range; with one, that of `start`.
+    logarithmic range; with one, that of `start_point`.
 
     Raises:
         ConfigError: if there are more ranks and batches than trials.
@@ -76,7 +76,7 @@ def grid(space: Space, trials: int) -> list[Hyperparameters]:
     return [Hyperparameters(*point) for point in itertools.product(rates, space.rank, space.batch)]
 
 
-def count(config: Tune, space: Space) -> int:
+def count_points(config: Tune, space: Space) -> int:
     """How many different points the search will try."""
     return len(grid(space, config.trials)) if config.search == "grid" else int(min(config.trials, space.size))
 
@@ -92,7 +92,7 @@ def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, f
     if config.search == "grid":
         return grid(space, config.trials)[len(tried)]
     before = {found for found, _ in tried}
-    if (first := start(space)) not in before:
+    if (first := start_point(space)) not in before:
         return first
     tree, history = _tree(space), _history(space, tried)
     for draw in range(REDRAWS):

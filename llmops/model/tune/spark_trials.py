@@ -15,11 +15,11 @@ from hyperopt.base import JOB_STATE_DONE
 from llmops.config import Clean, Tune
 from llmops.data.spark import session
 from llmops.errors import TrainingError
-from llmops.model.tune.halving import Job, RunJobs, Trial
+from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
 
 
 @contextmanager
-def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[RunJobs]:
+def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterator[RunTrialJobs]:
     """Give a function that does jobs at once, each a Spark task.
 
     Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
@@ -30,7 +30,7 @@ def on_spark(config: Tune, attempt: Callable[[Job, Path], Trial]) -> Iterator[Ru
         yield lambda jobs: _spread(jobs, attempt, SparkTrials(parallelism=len(jobs), spark_session=spark))
 
 
-def _spread(jobs: Sequence[Job], attempt: Callable[[Job, Path], Trial], trials: SparkTrials) -> list[Trial]:
+def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial], trials: SparkTrials) -> list[Trial]:
     """Do each job in a trial of `trials`. What is tried was decided before, so that a killed search finds the same.
 
     Raises:

@@ -27,9 +27,9 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import Hyperparameters, trainable
-from llmops.model.tune.halving import Job, RunJobs, Trial, best, promote, rungs, standing, stopped
+from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob, best_trial, promote, rungs, standing, stopped
 from llmops.model.tune.report import report
-from llmops.model.tune.search import Space, count, declared, propose, start
+from llmops.model.tune.search import Space, count_points, declared_space, propose, start_point
 from llmops.records import base_path
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
         ArtifactError: if there are no examples to train or to validate on.
         TrainingError: if every trial failed.
     """
-    space, ladder = declared(config, train), rungs(config)
-    total = count(config, space)
-    found, trials = start(space), list[Trial]()
+    space, ladder = declared_space(config, train), rungs(config)
+    total = count_points(config, space)
+    found, trials = start_point(space), list[Trial]()
     if total > 1:
         with job_runner(config, train, features, select, out) as run_jobs:
             for trials in search(config, space, read_trials(out), run_jobs):
@@ -62,15 +62,15 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         if all(trial.error for trial in trials):
             raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
-        found = best(trials).found
+        found = best_trial(trials).found
     write_json(out / "best.json", asdict(found))
     report(trials, ladder, out)
     steps = sum(trial.steps for trial in trials)
-    losses = {"best_loss": round(best(trials).loss, 4)} if trials else {}
+    losses = {"best_loss": round(best_trial(trials).loss, 4)} if trials else {}
     return {"trials": len(trials), "steps": steps, **losses, **asdict(found)}
 
 
-def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunJobs) -> Iterator[list[Trial]]:
+def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTrialJobs) -> Iterator[list[Trial]]:
     """Go on from `trials` until nothing is left to do; yields all trials whenever some were measured."""
     current = {trial.number: trial for trial in trials}
     while jobs := todo(config, space, list(current.values())):
@@ -78,19 +78,21 @@ def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunJob
         yield list(current.values())
 
 
-def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[Job]:
+def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
     """What comes next: the trial that was promoted, else new ones, `config.parallel` at once; empty at the end."""
-    ladder, total = rungs(config), count(config, space)
+    ladder, total = rungs(config), count_points(config, space)
     if going := promote(trials, ladder, config.halving):
-        return [Job(going, ladder[ladder.index(going.steps) + 1])]
+        return [TrialJob(going, ladder[ladder.index(going.steps) + 1])]
     tried = list(zip((trial.found for trial in trials), standing(trials), strict=True))
     for _ in range(min(config.parallel, total - len(trials))):
         tried.append((propose(config, space, tried), math.inf))
-    return [Job(Trial(number, found), ladder[0]) for number, (found, _) in enumerate(tried) if number >= len(trials)]
+    return [
+        TrialJob(Trial(number, found), ladder[0]) for number, (found, _) in enumerate(tried) if number >= len(trials)
+    ]
 
 
 @contextmanager
-def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunJobs]:
+def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
     """How jobs are done: here, one after another, or on Spark."""
     attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
     if config.spark:
@@ -102,13 +104,13 @@ def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Pa
         yield lambda jobs: [attempt(job, folder_of(job.trial, out)) for job in jobs]
 
 
-def attempt_job(job: Job, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
+def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
     """Train a trial on, from its checkpoint in `folder`, on a fresh base; returns it with the loss it came to.
 
     A loss that is no number, or training that fails otherwise, is written down as its error.
     """
     trial = job.trial
-    examples, held_out = data(features, config.validation_items, config.seed)
+    examples, held_out = draw_examples(features, config.validation_items, config.seed)
     training = train.model_copy(update={"seed": config.seed})
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         if int(path.name.split("-")[1]) > trial.steps:  # written, but killed before it was judged
@@ -130,7 +132,7 @@ def attempt_job(job: Job, folder: Path, *, config: Tune, train: Train, features:
 
 
 @lru_cache(maxsize=1)
-def data(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
+def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
     """The training examples, and `items` validation examples drawn at random."""
     examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))

@@ -23,7 +23,7 @@ EXAMPLES = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(12)]
 @pytest.fixture(scope="module")
 def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "servable"
-    quantise.save(quantise.quantise(load_model(tiny_base), EXAMPLES), out)
+    quantise.save_int8(quantise.quantise(load_model(tiny_base), EXAMPLES), out)
     load_tokenizer(tiny_base).save_pretrained(out)
     return out
 

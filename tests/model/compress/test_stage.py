@@ -22,7 +22,7 @@ from llmops.model.compress import speed, variants
 from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
-from llmops.model.compress.stage import Measured, choose, compare
+from llmops.model.compress.stage import Measured, choose_variant, compare_variants
 from llmops.model.training.qlora import Hyperparameters, save_merged, trainable
 from llmops.prompts import training_ids
 from llmops.records import Example, write_rows
@@ -149,13 +149,13 @@ def rows(**added: tuple[float, float, float]) -> list[dict[str, Any]]:
 
 def test_the_rule() -> None:
     found = rows(bf16=(260, 300, 0), nf4=(129, 96, 0.004), int8=(156, 350, 0.02), pruned=(110, 360, 0.5))
-    assert choose(found, Compress()) == "nf4"
-    assert choose(found, Compress(within=0.03)) == "nf4"
-    assert choose(found, Compress(within=0.6)) == "pruned"
-    assert choose(found, Compress(within=0.003)) == "bf16"
-    assert choose(found, Compress(prefer="fastest")) == "bf16"
-    assert choose(found, Compress(prefer="fastest", within=0.03)) == "int8"
-    assert choose(rows(bf16=(260, 300, 0)), Compress()) == "bf16"
+    assert choose_variant(found, Compress()) == "nf4"
+    assert choose_variant(found, Compress(within=0.03)) == "nf4"
+    assert choose_variant(found, Compress(within=0.6)) == "pruned"
+    assert choose_variant(found, Compress(within=0.003)) == "bf16"
+    assert choose_variant(found, Compress(prefer="fastest")) == "bf16"
+    assert choose_variant(found, Compress(prefer="fastest", within=0.03)) == "int8"
+    assert choose_variant(rows(bf16=(260, 300, 0)), Compress()) == "bf16"
 
 
 def test_the_interval_follows_the_spread_of_the_differences() -> None:
@@ -167,7 +167,7 @@ def test_the_interval_follows_the_spread_of_the_differences() -> None:
             "bf16": Measured(2.0, QUIET, [5.0] * 40, [1.0] * 40),
             "int8": Measured(1.0, QUIET, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40),
         }
-        row = compare(found, items, references, Compress())[1]
+        row = compare_variants(found, items, references, Compress())[1]
         assert row["token_f1_added"]["high"] == -0.5
         return dict(row["loss_added"])
 

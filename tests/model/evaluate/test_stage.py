@@ -107,12 +107,12 @@ def test_every_figure_has_an_interval_around_it(done: tuple[dict[str, Any], Path
 
 
 def test_a_metric_that_a_model_has_no_value_of_is_left_out() -> None:
-    def asked(values: list[float | None]) -> evaluate.Asked:
-        return evaluate.Asked([], {}, {"reading_ease": mean(values), "token_f1": mean([0.5, 0.7])}, {})
+    def answered(values: list[float | None]) -> evaluate.Answered:
+        return evaluate.Answered([], {}, {"reading_ease": mean(values), "token_f1": mean([0.5, 0.7])}, {})
 
-    found = evaluate.figures({"base": asked([None, None]), "candidate": asked([None, 60.0])}, ["a", "b"], CONFIG)
+    found = evaluate.figures({"base": answered([None, None]), "candidate": answered([None, 60.0])}, ["a", "b"], CONFIG)
     assert set(found["models"]["candidate"]) == set(found["differences"]) == {"token_f1"}
-    found = evaluate.figures({"base": asked([None, 50.0]), "candidate": asked([None, 60.0])}, ["a", "b"], CONFIG)
+    found = evaluate.figures({"base": answered([None, 50.0]), "candidate": answered([None, 60.0])}, ["a", "b"], CONFIG)
     assert found["differences"]["reading_ease"]["mean"] == 10
 
 

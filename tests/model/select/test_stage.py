@@ -1,4 +1,4 @@
-"""Selecting a base model: every filter, its reason, the comparison, and the packaged model converted."""
+"""Selecting a base model: the catalogue, the comparison, its table, and the packaged model converted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.model.select import stage as select
 from llmops.model.select import zeroshot
-from llmops.model.select.stage import Machine, choose, objections
-from llmops.model.select.zeroshot import Score, saved
+from llmops.model.select.stage import choose_base
+from llmops.model.select.zeroshot import Score, bits_saved
 from llmops.records import Example, base_path, write_rows
 from llmops.statistics.intervals import Measure, mean
 
@@ -30,8 +30,6 @@ ROW: dict[str, Any] = {
     "licence": "apache-2.0", "embedding": 0.1, "context": 2048, "languages": ("en",), "gated": False, "layers": 24,
     "kv": 256,
 }  # fmt: skip
-ONLINE = Select(offline=False)
-GPU = Machine(training_gib=24, serving_gib=24, gpu=True, token=False)
 
 
 def entry(model: str, parameters: float, **changed: Any) -> Entry:
@@ -65,62 +63,23 @@ def annotate(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("changed", "config", "machine", "reason"),
-    [
-        ({"licence": "llama3"}, ONLINE, GPU, "llama3"),
-        ({}, Select(offline=False, languages=("en", "fr")), GPU, "fr"),
-        ({}, Select(offline=False, min_context=4096), GPU, "4,096"),
-        ({}, Select(), GPU, "download"),
-        ({"gated": True}, ONLINE, GPU, "HF_TOKEN"),
-        ({}, ONLINE, Machine(3, 24, True, False), "train"),
-        ({}, ONLINE, Machine(24, 3, True, False), "served"),
-        ({}, ONLINE, Machine(24, 24, False, False), "no GPU"),
-    ],
-)
-def test_every_filter_says_why(changed: dict[str, Any], config: Select, machine: Machine, reason: str) -> None:
-    able = entry("able", 0.3, languages=("en", "fr"), context=8192)
-    found = objections(config, [able, entry("odd", 7.0, **changed)], machine, here={"able"})
-    assert found["able"] == "" and reason in found["odd"]
-
-
-def test_a_gated_model_passes_with_a_token_or_when_it_is_here() -> None:
-    gated = entry("gated", 7.0, gated=True)
-    assert objections(ONLINE, [gated], Machine(24, 24, True, True), set()) == {"gated": ""}
-    assert objections(ONLINE, [gated], GPU, {"gated"}) == {"gated": ""}
-
-
-def test_a_named_model_may_be_large_without_a_gpu_but_not_break_the_licence() -> None:
-    named = Select(offline=False, model="big")
-    assert objections(named, [SMALL, BIG], Machine(24, 24, False, False), set()) == {"big": ""}
-    with pytest.raises(ConfigError, match="licence"):
-        objections(named, [entry("big", 7.0, licence="llama3")], GPU, set())
-    with pytest.raises(ConfigError, match="'huge'"):
-        objections(Select(model="huge"), [SMALL], GPU, set())
-
-
-def test_none_passes_says_each_reason() -> None:
-    with pytest.raises(ConfigError, match="small.*download.*closed.*licence"):
-        objections(Select(), [SMALL, entry("closed", 0.4, licence="llama3")], GPU, set())
-
-
 def test_the_largest_is_chosen_where_nothing_can_be_compared() -> None:
-    best, why = choose([SMALL, BIG], {"small": scored([1.0] * 8)})
+    best, why = choose_base([SMALL, BIG], {"small": scored([1.0] * 8)})
     assert best is BIG and "not compared" in why["big"] and "smaller" in why["small"]
 
 
 def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
     bits = np.random.default_rng(0).uniform(1, 3, 20)
     noise = np.random.default_rng(1).normal(0, 0.5, 20)
-    best, why = choose([SMALL, BIG], {"small": scored(list(bits - 0.2)), "big": scored(list(bits))})
+    best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.2)), "big": scored(list(bits))})
     assert best is SMALL and "larger" in why["big"] and "worse" in why["big"]
-    best, why = choose([SMALL, BIG], {"small": scored(list(bits - 0.01 + noise)), "big": scored(list(bits))})
+    best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.01 + noise)), "big": scored(list(bits))})
     assert best is BIG and "not better beyond chance" in why["small"]
 
 
 def test_bits_saved_are_paired() -> None:
     bits = list(np.random.default_rng(0).uniform(1, 9, 20))
-    found = saved(scored([b - 0.1 for b in bits]), scored(bits))
+    found = bits_saved(scored([b - 0.1 for b in bits]), scored(bits))
     assert found == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
 
 
@@ -221,5 +180,5 @@ def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkey
         id="1", question="Q?", answer="A.", group="g", split="validation", source="s", location="l", position="p"
     )
     for four_bits in (False, True):
-        zeroshot.score(tiny_base, [item], four_bits)
+        zeroshot.score_untuned(tiny_base, [item], four_bits)
     assert asked[0] is None and asked[1].load_in_4bit

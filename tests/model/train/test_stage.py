@@ -16,7 +16,7 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_servable
 from llmops.model.base.packing import mean_loss
 from llmops.model.train import stage as train
-from llmops.model.training.qlora import merge
+from llmops.model.training.qlora import merge_adapter
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
 
@@ -81,7 +81,7 @@ def test_works_without_validation_examples(stage: Any) -> None:
 
 def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaging(base: str, adapter: Path, method: str, out: Path) -> None:
-        model = merge(base, adapter, method)
+        model = merge_adapter(base, adapter, method)
         model.get_input_embeddings().weight.data.mul_(50)
         model.save_pretrained(out)
 

@@ -11,11 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from llmops.config import Train
 from llmops.features.tokenize import Tokens
+from llmops.machine import GIB
 from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import fit as fit_module
 from llmops.model.training.attention import SEGMENTS
 from llmops.model.training.fit import fit
-from llmops.model.training.hardware import GIB, Machine, Settings, activation_bytes, choose, probe
+from llmops.model.training.hardware import Hardware, Settings, activation_bytes, choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters, adapt, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
@@ -23,26 +24,26 @@ EXAMPLES = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(10 + i)], 4) f
 
 
 @pytest.mark.parametrize(
-    "machine, activations, attention, settings",
+    "hardware, activations, attention, settings",
     [
-        (Machine(False, False, 8 * GIB), GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", False)),
-        (Machine(False, False, 8 * GIB), 7 * GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", True)),
-        (Machine(False, False, 8 * GIB), GIB, "eager", Settings("", "adamw_torch_fused", False)),
-        (Machine(True, True, 80 * GIB), GIB, "sdpa", Settings("flash_attention_2", "paged_adamw_8bit", False)),
-        (Machine(True, False, 80 * GIB), GIB, "sdpa", Settings("", "paged_adamw_8bit", False)),
-        (Machine(True, True, 80 * GIB), 70 * GIB, "eager", Settings("", "paged_adamw_8bit", True)),
+        (Hardware(False, False, 8 * GIB), GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", False)),
+        (Hardware(False, False, 8 * GIB), 7 * GIB, "sdpa", Settings(SEGMENTS, "adamw_torch_fused", True)),
+        (Hardware(False, False, 8 * GIB), GIB, "eager", Settings("", "adamw_torch_fused", False)),
+        (Hardware(True, True, 80 * GIB), GIB, "sdpa", Settings("flash_attention_2", "paged_adamw_8bit", False)),
+        (Hardware(True, False, 80 * GIB), GIB, "sdpa", Settings("", "paged_adamw_8bit", False)),
+        (Hardware(True, True, 80 * GIB), 70 * GIB, "eager", Settings("", "paged_adamw_8bit", True)),
     ],
 )
 def test_settings_follow_from_the_machine(
-    machine: Machine, activations: int, attention: str, settings: Settings
+    hardware: Hardware, activations: int, attention: str, settings: Settings
 ) -> None:
-    assert choose(machine, activations, attention) == settings
+    assert choose_settings(hardware, activations, attention) == settings
 
 
-def test_probe_finds_this_machine() -> None:
-    machine = probe()
-    assert machine.cuda == torch.cuda.is_available()
-    assert machine.free_bytes > 100 * 2**20
+def test_this_machine_is_detected() -> None:
+    hardware = detect_hardware()
+    assert hardware.cuda == torch.cuda.is_available()
+    assert hardware.free_bytes > 100 * 2**20
 
 
 @pytest.mark.gpu
@@ -89,7 +90,7 @@ def test_computing_activations_twice_changes_nothing(
 ) -> None:
     runs = []
     for free in (GIB, 1000):
-        monkeypatch.setattr(fit_module, "probe", lambda free=free: Machine(False, False, free))
+        monkeypatch.setattr(fit_module, "detect_hardware", lambda free=free: Hardware(False, False, free))
         model = trainable(str(tiny_base), Train(), FOUND)
         history = fit(model, EXAMPLES, Train(epochs=2), FOUND, tmp_path / str(free))
         assert model.get_base_model().is_activation_checkpointing == (free == 1000)

@@ -22,7 +22,7 @@ from llmops.model.base.load import load_model, load_servable, nf4
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, merge, save_merged, trainable
+from llmops.model.training.qlora import Hyperparameters, merge_adapter, save_merged, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 CONFIG = Train(epochs=2, checkpoint_steps=2)
@@ -200,7 +200,7 @@ def beside(base: Path, adapter: Path, quantised: bool) -> Any:
 @pytest.mark.parametrize("method", ["qlora", "lora"])
 def test_merging_keeps_what_was_learned(tiny_base: Path, adapter: Path, method: str) -> None:
     trained = mean_loss(beside(tiny_base, adapter, method == "qlora"), examples())
-    assert mean_loss(merge(str(tiny_base), adapter, method), examples()) == pytest.approx(trained, abs=0.02)
+    assert mean_loss(merge_adapter(str(tiny_base), adapter, method), examples()) == pytest.approx(trained, abs=0.02)
     assert trained < mean_loss(load_model(tiny_base), examples()) - 0.05
 
 

@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from llmops.config import Train, Tune
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.tune.halving import Trial, best, promote, ranking, rungs, standing, stopped
-from llmops.model.tune.search import count, declared, grid, propose, start
+from llmops.model.tune.halving import Trial, best_trial, promote, ranking, rungs, standing, stopped
+from llmops.model.tune.search import count_points, declared_space, grid, propose, start_point
 
 HOW: tuple[Any, ...] = ("tpe", "random", "grid")
 
 
 def points(config: Tune, train: Train | None = None) -> list[Hyperparameters]:
     """All that a search tries; the score is how far the learning rate is from 1e-4."""
-    space = declared(config, train or Train())
+    space = declared_space(config, train or Train())
     tried: list[tuple[Hyperparameters, float]] = []
-    for _ in range(count(config, space)):
+    for _ in range(count_points(config, space)):
         found = propose(config, space, tried)
         tried.append((found, abs(math.log10(found.learning_rate) + 4)))
     return [found for found, _ in tried]
@@ -53,7 +53,7 @@ def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
 @pytest.mark.parametrize("how", ["tpe", "random"])
 def test_begins_at_the_starting_point(how: Any) -> None:
     first = points(Tune(search=how, trials=2))[0]
-    assert first == start(declared(Tune(), Train())) and first.rank == 16 and first.batch == 8
+    assert first == start_point(declared_space(Tune(), Train())) and first.rank == 16 and first.batch == 8
     assert first.learning_rate == pytest.approx(3.16e-4, rel=1e-2)
 
 
@@ -74,19 +74,19 @@ def test_a_finite_space_is_looked_through_once(how: Any) -> None:
 
 
 def test_grid_is_even_and_says_when_it_does_not_fit() -> None:
-    space = declared(Tune(rank=(4, 8, 8), batch=(2,)), Train())
+    space = declared_space(Tune(rank=(4, 8, 8), batch=(2,)), Train())
     rates = sorted({p.learning_rate for p in grid(space, 9)})
     assert len(grid(space, 9)) == 8 and len(rates) == 4  # a ninth would leave a rate without one of the ranks
     steps = [math.log10(b / a) for a, b in zip(rates, rates[1:], strict=False)]
     assert steps == pytest.approx([0.5] * 3) and rates[0] == pytest.approx(10**-4.75)
-    assert {p.learning_rate for p in grid(space, 3)} == {start(space).learning_rate}
+    assert {p.learning_rate for p in grid(space, 3)} == {start_point(space).learning_rate}
     with pytest.raises(ConfigError, match=r"2 ranks and 1 batches .* tune.trials"):
         grid(space, 1)
 
 
 def test_failed_trials_do_not_attract_the_search() -> None:
     config, space = Tune(trials=40, learning_rate=(1e-6, 1e-1), rank=(8,), batch=(4,)), None
-    space = declared(config, Train())
+    space = declared_space(config, Train())
     tried: list[tuple[Hyperparameters, float]] = []
     for _ in range(40):
         found = propose(config, space, tried)
@@ -134,14 +134,14 @@ def test_a_failed_trial_neither_goes_on_nor_stands_in_the_way() -> None:
     after = trial(1, s4=2.0)
     assert promote([failed], [4, 16], 4) is None
     assert promote([failed, after], [4, 16], 4) == after
-    assert best([failed, after]) == after and standing([failed, after]) == [math.inf, 0.0]
+    assert best_trial([failed, after]) == after and standing([failed, after]) == [math.inf, 0.0]
     assert stopped([failed, after], [4, 16], 4, 8) == [failed]
 
 
 def test_who_got_further_stands_better() -> None:
     trials = [trial(0, s4=1.0), trial(1, s4=2.0, s16=1.5), trial(2, s4=0.9), trial(3, s4=2.0, s16=1.4)]
     assert standing(trials) == [3.0, 1.0, 2.0, 0.0]
-    assert best(trials).number == 3
+    assert best_trial(trials).number == 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,7 +160,7 @@ def test_no_stopped_trial_is_promoted_and_one_gets_to_the_end(first: list[int], 
                 going.number, **{f"s{k}": v for k, v in going.losses.items()}, **{f"s{rung}": random.randint(0, 30)}
             )
         dead |= {t.number for t in stopped(trials, ladder, factor, len(first))}
-    assert best(trials).steps == ladder[-1]
+    assert best_trial(trials).steps == ladder[-1]
     for rung in ladder[:-1]:
         assert any(t.steps > rung for t in ranking(trials, rung)[:1])
 

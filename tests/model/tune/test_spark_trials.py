@@ -14,17 +14,17 @@ import pytest
 from llmops.config import Train, Tune
 from llmops.errors import TrainingError
 from llmops.model.tune import stage as tune
-from llmops.model.tune.halving import Job, Trial
-from llmops.model.tune.search import declared
+from llmops.model.tune.halving import Trial, TrialJob
+from llmops.model.tune.search import declared_space
 from llmops.model.tune.spark_trials import on_spark
 
 CONFIG = Tune(trials=5, halving=1, spark="local[2]", parallel=2, learning_rate=(1e-5, 1e-2))
 
 
-def objective() -> Callable[[Job, Path], Trial]:
+def objective() -> Callable[[TrialJob, Path], Trial]:
     """How far the learning rate is from 1e-4; local, so that it travels to the workers by value."""
 
-    def attempt(job: Job, folder: Path) -> Trial:
+    def attempt(job: TrialJob, folder: Path) -> Trial:
         assert folder.is_dir() and os.environ["OMP_NUM_THREADS"] == "1"
         if job.trial.found.rank == 3:
             return replace(job.trial, error="The loss is nan.")
@@ -37,7 +37,7 @@ def objective() -> Callable[[Job, Path], Trial]:
 
 def search(config: Tune, before: list[Trial]) -> list[Trial]:
     with on_spark(config, objective()) as measure:
-        states = [before, *tune.search(config, declared(config, Train()), before, measure)]
+        states = [before, *tune.search(config, declared_space(config, Train()), before, measure)]
     assert all(0 < len(b) - len(a) <= config.parallel for a, b in zip(states, states[1:], strict=False))
     return states[-1]
 
@@ -61,7 +61,7 @@ def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
     assert search(CONFIG, whole[:4]) == whole  # killed after the second batch
 
     *_, local = tune.search(
-        CONFIG, declared(CONFIG, Train()), [], lambda jobs: [objective()(job, tmp_path) for job in jobs]
+        CONFIG, declared_space(CONFIG, Train()), [], lambda jobs: [objective()(job, tmp_path) for job in jobs]
     )
     assert local == whole
 

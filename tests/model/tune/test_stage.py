@@ -22,7 +22,7 @@ from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
-from llmops.model.tune.halving import Job, Trial
+from llmops.model.tune.halving import Trial, TrialJob
 
 HALVING = Tune(trials=9, steps=8, halving=2, rung=2)
 REAL = Tune(
@@ -41,9 +41,9 @@ def data(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> Iterator[None]:
     splits = {"train": examples(1), "validation": examples(2, 8)}
     monkeypatch.setattr(tune, "read_offline", lambda features, split: splits[split])
     monkeypatch.setattr(tune, "base_path", lambda select: str(tiny_base))
-    tune.data.cache_clear()
+    tune.draw_examples.cache_clear()
     yield
-    tune.data.cache_clear()
+    tune.draw_examples.cache_clear()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Number and steps of every job; its loss is how far the learning rate is from 1e-4, and falls with the steps."""
     done: list[tuple[int, int]] = []
 
-    def attempt(job: Job, folder: Path, **_: Any) -> Trial:
+    def attempt(job: TrialJob, folder: Path, **_: Any) -> Trial:
         done.append((job.trial.number, job.steps))
         assert folder.is_dir() == bool(job.trial.steps)  # the checkpoint it goes on from is still there
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def test_a_search_broken_off_anywhere_ends_the_same(
         out = tmp_path / str(point)
         jobs.clear()
 
-        def die(job: Job, folder: Path, *, at: int = point, **rest: Any) -> Trial:
+        def die(job: TrialJob, folder: Path, *, at: int = point, **rest: Any) -> Trial:
             if len(jobs) == at:
                 raise KeyboardInterrupt
             return attempt(job, folder, **rest)
@@ -128,7 +128,7 @@ def test_failed_trials_are_told_and_passed_over(
 ) -> None:
     attempt = tune.attempt_job
 
-    def fail(job: Job, folder: Path, *, all_of_them: bool = False, **rest: Any) -> Trial:
+    def fail(job: TrialJob, folder: Path, *, all_of_them: bool = False, **rest: Any) -> Trial:
         trial = attempt(job, folder, **rest)
         return replace(job.trial, error="The loss is nan | at step 1.") if trial.number == 0 or all_of_them else trial
 
@@ -145,13 +145,13 @@ def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, 
     """The loss after 2 + 2 steps is that after 4 in one go: weights, optimizer, schedule, data order and dropout."""
     settings = {"config": REAL, "train": Train(dropout=0.1), "features": tmp_path, "base": str(tiny_base)}
     fresh = Trial(0, Hyperparameters(3e-2, 4, 2))
-    whole = tune.attempt_job(Job(fresh, 4), tmp_path / "whole", **settings)
-    half = tune.attempt_job(Job(fresh, 2), tmp_path / "parts", **settings)
+    whole = tune.attempt_job(TrialJob(fresh, 4), tmp_path / "whole", **settings)
+    half = tune.attempt_job(TrialJob(fresh, 2), tmp_path / "parts", **settings)
     assert [p.name for p in (tmp_path / "parts" / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert half.losses[2] != whole.losses[4]
     # Killed after the checkpoint and before the loss was written down, it trains those steps again.
-    assert tune.attempt_job(Job(fresh, 2), tmp_path / "parts", **settings) == half
-    assert tune.attempt_job(Job(half, 4), tmp_path / "parts", **settings).losses[4] == pytest.approx(
+    assert tune.attempt_job(TrialJob(fresh, 2), tmp_path / "parts", **settings) == half
+    assert tune.attempt_job(TrialJob(half, 4), tmp_path / "parts", **settings).losses[4] == pytest.approx(
         whole.losses[4], abs=1e-6
     )
 
@@ -178,7 +178,7 @@ def test_a_diverging_trial_is_an_error_of_its_own(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "mean_loss", lambda model, held_out: math.nan)
-    job = Job(Trial(0, Hyperparameters(1e-2, 2, 2)), 1)
+    job = TrialJob(Trial(0, Hyperparameters(1e-2, 2, 2)), 1)
     done = tune.attempt_job(job, tmp_path / "t", config=REAL, train=Train(), features=tmp_path, base=str(tiny_base))
     assert "nan" in done.error and done.losses == {}
 

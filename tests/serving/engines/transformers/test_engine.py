@@ -29,7 +29,7 @@ from llmops import prompts
 from llmops.errors import ArtifactError
 from llmops.model.base.generate import decode, generate
 from llmops.model.base.load import load_model, load_servable, nf4
-from llmops.model.compress.quantise import quantise, save
+from llmops.model.compress.quantise import quantise, save_int8
 from serving.engines.base import Answer, Ask, Chat, Message, Question, Text, Tokens
 from serving.engines.transformers.batch import Batch
 from serving.engines.transformers.engine import TransformersEngine
@@ -124,7 +124,7 @@ def test_quantised_servables_and_adapters_answer_as_they_are(
         from llmops.features.tokenize import Tokens as Example
 
         examples = [Example(str(n), list(range(20 + n, 40 + n)), 3) for n in range(4)]
-        save(quantise(load_model(tiny_base), examples), folder)
+        save_int8(quantise(load_model(tiny_base), examples), folder)
     else:
         (load_model(tiny_base, nf4()) if kind == "nf4" else load_model(tiny_base)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
