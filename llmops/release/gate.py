@@ -1,8 +1,7 @@
 """The gate: is the candidate better than its opponent, on the same items, beyond chance?
 
 A paired bootstrap (Efron and Tibshirani 1993, ch. 13; Koehn 2004 for language systems): the differences of the same
-items are resampled, by topic, since the wordings of one topic rise and fall together and count as less evidence than
-their number. The candidate is promoted if
+items are resampled, by topic (see `statistics.intervals`). The candidate is promoted if
 
 1. the lower bound of the primary metric's difference is above `min_effect`,
 2. no guardrail is inferior: the lower bound of its difference is above minus its margin (non-inferiority),
@@ -18,13 +17,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmops.config import Release
 from llmops.errors import ArtifactError, ConfigError
+from llmops.statistics import intervals
 
 Outcome = Literal["promoted", "rejected", "inconclusive"]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +97,20 @@ def decide(candidate: Scores, opponent: Scores, config: Release, opponent_name: 
         )
     ids = sorted(ours)
     topic = dict(zip(candidate.ids, candidate.groups, strict=True))
-    groups: NDArray[np.intp] = np.unique([topic[i] for i in ids], return_inverse=True)[1] if ids else np.zeros(0, int)
+    topics = [topic[i] for i in ids]
     a, b = (np.array([table[i] for i in ids]).reshape(len(ids), len(wanted)) for table in (ours, theirs))
     column = {metric: n for n, metric in enumerate(wanted)}
-    size = int(groups.max()) + 1 if ids else 0
 
-    few = _too_few(len(ids), size, config)
+    few = _too_few(len(ids), len(set(topics)), config)
     roles: list[tuple[str, Literal["primary", "guardrail"], float]] = [(config.primary, "primary", config.min_effect)]
     roles += [(metric, "guardrail", -margin) for metric, margin in config.guardrails.items()]
     comparisons: list[Comparison] = []
     if ids:
-        lows, highs = bootstrap(a - b, groups, config.bootstrap, config.confidence, config.seed)
+        differences = {metric: intervals.mean((a - b)[:, column[metric]].tolist()) for metric, *_ in roles}
+        drawn = intervals.sample(differences, topics, config.bootstrap, config.seed)
         for metric, role, bound in roles:
-            n = column[metric]
-            mine, other, low, high = (float(v) for v in (a[:, n].mean(), b[:, n].mean(), lows[n], highs[n]))
+            mine, other = (float(side[:, column[metric]].mean()) for side in (a, b))
+            low, high = intervals.bounds(drawn[metric], config.confidence)
             comparisons.append(Comparison(metric, role, mine, other, mine - other, low, high, bound, low > bound))
     floors = [
         Floor(metric, value := float(a[:, column[metric]].mean()), floor, value >= floor)
@@ -128,38 +126,13 @@ def decide(candidate: Scores, opponent: Scores, config: Release, opponent_name: 
         opponent=opponent_name,
         reasons=tuple(reasons),
         items=len(ids),
-        groups=size,
+        groups=len(set(topics)),
         confidence=config.confidence,
         resamples=config.bootstrap,
         seed=config.seed,
         comparisons=tuple(comparisons),
         floors=tuple(floors),
     )
-
-
-def bootstrap(
-    differences: Floats, groups: NDArray[np.intp], resamples: int, confidence: float, seed: int
-) -> tuple[Floats, Floats]:
-    """Percentile interval of the mean of each column, resampling whole groups.
-
-    Args:
-        differences: shape (items, metrics).
-        groups: shape (items,), numbered from 0.
-
-    Returns:
-        Lower and upper bounds, each of shape (metrics,).
-    """
-    size = int(groups.max()) + 1
-    sums, counts = np.zeros((size, differences.shape[1])), np.bincount(groups, minlength=size)
-    np.add.at(sums, groups, differences)
-    rng, means = np.random.default_rng(seed), np.empty((resamples, differences.shape[1]))
-    for start in range(0, resamples, 500):  # 500 × 10,000 groups of 8 bytes are 40 MB
-        rows = slice(start, min(start + 500, resamples))
-        drawn = rng.multinomial(size, np.full(size, 1 / size), size=rows.stop - rows.start)
-        means[rows] = (drawn @ sums) / (drawn @ counts)[:, None]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
 
 
 def _table(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, list[float]]:

@@ -2,8 +2,8 @@
 
 A mean, a perplexity, a corpus BLEU and a macro F1 are all functions of sums over the items. So one table of columns is
 resampled for all of them, the same draws serve every figure of every model, and differences of models are paired.
-Topics are drawn, not items, as in the release gate: the wordings of one topic rise and fall together and are less
-evidence than their number (Field and Welsh 2007, "Bootstrapping clustered data").
+Topics are drawn, not items: the wordings of one topic rise and fall together and are less evidence than their number
+(Field and Welsh 2007, "Bootstrapping clustered data").
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypedDict, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
@@ -39,8 +39,18 @@ class Measure:
 
 def mean(values: Sequence[float | None]) -> Measure:
     """The mean of one value per item; items without one do not count."""
-    table = [(0.0, 0.0) if value is None else (float(value), 1.0) for value in values]
-    return Measure(np.array(table, dtype=np.float64).reshape(-1, 2), _ratio)
+    return ratio([0.0 if value is None else value for value in values], [value is not None for value in values])
+
+
+def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Measure:
+    """The sum of one value per item divided by the sum of another, as in nats per token."""
+    return Measure(np.stack([numerators, denominators], axis=1).astype(np.float64), quotient)
+
+
+def quotient(sums: Floats) -> Floats:
+    """The first of two sums divided by the second, in each draw; NaN or infinite where the second is zero."""
+    values: Floats = sums[:, 0] / sums[:, 1]
+    return values
 
 
 def sample(
@@ -79,9 +89,15 @@ def sample(
 
 
 def summary(values: Floats, confidence: float) -> Interval:
-    """The observed value with its percentile interval (Efron 1979), from what `sample` returns for one measure."""
+    """The observed value with its percentile interval, to four decimals, from what `sample` returns for one measure."""
+    low, high = bounds(values, confidence)
+    return {"mean": round(float(values[0]), 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def bounds(values: Floats, confidence: float) -> tuple[float, float]:
+    """The bounds of the percentile interval (Efron 1979), unrounded, from what `sample` returns for one measure."""
     low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return {"mean": round(float(values[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return float(low), float(high)
 
 
 def interval(
@@ -90,8 +106,3 @@ def interval(
     """The mean of one value per item with its interval; without `topics` every item is drawn by itself."""
     own = topics if topics is not None else [str(i) for i in range(len(values))]
     return summary(sample({"": mean(values)}, own, resamples, seed)[""], confidence)
-
-
-def _ratio(sums: Floats) -> Floats:
-    ratio: Floats = sums[:, 0] / sums[:, 1]
-    return ratio

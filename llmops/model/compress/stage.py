@@ -34,7 +34,7 @@ from llmops.model.scoring.likelihood import answer_nats
 from llmops.model.scoring.metrics import token_f1
 from llmops.records import Example, base_path, read_rows
 from llmops.statistics import intervals
-from llmops.statistics.intervals import Floats, Interval, Measure
+from llmops.statistics.intervals import Interval
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ def compare_variants(
     full, topics = found[FULL], [item.group for item in items]
 
     def spread(values: Sequence[float], weights: Sequence[float]) -> Interval:
-        pair = Measure(np.stack([values, weights], axis=1).astype(np.float64), _ratio)
-        drawn = intervals.sample({"": pair}, topics, config.bootstrap, config.seed)[""]
+        drawn = intervals.sample({"": intervals.ratio(values, weights)}, topics, config.bootstrap, config.seed)[""]
         return intervals.summary(drawn, config.confidence)
 
     return [
@@ -148,8 +147,3 @@ def _link_folder(folder: Path, servable: Path) -> None:
     """Make `servable` hold the files of `folder`, as hard links where the disk has them."""
     shutil.rmtree(servable, ignore_errors=True)
     shutil.copytree(folder, servable, copy_function=link)
-
-
-def _ratio(sums: Floats) -> Floats:
-    ratio: Floats = sums[:, 0] / sums[:, 1]
-    return ratio

@@ -10,7 +10,7 @@ import torch
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
 from llmops.model.base.packing import pack
-from llmops.statistics.intervals import Floats, Measure
+from llmops.statistics.intervals import Floats, Measure, quotient
 
 
 @torch.inference_mode()
@@ -44,10 +44,10 @@ def bits_per_byte(nats: Sequence[float], answers: Sequence[str]) -> Measure:
 
 
 def _perplexities(sums: Floats) -> Floats:
-    values: Floats = np.exp(sums[:, 0] / sums[:, 1])
+    values: Floats = np.exp(quotient(sums))
     return values
 
 
 def _bits(sums: Floats) -> Floats:
-    values: Floats = sums[:, 0] / sums[:, 1] / np.log(2)
+    values: Floats = quotient(sums) / np.log(2)
     return values
