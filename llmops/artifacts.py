@@ -116,7 +116,8 @@ def clear(path: Path) -> None:
 
 def commit(path: Path, record: Record) -> Record:
     """Hash the artifact's files and write its record, which makes it finished."""
-    files = {str(f.relative_to(path)): _sha256(f) for f in sorted(path.rglob("*")) if f.is_file() and f.name != RECORD}
+    found = (f for f in sorted(path.rglob("*")) if f.is_file() and f.name != RECORD)
+    files = {str(f.relative_to(path)): file_sha256(f) for f in found}
     whole = Record(**{**asdict(record), "files": files})
     write_json(path / RECORD, asdict(whole))
     return whole
@@ -136,7 +137,13 @@ def amend(path: Path, note: Mapping[str, Any]) -> Record:
 def verify(path: Path) -> list[str]:
     """Names of the files of a finished artifact that are missing or were changed since."""
     record = read_record(path)
-    return [n for n, digest in record.files.items() if not (path / n).is_file() or _sha256(path / n) != digest]
+    return [n for n, digest in record.files.items() if not (path / n).is_file() or file_sha256(path / n) != digest]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -205,8 +212,3 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head + ("+" if dirty else "")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -7,7 +7,6 @@ there: whoever is interrupted runs the same command again and goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.artifacts import locked, write_json
+from llmops.artifacts import file_sha256, locked, write_json
 from llmops.batch.engines import BatchEngine, LocalEngine, RowReply, server_engine
 from llmops.config import Config
 from llmops.errors import ConfigError, SourceError
@@ -93,7 +92,7 @@ def servable(settings: Config, version: str) -> tuple[str, Path]:
 def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the rows of `source` that are not answered yet, and write `output` when all are."""
     rows = _check(source, output)
-    job = {"input": _sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
+    job = {"input": file_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
     parts = output.with_name(f"{output.name}.parts")
     begun = time.monotonic()
     with locked(output):
@@ -220,8 +219,3 @@ def _join(parts: Path, output: Path, job: dict[str, Any]) -> None:
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"part-{number:08d}.parquet"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Collection
@@ -17,12 +16,6 @@ from llmops.artifacts import write_whole
 from llmops.erasure.search import cells, naming, quoted
 from llmops.erasure.subject import Subject
 from llmops.monitoring.database import BUSY_S
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def take_rows(path: Path, numbers: Collection[int]) -> None:

@@ -153,9 +153,8 @@ def _change(paths: list[Path], plan: Plan, subject: Subject) -> None:
     todo = {Path(change.path): change for change in plan.changes}
     texts = set(map(Path, plan.texts))
     for path in dict.fromkeys(paths):
-        if (
-            path in todo and path.exists() and erase.digest(path) == todo[path].sha256
-        ):  # else it was done before a break
+        left = path in todo and path.exists() and artifacts.file_sha256(path) == todo[path].sha256
+        if left:  # else it was done before a break
             if path.suffix == ".parquet":
                 erase.take_rows(path, todo[path].numbers)
             else:

@@ -17,11 +17,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llmops import artifacts, pipeline
-from llmops.artifacts import write_json
+from llmops.artifacts import file_sha256, write_json
 from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.erasure import partitions, search
-from llmops.erasure.erase import digest
 from llmops.erasure.partitions import Parts
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found, Known, Row, look, record, trace, trained_on
@@ -183,7 +182,7 @@ def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Mark]:
 
 
 def _change(path: Path, numbers: list[int]) -> Change:
-    return Change(path=str(path), sha256=digest(path), numbers=numbers)
+    return Change(path=str(path), sha256=file_sha256(path), numbers=numbers)
 
 
 def _lines(report: Path, found: Found) -> Change | None:

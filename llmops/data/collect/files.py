@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from llmops.artifacts import file_sha256
 from llmops.config import Collect, Source
 from llmops.data.collect import remote
 from llmops.data.collect.credentials import environment
@@ -49,8 +49,7 @@ class LocalFile:
     def version(self) -> str:
         """SHA-256 of the content; empty if the file cannot be read, which reading it will name."""
         try:
-            with open(self.path, "rb") as handle:
-                return hashlib.file_digest(handle, "sha256").hexdigest()
+            return file_sha256(self.path)
         except OSError:
             return ""
 

@@ -25,14 +25,12 @@ import torch
 from llmops.artifacts import write_json
 from llmops.config import Evaluate
 from llmops.errors import ArtifactError
-from llmops.features.tokenize import Tokens
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_servable
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
 from llmops.model.evaluate.tasks import TASKS, Columns
-from llmops.model.scoring.likelihood import answer_nats, perplexity
-from llmops.prompts import training_ids
+from llmops.model.scoring.likelihood import answer_nats, perplexity, reference_tokens
 from llmops.records import Example, base_path, read_rows, write_table
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Measure
@@ -95,8 +93,7 @@ def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Ans
     """One model's answers in the order of `items`, measured; of any model folder or servable."""
     model, tokenizer = load_servable(folder)
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
-    references = [Tokens(i.id, *training_ids(tokenizer, i.question, i.answer, i.context)) for i in items]
-    likelihood = answer_nats(model, references)
+    likelihood = answer_nats(model, reference_tokens(tokenizer, items))
     del model
     gc.collect()
     columns, whole = TASKS[config.task].score(texts, [item.answer for item in items], config.k)

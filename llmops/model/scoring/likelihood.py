@@ -6,11 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
 from llmops.model.base.packing import pack
+from llmops.prompts import training_ids
+from llmops.records import Example
 from llmops.statistics.intervals import Floats, Measure, quotient
+
+
+def reference_tokens(tokenizer: PreTrainedTokenizerBase, items: Sequence[Example]) -> list[Tokens]:
+    """The reference answer of each item behind its prompt, for `answer_nats`; nothing is cut off."""
+    return [Tokens(i.id, *training_ids(tokenizer, i.question, i.answer, i.context)) for i in items]
 
 
 @torch.inference_mode()

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.features.tokenize import Tokens
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_model, load_tokenizer, nf4
-from llmops.model.scoring.likelihood import answer_nats, bits_per_byte
+from llmops.model.scoring.likelihood import answer_nats, bits_per_byte, reference_tokens
 from llmops.model.scoring.metrics import token_f1
-from llmops.prompts import training_ids
 from llmops.records import Example
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Interval, Measure
@@ -48,8 +46,7 @@ def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Sc
     """
     model, tokenizer = load_model(folder, nf4() if four_bits else None), load_tokenizer(folder)
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], MAX_NEW_TOKENS)
-    references = [Tokens(i.id, *training_ids(tokenizer, i.question, i.answer, i.context)) for i in items]
-    nats = [nats for nats, _ in answer_nats(model, references)]
+    nats = [nats for nats, _ in answer_nats(model, reference_tokens(tokenizer, items))]
     del model
     gc.collect()
     f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
