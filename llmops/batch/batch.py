@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PART_ROWS = 256  #: half a minute's work on two cores: what a kill costs at most
 ADDED = ("answer", "error", "model_version")
 
-_JOB = b"llmops.batch"  #: key of the output's schema metadata: what it is the answer to
+_JOB = b"llmops.batch"  #: key of the output's schema metadata that says which job it is the answer to
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +91,17 @@ def servable(settings: Config, version: str) -> tuple[str, Path]:
 
 def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
     """Answer the rows of `source` that are not answered yet, and write `output` when all are."""
-    rows = _check(source, output)
+    rows = _check_files(source, output)
     job = {"input": file_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
     parts = output.with_name(f"{output.name}.parts")
     begun = time.monotonic()
     with locked(output):
         if output.exists():
-            _same(job, json.loads((pq.read_schema(output).metadata or {}).get(_JOB, b"{}")), output)
+            _check_same_job(job, json.loads((pq.read_schema(output).metadata or {}).get(_JOB, b"{}")), output)
             log.info("%s is done already", output)
         else:
             if (parts / "job.json").exists():
-                _same(job, json.loads((parts / "job.json").read_text(encoding="utf-8")), parts)
+                _check_same_job(job, json.loads((parts / "job.json").read_text(encoding="utf-8")), parts)
             parts.mkdir(parents=True, exist_ok=True)
             write_json(parts / "job.json", job)
             _answer_parts(engine, source, parts, rows, part_rows)
@@ -114,7 +114,7 @@ def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int 
     return Summary(rows, failed, round(time.monotonic() - begun, 1), str(output))
 
 
-def _check(source: Path, output: Path) -> int:
+def _check_files(source: Path, output: Path) -> int:
     """How many rows `source` has, if it can be answered at all."""
     if source.absolute() == output.absolute():
         raise ConfigError(f"{source} cannot be input and output; name another output.")
@@ -143,7 +143,8 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _same(job: dict[str, Any], known: dict[str, Any], where: Path) -> None:
+def _check_same_job(job: dict[str, Any], known: dict[str, Any], where: Path) -> None:
+    """Refuse to go on with, or to overwrite, what another job left at `where`."""
     if differs := [key for key, value in job.items() if known.get(key) != value]:
         raise ConfigError(
             f"{where} is there already, of another job (it differs in {', '.join(differs)}); delete it or name another "
@@ -160,7 +161,7 @@ def _answer_parts(engine: BatchEngine, source: Path, parts: Path, rows: int, par
         else:
             replies = _replies(engine, table)
             failed += sum(bool(reply.error) for reply in replies)
-            write_table(path, _with(table, replies))
+            write_table(path, _with_replies(table, replies))
             done += table.num_rows
         elapsed = time.monotonic() - begun
         if done and (elapsed - said > 5 or before + done == rows):
@@ -186,6 +187,7 @@ def _slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
 
 
 def _replies(engine: BatchEngine, table: pa.Table) -> list[RowReply]:
+    """A reply per row; an empty question is not asked."""
     questions = table.column("question").to_pylist()
     contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
     asked = [i for i, question in enumerate(questions) if question and question.strip()]
@@ -196,7 +198,7 @@ def _replies(engine: BatchEngine, table: pa.Table) -> list[RowReply]:
     return replies
 
 
-def _with(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
+def _with_replies(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
     for name, values in (
         ("answer", [None if r.error else r.answer for r in replies]),
         ("error", [r.error or None for r in replies]),
@@ -207,6 +209,7 @@ def _with(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
 
 
 def _join(parts: Path, output: Path, job: dict[str, Any]) -> None:
+    """Write all parts to `output`, whole or not at all, with the job in its metadata."""
     partial = output.with_name(f".{output.name}.partial")
     paths = sorted(parts.glob("part-*.parquet"))
     schema = pq.read_schema(paths[0])

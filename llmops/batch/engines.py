@@ -20,7 +20,7 @@ from llmops.errors import DeployError
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0  #: how long an app may be away or overloaded before a batch gives up
-_REFUSED = {400, 413, 422}  #: the request itself is at fault, so the row is; anything else ends the batch
+_REFUSED = {400, 413, 422}  #: statuses that blame the request, so that its row gets the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +33,18 @@ class RowReply:
 
 
 class BatchEngine(Protocol):
-    """Whatever answers."""
+    """Whatever answers the rows of a batch."""
 
     @property
     def name(self) -> str:
-        """What it is, so that a job is not gone on with by another."""
+        """What it is and how it is set: an interrupted job is only continued by an engine of the same name."""
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         """Answer (question, context) pairs, none of them empty, in their order."""
 
 
 class LocalEngine:
-    """A servable folder, loaded when first asked, and answered with greedily, longest prompts first."""
+    """A servable folder on this machine, loaded when first asked; it answers greedily, longest prompts first."""
 
     def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
         self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
@@ -79,6 +79,7 @@ class LocalEngine:
         return replies
 
     def _generate(self, ids: list[list[int]]) -> list[RowReply]:
+        """Answer prompts together; where that fails, halve by halve, so that only a prompt at fault gets the error."""
         from llmops.model.base.generate import decode, generate
 
         model, tokenizer = self._loaded
@@ -108,7 +109,7 @@ def server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
 
 @dataclass
 class ServerEngine:
-    """A serving app, asked by `size` callers at a time, which it answers together."""
+    """A serving app, asked by `size` callers at a time, so that it answers as many together."""
 
     url: str
     client: httpx.Client

@@ -179,12 +179,15 @@ def _online(config: Features, out: Path) -> dict[str, str]:
 
 
 def _from(start: Path, target: Path, home: Path) -> str:
-    """`target` as written in a file of the folder `start`: relative if it moves together with it, within `home`."""
+    """The path `target` as a file in the folder `start` has it: relative if `target` is in `home`, which may move."""
     return os.path.relpath(target, start) if target.is_relative_to(home) else str(target)
 
 
 def _load(repo: Path) -> list[Any]:
-    """All that the repository's modules declare. They import each other by name and leave no trace in this process."""
+    """All that the repository's modules declare.
+
+    They import each other by their bare names. Afterwards modules and search path of this process are as before.
+    """
     from feast import Entity, FeatureService, FeatureView
     from feast.data_source import DataSource
 

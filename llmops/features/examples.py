@@ -1,4 +1,4 @@
-"""The examples of a features artifact, as training reads them: through Feast which there are, by key their tokens."""
+"""The examples of a features artifact, as training reads them: Feast says which there are, Parquet has their tokens."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class ParquetOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class ParquetOfflineStore(DuckDBOfflineStore):
-    """Reads as its base does, from where the source is."""
+    """Reads as its base does, but takes a relative path from the folder of the feature store."""
 
     @staticmethod
     def get_historical_features(
@@ -52,6 +52,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
 
 
 def _placed(config: RepoConfig, source: Any) -> Any:
+    """A copy of a file source whose path starts from the folder of the feature store; others as they are."""
     if not isinstance(source, FileSource):
         return source
     where = FileSource.get_uri_for_file_path(config.repo_path, source.path)

@@ -100,7 +100,7 @@ def success_rate(results: Sequence[ProbeResult]) -> Rate:
 
 
 def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
-    """The same of all attacks and by their risk, as JSON values; empty without results."""
+    """`success_rate` of all attacks and of each OWASP risk, as JSON values; empty without results."""
     if not results:
         return {}
     risks = sorted({result.probe.owasp for result in results})
@@ -109,7 +109,7 @@ def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
 
 
 def shown(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
-    """The results for reading: what looks personal in an answer, made up or not, is not written down."""
+    """The results as JSON values for people; what looks personal in an answer, made up or not, is redacted."""
     texts = pii.redact_all([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
     return [
         {

@@ -1,4 +1,4 @@
-"""The catalogue of base models: data in `catalog.yaml`, and what follows from it.
+"""The catalogue of base models: the rows of `catalog.yaml`, and the memory that each model takes.
 
 To add a model, add a row to `catalog.yaml`; its head says where each value stands. To try a model that has none, name
 its folder in `select.model`.

@@ -1,4 +1,4 @@
-"""Answer greedily, in batches: what evaluate, govern, compress and batch ask a loaded model by."""
+"""Answer prompts greedily, in batches: how select, compress, evaluate, govern and batch ask a loaded model."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def answer(
 
 
 def _until(ids: list[int], ends: set[Any]) -> list[int]:
+    """The tokens before the first that ends an answer."""
     for n, token in enumerate(ids):
         if token in ends:
             return ids[:n]

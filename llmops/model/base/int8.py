@@ -3,9 +3,9 @@
     weight ≈ q · scale,   q an integer in -127 … 127,   scale = max |weight| of the channel / 127
 
 On disk it is the `pack-quantized` layout of the library compressed-tensors. Embedding and output layer stay in
-bfloat16, and so do activations: in 8 bits, a scale a token, they cost a fine-tuned SmolLM2-135M 0.02 nats per answer
-token, ten times what the weights do. Torch's dynamic quantisation has one scale for the activations of a whole batch,
-so that an answer would depend on what else is in the batch.
+bfloat16. So do activations: in 8 bits, with a scale for each token, they cost a fine-tuned SmolLM2-135M 0.02 nats per
+answer token, ten times what 8-bit weights cost. Torch's dynamic quantisation is no way out: it has one scale for the
+activations of a whole batch, so that an answer would depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ METHOD = "compressed-tensors"  #: `quant_method` in the `config.json` of such a 
 
 OFFSET = 128  #: added to an integer on disk
 
-#: Rows up to which torch's kernel for 8-bit weights beats making bfloat16 of them first. A 576×1536 layer on one core,
-#: in microseconds: one row 44 against 286 (and 105 with a bfloat16 weight), 16 rows 338 against 277 (113).
+#: Rows up to which torch's kernel for 8-bit weights is faster than turning them into bfloat16 first. Microseconds of a
+#: 576×1536 layer on one core, by the kernel, by turning, and with a weight that is bfloat16 anyway: one row takes 44,
+#: 286 and 105; 16 rows take 338, 277 and 113.
 _FEW = 12
 
 
@@ -54,21 +55,21 @@ class Int8Linear(torch.nn.Module):
 
 
 def is_int8(folder: Path) -> bool:
-    """Whether a model with such layers is in this folder."""
+    """Whether the model in this folder has such layers."""
     path = folder / "config.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return bool(known.get("quantization_config", {}).get("quant_method") == METHOD)
 
 
 def load(folder: Path, device: str) -> Any:
-    """The model of such a folder, in evaluation mode.
+    """Load the model of a folder that `is_int8`, in evaluation mode.
 
     Raises:
         ArtifactError: if its weights are not those of its configuration.
     """
     config = AutoConfig.from_pretrained(str(folder))
     del config.quantization_config
-    with no_init_weights():  # the memory of weights that are replaced unread is never touched
+    with no_init_weights():  # these weights are replaced below: filling them would only touch their memory
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for parent, name, layer in linear_layers(model):
         setattr(parent, name, Int8Linear(layer.in_features, layer.out_features, layer.bias))
@@ -100,6 +101,7 @@ def _multiply(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> 
 
 
 def _unpacked(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a file under the names of the model's parameters; a packed one as 8-bit integers."""
     for key, value in state.items():
         if key.endswith(".weight_packed"):
             whole = (value.contiguous().view(torch.uint8).to(torch.int16) - OFFSET).to(torch.int8)

@@ -68,7 +68,7 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
-    """Mean cross-entropy per answer token (nats) over `examples`; e to its power is the perplexity.
+    """Mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity.
 
     A model that trains is judged without dropout, and trains on undisturbed afterwards.
     """
@@ -83,7 +83,7 @@ def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
 
 @contextmanager
 def judging(model: Any) -> Iterator[None]:
-    """Put a model that trains in evaluation mode, all but its NF4 layers, and back.
+    """Have a model that trains in evaluation mode, all but its NF4 layers, and put it back as it was.
 
     bitsandbytes repacks the weights of an NF4 layer on a CPU the first time it is used in evaluation mode; from then on
     every gradient through that layer is zero. In train mode such a layer computes the same and is left as it is.

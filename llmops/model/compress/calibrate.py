@@ -1,4 +1,4 @@
-"""Let a model read training examples while somebody watches its layers: what pruning and rounding go by."""
+"""Feed training examples to a model and see what its layers are given: pruning and rounding decide by that."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import answer_loss, pack
 
-EXAMPLES = 128  #: that are read, evenly spread over those given; GPTQ's paper took as many, of 2048 tokens
+EXAMPLES = 128  #: how many are fed, evenly spread over those given; GPTQ's paper took as many, of 2048 tokens each
 
-Watch = Callable[[torch.Tensor], None]  #: takes the inputs of a layer, one a row, in float32
+Watch = Callable[[torch.Tensor], None]  #: is called with the inputs of a layer, one a row, in float32
 
 
 @torch.no_grad()
 def feed_examples(model: Any, examples: Sequence[Tokens], watches: Sequence[tuple[Any, Watch]]) -> None:
-    """Run `model` over `examples`, and hand what each watched layer is given to its watch."""
+    """Run `model` over `examples`; each watch is called with all that its layer is given."""
     with _hooked(watches):
         chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // EXAMPLES))][:EXAMPLES]
         for start in range(0, len(chosen), 8):

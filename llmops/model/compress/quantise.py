@@ -1,4 +1,4 @@
-"""Make a model with weights in 8 bits of a bfloat16 one (see `base.int8`), and write it as a model folder."""
+"""Turn a bfloat16 model into one with weights in 8 bits (see `base.int8`), and write it as a model folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import torch
 from huggingface_hub import save_torch_state_dict
 
 from llmops.features.tokenize import Tokens
+from llmops.machine import GIB
 from llmops.model.base.int8 import METHOD, OFFSET, Int8Linear, linear_layers
 from llmops.model.compress.calibrate import feed_examples
 from llmops.model.compress.gptq import round_columns
 
-_TOP = 127
-_ROOM = 2**30  #: bytes; the embedded model takes half of it, and so one pass over the examples
+_TOP = 127  #: largest integer of a weight
+_ROOM = GIB  #: for statistics of layers rounded together; the embedded model needs half, so one pass over the examples
 
 
 def quantise(model: Any, examples: Sequence[Tokens]) -> Any:
     """Replace all linear layers of a bfloat16 model, but its output layer, by `Int8Linear`, in place.
 
-    Rounding minds what the layers are given when the model reads `examples`. Layers are done in the order of the model,
-    as many at once as their statistics have room in memory, so that later ones make up for earlier ones.
+    A layer is rounded by what it is given when the model reads `examples`. Layers are rounded in the order of the
+    model, as many at once as have room for their statistics in memory. The next ones are then given what the rounded
+    ones compute, and make up for their errors.
     """
     for group in _groups(list(linear_layers(model))):
         inputs = [torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device) for *_, layer in group]
@@ -36,7 +38,7 @@ def quantise(model: Any, examples: Sequence[Tokens]) -> Any:
 
 
 def save_int8(model: Any, out: Path) -> None:
-    """Write a model that `quantise` made as a model folder."""
+    """Write a model that `quantise` returned as a model folder, for `int8.load`."""
     out.mkdir(parents=True, exist_ok=True)
     state = dict(_packed(model.state_dict()))
     save_torch_state_dict(state, out, shared_tensors_to_discard=list(model.all_tied_weights_keys))
@@ -66,6 +68,7 @@ def _add_products(total: torch.Tensor, rows: torch.Tensor) -> None:
 
 
 def _rounded(layer: Any, inputs: torch.Tensor) -> Int8Linear:
+    """The layer in 8 bits; `inputs` is the sum of x xᵀ over what it is given."""
     weight = layer.weight.detach().float()
     scale = (weight.abs().amax(1, keepdim=True) / _TOP).clamp(min=1e-8).to(torch.bfloat16)
     small = Int8Linear(layer.in_features, layer.out_features, None if layer.bias is None else layer.bias.detach())

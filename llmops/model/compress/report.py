@@ -1,4 +1,4 @@
-"""The report of `compress`: a table of the forms, and a plot of size against quality."""
+"""The report of `compress`: a table of the variants, and a plot of size against quality."""
 
 from __future__ import annotations
 

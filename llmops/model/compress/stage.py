@@ -1,10 +1,10 @@
-"""Make smaller forms of the trained model, measure them, and choose the one that is evaluated, released and served.
+"""Make smaller variants of the trained model, measure them, and choose the one that is evaluated, released and served.
 
     python -m llmops run compress
 
-A form is measured on validation items: what it adds to the loss of the full model, item by item, with an interval that
-resamples topics. The rule: of the full model and those whose upper bound is at most `within`, take the smallest (or the
-fastest). An interrupted run goes on with the forms it has made and measured.
+A variant is measured on validation items: what it adds to the loss of the full model, item by item, with an interval
+that resamples topics. The rule: of the full model and the variants whose upper bound is at most `within`, take the
+smallest (or the fastest). An interrupted run keeps the variants that it has made and measured.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is found out about one form; per item in the order of the items."""
+    """What was measured of one variant."""
 
-    size_mib: float
+    size_mib: float  #: on disk
     speed: Speed
-    nats: list[float]
-    f1: list[float]
+    nats: list[float]  #: of each item's reference answer, in the order of the items
+    f1: list[float]  #: token F1 of each item's answer, in the order of the items
 
 
 def run(config: Compress, *, annotate: Path, features: Path, select: Path, train: Path, out: Path) -> dict[str, Any]:
-    """Write `servable/`, the chosen form; `compression.json`, `report.md` and `compression.png`, all of them.
+    """Write `servable/`, the chosen variant, and `compression.json`, `report.md` and `compression.png` about all.
 
     Raises:
         ArtifactError: if there is no validation item.
@@ -92,7 +92,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 def compare_variants(
     found: dict[str, Measured], items: Sequence[Example], references: Sequence[Tokens], config: Compress
 ) -> list[dict[str, Any]]:
-    """A row per form: its figures, and how it differs from the full model in loss and token F1, with intervals."""
+    """A row per variant: its figures, and how it differs from the full model in loss and token F1, with intervals."""
     tokens = [len(r.token_ids) - r.prompt_tokens for r in references]
     full, topics = found[FULL], [item.group for item in items]
 
@@ -115,7 +115,7 @@ def compare_variants(
 
 
 def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
-    """The name of the form that the rule picks; the full model if no other is within."""
+    """The name of the variant that the rule picks; the full model if no other is within."""
     fit = [row for row in rows if row["variant"] == FULL or row["loss_added"]["high"] <= config.within]
     if config.prefer == "smallest":
         return str(min(fit, key=lambda row: row["size_mib"])["variant"])
@@ -125,6 +125,7 @@ def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
 def _measure_variant(
     folder: Path, items: Sequence[Example], references: Sequence[Tokens], config: Compress, kept: Path
 ) -> Measured:
+    """The figures of the model in `folder`; the file `kept` has them if an interrupted run came this far."""
     if kept.exists():
         known = json.loads(kept.read_text(encoding="utf-8"))
         return Measured(**{**known, "speed": Speed(**known["speed"])})

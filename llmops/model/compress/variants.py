@@ -1,7 +1,7 @@
-"""The forms of a trained model that `compress` chooses from, each a folder for `load_servable`.
+"""The variants of a trained model that `compress` chooses from, each a folder for `load_servable`.
 
-`bf16` is the merged model that `train` wrote. Of the others, `nf4` is made of base and adapter: a merged model rounded
-to NF4 loses most of the adapter (a loss of 0.04 became 2.1). All others are made of the merged model. `fp8` is
+`bf16` is the merged model that `train` wrote. `nf4` is made of base and adapter, since a merged model rounded to NF4
+loses most of the adapter (a loss of 0.04 became 2.1). All others are made of the merged model. `fp8` is
 transformers' own (weights in 8-bit floats, a scale for every block of 128 × 128) and needs a GPU that computes in them;
 such a folder is read without one too, and then computes in bfloat16.
 """
@@ -39,7 +39,10 @@ class Material:
 
 
 def make(name: str, material: Material, scratch: Path) -> Path:
-    """The folder of a variant below `scratch`, made unless it is there; an interrupted one goes on or is made anew."""
+    """The folder of a variant below `scratch`; it is made if it is not there.
+
+    What an interrupted run left of it is made anew, but training goes on from its checkpoints.
+    """
     if name == FULL:
         return material.full
     folder, partial = scratch / name, scratch / f".{name}.partial"

@@ -1,7 +1,7 @@
 """Answers that are a label, or several: what a generated text names, and the counts that classification metrics need.
 
 The labels are those of the references. scikit-learn's metrics are functions of these counts too. They are written out
-here, and compared with it by a test: an interval takes 2,000 calls of 1 ms with it, and one of 2 ms like this.
+here, and compared with it by a test, because an interval would take 2,000 calls of 1 ms, and takes one of 2 ms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def names(text: str) -> list[str]:
 
 
 def only_label(answer: str, known: Sequence[str]) -> str:
-    """The known label that an answer is, or else the only one that it mentions; empty if it is none or ambiguous."""
+    """The known label that the answer is, else the only one that it mentions; empty if it mentions none or several.
+
+    A label that stands within a longer one that is mentioned does not count.
+    """
     text = _label(answer)
     if text in known:
         return text

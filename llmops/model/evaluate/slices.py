@@ -24,27 +24,31 @@ def slices(items: Sequence[Example], least: int) -> dict[str, dict[str, list[int
     """
     lengths = [len(item.answer.split()) for item in items]
     bounds = sorted({int(b) for b in np.quantile(lengths, [1 / 3, 2 / 3], method="lower")} - {max(lengths)})
-    by_topic = _by([item.group for item in items], least)
+    by_topic = _rows_by_name([item.group for item in items], least)
+    by_length = _rows_by_name(_span_names(lengths, bounds), least)
     return {
-        "source": dict(sorted(_by([item.source for item in items], least).items())),
+        "source": dict(sorted(_rows_by_name([item.source for item in items], least).items())),
         "topic": dict(sorted(by_topic.items(), key=lambda part: (-len(part[1]), part[0]))[:TOPICS]),
-        "length": {name: rows for name in _spans(bounds) if (rows := _by(_named(lengths, bounds), least).get(name))},
+        "length": {name: by_length[name] for name in _spans(bounds) if name in by_length},
     }
 
 
-def _by(names: Sequence[str], least: int) -> dict[str, list[int]]:
+def _rows_by_name(names: Sequence[str], least: int) -> dict[str, list[int]]:
+    """Name → positions at which it stands in `names`, if there are at least `least`."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         rows[name].append(row)
     return {name: found for name, found in rows.items() if len(found) >= least}
 
 
-def _named(lengths: Sequence[int], bounds: Sequence[int]) -> list[str]:
+def _span_names(lengths: Sequence[int], bounds: Sequence[int]) -> list[str]:
+    """The name of the span that each length is in."""
     spans = _spans(bounds)
     return [spans[int(np.searchsorted(bounds, length))] for length in lengths]
 
 
 def _spans(bounds: Sequence[int]) -> list[str]:
+    """The names of the spans of lengths; `bounds` are the longest of each span but the last."""
     starts = [0, *(b + 1 for b in bounds)]
     spans = [f"{start} to {stop} words" for start, stop in zip(starts, bounds, strict=False)]
     return [*spans, f"{starts[-1]} words and more"]

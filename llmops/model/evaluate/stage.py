@@ -1,8 +1,8 @@
 """Answer the frozen test with base, champion and candidate, greedily, and measure each answer.
 
 What is evaluated is the servable: the very folder that serving loads. The base is the untuned model, unquantised.
-`evaluate.task` says what is measured (see `tasks`). Run again on the same machine, with as many threads, the files come
-out the same bit for bit.
+`evaluate.task` says what is measured (see `tasks`). The same run on the same machine, with as many threads, writes the
+same files bit for bit.
 
     python -m llmops run evaluate
 """
@@ -44,8 +44,8 @@ class Answered:
 
     answers: list[str]
     columns: Columns  #: metric → one value per item
-    items: dict[str, Measure]  #: metrics that any part of the test has
-    whole: dict[str, Measure]  #: metrics that only the whole test has
+    items: dict[str, Measure]  #: metrics of any part of the test
+    whole: dict[str, Measure]  #: metrics of the whole test only
 
 
 def run(
@@ -90,7 +90,7 @@ def run(
 
 
 def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Answered:
-    """One model's answers in the order of `items`, measured; of any model folder or servable."""
+    """Load a servable, or any model folder, and measure its answers to `items`, in their order."""
     model, tokenizer = load_servable(folder)
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
     likelihood = answer_nats(model, reference_tokens(tokenizer, items))
@@ -117,7 +117,7 @@ def figures(
         topics: of each item.
         config: the size of the bootstrap.
         rows: only these items.
-        whole: also the metrics that only the whole test has.
+        whole: also the metrics of the whole test only.
 
     Returns:
         `models`: model → metric → interval; `differences`: metric → interval of candidate minus opponent, paired. A

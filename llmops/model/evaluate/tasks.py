@@ -15,9 +15,8 @@ from llmops.statistics.intervals import Floats, Measure
 Columns = dict[str, list[float | None]]  #: metric → one value per item, or none
 Scorer = Callable[[Sequence[str], Sequence[str], int], tuple[Columns, dict[str, Measure]]]
 
-#: A lower value of these is better, and no value of the others is: they describe.
-LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})
-DESCRIPTIVE = frozenset({"reading_ease"})
+LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: of all other metrics more is better
+DESCRIPTIVE = frozenset({"reading_ease"})  #: but of these, which only describe an answer
 
 
 @dataclass(frozen=True, slots=True)

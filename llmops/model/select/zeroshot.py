@@ -1,7 +1,7 @@
-"""How well untuned models do on a slice of the validation examples: what `select` compares those with that fit.
+"""How well an untuned model does on a slice of the validation examples: `select` compares the models that pass by it.
 
 Compared are bits per byte of the reference answers. They need no generation, do not depend on the tokenizer, and differ
-less by chance than token F1, which a talkative model loses for a reason that tuning removes first.
+less by chance than token F1, in which a talkative model is worse only until tuning makes it brief.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What an untuned model scored."""
+    """What an untuned model scored, item by item."""
 
     measures: dict[str, Measure]  #: bits_per_byte and token_f1
     topics: tuple[str, ...]  #: of the items

@@ -134,7 +134,11 @@ def _validation(features: Path) -> Sequence[Tokens]:
 
 
 def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
-    """The validation loss of the merged model as it was saved: that of the model that was trained, or an error."""
+    """The validation loss of the merged model as it was saved; None without validation examples.
+
+    Raises:
+        TrainingError: if it is not about `expected`, the loss of the model that was trained.
+    """
     if expected is None:
         return None
     loss = mean_loss(load_model(servable), _validation(features))

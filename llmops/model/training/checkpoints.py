@@ -29,7 +29,7 @@ def remove_incomplete(folder: Path) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what a full disk raises, which differs between torch, safetensors and Python, into one plain error."""
+    """Turn what a full disk raises (torch, safetensors and Python each have their own) into one plain error."""
     try:
         yield
     # torch raises RuntimeError, with the reason in its text only

@@ -74,8 +74,8 @@ def activation_bytes(config: Any, tokens: int, answer_tokens: int) -> int:
 
     Per layer and token a Llama keeps, in two bytes each, some 11 values per hidden unit (what enters norms, projections
     and adapters, in float32 within the norms) and 4 per unit of the feed-forward layer; per answer token the logits
-    once in two bytes and twice in four. Attention is taken to be of the kind that keeps no square. What autograd really
-    kept for three small models was 0.8 to 1 times that.
+    once in two bytes and twice in four. Attention is taken to be of a kind that keeps no square of scores. What
+    autograd really kept for three small models was 0.8 to 1 times that.
 
     Args:
         config: the base model's configuration.

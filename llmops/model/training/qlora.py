@@ -67,8 +67,10 @@ def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
 
 
 def _targets(model: Model, names: Sequence[str]) -> list[str] | str:
-    """peft takes a name that is nowhere for granted as long as one is found: `q_proj, v_proj, o_proj` on a Phi-3, whose
-    first two are one `qkv_proj`, would train a third of what was asked for.
+    """Which layers get an adapter, for peft: the named ones, or every linear one if none is named.
+
+    peft accepts names that are not in the model as long as one is: `q_proj, v_proj, o_proj` on a Phi-3, whose first two
+    are one `qkv_proj`, would train a third of what was asked for. Here such a name is an error.
     """
     if not names:
         return "all-linear"
@@ -96,9 +98,9 @@ def _compute_in_bfloat16(model: Model) -> None:
 def merge_adapter(base: str, adapter: Path, method: str) -> Model:
     """The base with its adapter merged in at full precision, cast to bfloat16.
 
-    What QLoRA trained is the adapter on the base as NF4 holds it, so that base is dequantised and merged into. Merged
-    into the published weights instead, the adapter no longer corrects what it was trained to correct: on 241 examples
-    learned to a loss of 0.04, the merged model's was 0.29, and its token F1 on held-out wordings 0.26, not 0.46.
+    QLoRA trained the adapter on the base as NF4 holds it, so it is merged into that base, dequantised. Merged into the
+    published weights instead, it would no longer correct what it was trained to correct: on 241 examples learned to a
+    loss of 0.04, the merged model's was 0.29, and its token F1 on held-out wordings 0.26, not 0.46.
     """
     plain = load_model(base, nf4()).dequantize() if method == "qlora" else load_model(base)
     merged = PeftModel.from_pretrained(plain.to(torch.float32), str(adapter)).merge_and_unload()

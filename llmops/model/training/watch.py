@@ -104,7 +104,9 @@ class BestAdapter(TrainerCallback):
 
 
 def tensorboard(names: Sequence[str], folder: Path) -> list[TrainerCallback]:
-    """TensorBoard's callback, if it is asked for: made by transformers it would write beside the checkpoints.
+    """TensorBoard's callback, which writes to `folder`, if `names` asks for it.
+
+    The one that transformers makes by itself would write beside the checkpoints.
 
     Raises:
         TrainingError: if the package is missing.

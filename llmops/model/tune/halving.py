@@ -56,7 +56,10 @@ def rungs(config: Tune) -> list[int]:
 
 
 def promote(trials: Sequence[Trial], ladder: Sequence[int], factor: int) -> Trial | None:
-    """The trial to go on with: the best that is among the top 1/`factor` of its rung, of the highest such rung."""
+    """The trial to train on: of the highest rung that has one, the best trial that waits there in its top 1/`factor`.
+
+    At least one of a rung is promoted. None if no trial is to go on.
+    """
     for rung in reversed(ladder[:-1]):
         reached = ranking(trials, rung)
         for trial in reached[: max(1, len(reached) // factor)]:
@@ -83,9 +86,10 @@ def ranking(trials: Sequence[Trial], rung: int) -> list[Trial]:
 
 
 def standing(trials: Sequence[Trial]) -> list[float]:
-    """A score per trial, smaller is better: its place when those that got further come first, and then the lower loss.
+    """A score per trial, smaller is better; infinite for one that failed.
 
-    A trial that got further won against all that it left behind. One that failed scores infinite.
+    It is the trial's place. Those that were trained further come first, since they won against all that they left
+    behind; of those trained as far, the one with the lower loss.
     """
     order = sorted((t for t in trials if not t.error), key=lambda t: (-t.steps, t.loss, t.number))
     places = {trial.number: float(place) for place, trial in enumerate(order)}

@@ -23,7 +23,7 @@ from llmops.model.training.qlora import Hyperparameters
 #: Trials before TPE begins to model. HyperOpt's own 20 would make a search of 20 a random one.
 STARTUP = 5
 START = 0.75  #: of the logarithmic range of learning rates
-REDRAWS = 100  #: how often a point that was tried already is drawn again, before a small space is looked through
+REDRAWS = 100  #: draws that may all be of tried points, before the first untried one of a small space is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _between(bounds: tuple[float, float], share: float) -> float:
 
 
 def _tree(space: Space) -> Domain:
-    """The space as HyperOpt has it; what has one value only is left out."""
+    """The space in HyperOpt's terms; what can have only one value is left out."""
     nodes: dict[str, Any] = {}
     if space.size == math.inf:
         nodes["learning_rate"] = hp.loguniform("learning_rate", *map(math.log, space.learning_rate))
@@ -121,7 +121,7 @@ def _tree(space: Space) -> Domain:
 
 
 def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
-    """The trials as HyperOpt keeps them: of a choice, its index."""
+    """The trials as HyperOpt keeps them, which has the index of a choice and not its value."""
     documents = []
     for number, (found, score) in enumerate(tried):
         values: dict[str, Any] = {}

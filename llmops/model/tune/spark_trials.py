@@ -20,7 +20,7 @@ from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
 
 @contextmanager
 def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterator[RunTrialJobs]:
-    """Give a function that does jobs at once, each a Spark task.
+    """A function that does several jobs at once, each as a Spark task.
 
     Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
     """
@@ -31,7 +31,9 @@ def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterat
 
 
 def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial], trials: SparkTrials) -> list[Trial]:
-    """Do each job in a trial of `trials`. What is tried was decided before, so that a killed search finds the same.
+    """Do each job in a trial of `trials`; HyperOpt only spreads them.
+
+    What is tried was decided before, so that a killed search that goes on tries the same.
 
     Raises:
         TrainingError: if a task failed for another reason than its training: a missing package or path, say.
@@ -54,9 +56,8 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
         show_progressbar=False,
         verbose=False,
     )
-    documents = sorted(
-        trials._dynamic_trials, key=lambda document: document["tid"]
-    )  # `trials` leaves out those that failed
+    # Iterating over `trials` would leave out those that failed.
+    documents = sorted(trials._dynamic_trials, key=lambda document: document["tid"])
     for document in documents:
         if document["state"] != JOB_STATE_DONE:
             raise TrainingError(f"A trial on Spark broke off: {document['misc'].get('error', 'it was cancelled')}")

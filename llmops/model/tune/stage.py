@@ -1,5 +1,6 @@
-"""Search learning rate, rank and batch: grid, random or TPE, with successive halving or on Spark. A killed search goes
-on from what it measured.
+"""Search learning rate, rank and batch: grid, random or TPE, with successive halving or on Spark.
+
+A killed search goes on from what it measured.
 
     python -m llmops run tune
 """
@@ -105,7 +106,7 @@ def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Pa
 
 
 def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
-    """Train a trial on, from its checkpoint in `folder`, on a fresh base; returns it with the loss it came to.
+    """Train a trial further, from its checkpoint in `folder`; returns it with the validation loss that it reached.
 
     A loss that is no number, or training that fails otherwise, is written down as its error.
     """
