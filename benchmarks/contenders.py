@@ -87,7 +87,7 @@ def prepare(questions: Sequence[str]) -> None:
     """Make the model in bfloat16 and, calibrated on answers to the questions, in int8; once."""
     from llmops.features.tokenize import Tokens
     from llmops.model.base.load import load_model, load_tokenizer
-    from llmops.model.compress.quantise import quantise, save
+    from llmops.model.compress.quantise import quantise, save_int8
     from llmops.prompts import training_ids
 
     make_base(BASE)
@@ -95,7 +95,7 @@ def prepare(questions: Sequence[str]) -> None:
         model, tokenizer = load_model(BASE), load_tokenizer(BASE)
         texts = [(question, "Let me explain.") for question in questions]
         examples = [Tokens(str(n), *training_ids(tokenizer, *text)) for n, text in enumerate(texts)]
-        save(quantise(model, examples), SMALL)
+        save_int8(quantise(model, examples), SMALL)
         tokenizer.save_pretrained(SMALL)
 
 

@@ -26,8 +26,8 @@ from llmops.config import Train, Tune, load
 from llmops.model.base.catalog import catalogue
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
-from llmops.model.tune.halving import Job, Trial, rungs
-from llmops.model.tune.search import declared
+from llmops.model.tune.halving import Trial, TrialJob, rungs
+from llmops.model.tune.search import declared_space
 from llmops.pipeline import STAGES, run_stage
 from llmops.prompts import all_training_ids
 from llmops.records import Example, read_rows
@@ -38,7 +38,7 @@ DAY = "2026-01-31"
 CONFIG = Tune(
     trials=1000, steps=48, rung=3, halving=4, learning_rate=(1e-5, 1), rank=(4, 16), batch=(2, 4), validation_items=1000
 )
-SPACE, LADDER = declared(CONFIG, Train()), rungs(CONFIG)
+SPACE, LADDER = declared_space(CONFIG, Train()), rungs(CONFIG)
 PRETRAINING = 400  #: steps
 VOCABULARY = 1024
 
@@ -115,7 +115,7 @@ def curve(point: Point, *, features: Path, base: str) -> list[float]:
         for rung in LADDER:
             if not trial.error:
                 trial = tune.attempt_job(
-                    Job(trial, rung), Path(folder), config=CONFIG, train=Train(), features=features, base=base
+                    TrialJob(trial, rung), Path(folder), config=CONFIG, train=Train(), features=features, base=base
                 )
     return [trial.losses.get(rung, 100.0) for rung in LADDER]
 

@@ -33,7 +33,7 @@ from peers import Peer, attempted, in_process  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 
 from llmops.model.tune import stage as tune  # noqa: E402
-from llmops.model.tune.halving import Job, Trial  # noqa: E402
+from llmops.model.tune.halving import Trial, TrialJob  # noqa: E402
 
 OPTUNA = Peer("optuna", ("optuna>=5.0",), beside=True)
 BUDGET = 24 * CONFIG.steps  #: optimiser steps that every arm spends
@@ -115,7 +115,7 @@ def ours(curves: Curves, seed: int) -> Trace:
     """The stage's own search, its measuring replaced."""
     trace = Trace(curves)
 
-    def measure(jobs: Sequence[Job]) -> list[Trial]:
+    def measure(jobs: Sequence[TrialJob]) -> list[Trial]:
         (job,) = jobs
         rung, found = LADDER.index(job.steps), job.trial.found
         done = LADDER.index(job.trial.steps) if job.trial.steps else -1
