@@ -1,7 +1,7 @@
 """Erase a person: `llmops data forget <subject>` takes their rows out of everything that was made of the sources.
 
 Out of every artifact, the extracts, the repository, both Feast stores and the versions' answers; texts and events get a
-mark in place of the name. The model versions that were trained on the rows are marked, and the rows are listed, without
+mark instead of the name. The model versions that were trained on the rows are marked, and the rows are listed, without
 what they say, so that collect does not bring them back. Afterwards every file is searched for the person.
 
 It is one pass over a plan (`plans`), safe to interrupt and to repeat. No stage may run meanwhile.
@@ -24,7 +24,7 @@ from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.collect.remote import is_remote
 from llmops.erasure import erase, partitions, plans, search
-from llmops.erasure.plans import Plan
+from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
 from llmops.errors import LlmopsError
@@ -98,7 +98,7 @@ def _alone(config: Config) -> Iterator[None]:
         ) from None
 
 
-def _nothing_to_do(config: Config, plan: Plan, subject: Subject, dry_run: bool) -> Report:
+def _nothing_to_do(config: Config, plan: ErasurePlan, subject: Subject, dry_run: bool) -> Report:
     if remaining := _remaining(config, subject):
         return _report(config, plan, remaining, 0, dry_run)
     raise LlmopsError(
@@ -107,7 +107,7 @@ def _nothing_to_do(config: Config, plan: Plan, subject: Subject, dry_run: bool) 
     )
 
 
-def _carry_out(config: Config, plan: Plan, subject: Subject) -> int:
+def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     """Do all of the plan that is not done yet; returns how many examples the online store still had."""
     log.info("forgetting %d raw rows, with changes in %d files", plan.documents, len(plan.changes) + len(plan.texts))
     forgotten.add(config.collect.forgotten, plan.hashes)
@@ -126,18 +126,18 @@ def _carry_out(config: Config, plan: Plan, subject: Subject) -> int:
     of = _by_artifact(config, plan)
     for folder in sorted(of.keys() - {None}, key=str):
         with artifacts.locked(folder):
-            _change(of[folder], plan, subject)
+            _apply_changes(of[folder], plan, subject)
             _write_texts(folder)
             artifacts.amend(folder, _note(config, plan, folder))
             log.info("%s/%s is done", folder.parent.name, folder.name)
-    _change(of[None], plan, subject)
+    _apply_changes(of[None], plan, subject)
     partitions.erase(config, plan.repository)
     for path in map(Path, plan.databases):
         erase.hide_in_database(path, subject)
     return online
 
 
-def _by_artifact(config: Config, plan: Plan) -> Mapping[Any, list[Path]]:
+def _by_artifact(config: Config, plan: ErasurePlan) -> Mapping[Any, list[Path]]:
     """The files that change, by the folder of their artifact; None for those that belong to none."""
     of: defaultdict[Path | None, list[Path]] = defaultdict(list)
     for path in map(Path, [*(change.path for change in plan.changes), *plan.texts]):
@@ -149,7 +149,7 @@ def _by_artifact(config: Config, plan: Plan) -> Mapping[Any, list[Path]]:
     return of
 
 
-def _change(paths: list[Path], plan: Plan, subject: Subject) -> None:
+def _apply_changes(paths: list[Path], plan: ErasurePlan, subject: Subject) -> None:
     todo = {Path(change.path): change for change in plan.changes}
     texts = set(map(Path, plan.texts))
     for path in dict.fromkeys(paths):
@@ -176,15 +176,15 @@ def _write_texts(folder: Path) -> None:
         artifacts.write_whole(text, "\n".join([*lines, ""]).encode())
 
 
-def _note(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
+def _note(config: Config, plan: ErasurePlan, folder: Path) -> dict[str, Any]:
     """What the artifact's record says of the erasure."""
     ref = f"{folder.parent.name}/{folder.name}"
     note: dict[str, Any] = {"time": plan.time, "rows": _rows(config, plan)[ref]}
     return note | ({"examples": plan.trained[ref]} if ref in plan.trained else {})
 
 
-def _rows(config: Config, plan: Plan) -> Counter[str]:
-    """How many rows go, by artifact or place."""
+def _rows(config: Config, plan: ErasurePlan) -> Counter[str]:
+    """How many rows go, by artifact, or in the extracts, the registry and the repository."""
     rows: Counter[str] = Counter()
     for change in (c for c in plan.changes if c.path.endswith(".parquet")):
         path = Path(change.path)
@@ -203,14 +203,14 @@ def _remaining(config: Config, subject: Subject) -> dict[str, str]:
     for path in plans.files(config):
         if where := search.where_named(path, subject):
             still[subject.hide(str(path))] = where
-        elif subject.named_in_place(path.name):
+        elif subject.named_in_location(path.name):
             still[subject.hide(str(path.parent))] = "in the name of a file in it"
     for interval, parts in partitions.find(config, subject, Found()).items():
         still[f"repository, interval {interval}"] = f"in {len(parts)} parts"
     return still
 
 
-def _report(config: Config, plan: Plan, remaining: dict[str, str], online: int, dry_run: bool) -> Report:
+def _report(config: Config, plan: ErasurePlan, remaining: dict[str, str], online: int, dry_run: bool) -> Report:
     return Report(
         time=plan.time,
         dry_run=dry_run,
@@ -227,26 +227,26 @@ def _report(config: Config, plan: Plan, remaining: dict[str, str], online: int, 
 
 
 def _unreached(config: Config) -> list[str]:
-    places = [
+    unreached = [
         "the sources themselves, and backups and copies of any of this",
         "weights of the models trained on the rows",
     ]
     if is_remote(config.collect.repository):
-        places.append("earlier versions of its objects that the repository's store may keep")
+        unreached.append("earlier versions of its objects that the repository's store may keep")
     if config.release.hub_repo:
-        places.append(
+        unreached.append(
             f"the Hub repository {config.release.hub_repo}: its versions and their cards; push or delete them there"
         )
     if "elasticsearch" in config.monitoring.sinks:
-        places.append(
+        unreached.append(
             f"events in {config.monitoring.elasticsearch_index} of Elasticsearch, which may hold names of users"
         )
     if config.features.online != "sqlite":
-        places.append("what the server of the online store saved on its own disk before")
-    return places
+        unreached.append("what the server of the online store saved on its own disk before")
+    return unreached
 
 
-def _announce(config: Config, plan: Plan, report: Report, by: str) -> None:
+def _announce(config: Config, plan: ErasurePlan, report: Report, by: str) -> None:
     emit(
         config.events,
         EVENTS,

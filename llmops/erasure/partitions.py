@@ -17,9 +17,9 @@ from llmops.artifacts import read_record
 from llmops.config import Config
 from llmops.data.collect import repository
 from llmops.data.collect.credentials import environment
-from llmops.data.collect.remote import Place, connect, here, is_remote
+from llmops.data.collect.remote import Address, connect, is_remote, local
 from llmops.erasure.subject import Subject
-from llmops.erasure.trace import Found, Known, matching
+from llmops.erasure.trace import Found, Known, matching_rows
 
 Parts = dict[str, dict[str, list[int]]]  #: interval → name of a part → numbers of the rows that go, from 0
 
@@ -35,11 +35,11 @@ def find(config: Config, subject: Subject, found: Found) -> Parts:
     known: defaultdict[str, Known] = defaultdict(Known)
     for ref in (ref for ref in found.known if ref.startswith("collect/")):
         known[read_record(config.artifacts / ref).interval] |= found.known[ref]
-    place = _place(config)
+    address = _address(config)
     hits: Parts = {}
-    for interval in _intervals(place):
-        for name, data in _parts(place, interval):
-            if numbers := [row.number for row in matching(pa.BufferReader(data), subject, known[interval])]:
+    for interval in _intervals(address):
+        for name, data in _parts(address, interval):
+            if numbers := [row.number for row in matching_rows(pa.BufferReader(data), subject, known[interval])]:
                 hits.setdefault(interval, {})[name] = numbers
     return hits
 
@@ -53,11 +53,11 @@ def erase(config: Config, rows: Parts) -> None:
     """
     if not rows:
         return
-    place = _place(config)
+    address = _address(config)
     for interval, parts in rows.items():
         with tempfile.TemporaryDirectory(dir=config.home, prefix=".erasure-") as folder:
             documents = Path(folder) / "documents.parquet"
-            if _write(documents, _parts(place, interval), parts):
+            if _write(documents, _parts(address, interval), parts):
                 repository.upload(documents, _location(config), interval, environment(config.collect.connection))
 
 
@@ -81,26 +81,26 @@ def _location(config: Config) -> str:
     return where if is_remote(where) else str(config.collect.root / where)
 
 
-def _place(config: Config) -> Place:
+def _address(config: Config) -> Address:
     where = f"{_location(config).rstrip('/')}/documents"
-    return connect(where, environment(config.collect.connection)) if is_remote(where) else here(where)
+    return connect(where, environment(config.collect.connection)) if is_remote(where) else local(where)
 
 
-def _intervals(place: Place) -> list[str]:
+def _intervals(address: Address) -> list[str]:
     try:
-        names: list[str] = place.ask(lambda: place.filesystem.ls(place.path, detail=False))
+        names: list[str] = address.ask(lambda: address.filesystem.ls(address.path, detail=False))
     except FileNotFoundError:
         return []
     found = (name.rstrip("/").rpartition("/")[2].partition("interval=") for name in names)
     return sorted(interval for before, word, interval in found if word and not before)
 
 
-def _parts(place: Place, interval: str) -> Iterator[tuple[str, bytes]]:
+def _parts(address: Address, interval: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of the parts that the partition's manifest names."""
-    folder = f"{place.path.rstrip('/')}/interval={interval}"
+    folder = f"{address.path.rstrip('/')}/interval={interval}"
 
     def read(name: str) -> bytes:
-        data: bytes = place.ask(lambda: place.filesystem.cat_file(f"{folder}/{name}"))
+        data: bytes = address.ask(lambda: address.filesystem.cat_file(f"{folder}/{name}"))
         return data
 
     try:

@@ -23,7 +23,7 @@ from llmops.data.collect import forgotten
 from llmops.erasure import partitions, search
 from llmops.erasure.partitions import Parts
 from llmops.erasure.subject import Subject
-from llmops.erasure.trace import Found, Known, Row, look, record, trace, trained_on
+from llmops.erasure.trace import Found, Known, PersonRow, collected_row, find_rows, trace, trained_on
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.registry.registry import Registry
 from llmops.release.lineage import lineage
@@ -60,7 +60,7 @@ class Mark:
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class ErasurePlan:
     """All that an erasure changes."""
 
     time: str
@@ -69,7 +69,7 @@ class Plan:
     documents: int = 0  #: raw rows in the sources
     places: list[dict[str, str]] = field(default_factory=list)  #: where those stood when they were read last
     changes: list[Change] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)  #: text files that get a mark in place of the name
+    texts: list[str] = field(default_factory=list)  #: text files that get a mark instead of the name
     databases: list[str] = field(default_factory=list)  #: event databases that do
     leftovers: list[str] = field(default_factory=list)  #: files and folders of interrupted work that go
     interrupted: bool = False  #: whether any of that names the person
@@ -83,13 +83,13 @@ class Plan:
         return bool(self.changes or self.texts or self.databases or self.repository or self.interrupted)
 
 
-def make(config: Config, subject: Subject) -> tuple[Plan, list[Row]]:
+def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]]:
     """The plan, and the person's raw rows."""
     root = config.artifacts
     found = trace(root, pipeline.STAGES, subject)
     for unit in _extracts(config.collect.cache):
-        look(unit, subject, Known(), found)
-    plan = Plan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
+        find_rows(unit, subject, Known(), found)
+    plan = ErasurePlan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
     plan.versions = list(_versions(config, subject, found))
     for ref in found.known:
         if ref.startswith("train/") and (
@@ -115,14 +115,14 @@ def make(config: Config, subject: Subject) -> tuple[Plan, list[Row]]:
     return plan, raw
 
 
-def start(config: Config, plan: Plan, raw: Iterable[Row], subject: Subject) -> None:
+def start(config: Config, plan: ErasurePlan, raw: Iterable[PersonRow], subject: Subject) -> None:
     """Write the journal: from here on, the erasure can only be finished."""
     keyed = forgotten.hasher(config.collect.forgotten)
     plan.subject = keyed(subject.plain, "anywhere")
     hashes: set[str] = set()
     for row in raw:
-        item = record(row.values)
-        hidden = subject.named_in_place(item.location)
+        item = collected_row(row.values)
+        hidden = subject.named_in_location(item.location)
         hashes.add(keyed(item, "hidden" if hidden else "anywhere" if row.named else "here"))
         if hidden and row.named:
             hashes.add(keyed(item, "anywhere"))
@@ -130,7 +130,7 @@ def start(config: Config, plan: Plan, raw: Iterable[Row], subject: Subject) -> N
     write_json(config.home / JOURNAL, asdict(plan))
 
 
-def resume(config: Config, subject: Subject) -> Plan | None:
+def resume(config: Config, subject: Subject) -> ErasurePlan | None:
     """The plan of an erasure that was interrupted, if there is one.
 
     Raises:
@@ -140,7 +140,7 @@ def resume(config: Config, subject: Subject) -> Plan | None:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changes, versions = values.pop("changes"), values.pop("versions")
-        plan = Plan(**values, changes=[Change(**c) for c in changes], versions=[Mark(**v) for v in versions])
+        plan = ErasurePlan(**values, changes=[Change(**c) for c in changes], versions=[Mark(**v) for v in versions])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -160,7 +160,7 @@ def files(config: Config) -> list[Path]:
 
 
 def _extracts(cache: Path) -> list[Path]:
-    """What belongs together in the extracts: the one of a file, or all windows of a table."""
+    """What belongs together in the extracts: the one of a file, or all periods of a table."""
     found = cache.iterdir() if cache.is_dir() else ()
     return sorted(p for p in found if not p.name.startswith(".") and (p.is_dir() or p.suffix == ".parquet"))
 
@@ -171,7 +171,7 @@ def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Mark]:
         aliases = registry.aliases()
         for version in registry.versions():
             refs = [stage["artifact"] for stage in lineage(version)["stages"]]
-            look(version.path, subject, found.of(refs), found)
+            find_rows(version.path, subject, found.of(refs), found)
             if not {"annotate", "features"} & {ref.split("/")[0] for ref in refs if ref in found.known}:
                 found.notes.append(
                     f"{folder.name} {version.name}: its artifacts are gone; what it was trained on is not known"
@@ -199,9 +199,9 @@ def _online(root: Path, found: Found) -> dict[str, list[str]]:
     gone: dict[str, set[str]] = {}
     kept: set[str] = set()
     for path in sorted(root.glob("features/*/features.parquet")):
-        here = {row.values["input_id"] for row in found.files.get(path, ())}
-        kept |= set(pq.read_table(path, columns=["input_id"])["input_id"].to_pylist()) - here
-        gone[str(path.parent)] = here
+        theirs = {row.values["input_id"] for row in found.files.get(path, ())}
+        kept |= set(pq.read_table(path, columns=["input_id"])["input_id"].to_pylist()) - theirs
+        gone[str(path.parent)] = theirs
     return {folder: sorted(ids - kept) for folder, ids in gone.items() if ids - kept}
 
 
@@ -210,7 +210,7 @@ def _is_raw(path: Path, config: Config) -> bool:
 
 
 def _shown(location: str, subject: Subject) -> str:
-    return forgotten.HIDDEN if subject.named_in_place(location) else location
+    return forgotten.HIDDEN if subject.named_in_location(location) else location
 
 
 def _leftovers(config: Config, subject: Subject, trained: bool) -> list[str]:

@@ -46,8 +46,8 @@ def where_named(path: Path, subject: Subject) -> str:
         return _in_parquet(path, subject)
     if path.suffix in TEXT:
         return _in_lines(path, subject)
-    if is_database(path) and (place := _in_cells(path, subject)):
-        return place
+    if is_database(path) and (cell := _in_cells(path, subject)):
+        return cell
     return "in its bytes" if any(subject.named_in_bytes(chunk) for chunk in _chunks(path)) else ""
 
 
@@ -88,14 +88,18 @@ def _in_parquet(path: Path, subject: Subject) -> str:
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 continue
             values = list(dict.fromkeys(value for value in column.to_pylist() if value))
-            if subject.rows(pl.Series(values, dtype=pl.String)) or name == "location" and _in_places(values, subject):
+            if (
+                subject.rows(pl.Series(values, dtype=pl.String))
+                or name == "location"
+                and _in_locations(values, subject)
+            ):
                 return f"in the column {name}, in rows {start} to {start + batch.num_rows - 1}"
         start += batch.num_rows
     return ""
 
 
-def _in_places(values: Iterable[str], subject: Subject) -> bool:
-    return any(subject.named_in_place(value) for value in values)
+def _in_locations(values: Iterable[str], subject: Subject) -> bool:
+    return any(subject.named_in_location(value) for value in values)
 
 
 def _in_lines(path: Path, subject: Subject) -> str:

@@ -72,7 +72,7 @@ class Subject:
         text = data.decode("utf-8", "replace")
         return self._key in text.lower() and bool(self._pattern.search(text))
 
-    def named_in_place(self, location: str) -> bool:
+    def named_in_location(self, location: str) -> bool:
         """Whether a file is named after the person, its suffixes aside."""
         stem = location.rpartition("/")[2]
         names = {location, *(part for part in location.split("/")), stem.rpartition(".")[0]}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops import artifacts
-from llmops.data.annotate.split import normal
+from llmops.data.annotate.split import normalized
 from llmops.erasure.subject import Subject
 from llmops.records import Document, Dropped
 
@@ -59,7 +59,7 @@ class Known:
         """Know a row by its id and its place."""
         self.ids |= {row[name] for name in ("id", "input_id") if row.get(name)}
         if "location" in row:
-            self.places.add((row["source"], row["location"], _record(row["position"])))
+            self.places.add((row["source"], row["location"], _without_message(row["position"])))
 
     def rows(self, columns: Mapping[str, Sequence[str]]) -> set[int]:
         """The positions of the known rows in some columns of a file."""
@@ -67,18 +67,20 @@ class Known:
         for name in ("id", "input_id"):
             found |= {row for row, value in enumerate(columns.get(name, ())) if value in self.ids}
         if "location" in columns:
-            places = zip(columns["source"], columns["location"], map(_record, columns["position"]), strict=True)
+            places = zip(
+                columns["source"], columns["location"], map(_without_message, columns["position"]), strict=True
+            )
             found |= {row for row, place in enumerate(places) if place in self.places}
         if "where" in columns:  # of a finding: a place in words, or an example's id after what it stands in
             words = {f"{source}: {location}, {position}" for source, location, position in self.places}
             for row, where in enumerate(columns["where"]):
-                if _record(where) in words or not self.ids.isdisjoint(where.split()):
+                if _without_message(where) in words or not self.ids.isdisjoint(where.split()):
                     found.add(row)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PersonRow:
     """A person's row in a Parquet file."""
 
     number: int  #: in the file, from 0
@@ -90,7 +92,7 @@ class Row:
 class Found:
     """All of a person's rows."""
 
-    files: dict[Path, list[Row]] = field(default_factory=dict)
+    files: dict[Path, list[PersonRow]] = field(default_factory=dict)
     known: dict[str, Known] = field(default_factory=dict)  #: "stage/fingerprint" → what is known from there on
     notes: list[str] = field(default_factory=list)  #: what could not be followed
 
@@ -117,22 +119,22 @@ def trace(root: Path, stages: Iterable[str], subject: Subject) -> Found:
             refs = [source for name, source in inputs.items() if name != "champion"]
             if lost := [source for source in refs if source not in found.known]:
                 found.notes.append(f"{ref}: its input {lost[0]} is gone, so that no row could be followed from there")
-            known = look(folder, subject, found.of(refs), found)
+            known = find_rows(folder, subject, found.of(refs), found)
             if "clean" in inputs and (places := _reworded(root / inputs["clean"], folder, found)):
                 known.places |= places
-                known = look(folder, subject, known, found)
+                known = find_rows(folder, subject, known, found)
             found.known[ref] = known
     return found
 
 
-def look(folder: Path, subject: Subject, known: Known, found: Found) -> Known:
+def find_rows(folder: Path, subject: Subject, known: Known, found: Found) -> Known:
     """Add the person's rows in the Parquet files of a folder to `found`; returns `known` and what they add to it."""
     own = Known(set(known.ids), set(known.places))
     again = True
     while again:
         again = False
         for path in parquet_files(folder):
-            if rows := list(matching(path, subject, own)):
+            if rows := list(matching_rows(path, subject, own)):
                 found.files[path] = rows
             before = set(own.places)
             for row in rows:
@@ -150,7 +152,7 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
 
 
-def matching(path: Path | pa.NativeFile, subject: Subject, known: Known) -> Iterator[Row]:
+def matching_rows(path: Path | pa.NativeFile, subject: Subject, known: Known) -> Iterator[PersonRow]:
     """The person's rows in one Parquet file, in order."""
     file, start = pq.ParquetFile(path), 0
     names = [f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
@@ -159,14 +161,14 @@ def matching(path: Path | pa.NativeFile, subject: Subject, known: Known) -> Iter
         named: set[int] = set()
         for name in (n for n in names if n not in NAMES and n != "location"):
             named |= set(subject.rows(pl.Series(columns[name], dtype=pl.String)))
-        places = {place for place in set(columns.get("location", ())) if subject.named_in_place(place)}
-        located = {row for row, place in enumerate(columns.get("location", ())) if place in places}
+        locations = {path for path in set(columns.get("location", ())) if subject.named_in_location(path)}
+        located = {row for row, path in enumerate(columns.get("location", ())) if path in locations}
         for row in sorted(named | located | known.rows(columns)):
-            yield Row(start + row, row in named, {name: columns[name][row] for name in names})
+            yield PersonRow(start + row, row in named, {name: columns[name][row] for name in names})
         start += batch.num_rows
 
 
-def record(values: Mapping[str, str]) -> Document | Dropped:
+def collected_row(values: Mapping[str, str]) -> Document | Dropped:
     """A row of a collect artifact, or of an extract, as what it was written from."""
     kind = Dropped if values.get("rule") else Document
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
@@ -180,18 +182,18 @@ def trained_on(found: Found, refs: Iterable[str], root: Path) -> int:
         refs: the artifacts, as "stage/fingerprint", that the model was made from.
         root: the folder of the artifacts.
     """
-    here = {ref.split("/")[0]: root / ref for ref in refs if ref in found.known}
-    if "features" in here:
-        rows = [row.values for row in found.files.get(here["features"] / "features.parquet", ())]
+    by_stage = {ref.split("/")[0]: root / ref for ref in refs if ref in found.known}
+    if "features" in by_stage:
+        rows = [row.values for row in found.files.get(by_stage["features"] / "features.parquet", ())]
         return sum(json.loads(row["meta"])["split"] == "train" for row in rows)
-    return len(found.files.get(here["annotate"] / "train.parquet", ())) if "annotate" in here else 0
+    return len(found.files.get(by_stage["annotate"] / "train.parquet", ())) if "annotate" in by_stage else 0
 
 
 def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
     """The places of other wordings of the person's questions: their examples hold the person's answer."""
     rows = [row.values for path in parquet_files(clean / "documents") for row in found.files.get(path, ())]
     rows += [row.values for path in parquet_files(annotate) for row in found.files.get(path, ())]
-    gone = {normal(row["question"]) for row in rows if row.get("question") and row.get("answer")}
+    gone = {normalized(row["question"]) for row in rows if row.get("question") and row.get("answer")}
     places: set[Place] = set()
     if gone and (clean / "documents").exists():
         columns = ["id", "source", "location", "position", "question", "answer", "same_as"]
@@ -200,13 +202,13 @@ def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
         )
         theirs = {row["id"] for row in rows if "id" in row}
         others = documents.filter(~pl.col("id").is_in(theirs))
-        gone -= {normal(q) for q in others.filter(pl.col("answer") != "")["question"]}
+        gone -= {normalized(q) for q in others.filter(pl.col("answer") != "")["question"]}
         for row in others.filter((pl.col("same_as") != "") & (pl.col("answer") == "")).iter_rows(named=True):
-            if normal(row["same_as"]) in gone or normal(row["question"]) in gone:
-                places.add((row["source"], row["location"], _record(row["position"])))
+            if normalized(row["same_as"]) in gone or normalized(row["question"]) in gone:
+                places.add((row["source"], row["location"], _without_message(row["position"])))
     return places
 
 
-def _record(position: str) -> str:
+def _without_message(position: str) -> str:
     """The record that a position is in: all messages of one conversation are one person's."""
     return position.partition(_MESSAGE)[0]

@@ -97,8 +97,8 @@ def azure(azure_server: str, no_credentials: None, monkeypatch: pytest.MonkeyPat
 def _made(url: str) -> str:
     import os
 
-    place = remote.connect(url, os.environ)
-    place.filesystem.mkdir(place.path)
+    address = remote.connect(url, os.environ)
+    address.filesystem.mkdir(address.path)
     return url
 
 

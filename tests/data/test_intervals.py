@@ -96,15 +96,15 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
 # Where a stage can be broken off: what each calls again and again while it writes.
 BREAKS = {
     "collect": (
-        "llmops.data.collect.stage.rows",
+        "llmops.data.collect.stage.extract_rows",
         "llmops.data.collect.row_file.RowFile.add",
         "llmops.artifacts.commit",
     ),
     "clean": (
-        "llmops.data.clean.stage._tidy",
-        "llmops.data.clean.stage._kept_at",
-        "llmops.data.clean.stage._place",
-        "llmops.data.clean.stage.report",
+        "llmops.data.clean.stage._write_tidied",
+        "llmops.data.clean.stage._written",
+        "llmops.data.clean.stage._write_out",
+        "llmops.data.clean.stage.write_funnel",
         "llmops.artifacts.commit",
     ),
     "annotate": ("llmops.data.annotate.stage.write_rows", "llmops.artifacts.commit"),
@@ -115,7 +115,7 @@ BREAKS = {
 @given(
     order=st.permutations([*DAYS, *DAYS]),
     kills=st.lists(
-        st.sampled_from([(stage, place) for stage, places in BREAKS.items() for place in places]).flatmap(
+        st.sampled_from([(stage, step) for stage, steps in BREAKS.items() for step in steps]).flatmap(
             lambda where: st.tuples(st.just(where), st.integers(0, 3), st.sampled_from(DAYS))
         ),
         max_size=3,
@@ -132,11 +132,11 @@ def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
     home = tmp_path / "home"
     shutil.rmtree(home, ignore_errors=True)
     settings = settings_for(home, sources)
-    for (stage, place), after, day in kills:
+    for (stage, step), after, day in kills:
         for before in STAGES[: STAGES.index(stage)]:
             pipeline.run_stage(before, settings, day)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(place, broken(pkgutil.resolve_name(place), after))
+            patch.setattr(step, broken(pkgutil.resolve_name(step), after))
             try:
                 pipeline.run_stage(stage, settings, day)
             except Killed:

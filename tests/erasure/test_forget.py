@@ -160,19 +160,19 @@ def publish(config: Config, done: dict[str, Path]) -> None:
 
 
 @pytest.fixture
-def place(built: Path, tmp_path: Path) -> Path:
+def site(built: Path, tmp_path: Path) -> Path:
     """A copy of `built`, hard links of the registry included."""
-    shutil.copytree(built, tmp_path / "place")
-    home = tmp_path / "place" / "home"
+    shutil.copytree(built, tmp_path / "site")
+    home = tmp_path / "site" / "home"
     answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
     answers.unlink()
     answers.hardlink_to(home / "artifacts" / "evaluate" / "e1" / "answers.parquet")
-    return tmp_path / "place"
+    return tmp_path / "site"
 
 
-def at(place: Path, **collect: Any) -> Config:
-    home = place / "home"
-    return configured(home, place / "sources", **{"repository": str(home / "repository"), **collect})
+def at(site: Path, **collect: Any) -> Config:
+    home = site / "home"
+    return configured(home, site / "sources", **{"repository": str(home / "repository"), **collect})
 
 
 def everything(home: Path) -> Iterator[tuple[Path, str]]:
@@ -203,8 +203,8 @@ def ids(path: Path, column: str = "id") -> set[str]:
     return set(pq.read_table(path, columns=[column])[column].to_pylist())
 
 
-def test_nothing_of_a_person_is_left_anywhere(place: Path) -> None:
-    config = at(place)
+def test_nothing_of_a_person_is_left_anywhere(site: Path) -> None:
+    config = at(site)
     home = config.home
     annotate = only(config, "annotate")
     gone = {e.id for e in persons(annotate)}
@@ -244,8 +244,8 @@ def test_nothing_of_a_person_is_left_anywhere(place: Path) -> None:
     assert [v["examples"] for v in report.versions] == [len(trained)]
 
 
-def test_artifacts_keep_their_place_and_their_records_tell(place: Path) -> None:
-    config = at(place)
+def test_artifacts_keep_their_folders_and_their_records_tell(site: Path) -> None:
+    config = at(site)
     before = {
         p.name: p
         for s in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train")
@@ -262,8 +262,8 @@ def test_artifacts_keep_their_place_and_their_records_tell(place: Path) -> None:
     assert pipeline.plan("annotate", config, DAY).done
 
 
-def test_collect_does_not_bring_the_rows_back(place: Path) -> None:
-    config = at(place)
+def test_collect_does_not_bring_the_rows_back(site: Path) -> None:
+    config = at(site)
     documents = len(read_rows(only(config, "collect") / "documents.parquet", Document))
     forget(config, MAIL)
     shutil.rmtree(config.artifacts / "collect")
@@ -276,10 +276,10 @@ def test_collect_does_not_bring_the_rows_back(place: Path) -> None:
     assert {row.location for row in suppressed} == {"faq.csv", "chats.jsonl"}
 
 
-def test_a_changed_source_does_not_bring_them_back_either(place: Path) -> None:
-    config = at(place)
+def test_a_changed_source_does_not_bring_them_back_either(site: Path) -> None:
+    config = at(site)
     forget(config, MAIL)
-    faq = place / "sources" / "faq.csv"
+    faq = site / "sources" / "faq.csv"
     head, *rows = faq.read_text().splitlines()
     faq.write_text("\n".join([head, "Is it new?,Yes it is brand new.,new", *rows]) + "\n")
     again = pipeline.run_stage("collect", config, "2026-02-01")
@@ -287,8 +287,8 @@ def test_a_changed_source_does_not_bring_them_back_either(place: Path) -> None:
     assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
 
 
-def test_the_list_of_what_is_forgotten_tells_nothing(place: Path) -> None:
-    config = at(place)
+def test_the_list_of_what_is_forgotten_tells_nothing(site: Path) -> None:
+    config = at(site)
     forget(config, MAIL)
     path = config.collect.forgotten
     assert path.stat().st_mode & 0o777 == 0o600
@@ -306,10 +306,10 @@ def test_the_list_of_what_is_forgotten_tells_nothing(place: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 7])
-def test_a_kill_in_the_middle_is_mended_by_repeating(place: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    config = at(place)
-    other = place.parent / "other"
-    shutil.copytree(place, other)
+def test_a_kill_in_the_middle_is_mended_by_repeating(site: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    config = at(site)
+    other = site.parent / "other"
+    shutil.copytree(site, other)
     forget(at(other), MAIL)
     calls = 0
     real = erase.take_rows
@@ -350,8 +350,8 @@ def state(config: Config) -> dict[str, Any]:
     }
 
 
-def test_an_unknown_person_is_an_error_and_nothing_changes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = at(place)
+def test_an_unknown_person_is_an_error_and_nothing_changes(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = at(site)
     before = contents(config.home)
     for nobody in ("nobody@example.org", "diana.li@example.org", "a", "??"):
         with pytest.raises(LlmopsError) as error:
@@ -367,8 +367,8 @@ def contents(home: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(home.rglob("*")) if p.is_file() and not p.name.endswith(own)}
 
 
-def test_what_it_would_do_is_what_it_does(place: Path) -> None:
-    config = at(place)
+def test_what_it_would_do_is_what_it_does(site: Path) -> None:
+    config = at(site)
     would, did = forget(config, MAIL, dry_run=True), forget(config, MAIL)
     names = ("documents", "rows", "texts", "online", "versions", "sources")
     assert {n: asdict(would)[n] for n in names} == {n: asdict(did)[n] for n in names}
@@ -382,8 +382,8 @@ def test_what_it_would_do_is_what_it_does(place: Path) -> None:
         forget(config, MAIL)
 
 
-def test_the_model_version_and_its_card_say_so(place: Path) -> None:
-    config = at(place)
+def test_the_model_version_and_its_card_say_so(site: Path) -> None:
+    config = at(site)
     forget(config, MAIL)
     version = Registry(config.release.registry, "support-bot").get("v1")
     assert len(version.erasures) == 1
@@ -392,15 +392,15 @@ def test_the_model_version_and_its_card_say_so(place: Path) -> None:
     assert MAIL not in card + (version.path / "version.json").read_text()
 
 
-def test_no_stage_may_run_meanwhile(place: Path) -> None:
-    config = at(place)
+def test_no_stage_may_run_meanwhile(site: Path) -> None:
+    config = at(site)
     with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
         forget(config, MAIL)
     forget(config, MAIL)
 
 
-def test_what_interrupted_runs_left_goes_too(place: Path) -> None:
-    config = at(place)
+def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
+    config = at(site)
     broken = config.artifacts / "collect" / "half"
     row = Dropped(id="1", source="s", location="l", position="p", rule="r", detail="", content=MAIL)
     write_rows(broken / "quarantine.parquet", [row], Dropped)
@@ -413,16 +413,16 @@ def test_what_interrupted_runs_left_goes_too(place: Path) -> None:
     assert holding(config.home, MAIL) == set()
 
 
-def test_what_cannot_be_changed_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = at(place)
+def test_what_cannot_be_changed_is_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = at(site)
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
     report = forget(config, MAIL)
     assert list(report.remaining) == [str(config.home / "keys.json")]
     assert list(forget(config, MAIL).remaining) == list(report.remaining)  # and again, as long as it is so
 
 
-def test_the_event_counts_and_does_not_name(place: Path) -> None:
-    config = at(place)
+def test_the_event_counts_and_does_not_name(site: Path) -> None:
+    config = at(site)
     forget(config, MAIL, by="admin")
     drain(config.events, config.monitoring)
     (event,) = LocalStore(config.events).find("llmops.erasure")
@@ -434,8 +434,8 @@ def test_the_event_counts_and_does_not_name(place: Path) -> None:
         assert spool.rejected() == []
 
 
-def test_the_repository_loses_the_rows(place: Path) -> None:
-    config = at(place)
+def test_the_repository_loses_the_rows(site: Path) -> None:
+    config = at(site)
     folder = config.home / "repository" / "documents" / f"interval={DAY}"
     before = sum(pq.read_metadata(p).num_rows for p in folder.glob("*.parquet"))
     report = forget(config, MAIL)
@@ -445,14 +445,14 @@ def test_the_repository_loses_the_rows(place: Path) -> None:
     assert report.rows["repository"] == before - manifest["rows"] == 4
 
 
-def test_the_command(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    config = at(place)
+def test_the_command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = at(site)
     monkeypatch.setattr(cli.config, "load", lambda *_: config)
     assert cli.main(["data", "forget", MAIL, "--dry-run"]) == 0
     assert cli.main(["data", "forget", MAIL, "--json"]) == 0
-    said = capsys.readouterr()
-    assert not any(secret.lower() in (said.out + said.err).lower() for secret in SECRETS)
-    assert json.loads(said.out.splitlines()[-1])["documents"] == 5
+    printed = capsys.readouterr()
+    assert not any(secret.lower() in (printed.out + printed.err).lower() for secret in SECRETS)
+    assert json.loads(printed.out.splitlines()[-1])["documents"] == 5
     assert cli.main(["data", "forget", MAIL]) == 1
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
     assert cli.main(["data", "forget", MAIL]) == 1

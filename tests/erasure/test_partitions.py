@@ -11,7 +11,7 @@ import pytest
 
 from llmops.config import Config
 from llmops.data.collect import repository
-from llmops.data.collect.remote import Place, connect, here
+from llmops.data.collect.remote import Address, connect, local
 from llmops.erasure import partitions
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
@@ -40,14 +40,16 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     return Config(home=tmp_path / "home", collect={"repository": where})
 
 
-def reach(config: Config) -> Place:
+def reach(config: Config) -> Address:
     where = config.collect.repository
-    return connect(where, os.environ) if "://" in where else here(where)
+    return connect(where, os.environ) if "://" in where else local(where)
 
 
 def files(config: Config) -> dict[str, bytes]:
-    place = reach(config)
-    return {p.rpartition("documents/")[2]: place.filesystem.cat_file(p) for p in place.filesystem.find(place.path)}
+    address = reach(config)
+    return {
+        p.rpartition("documents/")[2]: address.filesystem.cat_file(p) for p in address.filesystem.find(address.path)
+    }
 
 
 def texts(config: Config, day: str) -> list[str]:

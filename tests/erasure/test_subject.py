@@ -69,10 +69,10 @@ def test_too_little_to_name_anybody(identifier: str) -> None:
 
 
 def test_a_file_may_be_named_after_the_person() -> None:
-    assert Subject("Ana Li").named_in_place("chats/ana_li.json.gz")
-    assert Subject(MAIL).named_in_place(f"chats/{MAIL}.txt")
-    assert Subject(MAIL).named_in_place(f"{MAIL}/1.txt")
-    assert not Subject("Ana Li").named_in_place("chats/diana_li.json")
+    assert Subject("Ana Li").named_in_location("chats/ana_li.json.gz")
+    assert Subject(MAIL).named_in_location(f"chats/{MAIL}.txt")
+    assert Subject(MAIL).named_in_location(f"{MAIL}/1.txt")
+    assert not Subject("Ana Li").named_in_location("chats/diana_li.json")
 
 
 def test_it_hides_the_person_and_nothing_else() -> None:

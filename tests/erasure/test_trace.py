@@ -11,7 +11,7 @@ from llmops import artifacts
 from llmops.artifacts import Record
 from llmops.data.collect import forgotten
 from llmops.erasure.subject import Subject
-from llmops.erasure.trace import Known, look, trace
+from llmops.erasure.trace import Known, find_rows, trace
 from llmops.records import Document, Dropped, Example, content_id, write_rows
 
 MAIL = "ana@example.org"
@@ -84,7 +84,7 @@ def test_older_versions_of_a_database_row_go_too(tmp_path: Path) -> None:
     write_rows(tmp_path / "1_2.parquet", [document(17, text="Ana, before she gave an address")], Document)
     write_rows(tmp_path / "2_3.parquet", [document(17, text=MAIL), document(18, text="other")], Document)
     found = Found()
-    look(tmp_path, Subject(MAIL), Known(), found)
+    find_rows(tmp_path, Subject(MAIL), Known(), found)
     assert {path.name: [row.number for row in rows] for path, rows in found.files.items()} == {
         "1_2.parquet": [0], "2_3.parquet": [0],
     }  # fmt: skip

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmops.config import Template
-from llmops.data.annotate.prose import pairs
-from llmops.data.annotate.split import normal
+from llmops.data.annotate.prose import qa_pairs
+from llmops.data.annotate.split import normalized
 from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, content_id
 
@@ -59,7 +59,7 @@ def candidates(
             made.append(_as_it_stands(document))
         elif document.question and document.same_as:
             wordings.append(document)
-        elif asked := [] if rendered else pairs(document.text):
+        elif asked := [] if rendered else qa_pairs(document.text):
             made += [Candidate(_origin(document), *pair, document.context, document.group) for pair in asked]
         elif not rendered:
             whole = Candidate(document, document.question, document.answer, document.context, document.group)
@@ -134,19 +134,19 @@ def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
 
 
 def _reworded(documents: Iterable[Document], made: Iterable[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Other wordings of known questions, with those questions' answers. Either side of a pair may be the known one.
+    """Other wordings of known questions, with those questions' answers. Either question of a pair may be the known one.
 
     If both are, or one has several answers, all are made: which of them holds is decided with the split, where more
     data must not take a question out of the test.
     """
     known: defaultdict[str, list[Candidate]] = defaultdict(list)
     for candidate in made:
-        known[normal(candidate.question)].append(candidate)
+        known[normalized(candidate.question)].append(candidate)
     found, unknown = [], []
     for document in documents:
         origin = _origin(document)
-        sides = {normal(document.question): document.same_as, normal(document.same_as): document.question}
-        answered = [(original, new) for there, new in sides.items() for original in known.get(there, ())]
+        reworded = {normalized(document.question): document.same_as, normalized(document.same_as): document.question}
+        answered = [(original, new) for asked, new in reworded.items() for original in known.get(asked, ())]
         found += [replace(original, document=origin, question=new, own=None) for original, new in answered]
         if not answered:
             detail = f"no source answers {document.same_as!r} or {document.question!r}"

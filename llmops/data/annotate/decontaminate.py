@@ -51,7 +51,7 @@ class _Index:
 
     def __init__(self, texts: pl.Series) -> None:
         self.texts = texts
-        self.same = _spoken(texts).group_by("words").agg(pl.col("row").min())
+        self.same = _joined_words(texts).group_by("words").agg(pl.col("row").min())
         sets = ngrams(texts, SHINGLE, MIN_WORDS)
         self.sets = sets.group_by("row").agg("gram")
         self.count = sets.group_by("gram").agg(pl.len().alias("count"))
@@ -60,14 +60,14 @@ class _Index:
 
     def close_to(self, texts: pl.Series) -> Iterator[tuple[int, int, str]]:
         """Row in `texts`, row of the held-out text and what they share; the same words first, the shared run last."""
-        same = _spoken(texts).join(self.same, "words", suffix="_held").sort("row")
+        same = _joined_words(texts).join(self.same, "words", suffix="_held").sort("row")
         for row, other in same.select("row", "row_held").iter_rows():
             yield row, other, "the same words"
         for row, other, share in self._near(texts).iter_rows():
             yield row, other, f"{share:.0%} of all their runs of {SHINGLE} words"
         for row, other in self._runs(texts).iter_rows():
-            if said := _run(texts[row], self.texts[other]):
-                yield row, other, f"{RUN} words in a row, {said!r}"
+            if run := _first_shared_run(texts[row], self.texts[other]):
+                yield row, other, f"{RUN} words in a row, {run!r}"
 
     def _near(self, texts: pl.Series) -> pl.DataFrame:
         sets = ngrams(texts, SHINGLE, MIN_WORDS)
@@ -81,8 +81,8 @@ class _Index:
         return close.sort("row", "row_held").unique("row", keep="first", maintain_order=True)
 
     def _runs(self, texts: pl.Series) -> pl.DataFrame:
-        met = ngrams(texts, RUN).join(self.runs, "gram", suffix="_held")
-        return met.group_by("row").agg(pl.col("row_held").min()).sort("row")
+        pairs = ngrams(texts, RUN).join(self.runs, "gram", suffix="_held")
+        return pairs.group_by("row").agg(pl.col("row_held").min()).sort("row")
 
     def _rarest(self, sets: pl.DataFrame) -> pl.DataFrame:
         size = pl.len().over("row")
@@ -91,13 +91,13 @@ class _Index:
         return ordered.filter(pl.int_range(pl.len()).over("row") <= size - least).select("row", "gram")
 
 
-def _spoken(texts: pl.Series) -> pl.DataFrame:
+def _joined_words(texts: pl.Series) -> pl.DataFrame:
     """`row` and its `words` in one string, of texts that have some."""
-    spoken = pl.DataFrame({"words": words(texts).list.join(" ")}).with_row_index("row")
-    return spoken.filter(pl.col("words") != "")
+    joined = pl.DataFrame({"words": words(texts).list.join(" ")}).with_row_index("row")
+    return joined.filter(pl.col("words") != "")
 
 
-def _run(left: str, right: str) -> str:
+def _first_shared_run(left: str, right: str) -> str:
     """The first run of words in `left` that is in `right` too; empty if only their hashes met."""
     a, b = words(pl.Series([left, right])).to_list()
     there = {tuple(b[start : start + RUN]) for start in range(len(b) - RUN + 1)}

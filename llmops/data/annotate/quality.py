@@ -26,7 +26,7 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _BREAKS_OFF = re.compile(r"(?:[,:]|(?<![:;=-])[(\[{]|(?<![\w-])(?:an|the|and|or))$")
 
 
-def verdict(question: str, answer: str) -> tuple[str, str] | None:
+def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
     """The rule by which a pair is dropped and the detail; None for a pair to keep."""
     return next(((name, detail) for name, rule in RULES if (detail := rule(question, answer))), None)
 

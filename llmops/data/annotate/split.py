@@ -28,22 +28,22 @@ _TRAILING = " \t.!?…。？！,;:"
 class Claim(NamedTuple):
     """A source asks a question as part of a group."""
 
-    wording: str  #: of the question, from `wording()`
+    wording: str  #: of the question, from `wording_id`
     group: str
     source: str
 
 
-def normal(text: str) -> str:
+def normalized(text: str) -> str:
     """`text` as it is compared: lower case, single spaces, no closing punctuation."""
     return " ".join(text.casefold().split()).rstrip(_TRAILING)
 
 
-def wording(question: str, context: str) -> str:
+def wording_id(question: str, context: str) -> str:
     """What makes two questions the same question: a hash of the question and its context as they are compared."""
-    return content_id(normal(question), normal(context))
+    return content_id(normalized(question), normalized(context))
 
 
-def number(seed: int, key: str) -> float:
+def fraction(seed: int, key: str) -> float:
     """A number from 0 to 1 that depends on nothing but the seed and the key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
@@ -56,18 +56,18 @@ def splits(claims: Iterable[Claim], config: Annotate) -> dict[Claim, str]:
     on has no claim left.
     """
     claims = list(dict.fromkeys(claims))
-    side = _by_group(claims, config) if config.split_by == "group" else _by_wording(claims, config)
-    sides = {claim: side(claim) for claim in claims}
+    split_of = _by_group(claims, config) if config.split_by == "group" else _by_wording(claims, config)
+    found = {claim: split_of(claim) for claim in claims}
     best: dict[str, Claim] = {}
     for claim in claims:
         held = best.setdefault(claim.wording, claim)
-        if _STRONGEST.index(sides[claim]) < _STRONGEST.index(sides[held]):
+        if _STRONGEST.index(found[claim]) < _STRONGEST.index(found[held]):
             best[claim.wording] = claim
     return {
-        claim: sides[claim]
+        claim: found[claim]
         for claim in claims
-        if (sides[claim], claim.group) == (sides[best[claim.wording]], best[claim.wording].group)
-        and sides[claim] != _HELD_OUT
+        if (found[claim], claim.group) == (found[best[claim.wording]], best[claim.wording].group)
+        and found[claim] != _HELD_OUT
     }
 
 
@@ -76,15 +76,15 @@ def _by_group(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
 
     What another source asks in a tested group may not be trained on either: it would give the topic away.
     """
-    numbers = {group: number(config.seed, group) for group in {claim.group for claim in claims}}
+    numbers = {group: fraction(config.seed, group) for group in {claim.group for claim in claims}}
     tested = {c.group for c in claims if numbers[c.group] < config.test and _testable(c, config)}
 
-    def side(claim: Claim) -> str:
+    def split_of(claim: Claim) -> str:
         if claim.group in tested:
             return TEST if _testable(claim, config) else _HELD_OUT
-        return _side(numbers[claim.group], config)
+        return _validation_or_train(numbers[claim.group], config)
 
-    return side
+    return split_of
 
 
 def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
@@ -93,7 +93,7 @@ def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]
     The highest number of a group trains; of a test source only if it is not below `test`, as it would be tested once
     there is another. Until then it is kept out of training.
     """
-    numbers = {wording: number(config.seed, wording) for wording in {claim.wording for claim in claims}}
+    numbers = {wording: fraction(config.seed, wording) for wording in {claim.wording for claim in claims}}
     highest: defaultdict[str, float] = defaultdict(float)
     untested: defaultdict[str, set[str]] = defaultdict(set)  # group → wordings from sources that are not tested
     for claim in claims:
@@ -102,20 +102,20 @@ def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]
             untested[claim.group].add(claim.wording)
     asked_elsewhere = set().union(*untested.values())
 
-    def side(claim: Claim) -> str:
+    def split_of(claim: Claim) -> str:
         value, top = numbers[claim.wording], highest[claim.group]
         if value >= config.test:
-            return _side(value, config) if value < top else TRAIN
+            return _validation_or_train(value, config) if value < top else TRAIN
         if not _testable(claim, config):
             return TRAIN
         if untested[claim.group] - {claim.wording} or (top >= config.test if config.test_sources else top > value):
             return TEST
         return _HELD_OUT if config.test_sources and claim.wording not in asked_elsewhere else TRAIN
 
-    return side
+    return split_of
 
 
-def _side(value: float, config: Annotate) -> str:
+def _validation_or_train(value: float, config: Annotate) -> str:
     return VALIDATION if config.test <= value < config.test + config.validation else TRAIN
 
 

@@ -23,7 +23,7 @@ from llmops.data.annotate import quality
 from llmops.data.annotate.candidates import Candidate, candidates, drop
 from llmops.data.annotate.decontaminate import overlaps
 from llmops.data.annotate.redact import place, redacted
-from llmops.data.annotate.split import TEST, TRAIN, VALIDATION, Claim, normal, splits, wording
+from llmops.data.annotate.split import TEST, TRAIN, VALIDATION, Claim, normalized, splits, wording_id
 from llmops.data.text.sentences import cut
 from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, Example, Finding, content_id, write_rows
@@ -37,8 +37,8 @@ _SHARED = ("source", "location", "licence", "owner", "interval")  # fields that 
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """An example and what it was made of."""
+class TracedExample:
+    """An example and the candidate that it was made of."""
 
     example: Example
     candidate: Candidate
@@ -95,8 +95,8 @@ def _kept(
     """The candidates that `judge` names no rule and detail against; the others go to `dropped`."""
     kept = []
     for candidate in made:
-        if verdict := judge(candidate):
-            dropped.append(drop(candidate, *verdict))
+        if reason := judge(candidate):
+            dropped.append(drop(candidate, *reason))
         else:
             kept.append(candidate)
     return kept
@@ -125,23 +125,23 @@ def _worth(candidate: Candidate) -> tuple[str, str] | None:
     texts = f"{candidate.question}\n{candidate.answer}\n{candidate.context}"
     if match := _MARKER.search(texts):
         return "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"
-    return quality.verdict(candidate.question, candidate.answer)
+    return quality.broken_rule(candidate.question, candidate.answer)
 
 
-def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[Item]:
+def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
     """The examples with their splits, by id. A question stays in one group, else no split could part it."""
     claims = [(c, _claim(c)) for c in made]
-    sides = splits((claim for _, claim in claims), config)
-    groups = {claim.wording: claim.group for claim in sides}
+    split_of = splits((claim for _, claim in claims), config)
+    groups = {claim.wording: claim.group for claim in split_of}
     first: dict[tuple[str, str], Candidate] = {}
     for c, claim in claims:
-        if claim in sides:
-            first.setdefault((claim.wording, normal(c.answer)), c)
+        if claim in split_of:
+            first.setdefault((claim.wording, normalized(c.answer)), c)
     items = []
     for c, claim in claims:
-        same = first.get((claim.wording, normal(c.answer)))
+        same = first.get((claim.wording, normalized(c.answer)))
         if same is c:
-            items.append(Item(_example(c, claim.group, sides[claim]), c))
+            items.append(TracedExample(_example(c, claim.group, split_of[claim]), c))
         elif same:
             dropped.append(drop(c, "duplicate", f"the same question and answer as in {place(same.document)}"))
         elif groups.get(claim.wording, claim.group) != claim.group:
@@ -153,23 +153,23 @@ def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate
     return sorted(items, key=lambda item: item.example.id)
 
 
-def _decontaminated(items: Sequence[Item], dropped: list[Dropped], config: Annotate) -> list[Item]:
+def _decontaminated(items: Sequence[TracedExample], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
     """Without what is too close to the test, from validation and training, or to validation, from training."""
-    sides: defaultdict[str, list[Item]] = defaultdict(list)
+    by_split: defaultdict[str, list[TracedExample]] = defaultdict(list)
     for item in items:
-        sides[item.example.split].append(item)
+        by_split[item.example.split].append(item)
     for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
-        held_out = [item for other in others for item in sides[other]]
-        close = overlaps((_compared(i, config) for i in sides[split]), [_compared(i, config) for i in held_out])
+        held_out = [item for other in others for item in by_split[other]]
+        close = overlaps((_compared(i, config) for i in by_split[split]), [_compared(i, config) for i in held_out])
         for index, (other, shared) in sorted(close.items()):
             twin = held_out[other].example
             detail = f"shares {shared}, with the {twin.split} item {twin.id}"
-            dropped.append(drop(sides[split][index].candidate, "contaminated", detail))
-        sides[split] = [item for index, item in enumerate(sides[split]) if index not in close]
-    return sorted((item for side in sides.values() for item in side), key=lambda item: item.example.id)
+            dropped.append(drop(by_split[split][index].candidate, "contaminated", detail))
+        by_split[split] = [item for index, item in enumerate(by_split[split]) if index not in close]
+    return sorted((item for some in by_split.values() for item in some), key=lambda item: item.example.id)
 
 
-def _compared(item: Item, config: Annotate) -> str:
+def _compared(item: TracedExample, config: Annotate) -> str:
     """What of an example would give a test item away.
 
     Never the context: a page of policy is rightly the context of many questions, and answering from it is what the
@@ -181,8 +181,8 @@ def _compared(item: Item, config: Annotate) -> str:
 
 
 def _claim(candidate: Candidate) -> Claim:
-    group = candidate.group or content_id(normal(candidate.answer))
-    return Claim(wording(candidate.question, candidate.context), group, candidate.document.source)
+    group = candidate.group or content_id(normalized(candidate.answer))
+    return Claim(wording_id(candidate.question, candidate.context), group, candidate.document.source)
 
 
 def _example(candidate: Candidate, group: str, split: str) -> Example:

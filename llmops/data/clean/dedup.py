@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from rensa import RMinHash
 
-from llmops.data.text.ngrams import SEED, hashed
+from llmops.data.text.ngrams import SEED, hashed_ngrams
 
 NGRAM = 3  #: words of a shingle
 PERMUTATIONS, BANDS = 64, 16
@@ -38,7 +38,7 @@ def keys(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 def bands(texts: pl.Series) -> pa.Array:
     """A list of `BANDS` band hashes (int64) for each text; null for one too short to be compared."""
-    hashes, offsets = hashed(texts, NGRAM, MIN_WORDS)
+    hashes, offsets = hashed_ngrams(texts, NGRAM, MIN_WORDS)
     compared = np.diff(offsets) > 0
     used = np.concatenate([offsets[:-1][compared], offsets[-1:]])
     if not compared.any():
@@ -62,7 +62,7 @@ def jaccard(left: pl.Series, right: pl.Series) -> pl.Series:
 
 
 def _sets(texts: pl.Series) -> pl.Series:
-    hashes, offsets = hashed(texts, NGRAM, MIN_WORDS)
+    hashes, offsets = hashed_ngrams(texts, NGRAM, MIN_WORDS)
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))
     return pl.Series(pl.from_arrow(lists)).list.unique()
 
@@ -84,22 +84,24 @@ def candidates(documents: DataFrame) -> DataFrame:
         documents: columns `row` and `bands`.
     """
     banded = documents.where("bands is not null").select("row", F.explode("bands").alias("band"))
-    return banded.repartition("band").mapInArrow(_meet, "row long, first long").distinct()
+    return banded.repartition("band").mapInArrow(_pairs_by_band, "row long, first long").distinct()
 
 
-def near(pairs: DataFrame, said: Callable[[pl.DataFrame], pl.Series], threshold: float) -> DataFrame:
+def near(pairs: DataFrame, texts_of: Callable[[pl.DataFrame], pl.Series], threshold: float) -> DataFrame:
     """The near duplicates, as (row, first, similarity): the document and a similar one with a smaller id.
 
     Args:
         pairs: what `candidates` found, with `part` and `first_part`, where the documents are.
-        said: the texts that were hashed, of documents given as (row, part).
+        texts_of: the texts that were hashed, of documents given as (row, part).
         threshold: least Jaccard similarity of near duplicates.
     """
 
     def verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             some = pl.DataFrame(pl.from_arrow(batch))
-            similarity = jaccard(said(some.select("row", "part")), said(some.select(row="first", part="first_part")))
+            similarity = jaccard(
+                texts_of(some.select("row", "part")), texts_of(some.select(row="first", part="first_part"))
+            )
             columns: dict[str, Any] = {name: batch.column(name) for name in ("row", "first")}
             yield pa.RecordBatch.from_pydict({**columns, "similarity": similarity.to_arrow()})
 
@@ -108,7 +110,7 @@ def near(pairs: DataFrame, said: Callable[[pl.DataFrame], pl.Series], threshold:
     return close.groupBy("row").agg(F.min(F.struct("first", "similarity")).alias("of")).select("row", "of.*")
 
 
-def _meet(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _pairs_by_band(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The pairs of one partition of (row, band), 16 bytes each. Nearly every band is alone, so that Spark's own hash
     aggregation builds its table for nothing: it takes three times as long."""
     tables = [pa.Table.from_batches([batch]) for batch in batches]

@@ -14,7 +14,7 @@ ORDER = (
 )  # fmt: skip
 
 
-def report(counts: Iterable[tuple[str, str | None, int]], out: Path) -> dict[str, Any]:
+def write_funnel(counts: Iterable[tuple[str, str | None, int]], out: Path) -> dict[str, Any]:
     """Write `report.md` and `funnel.png`; returns the metrics `in`, `kept`, `dropped` per rule, and all by source.
 
     Args:

@@ -19,14 +19,14 @@ from llmops.config import Clean
 from llmops.data.clean.repair import repair
 
 
-class Verdict(NamedTuple):
+class RuleResult(NamedTuple):
     """What a rule says of every row."""
 
     hit: pl.Expr  #: whether the row is dropped
     detail: pl.Expr  #: what is wrong with it, in words; looked at only where it is dropped
 
 
-Rule = Callable[[Clean], Verdict]
+Rule = Callable[[Clean], RuleResult]
 
 LINE = ("question", "same_as", "group")  #: columns that are one line
 PROSE = ("answer", "context", "text")  #: columns that keep their lines
@@ -72,7 +72,7 @@ def _tidied(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
     return out.str.strip_chars()
 
 
-def missing(config: Clean) -> Verdict:
+def missing(config: Clean) -> RuleResult:
     """A question with nothing to answer it, an answer without a question, or nothing at all."""
     question, answer = pl.col("question") != "", pl.col("answer") != ""
     answered = answer | (pl.col("same_as") != "")
@@ -84,10 +84,10 @@ def missing(config: Clean) -> Verdict:
         .then(pl.lit("an answer without a question"))
         .otherwise(pl.lit("no text at all"))
     )
-    return Verdict(~(material | (question & answered)), detail)
+    return RuleResult(~(material | (question & answered)), detail)
 
 
-def too_short(config: Clean) -> Verdict:
+def too_short(config: Clean) -> RuleResult:
     """A question, answer or text of fewer than `min_chars` characters."""
     return _any(
         JUDGED,
@@ -96,7 +96,7 @@ def too_short(config: Clean) -> Verdict:
     )
 
 
-def too_long(config: Clean) -> Verdict:
+def too_long(config: Clean) -> RuleResult:
     """A question, answer, context or text of more than `max_chars` characters."""
     return _any(
         (*JUDGED, "context"),
@@ -105,7 +105,7 @@ def too_long(config: Clean) -> Verdict:
     )
 
 
-def symbols(config: Clean) -> Verdict:
+def symbols(config: Clean) -> RuleResult:
     """A question, answer or text that is mostly neither letters, digits nor spaces."""
 
     def share(column: pl.Expr) -> pl.Expr:
@@ -119,7 +119,7 @@ def symbols(config: Clean) -> Verdict:
     )
 
 
-def repetition(config: Clean) -> Verdict:
+def repetition(config: Clean) -> RuleResult:
     """A text that says the same line, or the same few words, again and again."""
 
     def lines(column: pl.Expr) -> pl.Expr:
@@ -175,13 +175,13 @@ def _share(texts: pl.Series, judged: pl.Series, share: Callable[[pl.Series], pl.
     return out.scatter(rows, share(texts.gather(rows))) if len(rows) else out
 
 
-def language(config: Clean) -> Verdict:
+def language(config: Clean) -> RuleResult:
     """A document in a language that is not in `languages`, as far as its text is long enough to tell."""
     if not config.languages:
-        return Verdict(pl.lit(False), pl.lit(""))
+        return RuleResult(pl.lit(False), pl.lit(""))
     spoken = pl.concat_str(JUDGED, separator=" ").map_batches(_languages, return_dtype=pl.String)
     wanted = ", ".join(config.languages)
-    return Verdict(
+    return RuleResult(
         ~spoken.is_in([*config.languages, UNKNOWN]), pl.format("it is in {}, not in {}", spoken, pl.lit(wanted))
     )
 
@@ -220,19 +220,19 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
     """The documents with the columns `rule` and `detail` of the first rule that hits; null for a document to keep."""
-    verdicts = {name: rule(config) for name, rule in RULES}
-    rule = pl.coalesce(*(pl.when(v.hit).then(pl.lit(name)) for name, v in verdicts.items()))
+    results = {name: rule(config) for name, rule in RULES}
+    rule = pl.coalesce(*(pl.when(v.hit).then(pl.lit(name)) for name, v in results.items()))
     judged = documents.with_columns(rule.alias("rule"))
     rows = judged["rule"].is_not_null().arg_true()
-    details = pl.coalesce(*(pl.when(pl.col("rule") == name).then(v.detail) for name, v in verdicts.items()))
+    details = pl.coalesce(*(pl.when(pl.col("rule") == name).then(v.detail) for name, v in results.items()))
     detail = pl.repeat(None, len(judged), dtype=pl.String, eager=True)
     if len(rows):
         detail = detail.scatter(rows, judged[rows].select(details.alias("detail"))["detail"])
     return judged.with_columns(detail.alias("detail"))
 
 
-def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> Verdict:
+def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> RuleResult:
     """Any of the columns is hit; the detail names the first."""
     hits = reduce(lambda a, b: a | b, (hit(pl.col(n)) for n in names))
-    said = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)
-    return Verdict(hits, pl.coalesce(*said))
+    details = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)
+    return RuleResult(hits, pl.coalesce(*details))

@@ -28,7 +28,7 @@ from pyspark.sql import functions as F
 
 from llmops.config import Clean
 from llmops.data.clean import dedup, rules
-from llmops.data.clean.funnel import report
+from llmops.data.clean.funnel import write_funnel
 from llmops.data.spark import BATCH, session
 from llmops.data.text.ngrams import SEED
 from llmops.errors import LlmopsError
@@ -37,7 +37,7 @@ from llmops.records import Document, Dropped, Row, schema
 log = logging.getLogger(__name__)
 
 ROWS_PER_FILE = 100_000  #: about, of the documents that come in
-SAID = ("question", "answer", "context", "text")  #: what near duplicates share
+TEXT_COLUMNS = ("question", "answer", "context", "text")  #: what near duplicates share
 
 _COLUMNS = [field.name for field in fields(Document)]
 _CONTENT = ("question", "answer", "context", "same_as", "text", "fields")
@@ -80,10 +80,10 @@ def run(config: Clean, *, collect: Path, out: Path) -> Mapping[str, Any]:
     for folder in (layout.parts, layout.numbers, out / "documents", out / "dropped"):
         folder.mkdir(parents=True)
     with session(config) as spark:
-        _tidy(spark, max(1, documents.num_row_groups), layout, config)
-        counts = _place(_duplicates(spark, layout, config), layout)
+        _write_tidied(spark, max(1, documents.num_row_groups), layout, config)
+        counts = _write_out(_duplicates(spark, layout, config), layout)
     shutil.rmtree(out / ".work")
-    funnel = report(counts, out)
+    funnel = write_funnel(counts, out)
     log.info("clean: kept %d of %d documents; dropped %s", funnel["kept"], funnel["in"], funnel["dropped"] or "none")
     if not funnel["kept"]:
         raise LlmopsError(
@@ -93,7 +93,7 @@ def run(config: Clean, *, collect: Path, out: Path) -> Mapping[str, Any]:
     return funnel
 
 
-def _tidy(spark: SparkSession, groups: int, layout: Layout, config: Clean) -> None:
+def _write_tidied(spark: SparkSession, groups: int, layout: Layout, config: Clean) -> None:
     """Write each row group's documents, tidied, and the numbers of those that no rule drops."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -125,14 +125,14 @@ def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table
     frame = documents.with_columns(*tidied, structured, *columns, pl.Series(rules.HAS_FIELDS, filled)).sort("row")
     frame = rules.judged(frame, config)
     good = frame.filter(pl.col("rule").is_null())
-    keys = dedup.keys(good.select(pl.concat_str(*SAID, "same_as", separator="\x00").alias("parts"))["parts"])
+    keys = dedup.keys(good.select(pl.concat_str(*TEXT_COLUMNS, "same_as", separator="\x00").alias("parts"))["parts"])
     numbers = {"row": good["row"].to_arrow()}
     for name, key in zip(("key_1", "key_2"), keys, strict=True):
         numbers[name] = pa.array(key.to_numpy() ^ good["content"].to_numpy())
     if config.near_duplicates < 1:
         comparable = (good["same_as"] == "") & ~good[rules.HAS_FIELDS]
-        said = good.select(pl.concat_str(*SAID, separator="\n").alias("said"))["said"]
-        numbers["bands"] = dedup.bands(said.zip_with(comparable, pl.Series([""])))
+        texts = good.select(pl.concat_str(*TEXT_COLUMNS, separator="\n").alias("texts"))["texts"]
+        numbers["bands"] = dedup.bands(texts.zip_with(comparable, pl.Series([""])))
     return frame.drop("content", rules.HAS_FIELDS), pa.table(numbers)
 
 
@@ -169,26 +169,26 @@ def _duplicates(spark: SparkSession, layout: Layout, config: Clean) -> DataFrame
     if config.near_duplicates == 1:
         return same
     work = layout.out / ".work"
-    same = _kept_at(same, work / "exact")
+    same = _written(same, work / "exact")
     unique = good.select("row", "bands").join(same, "row", "left_anti")
     pairs = dedup.candidates(unique)
     pairs = pairs.join(good.select("row", "part"), "row")
     pairs = pairs.join(good.select(F.col("row").alias("first"), F.col("part").alias("first_part")), "first")
 
-    def said(rows: pl.DataFrame) -> pl.Series:
-        return _said(rows, layout)
+    def texts_of(rows: pl.DataFrame) -> pl.Series:
+        return _texts_of(rows, layout)
 
-    return same.unionByName(dedup.near(_kept_at(pairs, work / "pairs"), said, config.near_duplicates))
+    return same.unionByName(dedup.near(_written(pairs, work / "pairs"), texts_of, config.near_duplicates))
 
 
-def _said(rows: pl.DataFrame, layout: Layout) -> pl.Series:
-    """What the documents of (row, part) say."""
+def _texts_of(rows: pl.DataFrame, layout: Layout) -> pl.Series:
+    """The tidied texts of documents given as (row, part): their text columns, joined by line ends."""
     texts = []
     for (part,), some in rows.with_row_index("at").group_by("part"):
         tidied = _part(layout.parts / f"{part}.arrow")
-        found = tidied.select(SAID)[tidied["row"].search_sorted(some["row"])]
-        texts.append(some.select("at", said=found.select(pl.concat_str(*SAID, separator="\n")).to_series()))
-    return pl.concat(texts).sort("at")["said"] if texts else pl.Series([], dtype=pl.String)
+        found = tidied.select(TEXT_COLUMNS)[tidied["row"].search_sorted(some["row"])]
+        texts.append(some.select("at", texts=found.select(pl.concat_str(*TEXT_COLUMNS, separator="\n")).to_series()))
+    return pl.concat(texts).sort("at")["texts"] if texts else pl.Series([], dtype=pl.String)
 
 
 def _part(path: Path) -> pl.DataFrame:
@@ -196,19 +196,19 @@ def _part(path: Path) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
 
 
-def _kept_at(rows: DataFrame, folder: Path) -> DataFrame:
+def _written(rows: DataFrame, folder: Path) -> DataFrame:
     """The rows written once and read back."""
     where = f"file://{folder.absolute()}"
     rows.write.option("compression", "lz4").parquet(where)
     return rows.sparkSession.read.schema(rows.schema).parquet(where)
 
 
-def _place(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | None, int]]:
+def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | None, int]]:
     """Write what is kept and what is dropped; returns the numbers of each source and rule (None: kept)."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         found = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
-        file, found = found["file"][0], _twins(found.drop("file").drop_nulls("row"))
+        file, found = found["file"][0], _rules_and_details(found.drop("file").drop_nulls("row"))
         name = f"part-{file:05d}.parquet"
         counts = []
         with (
@@ -217,7 +217,7 @@ def _place(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | None,
         ):
             for judged in _slices(file, layout):
                 judged = judged.join(found, "row", "left", maintain_order="left").with_columns(
-                    pl.coalesce("rule", "same"), pl.coalesce("detail", "same_detail")
+                    pl.coalesce("rule", "duplicate_rule"), pl.coalesce("detail", "duplicate_detail")
                 )
                 counts.append(judged.group_by("source", "rule").len("n"))
                 good = pl.col("rule").is_null()
@@ -245,15 +245,15 @@ def _slices(file: int, layout: Layout) -> Iterator[pl.DataFrame]:
         yield pl.concat(some).sort("row")
 
 
-def _twins(duplicates: pl.DataFrame) -> pl.DataFrame:
-    """(row, same, same_detail): the rule that drops each duplicate, and why, in words."""
+def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
+    """(row, duplicate_rule, duplicate_detail): the rule that drops each duplicate, and what it duplicates, in words."""
     near = pl.col("similarity").is_not_null()
     twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
     share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)
     return duplicates.with_columns(twin).select(
         "row",
-        same=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),
-        same_detail=pl.when(near)
+        duplicate_rule=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),
+        duplicate_detail=pl.when(near)
         .then(pl.format("shares {} % of its word 3-grams with {}", share, "twin"))
         .otherwise(pl.format("says the same as {}", "twin")),
     )
@@ -261,7 +261,7 @@ def _twins(duplicates: pl.DataFrame) -> pl.DataFrame:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there at the end takes the place of `path`. Spark may run a task twice at once."""
+    """A path to write to; what is there at the end replaces `path`. Spark may run a task twice at once."""
     task = TaskContext.get()
     assert task
     partial = path.with_name(f".{path.name}.{task.taskAttemptId()}")

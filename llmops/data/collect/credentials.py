@@ -1,4 +1,4 @@
-"""Credentials: what reaches a place that data comes from or goes to. Read when it is needed, and kept nowhere."""
+"""Credentials: what opens the stores and databases that data comes from or goes to. Kept nowhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmops.errors import SourceError
 
 
 def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
-    """The environment that credentials are read from: `environ`, or what the Airflow connection says in its place.
+    """The environment that credentials are read from: `environ`, or, if there is one, what the Airflow connection says.
 
     The connection's parts are there as `CONNECTION_LOGIN`, `_PASSWORD`, `_HOST`, `_PORT` and `_SCHEMA` too, so that a
     URL can name them, as in `postgresql+psycopg://${CONNECTION_LOGIN}:${CONNECTION_PASSWORD}@${CONNECTION_HOST}/shop`.

@@ -4,7 +4,7 @@ An extract is one Parquet file of rows as a reader yielded them, in its order: d
 `rule`), and rows that `where` left out (rule `left_out`). It does not know the data interval; that is filled in when
 its rows are copied into an artifact. A file's extract is `{cache}/{key}.parquet`, where the key hashes the file's
 content, its location, how it is read and the reader's code. The extracts of a database table with a `cursor` column are
-windows, `{cache}/{key}/{first day}_{day after the last}.parquet`: the rows of an interval are those of windows that
+periods, `{cache}/{key}/{first day}_{day after the last}.parquet`: the rows of an interval are those of periods that
 follow on each other from the first row on, and only what they leave out is asked for.
 
 The folder may be deleted at any time; the next run reads the sources again.
@@ -42,8 +42,8 @@ LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
 BATCH = 1000  #: rows that are held as Python objects,
 COPIED = 10_000  #: and as Arrow columns, at a time
 
-#: Days after the end of a window during which rows of it may still come: late commits, database clocks in other zones.
-#: Until then the window is asked for again at every run.
+#: Days after the end of a period during which rows of it may still come: late commits, database clocks in other zones.
+#: Until then the period is asked for again at every run.
 SETTLE = timedelta(days=1)
 
 _DOCUMENT = [f.name for f in fields(Document) if f.name != "interval"]
@@ -52,7 +52,7 @@ _NAMES = list(dict.fromkeys(_DOCUMENT + _DROPPED))
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _NAMES])
 
 Reader = Callable[[Path, Origin], Items]
-Window = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
+Period = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
 
 
 class KeyedOrigin(Origin):
@@ -126,17 +126,17 @@ class Extracts:
         settled = min(end, _today() - SETTLE)
         folder = self.cache / _key(origin.source, sql_rows.__name__, origin.location, _database(origin, environ))
         with locked(folder):
-            windows = _chain([_window(path) for path in folder.glob("[!.]*.parquet")], end)
-            paths = [folder / f"{first}_{last}.parquet" for first, last in windows]
-            done = windows[-1][1] if windows else date.min
-            for last, place in ((settled, folder), (end, self.scratch)):
+            periods = _chain([_period(path) for path in folder.glob("[!.]*.parquet")], end)
+            paths = [folder / f"{first}_{last}.parquet" for first, last in periods]
+            done = periods[-1][1] if periods else date.min
+            for last, target in ((settled, folder), (end, self.scratch)):
                 if done < last:
-                    window = KeyedOrigin(origin.source, origin.location, (last - timedelta(days=1)).isoformat())
+                    period = KeyedOrigin(origin.source, origin.location, (last - timedelta(days=1)).isoformat())
                     after = done if done > date.min else None
-                    paths.append(place / f"{done}_{last}.parquet")
-                    self._write(paths[-1], partial(sql_rows.read, root, window, environ, after), window)
+                    paths.append(target / f"{done}_{last}.parquet")
+                    self._write(paths[-1], partial(sql_rows.read, root, period, environ, after), period)
                     done = last
-        return paths, len(paths) - len(windows)
+        return paths, len(paths) - len(periods)
 
     def _write(self, path: Path, read: Callable[[], Items], origin: Origin) -> bool:
         """Write what a reader yields to `path`; returns whether it could read to the end."""
@@ -157,16 +157,16 @@ class Extracts:
         return not broken
 
 
-def rows(path: Path) -> Iterator[pa.RecordBatch]:
+def extract_rows(path: Path) -> Iterator[pa.RecordBatch]:
     """The rows of one extract, in its order."""
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(COPIED)
 
 
-def merged(windows: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of windows that follow on each other, the newest of each key, in the order of their keys.
+def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of periods that follow on each other, the newest of each key, in the order of their keys.
 
-    It is the same for the same rows, however they were cut into windows. A malformed row is no version of another one.
+    It is the same for the same rows, however they were cut into periods. A malformed row is no version of another one.
     Sorted outside the memory, in `scratch`, when it has to be.
     """
     import duckdb
@@ -180,20 +180,20 @@ def merged(windows: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
         ORDER BY position, number, file_row_number
     """
     with duckdb.connect(config={"temp_directory": str(scratch)}) as database:
-        found = database.execute(query, {"files": [str(path) for path in windows]})
+        found = database.execute(query, {"files": [str(path) for path in periods]})
         batches: pa.RecordBatchReader = found.to_arrow_reader(COPIED)
         yield from batches
 
 
-def _window(path: Path) -> Window:
+def _period(path: Path) -> Period:
     first, _, last = path.stem.partition("_")
     return date.fromisoformat(first), date.fromisoformat(last)
 
 
-def _chain(known: Iterable[Window], end: date) -> list[Window]:
-    """The windows that follow on each other from the first row on and come nearest to `end` without passing it."""
-    reached: dict[date, list[Window]] = {date.min: []}
-    for first, last in sorted(known, key=lambda window: (window[1], window[0])):
+def _chain(known: Iterable[Period], end: date) -> list[Period]:
+    """The periods that follow on each other from the first row on and come nearest to `end` without passing it."""
+    reached: dict[date, list[Period]] = {date.min: []}
+    for first, last in sorted(known, key=lambda period: (period[1], period[0])):
         if first in reached and last <= end:
             reached.setdefault(last, [*reached[first], (first, last)])
     return reached[max(reached)]

@@ -66,11 +66,11 @@ class LocalFile:
         return self.path
 
 
-def matches(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
+def matching_files(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
     """The files that a source's location names, sorted.
 
     Raises:
-        SourceError: if there is none, or the place cannot be reached.
+        SourceError: if there is none, or it cannot be reached.
     """
     location = source.location.replace("{date}", interval)
     if remote.is_remote(location):
@@ -97,5 +97,5 @@ def content(config: Collect, interval: str) -> str:
     Local files count by their SHA-256, remote ones by what their server says changes with the content. What a database
     holds is not looked at: its rows of one data interval are taken not to change.
     """
-    files = [f for s in config.sources if s.kind != "sql" for f in matches(s, config.root, interval)]
+    files = [f for s in config.sources if s.kind != "sql" for f in matching_files(s, config.root, interval)]
     return content_id(*(part for file in files for part in (file.location, file.version())))

@@ -21,16 +21,16 @@ from llmops.errors import ArtifactError
 from llmops.records import Document, Dropped
 
 RULE = "forgotten"
-HIDDEN = "a file named after the person"  #: shown in place of its location
+HIDDEN = "a file named after the person"  #: shown instead of its location
 DETAIL = "taken out by `llmops data forget`, and still in the source: delete it there"
 
-Item = Document | Dropped
+CollectedRow = Document | Dropped
 #: Where a row is forgotten: wherever it says the same; in its file only, since it could be anybody's ("Thank you.");
 #: or there too, but the file is named after the person, so that even its name may not be kept.
 Scope = Literal["anywhere", "here", "hidden"]
 
 
-def load(path: Path) -> Callable[[Item], Item]:
+def load(path: Path) -> Callable[[CollectedRow], CollectedRow]:
     """A function that gives back every row as it is, but a forgotten one as a quarantined row without its content.
 
     Args:
@@ -42,7 +42,7 @@ def load(path: Path) -> Callable[[Item], Item]:
     list_ = _read(path)
     key, rows = bytes.fromhex(list_["key"]), frozenset(list_["rows"])
 
-    def keep(item: Item) -> Item:
+    def keep(item: CollectedRow) -> CollectedRow:
         if not rows or not (content := _content(item)):
             return item
         if _hash(key, *_parts(item, content, "hidden")) in rows:
@@ -66,7 +66,7 @@ def add(path: Path, hashes: Iterable[str]) -> None:
         _write(path, list_)
 
 
-def hasher(path: Path) -> Callable[[str | Item, Scope], str]:
+def hasher(path: Path) -> Callable[[str | CollectedRow, Scope], str]:
     """The list's own hash of a text, or of a row in some scope: "" if the row says nothing. Makes the list.
 
     Raises:
@@ -78,7 +78,7 @@ def hasher(path: Path) -> Callable[[str | Item, Scope], str]:
             _write(path, list_)
     key = bytes.fromhex(list_["key"])
 
-    def keyed(what: str | Item, scope: Scope) -> str:
+    def keyed(what: str | CollectedRow, scope: Scope) -> str:
         if isinstance(what, str):
             return _hash(key, scope, what)
         content = _content(what)
@@ -87,7 +87,7 @@ def hasher(path: Path) -> Callable[[str | Item, Scope], str]:
     return keyed
 
 
-def _content(item: Item) -> str:
+def _content(item: CollectedRow) -> str:
     """What a row says, upper case and white space aside; without the place, which changes when rows above it go."""
     if isinstance(item, Dropped):
         parts = [item.content]
@@ -98,11 +98,11 @@ def _content(item: Item) -> str:
     return json.dumps(plain) if any(plain) else ""
 
 
-def _parts(item: Item, content: str, scope: Scope) -> tuple[str, ...]:
+def _parts(item: CollectedRow, content: str, scope: Scope) -> tuple[str, ...]:
     return (scope, content) if scope == "anywhere" else (scope, item.location, content)
 
 
-def _suppressed(item: Item, location: str, position: str) -> Dropped:
+def _suppressed(item: CollectedRow, location: str, position: str) -> Dropped:
     return Dropped(
         id=item.id, source=item.source, location=location, position=position, rule=RULE, detail=DETAIL, content=""
     )

@@ -45,7 +45,7 @@ def is_remote(location: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """A URL together with the filesystem that reaches it."""
 
     shown: str  #: the URL as configured, for documents and messages
@@ -87,7 +87,7 @@ class RemoteFile:
     """One file of an object store or web server."""
 
     location: str  #: the URL as it stands in documents
-    place: Place
+    address: Address
     size: int | None  #: bytes; None if the server does not say
     tag: str  #: changes whenever the content does: ETag, or time and size; empty if the server names neither
     md5: str  #: of the content, in hex, where the server names it
@@ -106,7 +106,7 @@ class RemoteFile:
         Raises:
             SourceError: if the file cannot be reached, changes meanwhile, or is not what its checksum says.
         """
-        target = folder / content_id(self.location, self.tag) / (Path(urlsplit(self.place.path).path).name or "index")
+        target = folder / content_id(self.location, self.tag) / (Path(urlsplit(self.address.path).path).name or "index")
         if self.tag and target.is_file():
             return target  # fetched by a run that was stopped before it could read it
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class RemoteFile:
             copy.unlink(missing_ok=True)
         try:
             self._download(copy)
-            changed = _describe(self.location, self.place, _info(self.place)).tag != self.tag
+            changed = _describe(self.location, self.address, _info(self.address)).tag != self.tag
         except _NOT_FOUND:
             raise SourceError(f"{self.location} is not there any more; run again.") from None
         with open(copy, "rb") as handle:
@@ -128,18 +128,18 @@ class RemoteFile:
         return target
 
     def _download(self, copy: Path) -> None:
-        files, path = self.place.filesystem, self.place.path
+        files, path = self.address.filesystem, self.address.path
         copy.touch()
         with open(copy, "r+b") as out:
             # A block is on the disk before the next is asked for: after a crash only the last one is doubtful
             if self.size is None:
-                out.write(self.place.ask(lambda: files.cat_file(path)))
+                out.write(self.address.ask(lambda: files.cat_file(path)))
                 return
             start = max(0, (min(copy.stat().st_size, self.size) // BLOCK - 1) * BLOCK)
             out.truncate(start)
             while start < self.size:
                 end = min(start + BLOCK, self.size)
-                data: bytes = self.place.ask(partial(files.cat_file, path, start=start, end=end))
+                data: bytes = self.address.ask(partial(files.cat_file, path, start=start, end=end))
                 if len(data) == self.size:  # a server that knows no ranges sends all
                     start, end = 0, self.size
                 if len(data) != end - start:
@@ -151,8 +151,8 @@ class RemoteFile:
                 start = end
 
 
-def connect(location: str, environ: Mapping[str, str]) -> Place:
-    """The place that a URL names.
+def connect(location: str, environ: Mapping[str, str]) -> Address:
+    """The address of a URL, its filesystem connected.
 
     Raises:
         SourceError: if its scheme is unknown, it holds a credential itself, or a ${VAR} of it is not set.
@@ -166,15 +166,15 @@ def connect(location: str, environ: Mapping[str, str]) -> Place:
     if parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
         raise SourceError(
             f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
-            "the run's record; put it into an environment variable and write ${VAR} in its place."
+            "the run's record; put it into an environment variable and write ${VAR} there."
         )
     url, secrets = expand(location, environ)
-    place = Place(location, url, None, secrets)
+    address = Address(location, url, None, secrets)
     from fsspec.core import url_to_fs
 
     options = {"skip_instance_cache": True, "use_listings_cache": False, **credentials.options(scheme, environ)}
-    filesystem, path = place.ask(lambda: url_to_fs(url, **options))
-    return Place(location, path, filesystem, secrets)
+    filesystem, path = address.ask(lambda: url_to_fs(url, **options))
+    return Address(location, path, filesystem, secrets)
 
 
 def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -194,50 +194,50 @@ def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, st
     return filled(location, value), values
 
 
-def here(folder: str) -> Place:
+def local(folder: str) -> Address:
     """A folder of this machine, asked like a remote one."""
     from fsspec.implementations.local import LocalFileSystem
 
-    return Place(folder, str(Path(folder).expanduser().absolute()), LocalFileSystem(), {})
+    return Address(folder, str(Path(folder).expanduser().absolute()), LocalFileSystem(), {})
 
 
 def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
     """The files that a URL names, which may be a glob; sorted, none if there is none.
 
     Raises:
-        SourceError: if the place cannot be reached.
+        SourceError: if the URL cannot be reached.
     """
-    place = connect(location, environ)
+    address = connect(location, environ)
     try:
-        if not re.search(r"[*\[]" if location.startswith("http") else r"[*?\[]", place.path):
-            found = {place.path: _info(place)}
+        if not re.search(r"[*\[]" if location.startswith("http") else r"[*?\[]", address.path):
+            found = {address.path: _info(address)}
         else:
-            found = place.ask(lambda: place.filesystem.glob(place.path, detail=True))
+            found = address.ask(lambda: address.filesystem.glob(address.path, detail=True))
     except _NOT_FOUND:
         return []
     names = sorted(name for name, info in found.items() if info.get("type") != "directory")
     prefix = "" if location.startswith("http") else location.partition("://")[0] + "://"
-    places = [Place(place.hide(prefix + name), name, place.filesystem, place.secrets) for name in names]
-    if len(places) == 1 and places[0].path == place.path:
-        places = [place]
+    addresses = [Address(address.hide(prefix + name), name, address.filesystem, address.secrets) for name in names]
+    if len(addresses) == 1 and addresses[0].path == address.path:
+        addresses = [address]
     infos = [found[name] for name in names]
-    if location.startswith("http") and len(places) > 1:  # the listing of a web server has no ETags
+    if location.startswith("http") and len(addresses) > 1:  # the listing of a web server has no ETags
         with ThreadPoolExecutor(8) as pool:
-            infos = list(pool.map(_info, places))
-    return [_describe(p.shown, p, info) for p, info in zip(places, infos, strict=True)]
+            infos = list(pool.map(_info, addresses))
+    return [_describe(p.shown, p, info) for p, info in zip(addresses, infos, strict=True)]
 
 
-def _info(place: Place) -> dict[str, Any]:
-    info: dict[str, Any] = place.ask(lambda: place.filesystem.info(place.path))
+def _info(address: Address) -> dict[str, Any]:
+    info: dict[str, Any] = address.ask(lambda: address.filesystem.info(address.path))
     return info
 
 
-def _describe(location: str, place: Place, info: Mapping[str, Any]) -> RemoteFile:
+def _describe(location: str, address: Address, info: Mapping[str, Any]) -> RemoteFile:
     size = info.get("size")
     etag = info.get("ETag") or info.get("etag")
     changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
     tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
-    return RemoteFile(location, place, size, tag, md5(info))
+    return RemoteFile(location, address, size, tag, md5(info))
 
 
 def md5(info: Mapping[str, Any]) -> str:

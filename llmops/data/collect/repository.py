@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.artifacts import write_whole
-from llmops.data.collect.remote import connect, here, is_remote, md5
+from llmops.data.collect.remote import connect, is_remote, local, md5
 from llmops.errors import LlmopsError, SourceError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class RepositoryError(LlmopsError):
 def upload(
     documents: Path, repository: str, interval: str, environ: Mapping[str, str] = os.environ
 ) -> Mapping[str, Any]:
-    """Put the rows of `documents` into the repository as the partition of `interval`, in place of what was there.
+    """Put the rows of `documents` into the repository as the partition of `interval`, which replaces what was there.
 
     Args:
         documents: a Parquet file.
@@ -51,7 +51,7 @@ def upload(
         The number of `parts`, their `bytes`, and how many of them were `sent` now.
 
     Raises:
-        RepositoryError: naming the place, and what it says.
+        RepositoryError: naming the address, and what the store says.
     """
     location = f"{repository.rstrip('/')}/documents/interval={interval}"
     try:
@@ -100,8 +100,8 @@ class _Partition:
 
     def __init__(self, location: str, environ: Mapping[str, str]) -> None:
         self._remote = is_remote(location)
-        self._place = connect(location, environ) if self._remote else here(location)
-        self.shown = self._place.shown
+        self._address = connect(location, environ) if self._remote else local(location)
+        self.shown = self._address.shown
 
     def names(self) -> set[str]:
         """The names of the files that are there."""
@@ -127,7 +127,7 @@ class _Partition:
         if self._remote:
             self._ask(lambda files, folder: files.pipe_file(f"{folder}/{name}", data))
         else:
-            folder = Path(self._place.path)
+            folder = Path(self._address.path)
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, data)
         if not self.holds(name, data):
@@ -138,4 +138,4 @@ class _Partition:
         self._ask(lambda files, folder: files.rm_file(f"{folder}/{name}"))
 
     def _ask(self, call: Callable[[Any, str], Any]) -> Any:
-        return self._place.ask(lambda: call(self._place.filesystem, self._place.path.rstrip("/")))
+        return self._address.ask(lambda: call(self._address.filesystem, self._address.path.rstrip("/")))

@@ -1,4 +1,4 @@
-"""collect: read every source into documents; what cannot be read is quarantined with the place and the cause."""
+"""collect: read every source into documents; what cannot be read is quarantined with its position and the cause."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
 from llmops.data.collect.credentials import environment
-from llmops.data.collect.extracts import LEFT_OUT, Extracts, Reader, merged, rows
-from llmops.data.collect.files import matches
+from llmops.data.collect.extracts import LEFT_OUT, Extracts, Reader, extract_rows, merged_periods
+from llmops.data.collect.files import matching_files
 from llmops.data.collect.readers import chat_turns, delimited, json_records, parquet_rows, plain_text, xml_records
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import html as html_pages
@@ -54,7 +54,7 @@ class Counts:
     documents: int = 0
     quarantined: int = 0
     left_out: int = 0  #: rows that its `where` leaves out
-    read: int = 0  #: files, or windows of a table, that were read
+    read: int = 0  #: files, or periods of a table, that were read
     unchanged: int = 0  #: those of which an earlier run kept what they held
     rules: Counter[str] = field(default_factory=Counter)
     shown: list[Dropped] = field(default_factory=list)
@@ -99,8 +99,8 @@ def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
         "sources": {name: found.metrics() for name, found in counts.items()},
     }
     if config.repository:
-        place = config.repository if "://" in config.repository else str(config.root / config.repository)
-        put = repository.upload(out / "documents.parquet", place, interval, environment(config.connection))
+        location = config.repository if "://" in config.repository else str(config.root / config.repository)
+        put = repository.upload(out / "documents.parquet", location, interval, environment(config.connection))
         return {**metrics, "repository": put}
     return metrics
 
@@ -119,21 +119,23 @@ def _collect(
         scratch = Path(folder)
         extracts = Extracts(config.cache, scratch, forgotten.load(config.forgotten))
         if source.kind != "sql":
-            found = [extracts.of_file(f, source, READERS[source.kind]) for f in matches(source, config.root, interval)]
+            found = [
+                extracts.of_file(f, source, READERS[source.kind]) for f in matching_files(source, config.root, interval)
+            ]
             counts.read = sum(new for _, new in found)
             counts.unchanged = len(found) - counts.read
-            edges = repeated.edges(rows(path) for path, _ in found) if source.kind == "html" else frozenset()
+            edges = repeated.edges(extract_rows(path) for path, _ in found) if source.kind == "html" else frozenset()
             for path, _ in found:
-                copy(repeated.without(rows(path), edges) if edges else rows(path))
+                copy(repeated.without(extract_rows(path), edges) if edges else extract_rows(path))
             return counts
         origin, environ = Origin(source, location, interval), environment(source.connection)
         if source.cursor:
-            windows, counts.read = extracts.of_table(origin, config.root, environ)
-            counts.unchanged = len(windows) - counts.read
-            copy(merged(windows, scratch))
+            periods, counts.read = extracts.of_table(origin, config.root, environ)
+            counts.unchanged = len(periods) - counts.read
+            copy(merged_periods(periods, scratch))
         else:
             counts.read = 1
-            copy(rows(extracts.of_query(origin, config.root, environ)))
+            copy(extract_rows(extracts.of_query(origin, config.root, environ)))
     return counts
 
 

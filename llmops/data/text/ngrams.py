@@ -33,12 +33,12 @@ def ngrams(texts: pl.Series, size: int, least: int = 0) -> pl.DataFrame:
 
 
 def _ngrams(texts: pl.Series, offset: int, size: int, least: int) -> pl.DataFrame:
-    grams, offsets = hashed(texts, size, least)
+    grams, offsets = hashed_ngrams(texts, size, least)
     row = np.repeat(np.arange(len(texts)), np.diff(offsets))
     return pl.DataFrame({"row": (row + offset).astype(np.uint32), "gram": grams}).unique().sort("row", "gram")
 
 
-def hashed(texts: pl.Series, size: int, least: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def hashed_ngrams(texts: pl.Series, size: int, least: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """The hashed runs of all texts one after the other, and where each text's begin and end (n + 1 offsets)."""
     split = words(texts)
     count = split.list.len().to_numpy().astype(np.int64)

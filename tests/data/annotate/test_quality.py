@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.annotate.quality import verdict
+from llmops.data.annotate.quality import broken_rule
 
 LINES = "\n".join(["Opening hours", "Monday to Friday", "Opening hours", "Opening hours", "Saturday"])
 PHRASE = "Please note that our offices are closed on that day"
@@ -34,7 +34,7 @@ PHRASE = "Please note that our offices are closed on that day"
     ],
 )
 def test_bad_pairs_are_named(rule: str, question: str, answer: str) -> None:
-    found = verdict(question, answer)
+    found = broken_rule(question, answer)
     assert found and found[0] == rule and found[1]
 
 
@@ -60,9 +60,9 @@ def test_bad_pairs_are_named(rule: str, question: str, answer: str) -> None:
     ],
 )
 def test_good_pairs_stay(question: str, answer: str) -> None:
-    assert verdict(question, answer) is None
+    assert broken_rule(question, answer) is None
 
 
 @given(st.text(max_size=80), st.text("ab :,(\n<>_@./", max_size=80))
 def test_any_text_is_judged(question: str, answer: str) -> None:
-    assert verdict(question, answer) is None or all(verdict(question, answer) or ())
+    assert broken_rule(question, answer) is None or all(broken_rule(question, answer) or ())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.config import Annotate
-from llmops.data.annotate.split import TEST, TRAIN, VALIDATION, Claim, normal, splits, wording
+from llmops.data.annotate.split import TEST, TRAIN, VALIDATION, Claim, normalized, splits, wording_id
 
 SPLITS = (TEST, VALIDATION, TRAIN)
 
@@ -44,9 +44,9 @@ seeds = st.integers(0, 30)
 
 
 def test_normal_question() -> None:
-    assert normal("  How MUCH\n is it ?! ") == normal("how much is it")
-    assert normal("C++") != normal("C")
-    assert wording("a", "b") != wording("ab", "") and wording("A?", "B.") == wording("a", "b")
+    assert normalized("  How MUCH\n is it ?! ") == normalized("how much is it")
+    assert normalized("C++") != normalized("C")
+    assert wording_id("a", "b") != wording_id("ab", "") and wording_id("A?", "B.") == wording_id("a", "b")
 
 
 @settings(max_examples=400)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmops import prompts
 from llmops.config import Annotate, Template
 from llmops.data.annotate import stage as annotate
-from llmops.data.annotate.split import normal
+from llmops.data.annotate.split import normalized
 from llmops.errors import ConfigError, LlmopsError
 from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, write_rows
 
@@ -199,10 +199,13 @@ def test_in_wording_mode_only_the_question_gives_the_test_away(tmp_path: Path) -
     documents = [document("faq", i, question=f"Official {i}?", answer=f"Thing {i}. {LONG}") for i in range(40)]
     documents += [
         document(
-            "re", 10 * i + n, question=f"{said} {i} {i}, I have wondered for quite a while?", same_as=f"Official {i}?"
+            "re",
+            10 * i + n,
+            question=f"{opening} {i} {i}, I have wondered for quite a while?",
+            same_as=f"Official {i}?",
         )
         for i in range(40)
-        for n, said in enumerate(("So what about official", "So what about, official"))
+        for n, opening in enumerate(("So what about official", "So what about, official"))
     ]
     _, examples, dropped = run(tmp_path, documents, split_by="wording", test_sources=["re"], test=0.4)
     assert len(named(examples, "faq")) == 40, "answers are meant to be known"
@@ -258,7 +261,7 @@ def test_a_tested_question_is_never_trained_on_however_the_data_grows(
             _, examples, _ = run(tmp_path_factory.mktemp("run"), documents(asked) + pairs(40), **config)
         except LlmopsError:  # too few test items for these
             return
-        found.append({normal(e.question): e.split for e in examples})
+        found.append({normalized(e.question): e.split for e in examples})
     before, after = found
     tested = {question for question, split in before.items() if split == "test"}
     assert {after.get(question) for question in tested} <= {"test"}
@@ -275,7 +278,7 @@ def test_no_question_is_in_two_splits(tmp_path: Path, by: str) -> None:
     _, examples, _ = run(tmp_path, documents, split_by=by)
     splits: dict[str, set[str]] = {}
     for e in examples:
-        splits.setdefault(normal(e.question), set()).add(e.split)
+        splits.setdefault(normalized(e.question), set()).add(e.split)
     assert all(len(found) == 1 for found in splits.values())
 
 

@@ -24,7 +24,7 @@ import pytest
 from llmops.config import Collect, Source
 from llmops.data.collect import remote
 from llmops.data.collect import stage as collect
-from llmops.data.collect.files import content, matches
+from llmops.data.collect.files import content, matching_files
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, read_rows
@@ -161,7 +161,7 @@ def test_a_single_file_and_a_glob_that_finds_it_are_one(
 def test_nothing_there_is_named(store: str, tmp_path: Path) -> None:
     for location in (f"{store}/none.csv", f"{store}/*.csv", f"{store}-other/x.csv"):
         with pytest.raises(SourceError, match=re.escape(location)):
-            matches(source(location), tmp_path, DAY)
+            matching_files(source(location), tmp_path, DAY)
 
 
 def test_web_pages_are_found_through_their_listing(web: Web, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_copy_of_many_blocks_is_the_file(
 ) -> None:
     data = b"q\n" + b"".join(b"%03d\n" % n for n in range(rows)) if rows else b""
     web.files, web.ranges = {"/a.csv": data}, ranges
-    (file,) = matches(source(f"{web.url}/a.csv"), tmp_path, DAY)
+    (file,) = matching_files(source(f"{web.url}/a.csv"), tmp_path, DAY)
     assert file.fetch(tmp_path).read_bytes() == data
 
 
@@ -207,17 +207,17 @@ def test_a_line_that_stays_broken_fails_and_the_next_run_goes_on(
     web: Web, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.files = {"/a.csv": b"q\n" + b"1\n" * 20}
-    original, calls = remote.Place.ask, iter(range(100))
+    original, calls = remote.Address.ask, iter(range(100))
 
-    def ask(place: remote.Place, call: Callable[[], Any]) -> Any:
+    def ask(address: remote.Address, call: Callable[[], Any]) -> Any:
         if next(calls) == 4:  # connect, info, three blocks
             web.breaks = 100
-        return original(place, call)
+        return original(address, call)
 
-    monkeypatch.setattr(remote.Place, "ask", ask)
+    monkeypatch.setattr(remote.Address, "ask", ask)
     with pytest.raises(SourceError, match="cannot be reached"):
         run(tmp_path, f"{web.url}/a.csv")
-    monkeypatch.setattr(remote.Place, "ask", original)
+    monkeypatch.setattr(remote.Address, "ask", original)
     web.breaks = 0
     web.asked.clear()
     _, documents = run(tmp_path, f"{web.url}/a.csv")
@@ -230,9 +230,9 @@ FETCH = textwrap.dedent("""
     from pathlib import Path
     from llmops.config import Source
     from llmops.data.collect import remote
-    from llmops.data.collect.files import matches
+    from llmops.data.collect.files import matching_files
     remote.BLOCK = 10
-    (file,) = matches(Source(name="s", kind="csv", location=sys.argv[1]), Path(sys.argv[2]), "2026-01-31")
+    (file,) = matching_files(Source(name="s", kind="csv", location=sys.argv[1]), Path(sys.argv[2]), "2026-01-31")
     file.fetch(Path(sys.argv[2]) / "cache" / "downloads")
 """)
 
@@ -261,15 +261,15 @@ def test_a_file_that_changes_while_it_is_copied_is_not_mixed(
     web: Web, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.files = {"/a.csv": b"q\n" + b"1\n" * 20}
-    (file,) = matches(source(f"{web.url}/a.csv"), tmp_path, DAY)
-    original, calls = remote.Place.ask, iter(range(100))
+    (file,) = matching_files(source(f"{web.url}/a.csv"), tmp_path, DAY)
+    original, calls = remote.Address.ask, iter(range(100))
 
-    def ask(place: remote.Place, call: Callable[[], Any]) -> Any:
+    def ask(address: remote.Address, call: Callable[[], Any]) -> Any:
         if next(calls) == 2:
             web.files = {"/a.csv": b"q\n" + b"2\n" * 20}
-        return original(place, call)
+        return original(address, call)
 
-    monkeypatch.setattr(remote.Place, "ask", ask)
+    monkeypatch.setattr(remote.Address, "ask", ask)
     with pytest.raises(SourceError, match="changed"):
         file.fetch(tmp_path / "copies")
     assert not [p for p in (tmp_path / "copies").rglob("*") if p.is_file()]
@@ -277,7 +277,7 @@ def test_a_file_that_changes_while_it_is_copied_is_not_mixed(
 
 def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects: Callable[[str], Any]) -> None:
     put(objects, azure, {"a.csv": "q\n1\n"})
-    (file,) = matches(source(f"{azure}/a.csv"), tmp_path, DAY)
+    (file,) = matching_files(source(f"{azure}/a.csv"), tmp_path, DAY)
     assert isinstance(file, remote.RemoteFile) and file.md5 == hashlib.md5(b"q\n1\n").hexdigest()
     half = tmp_path / "copies" / remote.content_id(file.location, file.tag) / ".a.csv.partial"
     half.parent.mkdir(parents=True)
@@ -335,15 +335,15 @@ def test_a_file_name_that_is_no_utf8_is_read(tmp_path: Path) -> None:
 )
 def test_a_credential_in_a_location_is_refused_and_not_told(location: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"\$\{VAR\}") as caught:
-        matches(source(location), tmp_path, DAY)
+        matching_files(source(location), tmp_path, DAY)
     assert "hush" not in str(caught.value)
 
 
 def test_a_scheme_that_nobody_reads_and_an_unset_variable_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="gs://"):
-        matches(source("gs://bucket/a.csv"), tmp_path, DAY)
+        matching_files(source("gs://bucket/a.csv"), tmp_path, DAY)
     with pytest.raises(SourceError, match="NO_SUCH_TOKEN"):
-        matches(source("https://shop.example/${NO_SUCH_TOKEN}/a.csv"), tmp_path, DAY)
+        matching_files(source("https://shop.example/${NO_SUCH_TOKEN}/a.csv"), tmp_path, DAY)
 
 
 def test_a_password_from_the_environment_opens_and_appears_nowhere(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmops.data.collect import repository
-from llmops.data.collect.remote import Place, connect, here
+from llmops.data.collect.remote import Address, connect, local
 from llmops.data.collect.repository import MANIFEST, RepositoryError, upload
 
 DAY = "2026-01-31"
@@ -35,36 +35,36 @@ def documents(path: Path, *groups: list[str]) -> Path:
 
 
 @pytest.fixture(params=["folder", "s3", "azure"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "repository") if request.param == "folder" else request.getfixturevalue(request.param)
 
 
 @cache
-def reach(place: str) -> Place:
-    return connect(place, os.environ) if "://" in place else here(place)
+def reach(target: str) -> Address:
+    return connect(target, os.environ) if "://" in target else local(target)
 
 
-def stored(place: str) -> dict[str, bytes]:
+def stored(target: str) -> dict[str, bytes]:
     """Every file of the repository, hidden ones too."""
-    where = reach(place)
+    where = reach(target)
     found: dict[str, bytes] = {}
     for path in where.filesystem.find(where.path):
         found[path.removeprefix(where.path).strip("/")] = where.filesystem.cat_file(path)
     return found
 
 
-def texts(place: str) -> list[str]:
+def texts(target: str) -> list[str]:
     """What a reader that knows nothing of manifests finds, in order."""
-    files = sorted((name, data) for name, data in stored(place).items() if name.endswith(".parquet"))
+    files = sorted((name, data) for name, data in stored(target).items() if name.endswith(".parquet"))
     return [t for _, data in files for t in pq.read_table(pa.BufferReader(data))["text"].to_pylist()]
 
 
-def test_upload_is_whole_checked_and_once(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_is_whole_checked_and_once(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = documents(tmp_path / "d.parquet", ["a", "b"], ["c"])
-    done = upload(file, place, DAY)
+    done = upload(file, target, DAY)
     assert (done["parts"], done["sent"]) == (2, 2)
-    assert texts(place) == ["a", "b", "c"]
-    files = stored(place)
+    assert texts(target) == ["a", "b", "c"]
+    files = stored(target)
     folder = f"documents/interval={DAY}"
     manifest = json.loads(files[f"{folder}/{MANIFEST}"])
     assert (manifest["interval"], manifest["rows"], [p["rows"] for p in manifest["parts"]]) == (DAY, 3, [2, 1])
@@ -73,31 +73,31 @@ def test_upload_is_whole_checked_and_once(place: str, tmp_path: Path, monkeypatc
         data = files[f"{folder}/{part['name']}"]
         assert (part["sha256"], part["bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
     monkeypatch.setattr(repository._Partition, "put", lambda *_: pytest.fail("sent again"))
-    assert upload(file, place, DAY)["sent"] == 0
-    assert stored(place) == files
+    assert upload(file, target, DAY)["sent"] == 0
+    assert stored(target) == files
 
 
-def test_intervals_stand_side_by_side_and_one_is_replaced_by_its_own_only(place: str, tmp_path: Path) -> None:
-    upload(documents(tmp_path / "a", ["a"], ["b"]), place, "2026-01-30")
-    upload(documents(tmp_path / "b", ["c"]), place, DAY)
-    upload(documents(tmp_path / "c", ["a"]), place, "2026-01-30")  # a person was forgotten
-    assert texts(place) == ["a", "c"]
-    assert len(stored(place)) == 4
+def test_intervals_stand_side_by_side_and_one_is_replaced_by_its_own_only(target: str, tmp_path: Path) -> None:
+    upload(documents(tmp_path / "a", ["a"], ["b"]), target, "2026-01-30")
+    upload(documents(tmp_path / "b", ["c"]), target, DAY)
+    upload(documents(tmp_path / "c", ["a"]), target, "2026-01-30")  # a person was forgotten
+    assert texts(target) == ["a", "c"]
+    assert len(stored(target)) == 4
 
 
-def test_a_damaged_or_missing_part_is_sent_again(place: str, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_part_is_sent_again(target: str, tmp_path: Path) -> None:
     file = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"])
-    upload(file, place, DAY)
-    before = stored(place)
-    where = reach(place)
+    upload(file, target, DAY)
+    before = stored(target)
+    where = reach(target)
     first, second = sorted(name for name in before if name.endswith(".parquet"))[:2]
     where.filesystem.pipe_file(f"{where.path}/{first}", b"x" * len(before[first]))
     where.filesystem.rm_file(f"{where.path}/{second}")
-    assert upload(file, place, DAY)["sent"] == 2
-    assert stored(place) == before
+    assert upload(file, target, DAY)["sent"] == 2
+    assert stored(target) == before
 
 
-def test_a_break_leaves_no_manifest_and_goes_on(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_break_leaves_no_manifest_and_goes_on(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, put = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"]), repository._Partition.put
     calls = iter(range(100))
 
@@ -108,10 +108,10 @@ def test_a_break_leaves_no_manifest_and_goes_on(place: str, tmp_path: Path, monk
 
     monkeypatch.setattr(repository._Partition, "put", breaking)
     with pytest.raises(RepositoryError):
-        upload(file, place, DAY)
-    assert texts(place) == ["a", "b"] and not any(MANIFEST in name for name in stored(place))
-    assert upload(file, place, DAY)["sent"] == 1
-    assert texts(place) == ["a", "b", "c"]
+        upload(file, target, DAY)
+    assert texts(target) == ["a", "b"] and not any(MANIFEST in name for name in stored(target))
+    assert upload(file, target, DAY)["sent"] == 1
+    assert texts(target) == ["a", "b", "c"]
 
 
 KILLED = textwrap.dedent("""
@@ -138,22 +138,22 @@ KILLED = textwrap.dedent("""
 
 
 @pytest.mark.parametrize(("at", "when", "left"), [(2, "before", 2), (4, "before", 0)])
-def test_a_killed_upload_goes_on_and_leaves_nothing(place: str, tmp_path: Path, at: int, when: str, left: int) -> None:
+def test_a_killed_upload_goes_on_and_leaves_nothing(target: str, tmp_path: Path, at: int, when: str, left: int) -> None:
     file = documents(tmp_path / "d.parquet", ["a"], ["b"], ["c"])
-    process = subprocess.run([sys.executable, "-c", KILLED, str(at), when, str(file), place])
+    process = subprocess.run([sys.executable, "-c", KILLED, str(at), when, str(file), target])
     assert process.returncode == -signal.SIGKILL
-    assert not any(name.endswith(MANIFEST) and "/." not in name for name in stored(place))
-    assert upload(file, place, DAY)["sent"] == left
-    assert texts(place) == ["a", "b", "c"]
-    assert len(stored(place)) == 4
+    assert not any(name.endswith(MANIFEST) and "/." not in name for name in stored(target))
+    assert upload(file, target, DAY)["sent"] == left
+    assert texts(target) == ["a", "b", "c"]
+    assert len(stored(target)) == 4
 
 
-def test_what_others_put_there_stays(place: str, tmp_path: Path) -> None:
-    upload(documents(tmp_path / "a", ["a"]), place, DAY)
-    where = reach(place)
+def test_what_others_put_there_stays(target: str, tmp_path: Path) -> None:
+    upload(documents(tmp_path / "a", ["a"]), target, DAY)
+    where = reach(target)
     where.filesystem.pipe_file(f"{where.path}/documents/interval={DAY}/notes.txt", b"mine")
-    upload(documents(tmp_path / "b", ["b"]), place, DAY)
-    assert texts(place) == ["b"] and f"documents/interval={DAY}/notes.txt" in stored(place)
+    upload(documents(tmp_path / "b", ["b"]), target, DAY)
+    assert texts(target) == ["b"] and f"documents/interval={DAY}/notes.txt" in stored(target)
 
 
 def test_a_store_that_garbles_is_found_out(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +171,10 @@ def test_a_store_that_garbles_is_found_out(tmp_path: Path, s3: str, monkeypatch:
 
 
 def test_partitions_are_read_as_one_table(tmp_path: Path) -> None:
-    place = tmp_path / "repository"
+    target = tmp_path / "repository"
     for day in ("2026-01-30", DAY):
-        upload(documents(tmp_path / day, [f"of {day}"]), str(place), day)
-    table = pa.dataset.dataset(place / "documents", partitioning="hive").to_table()
+        upload(documents(tmp_path / day, [f"of {day}"]), str(target), day)
+    table = pa.dataset.dataset(target / "documents", partitioning="hive").to_table()
     assert [table[name].to_pylist() for name in ("text", "interval")] == [
         ["of 2026-01-30", f"of {DAY}"],
         ["2026-01-30", DAY],

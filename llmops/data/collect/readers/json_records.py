@@ -117,7 +117,7 @@ def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> 
 
 
 def _records(text: str, origin: Origin) -> Iterator[Any]:
-    """The records at the source's path, one by one; a `Twice` in the place of one that has two values of one name.
+    """The records at the source's path, one by one; a `Twice` instead of one that has two values of one name.
 
     Raises:
         JSONDecodeError: where the text breaks.
@@ -180,6 +180,6 @@ def _member(text: str, at: int, key: str, origin: Origin) -> int:
 
 
 def _skip(text: str, at: int) -> int:
-    """The next place from `at` on that is no white space."""
+    """The next position from `at` on that holds no white space."""
     match = _SPACE.match(text, at)
     return match.end() if match else at

@@ -30,7 +30,7 @@ class Origin:
         """The document at `position`; a quarantined row if some of it did not decode and so cannot be stored.
 
         Args:
-            position: place within the file, in words.
+            position: where in the file, in words.
             fields: the structured row as read.
             parts: `question`, `answer`, `context`, `same_as`, `group`, `text`.
         """

@@ -54,7 +54,7 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET TIME ZONE 'UTC'")
-            statement = sa.text(_window(source, engine.dialect, after) if source.cursor else query)
+            statement = sa.text(_period_query(source, engine.dialect, after) if source.cursor else query)
             used = {key: bounds[key] for key in statement.compile().params if key in bounds}
             result = connection.execute(statement, used, execution_options={"stream_results": True})
             columns = list(result.keys())
@@ -76,8 +76,8 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
         raise SourceError(f"Source {name}: {origin.location}: {reason}") from None
 
 
-def _window(source: Source, dialect: sa.Dialect, after: date | None) -> str:
-    """The query for the rows of a window of days, those of one key beside each other."""
+def _period_query(source: Source, dialect: sa.Dialect, after: date | None) -> str:
+    """The query for the rows of a period of days, sorted so that those of one key follow each other."""
     quote_name = dialect.identifier_preparer.quote
     cursor, keys = quote_name(source.cursor), [quote_name(key) for key in source.key]
     days = f"{cursor} < :end" + (f" AND {cursor} >= :after" if after else f" OR {cursor} IS NULL")
@@ -147,7 +147,7 @@ def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     if plain is not None and (plain.password or any(v and _SECRET_KEY.search(k) for k, v in plain.query.items())):
         raise SourceError(
             f"Source {name}: its location holds a password, which would be stored in the run's record; put it into an "
-            "environment variable and write ${VAR} in its place."
+            "environment variable and write ${VAR} there."
         )
     if url.drivername in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")

@@ -11,7 +11,7 @@ from bs4.element import Comment, Doctype, NavigableString, PageElement, Preforma
 
 from llmops.data.collect.readers.decode import open_bytes
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.sections import Section, documents
+from llmops.data.collect.readers.pages.sections import PageSection, documents
 from llmops.records import Document
 
 HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6, "summary": 6, "dt": 6, "button": 6}  #: name → level
@@ -103,7 +103,7 @@ def _size(tag: Tag | BeautifulSoup) -> int:
     return len("".join(tag.get_text().split()))
 
 
-def _sections(root: Tag | BeautifulSoup) -> Iterator[Section]:
+def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
     """Every heading and the text up to the next one; those with neither text nor a question have no number."""
     for tag in root.find_all("br"):
         tag.replace_with("\n")
@@ -127,7 +127,7 @@ def _sections(root: Tag | BeautifulSoup) -> Iterator[Section]:
         asks, says = " ".join("".join(heading).split()), _lines("".join(text))
         number += bool(says or asks.endswith("?"))
         level, anchor = (HEADINGS[tag.name], str(tag.get("id") or "")) if tag else (0, "")
-        yield Section(f"section {number}", level, asks, says, anchor)
+        yield PageSection(f"section {number}", level, asks, says, anchor)
 
 
 def _within(node: PageElement, heading: Tag | None) -> bool:

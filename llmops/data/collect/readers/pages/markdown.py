@@ -11,7 +11,7 @@ from markdown_it.token import Token
 
 from llmops.data.collect.readers.decode import read_text
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.sections import Section, documents
+from llmops.data.collect.readers.pages.sections import PageSection, documents
 
 _FRONT_MATTER = re.compile(r"---\n.*?\n(?:---|\.\.\.)(?:\n|$)", re.DOTALL)
 _ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as Pandoc, Hugo and MkDocs write it
@@ -36,7 +36,7 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.dropped("file", "empty", "it holds no text besides headings, front matter and comments", text)
 
 
-def _sections(text: str) -> Iterator[Section]:
+def _sections(text: str) -> Iterator[PageSection]:
     front = _FRONT_MATTER.match(text)
     lines = text.split("\n")
     # As many lines stay, so that positions are the file's.
@@ -50,13 +50,13 @@ def _sections(text: str) -> Iterator[Section]:
         first, last = block.map
         if block.type == "heading_open":
             inline = blocks[number + 1]
-            yield Section(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
+            yield PageSection(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
             named = _ANCHOR.search(inline.content)
             anchor = named[1] if named else ""
             level, heading, begins, parts = int(block.tag[1]), _ANCHOR.sub("", _plain(inline)), first + 1, []
         elif not (block.type == "html_block" and block.content.lstrip().startswith("<!--")):
             parts.append("\n".join(lines[first:last]).strip("\n"))
-    yield Section(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
+    yield PageSection(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
 
 
 def _plain(inline: Token) -> str:

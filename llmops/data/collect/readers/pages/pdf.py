@@ -32,7 +32,7 @@ _BULLET = re.compile(r"[•‣▪◦*–-]\s")
 
 
 @dataclass(slots=True)
-class Section:
+class PdfSection:
     """A heading and the lines under it; the heading is empty for what stands before the first."""
 
     page: int
@@ -143,8 +143,8 @@ def _headings(lines: list[Line]) -> set[int]:
     return {i for i in short if _NUMBERED.fullmatch(lines[i].text)} | asks | (set_apart if asks else set())
 
 
-def _sections(lines: list[Line], headings: set[int]) -> list[Section]:
-    sections = [Section(lines[0].page)]
+def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
+    sections = [PdfSection(lines[0].page)]
     for i, line in enumerate(lines):
         if i not in headings:
             sections[-1].lines.append(line)
@@ -154,7 +154,7 @@ def _sections(lines: list[Line], headings: set[int]) -> list[Section]:
         if wrapped and not _NUMBERED.fullmatch(line.text):
             last.heading.append(line)
         else:
-            sections.append(Section(line.page, [line]))
+            sections.append(PdfSection(line.page, [line]))
     return [section for section in sections if section.lines]
 
 

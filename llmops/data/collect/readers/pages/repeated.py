@@ -1,7 +1,7 @@
 """What the pages of one source have in common at their edges: banners, calls to act, imprints that no markup tells.
 
-A page alone does not show it, so this works on what was read from all pages of a source (`data.extracts`), and leaves
-each page's own extract as it is.
+A page alone does not show it, so this works on the extracts of all pages of a source (`collect.extracts`), and leaves
+each extract as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def edges(pages: Iterable[Rows]) -> frozenset[str]:
         documents = [row for row in _rows(page) if not row["rule"]]
         count += 1
         if documents:
-            seen.update({*_first(documents[0])[:LINES], *_last(documents[-1])[-LINES:]})
+            seen.update({*_first_lines(documents[0])[:LINES], *_last_lines(documents[-1])[-LINES:]})
     return frozenset(line for line, n in seen.items() if n >= FEWEST and n > count * SHARE)
 
 
@@ -41,7 +41,7 @@ def without(page: Rows, repeated: frozenset[str]) -> list[pa.RecordBatch]:
     rows = _rows(batches)
     documents = [row for row in rows if not row["rule"]]
     if documents:
-        first, last = _first(documents[0]), _last(documents[-1])
+        first, last = _first_lines(documents[0]), _last_lines(documents[-1])
         ahead = next((i for i, line in enumerate(first) if line not in repeated), len(first))
         behind = next((i for i, line in enumerate(reversed(last)) if line not in repeated), len(last))
         if ahead:
@@ -61,11 +61,11 @@ def _cut(row: dict[str, Any], left: list[str], gone: list[str]) -> None:
         row.update(rule="boilerplate", detail=detail, content="\n".join(gone))
 
 
-def _first(row: Mapping[str, Any]) -> list[str]:
-    return [] if row["question"] else _last(row)
+def _first_lines(row: Mapping[str, Any]) -> list[str]:
+    return [] if row["question"] else _last_lines(row)
 
 
-def _last(row: Mapping[str, Any]) -> list[str]:
+def _last_lines(row: Mapping[str, Any]) -> list[str]:
     text: str = row["answer"] if row["question"] else row["text"]
     return text.split("\n")
 

@@ -9,7 +9,7 @@ from llmops.data.collect.readers.origin import Items, Origin, slug
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     """A heading and what stands under it; `level` 0 is what stands before the first heading."""
 
     position: str
@@ -19,7 +19,7 @@ class Section:
     anchor: str = ""  #: the heading's own name in the page
 
 
-def documents(sections: Iterable[Section], origin: Origin) -> Items:
+def documents(sections: Iterable[PageSection], origin: Origin) -> Items:
     """Yield one item per section.
 
     A heading that only stands over other headings holds no text of its own and is no document; one that asks and is not
