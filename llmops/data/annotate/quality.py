@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from llmops.data.text.repetition import MAX_DUPLICATE_LINES, duplicate_line_share
+
 Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
 
-MAX_REPEATED_LINES = 0.3  #: largest share of lines that stood before: Gopher's (Rae et al. 2021, arXiv:2112.11446, A1)
-MIN_LINES = 4  #: with fewer lines, one that stands twice is already above that share
 # Largest share of characters in 5-grams of words that stood before. Gopher's 0.15 is for web pages: of 446 answers of
 # public health agencies it drops 14, all good; the highest among those has 0.24. A text that stands twice has 0.5.
 MAX_REPEATED, NGRAM = 0.4, 5
@@ -52,9 +52,8 @@ def broken_off(question: str, answer: str) -> str:
 
 def repeated_lines(question: str, answer: str) -> str:
     """An answer many of whose lines stood before."""
-    lines = [line for line in map(str.strip, answer.splitlines()) if line]
-    share = 1 - len(set(lines)) / len(lines) if len(lines) >= MIN_LINES else 0.0
-    return f"{share:.0%} of the answer's lines stood before" if share > MAX_REPEATED_LINES else ""
+    share = duplicate_line_share(answer)
+    return f"{share:.0%} of the answer's lines stood before" if share > MAX_DUPLICATE_LINES else ""
 
 
 def stuttering(question: str, answer: str) -> str:

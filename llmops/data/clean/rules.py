@@ -17,6 +17,7 @@ import polars as pl
 
 from llmops.config import Clean
 from llmops.data.clean.repair import repair
+from llmops.data.text.repetition import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
 
 
 class RuleResult(NamedTuple):
@@ -42,9 +43,6 @@ _UNTIDY = r"[^ -~\n]|&|  | \n|\n |\n{3}|^[ \n]|[ \n]$"
 _UNTIDY_LINE = r"[^ -~]|&|  |^ | $"
 _SYMBOL = r"[^\p{L}\p{M}\p{N}\s]"
 
-# Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: more duplicate lines than this is repetition.
-MAX_DUPLICATE_LINES = 0.3
-MIN_LINES = 4  #: fewer lines repeat by chance
 # A text whose words are mostly said before: English prose of 100 words has 60 to 70 different ones.
 MIN_DISTINCT_WORDS = 0.2
 REPETITION_WORDS = (20, 1000)  #: shorter texts repeat by chance, in longer ones few words are new
@@ -140,13 +138,12 @@ def repetition(config: Clean) -> RuleResult:
 
 
 def _duplicate_lines(texts: pl.Series) -> pl.Series:
-    """The share of lines that were said before; null for texts of too few lines."""
-
-    def share(some: pl.Series) -> pl.Series:
-        lines = some.str.split("\n").list.filter(pl.element() != "")
-        return (1 - lines.list.n_unique() / lines.list.len()).zip_with(lines.list.len() >= MIN_LINES, _NOTHING)
-
-    return _share(texts, texts.str.count_matches("\n", literal=True) >= MIN_LINES - 1, share)
+    """The share of each text's lines that stood in it before; null for texts that cannot have `MIN_LINES` lines."""
+    rows = (texts.str.count_matches("\n", literal=True) >= MIN_LINES - 1).arg_true()
+    out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
+    if not len(rows):
+        return out
+    return out.scatter(rows, pl.Series(map(duplicate_line_share, texts.gather(rows)), dtype=pl.Float64))
 
 
 def _distinct_words(texts: pl.Series) -> pl.Series:
@@ -163,16 +160,6 @@ def _distinct_words(texts: pl.Series) -> pl.Series:
     left = (~varied).arg_true()
     out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
     return out.scatter(rows.gather(left), distinct(some.gather(left)) / count.gather(left)) if len(left) else out
-
-
-_NOTHING = pl.Series([None], dtype=pl.Float64)
-
-
-def _share(texts: pl.Series, judged: pl.Series, share: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """`share` of the texts that are `judged`, which are few enough to look at them alone; null for the others."""
-    rows = judged.arg_true()
-    out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
-    return out.scatter(rows, share(texts.gather(rows))) if len(rows) else out
 
 
 def language(config: Clean) -> RuleResult:
