@@ -19,7 +19,10 @@ from llmops.monitoring.database import BUSY_S
 
 
 def take_rows(path: Path, numbers: Collection[int]) -> None:
-    """Write a Parquet file anew without some rows: nothing of them is left in its pages, dictionaries or statistics."""
+    """Write a Parquet file anew without the rows of these numbers, from 0.
+
+    Nothing of them is left in its pages, dictionaries or statistics.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     file, start = pq.ParquetFile(path), 0
     gone = np.zeros(file.metadata.num_rows, bool)
@@ -36,7 +39,7 @@ def take_rows(path: Path, numbers: Collection[int]) -> None:
 
 
 def take_lines(path: Path, numbers: Collection[int]) -> None:
-    """Write a text file anew without some lines."""
+    """Write a text file anew without the lines of these numbers, from 0."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     write_whole(path, "".join(line for number, line in enumerate(lines) if number not in numbers).encode())
 
@@ -50,9 +53,10 @@ def hide(path: Path, subject: Subject) -> None:
 
 
 def hide_in_database(path: Path, subject: Subject) -> None:
-    """Put a mark where a SQLite database names the person, and free nothing that still does: it is written anew.
+    """Put a mark where a SQLite database names the person.
 
-    Others may use the database meanwhile.
+    The file is then written anew (`VACUUM`), since its free pages would still name them. Others may use the database
+    meanwhile.
     """
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         with database:

@@ -138,7 +138,7 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
 
 
 def _by_artifact(config: Config, plan: ErasurePlan) -> Mapping[Any, list[Path]]:
-    """The files that change, by the folder of their artifact; None for those that belong to none."""
+    """The files that change, by the folder of their artifact; those that belong to no artifact are under None."""
     of: defaultdict[Path | None, list[Path]] = defaultdict(list)
     for path in map(Path, [*(change.path for change in plan.changes), *plan.texts]):
         inside = path.is_relative_to(config.artifacts) and len(path.relative_to(config.artifacts).parts) > 2
@@ -177,7 +177,7 @@ def _write_texts(folder: Path) -> None:
 
 
 def _note(config: Config, plan: ErasurePlan, folder: Path) -> dict[str, Any]:
-    """What the artifact's record says of the erasure."""
+    """What is added to the artifact's record: the time of the erasure, and how many rows and examples it took."""
     ref = f"{folder.parent.name}/{folder.name}"
     note: dict[str, Any] = {"time": plan.time, "rows": _rows(config, plan)[ref]}
     return note | ({"examples": plan.trained[ref]} if ref in plan.trained else {})

@@ -45,7 +45,7 @@ def find(config: Config, subject: Subject, found: Found) -> Parts:
 
 
 def erase(config: Config, rows: Parts) -> None:
-    """Put the partitions there anew without those rows; one that is so already stays as it is.
+    """Upload the partitions again without those rows; what is there already is not sent (see `repository.upload`).
 
     Raises:
         RepositoryError: if the repository does not take them.

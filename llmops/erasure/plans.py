@@ -32,8 +32,10 @@ JOURNAL = "erasure.json"
 
 _PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left of a file
 _NAMED, _ALWAYS, _TRAINED = "named", "always", "trained"
-#: When what an interrupted stage left goes: if it names the person; always, since the person's rows are without their
-#: name there; or if any model was trained on the person: it would go on from what it learned. It is all made anew.
+#: When the folder that an interrupted run of a stage left is deleted; the next run makes it anew.
+#: always: the person's rows stand there without their name.
+#: trained: if any model was trained on the person, since the run would go on from what it learned.
+#: named: if it names the person. So it is for all stages that are not listed.
 UNFINISHED = {
     **dict.fromkeys(("annotate", "features", "evaluate", "govern"), _ALWAYS),
     **dict.fromkeys(("tune", "train", "compress"), _TRAINED),
@@ -67,12 +69,12 @@ class ErasurePlan:
     subject: str = ""  #: keyed hash of the identifier, to know it again
     hashes: list[str] = field(default_factory=list)  #: for the list of what is not to be collected again
     documents: int = 0  #: raw rows in the sources
-    places: list[dict[str, str]] = field(default_factory=list)  #: where those stood when they were read last
+    places: list[dict[str, str]] = field(default_factory=list)  #: where those rows stood when they were read last
     changes: list[Change] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  #: text files that get a mark instead of the name
-    databases: list[str] = field(default_factory=list)  #: event databases that do
-    leftovers: list[str] = field(default_factory=list)  #: files and folders of interrupted work that go
-    interrupted: bool = False  #: whether any of that names the person
+    databases: list[str] = field(default_factory=list)  #: event databases that get one
+    leftovers: list[str] = field(default_factory=list)  #: files and folders of interrupted work that are deleted
+    interrupted: bool = False  #: whether any of these names the person
     trained: dict[str, int] = field(default_factory=dict)  #: train artifact → examples that it was trained on
     versions: list[Mark] = field(default_factory=list)
     online: dict[str, list[str]] = field(default_factory=dict)  #: features artifact → ids to take from the online store
@@ -160,7 +162,7 @@ def files(config: Config) -> list[Path]:
 
 
 def _extracts(cache: Path) -> list[Path]:
-    """What belongs together in the extracts: the one of a file, or all periods of a table."""
+    """The extracts that belong together: the file of one source file, or the folder with all periods of a table."""
     found = cache.iterdir() if cache.is_dir() else ()
     return sorted(p for p in found if not p.name.startswith(".") and (p.is_dir() or p.suffix == ".parquet"))
 
@@ -186,7 +188,7 @@ def _change(path: Path, numbers: list[int]) -> Change:
 
 
 def _lines(report: Path, found: Found) -> Change | None:
-    """The lines of a governance report about findings that go."""
+    """The change to a governance report: the lines about findings that are taken out; None if there are none."""
     rows = found.files.get(report.with_name("findings.parquet"), ())
     cells = {f"| {row.values['where']} |" for row in rows}
     lines = report.read_text(encoding="utf-8").splitlines()
@@ -195,7 +197,10 @@ def _lines(report: Path, found: Found) -> Change | None:
 
 
 def _online(root: Path, found: Found) -> dict[str, list[str]]:
-    """The ids to take from the online store; not those that another artifact has of somebody else's very same row."""
+    """Features artifact → ids to take from the online store.
+
+    An id that another features artifact made of somebody else's identical row stays.
+    """
     gone: dict[str, set[str]] = {}
     kept: set[str] = set()
     for path in sorted(root.glob("features/*/features.parquet")):
@@ -214,7 +219,7 @@ def _shown(location: str, subject: Subject) -> str:
 
 
 def _leftovers(config: Config, subject: Subject, trained: bool) -> list[str]:
-    """What killed runs left, as far as it may hold anything of the person; nobody is writing it: no stage runs."""
+    """What killed runs left and may hold something of the person. Nobody is writing to it, since no stage runs."""
     cache = config.collect.cache
     roots = [config.artifacts, cache, config.release.registry]
     left = [p for root in roots for p in sorted(root.rglob(".*")) if _PARTIAL.fullmatch(p.name)]
@@ -233,7 +238,7 @@ def _named(left: Path, subject: Subject) -> bool:
 
 
 def _changeable(path: Path, config: Config) -> bool:
-    """Whether a file is ours to change: not the keys, nor what belongs to Airflow or Feast."""
+    """Whether an erasure may change a file; the keys, and what belongs to Airflow or Feast, it may not."""
     if path.suffix == ".db":
         return path.parent == config.events
     folders = (config.artifacts, config.release.registry, config.home / "logs", config.home / "airflow" / "logs")

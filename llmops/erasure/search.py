@@ -31,7 +31,7 @@ _CHUNK, _OVERLAP = 4 << 20, 4 << 10  #: bytes
 
 
 def files(roots: Iterable[Path]) -> list[Path]:
-    """Every file below some folders once, in order, whatever these hold of each other."""
+    """Every file below the folders, sorted; once, also if one folder is inside another."""
     return sorted({path.absolute() for root in roots for path in root.rglob("*") if path.is_file()})
 
 
@@ -58,7 +58,7 @@ def is_database(path: Path) -> bool:
 
 
 def naming(found: Iterable[Cell], subject: Subject) -> Iterator[Cell]:
-    """Those of some cells that name the person."""
+    """The cells that name the person, in order."""
     found = iter(found)
     while some := list(islice(found, _TOGETHER)):
         yield from (some[row] for row in subject.rows(pl.Series([text for *_, text in some], dtype=pl.String)))

@@ -79,7 +79,10 @@ class Subject:
         return any(self.named_in(name) or self.named_in(re.sub(r"[_+]", " ", name)) for name in names if name)
 
     def hide(self, text: str) -> str:
-        """The text with a mark where it names the person; a mark alone where its spelling hides them."""
+        """The text with a mark where it names the person.
+
+        If the person is still named then, in escapes or with invisible characters, the mark alone is returned.
+        """
         value = _parsed(text)
         if value is not None:
             return json.dumps(self._hidden(value), ensure_ascii=False)
@@ -87,7 +90,7 @@ class Subject:
         return MARK if self.named_in(hidden) else hidden
 
     def hide_lines(self, text: str) -> str:
-        """The same for a whole file: JSON value by JSON value, or line by line."""
+        """The text of a whole file with such marks: put into each value if it is JSON, else into each line."""
         value = _parsed(text)
         if value is not None:
             return json.dumps(self._hidden(value), ensure_ascii=False, indent=1) + "\n"

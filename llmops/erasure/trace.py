@@ -45,7 +45,7 @@ _MESSAGE = ", message "  #: in the position of a chat message, after that of its
 
 @dataclass(slots=True)
 class Known:
-    """By what a person's rows are known in the artifacts made of them."""
+    """What a person's rows are recognised by in the artifacts that were made of them."""
 
     ids: set[str] = field(default_factory=set)  #: of documents and examples
     places: set[Place] = field(default_factory=set)
@@ -84,7 +84,7 @@ class PersonRow:
     """A person's row in a Parquet file."""
 
     number: int  #: in the file, from 0
-    named: bool  #: its own texts name the person; else it is known by where it comes from
+    named: bool  #: whether its own texts name the person; if not, it was recognised by its origin
     values: dict[str, str]  #: its text columns
 
 
@@ -128,7 +128,10 @@ def trace(root: Path, stages: Iterable[str], subject: Subject) -> Found:
 
 
 def find_rows(folder: Path, subject: Subject, known: Known, found: Found) -> Known:
-    """Add the person's rows in the Parquet files of a folder to `found`; returns `known` and what they add to it."""
+    """Add the person's rows in the Parquet files of a folder to `found`.
+
+    Returns `known` together with the ids and places of these rows.
+    """
     own = Known(set(known.ids), set(known.places))
     again = True
     while again:
@@ -139,8 +142,8 @@ def find_rows(folder: Path, subject: Subject, known: Known, found: Found) -> Kno
             before = set(own.places)
             for row in rows:
                 own.add(row.values)
-            # The other messages of a conversation, and older versions of a database row, may come before the one that
-            # names the person.
+            # A new place may be that of earlier rows too, which do not name the person themselves: other messages of
+            # the conversation, or older versions of the database row. So the files are read again.
             again = again or own.places != before
     return own
 
@@ -169,7 +172,7 @@ def matching_rows(path: Path | pa.NativeFile, subject: Subject, known: Known) ->
 
 
 def collected_row(values: Mapping[str, str]) -> Document | Dropped:
-    """A row of a collect artifact, or of an extract, as what it was written from."""
+    """A row of a collect artifact or an extract as a record again: `Dropped` if it has a rule, else `Document`."""
     kind = Dropped if values.get("rule") else Document
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
@@ -190,7 +193,10 @@ def trained_on(found: Found, refs: Iterable[str], root: Path) -> int:
 
 
 def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
-    """The places of other wordings of the person's questions: their examples hold the person's answer."""
+    """The places of other wordings of the person's questions, since the examples made of them hold the person's answer.
+
+    Only of questions that nobody else's row answers.
+    """
     rows = [row.values for path in parquet_files(clean / "documents") for row in found.files.get(path, ())]
     rows += [row.values for path in parquet_files(annotate) for row in found.files.get(path, ())]
     gone = {normalized(row["question"]) for row in rows if row.get("question") and row.get("answer")}
@@ -210,5 +216,5 @@ def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
 
 
 def _without_message(position: str) -> str:
-    """The record that a position is in: all messages of one conversation are one person's."""
+    """A position without its message number: all messages of one conversation count as one person's."""
     return position.partition(_MESSAGE)[0]

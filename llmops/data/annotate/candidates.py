@@ -24,14 +24,12 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 class Candidate:
     """What may become an example."""
 
-    document: Document  #: where it comes from; without its texts, unless it makes no example
+    document: Document  #: where it comes from; its texts are emptied, except in a candidate made only to be dropped
     question: str
     answer: str
     context: str
     group: str  #: empty: grouped by the answer
-    own: tuple[str, str] | None = (
-        None  #: what a row put into a template's question and answer; None: not from a template
-    )
+    own: tuple[str, str] | None = None  #: the row's values in a template's question and answer; None: no template
 
 
 def candidates(
@@ -134,10 +132,11 @@ def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
 
 
 def _reworded(documents: Iterable[Document], made: Iterable[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Other wordings of known questions, with those questions' answers. Either question of a pair may be the known one.
+    """Candidates that ask a known question in other words and have its answer; and the documents that make none.
 
-    If both are, or one has several answers, all are made: which of them holds is decided with the split, where more
-    data must not take a question out of the test.
+    A document pairs `question` with `same_as`, and either of them may be the one whose answer is known. If both are
+    known, or one has several answers, a candidate is made of each. Which of these is kept is decided with the split,
+    since more data must not take a question out of the test.
     """
     known: defaultdict[str, list[Candidate]] = defaultdict(list)
     for candidate in made:

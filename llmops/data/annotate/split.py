@@ -26,7 +26,7 @@ _TRAILING = " \t.!?…。？！,;:"
 
 
 class Claim(NamedTuple):
-    """A source asks a question as part of a group."""
+    """One source asks one question, and says which group (topic) the question belongs to."""
 
     wording: str  #: of the question, from `wording_id`
     group: str
@@ -39,7 +39,7 @@ def normalized(text: str) -> str:
 
 
 def wording_id(question: str, context: str) -> str:
-    """What makes two questions the same question: a hash of the question and its context as they are compared."""
+    """A hash of the question and its context, both as `normalized` gives them: equal hashes are the same question."""
     return content_id(normalized(question), normalized(context))
 
 
@@ -50,10 +50,11 @@ def fraction(seed: int, key: str) -> float:
 
 
 def splits(claims: Iterable[Claim], config: Annotate) -> dict[Claim, str]:
-    """Claim → split, for the claims that hold: all of a wording in one split and one group.
+    """The split of each claim that is upheld; the claims that are not are missing from the result.
 
-    Where several groups could have a wording, the first claim decides. A wording that may neither be tested nor trained
-    on has no claim left.
+    All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
+    strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
+    held out, to be neither tested nor trained on, has no claim upheld.
     """
     claims = list(dict.fromkeys(claims))
     split_of = _by_group(claims, config) if config.split_by == "group" else _by_wording(claims, config)
@@ -72,9 +73,10 @@ def splits(claims: Iterable[Claim], config: Annotate) -> dict[Claim, str]:
 
 
 def _by_group(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
-    """A group is tested if its number says so and a test source asks within it.
+    """Gives the split of a claim when whole groups are split.
 
-    What another source asks in a tested group may not be trained on either: it would give the topic away.
+    A group is tested if its number is below `test` and a test source asks a question in it. What the other sources ask
+    in a tested group is held out, since training on it would give the topic away.
     """
     numbers = {group: fraction(config.seed, group) for group in {claim.group for claim in claims}}
     tested = {c.group for c in claims if numbers[c.group] < config.test and _testable(c, config)}
@@ -88,10 +90,15 @@ def _by_group(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
 
 
 def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
-    """A wording is tested if its number says so, a test source asks it, and its group has another one to train on.
+    """Gives the split of a claim when the wordings within a group are split.
 
-    The highest number of a group trains; of a test source only if it is not below `test`, as it would be tested once
-    there is another. Until then it is kept out of training.
+    A wording is tested if its number is below `test`, a test source asks it, and another wording of its group is sure
+    to be trained on. Sure are those that a source asks that is not tested, and the one with the highest number of the
+    group; if `test_sources` are named, the latter only if its number is not below `test`.
+
+    A wording that lacks nothing but such another one trains, unless `test_sources` are named and no other source asks
+    it. Then it is held out: it becomes a test item as soon as there is another one, and no model may have been trained
+    on it by then.
     """
     numbers = {wording: fraction(config.seed, wording) for wording in {claim.wording for claim in claims}}
     highest: defaultdict[str, float] = defaultdict(float)

@@ -81,7 +81,8 @@ def run(config: Annotate, *, clean: Path, out: Path) -> Mapping[str, Any]:
 
 
 def _documents(folder: Path) -> Iterator[Document]:
-    """The documents of a clean artifact, batch by batch; values that many share are one string."""
+    """The documents of a clean artifact, read batch by batch. Equal values of `_SHARED` fields share one string, which
+    saves memory."""
     names = [field.name for field in fields(Document)]
     for path in sorted(folder.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=names):
@@ -92,7 +93,7 @@ def _documents(folder: Path) -> Iterator[Document]:
 def _kept(
     made: Iterable[Candidate], dropped: list[Dropped], judge: Callable[[Candidate], tuple[str, str] | None]
 ) -> list[Candidate]:
-    """The candidates that `judge` names no rule and detail against; the others go to `dropped`."""
+    """The candidates for which `judge` returns None; the others are added to `dropped` with its rule and detail."""
     kept = []
     for candidate in made:
         if reason := judge(candidate):
@@ -114,7 +115,10 @@ def _length(candidate: Candidate, config: Annotate) -> tuple[str, str] | None:
 
 
 def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
-    """Answer and context in their lengths; cut after redaction, which half a card number would escape."""
+    """The candidate with its answer and context cut to their largest lengths.
+
+    Cutting comes after redaction, because a card number that is cut in half would not be recognised as one.
+    """
     context = candidate.context
     if len(context) > config.max_context_chars:
         context = context[: config.max_context_chars + 1].rpartition(" ")[0].strip()
@@ -129,7 +133,10 @@ def _worth(candidate: Candidate) -> tuple[str, str] | None:
 
 
 def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
-    """The examples with their splits, by id. A question stays in one group, else no split could part it."""
+    """The examples, each with its split, sorted by id; candidates that become none are added to `dropped`.
+
+    A question is kept in one group only: in two groups it could be in two splits at once.
+    """
     claims = [(c, _claim(c)) for c in made]
     split_of = splits((claim for _, claim in claims), config)
     groups = {claim.wording: claim.group for claim in split_of}
@@ -154,7 +161,10 @@ def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate
 
 
 def _decontaminated(items: Sequence[TracedExample], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
-    """Without what is too close to the test, from validation and training, or to validation, from training."""
+    """The items without those that would give others away, which are added to `dropped`.
+
+    Validation loses what is too close to the test; training loses what is too close to the test or to validation.
+    """
     by_split: defaultdict[str, list[TracedExample]] = defaultdict(list)
     for item in items:
         by_split[item.example.split].append(item)
@@ -170,11 +180,12 @@ def _decontaminated(items: Sequence[TracedExample], dropped: list[Dropped], conf
 
 
 def _compared(item: TracedExample, config: Annotate) -> str:
-    """What of an example would give a test item away.
+    """The text of an example by which it is compared with the held-out items.
 
-    Never the context: a page of policy is rightly the context of many questions, and answering from it is what the
-    test asks. Of what a template made only the values, as its own words stand in every row. When wordings are split,
-    only the question: there the answers are meant to be known, and a wording not seen before is the test.
+    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
+    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
+    words stand in every row. When wordings are split, only the question is compared: the answers are meant to be known
+    there, and what is tested is a wording not seen before.
     """
     question, answer = item.candidate.own or (item.example.question, item.example.answer)
     return question if config.split_by == "wording" else f"{question}\n{answer}"

@@ -78,7 +78,7 @@ def exact(documents: DataFrame) -> DataFrame:
 
 
 def candidates(documents: DataFrame) -> DataFrame:
-    """The pairs (row, first) of documents that share a band: a document and the smallest id of those it meets there.
+    """The pairs (row, first) to compare: each document, and the one with the smallest id that shares a band with it.
 
     Args:
         documents: columns `row` and `bands`.
@@ -111,8 +111,11 @@ def near(pairs: DataFrame, texts_of: Callable[[pl.DataFrame], pl.Series], thresh
 
 
 def _pairs_by_band(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The pairs of one partition of (row, band), 16 bytes each. Nearly every band is alone, so that Spark's own hash
-    aggregation builds its table for nothing: it takes three times as long."""
+    """The pairs (row, first) of the documents in one partition of (row, band) that share a band.
+
+    The partition is held in memory, at 16 bytes a row. Spark's own hash aggregation takes three times as long, since it
+    builds a table of all bands, and nearly every band belongs to one document alone.
+    """
     tables = [pa.Table.from_batches([batch]) for batch in batches]
     if not tables:
         return

@@ -38,14 +38,14 @@ HAS_FIELDS = "has_fields"  #: column that says whether any field of a structured
 # the spelling or the emoji, which is after a character outside ASCII.
 _INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\p{Cn}--[\n\t\x{200C}\x{200D}]]"
 _STRAY_JOINER = r"(^|[\x00-\x7F])[\x{200C}\x{200D}]+"
-# What has none of this is tidy. Most texts are, and seeing so takes a sixth of the time that tidying them does.
+# A text that matches none of this is tidy already. Most are, and finding that out takes a sixth of the time of tidying.
 _UNTIDY = r"[^ -~\n]|&|  | \n|\n |\n{3}|^[ \n]|[ \n]$"
 _UNTIDY_LINE = r"[^ -~]|&|  |^ | $"
 _SYMBOL = r"[^\p{L}\p{M}\p{N}\s]"
 
-# A text whose words are mostly said before: English prose of 100 words has 60 to 70 different ones.
+# Least share of different words in a text. English prose of 100 words has 60 to 70 different ones.
 MIN_DISTINCT_WORDS = 0.2
-REPETITION_WORDS = (20, 1000)  #: shorter texts repeat by chance, in longer ones few words are new
+REPETITION_WORDS = (20, 1000)  #: of a text that is judged: shorter ones repeat by chance, in longer ones few are new
 
 
 def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
@@ -107,7 +107,7 @@ def symbols(config: Clean) -> RuleResult:
     """A question, answer or text that is mostly neither letters, digits nor spaces."""
 
     def share(column: pl.Expr) -> pl.Expr:
-        return column.str.count_matches(_SYMBOL) / column.str.len_chars()  # nothing / nothing is NaN, which is no more
+        return column.str.count_matches(_SYMBOL) / column.str.len_chars()  # of "" NaN, which is above no limit
 
     limit = f"{config.max_symbol_ratio * 100:.0f}"
     return _any(
@@ -147,8 +147,11 @@ def _duplicate_lines(texts: pl.Series) -> pl.Series:
 
 
 def _distinct_words(texts: pl.Series) -> pl.Series:
-    """The share of words that were not said before; null for texts that are too short or too long to judge, or that a
-    look at their first third acquits: as many words as it has, less the last, which may be a piece, has the whole."""
+    """The share of each text's words that were not said before; null for a text that need not or cannot be judged.
+
+    Not judged are texts with fewer or more words than `REPETITION_WORDS`. To save time, neither are those whose first
+    third alone has enough different words for the whole text; its last word, which may be cut in two, is not counted.
+    """
 
     def distinct(some: pl.Series) -> pl.Series:
         return some.str.to_lowercase().str.split(" ").list.n_unique()
@@ -219,7 +222,7 @@ def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
 
 
 def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> RuleResult:
-    """Any of the columns is hit; the detail names the first."""
+    """The result of a rule that drops a row if any of the columns is hit; the detail names the first that is."""
     hits = reduce(lambda a, b: a | b, (hit(pl.col(n)) for n in names))
     details = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)
     return RuleResult(hits, pl.coalesce(*details))

@@ -50,8 +50,9 @@ class Layout(NamedTuple):
 
     source: Path  #: the documents that come in
     out: Path  #: the folder of what is kept and dropped
-    files: int  #: files of each; equal ranges of ids, which are hashes, hold about as many documents
-    slices: int  #: row groups of a file, which is written one by one
+    files: int  #: number of files of what is kept, and of what is dropped, each for an equal range of the ids; as these
+    #: are hashes, all files get about as many documents
+    slices: int  #: row groups of a file, which are written one by one
 
     @property
     def parts(self) -> Path:
@@ -113,11 +114,12 @@ def _write_tidied(spark: SparkSession, groups: int, layout: Layout, config: Clea
 
 
 def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table]:
-    """The documents tidied and sorted by `row`, the id as a number, with `rule` and `detail` of what drops them; and
-    the numbers that tell duplicates among the others.
+    """The tidied documents, and the numbers by which the duplicates among them are found.
 
-    `bands` is null for what is no near duplicate of anything: structured rows, which differ in a number, other wordings
-    (`same_as`), which are wanted, and short texts.
+    The documents are sorted by `row`, which is the id as a number, and have the `rule` and `detail` of what drops them.
+    The numbers are `row`, `key_1`, `key_2` and `bands`, of the documents that no rule drops. `bands` is null for those
+    that are never near duplicates: structured rows, where one number is all the difference, other wordings (`same_as`),
+    which are wanted, and short texts.
     """
     tidied = [rules.tidy(documents[name], name in rules.LINE, config) for name in (*rules.LINE, *rules.PROSE)]
     structured, filled, content = _fields(documents["fields"], config)
@@ -137,7 +139,7 @@ def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table
 
 
 def _fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
-    """The tidied fields, whether a row has any that is not empty, and a hash of all of them, whatever their order."""
+    """Of each row: its fields tidied, whether any of them is not empty, and a hash of all, whatever their order."""
     filled, content = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
     rows = (values != "{}").arg_true()
     if not len(rows):
@@ -161,8 +163,10 @@ def _numbers(ids: pl.Series) -> NDArray[np.int64]:
 
 
 def _duplicates(spark: SparkSession, layout: Layout, config: Clean) -> DataFrame:
-    """(row, first, similarity) of all duplicates; near ones are sought among what no exact one drops, which have no
-    similarity."""
+    """All duplicates, as (row, first, similarity); the similarity of an exact duplicate is null.
+
+    Near duplicates are sought only among the documents that are no exact duplicates.
+    """
     good = spark.read.schema(_NUMBERS).parquet(f"file://{layout.numbers}")
     exact = dedup.exact(good)
     same = exact.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
@@ -192,12 +196,12 @@ def _texts_of(rows: pl.DataFrame, layout: Layout) -> pl.Series:
 
 
 def _part(path: Path) -> pl.DataFrame:
-    """A part, mapped into memory: what is not looked at is not read."""
+    """A part, mapped into memory, so that only the columns and rows that are used are read."""
     return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
 
 
 def _written(rows: DataFrame, folder: Path) -> DataFrame:
-    """The rows written once and read back."""
+    """The rows, written to `folder` and read back from there, so that Spark computes them only once."""
     where = f"file://{folder.absolute()}"
     rows.write.option("compression", "lz4").parquet(where)
     return rows.sparkSession.read.schema(rows.schema).parquet(where)
@@ -235,7 +239,7 @@ def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | N
 
 
 def _slices(file: int, layout: Layout) -> Iterator[pl.DataFrame]:
-    """The tidied documents of a file, sorted by `row`, so many at a time that they fit into memory."""
+    """The tidied documents of one output file, slice by slice to save memory, each sorted by `row`."""
     parts = [_part(path) for path in layout.parts.glob("*.arrow")]
     slices = range(file * layout.slices, (file + 1) * layout.slices + 1)
     limits = [-(-(number << 32) // (layout.files * layout.slices)) for number in slices]
@@ -261,7 +265,10 @@ def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there at the end replaces `path`. Spark may run a task twice at once."""
+    """A path to write to, which replaces `path` at the end.
+
+    It is the attempt's own, since Spark may run two attempts of one task at once.
+    """
     task = TaskContext.get()
     assert task
     partial = path.with_name(f".{path.name}.{task.taskAttemptId()}")
@@ -271,8 +278,11 @@ def _whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _rows(path: Path, kind: type[Row]) -> Iterator[pq.ParquetWriter]:
-    """With pyarrow, since Spark's own writer lists a column's encodings in an order that changes from one JVM to the
-    next."""
+    """A Parquet file to write to, which replaces `path` at the end.
+
+    It is pyarrow's: Spark's own writer lists a column's encodings in an order that differs between JVMs, so that the
+    same rows would not give the same bytes.
+    """
     with _whole(path) as partial, pq.ParquetWriter(partial, schema(kind), compression="zstd") as file:
         yield file
 

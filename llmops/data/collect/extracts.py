@@ -42,8 +42,8 @@ LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
 BATCH = 1000  #: rows that are held as Python objects,
 COPIED = 10_000  #: and as Arrow columns, at a time
 
-#: Days after the end of a period during which rows of it may still come: late commits, database clocks in other zones.
-#: Until then the period is asked for again at every run.
+#: Time after the end of a period in which rows of it may still come: by late commits, or from a database whose clock is
+#: in another zone. Until it has passed, every run asks for the period again.
 SETTLE = timedelta(days=1)
 
 _DOCUMENT = [f.name for f in fields(Document) if f.name != "interval"]
@@ -56,7 +56,10 @@ Period = tuple[date, date]  #: the first day (`date.min`: from the first row on)
 
 
 class KeyedOrigin(Origin):
-    """The origin of rows that newer ones replace: also one that `where` leaves out then has to be known by its key."""
+    """The origin of rows that newer ones with the same key replace.
+
+    A row that `where` leaves out is kept as a mark here, since it may replace an older one that was not left out.
+    """
 
     def row(self, position: str, values: Mapping[str, str]) -> Item:
         """The document of one row, or its mark if `where` leaves it out."""
@@ -67,9 +70,9 @@ class KeyedOrigin(Origin):
 class Extracts:
     """Makes extracts, and finds those that are kept."""
 
-    cache: Path  #: folder of those that are kept
-    scratch: Path  #: folder for the others: what could not be read to the end, or may change without a sign
-    keep: Callable[[Document | Dropped], Document | Dropped]  #: gives a row back as it may be collected
+    cache: Path  #: folder of the extracts that later runs use again
+    scratch: Path  #: folder of the others: of what could not be read to the end, or could change without a sign
+    keep: Callable[[Document | Dropped], Document | Dropped]  #: row → the same row, or what stands for a forgotten one
 
     def of_file(self, file: SourceFile, source: Source, reader: Reader) -> tuple[Path, bool]:
         """The extract of one file, and whether the file had to be read for it.
@@ -166,8 +169,8 @@ def extract_rows(path: Path) -> Iterator[pa.RecordBatch]:
 def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
     """The rows of periods that follow on each other, the newest of each key, in the order of their keys.
 
-    It is the same for the same rows, however they were cut into periods. A malformed row is no version of another one.
-    Sorted outside the memory, in `scratch`, when it has to be.
+    The result is the same for the same rows, however they were cut into periods. Malformed rows are all kept, since
+    none is a newer version of another. What does not fit into memory is sorted in `scratch`.
     """
     import duckdb
 
@@ -191,7 +194,10 @@ def _period(path: Path) -> Period:
 
 
 def _chain(known: Iterable[Period], end: date) -> list[Period]:
-    """The periods that follow on each other from the first row on and come nearest to `end` without passing it."""
+    """The periods that follow on each other without a gap, from the first row on, and come nearest to `end`.
+
+    None of them ends after `end`.
+    """
     reached: dict[date, list[Period]] = {date.min: []}
     for first, last in sorted(known, key=lambda period: (period[1], period[0])):
         if first in reached and last <= end:
@@ -200,7 +206,7 @@ def _chain(known: Iterable[Period], end: date) -> list[Period]:
 
 
 def _database(origin: Origin, environ: Mapping[str, str]) -> str:
-    """Which database it is, without password: where ${VAR} names another one, there are other rows."""
+    """The URL of the database, with its ${VAR} filled in, which may name another database, but without password."""
     try:
         url = sa.make_url(expand(origin.location, environ)[0])
     except sa.exc.ArgumentError:  # which the reader names

@@ -25,13 +25,14 @@ HIDDEN = "a file named after the person"  #: shown instead of its location
 DETAIL = "taken out by `llmops data forget`, and still in the source: delete it there"
 
 CollectedRow = Document | Dropped
-#: Where a row is forgotten: wherever it says the same; in its file only, since it could be anybody's ("Thank you.");
-#: or there too, but the file is named after the person, so that even its name may not be kept.
+#: Where a row is forgotten. anywhere: in every file that holds a row of the same content. here: in its own file only,
+#: since the content could be anybody's ("Thank you."). hidden: as here, but the file is named after the person, so that
+#: its name may not be kept either. The words are part of the hashes on the list, so they cannot change.
 Scope = Literal["anywhere", "here", "hidden"]
 
 
 def load(path: Path) -> Callable[[CollectedRow], CollectedRow]:
-    """A function that gives back every row as it is, but a forgotten one as a quarantined row without its content.
+    """A function of a row: it returns the row itself, or for a forgotten one a quarantined row without its content.
 
     Args:
         path: the list; nothing is forgotten where there is none.
@@ -67,7 +68,9 @@ def add(path: Path, hashes: Iterable[str]) -> None:
 
 
 def hasher(path: Path) -> Callable[[str | CollectedRow, Scope], str]:
-    """The list's own hash of a text, or of a row in some scope: "" if the row says nothing. Makes the list.
+    """A function that gives a text's or a row's hash in a scope, under the list's key; "" for a row without content.
+
+    Makes the list if there is none.
 
     Raises:
         ArtifactError: if the list is damaged.
@@ -88,7 +91,7 @@ def hasher(path: Path) -> Callable[[str | CollectedRow, Scope], str]:
 
 
 def _content(item: CollectedRow) -> str:
-    """What a row says, upper case and white space aside; without the place, which changes when rows above it go."""
+    """A row's content, upper case and white space aside; not its place, which changes when rows above it go."""
     if isinstance(item, Dropped):
         parts = [item.content]
     else:

@@ -97,7 +97,7 @@ class RemoteFile:
         return self.tag
 
     def state(self) -> str:
-        """What changes when the file does while it is read: nothing, since a copy of it is read."""
+        """The tag of the version: a copy is read, and `fetch` checks that the file did not change meanwhile."""
         return self.tag
 
     def fetch(self, folder: Path) -> Path:

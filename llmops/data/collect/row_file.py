@@ -19,9 +19,9 @@ GROUP_BYTES = 64 << 20  #: or with this much text, whichever comes first
 class RowFile:
     """A Parquet file of string columns that takes tables of any size, and is there whole or not at all.
 
-    The same rows give the same bytes, however they were cut into tables: a row group ends at a row that only the rows
-    before it decide. Used as a context; what leaves it with an exception leaves no file. One process at a time may
-    write to a path.
+    The same rows give the same bytes, however they were cut into tables: where a row group ends depends on its rows
+    alone. It is used as a context (`with`); an exception within it leaves no file. One process at a time may write to a
+    path.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

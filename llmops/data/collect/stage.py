@@ -55,7 +55,7 @@ class Counts:
     quarantined: int = 0
     left_out: int = 0  #: rows that its `where` leaves out
     read: int = 0  #: files, or periods of a table, that were read
-    unchanged: int = 0  #: those of which an earlier run kept what they held
+    unchanged: int = 0  #: files or periods that were not read, since an earlier run kept their extracts
     rules: Counter[str] = field(default_factory=Counter)
     shown: list[Dropped] = field(default_factory=list)
 

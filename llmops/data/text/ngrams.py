@@ -39,7 +39,11 @@ def _ngrams(texts: pl.Series, offset: int, size: int, least: int) -> pl.DataFram
 
 
 def hashed_ngrams(texts: pl.Series, size: int, least: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The hashed runs of all texts one after the other, and where each text's begin and end (n + 1 offsets)."""
+    """The hashed runs of `size` words of all n texts in one array, and n + 1 offsets into it.
+
+    The runs of text i, in their order, are those from offset i up to offset i + 1. A text of fewer words than `size` or
+    `least` has none.
+    """
     split = words(texts)
     count = split.list.len().to_numpy().astype(np.int64)
     flat = split.explode(empty_as_null=False, keep_nulls=False).hash(SEED).to_numpy()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 # What files are really saved in, the web's fallback first. Left to itself, the detector takes a lone "£" in an English
 # file for the Polish "Ł": it ranks by likely letters, of which a short file has few.
 CANDIDATES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5", "gb18030"]
-MARGIN = 0.05  #: how much messier (0 to 1) the fallback may look than the detector's best guess, and still be taken
+MARGIN = 0.05  #: the fallback is taken if it looks messier than the best guess by no more than this (both 0 to 1)
 SAMPLE = 1 << 16  #: bytes that are looked at to tell binary from text and one encoding from another
 LARGEST = 1 << 24  #: characters of a line or value; longer ones are no text, and would fill the memory
 
@@ -98,7 +98,7 @@ def read_text(path: Path, origin: Origin) -> tuple[str, Origin]:
 
 
 def lines(file: TextIO) -> Iterator[str]:
-    """The lines of `file` with their ends; one that is too long is cut to `LARGEST` + 1 characters, which tells."""
+    """The lines of `file` with their ends; a line longer than `LARGEST` is cut to `LARGEST` + 1 characters."""
     while line := file.readline(LARGEST + 1):
         yield line
         while len(line) > LARGEST and line[-1] != "\n":

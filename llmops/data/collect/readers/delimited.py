@@ -49,7 +49,7 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def sniff(head: Sequence[str]) -> str:
-    """The delimiter that cuts most of the lines into as many values as it cuts the first one into, at least two."""
+    """The delimiter with which most lines have as many values as the first one, which has to have two or more."""
 
     def fit(delimiter: str) -> tuple[float, int]:
         try:

@@ -34,8 +34,8 @@ def edges(pages: Iterable[Rows]) -> frozenset[str]:
 def without(page: Rows, repeated: frozenset[str]) -> list[pa.RecordBatch]:
     """The page without the lines of `repeated` that it begins and ends with.
 
-    A document of which nothing else is left is quarantined with the rule `boilerplate`. An answer stays, since the same
-    answer to the same question on many pages is a duplicate, of which one is wanted.
+    A document that consists of nothing else is quarantined with the rule `boilerplate`. An answer that does stays as it
+    is: the same answer to the same question on many pages is a duplicate, of which cleaning keeps one.
     """
     batches = list(page)
     rows = _rows(batches)

@@ -22,9 +22,10 @@ class PageSection:
 def documents(sections: Iterable[PageSection], origin: Origin) -> Items:
     """Yield one item per section.
 
-    A heading that only stands over other headings holds no text of its own and is no document; one that asks and is not
-    answered is a document without an answer. A heading of the first level over other headings is the page's title,
-    and what stands under it answers nothing. The anchor, or what would be one, is the topic.
+    A heading without text under it is no document, unless it ends in a question mark: then it is a document without an
+    answer. A heading of the first level that has other headings with it and ends in no question mark is the page's
+    title, and what stands under it becomes a document without a question. The group is the heading's anchor or, without
+    one, what the anchor would be.
     """
     found = list(sections)
     titled = sum(section.level > 0 for section in found) > 1
