@@ -1,3 +1,6 @@
 """An end-to-end LLMOps platform: collect, clean, fine-tune, check, release, serve and watch a language model."""
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+ROOT = Path(__file__).parents[1]  #: the folder that holds this package, and in a checkout `dags/` and `feature_repo/`

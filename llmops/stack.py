@@ -23,6 +23,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from llmops import ROOT
 from llmops.access.roles import AIRFLOW_ROLES
 from llmops.artifacts import write_json
 from llmops.config import Config, load
@@ -31,7 +32,6 @@ from llmops.machine import spin_briefly
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 GRACE_S = 10.0  #: how long processes may take to end when asked
 KILL_S = 10.0  #: and when killed: the kernel takes its time over gigabytes

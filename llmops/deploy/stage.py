@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from llmops import ROOT
 from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.config import Deploy
@@ -123,7 +124,6 @@ def serving(
     """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out."""
     port, store = _free_port(), KeyStore(keys, events=events)
     key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
-    root = str(Path(__file__).resolve().parents[2])
     environ = {
         **os.environ,
         "LLMOPS_HOME": str(home),
@@ -132,7 +132,7 @@ def serving(
         "LLMOPS_SERVING__HOST": "127.0.0.1",
         "LLMOPS_SERVING__PORT": str(port),
         "LLMOPS_SERVING__KEYS": str(keys),
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
     }
     try:
         with open(output, "wb") as log_file:

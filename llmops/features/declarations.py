@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from llmops import ROOT
 from llmops.config import Features
 from llmops.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.records import content_id
@@ -27,7 +28,6 @@ from llmops.records import content_id
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = "feature_store.yaml"
 VIEW = "llm_training_features"
 TRAINING_SERVICE = "llm_training"  #: the feature service that training reads by, offline

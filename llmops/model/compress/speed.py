@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmops import ROOT
 from llmops.errors import LlmopsError
 
 WARM_UP = 4  #: tokens
@@ -49,7 +50,7 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     with tempfile.TemporaryDirectory() as scratch:
         task = Path(scratch) / "requests.json"
         task.write_text(json.dumps({"requests": [*map(list, requests)], "batch": batch, "new_tokens": new_tokens}))
-        paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]))
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(
             [sys.executable, "-m", "llmops.model.compress.speed", str(folder), str(task)],
             env={**os.environ, "PYTHONPATH": paths},
