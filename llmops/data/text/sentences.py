@@ -1,4 +1,14 @@
-"""Sentences of a text, by rules simple enough to hold for any Latin-script language."""
+"""Sentences of a text, by rules that are simple enough to hold for most languages.
+
+Each script has its marks: the full stop, `।` (Hindi), `؟` and `۔` (Arabic, Urdu), `።` (Amharic), `։` (Armenian), and
+`。` (Chinese, Japanese), which no white space follows. Thai has none, so that its text is one sentence a paragraph. The
+abbreviations are mostly English ones.
+
+The library `sentencex` (1.0.32) is two to three times as fast and knows other languages' abbreviations. But it ends no
+sentence with "no." ("No. Antibiotics do not work against viruses.") nor before two spaces, and ends one after "v1." in
+"v1. and" and after a list's "1.": of 210 answers of public health agencies it splits 5 in another way, 4 of them worse.
+pysbd (17) and spaCy's sentencizer (6) split more of them in another way, and are far slower.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +21,19 @@ _TITLES = frozenset(
 _COUNTS = frozenset(["no", "nos", "nr", "fig", "vol", "p", "pp", "ext", "tel", "approx", "ca", "art", "sec"])
 _MONTHS = frozenset(["jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"])
 
-# White space after a closing mark and before what can begin a sentence; an empty line; a list item on the next line.
-_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[¿¡]*[^\W_a-z])|\s*\n\s*\n\s*|\s*\n(?=\s*(?:[-*•]|\d+[.)])\s)")
+_CLOSING, _OPENING = r"[\"'”’)\]」』】]*", r"[\"'“‘(\[¿¡「『【]*"
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
+_END = re.compile(
+    "|".join(
+        [
+            rf"(?<=[.!?…।॥؟۔።։]){_CLOSING}\s+(?={_OPENING}[^\W_a-z])",  # before what can begin a sentence
+            rf"(?<=[。！？]){_CLOSING}\s*(?={_OPENING}\w)",
+            rf"(?<=[!?]){_CLOSING}(?={_OPENING}[{_UNSPACED}])",  # what cleaning (NFKC) makes of full-width marks
+            r"\s*\n\s*\n\s*",  # an empty line
+            r"\s*\n(?=\s*(?:[-*•]|\d+[.)])\s)",  # before a list item
+        ]
+    )
+)
 _LAST_WORD = re.compile(r"([\w.]+)\.$")
 
 

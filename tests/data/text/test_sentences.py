@@ -33,6 +33,11 @@ def test_one_sentence_stays_one(text: str) -> None:
         ("Steps:\n- one\n- two\n\nEnd", ["Steps:", "- one", "- two", "End"]),
         ("A broken\nline. Über alles", ["A broken\nline.", "Über alles"]),
         ("Costs 5. Then pay.", ["Costs 5.", "Then pay."]),
+        ("你好。今天很好！我们去吗？好", ["你好。", "今天很好！", "我们去吗？", "好"]),
+        ("真的?!他说。「好。」 Mac版。Ok", ["真的?!", "他说。", "「好。」", "Mac版。", "Ok"]),
+        ("यह एक वाक्य है। यह दूसरा है।", ["यह एक वाक्य है।", "यह दूसरा है।"]),
+        ("هل هذا صحيح؟ نعم. هذا جيد.", ["هل هذا صحيح؟", "نعم.", "هذا جيد."]),
+        ("What?Who!me", ["What?Who!me"]),
         ("1\n\n", ["1"]),
         ("", []),
     ],
@@ -46,7 +51,7 @@ def test_cutting_keeps_the_text_as_it_stands() -> None:
     assert cut("One. Two.", 0) == cut("One. Two.", 2) == cut("One. Two.", 9) == "One. Two."
 
 
-@given(st.text('aB1.!?") \n-', max_size=60), st.integers(1, 5))
+@given(st.text('aB1.!?") \n-。？」「好।', max_size=60), st.integers(1, 5))
 def test_nothing_but_white_space_is_lost(text: str, count: int) -> None:
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
     assert text.strip().startswith(cut(text, count).strip())
