@@ -32,7 +32,7 @@ from llmops.config import load  # noqa: E402
 from llmops.monitoring.events import SERVING, build  # noqa: E402
 from llmops.monitoring.spool import Spool  # noqa: E402
 from serving.app import serve  # noqa: E402
-from serving.engines.base import Ask, Question  # noqa: E402
+from serving.engines.base import EngineRequest, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
 
 BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
@@ -112,7 +112,7 @@ def bare(port: int) -> None:
 
     @app.post("/generate")
     async def generate(body: Body) -> dict[str, str]:
-        answer = await engine.generate(Ask(Question(body.prompt), body.max_new_tokens)).whole()
+        answer = await engine.generate(EngineRequest(Question(body.prompt), body.max_new_tokens)).whole()
         return {"response": answer.text}
 
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False)

@@ -28,13 +28,13 @@ from llmops.monitoring.spool import Shipper
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from serving.admission import signing
-from serving.admission.dependencies import Parts, assert_guarded
+from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
 from serving.engines.base import Engine
 from serving.guard import Guard
 from serving.http.draining import DrainingServer
-from serving.http.middleware import Around
-from serving.http.problems import answer
+from serving.http.middleware import RequestMiddleware
+from serving.http.problems import problem_response
 from serving.http.protocol import StayingProtocol
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
@@ -63,10 +63,10 @@ def create_app(
     models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events, guard)
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
-    parts = Parts(
+    parts = AppParts(
         config=config,
         keys=KeyStore(config.keys, events=config.events),
-        limiter=Limiter(config.serving, audit.tell, environ),
+        limiter=Limiter(config.serving, audit.note_limits_store, environ),
         audit=audit,
         registry=registry,
         models=models,
@@ -107,10 +107,15 @@ def create_app(
     max_body = 16 * config.serving.max_prompt_chars + 65_536
     timeout_s = config.serving.timeout_s
     app.add_middleware(
-        Around, folder=config.events, max_body=max_body, timeout_s=timeout_s, secret=secret, count=parts.metrics.count
+        RequestMiddleware,
+        folder=config.events,
+        max_body=max_body,
+        timeout_s=timeout_s,
+        secret=secret,
+        count=parts.metrics.count,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, problem_response)
     for module in (generate, openai, feedback, health, metrics, admin, keys, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))

@@ -16,8 +16,8 @@ from dataclasses import replace
 from llmops.scans import output, pii
 from serving.engines.base import Chat, Chunk, Prompt, Question, Text
 
-_LONGEST = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
-_BEFORE = 256  #: characters before what is held that are looked at with it
+_MOST_HELD = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
+_MOST_BEFORE = 256  #: characters before what is held that are looked at with it
 _SIGN = re.compile(
     r"\d\W?\d\W?\d|[A-Za-z]\d|\d[A-Za-z]|\d\Z"  # numbers and mixtures, as long as they are no short number
     r"|[a-z][A-Z]|[A-Z]{3}\Z|\S{25}|[<@_=|{}]|://|-----|!\["
@@ -42,38 +42,38 @@ class Guard:
         """Load what finds these: 3 s in which all else stands still, if the first answer with a number did it."""
         self.found("", "4111 1111 1111 1111, DE89370400440532013000")
 
-    def watch(self, prompt: Prompt) -> Watch:
+    def watch(self, prompt: Prompt) -> AnswerWatch:
         """Look at one answer."""
-        return Watch(self, prompt)
+        return AnswerWatch(self, prompt)
 
     def found(self, prompt: str, answer: str) -> list[str]:
         """The rules that an answer breaks, and its prompt does not."""
         broken = [found.rule for found in output.check(prompt, answer, entities=self._entities)]
         broken = [rule for rule in broken if rule in self._rules]
-        asked = {found.rule for found in output.check("", prompt)} if broken else set()
-        return [rule for rule in broken if rule not in asked]
+        in_prompt = {found.rule for found in output.check("", prompt)} if broken else set()
+        return [rule for rule in broken if rule not in in_prompt]
 
 
-class Watch:
+class AnswerWatch:
     """One answer as it comes."""
 
     def __init__(self, guard: Guard, prompt: Prompt) -> None:
         self._guard, self._prompt = guard, _text(prompt)
-        self._said, self._left = "", 0
+        self._answer, self._released = "", 0
         self.rules: list[str] = []  #: those that it broke
 
     def see(self, chunk: Chunk) -> Chunk:
         """What of the answer may leave after its next chunk; the last if something must not."""
-        self._said += chunk.text
-        end, begin = len(self._said), _word(self._said, self._left)  # the word that is half gone counts, too
-        signs = list(_SIGN.finditer(self._said, begin))
-        known = chunk.finish_reason or not signs or len(_FOLLOWS.findall(self._said, signs[-1].end() - 1)) > 1
-        leaves = end if known else max(_word(self._said, signs[0].start()), self._left, end - _LONGEST)
+        self._answer += chunk.text
+        end, begin = len(self._answer), _word(self._answer, self._released)  # the word that is half gone counts, too
+        signs = list(_SIGN.finditer(self._answer, begin))
+        known = chunk.finish_reason or not signs or len(_FOLLOWS.findall(self._answer, signs[-1].end() - 1)) > 1
+        leaves = end if known else max(_word(self._answer, signs[0].start()), self._released, end - _MOST_HELD)
         if signs and signs[0].start() < leaves:
-            self.rules = self._guard.found(self._prompt, self._said[max(0, begin - _BEFORE) :])
+            self.rules = self._guard.found(self._prompt, self._answer[max(0, begin - _MOST_BEFORE) :])
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
-        text, self._left = self._said[self._left : leaves], leaves
+        text, self._released = self._answer[self._released : leaves], leaves
         return replace(chunk, text=text)
 
 

@@ -21,13 +21,13 @@ from llmops.config import Config
 from llmops.errors import AccessError
 from llmops.monitoring.sinks import LocalStore
 from llmops.registry.registry import Registry
-from serving.admission.limits import Allowance, Limiter
+from serving.admission.limits import Limiter, RequestAllowance
 from serving.admission.signing import mac
-from serving.engines.base import Ask
+from serving.engines.base import EngineRequest
 from serving.errors import Limited
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
-from serving.observe.audit import Audit, client, client_fields
+from serving.observe.audit import Audit, client_address, client_fields
 from serving.observe.metrics import Metrics
 
 COOKIE = "llmops_session"
@@ -48,7 +48,7 @@ _REASONS: dict[type[AccessError], str] = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppParts:
     """What the app is made of."""
 
     config: Config
@@ -63,12 +63,12 @@ class Parts:
     session_secret: bytes = field(repr=False)
 
 
-def parts(request: Request) -> Parts:
+def parts(request: Request) -> AppParts:
     """The parts of the app that a request reached."""
-    return cast(Parts, request.app.state.parts)
+    return cast(AppParts, request.app.state.parts)
 
 
-PartsDep = Annotated[Parts, Depends(parts)]
+AppPartsDep = Annotated[AppParts, Depends(parts)]
 
 
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
@@ -77,7 +77,7 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
     """
 
-    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> Key:
+    async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> Key:
         key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         app.audit.note(request.scope, "allowed", key)
         return key
@@ -89,16 +89,16 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
 def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
     """`require` for a route whose requests become events: each counts against the limits of its key.
 
-    The route then calls `await reserve(request, asks)` before it gives its asks to an engine. Nothing else is to be
-    done: once the answer has ended, its event says how many tokens were used. Headers are added to every answer.
+    The route then calls `await reserve(request, requests)` before it gives these requests to an engine. Nothing else is
+    to be done: once the answer has ended, its event says how many tokens were used. Headers are added to every answer.
     """
 
-    async def allowed(request: Request, app: PartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+    async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
         key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
-        request.state.event.update(client_fields(client(request.scope)))
-        allowance = Allowance(app.limiter, key, request.state.id, request.state.event)
+        request.state.event.update(client_fields(client_address(request.scope)))
+        allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
         request.state.allowance = allowance
-        await _within(request, allowance.enter())
+        await _within_limits(request, allowance.enter())
         failed: Exception | None = None
         try:
             yield key
@@ -112,24 +112,24 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
     return allowed
 
 
-async def reserve(request: Request, asks: Sequence[Ask]) -> None:
-    """Set aside, of the limits of the request's key, the most tokens that some asks could use.
+async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
+    """Set aside, of the limits of the request's key, the most tokens that some requests to an engine could use.
 
     Raises:
         Limited: if it may not use so many now.
     """
-    await _within(request, cast(Allowance, request.state.allowance).reserve(asks))
+    await _within_limits(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
 
-async def _within(request: Request, taking: Coroutine[Any, Any, None]) -> None:
+async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) -> None:
     try:
         await taking
     except Limited:
-        _refused(request, "limited", request.state.allowance.key)
+        _note_refusal(request, "limited", request.state.allowance.key)
         raise
 
 
-def signed_in(request: Request, app: Parts, presented: str) -> str:
+def signed_in(request: Request, app: AppParts, presented: str) -> str:
     """A cookie that says for `SESSION_S` seconds that its bearer has shown this key. It ends with the key's secret.
 
     Raises:
@@ -141,7 +141,7 @@ def signed_in(request: Request, app: Parts, presented: str) -> str:
     return f"{text}.{_signed(app, text, sha256(split(presented)[2]))}"
 
 
-def _admit(request: Request, app: Parts, presented: str, permission: Permission | None) -> Key:
+def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
     """The key of a request, if it is good and has the permission; if not, that is in the audit."""
     key: Key | None = None
     try:
@@ -156,12 +156,12 @@ def _admit(request: Request, app: Parts, presented: str, permission: Permission 
         if permission:
             access.require(key, permission)
     except AccessError as error:
-        _refused(request, _REASONS[type(error)], key)
+        _note_refusal(request, _REASONS[type(error)], key)
         raise
     return key
 
 
-def _refused(request: Request, reason: str, key: Key | None) -> None:
+def _note_refusal(request: Request, reason: str, key: Key | None) -> None:
     parts(request).audit.note(request.scope, reason, key)
     request.state.refused = True  # the audit counts it; an event of its own would let anybody fill the disk
 
@@ -206,7 +206,7 @@ def _calls(dependant: Dependant) -> list[Any]:
     return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
 
 
-def _of_session(app: Parts, cookie: str) -> Key:
+def _of_session(app: AppParts, cookie: str) -> Key:
     """The key that a session cookie stands for."""
     text, _, signature = cookie.rpartition(".")
     prefix, _, until = text.partition(".")
@@ -217,5 +217,5 @@ def _of_session(app: Parts, cookie: str) -> Key:
     return app.keys.proven(prefix, shown)
 
 
-def _signed(app: Parts, text: str, hash: str) -> str:
+def _signed(app: AppParts, text: str, hash: str) -> str:
     return mac(app.session_secret, f"{text}.{hash}")

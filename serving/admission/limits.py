@@ -17,12 +17,13 @@ from typing import Any
 
 from llmops.access.roles import Key
 from llmops.config import Serving
-from serving.admission.windows import Limits, OwnWindows, RedisWindows, SharedWindows, Use, Windows
-from serving.engines.base import Ask, Chat, Question, Text, Tokens
+from serving.admission.windows import KeyLimits, OwnWindows, RedisWindows, SharedWindows, Windows, WindowUse
+from serving.engines.base import Chat, EngineRequest, Question, Text, TokenIds
 from serving.errors import ClientLeft, Limited, TimedOut
 
-_LEFT = (ClientLeft, TimedOut)
-TEMPLATE, MESSAGE = 64, 16  #: most tokens that a model's template adds to a prompt, and to each message in it
+_CALLER_LEFT = (ClientLeft, TimedOut)
+TEMPLATE_TOKENS = 64  #: most tokens that a model's template adds to a prompt
+MESSAGE_TOKENS = 16  #: most tokens that it adds to each message in it
 
 
 class Limiter:
@@ -50,19 +51,19 @@ class Limiter:
         self._windows = SharedWindows(RedisWindows(config.limits, environ), tell) if shared else windows or OwnWindows()
         self._settling: set[asyncio.Task[None]] = set()
 
-    def of(self, key: Key) -> Limits:
+    def of(self, key: Key) -> KeyLimits:
         """The limits of a key: its own, else those of the configuration."""
         requests, tokens = key.requests_per_minute, key.tokens_per_minute
-        return Limits(
+        return KeyLimits(
             self._config.requests_per_minute if requests is None else requests,
             self._config.tokens_per_minute if tokens is None else tokens,
         )
 
-    async def take(self, key: Key, request: str, tokens: int) -> Use:
+    async def take(self, key: Key, request: str, tokens: int) -> WindowUse:
         """Enter a request into its key's window, or change its tokens there; see `Windows.take`."""
         limits = self.of(key)
         if not limits.requests and not limits.tokens:
-            return Use(True, 0, 0, 0.0, 0.0)
+            return WindowUse(True, 0, 0, 0.0, 0.0)
         return await self._windows.take(key.prefix, request, tokens, limits)
 
     def settle(self, key: Key, request: str, tokens: int) -> None:
@@ -77,8 +78,8 @@ class Limiter:
         await self._windows.close()
 
 
-class Allowance:
-    """A request's share of its key's limits. Routes reach it through `deps.limited` and `deps.reserve`.
+class RequestAllowance:
+    """A request's share of its key's limits. Routes reach it through `dependencies.limited` and `dependencies.reserve`.
 
     Args:
         limiter: the windows.
@@ -91,8 +92,8 @@ class Allowance:
         self.key = key
         self._limiter, self._request, self._event = limiter, request, event
         self._limits = limiter.of(key)
-        self._use = Use(False, 0, 0, 0.0, 0.0)
-        self._asks = self._reserved = 0
+        self._use = WindowUse(False, 0, 0, 0.0, 0.0)
+        self._answers = self._reserved = 0
 
     async def enter(self) -> None:
         """Count the request.
@@ -102,15 +103,15 @@ class Allowance:
         """
         await self._take(0)
 
-    async def reserve(self, asks: Sequence[Ask]) -> None:
-        """Set aside the most tokens that some asks could use.
+    async def reserve(self, requests: Sequence[EngineRequest]) -> None:
+        """Set aside the most tokens that some requests to an engine could use.
 
         Raises:
             Limited: if the key may not use so many now.
         """
         if self._limits.tokens:
-            self._asks = len(asks)
-            self._reserved = min(sum(most_tokens(ask) for ask in asks), self._limits.tokens)
+            self._answers = len(requests)
+            self._reserved = min(sum(most_tokens(request) for request in requests), self._limits.tokens)
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:
@@ -122,7 +123,7 @@ class Allowance:
             error: why there is no answer.
         """
         used = self._used()
-        if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _LEFT))):
+        if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _CALLER_LEFT))):
             self._limiter.settle(self.key, self._request, used)
             self._use = replace(self._use, tokens=self._use.tokens - self._reserved + used)
             self._reserved = used
@@ -131,7 +132,7 @@ class Allowance:
         """What the answer says of the limits, in OpenAI's words; nothing about what is not limited."""
         headers: dict[str, str] = {}
         used = self._use.tokens
-        if self._asks and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._asks:
+        if self._answers and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._answers:
             used += self._used() - self._reserved
         for what, limit, n in (
             ("requests", self._limits.requests, self._use.requests),
@@ -154,25 +155,28 @@ class Allowance:
         return int(sum(self._event.get(f"gen_ai.usage.{what}", 0) for what in ("input_tokens", "output_tokens")))
 
 
-def most_tokens(ask: Ask) -> int:
-    """The most tokens that an ask can use. No tokenizer is asked: a token stands for at least one byte of text."""
-    match ask.prompt:
-        case Tokens(ids):
+def most_tokens(request: EngineRequest) -> int:
+    """The most tokens that a request to an engine can use, prompt and answer together.
+
+    No tokenizer is needed: a token stands for at least one byte of text.
+    """
+    match request.prompt:
+        case TokenIds(ids):
             prompt = len(ids)
         case Text(text):
-            prompt = TEMPLATE + _bytes(text)
+            prompt = TEMPLATE_TOKENS + _bytes(text)
         case Question(text, context):
-            prompt = TEMPLATE + 2 * MESSAGE + _bytes(text) + _bytes(context)
+            prompt = TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS + _bytes(text) + _bytes(context)
         case Chat(messages):
-            prompt = TEMPLATE + sum(MESSAGE + _bytes(message.content) for message in messages)
-    return prompt + ask.max_new_tokens
+            prompt = TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + _bytes(message.content) for message in messages)
+    return prompt + request.max_new_tokens
 
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _refusal(limits: Limits, use: Use, tokens: int) -> str:
+def _refusal(limits: KeyLimits, use: WindowUse, tokens: int) -> str:
     if limits.requests and use.requests >= limits.requests:
         what = f"{limits.requests} requests"
     else:

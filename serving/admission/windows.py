@@ -1,6 +1,6 @@
 """What each key did in the last minute: a log of its requests with their tokens, in memory or in Redis.
 
-A log, not a counter per minute: two counters side by side let through twice the limit around the turn of a minute, and
+A log, not a counter per minute: two neighbouring counters let through twice the limit around the turn of a minute, and
 a weighted pair is right only for callers who come evenly. The log is exact, so `Retry-After` is, too. It costs one
 entry per request of the last minute. A request counts from the moment it was let in, with all of its tokens.
 """
@@ -31,7 +31,7 @@ AGAIN_S = 5.0  #: how long Redis is left alone after it failed
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KeyLimits:
     """What a key may use in a minute; 0: as much as it likes."""
 
     requests: int
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class WindowUse:
     """A key's window after a request asked to be in it."""
 
     taken: bool  #: whether the request is in the window
@@ -52,7 +52,7 @@ class Use:
 class Windows(Protocol):
     """A log per key. All methods are called in the event loop."""
 
-    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         """Enter a request with its tokens, or change the tokens of one that is there already, if the limits allow.
 
         One that they do not allow is not in the window afterwards.
@@ -73,7 +73,7 @@ class OwnWindows:
         self._logs: dict[str, OrderedDict[str, tuple[float, int]]] = {}  # request → when (s), tokens; oldest first
         self._sums: dict[str, int] = {}
 
-    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         """See `Windows`."""
         now, entries = self._clock(), self._logs.setdefault(key, OrderedDict())
         while entries and (oldest := next(iter(entries.values())))[0] <= now - WINDOW_S:
@@ -88,10 +88,10 @@ class OwnWindows:
             entries.pop(request, None)
             self._sums[key] = used
             wait_s = _wait(list(entries.values()), requests_over, tokens_over) - now
-            return Use(False, others, used, max(wait_s, 0.0), self._reset(entries, now))
+            return WindowUse(False, others, used, max(wait_s, 0.0), self._reset(entries, now))
         entries[request] = (moment, tokens)  # a known request keeps its place
         self._sums[key] = used + tokens
-        return Use(True, others + 1, used + tokens, 0.0, self._reset(entries, now))
+        return WindowUse(True, others + 1, used + tokens, 0.0, self._reset(entries, now))
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
         """See `Windows`."""
@@ -193,7 +193,7 @@ class RedisWindows:
         self._clock = clock
         self._take, self._settle = self._redis.register_script(_TAKE), self._redis.register_script(_SETTLE)
 
-    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         """See `Windows`.
 
         Raises:
@@ -203,7 +203,7 @@ class RedisWindows:
         arguments = [now, round(WINDOW_S * 1e6), request, tokens, limits.requests, limits.tokens]
         answer = await cast(Any, self._take)(_names(key), arguments)
         taken, requests, used, wait, reset = (int(number) for number in answer)
-        return Use(bool(taken), requests, used, max(wait, 0) / 1e6, reset / 1e6)
+        return WindowUse(bool(taken), requests, used, max(wait, 0) / 1e6, reset / 1e6)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
         """See `Windows`.
@@ -239,7 +239,7 @@ class SharedWindows:
         self._shared, self._own, self._tell, self._clock = shared, OwnWindows(clock), tell, clock
         self._away, self._again_at = False, 0.0
 
-    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         """See `Windows`."""
         if not self._away or self._clock() >= self._again_at:
             try:

@@ -15,7 +15,7 @@ from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
 
 
-async def read(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
+async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
     """The chunks of an answer.
 
     Version, tokens, finish reason and time to the first chunk are in the request's event before the last is given.
@@ -63,10 +63,10 @@ async def read(request: Request, stream: GuardedStream, timeout_s: float) -> Asy
             _note(event, last)
 
 
-async def read_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
-    """An answer in one piece; see `read`."""
+async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
+    """An answer in one piece; see `deliver`."""
     texts: list[str] = []
-    async for chunk in read(request, stream, timeout_s):
+    async for chunk in deliver(request, stream, timeout_s):
         texts.append(chunk.text)
     return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
 

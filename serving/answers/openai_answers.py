@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import Request
 
-from serving.admission.dependencies import Parts, reserve
-from serving.answers.delivery import read, read_whole
+from serving.admission.dependencies import AppParts, reserve
+from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.openai_schemas import (
     AssistantMessage,
     ChatChoice,
@@ -19,43 +19,50 @@ from serving.answers.openai_schemas import (
     OpenAIRequest,
     OpenAIUsage,
 )
-from serving.engines.base import Answer, Ask, Chunk
+from serving.engines.base import Answer, Chunk, EngineRequest
 from serving.errors import PromptRefused
 from serving.http.server_sent_events import EventStream, sse, streamed
 from serving.models.stream import GuardedStream
 
 
 async def respond(
-    request: Request, app: Parts, body: OpenAIRequest, asks: list[Ask], *, caller: str, side: str, chat: bool
+    request: Request,
+    app: AppParts,
+    body: OpenAIRequest,
+    requests: list[EngineRequest],
+    *,
+    caller: str,
+    side: str,
+    chat: bool,
 ) -> Completion | EventStream:
     """Have everything answered that one request asks.
 
     Raises:
         PromptRefused: if several answers are to be streamed.
-        Other errors: those of `Models.generate` and of `read`.
+        Other errors: those of `Models.generate` and of `deliver`.
     """
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
-    if body.stream and len(asks) > 1:
+    if body.stream and len(requests) > 1:
         raise PromptRefused("Only one answer can be streamed at a time: send one prompt, and no n.")
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only taken with stream: true.")
     event = request.state.event
-    event.update({"gen_ai.request.model": body.model, "gen_ai.request.max_tokens": asks[0].max_new_tokens})
-    await reserve(request, asks)
+    event.update({"gen_ai.request.model": body.model, "gen_ai.request.max_tokens": requests[0].max_new_tokens})
+    await reserve(request, requests)
     streams: list[GuardedStream] = []
     answers: list[Answer] = []
     try:
-        for asked in asks:
-            version, stream = app.models.generate(asked, caller=caller, side=side)
+        for engine_request in requests:
+            version, stream = app.models.generate(engine_request, caller=caller, side=side)
             side = side or version.name  # all answers come from one version
             streams.append(stream)
         event["llmops.model.version"] = version.name
-        reply = Reply(request.state.id, name, streams[0], chat, body.n or 1)
+        reply = OpenAIReply(request.state.id, name, streams[0], chat, body.n or 1)
         if body.stream:
-            reply.counted = bool(body.stream_options and body.stream_options.include_usage)
-            return await streamed(request, read(request, streams[0], timeout_s), reply.render)
+            reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
+            return await streamed(request, deliver(request, streams[0], timeout_s), reply.render)
         for stream in streams:
-            answers.append(await read_whole(request, stream, timeout_s))
+            answers.append(await deliver_whole(request, stream, timeout_s))
     except BaseException:
         for stream in streams:
             stream.cancel()
@@ -65,7 +72,7 @@ async def respond(
 
 
 @dataclass(slots=True)
-class Reply:
+class OpenAIReply:
     """One reply, and how it is written."""
 
     id: str
@@ -73,7 +80,7 @@ class Reply:
     stream: GuardedStream
     chat: bool
     n: int = 1  #: answers to each prompt
-    counted: bool = False  #: whether a stream ends with its usage
+    with_usage: bool = False  #: whether a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
     _begun: bool = False
 
@@ -91,13 +98,13 @@ class Reply:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
         self._begun = True
         events = [self._event([{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}], None)]
-        if chunk.finish_reason and self.counted:
+        if chunk.finish_reason and self.with_usage:
             events.append(self._event([], _usage([chunk]).model_dump()))
         return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        counted = {"usage": usage} if self.counted else {}
+        counted = {"usage": usage} if self.with_usage else {}
         return sse({**self._head(), "object": kind, "choices": choices, **counted})
 
     def _head(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From what a caller sends to what an engine is asked, within the limits of the configuration."""
+"""From what a caller sends to what an engine gets, within the limits of the configuration."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import replace
 
 from llmops.config import Serving
 from serving.answers.schemas import Sampling
-from serving.engines.base import Ask, Chat, Prompt, Question, Text
+from serving.engines.base import Chat, EngineRequest, Prompt, Question, Text
 from serving.errors import PromptRefused
 
-GREEDY = 1e-4  #: below it a temperature counts as 0: the likeliest token is all but certain, and logits overflow soon
+#: Below it a temperature counts as 0: the likeliest token is all but certain, and logits overflow soon.
+LEAST_TEMPERATURE = 1e-4
 
 
-def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> Ask:
+def engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> EngineRequest:
     """A request to an engine; greedy unless the caller asks for a temperature.
 
     Raises:
         PromptRefused: if the prompt is empty or too long, or more tokens are asked for than are given.
     """
-    parts = _parts(prompt)
+    parts = _measured(prompt)
     for what, part, unit in parts:
         if len(part) > limits.max_prompt_chars:
             raise PromptRefused(f"The {what} has {len(part)} {unit}; at most {limits.max_prompt_chars} are taken.")
@@ -30,16 +31,16 @@ def ask(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving
         raise PromptRefused(f"{max_new_tokens} new tokens are asked for; at most {limits.max_new_tokens} are given.")
     stop = (sampling.stop,) if isinstance(sampling.stop, str) else tuple(sampling.stop or ())
     temperature = sampling.temperature or 0.0
-    temperature = temperature if temperature >= GREEDY else 0.0
-    return Ask(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
+    temperature = temperature if temperature >= LEAST_TEMPERATURE else 0.0
+    return EngineRequest(prompt, max_new_tokens, temperature, sampling.top_p or 1.0, sampling.seed, stop)
 
 
-def times(asked: Ask, n: int) -> list[Ask]:
-    """The same, `n` times; of a seed each gets its own, the first the one that was given."""
-    return [asked if asked.seed is None else replace(asked, seed=asked.seed ^ i) for i in range(n)]
+def copies(request: EngineRequest, n: int) -> list[EngineRequest]:
+    """A request `n` times, for `n` answers. Where a seed is given each gets its own, the first one the given one."""
+    return [request if request.seed is None else replace(request, seed=request.seed ^ i) for i in range(n)]
 
 
-def _parts(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
+def _measured(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
     """What of a prompt is measured, and in what; first the part that may not be empty."""
     match prompt:
         case Question():

@@ -139,7 +139,8 @@ class CanaryRequest(BaseModel):
         return self
 
 
-#: the header by which a caller asks for one side of a canary
+#: A side, here and in all of `serving`, is `champion` or `canary`, the two that a canary's trial compares, or a version
+#: that is loaded, asked for by its name. Empty: a caller's key decides, as `serving.models.trial` says.
 SideDep = Annotated[
     str,
     Header(

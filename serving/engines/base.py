@@ -45,17 +45,17 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenIds:
     """Token ids of a whole prompt, as the feature store keeps them."""
 
     ids: tuple[int, ...]
 
 
-Prompt = Question | Chat | Text | Tokens
+Prompt = Question | Chat | Text | TokenIds
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class EngineRequest:
     """What one request wants."""
 
     prompt: Prompt
@@ -152,7 +152,7 @@ class Engine(Protocol):
     def load(self) -> None:
         """Load the model and answer once, so that the first caller does not wait for a warm-up."""
 
-    def generate(self, ask: Ask) -> Stream:
+    def generate(self, request: EngineRequest) -> Stream:
         """Put a request into the queue.
 
         Raises:

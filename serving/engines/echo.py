@@ -29,7 +29,7 @@ class EchoEngine(SteppingEngine[EchoRow]):
         max_batch: most requests that are answered together.
         load_s: how long loading takes, in seconds.
         token_s: how long each step takes, in which all running requests get a word.
-        window: most words of a prompt; longer ones are refused.
+        max_context: most words of a prompt; longer ones are refused.
         load_error: what loading ends with.
         fail_on: a word; a request that comes to it fails with a `RuntimeError`, others go on.
     """
@@ -40,12 +40,12 @@ class EchoEngine(SteppingEngine[EchoRow]):
         max_batch: int = 16,
         load_s: float = 0.0,
         token_s: float = 0.0,
-        window: int = 1000,
+        max_context: int = 1000,
         load_error: Exception | None = None,
         fail_on: str = "",
     ) -> None:
         super().__init__(max_queue, max_batch)
-        self._load_s, self._token_s, self._window = load_s, token_s, window
+        self._load_s, self._token_s, self._max_context = load_s, token_s, max_context
         self._load_error, self._fail_on = load_error, fail_on
         self.going = threading.Event()  #: while it is cleared, no step is taken
         self.going.set()
@@ -63,10 +63,10 @@ class EchoEngine(SteppingEngine[EchoRow]):
             raise self._load_error
 
     def _begin(self, job: Job) -> EchoRow:
-        words = _words(job.ask.prompt)
-        if len(words) > self._window:
-            raise PromptTooLong(f"The prompt has {len(words)} tokens; the model takes {self._window}.")
-        return EchoRow(job, words, Stops(job.ask.stop))
+        words = _words(job.request.prompt)
+        if len(words) > self._max_context:
+            raise PromptTooLong(f"The prompt has {len(words)} tokens; the model takes {self._max_context}.")
+        return EchoRow(job, words, Stops(job.request.stop))
 
     def _step(self, rows: list[EchoRow]) -> None:
         self.going.wait()
@@ -85,7 +85,7 @@ class EchoEngine(SteppingEngine[EchoRow]):
         row.said += bool(row.words)
         text, stopped = row.stops.feed(word)
         ended = row.said == len(row.words)
-        row.done = stopped or ended or row.said == row.job.ask.max_new_tokens
+        row.done = stopped or ended or row.said == row.job.request.max_new_tokens
         reason: FinishReason | None = ("stop" if stopped or ended else "length") if row.done else None
         if row.done and not stopped:
             text += row.stops.rest()

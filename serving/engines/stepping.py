@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from llmops.errors import LlmopsError
-from serving.engines.base import Ask, Stats, Stream
+from serving.engines.base import EngineRequest, Stats, Stream
 from serving.errors import EngineDied, QueueFull
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Job:
     """A request, from when it is accepted until its answer is complete."""
 
-    ask: Ask
+    request: EngineRequest
     stream: Stream = field(init=False)
     cancelled: bool = False  #: nobody listens any more
     begun: float = 0.0  #: when it joined the batch, in seconds of the monotonic clock
@@ -90,9 +90,9 @@ class SteppingEngine(ABC, Generic[R]):
         if self._error:
             raise self._error
 
-    def generate(self, ask: Ask) -> Stream:
+    def generate(self, request: EngineRequest) -> Stream:
         """See `Engine`."""
-        job = Job(ask)
+        job = Job(request)
         job.stream = Stream(partial(self._cancel, job))
         with self._changed:
             if self._error or self._closed:

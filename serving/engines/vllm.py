@@ -24,7 +24,7 @@ from typing import Any
 
 from llmops import prompts
 from llmops.errors import LlmopsError
-from serving.engines.base import Ask, Chunk, Question, Stats, Stream, Text
+from serving.engines.base import Chunk, EngineRequest, Question, Stats, Stream, Text
 from serving.engines.trim import Trim
 from serving.errors import EngineDied, QueueFull
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.model.base.load` has it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: sizes that vLLM makes room for
 SHUTDOWN_S = 30.0  #: then its processes are killed; it takes 3 s on an idle machine
-WARM_UP = Ask(Question("Hello"), 4)
+WARM_UP = EngineRequest(Question("Hello"), 4)
 
 #: What vLLM is told unless `serving.vllm` says otherwise. A new version is loaded beside the old one, so each may have
 #: less than half of the device; vLLM's own 0.9 would leave no room for a swap.
@@ -71,7 +71,7 @@ class VllmEngine:
         self._llm: Any = None
         self._tokenizer: Any = None
         self._lora: Any = None
-        self._window = 0
+        self._context_limit = 0
         self._repetition_penalty = 1.0
         self._answer_s = 1.0  # how long a request takes, as the last ones did
 
@@ -84,7 +84,7 @@ class VllmEngine:
             self.close()
             raise
 
-    def generate(self, ask: Ask) -> Stream:
+    def generate(self, request: EngineRequest) -> Stream:
         """See `Engine`."""
 
         def leave() -> None:
@@ -98,7 +98,7 @@ class VllmEngine:
             waiting = len(self._jobs) - self._max_batch
             if waiting >= self._max_queue:
                 raise QueueFull(waiting, max(1, math.ceil(self._answer_s * waiting / self._max_batch)))
-            job = asyncio.run_coroutine_threadsafe(self._answer(ask, stream), self._loop)
+            job = asyncio.run_coroutine_threadsafe(self._answer(request, stream), self._loop)
             self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return stream
@@ -138,19 +138,19 @@ class VllmEngine:
             self._lora = LoRARequest(ADAPTER, 1, str(adapter))
         self._tokenizer = AutoTokenizer.from_pretrained(str(self._servable))
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
-        self._window = int(self._llm.model_config.max_model_len)
-        asked = self._llm.model_config.get_diff_sampling_param()  # by the model's generation configuration
-        self._repetition_penalty = float(asked.get("repetition_penalty", 1.0))
+        self._context_limit = int(self._llm.model_config.max_model_len)
+        suggested = self._llm.model_config.get_diff_sampling_param()  # by the model's generation configuration
+        self._repetition_penalty = float(suggested.get("repetition_penalty", 1.0))
         async for _ in self._chunks(WARM_UP):
             pass
         log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - begun)
 
-    async def _answer(self, ask: Ask, stream: Stream) -> None:
+    async def _answer(self, request: EngineRequest, stream: Stream) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         begun = time.monotonic()
         try:
-            async for chunk in self._chunks(ask):
+            async for chunk in self._chunks(request):
                 stream.push(chunk)
         except EngineDeadError:
             stream.push(EngineDied())
@@ -161,7 +161,7 @@ class VllmEngine:
         else:
             self._answer_s += (time.monotonic() - begun - self._answer_s) / 8
 
-    async def _chunks(self, ask: Ask) -> AsyncIterator[Chunk]:
+    async def _chunks(self, request: EngineRequest) -> AsyncIterator[Chunk]:
         """The pieces of an answer.
 
         Raises:
@@ -170,30 +170,30 @@ class VllmEngine:
         """
         from serving.engines.prompt import ids_of
 
-        ids, trim = ids_of(self._tokenizer, ask, self._window), Trim()
+        ids, trim = ids_of(self._tokenizer, request, self._context_limit), Trim()
         count, name = 0, str(uuid.uuid4())
-        request = {"prompt_token_ids": ids}
-        async for part in self._llm.generate(request, self._parameters(ask), name, lora_request=self._lora):
+        prompt = {"prompt_token_ids": ids}
+        async for part in self._llm.generate(prompt, self._parameters(request), name, lora_request=self._lora):
             output = part.outputs[0]
             count += len(output.token_ids)
             if output.finish_reason not in (None, "stop", "length"):
                 raise EngineDied
             if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
                 count -= 1  # the end-of-sequence token
-            text = output.text if isinstance(ask.prompt, Text) else trim.feed(output.text)
+            text = output.text if isinstance(request.prompt, Text) else trim.feed(output.text)
             if text or output.finish_reason:
                 yield Chunk(text, len(ids), count, output.finish_reason)
 
-    def _parameters(self, ask: Ask) -> Any:
+    def _parameters(self, request: EngineRequest) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            max_tokens=ask.max_new_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            seed=ask.seed,
-            stop=[*prompts.stop_strings(self._tokenizer), *(s for s in ask.stop if s)] or None,
+            max_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stop=[*prompts.stop_strings(self._tokenizer), *(s for s in request.stop if s)] or None,
             stop_token_ids=[n for n in (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id) if n is not None],
             repetition_penalty=self._repetition_penalty,
             output_kind=RequestOutputKind.DELTA,

@@ -16,24 +16,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmops.monitoring.events import timestamp
 from serving.admission.signing import new_id
 from serving.errors import ClientLeft
-from serving.http.problems import answer
+from serving.http.problems import problem_response
 from serving.observe.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
 #: paths whose requests become events, and what OpenTelemetry calls what they do
-RECORDED = {
+RECORDED_PATHS = {
     "/generate": "text_completion",
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
 }
-POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; style-src 'self'; \
-form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 
-Count = Callable[[Mapping[str, object]], None]
+CountRequest = Callable[[Mapping[str, object]], None]
 
 
-class Around:
+class RequestMiddleware:
     """The middleware. A recorded request's event is in the spool before its answer's last byte leaves.
 
     Args:
@@ -46,7 +48,7 @@ class Around:
     """
 
     def __init__(
-        self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes, count: Count
+        self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes, count: CountRequest
     ) -> None:
         self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
         self._max_body, self._timeout_s = max_body, timeout_s
@@ -63,7 +65,7 @@ class Around:
 
         async def record() -> None:
             nonlocal recorded
-            if scope["path"] not in RECORDED or recorded:
+            if scope["path"] not in RECORDED_PATHS or recorded:
                 return
             recorded = True
             fields = {
@@ -71,7 +73,7 @@ class Around:
                 "event.action": "generate",
                 "event.duration": time.perf_counter_ns() - begun,
                 "event.outcome": "success" if status < 400 else "failure",
-                "gen_ai.operation.name": RECORDED[scope["path"]],
+                "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
                 "http.request.id": request_id,
                 "http.request.method": scope["method"],
                 "http.response.status_code": status,
@@ -111,16 +113,16 @@ class Around:
                 raise ClientLeft(f"Nothing of the answer was taken for {self._timeout_s:g} s.") from None
 
         try:
-            await self._app(scope, _limited(receive, self._max_body, self._timeout_s), sending)
+            await self._app(scope, _limited_body(receive, self._max_body, self._timeout_s), sending)
         except Exception as error:
             if status:  # the answer had begun: there is nothing to be told any more
                 status = 500
                 await record()
                 raise
-            await (await answer(Request(scope), error))(scope, receive, sending)
+            await (await problem_response(Request(scope), error))(scope, receive, sending)
 
 
-def _limited(receive: Receive, most: int, timeout_s: float) -> Receive:
+def _limited_body(receive: Receive, most: int, timeout_s: float) -> Receive:
     """`receive`, refusing a body of more than `most` bytes as soon as they have come, before anything reads on.
 
     One that has not come after `timeout_s` is refused too: it would hold a connection, and the end of the app, forever.
@@ -149,4 +151,4 @@ def _set_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "no-referrer"
     headers.setdefault("Cache-Control", "no-cache" if "etag" in headers else "no-store")
-    headers.setdefault("Content-Security-Policy", POLICY)
+    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)

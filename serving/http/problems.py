@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from llmops.access.roles import MissingKey
 from llmops.errors import AccessError, LlmopsError
 from serving.errors import STATUS
-from serving.http.templates import sign_in
+from serving.http.templates import sign_in_page
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,16 @@ HIDDEN = "Something is wrong here, not with the request; the log says what."
 MOST_DETAIL = 1000  #: characters
 
 
-async def answer(request: Request, error: Exception) -> Response:
+async def problem_response(request: Request, error: Exception) -> Response:
     """The answer that tells a caller of an error, and its code for the request's event."""
-    status, body, headers = told(request, error)
+    status, body, headers = describe_problem(request, error)
     if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         why = "" if isinstance(error, MissingKey) else str(error)
-        return sign_in(request, status, why, request.url.path)  # a browser, which can ask its user for a key
+        return sign_in_page(request, status, why, request.url.path)  # a browser, which can ask its user for a key
     return JSONResponse(body, status, headers)
 
 
-def told(request: Request, error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers that tell a caller of an error; notes its code for the request's event.
 
     Below `/v1` the body is as OpenAI's clients expect it, elsewhere a `Problem`.

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.engines.base import Chunk
-from serving.http.problems import told
+from serving.http.problems import describe_problem
 
 Render = Callable[[Chunk], str]
 
@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
         self._request, self._first, self._rest, self._render = request, first, rest, render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. It does not listen for the client's leaving: `read` does."""
+        """See ASGI. It does not listen for the client's leaving: `serving.answers.delivery.deliver` does."""
 
         async def put(text: str, more: bool) -> None:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
@@ -42,7 +42,7 @@ class EventStream(StreamingResponse):
                 if chunk.text or chunk.finish_reason:
                     await put(self._render(chunk), not chunk.finish_reason)
         except Exception as error:
-            status, body, _ = told(self._request, error)
+            status, body, _ = describe_problem(self._request, error)
             self._request.state.event.update({"http.response.status_code": status, "event.outcome": "failure"})
             await put(sse(body, "error"), False)
         finally:

@@ -15,7 +15,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
     return _templates().TemplateResponse(request, template, values, status_code=status)
 
 
-def sign_in(request: Request, status: int, message: str, to: str) -> Response:
+def sign_in_page(request: Request, status: int, message: str, to: str) -> Response:
     """The page that asks for a key, with what was wrong; `to` is where it leads afterwards."""
     return page(request, "signin.html", status, message=message, to=to)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmops.errors import ArtifactError
 from llmops.registry.version import Version
-from serving.engines.base import Tokens
+from serving.engines.base import TokenIds
 from serving.errors import FeaturesDown, InputUnknown
 
 if TYPE_CHECKING:
@@ -61,16 +61,16 @@ class Inputs:
         """
         self._thread.submit(self._warm, registry)
 
-    async def read(self, version: Version, input_id: str) -> Tokens:
+    async def read(self, version: Version, input_id: str) -> TokenIds:
         """The prompt of an example, without its answer.
 
         Raises:
             InputUnknown: if there is no such example, or the version has no feature store.
             FeaturesDown: if the store does not answer.
         """
-        reading = asyncio.get_running_loop().run_in_executor(self._thread, self._read, version, input_id)
+        prompt = asyncio.get_running_loop().run_in_executor(self._thread, self._read, version, input_id)
         try:
-            return await asyncio.wait_for(reading, self._patience_s)
+            return await asyncio.wait_for(prompt, self._patience_s)
         except TimeoutError:
             log.warning("The online store of %s has not answered for %g s", version.name, self._patience_s)
             raise FeaturesDown(_DOWN) from None
@@ -92,7 +92,7 @@ class Inputs:
             self._stores = {**dict(list(self._stores.items())[-1:]), version.name: self._open(version, self._model)}
         return self._stores[version.name]
 
-    def _read(self, version: Version, input_id: str) -> Tokens:
+    def _read(self, version: Version, input_id: str) -> TokenIds:
         try:
             (found,) = self._opened(version).read([input_id])
         except ArtifactError as error:
@@ -103,4 +103,4 @@ class Inputs:
             raise FeaturesDown(_DOWN) from error
         if found is None:
             raise InputUnknown(f"There is no example {input_id!r} in the online store of {version.name}.")
-        return Tokens(tuple(found.token_ids[: found.prompt_tokens]))
+        return TokenIds(tuple(found.token_ids[: found.prompt_tokens]))

@@ -1,4 +1,4 @@
-"""A slot holds one loaded version: it loads another beside it, swaps when that is warm, and restarts what has died."""
+"""Keeps one version loaded: a newer one is loaded beside it and takes over when it is warm; what dies is restarted."""
 
 from __future__ import annotations
 
@@ -43,14 +43,21 @@ class Failure:
 
 
 #: told of every load: version, seconds, the error (None: it went well)
-Tell = Callable[[Version, float, Exception | None], Awaitable[None]]
+ReportLoad = Callable[[Version, float, Exception | None], Awaitable[None]]
 
 
-class Slot:
-    """All methods run in the event loop's thread; loading and closing block, so they happen in others."""
+class Loader:
+    """Keeps one version loaded, the one it was told last.
 
-    def __init__(self, engine_for: Callable[[Version], Engine], tell: Tell) -> None:
-        self._engine_for, self._tell = engine_for, tell
+    All methods run in the event loop's thread; loading and closing block, so they happen in others.
+
+    Args:
+        engine_for: makes the engine of a version, not loaded yet.
+        report: see `ReportLoad`.
+    """
+
+    def __init__(self, engine_for: Callable[[Version], Engine], report: ReportLoad) -> None:
+        self._engine_for, self._report = engine_for, report
         self.current: Loaded | None = None  #: what answers; an engine that has died stays until another is warm
         self.failure: Failure | None = None
         self.loading = ""  #: name of the version that is being loaded
@@ -60,7 +67,7 @@ class Slot:
         self._closing: set[asyncio.Task[None]] = set()
         self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
 
-    def aim(self, version: Version | None) -> None:
+    def keep_loaded(self, version: Version | None) -> None:
         """Make sure that `version` is, or is becoming, what is loaded; to be called again and again.
 
         What answered before goes on until then, and then answers what it has accepted. With None it goes now.
@@ -85,13 +92,13 @@ class Slot:
                     return
         self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
 
-    def give(self) -> Loaded | None:
+    def hand_over(self) -> Loaded | None:
         """Hand over what is loaded, without closing it."""
         given, self.current, self._wanted = self.current, None, ""
         return given
 
-    def take(self, loaded: Loaded) -> None:
-        """Hold what another slot has given."""
+    def take_over(self, loaded: Loaded) -> None:
+        """Keep what another loader has handed over."""
         self._swap(loaded)
         self._wanted, self.failure, self._tries = loaded.version.name, None, 0
 
@@ -131,7 +138,7 @@ class Slot:
                     self.failure = None
                 else:  # another one is wanted meanwhile
                     self._retire(engine)
-            await self._tell(version, time.monotonic() - begun, error)
+            await self._report(version, time.monotonic() - begun, error)
         finally:
             self.loading, self._task = "", None
 

@@ -9,7 +9,7 @@ from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from serving.engines.base import Chunk, Stream
 from serving.errors import STATUS
-from serving.guard import Watch
+from serving.guard import AnswerWatch
 
 
 class GuardedStream(Stream):
@@ -28,7 +28,7 @@ class GuardedStream(Stream):
         version: Version,
         stream: Stream,
         count: Callable[[float, Chunk | None], None],
-        watch: Watch,
+        watch: AnswerWatch,
         spare: Callable[[], GuardedStream] | None = None,
     ) -> None:  # it has no queue of its own: all goes through the engine's
         self._version, self._stream, self._count, self._watch, self._spare = version, stream, count, watch, spare

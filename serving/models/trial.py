@@ -9,14 +9,14 @@ from llmops.registry.aliases import Canary
 from llmops.release.comparison import Figures, Verdict, bound, compare, looks
 
 
-def drawn(caller: str, canary: Canary) -> bool:
+def answered_by_canary(caller: str, canary: Canary) -> bool:
     """Whether the canary answers this caller: always the same for a version, and a larger share keeps who was drawn."""
     digest = hashlib.sha256(f"{caller}:{canary.version}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < canary.share * 2**64
 
 
-class Trial:
-    """Counts what both sides do, and looks whether the canary is worse.
+class CanaryTrial:
+    """Counts how both sides answer, and looks now and then whether the canary is worse.
 
     Args:
         canary: the trial in the registry.
@@ -24,18 +24,18 @@ class Trial:
     """
 
     def __init__(self, canary: Canary, before: Figures) -> None:
-        self.of, self._before = canary, before
+        self.registered, self._before = canary, before
         self.canary, self.champion = Figures(), Figures()
         self.why = ""  #: what is wrong with the canary, once that is known; nobody is answered by it any more
         self._verdict: Verdict | None = None
-        self._look = 0
+        self._last_look = 0
 
-    def look(self) -> bool:
+    def look_if_due(self) -> bool:
         """Look, if it is time to; True if the canary has just been found worse."""
         look = looks(self.canary.requests)
-        if self.why or look <= self._look:
+        if self.why or look <= self._last_look:
             return False
-        self._look = look
+        self._last_look = look
         verdict = compare(self.canary, self.champion, bound(look), self._before)
         if verdict.worse:
             self._verdict, self.why = verdict, verdict.text()

@@ -22,12 +22,12 @@ from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout
 from llmops.release.comparison import Figures
-from serving.engines.base import Ask, Chunk, Engine, Tokens
+from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
-from serving.models.loader import Loaded, Slot
+from serving.models.loader import Loaded, Loader
 from serving.models.stream import GuardedStream
-from serving.models.trial import Trial, drawn
+from serving.models.trial import CanaryTrial, answered_by_canary
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +41,18 @@ class Models:
         self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path, guard: Guard
     ) -> None:
         self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
-        self._champion, self._canary = Slot(engine_for, self._tell), Slot(engine_for, self._tell)
-        self._trial: Trial | None = None
+        self._champion, self._canary = Loader(engine_for, self._report_load), Loader(engine_for, self._report_load)
+        self._trial: CanaryTrial | None = None
         self._before = Figures()  # what the champion has done outside of trials
-        self._judging = ""  # the champion that `_before` is of
+        self._before_of = ""  # the champion that `_before` is of
         self._replica = f"{socket.gethostname()}-{os.getpid()}"
-        self._written = 0
-        self._problem: Exception | None = None
-        self._seen = asyncio.Event()
+        self._counts_written = 0
+        self._registry_error: Exception | None = None
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def current(self) -> Loaded | None:
+    def champion(self) -> Loaded | None:
         """The champion, once it is loaded."""
         return self._champion.current
 
@@ -64,7 +64,7 @@ class Models:
     @property
     def loaded(self) -> tuple[Loaded, ...]:
         """All that answer now, the champion first."""
-        return tuple(one for one in (self.current, self.canary) if one)
+        return tuple(one for one in (self.champion, self.canary) if one)
 
     def choose(self, caller: str, side: str = "") -> Loaded:
         """What answers this caller now.
@@ -77,11 +77,11 @@ class Models:
             NotReady: if there is none, with the reason.
             VersionNotLoaded: if that side is not there.
         """
-        champion, canary = self.current, self.canary
+        champion, canary = self.champion, self.canary
         if champion is None:
             raise NotReady(self.reason())
         if not side:
-            return canary if canary and self._trial and drawn(caller, self._trial.of) else champion
+            return canary if canary and self._trial and answered_by_canary(caller, self._trial.registered) else champion
         if side in ("champion", champion.version.name):
             return champion
         if canary and side in ("canary", canary.version.name):
@@ -89,7 +89,7 @@ class Models:
         names = " and ".join(one.version.name for one in self.loaded)
         raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
 
-    def generate(self, ask: Ask, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
+    def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
         """Hand a request to the engine that `choose` names.
 
         A caller who has not asked for the canary does not suffer from it: what its engine has no room for, or fails at
@@ -102,16 +102,16 @@ class Models:
             EngineDied: if the engine has died and is being restarted.
         """
         chosen = self.choose(caller, side)
-        if side or chosen is self.current:
-            return chosen.version, self._ask(chosen, ask, counted=not side)
-        champion = partial(self._ask, self.current or chosen, ask, counted=True)
+        if side or chosen is self.champion:
+            return chosen.version, self._guarded(chosen, request, counted=not side)
+        spare = partial(self._guarded, self.champion or chosen, request, counted=True)
         try:
             # token ids are those of one version's tokenizer, so another must not be asked with them
-            stream = self._ask(chosen, ask, True, None if isinstance(ask.prompt, Tokens) else champion)
+            stream = self._guarded(chosen, request, True, None if isinstance(request.prompt, TokenIds) else spare)
         except (QueueFull, EngineDied):
-            if isinstance(ask.prompt, Tokens):
+            if isinstance(request.prompt, TokenIds):
                 raise
-            stream = champion()
+            stream = spare()
         return stream.version, stream
 
     def reason(self) -> str:
@@ -119,21 +119,21 @@ class Models:
 
         Anybody may read it, so it leaves out what an error said: that is `cause`.
         """
-        current, failure = self.current, self._champion.failure
-        if self._problem:
-            return f"The registry cannot be read or written ({type(self._problem).__name__}); the log says why."
-        if current and not current.alive:
-            return f"The engine of {current.version.name} has stopped; it is being restarted."
+        champion, failure = self.champion, self._champion.failure
+        if self._registry_error:
+            return f"The registry cannot be read or written ({type(self._registry_error).__name__}); the log says why."
+        if champion and not champion.alive:
+            return f"The engine of {champion.version.name} has stopped; it is being restarted."
         if failure:
             return f"Version {failure.version} cannot be loaded ({type(failure.error).__name__}); the log says why."
-        if self._champion.loading and not current:
+        if self._champion.loading and not champion:
             return f"Version {self._champion.loading} is being loaded."
-        return "" if current else "There is no champion in the registry yet; the pipeline releases one."
+        return "" if champion else "There is no champion in the registry yet; the pipeline releases one."
 
     def cause(self) -> str:
         """`reason` with what the error said, for those who may see paths."""
         failure = self._champion.failure
-        error = self._problem or (failure.error if failure else None)
+        error = self._registry_error or (failure.error if failure else None)
         return f"{self.reason()} {error}" if error else self.reason()
 
     def start(self) -> None:
@@ -150,70 +150,72 @@ class Models:
 
     async def _watch(self) -> None:
         while True:
-            self._seen.clear()
+            self._wake.clear()
             try:
-                await self._look()
-                self._problem = None
+                await self._follow_aliases()
+                self._registry_error = None
             except Exception as error:  # a damaged registry must not end the watching that would see it mended
-                if not self._problem:
+                if not self._registry_error:
                     log.exception("The registry cannot be read or written")
-                self._problem = error
+                self._registry_error = error
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._seen.wait(), self._poll_s)
+                await asyncio.wait_for(self._wake.wait(), self._poll_s)
 
-    async def _look(self) -> None:
+    async def _follow_aliases(self) -> None:
         champion, canary, trial = await asyncio.to_thread(self._registry.served)
-        loaded = self._canary.current
-        if champion and loaded and loaded.alive and loaded.version.name == champion.name:
-            self._champion.take(self._canary.give() or loaded)
+        tried = self._canary.current
+        if champion and tried and tried.alive and tried.version.name == champion.name:
+            self._champion.take_over(self._canary.hand_over() or tried)
         if champion:  # what answers is never taken away for nothing
-            self._champion.aim(champion)
-        if self.current and self.current.version.name != self._judging:
-            self._judging, self._before = self.current.version.name, Figures()
-        if self._trial and self._trial.of != trial:
+            self._champion.keep_loaded(champion)
+        if self.champion and self.champion.version.name != self._before_of:
+            self._before_of, self._before = self.champion.version.name, Figures()
+        if self._trial and self._trial.registered != trial:
             self._trial = None
-        if self._trial and loaded and not loaded.alive:
+        if self._trial and tried and not tried.alive:
             self._trial.why = self._trial.why or "its engine died"
         if self._trial and self._trial.why:
-            await self._pull(self._trial)
+            await self._pull_canary(self._trial)
             return
-        self._canary.aim(canary)
+        self._canary.keep_loaded(canary)
         if self._trial:
-            await self._publish(self._trial)
+            await self._write_counts(self._trial)
         elif trial and self._canary.failure:
-            self._trial = Trial(trial, self._before)
+            self._trial = CanaryTrial(trial, self._before)
             self._trial.why = "it cannot be loaded"
-            await self._pull(self._trial)
-        elif trial and self._has(self._canary, canary) and self._has(self._champion, champion):
-            self._trial, self._written = Trial(trial, self._before), 0
+            await self._pull_canary(self._trial)
+        elif trial and self._is_loaded(self._canary, canary) and self._is_loaded(self._champion, champion):
+            self._trial, self._counts_written = CanaryTrial(trial, self._before), 0
 
-    def _has(self, slot: Slot, version: Version | None) -> bool:
-        return bool(version and slot.current and slot.current.version.name == version.name)
+    def _is_loaded(self, loader: Loader, version: Version | None) -> bool:
+        return bool(version and loader.current and loader.current.version.name == version.name)
 
-    async def _publish(self, trial: Trial) -> None:
+    async def _write_counts(self, trial: CanaryTrial) -> None:
         """Write down what was counted, for whoever decides over all replicas."""
         counted = trial.canary.requests + trial.champion.requests
-        if counted != self._written:
+        if counted != self._counts_written:
             figures = Figures() + trial.canary, Figures() + trial.champion  # copies, since a thread writes them
-            await asyncio.to_thread(rollout.count, self._registry, trial.of, self._replica, *figures)
-            self._written = counted
+            await asyncio.to_thread(rollout.count, self._registry, trial.registered, self._replica, *figures)
+            self._counts_written = counted
 
-    async def _pull(self, trial: Trial) -> None:
-        self._canary.aim(None)
-        await asyncio.to_thread(rollout.pull, self._registry, self._events, trial.of, trial.why, trial.numbers())
+    async def _pull_canary(self, trial: CanaryTrial) -> None:
+        self._canary.keep_loaded(None)
+        await asyncio.to_thread(
+            rollout.pull, self._registry, self._events, trial.registered, trial.why, trial.numbers()
+        )
 
-    def _ask(
-        self, chosen: Loaded, ask: Ask, counted: bool, spare: Callable[[], GuardedStream] | None = None
+    def _guarded(
+        self, chosen: Loaded, request: EngineRequest, counted: bool, spare: Callable[[], GuardedStream] | None = None
     ) -> GuardedStream:
         if not chosen.alive:
             raise EngineDied
-        stream = chosen.engine.generate(ask)
-        count = partial(self._count, chosen) if counted else _ignore
-        return GuardedStream(chosen.version, stream, count, self._guard.watch(ask.prompt), spare)
+        stream = chosen.engine.generate(request)
+        count = partial(self._count, chosen) if counted else _count_nothing
+        return GuardedStream(chosen.version, stream, count, self._guard.watch(request.prompt), spare)
 
     def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
         """Count a request that has ended: with its last chunk, or failed."""
-        trial, is_champion = self._trial, chosen is self.current
+        trial, is_champion = self._trial, chosen is self.champion
         if not is_champion and (trial is None or chosen is not self._canary.current):
             return  # an engine that is on its way out
         figures = self._before
@@ -224,10 +226,10 @@ class Models:
             figures.rejected += last.finish_reason == "content_filter"
         else:
             figures.failed += 1
-        if trial and not is_champion and trial.look():
-            self._seen.set()  # nobody new goes to it already; now tell the registry
+        if trial and not is_champion and trial.look_if_due():
+            self._wake.set()  # nobody new goes to it already; now tell the registry
 
-    async def _tell(self, version: Version, seconds: float, error: Exception | None) -> None:
+    async def _report_load(self, version: Version, seconds: float, error: Exception | None) -> None:
         fields = {
             "event.action": "load",
             "event.outcome": "failure" if error else "success",
@@ -241,5 +243,5 @@ class Models:
             log.exception("The event about loading %s is lost", version.name)
 
 
-def _ignore(seconds: float, last: Chunk | None) -> None:
+def _count_nothing(seconds: float, last: Chunk | None) -> None:
     """What a caller has asked for by name counts for nothing."""

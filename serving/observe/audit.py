@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0  #: how long the same decisions are counted before they make an event
 FLUSH_S = 1.0
-MOST = 200  #: kinds that are told apart at a time; the others are counted by reason alone
+MOST_KINDS = 200  #: kinds that are told apart at a time; the others are counted by reason alone
 
-Kind = tuple[str, str, str, str]  #: address, reason, prefix of the key, route
+DecisionKind = tuple[str, str, str, str]  #: address, reason, prefix of the key, route
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Audit:
 
     folder: Path
     clock: Callable[[], float] = time.monotonic
-    _counted: dict[Kind, _Counted] = field(default_factory=dict)
+    _counted: dict[DecisionKind, _Counted] = field(default_factory=dict)
     _ready: list[dict[str, Any]] = field(default_factory=list)
     _task: asyncio.Task[None] | None = None
 
@@ -66,7 +66,7 @@ class Audit:
             reason: `allowed`, or why not.
             key: if its secret was right.
         """
-        address, route = client(scope), str(getattr(scope.get("route"), "path", scope["path"]))
+        address, route = client_address(scope), str(getattr(scope.get("route"), "path", scope["path"]))
         kind = (address, reason, key.prefix if key else "", route)
         fields = {
             "event.action": "access",
@@ -74,7 +74,7 @@ class Audit:
             "event.outcome": "success" if reason == "allowed" else "failure",
             "event.reason": reason,
         }
-        if kind not in self._counted and len(self._counted) + len(self._ready) >= MOST:
+        if kind not in self._counted and len(self._counted) + len(self._ready) >= MOST_KINDS:
             kind = ("", reason, "", "")
         else:
             fields.update(client_fields(address))
@@ -91,7 +91,7 @@ class Audit:
             first = {"@timestamp": moment, "http.request.id": scope["state"]["id"], "llmops.audit.count": 1}
             self._ready.append({**fields, **first})
 
-    def tell(self, reason: str) -> None:
+    def note_limits_store(self, reason: str) -> None:
         """Note that the shared store of the limits is lost, with the reason, or, with "", that it is back."""
         fields = {"event.action": "limits_store", "event.outcome": "failure" if reason else "success"}
         self._ready.append({**fields, "@timestamp": timestamp(), "event.reason": reason or "it answers again"})
@@ -134,7 +134,7 @@ class Audit:
             await self.flush()
 
 
-def client(scope: Scope) -> str:
+def client_address(scope: Scope) -> str:
     """The address that a request came from, as the server knows it."""
     return str(scope["client"][0]) if scope.get("client") else ""
 

@@ -27,7 +27,7 @@ RECENT = {
 }  #: how many of the latest events are listed; two runs have 22 stages
 
 
-def figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[str, Any]:
+def dashboard_figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[str, Any]:
     """Totals, series over time, versions, and the latest stages, decisions and alerts.
 
     Series have one entry per bucket, the last one being the bucket that `now` is in.
@@ -68,7 +68,7 @@ def _bucket(requests: list[Served]) -> dict[str, Any]:
 
 
 def _versions(store: LocalStore, requests: list[Served], since: datetime, until: datetime) -> dict[str, dict[str, Any]]:
-    """Per version, beside `slo.summary`: its share of the requests, tokens per second of an answer, and the ratings."""
+    """By version: `objectives.summary`, its share of the requests, tokens per second of an answer, and its ratings."""
     ups, downs = _ratings(store, since, until)
     versions = by_version(requests)
     everything = sum(figures["requests"] for figures in versions.values())
@@ -86,8 +86,8 @@ def _ratings(store: LocalStore, since: datetime, until: datetime) -> tuple[Count
     rated = {(id, key): rating for id, key, rating in store.columns(FEEDBACK, fields, timestamp(since)) if rating}
     if not rated:
         return Counter(), Counter()
-    asked = store.columns(SERVING, ("http.request.id", "llmops.model.version"), timestamp(since), timestamp(until))
-    versions = {id: version for id, version in asked if version}
+    answered = store.columns(SERVING, ("http.request.id", "llmops.model.version"), timestamp(since), timestamp(until))
+    versions = {id: version for id, version in answered if version}
     counts = {
         word: Counter(versions[id] for (id, _), r in rated.items() if r == word and id in versions)
         for word in ("up", "down")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 
 from llmops.access.roles import Key
 from llmops.release import rollout
-from serving.admission.dependencies import PartsDep, require
+from serving.admission.dependencies import AppPartsDep, require
 from serving.answers.schemas import CanaryRequest, PromoteRequest
 
 AdminDep = Annotated[Key, Depends(require("manage_models"))]
@@ -17,13 +17,13 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 
 
 @router.get("/models", dependencies=[Depends(require("view_models"))])
-def models(app: PartsDep) -> dict[str, Any]:
+def models(app: AppPartsDep) -> dict[str, Any]:
     """All versions, the aliases, the version that answers now, and how a canary does, over all replicas."""
-    current = app.models.current
+    champion = app.models.champion
     return {
         "model": app.config.release.name,
         "aliases": app.registry.aliases(),
-        "serving": current.version.name if current else None,
+        "serving": champion.version.name if champion else None,
         "detail": app.models.cause(),
         "canary": rollout.state(app.registry),
         "versions": [{"name": v.name, "status": v.status, "base_model": v.base_model} for v in app.registry.versions()],
@@ -31,21 +31,21 @@ def models(app: PartsDep) -> dict[str, Any]:
 
 
 @router.post("/promote")
-def promote(body: PromoteRequest, app: PartsDep, key: AdminDep) -> dict[str, Any]:
+def promote(body: PromoteRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Make a version the champion; it answers once it is loaded. A canary's trial is over."""
     rollout.promote(app.registry, app.config.events, body.version, **_by(key, "promote"))
     return {"aliases": app.registry.aliases()}
 
 
 @router.post("/rollback")
-def rollback(app: PartsDep, key: AdminDep) -> dict[str, Any]:
+def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Make the previous champion the champion again. A canary's trial is over."""
     rollout.rollback(app.registry, app.config.events, **_by(key, "rollback"))
     return {"aliases": app.registry.aliases()}
 
 
 @router.post("/canary")
-def canary(body: CanaryRequest, app: PartsDep, key: AdminDep) -> dict[str, Any]:
+def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Let a version answer a share of the callers, or end that. It is pulled by itself when it is worse."""
     if body.stop:
         rollout.stop(app.registry, app.config.events, **_by(key, "canary"))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 from llmops.access.roles import Key
 from llmops.monitoring.events import FEEDBACK, emit
 from llmops.scans.pii import redact_all
-from serving.admission.dependencies import PartsDep, limited
+from serving.admission.dependencies import AppPartsDep, limited
 from serving.admission.signing import is_ours
 from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
 from serving.errors import FeedbackRefused
@@ -22,7 +22,7 @@ _problems: dict[int | str, dict[str, Any]] = {n: {"model": Problem} for n in (40
 
 @router.post("/feedback", status_code=201, responses=_problems)
 def feedback(
-    body: FeedbackRequest, app: PartsDep, key: Annotated[Key, Depends(limited("feedback"))]
+    body: FeedbackRequest, app: AppPartsDep, key: Annotated[Key, Depends(limited("feedback"))]
 ) -> FeedbackResponse:
     """Keep a rating, a comment or a correction; personal data in its texts is replaced by marks first.
 

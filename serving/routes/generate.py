@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from llmops.access.roles import Key
 from llmops.config import Serving
 from llmops.registry.version import Version
-from serving.admission.dependencies import Parts, PartsDep, limited, reserve
-from serving.answers.delivery import read, read_whole
-from serving.answers.requests import ask
+from serving.admission.dependencies import AppParts, AppPartsDep, limited, reserve
+from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.requests import engine_request
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import PromptRefused
@@ -29,7 +29,7 @@ _stream = {"description": "The answer; with `stream`, as events.", "content": {"
 @router.post("/generate", response_model=GenerateResponse, responses={200: _stream, **_problems})
 async def generate(
     request: Request,
-    app: PartsDep,
+    app: AppPartsDep,
     key: Annotated[Key, Depends(limited("generate"))],
     side: SideDep = "",
     body: GenerateRequest | None = None,
@@ -38,24 +38,24 @@ async def generate(
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
     body = _body(body, prompt, max_length)
-    tokens = _tokens(body, app.config.serving)
-    asked = ask(await _prompt(body, app, key, side), tokens, body, app.config.serving)
+    tokens = _max_new_tokens(body, app.config.serving)
+    wanted = engine_request(await _prompt(body, app, key, side), tokens, body, app.config.serving)
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
     request.state.event.update({"gen_ai.request.model": name, "gen_ai.request.max_tokens": tokens})
-    await reserve(request, [asked])
-    version, stream = app.models.generate(asked, caller=key.prefix, side=side)
+    await reserve(request, [wanted])
+    version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
     request.state.event["llmops.model.version"] = version.name
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
             return sse({"text": chunk.text})
-        facts = _answer(request, name, stream.version, chunk).model_dump(exclude={"response"})
+        facts = _response(request, name, stream.version, chunk).model_dump(exclude={"response"})
         return sse({"text": chunk.text, **facts})
 
     if body.stream:
-        return await streamed(request, read(request, stream, timeout_s), render)
-    answer = await read_whole(request, stream, timeout_s)
-    return _answer(request, name, stream.version, answer)
+        return await streamed(request, deliver(request, stream, timeout_s), render)
+    answer = await deliver_whole(request, stream, timeout_s)
+    return _response(request, name, stream.version, answer)
 
 
 def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
@@ -70,11 +70,11 @@ def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | No
     return body
 
 
-def _tokens(body: GenerateRequest, limits: Serving) -> int:
+def _max_new_tokens(body: GenerateRequest, limits: Serving) -> int:
     return body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
 
 
-async def _prompt(body: GenerateRequest, app: Parts, key: Key, side: str) -> Prompt:
+async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
     while body.input_id is not None:
         version = app.models.choose(key.prefix, side).version
         tokens = await app.inputs.read(version, body.input_id)
@@ -85,7 +85,7 @@ async def _prompt(body: GenerateRequest, app: Parts, key: Key, side: str) -> Pro
     return Question(body.prompt, body.context)
 
 
-def _answer(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
+def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from serving.admission.dependencies import PartsDep, public
+from serving.admission.dependencies import AppPartsDep, public
 
 router = APIRouter(tags=["health"], dependencies=[Depends(public)])
 
@@ -18,15 +18,15 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-async def readyz(request: Request, app: PartsDep, response: Response) -> dict[str, Any]:
+async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
     """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
-    current, draining = app.models.current, request.app.state.draining
-    ready = current is not None and current.alive and not draining
+    champion, draining = app.models.champion, request.app.state.draining
+    ready = champion is not None and champion.alive and not draining
     if not ready:
         response.status_code = 503
     return {
         "status": "ready" if ready else "not ready",
         "model": app.config.release.name,
-        "model_version": current.version.name if current else None,
+        "model_version": champion.version.name if champion else None,
         "detail": "It is being stopped." if draining else app.models.reason(),
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.access.keys import MAX_DAYS, OWNER_CHARS
 from llmops.access.roles import Key, Role
-from serving.admission.dependencies import PartsDep, require
+from serving.admission.dependencies import AppPartsDep, require
 from serving.answers.schemas import Problem
 
 router = APIRouter(
@@ -63,20 +63,20 @@ class NewKey(KeyEntry):
 
 
 @router.get("")
-def keys(app: PartsDep, key: KeyDep) -> list[KeyEntry]:
+def keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
     """All keys, oldest first, the revoked and expired included."""
     return [KeyEntry(**kept.shown()) for kept in app.keys.list()]
 
 
 @router.post("", status_code=201)
-def create(body: KeyRequest, app: PartsDep, key: KeyDep) -> NewKey:
+def create(body: KeyRequest, app: AppPartsDep, key: KeyDep) -> NewKey:
     """Make a key of at most one's own role."""
     shown, made = app.keys.create(**body.model_dump(), by=key.role, who=f"key {key.prefix}")
     return NewKey(key=shown, **made.shown())
 
 
 @router.post("/{prefix}/rotate")
-def rotate(prefix: Prefix, app: PartsDep, key: KeyDep, body: RotateRequest | None = None) -> NewKey:
+def rotate(prefix: Prefix, app: AppPartsDep, key: KeyDep, body: RotateRequest | None = None) -> NewKey:
     """Give a key a new secret; the old one stays good for some hours."""
     hours = (body or RotateRequest()).hours
     shown, made = app.keys.rotate(prefix, hours, by=key.role, who=f"key {key.prefix}")
@@ -84,6 +84,6 @@ def rotate(prefix: Prefix, app: PartsDep, key: KeyDep, body: RotateRequest | Non
 
 
 @router.delete("/{prefix}")
-def revoke(prefix: Prefix, app: PartsDep, key: KeyDep) -> KeyEntry:
+def revoke(prefix: Prefix, app: AppPartsDep, key: KeyDep) -> KeyEntry:
     """Make a key useless from now on."""
     return KeyEntry(**app.keys.revoke(prefix, by=key.role, who=f"key {key.prefix}").shown())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
-from serving.admission.dependencies import Parts, PartsDep, limited, require
+from serving.admission.dependencies import AppParts, AppPartsDep, limited, require
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -19,9 +19,9 @@ from serving.answers.openai_schemas import (
     ModelList,
     OpenAIProblem,
 )
-from serving.answers.requests import ask, times
+from serving.answers.requests import copies, engine_request
 from serving.answers.schemas import SideDep
-from serving.engines.base import Chat, Message, Prompt, Text, Tokens
+from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
 
 COMPLETION_TOKENS = 16  #: OpenAI's default length of a completion
@@ -39,7 +39,7 @@ LimitedDep = Annotated[Key, Depends(limited("generate"))]
 
 @router.post("/chat/completions", response_model=Completion, responses=_stream)
 async def chat_completions(
-    request: Request, app: PartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
+    request: Request, app: AppPartsDep, key: LimitedDep, body: ChatRequest, side: SideDep = ""
 ) -> Completion | Response:
     """Go on with a conversation; greedily unless a temperature is given."""
     limits = app.config.serving
@@ -47,14 +47,14 @@ async def chat_completions(
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
-    asks = times(ask(Chat(turns), tokens, body, limits), body.n or 1)
-    side = named(app, body.model, side)
-    return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=True)
+    requests = copies(engine_request(Chat(turns), tokens, body, limits), body.n or 1)
+    side = wanted_side(app, body.model, side)
+    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True)
 
 
 @router.post("/completions", response_model=Completion, responses=_stream)
 async def completions(
-    request: Request, app: PartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
+    request: Request, app: AppPartsDep, key: LimitedDep, body: CompletionRequest, side: SideDep = ""
 ) -> Completion | Response:
     """Go on with a text as it stands, or with several."""
     limits = app.config.serving
@@ -62,19 +62,19 @@ async def completions(
     prompts, n = _prompts(body.prompt), body.n or 1
     if len(prompts) * n > MOST_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are asked for; at most {MOST_ANSWERS} are given at a time.")
-    asks = [one for prompt in prompts for one in times(ask(prompt, tokens, body, limits), n)]
-    side = named(app, body.model, side)
-    return await respond(request, app, body, asks, caller=key.prefix, side=side, chat=False)
+    requests = [one for prompt in prompts for one in copies(engine_request(prompt, tokens, body, limits), n)]
+    side = wanted_side(app, body.model, side)
+    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
 
 
 @router.get("/models")
-def models(app: PartsDep, key: KeyDep) -> ModelList:
+def models(app: AppPartsDep, key: KeyDep) -> ModelList:
     """What can be named in a request: the model, and each version of it that is loaded."""
     return ModelList(data=_cards(app))
 
 
 @router.get("/models/{model}")
-def model(app: PartsDep, key: KeyDep, model: str) -> ModelCard:
+def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
     """One of them."""
     for found in _cards(app):
         if found.id == model:
@@ -82,7 +82,7 @@ def model(app: PartsDep, key: KeyDep, model: str) -> ModelCard:
     raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
 
 
-def named(app: Parts, model: str, side: str) -> str:
+def wanted_side(app: AppParts, model: str, side: str) -> str:
     """The side that a request wants: that of its header, or the version that its model names.
 
     Raises:
@@ -97,12 +97,12 @@ def named(app: Parts, model: str, side: str) -> str:
 def _prompts(prompt: str | list[int] | list[str] | list[list[int]]) -> list[Prompt]:
     if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
         prompt = [prompt]  # type: ignore[assignment]
-    return [Text(part) if isinstance(part, str) else Tokens(tuple(part)) for part in prompt]  # type: ignore[arg-type]
+    return [Text(part) if isinstance(part, str) else TokenIds(tuple(part)) for part in prompt]  # type: ignore[arg-type]
 
 
-def _cards(app: Parts) -> list[ModelCard]:
-    name, loaded = app.config.release.name, [one.version for one in app.models.loaded]
-    ids = [(name, version) for version in loaded[:1]] + [(f"{name}:{version.name}", version) for version in loaded]
+def _cards(app: AppParts) -> list[ModelCard]:
+    name, versions = app.config.release.name, [one.version for one in app.models.loaded]
+    ids = [(name, version) for version in versions[:1]] + [(f"{name}:{version.name}", version) for version in versions]
     return [ModelCard(id=id, created=_seconds(version.created)) for id, version in ids]
 
 

@@ -10,49 +10,49 @@ from fastapi.responses import RedirectResponse
 from llmops.access.roles import Key
 from llmops.errors import AccessError, RegistryError
 from llmops.release import rollout
-from serving.admission.dependencies import COOKIE, SESSION_S, Parts, PartsDep, public, require, signed_in
-from serving.http.templates import page, sign_in
-from serving.observe.figures import Span, figures
+from serving.admission.dependencies import COOKIE, SESSION_S, AppParts, AppPartsDep, public, require, signed_in
+from serving.http.templates import page, sign_in_page
+from serving.observe.figures import Span, dashboard_figures
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/", dependencies=[Depends(public)])
-async def playground(request: Request, app: PartsDep) -> Response:
+async def playground(request: Request, app: AppPartsDep) -> Response:
     """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
     return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving)
 
 
 @router.get("/dashboard")
 async def dashboard(
-    request: Request, app: PartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
+    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
 ) -> Response:
     """The monitoring page; its script fetches `/dashboard/data`."""
     return page(request, "dashboard.html", model=app.config.release.name, key=key)
 
 
 @router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
-def dashboard_data(app: PartsDep, span: Span = "1h") -> dict[str, Any]:
+def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
     """The figures of the dashboard and what is being served."""
-    current = app.models.current
+    champion = app.models.champion
     serving = {
-        "version": current.version.name if current else None,
+        "version": champion.version.name if champion else None,
         "detail": app.models.cause(),
         "canary": _canary(app),
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
-    return {**figures(app.store, span), "serving": serving, "objectives": objectives}
+    return {**dashboard_figures(app.store, span), "serving": serving, "objectives": objectives}
 
 
 @router.post("/signin", dependencies=[Depends(public)])
 async def signin(
-    request: Request, app: PartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
+    request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
         cookie = signed_in(request, app, api_key)
     except AccessError as error:
-        return sign_in(request, 401, str(error), to)
+        return sign_in_page(request, 401, str(error), to)
     answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
@@ -80,7 +80,7 @@ async def openapi(request: Request) -> dict[str, Any]:
     return description
 
 
-def _canary(app: Parts) -> dict[str, Any] | None:
+def _canary(app: AppParts) -> dict[str, Any] | None:
     """How the canary does; a registry that cannot be read is told in `detail`, and the page shows all else."""
     try:
         return rollout.state(app.registry)

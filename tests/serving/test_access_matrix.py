@@ -19,7 +19,7 @@ from llmops.monitoring.spool import Spool
 from serving.admission.dependencies import permission_of
 from serving.app import create_app
 from serving.observe import audit as auditing
-from serving.observe.audit import MOST, Audit
+from serving.observe.audit import MOST_KINDS, Audit
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
 PUBLIC = {
@@ -349,7 +349,7 @@ def test_a_flood_from_everywhere_stays_small_too(flow: Flow) -> None:
         asyncio.run(flow.audit.flush())
     asyncio.run(flow.audit.stop())
     assert sum(e["llmops.audit.count"] for e in flow.written()) == 15_000
-    assert len(flow.written()) <= 3 * (MOST + 2)
+    assert len(flow.written()) <= 3 * (MOST_KINDS + 2)
 
 
 def test_on_a_full_disk_nothing_is_lost_and_memory_stays_small(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ def test_on_a_full_disk_nothing_is_lost_and_memory_stays_small(flow: Flow, monke
                 flow.note(f"10.0.{n // 250}.{n % 250}")
             flow.now += 60
             asyncio.run(flow.audit.flush())
-        assert len(flow.audit._ready) + len(flow.audit._counted) < 3 * MOST
+        assert len(flow.audit._ready) + len(flow.audit._counted) < 3 * MOST_KINDS
     asyncio.run(flow.audit.stop())
     assert sum(e["llmops.audit.count"] for e in flow.written()) == 15_000
 

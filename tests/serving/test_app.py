@@ -136,7 +136,7 @@ def test_body_and_query_together_are_refused(site, client):
 
 
 def test_a_prompt_longer_than_the_models_context_is_refused(site):
-    with site.client(lambda version: EchoEngine(window=2)) as client:
+    with site.client(lambda version: EchoEngine(max_context=2)) as client:
         site.ready(client)
         answer = ask(client, site.headers())
     assert answer.status_code == 422
@@ -378,7 +378,7 @@ def test_an_engine_that_died_is_not_ready_until_it_is_started_again(site):
     engines = [Gated(), EchoEngine()]
     with site.client(lambda version: engines.pop()) as client:
         site.ready(client)
-        client.app.state.parts.models.current.engine.die(RuntimeError("out of memory"))
+        client.app.state.parts.models.champion.engine.die(RuntimeError("out of memory"))
         site.until(lambda: client.get("/readyz").status_code == 503)
         assert "restarted" in client.get("/readyz").json()["detail"]
         refused = ask(client, site.headers())

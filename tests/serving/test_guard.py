@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.engines.base import Chat, Chunk, Message, Prompt, Question, Text, Tokens
-from serving.guard import Guard, Watch
+from serving.engines.base import Chat, Chunk, Message, Prompt, Question, Text, TokenIds
+from serving.guard import AnswerWatch, Guard
 
 RULES = ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT")
 SECRET = "hf_" + "aB3dE" * 6
@@ -40,7 +40,7 @@ def pieces(text: str, seed: int) -> list[str]:
     return parts
 
 
-def said(watch: Watch, parts: list[str]) -> list[Chunk]:
+def said(watch: AnswerWatch, parts: list[str]) -> list[Chunk]:
     chunks = []
     for n, part in enumerate(parts, 1):
         chunks.append(watch.see(Chunk(part, 3, n, "stop" if n == len(parts) else None)))
@@ -74,7 +74,7 @@ def test_what_its_prompt_holds_may_be_said(before: str, kept: str, gone: int) ->
     for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
         chunks = said(Guard(RULES).watch(prompt), pieces(before + kept, 1))
         assert "".join(chunk.text for chunk in chunks) == before + kept, prompt
-    assert said(Guard(RULES).watch(Tokens((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+    assert said(Guard(RULES).watch(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
 
 
 def test_prose_leaves_as_it_comes() -> None:

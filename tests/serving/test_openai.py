@@ -15,7 +15,9 @@ HELLO = [{"role": "user", "content": "one two three"}]
 
 @pytest.fixture
 def url(site):
-    with site.live(lambda version: site.engines.setdefault(version.name, EchoEngine(fail_on="bad", window=30))) as url:
+    with site.live(
+        lambda version: site.engines.setdefault(version.name, EchoEngine(fail_on="bad", max_context=30))
+    ) as url:
         yield f"{url}/v1"
 
 

@@ -167,7 +167,7 @@ def test_a_caller_who_takes_nothing_of_its_answer_is_given_up(new_site, tmp_path
 
     async def run():
         async with app.router.lifespan_context(app):
-            while not app.state.parts.models.current:
+            while not app.state.parts.models.champion:
                 await asyncio.sleep(0.01)
             await app(scope, receive, send)
 
@@ -218,23 +218,27 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(new_site, tmp_path):
 
 
 def test_what_the_caller_wants_reaches_the_engine(site, client, monkeypatch):
-    asks = []
+    requests = []
     generate = EchoEngine.generate
-    monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
+    monkeypatch.setattr(
+        EchoEngine, "generate", lambda self, request: requests.append(request) or generate(self, request)
+    )
     site.ask(client, temperature=0.7, top_p=0.9, seed=5, stop="two")
     site.ask(client)
-    first, second = asks
+    first, second = requests
     assert (first.temperature, first.top_p, first.seed, first.stop) == (0.7, 0.9, 5, ("two",))
     assert (second.temperature, second.top_p, second.seed, second.stop) == (0.0, 1.0, None, ())
 
 
 @pytest.mark.parametrize(("given", "taken"), [(1e-3, 1e-3), (1e-5, 0), (1e-38, 0), (5e-324, 0), (-0.0, 0)])
 def test_a_temperature_that_would_make_logits_overflow_is_greedy(site, client, monkeypatch, given, taken):
-    asks = []
+    requests = []
     generate = EchoEngine.generate
-    monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
+    monkeypatch.setattr(
+        EchoEngine, "generate", lambda self, request: requests.append(request) or generate(self, request)
+    )
     assert site.ask(client, temperature=given).status_code == 200
-    assert asks[0].temperature == taken
+    assert requests[0].temperature == taken
 
 
 def test_an_answer_ends_before_a_stop_string(site, client):

@@ -84,10 +84,10 @@ class TransformersEngine(SteppingEngine[Answering]):
         from serving.engines.transformers.sampling import Sampler
 
         model = cast("Servable", self._model)
-        ids = ids_of(model.tokenizer, job.ask, model.window)
-        sampler = Sampler(job.ask, model.device, model.repetition_penalty)
-        strip = not isinstance(job.ask.prompt, Text)
-        writer = Writer(model.tokenizer, (*model.stops, *job.ask.stop), strip)
+        ids = ids_of(model.tokenizer, job.request, model.window)
+        sampler = Sampler(job.request, model.device, model.repetition_penalty)
+        strip = not isinstance(job.request.prompt, Text)
+        writer = Writer(model.tokenizer, (*model.stops, *job.request.stop), strip)
         slot = min(self._free)
         self._free.remove(slot)
         return Answering(job, slot, ids, len(ids), sampler, writer)
@@ -133,7 +133,7 @@ class TransformersEngine(SteppingEngine[Answering]):
         else:
             row.ids.append(token)
             text, stopped = row.writer.feed(token)
-            reason = "stop" if stopped else "length" if row.said == row.job.ask.max_new_tokens else None
+            reason = "stop" if stopped else "length" if row.said == row.job.request.max_new_tokens else None
         if reason:
             row.done = True
             text += row.writer.end()

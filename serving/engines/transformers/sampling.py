@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from serving.engines.base import Ask
+from serving.engines.base import EngineRequest
 
 _LIKELY = 256  #: tokens that are sorted first; they nearly always have `top_p` together
 
@@ -16,18 +16,18 @@ class Sampler:
     """Chooses the tokens of one request; draws from a generator of its own, so that nobody else's draws change them.
 
     Args:
-        ask: the request.
+        request: the request.
         device: where the logits are.
         repetition_penalty: divides the logits of tokens that were there before (arXiv:1909.05858); 1: none.
     """
 
-    def __init__(self, ask: Ask, device: torch.device, repetition_penalty: float) -> None:
-        self._ask, self._penalty = ask, repetition_penalty
+    def __init__(self, request: EngineRequest, device: torch.device, repetition_penalty: float) -> None:
+        self._request, self._penalty = request, repetition_penalty
         self._generator = torch.Generator(device)
-        if ask.seed is None:
+        if request.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(ask.seed)
+            self._generator.manual_seed(request.seed)
 
     def next(self, logits: torch.Tensor, likeliest: int, ids: Sequence[int]) -> int:
         """The next token.
@@ -41,10 +41,10 @@ class Sampler:
             there = torch.tensor([list(ids)], device=logits.device)
             logits = RepetitionPenaltyLogitsProcessor(self._penalty)(there, logits[None])[0]
             likeliest = int(logits.argmax())
-        if not self._ask.temperature:
+        if not self._request.temperature:
             return likeliest
-        chances = torch.softmax(logits / self._ask.temperature, -1)
-        if self._ask.top_p >= 1:
+        chances = torch.softmax(logits / self._request.temperature, -1)
+        if self._request.top_p >= 1:
             return self._draw(chances)
         likely, ids_ = self._nucleus(chances)
         return int(ids_[self._draw(likely)])
@@ -55,8 +55,8 @@ class Sampler:
     def _nucleus(self, chances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The fewest tokens that together have `top_p`, likeliest first (arXiv:1904.09751), and their chances."""
         likely, ids = chances.topk(min(_LIKELY, len(chances)))
-        if likely.sum() < self._ask.top_p:
+        if likely.sum() < self._request.top_p:
             likely, ids = chances.sort(descending=True)
-        keep = likely.cumsum(-1) - likely < self._ask.top_p
+        keep = likely.cumsum(-1) - likely < self._request.top_p
         keep[0] = True
         return likely[keep], ids[keep]

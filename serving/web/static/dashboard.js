@@ -74,8 +74,8 @@ function reasoned(node, gate) {
 /* The trial that goes on, as a row of the table of those that are decided. */
 function trial(canary) {
   if (!canary) return [];
-  const side = (f) => `${count(f.requests)} requests, ${count(f.failed)} failed, p50 ${maybe(duration, f.latency_ms.p50)}`;
-  const why = `canary: ${side(canary.canary)} · champion: ${side(canary.champion)}`;
+  const counted = (f) => `${count(f.requests)} requests, ${count(f.failed)} failed, p50 ${maybe(duration, f.latency_ms.p50)}`;
+  const why = `canary: ${counted(canary.canary)} · champion: ${counted(canary.champion)}`;
   return [{ time: canary.started, version: canary.version, share: canary.share, outcome: "running", why }];
 }
 

@@ -21,10 +21,10 @@ from llmops.config import Config, Serving
 from llmops.errors import ConfigError
 from llmops.monitoring.events import AUDIT
 from llmops.prompts import chat_ids, prompt_ids
-from serving.admission.limits import Allowance, Limiter, most_tokens
-from serving.admission.windows import AGAIN_S, Limits, OwnWindows, RedisWindows, SharedWindows, Use, Windows
+from serving.admission.limits import Limiter, RequestAllowance, most_tokens
+from serving.admission.windows import AGAIN_S, KeyLimits, OwnWindows, RedisWindows, SharedWindows, Windows, WindowUse
 from serving.app import create_app
-from serving.engines.base import Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.echo import EchoEngine
 from serving.errors import ClientLeft, Limited
 
@@ -81,7 +81,7 @@ def key(requests: int | None = None, tokens: int | None = None) -> Key:
 
 
 def test_so_many_requests_in_any_60_seconds_and_the_wait_is_exact(windows: Windows, clock: Clock, run: Run) -> None:
-    limits = Limits(3, 0)
+    limits = KeyLimits(3, 0)
     for n in range(3):
         use = run(windows.take("k", f"r{n}", 0, limits))
         assert use.taken and use.requests == n + 1
@@ -97,13 +97,13 @@ def test_so_many_requests_in_any_60_seconds_and_the_wait_is_exact(windows: Windo
 
 
 def test_a_refused_request_takes_no_place(windows: Windows, run: Run) -> None:
-    run(windows.take("k", "r0", 0, Limits(1, 0)))
-    waits = [run(windows.take("k", f"r{n}", 0, Limits(1, 0))).wait_s for n in range(1, 50)]
+    run(windows.take("k", "r0", 0, KeyLimits(1, 0)))
+    waits = [run(windows.take("k", f"r{n}", 0, KeyLimits(1, 0))).wait_s for n in range(1, 50)]
     assert waits == pytest.approx([60.0] * 49)
 
 
 def test_tokens_wait_for_as_many_of_the_oldest_as_are_needed(windows: Windows, clock: Clock, run: Run) -> None:
-    limits = Limits(0, 100)
+    limits = KeyLimits(0, 100)
     for n, tokens in enumerate((50, 10, 40)):
         assert run(windows.take("k", f"r{n}", tokens, limits)).taken
         clock.now += 10
@@ -115,7 +115,7 @@ def test_tokens_wait_for_as_many_of_the_oldest_as_are_needed(windows: Windows, c
 
 
 def test_changing_a_request_is_not_another_one_and_keeps_its_moment(windows: Windows, clock: Clock, run: Run) -> None:
-    limits = Limits(2, 100)
+    limits = KeyLimits(2, 100)
     run(windows.take("k", "r0", 0, limits))
     clock.now += 20
     use = run(windows.take("k", "r0", 90, limits))
@@ -127,7 +127,7 @@ def test_changing_a_request_is_not_another_one_and_keeps_its_moment(windows: Win
 
 
 def test_one_that_is_refused_its_tokens_gives_back_its_place(windows: Windows, run: Run) -> None:
-    limits = Limits(2, 100)
+    limits = KeyLimits(2, 100)
     run(windows.take("k", "r0", 80, limits))
     run(windows.take("k", "r1", 0, limits))
     refused = run(windows.take("k", "r1", 21, limits))
@@ -136,17 +136,17 @@ def test_one_that_is_refused_its_tokens_gives_back_its_place(windows: Windows, r
 
 
 def test_settling_what_has_left_the_window_changes_nothing(windows: Windows, clock: Clock, run: Run) -> None:
-    run(windows.take("k", "r0", 100, Limits(0, 100)))
+    run(windows.take("k", "r0", 100, KeyLimits(0, 100)))
     clock.now += 60
-    assert run(windows.take("k", "r1", 1, Limits(0, 100))).tokens == 1
+    assert run(windows.take("k", "r1", 1, KeyLimits(0, 100))).tokens == 1
     run(windows.settle("k", "r0", 5000))
     run(windows.settle("nobody", "r0", 5000))
-    assert run(windows.take("k", "r2", 1, Limits(0, 100))).tokens == 2
+    assert run(windows.take("k", "r2", 1, KeyLimits(0, 100))).tokens == 2
 
 
 def test_keys_do_not_share_a_window(windows: Windows, run: Run) -> None:
-    assert run(windows.take("a", "r0", 0, Limits(1, 0))).taken
-    assert run(windows.take("b", "r1", 0, Limits(1, 0))).taken
+    assert run(windows.take("a", "r0", 0, KeyLimits(1, 0))).taken
+    assert run(windows.take("b", "r1", 0, KeyLimits(1, 0))).taken
 
 
 def test_memory_and_redis_agree_on_random_histories(redis: tuple[str, str], clock: Clock, run: Run) -> None:
@@ -154,7 +154,10 @@ def test_memory_and_redis_agree_on_random_histories(redis: tuple[str, str], cloc
     chance = random.Random(0)
     for n in range(400):
         clock.now += chance.choice([0, 0.5, 3, 25])
-        limits, request = Limits(chance.choice([0, 5]), chance.choice([0, 200])), f"r{n - chance.choice([0, 0, 1, 2])}"
+        limits, request = (
+            KeyLimits(chance.choice([0, 5]), chance.choice([0, 200])),
+            f"r{n - chance.choice([0, 0, 1, 2])}",
+        )
         tokens = chance.randrange(200)
         if chance.random() < 0.3:
             run(own.settle("k", request, 2 * tokens))
@@ -171,8 +174,8 @@ def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed(redis
     url, environ = empty(redis)
     replicas = [RedisWindows(url, environ) for _ in range(2)]  # by the server's clock
 
-    async def rush() -> list[Use]:
-        return await asyncio.gather(*(replicas[n % 2].take("k", f"r{n}", 10, Limits(0, 250)) for n in range(100)))
+    async def rush() -> list[WindowUse]:
+        return await asyncio.gather(*(replicas[n % 2].take("k", f"r{n}", 10, KeyLimits(0, 250)) for n in range(100)))
 
     uses = run(rush())
     assert sum(use.taken for use in uses) == 25
@@ -183,8 +186,8 @@ def test_many_at_once_from_two_replicas_get_in_exactly_as_often_as_allowed(redis
 
 def test_redis_forgets_keys_that_are_not_used(redis: tuple[str, str], run: Run) -> None:
     shared = RedisWindows(*empty(redis))
-    run(shared.take("k", "r0", 5, Limits(1, 10)))
-    run(shared.take("k", "r1", 5, Limits(1, 10)))
+    run(shared.take("k", "r0", 5, KeyLimits(1, 10)))
+    run(shared.take("k", "r1", 5, KeyLimits(1, 10)))
     run(shared.close())
     server = admin(redis, 1)
     names = list(server.scan_iter())
@@ -194,27 +197,27 @@ def test_redis_forgets_keys_that_are_not_used(redis: tuple[str, str], run: Run) 
 # --- allowances
 
 
-def allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[Allowance, dict[str, Any]]:
+def allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[RequestAllowance, dict[str, Any]]:
     event: dict[str, Any] = {}
-    return Allowance(limiter, who, request, event), event
+    return RequestAllowance(limiter, who, request, event), event
 
 
 def limiter_of(windows: Windows | None = None, **config: int) -> Limiter:
     return Limiter(Serving(**config), lambda reason: None, windows=windows)  # type: ignore[arg-type]
 
 
-def text(content: str, tokens: int) -> Ask:
-    return Ask(Text(content), tokens)
+def text(content: str, tokens: int) -> EngineRequest:
+    return EngineRequest(Text(content), tokens)
 
 
 def test_the_keys_own_limits_come_before_the_configured_ones() -> None:
     limiter = limiter_of(requests_per_minute=5, tokens_per_minute=50)
-    assert limiter.of(key()) == Limits(5, 50)
-    assert limiter.of(key(7, 0)) == Limits(7, 0)
+    assert limiter.of(key()) == KeyLimits(5, 50)
+    assert limiter.of(key(7, 0)) == KeyLimits(7, 0)
 
 
 def test_there_are_limits_unless_they_are_lifted() -> None:
-    assert limiter_of().of(key()) == Limits(60, 20_000)
+    assert limiter_of().of(key()) == KeyLimits(60, 20_000)
     assert Config().serving.limits == ""
 
 
@@ -277,7 +280,7 @@ def test_what_stays_in_the_window_afterwards(run: Run, error: Exception | None, 
     async def go() -> int:
         one, event = allowance(limiter, key(0, 1000))
         await one.enter()
-        await one.reserve([Ask(Tokens((1,) * 100), 200)])
+        await one.reserve([EngineRequest(TokenIds((1,) * 100), 200)])
         if used:
             event["gen_ai.usage.output_tokens"] = used
         one.settle(error)
@@ -301,10 +304,10 @@ def test_without_limits_nothing_is_kept_and_nothing_is_said(run: Run) -> None:
 def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, content: str) -> None:
     content = content * 5
     assert len(tokenizer(content)["input_ids"]) <= most_tokens(text(content, 0))
-    assert len(prompt_ids(tokenizer, content, content)) <= most_tokens(Ask(Question(content, content), 0))
+    assert len(prompt_ids(tokenizer, content, content)) <= most_tokens(EngineRequest(Question(content, content), 0))
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}] * 3
     chat = Chat(tuple(Message(turn["role"], turn["content"]) for turn in turns))  # type: ignore[arg-type]
-    assert len(chat_ids(tokenizer, turns)) <= most_tokens(Ask(chat, 0))
+    assert len(chat_ids(tokenizer, turns)) <= most_tokens(EngineRequest(chat, 0))
 
 
 # --- Redis away
@@ -316,11 +319,11 @@ class Store:
     def __init__(self) -> None:
         self.away, self.asked = False, 0
 
-    async def take(self, key: str, request: str, tokens: int, limits: Limits) -> Use:
+    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         self.asked += 1
         if self.away:
             raise OSError("nobody there")
-        return Use(True, 1, tokens, 0.0, 60.0)
+        return WindowUse(True, 1, tokens, 0.0, 60.0)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
         if self.away:
@@ -336,17 +339,17 @@ def test_without_redis_each_process_counts_and_it_is_told_once(
     shared = SharedWindows(store, told.append, clock)
     store.away = True
     with caplog.at_level(logging.WARNING):
-        uses = [run(shared.take("k", f"r{n}", 0, Limits(3, 0))) for n in range(5)]
+        uses = [run(shared.take("k", f"r{n}", 0, KeyLimits(3, 0))) for n in range(5)]
     assert [use.taken for use in uses] == [True] * 3 + [False] * 2  # neither all nor nothing
     assert store.asked == 1 and len(told) == 1 and "nobody there" in told[0]
     assert len(caplog.records) == 1
     run(shared.settle("k", "r0", 10))
     clock.now += AGAIN_S
-    run(shared.take("k", "r5", 0, Limits(3, 0)))
+    run(shared.take("k", "r5", 0, KeyLimits(3, 0)))
     assert store.asked == 2 and len(told) == 1
     store.away = False
     clock.now += AGAIN_S
-    assert run(shared.take("k", "r6", 0, Limits(3, 0))).requests == 1
+    assert run(shared.take("k", "r6", 0, KeyLimits(3, 0))).requests == 1
     assert told[1:] == [""]
 
 
@@ -356,10 +359,10 @@ def test_a_redis_that_hangs_costs_one_request_a_second_and_the_next_ones_nothing
         silent.listen(50)
         shared = SharedWindows(RedisWindows(f"redis://127.0.0.1:{silent.getsockname()[1]}"), lambda reason: None)
         begun = time.monotonic()
-        assert run(shared.take("k", "r0", 0, Limits(1, 0))).taken
+        assert run(shared.take("k", "r0", 0, KeyLimits(1, 0))).taken
         assert time.monotonic() - begun < 3
         begun = time.monotonic()
-        assert not run(shared.take("k", "r1", 0, Limits(1, 0))).taken
+        assert not run(shared.take("k", "r1", 0, KeyLimits(1, 0))).taken
         assert time.monotonic() - begun < 0.2
         run(shared.close())
 
@@ -372,7 +375,7 @@ def test_a_password_is_read_from_the_environment_and_refused_in_the_url(redis: t
             Serving(limits=wrong)
     url, environ = empty(redis)
     shared = RedisWindows(Serving(limits=url).limits, environ)
-    assert run(shared.take("k", "r0", 1, Limits(1, 1))).taken
+    assert run(shared.take("k", "r0", 1, KeyLimits(1, 1))).taken
     run(shared.close())
 
 

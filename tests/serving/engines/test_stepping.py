@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from serving.engines.base import Answer, Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.base import Answer, Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.echo import EchoEngine
 from serving.engines.stops import Stops
 from serving.errors import EngineDied, PromptRefused, QueueFull
 
 
-def ask(text: str, tokens: int = 99, **wants: Any) -> Ask:
-    return Ask(Text(text), tokens, **wants)
+def request(text: str, tokens: int = 99, **wants: Any) -> EngineRequest:
+    return EngineRequest(Text(text), tokens, **wants)
 
 
 def running(engine: EchoEngine, use: Callable[[], Any]) -> Any:
@@ -42,13 +42,13 @@ def test_words_come_one_by_one_and_add_up_to_the_answer() -> None:
     engine = EchoEngine()
 
     async def use() -> None:
-        chunks = [chunk async for chunk in engine.generate(ask("a b c d", 3))]
+        chunks = [chunk async for chunk in engine.generate(request("a b c d", 3))]
         assert [chunk.text for chunk in chunks] == ["a", " b", " c"]
         assert [chunk.output_tokens for chunk in chunks] == [1, 2, 3]
         assert [chunk.finish_reason for chunk in chunks] == [None, None, "length"]
         assert {chunk.input_tokens for chunk in chunks} == {4}
-        assert await engine.generate(ask("a b", 2)).whole() == Answer("a b", 2, 2, "stop")
-        assert (await engine.generate(ask("", 2)).whole()).text == ""
+        assert await engine.generate(request("a b", 2)).whole() == Answer("a b", 2, 2, "stop")
+        assert (await engine.generate(request("", 2)).whole()).text == ""
 
     running(engine, use)
 
@@ -60,8 +60,8 @@ def test_every_kind_of_prompt_is_answered(prompt: Any) -> None:
     engine = EchoEngine()
 
     async def use() -> None:
-        assert (await engine.generate(Ask(prompt, 9)).whole()).text == "a b"
-        assert (await engine.generate(Ask(Tokens((7, 8)), 9)).whole()).text == "7 8"
+        assert (await engine.generate(EngineRequest(prompt, 9)).whole()).text == "a b"
+        assert (await engine.generate(EngineRequest(TokenIds((7, 8)), 9)).whole()).text == "7 8"
 
     running(engine, use)
 
@@ -70,10 +70,10 @@ def test_a_short_request_that_joins_later_leaves_earlier() -> None:
     engine = EchoEngine(max_batch=2, token_s=0.002)
 
     async def use() -> None:
-        long = engine.generate(ask("w " * 500, 500))
+        long = engine.generate(request("w " * 500, 500))
         await until(lambda: engine.stats().running == 1)
         for _ in range(3):
-            assert (await engine.generate(ask("a b")).whole()).text == "a b"
+            assert (await engine.generate(request("a b")).whole()).text == "a b"
         await until(lambda: engine.stats().running == 1)  # it leaves the batch after its last chunk
         long.cancel()
 
@@ -85,17 +85,17 @@ def test_what_does_not_fit_into_the_batch_waits_and_a_full_queue_refuses() -> No
     engine.going.clear()
 
     async def use() -> None:
-        streams = [engine.generate(ask(str(n))) for n in range(5)]  # at once, before any could join
+        streams = [engine.generate(request(str(n))) for n in range(5)]  # at once, before any could join
         with pytest.raises(QueueFull) as refusal:
-            engine.generate(ask("x"))
+            engine.generate(request("x"))
         assert refusal.value.retry_after_s >= 1
         await until(lambda: engine.stats().running == 3)
         assert engine.stats().waiting == 2
         with pytest.raises(QueueFull):
-            engine.generate(ask("x"))
+            engine.generate(request("x"))
         engine.going.set()
         assert [(await stream.whole()).text for stream in streams] == list("01234")
-        assert (await engine.generate(ask("x")).whole()).text == "x"
+        assert (await engine.generate(request("x")).whole()).text == "x"
 
     running(engine, use)
 
@@ -104,7 +104,7 @@ def test_a_reader_that_leaves_frees_its_place() -> None:
     engine = EchoEngine(max_batch=1, token_s=0.001)
 
     async def use() -> None:
-        first, second, third = (engine.generate(ask(text)) for text in ("w " * 900, "never " * 900, "a b"))
+        first, second, third = (engine.generate(request(text)) for text in ("w " * 900, "never " * 900, "a b"))
         second.cancel()  # while it waits
         async for _ in first:
             break  # while it runs
@@ -115,10 +115,10 @@ def test_a_reader_that_leaves_frees_its_place() -> None:
 
 
 def test_one_request_that_fails_or_is_refused_takes_no_other_with_it() -> None:
-    engine = EchoEngine(window=5, fail_on="bad")
+    engine = EchoEngine(max_context=5, fail_on="bad")
 
     async def use() -> None:
-        good, bad, long = (engine.generate(ask(text)) for text in ("a b c", "a bad c", "w " * 6))
+        good, bad, long = (engine.generate(request(text)) for text in ("a b c", "a bad c", "w " * 6))
         with pytest.raises(RuntimeError, match="bad"):
             await bad.whole()
         with pytest.raises(PromptRefused, match=r"6 .* 5"):
@@ -134,10 +134,10 @@ def test_closing_answers_what_was_accepted() -> None:
     engine.going.clear()
 
     async def use() -> None:
-        streams = [engine.generate(ask(str(n))) for n in range(5)]
+        streams = [engine.generate(request(str(n))) for n in range(5)]
         closing = asyncio.create_task(asyncio.to_thread(engine.close))
         await until(lambda: engine._closed)
-        late = engine.generate(ask("late"))
+        late = engine.generate(request("late"))
         engine.going.set()
         await closing
         assert [(await stream.whole()).text for stream in streams] == list("01234")
@@ -154,7 +154,7 @@ def test_an_engine_that_dies_tells_all_who_wait(idle: bool) -> None:
     engine.going.clear()
 
     async def use() -> None:
-        streams = [] if idle else [engine.generate(ask("w " * 9)) for _ in range(3)]
+        streams = [] if idle else [engine.generate(request("w " * 9)) for _ in range(3)]
         await until(lambda: engine.stats().running == (0 if idle else 1))
         assert engine.stats().alive
         engine.die(MemoryError("none left"))
@@ -163,7 +163,7 @@ def test_an_engine_that_dies_tells_all_who_wait(idle: bool) -> None:
                 await stream.whole()
         await until(lambda: not engine.stats().alive)
         with pytest.raises(EngineDied):
-            await engine.generate(ask("x")).whole()
+            await engine.generate(request("x")).whole()
 
     running(engine, use)
 
@@ -190,9 +190,9 @@ def test_the_time_to_try_again_grows_with_the_queue() -> None:
 
         async def use(engine: EchoEngine = engine, queued: int = queued) -> None:
             for _ in range(queued + 1):
-                engine.generate(ask("x"))
+                engine.generate(request("x"))
             with pytest.raises(QueueFull) as refusal:
-                engine.generate(ask("x"))
+                engine.generate(request("x"))
             waits.append(refusal.value.retry_after_s)
 
         running(engine, use)
@@ -204,7 +204,7 @@ def test_many_requests_at_once_all_get_their_own_answer() -> None:
 
     async def use() -> None:
         begun = time.monotonic()
-        streams = [engine.generate(ask(f"n{n} of {'many ' * (n % 13)}end")) for n in range(300)]
+        streams = [engine.generate(request(f"n{n} of {'many ' * (n % 13)}end")) for n in range(300)]
         answers = await asyncio.gather(*[stream.whole() for stream in streams])
         assert [answer.text.split()[0] for answer in answers] == [f"n{n}" for n in range(300)]
         assert all(answer.text.endswith("end") for answer in answers)
@@ -239,7 +239,7 @@ def test_stop_strings_end_an_answer() -> None:
     engine = EchoEngine()
 
     async def use() -> None:
-        answer = await engine.generate(ask("one two three four", stop=("o th",))).whole()
+        answer = await engine.generate(request("one two three four", stop=("o th",))).whole()
         assert (answer.text, answer.finish_reason) == ("one tw", "stop")
 
     running(engine, use)

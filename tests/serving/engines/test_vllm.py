@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from serving.engines.base import Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.trim import Trim
 from serving.engines.vllm import VllmEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull
@@ -77,9 +77,9 @@ def engine(base):
     engine.close()
 
 
-def whole(engine, ask):
+def whole(engine, request):
     async def run():
-        return await engine.generate(ask).whole()
+        return await engine.generate(request).whole()
 
     return asyncio.run(run())
 
@@ -107,9 +107,9 @@ def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that
         (Question("Where is it?", "On the shelf."), question),
         (Chat((Message("user", "Hello"),)), chat),
         (Text("Once upon"), text),
-        (Tokens(tuple(question)), question),
+        (TokenIds(tuple(question)), question),
     ):
-        answer, expected = whole(engine, Ask(prompt, FEW)), said(base, ids, FEW)
+        answer, expected = whole(engine, EngineRequest(prompt, FEW)), said(base, ids, FEW)
         written = tokenizer.decode(expected, skip_special_tokens=True)
         assert answer.text == (written if isinstance(prompt, Text) else written.strip())
         assert (answer.input_tokens, answer.output_tokens) == (len(ids), len(expected))
@@ -117,35 +117,35 @@ def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that
 
 
 def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
-    async def run(ask):
-        return [chunk async for chunk in engine.generate(ask)]
+    async def run(request):
+        return [chunk async for chunk in engine.generate(request)]
 
-    ask = Ask(Question("Where is it?"), 20)
-    chunks = asyncio.run(run(ask))
+    request = EngineRequest(Question("Where is it?"), 20)
+    chunks = asyncio.run(run(request))
     text = "".join(chunk.text for chunk in chunks)
     assert len(chunks) > 5 and chunks[-1].finish_reason == "length"
     stop = text[len(text) // 2 :][:4]
-    stopped = whole(engine, Ask(ask.prompt, 20, stop=(stop,)))
+    stopped = whole(engine, EngineRequest(request.prompt, 20, stop=(stop,)))
     assert stopped.finish_reason == "stop"
     assert stopped.text == text[: text.index(stop)].strip()
 
 
 def test_a_seed_repeats_a_sample(engine):
-    asks = [Ask(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
-    one, same, other = [whole(engine, ask).text for ask in asks]
+    requests = [EngineRequest(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
+    one, same, other = [whole(engine, request).text for request in requests]
     assert one == same != other
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
-        whole(engine, Ask(Tokens((5,) * 600), 5))
+        whole(engine, EngineRequest(TokenIds((5,) * 600), 5))
 
 
 def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
     async def run():
-        streams = [engine.generate(Ask(Question(str(n)), 400)) for n in range(4)]
+        streams = [engine.generate(EngineRequest(Question(str(n)), 400)) for n in range(4)]
         with pytest.raises(QueueFull) as refused:
-            engine.generate(Ask(Question("one too many"), 1))
+            engine.generate(EngineRequest(Question("one too many"), 1))
         assert refused.value.retry_after_s >= 1
         assert (engine.stats().waiting, engine.stats().running) == (2, 2)
         for stream in streams:
@@ -154,7 +154,7 @@ def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
         while engine.stats().running:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
-        assert await engine.generate(Ask(Question("again"), 2)).whole()
+        assert await engine.generate(EngineRequest(Question("again"), 2)).whole()
         assert engine._llm.get_num_unfinished_requests() == 0
 
     asyncio.run(run())
@@ -189,7 +189,7 @@ def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, 
     engine = VllmEngine(folder, 2, 2, options=OPTIONS)
     engine.load()
     try:
-        answer = whole(engine, Ask(Question("Where is it?"), FEW))
+        answer = whole(engine, EngineRequest(Question("Where is it?"), FEW))
     finally:
         engine.close()
     assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
@@ -203,7 +203,7 @@ def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
     engine.load()
 
     async def run():
-        streams = [engine.generate(Ask(Question(str(n)), 450)) for n in range(4)]
+        streams = [engine.generate(EngineRequest(Question(str(n)), 450)) for n in range(4)]
         await asyncio.sleep(0.1)
         for process in set(psutil.Process().children(recursive=True)) - before:
             process.kill()
@@ -212,7 +212,7 @@ def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
                 await asyncio.wait_for(stream.whole(), 30)
         assert not engine.stats().alive
         with pytest.raises(EngineDied):
-            await engine.generate(Ask(Question("later"), 1)).whole()
+            await engine.generate(EngineRequest(Question("later"), 1)).whole()
 
     asyncio.run(run())
     engine.close()
@@ -223,12 +223,12 @@ def test_closing_answers_what_was_accepted_and_nothing_more(vllm, base):
     engine.load()
 
     async def run():
-        streams = [engine.generate(Ask(Question(str(n)), 100)) for n in range(5)]
+        streams = [engine.generate(EngineRequest(Question(str(n)), 100)) for n in range(5)]
         await asyncio.to_thread(engine.close)
         for stream in streams:
             assert (await stream.whole()).finish_reason
         assert not engine.stats().alive
         with pytest.raises(EngineDied):
-            await engine.generate(Ask(Question("later"), 1)).whole()
+            await engine.generate(EngineRequest(Question("later"), 1)).whole()
 
     asyncio.run(run())

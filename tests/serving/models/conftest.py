@@ -19,7 +19,7 @@ from llmops.monitoring.spool import drain
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout
-from serving.engines.base import Ask, Prompt, Question
+from serving.engines.base import EngineRequest, Prompt, Question
 from serving.engines.echo import EchoEngine
 from serving.guard import Guard
 from serving.models.watcher import Models
@@ -64,7 +64,7 @@ class World:
             models._replica = f"replica-{n}"  # they share this process
             models.start()
         try:
-            await self.until(lambda: all(models.current for models in several))
+            await self.until(lambda: all(models.champion for models in several))
             yield several[0] if replicas == 1 else several
         finally:
             for models in several:
@@ -84,7 +84,7 @@ class World:
     async def ask(models: Models, caller: str = "a", side: str = "", prompt: str | Prompt = "one two three") -> str:
         """Ask once; the version that answered."""
         prompt = Question(prompt) if isinstance(prompt, str) else prompt
-        _, stream = models.generate(Ask(prompt, 20), caller=caller, side=side)
+        _, stream = models.generate(EngineRequest(prompt, 20), caller=caller, side=side)
         answer = await stream.whole()
         assert answer.text
         return stream.version.name

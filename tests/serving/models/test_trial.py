@@ -13,11 +13,11 @@ import pytest
 from llmops.registry.aliases import Canary
 from llmops.release import rollout
 from llmops.release.comparison import Figures
-from serving.engines.base import Tokens
+from serving.engines.base import TokenIds
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull, VersionNotLoaded
 from serving.models import stream
-from serving.models.trial import drawn
+from serving.models.trial import answered_by_canary
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def end(world: Any) -> dict[str, Any]:
 
 def test_the_same_callers_are_drawn_again_and_a_larger_share_adds_others() -> None:
     def who(version: str, share: float) -> set[int]:
-        return {n for n in range(5000) if drawn(f"{n:08x}", Canary(version, share, "now"))}
+        return {n for n in range(5000) if answered_by_canary(f"{n:08x}", Canary(version, share, "now"))}
 
     some, more = who("v2", 0.1), who("v2", 0.3)
     assert some == who("v2", 0.1) < more
@@ -50,9 +50,9 @@ def test_each_caller_stays_on_one_side_and_a_header_forces_the_other(world: Any,
             with pytest.raises(VersionNotLoaded):
                 models.choose("a", "canary")
             await world.canary(models)
-            sides = {caller: await world.ask(models, caller) for caller in map(str, range(40))}
-            assert set(sides.values()) == {"v1", "v2"}
-            assert sides == {caller: await world.ask(models, caller) for caller in sides}
+            versions = {caller: await world.ask(models, caller) for caller in map(str, range(40))}
+            assert set(versions.values()) == {"v1", "v2"}
+            assert versions == {caller: await world.ask(models, caller) for caller in versions}
             for caller in ("0", "1", "2"):
                 assert await world.ask(models, caller, "canary") == await world.ask(models, caller, "v2") == "v2"
                 assert await world.ask(models, caller, "champion") == await world.ask(models, caller, "v1") == "v1"
@@ -61,7 +61,7 @@ def test_each_caller_stays_on_one_side_and_a_header_forces_the_other(world: Any,
             assert [one.version.name for one in models.loaded] == ["v1", "v2"]
             rollout.stop(world.registry, world.events, by="test", why="enough")
             await world.until(lambda: models.canary is None)
-            assert {await world.ask(models, caller) for caller in sides} == {"v1"}
+            assert {await world.ask(models, caller) for caller in versions} == {"v1"}
             await world.until(lambda: not world.engines["v2"][0].stats().alive)
 
     asyncio.run(test())
@@ -124,11 +124,11 @@ def test_a_good_canary_is_promoted_and_not_loaded_again(world: Any, still: None)
                 assert not rollout.due(world.registry, trial, 60, minutes=60)
                 await world.until(lambda: rollout.due(world.registry, trial, 60, minutes=60))
                 decision = rollout.conclude(world.registry, world.events, trial, by="test")
-                await world.until(lambda: models.current.version.name == "v2")
+                await world.until(lambda: models.champion.version.name == "v2")
                 await world.until(lambda: set(result.answered[-8:]) == {"v2"})
             assert decision["outcome"] == "promoted" and result.failed == []
             assert world.registry.aliases() == {"candidate": "v3", "champion": "v2", "previous": "v1"}
-            assert len(world.engines["v2"]) == 1 and models.current.alive and models.canary is None
+            assert len(world.engines["v2"]) == 1 and models.champion.alive and models.canary is None
             await world.until(lambda: not world.engines["v1"][0].stats().alive)
 
     asyncio.run(test())
@@ -180,7 +180,7 @@ def test_what_a_canary_has_no_room_for_the_champion_answers_unless_it_was_asked_
             with pytest.raises(QueueFull):
                 await world.ask(models, "1", "canary")
             with pytest.raises(QueueFull):  # token ids are of one version
-                await world.ask(models, "1", prompt=Tokens((1, 2)))
+                await world.ask(models, "1", prompt=TokenIds((1, 2)))
             engine.going.set()
             assert await first == "v2"
 
@@ -189,7 +189,7 @@ def test_what_a_canary_has_no_room_for_the_champion_answers_unless_it_was_asked_
 
 def test_what_a_caller_does_wrong_or_forces_does_not_count(world: Any) -> None:
     async def test() -> None:
-        world.make = {"v2": lambda: EchoEngine(window=3, fail_on="bad")}
+        world.make = {"v2": lambda: EchoEngine(max_context=3, fail_on="bad")}
         async with world.models() as models:
             await world.canary(models, share=0.999)
             for n in range(30):
@@ -224,15 +224,15 @@ def test_what_is_kept_back_counts_for_the_side_that_answered_and_only_if_nobody_
 
     async def test() -> None:
         async with world.models() as models:
-            await world.until(lambda: models._judging == "v1")
+            await world.until(lambda: models._before_of == "v1")
             await world.ask(models, "a")
             await world.ask(models, "a", "champion")
             await world.canary(models, share=0.5)
-            sides = [await world.ask(models, str(n)) for n in range(8)]
+            versions = [await world.ask(models, str(n)) for n in range(8)]
             trial = models._trial
             assert (trial._before.rejected, trial._before.answered) == (1, 1)
-            for side, figures in (("v1", trial.champion), ("v2", trial.canary)):
-                assert figures.rejected == figures.answered == sides.count(side) > 0
+            for version, figures in (("v1", trial.champion), ("v2", trial.canary)):
+                assert figures.rejected == figures.answered == versions.count(version) > 0
 
     asyncio.run(test())
 
@@ -266,7 +266,7 @@ def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: 
             for n in range(20):
                 await world.ask(models, str(n))
             second = rollout.start(world.registry, world.events, "v2", 0.6, by="test", why="more").started
-            await world.until(lambda: models._trial and models._trial.of.started == second)
+            await world.until(lambda: models._trial and models._trial.registered.started == second)
             assert models._trial.canary.requests == 0 and len(world.engines["v2"]) == 1
             assert not rollout.pull(world.registry, world.events, Canary("v2", 0.5, first), "late", {})
             assert models.canary

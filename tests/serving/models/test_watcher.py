@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from serving.engines.base import Ask, Question
+from serving.engines.base import EngineRequest, Question
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, NotReady
 from serving.guard import Guard
-from serving.models import loader as loaded
+from serving.models import loader
 from serving.models.watcher import LOADS, Models
 
 
@@ -55,7 +55,7 @@ def test_the_old_one_answers_while_the_new_one_loads_and_then_what_it_has_accept
             accepted = [asyncio.create_task(world.ask(models)) for _ in range(30)]
             await asyncio.sleep(0)
             world.engines["v2"][0].open.set()
-            await world.until(lambda: models.current.version.name == "v2")
+            await world.until(lambda: models.champion.version.name == "v2")
             assert await world.ask(models) == "v2" and not any(task.done() for task in accepted)
             old.going.set()
             assert await asyncio.gather(*accepted) == ["v1"] * 30
@@ -73,7 +73,7 @@ def test_what_is_not_wanted_any_more_when_it_is_loaded_goes_again(world: Any) ->
             world.registry.promote("v3")
             await asyncio.sleep(0.05)
             world.engines["v2"][0].open.set()
-            await world.until(lambda: models.current.version.name == "v3")
+            await world.until(lambda: models.champion.version.name == "v3")
             await world.until(lambda: not world.engines["v2"][0].stats().alive)
 
     asyncio.run(test())
@@ -82,7 +82,7 @@ def test_what_is_not_wanted_any_more_when_it_is_loaded_goes_again(world: Any) ->
 def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_answers(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(loader, "FIRST_RETRY_S", 0.02)
 
     async def test() -> None:
         broken = [EchoEngine(load_error=MemoryError("no room")), EchoEngine(load_error=MemoryError("no room"))]
@@ -92,7 +92,7 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_answers(
             await world.until(lambda: "v2" in models.reason())
             assert "no room" not in models.reason() and "no room" in models.cause()
             assert await world.ask(models) == "v1"
-            await world.until(lambda: models.current.version.name == "v2")
+            await world.until(lambda: models.champion.version.name == "v2")
             assert models.reason() == models.cause() == ""
 
     asyncio.run(test())
@@ -112,11 +112,11 @@ def test_an_engine_that_dies_says_so_and_is_started_again(world: Any) -> None:
             results = await asyncio.gather(*accepted, return_exceptions=True)
             assert {type(result) for result in results} == {EngineDied}
             await world.until(lambda: len(world.engines["v1"]) == 2)
-            assert not models.current.alive and "restarted" in models.reason()
+            assert not models.champion.alive and "restarted" in models.reason()
             with pytest.raises(EngineDied):
-                models.generate(Ask(Question("hi"), 5), caller="a")
+                models.generate(EngineRequest(Question("hi"), 5), caller="a")
             world.engines["v1"][1].open.set()
-            await world.until(lambda: models.current.alive)
+            await world.until(lambda: models.champion.alive)
             assert models.reason() == "" and await world.ask(models) == "v1"
 
     asyncio.run(test())
@@ -125,16 +125,16 @@ def test_an_engine_that_dies_says_so_and_is_started_again(world: Any) -> None:
 def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "FIRST_RETRY_S", 0.02)
+    monkeypatch.setattr(loader, "FIRST_RETRY_S", 0.02)
 
     async def test() -> None:
         async with world.models() as models:
             for n in range(4):
-                await world.until(lambda: models.current.alive)
+                await world.until(lambda: models.champion.alive)
                 world.engines["v1"][n].die(RuntimeError("again"))
                 await world.until(lambda n=n: len(world.engines["v1"]) == n + 2)
             assert models._champion._tries == 4
-            monkeypatch.setattr(loaded, "STEADY_S", -1.0)  # it has lived long enough
+            monkeypatch.setattr(loader, "STEADY_S", -1.0)  # it has lived long enough
             await world.until(lambda: models._champion._tries == 0)
 
     asyncio.run(test())
@@ -145,7 +145,7 @@ def test_without_a_champion_there_is_no_answer_but_a_reason(world: Any) -> None:
         (world.registry.folder / "aliases.json").unlink()
         models = Models(world.registry, world.engine, 0.01, world.events, Guard(()))
         with pytest.raises(NotReady, match="no champion"):
-            models.generate(Ask(Question("hi"), 5), caller="a")
+            models.generate(EngineRequest(Question("hi"), 5), caller="a")
 
     asyncio.run(test())
 

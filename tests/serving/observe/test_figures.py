@@ -4,7 +4,7 @@ import pytest
 
 from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, build, timestamp
 from llmops.monitoring.sinks import LocalStore
-from serving.observe.figures import SPANS, figures
+from serving.observe.figures import SPANS, dashboard_figures
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)
 
@@ -21,7 +21,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("span", SPANS)
 def test_an_empty_store_has_empty_buckets(store, span):
-    result = figures(store, span, NOW)
+    result = dashboard_figures(store, span, NOW)
     assert len(result["series"]) == SPANS[span][1]
     assert result["totals"]["requests"] == 0 and result["versions"] == {} and result["stages"] == []
     assert {bucket["p95"] for bucket in result["series"]} == {None}
@@ -33,7 +33,7 @@ def test_every_request_of_the_span_falls_into_one_bucket(store, span):
     length = step * count
     agos = [timedelta(), timedelta(seconds=30), length / 2, length - step, length + timedelta(hours=3)]
     store.send([request(ago) for ago in agos])
-    result = figures(store, span, NOW)
+    result = dashboard_figures(store, span, NOW)
     assert result["totals"]["requests"] == 4
     assert sum(bucket["answered"] for bucket in result["series"]) == 4
     assert result["series"][-1]["answered"] >= 1
@@ -43,7 +43,7 @@ def test_every_request_of_the_span_falls_into_one_bucket(store, span):
 
 def test_a_bucket_tells_answers_from_refusals_and_failures(store):
     store.send([request(timedelta(), ms=50), request(timedelta(), 429, 1), request(timedelta(), 500, 9)])
-    last = figures(store, "1h", NOW)["series"][-1]
+    last = dashboard_figures(store, "1h", NOW)["series"][-1]
     assert (last["answered"], last["refused"], last["failed"]) == (1, 1, 1)
     assert last["p50"] == last["p95"] == 50
 
@@ -58,7 +58,7 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
         [build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", "llmops.gate.low": -0.1})]
     )
     store.send([build(ALERT, {"message": "slow"})])
-    result = figures(store, "1h", NOW)
+    result = dashboard_figures(store, "1h", NOW)
     assert [stage["stage"] for stage in result["stages"]] == ["clean", "collect"]
     assert result["stages"][0]["seconds"] == 2 and result["stages"][0]["metrics"] == {"documents": 3}
     assert (result["gates"][0]["version"], result["gates"][0]["outcome"]) == ("v2", "rejected")
@@ -68,7 +68,7 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
 
 def test_an_event_with_gaps_does_not_break_the_page(store):
     store.send([build(dataset, {}) for dataset in (SERVING, FEEDBACK, PIPELINE, GATE, ALERT, CANARY)])
-    result = figures(store, "7d")
+    result = dashboard_figures(store, "7d")
     assert len(result["stages"]) == len(result["gates"]) == len(result["alerts"]) == 1
 
 
@@ -88,7 +88,7 @@ def test_versions_are_compared_by_share_speed_and_ratings(store):
     store.send([version("v2", "b1", status=500, tokens=0)])
     store.send([rating("a0", "up"), rating("a1", "down"), rating("a1", "up", key="b"), rating("b0", "down")])
     store.send([rating("x", "up"), rating("a2", None)])  # of an unknown request; a comment without a thumb
-    figures_of = figures(store, "1h", NOW)["versions"]
+    figures_of = dashboard_figures(store, "1h", NOW)["versions"]
     first, second = figures_of["v1"], figures_of["v2"]
     assert (first["share"], second["share"]) == (0.6, 0.4)
     assert (first["tokens_per_s"], second["tokens_per_s"]) == (10, 40)
@@ -100,7 +100,7 @@ def test_the_last_word_of_a_key_counts_and_so_does_what_is_said_later(store):
     store.send([version("v1", "a", ago=timedelta(minutes=50)), version("v1", "old", ago=timedelta(hours=2))])
     store.send([rating("a", "down", ago=timedelta(minutes=2)), rating("a", "up", ago=timedelta(minutes=1))])
     store.send([rating("old", "up"), rating("a", "down", key="b", ago=timedelta(minutes=-30))])
-    one = figures(store, "1h", NOW)["versions"]["v1"]
+    one = dashboard_figures(store, "1h", NOW)["versions"]["v1"]
     assert (one["requests"], one["up"], one["down"]) == (1, 1, 1)
 
 
@@ -109,5 +109,5 @@ def test_decisions_on_canaries_are_listed_with_their_reason(store):
     store.send(
         [build(CANARY, {**fields, "llmops.model.version": "v2", "llmops.canary.numbers": {"worse": ["errors"]}})]
     )
-    (one,) = figures(store, "1h")["canaries"]
+    (one,) = dashboard_figures(store, "1h")["canaries"]
     assert (one["version"], one["outcome"], one["share"], one["why"]) == ("v2", "rolled back", 0.1, "errors")

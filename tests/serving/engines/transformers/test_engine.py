@@ -30,14 +30,14 @@ from llmops.errors import ArtifactError
 from llmops.model.base.generate import decode, generate
 from llmops.model.base.load import load_model, load_servable, nf4
 from llmops.model.compress.quantise import quantise, save_int8
-from serving.engines.base import Answer, Ask, Chat, Message, Question, Text, Tokens
+from serving.engines.base import Answer, Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.transformers.batch import Batch
 from serving.engines.transformers.engine import TransformersEngine
 from serving.engines.transformers.fused import fuse
 from serving.engines.transformers.packed import pack
 from serving.errors import EngineDied, PromptRefused, PromptTooLong
 
-ASKS = [Ask(Question(text), tokens) for text, tokens in zip(
+REQUESTS = [EngineRequest(Question(text), tokens) for text, tokens in zip(
     ["Hello", "Where is my parcel, and when will it come?", "word " * 90, "Hi", "Ünïcödé 你好 🙂", "a b c " * 20],
     [9, 30, 12, 3, 25, 17],
     strict=True,
@@ -55,24 +55,24 @@ def run(engine: TransformersEngine, use: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(main())
 
 
-def answered(engine: TransformersEngine, asks: list[Ask]) -> list[Answer]:
+def answered(engine: TransformersEngine, requests: list[EngineRequest]) -> list[Answer]:
     """The answers to requests that are all made at once."""
 
     async def use() -> list[Answer]:
-        return await asyncio.gather(*[stream.whole() for stream in [engine.generate(ask) for ask in asks]])
+        return await asyncio.gather(*[stream.whole() for stream in [engine.generate(request) for request in requests]])
 
     answers: list[Answer] = run(engine, use)
     return answers
 
 
-def expected(folder: Path, asks: list[Ask]) -> list[str]:
+def expected(folder: Path, requests: list[EngineRequest]) -> list[str]:
     """What `generate` answers to each question alone."""
     model, tokenizer = load_servable(folder)
     texts = []
-    for ask in asks:
-        assert isinstance(ask.prompt, Question)
-        ids = prompts.prompt_ids(tokenizer, ask.prompt.text)
-        texts.append(decode(tokenizer, generate(model, tokenizer, [ids], ask.max_new_tokens)[0]))
+    for request in requests:
+        assert isinstance(request.prompt, Question)
+        ids = prompts.prompt_ids(tokenizer, request.prompt.text)
+        texts.append(decode(tokenizer, generate(model, tokenizer, [ids], request.max_new_tokens)[0]))
     return texts
 
 
@@ -101,9 +101,11 @@ def test_answers_are_those_of_generate_whatever_the_architecture(
         "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**shape(tokenizer))),
     }
     folder = tiny_base if kind == "llama" else saved(models[kind](), tokenizer, tmp_path)
-    answers = answered(TransformersEngine(folder, 64, 4), ASKS)
-    assert [answer.text for answer in answers] == expected(folder, ASKS)
-    assert all(answer.output_tokens <= ask.max_new_tokens for answer, ask in zip(answers, ASKS, strict=True))
+    answers = answered(TransformersEngine(folder, 64, 4), REQUESTS)
+    assert [answer.text for answer in answers] == expected(folder, REQUESTS)
+    assert all(
+        answer.output_tokens <= request.max_new_tokens for answer, request in zip(answers, REQUESTS, strict=True)
+    )
 
 
 def test_an_architecture_that_cannot_be_batched_is_refused_with_a_way_out(tokenizer: Any, tmp_path: Path) -> None:
@@ -134,29 +136,29 @@ def test_quantised_servables_and_adapters_answer_as_they_are(
         torch.manual_seed(2)
         lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
         get_peft_model(load_model(folder), lora).save_pretrained(str(folder / "adapter"))
-    answers = answered(TransformersEngine(folder, 64, 4), ASKS)
-    texts = expected(folder, ASKS)
+    answers = answered(TransformersEngine(folder, 64, 4), REQUESTS)
+    texts = expected(folder, REQUESTS)
     same = sum(answer.text == text for answer, text in zip(answers, texts, strict=True))
     # The 8-bit layers round their inputs more finely here than `Int8Linear` its results, so a near tie may fall apart.
-    assert same >= (len(ASKS) - 2 if kind == "int8" else len(ASKS))
+    assert same >= (len(REQUESTS) - 2 if kind == "int8" else len(REQUESTS))
 
 
 def test_joining_and_leaving_in_any_order_changes_no_answer(tiny_base: Path) -> None:
-    alone = [answered(TransformersEngine(tiny_base, 64, 1), [ask])[0] for ask in ASKS]
+    alone = [answered(TransformersEngine(tiny_base, 64, 1), [request])[0] for request in REQUESTS]
     engine = TransformersEngine(tiny_base, 64, 3)
     order = random.Random(0)
 
     async def use() -> None:
         async def one(n: int) -> None:
             await asyncio.sleep(order.random() / 5)
-            stream = engine.generate(ASKS[n])
+            stream = engine.generate(REQUESTS[n])
             if order.random() < 0.3:
                 async for _ in stream:
                     return  # and leave
             else:
                 assert await stream.whole() == alone[n]
 
-        await asyncio.gather(*[one(n % len(ASKS)) for n in range(40)])
+        await asyncio.gather(*[one(n % len(REQUESTS)) for n in range(40)])
         while engine.stats().running:
             await asyncio.sleep(0.01)
         assert sorted(engine._free) == [0, 1, 2]
@@ -191,17 +193,19 @@ def test_in_bfloat16_what_follows_is_the_same_to_the_bit_whoever_else_is_in_the_
 
 
 def test_a_seed_decides_a_sampled_answer_whoever_else_asks(tiny_base: Path) -> None:
-    asks = [Ask(Text("Once"), 12, temperature=1.5, top_p=p, seed=seed) for seed in (1, 2) for p in (0.9, 1.0)]
-    alone = [answered(TransformersEngine(tiny_base, 64, 1), [ask])[0].text for ask in asks]
-    noise = [Ask(Text(f"noise {n}"), 20, temperature=1.0) for n in range(4)]
-    together = answered(TransformersEngine(tiny_base, 64, 8), [*noise, *asks])
+    requests = [
+        EngineRequest(Text("Once"), 12, temperature=1.5, top_p=p, seed=seed) for seed in (1, 2) for p in (0.9, 1.0)
+    ]
+    alone = [answered(TransformersEngine(tiny_base, 64, 1), [request])[0].text for request in requests]
+    noise = [EngineRequest(Text(f"noise {n}"), 20, temperature=1.0) for n in range(4)]
+    together = answered(TransformersEngine(tiny_base, 64, 8), [*noise, *requests])
     assert [answer.text for answer in together[4:]] == alone
     assert len(set(alone)) == 4
 
 
 def test_the_least_top_p_is_greedy(tiny_base: Path) -> None:
     greedy, nucleus = (
-        answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 12, **wants)])[0]
+        answered(TransformersEngine(tiny_base, 4, 1), [EngineRequest(Text("Once"), 12, **wants)])[0]
         for wants in ({}, {"temperature": 2.0, "top_p": 1e-9})
     )
     assert greedy == nucleus
@@ -211,7 +215,7 @@ def test_chunks_count_up_and_only_the_last_has_a_reason(tiny_base: Path) -> None
     engine = TransformersEngine(tiny_base, 4, 2)
 
     async def use() -> None:
-        chunks = [chunk async for chunk in engine.generate(Ask(Text("你好 🙂"), 40, temperature=2.0, seed=5))]
+        chunks = [chunk async for chunk in engine.generate(EngineRequest(Text("你好 🙂"), 40, temperature=2.0, seed=5))]
         counts = [chunk.output_tokens for chunk in chunks]
         assert counts == sorted(counts)
         assert [chunk.finish_reason is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -221,9 +225,9 @@ def test_chunks_count_up_and_only_the_last_has_a_reason(tiny_base: Path) -> None
 
 
 def test_a_stop_string_ends_an_answer_before_it(tiny_base: Path) -> None:
-    whole = answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 30)])[0].text
+    whole = answered(TransformersEngine(tiny_base, 4, 1), [EngineRequest(Text("Once"), 30)])[0].text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
-    cut = answered(TransformersEngine(tiny_base, 4, 1), [Ask(Text("Once"), 30, stop=(stop, "never said"))])[0]
+    cut = answered(TransformersEngine(tiny_base, 4, 1), [EngineRequest(Text("Once"), 30, stop=(stop, "never said"))])[0]
     assert cut.text == whole[: whole.index(stop)]
     assert cut.finish_reason == "stop"
     assert cut.output_tokens < 30
@@ -234,17 +238,17 @@ def test_what_does_not_fit_is_refused_alone_with_both_counts(tiny_base: Path, to
     words = Question("word " * 200)
 
     async def use() -> None:
-        good = engine.generate(Ask(Question("Hi"), 5))
+        good = engine.generate(EngineRequest(Question("Hi"), 5))
         with pytest.raises(PromptTooLong, match=rf"{len(prompts.prompt_ids(tokenizer, words.text))} .* 7; .* 128"):
-            await engine.generate(Ask(words, 7)).whole()
-        for bad in (Tokens(()), Tokens((10**7,)), Tokens((-1,))):
+            await engine.generate(EngineRequest(words, 7)).whole()
+        for bad in (TokenIds(()), TokenIds((10**7,)), TokenIds((-1,))):
             with pytest.raises(PromptRefused):
-                await engine.generate(Ask(bad, 4)).whole()
+                await engine.generate(EngineRequest(bad, 4)).whole()
         assert (await good.whole()).output_tokens <= 5
         ids = tuple(prompts.prompt_ids(tokenizer, "Hi"))
         most = 128 - len(ids)
-        asked = [Question("Hi"), Tokens(ids), Chat((Message("user", "Hi"),))]
-        full = [await engine.generate(Ask(prompt, most)).whole() for prompt in asked]
+        asked = [Question("Hi"), TokenIds(ids), Chat((Message("user", "Hi"),))]
+        full = [await engine.generate(EngineRequest(prompt, most)).whole() for prompt in asked]
         assert full[0] == full[1] == full[2]
 
     run(engine, use)
@@ -252,21 +256,21 @@ def test_what_does_not_fit_is_refused_alone_with_both_counts(tiny_base: Path, to
 
 def test_a_chat_needs_a_chat_template(tiny_base: Path, tokenizer: Any, tmp_path: Path) -> None:
     chat = Chat((Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?")))
-    assert answered(TransformersEngine(tiny_base, 4, 2), [Ask(chat, 4)])[0].input_tokens > 5
+    assert answered(TransformersEngine(tiny_base, 4, 2), [EngineRequest(chat, 4)])[0].input_tokens > 5
     load_model(tiny_base).save_pretrained(tmp_path)
     bare = type(tokenizer).from_pretrained(tiny_base)
     bare.chat_template = None
     bare.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.raises(PromptRefused, match="chat template"):
-        answered(TransformersEngine(tmp_path, 4, 2), [Ask(chat, 4)])
+        answered(TransformersEngine(tmp_path, 4, 2), [EngineRequest(chat, 4)])
 
 
 def test_a_step_that_fails_ends_the_engine_and_tells_everybody(tiny_base: Path) -> None:
     engine = TransformersEngine(tiny_base, 64, 2)
 
     async def use() -> None:
-        streams = [engine.generate(Ask(Question("Hi"), 400)) for _ in range(4)]
+        streams = [engine.generate(EngineRequest(Question("Hi"), 400)) for _ in range(4)]
         async for _ in streams[0]:
             engine._model.batch.forward = None  # type: ignore[union-attr, method-assign, assignment]
             break
@@ -282,8 +286,8 @@ def test_closing_answers_what_was_accepted(tiny_base: Path) -> None:
     engine = TransformersEngine(tiny_base, 64, 2)
 
     async def use() -> None:
-        streams = [engine.generate(ask) for ask in ASKS]
+        streams = [engine.generate(request) for request in REQUESTS]
         await asyncio.to_thread(engine.close)
-        assert [(await stream.whole()).text for stream in streams] == expected(tiny_base, ASKS)
+        assert [(await stream.whole()).text for stream in streams] == expected(tiny_base, REQUESTS)
 
     run(engine, use)
