@@ -23,7 +23,7 @@ from llmops.monitoring.events import ADMIN, CANARY, emit
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
-from llmops.release.comparison import Figures, compare
+from llmops.release.canary import Figures, compare
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from llmops.registry.aliases import Canary
-from llmops.release.comparison import Figures, Verdict, bound, compare, looks
+from llmops.release.canary import Figures, Verdict, bound, compare, looks
 
 
 def answered_by_canary(caller: str, canary: Canary) -> bool:

@@ -21,7 +21,7 @@ from llmops.monitoring.events import emit
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout
-from llmops.release.comparison import Figures
+from llmops.release.canary import Figures
 from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard

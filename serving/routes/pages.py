@@ -12,7 +12,7 @@ from llmops.errors import AccessError, RegistryError
 from llmops.release import rollout
 from serving.admission.dependencies import COOKIE, SESSION_S, AppParts, AppPartsDep, public, require, signed_in
 from serving.http.templates import page, sign_in_page
-from serving.observe.figures import Span, dashboard_figures
+from serving.observe.dashboard import Span, dashboard_figures
 
 router = APIRouter(include_in_schema=False)
 

@@ -243,7 +243,7 @@ import json, sys
 from pathlib import Path
 from llmops.config import Config
 from llmops.release import rollout
-from llmops.release.comparison import Figures
+from llmops.release.canary import Figures
 from llmops.registry.registry import registry_of
 
 settings = Config(home=Path(sys.argv[2]))

@@ -16,7 +16,7 @@ from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.registry.registry import Registry, registry_of
 from llmops.release import rollout
-from llmops.release.comparison import Figures
+from llmops.release.canary import Figures
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 

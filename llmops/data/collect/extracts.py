@@ -32,7 +32,7 @@ from llmops.code_version import code_version
 from llmops.config import Source
 from llmops.data.collect.files import SourceFile
 from llmops.data.collect.readers import sql_rows
-from llmops.data.collect.readers.origin import Item, Items, Origin
+from llmops.data.collect.readers.origin import Item, Items, Origin, Reader
 from llmops.data.collect.remote import expand
 from llmops.data.collect.row_file import RowFile
 from llmops.errors import SourceError
@@ -51,7 +51,6 @@ _DROPPED = [f.name for f in fields(Dropped)]
 _NAMES = list(dict.fromkeys(_DOCUMENT + _DROPPED))
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _NAMES])
 
-Reader = Callable[[Path, Origin], Items]
 Period = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
 
 

@@ -17,32 +17,16 @@ import pyarrow.compute as pc
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
 from llmops.data.collect.credentials import environment
-from llmops.data.collect.extracts import LEFT_OUT, Extracts, Reader, extract_rows, merged_periods
+from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
 from llmops.data.collect.files import matching_files
-from llmops.data.collect.readers import chat_turns, delimited, json_records, parquet_rows, plain_text, xml_records
+from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.pages import html as html_pages
-from llmops.data.collect.readers.pages import markdown as markdown_pages
-from llmops.data.collect.readers.pages import pdf as pdf_pages
 from llmops.data.collect.readers.pages import repeated
 from llmops.data.collect.row_file import RowFile
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, schema
 
 log = logging.getLogger(__name__)
-
-READERS: dict[str, Reader] = {
-    "csv": delimited.read,
-    "parquet": parquet_rows.read,
-    "json": json_records.read,
-    "jsonl": json_records.read_lines,
-    "xml": xml_records.read,
-    "html": html_pages.read,
-    "pdf": pdf_pages.read,
-    "chat": chat_turns.read,
-    "markdown": markdown_pages.read,
-    "text": plain_text.read,
-}
 
 SHOWN = 3  #: quarantined rows that a message quotes
 

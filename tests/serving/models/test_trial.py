@@ -12,7 +12,7 @@ import pytest
 
 from llmops.registry.aliases import Canary
 from llmops.release import rollout
-from llmops.release.comparison import Figures
+from llmops.release.canary import Figures
 from serving.engines.base import TokenIds
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull, VersionNotLoaded

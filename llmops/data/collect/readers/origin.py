@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from llmops.config import Source
 from llmops.errors import SourceError
@@ -13,6 +14,7 @@ from llmops.records import Document, Dropped, content_id
 
 Item = Document | Dropped | None  #: None stands for a row that `where` leaves out
 Items = Iterator[Item]
+Reader = Callable[[Path, "Origin"], Items]
 
 CONTENT_CHARS = 2000  #: most characters of a quarantined row that are kept
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from scipy import stats
 
-from llmops.release.comparison import (
+from llmops.release.canary import (
     ALPHA,
     FIRST,
     Figures,

@@ -4,7 +4,7 @@ import pytest
 
 from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, build, timestamp
 from llmops.monitoring.sinks import LocalStore
-from serving.observe.figures import SPANS, dashboard_figures
+from serving.observe.dashboard import SPANS, dashboard_figures
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)
 
