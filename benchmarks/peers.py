@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -37,8 +38,15 @@ def attempted(arm: str, failed: dict[str, str]) -> Iterator[None]:
         yield
     except ArmFailedError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        failed[arm] = lines[0] if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1]}"
+        failed[arm] = lines[0].rstrip(":") if len(lines) == 1 else f"{lines[0].rstrip(':')}: {lines[-1]}"
         print(f"  {arm} is left out: {error}", file=sys.stderr, flush=True)
+
+
+def ended(status: int) -> str:
+    """What a status that is not 0 tells by itself: the signal that ended a process, which has no last words then."""
+    if status >= 0:
+        return ""
+    return f", ended by {signal.Signals(-status).name}" + (" (out of memory?)" if status == -signal.SIGKILL else "")
 
 
 def in_process(
@@ -67,7 +75,7 @@ def in_process(
     watch(process)
     output, errors = process.communicate()
     if process.returncode:
-        raise ArmFailedError(f"It failed:\n{errors[-3000:]}")
+        raise ArmFailedError(f"It failed{ended(process.returncode)}:\n{errors[-3000:]}")
     return json.loads(output.splitlines()[-1])
 
 
@@ -141,7 +149,8 @@ class Peer:
         environ = {**os.environ, **self.build}
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environ)
         if done.returncode:
-            raise ArmFailedError(f"{self.name} cannot be installed:\n{(done.stdout + done.stderr)[-3000:]}")
+            why = f"{self.name} cannot be installed{ended(done.returncode)}"
+            raise ArmFailedError(f"{why}:\n{(done.stdout + done.stderr)[-3000:]}")
 
 
 def _project_packages() -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from page import Kept, merge, one_line, render
+from peers import ended
 from report import machine, machine_name
 
 FOLDER = Path(__file__).parent
@@ -91,8 +92,8 @@ def run_one(script: Path, limit_s: float) -> dict[str, Any]:
         status = process.wait()
     if late.is_set():
         tail.append(f"It was stopped after {limit_s:.0f} s.")
-    elif status and not any(tail):
-        tail.append(f"Its exit status was {status}.")
+    elif status < 0 or (status and not any(tail)):
+        tail.append(f"Its exit status was {status}{ended(status)}.")
     elif found is None and not status:
         tail.append(f"Its output has no object named {script.stem}.")
     if status or found is None:

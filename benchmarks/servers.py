@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import psutil
 import yaml
-from peers import ArmFailedError
+from peers import ArmFailedError, ended
 
 from llmops.access.keys import KeyStore
 from llmops.registry.registry import Registry
@@ -146,7 +146,8 @@ def running(
     try:
         while not _answers(url + ready):
             if process.poll() is not None or time.monotonic() - begun > PATIENCE_S:
-                raise ArmFailedError(f"It does not start:\n{log.read_text(errors='replace')[-3000:]}")
+                status = ended(process.poll() or 0)
+                raise ArmFailedError(f"It does not start{status}:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.1)
         server.start_s = time.monotonic() - begun
         threading.Thread(target=server.watch, daemon=True).start()

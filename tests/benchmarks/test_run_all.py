@@ -18,6 +18,7 @@ print("a table")
 print(json.dumps({{"name": "{name}", "arms": {{"ours": {{"s": 1.0}}}}, "ratios": {{"faster": 2.0}}, **{rest}}}))
 print("a late warning", file=sys.stderr)
 '''
+FAILED = ["broken", "mute", "late", "killed"]
 
 
 @pytest.fixture
@@ -42,17 +43,15 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(
         write("broken", "print('half a table')\nraise ValueError('the peer is gone')"),
         write("mute", "print('done')"),
         write("late", GOOD + "sys.exit(3)"),
+        write("killed", "import os, signal\nprint('working', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"),
         write("last", GOOD),
     ]
-    assert run_all.run_all(scripts, tmp_path) == ["broken", "mute", "late"]
+    assert run_all.run_all(scripts, tmp_path) == FAILED
     output = capsys.readouterr().out
     assert "broken FAILED" in output and "the peer is gone" in output
     kept = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert {name for runs in kept.values() for name, run in runs.items() if "error" in run} == {
-        "broken",
-        "mute",
-        "late",
-    }
+    assert {name for runs in kept.values() for name, run in runs.items() if "error" in run} == set(FAILED)
+    assert any("SIGKILL" in run.get("error", "") for runs in kept.values() for run in runs.values())
     assert set(kept["CPU, 2 cores, 8 GiB"]) == {"first", "last"}
     text = (tmp_path / "benchmarks.md").read_text()
     assert "Title of last." in text and "the peer is gone" in text
