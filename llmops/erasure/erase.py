@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.artifacts import write_whole
-from llmops.erasure.search import cells, naming, quoted
+from llmops.erasure.search import cells, naming_cells, quoted
 from llmops.erasure.subject import Subject
 from llmops.monitoring.database import BUSY_S
 
@@ -60,7 +60,7 @@ def hide_in_database(path: Path, subject: Subject) -> None:
     """
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         with database:
-            for table, column, row, text in naming(cells(database), subject):
+            for table, column, row, text in naming_cells(cells(database), subject):
                 change = f"UPDATE {quoted(table)} SET {quoted(column)} = ? WHERE rowid = ?"
                 database.execute(change, (subject.hide(text), row))
         database.execute("VACUUM")

@@ -39,7 +39,7 @@ EVENTS = "llmops.erasure"  #: dataset of the events about erasures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class ErasureReport:
     """What an erasure did, or would do; the person is not named in it."""
 
     time: str
@@ -55,7 +55,7 @@ class Report:
     notes: list[str]
 
 
-def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> Report:
+def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> ErasureReport:
     """Erase all rows that name a person, and search for what is left.
 
     Args:
@@ -98,7 +98,7 @@ def _alone(config: Config) -> Iterator[None]:
         ) from None
 
 
-def _nothing_to_do(config: Config, plan: ErasurePlan, subject: Subject, dry_run: bool) -> Report:
+def _nothing_to_do(config: Config, plan: ErasurePlan, subject: Subject, dry_run: bool) -> ErasureReport:
     if remaining := _remaining(config, subject):
         return _report(config, plan, remaining, 0, dry_run)
     raise LlmopsError(
@@ -111,9 +111,9 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     """Do all of the plan that is not done yet; returns how many examples the online store still had."""
     log.info("forgetting %d raw rows, with changes in %d files", plan.documents, len(plan.changes) + len(plan.texts))
     forgotten.add(config.collect.forgotten, plan.hashes)
-    for mark in plan.versions:
-        erasure = {"time": plan.time, "examples": mark.examples}
-        Registry(config.release.registry, mark.model).mark(mark.version, erasure, marked)
+    for version in plan.versions:
+        erasure = {"time": plan.time, "examples": version.examples}
+        Registry(config.release.registry, version.model).mark(version.version, erasure, marked)
     online = 0
     if plan.online:
         from llmops.features.online import forget_online
@@ -210,15 +210,15 @@ def _remaining(config: Config, subject: Subject) -> dict[str, str]:
     return still
 
 
-def _report(config: Config, plan: ErasurePlan, remaining: dict[str, str], online: int, dry_run: bool) -> Report:
-    return Report(
+def _report(config: Config, plan: ErasurePlan, remaining: dict[str, str], online: int, dry_run: bool) -> ErasureReport:
+    return ErasureReport(
         time=plan.time,
         dry_run=dry_run,
         documents=plan.documents,
         rows=dict(sorted(_rows(config, plan).items())),
         texts=len(plan.texts) + len(plan.databases),
         online=sum(map(len, plan.online.values())) if dry_run else online,
-        versions=[asdict(mark) for mark in plan.versions],
+        versions=[asdict(version) for version in plan.versions],
         sources=plan.places,
         remaining=remaining,
         unreached=_unreached(config),
@@ -246,7 +246,7 @@ def _unreached(config: Config) -> list[str]:
     return unreached
 
 
-def _announce(config: Config, plan: ErasurePlan, report: Report, by: str) -> None:
+def _announce(config: Config, plan: ErasurePlan, report: ErasureReport, by: str) -> None:
     emit(
         config.events,
         EVENTS,

@@ -52,7 +52,7 @@ class Change:
 
 
 @dataclass(slots=True, kw_only=True)
-class Mark:
+class TrainedVersion:
     """A model version that was trained on the person."""
 
     model: str
@@ -76,7 +76,7 @@ class ErasurePlan:
     leftovers: list[str] = field(default_factory=list)  #: files and folders of interrupted work that are deleted
     interrupted: bool = False  #: whether any of these names the person
     trained: dict[str, int] = field(default_factory=dict)  #: train artifact → examples that it was trained on
-    versions: list[Mark] = field(default_factory=list)
+    versions: list[TrainedVersion] = field(default_factory=list)
     online: dict[str, list[str]] = field(default_factory=dict)  #: features artifact → ids to take from the online store
     repository: Parts = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -142,7 +142,9 @@ def resume(config: Config, subject: Subject) -> ErasurePlan | None:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changes, versions = values.pop("changes"), values.pop("versions")
-        plan = ErasurePlan(**values, changes=[Change(**c) for c in changes], versions=[Mark(**v) for v in versions])
+        plan = ErasurePlan(
+            **values, changes=[Change(**c) for c in changes], versions=[TrainedVersion(**v) for v in versions]
+        )
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -167,7 +169,7 @@ def _extracts(cache: Path) -> list[Path]:
     return sorted(p for p in found if not p.name.startswith(".") and (p.is_dir() or p.suffix == ".parquet"))
 
 
-def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Mark]:
+def _versions(config: Config, subject: Subject, found: Found) -> Iterator[TrainedVersion]:
     for folder in sorted(p for p in config.release.registry.glob("*") if (p / "versions").is_dir()):
         registry = Registry(config.release.registry, folder.name)
         aliases = registry.aliases()
@@ -180,7 +182,7 @@ def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Mark]:
                 )
             if count := trained_on(found, refs, config.artifacts):
                 names = sorted(alias for alias, name in aliases.items() if name == version.name)
-                yield Mark(model=folder.name, version=version.name, examples=count, aliases=names)
+                yield TrainedVersion(model=folder.name, version=version.name, examples=count, aliases=names)
 
 
 def _change(path: Path, numbers: list[int]) -> Change:

@@ -57,7 +57,7 @@ def is_database(path: Path) -> bool:
         return handle.read(len(_SQLITE)) == _SQLITE
 
 
-def naming(found: Iterable[Cell], subject: Subject) -> Iterator[Cell]:
+def naming_cells(found: Iterable[Cell], subject: Subject) -> Iterator[Cell]:
     """The cells that name the person, in order."""
     found = iter(found)
     while some := list(islice(found, _TOGETHER)):
@@ -116,7 +116,7 @@ def _in_lines(path: Path, subject: Subject) -> str:
 def _in_cells(path: Path, subject: Subject) -> str:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as database:
-            for table, column, row, _ in naming(cells(database), subject):
+            for table, column, row, _ in naming_cells(cells(database), subject):
                 return f"in the table {table}, column {column}, row {row}"
     except sqlite3.DatabaseError:  # no database after all, or one that needs an extension: its bytes are searched still
         return ""

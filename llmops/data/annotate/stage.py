@@ -55,17 +55,17 @@ def run(config: Annotate, *, clean: Path, out: Path) -> Mapping[str, Any]:
             left to train on.
     """
     made, dropped, skipped = candidates(_documents(clean / "documents"), config.templates)
-    made = _kept(made, dropped, lambda c: _length(c, config))
+    made = _kept(made, dropped, lambda c: _length_problem(c, config))
     made, findings, counts = redacted(made, config.redact)
-    made = _kept([_fitted(c, config) for c in made], dropped, _worth)
-    items = _divided(made, dropped, config)
+    made = _kept([_fitted(c, config) for c in made], dropped, _quality_problem)
+    items = _split_items(made, dropped, config)
     items = _decontaminated(items, dropped, config)
     write_rows(out / "dropped.parquet", sorted(dropped, key=lambda row: (row.source, row.id)), Dropped)
     write_rows(out / "findings.parquet", findings, Finding)
     sizes = Counter(item.example.split for item in items)
     rules = dict(sorted(Counter(row.rule for row in dropped).items()))
     log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts or "nothing")
-    _check(sizes, config, out)
+    _check_sizes(sizes, config, out)
     for split in (TRAIN, VALIDATION, TEST):
         write_rows(out / f"{split}.parquet", (i.example for i in items if i.example.split == split), Example)
     with open(out / "train.txt", "w", encoding="utf-8") as text:
@@ -103,7 +103,7 @@ def _kept(
     return kept
 
 
-def _length(candidate: Candidate, config: Annotate) -> tuple[str, str] | None:
+def _length_problem(candidate: Candidate, config: Annotate) -> tuple[str, str] | None:
     question, answer = candidate.question, candidate.answer
     for name, text, most in (
         ("question", question, config.max_question_chars),
@@ -125,14 +125,14 @@ def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
     return replace(candidate, answer=cut(candidate.answer, config.max_answer_sentences), context=context)
 
 
-def _worth(candidate: Candidate) -> tuple[str, str] | None:
+def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
     texts = f"{candidate.question}\n{candidate.answer}\n{candidate.context}"
     if match := _MARKER.search(texts):
         return "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"
     return quality.broken_rule(candidate.question, candidate.answer)
 
 
-def _divided(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
+def _split_items(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
     """The examples, each with its split, sorted by id; candidates that become none are added to `dropped`.
 
     A question is kept in one group only: in two groups it could be in two splits at once.
@@ -213,7 +213,7 @@ def _example(candidate: Candidate, group: str, split: str) -> Example:
     )
 
 
-def _check(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:
+def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:
     if not sizes[TRAIN]:
         raise LlmopsError(
             f"No example is left to train on (validation {sizes[VALIDATION]}, test {sizes[TEST]}): lower annotate.test "

@@ -103,10 +103,10 @@ def _write_tidied(spark: SparkSession, groups: int, layout: Layout, config: Clea
             if part < source.num_row_groups:
                 documents = source.read_row_group(part, columns=_COLUMNS, use_threads=False)
                 tidied, numbers = tidy(pl.DataFrame(pl.from_arrow(documents)), config)
-                with _whole(layout.parts / f"{part}.arrow") as path:
+                with _replacing(layout.parts / f"{part}.arrow") as path:
                     tidied.write_ipc(path, compression="uncompressed")
                 numbers = numbers.append_column("part", pa.repeat(pa.scalar(part, pa.int64()), len(numbers)))
-                with _whole(layout.numbers / f"{part}.parquet") as path:
+                with _replacing(layout.numbers / f"{part}.parquet") as path:
                     pq.write_table(numbers, path, compression="none", use_dictionary=False)
             yield pa.RecordBatch.from_pydict({"part": [part]})
 
@@ -122,8 +122,8 @@ def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table
     which are wanted, and short texts.
     """
     tidied = [rules.tidy(documents[name], name in rules.LINE, config) for name in (*rules.LINE, *rules.PROSE)]
-    structured, filled, content = _fields(documents["fields"], config)
-    columns = [pl.Series("row", _numbers(documents["id"])), pl.Series("content", content)]
+    structured, filled, content = _tidied_fields(documents["fields"], config)
+    columns = [pl.Series("row", _ids_as_numbers(documents["id"])), pl.Series("content", content)]
     frame = documents.with_columns(*tidied, structured, *columns, pl.Series(rules.HAS_FIELDS, filled)).sort("row")
     frame = rules.judged(frame, config)
     good = frame.filter(pl.col("rule").is_null())
@@ -138,7 +138,7 @@ def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table
     return frame.drop("content", rules.HAS_FIELDS), pa.table(numbers)
 
 
-def _fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
+def _tidied_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
     """Of each row: its fields tidied, whether any of them is not empty, and a hash of all, whatever their order."""
     filled, content = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
     rows = (values != "{}").arg_true()
@@ -156,7 +156,7 @@ def _fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.boo
     return values.scatter(rows, pl.Series(tidied, dtype=pl.String)), filled, content
 
 
-def _numbers(ids: pl.Series) -> NDArray[np.int64]:
+def _ids_as_numbers(ids: pl.Series) -> NDArray[np.int64]:
     """The ids, 16 hex digits each, as signed numbers in the same order."""
     digits = bytes.fromhex("".join(ids))
     return (np.frombuffer(digits, ">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
@@ -189,13 +189,13 @@ def _texts_of(rows: pl.DataFrame, layout: Layout) -> pl.Series:
     """The tidied texts of documents given as (row, part): their text columns, joined by line ends."""
     texts = []
     for (part,), some in rows.with_row_index("at").group_by("part"):
-        tidied = _part(layout.parts / f"{part}.arrow")
+        tidied = _read_part(layout.parts / f"{part}.arrow")
         found = tidied.select(TEXT_COLUMNS)[tidied["row"].search_sorted(some["row"])]
         texts.append(some.select("at", texts=found.select(pl.concat_str(*TEXT_COLUMNS, separator="\n")).to_series()))
     return pl.concat(texts).sort("at")["texts"] if texts else pl.Series([], dtype=pl.String)
 
 
-def _part(path: Path) -> pl.DataFrame:
+def _read_part(path: Path) -> pl.DataFrame:
     """A part, mapped into memory, so that only the columns and rows that are used are read."""
     return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
 
@@ -216,8 +216,8 @@ def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | N
         name = f"part-{file:05d}.parquet"
         counts = []
         with (
-            _rows(layout.out / "documents" / name, Document) as kept,
-            _rows(layout.out / "dropped" / name, Dropped) as dropped,
+            _parquet_writer(layout.out / "documents" / name, Document) as kept,
+            _parquet_writer(layout.out / "dropped" / name, Dropped) as dropped,
         ):
             for judged in _slices(file, layout):
                 judged = judged.join(found, "row", "left", maintain_order="left").with_columns(
@@ -226,8 +226,8 @@ def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | N
                 counts.append(judged.group_by("source", "rule").len("n"))
                 good = pl.col("rule").is_null()
                 content = pl.struct(_CONTENT).struct.json_encode().alias("content")
-                _add(kept, judged.filter(good))
-                _add(dropped, judged.filter(~good).with_columns(content))
+                _write_rows(kept, judged.filter(good))
+                _write_rows(dropped, judged.filter(~good).with_columns(content))
         yield from pl.concat(counts).cast({"n": pl.Int64}).to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
 
     high = F.shiftrightunsigned(F.col("row").bitwiseXOR(F.lit(-(1 << 63))), 32)
@@ -240,7 +240,7 @@ def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | N
 
 def _slices(file: int, layout: Layout) -> Iterator[pl.DataFrame]:
     """The tidied documents of one output file, slice by slice to save memory, each sorted by `row`."""
-    parts = [_part(path) for path in layout.parts.glob("*.arrow")]
+    parts = [_read_part(path) for path in layout.parts.glob("*.arrow")]
     slices = range(file * layout.slices, (file + 1) * layout.slices + 1)
     limits = [-(-(number << 32) // (layout.files * layout.slices)) for number in slices]
     edges = [np.searchsorted((part["row"].to_numpy().view(np.uint64) ^ _SIGN) >> _HALF, limits) for part in parts]
@@ -264,7 +264,7 @@ def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which replaces `path` at the end.
 
     It is the attempt's own, since Spark may run two attempts of one task at once.
@@ -277,17 +277,17 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _rows(path: Path, kind: type[Row]) -> Iterator[pq.ParquetWriter]:
+def _parquet_writer(path: Path, kind: type[Row]) -> Iterator[pq.ParquetWriter]:
     """A Parquet file to write to, which replaces `path` at the end.
 
     It is pyarrow's: Spark's own writer lists a column's encodings in an order that differs between JVMs, so that the
     same rows would not give the same bytes.
     """
-    with _whole(path) as partial, pq.ParquetWriter(partial, schema(kind), compression="zstd") as file:
+    with _replacing(path) as partial, pq.ParquetWriter(partial, schema(kind), compression="zstd") as file:
         yield file
 
 
-def _add(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
+def _write_rows(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
     if len(rows):
         table = rows.select(file.schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
         file.write_table(table.cast(file.schema).combine_chunks())

@@ -32,7 +32,7 @@ SHOWN = 3  #: quarantined rows that a message quotes
 
 
 @dataclass(slots=True)
-class Counts:
+class SourceCounts:
     """What became of one source."""
 
     documents: int = 0
@@ -59,7 +59,7 @@ def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
     """
     if not config.sources:
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
-    counts: dict[str, Counts] = {}
+    counts: dict[str, SourceCounts] = {}
     problems: list[str] = []
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
@@ -74,7 +74,7 @@ def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
                 if found.shown:
                     log.warning("source %s: quarantined %s", source.name, _shown(found))
                 if not found.documents:
-                    problems.append(_nothing(source, found))
+                    problems.append(_why_nothing(source, found))
         if problems:
             raise SourceError(" ".join(problems) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
     metrics = {
@@ -91,13 +91,13 @@ def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
 
 def _collect(
     source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path
-) -> Counts:
+) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
 
     Raises:
         SourceError: if no file matches, or the source's configuration does not fit what it holds.
     """
-    counts, location = Counts(), source.location.replace("{date}", interval)
+    counts, location = SourceCounts(), source.location.replace("{date}", interval)
     copy = partial(_copy, interval=interval, documents=documents, quarantine=quarantine, counts=counts)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
@@ -124,7 +124,7 @@ def _collect(
 
 
 def _copy(
-    batches: Iterable[pa.RecordBatch], *, interval: str, documents: RowFile, quarantine: RowFile, counts: Counts
+    batches: Iterable[pa.RecordBatch], *, interval: str, documents: RowFile, quarantine: RowFile, counts: SourceCounts
 ) -> None:
     """Copy the rows of extracts to where they belong."""
     for batch in batches:
@@ -141,7 +141,7 @@ def _copy(
             counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
 
 
-def _nothing(source: Source, counts: Counts) -> str:
+def _why_nothing(source: Source, counts: SourceCounts) -> str:
     if counts.quarantined:
         rules = ", ".join(f"{n} {rule}" for rule, n in sorted(counts.rules.items()))
         why = f"all {counts.quarantined} rows of it were quarantined ({rules}): {_shown(counts)}"
@@ -152,6 +152,6 @@ def _nothing(source: Source, counts: Counts) -> str:
     return f"Source {source.name} yields no document: {why}."
 
 
-def _shown(counts: Counts) -> str:
+def _shown(counts: SourceCounts) -> str:
     shown = "; ".join(f"{row.location}, {row.position}: {row.rule}: {row.detail}" for row in counts.shown)
     return shown + (f"; and {counts.quarantined - SHOWN} more" if counts.quarantined > SHOWN else "")

@@ -18,19 +18,19 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = json.JSONDecoder()
 
 
-class Twice(ValueError):
+class DuplicateName(ValueError):
     """An object has two values of one name, of which one would be lost."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise Twice(f"two values of {next(name for name in names if names.count(name) > 1)!r}")
+        raise DuplicateName(f"two values of {next(name for name in names if names.count(name) > 1)!r}")
     return values
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object)
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -94,14 +94,14 @@ def parse_line(line: str) -> tuple[Any, str]:
         return _DECODER.decode(line), ""
     except json.JSONDecodeError as error:
         return None, f"column {error.colno}: {error.msg}"
-    except Twice as error:
+    except DuplicateName as error:
         return None, str(error)
     except RecursionError:
         return None, TOO_DEEP
 
 
 def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> Items:
-    if isinstance(record, Twice):
+    if isinstance(record, DuplicateName):
         yield origin.dropped(position, "malformed", str(record))
     elif isinstance(record, Mapping):
         try:
@@ -117,38 +117,38 @@ def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> 
 
 
 def _records(text: str, origin: Origin) -> Iterator[Any]:
-    """The records at the source's path, one by one; a `Twice` instead of one that has two values of one name.
+    """The records at the source's path, one by one; a `DuplicateName` instead of one that has two values of one name.
 
     Raises:
         JSONDecodeError: where the text breaks.
     """
-    at = _skip(text, 0)
+    at = _skip_space(text, 0)
     path = [key for key in origin.source.records.replace(".", "/").split("/") if key]
     for key in path:
-        at = _member(text, at, key, origin)
+        at = _find_member(text, at, key, origin)
     several = text[at : at + 1] == "["
-    at = _skip(text, at + 1) if several else at
+    at = _skip_space(text, at + 1) if several else at
     while not (several and text[at : at + 1] == "]"):
         try:
             record, at = _DECODER.raw_decode(text, at)
-        except Twice as error:
+        except DuplicateName as error:
             record, at = error, _PLAIN.raw_decode(text, at)[1]
         yield record
-        at = _skip(text, at)
+        at = _skip_space(text, at)
         if not several:
             break
         if text[at : at + 1] == ",":
-            at = _skip(text, at + 1)
+            at = _skip_space(text, at + 1)
             if text[at : at + 1] == "]":
                 raise json.JSONDecodeError("a comma before the end of the list", text, at)
         elif text[at : at + 1] != "]":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    at = _skip(text, at + several)
+    at = _skip_space(text, at + several)
     if not path and at < len(text):
         raise json.JSONDecodeError("Extra data", text, at)
 
 
-def _member(text: str, at: int, key: str, origin: Origin) -> int:
+def _find_member(text: str, at: int, key: str, origin: Origin) -> int:
     """Where the value of `key` begins, in the object that begins at `at`.
 
     Raises:
@@ -157,19 +157,19 @@ def _member(text: str, at: int, key: str, origin: Origin) -> int:
     """
     start, names = at, list[str]()
     if text[at : at + 1] == "{":
-        at = _skip(text, at + 1)
+        at = _skip_space(text, at + 1)
         while text[at : at + 1] == '"':
             name, at = _PLAIN.raw_decode(text, at)
-            at = _skip(text, at)
+            at = _skip_space(text, at)
             if text[at : at + 1] != ":":
                 raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
-            at = _skip(text, at + 1)
+            at = _skip_space(text, at + 1)
             if name == key:
                 return at
             names.append(name)
-            at = _skip(text, _PLAIN.raw_decode(text, at)[1])
+            at = _skip_space(text, _PLAIN.raw_decode(text, at)[1])
             if text[at : at + 1] == ",":
-                at = _skip(text, at + 1)
+                at = _skip_space(text, at + 1)
         if text[at : at + 1] != "}":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
     there = ", ".join(names) or f"a {type(_PLAIN.raw_decode(text, start)[0]).__name__}"
@@ -179,7 +179,7 @@ def _member(text: str, at: int, key: str, origin: Origin) -> int:
     )
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     """The next position from `at` on that holds no white space."""
     match = _SPACE.match(text, at)
     return match.end() if match else at
