@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
@@ -21,8 +19,8 @@ from llmops.config import Config
 from llmops.errors import AccessError
 from llmops.monitoring.sinks import LocalStore
 from llmops.registry.registry import Registry
+from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
-from serving.admission.signing import mac
 from serving.engines.base import EngineRequest
 from serving.errors import Limited
 from serving.models.inputs import Inputs
@@ -31,7 +29,6 @@ from serving.observe.audit import Audit, client_address, client_fields
 from serving.observe.metrics import Metrics
 
 COOKIE = "llmops_session"
-SESSION_S = 12 * 3600
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
 _bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
@@ -129,16 +126,15 @@ async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) ->
         raise
 
 
-def signed_in(request: Request, app: AppParts, presented: str) -> str:
-    """A cookie that says for `SESSION_S` seconds that its bearer has shown this key. It ends with the key's secret.
+def session_cookie(request: Request, app: AppParts, presented: str) -> str:
+    """A cookie that says for `signing.SESSION_S` seconds that its bearer has shown this key. It ends with its secret.
 
     Raises:
         AccessError: saying why it is not good; it is in the audit then.
     """
     key = _admit(request, app, presented, None)
     app.audit.note(request.scope, "allowed", key)
-    text = f"{key.prefix}.{int(time.time()) + SESSION_S}"
-    return f"{text}.{_signed(app, text, sha256(split(presented)[2]))}"
+    return signing.new_session(app.session_secret, key.prefix, sha256(split(presented)[2]))
 
 
 def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
@@ -148,7 +144,7 @@ def _admit(request: Request, app: AppParts, presented: str, permission: Permissi
         if presented:
             key = app.keys.known(presented)
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = _of_session(app, cookie)
+            key = _session_key(app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
@@ -206,16 +202,8 @@ def _calls(dependant: Dependant) -> list[Any]:
     return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
 
 
-def _of_session(app: AppParts, cookie: str) -> Key:
-    """The key that a session cookie stands for."""
-    text, _, signature = cookie.rpartition(".")
-    prefix, _, until = text.partition(".")
-
-    def shown(hash: str) -> bool:
-        return hmac.compare_digest(_signed(app, text, hash).encode(), signature.encode()) and int(until) > time.time()
-
-    return app.keys.proven(prefix, shown)
-
-
-def _signed(app: AppParts, text: str, hash: str) -> str:
-    return mac(app.session_secret, f"{text}.{hash}")
+def _session_key(app: AppParts, cookie: str) -> Key:
+    """The key that a session was begun with; it may be revoked or expired by now."""
+    return app.keys.proven(
+        signing.session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
+    )

@@ -7,13 +7,17 @@ import hmac
 import logging
 import os
 import secrets
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from itsdangerous import BadSignature, TimestampSigner
+
 log = logging.getLogger(__name__)
 
-_MAC = 16  #: hex digits of an id that are its signature: 64 bits, far more than can be guessed at over a network
+SESSION_S = 12 * 3600  #: how long a session lasts
+_SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, far more than can be guessed over a network
 
 
 def secret(file: Path, environ: Mapping[str, str]) -> bytes:
@@ -40,22 +44,47 @@ def secret(file: Path, environ: Mapping[str, str]) -> bytes:
         return secrets.token_bytes(32)
 
 
-def mac(secret: bytes, text: str) -> str:
-    """What this app signs a text with, in 64 hex digits."""
-    return hmac.new(secret, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+def new_session(secret: bytes, prefix: str, key_hash: str) -> str:
+    """The cookie of a session: the prefix of an API key, the time, and the signature of both.
+
+    Args:
+        secret: of this app.
+        prefix: of the key that was shown, which `session_prefix` reads.
+        key_hash: SHA-256 of the key's secret. The signature depends on it, so the session ends with that secret.
+    """
+    return _session_signer(secret, key_hash).sign(prefix).decode()
 
 
-def new_id(secret: bytes) -> str:
-    """An id for a request: 32 random hex digits and their signature."""
+def session_prefix(cookie: str) -> str:
+    """The prefix of the key that a session was begun with, as the cookie has it: not proven yet."""
+    return cookie.partition(".")[0]
+
+
+def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
+    """Whether `new_session` made this cookie with the same secret and hash, less than `SESSION_S` seconds ago."""
+    try:
+        _, begun = _session_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
+    except BadSignature:
+        return False
+    return time.time() < begun.timestamp() + SESSION_S  # `max_age` would refuse a replica whose clock is a second ahead
+
+
+def _session_signer(secret: bytes, key_hash: str) -> TimestampSigner:
+    return TimestampSigner(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
+
+
+def new_request_id(secret: bytes) -> str:
+    """An id for a request: 32 random hex digits and 16 more that sign them."""
     name = uuid.uuid4().hex
     return name + _signature(secret, name)
 
 
-def is_ours(secret: bytes, id: str) -> bool:
-    """Whether an id was made by `new_id` with this secret."""
-    name, signature = id[:-_MAC], id[-_MAC:]
+def is_request_id(secret: bytes, id: str) -> bool:
+    """Whether an id was made by `new_request_id` with this secret."""
+    name, signature = id[:-_SIGNATURE_DIGITS], id[-_SIGNATURE_DIGITS:]
     return hmac.compare_digest(_signature(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
 
 
 def _signature(secret: bytes, name: str) -> str:
-    return mac(secret, f"request {name}")[:_MAC]
+    text = f"request {name}".encode("utf-8", "surrogatepass")
+    return hmac.new(secret, text, hashlib.sha256).hexdigest()[:_SIGNATURE_DIGITS]

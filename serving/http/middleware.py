@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops.monitoring.events import timestamp
-from serving.admission.signing import new_id
+from serving.admission.signing import new_request_id
 from serving.errors import ClientLeft
 from serving.http.problems import problem_response
 from serving.observe.recorder import Recorder
@@ -58,7 +58,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         begun, moment, status, recorded, gone = time.perf_counter_ns(), timestamp(), 0, False, False
-        request_id = new_id(self._secret)
+        request_id = new_request_id(self._secret)
         event: dict[str, object] = {}
         scope.setdefault("state", {}).update(id=request_id, event=event, begun=begun)
         state = scope["state"]

@@ -10,7 +10,7 @@ from llmops.access.roles import Key
 from llmops.monitoring.events import FEEDBACK, emit
 from llmops.scans.pii import redact_all
 from serving.admission.dependencies import AppPartsDep, limited
-from serving.admission.signing import is_ours
+from serving.admission.signing import is_request_id
 from serving.answers.schemas import FeedbackRequest, FeedbackResponse, Problem
 from serving.errors import FeedbackRefused
 
@@ -28,7 +28,7 @@ def feedback(
 
     The last one about a request from one key counts. It joins the request's event by `http.request.id`.
     """
-    if not is_ours(app.session_secret, body.id):
+    if not is_request_id(app.session_secret, body.id):
         raise FeedbackRefused("This is not the id of a request that was answered here; it is in X-Request-ID.")
     given = {name: text for name in TEXTS if (text := getattr(body, name).strip())}
     cleaned = redact_all(list(given.values()), app.config.govern.entities)

@@ -10,7 +10,8 @@ from fastapi.responses import RedirectResponse
 from llmops.access.roles import Key
 from llmops.errors import AccessError, RegistryError
 from llmops.release import rollout
-from serving.admission.dependencies import COOKIE, SESSION_S, AppParts, AppPartsDep, public, require, signed_in
+from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public, require, session_cookie
+from serving.admission.signing import SESSION_S
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
 
@@ -50,7 +51,7 @@ async def signin(
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
-        cookie = signed_in(request, app, api_key)
+        cookie = session_cookie(request, app, api_key)
     except AccessError as error:
         return sign_in_page(request, 401, str(error), to)
     answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)

@@ -66,7 +66,15 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answere
 
 def test_an_invented_id_is_refused(site, client, answered):
     changed = ("0" if answered[0] != "0" else "1") + answered[1:]
-    for invented in (changed, answered[:-1], answered + "0", "", "0" * 48, "ü" * 48, signing.new_id(b"another secret")):
+    for invented in (
+        changed,
+        answered[:-1],
+        answered + "0",
+        "",
+        "0" * 48,
+        "ü" * 48,
+        signing.new_request_id(b"another secret"),
+    ):
         assert send(site, client, id=invented, rating="up").status_code == 422
     assert not site.events(FEEDBACK)
 
@@ -88,7 +96,7 @@ def test_the_secret_is_made_once_kept_to_the_owner_and_can_be_given(tmp_path):
 def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
     (tmp_path / "file").write_text("")
     secret = signing.secret(tmp_path / "file" / "serving.secret", {})
-    assert signing.is_ours(secret, signing.new_id(secret))
+    assert signing.is_request_id(secret, signing.new_request_id(secret))
 
 
 def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):
