@@ -45,7 +45,7 @@ class Limited(LlmopsError):
 
 
 class VersionNotLoaded(LlmopsError):
-    """The version that was asked for by name is not loaded here."""
+    """The side or version that was asked for by name is not loaded here."""
 
 
 class InputUnknown(LlmopsError):
@@ -75,7 +75,7 @@ class EngineDied(LlmopsError):
         super().__init__("The engine stopped before the answer was complete; it is being restarted. Send it again.")
 
 
-#: error → HTTP status and a code for programs; the first that fits counts
+#: error → HTTP status and a code for programs; the first entry that an error is an instance of counts
 STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     UnknownKey: (401, "key_unknown"),
     ExpiredKey: (401, "key_expired"),

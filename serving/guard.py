@@ -1,10 +1,10 @@
-"""The guard: what an answer may not hold, unless its prompt does, is kept back before it leaves.
+"""The guard: it keeps back what an answer may not hold, before it leaves, unless the prompt holds it too.
 
-It looks for signs that `llmops.scans.output` knows. An answer ends where one is found, with the finish reason
-`content_filter`, as in OpenAI's API; the event says which rule it was, and the canary's trial counts it.
+The rules are those of `llmops.scans.output`. An answer that breaks one ends there, with the finish reason
+`content_filter`, as in OpenAI's API; the request's event names the rule, and a canary's trial counts it.
 
-Plain words leave a stream at once. From a word on that may be, or stand before, such a thing, text is held until two
-more words have come, or more of it than such things are long.
+Plain words leave a stream at once. A word that may be part of a finding, and what comes after it, is held until two
+more words have come, or until more text is held than any finding is long.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import replace
 from llmops.scans import output, pii
 from serving.engines.base import Chat, Chunk, Prompt, Question, Text
 
-_MOST_HELD = 128  #: characters that are held at most; a storage account's key, the longest of one word, has 100
-_MOST_BEFORE = 256  #: characters before what is held that are looked at with it
+_MOST_HELD = 128  #: characters that are held at most; the longest finding of one word, a storage account's key, has 100
+_MOST_BEFORE = 256  #: characters before the held ones that the rules are given too
 _SIGN = re.compile(
     r"\d\W?\d\W?\d|[A-Za-z]\d|\d[A-Za-z]|\d\Z"  # numbers and mixtures, as long as they are no short number
     r"|[a-z][A-Z]|[A-Z]{3}\Z|\S{25}|[<@_=|{}]|://|-----|!\["
     r"|(?i:pass|pwd|key|secret|token|aws|javascript|data:)"
     r"|(?i:\b(?:rm|curl|wget|mkfs|dd|chmod|drop|truncate|delete|powershell)\b)"
-)  #: without one of these there is nothing that a rule finds
+)  #: text without any of these holds nothing that a rule finds
 _FOLLOWS = re.compile(r"\s\S+(?=\s)")
 
 
 class Guard:
-    """What is looked for in all answers.
+    """Knows what is looked for in all answers.
 
     Args:
         rules: names of personal data and secrets, or of the rules of `llmops.scans.output`.
@@ -39,11 +39,11 @@ class Guard:
         self._entities = tuple(rule for rule in rules if rule in pii.ENTITIES)
 
     def warm(self) -> None:
-        """Load what finds these: 3 s in which all else stands still, if the first answer with a number did it."""
+        """Load what finds these, before an answer needs it: that takes 3 s, in which nothing else in the app runs."""
         self.found("", "4111 1111 1111 1111, DE89370400440532013000")
 
     def watch(self, prompt: Prompt) -> AnswerWatch:
-        """Look at one answer."""
+        """What looks at one answer to this prompt while it comes."""
         return AnswerWatch(self, prompt)
 
     def found(self, prompt: str, answer: str) -> list[str]:
@@ -55,15 +55,18 @@ class Guard:
 
 
 class AnswerWatch:
-    """One answer as it comes."""
+    """Lets one answer through piece by piece, up to where it breaks a rule."""
 
     def __init__(self, guard: Guard, prompt: Prompt) -> None:
         self._guard, self._prompt = guard, _text(prompt)
         self._answer, self._released = "", 0
-        self.rules: list[str] = []  #: those that it broke
+        self.rules: list[str] = []  #: the rules that the answer broke
 
     def see(self, chunk: Chunk) -> Chunk:
-        """What of the answer may leave after its next chunk; the last if something must not."""
+        """Take the answer's next chunk; gives the chunk that may leave now, with what was held and may leave, too.
+
+        If the answer breaks a rule, this is its last chunk: it has no text and the finish reason `content_filter`.
+        """
         self._answer += chunk.text
         end, begin = len(self._answer), _word(self._answer, self._released)  # the word that is half gone counts, too
         signs = list(_SIGN.finditer(self._answer, begin))

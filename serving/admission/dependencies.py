@@ -84,10 +84,11 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
 
 
 def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
-    """`require` for a route whose requests become events: each counts against the limits of its key.
+    """As `require`, and the request counts against the limits of its key; for routes whose requests become events.
 
-    The route then calls `await reserve(request, requests)` before it gives these requests to an engine. Nothing else is
-    to be done: once the answer has ended, its event says how many tokens were used. Headers are added to every answer.
+    A route that uses an engine calls `await reserve(request, requests)` first. It need not do more: when the answer has
+    ended, the tokens that its event says were used take the place of the reserved ones, and the middleware adds the
+    headers about the limits to every answer.
     """
 
     async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
@@ -110,10 +111,14 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
 
 
 async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
-    """Set aside, of the limits of the request's key, the most tokens that some requests to an engine could use.
+    """Set aside the most tokens that some requests to an engine could use, from the limits of the caller's key.
+
+    Args:
+        request: the HTTP request, to a route with `limited`.
+        requests: all that it gives to an engine.
 
     Raises:
-        Limited: if it may not use so many now.
+        Limited: if the key may not use so many now.
     """
     await _within_limits(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
@@ -138,7 +143,17 @@ def session_cookie(request: Request, app: AppParts, presented: str) -> str:
 
 
 def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
-    """The key of a request, if it is good and has the permission; if not, that is in the audit."""
+    """The key of a request.
+
+    Args:
+        request: the HTTP request.
+        app: the parts of the app.
+        presented: the key as its bearer sent it; empty: none, so that a session may do.
+        permission: what the key must permit; None: it need not permit anything.
+
+    Raises:
+        AccessError: if the key is missing, not good, or lacks the permission; the audit has the refusal then.
+    """
     key: Key | None = None
     try:
         if presented:

@@ -2,8 +2,11 @@
 
 A request counts when it comes. Before it reaches the model, the most tokens that it could use are reserved, so that
 requests at the same time cannot together use more than the limit; afterwards the real number takes the place of the
-reservation. A request that could use more than the whole limit gets in when the window is empty: then alone can a key
+reservation. A request that could use more than the whole limit is let in when the window is empty. Only then can a key
 use more than its limit, and by no more than this one answer.
+
+`KeyLimits` are a key's two numbers; the `Limiter` counts what all keys use; a `RequestAllowance` is what one request
+takes from its key's limits, from its arrival to the end of its answer.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ MESSAGE_TOKENS = 16  #: most tokens that it adds to each message in it
 
 
 class Limiter:
-    """The windows of all keys.
+    """Knows the limits of each key, and counts what it used in the last minute.
 
     Args:
         config: the limits of keys that have none of their own, and where the windows are kept.
@@ -67,7 +70,10 @@ class Limiter:
         return await self._windows.take(key.prefix, request, tokens, limits)
 
     def settle(self, key: Key, request: str, tokens: int) -> None:
-        """Put a request's tokens right; done soon, even if whoever calls is being cancelled."""
+        """Put what a request really used in the place of its reservation.
+
+        A task of its own does it, so that it is done even if whoever calls is being cancelled.
+        """
         task = asyncio.create_task(self._windows.settle(key.prefix, request, tokens))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -79,7 +85,7 @@ class Limiter:
 
 
 class RequestAllowance:
-    """A request's share of its key's limits. Routes reach it through `dependencies.limited` and `dependencies.reserve`.
+    """What one request takes from its key's limits; used through `dependencies.limited` and `dependencies.reserve`.
 
     Args:
         limiter: the windows.
@@ -115,12 +121,13 @@ class RequestAllowance:
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:
-        """Put what the event says in the place of the reservation, once the answer has ended.
+        """When the answer has ended, put the tokens that the event says were used in the place of the reservation.
 
-        Where it says nothing, what failed here used nothing, and what its caller left stays as reserved.
+        If the event names none, a request that failed here used none. Otherwise nobody knows how many it used, be it
+        that the caller left or that time was over, and the reservation stays.
 
         Args:
-            error: why there is no answer.
+            error: why there is no answer; None: there is one.
         """
         used = self._used()
         if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _CALLER_LEFT))):
@@ -129,7 +136,7 @@ class RequestAllowance:
             self._reserved = used
 
     def headers(self) -> dict[str, str]:
-        """What the answer says of the limits, in OpenAI's words; nothing about what is not limited."""
+        """The headers that tell the caller of the limits, with OpenAI's names; none for what is not limited."""
         headers: dict[str, str] = {}
         used = self._use.tokens
         if self._answers and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._answers:

@@ -40,13 +40,13 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class WindowUse:
-    """A key's window after a request asked to be in it."""
+    """The answer to a request that asked for room in its key's window."""
 
     taken: bool  #: whether the request is in the window
-    requests: int  #: in the window
-    tokens: int  #: of these
-    wait_s: float  #: when not taken: after how long it would be
-    reset_s: float  #: after how long the window is empty
+    requests: int  #: how many are in the window now
+    tokens: int  #: how many these have together
+    wait_s: float  #: if it was not taken: the seconds after which there is room for it
+    reset_s: float  #: the seconds after which the window is empty, if nothing more comes
 
 
 class Windows(Protocol):
@@ -109,12 +109,12 @@ class OwnWindows:
 
 
 def _wait(entries: list[tuple[float, int]], requests_over: int, tokens_over: int) -> float:
-    """When enough of the oldest entries will have left that so many requests and tokens are free."""
+    """The moment at which enough of the oldest entries have left to make room for so many requests and tokens."""
     for number, (moment, tokens) in enumerate(entries, start=1):
         tokens_over -= tokens
         if number >= requests_over and tokens_over <= 0:
             return moment + WINDOW_S
-    return 0.0  # the window is empty then; more than the limit itself is never asked for
+    return 0.0  # never more than the whole limit is asked for, so the window is empty by now
 
 
 # The same in Redis, where each script runs undisturbed. A window is a sorted set (request → moment in µs) and a hash
@@ -223,9 +223,9 @@ def _names(key: str) -> list[str]:
 
 
 class SharedWindows:
-    """Windows in Redis; while it is away, each process goes on with its own.
+    """Windows in Redis; while it does not answer, each process counts by itself.
 
-    Neither everybody nor nobody is let in then: a key may use its limits once per replica.
+    So neither everybody nor nobody is let in meanwhile: a key may use its limits once in each replica.
 
     Args:
         shared: the windows in Redis.

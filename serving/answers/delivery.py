@@ -1,4 +1,4 @@
-"""An answer on its way to its caller: given up when the caller leaves or time is over, and noted in the event."""
+"""An answer on its way to its caller: it is given up when the caller leaves or time is over, and noted in the event."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from serving.models.stream import GuardedStream
 
 
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
-    """The chunks of an answer.
+    """The chunks of an answer, as its stream gives them.
 
-    Version, tokens, finish reason and time to the first chunk are in the request's event before the last is given.
+    Version, tokens, finish reason and time to the first chunk are in the request's event before the last one is given.
 
     Args:
-        request: its body must have been read.
-        stream: told to stop if it is not read to its end.
-        timeout_s: seconds from when the request came.
+        request: its body must have been read, since all that is received from now on is that the caller has left.
+        stream: of the answer; it is cancelled where it is not taken to its end.
+        timeout_s: how long the answer may take, in seconds from when the request came.
 
     Raises:
         ClientLeft: if nobody listens any more.
@@ -64,7 +64,7 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
 
 
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
-    """An answer in one piece; see `deliver`."""
+    """An answer in one piece; arguments and errors are those of `deliver`."""
     texts: list[str] = []
     async for chunk in deliver(request, stream, timeout_s):
         texts.append(chunk.text)
@@ -72,7 +72,7 @@ async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: floa
 
 
 def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
-    """Add an answer to the event; a request may have several."""
+    """Add an answer's tokens and finish reason to the event; the tokens of a request's answers add up."""
     for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
         event[f"gen_ai.usage.{name}"] = event.get(f"gen_ai.usage.{name}", 0) + count
     if chunk.finish_reason:

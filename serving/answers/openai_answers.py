@@ -35,7 +35,16 @@ async def respond(
     side: str,
     chat: bool,
 ) -> Completion | EventStream:
-    """Have everything answered that one request asks.
+    """Have all answers made that one HTTP request asks for; gives its response, whole or as a stream.
+
+    Args:
+        request: the HTTP request.
+        app: the parts of the app.
+        body: of the request.
+        requests: to the engine, one for each answer; all of them go to one version.
+        caller: the prefix of the caller's key.
+        side: the side that is asked for, if any.
+        chat: whether the answers are those of a chat, else of a completion.
 
     Raises:
         PromptRefused: if several answers are to be streamed.
@@ -54,7 +63,7 @@ async def respond(
     try:
         for engine_request in requests:
             version, stream = app.models.generate(engine_request, caller=caller, side=side)
-            side = side or version.name  # all answers come from one version
+            side = side or version.name  # the first one is drawn, the others follow it
             streams.append(stream)
         event["llmops.model.version"] = version.name
         reply = OpenAIReply(request.state.id, name, streams[0], chat, body.n or 1)
@@ -73,11 +82,11 @@ async def respond(
 
 @dataclass(slots=True)
 class OpenAIReply:
-    """One reply, and how it is written."""
+    """Writes the reply to one request in OpenAI's form."""
 
-    id: str
+    id: str  #: of the request
     name: str  #: of the model
-    stream: GuardedStream
+    stream: GuardedStream  #: the first answer's, which knows the version
     chat: bool
     n: int = 1  #: answers to each prompt
     with_usage: bool = False  #: whether a stream ends with its usage
@@ -85,14 +94,14 @@ class OpenAIReply:
     _begun: bool = False
 
     def whole(self, answers: list[Answer]) -> Completion:
-        """The reply that is not streamed."""
+        """The reply in one piece."""
         choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
         usage = _usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
         return Completion(object=kind, choices=choices, usage=usage, **self._head())
 
     def render(self, chunk: Chunk) -> str:
-        """A chunk as events; the last one with what ends the stream."""
+        """A chunk as server-sent events; after the last one follow the usage, if it is asked for, and `[DONE]`."""
         delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
         if self.chat and not self._begun:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
@@ -121,6 +130,6 @@ class OpenAIReply:
 
 
 def _usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
-    """As OpenAI counts: a prompt once, however many answers it gets."""
+    """The tokens as OpenAI counts them: those of a prompt once, though it gets `n` answers, which follow each other."""
     prompt, completion = sum(a.input_tokens for a in answers[::n]), sum(a.output_tokens for a in answers)
     return OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

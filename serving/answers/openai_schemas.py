@@ -1,7 +1,7 @@
 """What goes over the wire below `/v1`, as OpenAI's clients send and expect it.
 
-A parameter that would change the answer and that we do not follow is refused unless it has its neutral value; those
-that change nothing are taken.
+A parameter that would change the answer and is not supported is refused, unless it has a value that asks for nothing.
+Parameters that do not change the answer are taken and left aside.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from serving.engines.base import FinishReason
 
 MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
 
-#: parameter → values that mean "leave it"
+#: parameter that is not supported → its values that ask for nothing
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),

@@ -15,7 +15,13 @@ LEAST_TEMPERATURE = 1e-4
 
 
 def engine_request(prompt: Prompt, max_new_tokens: int, sampling: Sampling, limits: Serving) -> EngineRequest:
-    """A request to an engine; greedy unless the caller asks for a temperature.
+    """The request to an engine for one answer.
+
+    Args:
+        prompt: what is to be answered.
+        max_new_tokens: longest answer.
+        sampling: what the caller sent; without a temperature the answer is greedy.
+        limits: of the configuration.
 
     Raises:
         PromptRefused: if the prompt is empty or too long, or more tokens are asked for than are given.
@@ -41,7 +47,7 @@ def copies(request: EngineRequest, n: int) -> list[EngineRequest]:
 
 
 def _measured(prompt: Prompt) -> list[tuple[str, Sequence[object], str]]:
-    """What of a prompt is measured, and in what; first the part that may not be empty."""
+    """The parts of a prompt whose length is limited: name, content, unit. The first one must not be empty."""
     match prompt:
         case Question():
             return [("prompt", prompt.text, "characters"), ("context", prompt.context, "characters")]

@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The bodies of requests and answers outside of `/v1`, and what both APIs share."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text that the model goes on with, as it stands."""
+    """Text, taken as it stands, that the model continues."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """Token ids of a whole prompt, as the feature store keeps them."""
+    """A whole prompt as token ids, as the feature store keeps it; they are those of one version's tokenizer."""
 
     ids: tuple[int, ...]
 
@@ -56,7 +56,7 @@ Prompt = Question | Chat | Text | TokenIds
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What one request wants."""
+    """What an engine is to answer: one prompt, and how the answer is chosen and where it ends."""
 
     prompt: Prompt
     max_new_tokens: int
@@ -78,7 +78,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, whole."""
+    """A complete answer."""
 
     text: str
     input_tokens: int

@@ -14,7 +14,7 @@ from serving.errors import PromptTooLong
 
 @dataclass(slots=True, eq=False)
 class EchoRow(Row):
-    """A request, its words, and how many were said."""
+    """A request with its words, and how many of them were answered."""
 
     words: list[str]
     stops: Stops

@@ -45,9 +45,10 @@ R = TypeVar("R", bound=Row)
 
 
 class SteppingEngine(ABC, Generic[R]):
-    """An engine that answers in one background thread, where all methods with an underscore run too.
+    """An engine that answers in one background thread.
 
-    An exception in `_step` ends the engine: what a model is worth after one nobody knows.
+    `_load`, `_begin`, `_step`, `_leave` and `_unload`, which an engine fills in, run in that thread. An exception in
+    `_step` ends the engine, since nobody knows what state it leaves the model in.
 
     Args:
         max_queue: requests that may wait while the batch is full.
@@ -140,7 +141,11 @@ class SteppingEngine(ABC, Generic[R]):
             self._unload()
 
     def _join(self) -> bool:
-        """Let in who waits while there is room; with nothing to do, wait. False when the engine is closed and done."""
+        """Let waiting requests into the batch while it has room; with nothing to do, wait for one.
+
+        Returns:
+            False when the engine is closed and has answered all that it accepted.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._rows or self._closed or self._error)
             if self._error:
@@ -163,7 +168,7 @@ class SteppingEngine(ABC, Generic[R]):
         return self._max_batch - len(self._rows)
 
     def _sweep(self) -> None:
-        """Take out the rows that are done or that nobody listens to."""
+        """Take the rows out of the batch that are done or whose reader has left."""
         leaving = [row for row in self._rows if row.done or row.job.cancelled]
         for row in leaving:
             self._leave(row)

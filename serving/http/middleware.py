@@ -1,4 +1,4 @@
-"""Around every request: an id, limits on its body, security headers, and an event if it asks a model."""
+"""What every request gets: an id, a limit on its body, security headers, and an event if it asks a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving.observe.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
-#: paths whose requests become events, and what OpenTelemetry calls what they do
+#: path whose requests become events → OpenTelemetry's name for what it does
 RECORDED_PATHS = {
     "/generate": "text_completion",
     "/v1/chat/completions": "chat",
@@ -36,13 +36,14 @@ CountRequest = Callable[[Mapping[str, object]], None]
 
 
 class RequestMiddleware:
-    """The middleware. A recorded request's event is in the spool before its answer's last byte leaves.
+    """Wraps the app. The event of a request is in the spool before the last byte of its answer leaves.
 
     Args:
         app: what answers.
         folder: where events are kept.
         max_body: most bytes of a body.
-        timeout_s: longest that a body may take to come, and a piece of an answer to be taken, in seconds.
+        timeout_s: longest that a body may take to come, and that a client may take to accept a piece of the answer, in
+            seconds.
         secret: what ids are signed with.
         count: gets the fields of each request that asks a model, answered or not.
     """
@@ -123,9 +124,10 @@ class RequestMiddleware:
 
 
 def _limited_body(receive: Receive, most: int, timeout_s: float) -> Receive:
-    """`receive`, refusing a body of more than `most` bytes as soon as they have come, before anything reads on.
+    """A `receive` that refuses a body of more than `most` bytes as soon as these have come, whatever follows.
 
-    One that has not come after `timeout_s` is refused too: it would hold a connection, and the end of the app, forever.
+    It also refuses a body that is not complete after `timeout_s` seconds, which would hold its connection, and with it
+    the end of the app, forever.
     """
     came, whole, end = 0, False, asyncio.get_running_loop().time() + timeout_s
 

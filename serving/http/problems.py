@@ -33,7 +33,7 @@ MOST_DETAIL = 1000  #: characters
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
-    """The answer that tells a caller of an error, and its code for the request's event."""
+    """The response that tells a caller of an error; notes the error's code in the request's event."""
     status, body, headers = describe_problem(request, error)
     if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         why = "" if isinstance(error, MissingKey) else str(error)
@@ -42,7 +42,7 @@ async def problem_response(request: Request, error: Exception) -> Response:
 
 
 def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers that tell a caller of an error; notes its code for the request's event.
+    """Status, body and headers that tell a caller of an error; notes the error's code in the request's event.
 
     Below `/v1` the body is as OpenAI's clients expect it, elsewhere a `Problem`.
     """
@@ -102,7 +102,7 @@ _WORDS = {
     "not_done": "is not supported; leave it out",
     "value_error": "{error}",
 }
-#: parts of a place that name one of several types which a value may have, and nothing that was sent
+#: pydantic's names for the types that a value may have; it puts them into a place, though nobody sent them
 _TYPE = re.compile(r"(function-\w+|list|nullable)\[.*\]|str|TextPart", re.DOTALL)
 
 

@@ -23,10 +23,10 @@ _DOWN = "The online feature store does not answer; send the prompt, or try later
 
 
 def open_features(version: Version, model: str) -> OnlineTokens:
-    """The online store of a version, by the feature service of its own.
+    """The online store of a version, opened with the version's own feature service.
 
     Raises:
-        ArtifactError: if it has none.
+        ArtifactError: if the version has no feature store.
     """
     folder = version.path / "features"
     if not folder.is_dir():  # told without importing Feast
@@ -38,7 +38,8 @@ def open_features(version: Version, model: str) -> OnlineTokens:
 
 
 class Inputs:
-    """Reads the online store in a thread of its own: a read takes milliseconds, the first opening seconds; both block.
+    """Reads prompts from the online store, in a thread of its own: a read blocks for milliseconds, the first one for
+    seconds.
 
     Args:
         model: name of the model in the registry.
@@ -51,7 +52,7 @@ class Inputs:
     ) -> None:
         self._model, self._open, self._patience_s = model, open, patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inputs")
-        self._stores: dict[str, OnlineTokens] = {}  # by version: a champion and a canary, or what was before
+        self._stores: dict[str, OnlineTokens] = {}  # by version, the two opened last: champion and canary, say
 
     def warm(self, registry: Registry) -> None:
         """Begin to open the champion's store, if it has one, while the model is being loaded.

@@ -42,12 +42,12 @@ class Failure:
     again_at: float
 
 
-#: told of every load: version, seconds, the error (None: it went well)
+#: called after every load with the version, the seconds that it took, and the error; None: it went well
 ReportLoad = Callable[[Version, float, Exception | None], Awaitable[None]]
 
 
 class Loader:
-    """Keeps one version loaded, the one it was told last.
+    """Keeps one version loaded, the one that `keep_loaded` was given last.
 
     All methods run in the event loop's thread; loading and closing block, so they happen in others.
 
@@ -68,9 +68,13 @@ class Loader:
         self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
 
     def keep_loaded(self, version: Version | None) -> None:
-        """Make sure that `version` is, or is becoming, what is loaded; to be called again and again.
+        """Want this version from now on; to be called at every poll.
 
-        What answered before goes on until then, and then answers what it has accepted. With None it goes now.
+        Begins to load it if need be, and again if that failed or its engine died. What is loaded now answers until the
+        new one is warm; then its engine answers what it has accepted and is closed.
+
+        Args:
+            version: None: want nothing, and close what is loaded at once.
         """
         wanted = version.name if version else ""
         if wanted != self._wanted:
@@ -93,7 +97,7 @@ class Loader:
         self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
 
     def hand_over(self) -> Loaded | None:
-        """Hand over what is loaded, without closing it."""
+        """Give up what is loaded without closing its engine; another loader takes it over."""
         given, self.current, self._wanted = self.current, None, ""
         return given
 
@@ -156,7 +160,10 @@ class Loader:
         return engine
 
     def _fail(self, version: Version, error: Exception) -> None:
-        """The first restart of an engine that died is at once, all else waits, each time twice as long."""
+        """Note a failure and when it is tried again: each time after a pause twice as long, 5 s to 10 minutes.
+
+        Only the first restart of an engine that died does not wait for that; see `keep_loaded`.
+        """
         self._tries += 1
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._tries - 1))
         self.failure = Failure(version.name, error, time.monotonic() + pause_s)

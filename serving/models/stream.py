@@ -1,4 +1,4 @@
-"""The stream of an engine on its way through the guard: how it went is counted, and another engine may take over."""
+"""An engine's stream, guarded and counted; where a canary's engine fails at once, the champion's takes its place."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from serving.guard import AnswerWatch
 
 
 class GuardedStream(Stream):
-    """The stream of an engine, which tells how it went, and may go on with another one that was not begun.
+    """Passes on the chunks of an engine's stream as far as the guard lets them through, and says how it went.
+
+    If the engine fails before its first chunk, the stream of another engine takes its place.
 
     Args:
-        version: whose engine it is.
-        stream: that engine's.
-        count: told once, at the end, of seconds and last chunk, or that it was the engine's fault.
-        watch: lets through what may leave.
-        spare: gives version, stream and `count` of another engine, for when this one fails before its first chunk.
+        version: the version that answers.
+        stream: of its engine.
+        count: called once, when the answer has ended or the engine failed: with the seconds that it took and the last
+            chunk; None instead of the chunk: it failed. Not called for errors of the caller's.
+        watch: the guard's, over this answer.
+        spare: gives the same request to another engine; None: nobody stands in.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class GuardedStream(Stream):
 
     @property
     def version(self) -> Version:
-        """The version that answers; it is final once the first chunk is there."""
+        """The version that answers; it does not change any more once the first chunk is there."""
         return self._version
 
     @property
@@ -79,7 +82,7 @@ class GuardedStream(Stream):
 
 
 def at_fault(error: Exception) -> bool:
-    """Whether an error is ours and not the caller's, by its HTTP status."""
+    """Whether an error is the server's fault and not the caller's: its HTTP status is 500 or more."""
     if not isinstance(error, LlmopsError):
         return True
     return next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind)) >= 500

@@ -10,7 +10,11 @@ from llmops.release.canary import Figures, Verdict, bound, compare, looks
 
 
 def answered_by_canary(caller: str, canary: Canary) -> bool:
-    """Whether the canary answers this caller: always the same for a version, and a larger share keeps who was drawn."""
+    """Whether the canary answers this caller, while no side is asked for.
+
+    It is drawn from the key's prefix and the version: it stays the same for a caller as long as the version does, and a
+    larger share adds callers and takes none away.
+    """
     digest = hashlib.sha256(f"{caller}:{canary.version}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < canary.share * 2**64
 
@@ -19,8 +23,8 @@ class CanaryTrial:
     """Counts how both sides answer, and looks now and then whether the canary is worse.
 
     Args:
-        canary: the trial in the registry.
-        before: what the champion did before.
+        canary: the registry's entry of the trial.
+        before: how the champion answered before the trial.
     """
 
     def __init__(self, canary: Canary, before: Figures) -> None:
@@ -31,7 +35,7 @@ class CanaryTrial:
         self._last_look = 0
 
     def look_if_due(self) -> bool:
-        """Look, if it is time to; True if the canary has just been found worse."""
+        """Compare the two sides if another look is due after so many requests; True if the canary turns out worse."""
         look = looks(self.canary.requests)
         if self.why or look <= self._last_look:
             return False
@@ -42,7 +46,7 @@ class CanaryTrial:
         return bool(verdict.worse)
 
     def numbers(self) -> dict[str, Any]:
-        """The look that found it worse; without one, what was counted."""
+        """The figures of the look that found the canary worse; if none did, what was counted so far."""
         if self._verdict:
             return self._verdict.numbers()
         return {"canary": self.canary.summary(), "champion": self.champion.summary()}

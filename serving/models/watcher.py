@@ -1,9 +1,9 @@
 """The models that answer, and the watcher that follows the registry's aliases.
 
-A new champion is loaded and warmed up beside the old one; then one assignment makes it the current one, and the old
-engine answers what it had accepted and goes. A version that cannot be loaded changes nothing but the status. A canary
-is loaded beside the champion, answers its share of the callers, and is pulled as soon as it is worse; one that is
-promoted is not loaded again.
+A new champion is loaded and warmed up beside the old one; then one assignment makes it the one that answers, and the
+old engine answers what it had accepted and is closed. A version that cannot be loaded changes nothing but the status
+that `/readyz` tells. A canary is loaded beside the champion, answers its share of the callers, and is pulled as soon as
+it is found worse; one that is promoted is not loaded again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,17 @@ LOADS = "llmops.serving.model"  #: dataset of the events about versions being lo
 
 
 class Models:
-    """Keeps champion and canary loaded. All methods run in the event loop's thread; blocking work goes to others."""
+    """Keeps champion and canary loaded, and hands requests to their engines.
+
+    All methods run in the event loop's thread; work that blocks is done in others.
+
+    Args:
+        registry: its aliases are followed.
+        engine_for: makes the engine of a version, not loaded yet.
+        poll_s: seconds between two readings of the aliases.
+        events: the events folder, for events about loads and canaries.
+        guard: looks at all answers.
+    """
 
     def __init__(
         self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path, guard: Guard
@@ -44,11 +54,11 @@ class Models:
         self._champion, self._canary = Loader(engine_for, self._report_load), Loader(engine_for, self._report_load)
         self._trial: CanaryTrial | None = None
         self._before = Figures()  # what the champion has done outside of trials
-        self._before_of = ""  # the champion that `_before` is of
+        self._before_of = ""  # name of the version that `_before` is about
         self._replica = f"{socket.gethostname()}-{os.getpid()}"
-        self._counts_written = 0
+        self._counts_written = 0  # how many requests the counts had that are in the registry
         self._registry_error: Exception | None = None
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # ends the pause between two readings of the aliases
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -67,15 +77,15 @@ class Models:
         return tuple(one for one in (self.champion, self.canary) if one)
 
     def choose(self, caller: str, side: str = "") -> Loaded:
-        """What answers this caller now.
+        """The version that answers this caller now, with its engine.
 
         Args:
             caller: the prefix of the caller's key.
-            side: `champion`, `canary` or the name of a loaded version, if the caller wants that one.
+            side: the side that the caller asks for; empty: none, and the caller is drawn to one.
 
         Raises:
-            NotReady: if there is none, with the reason.
-            VersionNotLoaded: if that side is not there.
+            NotReady: if no champion is loaded, with the reason.
+            VersionNotLoaded: if the side that is asked for is not there.
         """
         champion, canary = self.champion, self.canary
         if champion is None:
@@ -90,11 +100,18 @@ class Models:
         raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
 
     def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
-        """Hand a request to the engine that `choose` names.
+        """Hand a request to the engine of the version that `choose` gives; returns version and stream of the answer.
 
-        A caller who has not asked for the canary does not suffer from it: what its engine has no room for, or fails at
-        before it has said anything, the champion answers; the stream's version then says so. What is asked for one side
-        is no fair sample, so it does not count in a trial.
+        A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails before
+        its first chunk, the champion answers instead, and the stream's version says so. Only a prompt of token ids is
+        not handed on, since they are those of one version's tokenizer.
+
+        A request that asks for a side does not count in a trial: who asks for one is no fair sample of the callers.
+
+        Args:
+            request: what the engine is to answer.
+            caller: see `choose`.
+            side: see `choose`.
 
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
@@ -106,7 +123,6 @@ class Models:
             return chosen.version, self._guarded(chosen, request, counted=not side)
         spare = partial(self._guarded, self.champion or chosen, request, counted=True)
         try:
-            # token ids are those of one version's tokenizer, so another must not be asked with them
             stream = self._guarded(chosen, request, True, None if isinstance(request.prompt, TokenIds) else spare)
         except (QueueFull, EngineDied):
             if isinstance(request.prompt, TokenIds):
@@ -115,9 +131,9 @@ class Models:
         return stream.version, stream
 
     def reason(self) -> str:
-        """Why there is no model, or that something is wrong with a newer one; empty if all is well.
+        """Why no model answers, or what is wrong with a newer version; empty if all is well.
 
-        Anybody may read it, so it leaves out what an error said: that is `cause`.
+        Anybody may read it, so it leaves out the words of an error, which `cause` has.
         """
         champion, failure = self.champion, self._champion.failure
         if self._registry_error:
@@ -131,7 +147,7 @@ class Models:
         return "" if champion else "There is no champion in the registry yet; the pipeline releases one."
 
     def cause(self) -> str:
-        """`reason` with what the error said, for those who may see paths."""
+        """`reason` and the words of the error, for those who may see paths of this machine."""
         failure = self._champion.failure
         error = self._registry_error or (failure.error if failure else None)
         return f"{self.reason()} {error}" if error else self.reason()
@@ -162,10 +178,11 @@ class Models:
                 await asyncio.wait_for(self._wake.wait(), self._poll_s)
 
     async def _follow_aliases(self) -> None:
+        """Read the aliases once and act on them: load what they name; begin, write down or end a canary's trial."""
         champion, canary, trial = await asyncio.to_thread(self._registry.served)
         tried = self._canary.current
         if champion and tried and tried.alive and tried.version.name == champion.name:
-            self._champion.take_over(self._canary.hand_over() or tried)
+            self._champion.take_over(self._canary.hand_over() or tried)  # the canary was promoted
         if champion:  # what answers is never taken away for nothing
             self._champion.keep_loaded(champion)
         if self.champion and self.champion.version.name != self._before_of:
@@ -191,7 +208,7 @@ class Models:
         return bool(version and loader.current and loader.current.version.name == version.name)
 
     async def _write_counts(self, trial: CanaryTrial) -> None:
-        """Write down what was counted, for whoever decides over all replicas."""
+        """Write down what this replica counted; the counts of all replicas together decide a trial at its end."""
         counted = trial.canary.requests + trial.champion.requests
         if counted != self._counts_written:
             figures = Figures() + trial.canary, Figures() + trial.champion  # copies, since a thread writes them
@@ -207,6 +224,7 @@ class Models:
     def _guarded(
         self, chosen: Loaded, request: EngineRequest, counted: bool, spare: Callable[[], GuardedStream] | None = None
     ) -> GuardedStream:
+        """Hand a request to an engine; gives its stream, guarded, and counted in the trial if it is to be."""
         if not chosen.alive:
             raise EngineDied
         stream = chosen.engine.generate(request)
@@ -214,7 +232,7 @@ class Models:
         return GuardedStream(chosen.version, stream, count, self._guard.watch(request.prompt), spare)
 
     def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
-        """Count a request that has ended: with its last chunk, or failed."""
+        """Count a request that has ended, with its last chunk; None: its engine failed."""
         trial, is_champion = self._trial, chosen is self.champion
         if not is_champion and (trial is None or chosen is not self._canary.current):
             return  # an engine that is on its way out
@@ -244,4 +262,4 @@ class Models:
 
 
 def _count_nothing(seconds: float, last: Chunk | None) -> None:
-    """What a caller has asked for by name counts for nothing."""
+    """Stands for `_count` where a side was asked for, which does not count in a trial."""

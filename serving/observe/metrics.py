@@ -26,7 +26,7 @@ class Metrics:
     """The figures of one app.
 
     Args:
-        models: whose engines are looked at whenever somebody asks.
+        models: the state of their engines is read whenever the figures are.
     """
 
     def __init__(self, models: Models) -> None:

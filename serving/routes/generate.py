@@ -75,10 +75,15 @@ def _max_new_tokens(body: GenerateRequest, limits: Serving) -> int:
 
 
 async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
+    """The question that was sent, or the stored prompt of its `input_id`.
+
+    Token ids are those of one version's tokenizer, so they are read again if another version answers this caller by the
+    time they are there.
+    """
     while body.input_id is not None:
         version = app.models.choose(key.prefix, side).version
         tokens = await app.inputs.read(version, body.input_id)
-        if app.models.choose(key.prefix, side).version.name == version.name:  # ids are those of its tokenizer
+        if app.models.choose(key.prefix, side).version.name == version.name:
             return tokens
     if body.prompt is None:
         raise PromptRefused("Give a prompt, or the input_id of an example.")

@@ -83,10 +83,10 @@ def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
 
 
 def wanted_side(app: AppParts, model: str, side: str) -> str:
-    """The side that a request wants: that of its header, or the version that its model names.
+    """The side that a request asks for: the version after the colon of its `model` (`name:v3`), else its header's.
 
     Raises:
-        VersionNotLoaded: if it names another model.
+        VersionNotLoaded: if `model` is not the name of the model that is served here.
     """
     name, colon, version = model.partition(":")
     if name != app.config.release.name or (colon and not version):
