@@ -1,4 +1,4 @@
-"""The short cuts of the rules change no outcome."""
+"""The short cuts of the rules change no outcome, and the funnel counts every rule."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmops.config import Clean
 from llmops.data.clean import rules
+from llmops.data.clean.funnel import ORDER
 
 # What tidying looks at, and a letter to put it between.
 PIECES = st.sampled_from([*' \n\t\ra1.B\x00\x7f"&', "amp;", "&lt;", "é", "“", "Ã©", "\u00a0", "\u200d", "\u2028"])
@@ -33,3 +34,7 @@ def test_repetition_is_found_wherever_the_words_repeat(few: int, length: int, la
     hit = found is not None and found < rules.MIN_DISTINCT_WORDS
     assert hit == (20 <= length <= 1000 and share < rules.MIN_DISTINCT_WORDS)
     assert found in (None, share)
+
+
+def test_the_funnel_counts_every_rule_in_its_place() -> None:
+    assert (*(name for name, _ in rules.RULES), "duplicate", "near_duplicate") == ORDER
