@@ -5,13 +5,15 @@
 PYTHONS := python3.13 python3.12 python3.11
 FOUND = $(eval FOUND := $(shell for name in $(PYTHONS); do \
   $$name llmops/doctor.py python 2>/dev/null | grep -q ^ok && echo $$name; done))$(FOUND)
-PYTHON ?= $(firstword $(FOUND))
+ifeq ($(strip $(PYTHON)),)
+override PYTHON = $(firstword $(FOUND))
+endif
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 NEED := python java disk
 # The Python that the commands run on: the environment's own, as long as that need not be made anew.
-CURRENT := $(shell [ $(INSTALLED) -nt constraints.txt ] && [ $(INSTALLED) -nt pyproject.toml ] && echo yes)
+CURRENT := $(shell [ -x $(RUN) ] && [ $(INSTALLED) -nt constraints.txt ] && [ $(INSTALLED) -nt pyproject.toml ] && echo yes)
 USED = $(if $(CURRENT),$(RUN),$(PYTHON))
 
 # `make test-other`: of the Pythons found, the one furthest from the environment's, and what is tested on it.
@@ -22,10 +24,12 @@ PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/t
   tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight python setup demo pipeline test test-other test-part bench stop clean
+.PHONY: help preflight python setup demo pipeline test test-other test-part bench stop clean FORCE
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+FORCE: # makes the environment anew where its Python is gone, though the mark is there
 
 preflight: $(if $(CURRENT),,python) # what is missing on this machine is named before any work starts
 	@$(USED) llmops/doctor.py $(NEED)
@@ -39,7 +43,7 @@ python: # the one to make the environment with; if there is none, what was tried
 
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
 
-$(INSTALLED): constraints.txt pyproject.toml | preflight
+$(INSTALLED): constraints.txt pyproject.toml $(if $(CURRENT),,FORCE) | preflight
 	@echo "[1/5] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "[2/5] updating pip"

