@@ -166,7 +166,7 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
     if parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
         raise SourceError(
             f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
-            "the run's record; put it into an environment variable and write ${VAR} there."
+            "the run's record; put it into an environment variable and write ${VAR} in its place."
         )
     url, secrets = expand(location, environ)
     address = Address(location, url, None, secrets)

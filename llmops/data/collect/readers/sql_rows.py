@@ -147,7 +147,7 @@ def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     if plain is not None and (plain.password or any(v and _SECRET_KEY.search(k) for k, v in plain.query.items())):
         raise SourceError(
             f"Source {name}: its location holds a password, which would be stored in the run's record; put it into an "
-            "environment variable and write ${VAR} there."
+            "environment variable and write ${VAR} in its place."
         )
     if url.drivername in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
