@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from llmops.data.text.repetition import MAX_DUPLICATE_LINES, duplicate_line_share
+from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, duplicate_line_share
 
 Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from llmops.config import Clean
 from llmops.data.clean.repair import repair
-from llmops.data.text.repetition import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
+from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
 
 
 class RuleResult(NamedTuple):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from llmops.errors import TrainingError
 
 COMPLETE = "complete"  #: marker file, written last into a checkpoint: without it the checkpoint is not used
+KEPT = 2  #: newest checkpoints that stay: one that is being written when a kill comes leaves the one before
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
 from llmops.model.base.packing import answer_loss, mean_loss, pack
-from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint, remove_incomplete, writing
+from llmops.model.training.checkpoints import COMPLETE, KEPT, newest_checkpoint, remove_incomplete, writing
 from llmops.model.training.hardware import activation_bytes, choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress, tensorboard
@@ -121,7 +121,7 @@ def _arguments(
         data_seed=config.seed,
         save_strategy="no" if max_steps else "steps",
         save_steps=config.checkpoint_steps,
-        save_total_limit=2,
+        save_total_limit=KEPT,
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate and config.validate_steps else "no",

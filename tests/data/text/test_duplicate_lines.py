@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.clean.rules import _duplicate_lines
-from llmops.data.text.repetition import MIN_LINES, duplicate_line_share
+from llmops.data.text.duplicate_lines import MIN_LINES, duplicate_line_share
 
 
 @pytest.mark.parametrize(
