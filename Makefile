@@ -67,7 +67,7 @@ pipeline: NEED := python java disk memory ports
 pipeline: preflight $(INSTALLED) ## run the pipeline once in Airflow and stop Airflow again
 	@$(RUN) examples/support_bot/demo.py --pipeline-only
 
-test: $(INSTALLED) ## all checks: ruff, mypy and the tests
+test: $(INSTALLED) ## all checks: ruff, mypy, lint-imports and the tests
 	@$(RUN) llmops/doctor.py python
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .

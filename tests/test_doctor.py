@@ -41,7 +41,7 @@ def only(checks: list[Check]) -> Check:
 
 def python(monkeypatch: pytest.MonkeyPatch, *version: int, inside: bool = False, ensurepip: bool = True) -> Check:
     """What the doctor says when this version runs it, inside an environment or not."""
-    prefix = "/work/.venv" if inside else "/usr"
+    prefix = "/srv/project/.venv" if inside else "/usr"
     spec = ModuleSpec("ensurepip", None) if ensurepip else None
     found = SimpleNamespace(
         version_info=(*version, "final", 0), executable=f"{prefix}/bin/python3", prefix=prefix, base_prefix="/usr"
