@@ -19,6 +19,8 @@ USED = $(if $(CURRENT),$(RUN),$(PYTHON))
 # `make test-other`: of the Pythons found, the one furthest from the environment's, and what is tested on it.
 MAIN = python$(shell $(USED) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 OTHER ?= $(firstword $(filter-out $(MAIN),$(firstword $(FOUND)) $(lastword $(FOUND))))
+# The tests run in as many processes as there are cores, but at most four: each may take some 2 GB.
+PYTEST := -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
 PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/test_records.py tests/access \
   tests/registry tests/release tests/govern tests/scans tests/features tests/dags tests/data/clean \
   tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
@@ -73,7 +75,7 @@ test: $(INSTALLED) ## all checks: ruff, mypy, lint-imports and the tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
-	$(RUN) -m pytest
+	$(RUN) $(PYTEST)
 
 test-other: ## a part of the tests on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"
@@ -82,7 +84,7 @@ test-other: ## a part of the tests on another Python, if there is one, in an env
 
 test-part: $(INSTALLED) # what `make test-other` runs there
 	@$(RUN) llmops/doctor.py python
-	$(RUN) -m pytest $(PART)
+	$(RUN) $(PYTEST) $(PART)
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py

@@ -2,13 +2,16 @@
 
 Seeded documents of about 367 characters with planted exact duplicates, near duplicates (one to three words changed),
 lookalikes (half of the words shared, which are no duplicates) and dirt. Every arm runs in a process of its own on one
-file; `cold` is its first pass, JVM or worker start included, `warm` the median of the passes after it.
+file; `cold` is its first pass, JVM or worker start included, `warm` the median of the passes after it. `peak MiB` is
+the memory of a process and all its children, the JVM too, at its most; what they share counts for each of them.
 
     ours, exact / ours, near   llmops.data.clean.stage, with the reasons of every dropped document
     (a) Spark recipe           lower + regexp_replace + dropDuplicates + write
     (b) DuckDB                 tidying as far as SQL has it, exact duplicates with reasons: the limit of a machine
     (c) datatrove              MinHash signature, buckets, cluster and filter; no tidying, no exact duplicates
     (d) rensa                  MinHash and LSH in one process, read from memory, nothing written: the limit of MinHash
+    path: …                    CSV files of questions and answers to examples by `run_stage`: collect, clean, annotate,
+                               each in a process of its own as Airflow has them; documents/s of those that came in
 
     python benchmarks/data.py [--quick] [--json]
 """
@@ -25,12 +28,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
-from documents import documents
+from documents import answers, documents
 from peers import Peer, attempted, in_process
 from report import Cell, divided, finish, parser
 
@@ -38,6 +42,8 @@ DATATROVE = Peer(
     "datatrove", ("datatrove[io,processing,multilingual]==0.10.1", "psutil>=7.0", "pyarrow>=20", "spacy>=3.8")
 )
 EXACT, NEAR, SPARK, DUCKDB = "ours, exact", "ours, near", "(a) Spark recipe", "(b) DuckDB"
+PATH, STAGES = "path", ("collect", "clean", "annotate")
+LIMIT_MIB = 3 * 1024  #: that the whole path is to stay under, whatever it reads
 THEIR_MINHASH, RENSA = "(c) datatrove", "(d) rensa"
 
 
@@ -53,7 +59,8 @@ def main() -> None:
     """Run all arms and print the tables."""
     told = options()
     if told.arm:
-        print(json.dumps(ARMS[told.arm](told.folder)))
+        work = ARMS.get(told.arm) or partial(path, stage=told.arm.removeprefix(f"{PATH}: "))
+        print(json.dumps(work(told.folder)))
         return
     count, passes = (40_000, 2) if told.quick else (200_000, 4)
     sizes = (10_000, 40_000, 160_000) if told.quick else (20_000, 200_000, 1_000_000)
@@ -66,6 +73,8 @@ def main() -> None:
         for arm in ARMS:
             with attempted(arm, failed):
                 arms[arm] = figures(arm, folder, count, truth)
+        with attempted(PATH, failed):
+            arms |= path_figures(folder / "path", 100_000 if told.quick else 1_000_000)
         for size in sizes:
             truth = documents(grown := folder / str(size), size)
             (grown / "passes").write_text("2")
@@ -86,7 +95,10 @@ def main() -> None:
         (small, "warm docs/s"),
         (large, "warm docs/s"),
     )
-    finish(told, arms, divided(arms, claims), failed, ("polars", "pyspark", "rensa", "duckdb"), [DATATROVE])
+    ratios = divided(arms, claims)
+    if whole := arms.get(f"{PATH}: all"):
+        ratios[f"peak memory of the path over {LIMIT_MIB // 1024} GiB"] = whole["peak MiB"] / LIMIT_MIB
+    finish(told, arms, ratios, failed, ("polars", "pyspark", "rensa", "duckdb"), [DATATROVE])
 
 
 def growth(size: int) -> str:
@@ -115,6 +127,21 @@ def figures(arm: str, folder: Path, count: int, truth: dict[str, list[list[str]]
         out["recall"] = found / sum(len(ids) - 1 for ids in truth["near"])
         out["precision"] = right / len(gone)
     return out
+
+
+def path_figures(folder: Path, count: int) -> dict[str, dict[str, float]]:
+    """From CSV files to examples in a process of its own: each stage, and all of them."""
+    answers(folder / "sources", count)
+    print(f"  {PATH}: {count:,} documents …", file=sys.stderr, flush=True)
+    found: dict[str, dict[str, float]] = {}
+    seconds, most = 0.0, 0
+    for stage in STAGES:
+        peak = Peak()
+        took = in_process(__file__, "--arm", f"{PATH}: {stage}", "--folder", folder, watch=peak.watch)
+        found[f"{PATH}: {stage}"] = {"cold docs/s": count / took, "peak MiB": peak.bytes / 2**20}
+        seconds, most = seconds + took, max(most, peak.bytes)
+    shutil.rmtree(folder)
+    return found | {f"{PATH}: all": {"cold docs/s": count / seconds, "peak MiB": most / 2**20}}
 
 
 class Peak:
@@ -173,15 +200,29 @@ def ours(folder: Path, near: float) -> dict[str, Any]:
     return result
 
 
+def path(folder: Path, stage: str) -> float:
+    """One stage; seconds."""
+    started = time.perf_counter()
+    from llmops import config, pipeline
+
+    fields = {"question": "question", "answer": "answer"}
+    source = {"name": "faq", "kind": "csv", "location": "faq-*.csv", "fields": fields}
+    collect = {"root": str(folder / "sources"), "sources": [source]}
+    loaded = config.load(overrides={"home": str(folder / "home"), "collect": collect}, environ={})
+    pipeline.run_stage(stage, loaded, "2026-01-01")
+    return time.perf_counter() - started
+
+
 def recipe(folder: Path) -> dict[str, Any]:
     """The classic recipe, in a session with the same settings."""
     started = time.perf_counter()
     from pyspark.sql import functions as F
 
     from llmops.config import Clean
-    from llmops.data.spark import session
+    from llmops.data.spark import session, set_partitions
 
-    with session(Clean()) as spark:
+    with session(config := Clean()) as spark:
+        set_partitions(spark, config, pq.read_metadata(folder / "documents.parquet").num_rows)
 
         def work() -> None:
             texts = spark.read.parquet(f"file://{folder}/documents.parquet").select("id", "text")

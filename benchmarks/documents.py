@@ -1,7 +1,9 @@
-"""Seeded documents of about 367 characters, with planted exact and near duplicates, lookalikes and dirt."""
+"""Seeded documents of about 367 characters: with planted exact and near duplicates, lookalikes and dirt, or questions
+with their answers."""
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,7 @@ DIRT = ("&amp; ", "\u200b", "  \t ", "itâ€™s ", "“so” ", "\r\n", "ﬁne
 def documents(folder: Path, count: int) -> dict[str, list[list[str]]]:
     """Write `documents.parquet` and the same in eight files; returns the ids of every planted cluster, by its kind."""
     rng = random.Random(0)
-    vocabulary = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(1, 9))) for _ in range(VOCABULARY)]
-    spoken = rng.choices(vocabulary, weights=[1 / (rank + 20) for rank in range(VOCABULARY)], k=WORDS * 20)
+    vocabulary, spoken = _words(rng)
     originals: list[tuple[str, list[str]]] = []
     clusters: dict[str, dict[str, list[str]]] = {kind: {} for kind in SHARES}
     folder.mkdir(exist_ok=True)
@@ -56,6 +57,33 @@ def documents(folder: Path, count: int) -> dict[str, list[list[str]]]:
     mixed = {first for kind, found in clusters.items() if kind != "near" for first in found}
     near = [ids for first, ids in clusters["near"].items() if first not in mixed]  # only what one kind was planted in
     return {"near": near, "all": [ids for kind in ("near", "exact") for ids in clusters[kind].values()]}
+
+
+def answers(folder: Path, count: int) -> None:
+    """Write `faq-<n>.csv` of 100,000 rows each: a question and its answer, as a rule of two sentences; one of twenty
+    answers names an address, one of fifty rows stands there twice."""
+    rng = random.Random(0)
+    _, spoken = _words(rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    row = ("", "")
+    for start in range(0, count, 100_000):
+        with open(folder / f"faq-{start // 100_000:03d}.csv", "w", newline="", encoding="utf-8") as file:
+            out = csv.writer(file)
+            out.writerow(("question", "answer"))
+            for number in range(start, min(count, start + 100_000)):
+                if number % 50 != 49:
+                    at = rng.randrange(len(spoken) - 90)
+                    words = rng.sample(spoken[at : at + 90], rng.randint(50, 80))
+                    address = f" Write to {words[0]}@example.com." if number % 20 == 0 else ""
+                    said = (" ".join(some).capitalize() for some in (words[12:32], words[32:]))
+                    row = f"How {' '.join(words[:12])}?", f"{'. '.join(said)}.{address}"
+                out.writerow(row)
+
+
+def _words(rng: random.Random) -> tuple[list[str], list[str]]:
+    """A vocabulary, and a text of its words, some of them far more common than others."""
+    vocabulary = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(1, 9))) for _ in range(VOCABULARY)]
+    return vocabulary, rng.choices(vocabulary, [1 / (rank + 20) for rank in range(VOCABULARY)], k=WORDS * 20)
 
 
 EMPTY = {name: "{}" if name == "fields" else "" for name in schema(Document).names}

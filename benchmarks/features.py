@@ -1,8 +1,10 @@
 """Features: tokenising, writing, reading offline and online, beside pyarrow reading the same columns.
 
 50,000 seeded examples of about 200 tokens go through the stage `features` as training and serving use it. Offline, the
-peers are `pyarrow.parquet.read_table` (the limit: no join, no point in time) and the arm that was not chosen, in which
-Feast's point-in-time join carries the arrays too. Arms take turns, so that a busy machine is busy for all.
+peers are `pyarrow.parquet.read_table` (the limit: no join, no point in time) and the arms that were not chosen: Feast's
+point-in-time join carries the arrays too, and `Dataset.from_parquet`, which copies the file into a cache first. Arms
+take turns, so that a busy machine is busy for all. `own_mib` is what a process takes at its peak to read them and go
+through them all: memory that no file stands for, which the system cannot take back.
 
     python benchmarks/features.py [--quick] [--json]
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -18,23 +21,25 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Dataset
 from peers import ArmFailedError, attempted
 from report import Cell, divided, finish, parser
 from transformers import AutoTokenizer
 
 from llmops.config import Features
-from llmops.features.columns import VIEW_COLUMNS, TokenTable, read_columns
 from llmops.features.declarations import VIEW, declare, open_store
-from llmops.features.examples import PARQUET, read_offline
+from llmops.features.examples import PARQUET, mapped_path, read_offline
 from llmops.features.online import OnlineTokens, write_online
 from llmops.features.stage import SPLITS, run
 from llmops.model.base.catalog import catalogue
@@ -74,6 +79,7 @@ def main() -> None:
         arms["stage features, all of it"] = {"examples_per_s": EXAMPLES / (time.perf_counter() - started)}
         arms |= write(home, config, out, rounds)
         arms |= offline(out, rounds)
+        arms |= offline(larger(home, config, out), 1, " of 400,000")
         arms |= online("SQLite", config, out, rounds)
         with attempted("online: Redis", failed), redis_server() as redis:
             other = Features(store=home / "feast", online=redis)
@@ -83,6 +89,14 @@ def main() -> None:
     claims: dict[str, tuple[Cell, Cell]] = {
         "time of an offline read, ours over pyarrow": ((ours, "s"), ("offline: pyarrow", "s")),
         "time of an offline read, arrays in Feast over ours": (("offline: arrays in Feast", "s"), (ours, "s")),
+        "time of an offline read, a new cache over ours": (
+            ("offline: from_parquet, no cache", "s"),
+            (ours, "s"),
+        ),
+        "own memory of reading 400,000 examples, pyarrow over ours": (
+            ("offline: pyarrow of 400,000", "own_mib"),
+            (f"{ours} of 400,000", "own_mib"),
+        ),
         "examples/s tokenised, a batch at a time over one by one": (
             ("tokenise: batch", "examples_per_s"),
             ("tokenise: one by one", "examples_per_s"),
@@ -162,27 +176,92 @@ def write(home: Path, config: Features, out: Path, rounds: int) -> Arms:
     return {arm: {"examples_per_s": EXAMPLES / f["s"], **f} for arm, f in found.items()}
 
 
-def offline(out: Path, rounds: int) -> Arms:
-    """All training examples: ids, tokens and meta."""
-    columns = ["input_id", "token_ids", "meta"]
+def larger(home: Path, config: Features, out: Path) -> Path:
+    """A features artifact like `out` with eight times as many examples."""
+    made = out.with_name("larger")
+    made.mkdir()
+    rows, times = pq.read_table(out / PARQUET), 8
+    schema = pa.ipc.open_stream(mapped_path(out, "train")).schema
+    mapped = Dataset.from_file(str(mapped_path(out, "train"))).data.table
+    with (
+        pq.ParquetWriter(made / PARQUET, rows.schema, compression="zstd") as parquet,
+        pa.ipc.new_stream(mapped_path(made, "train"), schema) as arrow,
+    ):
+        for time_ in range(times):
+            ids = pc.binary_join_element_wise(rows["input_id"], str(time_), "-").cast(pa.string())
+            parquet.write_table(rows.set_column(0, rows.schema.field(0), ids))
+            arrow.write_table(mapped.set_column(0, "input_id", ids).cast(schema))
+    declare(config, "llmops_larger", made)
+    return made
 
-    def arrays_in_feast() -> TokenTable:
-        rows = pq.read_table(out / PARQUET, columns=["input_id", "event_timestamp", "prompt_tokens"])
-        features = [f"{VIEW}:token_ids", f"{VIEW}:meta"]
-        found = open_store(out).get_historical_features(entity_df=rows.to_pandas(), features=features).to_arrow()
-        return read_columns(found.take(pc.index_in(rows["input_id"], found["input_id"].combine_chunks())))
 
-    ours, theirs = read_offline(out, "train"), arrays_in_feast()
-    assert ours[:: EXAMPLES // 50] == theirs[:: EXAMPLES // 50]  # all arms give the same
-    found = turns(
-        {
-            "offline: pyarrow": lambda: pq.read_table(out / PARQUET, columns=columns),
-            "offline: read_offline": lambda: read_offline(out, "train"),
-            "offline: arrays in Feast": arrays_in_feast,
-        },
-        rounds,
-    )
-    return {arm: {"examples_per_s": EXAMPLES / f["s"], **f} for arm, f in found.items()}
+def by_pyarrow(out: Path) -> Any:
+    """The limit: all arrays in memory, and no point in time."""
+    return pq.read_table(out / PARQUET, columns=["input_id", "token_ids", "meta"])["token_ids"]
+
+
+def by_read_offline(out: Path) -> Any:
+    """As training reads: mapped, and Feast knows each."""
+    return read_offline(out, "train").dataset.data.column("token_ids")
+
+
+def by_feast(out: Path) -> Any:
+    """Arrays through Feast's join, put back into order."""
+    rows = pq.read_table(out / PARQUET, columns=["input_id", "event_timestamp"])
+    features = [f"{VIEW}:token_ids", f"{VIEW}:meta"]
+    found = open_store(out).get_historical_features(entity_df=rows.to_pandas(), features=features).to_arrow()
+    return found.take(pc.index_in(rows["input_id"], found["input_id"].combine_chunks()))["token_ids"]
+
+
+def by_new_cache(out: Path) -> Any:
+    """The library's own way, the first time; Feast is not asked."""
+    with tempfile.TemporaryDirectory() as cache:
+        return Dataset.from_parquet(str(out / PARQUET), cache_dir=cache, split="train").data.column("token_ids")
+
+
+OFFLINE: dict[str, Callable[[Path], Any]] = {
+    "offline: pyarrow": by_pyarrow,
+    "offline: read_offline": by_read_offline,
+    "offline: arrays in Feast": by_feast,
+    "offline: from_parquet, no cache": by_new_cache,
+}
+
+
+def offline(out: Path, rounds: int, size: str = "") -> Arms:
+    """The tokens of all training examples."""
+    tokens = [read(out) for read in OFFLINE.values()]
+    assert all(other[::1000].to_pylist() == tokens[0][::1000].to_pylist() for other in tokens)  # all give the same
+    count = len(tokens[0])
+    del tokens
+    found = turns({f"{arm}{size}": partial(read, out) for arm, read in OFFLINE.items()}, rounds)
+    memory = {f"{arm}{size}": own_memory(read, out) for arm, read in OFFLINE.items()}
+    return {arm: {"examples_per_s": count / f["s"], **f, "own_mib": memory[arm]} for arm, f in found.items()}
+
+
+def own_memory(read: Callable[[Path], Any], out: Path) -> float:
+    """MiB that a process takes to read, and to go through all that it has read."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_own_memory, (read, out))
+
+
+def _own_memory(read: Callable[[Path], Any], out: Path) -> float:
+    def taken() -> float:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            seen.append(taken())
+
+    done, before = threading.Event(), taken()
+    seen = [before]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for chunk in read(out).chunks:
+        assert pc.sum(pc.list_flatten(chunk)).as_py() > 0
+    done.set()
+    watcher.join()
+    return max([*seen, taken()]) - before
 
 
 def online(name: str, config: Features, out: Path, rounds: int, source: Path | None = None, store: Any = None) -> Arms:
@@ -209,9 +288,7 @@ def online(name: str, config: Features, out: Path, rounds: int, source: Path | N
 
 def batches(out: Path, config: Features) -> Iterator[pa.RecordBatch]:
     """The rows of an artifact as the stage gives them to the online store."""
-    batches: Iterator[pa.RecordBatch] = pq.ParquetFile(out / PARQUET).iter_batches(
-        config.online_batch, columns=VIEW_COLUMNS
-    )
+    batches: Iterator[pa.RecordBatch] = pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch)
     return batches
 
 

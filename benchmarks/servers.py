@@ -26,6 +26,7 @@ from peers import ArmFailedError, ended
 
 from llmops.access.keys import KeyStore
 from llmops.registry.registry import Registry
+from llmops.state.database import database_at
 
 MODEL = "smollm2"  #: name of the model in every server that asks for one
 PATIENCE_S = 300.0  #: longest that a server may take to start; vLLM compiles for two minutes on 2 cores
@@ -70,9 +71,10 @@ def make_site(home: Path, servable: Path, serving: Mapping[str, Any]) -> Site:
     (home / "config.yaml").write_text(yaml.safe_dump(settings))
     words = ("compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
     facts = {**dict.fromkeys(words, "benchmark"), "status": "promoted", "compared_with": "base"}
-    registry = Registry(home / "registry", MODEL)
+    database = database_at(f"sqlite:///{home / 'state.db'}")
+    registry = Registry(home / "registry", MODEL, database)
     registry.publish(facts, {"servable": servable}, lambda version: {}, by="benchmark", why="benchmark")
-    key, _ = KeyStore(home / "keys.json", events=home / "events").create(
+    key, _ = KeyStore(database, home / "events").create(
         "user", "benchmark", requests_per_minute=10**6, tokens_per_minute=10**9
     )
     return Site(home, key)

@@ -32,8 +32,8 @@ from llmops.model.base.packing import mean_loss  # noqa: E402
 from llmops.model.training.fit import fit  # noqa: E402
 from llmops.model.training.qlora import Hyperparameters, trainable  # noqa: E402
 
-CONFIG = Train(epochs=1)
-FOUND = Hyperparameters(learning_rate=5e-4, rank=16, batch=8)
+CONFIG = Train()
+FOUND = Hyperparameters(learning_rate=5e-4, rank=16, batch=8, epochs=1)
 WIDTH = 512  #: tokens that the classic recipe pads to
 MIB = 2**20
 
@@ -151,8 +151,8 @@ def common(out: Path) -> dict[str, Any]:
     return {
         "output_dir": str(out),
         "learning_rate": FOUND.learning_rate,
-        "num_train_epochs": CONFIG.epochs,
-        "warmup_steps": CONFIG.warmup,
+        "num_train_epochs": FOUND.epochs,
+        "warmup_steps": FOUND.warmup,
         "lr_scheduler_type": "cosine",
         "max_grad_norm": CONFIG.max_grad_norm,
         "optim": "paged_adamw_8bit" if cuda else "adamw_torch_fused",

@@ -28,7 +28,21 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np  # noqa: E402
-from grid import CONFIG, LADDER, SPACE, Curves, Point, inputs, loss_at, read_curves, train_grid, write_curves  # noqa: E402
+from grid import (  # noqa: E402
+    BATCHES,
+    CONFIG,
+    LADDER,
+    RANKS,
+    RATES,
+    SPACE,
+    Curves,
+    Point,
+    inputs,
+    loss_at,
+    read_curves,
+    train_grid,
+    write_curves,
+)  # fmt: skip
 from peers import Peer, attempted, in_process  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 
@@ -138,9 +152,9 @@ def plain_hyperopt(curves: Curves, seed: int) -> Trace:
         return trace.pay((values["learning_rate"], values["rank"], values["batch"]), len(LADDER) - 1)
 
     space = {
-        "learning_rate": hyperopt.hp.loguniform("learning_rate", *map(math.log, SPACE.learning_rate)),
-        "rank": hyperopt.hp.choice("rank", SPACE.rank),
-        "batch": hyperopt.hp.choice("batch", SPACE.batch),
+        "learning_rate": hyperopt.hp.loguniform("learning_rate", *map(math.log, RATES)),
+        "rank": hyperopt.hp.choice("rank", RANKS),
+        "batch": hyperopt.hp.choice("batch", BATCHES),
     }
     hyperopt.fmin(
         objective,
@@ -169,9 +183,9 @@ def with_optuna(curves: Curves, seed: int, pruner: str) -> Trace:
 
     def objective(trial: optuna.Trial) -> float:
         point = (
-            trial.suggest_float("learning_rate", *SPACE.learning_rate, log=True),
-            trial.suggest_categorical("rank", SPACE.rank),
-            trial.suggest_categorical("batch", SPACE.batch),
+            trial.suggest_float("learning_rate", *RATES, log=True),
+            trial.suggest_categorical("rank", RANKS),
+            trial.suggest_categorical("batch", BATCHES),
         )
         for rung, steps in enumerate(LADDER):
             loss = trace.pay(point, rung, rung - 1)

@@ -1,8 +1,9 @@
 """
 ### Look at the champion again
 
-Judges the champion's stored answers and its answers to the probes by today's rules, which may know more than those of
-the day it was released, and fails when a finding is above the threshold.
+Every day, and when the pipeline has made a new version. Judges the champion's stored answers and its answers to the
+probes by today's rules, which may know more than those of the day it was released, and fails when a finding is above
+the threshold.
 """
 
 from __future__ import annotations
@@ -10,32 +11,40 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
+
+from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed
 
 
 @dag(
     dag_id="llm_governance_review",
-    # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
-    schedule=CronTriggerTimetable("@daily", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)),
+    schedule=AssetOrTimeSchedule(
+        # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
+        timetable=CronTriggerTimetable(
+            "@daily", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)
+        ),
+        assets=[Asset(MODEL)],
+    ),
     catchup=False,
     max_active_runs=1,
-    params={"config": Param("", type="string", description="Path of the YAML configuration; empty: LLMOPS_CONFIG.")},
+    default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
     tags=["llmops"],
     doc_md=__doc__,
 )
 def llm_governance_review() -> None:
     @task(multiple_outputs=False)
     def review() -> dict[str, Any]:
-        from airflow.sdk.exceptions import AirflowFailException
-
         from llmops.config import load
-        from llmops.errors import LlmopsError
+        from llmops.config.run_parameters import refuse_unknown
         from llmops.govern.champion import review_champion
+        from llmops.schedule.limit import time_limit
 
-        try:
-            return review_champion(load(get_current_context()["params"]["config"]))
-        except LlmopsError as error:
-            raise AirflowFailException(str(error)) from error
+        context = get_current_context()
+        refuse_unknown(context["params"], context["dag"].params)
+        settings = load()
+        with time_limit("The review", settings.schedule.seconds("review")):
+            return review_champion(settings)
 
     review()
 

@@ -2,7 +2,8 @@
 ### Every hour: deliver events, look at the service level
 
 Sends what is left in the event spool to its sinks, then judges the latency and the error rate of the requests of the
-data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed.
+data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed. A
+sink that is down stops neither alerts nor the other sinks, but the run is red.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
+
+from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
 
 
 @dag(
@@ -19,8 +23,8 @@ from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, t
     schedule=CronTriggerTimetable("@hourly", timezone="UTC", interval=timedelta(hours=1), run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
-    params={"config": Param("", type="string", description="Path of the YAML configuration; empty: LLMOPS_CONFIG.")},
+    default_args=DEFAULT_ARGS | {"retries": 2, "execution_timeout": timedelta(minutes=10)},
+    on_failure_callback=run_failed,
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -30,9 +34,12 @@ def llm_monitoring() -> None:
         from dataclasses import asdict
 
         from llmops.config import load
+        from llmops.config.run_parameters import refuse_unknown
         from llmops.monitoring.spool import drain
 
-        config = load(get_current_context()["params"]["config"])
+        context = get_current_context()
+        refuse_unknown(context["params"], context["dag"].params)
+        config = load()
         return {sink: asdict(shipment) for sink, shipment in drain(config.events, config.monitoring).items()}
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a remote sink that is down must not silence alerts
@@ -40,13 +47,14 @@ def llm_monitoring() -> None:
         from llmops.config import load
         from llmops.monitoring.objectives import report
 
-        context = get_current_context()
-        run, config = context["dag_run"], load(context["params"]["config"])
+        run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
         since = run.data_interval_start or until - timedelta(hours=1)
         return report(config.events, config.monitoring, since, until)
 
-    deliver() >> judge()
+    delivered = deliver()
+    # a run is as good as its last tasks: without this one a delivery that failed would not be seen
+    [delivered, delivered >> judge()] >> EmptyOperator(task_id="delivered_and_judged")
 
 
 llm_monitoring()

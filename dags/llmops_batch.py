@@ -3,18 +3,20 @@
 
 Runs when triggered, with the path of the input (a column `question`, perhaps `context`) and of the output:
 
-    airflow dags trigger llmops_batch --conf '{"input": "/data/in.parquet", "output": "/data/out.parquet"}'
+    llmops trigger llmops_batch --set input=/data/in.parquet --set output=/data/out.parquet
 
-A model version on the worker answers, the champion unless `version` says otherwise; with `url`, a serving app does,
-asked with the key in `LLMOPS_API_KEY`. A task that was interrupted goes on where it was when it is tried again.
+A model version on the worker answers, the champion unless `version` says otherwise; with `through_server`, the serving
+app of the deployed `deploy.url` does, asked with the key in `LLMOPS_API_KEY`. A task that was interrupted goes on where
+it was when it is tried again.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
+
+from llmops.schedule.tasks import DEFAULT_ARGS, POOL, run_failed
 
 
 @dag(
@@ -22,37 +24,46 @@ from airflow.sdk import Param, dag, get_current_context, task
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # a triggered run of a paused DAG waits forever
     params={
-        "config": Param("", type="string", description="Path of the YAML configuration; empty: LLMOPS_CONFIG."),
         "input": Param("", type="string", minLength=1, description="Parquet file of questions."),
         "output": Param("", type="string", minLength=1, description="Parquet file to write."),
-        "version": Param("champion", type="string", description="Version, alias, or `base`."),
-        "url": Param("", type="string", description="A serving app that answers instead."),
+        "version": Param("champion", type="string", minLength=1, description="Version, alias, or `base`."),
+        "through_server": Param(False, type="boolean", description="The serving app of `deploy.url` answers instead."),
         "max_new_tokens": Param(96, type="integer", minimum=1, description="Longest answer, in tokens."),
     },
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
+    default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
     tags=["llmops"],
     doc_md=__doc__,
 )
 def llmops_batch() -> None:
-    @task(multiple_outputs=False)
+    @task(multiple_outputs=False, pool=POOL)
     def answer() -> dict[str, Any]:
         from dataclasses import asdict
         from pathlib import Path
 
-        from airflow.sdk.exceptions import AirflowFailException
-
         from llmops.batch.batch import batch
         from llmops.config import load
-        from llmops.errors import ConfigError, RegistryError, SourceError
+        from llmops.config.run_parameters import refuse_unknown
+        from llmops.errors import ConfigError
+        from llmops.schedule.limit import time_limit
 
-        asked = dict(get_current_context()["params"])
-        settings, source, output = load(asked.pop("config")), Path(asked.pop("input")), Path(asked.pop("output"))
-        try:
-            return asdict(batch(settings, source, output, **asked))
-        except (ConfigError, RegistryError, SourceError) as error:  # the same at every retry
-            raise AirflowFailException(str(error)) from error
+        context = get_current_context()
+        asked, settings = context["params"], load()
+        refuse_unknown(asked, context["dag"].params)
+        url = settings.deploy.url if asked["through_server"] else ""
+        if asked["through_server"] and not url:
+            raise ConfigError("through_server: the deployed configuration names no serving app; set deploy.url.")
+        with time_limit("The batch", settings.schedule.seconds("batch")):
+            done = batch(
+                settings,
+                Path(asked["input"]),
+                Path(asked["output"]),
+                version=asked["version"],
+                url=url,
+                max_new_tokens=int(asked["max_new_tokens"]),
+            )
+        return asdict(done)
 
     answer()
 

@@ -1,32 +1,36 @@
 """
 ### From raw data to a served model
 
-`collect clean annotate features select tune train compress evaluate govern release deploy`, one task per stage, each
-handing the next the path of its artifact. A stage whose artifact is there already is skipped, so a retry or a second
-run only does what is missing; `release` promotes the candidate only if the gate says so.
+`collect clean annotate features select tune train compress evaluate govern release deploy push_to_hub`, one task per
+stage, each handing the next the path of its artifact. A stage whose artifact is there already has nothing to do, so a
+retry or a second run only does what is missing, and on a day that brought nothing new every task after `collect`
+succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if the gate says
+so. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
 
-Runs daily for the day that has just ended (UTC). Trigger it by hand with any part of the configuration overridden:
+At the end `gc` removes what nothing needs any more (section `retention`), also when the run has failed. It decides
+nothing about the run: where it fails there is an alert, and while another run is at work it is skipped.
 
-    airflow dags trigger llmops_pipeline --conf '{"train": {"seed": 1}, "tune": {"trials": 10}}'
+Runs daily for the day that has just ended (UTC); so does a run by hand, whatever the hour. A day that has not ended is
+refused. By hand, with some settings of training changed for this run:
 
-Backfill with `airflow backfill create --dag-id llmops_pipeline --from-date … --to-date …`.
+    llmops trigger llmops_pipeline --set epochs=3 --set trials=10
+
+Everything else comes from the deployed configuration. Runs that were missed, of the mornings of 2026-01-30 and 31; they
+read the days before, 2026-01-29 and 30:
+
+    llmops airflow backfill create --dag-id llmops_pipeline --from-date 2026-01-30 --to-date 2026-01-31
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get_current_context, task
 
-from llmops.config import Config
+from llmops.config.run_parameters import schemas
+from llmops.model.base.catalog import catalogue
 from llmops.pipeline import STAGES
-
-PARAMS = {
-    "config": Param("", type="string", description="Path of the YAML configuration; empty: LLMOPS_CONFIG."),
-    "interval": Param(
-        "", type="string", description="Day to read, as 2026-01-31; empty: the day that the run's data interval starts."
-    ),
-} | {name: Param({}, **{**Config.model_fields[name].annotation.model_json_schema(), "title": name}) for name in STAGES}
+from llmops.schedule.tasks import ASSETS, DEFAULT_ARGS, POOL, deadline, gc_failed, published, run_failed, who
 
 
 @dag(
@@ -35,14 +39,13 @@ PARAMS = {
     schedule=CronTriggerTimetable("@daily", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
-    is_paused_upon_creation=False,  # a triggered run of a paused DAG waits forever; the first daily one is at midnight
-    params=PARAMS,
-    default_args={
-        "retries": 2,
-        "retry_delay": timedelta(seconds=10),
-        "retry_exponential_backoff": 3.0,
-        "max_retry_delay": timedelta(minutes=5),
+    params={
+        name: Param(None, **schema)
+        for name, schema in schemas(base_model=[entry.model for entry in catalogue()]).items()
     },
+    default_args=DEFAULT_ARGS,
+    on_failure_callback=run_failed,
+    deadline=deadline(),
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -51,28 +54,51 @@ def llmops_pipeline() -> None:
     def stage(name: str, inputs: dict[str, str]) -> str:
         from pathlib import Path
 
-        from airflow.sdk.exceptions import AirflowFailException
-
-        from llmops.config import load, parse_interval
-        from llmops.errors import LlmopsError
+        from llmops.config import load
+        from llmops.config.run_parameters import overrides
         from llmops.pipeline import run_stage
+        from llmops.schedule.intervals import parse_interval
 
         context = get_current_context()
         run = context["dag_run"]
-        overrides = dict(context["params"])
-        file, interval = overrides.pop("config"), overrides.pop("interval")
-        try:
-            day = parse_interval(interval or (run.data_interval_start or run.run_after).isoformat())
-            artifact = run_stage(
-                name, load(file, overrides), day, {i: Path(path) for i, path in inputs.items()}, run=run.run_id
-            )
-        except LlmopsError as error:  # written for the person who runs this, and the same at every retry
-            raise AirflowFailException(str(error)) from error
+        own_day = run.data_interval_start or run.run_after - timedelta(days=1)
+        interval, sections = overrides(context["params"])
+        artifact = run_stage(
+            name,
+            load(overrides=sections),
+            parse_interval(interval or own_day.isoformat()),
+            {i: Path(path) for i, path in inputs.items()},
+            run=run.run_id,
+            attempt=context["ti"].try_number,
+        )
+        if name in ASSETS and (extra := published(artifact, run.run_id)):
+            context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
         return str(artifact)
+
+    @task(on_failure_callback=gc_failed)
+    def gc() -> dict[str, int]:
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from llmops.config import load
+        from llmops.errors import HomeInUse
+        from llmops.retention.gc import gc
+
+        settings = load()
+        if not settings.retention.daily:
+            raise AirflowSkipException("retention.daily is off.")
+        try:
+            removed = gc(settings, by=who(get_current_context()["dag_run"]))
+        except HomeInUse as error:
+            raise AirflowSkipException(str(error)) from None
+        return {"removed": len(removed.plan.going), "freed": removed.plan.frees}
 
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():
-        artifacts[name] = stage.override(task_id=name)(name, {i: artifacts[i] for i in spec.inputs})
+        where = {"pool": POOL} if spec.compute else {}
+        outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
+        task_of = stage.override(task_id=name, outlets=outlets, **where)
+        artifacts[name] = task_of(name, {i: artifacts[i] for i in spec.inputs})
+    artifacts[name] >> gc().as_teardown()  # runs whatever happened before, and does not make the run succeed or fail
 
 
 llmops_pipeline()

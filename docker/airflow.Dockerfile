@@ -2,6 +2,8 @@
 #   docker build -f docker/airflow.Dockerfile -t llmops-airflow:0.1.0 .
 # To train on a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple
 # One image for all of Airflow's services; the command says which. llmops lies at /opt/llmops with its feature repository.
+# Whether the Hub is asked is the configuration's to say (select.offline, push_to_hub.repo), not the image's; its cache lies
+# on the volume of the home.
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON} AS build
@@ -35,8 +37,7 @@ COPY feature_repo /opt/llmops/feature_repo
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HF_HUB_OFFLINE=1 \
-    HF_HOME=/tmp/huggingface \
+    HF_HOME=/var/lib/llmops/hub \
     MPLCONFIGDIR=/tmp/matplotlib \
     AIRFLOW_HOME=/var/lib/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/llmops/dags \

@@ -1,27 +1,34 @@
-"""The only place that builds artifact paths: fingerprint, record.json, lineage.
+"""The only place that builds artifact paths: fingerprint, content, record.json, lineage.
 
 An artifact is the folder `{home}/artifacts/{stage}/{fingerprint}/`. Its `record.json` is written last and atomically:
 present means done, absent means incomplete. Whoever builds an artifact holds its lock, which the kernel releases when
 the process dies, so of two runs racing for one artifact the second waits and finds it done.
+
+The fingerprint names what an artifact is made from, its content what it holds: whoever reads it is fingerprinted by the
+content. So a stage that makes the same again, of other inputs or of another day, makes no work for those behind it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llmops.errors import ArtifactError
 
 RECORD = "record.json"
+FOR_PEOPLE = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
+GONE = "gone.json"  #: the record of an artifact whose data was removed since
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +48,22 @@ class Record:
     finished: str
     run: str = field(default="")  #: the orchestrator's run id
     erasures: list[dict[str, Any]] = field(default_factory=list)  #: by `llmops data forget`: time, and how many rows
+    environment: dict[str, str] = field(default_factory=dict)  #: library → major.minor, and "gpu", where it computes
+    content: str = field(default="")  #: digest of what others read of it, as it was made: an erasure leaves it alone
+    contents: dict[str, str] = field(default_factory=dict)  #: input name → its content then
+    removed: str = ""  #: ISO time, UTC, at which the data was removed; empty: it is there
 
 
-def fingerprint(stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], interval: str, code: str) -> str:
+def fingerprint(
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    interval: str,
+    code: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """16 hex digits of the SHA-256 over everything that decides an artifact's content."""
-    document = json.dumps([stage, config, dict(inputs), interval, code], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(document.encode()).hexdigest()[:16]
+    return _digest([stage, config, dict(inputs), interval, code, *([dict(environment)] if environment else [])])
 
 
 def artifact_path(root: Path, stage: str, key: str) -> Path:
@@ -54,37 +71,57 @@ def artifact_path(root: Path, stage: str, key: str) -> Path:
     return root / stage / key
 
 
+def ref(path: Path) -> str:
+    """How records name the artifact at `path`: "stage/fingerprint"."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def is_done(path: Path) -> bool:
     """Whether the artifact at `path` is whole."""
     return (path / RECORD).is_file()
 
 
+def is_gone(path: Path) -> bool:
+    """Whether the artifact at `path` was finished and its data was removed: all that is known of it is its record."""
+    return not is_done(path) and (path / GONE).is_file()
+
+
 def read_record(path: Path) -> Record:
-    """The record of a finished artifact.
+    """The record of a finished artifact, or of one whose data was removed since.
+
+    An earlier release recorded no content: there the artifact's name stands for what it holds.
 
     Raises:
         ArtifactError: if there is none, or it cannot be read.
     """
-    try:
-        return Record(**json.loads((path / RECORD).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first."
-        ) from None
-    except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{path / RECORD} is damaged ({error}); delete {path} and run the stage again.") from None
+    for name in (RECORD, GONE):
+        try:
+            record = Record(**json.loads((path / name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            raise damaged(path, error) from None
+        return record if record.content else replace(record, content=f"{record.stage}/{record.fingerprint}")
+    raise ArtifactError(f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first.")
+
+
+def touch(path: Path) -> None:
+    """Note that a run has used a finished artifact: what was used lately is not removed."""
+    os.utime(path / RECORD)
+
+
+def finished(stage: Path) -> list[Path]:
+    """All finished artifacts of a stage; `stage` is the folder that they are in."""
+    return [path for path in sorted(stage.glob("*")) if is_done(path)]
 
 
 def newest(stage: Path) -> Path:
-    """The artifact of a stage that was finished last, for a person who asks; a stage is given its own.
-
-    Args:
-        stage: the folder of all artifacts of the stage.
+    """The artifact of a stage that was finished last, for a person who asks; `stage` is the folder that it is in.
 
     Raises:
         ArtifactError: if there is none.
     """
-    done = [path for path in stage.glob("*") if is_done(path)]
+    done = finished(stage)
     if not done:
         raise ArtifactError(f"There is no finished artifact in {stage}; run `llmops run {stage.name}` first.")
     return max(done, key=lambda path: read_record(path).finished)
@@ -103,35 +140,59 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
         BlockingIOError: if somebody has it and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as handle:
+    with open(path.with_name(f".{path.name}.lock"), "a+") as handle:  # both: NFSv4 refuses a shared lock without
+        # the right to read, and an exclusive one without that to write
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
 def clear(path: Path) -> None:
-    """Make `path` an empty folder."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    """Make `path` an empty folder, but for the record of what was removed from it before."""
+    path.mkdir(parents=True, exist_ok=True)
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != GONE:
+            entry.unlink()
 
 
-def commit(path: Path, record: Record) -> Record:
-    """Hash the artifact's files and write its record, which makes it finished."""
-    found = (f for f in sorted(path.rglob("*")) if f.is_file() and f.name != RECORD)
-    files = {str(f.relative_to(path)): file_sha256(f) for f in found}
-    whole = Record(**{**asdict(record), "files": files})
+def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence[str] = ()) -> Record:
+    """Hash the artifact's files, make sure that they are on the disk, and write its record, which makes it finished.
+
+    Args:
+        path: the artifact.
+        record: what is known of it; if it has a content, that stays.
+        aside: patterns of files that no other stage reads, as `fnmatch` takes them; neither they nor those for people
+            are part of the content.
+        read: metrics that other stages read: they are.
+    """
+    found = list(path.rglob("*"))
+    held = sorted(f for f in found if f.is_file() and f.name not in (RECORD, GONE))
+    files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
+    for folder in [*(f for f in found if f.is_dir()), path, *path.absolute().parents[:2]]:
+        _sync(folder)
+    unread = (*FOR_PEOPLE, *aside)
+    content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
+    digest = record.content or _digest([content, {name: record.metrics.get(name) for name in read}])
+    whole = replace(record, files=files, content=digest)
     write_json(path / RECORD, asdict(whole))
+    (path / GONE).unlink(missing_ok=True)
     return whole
 
 
 def amend(path: Path, note: Mapping[str, Any]) -> Record:
-    """Record again what a finished artifact holds, after an erasure, and why: `note` is kept in the record.
+    """Record again what an artifact holds, after an erasure, and why: `note` is kept in the record.
 
-    The artifact keeps its folder and its fingerprint, which says what it was made from. A note that is there already is
-    not added again.
+    The artifact keeps its folder, its fingerprint, which says what it was made from, and its content, so that a plan
+    finds done what it found done before. A note that is there already is not added again.
     """
     record = read_record(path)
     erasures = record.erasures if dict(note) in record.erasures else [*record.erasures, dict(note)]
-    return commit(path, replace(record, erasures=erasures))
+    whole = replace(record, erasures=erasures)
+    if is_gone(path):
+        write_json(path / GONE, asdict(whole))
+        return whole
+    return commit(path, whole)
 
 
 def verify(path: Path) -> list[str]:
@@ -140,10 +201,46 @@ def verify(path: Path) -> list[str]:
     return [n for n, digest in record.files.items() if not (path / n).is_file() or file_sha256(path / n) != digest]
 
 
+def check_whole(path: Path) -> None:
+    """Make sure that a finished artifact holds what it held when it was finished, by hashing it again.
+
+    Raises:
+        ArtifactError: naming the files that are missing or were changed.
+    """
+    if wrong := verify(path):
+        raise ArtifactError(
+            f"{path} is damaged: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} missing or not what it was "
+            f"made with; look at the disk, then delete {path} and run the stage {path.parent.name} again."
+        )
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _synced_sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Make sure that the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing of folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _digest(parts: Any) -> str:
+    document = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -154,6 +251,7 @@ def write_whole(path: Path, data: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(partial, path)
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -182,6 +280,11 @@ def input_path(path: Path, name: str) -> Path:
     return path.parent.parent / inputs[name]
 
 
+def damaged(path: Path, why: object) -> ArtifactError:
+    """The error that says that the record of an artifact cannot be used, and what to do."""
+    return ArtifactError(f"{path / RECORD} is damaged ({why}); delete {path} and run the stage again.")
+
+
 def walk(path: Path) -> Iterator[Record]:
     """The records of an artifact and of all it was made from, nearest first, each once."""
     root, seen, queue = path.parent.parent, set[str](), [path]
@@ -193,22 +296,3 @@ def walk(path: Path) -> Iterator[Record]:
         record = read_record(here)
         yield record
         queue += [root / ref for name, ref in sorted(record.inputs.items()) if name != "champion"]
-
-
-def git_commit() -> str:
-    """The commit of the code that runs, with `+` when the tree has changes; empty outside a checkout."""
-    where = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=where,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+" if dirty else "")

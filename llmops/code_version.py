@@ -1,10 +1,12 @@
-"""Which code a result was made by: the part of a fingerprint that changes when the rules do."""
+"""Which code made a result, ours and the libraries': the part of a fingerprint that changes when the rules do."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import subprocess
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from typing import Any
 def code_version(module: str) -> str:
     """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
 
-    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A data file
-    beside a module and named like it (`catalog.yaml` of `catalog.py`) counts as its code. The configuration is left out
-    since its values are part of the fingerprint.
+    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A module's data
+    files (see `data_files`) count as its code. The configuration is left out since its values are part of the
+    fingerprint.
     """
     digest, seen, queue = hashlib.sha256(), {"llmops"}, [module]
     while queue:
@@ -28,8 +30,8 @@ def code_version(module: str) -> str:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         digest.update(name.encode() + _shape(tree).encode())
-        data = path.with_suffix(".yaml")
-        digest.update(data.read_bytes() if data.is_file() else b"")
+        for data in data_files(path, tree):
+            digest.update(data.name.encode() + data.read_bytes())
         found: list[str] = []
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -38,6 +40,45 @@ def code_version(module: str) -> str:
                 found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         queue += sorted(f for f in found if f.startswith("llmops."))
     return digest.hexdigest()[:12]
+
+
+def data_files(module: Path, tree: ast.AST) -> list[Path]:
+    """The files beside a module that it reads: those named like it (`catalog.yaml` of `catalog.py`), and those whose
+    name stands in its code as a text."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    beside = (f for f in sorted(module.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
+    return [f for f in beside if f.stem == module.stem or f.name in texts]
+
+
+@cache
+def library_version(name: str) -> str:
+    """Major and minor version of an installed package, without importing it; "absent" if it is not installed.
+
+    A patch release mends faults and is meant to compute the same, so it makes nothing anew.
+    """
+    try:
+        return ".".join(version(name).partition("+")[0].split(".")[:2])
+    except PackageNotFoundError:
+        return "absent"
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with `+` when the tree has changes; empty outside a checkout."""
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if dirty else "")
 
 
 def _shape(node: Any) -> str:

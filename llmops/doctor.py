@@ -160,8 +160,14 @@ def _java(environ: Mapping[str, str]) -> Check:
     return Check("Java", True, f"{major} at {java}")
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there."""
+    whole = path.absolute()
+    return next(here for here in (whole, *whole.parents) if here.exists())
+
+
 def _disk(home: Path) -> Check:
-    there = next(p for p in (home.absolute(), *home.absolute().parents) if p.exists())
+    there = nearest(home)
     free = shutil.disk_usage(there).free / GIB
     remedy = f"free at least {DISK_GIB:.0f} GiB there, or put the work elsewhere: LLMOPS_HOME=/path/with/room"
     return Check("disk", free >= DISK_GIB, f"{free:.1f} GiB free in {there}", remedy)

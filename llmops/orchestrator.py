@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -11,13 +11,19 @@ from typing import Any, Self
 
 import httpx
 
-from llmops.errors import LlmopsError
+from llmops.errors import LlmopsError, TransientError, is_busy
 
 DONE = ("success", "failed")  #: states in which a run has ended
+
+PATIENCE_S = 600.0  #: how long an Airflow that restarts is waited for while a run is followed
 
 
 class OrchestratorError(LlmopsError):
     """Airflow does not do what it is asked."""
+
+
+class OrchestratorUnavailable(OrchestratorError, TransientError):
+    """Airflow does not answer, or is too busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +43,11 @@ class Airflow:
         """Sign in.
 
         Raises:
-            OrchestratorError: if Airflow does not answer or refuses the password.
+            OrchestratorError: if Airflow refuses the password; OrchestratorUnavailable if it does not answer.
         """
         self._http = httpx.Client(base_url=url, timeout=60)
-        token = self._call("POST", "/auth/token", json={"username": user, "password": password})["access_token"]
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        self._user = {"username": user, "password": password}
+        self._sign_in()
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +62,7 @@ class Airflow:
             OrchestratorError: if it has not in time, with the errors of the files that it could not parse.
         """
         deadline = time.monotonic() + timeout_s
-        while self._http.get(f"/api/v2/dags/{dag}").status_code == 404:
+        while self._send("GET", f"/api/v2/dags/{dag}").status_code == 404:
             if time.monotonic() > deadline:
                 errors = self._call("GET", "/api/v2/importErrors")["import_errors"]
                 text = "; ".join(f"{e['filename']}: {e['stack_trace'].splitlines()[-1]}" for e in errors)
@@ -66,6 +72,24 @@ class Airflow:
     def unpause(self, dag: str) -> None:
         """Let the runs of the DAG start: those of a paused one wait."""
         self._call("PATCH", f"/api/v2/dags/{dag}", params={"update_mask": "is_paused"}, json={"is_paused": False})
+
+    def scheduled(self) -> dict[str, bool]:
+        """The DAGs that run by themselves, and whether they are paused."""
+        found = self._call("GET", "/api/v2/dags", params={"limit": 100, "order_by": "dag_id"})["dags"]
+        return {d["dag_id"]: bool(d["is_paused"]) for d in found if d["timetable_summary"]}
+
+    def parameters(self, dag: str) -> list[str]:
+        """The names of the parameters that a run of the DAG may be given.
+
+        Raises:
+            OrchestratorError: if there is no such DAG, or if it is paused and its run would wait for ever.
+        """
+        details = self._call("GET", f"/api/v2/dags/{dag}/details")
+        if details["is_paused"]:
+            raise OrchestratorError(
+                f"The DAG {dag} is paused, its runs would wait; `llmops airflow dags unpause {dag}` lets them start."
+            )
+        return list(details["params"])
 
     def trigger(self, dag: str, conf: Mapping[str, Any]) -> str:
         """Start a run; returns its id.
@@ -98,6 +122,36 @@ class Airflow:
             for t in found["task_instances"]
         ]
 
+    def follow(self, dag: str, run: str, pause_s: float = 1.0) -> Iterator[tuple[str, list[Task]]]:
+        """The state of a run and of its tasks, again and again until it has ended.
+
+        Raises:
+            OrchestratorUnavailable: if Airflow does not answer for `PATIENCE_S`.
+        """
+        state, answered = "", time.monotonic()
+        while state not in DONE:
+            try:
+                state, tasks = self.state(dag, run), self.tasks(dag, run)
+            except OrchestratorUnavailable:
+                if time.monotonic() - answered > PATIENCE_S:
+                    raise
+            else:
+                answered = time.monotonic()
+                yield state, tasks
+            if state not in DONE:
+                time.sleep(pause_s)
+
+    def explain(self, dag: str, run: str, tasks: Iterable[Task]) -> str:
+        """Which tasks failed, the end of their logs, and what to do."""
+        lines = []
+        for task in tasks:
+            if task.state == "failed":
+                end = [line for line in self.log(dag, run, task.name, task.tries) if line.strip()][-12:]
+                lines += [f"The task {task.name} failed at try {task.tries}. The end of its log:"]
+                lines += [f"  {line}" for line in end]
+        lines.append("Mend what it names and run the same command again: finished stages are kept.")
+        return "\n".join(lines)
+
     def outputs(self, dag: str, run: str, task: str) -> Any:
         """What a finished task returned."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
@@ -110,14 +164,26 @@ class Airflow:
         lines = [line for entry in entries for line in _lines(entry)]
         return [line for line in lines if not line.startswith("::")]  # folding marks of the UI
 
+    def _sign_in(self) -> None:
+        self._http.headers.pop("Authorization", None)
+        token = self._call("POST", "/auth/token", json=self._user)["access_token"]
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        try:
-            answer = self._http.request(method, path, headers={"Accept": "application/json"}, **arguments)
-        except httpx.TransportError as error:
-            raise OrchestratorError(f"Airflow at {self._http.base_url} does not answer: {error}") from error
+        answer = self._send(method, path, **arguments)
+        if answer.status_code == 401 and "Authorization" in answer.request.headers and path != "/auth/token":
+            self._sign_in()  # a token is good for a day
+            answer = self._send(method, path, **arguments)
         if answer.is_error:
-            raise OrchestratorError(f"Airflow refuses {method} {path} ({answer.status_code}): {_detail(answer)}")
+            kind = OrchestratorUnavailable if is_busy(answer.status_code) else OrchestratorError
+            raise kind(f"Airflow refuses {method} {path} ({answer.status_code}): {_detail(answer)}")
         return answer.json()
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, headers={"Accept": "application/json"}, **arguments)
+        except httpx.TransportError as error:
+            raise OrchestratorUnavailable(f"Airflow at {self._http.base_url} does not answer: {error}") from error
 
 
 def _seconds(start: str | None, end: str | None) -> float:

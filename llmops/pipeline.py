@@ -13,62 +13,106 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmops import artifacts
+from llmops import artifacts, sameness
 from llmops.artifacts import Record
-from llmops.code_version import code_version
-from llmops.config import Config, Section
-from llmops.errors import ArtifactError
+from llmops.code_version import code_version, git_commit
+from llmops.config import Config
+from llmops.errors import LlmopsError
+from llmops.monitoring import stage_events
+from llmops.sameness import Stage
+from llmops.schedule import intervals
+from llmops.schedule.limit import time_limit
+from llmops.schedule.transient import transient
+
+if TYPE_CHECKING:
+    from llmops.data.annotate.ledger import SplitLedger
 
 log = logging.getLogger("llmops.pipeline")
 
 Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of the pipeline."""
-
-    module: str  #: module whose function `run` does the work
-    inputs: tuple[str, ...] = ()  #: stages whose artifacts it reads
-    interval: bool = False  #: reads the data interval itself, not only through its inputs
-    sources: bool = False  #: reads the sources: their content counts as its input
-    declarations: bool = False  #: reads the Feast feature repository: its content counts as its input
-    champion: bool = False  #: also reads the champion's version folder, if there is one
-    paths: tuple[str, ...] = ()  #: paths of the configuration that it is given: they say where, and decide no result
-    resumable: bool = False  #: goes on from what an interrupted run left in its folder
-    #: other sections that it is given, each with the fields that it has no use for: it sees their defaults, so that
-    #: they change neither its result nor its fingerprint
-    sections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
+TOKENS = ("transformers", "tokenizers")
+MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
 
 STAGES: dict[str, Stage] = {
-    "collect": Stage("llmops.data.collect.stage", interval=True, sources=True),
-    "clean": Stage("llmops.data.clean.stage", ("collect",)),
-    "annotate": Stage("llmops.data.annotate.stage", ("clean",)),
-    "select": Stage("llmops.model.select.stage", ("annotate",)),
-    "features": Stage("llmops.features.stage", ("annotate", "select"), declarations=True),
+    "collect": Stage("llmops.data.collect.stage", interval=True, sources=True, aside=("quarantine.parquet",)),
+    "clean": Stage(
+        "llmops.data.clean.stage",
+        ("collect",),
+        compute=True,
+        aside=("dropped/*",),
+        sections={"annotate": sameness.useless_to_clean},
+    ),
+    "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
+    "select": Stage(
+        "llmops.model.select.stage",
+        ("annotate",),
+        base=True,
+        paths=("weight_hashes",),
+        libraries=MODELS,
+        compute=True,
+    ),
+    "features": Stage(
+        "llmops.features.stage",
+        ("annotate", "select"),
+        declarations=True,
+        libraries=TOKENS,
+        aside=("dropped.parquet", "registry.db"),  # Feast writes the time into its registry
+        read=("examples", "tokens", "truncated"),
+    ),
     "tune": Stage(
         "llmops.model.tune.stage",
         ("features", "select"),
+        libraries=MODELS,
+        compute=True,
         resumable=True,
-        sections={"train": ("epochs", "validate_steps", "patience", "report_to", "seed")},
+        sections={"train": sameness.useless_to_a_search},
+        aside=("trials.json",),
     ),
-    "train": Stage("llmops.model.train.stage", ("features", "select", "tune"), resumable=True),
-    "compress": Stage("llmops.model.compress.stage", ("annotate", "features", "select", "train"), resumable=True),
-    "evaluate": Stage("llmops.model.evaluate.stage", ("annotate", "select", "compress"), champion=True),
-    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate")),
+    "train": Stage(
+        "llmops.model.train.stage",
+        ("features", "select", "tune"),
+        libraries=MODELS,
+        compute=True,
+        resumable=True,
+        aside=("loss.json",),
+    ),
+    "compress": Stage(
+        "llmops.model.compress.stage",
+        ("annotate", "features", "select", "train"),
+        libraries=MODELS,
+        compute=True,
+        resumable=True,
+        aside=("compression.json",),
+        read=("chosen",),
+    ),
+    "evaluate": Stage(
+        "llmops.model.evaluate.stage",
+        ("annotate", "select", "compress"),
+        champion=True,
+        libraries=MODELS,
+        compute=True,
+    ),
+    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=MODELS),
     "release": Stage(
         "llmops.release.stage",
         ("train", "compress", "select", "annotate", "evaluate", "govern"),
         champion=True,
-        paths=("events",),
+        paths=("events", "database"),
+        aside=("features/*",),
     ),
-    "deploy": Stage("llmops.deploy.stage", ("release",), paths=("home", "events", "keys")),
+    "deploy": Stage(
+        "llmops.deploy.stage", ("release",), paths=("home", "events", "registry", "database"), aside=("serving.log",)
+    ),
+    "push_to_hub": Stage(
+        "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True
+    ),
 }
 
 
@@ -79,42 +123,72 @@ class Plan:
     stage: str
     path: Path
     inputs: dict[str, Path]
+    contents: dict[str, str]  #: of the inputs that are artifacts
     interval: str
+    ledger: SplitLedger | None = None  #: what it reads and writes of the split ledger
+    sources: str = ""  #: content of the sources, of a stage that reads them
 
     @property
     def done(self) -> bool:
-        """Whether the artifact is there and whole."""
-        return artifacts.is_done(self.path)
+        """Whether the artifact is there and whole, and the ledger knows of it."""
+        return artifacts.is_done(self.path) and (not self.ledger or self.ledger.written)
 
 
 def run_stage(
-    name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None, run: str = ""
+    name: str,
+    config: Config,
+    interval: str,
+    inputs: Mapping[str, Path] | None = None,
+    run: str = "",
+    attempt: int = 1,
 ) -> Path:
     """Run one stage, unless its artifact is already there; returns the artifact's path.
+
+    A failure is an event, too.
 
     Args:
         name: key of `STAGES`.
         config: the whole configuration.
-        interval: ISO date of the data interval.
+        interval: ISO date of the data interval, a day that has ended.
         inputs: artifact paths of the input stages; by default those that `plan` finds.
         run: the orchestrator's run id, kept in the record.
+        attempt: which try of the orchestrator's this is.
 
     Raises:
-        ArtifactError: if an input is not finished.
+        ConfigError: if the interval has not ended; nothing was read or written.
+        ArtifactError: if an input is not finished or damaged, or inputs do not belong together.
+        LlmopsError: if an erasure was interrupted, and nothing may be made before it is finished.
+        TransientError: if it may well succeed at the next try; TimeLimitError if it takes longer than it may.
     """
+    intervals.check_ended(interval)
+    started = datetime.now(UTC)
+    try:
+        with time_limit(f"The stage {name}", config.schedule.seconds(name)):
+            return _run_stage(name, config, interval, inputs, run)
+    except Exception as error:
+        named = transient(error) or error
+        stage_events.failed(config.events, name, interval, run, attempt, started, named)
+        if named is error:
+            raise
+        raise named from error
+
+
+def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None, run: str) -> Path:
+    if STAGES[name].ledger:
+        sameness.take_over(config)
     todo = plan(name, config, interval, inputs)
-    for source, path in todo.inputs.items():
-        if source != "champion" and not artifacts.is_done(path):
-            raise ArtifactError(
-                f"Stage {name} needs {source}, which has no finished artifact at {path}; run {source} first."
-            )
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
-        if todo.done:
-            log.info("%s: done already, %s", name, todo.path)
+        sameness.check_erased(config.erasure_journal)
+        for source in STAGES[name].inputs:
+            sameness.check_done(name, source, todo.inputs[source])  # it may have been removed since the plan
+            artifacts.touch(todo.inputs[source])
+        if todo.done and (not STAGES[name].outside or _call(todo, config, "stands")):
+            log.info("%s: %s: %s", name, sameness.unchanged(artifacts.read_record(todo.path), interval), todo.path)
+            artifacts.touch(todo.path)
             return todo.path
         record = _build(todo, config, run)
     log.info("%s: %s", name, record.metrics)
-    _announce(config, record)
+    stage_events.made(config.events, record)
     return todo.path
 
 
@@ -123,8 +197,26 @@ def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | 
 
     Raises:
         SourceError: if a file source cannot be found.
+        ArtifactError: if an input is not finished, so that what it will hold is not known, or the base model's weights
+            are damaged.
     """
     return _plan(name, config, interval, dict(inputs or {}))
+
+
+def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]:
+    """The plan of each stage, or what stands in its way; None: it depends on what a stage before it will make."""
+    known: dict[str, Path] = {}
+    found: dict[str, Plan | LlmopsError | None] = {}
+    for name, stage in STAGES.items():
+        found[name] = None
+        if known.keys() >= set(stage.inputs):
+            try:
+                found[name] = todo = plan(name, config, interval, known)
+            except LlmopsError as error:
+                found[name] = error
+            else:
+                known |= {name: todo.path} if todo.done else {}
+    return found
 
 
 def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:
@@ -134,107 +226,72 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
         if source not in known:
             known[source] = _plan(source, config, interval, known).path
     paths = {source: known[source] for source in stage.inputs}
-    if stage.champion and (champion := _champion(config, paths["compress"].name)):
+    for source, path in paths.items():
+        sameness.check_done(name, source, path)
+    contents = {source: artifacts.read_record(path).content for source, path in paths.items()}
+    refs = dict(contents)
+    if stage.champion and (champion := sameness.champion(config, paths["compress"].name)):
         paths["champion"] = champion
-    refs = _refs(paths)
+        refs["champion"] = artifacts.ref(champion)
     if stage.sources:
-        refs["sources"] = _content(config, interval)
+        refs["sources"] = sameness.sources(config, interval)
     if stage.declarations:
-        refs["declarations"] = _declarations(config)
+        refs["declarations"] = sameness.declarations(config)
+    if stage.base and (weights := sameness.weights(config)):
+        refs["weights"] = weights
     own = interval if stage.interval else ""
-    key = artifacts.fingerprint(name, _hashed(config, name), refs, own, code_version(stage.module))
-    return Plan(name, artifacts.artifact_path(config.artifacts, name, key), paths, interval)
+    code, environment = code_version(stage.module), sameness.environment(stage.libraries)
+
+    def fingerprint(**more: str) -> str:
+        return artifacts.fingerprint(name, sameness.hashed(stage, config, name), refs | more, own, code, environment)
+
+    ledger = sameness.ledger(config, interval, fingerprint) if stage.ledger else None
+    path = artifacts.artifact_path(config.artifacts, name, ledger.fingerprint if ledger else fingerprint())
+    return Plan(name, path, paths, contents, interval, ledger, refs.get("sources", ""))
 
 
 def _build(todo: Plan, config: Config, run: str) -> Record:
     stage, path = STAGES[todo.stage], todo.path
+    sameness.check_inputs(config.artifacts, {name: todo.inputs[name] for name in stage.inputs})
     if stage.resumable:
         path.mkdir(parents=True, exist_ok=True)
     else:
         artifacts.clear(path)
     log.info("%s: building %s", todo.stage, path)
-    function: Callable[..., Metrics] = importlib.import_module(stage.module).run
+    if "select" in todo.inputs:
+        sameness.check_base(config, todo.inputs["select"])
     started = datetime.now(UTC)
-    extra = {name: getattr(config, name) for name in stage.paths}
-    extra |= {"interval": todo.interval} if stage.interval else {}
-    metrics = function(_section(config, todo.stage), **_others(config, todo.stage), **todo.inputs, **extra, out=path)
+    metrics: Metrics = _call(todo, config, "run")
     return artifacts.commit(
         path,
         Record(
             stage=todo.stage,
             fingerprint=path.name,
-            config=_hashed(config, todo.stage),
-            inputs=_refs(todo.inputs),
+            config=sameness.hashed(stage, config, todo.stage),
+            inputs={name: artifacts.ref(source) for name, source in sorted(todo.inputs.items())},
             interval=todo.interval,
             code=code_version(stage.module),
             metrics=dict(metrics),
             files={},
-            git_commit=artifacts.git_commit(),
+            environment=sameness.environment(stage.libraries),
+            git_commit=git_commit(),
             started=started.isoformat(),
             finished=datetime.now(UTC).isoformat(),
             run=run,
+            contents=todo.contents,
         ),
+        stage.aside,
+        stage.read,
     )
 
 
-def _section(config: Config, name: str) -> Section:
-    section: Section = getattr(config, name)
-    return section
-
-
-def _others(config: Config, name: str) -> dict[str, Section]:
-    """The other sections that a stage is given, with defaults in the fields that it has no use for."""
-    others = {}
-    for other, useless in STAGES[name].sections.items():
-        section = _section(config, other)
-        defaults = {key: type(section).model_fields[key].default for key in useless}
-        others[other] = section.model_copy(update=defaults)
-    return others
-
-
-def _hashed(config: Config, name: str) -> dict[str, Any]:
-    """What of the configuration decides a stage's result, as JSON values."""
-    return _section(config, name).hashed() | {n: other.hashed() for n, other in _others(config, name).items()}
-
-
-def _refs(paths: Mapping[str, Path]) -> dict[str, str]:
-    return {name: f"{path.parent.name}/{path.name}" for name, path in sorted(paths.items())}
-
-
-def _content(config: Config, interval: str) -> str:
-    from llmops.data.collect.files import content
-
-    return content(config.collect, interval)
-
-
-def _declarations(config: Config) -> str:
-    from llmops.features.declarations import repository_hash
-
-    return repository_hash(config.features)
-
-
-def _champion(config: Config, candidate: str) -> Path | None:
-    """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
-    from llmops.registry.registry import registry_of
-
-    return registry_of(config).opponent(candidate)
-
-
-def _announce(config: Config, record: Record) -> None:
-    from llmops.monitoring.events import emit
-
-    emit(
-        config.events,
-        "llmops.pipeline",
-        {
-            "event.action": record.stage,
-            "event.duration": int(
-                (datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)).total_seconds() * 1e9
-            ),
-            "event.outcome": "success",
-            "llmops.artifact": f"{record.stage}/{record.fingerprint}",
-            "llmops.interval": record.interval,
-            "llmops.run": record.run,
-            "llmops.metrics": record.metrics,
-        },
-    )
+def _call(todo: Plan, config: Config, function: str) -> Any:
+    """What a function of the stage's module returns: `run`, or `stands`, which takes the same."""
+    stage = STAGES[todo.stage]
+    called: Callable[..., Any] = getattr(importlib.import_module(stage.module), function)
+    extra: dict[str, Any] = {name: getattr(config, name) for name in stage.paths}
+    extra |= {"interval": todo.interval} if stage.interval else {}
+    extra |= {"ledger": todo.ledger} if todo.ledger else {}
+    extra |= {"sources": todo.sources} if stage.sources else {}
+    sections = sameness.sections(stage, config, todo.stage)
+    return called(sections.pop(todo.stage), **sections, **todo.inputs, **extra, out=todo.path)

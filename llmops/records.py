@@ -16,6 +16,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmops.errors import ArtifactError
+
+MESSAGE = ", message "  #: in the position of a chat message, after that of its conversation
+KEY = "key "  #: a position begins so where it is the key of a table's row, and no number that another row may get
+AS_OF = ", as of "  #: in the position of what a later run carries: where it stood once, and when
+_AND = " AND "  #: between licences, as SPDX writes it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -38,7 +45,6 @@ class Document:
     fields: str = "{}"  #: JSON object: the structured row as read, all values strings
     licence: str = ""
     owner: str = ""
-    interval: str = ""  #: ISO date of the data interval's start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,41 @@ class Example:
     location: str
     position: str
     licence: str = ""
-    interval: str = ""
+    interval: str = ""  #: ISO date of the data interval in which it was made first
+
+
+def as_of(position: str, interval: str) -> str:
+    """A position as of an interval: other than the same one today, which may be another row's by then.
+
+    The key of a table's row stays as it is, since it stays with the row.
+    """
+    if is_key(position) or AS_OF in position:
+        return position
+    place, message, number = position.partition(MESSAGE)
+    return f"{place}{AS_OF}{interval}{message}{number}"
+
+
+def without_message(position: str) -> str:
+    """A position without its message number: all messages of one conversation count as one person's."""
+    return position.partition(MESSAGE)[0]
+
+
+def is_key(position: str) -> bool:
+    """Whether a position is the key of a table's row, which stays with it; others are numbers that any row may get."""
+    return position.startswith(KEY)
+
+
+def joined_licences(one: str, other: str) -> str:
+    """The licence of what is made of two texts, as SPDX writes it (`MIT AND CC-BY-4.0`); none if one text has none."""
+    if not one or not other:
+        return ""
+    known = {licence.casefold(): licence for licence in (*licences(other), *licences(one))}
+    return _AND.join(sorted(known.values()))
+
+
+def licences(joined: str) -> list[str]:
+    """The licences that all hold for an example; one that is empty if it has none."""
+    return joined.split(_AND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,5 +169,21 @@ def read_selection(select: Path) -> dict[str, Any]:
 
 
 def base_path(select: Path) -> str:
-    """Folder of the base model that a select artifact chose, for `from_pretrained`."""
-    return str(select / read_selection(select)["path"])
+    """Folder of the base model that a select artifact chose, for `from_pretrained`.
+
+    Raises:
+        ArtifactError: if it is not there any more, with what to get again.
+    """
+    chosen = read_selection(select)
+    folder = select / chosen["path"]
+    if not folder.is_dir():
+        again = (
+            "put the folder back"
+            if chosen["revision"] == "local"
+            else (f"get it again with `hf download {chosen['model']} --revision {chosen['revision']}`")
+        )
+        raise ArtifactError(
+            f"The base model {chosen['model']} at revision {chosen['revision']}, which {select} chose, is not at "
+            f"{folder} any more; {again}, then delete {select} and run `llmops run select`."
+        )
+    return str(folder)

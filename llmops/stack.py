@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 GRACE_S = 10.0  #: how long processes may take to end when asked
 KILL_S = 10.0  #: and when killed: the kernel takes its time over gigabytes
+#: Whether DAGs are paused when Airflow first sees them: Airflow's own setting, which the environment may set.
+PAUSED = "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"
 
 
 class StackError(LlmopsError):
@@ -119,10 +121,15 @@ def stop(home: Path, names: Sequence[str] = ("airflow", "serving")) -> list[str]
     return list(services)
 
 
+def has_passwords(home: Path) -> bool:
+    """Whether Airflow's users have been made in this home."""
+    return (home / "airflow" / "passwords.json").is_file()
+
+
 def passwords(home: Path) -> tuple[dict[str, str], bool]:
     """The Airflow users' passwords, generated once into a file for its owner's eyes; and whether that was just now."""
     file = home / "airflow" / "passwords.json"
-    if file.is_file():
+    if has_passwords(home):
         return dict(json.loads(file.read_text(encoding="utf-8"))), False
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = {str(role): secrets.token_urlsafe(12) for role in AIRFLOW_ROLES}
@@ -136,12 +143,16 @@ def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -
     home = config.home / "airflow"
     path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
     return {
+        PAUSED: "False",
+        # SQLite lets one write at a time: a command waits for the scheduler's, for longer than the default of 5 s
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout=60",
         **environ,
         "PATH": path,  # standalone starts its parts as `airflow …`
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])),
         "LLMOPS_HOME": str(config.home),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),  # the pool that DAGs wait in, made at the start
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",  # the default forks 32 workers, each with all of Airflow in it
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in AIRFLOW_ROLES.items()),

@@ -19,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from llmops import __version__
-from llmops.access.keys import KeyStore
+from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.machine import spin_briefly
@@ -40,7 +40,7 @@ from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
 from serving.observe.metrics import Metrics
-from serving.routes import admin, feedback, generate, health, keys, metrics, openai, pages
+from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages
 
 
 def create_app(
@@ -60,12 +60,15 @@ def create_app(
     """
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
-    models = Models(registry, engine_for or _engine_for(config), config.serving.poll_s, config.events, guard)
+    objective_s = config.monitoring.latency_p95_ms / 1000
+    make = engine_for or _engine_for(config)
+    poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
+    models = Models(registry, make, poll_s, config.events, guard, objective_s, idle_s, trials)
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = AppParts(
         config=config,
-        keys=KeyStore(config.keys, events=config.events),
+        keys=keys_of(config),
         limiter=Limiter(config.serving, audit.note_limits_store, environ),
         audit=audit,
         registry=registry,
@@ -116,7 +119,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
-    for module in (generate, openai, feedback, health, metrics, admin, keys, pages):
+    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))

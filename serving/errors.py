@@ -7,13 +7,12 @@ import math
 from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
-    KeyFileError,
     KeyRefused,
     NoSuchKey,
     RevokedKey,
     UnknownKey,
 )
-from llmops.errors import AccessError, LlmopsError, RegistryError
+from llmops.errors import AccessError, LlmopsError, RegistryError, StateError
 
 
 class NotReady(LlmopsError):
@@ -63,6 +62,9 @@ class TimedOut(LlmopsError):
 class ClientLeft(LlmopsError):
     """Whoever asked has closed the connection."""
 
+    def __init__(self, message: str = "The connection was closed before the answer was complete.") -> None:
+        super().__init__(message)
+
 
 class FeedbackRefused(LlmopsError):
     """The feedback is about no request of ours, or says nothing."""
@@ -82,7 +84,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
     AccessError: (401, "access"),
-    KeyFileError: (503, "keys_unreadable"),
+    StateError: (503, "state_unreadable"),
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
     QueueFull: (429, "queue_full"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it
 BUCKET_NUMBERS = itertools.count()
+DATABASE_NUMBERS = itertools.count()
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of its own
 for name in [n for n in os.environ if n.startswith("LLMOPS_")]:
     del os.environ[name]  # a developer's own settings must not decide a test
+
+
+class ByFile(LoadScopeScheduling):
+    """A file's tests run in one process, for they share what its fixtures start; those of `e2e`, an Airflow."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How the tests are dealt out to the processes of `-n`."""
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +54,62 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def few_open_files() -> Iterator[None]:
+    """Engines of databases are in circles, whose files stay open until Python looks for such; in a process as large as
+    that of all tests it seldom does, and a process may have no more than 1,024."""
+    yield
+    if len(os.listdir("/proc/self/fd")) > 250:
+        gc.collect()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """A PostgreSQL of its own; gives the URL of its databases, `${TEST_PG_PASSWORD}` in the password's place."""
+    places = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
+    initdb = next((place for place in places if place), "")
+    if not initdb:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # the server refuses to run as root
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # not pytest's: only its owner may enter that
+        folder, password = Path(name), "p@ss/w%rd"
+        folder.joinpath("secret").write_text(password)
+        if as_user:
+            shutil.chown(folder, "postgres")
+        options = ["--username=llmops", "--auth=scram-sha-256", f"--pwfile={folder / 'secret'}", "--no-sync"]
+        subprocess.run(
+            [*as_user, initdb, "-D", str(folder / "data"), *options], check=True, capture_output=True, cwd="/"
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        control = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
+        settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        with open(folder / "log", "w") as log:
+            subprocess.run([*control, "-o", settings, "start"], check=True, stdout=log, stderr=log, cwd="/")
+        os.environ["TEST_PG_PASSWORD"] = password
+        try:
+            yield f"postgresql://llmops:${{TEST_PG_PASSWORD}}@127.0.0.1:{port}"
+        finally:
+            del os.environ["TEST_PG_PASSWORD"]
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> Callable[[], str]:
+    """Makes an empty database at each call and gives its URL, as `state.url` takes it."""
+    import psycopg
+
+    def fresh() -> str:
+        name = f"test{next(DATABASE_NUMBERS)}"
+        server = f"{postgresql_server}/postgres".replace("${TEST_PG_PASSWORD}@", "").replace("llmops:", "llmops@")
+        with psycopg.connect(server, password=os.environ["TEST_PG_PASSWORD"], autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"{postgresql_server}/{name}"
+
+    return fresh
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +234,7 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment without the credentials and settings of whoever runs the tests."""
-    from llmops.data.collect import remote  # not above: it loads numpy, which has to see the number of threads
+    from llmops.data import remote  # not above: it loads numpy, which has to see the number of threads
 
     for name in [n for n in os.environ if n.startswith(("AWS_", "AZURE_", "AIRFLOW_CONN_"))]:
         monkeypatch.delenv(name)
@@ -189,7 +263,7 @@ def azure(azure_server: str, no_credentials: None, monkeypatch: pytest.MonkeyPat
 
 
 def _made(url: str) -> str:
-    from llmops.data.collect import remote
+    from llmops.data import remote
 
     address = remote.connect(url, os.environ)
     address.filesystem.mkdir(address.path)
@@ -206,6 +280,6 @@ def store(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def objects() -> Callable[[str], Any]:
     """The filesystem that reaches a URL, to look behind the scenes."""
-    from llmops.data.collect import remote
+    from llmops.data import remote
 
     return lambda url: remote.connect(url, os.environ).filesystem

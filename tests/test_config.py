@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.config import Config, load, parse_interval
+from llmops.config import Config, load
 from llmops.errors import ConfigError
 
 
@@ -42,6 +42,9 @@ def test_home_moves_the_registry(tmp_path: Path) -> None:
         ("collect: {sources: [{name: a, kind: csv, location: x, fields: {title: t}}]}", "title"),
         ("[1, 2]", "list"),
         ("a: [", "YAML"),
+        ("release: {min_effect: .inf}", "release.min_effect"),
+        ("release: {floors: {token_f1: .nan}}", "release.floors.token_f1"),
+        ("release: {guardrails: {rouge_l: .inf}}", "release.guardrails.rouge_l"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, says: str) -> None:
@@ -72,8 +75,29 @@ def test_where_and_how_fast_do_not_change_the_fingerprint(tmp_path: Path) -> Non
     assert "seed" in one.train.hashed()
 
 
-def test_intervals() -> None:
-    assert parse_interval("2026-01-31T00:00:00+00:00") == "2026-01-31"
-    assert len(parse_interval()) == 10
-    with pytest.raises(ConfigError, match="yesterday"):
-        parse_interval("yesterday")
+def test_fp8_is_refused_where_its_package_is_missing(tmp_path: Path) -> None:
+    """When the configuration is loaded, not after the training."""
+    path = write(tmp_path, "compress: {variants: [nf4, fp8]}")
+    with pytest.raises(ConfigError, match=r"compress.variants.*needs the package kernels.*pip install kernels"):
+        load(path, environ={})
+    assert load(write(tmp_path, "compress: {variants: [nf4]}"), environ={}).compress.variants == ("nf4",)
+
+
+def test_fp8_is_let_in_where_its_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("raise ImportError('looked for, not imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load(write(tmp_path, "compress: {variants: [fp8]}"), environ={}).compress.variants == ("fp8",)
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schedule: {late_hours: VALUE}", "schedule: {timeouts: {train: VALUE}}", "release: {floors: {token_f1: VALUE}}",
+        "tune: {space: {dropout: [uniform, 0, VALUE]}}", "train: {max_grad_norm: VALUE}",
+    ],
+)  # fmt: skip
+def test_a_number_that_is_not_finite_is_refused_by_its_key(tmp_path: Path, text: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=text.split(":")[0]):
+        load(write(tmp_path, text.replace("VALUE", value)), environ={})

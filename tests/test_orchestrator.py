@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from llmops import orchestrator
+from llmops.errors import TransientError
 from llmops.orchestrator import Airflow, OrchestratorError, Task
 
 RUNS = "/api/v2/dags/pipeline/dagRuns"
@@ -27,7 +28,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any
         def handle(request: httpx.Request) -> httpx.Response:
             body = json.loads(request.content) if request.content else None
             asked.append((f"{request.method} {request.url.path}", body, request.headers.get("Authorization")))
-            status, answer = {"POST /auth/token": (201, {"access_token": "t0ken"}), **table}[asked[-1][0]]
+            status, answer = ({"POST /auth/token": (201, {"access_token": "t0ken"})} | table)[asked[-1][0]]
             return httpx.Response(status, json=answer)
 
         transport = httpx.MockTransport(handle)
@@ -101,6 +102,61 @@ def test_a_log_becomes_lines_with_the_exception_and_without_folding_marks(connec
     airflow, _ = connect({f"GET {RUNS}/r1/taskInstances/collect/logs/1": (200, {"content": content})})
     lines = airflow.log("pipeline", "r1", "collect", 0)
     assert lines == ["a plain line", "Task failed", "SourceError: faq.csv is empty"]
+
+
+def test_the_parameters_of_a_dag_and_a_paused_one_whose_runs_would_wait(connect: Any) -> None:
+    path = "/api/v2/dags/pipeline/details"
+    airflow, _ = connect({f"GET {path}": (200, {"is_paused": False, "params": {"epochs": {}, "interval": {}}})})
+    assert airflow.parameters("pipeline") == ["epochs", "interval"]
+    airflow, _ = connect({f"GET {path}": (200, {"is_paused": True, "params": {}})})
+    with pytest.raises(OrchestratorError, match="llmops airflow dags unpause pipeline"):
+        airflow.parameters("pipeline")
+
+
+def test_a_run_is_followed_until_it_has_ended(connect: Any) -> None:
+    table = {
+        f"GET {RUNS}/r1": (200, {"state": "success"}),
+        f"GET {RUNS}/r1/taskInstances": (200, {"task_instances": []}),
+    }
+    airflow, _ = connect(table)
+    states = iter(["queued", "running", "success", "never asked"])
+    airflow.state = lambda dag, run: next(states)
+    assert [state for state, _ in airflow.follow("pipeline", "r1", pause_s=0)] == ["queued", "running", "success"]
+
+
+def test_an_airflow_that_restarts_is_waited_for(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {
+        f"GET {RUNS}/r1": (503, {"detail": "starting"}),
+        f"GET {RUNS}/r1/taskInstances": (200, {"task_instances": []}),
+    }
+    airflow, asked = connect(table)
+
+    def later(seconds: float) -> None:
+        if len(asked) > 3:
+            table[f"GET {RUNS}/r1"] = (200, {"state": "success"})
+
+    monkeypatch.setattr(orchestrator.time, "sleep", later)
+    assert list(airflow.follow("pipeline", "r1")) == [("success", [])]
+    table[f"GET {RUNS}/r1"] = (503, {"detail": "starting"})
+    monkeypatch.setattr(orchestrator, "PATIENCE_S", -1.0)
+    with pytest.raises(TransientError, match="503"):
+        list(airflow.follow("pipeline", "r1"))
+
+
+def test_a_failure_names_the_task_and_the_end_of_its_log(connect: Any) -> None:
+    content = [*(f"line {n}" for n in range(40)), "", "clean broke"]
+    airflow, _ = connect({f"GET {RUNS}/run/taskInstances/clean/logs/2": (200, {"content": content})})
+    tasks = [Task("collect", "success", 1, 3.0), Task("clean", "failed", 2, 3.0), Task("tune", "upstream_failed", 0, 0)]
+    text = airflow.explain("pipeline", "run", tasks)
+    assert "clean failed at try 2" in text and "clean broke" in text and "line 0" not in text and "tune" not in text
+
+
+def test_a_token_that_has_run_out_is_replaced_once(connect: Any) -> None:
+    table = {f"GET {RUNS}/r1": (401, {"detail": "Signature has expired"})}
+    airflow, asked = connect(table)
+    with pytest.raises(OrchestratorError, match="expired"):
+        airflow.state("pipeline", "r1")
+    assert [path for path, *_ in asked] == ["POST /auth/token", f"GET {RUNS}/r1", "POST /auth/token", f"GET {RUNS}/r1"]
 
 
 def test_a_dag_that_cannot_be_parsed_is_reported_with_its_error(connect: Any) -> None:

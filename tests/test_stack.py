@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import stat
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy
 
 from llmops import stack
 from llmops.access.roles import AIRFLOW_ROLES
@@ -98,10 +102,67 @@ def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password
     made, _ = stack.passwords(tmp_path)
     environ = stack.airflow_environment(config, 8123, {"PATH": "/bin", "LLMOPS_CONFIG": "x.yaml"})
     assert environ["AIRFLOW__API__HOST"] == "127.0.0.1" and environ["AIRFLOW__API__PORT"] == "8123"
-    assert "user:viewer" in environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
-    assert "admin:admin" in environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
+    assert environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "developer:user,admin:admin"
     assert environ["LLMOPS_CONFIG"] == "x.yaml" and environ["PATH"].endswith("/bin")
     assert not set(made.values()) & set(environ.values())
+
+
+def test_a_command_waits_for_the_schedulers_write(tmp_path: Path) -> None:
+    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
+    (tmp_path / "airflow").mkdir()
+    engine = sqlalchemy.create_engine(
+        stack.airflow_environment(config, 8123, {})["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    )
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE runs (id TEXT)"))
+    scheduler = sqlite3.connect(tmp_path / "airflow" / "airflow.db", isolation_level=None, check_same_thread=False)
+    scheduler.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(6, scheduler.execute, ["COMMIT"])  # SQLite gives up after 5 s by default
+    done.start()
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("INSERT INTO runs VALUES ('a')"))
+    done.join()
+    scheduler.close()
+    engine.dispose()
+
+
+SAVEPOINT = """
+import sqlite3, sys, threading, time
+import sqlalchemy
+from airflow import settings
+
+settings.initialize()
+with settings.Session() as session:
+    session.execute(sqlalchemy.text("CREATE TABLE runs (id TEXT)"))
+    session.commit()
+    def write():
+        with sqlite3.connect(sys.argv[1], timeout=60) as scheduler:
+            scheduler.execute("INSERT INTO runs VALUES ('scheduled')")
+    other = threading.Thread(target=write)
+    with session.begin_nested():
+        session.execute(sqlalchemy.text("SELECT * FROM runs")).all()
+        other.start()
+        time.sleep(1)
+        session.execute(sqlalchemy.text("INSERT INTO runs VALUES ('backfilled')"))
+    session.commit()
+    other.join()
+    print(sorted(session.scalars(sqlalchemy.text("SELECT id FROM runs"))))
+"""
+
+
+def test_a_backfill_that_has_read_waits_for_the_schedulers_write(tmp_path: Path) -> None:
+    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
+    (tmp_path / "airflow").mkdir()
+    environ = stack.airflow_environment(config, 8123, os.environ)
+    command = [sys.executable, "-c", SAVEPOINT, str(tmp_path / "airflow" / "airflow.db")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["['backfilled', 'scheduled']"], done.stderr
+
+
+def test_dags_run_from_the_first_unless_the_environment_says_that_they_are_paused(tmp_path: Path) -> None:
+    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
+    assert stack.airflow_environment(config, 8123, {})[stack.PAUSED] == "False"
+    assert stack.airflow_environment(config, 8123, {stack.PAUSED: "True"})[stack.PAUSED] == "True"
 
 
 def test_the_serving_app_comes_up_without_a_model_and_goes(tmp_path: Path) -> None:

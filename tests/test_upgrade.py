@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from llmops import artifacts
-from llmops.access.keys import KeyStore
-from llmops.config import Config, load
+from llmops.access.keys import keys_of
+from llmops.config import Config, Retention, load
 from llmops.data.collect import forgotten
+from llmops.data.text.identity import identifier
 from llmops.errors import AccessError
 from llmops.features.examples import read_offline
 from llmops.model.base.generate import answer
@@ -18,9 +20,11 @@ from llmops.model.base.load import load_servable
 from llmops.monitoring import events
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import Spool
+from llmops.pipeline import plan
 from llmops.records import Document, Dropped
 from llmops.registry.registry import Registry, registry_of
 from llmops.release.lineage import lineage, lineage_text
+from llmops.retention.gc import gc
 
 HOME = Path(__file__).parent / "fixtures" / "home-0.1.0"
 KEYS = {
@@ -67,8 +71,19 @@ def test_lineage_from_the_answer_to_the_source(registry: Registry) -> None:
     assert "faq: csv faq.csv, licence CC0-1.0, owner shop" in lineage_text(champion)
 
 
+def test_stages_that_compute_with_a_model_are_made_anew_and_say_with_what(config: Config, registry: Registry) -> None:
+    """What 0.1.0 made does not tell its libraries, GPU or weights; it stays, and what is made now has another name."""
+    old = {path.parent for path in config.artifacts.glob("*/*/record.json")}
+    for name in ("select", "features", "tune", "train", "compress", "evaluate", "govern"):
+        made_of = artifacts.read_record(artifacts.newest(config.artifacts / name)).inputs
+        inputs = {source: config.artifacts / ref for source, ref in made_of.items() if source != "champion"}
+        assert plan(name, config, "2026-01-31", inputs).path not in old
+    assert {tuple(artifacts.read_record(path).environment) for path in old} == {()}
+    assert "trained by" not in lineage_text(registry.get("champion"))
+
+
 def test_keys_are_good_or_not_as_they_were(config: Config) -> None:
-    store = KeyStore(config.keys, events=config.events)
+    store = keys_of(config)
     assert {role: store.check(key).role for role, key in KEYS.items()} == {role: role for role in KEYS}
     assert store.check(KEYS["user"]).requests_per_minute == 600
     with pytest.raises(AccessError, match="revoked"):
@@ -85,13 +100,14 @@ def test_events_are_there_and_more_can_be_added(config: Config) -> None:
 
 
 def test_what_was_forgotten_stays_so(config: Config) -> None:
-    keep = forgotten.load(config.collect.forgotten)
     row = {"question": "Whom do I ask about a delivery that is late?", "group": "late"}
     said = Document(id="1", source="faq", location="faq.csv", position="row 94", **row, answer="Ask somebody else.")
-    assert keep(said) is said
     gone = "Ask Ana Marin in our shop, she knows every parcel."
-    kept = keep(Document(id="1", source="faq", location="faq.csv", position="row 94", **row, answer=gone))
-    assert isinstance(kept, Dropped) and kept.rule == forgotten.RULE
+    told = Document(id="1", source="faq", location="faq.csv", position="row 94", **row, answer=gone)
+    for _ in range(2):
+        kept, taken = forgotten.load(config.collect.forgotten).without([said, told])
+        assert kept is said and isinstance(taken, Dropped) and taken.rule == forgotten.RULE
+        forgotten.add(config.collect.forgotten, (), identifier("Lea Roe"))  # the list in its present form
 
 
 def test_training_and_serving_find_its_examples(config: Config, registry: Registry) -> None:
@@ -111,3 +127,19 @@ def test_the_champion_still_answers(registry: Registry) -> None:
     model, tokenizer = load_servable(registry.get("champion").servable)
     asked = [("How do I send back a vase?", "")]
     assert answer(model, tokenizer, asked, 24) == ["Yes, you can return the basket within 15 days of delivery."]
+
+
+def test_what_nothing_needs_is_removed_and_what_is_served_goes_on(config: Config, registry: Registry) -> None:
+    later = datetime.now(UTC) + timedelta(days=100)
+    few = config.model_copy(update={"retention": Retention(runs=1, versions=1)})
+    removed = gc(few, now=later)
+    assert {item.name for item in removed.plan.going if item.kind == "version"} == {"v3"}  # no alias names it
+    assert removed.plan.frees > 0 and not registry.get("v3").servable.is_dir()
+    assert lineage_text(registry.get("v3"), config.artifacts).count("data removed on") >= 3
+    champion = registry.get("champion")
+    model, tokenizer = load_servable(champion.servable)
+    assert len(answer(model, tokenizer, [("How can I contact you?", "")], 4)) == 1
+    assert registry.rollback().name == "v1" and registry.rollback().name == champion.name
+    for path in (config.artifacts / "govern").glob("[!.]*"):
+        assert "collect" in {record.stage for record in artifacts.walk(path)}
+    assert gc(few, now=later).plan.going == []

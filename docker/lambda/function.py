@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from mangum import Mangum
@@ -30,6 +32,14 @@ READY: dict[str, Any] = {
     "requestContext": {"http": {"method": "GET", "path": "/readyz", "sourceIp": "127.0.0.1"}},
     "isBase64Encoded": False,
 }
+
+
+def bring(database: Path, config: Config) -> None:
+    """Copy the image's database to where it can be opened for writing, unless `state.url` names another one."""
+    place = config.home / "state.db"
+    if not config.state.url and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(database, place)
 
 
 class Function:

@@ -31,13 +31,14 @@ from rich.table import Table
 from rich.text import Text
 
 from llmops import doctor, stack
-from llmops.access.keys import KeyStore
+from llmops.access.keys import keys_of
 from llmops.access.roles import Role
 from llmops.artifacts import write_json
-from llmops.config import Config, load, parse_interval
+from llmops.config import Config, load
 from llmops.errors import LlmopsError
-from llmops.orchestrator import DONE, Airflow, Task
+from llmops.orchestrator import Airflow, Task
 from llmops.pipeline import STAGES
+from llmops.schedule.intervals import parse_interval
 
 CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"
@@ -111,10 +112,11 @@ def demo(config: Config) -> None:
     own = key(config, USER, "demo")
     day = interval(config)
     with airflow(config, proof) as orchestrator:
-        first = follow(orchestrator, {"interval": day, "train": {"seed": 0}}, "first run")
+        first = follow(orchestrator, {"interval": day}, "first run")
         ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
-        second = follow(orchestrator, {"interval": day, "train": {"seed": 1}}, "second run, another training seed")
+        second = follow(orchestrator, {"interval": day, "epochs": 1}, "second run, with half the training")
         show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
+        show_schedule(orchestrator.scheduled())
     show_places(config, own)
 
 
@@ -142,8 +144,7 @@ def follow(orchestrator: Airflow, conf: Mapping[str, Any], title: str) -> str:
     started, said = time.monotonic(), dict[str, str]()
     try:
         with Live(console=console, refresh_per_second=4, transient=False) as live:
-            while True:
-                state, tasks = orchestrator.state(DAG, run), orchestrator.tasks(DAG, run)
+            for state, tasks in orchestrator.follow(DAG, run):
                 ahead = [r for r in orchestrator.active(DAG) if r != run] if state == "queued" else []
                 if console.is_terminal:
                     live.update(progress(title, state, tasks, ahead, time.monotonic() - started))
@@ -151,15 +152,12 @@ def follow(orchestrator: Airflow, conf: Mapping[str, Any], title: str) -> str:
                     if said.get(task.name) != task.state and task.state in COLOURS:
                         console.print(f"{title}: {task.name} {task.state} {task.seconds:.0f} s")
                         said[task.name] = task.state
-                if state in DONE:
-                    break
-                time.sleep(1)
     except KeyboardInterrupt:
         orchestrator.abandon(DAG, run)
         raise
     console.print(f"{title}: {state} after {time.monotonic() - started:.0f} s")
     if state == "failed":
-        raise RunFailed(explain(orchestrator, run, tasks))
+        raise RunFailed(orchestrator.explain(DAG, run, tasks))
     return run
 
 
@@ -179,17 +177,6 @@ def progress(title: str, state: str, tasks: list[Task], ahead: list[str], second
         )  # fmt: skip
     waiting = [Text(f"waits for {', '.join(ahead)}, which runs first", "yellow")] if ahead else []
     return Group(table, *waiting)
-
-
-def explain(orchestrator: Airflow, run: str, tasks: list[Task]) -> str:
-    """Which task failed, the end of its log, and what to do."""
-    lines = []
-    for task in tasks:
-        if task.state == "failed":
-            end = [line for line in orchestrator.log(DAG, run, task.name, task.tries) if line.strip()][-12:]
-            lines += [f"The task {task.name} failed at try {task.tries}. The end of its log:", *(f"  {e}" for e in end)]
-    lines.append("Mend what it names and run the same command again: finished stages are kept.")
-    return "\n".join(lines)
 
 
 def ask(config: Config, api_key: str, evaluate: Path) -> None:
@@ -247,8 +234,8 @@ def show_decisions(decisions: Mapping[str, Mapping[str, Any]]) -> None:
             label = f"{f['metric']} (floor {f['floor']:g})"
             table.add_row(label, f"{f['value']:.3f}", style="green" if f["passed"] else "red")
         console.print(table)
-        if not decided["comparisons"] or decided["outcome"] == "inconclusive":
-            console.print("; ".join(decided["reasons"]), highlight=False)
+        for reason in decided["reasons"]:
+            console.print(reason, highlight=False)
 
 
 def show_places(config: Config, api_key: str) -> None:
@@ -274,6 +261,14 @@ def show_places(config: Config, api_key: str) -> None:
     console.print(api_key, soft_wrap=True, highlight=False)
 
 
+def show_schedule(scheduled: Mapping[str, bool]) -> None:
+    """Which DAGs run by themselves from now on, and which wait to be told."""
+    running = [dag for dag, paused in scheduled.items() if not paused]
+    console.print(f"By themselves, as long as Airflow runs, run {', '.join(running) or 'none of the DAGs'}.")
+    if paused := [dag for dag, paused in scheduled.items() if paused]:
+        console.print(f"Paused are {', '.join(paused)}; `llmops airflow dags unpause NAME` lets one run.")
+
+
 def interval(config: Config) -> str:
     """The data interval of the demo: the day of its first run, so that running it again finds what is done."""
     file = config.home / "demo.json"
@@ -284,7 +279,7 @@ def interval(config: Config) -> str:
 
 def key(config: Config, role: Role, owner: str) -> str:
     """A new API key in the place of the owner's earlier ones."""
-    store = KeyStore(config.keys)
+    store = keys_of(config)
     for old in store.list():
         if old.owner == owner and not old.revoked:
             store.revoke(old.prefix)

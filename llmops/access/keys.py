@@ -6,56 +6,58 @@ bits) is shown once and kept only as its SHA-256. A slow password hash would add
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import json
-import os
+import math
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from llmops.access.roles import (
-    ROLES,
-    ExpiredKey,
-    Forbidden,
-    Key,
-    KeyFileError,
-    KeyRefused,
-    NoSuchKey,
-    RevokedKey,
-    Role,
-    UnknownKey,
-)
-from llmops.artifacts import locked
-from llmops.errors import AccessError
+import sqlalchemy as sa
+
+from llmops.access.presented import new_secret, sha256, split
+from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
+from llmops.access.rows import add, every, find, put, take_over
+from llmops.config import Config
+from llmops.errors import AccessError, StateUnavailable
 from llmops.monitoring.events import AUDIT, emit
+from llmops.state import audit
+from llmops.state.database import Database, database_of
 
 NOBODY = Key(prefix="", role="user", owner="", sha256="0" * 64, created="")  #: no secret has this hash
 OWNER_CHARS = 100
 MAX_DAYS = 36_500
+REST_S = 5.0  #: for so long a database that is away is left alone, since each request would wait for it
+AWAY_S = 300.0  #: for so long a key is good as it was found last, while the database cannot be reached
 
 
 class KeyStore:
-    """The keys in one JSON file, readable by its owner only; shared between processes, a change counts at once.
+    """The keys in the database, shared between processes; a change counts at once.
 
-    Each change is an event of the dataset `llmops.audit`, in the spool before the change counts: a change that
-    cannot be written down does not happen.
+    Each change is a row of `audit` in the same transaction, and an event of the dataset `llmops.audit`, in the spool
+    before the change counts: a change that cannot be written down does not happen.
 
     Args:
-        path: the file.
+        database: where they are.
+        events: the events folder.
+        legacy: the file of keys of 0.1.0, whose keys are taken over if it is there.
         now: the clock.
-        events: the events folder; by default `events` beside the file.
     """
 
     def __init__(
-        self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), events: Path | None = None
+        self,
+        database: Database,
+        events: Path,
+        legacy: Path | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._path, self._now, self._events = path, now, events or path.parent / "events"
-        #: what was read last and from which file; one value, for threads read and replace it at the same time
-        self._cached: tuple[tuple[int, int, int] | None, dict[str, Key]] = (None, {})
+        self._database, self._events, self._legacy, self._now = database, events, legacy, now
+        #: what was found last by prefix, and when, for the time that the database is away
+        self._seen: dict[str, tuple[float, Key]] = {}
+        self._rest_until = 0.0  #: until when a database that is away is not asked again
 
     def create(
         self,
@@ -90,10 +92,10 @@ class KeyStore:
             raise KeyRefused(f"A key must be good for more than 0 and at most {MAX_DAYS} days, not {days}.")
         if min(requests_per_minute or 0, tokens_per_minute or 0) < 0:
             raise KeyRefused("A limit per minute is 0 (none) or more.")
-        now, secret = self._now(), _secret()
-        with self._changing() as keys:
+        now, secret = self._now(), new_secret()
+        with self._changing() as connection:
             prefix = secrets.token_hex(4)
-            while prefix in keys:
+            while find(connection, prefix):
                 prefix = secrets.token_hex(4)
             key = Key(
                 prefix,
@@ -106,13 +108,14 @@ class KeyStore:
                 tokens_per_minute=tokens_per_minute,
             )
             _not_above(key, by, "create")
-            keys[prefix] = key
-            self._tell("create_key", key, by, who)
+            add(connection, key)
+            self._tell(connection, "create_key", key, by, who)
         return f"llmops_{prefix}_{secret}", key
 
     def list(self) -> Sequence[Key]:
         """All keys, oldest first, the revoked and expired included."""
-        return tuple(self._read().values())
+        with self._reading() as connection:
+            return tuple(every(connection))
 
     def revoke(self, prefix: str, by: Role = "admin", who: str = "") -> Key:
         """Make a key useless from now on; revoking it again changes nothing.
@@ -121,12 +124,12 @@ class KeyStore:
             NoSuchKey: if no key has this prefix.
             Forbidden: if its role is above `by`.
         """
-        with self._changing() as keys:
-            key = _named(keys, prefix)
+        with self._changing() as connection:
+            key = _named(connection, prefix)
             _not_above(key, by, "revoke")
             if not key.revoked:
-                key = keys[prefix] = replace(key, revoked=_iso(self._now()))
-                self._tell("revoke_key", key, by, who)
+                key = put(connection, replace(key, revoked=_iso(self._now())))
+                self._tell(connection, "revoke_key", key, by, who)
             return key
 
     def rotate(self, prefix: str, hours: float = 24.0, by: Role = "admin", who: str = "") -> tuple[str, Key]:
@@ -145,18 +148,18 @@ class KeyStore:
         """
         if not 0 <= hours <= 24 * MAX_DAYS:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
-        secret = _secret()
-        with self._changing() as keys:
-            key = _named(keys, prefix)
+        secret = new_secret()
+        with self._changing() as connection:
+            key = _named(connection, prefix)
             _not_above(key, by, "rotate")
             try:
                 self.good(key)
             except AccessError as error:
                 raise KeyRefused(f"{error} It cannot be rotated.") from error
             until = _iso(self._now() + timedelta(hours=hours))
-            key = replace(key, sha256=sha256(secret), old_sha256=key.sha256 if hours else "", old_until=until)
-            keys[prefix] = key
-            self._tell("rotate_key", key, by, who)
+            old = key.sha256 if hours else ""
+            key = put(connection, replace(key, sha256=sha256(secret), old_sha256=old, old_until=until))
+            self._tell(connection, "rotate_key", key, by, who)
         return f"llmops_{prefix}_{secret}", key
 
     def check(self, presented: str) -> Key:
@@ -164,7 +167,7 @@ class KeyStore:
 
         Raises:
             UnknownKey, ExpiredKey, RevokedKey: saying what to do.
-            KeyFileError: if the file of keys is damaged.
+            StateError: if the database is damaged, or has been away for too long.
         """
         return self.good(self.known(presented))
 
@@ -173,10 +176,10 @@ class KeyStore:
 
         Raises:
             UnknownKey: if its secret is not the right one.
-            KeyFileError: if the file of keys is damaged.
+            StateError: if the database is damaged, or has been away for too long.
         """
         head, prefix, secret = split(presented)
-        key = self._read().get(prefix, NOBODY)
+        key = self._find(prefix)
         given, now = sha256(secret), _iso(self._now())
         right = hmac.compare_digest(given, key.sha256)
         before = hmac.compare_digest(given, key.old_sha256 or NOBODY.sha256) and now < key.old_until
@@ -194,7 +197,7 @@ class KeyStore:
         Raises:
             UnknownKey: if there is no such key, or the secret that was shown is not good any more.
         """
-        key = self._read().get(prefix, NOBODY)
+        key = self._find(prefix)
         before = key.old_sha256 and _iso(self._now()) < key.old_until
         if not (proof(key.sha256) or (before and proof(key.old_sha256))):
             raise UnknownKey("The session is over; sign in again.")
@@ -212,7 +215,7 @@ class KeyStore:
             raise ExpiredKey(f"The API key {key.prefix} expired on {key.expires}; ask an admin for a new one.")
         return key
 
-    def _tell(self, action: str, key: Key, by: Role, who: str) -> None:
+    def _tell(self, connection: sa.Connection, action: str, key: Key, by: Role, who: str) -> None:
         fields: dict[str, object] = {
             "event.action": action,
             "event.category": ["iam"],
@@ -226,52 +229,58 @@ class KeyStore:
             "llmops.target.key.requests_per_minute": key.requests_per_minute,
             "llmops.target.key.tokens_per_minute": key.tokens_per_minute,
         }
+        audit.note(connection, action, by=who, target=key.prefix, fields={**key.shown(), "by_role": by})
         emit(self._events, AUDIT, fields)
 
-    def _read(self) -> dict[str, Key]:
-        """The keys by prefix; read again only when the file is another one."""
+    def _find(self, prefix: str) -> Key:
+        """The key with this prefix, or `NOBODY`; while the database is away, as it was found last."""
+        moment = time.monotonic()
         try:
-            stat = self._path.stat()
-        except FileNotFoundError:
-            return {}
-        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        known, cached = self._cached
-        if stamp != known:
-            try:
-                keys = [Key(**item) for item in json.loads(self._path.read_text(encoding="utf-8"))["keys"]]
-            except (ValueError, TypeError, KeyError) as error:
-                raise KeyFileError(f"The file of keys {self._path} is damaged ({error}); restore it.") from error
-            cached = {key.prefix: key for key in keys}
-            self._cached = (stamp, cached)
-        return cached
+            if moment < self._rest_until:
+                raise StateUnavailable("The database of keys cannot be reached; try again in a few seconds.")
+            with self._reading() as connection:
+                key = find(connection, prefix)
+        except StateUnavailable:
+            if moment >= self._rest_until:
+                self._rest_until = time.monotonic() + REST_S
+            seen, key = self._seen.get(prefix, (-math.inf, None))
+            if key is None or moment - seen > AWAY_S:
+                raise
+            return key
+        if key is None:
+            self._seen.pop(prefix, None)
+            return NOBODY
+        self._seen[prefix] = (moment, key)
+        return key
 
     @contextmanager
-    def _changing(self) -> Iterator[dict[str, Key]]:
-        """The keys to change, under the lock of the file, which is replaced when the block ends well."""
-        with locked(self._path):
-            keys = dict(self._read())
-            yield keys
-            content = json.dumps({"keys": [asdict(key) for key in keys.values()]}, indent=1)
-            partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            partial.unlink(missing_ok=True)
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, self._path)
+    def _reading(self) -> Iterator[sa.Connection]:
+        self._take_over()
+        with self._database.read() as connection:
+            yield connection
+
+    @contextmanager
+    def _changing(self) -> Iterator[sa.Connection]:
+        self._take_over()
+        with self._database.change() as connection:
+            yield connection
+
+    def _take_over(self) -> None:
+        if self._legacy and self._legacy.exists():
+            take_over(self._database, self._legacy)
+        self._legacy = None
 
 
-def split(presented: str) -> tuple[str, str, str]:
-    """The parts of a key as it is presented: `llmops`, its prefix, its secret; empty where there is none."""
-    head, _, rest = presented.strip().partition("_")
-    prefix, _, secret = rest.partition("_")
-    return head, prefix, secret
+def keys_of(config: Config) -> KeyStore:
+    """The keys of a configuration."""
+    return KeyStore(database_of(config), config.events, config.home / "keys.json")
 
 
-def _named(keys: dict[str, Key], prefix: str) -> Key:
-    if prefix not in keys:
+def _named(connection: sa.Connection, prefix: str) -> Key:
+    key = find(connection, prefix)
+    if key is None:
         raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")
-    return keys[prefix]
+    return key
 
 
 def _not_above(key: Key, by: Role, action: str) -> None:
@@ -279,14 +288,5 @@ def _not_above(key: Key, by: Role, action: str) -> None:
         raise Forbidden(f"The role {by} may not {action} a key of the role {key.role}, which is above it.")
 
 
-def _secret() -> str:
-    return secrets.token_urlsafe(32)
-
-
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def sha256(secret: str) -> str:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

@@ -14,6 +14,7 @@ Permission = Literal[
     "view_dashboard",
     "view_metrics",
     "view_models",
+    "test_versions",
     "run_pipeline",
     "manage_models",
     "manage_keys",
@@ -22,12 +23,19 @@ Permission = Literal[
 ROLES: tuple[Role, ...] = get_args(Role)  #: weakest first
 
 _USER: frozenset[Permission] = frozenset({"generate", "feedback"})
-_DEVELOPER: frozenset[Permission] = _USER | {"view_dashboard", "view_metrics", "view_models", "run_pipeline"}
+_DEVELOPER: frozenset[Permission] = _USER | {
+    "view_dashboard",
+    "view_metrics",
+    "view_models",
+    "test_versions",
+    "run_pipeline",
+}
 _ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys"}
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {"user": _USER, "developer": _DEVELOPER, "admin": _ADMIN}
 
-AIRFLOW_ROLES: dict[Role, str] = {"user": "viewer", "developer": "op", "admin": "admin"}
+#: Airflow's own role of those who have a place there: a developer triggers and looks, but reaches no connection
+AIRFLOW_ROLES: dict[Role, str] = {"developer": "user", "admin": "admin"}
 
 
 class UnknownKey(AccessError):
@@ -56,10 +64,6 @@ class NoSuchKey(LlmopsError):
 
 class KeyRefused(LlmopsError):
     """A key cannot be made or changed as was asked."""
-
-
-class KeyFileError(LlmopsError):
-    """The file of keys cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,13 @@ def batch(
 
     Raises:
         SourceError: if `source` cannot be read, has no such column, or no row.
-        ConfigError: if `output` is there and is not the answer to this.
+        ConfigError: if `output` is there and is not the answer to this, or lies in a folder of the platform's own.
         RegistryError: if there is no such version.
         DeployError: if the serving app does not answer; what is finished is kept.
     """
+    own = (settings.home, settings.registry, settings.artifacts, settings.collect.cache, settings.features.store)
+    if taken := [folder for folder in own if output.resolve().is_relative_to(folder.resolve())]:
+        raise ConfigError(f"{output} lies in {taken[0]}, which the platform keeps for itself; name another output.")
     if url:
         return answer_file(server_engine(url, max_new_tokens, size), source, output)
     name, folder = servable(settings, version)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import httpx
 
 from llmops import prompts
-from llmops.errors import DeployError
+from llmops.errors import ArtifactError, DeployError, NotServedError
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,11 @@ class LocalEngine:
         replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
         for i, (question, context) in enumerate(requests):
-            ids[i] = prompts.prompt_ids(tokenizer, question, context)
+            try:
+                ids[i] = prompts.prompt_ids(tokenizer, question, context)
+            except ArtifactError as error:
+                replies[i] = RowReply(error=str(error), version=self._version)
+                continue
             if len(ids[i]) + self._tokens > context_tokens:
                 replies[i] = RowReply(
                     error=f"the prompt has {len(ids.pop(i))} tokens and the answer may take {self._tokens}; together "
@@ -126,7 +130,8 @@ class ServerEngine:
         """See `BatchEngine`; waits for an app that is overloaded or restarts.
 
         Raises:
-            DeployError: if it does not answer for `PATIENCE_S`, or refuses the key.
+            DeployError: if it refuses the key.
+            NotServedError: if it does not answer for `PATIENCE_S`.
         """
         with ThreadPoolExecutor(self.size) as callers:
             waiting = [callers.submit(self._ask, *request) for request in requests]
@@ -156,7 +161,7 @@ class ServerEngine:
                     raise DeployError(f"The serving app at {self.url} refuses the batch: {said}")
                 wait = float(response.headers.get("Retry-After", pause))
             if time.monotonic() + wait > until:
-                raise DeployError(
+                raise NotServedError(
                     f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {said}. What is finished "
                     "is kept; run the same command again."
                 )

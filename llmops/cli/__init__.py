@@ -1,6 +1,7 @@
 """The command line: `llmops …` or `python -m llmops …`.
 
-Errors go to stderr in one line with a non-zero exit. `--json` prints for scripts.
+Errors go to stderr in one line with a non-zero exit: 75 (EX_TEMPFAIL) for what may be gone at the next try, so that
+whoever schedules can try again. `--json` prints for scripts.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops import config
-from llmops.cli import data, doctor, keys, models, stages
+from llmops.cli import airflow, data, doctor, keys, models, plan, retention, stages
 from llmops.cli.command import Command
-from llmops.errors import ConfigError, LlmopsError
+from llmops.errors import ConfigError, LlmopsError, TransientError
 from llmops.machine import spin_briefly
 
 
@@ -24,14 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("httpx", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
+    for noisy in ("httpx", "httpx2", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Where it is used, it warns on newer processors that it could fetch no kernel from the Hub: it is not meant to.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     command: Command = options.command
     try:
         return command(config.load(options.config, _overrides(options.set)), options) or 0
     except LlmopsError as error:
         print(f"llmops: {error}", file=sys.stderr)
-        return 1
+        return os.EX_TEMPFAIL if isinstance(error, TransientError) else 1
     except KeyboardInterrupt:
         print("llmops: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
@@ -40,18 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", help="YAML configuration file (default: $LLMOPS_CONFIG)")
-    common.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a value")
     common.add_argument("--json", action="store_true", help="print JSON")
+    common.set_defaults(set=[])
+    change = argparse.ArgumentParser(add_help=False)
+    change.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a value")
     parser = argparse.ArgumentParser(prog="llmops", description="From scattered data to a served, watched model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(function: Command) -> argparse.ArgumentParser:
-        text = (function.__doc__ or "").strip()
-        sub = commands.add_parser(function.__name__, parents=[common], help=text, description=text)
+    def add(function: Command, overrides: bool = True) -> argparse.ArgumentParser:
+        text, parents = (function.__doc__ or "").strip(), [common, change] if overrides else [common]
+        sub = commands.add_parser(function.__name__, parents=parents, help=text, description=text)
         sub.set_defaults(command=function)
         return sub
 
-    for group in (stages, models, keys, data, doctor):
+    for group in (stages, plan, airflow, models, keys, data, retention, doctor):
         group.add_to(add)
     return parser
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from llmops.config import Config
 
 Command = Callable[[Config, argparse.Namespace], int | None]  #: does it; returns the exit status, None for 0
-Add = Callable[[Command], argparse.ArgumentParser]  #: adds a command, named and described like its function
+
+
+class Add(Protocol):
+    """Adds a command, named and described like its function; with `overrides`, `--set` changes the configuration."""
+
+    def __call__(self, function: Command, overrides: bool = True) -> argparse.ArgumentParser: ...
 
 
 def who() -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from llmops.cli.command import Add
 from llmops.config import Config
+from llmops.errors import LlmopsError
+
+if TYPE_CHECKING:
+    from llmops.doctor import Check
 
 
 def add_to(add: Add) -> None:
@@ -18,9 +23,19 @@ def doctor(settings: Config, options: argparse.Namespace) -> int:
     """Check that this machine has what the pipeline needs, each failure with its remedy."""
     from llmops.doctor import check
 
-    checks = check(settings)
+    checks = [*check(settings), _database(settings)]
     if options.json:
         print(json.dumps([{"name": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]))
     for c in [] if options.json else checks:
         print(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" + ("" if c.ok else f"  → {c.remedy}"))
     return 0 if all(c.ok for c in checks) else 1
+
+
+def _database(settings: Config) -> Check:
+    from llmops.doctor import Check
+    from llmops.state.database import database_of
+
+    try:
+        return Check("database", True, database_of(settings).look())
+    except LlmopsError as error:
+        return Check("database", False, str(error), "`state.url` says where it is (docs/deployment.md)")

@@ -26,11 +26,11 @@ def add_to(add: Add) -> None:
 
 def keys(settings: Config, options: argparse.Namespace) -> None:
     """Create, list, rotate and revoke API keys."""
-    from llmops.access.keys import KeyStore
+    from llmops.access.keys import keys_of
 
     if options.prefix and options.action in ("create", "list"):
         raise ConfigError(f"keys {options.action}: it takes no prefix; an owner is --owner {options.prefix}.")
-    store = KeyStore(settings.keys, events=settings.events)
+    store = keys_of(settings)
     if options.action in ("create", "rotate"):
         if options.action == "create":
             limits = {name: getattr(options, name) for name in ("requests_per_minute", "tokens_per_minute")}

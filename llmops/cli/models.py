@@ -15,10 +15,18 @@ from llmops.errors import ConfigError
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(models)
-    sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary"])
-    sub.add_argument("version", nargs="?", default="", help="version or alias; canary without one tells how it does")
-    sub.add_argument("--share", type=float, help="of the callers that a canary answers (default: 0.1)")
-    sub.add_argument("--stop", action="store_true", help="end the canary's trial")
+    sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push"])
+    sub.add_argument(
+        "version", nargs="?", default="", help="version or alias; canary and ab without one tell how it does"
+    )
+    sub.add_argument("--share", type=float, help="of the callers that it answers (default: canary 0.1, ab 0.5)")
+    sub.add_argument("--stop", action="store_true", help="end the trial; the champion answers everybody")
+    sub.add_argument("--conclude", action="store_true", help="end the trial with a decision by what was counted")
+    sub.add_argument("--promote", action="store_true", help="with ab --conclude: the version is promoted if it has won")
+    sub.add_argument(
+        "--override", default="", metavar="REASON", help="why a version that the gate did not pass is used all the same"
+    )
+    sub.add_argument("--check", action="store_true", help="with push: only tell whether the Hub differs")
     sub = add(generate)
     sub.add_argument("prompt")
     sub.add_argument("--context", default="")
@@ -34,8 +42,9 @@ def add_to(add: Add) -> None:
     add(serve)
 
 
-def models(settings: Config, options: argparse.Namespace) -> None:
-    """List, show, promote and roll back model versions, and try one as a canary."""
+def models(settings: Config, options: argparse.Namespace) -> int | None:
+    """List, show, promote and roll back model versions, try one on callers, tell what was decided, push to the Hub."""
+    from llmops.cli import hub
     from llmops.registry.registry import registry_of
     from llmops.release import rollout
 
@@ -43,31 +52,46 @@ def models(settings: Config, options: argparse.Namespace) -> None:
     registry = registry_of(settings)
     by: dict[str, Any] = {"by": who(), "why": f"llmops models {options.action}"}
     if options.action == "promote":
-        rollout.promote(registry, settings.events, options.version, **by)
+        rollout.promote(registry, settings.events, options.version, override=options.override, **by)
+        hub.remind(settings)
     elif options.action == "rollback":
         rollout.rollback(registry, settings.events, **by)
-    elif options.action == "canary":
-        if options.stop:
-            rollout.stop(registry, settings.events, **by)
-        elif options.version:
-            share = 0.1 if options.share is None else options.share
-            rollout.start(registry, settings.events, options.version, share, **by)
-        print(json.dumps(rollout.state(registry), indent=1))
-        return
+        hub.remind(settings)
+    elif options.action == "push":
+        return hub.push(settings, registry, check=options.check, as_json=options.json)
+    elif options.action in ("canary", "ab"):
+        _try(settings, options, by)
+        return None
     elif options.action == "show":
-        print(json.dumps(_version(registry.get(options.version or "champion")), indent=1))
-        return
+        shown = registry.get(options.version or "champion")
+        print(json.dumps({**_version(shown), "decisions": registry.decisions(shown.name)}, indent=1))
+        return None
+    elif options.action == "decisions":
+        _print_decisions(registry.decisions(registry.get(options.version).name if options.version else ""), options)
+        return None
     names: dict[str, list[str]] = {}
     for alias, name in registry.aliases().items():
         names.setdefault(name, []).append(alias)
-    rows = [{**_version(v), "aliases": names.get(v.name, [])} for v in registry.versions()]
+    reasons = registry.overrides()
+    rows = [
+        {
+            **_version(v),
+            "aliases": names.get(v.name, []),
+            "override": reasons.get(v.name, ""),
+        }
+        for v in registry.versions()
+    ]
     if options.json:
         print(json.dumps(rows))
-        return
+        return None
     for row in rows:
-        print(f"{row['name']:<5} {row['status']:<13} {row['created'][:19]}  {', '.join(row['aliases'])}")
+        override = f"  override: {row['override']}" if row["override"] else ""
+        removed = f"  model removed on {row['removed'][:10]}" if row["removed"] else ""
+        aliases = ", ".join(row["aliases"])
+        print(f"{row['name']:<5} {row['status']:<13} {row['created'][:19]}  {aliases}{override}{removed}")
     if not rows:
         print("There is no model version yet; `llmops run all` makes one.")
+    return None
 
 
 def generate(settings: Config, options: argparse.Namespace) -> None:
@@ -109,17 +133,65 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
     start(settings)
 
 
+def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> None:
+    """Begin, end or tell a trial: a canary's or an A/B test."""
+    from llmops.cli import hub
+    from llmops.registry.registry import registry_of
+    from llmops.release import rollout
+
+    registry, canary = registry_of(settings), options.action == "canary"
+    kind: rollout.Kind = "canary" if canary else "ab_test"
+    if options.stop:
+        rollout.stop(registry, settings.events, kind=kind, **by)
+    elif options.conclude:
+        going, given = rollout.going_on(registry, kind).started, rollout.rules(settings)
+        promote = canary or options.promote
+        done = rollout.conclude(registry, settings.events, going, by=by["by"], promote=promote, **given)
+        print(json.dumps(done, indent=1))
+        if promote and done["outcome"] in ("promoted", "won"):
+            hub.remind(settings)
+        return
+    elif options.version:
+        share = options.share if options.share is not None else 0.1 if canary else 0.5
+        how: dict[str, Any] = {"kind": kind, "override": options.override}
+        rollout.start(registry, settings.events, options.version, share, **how, **by)
+    print(json.dumps(rollout.state(registry), indent=1))
+
+
 def _check_words(options: argparse.Namespace) -> None:
     """Refuse words of `llmops models` that do not go together: something else would be done than was asked."""
     action, version, stop, share = options.action, options.version, options.stop, options.share is not None
+    conclude, tries = options.conclude, action in ("canary", "ab")
     if action == "promote" and not version:
         raise ConfigError("models promote: name the version.")
+    if options.check and action != "push":
+        raise ConfigError(f"models {action}: only push has a --check.")
+    if action == "push" and version:
+        raise ConfigError("models push: it takes no version; all are pushed, and the champion is put on main.")
     if action in ("list", "rollback") and version:
         raise ConfigError(f"models {action}: it takes no version; to make {version} the champion, promote it.")
-    if ((stop or share) and action != "canary") or (stop and (version or share)) or (share and not version):
-        raise ConfigError(f"models {action}: only a canary has a --share, with its version, or a --stop, alone.")
+    if options.override and (not (tries or action == "promote") or not version):
+        raise ConfigError(f"models {action}: --override goes with the version of promote, canary or ab.")
+    if ((stop or share) and not tries) or (stop and (version or share)) or (share and not version):
+        raise ConfigError(f"models {action}: only a canary or ab has a --share, with its version, or a --stop, alone.")
+    if conclude and (not tries or version or stop):
+        raise ConfigError(f"models {action}: only a canary or ab has --conclude, without a version.")
+    if options.promote and (not conclude or action != "ab"):
+        raise ConfigError(f"models {action}: only ab --conclude has --promote.")
+
+
+def _print_decisions(decisions: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(decisions))
+        return
+    for d in decisions:
+        print(f"{d['time'][:19]}  {d['version']:<5} {d['kind']:<9} {d['outcome']:<13} {d['by']}: {d['why']}")
+    if not decisions:
+        print("Nothing has been decided yet.")
 
 
 def _version(version: Any) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((version.path / "version.json").read_text(encoding="utf-8"))
-    return {"name": version.name, **document}
+    from llmops.registry.version import document
+
+    known: dict[str, Any] = json.loads(document(version))
+    return known | {"removed": version.removed}

@@ -4,45 +4,137 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from llmops import artifacts, config, pipeline
+from llmops import artifacts, pipeline, sameness
+from llmops.artifacts import Record
 from llmops.cli.command import Add
 from llmops.config import Config
+from llmops.errors import ArtifactError, ConfigError, LlmopsError
+from llmops.retention.disk import usage
+from llmops.schedule.intervals import check_ended, parse_interval
 
 
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(run)
     sub.add_argument("stage", choices=[*pipeline.STAGES, "all"], metavar="STAGE|all", help=", ".join(pipeline.STAGES))
-    sub.add_argument("--interval", default="", help="data interval as a date (default: today)")
+    sub.add_argument("--interval", default="", help="day to read, that has ended, as 2026-01-31 (default: yesterday)")
     sub.add_argument("--run-id", default="", help="name of the run, kept in the records")
-    add(status).add_argument("--interval", default="", help="data interval as a date (default: today)")
+    sub.add_argument("--attempt", type=int, default=1, help="which try this is, for the event of a failure")
+    sub.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="STAGE=ARTIFACT",
+        help="what an earlier stage made, as that printed it (default: looked for by configuration and interval)",
+    )
+    sub = add(status)
+    sub.add_argument("--interval", default="", help="of the next run, as 2026-01-31 (default: yesterday)")
+    sub.add_argument("--verify", action="store_true", help="read every artifact again and name the damaged ones")
     add(lineage).add_argument("version", nargs="?", default="champion", help="version or alias")
 
 
 def run(settings: Config, options: argparse.Namespace) -> None:
     """Run one stage, or all of them in order; what is done already is skipped."""
-    interval = config.parse_interval(options.interval)
+    interval = parse_interval(options.interval)
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
-    done: dict[str, Path] = {}  # what the stages before made, so that a source that changes meanwhile changes nothing
+    done = _inputs(options.input)  # what stages before made, so that a source that changes meanwhile changes nothing
     for name in names:
-        path = done[name] = pipeline.run_stage(name, settings, interval, done, run=options.run_id)
+        path = pipeline.run_stage(name, settings, interval, done, run=options.run_id, attempt=options.attempt)
+        done[name] = path
+        record = artifacts.read_record(path)
         if options.json:
-            print(json.dumps({"stage": name, "artifact": str(path), "metrics": artifacts.read_record(path).metrics}))
+            row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
+            print(json.dumps(row))
         else:
-            print(f"{name:<10} {path}")
+            since = f"  {sameness.unchanged(record, interval)}" if record.interval != interval else ""
+            print(f"{name:<10} {path}{since}")
+
+
+def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
+    inputs: dict[str, Path] = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if name not in pipeline.STAGES or not path:
+            raise ConfigError(f"--input {pair!r}: write it as STAGE=ARTIFACT; stages are {', '.join(pipeline.STAGES)}.")
+        inputs[name] = Path(path)
+    return inputs
 
 
 def status(settings: Config, options: argparse.Namespace) -> None:
-    """Which artifacts the configuration and interval ask for, and which of them are there."""
-    interval = config.parse_interval(options.interval)
-    plans = [pipeline.plan(name, settings, interval) for name in pipeline.STAGES]
+    """What the next run would build, and what there is, newest first."""
+    interval = parse_interval(options.interval)
+    check_ended(interval)
+    plans = pipeline.plans(settings, interval)
+    problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
+    found, damaged = _artifacts(settings.artifacts, whole=options.verify)
+    there = [row for row in found if not row[1].removed]
+    disk = usage(settings)
     if options.json:
-        print(json.dumps([{"stage": p.stage, "artifact": str(p.path), "done": p.done} for p in plans]))
+        todo = [
+            {"stage": name, "artifact": str(plan.path), "done": plan.done}
+            if isinstance(plan, pipeline.Plan)
+            else {"stage": name, "artifact": None, "done": False}
+            for name, plan in plans.items()
+        ]
+        rows = [{"artifact": str(path)} | {key: getattr(r, key) for key in _SHOWN} for path, r, _ in found]
+        upcoming = {"interval": interval, "stages": todo, "problem": problem}
+        print(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
         return
-    for plan in plans:
-        print(f"{plan.stage:<10} {'done   ' if plan.done else 'missing'} {plan.path}")
+    said = f"cannot be planned: {problem}" if problem else _said(plans, settings)
+    print(f"The next run, of the interval {interval}, {said}.")
+    print("\nThere is, newest first:" if found else "There is no artifact yet; `llmops run all` makes them.")
+    for path, record, seconds in there:
+        ended = record.finished[:19].replace("T", " ")
+        print(f"{record.interval}  {record.stage:<10} {ended} {seconds:8.1f} s  {path}")
+    if removed := sorted(record.removed for _, record, _ in found if record.removed):
+        last = f"the last on {removed[-1][:10]}; --json lists them"
+        print(f"Of {len(removed)} more only the records are left; their data was removed, {last}.")
+    for name, why in damaged.items():
+        print(f"damaged     {Path(name).parent.name:<10} {why}")
+    print("\nOn the disk:")
+    for name, size in [*disk["artifacts"].items(), *((n, s) for n, s in disk.items() if n != "artifacts")]:
+        print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
+
+
+def _said(plans: Mapping[str, pipeline.Plan | LlmopsError | None], settings: Config) -> str:
+    """What the next run does, in words."""
+    open_ = [name for name, plan in plans.items() if plan is None and artifacts.finished(settings.artifacts / name)]
+    done = [name for name, plan in plans.items() if isinstance(plan, pipeline.Plan) and plan.done]
+    build = [name for name in plans if name not in (*open_, *done)]
+    if not build:
+        return "finds everything done"
+    behind = f"; what these hold decides whether there is anything to do for {' '.join(open_)}" if open_ else ""
+    return f"builds {' '.join(build)}{behind}"
+
+
+def _artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, float]], dict[str, str]]:
+    """Every artifact that was finished, also if its data was removed since, with its record and the seconds it took,
+    newest first, and why others cannot be told.
+
+    With `whole`, what is not what it was when it was finished is told among those.
+    """
+    order = {name: number for number, name in enumerate(pipeline.STAGES)}
+    found: list[tuple[Path, Record, float]] = []
+    damaged: dict[str, str] = {}
+    for path in sorted(
+        {file.parent for name in (artifacts.RECORD, artifacts.GONE) for file in folder.glob(f"*/[!.]*/{name}")}
+    ):
+        try:
+            record = artifacts.read_record(path)
+            if whole and not record.removed:
+                artifacts.check_whole(path)
+            took = datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)
+            found.append((path, record, took.total_seconds()))
+        except ArtifactError as error:
+            damaged[str(path)] = str(error)
+        except (ValueError, TypeError) as error:
+            damaged[str(path)] = str(artifacts.damaged(path, error))
+    found.sort(key=lambda row: (row[1].finished, order.get(row[1].stage, 0)), reverse=True)
+    return found, damaged
 
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
@@ -50,5 +142,8 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
     from llmops.registry.registry import registry_of
     from llmops.release import lineage as trace
 
-    version = registry_of(settings).get(options.version)
-    print(json.dumps(trace.lineage(version), indent=1) if options.json else trace.lineage_text(version))
+    version, root = registry_of(settings).get(options.version), settings.artifacts
+    print(json.dumps(trace.lineage(version, root), indent=1) if options.json else trace.lineage_text(version, root))
+
+
+_SHOWN = ("stage", "interval", "started", "finished", "run", "removed")  #: of a record

@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from llmops.config.data import Annotate, Clean, Collect, Source, Template
 from llmops.config.features import Features
+from llmops.config.metrics import DESCRIPTIVE, item_metrics
 from llmops.config.model import Compress, Evaluate, Select, Train, Tune
 from llmops.config.monitoring import Monitoring
-from llmops.config.release import Deploy, Govern, Release
+from llmops.config.release import Deploy, Govern, PushToHub, Release
+from llmops.config.schedule import Schedule
 from llmops.config.section import Section
 from llmops.config.serving import Serving
+from llmops.config.state import Retention, State
 from llmops.errors import ConfigError
 
 __all__ = [
     "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern", "Monitoring",
-    "Release", "Section", "Select", "Serving", "Source", "Template", "Train", "Tune", "load", "merge", "parse_interval",
-    "parse_value",
+    "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State", "Template",
+    "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -51,8 +53,12 @@ class Config(Section):
     govern: Govern = Govern()
     release: Release = Release()
     deploy: Deploy = Deploy()
+    push_to_hub: PushToHub = PushToHub()
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
+    schedule: Schedule = Schedule()
+    state: State = State()
+    retention: Retention = Retention()
 
     @model_validator(mode="before")
     @classmethod
@@ -65,10 +71,27 @@ class Config(Section):
         collect["forgotten"] = Path(collect.get("forgotten") or home / "forgotten.json").absolute()
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
-        serving = dict(value.get("serving") or {})
-        serving["keys"] = Path(serving.get("keys") or home / "keys.json").absolute()
-        made = {"collect": collect, "release": release, "features": features, "serving": serving}
-        return {**value, "home": home, **made}
+        return {**value, "home": home, "collect": collect, "release": release, "features": features}
+
+    @model_validator(mode="after")
+    def _gate_decides_on_what_is_measured(self) -> Config:
+        known = item_metrics(self.evaluate.task, self.evaluate.k)
+        for field, named in (
+            ("primary", [self.release.primary]),
+            ("guardrails", self.release.guardrails),
+            ("floors", self.release.floors),
+        ):
+            if unknown := [metric for metric in named if metric not in known]:
+                raise ValueError(
+                    f"release.{field} names {unknown[0]!r}, which is not measured of an answer when evaluate.task is "
+                    f"{self.evaluate.task!r}; there are {', '.join(known)}"
+                )
+        if self.release.primary in DESCRIPTIVE:
+            raise ValueError(
+                f"release.primary is {self.release.primary!r}, which describes an answer but tells none that is better "
+                "from one that is worse; name another"
+            )
+        return self
 
     @property
     def artifacts(self) -> Path:
@@ -81,9 +104,24 @@ class Config(Section):
         return self.home / "events"
 
     @property
-    def keys(self) -> Path:
-        """File of the hashed API keys."""
-        return self.serving.keys
+    def database(self) -> str:
+        """URL of the database of what is decided."""
+        return self.state.url or f"sqlite:///{self.home / 'state.db'}"
+
+    @property
+    def registry(self) -> Path:
+        """Folder of the model registry."""
+        return self.release.registry
+
+    @property
+    def erasure_journal(self) -> Path:
+        """File that says what an erasure still has to do; there only while one is carried out, or was interrupted."""
+        return self.home / "erasure.json"
+
+    @property
+    def weight_hashes(self) -> Path:
+        """File that remembers the hashes of base models' files; it may be deleted at any time."""
+        return self.home / "weights.json"
 
 
 def load(
@@ -115,7 +153,7 @@ def load(
         return Config(**values)
     except ValidationError as error:
         where = f" in {path}" if path else ""
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {_short(e['input'])})" for e in error.errors()]
+        lines = (_line(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors())
         raise ConfigError(f"Configuration{where} is wrong: " + "; ".join(lines)) from None
 
 
@@ -126,20 +164,6 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
-
-
-def parse_interval(text: str = "") -> str:
-    """The data interval as the ISO date of its day; empty means today (UTC).
-
-    Raises:
-        ConfigError: if `text` is no date or date-time.
-    """
-    if not text:
-        return datetime.now(UTC).date().isoformat()
-    try:
-        return date.fromisoformat(text[:10]).isoformat()
-    except ValueError:
-        raise ConfigError(f"Data interval {text!r} is no date; write it as 2026-01-31.") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -174,6 +198,11 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _line(key: str, message: str, value: Any) -> str:
+    """A mistake; one that lies between sections has no key of its own, and its message names them."""
+    return f"{key}: {message} (got {_short(value)})" if key else message.removeprefix("Value error, ")
 
 
 def _short(value: Any) -> str:

@@ -16,14 +16,18 @@ class Source(Section):
     """One place that data comes from."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
-    kind: Literal["csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text"] = Field(
+    kind: Literal[
+        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text", "dataset"
+    ] = Field(
         description="How to read it. `csv` is TSV too; `chat` is transcripts (.txt) and OpenAI-style messages "
-        "(.jsonl). All but `parquet`, `pdf` and `sql` may be gzipped."
+        "(.jsonl); `dataset` is what the library `datasets` reads. All but `parquet`, `pdf`, `sql` and `dataset` may "
+        "be gzipped."
     )
     location: str = Field(
         description="File path or glob, relative to the configuration file, or one at `s3://`, `abfs://` or "
-        "`https://`; for `sql` an SQLAlchemy URL. In a URL ${VAR} is read from the environment. `{date}` becomes the "
-        "data interval's date."
+        "`https://`; for `sql` an SQLAlchemy URL; for `dataset` a folder, files, or with a `revision` a repository of "
+        "the Hub such as `org/name`. In a URL ${VAR} is read from the environment. `{date}` becomes the data "
+        "interval's date."
     )
     connection: str = Field(
         "", description="Airflow connection that holds the credentials of the location; empty: the environment does."
@@ -42,15 +46,21 @@ class Source(Section):
     key: tuple[str, ...] = Field(
         (), description="For `sql` with a `cursor`: columns that identify a row; the newest row of each key counts."
     )
+    revision: str = Field(
+        "",
+        description="For `dataset`: commit, branch or tag of a Hub repository. A run reads the commit it stands for.",
+    )
+    subset: str = Field("", description="For `dataset`: its configuration, where it has several.")
+    split: str = Field("", description="For `dataset`: the split that is read; empty: all.")
     records: str = Field(
         "", description="For `json` and `xml`: path of the repeated record, e.g. `shop/product` (XML: from the root)."
     )
     fields: dict[str, str] = Field(
         default_factory=dict,
-        description="Which field of a row or record (`csv`, `parquet`, `json`, `jsonl`, `xml`, `sql`) is the "
-        "document's question, answer, context, same_as (a known question that this one is another wording of), group "
-        "or text. Nested fields are written `author.name`, those in a list `answers.0.text`. Without a question, a "
-        "row keeps all its fields for `annotate.templates`.",
+        description="Which field of a row or record (`csv`, `parquet`, `json`, `jsonl`, `xml`, `sql`, `dataset`) is "
+        "the document's question, answer, context, same_as (a known question that this one is another wording of), "
+        "group or text. Nested fields are written `author.name`, those in a list `answers.0.text`. Without a question, "
+        "a row keeps all its fields for `annotate.templates`.",
     )
     where: dict[str, str] = Field(default_factory=dict, description="Keep only rows whose fields have these values.")
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
@@ -82,9 +92,24 @@ class Source(Section):
         kind = info.data.get("kind")
         if value and info.field_name == "records" and kind not in ("json", "xml"):
             raise ValueError("only `json` and `xml` have a path of records")
-        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql"):
+        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql", "dataset"):
             raise ValueError(f"`{kind}` knows its own encoding")
         return value
+
+    @field_validator("revision", "subset", "split")
+    @classmethod
+    def _of_a_dataset(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("kind") != "dataset":
+            raise ValueError(f"only `dataset` has a {info.field_name}")
+        return value
+
+    @model_validator(mode="after")
+    def _on_the_hub(self) -> Source:
+        if self.revision and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.location):
+            raise ValueError("with a revision, the location is a repository of the Hub, such as `org/name`")
+        if self.kind == "dataset" and "://" in self.location:
+            raise ValueError("a `dataset` is on this machine or on the Hub; read files elsewhere by their own kind")
+        return self
 
     @model_validator(mode="after")
     def _incremental(self) -> Source:
@@ -141,7 +166,19 @@ class Clean(Section):
         "local[*]", description="Spark master: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."
     )
     driver_memory: Annotated[str, Unhashed()] = Field("1g", description="Spark driver memory.")
-    partitions: Annotated[int, Unhashed()] = Field(8, ge=1, description="Spark shuffle partitions.")
+    work: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Where the work files are: a folder that all hosts share, or a place in an object store, as in "
+        "`s3://bucket/work`. Empty: beside the result, for a master on this machine.",
+    )
+    connection: Annotated[str, Unhashed()] = Field(
+        "",
+        description="Airflow connection that holds the credentials of `work`, which the driver hands to the workers; "
+        "empty: the environment of each machine does.",
+    )
+    partitions: Annotated[int | None, Unhashed()] = Field(
+        None, ge=1, description="Spark shuffle partitions; empty: by the number of documents, 250,000 in each."
+    )
     spark: Annotated[dict[str, str], Unhashed()] = Field(
         default_factory=dict, description="Further settings of the Spark session, such as `spark.executor.memory`."
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from llmops.config.metrics import TaskName
 from llmops.config.section import Section, Unhashed
+from llmops.config.space import Expression, HyperparameterName, check_expression
+
+SPACE: dict[HyperparameterName, Expression] = {
+    "learning_rate": ("loguniform", 1e-5, 1e-3),
+    "rank": ("choice", 8, 16),
+    "batch": ("choice", 4, 8),
+}
+TPE_STARTUP = 5  #: trials before TPE begins to model; HyperOpt's own 20 would make a search of 20 a random one
 
 
 class Select(Section):
@@ -19,10 +29,12 @@ class Select(Section):
     )
     languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
     min_context: int = Field(0, ge=0, description="Tokens that its context must hold.")
-    max_memory_gib: float = Field(0.0, ge=0, description="Memory for training in 4 bits; 0 asks the machine.")
-    max_serving_gib: float = Field(
-        0.0, ge=0, description="Memory for serving in 4 bits; 0 is as much as there is for training."
+    max_memory_gib: float = Field(
+        0.0,
+        ge=0,
+        description="Memory, in GiB, that a stage may take of the GPU, or without one of the machine; 0: all there is.",
     )
+    max_serving_gib: float = Field(0.0, ge=0, description="The same for serving; 0: as much as for a stage.")
     offline: bool = Field(True, description="Only models that need no download.")
     score_items: int = Field(
         16, ge=0, description="Validation examples that models whose weights are here are scored on, untuned; 0: none."
@@ -33,23 +45,32 @@ class Tune(Section):
     """Search hyperparameters, from a starting point that is usually good; what `train` fixes is not searched."""
 
     search: Literal["tpe", "random", "grid"] = Field(
-        "tpe",
-        description="`tpe`: HyperOpt's model of what did well; `random`; `grid`: all combinations, as many as fit.",
+        "random",
+        description="`random`: HyperOpt's random search; `tpe`: its model of what did well, from the sixth trial "
+        "on, so for ten or more; `grid`: all combinations, as many as fit.",
     )
     trials: int = Field(4, ge=0, description="Most points that are tried; 0 or 1 takes the starting point untried.")
-    steps: int = Field(8, ge=1, description="Optimiser steps of a whole trial.")
+    steps: int = Field(
+        8, ge=0, description="Optimiser steps of a whole trial; 0: each trains its epochs, as `train` would."
+    )
     halving: int = Field(
         4,
         ge=1,
         description="Successive halving: the best 1/halving of the trials are trained on; 1 trains all of them whole.",
     )
     rung: int = Field(2, ge=1, description="Fewest optimiser steps after which trials are compared.")
-    learning_rate: tuple[float, float] = Field((1e-5, 1e-3), description="Bounds of the log-uniform learning rate.")
-    rank: tuple[Annotated[int, Field(ge=1)], ...] = Field((8, 16), min_length=1, description="LoRA ranks to try.")
-    batch: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (4, 8), min_length=1, description="Examples per optimiser step to try."
+    space: dict[HyperparameterName, Expression] = Field(
+        SPACE,
+        description="What is searched: `learning_rate`, `rank`, `batch`, `epochs`, `alpha`, `dropout`, `warmup`, each "
+        "with one of HyperOpt's expressions: `[choice, 8, 16]`, `[uniform, 0, 0.1]`, `[quniform, 1, 5, 1]`, "
+        "`[uniformint, 1, 5]`, `[loguniform, 1e-5, 1e-3]`, `[qloguniform, 8, 64, 8]`; bounds are values, also of "
+        "logarithmic ones.",
     )
-    validation_items: int = Field(24, ge=1, description="Validation examples a trial is judged on.")
+    validation_items: int = Field(
+        24,
+        ge=2,
+        description="Validation examples a trial is judged on. What leads by less than their noise is not taken.",
+    )
     spark: Annotated[str, Unhashed()] = Field(
         "",
         description="Spark master on which HyperOpt's SparkTrials runs whole trials; empty: here, one after another.",
@@ -57,15 +78,31 @@ class Tune(Section):
     parallel: int = Field(1, ge=1, description="With `spark`: trials at once, each without knowing of the others.")
     seed: int = Field(0, description="Seed of the search and of its trials.")
 
-    @field_validator("learning_rate")
+    @field_validator("space")
     @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("learning_rate needs 0 < low <= high <= 1")
+    def _expressions(cls, value: dict[HyperparameterName, Expression]) -> dict[HyperparameterName, Expression]:
+        for name, expression in value.items():
+            check_expression(name, expression)
         return value
 
     @model_validator(mode="after")
     def _sound(self) -> Tune:
+        if self.search == "tpe" and 1 < self.trials <= TPE_STARTUP:
+            raise ValueError(
+                f"TPE's first {TPE_STARTUP} trials are random and tune.trials is {self.trials}, so it would never "
+                "model anything; raise it to ten or more, or set tune.search: random in the configuration, which no "
+                "parameter of a run can"
+            )
+        if "epochs" in self.space and self.steps:
+            raise ValueError(
+                "a trial of so many steps says nothing about epochs: to search them, set tune.steps to 0, which trains "
+                "every trial whole"
+            )
+        if not self.steps and self.halving > 1:
+            raise ValueError(
+                "trials that train their own epochs (tune.steps: 0) are of different lengths and cannot be compared on "
+                "the way; set tune.halving to 1"
+            )
         if self.spark and self.halving > 1:
             raise ValueError(
                 "trials on Spark run whole: SparkTrials can neither compare them on the way nor give a worker another "
@@ -80,18 +117,30 @@ class Train(Section):
     """Fine-tune with QLoRA."""
 
     method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: in bfloat16.")
-    epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
+    epochs: float = Field(
+        0.0, ge=0, description="Passes over the training examples; 0 takes what `tune` found, 3 if it searched none."
+    )
     learning_rate: float = Field(0.0, ge=0, description="Peak learning rate; 0 takes what `tune` found.")
     rank: int = Field(0, ge=0, description="LoRA rank; 0 takes what `tune` found.")
     batch: int = Field(0, ge=0, description="Examples per optimiser step; 0 takes what `tune` found.")
-    alpha: int = Field(0, ge=0, description="LoRA alpha; 0 means twice the rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+    alpha: int = Field(
+        0, ge=0, description="LoRA alpha; 0 takes what `tune` found, twice the rank if it searched none."
+    )
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="LoRA dropout; empty takes what `tune` found, 0 if it searched none."
+    )
     rslora: bool = Field(False, description="Scale the adapter by alpha over the root of the rank: for high ranks.")
     dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA): better at low ranks, slower.")
     target_modules: tuple[str, ...] = Field(
         (), description="Layers that get an adapter, such as `qkv_proj`; empty: all linear layers."
     )
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with rising learning rate.")
+    warmup: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the steps with rising learning rate; empty takes what `tune` found, 0.05 if it searched "
+        "none.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     group_by_length: bool = Field(
         False, description="Put examples of similar length into a batch: evens out the work of several GPUs."
@@ -127,8 +176,9 @@ class Compress(Section):
     variants: tuple[Literal["nf4", "int8", "fp8", "pruned", "recovered"], ...] = Field(
         (),
         description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
-        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU; `pruned`, "
-        "without the least used neurons of every MLP; `recovered`, pruned and trained again. Empty: the bfloat16 model "
+        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU and with the "
+        "package kernels; `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
+        "again. Empty: the bfloat16 model "
         "is served.",
     )
     within: float = Field(
@@ -155,13 +205,20 @@ class Compress(Section):
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value):
             raise ValueError("name every variant once")
+        if "fp8" in value and find_spec("kernels") is None:
+            raise ValueError(
+                "fp8 needs the package kernels, which is not installed and which no list of this project has, since "
+                "bitsandbytes asks the Hub at every import where it is. Run `pip install kernels` in the environments "
+                "of the machines with the GPUs that make and serve the model, and there alone; it downloads "
+                "kernels-community/finegrained-fp8 from the Hub. Or leave fp8 out of compress.variants"
+            )
         return value
 
 
 class Evaluate(Section):
     """Answer the frozen test with base, champion and candidate, and measure."""
 
-    task: Literal["qa", "generation", "classification", "multilabel"] = Field(
+    task: TaskName = Field(
         "qa",
         description="What is measured. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
         "reading ease; `classification`, the answer is a label: accuracy, macro F1; `multilabel`, it is labels "

@@ -1,13 +1,19 @@
-"""The sections that decide what users get: govern, release, deploy."""
+"""The sections that decide what users get: govern, release, deploy, push_to_hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmops.config.section import Section, Unhashed, Where
+
+#: Licences that let others pass on the texts and what was made of them, as the Hub names them.
+OPEN_LICENCES = (
+    "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+    "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "gfdl", "mit", "odbl", "odc-by", "pddl", "unlicense",
+)  # fmt: skip
 
 
 class Govern(Section):
@@ -28,25 +34,50 @@ class Govern(Section):
 
 
 class Release(Section):
-    """Decide by the gate, write the version, move the alias, push."""
+    """Decide by the gate, write the version, move the alias."""
 
     registry: Where = Field(Path(), description="The local registry; empty: `<home>/registry`.")
     name: str = Field("support-bot", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the model.")
-    primary: str = Field("token_f1", description="Metric that the gate decides on.")
-    min_effect: float = Field(0.01, ge=0, description="The interval's lower bound must be above this difference.")
-    guardrails: dict[str, float] = Field(
+    primary: str = Field("token_f1", description="Metric that the gate decides on; one of the task's.")
+    min_effect: float = Field(
+        0.01, ge=0, description="The candidate must be better by more than this, beyond chance: the interval's bound."
+    )
+    guardrails: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: {"rouge_l": 0.02}, description="Metrics that may not be worse by more than this margin."
     )
     floors: dict[str, float] = Field(
-        default_factory=lambda: {"token_f1": 0.1}, description="Absolute values below which nothing is promoted."
+        default_factory=lambda: {"token_f1": 0.1},
+        description="Values that the candidate must reach; ceilings of metrics of which less is better.",
     )
     min_items: int = Field(30, ge=1, description="With fewer test items the gate is inconclusive.")
     min_groups: int = Field(10, ge=2, description="With fewer topics among the test items the gate is inconclusive.")
-    bootstrap: int = Field(5000, ge=100, description="Resamples of the paired bootstrap.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
-    seed: int = Field(0, description="Seed of the bootstrap.")
-    hub_repo: str = Field("", description="Hub repository `owner/name`; pushed to when HF_TOKEN is set.")
-    private: bool = Field(True, description="Create the Hub repository as private.")
+    canary: bool = Field(
+        False, description="A version that passed the gate is tried as a canary first, if there is a champion."
+    )
+    canary_share: float = Field(0.1, gt=0, lt=1, description="Of the callers that such a canary answers.")
+    canary_margin: float = Field(
+        0.02,
+        gt=0,
+        lt=1,
+        description="How much larger a canary's shares of errors, rejections and no room may surely be.",
+    )
+    canary_requests: Annotated[int, Unhashed()] = Field(
+        1000, ge=30, description="Requests of a canary after which the schedule concludes its trial."
+    )
+    canary_minutes: Annotated[float, Unhashed()] = Field(
+        1440, ge=1, le=100_000, description="Longest that a canary's trial takes before the schedule concludes it."
+    )
+    ab_promote: Annotated[bool, Unhashed()] = Field(
+        False, description="A version that wins the A/B test of the DAG becomes the champion, without a person's word."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        for old, new in (("hub_repo", "repo"), ("private", "private")):
+            if isinstance(values, dict) and old in values:
+                raise ValueError(f"{old} is now push_to_hub.{new}: what is pushed is a stage of its own")
+        return values
 
 
 class Deploy(Section):
@@ -55,3 +86,26 @@ class Deploy(Section):
     url: str = Field("", description="The serving app. Empty: one is started for the proof and stopped again.")
     question: str = Field("How can I contact you?", description="What the proof asks.")
     timeout_s: Annotated[float, Unhashed()] = Field(180.0, gt=0, description="How long the app may take to load it.")
+
+
+class PushToHub(Section):
+    """Make the Hugging Face Hub equal to the registry: the champion on `main`, every version on a branch and a tag; and
+    the examples that the champion learned from, in a data set repository."""
+
+    repo: str = Field(
+        "", pattern=r"^([\w.-]+/[\w.-]+)?$", description="Hub repository `owner/name`, with HF_TOKEN; empty: none."
+    )
+    private: bool = Field(True, description="Create the repositories as private.")
+    dataset: str = Field(
+        "",
+        pattern=r"^([\w.-]+/[\w.-]+)?$",
+        description="Data set repository `owner/name` for the examples that the champion learned from; empty: none.",
+    )
+    dataset_test: bool = Field(
+        False, description="Push the frozen test, too. Whoever reads it may train on it: it then measures nothing."
+    )
+    dataset_licences: tuple[str, ...] = Field(
+        OPEN_LICENCES,
+        description="Licences under which examples may be passed on, whatever their case; of an example under "
+        "several, all. Of any other source, or one without a licence, nothing is pushed, and no other example either.",
+    )

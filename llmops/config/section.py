@@ -16,9 +16,11 @@ Where = Annotated[Path, Unhashed()]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused."""
+    """Base of all sections: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, allow_inf_nan=False
+    )
 
     def hashed(self) -> dict[str, Any]:
         """The fields that decide the result, as JSON values: what a fingerprint is made of."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from llmops.config.section import Section, Where
+from llmops.config.section import Section
 from llmops.config.urls import check_redis
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
@@ -33,6 +32,15 @@ class Serving(Section):
         "`gpu_memory_utilization`.",
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between looks at the registry's aliases.")
+    trials: bool = Field(
+        True, description="Take part in canaries and A/B tests; the app that the stage `deploy` starts does not."
+    )
+    test_idle_s: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds without a request after which a version that a developer tests by its name is closed; 0: "
+        "only those that answer can be named. There must be memory for one more model.",
+    )
     timeout_s: float = Field(120.0, gt=0, description="Longest a request may take, waiting included; then it gets 504.")
     drain_s: float = Field(
         0.0,
@@ -45,7 +53,6 @@ class Serving(Section):
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
         description="What no answer may hold unless its prompt does; such an answer is cut with `content_filter`.",
     )
-    keys: Where = Field(Path(), description="The file of hashed API keys; empty: `<home>/keys.json`.")
     requests_per_minute: int = Field(
         60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."
     )

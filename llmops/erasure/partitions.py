@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from llmops.artifacts import read_record
 from llmops.config import Config
 from llmops.data.collect import repository
-from llmops.data.collect.credentials import environment
-from llmops.data.collect.remote import Address, connect, is_remote, local
+from llmops.data.credentials import environment
+from llmops.data.remote import Address, connect, is_remote, local
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found, Known, matching_rows
 

@@ -20,31 +20,32 @@ from llmops import artifacts, pipeline
 from llmops.artifacts import file_sha256, write_json
 from llmops.config import Config
 from llmops.data.collect import forgotten
-from llmops.erasure import partitions, search
+from llmops.data.remote import is_remote, local
+from llmops.erasure import partitions, search, split_entries
 from llmops.erasure.partitions import Parts
+from llmops.erasure.split_entries import Key
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found, Known, PersonRow, collected_row, find_rows, trace, trained_on
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.registry.registry import Registry
 from llmops.release.lineage import lineage
+from llmops.state.database import database_of
 
-JOURNAL = "erasure.json"
-
-_PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left of a file
+_PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial|gone)")  #: what was left by who was killed while writing or removing
 _NAMED, _ALWAYS, _TRAINED = "named", "always", "trained"
 #: When the folder that an interrupted run of a stage left is deleted; the next run makes it anew.
-#: always: the person's rows stand there without their name.
+#: always: the person's rows stand there without their name, or packed in a copy of a source.
 #: trained: if any model was trained on the person, since the run would go on from what it learned.
 #: named: if it names the person. So it is for all stages that are not listed.
 UNFINISHED = {
-    **dict.fromkeys(("annotate", "features", "evaluate", "govern"), _ALWAYS),
+    **dict.fromkeys(("collect", "annotate", "features", "evaluate", "govern"), _ALWAYS),
     **dict.fromkeys(("tune", "train", "compress"), _TRAINED),
 }
 
 
 @dataclass(slots=True, kw_only=True)
 class Change:
-    """Rows of a Parquet file, or lines of a text, that go."""
+    """Rows of a Parquet or Arrow file, or lines of a text, that go."""
 
     path: str
     sha256: str  #: of the file that still has them
@@ -67,7 +68,7 @@ class ErasurePlan:
 
     time: str
     subject: str = ""  #: keyed hash of the identifier, to know it again
-    hashes: list[str] = field(default_factory=list)  #: for the list of what is not to be collected again
+    hashes: list[str] = field(default_factory=list)  #: for the list of what is not to be collected again: rows
     documents: int = 0  #: raw rows in the sources
     places: list[dict[str, str]] = field(default_factory=list)  #: where those rows stood when they were read last
     changes: list[Change] = field(default_factory=list)
@@ -79,16 +80,17 @@ class ErasurePlan:
     versions: list[TrainedVersion] = field(default_factory=list)
     online: dict[str, list[str]] = field(default_factory=dict)  #: features artifact → ids to take from the online store
     repository: Parts = field(default_factory=dict)
+    splits: list[Key] = field(default_factory=list)  #: entries of the split ledger that go
     notes: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.texts or self.databases or self.repository or self.interrupted)
+        return bool(self.changes or self.texts or self.databases or self.repository or self.splits or self.interrupted)
 
 
 def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]]:
     """The plan, and the person's raw rows."""
     root = config.artifacts
-    found = trace(root, pipeline.STAGES, subject)
+    found = trace(root, pipeline.STAGES, subject, split_entries.named(database_of(config), subject))
     for unit in _extracts(config.collect.cache):
         find_rows(unit, subject, Known(), found)
     plan = ErasurePlan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
@@ -102,9 +104,11 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     plan.changes += [change for path in sorted(root.glob("govern/*/report.md")) if (change := _lines(path, found))]
     plan.online = _online(root, found)
     plan.repository = partitions.find(config, subject, found)
-    raw = [row for path, rows in found.files.items() if _is_raw(path, config) for row in rows]
+    plan.splits = split_entries.find(database_of(config), subject, found)
+    raw_files = sorted((path for path in found.files if _is_raw(path, config)), key=lambda path: _read_in(path, config))
+    raw = [row for path in raw_files for row in found.files[path]]
     newest: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in sorted(raw, key=lambda row: row.values.get("interval", "")):
+    for row in raw:
         place = {name: row.values.get(name, "") for name in ("source", "location", "position")}
         newest[tuple(place.values())] = {**place, "location": _shown(place["location"], subject)}
     plan.documents, plan.places = len(newest), [newest[place] for place in sorted(newest)]
@@ -124,12 +128,11 @@ def start(config: Config, plan: ErasurePlan, raw: Iterable[PersonRow], subject: 
     hashes: set[str] = set()
     for row in raw:
         item = collected_row(row.values)
-        hidden = subject.named_in_location(item.location)
-        hashes.add(keyed(item, "hidden" if hidden else "anywhere" if row.named else "here"))
-        if hidden and row.named:
-            hashes.add(keyed(item, "anywhere"))
+        hashes.add(keyed(item, "key"))
+        if not row.named and not subject.named_in_location(item.location):  # else the identifier says it
+            hashes.add(keyed(item, "here"))
     plan.hashes = sorted(hashes - {""})
-    write_json(config.home / JOURNAL, asdict(plan))
+    write_json(config.erasure_journal, asdict(plan))
 
 
 def resume(config: Config, subject: Subject) -> ErasurePlan | None:
@@ -138,7 +141,7 @@ def resume(config: Config, subject: Subject) -> ErasurePlan | None:
     Raises:
         LlmopsError: if it was of somebody else, or its journal is damaged.
     """
-    path = config.home / JOURNAL
+    path = config.erasure_journal
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         changes, versions = values.pop("changes"), values.pop("versions")
@@ -160,7 +163,7 @@ def resume(config: Config, subject: Subject) -> ErasurePlan | None:
 def files(config: Config) -> list[Path]:
     """Every file of the home and of folders that the configuration puts elsewhere that can hold anything of a row."""
     roots = (config.home, config.collect.cache, config.release.registry, config.features.store)
-    return [p for p in search.files(roots) if search.searchable(p) and p != config.home / JOURNAL]
+    return [p for p in search.files(roots) if search.searchable(p) and p != config.erasure_journal]
 
 
 def _extracts(cache: Path) -> list[Path]:
@@ -171,15 +174,14 @@ def _extracts(cache: Path) -> list[Path]:
 
 def _versions(config: Config, subject: Subject, found: Found) -> Iterator[TrainedVersion]:
     for folder in sorted(p for p in config.release.registry.glob("*") if (p / "versions").is_dir()):
-        registry = Registry(config.release.registry, folder.name)
+        registry = Registry(config.release.registry, folder.name, database_of(config))
         aliases = registry.aliases()
         for version in registry.versions():
             refs = [stage["artifact"] for stage in lineage(version)["stages"]]
             find_rows(version.path, subject, found.of(refs), found)
             if not {"annotate", "features"} & {ref.split("/")[0] for ref in refs if ref in found.known}:
-                found.notes.append(
-                    f"{folder.name} {version.name}: its artifacts are gone; what it was trained on is not known"
-                )
+                gone = "its artifacts are gone" + (", and its model" if version.removed else "")
+                found.notes.append(f"{folder.name} {version.name}: {gone}; what it was trained on is not known")
             if count := trained_on(found, refs, config.artifacts):
                 names = sorted(alias for alias, name in aliases.items() if name == version.name)
                 yield TrainedVersion(model=folder.name, version=version.name, examples=count, aliases=names)
@@ -216,6 +218,12 @@ def _is_raw(path: Path, config: Config) -> bool:
     return path.is_relative_to(config.artifacts / "collect") or path.is_relative_to(config.collect.cache)
 
 
+def _read_in(path: Path, config: Config) -> str:
+    """The data interval in which a raw file was read; an extract is of no interval, and comes before all."""
+    root = config.artifacts / "collect"
+    return artifacts.read_record(root / path.relative_to(root).parts[0]).interval if path.is_relative_to(root) else ""
+
+
 def _shown(location: str, subject: Subject) -> str:
     return forgotten.HIDDEN if subject.named_in_location(location) else location
 
@@ -228,9 +236,12 @@ def _leftovers(config: Config, subject: Subject, trained: bool) -> list[str]:
     left += [p for p in (cache / "downloads", *config.home.glob(".erasure-*")) if p.is_dir()]
     for stage in pipeline.STAGES:
         for folder in sorted(p for p in (config.artifacts / stage).glob("[!.]*") if not artifacts.is_done(p)):
+            if stage == "clean" and config.clean.work and not is_remote(config.clean.work):
+                left += [work] if (work := Path(local(config.clean.work).path, folder.name)).is_dir() else []
             when = UNFINISHED.get(stage, _NAMED)
             if when == _ALWAYS or (when == _TRAINED and trained) or (when == _NAMED and _named(folder, subject)):
-                left.append(folder)
+                gone = artifacts.is_gone(folder)  # what a run has begun to make again in it; its record stays
+                left += [path for path in folder.iterdir() if path.name != artifacts.GONE] if gone else [folder]
     return [str(path) for path in left]
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.erasure.subject import Subject
+from llmops.records import is_key
 
 TEXT = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
 NUMBERS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".png"}
@@ -88,6 +89,8 @@ def _in_parquet(path: Path, subject: Subject) -> str:
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 continue
             values = list(dict.fromkeys(value for value in column.to_pylist() if value))
+            if name == "position":
+                values = [value for value in values if is_key(value)]  # any other is a number that is nobody's
             if (
                 subject.rows(pl.Series(values, dtype=pl.String))
                 or name == "location"

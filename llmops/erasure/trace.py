@@ -3,7 +3,8 @@
 Where rows stand raw, they are found by their texts. `annotate` redacts e-mail addresses and the like, so from there on
 they are followed by descent, along the inputs that the artifacts' records name: by place (source, location, position)
 and id into clean and annotate, by the ids of the examples made of them into features, evaluate, govern and the model
-versions. A place alone would not do: row 12 of today's file may be another person's than row 12 of yesterday's.
+versions. A place alone would not do: row 12 of today's file may be another person's than row 12 of yesterday's. What
+the test carries from earlier days is known by its id alone, also from the split ledger.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops import artifacts
+from llmops.artifacts import Record
 from llmops.data.annotate.split import normalized
 from llmops.erasure.subject import Subject
-from llmops.records import Document, Dropped
+from llmops.records import Document, Dropped, is_key, without_message
+from llmops.retention.policy import ROWS
 
 #: Columns that say what kind of row it is or who is in charge, not what it holds.
 NAMES = {
@@ -40,8 +43,6 @@ NAMES = {
 
 Place = tuple[str, str, str]  #: source, location, position
 
-_MESSAGE = ", message "  #: in the position of a chat message, after that of its conversation
-
 
 @dataclass(slots=True)
 class Known:
@@ -55,11 +56,11 @@ class Known:
         self.places |= other.places
         return self
 
-    def add(self, row: Mapping[str, str]) -> None:
-        """Know a row by its id and its place."""
+    def add(self, row: Mapping[str, str], *, place: bool) -> None:
+        """Know a row by its id and, if asked, by its place."""
         self.ids |= {row[name] for name in ("id", "input_id") if row.get(name)}
-        if "location" in row:
-            self.places.add((row["source"], row["location"], _without_message(row["position"])))
+        if place and "location" in row:
+            self.places.add((row["source"], row["location"], without_message(row["position"])))
 
     def rows(self, columns: Mapping[str, Sequence[str]]) -> set[int]:
         """The positions of the known rows in some columns of a file."""
@@ -67,21 +68,19 @@ class Known:
         for name in ("id", "input_id"):
             found |= {row for row, value in enumerate(columns.get(name, ())) if value in self.ids}
         if "location" in columns:
-            places = zip(
-                columns["source"], columns["location"], map(_without_message, columns["position"]), strict=True
-            )
+            places = zip(columns["source"], columns["location"], map(without_message, columns["position"]), strict=True)
             found |= {row for row, place in enumerate(places) if place in self.places}
         if "where" in columns:  # of a finding: a place in words, or an example's id after what it stands in
             words = {f"{source}: {location}, {position}" for source, location, position in self.places}
             for row, where in enumerate(columns["where"]):
-                if _without_message(where) in words or not self.ids.isdisjoint(where.split()):
+                if without_message(where) in words or not self.ids.isdisjoint(where.split()):
                     found.add(row)
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class PersonRow:
-    """A person's row in a Parquet file."""
+    """A person's row in a Parquet or Arrow file."""
 
     number: int  #: in the file, from 0
     named: bool  #: whether its own texts name the person; if not, it was recognised by its origin
@@ -104,31 +103,53 @@ class Found:
         return together
 
 
-def trace(root: Path, stages: Iterable[str], subject: Subject) -> Found:
+def trace(root: Path, stages: Iterable[str], subject: Subject, examples: Iterable[str] = ()) -> Found:
     """The person's rows in all finished artifacts.
 
     Args:
         root: the folder of the artifacts.
         stages: their stages, each after its inputs.
         subject: the person.
+        examples: ids of examples that are known to be theirs, though what they were made of may be gone.
     """
     found = Found()
+    carried = Known(set(examples))  # what annotate made of them, which later artifacts hold though no source yields it
     for stage in stages:
-        for folder in sorted(path for path in (root / stage).glob("*") if artifacts.is_done(path)):
-            ref, inputs = f"{stage}/{folder.name}", artifacts.read_record(folder).inputs
-            refs = [source for name, source in inputs.items() if name != "champion"]
-            if lost := [source for source in refs if source not in found.known]:
-                found.notes.append(f"{ref}: its input {lost[0]} is gone, so that no row could be followed from there")
-            known = find_rows(folder, subject, found.of(refs), found)
-            if "clean" in inputs and (places := _reworded(root / inputs["clean"], folder, found)):
-                known.places |= places
-                known = find_rows(folder, subject, known, found)
-            found.known[ref] = known
+        done = [(artifacts.read_record(p), p) for p in (root / stage).glob("*") if artifacts.is_done(p)]
+        before = -1
+        while before < len(carried.ids):  # what was made again is newer than what carries its examples
+            before = len(carried.ids)
+            for record, folder in sorted(done, key=lambda one: (one[0].finished, one[1])):
+                _follow(root, record, folder, subject, carried, found)
     return found
 
 
+def _follow(root: Path, record: Record, folder: Path, subject: Subject, carried: Known, found: Found) -> None:
+    """Add the person's rows in an artifact to `found`, and what it hands on to other ones of annotate to `carried`."""
+    ref, inputs = artifacts.ref(folder), record.inputs
+    refs = [source for name, source in inputs.items() if name != "champion"]
+    if lost := [source for source in refs if source not in found.known and not _never_had_rows(root / source)]:
+        note = f"{ref}: its input {lost[0]} is gone, so that no row could be followed from there"
+        found.notes += [] if note in found.notes else [note]
+    known = found.of(refs)
+    if record.stage == "annotate":
+        known.ids |= carried.ids
+    known = find_rows(folder, subject, known, found)
+    if "clean" in inputs and (places := _reworded(root / inputs["clean"], folder, found)):
+        known.places |= places
+        known = find_rows(folder, subject, known, found)
+    found.known[ref] = known
+    if record.stage == "annotate":
+        carried |= known
+
+
+def _never_had_rows(path: Path) -> bool:
+    """Whether the data of an artifact is gone and nothing could have been followed through it."""
+    return artifacts.is_gone(path) and path.parent.name not in ROWS
+
+
 def find_rows(folder: Path, subject: Subject, known: Known, found: Found) -> Known:
-    """Add the person's rows in the Parquet files of a folder to `found`.
+    """Add the person's rows in the Parquet and Arrow files of a folder to `found`.
 
     Returns `known` together with the ids and places of these rows.
     """
@@ -136,39 +157,55 @@ def find_rows(folder: Path, subject: Subject, known: Known, found: Found) -> Kno
     again = True
     while again:
         again = False
-        for path in parquet_files(folder):
+        for path in row_files(folder):
             if rows := list(matching_rows(path, subject, own)):
                 found.files[path] = rows
             before = set(own.places)
-            for row in rows:
-                own.add(row.values)
+            for row in rows:  # one that is known by its id alone may say the same and be somebody else's
+                own.add(row.values, place=row.named or subject.named_in_location(row.values.get("location", "")))
             # A new place may be that of earlier rows too, which do not name the person themselves: other messages of
             # the conversation, or older versions of the database row. So the files are read again.
             again = again or own.places != before
     return own
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """The whole Parquet files below a folder, sorted; the file itself, if it is one."""
+def row_files(folder: Path) -> list[Path]:
+    """The whole Parquet and Arrow files below a folder, sorted; the file itself, if it is one."""
     if folder.is_file():
         return [folder]
-    return sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+    found = (path for path in folder.rglob("*") if path.suffix in (".parquet", ".arrow"))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def matching_rows(path: Path | pa.NativeFile, subject: Subject, known: Known) -> Iterator[PersonRow]:
-    """The person's rows in one Parquet file, in order."""
-    file, start = pq.ParquetFile(path), 0
-    names = [f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    for batch in file.iter_batches(columns=names):
+    """The person's rows in one Parquet or Arrow file, in order."""
+    start = 0
+    for batch in text_batches(path):
+        names = batch.schema.names
         columns = {name: ["" if v is None else str(v) for v in batch.column(name).to_pylist()] for name in names}
         named: set[int] = set()
         for name in (n for n in names if n not in NAMES and n != "location"):
-            named |= set(subject.rows(pl.Series(columns[name], dtype=pl.String)))
+            texts = columns[name] if name != "position" else [text if is_key(text) else "" for text in columns[name]]
+            named |= set(subject.rows(pl.Series(texts, dtype=pl.String)))
         locations = {path for path in set(columns.get("location", ())) if subject.named_in_location(path)}
         located = {row for row, path in enumerate(columns.get("location", ())) if path in locations}
         for row in sorted(named | located | known.rows(columns)):
             yield PersonRow(start + row, row in named, {name: columns[name][row] for name in names})
         start += batch.num_rows
+
+
+def text_batches(path: Path | pa.NativeFile) -> Iterator[pa.RecordBatch]:
+    """The text columns of a Parquet or Arrow file, batch by batch."""
+
+    def texts(known: pa.Schema) -> list[str]:
+        return [f.name for f in known if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+
+    if isinstance(path, Path) and path.suffix == ".arrow":
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            yield from (batch.select(texts(reader.schema)) for batch in reader)
+    else:
+        file = pq.ParquetFile(path)
+        yield from file.iter_batches(columns=texts(file.schema_arrow))
 
 
 def collected_row(values: Mapping[str, str]) -> Document | Dropped:
@@ -197,24 +234,19 @@ def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
 
     Only of questions that nobody else's row answers.
     """
-    rows = [row.values for path in parquet_files(clean / "documents") for row in found.files.get(path, ())]
-    rows += [row.values for path in parquet_files(annotate) for row in found.files.get(path, ())]
+    rows = [row.values for path in row_files(clean / "documents") for row in found.files.get(path, ())]
+    rows += [row.values for path in row_files(annotate) for row in found.files.get(path, ())]
     gone = {normalized(row["question"]) for row in rows if row.get("question") and row.get("answer")}
     places: set[Place] = set()
     if gone and (clean / "documents").exists():
         columns = ["id", "source", "location", "position", "question", "answer", "same_as"]
         documents = pl.concat(
-            [pl.DataFrame(pq.read_table(path, columns=columns)) for path in parquet_files(clean / "documents")]
+            [pl.DataFrame(pq.read_table(path, columns=columns)) for path in row_files(clean / "documents")]
         )
         theirs = {row["id"] for row in rows if "id" in row}
         others = documents.filter(~pl.col("id").is_in(theirs))
         gone -= {normalized(q) for q in others.filter(pl.col("answer") != "")["question"]}
         for row in others.filter((pl.col("same_as") != "") & (pl.col("answer") == "")).iter_rows(named=True):
             if normalized(row["same_as"]) in gone or normalized(row["question"]) in gone:
-                places.add((row["source"], row["location"], _without_message(row["position"])))
+                places.add((row["source"], row["location"], without_message(row["position"])))
     return places
-
-
-def _without_message(position: str) -> str:
-    """A position without its message number: all messages of one conversation count as one person's."""
-    return position.partition(_MESSAGE)[0]

@@ -24,11 +24,13 @@ from llmops import ROOT
 from llmops.config import Features
 from llmops.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.records import content_id
+from llmops.schedule.transient import transient
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
 SETTINGS = "feature_store.yaml"
+PARQUET = "features.parquet"  #: the file of a features artifact that Feast reads
 VIEW = "llm_training_features"
 TRAINING_SERVICE = "llm_training"  #: the feature service that training reads by, offline
 SERVING_SERVICE = "llm_serving"  #: the one that serving reads by, online; each model version has one of its own like it
@@ -67,6 +69,7 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
 
     Raises:
         ArtifactError: if Feast refuses the declarations.
+        TransientError: if a database does not answer or is locked, or a disk is full.
         ConfigError: if there is no repository, or a variable of the environment is missing.
     """
     repo = repository(config)
@@ -88,7 +91,7 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
     except LlmopsError:
         raise
     except Exception as error:
-        raise ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
+        raise transient(error) or ArtifactError(f"Feast refuses the declarations in {repo}: {error}") from error
     return store
 
 
@@ -102,8 +105,7 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
         service: from `service_name`.
         tags: what is to be known of the version in Feast.
         out: folder to fill.
-        final: what `out` will be renamed to, `{home}/registry/{model}/versions/{version}/features`: the paths in
-            `feature_store.yaml` start from there.
+        final: what `out` will be renamed to: the paths in `feature_store.yaml` start from there.
 
     Raises:
         ArtifactError: if `features` is no feature store.
@@ -117,9 +119,9 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
     text = (features / SETTINGS).read_text(encoding="utf-8")
     settings = yaml.safe_load(text)
     online = settings["online_store"]
-    database = os.path.normpath(features.absolute() / online["path"]) if "path" in online else ""
+    database = os.path.normpath(features.resolve() / online["path"]) if "path" in online else ""
     if database:
-        online["path"] = _from(final.absolute(), Path(database), final.absolute().parents[4])
+        online["path"] = _from(final.absolute(), Path(database), features.absolute().parents[2])
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     current = _settings(text, out)
@@ -132,22 +134,32 @@ def open_store(folder: Path) -> FeatureStore:
     """Open the feature store in `folder`.
 
     Raises:
-        ArtifactError: if there is none, or its registry's database does not answer.
+        ArtifactError: if there is none, or its registry cannot be read.
+        TransientError: if that may be gone at the next try, as with a database that does not answer.
         ConfigError: if a variable of the environment that it names is missing.
     """
     from feast import FeatureStore
     from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        text = (folder / SETTINGS).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder} is no feature store: it has no {SETTINGS}; run `llmops run features`.") from None
-    store = FeatureStore(repo_path=str(folder), config=_settings(text, folder))
+    store = FeatureStore(repo_path=str(folder), config=settings_of(folder))
     try:
         store.refresh_registry()
     except SQLAlchemyError as error:
-        raise ArtifactError(f"The Feast registry (features.registry) of {folder} does not answer: {error}") from None
+        kind = type(transient(error) or ArtifactError())
+        raise kind(f"The Feast registry (features.registry) of {folder} cannot be read: {error}") from None
     return store
+
+
+def settings_of(folder: Path) -> RepoConfig:
+    """Feast's settings of the feature store in `folder`, which need not be declared yet.
+
+    Raises:
+        ArtifactError, ConfigError: as `open_store` does.
+    """
+    try:
+        return _settings((folder / SETTINGS).read_text(encoding="utf-8"), folder)
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is no feature store: it has no {SETTINGS}; run `llmops run features`.") from None
 
 
 def _settings(text: str, folder: Path) -> RepoConfig:
@@ -179,8 +191,13 @@ def _online(config: Features, out: Path) -> dict[str, str]:
 
 
 def _from(start: Path, target: Path, home: Path) -> str:
-    """The path `target` as a file in the folder `start` has it: relative if `target` is in `home`, which may move."""
-    return os.path.relpath(target, start) if target.is_relative_to(home) else str(target)
+    """The path `target` as a file in the folder `start` has it: relative if both are in `home`, which may move.
+
+    Links are followed: from behind one `..` leads elsewhere.
+    """
+    real_home, real_start, real_target = home.resolve(), start.resolve(), target.resolve()
+    within = real_target.is_relative_to(real_home) and real_start.is_relative_to(real_home)
+    return os.path.relpath(real_target, real_start) if within else str(target)
 
 
 def _load(repo: Path) -> list[Any]:

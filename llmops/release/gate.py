@@ -1,28 +1,35 @@
 """The gate: is the candidate better than its opponent, on the same items, beyond chance?
 
-A paired bootstrap (Efron and Tibshirani 1993, ch. 13; Koehn 2004 for language systems): the differences of the same
-items are resampled, by topic (see `statistics.intervals`). The candidate is promoted if
+By a sign-flip test by topic on the differences of the same items (see `statistics.sign_flip`), at the level that the
+frozen test has left for this attempt (see `ledger`). The candidate is promoted if
 
-1. the lower bound of the primary metric's difference is above `min_effect`,
-2. no guardrail is inferior: the lower bound of its difference is above minus its margin (non-inferiority),
+1. the primary metric is better by more than `min_effect`: that bound of the difference's interval lies beyond it,
+2. no guardrail is inferior: its bound is above minus the margin (non-inferiority),
 3. no floor is broken: the candidate's own mean reaches it.
 
-Fewer items or topics than asked for: inconclusive. Everything else: rejected. Pure functions, no files.
+Of a metric of which less is better all of this is the other way round. Inconclusive, and no attempt spent: fewer items
+or topics than asked for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by
+a seed. Everything else: rejected. Pure functions, no files.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from llmops.config import Release
+from llmops.config.metrics import LOWER_IS_BETTER
 from llmops.errors import ArtifactError, ConfigError
-from llmops.statistics import intervals
+from llmops.release.ledger import Chance
+from llmops.statistics.intervals import Floats
+from llmops.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 
 Outcome = Literal["promoted", "rejected", "inconclusive"]
+POWER = 0.8  #: the chance with which a difference is said to be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +47,22 @@ class Comparison:
 
     metric: str
     role: Literal["primary", "guardrail"]
+    lower_is_better: bool
     candidate: float  #: mean over the items
     opponent: float  #: mean over the items
-    difference: float
+    difference: float  #: candidate minus opponent
     low: float  #: bounds of the interval of the difference
     high: float
-    bound: float  #: `low` must be above this
+    bound: float  #: `low` must be above this; if lower is better, `high` must be below it
     passed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """An absolute value that the candidate must reach."""
+    """An absolute value that the candidate must reach; one that it must not exceed if lower is better."""
 
     metric: str
+    lower_is_better: bool
     value: float
     floor: float
     passed: bool
@@ -68,20 +77,32 @@ class Decision:
     reasons: tuple[str, ...]
     items: int
     groups: int
-    confidence: float
-    resamples: int
-    seed: int
+    attempt: int  #: number of the attempt on this frozen test; 0: none was spent
+    level: float  #: one-sided, of each bound
+    left: float  #: of the test's budget
+    power: float | None  #: the difference of the primary metric that would have been found with the chance `POWER`
     comparisons: tuple[Comparison, ...]
     floors: tuple[Floor, ...]
 
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Decision:
+        """The decision that a `decision.json` holds."""
+        values = {name: document[name] for name in cls.__dataclass_fields__}
+        values |= {"reasons": tuple(values["reasons"]), "floors": tuple(Floor(**f) for f in values["floors"])}
+        return cls(**{**values, "comparisons": tuple(Comparison(**c) for c in values["comparisons"])})
 
-def decide(candidate: Scores, opponent: Scores, config: Release, opponent_name: str) -> Decision:
+
+def decide(
+    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = ""
+) -> Decision:
     """Compare the candidate with its opponent.
 
     Args:
         candidate, opponent: scores on the same items; their order does not matter.
-        config: metrics, margins, floors and the bootstrap's size.
+        config: metrics, margins and floors.
         opponent_name: "base" or the champion's version, for the reasons.
+        chance: what the frozen test has left for this attempt.
+        void: why this comparison is to decide nothing, if so.
 
     Raises:
         ArtifactError: if the items differ, are double, or a value is no finite number.
@@ -99,40 +120,83 @@ def decide(candidate: Scores, opponent: Scores, config: Release, opponent_name: 
     topic = dict(zip(candidate.ids, candidate.groups, strict=True))
     topics = [topic[i] for i in ids]
     a, b = (np.array([table[i] for i in ids]).reshape(len(ids), len(wanted)) for table in (ours, theirs))
-    column = {metric: n for n, metric in enumerate(wanted)}
+    means = {metric: (float(a[:, n].mean()), float(b[:, n].mean())) for n, metric in enumerate(wanted) if ids}
 
-    few = _too_few(len(ids), len(set(topics)), config)
-    roles: list[tuple[str, Literal["primary", "guardrail"], float]] = [(config.primary, "primary", config.min_effect)]
-    roles += [(metric, "guardrail", -margin) for metric, margin in config.guardrails.items()]
-    comparisons: list[Comparison] = []
-    if ids:
-        differences = {metric: intervals.mean((a - b)[:, column[metric]].tolist()) for metric, *_ in roles}
-        drawn = intervals.sample(differences, topics, config.bootstrap, config.seed)
-        for metric, role, bound in roles:
-            mine, other = (float(side[:, column[metric]].mean()) for side in (a, b))
-            low, high = intervals.bounds(drawn[metric], config.confidence)
-            comparisons.append(Comparison(metric, role, mine, other, mine - other, low, high, bound, low > bound))
-    floors = [
-        Floor(metric, value := float(a[:, column[metric]].mean()), floor, value >= floor)
-        for metric, floor in config.floors.items()
-        if ids
-    ]
-    failed = [_words(c, opponent_name, config.confidence) for c in comparisons if not c.passed]
-    failed += [f"{f.metric} {f.value:.3f} is below the floor {f.floor:g}" for f in floors if not f.passed]
-    outcome: Outcome = "inconclusive" if few else "rejected" if failed else "promoted"
-    reasons = few or failed or [_words(c, opponent_name, config.confidence) for c in comparisons]
+    groups = len(set(topics))
+    none_spent = _too_few(len(ids), groups, config) + _out_of_reach(groups, chance) + ([void] if void else [])
+    level = max(chance.level, smallest_level(groups))
+    comparisons, power = _compare(a - b, topics, means, config, level) if ids else ((), None)
+    floors = [_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
+    failed = [_words(c, opponent_name, level) for c in comparisons if not c.passed]
+    failed += [_floor_words(f) for f in floors if not f.passed]
+    outcome: Outcome = "inconclusive" if none_spent else "rejected" if failed else "promoted"
+    reasons = none_spent or failed or [_words(c, opponent_name, level) for c in comparisons]
+    if none_spent:
+        reasons.append(f"no attempt on this frozen test was spent (left {chance.before:.2g})")
+    else:
+        reasons.append(
+            f"attempt {chance.number} on this frozen test (level {chance.level:.2g}, left {chance.left:.2g})"
+        )
+    if power is not None:
+        reasons.append(
+            f"with these {len(ids)} items of {groups} topics a difference of {power:+.3f} in {config.primary} would "
+            f"have been found with a chance of {POWER:.0%} at this level"
+        )
     return Decision(
         outcome=outcome,
         opponent=opponent_name,
         reasons=tuple(reasons),
         items=len(ids),
-        groups=len(set(topics)),
-        confidence=config.confidence,
-        resamples=config.bootstrap,
-        seed=config.seed,
-        comparisons=tuple(comparisons),
+        groups=groups,
+        attempt=0 if none_spent else chance.number,
+        level=level,
+        left=chance.before if none_spent else chance.left,
+        power=power,
+        comparisons=comparisons,
         floors=tuple(floors),
     )
+
+
+def _compare(
+    differences: Floats,
+    topics: Sequence[str],
+    means: Mapping[str, tuple[float, float]],
+    config: Release,
+    level: float,
+) -> tuple[tuple[Comparison, ...], float | None]:
+    """The primary metric and the guardrails, and which difference of the primary one would have been found.
+
+    Args:
+        differences: candidate minus opponent, a row per item, a column per metric of `means`.
+        means: metric → those of candidate and opponent.
+    """
+    margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
+    signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
+    columns = [list(means).index(metric) for metric, _ in margins]
+    sums, sizes = by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
+    low, high = bounds(sums, sizes, level)
+    comparisons = []
+    for n, (metric, margin) in enumerate(margins):
+        mine, other = means[metric]
+        ends = sorted((float(signs[n] * low[n]) + 0.0, float(signs[n] * high[n]) + 0.0))  # + 0.0: no minus zero
+        comparisons.append(
+            Comparison(
+                metric=metric,
+                role="guardrail" if n else "primary",
+                lower_is_better=metric in LOWER_IS_BETTER,
+                candidate=mine,
+                opponent=other,
+                difference=mine - other,
+                low=ends[0],
+                high=ends[1],
+                bound=float(signs[n] * -margin) + 0.0,
+                passed=bool(low[n] > -margin),
+            )
+        )
+    if len(sizes) < 2:
+        return tuple(comparisons), None
+    power = config.min_effect + detectable(sums, sizes, low, POWER)[0]
+    return tuple(comparisons), float(signs[0] * power)
 
 
 def _table(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, list[float]]:
@@ -160,10 +224,36 @@ def _too_few(items: int, groups: int, config: Release) -> list[str]:
     return few
 
 
-def _words(c: Comparison, opponent: str, confidence: float) -> str:
-    verdict = "above" if c.passed else "not above"
+def _out_of_reach(groups: int, chance: Chance) -> list[str]:
+    if chance.level >= smallest_level(groups):
+        return []
+    return [
+        f"attempt {chance.number} on this frozen test has the level {chance.level:.2g}, and the smallest that can be "
+        f"reached with {groups} topics is {smallest_level(groups):.2g}: the test has been asked too often; new "
+        "test items of more topics refill its budget"
+    ]
+
+
+def _floor(metric: str, value: float, floor: float) -> Floor:
+    lower = metric in LOWER_IS_BETTER
+    return Floor(metric, lower, value, floor, value <= floor if lower else value >= floor)
+
+
+def _floor_words(f: Floor) -> str:
+    beyond = "above the ceiling" if f.lower_is_better else "below the floor"
+    return f"{f.metric} {f.value:.3f} is {beyond} {f.floor:g}"
+
+
+def _words(c: Comparison, opponent: str, level: float) -> str:
+    role = f"{c.role}, lower is better" if c.lower_is_better else c.role
+    end, beyond = ("upper", "below") if c.lower_is_better else ("lower", "above")
     return (
-        f"{c.metric} ({c.role}) {c.candidate:.3f} against {c.opponent:.3f} of {opponent}: difference "
-        f"{c.difference:+.3f}, {confidence:.0%} interval {c.low:+.3f} to {c.high:+.3f}; the lower bound is "
-        f"{verdict} {c.bound:+g}"
+        f"{c.metric} ({role}) {c.candidate:.3f} against {c.opponent:.3f} of {opponent}: difference "
+        f"{c.difference:+.3f}, {_confidence(level)} interval {c.low:+.3f} to {c.high:+.3f}; the {end} bound is "
+        f"{'' if c.passed else 'not '}{beyond} {c.bound:+g}"
     )
+
+
+def _confidence(level: float) -> str:
+    """The confidence of an interval of which each bound has this level, with as many digits as tell it from 100 %."""
+    return f"{100 * (1 - 2 * level):.{max(0, math.ceil(-math.log10(level)) - 2)}f}%"

@@ -23,10 +23,15 @@ DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names
 def records(govern: Path) -> dict[str, Record]:
     """The records behind a release by stage: of the govern artifact and of all that it was made from.
 
+    Where two artifacts of a stage with the same content are among them, it is the one nearer to the release.
+
     Raises:
         ArtifactError: if one is missing.
     """
-    return {record.stage: record for record in artifacts.walk(govern)}
+    known: dict[str, Record] = {}
+    for record in artifacts.walk(govern):
+        known.setdefault(record.stage, record)
+    return known
 
 
 def dataset_hash(known: Mapping[str, Record]) -> str:
@@ -59,8 +64,10 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
         "run": train.run,
         "interval": version.interval,
         "git_commit": train.git_commit,
+        "environment": train.environment,
         "dataset": {
             "artifact": f"annotate/{annotate.fingerprint}",
+            "interval": annotate.interval,
             "sha256": dataset_hash(known),
             "metrics": annotate.metrics,
         },
@@ -72,15 +79,17 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
             "model": selection["model"],
             "revision": selection["revision"],
             "licence": selection["licence"],
-            "weights_sha256": {n: h for n, h in sorted(select.files.items()) if n.endswith(".safetensors")},
+            "weights_sha256": weights(selection, select),
         },
         "quantisation": version.quantisation,
         "stages": [
             {
                 "artifact": f"{r.stage}/{r.fingerprint}",
+                "interval": r.interval,
                 "inputs": r.inputs,
                 "config": _clean_values(r.config),
                 "code": r.code,
+                "environment": r.environment,
                 "git_commit": r.git_commit,
                 "run": r.run,
                 "started": r.started,
@@ -91,8 +100,12 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
     }
 
 
-def lineage(version: Version) -> dict[str, Any]:
-    """The lineage document that a version holds.
+def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
+    """The lineage document that a version holds, with what the gate said of it last.
+
+    Args:
+        version: whose.
+        root: the artifacts folder: what is told of each stage then has `removed`, the time at which its data was.
 
     Raises:
         RegistryError: if it is missing or damaged.
@@ -100,23 +113,32 @@ def lineage(version: Version) -> dict[str, Any]:
     path = version.path / "lineage.json"
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if root:
+            stages = [{**stage, "removed": _removed(root / stage["artifact"])} for stage in document["stages"]]
+            document |= {"stages": stages, "removed": version.removed}
+        return {**document, "status": version.status, "compared_with": version.compared_with}
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise RegistryError(f"The lineage of {version.name} cannot be read from {path}: {error}.") from error
-    return document
 
 
-def lineage_text(version: Version) -> str:
-    """The lineage of a version for people, one step a line, from the answer down to the base model."""
-    known = lineage(version)
+def lineage_text(version: Version, root: Path | None = None) -> str:
+    """The lineage of a version for people, one step a line, from the answer down to the base model.
+
+    Args:
+        version: whose.
+        root: the artifacts folder: then what was removed since is told.
+    """
+    known = lineage(version, root)
     base, dataset = known["base_model"], known["dataset"]
     lines = [
         f'answer          any answer with "model_version": "{known["version"]}"',
         f"└ version       {known['version']}, {known['status']}"
         + (f" against {known['compared_with']}" if known["compared_with"] else "")
-        + f", {known['created']}, served in {known['quantisation']}",
-        f"  └ run         {known['run'] or 'without an orchestrator'}, data of {known['interval']}, "
+        + f", {known['created']}, served in {known['quantisation']}{_gone(known, 'model')}",
+        f"  └ run         {known['run'] or 'without an orchestrator'}, data of {known['interval']}{_since(known)}, "
         f"code {known['git_commit'] or 'outside a git checkout'}",
-        *(f"    · {stage['artifact']:<28} {stage['finished']}" for stage in known["stages"]),
+        *(f"    · {stage['artifact']:<28} {stage['finished']}{_gone(stage, 'data')}" for stage in known["stages"]),
+        *([f"    └ trained by  {_with(known['environment'])}"] if known.get("environment") else []),
         f"    └ dataset   sha256 {dataset['sha256']} ({dataset['artifact']}/{DATASET})",
         *(
             f"      · erasure {erasure['time']}: {erasure['examples']} training examples forgotten since"
@@ -131,6 +153,35 @@ def lineage_text(version: Version) -> str:
         *(f"      · {name} sha256 {digest}" for name, digest in base["weights_sha256"].items()),
     ]
     return "\n".join(lines)
+
+
+def _since(known: Mapping[str, Any]) -> str:
+    """That the dataset was made of the data of an earlier day, which were the same; versions of old do not tell it."""
+    made = known["dataset"].get("interval", known["interval"])
+    return f", unchanged since {made}" if made < known["interval"] else ""
+
+
+def _removed(artifact: Path) -> str:
+    """When an artifact's data was removed; empty if it is there, or nothing is known of it."""
+    try:
+        return artifacts.read_record(artifact).removed
+    except ArtifactError:
+        return ""
+
+
+def _gone(known: Mapping[str, Any], what: str) -> str:
+    return f", {what} removed on {known['removed'][:10]}" if known.get("removed") else ""
+
+
+def _with(environment: Mapping[str, str]) -> str:
+    libraries = [f"{name} {version}" for name, version in environment.items() if name != "gpu"]
+    return f"{', '.join(libraries)}, on {environment.get('gpu', 'the CPU')}"
+
+
+def weights(selection: Mapping[str, Any], select: Record) -> dict[str, str]:
+    """File → SHA-256 of what holds the base model's weights: as it was taken, and as a package's was unpacked."""
+    known = {**selection.get("weights", {}), **select.files}
+    return {n: h for n, h in sorted(known.items()) if n.endswith((".safetensors", ".bin", ".gguf"))}
 
 
 def _clean(text: str) -> str:

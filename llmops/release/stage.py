@@ -1,16 +1,16 @@
-"""Release: decide by the gate, publish the version, move the aliases, push to the Hub.
+"""Release: decide by the gate, publish the version, move the aliases.
 
 python -m llmops run release
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,25 @@ import pyarrow.parquet as pq
 
 from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
+from llmops.data.annotate.split import wording_id
 from llmops.errors import ArtifactError
 from llmops.monitoring.events import GATE, emit
 from llmops.records import Example, read_rows
-from llmops.registry.registry import BASE, Registry
+from llmops.registry.registry import Registry
 from llmops.registry.version import Version
-from llmops.release import card, hub, lineage
-from llmops.release.gate import Decision, Scores, decide
+from llmops.registry.view import BASE
+from llmops.release import card, ledger, lineage
+from llmops.release.gate import Decision, Scores
+from llmops.release.judgement import Candidate, judge
+from llmops.release.ledger import LedgerMoved
+from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
 
-_HYPERPARAMETERS = ("learning_rate", "rank", "batch", "steps", "examples", "tokens", "seconds", "final_loss")
+_HYPERPARAMETERS = (
+    "learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup", "steps", "examples", "tokens", "seconds",
+    "final_loss",
+)  # fmt: skip
 
 
 def run(
@@ -42,6 +50,7 @@ def run(
     govern: Path,
     champion: Path | None = None,
     events: Path,
+    database: str,
     out: Path,
 ) -> dict[str, Any]:
     """Write `decision.json`, and the version into the registry.
@@ -51,7 +60,6 @@ def run(
 
     Raises:
         ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
-        RegistryError: if the Hub refuses; the version is in the local registry then.
     """
     known = lineage.records(govern)
     opponent = champion.name if champion else BASE
@@ -61,11 +69,17 @@ def run(
             f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
             "between the stages. Run evaluate, govern and release again."
         )
-    decision = decide(candidate_scores, opponent_scores, config, opponent)
     selection: dict[str, Any] = _read(select / "selection.json")
-    registry = Registry(config.registry, config.name)
+    candidate = Candidate(
+        scores=candidate_scores,
+        opponent_scores=opponent_scores,
+        opponent=opponent,
+        compress=compress.name,
+        identity=ledger.identity(known, config, selection),
+        items=read_items(evaluate / "answers.parquet"),
+    )
+    registry = Registry(config.registry, config.name, database_at(database))
     facts: dict[str, Any] = {
-        "status": decision.outcome,
         "compared_with": opponent,
         "compress": compress.name,
         "base_model": str(selection["model"]),
@@ -90,7 +104,7 @@ def run(
         _declare_features(config.name, version, input_path(train, "features"), out / "features")
         history = lineage.build(known, version, selection)
         evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
-        final = _counting(decision, version)
+        final = judgement.counting(version)
         readme = card.render(
             config.name,
             version,
@@ -100,7 +114,7 @@ def run(
             lineage=history,
             sources=_sources(annotate, history),
             training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
-            repo=config.hub_repo,
+            chat=card.has_chat_template(compress / "servable"),
         )
         values = {
             "lineage.json": history,
@@ -110,10 +124,19 @@ def run(
         }
         return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
 
-    version = registry.publish(facts, trees, documents, by="gate", why="; ".join(decision.reasons))
-    decision = _counting(decision, version)
-    pushed = _push(config, version)
-    document = {"version": version.name, **asdict(decision), "hub": pushed}
+    share = config.canary_share if config.canary else 0.0
+    while True:
+        judgement = judge(candidate, config, registry)
+        decided = judgement.decision
+        why, numbers = "; ".join(decided.reasons), {**judgement.numbers(), "compress": compress.name}
+        now = {**facts, "status": decided.outcome}
+        with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
+            version = registry.publish(
+                now, trees, documents, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
+            )
+            break
+    decision = judgement.counting(version)
+    document = {"version": version.name, **asdict(decision)}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     _announce(config, events, version, decision)
@@ -124,7 +147,9 @@ def run(
         "opponent": decision.opponent,
         "reasons": list(decision.reasons),
         "items": decision.items,
-        "hub": pushed,
+        "attempt": decision.attempt,
+        "level": decision.level,
+        "left": decision.left,
     }
 
 
@@ -149,17 +174,15 @@ def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
     return scores("candidate"), scores(opponent)
 
 
+def read_items(answers: Path) -> tuple[str, ...]:
+    """The ids by which the ledger knows the test items of an `answers.parquet`, as the split tells questions apart."""
+    rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
+    return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
+
+
 def _champion_of(evaluate: Record) -> str:
     """The version that `evaluate` answered with besides the candidate, or "base"."""
     return evaluate.inputs["champion"].rpartition("/")[2] if "champion" in evaluate.inputs else BASE
-
-
-def _counting(decision: Decision, version: Version) -> Decision:
-    """The decision as it counts: not at all if the champion changed while it was made."""
-    if version.compared_with:
-        return decision
-    reason = f"{decision.opponent} is not the champion any more; run the pipeline again to compare with the new one"
-    return replace(decision, outcome="inconclusive", reasons=(reason, *decision.reasons))
 
 
 def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -181,16 +204,6 @@ def _declare_features(model: str, version: Version, features: Path, out: Path) -
     declare_version(features, name, tags, out, version.path / "features")
 
 
-def _push(config: Release, version: Version) -> str:
-    token = os.environ.get("HF_TOKEN", "")
-    if not config.hub_repo:
-        return ""
-    if not token:
-        log.warning("%s is not pushed to %s: HF_TOKEN is not set", version.name, config.hub_repo)
-        return ""
-    return hub.push(version, config.hub_repo, config.private, token)
-
-
 def _announce(config: Release, events: Path, version: Version, decision: Decision) -> None:
     fields: dict[str, Any] = {
         "event.action": "decide",
@@ -201,6 +214,10 @@ def _announce(config: Release, events: Path, version: Version, decision: Decisio
         "llmops.gate.opponent": decision.opponent,
         "llmops.gate.reasons": list(decision.reasons),
         "llmops.gate.items": decision.items,
+        "llmops.gate.attempt": decision.attempt,
+        "llmops.gate.level": decision.level,
+        "llmops.gate.left": decision.left,
+        "llmops.gate.power": decision.power,
         "llmops.run": version.run,
     }
     for c in decision.comparisons:

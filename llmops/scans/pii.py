@@ -36,12 +36,11 @@ THRESHOLD = 0.4  #: Presidio's score of a phone number; its patterns without a c
 
 _MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
 _HOLE = "\ufffc"  # what stands in for a mark while texts are searched: no letter, digit, space or punctuation
-# What a number must not hide behind: no-break spaces, typographic dashes and full-width digits read as plain ones.
+# What a number must not hide behind: no-break spaces, typographic dashes and full-width forms read as plain ones.
 _PLAIN = str.maketrans(
     {c: " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
     | {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2212"}
-    | {"\uff20": "@", "\uff0e": ".", "\uff0b": "+"}
-    | {chr(0xFF10 + d): str(d) for d in range(10)}
+    | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
 )
 # Cheap first look: without this, the recogniser can find nothing. Each begins with a fixed character or class and not
 # with a group, which `re` searches for ten times as fast.

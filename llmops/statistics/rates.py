@@ -33,10 +33,16 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
         raise ValueError(f"{count} of {total} is no share")
     if total == 0:
         return Rate(0, 0, 0.0, 0.0, 1.0)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, weight = count / total, 1 + z * z / total
+    share = count / total
+    low, high = score_interval(share, total, NormalDist().inv_cdf(0.5 + confidence / 2))
+    low = 0.0 if count == 0 else max(0.0, low)
+    high = 1.0 if count == total else min(1.0, high)
+    return Rate(count, total, share, low, high)
+
+
+def score_interval(share: float, total: float, z: float) -> tuple[float, float]:
+    """Wilson's bounds of a share that was seen in `total` independent cases, `z` standard errors away."""
+    weight = 1 + z * z / total
     middle = (share + z * z / (2 * total)) / weight
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / weight
-    low = 0.0 if count == 0 else max(0.0, middle - half)
-    high = 1.0 if count == total else min(1.0, middle + half)
-    return Rate(count, total, share, low, high)
+    return middle - half, middle + half

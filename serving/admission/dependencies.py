@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
@@ -13,7 +14,8 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from starlette.routing import Mount
 
 from llmops.access import roles as access
-from llmops.access.keys import KeyStore, sha256, split
+from llmops.access.keys import KeyStore
+from llmops.access.presented import sha256, split
 from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
 from llmops.config import Config
 from llmops.errors import AccessError
@@ -75,7 +77,7 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     """
 
     async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> Key:
-        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         app.audit.note(request.scope, "allowed", key)
         return key
 
@@ -92,7 +94,7 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
     """
 
     async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
-        key = _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
+        key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         request.state.event.update(client_fields(client_address(request.scope)))
         allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
         request.state.allowance = allowance
@@ -123,6 +125,14 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     await _within_limits(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
 
+async def provided_side(app: AppParts, key: Key, side: str) -> str:
+    """The side that is asked for; a version that is not loaded is loaded first, if the key's role may test any."""
+    known = {"", "champion", "canary", *(one.version.name for one in app.models.loaded)}
+    if side in known or not key.allows("test_versions"):
+        return side
+    return await app.models.tested.provide(key.prefix, side, app.config.serving.timeout_s)
+
+
 async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) -> None:
     try:
         await taking
@@ -131,18 +141,18 @@ async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) ->
         raise
 
 
-def session_cookie(request: Request, app: AppParts, presented: str) -> str:
+async def session_cookie(request: Request, app: AppParts, presented: str) -> str:
     """A cookie that says for `signing.SESSION_S` seconds that its bearer has shown this key. It ends with its secret.
 
     Raises:
         AccessError: saying why it is not good; it is in the audit then.
     """
-    key = _admit(request, app, presented, None)
+    key = await _admit(request, app, presented, None)
     app.audit.note(request.scope, "allowed", key)
     return signing.new_session(app.session_secret, key.prefix, sha256(split(presented)[2]))
 
 
-def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
+async def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
     """The key of a request.
 
     Args:
@@ -157,9 +167,9 @@ def _admit(request: Request, app: AppParts, presented: str, permission: Permissi
     key: Key | None = None
     try:
         if presented:
-            key = app.keys.known(presented)
+            key = await asyncio.to_thread(app.keys.known, presented)  # a database on another machine may take its time
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = _session_key(app, cookie)
+            key = await asyncio.to_thread(_session_key, app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})

@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import Request
 
 from llmops.errors import LlmopsError
+from serving.admission.dependencies import parts
+from serving.admission.signing import marked_id
 from serving.engines.base import Answer, Chunk
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
@@ -18,7 +20,8 @@ from serving.models.stream import GuardedStream
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
     """The chunks of an answer, as its stream gives them.
 
-    Version, tokens, finish reason and time to the first chunk are in the request's event before the last one is given.
+    Version, tokens, finish reason and time to the first chunk are in the request's event before the last one is given,
+    and which side of a trial has answered is in the request's id before the first one is.
 
     Args:
         request: its body must have been read, since all that is received from now on is that the caller has left.
@@ -35,8 +38,8 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
 
     def give_up(error: LlmopsError) -> None:
         cause.append(error)
-        stream.cancel()
         stream.push(error)  # wakes a reader that waits
+        stream.cancel()
 
     left_s = timeout_s - (time.perf_counter_ns() - request.state.begun) / 1e9
     timer = loop.call_later(left_s, give_up, TimedOut(f"The answer was not complete after {timeout_s:g} s."))
@@ -45,6 +48,8 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
         async for chunk in stream:
             event.setdefault("llmops.time_to_first_token", time.perf_counter_ns() - request.state.begun)
             event["llmops.model.version"] = stream.version.name
+            if last is None:
+                _mark(request, stream.mark)
             last = chunk
             if chunk.finish_reason:
                 _note(event, chunk)
@@ -71,6 +76,13 @@ async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: floa
     return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
 
 
+def _mark(request: Request, mark: str) -> None:
+    """Let the request's id carry which side has answered; where its answers come from both, it carries none."""
+    state = request.state
+    state.marks = {mark, *getattr(state, "marks", ())}
+    state.id = marked_id(parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
+
+
 def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
     """Add an answer's tokens and finish reason to the event; the tokens of a request's answers add up."""
     for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
@@ -82,4 +94,4 @@ def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
 async def _watch(request: Request, give_up: Callable[[LlmopsError], None]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    give_up(ClientLeft("The connection was closed before the answer was complete."))
+    give_up(ClientLeft())

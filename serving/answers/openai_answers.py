@@ -41,7 +41,8 @@ async def respond(
         request: the HTTP request.
         app: the parts of the app.
         body: of the request.
-        requests: to the engine, one for each answer; all of them go to one version.
+        requests: to the engine, one for each answer; all of them go to the caller's version, and what a canary fails
+            at goes on to the champion.
         caller: the prefix of the caller's key.
         side: the side that is asked for, if any.
         chat: whether the answers are those of a chat, else of a completion.
@@ -63,10 +64,9 @@ async def respond(
     try:
         for engine_request in requests:
             version, stream = app.models.generate(engine_request, caller=caller, side=side)
-            side = side or version.name  # the first one is drawn, the others follow it
             streams.append(stream)
         event["llmops.model.version"] = version.name
-        reply = OpenAIReply(request.state.id, name, streams[0], chat, body.n or 1)
+        reply = OpenAIReply(request, name, streams[0], chat, body.n or 1)
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
             return await streamed(request, deliver(request, streams[0], timeout_s), reply.render)
@@ -84,7 +84,7 @@ async def respond(
 class OpenAIReply:
     """Writes the reply to one request in OpenAI's form."""
 
-    id: str  #: of the request
+    request: Request
     name: str  #: of the model
     stream: GuardedStream  #: the first answer's, which knows the version
     chat: bool
@@ -119,7 +119,7 @@ class OpenAIReply:
     def _head(self) -> dict[str, Any]:
         version = self.stream.version.name  # known for good once there is a chunk
         model = f"{self.name}:{version}"
-        return {"id": self.id, "created": self.created, "model": model, "system_fingerprint": version}
+        return {"id": self.request.state.id, "created": self.created, "model": model, "system_fingerprint": version}
 
     def _choice(self, n: int, answer: Answer) -> ChatChoice | CompletionChoice:
         if self.chat:

@@ -115,27 +115,37 @@ class Problem(BaseModel):
     id: str = Field(description="Of this request.")
 
 
+Override = Annotated[
+    str, Field(max_length=500, description="Why a version that the gate did not pass is used all the same.")
+]
+
+
 class PromoteRequest(BaseModel):
     """Which version to make the champion."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: str = Field(min_length=1, examples=["v2"])
+    override: Override = ""
 
 
 class CanaryRequest(BaseModel):
     """Which version to try on a share of the callers, or to end the trial there is."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}, {"conclude": True}]}
+    )
 
     version: Str = Field("", max_length=100, description="Version or alias.")
     share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
     stop: bool = Field(False, description="End the trial: the champion answers everybody.")
+    conclude: bool = Field(False, description="End it with a decision: it is promoted if it is surely not worse.")
+    override: Override = ""
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:
-        if bool(self.version) == self.stop:
-            raise ValueError("give a version to try, or stop: true")
+        if bool(self.version) + self.stop + self.conclude != 1:
+            raise ValueError("give a version to try, or stop: true, or conclude: true")
         return self
 
 

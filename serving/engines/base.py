@@ -46,9 +46,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A whole prompt as token ids, as the feature store keeps it; they are those of one version's tokenizer."""
+    """A whole prompt as token ids; they are those of one version's tokenizer."""
 
     ids: tuple[int, ...]
+    stored: bool = False  #: by the feature store, with the template's control tokens; a caller's ids have none
 
 
 Prompt = Question | Chat | Text | TokenIds

@@ -5,7 +5,8 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from llmops import prompts
-from serving.engines.base import Chat, EngineRequest, Question, Text
+from llmops.errors import ArtifactError
+from serving.engines.base import EngineRequest, Question, Text, TokenIds
 from serving.errors import PromptRefused, PromptTooLong
 
 
@@ -14,7 +15,8 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_conte
 
     Raises:
         PromptTooLong: if it does not fit into `max_context` tokens together with its answer.
-        PromptRefused: if it is empty, has tokens that the model does not know, or is a chat and the model knows none.
+        PromptRefused: if it is empty, has tokens that the model does not know or that control it, is a chat and the
+            model knows none, or is refused by its chat template.
     """
     ids = _ids(tokenizer, request)
     if not ids:
@@ -32,11 +34,14 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_conte
 def _ids(tokenizer: PreTrainedTokenizerBase, request: EngineRequest) -> list[int]:
     prompt = request.prompt
     if isinstance(prompt, Question):
-        return prompts.prompt_ids(tokenizer, prompt.text, prompt.context)
+        try:
+            return prompts.prompt_ids(tokenizer, prompt.text, prompt.context)
+        except ArtifactError as error:  # marks like those of a turn, which the model's chat template changes
+            raise PromptRefused(str(error)) from error
     if isinstance(prompt, Text):
-        return list(tokenizer(prompt.text)["input_ids"])
-    if not isinstance(prompt, Chat):
-        return list(prompt.ids)
+        return prompts.text_ids(tokenizer, prompt.text)
+    if isinstance(prompt, TokenIds):
+        return _token_ids(tokenizer, prompt)
     if not tokenizer.chat_template:
         raise PromptRefused("This model has no chat template; ask it a question or give it text to go on with.")
     messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
@@ -44,3 +49,12 @@ def _ids(tokenizer: PreTrainedTokenizerBase, request: EngineRequest) -> list[int
         return prompts.chat_ids(tokenizer, messages)
     except Exception as error:  # templates refuse what they do not know, a system message say, in words of their own
         raise PromptRefused(f"The model's chat template refuses these messages: {error}") from error
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenIds) -> list[int]:
+    """The ids of a prompt; what begins every text may begin a caller's, too."""
+    before = prompts.text_ids(tokenizer, "")
+    said = prompt.ids[len(before) :] if list(prompt.ids[: len(before)]) == before else prompt.ids
+    if not prompt.stored and (forged := prompts.control_ids(tokenizer) & set(said)):
+        raise PromptRefused(f"The prompt has the token id {min(forged)}, which controls the model; send text instead.")
+    return list(prompt.ids)

@@ -194,7 +194,7 @@ class VllmEngine:
             top_p=request.top_p,
             seed=request.seed,
             stop=[*prompts.stop_strings(self._tokenizer), *(s for s in request.stop if s)] or None,
-            stop_token_ids=[n for n in (self._tokenizer.eos_token_id, self._tokenizer.pad_token_id) if n is not None],
+            stop_token_ids=sorted(prompts.end_ids(self._tokenizer)),
             repetition_penalty=self._repetition_penalty,
             output_kind=RequestOutputKind.DELTA,
         )

@@ -59,10 +59,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         begun, moment, status, recorded, gone = time.perf_counter_ns(), timestamp(), 0, False, False
-        request_id = new_request_id(self._secret)
         event: dict[str, object] = {}
-        scope.setdefault("state", {}).update(id=request_id, event=event, begun=begun)
-        state = scope["state"]
+        state = scope.setdefault("state", {})
+        state.update(id=new_request_id(self._secret), event=event, begun=begun)  # the id may be marked later
 
         async def record() -> None:
             nonlocal recorded
@@ -75,7 +74,7 @@ class RequestMiddleware:
                 "event.duration": time.perf_counter_ns() - begun,
                 "event.outcome": "success" if status < 400 else "failure",
                 "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
-                "http.request.id": request_id,
+                "http.request.id": state["id"],
                 "http.request.method": scope["method"],
                 "http.response.status_code": status,
                 "url.path": scope["path"],
@@ -90,14 +89,14 @@ class RequestMiddleware:
             try:
                 await self._recorder.record(fields)
             except Exception:  # callers are answered even while the disk is full
-                log.exception("The event of request %s is lost", request_id)
+                log.exception("The event of request %s is lost", state["id"])
 
         async def sending(message: Message) -> None:
             nonlocal status, gone
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                _set_headers(headers, request_id)
+                _set_headers(headers, state["id"])
                 if scope["app"].state.draining:  # whoever keeps the connection would ask again where nobody is
                     headers["Connection"] = "close"
                 if allowance := state.get("allowance"):

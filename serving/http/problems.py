@@ -54,7 +54,7 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
         headers.update(error.headers or {})
     elif isinstance(error, LlmopsError):
         status, code = next(entry for kind, entry in STATUS.items() if isinstance(error, kind))
-        detail = HIDDEN if code in ("internal", "keys_unreadable") else str(error)  # those name paths of this machine
+        detail = HIDDEN if code in ("internal", "state_unreadable") else str(error)  # those name paths of this machine
     else:
         status, code, detail = 500, "internal", HIDDEN
     if detail is HIDDEN:

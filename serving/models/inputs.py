@@ -71,7 +71,8 @@ class Inputs:
         """
         prompt = asyncio.get_running_loop().run_in_executor(self._thread, self._read, version, input_id)
         try:
-            return await asyncio.wait_for(prompt, self._patience_s)
+            async with asyncio.timeout(self._patience_s):
+                return await prompt
         except TimeoutError:
             log.warning("The online store of %s has not answered for %g s", version.name, self._patience_s)
             raise FeaturesDown(_DOWN) from None
@@ -104,4 +105,4 @@ class Inputs:
             raise FeaturesDown(_DOWN) from error
         if found is None:
             raise InputUnknown(f"There is no example {input_id!r} in the online store of {version.name}.")
-        return TokenIds(tuple(found.token_ids[: found.prompt_tokens]))
+        return TokenIds(tuple(found.token_ids[: found.prompt_tokens]), stored=True)

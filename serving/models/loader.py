@@ -8,12 +8,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from llmops.monitoring.events import emit
 from llmops.registry.version import Version
 from serving.engines.base import Engine
 from serving.errors import EngineDied
 
 log = logging.getLogger(__name__)
+
+LOADS = "llmops.serving.model"  #: dataset of the events about versions being loaded
 
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0
 STEADY_S = 60.0  #: an engine that has lived so long has not died of being started
@@ -96,6 +100,15 @@ class Loader:
                     return
         self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
 
+    def has(self, version: Version | None) -> bool:
+        """Whether this version is loaded."""
+        return bool(version and self.current and self.current.version.name == version.name)
+
+    @property
+    def closing(self) -> bool:
+        """Whether an engine that was given up still answers what it had accepted."""
+        return bool(self._closing)
+
     def hand_over(self) -> Loaded | None:
         """Give up what is loaded without closing its engine; another loader takes it over."""
         given, self.current, self._wanted = self.current, None, ""
@@ -167,3 +180,18 @@ class Loader:
         self._tries += 1
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._tries - 1))
         self.failure = Failure(version.name, error, time.monotonic() + pause_s)
+
+
+async def report_load(events: Path, version: Version, seconds: float, error: Exception | None) -> None:
+    """Put a load into the events folder `events`; the rest is as in `ReportLoad`."""
+    fields = {
+        "event.action": "load",
+        "event.outcome": "failure" if error else "success",
+        "event.duration": int(seconds * 1e9),
+        "llmops.model.version": version.name,
+        "error.message": f"{type(error).__name__}: {error}" if error else "",
+    }
+    try:
+        await asyncio.to_thread(emit, events, LOADS, fields)
+    except Exception:  # a full disk is no reason to stop watching
+        log.exception("The event about loading %s is lost", version.name)

@@ -1,4 +1,4 @@
-"""An engine's stream, guarded and counted; where a canary's engine fails at once, the champion's takes its place."""
+"""An engine's stream, guarded and counted; where a canary's fails or refuses at once, the champion's takes over."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ from collections.abc import AsyncIterator, Callable
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from serving.engines.base import Chunk, Stream
-from serving.errors import STATUS
+from serving.errors import STATUS, ClientLeft, PromptRefused
 from serving.guard import AnswerWatch
+
+#: called once, when an answer has ended: with the seconds that it took, and its last chunk or what ended it
+CountEnd = Callable[[float, Chunk | Exception], None]
 
 
 class GuardedStream(Stream):
     """Passes on the chunks of an engine's stream as far as the guard lets them through, and says how it went.
 
-    If the engine fails before its first chunk, the stream of another engine takes its place.
+    If the engine fails before its first chunk, the stream of another engine takes its place. So it does if the engine
+    refuses the prompt: if the other one answers it, the refusal was no mistake of the caller and counts as a failure.
 
     Args:
         version: the version that answers.
         stream: of its engine.
-        count: called once, when the answer has ended or the engine failed: with the seconds that it took and the last
-            chunk; None instead of the chunk: it failed. Not called for errors of the caller's.
+        count: see `CountEnd`.
         watch: the guard's, over this answer.
         spare: gives the same request to another engine; None: nobody stands in.
+        mark: see `mark`.
     """
 
     def __init__(
         self,
         version: Version,
         stream: Stream,
-        count: Callable[[float, Chunk | None], None],
+        count: CountEnd,
         watch: AnswerWatch,
         spare: Callable[[], GuardedStream] | None = None,
+        mark: str = "",
     ) -> None:  # it has no queue of its own: all goes through the engine's
         self._version, self._stream, self._count, self._watch, self._spare = version, stream, count, watch, spare
+        self.mark = mark  #: the side of a trial that the answer is of, see `trials.mark`; empty: of none
         self._begun, self._left = time.monotonic(), False
+        self._cause: Exception | None = None  # why it is given up
+        self._counted = self._read = False
 
     @property
     def version(self) -> Version:
@@ -48,37 +56,49 @@ class GuardedStream(Stream):
         return self._stream.broken if isinstance(self._stream, GuardedStream) else self._watch.rules
 
     def push(self, item: Chunk | Exception) -> None:
-        """See `Stream`."""
+        """See `Stream`; an error is why it is given up."""
+        self._cause = item if isinstance(item, Exception) else None
         self._stream.push(item)
 
     def cancel(self) -> None:
         """See `Stream`."""
         self._left = True
+        if self._read or self._cause:
+            self._end(self._cause or ClientLeft())
         self._stream.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
+        self._read = True
         try:
             try:
                 async for raw in self._stream:
                     self._spare = None
                     chunk = self._watch.see(raw)
                     if chunk.finish_reason:
-                        self._count(time.monotonic() - self._begun, chunk)
+                        self._end(chunk)
                     yield chunk
                     if chunk.finish_reason:
                         return
             except Exception as error:
-                if not at_fault(error):
+                self._end(error)
+                refused, seconds = isinstance(error, PromptRefused), time.monotonic() - self._begun
+                if not (refused or at_fault(error)) or self._spare is None or self._left:
                     raise
-                self._count(time.monotonic() - self._begun, None)
-                if self._spare is None or self._left:
-                    raise
+                alone = RuntimeError(f"Only {self._version.name} refuses this prompt: {error}")
                 other = self._spare()
-                self._version, self._stream = other.version, other
+                self._version, self._stream, self.mark = other.version, other, other.mark
                 async for chunk in other:
+                    if refused:
+                        refused = False
+                        self._count(seconds, alone)
                     yield chunk
         finally:
             self._stream.cancel()
+
+    def _end(self, end: Chunk | Exception) -> None:
+        if not self._counted:
+            self._counted = True
+            self._count(time.monotonic() - self._begun, end)
 
 
 def at_fault(error: Exception) -> bool:

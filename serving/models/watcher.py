@@ -11,27 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from llmops.monitoring.events import emit
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
-from llmops.release import rollout
-from llmops.release.canary import Figures
+from llmops.release import rollout, trials
+from llmops.release.figures import Figures
 from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
-from serving.models.loader import Loaded, Loader
-from serving.models.stream import GuardedStream
-from serving.models.trial import CanaryTrial, answered_by_canary
+from serving.models.loader import Loaded, Loader, report_load
+from serving.models.stream import CountEnd, GuardedStream
+from serving.models.tested import Tested
+from serving.models.trial import CanaryTrial, answered_by_canary, note
 
 log = logging.getLogger(__name__)
-
-LOADS = "llmops.serving.model"  #: dataset of the events about versions being loaded
 
 
 class Models:
@@ -45,19 +45,33 @@ class Models:
         poll_s: seconds between two readings of the aliases.
         events: the events folder, for events about loads and canaries.
         guard: looks at all answers.
+        objective_s: what an answer may take, in seconds.
+        test_idle_s: see `Tested`.
+        trials: False: only the champion is followed.
     """
 
     def __init__(
-        self, registry: Registry, engine_for: Callable[[Version], Engine], poll_s: float, events: Path, guard: Guard
+        self,
+        registry: Registry,
+        engine_for: Callable[[Version], Engine],
+        poll_s: float,
+        events: Path,
+        guard: Guard,
+        objective_s: float = math.inf,
+        test_idle_s: float = 0.0,
+        trials: bool = True,
     ) -> None:
         self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
-        self._champion, self._canary = Loader(engine_for, self._report_load), Loader(engine_for, self._report_load)
+        self._objective_s, self._trials = objective_s, trials
+        report = partial(report_load, events)
+        self._champion, self._canary = Loader(engine_for, report), Loader(engine_for, report)
+        self.tested = Tested(registry, engine_for, report, test_idle_s)
         self._trial: CanaryTrial | None = None
         self._before = Figures()  # what the champion has done outside of trials
         self._before_of = ""  # name of the version that `_before` is about
-        self._replica = f"{socket.gethostname()}-{os.getpid()}"
-        self._counts_written = 0  # how many requests the counts had that are in the registry
+        self._replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # a restart counts for itself
         self._registry_error: Exception | None = None
+        self._wanted: Version | None = None  # the champion, when the registry could be read last
         self._wake = asyncio.Event()  # ends the pause between two readings of the aliases
         self._task: asyncio.Task[None] | None = None
 
@@ -88,6 +102,8 @@ class Models:
             VersionNotLoaded: if the side that is asked for is not there.
         """
         champion, canary = self.champion, self.canary
+        if tested := self.tested.loaded_for(caller, side):
+            return tested
         if champion is None:
             raise NotReady(self.reason())
         if not side:
@@ -96,17 +112,17 @@ class Models:
             return champion
         if canary and side in ("canary", canary.version.name):
             return canary
-        names = " and ".join(one.version.name for one in self.loaded)
-        raise VersionNotLoaded(f"{side!r} is not loaded; {names} answer{'s' if canary is None else ''}.")
+        raise VersionNotLoaded(f"{side!r} is not loaded; there are: {', '.join(o.version.name for o in self.loaded)}.")
 
     def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
         """Hand a request to the engine of the version that `choose` gives; returns version and stream of the answer.
 
-        A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails before
-        its first chunk, the champion answers instead, and the stream's version says so. Only a prompt of token ids is
-        not handed on, since they are those of one version's tokenizer.
+        A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
+        refuses the prompt before its first chunk, the champion answers instead, and the stream's version says so. Only
+        a prompt of token ids is not handed on, since they are those of one version's tokenizer.
 
-        A request that asks for a side does not count in a trial: who asks for one is no fair sample of the callers.
+        A request that asks for a side does not count in a trial, nor does what the champion answers in place of the
+        canary: neither is a fair sample of the champion's callers. That it was handed on counts, for the canary.
 
         Args:
             request: what the engine is to answer.
@@ -118,17 +134,27 @@ class Models:
             QueueFull: if too many requests wait.
             EngineDied: if the engine has died and is being restarted.
         """
-        chosen = self.choose(caller, side)
-        if side or chosen is self.champion:
-            return chosen.version, self._guarded(chosen, request, counted=not side)
-        spare = partial(self._guarded, self.champion or chosen, request, counted=True)
+        chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
+        if side:
+            return chosen.version, self._guarded(chosen, request, _left_out)
+        if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
+            spare = partial(self._guarded, self.champion or chosen, request, _left_out)
+        if trial:
+            mark = trials.mark(trial.registered, "champion" if chosen is self.champion else "canary", caller)
+        count = partial(self._count, chosen, trial, caller)
         try:
-            stream = self._guarded(chosen, request, True, None if isinstance(request.prompt, TokenIds) else spare)
-        except (QueueFull, EngineDied):
-            if isinstance(request.prompt, TokenIds):
+            stream = self._guarded(chosen, request, count, spare, mark)
+        except (QueueFull, EngineDied) as error:
+            if chosen is not self.champion or isinstance(error, QueueFull):  # while a champion is down, many ask again
+                count(0.0, error)
+            if spare is None:
                 raise
             stream = spare()
         return stream.version, stream
+
+    def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
+        """Count that a version failed a caller who was drawn to it before its engine was asked."""
+        self._count(chosen, self._trial, caller, 0.0, error)
 
     def reason(self) -> str:
         """Why no model answers, or what is wrong with a newer version; empty if all is well.
@@ -157,12 +183,14 @@ class Models:
         self._task = asyncio.create_task(self._watch(), name="models")
 
     async def stop(self) -> None:
-        """End watching, and let the engines answer what they have accepted."""
+        """End watching, let the engines answer what they have accepted, and write down what was counted."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await asyncio.gather(self._champion.close(), self._canary.close())
+        await asyncio.gather(self._champion.close(), self._canary.close(), self.tested.close())
+        if self._trial:
+            await self._trial.finish(self._registry, self._replica)
 
     async def _watch(self) -> None:
         while True:
@@ -174,46 +202,51 @@ class Models:
                 if not self._registry_error:
                     log.exception("The registry cannot be read or written")
                 self._registry_error = error
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll_s)
+                if self._wanted:  # an engine that dies now is started again all the same
+                    self._champion.keep_loaded(self._wanted)
+                self._notice_death()
+                if self._trial:
+                    await self._trial.settle_alone()
+            with contextlib.suppress(TimeoutError):  # not `wait_for`: in Python 3.11 it may swallow a cancellation
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
 
     async def _follow_aliases(self) -> None:
         """Read the aliases once and act on them: load what they name; begin, write down or end a canary's trial."""
+        self.tested.close_if_idle()
         champion, canary, trial = await asyncio.to_thread(self._registry.served)
+        if not self._trials:
+            canary = trial = None
         tried = self._canary.current
         if champion and tried and tried.alive and tried.version.name == champion.name:
             self._champion.take_over(self._canary.hand_over() or tried)  # the canary was promoted
         if champion:  # what answers is never taken away for nothing
+            self._wanted = champion
             self._champion.keep_loaded(champion)
         if self.champion and self.champion.version.name != self._before_of:
             self._before_of, self._before = self.champion.version.name, Figures()
         if self._trial and self._trial.registered != trial:
             self._trial = None
-        if self._trial and tried and not tried.alive:
-            self._trial.why = self._trial.why or "its engine died"
+        self._notice_death()
         if self._trial and self._trial.why:
             await self._pull_canary(self._trial)
             return
         self._canary.keep_loaded(canary)
-        if self._trial:
-            await self._write_counts(self._trial)
-        elif trial and self._canary.failure:
-            self._trial = CanaryTrial(trial, self._before)
-            self._trial.why = "it cannot be loaded"
+        both, unreadable = self._canary.has(canary) and self._champion.has(champion), bool(trial) and canary is None
+        failed = unreadable or self._canary.failure
+        if self._trial and not unreadable:
+            await self._trial.settle(self._registry, self._replica)
+        elif trial and (failed or both):
+            self._trial = self._trial or CanaryTrial(trial, self._before, self._objective_s)
+            self._trial.why = "it cannot be loaded" if failed else ""
+        if self._trial and self._trial.why:
             await self._pull_canary(self._trial)
-        elif trial and self._is_loaded(self._canary, canary) and self._is_loaded(self._champion, champion):
-            self._trial, self._counts_written = CanaryTrial(trial, self._before), 0
 
-    def _is_loaded(self, loader: Loader, version: Version | None) -> bool:
-        return bool(version and loader.current and loader.current.version.name == version.name)
-
-    async def _write_counts(self, trial: CanaryTrial) -> None:
-        """Write down what this replica counted; the counts of all replicas together decide a trial at its end."""
-        counted = trial.canary.requests + trial.champion.requests
-        if counted != self._counts_written:
-            figures = Figures() + trial.canary, Figures() + trial.champion  # copies, since a thread writes them
-            await asyncio.to_thread(rollout.count, self._registry, trial.registered, self._replica, *figures)
-            self._counts_written = counted
+    def _notice_death(self) -> None:
+        """Have nobody answered any more by a canary whose engine has died."""
+        tried = self._canary.current
+        if self._trial and tried and not tried.alive:
+            self._trial.why = self._trial.why or "its engine died"
 
     async def _pull_canary(self, trial: CanaryTrial) -> None:
         self._canary.keep_loaded(None)
@@ -222,44 +255,34 @@ class Models:
         )
 
     def _guarded(
-        self, chosen: Loaded, request: EngineRequest, counted: bool, spare: Callable[[], GuardedStream] | None = None
+        self,
+        chosen: Loaded,
+        request: EngineRequest,
+        count: CountEnd,
+        spare: Callable[[], GuardedStream] | None = None,
+        mark: str = "",
     ) -> GuardedStream:
-        """Hand a request to an engine; gives its stream, guarded, and counted in the trial if it is to be."""
+        """Hand a request to an engine; gives its stream, guarded, of which the end is counted."""
         if not chosen.alive:
             raise EngineDied
         stream = chosen.engine.generate(request)
-        count = partial(self._count, chosen) if counted else _count_nothing
-        return GuardedStream(chosen.version, stream, count, self._guard.watch(request.prompt), spare)
+        return GuardedStream(chosen.version, stream, count, self._guard.watch(request.prompt), spare, mark)
 
-    def _count(self, chosen: Loaded, seconds: float, last: Chunk | None) -> None:
-        """Count a request that has ended, with its last chunk; None: its engine failed."""
+    def _count(
+        self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
+    ) -> None:
+        """Count a request that has ended: in the trial that it began in, if that goes on, else among what the champion
+        has done outside of it."""
         trial, is_champion = self._trial, chosen is self.champion
         if not is_champion and (trial is None or chosen is not self._canary.current):
             return  # an engine that is on its way out
-        figures = self._before
-        if trial:
-            figures = trial.champion if is_champion else trial.canary
-        if last:
-            figures.add(seconds, last.input_tokens, last.output_tokens)
-            figures.rejected += last.finish_reason == "content_filter"
-        else:
-            figures.failed += 1
-        if trial and not is_champion and trial.look_if_due():
-            self._wake.set()  # nobody new goes to it already; now tell the registry
-
-    async def _report_load(self, version: Version, seconds: float, error: Exception | None) -> None:
-        fields = {
-            "event.action": "load",
-            "event.outcome": "failure" if error else "success",
-            "event.duration": int(seconds * 1e9),
-            "llmops.model.version": version.name,
-            "error.message": f"{type(error).__name__}: {error}" if error else "",
-        }
-        try:
-            await asyncio.to_thread(emit, self._events, LOADS, fields)
-        except Exception:  # a full disk is no reason to stop watching
-            log.exception("The event about loading %s is lost", version.name)
+        if trial and trial is begun:
+            trial.count(trial.own.champion if is_champion else trial.own.canary, caller, seconds, end)
+            if trial.look_due:
+                self._wake.set()
+        elif is_champion:
+            note(self._before, caller, seconds, end)
 
 
-def _count_nothing(seconds: float, last: Chunk | None) -> None:
-    """Stands for `_count` where a side was asked for, which does not count in a trial."""
+def _left_out(seconds: float, end: Chunk | Exception) -> None:
+    """Stands for `_count` where a request does not count in a trial."""

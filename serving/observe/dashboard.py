@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, timestamp
+from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING, timestamp
 from llmops.monitoring.objectives import Served, by_version, percentile, served, summary
 from llmops.monitoring.sinks import LocalStore
 
@@ -20,11 +20,12 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
     "7d": (timedelta(hours=2), 84),
 }
 RECENT = {
-    PIPELINE: 22,
+    PIPELINE: 26,
     GATE: 8,
     ALERT: 8,
     CANARY: 8,
-}  #: how many of the latest events are listed; two runs have 22 stages
+    HUB: 1,
+}  #: how many of the latest events are listed; two runs have 26 stages
 
 
 def dashboard_figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def dashboard_figures(store: LocalStore, span: Span, now: datetime | None = None
         "stages": [_stage(event) for event in _recent(store, PIPELINE)],
         "gates": [_gate(event) for event in _recent(store, GATE)],
         "canaries": [_canary(event) for event in _recent(store, CANARY)],
+        "hub": [_hub(event) for event in _recent(store, HUB)],
         "alerts": [{"time": e["@timestamp"], "message": e.get("message", "")} for e in _recent(store, ALERT)],
     }
 
@@ -116,9 +118,20 @@ def _stage(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gate(event: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("outcome", "opponent", "reasons", "metric", "candidate", "opponent_value", "difference", "low", "high")
+    names = (
+        "outcome", "opponent", "reasons", "metric", "candidate", "opponent_value", "difference", "low", "high",
+        "attempt", "level", "left", "power",
+    )  # fmt: skip
     facts = {name: event.get(f"llmops.gate.{name}") for name in names}
     return {"time": event["@timestamp"], "version": event.get("llmops.model.version", ""), **facts}
+
+
+def _hub(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "time": event["@timestamp"],
+        "repo": event.get("llmops.hub.repo", ""),
+        "main": event.get("llmops.hub.main", ""),
+    }
 
 
 def _recent(store: LocalStore, dataset: str) -> list[dict[str, Any]]:

@@ -13,27 +13,42 @@ from serving.answers.schemas import CanaryRequest, PromoteRequest
 
 AdminDep = Annotated[Key, Depends(require("manage_models"))]
 
+RECENT = 50  #: decisions that are shown
+
 router = APIRouter(prefix="/admin", tags=["admin"])
 
 
 @router.get("/models", dependencies=[Depends(require("view_models"))])
 def models(app: AppPartsDep) -> dict[str, Any]:
-    """All versions, the aliases, the version that answers now, and how a canary does, over all replicas."""
-    champion = app.models.champion
+    """All versions, the aliases, the version that answers now, how a canary does, over all replicas, and the latest
+    decisions."""
+    champion, reasons = app.models.champion, app.registry.overrides()
+    versions = [
+        {
+            "name": v.name,
+            "status": v.status,
+            "base_model": v.base_model,
+            "override": reasons.get(v.name, ""),
+            "removed": v.removed,
+        }
+        for v in app.registry.versions()
+    ]
     return {
         "model": app.config.release.name,
         "aliases": app.registry.aliases(),
         "serving": champion.version.name if champion else None,
         "detail": app.models.cause(),
         "canary": rollout.state(app.registry),
-        "versions": [{"name": v.name, "status": v.status, "base_model": v.base_model} for v in app.registry.versions()],
+        "versions": versions,
+        "decisions": app.registry.decisions()[-RECENT:],
     }
 
 
 @router.post("/promote")
 def promote(body: PromoteRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Make a version the champion; it answers once it is loaded. A canary's trial is over."""
-    rollout.promote(app.registry, app.config.events, body.version, **_by(key, "promote"))
+    by = _by(key, "promote")
+    rollout.promote(app.registry, app.config.events, body.version, override=body.override, **by)
     return {"aliases": app.registry.aliases()}
 
 
@@ -47,11 +62,16 @@ def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
 @router.post("/canary")
 def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
     """Let a version answer a share of the callers, or end that. It is pulled by itself when it is worse."""
+    decision = None
     if body.stop:
         rollout.stop(app.registry, app.config.events, **_by(key, "canary"))
+    elif body.conclude:
+        going, by = rollout.going_on(app.registry, "canary").started, f"key {key.prefix}"
+        decision = rollout.conclude(app.registry, app.config.events, going, by=by, **rollout.rules(app.config))
     else:
-        rollout.start(app.registry, app.config.events, body.version, body.share, **_by(key, "canary"))
-    return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry)}
+        asked = _by(key, "canary")
+        rollout.start(app.registry, app.config.events, body.version, body.share, override=body.override, **asked)
+    return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry), "decision": decision}
 
 
 def _by(key: Key, route: str) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from llmops.access.roles import Key
 from llmops.config import Serving
 from llmops.registry.version import Version
-from serving.admission.dependencies import AppParts, AppPartsDep, limited, reserve
+from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.requests import engine_request
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
-from serving.errors import PromptRefused
+from serving.errors import FeaturesDown, PromptRefused
 from serving.http.server_sent_events import sse, streamed
 
 DEFAULT_NEW_TOKENS = 50
@@ -37,9 +37,10 @@ async def generate(
     max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
-    body = _body(body, prompt, max_length)
+    body, side = _body(body, prompt, max_length), await provided_side(app, key, side)
     tokens = _max_new_tokens(body, app.config.serving)
-    wanted = engine_request(await _prompt(body, app, key, side), tokens, body, app.config.serving)
+    asked, side = await _prompt(body, app, key, side)
+    wanted = engine_request(asked, tokens, body, app.config.serving)
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
     request.state.event.update({"gen_ai.request.model": name, "gen_ai.request.max_tokens": tokens})
     await reserve(request, [wanted])
@@ -74,20 +75,28 @@ def _max_new_tokens(body: GenerateRequest, limits: Serving) -> int:
     return body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
 
 
-async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
-    """The question that was sent, or the stored prompt of its `input_id`.
+async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> tuple[Prompt, str]:
+    """The question that was sent, or the stored prompt of its `input_id`; and the side that is to answer it.
 
     Token ids are those of one version's tokenizer, so they are read again if another version answers this caller by the
-    time they are there.
+    time they are there. If the canary's store is down and the champion's is not, the champion answers.
     """
+    models = app.models
     while body.input_id is not None:
-        version = app.models.choose(key.prefix, side).version
-        tokens = await app.inputs.read(version, body.input_id)
-        if app.models.choose(key.prefix, side).version.name == version.name:
-            return tokens
+        chosen = models.choose(key.prefix, side)
+        try:
+            tokens = await app.inputs.read(chosen.version, body.input_id)
+        except FeaturesDown as error:
+            if side or chosen is models.champion:
+                raise
+            stored = await _prompt(body, app, key, "champion")
+            models.count_failure(chosen, key.prefix, error)
+            return stored
+        if models.choose(key.prefix, side).version.name == chosen.version.name:
+            return tokens, side
     if body.prompt is None:
         raise PromptRefused("Give a prompt, or the input_id of an example.")
-    return Question(body.prompt, body.context)
+    return Question(body.prompt, body.context), side
 
 
 def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
-from serving.admission.dependencies import AppParts, AppPartsDep, limited, require
+from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, require
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -48,7 +48,7 @@ async def chat_completions(
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
     requests = copies(engine_request(Chat(turns), tokens, body, limits), body.n or 1)
-    side = wanted_side(app, body.model, side)
+    side = await provided_side(app, key, wanted_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True)
 
 
@@ -63,7 +63,7 @@ async def completions(
     if len(prompts) * n > MOST_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are asked for; at most {MOST_ANSWERS} are given at a time.")
     requests = [one for prompt in prompts for one in copies(engine_request(prompt, tokens, body, limits), n)]
-    side = wanted_side(app, body.model, side)
+    side = await provided_side(app, key, wanted_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=False)
 
 

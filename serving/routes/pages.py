@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
-from llmops.errors import AccessError, RegistryError
+from llmops.errors import AccessError, RegistryError, StateError
 from llmops.release import rollout
 from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public, require, session_cookie
 from serving.admission.signing import SESSION_S
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
+
+RECENT = 8  #: changes of aliases that are shown
 
 router = APIRouter(include_in_schema=False)
 
@@ -40,6 +42,7 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
         "version": champion.version.name if champion else None,
         "detail": app.models.cause(),
         "canary": _canary(app),
+        "changes": _changes(app),
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
     return {**dashboard_figures(app.store, span), "serving": serving, "objectives": objectives}
@@ -51,7 +54,7 @@ async def signin(
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
-        cookie = session_cookie(request, app, api_key)
+        cookie = await session_cookie(request, app, api_key)
     except AccessError as error:
         return sign_in_page(request, 401, str(error), to)
     answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
@@ -85,8 +88,16 @@ def _canary(app: AppParts) -> dict[str, Any] | None:
     """How the canary does; a registry that cannot be read is told in `detail`, and the page shows all else."""
     try:
         return rollout.state(app.registry)
-    except RegistryError:
+    except (RegistryError, StateError):
         return None
+
+
+def _changes(app: AppParts) -> list[dict[str, Any]]:
+    """The latest changes of what answers, newest first; none where they cannot be read."""
+    try:
+        return app.registry.history()[: -RECENT - 1 : -1]
+    except StateError:
+        return []
 
 
 def _local(path: str) -> bool:

@@ -1,10 +1,12 @@
 import json
 import multiprocessing
-import stat
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
+from llmops.access import keys
 from llmops.access.keys import MAX_DAYS, KeyStore
 from llmops.access.roles import (
     AIRFLOW_ROLES,
@@ -12,35 +14,36 @@ from llmops.access.roles import (
     ROLES,
     ExpiredKey,
     Forbidden,
-    KeyFileError,
+    Key,
     KeyRefused,
     NoSuchKey,
     RevokedKey,
     UnknownKey,
     require,
 )
+from llmops.errors import StateError, StateUnavailable
 from llmops.monitoring.events import AUDIT
 from llmops.monitoring.spool import Spool
+from llmops.state.database import database_at
+from llmops.state.tables import audit
 
 
 @pytest.fixture
 def store(tmp_path):
-    return KeyStore(tmp_path / "home" / "keys.json")
+    return store_in(tmp_path / "home")
+
+
+def store_in(home, url="", **more):
+    return KeyStore(database_at(url or f"sqlite:///{home / 'state.db'}"), home / "events", home / "keys.json", **more)
 
 
 def test_a_created_key_is_good_and_its_secret_is_not_in_the_file(store, tmp_path):
     shown, key = store.create("user", "shop")
     assert store.check(shown) == key
     assert shown.startswith(f"llmops_{key.prefix}_")
-    text = (tmp_path / "home" / "keys.json").read_text()
-    assert shown.rsplit(f"{key.prefix}_", 1)[1] not in text
-    assert key.prefix in text
-
-
-def test_the_file_is_for_its_owner_only(store, tmp_path):
-    store.create("user", "shop")
-    store.create("user", "shop")
-    assert stat.S_IMODE((tmp_path / "home" / "keys.json").stat().st_mode) == 0o600
+    content = b"".join(path.read_bytes() for path in (tmp_path / "home").glob("state.db*"))
+    assert shown.rsplit(f"{key.prefix}_", 1)[1].encode() not in content
+    assert key.prefix.encode() in content
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_anything_but_the_key_is_unknown(store, change):
         store.check(change(shown))
 
 
-def test_without_a_file_every_key_is_unknown(store):
+def test_in_an_empty_database_every_key_is_unknown(store):
     with pytest.raises(UnknownKey):
         store.check("llmops_12345678_secret")
     assert list(store.list()) == []
@@ -72,7 +75,7 @@ def test_without_a_file_every_key_is_unknown(store):
 
 def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    store = KeyStore(tmp_path / "keys.json", now=lambda: moment)
+    store = store_in(tmp_path, now=lambda: moment)
     day, day_key = store.create("user", "a", days=1)
     forever, forever_key = store.create("user", "b")
     moment += timedelta(hours=23)
@@ -105,7 +108,7 @@ def test_revoking_twice_keeps_the_first_time_and_a_wrong_prefix_is_an_error(stor
 def test_a_revocation_by_another_process_counts_at_once(store, tmp_path):
     shown, key = store.create("user", "a")
     store.check(shown)
-    KeyStore(tmp_path / "home" / "keys.json").revoke(key.prefix)
+    store_in(tmp_path / "home").revoke(key.prefix)
     with pytest.raises(RevokedKey):
         store.check(shown)
 
@@ -154,7 +157,7 @@ def test_wrong_arguments_make_no_key(store, arguments):
 
 def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    store = KeyStore(tmp_path / "keys.json", now=lambda: moment)
+    store = store_in(tmp_path, now=lambda: moment)
     first, key = store.create("developer", "a", days=30, requests_per_minute=5)
     second, rotated = store.rotate(key.prefix, hours=2)
     assert first != second and first.split("_")[1] == second.split("_")[1]
@@ -203,8 +206,6 @@ def test_a_rotation_with_a_wrong_time_changes_nothing(store, hours):
 def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(store, monkeypatch):
     """What could differ in time, hashing and comparing, is done as often and on as much."""
     import hmac
-
-    from llmops.access import keys
 
     _, key = store.create("user", "a")
     _, other = store.create("user", "b")
@@ -256,23 +257,23 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
 
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
 
-    def keys(*arguments):
+    def run(*arguments):
         code = main(["keys", *arguments])
         return code, capsys.readouterr()
 
     limits = ("--requests-per-minute", "9", "--tokens-per-minute", "0")
-    code, said = keys("create", "--owner", "shop", *limits, "--json")
+    code, said = run("create", "--owner", "shop", *limits, "--json")
     made = json.loads(said.out)
     assert code == 0 and (made["requests_per_minute"], made["tokens_per_minute"]) == (9, 0)
-    store = KeyStore(tmp_path / "keys.json")
+    store = store_in(tmp_path)
     assert store.check(made["key"]).owner == "shop"
-    fresh = keys("rotate", made["prefix"], "--hours", "0")[1].out.strip()
+    fresh = run("rotate", made["prefix"], "--hours", "0")[1].out.strip()
     assert store.check(fresh)
     with pytest.raises(UnknownKey):
         store.check(made["key"])
-    (listed,) = json.loads(keys("list", "--json")[1].out)
+    (listed,) = json.loads(run("list", "--json")[1].out)
     assert listed["prefix"] == made["prefix"] and not any("sha256" in name for name in listed)
-    assert keys("revoke", made["prefix"])[0] == 0
+    assert run("revoke", made["prefix"])[0] == 0
     with pytest.raises(RevokedKey):
         store.check(fresh)
     for wrong in (
@@ -282,41 +283,117 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
         ("list", "shop"),
         ("rotate", made["prefix"]),
     ):
-        code, said = keys(*wrong)
+        code, said = run(*wrong)
         assert code == 1 and said.err.startswith("llmops: ") and said.err.count("\n") == 1
     with Spool(tmp_path / "events") as spool:
         assert [e["event.action"] for e in spool.read("x")[1]] == ["create_key", "rotate_key", "revoke_key"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"prefix": "x"}]}', '{"keys": [1]}'])
-def test_a_damaged_file_lets_nobody_in_and_is_not_overwritten(store, tmp_path, content):
-    path = tmp_path / "home" / "keys.json"
-    shown, _ = store.create("admin", "a")
-    path.write_text(content)
-    with pytest.raises(KeyFileError):
-        store.check(shown)
-    with pytest.raises(KeyFileError):
-        store.create("admin", "b")
-    assert path.read_text() == content
+def test_a_change_of_a_key_and_its_row_of_audit_are_one(store):
+    shown, key = store.create("user", "shop", who="alice")
+    store.revoke(key.prefix, who="bob")
+    with store._database.read() as connection:
+        rows = connection.execute(sa.select(audit).order_by(audit.c.id)).all()
+    assert [(r.action, r.by, r.target) for r in rows] == [
+        ("create_key", "alice", key.prefix),
+        ("revoke_key", "bob", key.prefix),
+    ]
+    assert "sha256" not in json.dumps([r.fields for r in rows]) and rows[0].fields["owner"] == "shop"
 
 
-def _create(path):
-    KeyStore(path).create("user", "worker")
+def _create(home, url):
+    store_in(home, url).create("user", "worker")
 
 
-def test_keys_made_at_once_by_several_processes_are_all_kept(tmp_path):
-    path = tmp_path / "keys.json"
-    workers = [multiprocessing.get_context("fork").Process(target=_create, args=(path,)) for _ in range(6)]
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_keys_made_at_once_by_several_processes_are_all_kept(tmp_path, kind, request):
+    url = f"sqlite:///{tmp_path / 'state.db'}" if kind == "sqlite" else request.getfixturevalue("postgresql")()
+    workers = [multiprocessing.get_context("fork").Process(target=_create, args=(tmp_path, url)) for _ in range(6)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(json.loads(path.read_text())["keys"]) == 6
+    assert len(store_in(tmp_path, url).list()) == 6
+    shown, key = store_in(tmp_path, url).create("user", "a")
+    assert store_in(tmp_path, url).check(shown) == key
+    store_in(tmp_path, url).revoke(key.prefix)
+    with pytest.raises(RevokedKey):
+        store_in(tmp_path, url).check(shown)
+
+
+# --- while the database is away
+
+
+def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(store, monkeypatch):
+    seen, _ = store.create("user", "a")
+    unseen, _ = store.create("user", "b")
+    store.check(seen)
+
+    def away(*_):
+        raise StateUnavailable("away")
+
+    monkeypatch.setattr(store._database, "read", away)
+    assert store.check(seen).owner == "a"
+    for other in (unseen, "llmops_00000000_x"):
+        with pytest.raises(StateUnavailable):
+            store.check(other)
+    with pytest.raises(UnknownKey):
+        store.check(seen[:-1] + "!")
+    monkeypatch.setattr(keys, "AWAY_S", -1.0)
+    with pytest.raises(StateUnavailable):
+        store.check(seen)
+
+
+def test_a_damaged_database_lets_nobody_in(tmp_path):
+    store = store_in(tmp_path)
+    shown, _ = store.create("admin", "a")
+    store.check(shown)
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+    (tmp_path / "state.db").write_text("{" * 5000)
+    with pytest.raises(StateError, match="damaged"):
+        store.check(shown)
+    with pytest.raises(StateError, match="damaged"):
+        store.create("admin", "b")
+
+
+# --- the file of 0.1.0
+
+
+def old_file(home):
+    """A file as 0.1.0 wrote it, with one key; gives the key as it is shown."""
+    home.mkdir(parents=True, exist_ok=True)
+    secret = "s" * 43
+    kept = Key("0a1b2c3d", "admin", "boss", keys.sha256(secret), created="2026-01-01T00:00:00+00:00")
+    (home / "keys.json").write_text(json.dumps({"keys": [asdict(kept)]}))
+    return f"llmops_0a1b2c3d_{secret}", kept
+
+
+def test_its_keys_are_taken_over_once(tmp_path):
+    shown, kept = old_file(tmp_path)
+    store = store_in(tmp_path)
+    assert store.check(shown) == kept
+    assert [p.name for p in tmp_path.glob("keys.json*")] == ["keys.json.taken-over"]
+    store.revoke(kept.prefix)
+    (tmp_path / "keys.json.taken-over").rename(tmp_path / "keys.json")
+    with pytest.raises(RevokedKey):
+        store_in(tmp_path).check(shown)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"prefix": "x"}]}', '{"keys": [1]}'])
+def test_a_damaged_one_lets_nobody_in_and_is_left(tmp_path, content):
+    shown, _ = old_file(tmp_path)
+    (tmp_path / "keys.json").write_text(content)
+    store = store_in(tmp_path)
+    for use in (lambda: store.check(shown), lambda: store.create("admin", "b"), store.list):
+        with pytest.raises(StateError, match="keys.json"):
+            use()
+    assert (tmp_path / "keys.json").read_text() == content
 
 
 def test_each_role_may_all_that_the_one_below_may():
     assert PERMISSIONS["user"] < PERMISSIONS["developer"] < PERMISSIONS["admin"]
-    assert set(AIRFLOW_ROLES) == set(ROLES)
+    assert set(AIRFLOW_ROLES) == {role for role in ROLES if "run_pipeline" in PERMISSIONS[role]}
 
 
 def test_require_names_who_may(store):

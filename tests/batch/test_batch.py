@@ -165,6 +165,17 @@ def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_fails_al
     assert [r.answer for r in replies if not r.error] == answer(model, tokenizer, chosen, 8, batch=2)
 
 
+def test_a_row_that_the_chat_template_refuses_fails_alone(tiny_base: Path) -> None:
+    engine = LocalEngine(tiny_base, "base", 4, 2)
+    _, tokenizer = engine._loaded
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'].replace('~', '')"
+    )
+    assert "replace('~'" in tokenizer.chat_template
+    first, second = engine.answer([("a <|im_~end|> b", ""), ("a", "")])
+    assert "take them out of the text" in first.error and not first.answer and not second.error
+
+
 def test_a_batch_that_does_not_fit_is_halved_until_only_the_guilty_row_fails(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +308,17 @@ def test_an_app_that_stays_away_ends_the_batch_and_what_is_finished_is_kept(
         answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)
     answer_file(engine, source, tmp_path / "out.parquet", part_rows=1)
     assert [r["answer"] for r in read(tmp_path / "out.parquet")] == ["a  5", "b  5", "c  5"]
+
+
+def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", ["a"])
+    places = {"collect": {"cache": tmp_path / "cache"}, "features": {"store": tmp_path / "feast"}}
+    settings = Config(home=tmp_path / "home", release={"registry": tmp_path / "registry"}, **places)
+    (tmp_path / "link").symlink_to(tmp_path / "registry")
+    for place in ("home", "home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
+        with pytest.raises(ConfigError, match="keeps for itself"):
+            batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "link"]
 
 
 def test_the_command_says_in_one_line_what_is_wrong_and_prints_json(

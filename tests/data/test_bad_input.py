@@ -107,6 +107,7 @@ def script(sql: str) -> Callable[[Path], None]:
 CSV = "q,a\n1,2\n"
 LINE = '{"q": "1", "a": "2"}\n'
 TALK = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
+BOMB = gzip.compress(b"<h1>Q?</h1>" + b"x" * (17 << 20))
 CUT_GZ = gzip.compress(LINE.encode() * 3) + gzip.compress(LINE.encode())[:12]
 SHOP = script(
     "create table o (id, at, q);insert into o values (1, '2026-01-31', 'x'), (2, null, 'y'), (null, '2026-01-30', 'z')"
@@ -232,6 +233,13 @@ CASES = [
          "it is part of the text", 1, first="Q?```\n# no heading\n```"),
     Case("markdown", "nothing but headings, front matter, comments", b"---\nx: y\n---\n# A\n<!-- b -->",
          [("empty", "file")], "no text besides headings, front matter and comments"),
+    Case("html", "a small gzip file that holds more than fits into memory", BOMB, [("unreadable", "file")],
+         "it holds more than 16,777,216 bytes, unzipped"),
+    Case("html", "a heading that asks nothing", b"<h2>Overview</h2>All.<h2>Why?</h2>So.", [],
+         "a document with text, of which annotate makes no example", 2, first="All."),
+    Case("chat", "speakers' names instead of roles, lines with a colon",
+         b"Anna: Is it new?\nNote: the blue one\nMaria: Yes.", [], "speakers are told by structure", 1, suffix="txt",
+         first="Is it new? Note: the blue oneYes."),
     Case("text", "a binary file", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", [("unreadable", "file")],
          "it holds zero bytes: a binary file"),
     Case("text", "an empty file", b" \n", [("empty", "file")], "the file is empty"),

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from llmops.data.spark import java_problem
+from llmops.config import Clean
+from llmops.data.spark import java_problem, set_partitions
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, 4),
+        ({"partitions": 7}, 7),
+        ({"spark": {"spark.sql.shuffle.partitions": "64"}}, "64"),
+        ({"partitions": 7, "spark": {"spark.sql.shuffle.partitions": "64"}}, 7),
+    ],
+)
+def test_shuffle_partitions_are_those_that_the_configuration_names(config: dict[str, Any], expected: object) -> None:
+    clean = Clean(**config)
+    settings: dict[str, Any] = dict(clean.spark)  # as `session` hands them on
+    context = SimpleNamespace(defaultParallelism=2)
+    spark: Any = SimpleNamespace(conf=SimpleNamespace(set=settings.__setitem__), sparkContext=context)
+    set_partitions(spark, clean, 1_000_000)
+    assert settings["spark.sql.shuffle.partitions"] == expected
 
 
 def java(folder: Path, script: str) -> dict[str, str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from llmops.access.keys import KeyStore
+from llmops.access.keys import keys_of
+from llmops.config import Config
+from llmops.registry.registry import registry_of
 
 ROOT = Path(__file__).parents[2]
 
 
 class Home(NamedTuple):
-    """A folder with `registry/` and `keys.json`, as an image for Lambda is given it."""
+    """A folder with `registry/` and `state.db`, as an image for Lambda is given it."""
 
     path: Path
     key: str
@@ -30,6 +33,10 @@ def released(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run"]
     said = {**dict.fromkeys([*facts, "dataset", "created"], "x"), "name": "v1", "status": "promoted"}
     (version / "version.json").write_text(json.dumps(said))
-    (version.parents[1] / "aliases.json").write_text('{"champion": "v1"}')
-    key, _ = KeyStore(home / "keys.json").create("user", "somebody")
+    config = Config(home=home)
+    registry_of(config).decide("v1", "gate", "promoted", by="a test", why="passed")
+    registry_of(config).promote("v1")
+    key, _ = keys_of(config).create("user", "somebody")
+    with sqlite3.connect(home / "state.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return Home(home, key)

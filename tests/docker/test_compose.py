@@ -7,7 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import yaml
 
@@ -16,9 +21,11 @@ from llmops.config import load
 from .conftest import ROOT
 
 PROFILES = {"cpu": "serving", "gpu": "serving-gpu", "vllm": "serving-vllm"}
+WORKERS = {"cpu": "airflow-worker", "gpu": "airflow-worker-gpu", "vllm": "airflow-worker-gpu"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
+ENDING = {"airflow-init", "state-init"}  #: services that do something once
 REQUIRED = set(re.findall(r"\$\{(\w+):\?", TEXT))
-SERVICES = yaml.safe_load(TEXT)["services"]
+SERVICES = yaml.safe_load(TEXT.replace("$$", "$"))["services"]  # as Compose hands it on
 each_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
@@ -54,7 +61,7 @@ def test_compose_refuses_to_start_without_a_password(missing):
 def test_there_is_no_password_in_the_file():
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|FERNET|AUTH$|CONN$|BROKER|RESULT_BACKEND", name):
+            if re.search(r"PASSWORD|SECRET|TOKEN|FERNET|AUTH$|CONN$|BROKER|RESULT_BACKEND", name):
                 assert "${" in value, name
 
 
@@ -62,6 +69,42 @@ def test_the_file_of_passwords_is_neither_committed_nor_in_an_image():
     assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignored and "!.env" not in ignored
+
+
+def called(name: str, program: str, does: str, folder: Path, **environ: str) -> list[str]:
+    """The command lines by which a service's shell script calls a program, in whose place `does` is done."""
+    stand_in = folder / "bin" / program
+    stand_in.parent.mkdir(exist_ok=True)
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{folder}/calls"\n{does}\n')
+    stand_in.chmod(0o755)
+    environ |= {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    command = [*SERVICES[name]["entrypoint"], *SERVICES[name]["command"]]
+    subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=True)
+    return (folder / "calls").read_text().splitlines()
+
+
+def test_the_database_gets_its_user_whose_password_no_command_line_shows(
+    postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    server = urlsplit(postgresql().replace("${TEST_PG_PASSWORD}", "x"))
+    own, secret = os.environ["TEST_PG_PASSWORD"], "s'3;\"$cret"
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "llmops", "PGDATABASE": "postgres"}
+    does = f'sed "s/llmops/somebody/g" | {shutil.which("psql")} "$@"'  # the test's own user is called llmops
+    for _ in range(2):  # and once more, as at every start
+        said = called("state-init", "psql", does, tmp_path, **where, PGPASSWORD=own, STATE_PASSWORD=secret)
+    assert len(said) == 2 and not [line for line in said if secret in line or own in line]
+    with psycopg.connect(host="127.0.0.1", port=server.port, user="somebody", password=secret) as connection:
+        assert connection.execute("SELECT current_database()").fetchone() == ("somebody",)
+
+
+def test_airflow_gets_its_admin_whose_password_no_command_line_shows(tmp_path: Path) -> None:
+    does = f'[ "$1" != users ] || cat >"{tmp_path}/asked"'
+    given = {"COMPUTE_SLOTS": "2", "ADMIN": "ann", "ADMIN_PASSWORD": "s3 cret", "TMPDIR": f"{tmp_path}/home/tmp"}
+    said = called("airflow-init", "airflow", does, tmp_path, **given)
+    assert [line.split()[:2] for line in said] == [["db", "migrate"], ["pools", "set"], ["users", "create"]]
+    assert "--username ann" in said[2] and not [line for line in said if "s3 cret" in line]
+    assert (tmp_path / "asked").read_text() == "s3 cret\ns3 cret\n"  # Airflow asks twice
+    assert (tmp_path / "home" / "tmp").is_dir()
 
 
 @each_service
@@ -92,10 +135,10 @@ def test_every_service_that_stays_is_watched(name):
     if name.startswith("serving"):  # its image has the health check
         dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
         assert "\nHEALTHCHECK --" in dockerfile
-    elif name != "airflow-init":
+    elif name not in ENDING:
         assert service["healthcheck"]["test"]
     for other, how in service.get("depends_on", {}).items():
-        good = "service_completed_successfully" if other == "airflow-init" else "service_healthy"
+        good = "service_completed_successfully" if other in ENDING else "service_healthy"
         assert how["condition"] == good
 
 
@@ -158,3 +201,63 @@ def test_serving_reads_the_configuration_that_the_pipeline_reads(name, tmp_path)
 def test_the_example_has_a_configuration_where_compose_looks():
     folder = re.search(r"\$\{LLMOPS_CONFIG_FOLDER:-([^}]+)\}", TEXT)
     assert folder and (ROOT / folder[1] / "config.yaml").is_file()
+
+
+# --- the worker, its GPU, and the Hub
+
+
+def rendered(profile: str, **environ: str) -> dict[str, Any]:
+    known = {**dict.fromkeys(REQUIRED, "x"), **environ}
+    done = compose("--profile", profile, "config", "--format", "json", environ=known)
+    assert done.returncode == 0, done.stderr
+    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    return services
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_profile_has_one_worker_with_a_gpu_where_there_is_one(profile):
+    services = rendered(profile)
+    assert set(services) & set(WORKERS.values()) == {WORKERS[profile]}
+    worker = services[WORKERS[profile]]
+    assert worker["command"] == ["celery", "worker"] and worker["build"]["dockerfile"] == "docker/airflow.Dockerfile"
+    devices = worker["deploy"]["resources"].get("reservations", {}).get("devices", [])
+    assert [(d["driver"], d["capabilities"]) for d in devices] == ([("nvidia", ["gpu"])] if profile != "cpu" else [])
+    assert ("TORCH_INDEX" in worker["build"].get("args", {})) == (profile != "cpu")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_worker_alone_has_the_hubs_token_and_may_have_none(profile):
+    services = rendered(profile, HF_TOKEN="hf_x", HF_ENDPOINT="https://hub.example.com")
+    having = {name for name, service in services.items() if "hf_x" in json.dumps(service)}
+    assert having == {WORKERS[profile]}
+    assert services[WORKERS[profile]]["environment"]["HF_ENDPOINT"] == "https://hub.example.com"
+    worker = rendered(profile)[WORKERS[profile]]["environment"]
+    assert worker["HF_TOKEN"] == "" and worker["HF_ENDPOINT"] == "https://huggingface.co"
+
+
+@pytest.mark.parametrize("name", sorted(set(WORKERS.values())))
+def test_temporary_files_of_the_stages_are_on_the_volume_of_the_home(name):
+    """In a tmpfs they would be memory: examples are mapped from them, and Spark writes there what does not fit."""
+    environment, made = SERVICES[name]["environment"], SERVICES["airflow-init"]["environment"]["TMPDIR"]
+    assert environment["TMPDIR"] == environment["SPARK_LOCAL_DIRS"] == made
+    mounted = [volume.split(":")[1] for volume in SERVICES[name]["volumes"] if volume.startswith("llmops:")]
+    assert [volume for volume in mounted if made.startswith(f"{volume}/")]
+    assert mounted == [v.split(":")[1] for v in SERVICES["airflow-init"]["volumes"] if v.startswith("llmops:")]
+    assert not [mount for mount in SERVICES[name]["tmpfs"] if made.startswith(mount.split(":")[0] + "/")]
+
+
+@pytest.mark.parametrize("name", sorted(set(WORKERS.values())))
+def test_the_hub_can_be_asked_and_its_cache_stays(name):
+    """Whether it is asked, the configuration says: an image that is offline could neither download nor push."""
+    dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
+    assert "HF_HUB_OFFLINE" not in dockerfile and "HF_HUB_OFFLINE" not in SERVICES[name]["environment"]
+    cache = re.search(r"HF_HOME=(\S+)", dockerfile)
+    volumes = [volume.split(":")[1] for volume in SERVICES[name]["volumes"] if not volume.endswith(":ro")]
+    assert cache and any(cache[1].startswith(f"{volume}/") for volume in volumes)
+    assert not any(cache[1].startswith(mount.split(":")[0] + "/hub") for mount in SERVICES[name]["tmpfs"])
+
+
+@pytest.mark.parametrize("name", PROFILES.values())
+def test_serving_never_asks_the_hub(name):
+    assert "HF_HUB_OFFLINE=1" in (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
+    assert not [key for key in SERVICES[name]["environment"] if key.startswith("HF_")]

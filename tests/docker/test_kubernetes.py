@@ -180,7 +180,9 @@ def test_paths_in_settings_are_mounted(objects):
     for environ, pod in zip(settings(objects), pods(objects), strict=True):
         mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
         assert mounts[environ["LLMOPS_RELEASE__REGISTRY"]]["readOnly"] is True
-        assert str(Path(environ["LLMOPS_SERVING__KEYS"]).parent) in mounts
+        assert set(re.findall(r"\$\{(\w+)\}", environ["LLMOPS_STATE__URL"])) <= {
+            variable["name"] for variable in pod["containers"][0]["env"]
+        }
         assert "readOnly" not in mounts["/var/lib/llmops"] and "readOnly" not in mounts["/tmp"]
         assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["volumes"]}
 
@@ -210,6 +212,12 @@ def test_the_autoscaler_and_the_disruption_budget_are_about_this_deployment(obje
     assert {scaler["spec"]["scaleTargetRef"]["name"] for scaler in kind(objects, "HorizontalPodAutoscaler")} == names
     assert len(kind(objects, "PodDisruptionBudget")) == len(names)
     assert all("replicas" not in deployment["spec"] for deployment in kind(objects, "Deployment"))
+
+
+def test_there_is_no_worker_here_and_serving_stays_offline(objects):
+    """The pipeline runs elsewhere; serving reads what the registry has and never asks the Hub."""
+    assert all(pod["containers"][0]["name"] == "serving" for pod in pods(objects))
+    assert not [name for environ in settings(objects) for name in environ if name.startswith("HF_")]
 
 
 def test_the_gpu_overlay_asks_for_a_gpu():
@@ -252,13 +260,9 @@ def test_a_canary_adds_to_what_is_there_and_replaces_only_the_route(canary):
 # --- components
 
 
-def test_components_add_the_route_and_make_the_registry_writable(tmp_path):
+def test_a_component_adds_the_route(tmp_path):
     where = os.path.relpath(FOLDER, tmp_path)
-    components = [f"{where}/components/writable-registry", f"{where}/components/route"]
-    overlay = {"resources": [f"{where}/overlays/cpu"], "components": components}
+    overlay = {"resources": [f"{where}/overlays/cpu"], "components": [f"{where}/components/route"]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     objects = kustomize(tmp_path)
     assert len(kind(objects, "HTTPRoute")) == 1
-    (pod,) = pods(objects)
-    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
-    assert mounts["registry"]["readOnly"] is False and mounts["keys"]["readOnly"] is True

@@ -36,7 +36,7 @@ def environment(released, home):
     return {
         "LLMOPS_HOME": str(home),
         "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
-        "LLMOPS_SERVING__KEYS": str(released.path / "keys.json"),
+        "LLMOPS_IMAGE_STATE": str(released.path / "state.db"),
     }
 
 
@@ -48,10 +48,17 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def function(released, home):
     before = files(released.path)
-    made = function_module().Function(load(environ=environment(released, home)))
+    made = started(load(environ=environment(released, home)), released)
     yield made
     made.close()
     assert files(released.path) == before, "the image's files cannot be written in Lambda"
+
+
+def started(config, released):
+    """The function as `handler` makes it."""
+    module = function_module()
+    module.bring(released.path / "state.db", config)
+    return module.Function(config)
 
 
 def files(folder):
@@ -136,10 +143,9 @@ def test_events_wait_when_the_sink_is_down(released, tmp_path, caplog):
     config = Config(
         home=tmp_path,
         release={"registry": released.path / "registry"},
-        serving={"keys": released.path / "keys.json"},
         monitoring={"sinks": ["elasticsearch"], "elasticsearch_url": "http://127.0.0.1:9"},
     )
-    function = function_module().Function(config)
+    function = started(config, released)
     try:
         headers = {"content-type": "application/json", "x-api-key": released.key}
         assert function(v2("POST", "/generate", headers, BODY), None)["statusCode"] == 200

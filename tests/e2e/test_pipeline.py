@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +14,7 @@ from llmops.model.base.int8 import is_int8
 from llmops.records import Dropped, Example, read_rows
 from llmops.scans.pii import scan_all
 
-ROOT = Path(__file__).parents[2]
-DAY = "2026-01-31"
-SMALL = {
-    "LLMOPS_TUNE__TRIALS": "0",
-    "LLMOPS_TRAIN__EPOCHS": "0.5",
-    "LLMOPS_TRAIN__LEARNING_RATE": "0.005",
-    "LLMOPS_COMPRESS__VARIANTS": '["int8"]',
-    "LLMOPS_COMPRESS__WITHIN": "9",  # so that what is evaluated, released and served is the compressed model
-    "LLMOPS_COMPRESS__MAX_NEW_TOKENS": "8",
-    "LLMOPS_EVALUATE__MAX_NEW_TOKENS": "8",
-    "LLMOPS_GOVERN__PROBE_TOKENS": "8",
-    "LLMOPS_GOVERN__FAIL_ON": "never",  # random weights print anything
-    "LLMOPS_RELEASE__FLOORS": "{}",
-    "LLMOPS_RELEASE__GUARDRAILS": "{}",
-    "LLMOPS_RELEASE__MIN_EFFECT": "0.0",
-}
-
-
-def llmops(home: Path, base: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    settings = {"LLMOPS_HOME": str(home), "LLMOPS_SELECT__MODEL": str(base), **SMALL, **environ}
-    command = [sys.executable, "-m", "llmops", *arguments, "--config", str(ROOT / "examples/support_bot/config.yaml")]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=600
-    )
-
-
-@pytest.fixture(scope="module")
-def home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of one whole run."""
-    path = tmp_path_factory.mktemp("home")
-    done = llmops(path, tiny_base, "run", "all", "--interval", DAY, "--run-id", "test-run", "--json")
-    assert done.returncode == 0, done.stderr[-4000:]
-    (path / "printed.jsonl").write_text(done.stdout)
-    return path
+from .conftest import DAY, Llmops
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +27,27 @@ def stages(home: Path) -> dict[str, Path]:
 def test_every_artifact_is_whole(stages: dict[str, Path]) -> None:
     assert list(stages) == [
         "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
-        "release", "deploy",
+        "release", "deploy", "push_to_hub",
     ]  # fmt: skip
     assert {name: artifacts.verify(path) for name, path in stages.items()} == {name: [] for name in stages}
 
 
-def test_running_again_changes_nothing(home: Path, stages: dict[str, Path], tiny_base: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in home.rglob("record.json")}
-    done = llmops(home, tiny_base, "run", "all", "--interval", DAY, "--json")
+def test_running_again_changes_nothing(home: Path, stages: dict[str, Path], llmops: Llmops) -> None:
+    before = {p: p.read_bytes() for p in home.rglob("record.json")}
+    done = llmops("run", "all", "--interval", DAY, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
-    assert {p: p.stat().st_mtime_ns for p in home.rglob("record.json")} == before
+    assert {p: p.read_bytes() for p in home.rglob("record.json")} == before
     assert [json.loads(line)["artifact"] for line in done.stdout.splitlines()] == [str(p) for p in stages.values()]
+
+
+def test_a_day_without_change_only_collects(stages: dict[str, Path], llmops: Llmops) -> None:
+    done = llmops("run", "all", "--interval", (date.fromisoformat(DAY) + timedelta(days=1)).isoformat())
+    assert done.returncode == 0, done.stderr[-4000:]
+    collect, *others = done.stdout.splitlines()
+    assert "unchanged" not in collect and str(stages["collect"]) not in collect
+    assert [line.split()[:2] for line in others] == [[n, str(p)] for n, p in stages.items() if n != "collect"]
+    assert all(f"unchanged since {DAY}" in line for line in others)
+    assert "nothing to train" in next(line for line in others if line.startswith("train"))
 
 
 def test_bad_rows_are_kept_with_their_place(stages: dict[str, Path]) -> None:
@@ -106,7 +81,7 @@ def test_what_is_trained_is_what_feast_holds(stages: dict[str, Path]) -> None:
     assert trained == {e.id for e in read_rows(stages["annotate"] / "train.parquet", Example)}
 
 
-def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], tiny_base: Path) -> None:
+def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], llmops: Llmops) -> None:
     decision = json.loads((stages["release"] / "decision.json").read_text())
     assert decision["outcome"] in ("promoted", "rejected", "inconclusive") and decision["reasons"]
     assert decision["opponent"] == "base" and decision["items"] >= 60
@@ -115,11 +90,13 @@ def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], tiny_
     assert is_int8(version / "servable")
     card = (version / "README.md").read_text()
     assert "base_model" in card and "CC0-1.0" in card
-    done = llmops(home, tiny_base, "lineage", decision["version"])
+    done = llmops("lineage", decision["version"])
     assert done.returncode == 0, done.stderr
     dataset = artifacts.read_record(stages["annotate"]).files["train.parquet"]
     for expected in (decision["version"], "test-run", dataset[:12], "sources/chats.jsonl", "local"):
         assert expected in done.stdout
+    pushed = json.loads((stages["push_to_hub"] / "push.json").read_text())
+    assert pushed == {"state": "no repository"}
     deployed: dict[str, Any] = json.loads((stages["deploy"] / "deployment.json").read_text())
     if decision["outcome"] == "promoted":
         assert deployed["version"] == decision["version"]
@@ -127,9 +104,9 @@ def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], tiny_
         assert deployed["state"] == "no champion"
 
 
-def test_errors_are_one_line(home: Path, tiny_base: Path) -> None:
-    done = llmops(home, tiny_base, "lineage", "v99")
+def test_errors_are_one_line(home: Path, llmops: Llmops) -> None:
+    done = llmops("lineage", "v99")
     assert done.returncode == 1 and done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1 and "v99" in done.stderr
-    done = llmops(home, tiny_base, "run", "collect", "--set", "collect.sources=[]")
+    done = llmops("run", "collect", "--set", "collect.sources=[]")
     assert done.returncode == 1 and "source" in done.stderr.splitlines()[-1]

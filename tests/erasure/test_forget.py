@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from pyspark.sql import SparkSession
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llmops import artifacts, cli, pipeline
 from llmops.artifacts import Record
-from llmops.config import Config
+from llmops.config import Config, Retention
 from llmops.data import spark
 from llmops.data.collect import forgotten
-from llmops.erasure import erase, plans
+from llmops.erasure import erase
 from llmops.erasure.forget import _write_texts, forget
 from llmops.errors import LlmopsError
+from llmops.features.examples import read_offline
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import Spool, drain
 from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
-from llmops.registry.registry import Registry
+from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
+from llmops.retention import removal
+from llmops.retention.gc import gc
+from llmops.state.database import database_of
+from llmops.state.tables import split_entries
 
 DAY = "2026-01-31"
 MAIL = "ana.li@example.org"
@@ -156,7 +168,7 @@ def publish(config: Config, done: dict[str, Path]) -> None:
         return {"README.md": card, "lineage.json": json.dumps({"stages": stages})}
 
     trees = {"answers.parquet": done["evaluate"] / "answers.parquet"}
-    Registry(config.release.registry, "support-bot").publish(facts, trees, documents, by="test", why="test")
+    registry_of(config).publish(facts, trees, documents, by="test", why="test")
 
 
 @pytest.fixture
@@ -224,6 +236,9 @@ def test_nothing_of_a_person_is_left_anywhere(site: Path) -> None:
     assert read_online(features, sorted(gone)) == [None] * 4
     assert all(read_online(features, sorted(others)))
     assert ids(features / "features.parquet", "input_id") == others
+    mapped = {s: {t.id for t in read_offline(features, s)} for s in ("train", "validation", "test")}
+    assert set().union(*mapped.values()) == others and mapped["train"] == ids(annotate / "train.parquet")
+    assert not [path for path in features.rglob("*") if any(id.encode() in path.read_bytes() for id in gone)]
     assert {i for s in ("train", "validation", "test") for i in ids(annotate / f"{s}.parquet")} == others
     text = (annotate / "train.txt").read_text()
     assert text.count("[Question]") == len(ids(annotate / "train.parquet")) == text.count("####\n")
@@ -242,6 +257,156 @@ def test_nothing_of_a_person_is_left_anywhere(site: Path) -> None:
     ]
     assert (home / "logs" / "serving.log").read_text() == "00:00 started\n00:01 key of <FORGOTTEN> is used\n00:02 Ana\n"
     assert [v["examples"] for v in report.versions] == [len(trained)]
+
+
+def test_what_only_the_split_ledger_still_yields_is_forgotten_too(site: Path, session: SparkSession) -> None:
+    """The person's rows have left the sources, and the test carries what they said from day to day."""
+    config = at(site)
+    tested = {e.id for e in persons(only(config, "annotate")) if e.split == "test"}
+    assert tested
+    head, *rows = (site / "sources" / "faq.csv").read_text().splitlines()
+    (site / "sources" / "faq.csv").write_text("\n".join([head, *(r for r in rows if "ana" not in r.lower())]) + "\n")
+    (site / "sources" / "chats.jsonl").write_text((site / "sources" / "chats.jsonl").read_text().splitlines()[1] + "\n")
+    days = ("2026-02-01", "2026-02-02")
+    later = [pipeline.run_stage(stage, config, days[0]) for stage in ("collect", "clean", "annotate")][-1]
+    assert tested <= ids(later / "test.parquet")
+    report = forget(config, MAIL)
+    assert report.remaining == {} and holding(config.home, *SECRETS) == set()
+    assert report.rows["splits"] == 4 and tested.isdisjoint(ids(later / "test.parquet"))
+    with open(site / "sources" / "faq.csv", "a") as faq:
+        faq.write("What is new?,All of it.,new\n")
+    last = [pipeline.run_stage(stage, config, days[1]) for stage in ("collect", "clean", "annotate")][-1]
+    assert tested.isdisjoint(ids(last / "test.parquet")) and ids(later / "test.parquet") <= ids(last / "test.parquet")
+
+
+def run_day(config: Config, day: str, stages: tuple[str, ...] = ("collect", "clean", "annotate")) -> Path:
+    return [pipeline.run_stage(stage, config, day) for stage in stages][-1]
+
+
+def replaced_rows(root: Path, mail: str) -> None:
+    """The person's rows of the sources leave, and others stand in their places."""
+    head, *rows = (root / "faq.csv").read_text().splitlines()
+    others = [f'"Which {word} does {mail} have?","The {word} that was asked for.",{word}s' for word in ("sofa", "lamp")]
+    (root / "faq.csv").write_text("\n".join([head, *rows[:10], *others, "one cell,too many,for,me"]) + "\n")
+    turns = [("user", f"I am {mail}."), ("assistant", "Good."), ("user", "Is tea sold?"), ("assistant", "On floor 3.")]
+    chat = {"topic": "tea", "messages": [{"role": role, "content": text} for role, text in turns]}
+    rest = (root / "chats.jsonl").read_text().splitlines()[1]
+    (root / "chats.jsonl").write_text(f"{json.dumps(chat)}\n{rest}\n")
+
+
+def entries(config: Config, *texts: str) -> int:
+    """How many entries of the split ledger hold one of the texts."""
+    with database_of(config).read() as connection:
+        rows = connection.execute(sa.select(split_entries.c.compared, split_entries.c.example)).all()
+    return sum(any(text.lower() in str(row).lower() for text in texts) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def lived(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sources` and `home` after two days: the person was there on the first, another one, Bo, since."""
+    folder = tmp_path_factory.mktemp("lived")
+    (folder / "sources").mkdir()
+    sources(folder / "sources")
+    config = at(folder, repository="")
+    run_day(config, DAY)
+    replaced_rows(folder / "sources", BO)
+    run_day(config, "2026-02-01")
+    return folder
+
+
+@pytest.fixture
+def left(lived: Path, tmp_path: Path) -> Config:
+    """A copy of `lived`."""
+    shutil.copytree(lived, tmp_path / "left")
+    return at(tmp_path / "left", repository="")
+
+
+BO = "bo.ek@example.org"
+HERS, HIS = ("blue parcel", "Momo", "found your account"), ("sofa", "lamp", "tea sold", "I am <EMAIL_ADDRESS>")
+
+
+def asked(config: Config, day: str = "2026-02-01") -> tuple[set[str], set[str]]:
+    """What the day's test asks and what it trains and validates with."""
+    folder = pipeline.plan("annotate", config, day).path
+    of = {s: {e.question for e in read_rows(folder / f"{s}.parquet", Example)} for s in ("train", "validation", "test")}
+    return of["test"], of["train"] | of["validation"]
+
+
+def about(questions: set[str], words: tuple[str, ...]) -> set[str]:
+    return {question for question in questions if any(word in question for word in words)}
+
+
+def test_who_stands_where_a_carried_item_stood_takes_nothing_along(left: Config) -> None:
+    tested, used = asked(left)
+    assert about(tested, HERS) and about(used, HIS)
+    assert forget(left, BO).remaining == {}
+    assert about(asked(left)[0], HERS) == about(tested, HERS) and not about(set().union(*asked(left)), HIS)
+    assert entries(left, *HERS) and not entries(left, *HIS)
+
+
+def test_and_is_not_taken_along_by_it(left: Config) -> None:
+    before = asked(left)
+    assert forget(left, MAIL).remaining == {}
+    after = asked(left)
+    assert [about(one, HIS) for one in after] == [about(one, HIS) for one in before]
+    assert not about(set().union(*after), HERS) and not entries(left, *HERS) and entries(left, *HIS)
+
+
+def test_they_are_found_in_the_ledger_when_all_else_is_gone(left: Config, session: SparkSession) -> None:
+    with open(left.collect.root / "faq.csv", "a") as faq:
+        faq.write("What is new?,All of it.,new\n")
+    run_day(left, "2026-02-02")
+    few = left.model_copy(update={"retention": Retention(runs=1)})
+    gc(few, now=datetime.now(UTC) + timedelta(days=100))
+    assert not {name for name in holding(left.home, MAIL, "Ana Li") if "state.db" not in name}
+    assert entries(left, *HERS) >= 4 and about(asked(left, "2026-02-02")[0], HERS)
+    assert forget(few, MAIL).remaining == {} and holding(left.home, *SECRETS) == set()
+    assert not entries(left, *HERS) and not about(asked(left, "2026-02-02")[0], HERS)
+    with open(left.collect.root / "faq.csv", "a") as faq:
+        faq.write("What is newer?,All of that.,newer\n")
+    run_day(left, "2026-02-03")
+    assert not about(set().union(*asked(left, "2026-02-03")), HERS)
+
+
+def test_what_a_killed_run_has_written_into_the_ledger_goes_too(left: Config, session: SparkSession) -> None:
+    replaced_rows(left.collect.root, "cy.oz@example.org")
+    for name in ("faq.csv", "chats.jsonl"):
+        path = left.collect.root / name
+        path.write_text(path.read_text().replace("sofa", "shelf").replace("lamp", "stool").replace("tea", "milk"))
+    run_day(left, "2026-02-02", ("collect", "clean"))
+    code = """
+import os, pickle, signal, sys
+from llmops import pipeline
+from llmops.data.annotate.ledger import SplitLedger
+write = SplitLedger.write
+def dying(*args):
+    write(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+SplitLedger.write = dying
+pipeline.run_stage("annotate", pickle.load(sys.stdin.buffer), "2026-02-02")
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(left), capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    theirs = ("shelf", "stool", "milk sold")
+    assert entries(left, *theirs) >= 3 and not pipeline.plan("annotate", left, "2026-02-02").done
+    assert forget(left, "cy.oz@example.org").remaining == {}
+    assert not entries(left, *theirs) and entries(left, *HERS) and entries(left, *HIS)
+    run_day(left, "2026-02-02", ("annotate",))
+    assert not about(set().union(*asked(left, "2026-02-02")), theirs)
+
+
+def test_where_data_was_removed_the_rest_is_followed_and_the_records_stay(site: Path) -> None:
+    config = at(site)
+    removed = [only(config, stage) for stage in ("select", "train", "compress", "evaluate", "govern")]
+    gone = {e.id for e in persons(only(config, "annotate"))}
+    for path in removed:
+        removal.remove(path, DAY)
+    report = forget(config, MAIL)
+    assert report.remaining == {} and report.notes == [] and holding(config.home, *SECRETS) == set()
+    assert report.online == 4 and [v["version"] for v in report.versions] == ["v1"]
+    answers = config.registry / "support-bot" / "versions" / "v1" / "answers.parquet"
+    assert ids(answers) and gone.isdisjoint(ids(answers))
+    assert all(artifacts.is_gone(path) and len(list(path.iterdir())) == 1 for path in removed)
 
 
 def test_artifacts_keep_their_folders_and_their_records_tell(site: Path) -> None:
@@ -287,22 +452,74 @@ def test_a_changed_source_does_not_bring_them_back_either(site: Path) -> None:
     assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
 
 
+def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(site: Path, session: SparkSession) -> None:
+    config = at(site)
+    forget(config, MAIL)
+    faq = site / "sources" / "faq.csv"
+    faq.write_text(
+        faq.read_text()
+        .replace("It is on its way to you, Ana.", "It came on Monday, Ana; you have 11 points.")
+        .replace("Where is the blue parcel of ana.li@", "And where is the blue parcel of\xa0Ana.Li@")
+        .replace("my refund?", "my refund of Ana Roe?")
+    )
+    roles, texts = ("user", "assistant") * 2, (f"I moved, {MAIL.upper()}", "Fine.", "Is my cat Momo well?", "She is.")
+    again = {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]}
+    with open(site / "sources" / "chats.jsonl", "a") as chats:
+        chats.write(json.dumps(again) + "\n")
+    done = {name: pipeline.run_stage(name, config, "2026-02-01") for name in ("collect", "clean", "annotate")}
+    assert holding(config.home, *SECRETS) == set()
+    metrics = artifacts.read_record(done["collect"]).metrics
+    quarantine = read_rows(done["collect"] / "quarantine.parquet", Dropped)
+    assert metrics["forgotten"] == sum(row.rule == forgotten.RULE for row in quarantine) >= 5
+    assert metrics["sources"]["faq"]["forgotten"] == 3
+    splits = [done["annotate"] / f"{split}.parquet" for split in ("train", "validation", "test")]
+    assert any("Ana Roe" in example.question for path in splits for example in read_rows(path, Example))
+
+
+def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
+    def ask(*statements: str) -> None:
+        with sqlite3.connect(tmp_path / "shop.db") as database:
+            for statement in statements:
+                database.execute(statement)
+        database.close()
+
+    ask(
+        "create table tickets (id, text, changed)",
+        "insert into tickets values (1, 'Who am I?', '2026-01-01'), (2, 'I am Ana Li. Why?', '2026-01-01')",
+    )
+    table = {
+        **{"name": "tickets", "kind": "sql", "location": "sqlite:///shop.db", "query": "select * from tickets"},
+        **{"cursor": "changed", "key": ["id"], "fields": {"question": "text"}},
+    }
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [table]})
+    pipeline.run_stage("collect", config, "2026-01-01")
+    assert forget(config, "Ana Li").remaining == {}
+    ask("update tickets set text = 'Somebody asked why.', changed = '2026-01-02' where id = 2")
+    ask("insert into tickets values (3, 'I am ana li, too?', '2026-01-02')")
+    pipeline.run_stage("collect", config, "2026-01-02")
+    ask("update tickets set text = 'It says nothing now.', changed = '2026-01-03' where id = 3")
+    collected = pipeline.run_stage("collect", config, "2026-01-03")
+    assert [row.question for row in read_rows(collected / "documents.parquet", Document)] == ["Who am I?"]
+    assert artifacts.read_record(collected).metrics["forgotten"] == 2
+
+
 def test_the_list_of_what_is_forgotten_tells_nothing(site: Path) -> None:
     config = at(site)
     forget(config, MAIL)
     path = config.collect.forgotten
     assert path.stat().st_mode & 0o777 == 0o600
-    assert set(json.loads(path.read_text())) == {"key", "rows"}
-    known, mine = forgotten.load(path), forgotten.load(config.home / "none.json")
+    list_ = path.read_text()
+    assert set(json.loads(list_)) == {"key", "rows", "people"} and not any(secret in list_ for secret in SECRETS)
+    assert not {word for word in ("ana", "Ana", "parcel", "faq", "example") if word in list_}
     row = Document(
         id="1", source="other", location="moved.csv", position="row 99",
         question=f"Where is the blue parcel of {MAIL}?", answer="It is on its way to you,  ana.",
     )  # fmt: skip
-    assert isinstance(known(row), Dropped) and mine(row) is row
     other = Document(id="2", source="faq", location="faq.csv", position="row 11", question="Yes?", answer="Thank you.")
-    assert known(other) is other
     empty = Dropped(id="", source="", location="", position="", rule="empty", detail="", content="")
-    assert known(empty) is empty
+    gone, *kept = forgotten.load(path).without([row, other, empty, None])
+    assert isinstance(gone, Dropped) and kept == [other, empty, None]
+    assert list(forgotten.load(config.home / "none.json").without([row])) == [row]
 
 
 @pytest.mark.parametrize("after", [1, 7])
@@ -324,7 +541,7 @@ def test_a_kill_in_the_middle_is_mended_by_repeating(site: Path, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(erase, "take_rows", dying)
         forget(config, MAIL)
-    journal = config.home / plans.JOURNAL
+    journal = config.erasure_journal
     assert not any(secret in journal.read_text() for secret in SECRETS)
     with pytest.raises(LlmopsError, match="interrupted"):
         forget(config, "somebody@example.org")
@@ -340,7 +557,7 @@ def state(config: Config) -> dict[str, Any]:
     }
     folders = [p.parent for p in sorted(config.artifacts.rglob("record.json"))]
     records = [artifacts.read_record(folder) for folder in folders]
-    version = Registry(config.release.registry, "support-bot").get("v1")
+    version = registry_of(config).get("v1")
     notes = [{k: v for k, v in e.items() if k != "time"} for r in records for e in r.erasures]
     return {
         "rows": rows,
@@ -385,7 +602,7 @@ def test_what_it_would_do_is_what_it_does(site: Path) -> None:
 def test_the_model_version_and_its_card_say_so(site: Path) -> None:
     config = at(site)
     forget(config, MAIL)
-    version = Registry(config.release.registry, "support-bot").get("v1")
+    version = registry_of(config).get("v1")
     assert len(version.erasures) == 1
     card = (version.path / "README.md").read_text()
     assert card.index("## Training data") < card.index("## Erasure") < card.index("## Training\n")

@@ -11,7 +11,7 @@ import pytest
 
 from llmops.config import Config
 from llmops.data.collect import repository
-from llmops.data.collect.remote import Address, connect, local
+from llmops.data.remote import Address, connect, local
 from llmops.erasure import partitions
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found

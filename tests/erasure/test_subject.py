@@ -6,11 +6,22 @@ import json
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from llmops.data.annotate import names
+from llmops.data.text import identity
 from llmops.erasure.subject import MARK, Subject
 from llmops.errors import LlmopsError
 
 MAIL = "ana@example.org"
+
+
+def has_terms(subject: Subject, text: str) -> bool:
+    """Whether who keeps only hashes of what a text has to be asked for finds the person."""
+    salt = b"salt"
+    kept = b"".join(names.hashes(identity.terms(text), salt))
+    return names.finder(subject.shape, subject.plain, salt)(kept, "nothing")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +50,7 @@ MAIL = "ana@example.org"
 )
 def test_named(identifier: str, text: str) -> None:
     subject = Subject(identifier)
-    assert subject.named_in(text)
+    assert subject.named_in(text) and has_terms(subject, text)
     assert not subject.named_in(subject.hide(text))
 
 
@@ -58,7 +69,7 @@ def test_named(identifier: str, text: str) -> None:
     ],
 )
 def test_another(identifier: str, text: str) -> None:
-    assert not Subject(identifier).named_in(text)
+    assert not Subject(identifier).named_in(text) and not has_terms(Subject(identifier), text)
     assert Subject(identifier).hide(text) == text
 
 
@@ -90,3 +101,21 @@ def test_rows_are_those_of_the_series() -> None:
 def test_bytes_of_any_kind() -> None:
     assert Subject(MAIL).named_in_bytes(b"\xff\x00\x17" + MAIL.encode() + b"\x00\xfe")
     assert not Subject(MAIL).named_in_bytes(b"\xff\x00\x17di" + MAIL.encode())
+
+
+words = st.sampled_from(
+    ["ana", "li", "Ana", "x", "12", "0151", "234", "example", "org", "jos\u00e9", "\u0301", "5678901"]
+)
+signs = st.sampled_from([" ", "  ", "-", ".", "@", "+", ", ", ",", "\n", "'", "", "&#64;", "%40", "\u200b", "/", "("])
+pieces = st.lists(st.tuples(words, signs), min_size=1, max_size=9).map(lambda some: "".join(a + b for a, b in some))
+
+
+@settings(max_examples=300, deadline=None)
+@given(pieces, pieces)
+def test_whom_a_text_names_its_terms_name(identifier: str, text: str) -> None:
+    try:
+        subject = Subject(identifier)
+    except LlmopsError:
+        return
+    assert has_terms(subject, text) or not subject.named_in(text)
+    assert has_terms(subject, f"{text} {identifier} {text}") or not subject.named_in(f"{text} {identifier} {text}")

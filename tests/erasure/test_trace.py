@@ -58,6 +58,20 @@ def test_a_place_is_one_of_its_own_chain(tmp_path: Path) -> None:
     }
 
 
+def test_what_an_artifact_carries_is_found_though_its_origin_was_made_again_since(tmp_path: Path) -> None:
+    mine, others = document(1, question=f"I am {MAIL}?", answer="Yes."), document(2, question="Who?", answer="Me.")
+    asked = [example(others), example(mine, "I am <EMAIL_ADDRESS>?")]
+    for day, row, examples in (("b", others, asked), ("c", others, asked[:1]), ("a", mine, asked[1:])):
+        finish(tmp_path, f"collect/{day}", {}, documents=[row])
+        finish(tmp_path, f"clean/{day}", {"collect": f"collect/{day}"}, **{"documents/part-0": [row]})
+        finish(tmp_path, f"annotate/{day}", {"clean": f"clean/{day}"}, test=examples)
+    found = numbers(tmp_path)
+    assert {name: rows for name, rows in found.items() if name.startswith("annotate")} == {
+        "annotate/a/test.parquet": [0],
+        "annotate/b/test.parquet": [1],
+    }
+
+
 @pytest.mark.parametrize("answered_elsewhere", [False, True])
 def test_another_wording_has_the_persons_answer(tmp_path: Path, answered_elsewhere: bool) -> None:
     mine = document(1, question="Where is it?", answer=f"{MAIL} has it.")
@@ -101,13 +115,11 @@ def test_what_is_forgotten_only_in_its_file_or_with_its_file(tmp_path: Path) -> 
     thanks = document(1, question="Thanks!", answer="Welcome.")
     broken = Dropped(id="1", source="s", location="ana.txt", position="row 1", rule="r", detail="", content=f"x {MAIL}")
     forgotten.add(path, [keyed(thanks, "here"), keyed(broken, "hidden")])
-    keep = forgotten.load(path)
     moved = Document(
         id="2", source="faq", location="other.csv", position="row 9", question="Thanks!", answer="Welcome."
     )
-    assert keep(moved) is moved
-    dropped = keep(thanks)
+    kept, dropped, hidden = forgotten.load(path).without([moved, thanks, broken])
+    assert kept is moved
     assert isinstance(dropped, Dropped)
     assert (dropped.rule, dropped.location, dropped.content) == (forgotten.RULE, "faq.csv", "")
-    hidden = keep(broken)
     assert isinstance(hidden, Dropped) and (hidden.location, hidden.position) == (forgotten.HIDDEN, "")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llmops.access.keys import KeyStore
+from llmops.access.keys import keys_of
 from llmops.config import Config, load
 from llmops.orchestrator import Task
 
@@ -47,11 +47,11 @@ def test_running_it_again_asks_for_the_interval_of_the_first_time(
 
 
 def test_a_new_key_takes_the_place_of_the_owners_old_one_only(demo: ModuleType, config: Config) -> None:
-    other = KeyStore(config.keys).create("admin", "somebody")[1].prefix
+    other = keys_of(config).create("admin", "somebody")[1].prefix
     first, second = demo.key(config, "developer", "demo"), demo.key(config, "developer", "demo")
-    good = [k.prefix for k in KeyStore(config.keys).list() if not k.revoked]
+    good = {k.prefix for k in keys_of(config).list() if not k.revoked}
     assert first != second
-    assert good == [other, KeyStore(config.keys).check(second).prefix]
+    assert good == {other, keys_of(config).check(second).prefix}
 
 
 def test_a_key_is_printed_whole_on_a_narrow_screen(
@@ -91,14 +91,11 @@ def test_the_table_has_a_line_for_every_stage_and_names_what_runs_first(demo: Mo
     assert all(stage in printed(demo) for stage in demo.STAGES) and "scheduled__x" in printed(demo)
 
 
-def test_a_failure_names_the_task_and_the_end_of_its_log(demo: ModuleType) -> None:
-    class Silent:
-        def log(self, dag: str, run: str, task: str, tries: int) -> list[str]:
-            return [*(f"line {n}" for n in range(40)), "", f"{task} broke at try {tries}"]
-
-    tasks = [Task("collect", "success", 1, 3.0), Task("clean", "failed", 2, 3.0), Task("tune", "upstream_failed", 0, 0)]
-    text = demo.explain(Silent(), "run", tasks)
-    assert "clean broke at try 2" in text and "line 0" not in text and "tune" not in text
+def test_it_says_which_dags_run_by_themselves_and_which_are_paused(demo: ModuleType) -> None:
+    demo.show_schedule({"llm_monitoring": False, "llmops_pipeline": False})
+    assert "llm_monitoring, llmops_pipeline" in printed(demo) and "Paused" not in printed(demo)
+    demo.show_schedule({"llm_monitoring": True})
+    assert "none of the DAGs" in printed(demo) and "Paused are llm_monitoring" in printed(demo)
 
 
 def test_what_is_missing_stops_it_before_any_work(

@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-import socket
+import sqlite3
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
+import sqlalchemy
 import yaml
+from feast import FeatureStore
 
 from llmops import artifacts
 from llmops.config import Config, Features
-from llmops.errors import ArtifactError, ConfigError
+from llmops.errors import ArtifactError, ConfigError, DiskFullError, LlmopsError, TransientError
 from llmops.features import declarations
-from llmops.features.declarations import VIEW, declare_version, open_store, service_name
-from llmops.features.examples import PARQUET, read_offline
+from llmops.features.declarations import PARQUET, VIEW, declare_version, open_store, service_name
+from llmops.features.examples import read_offline
 from llmops.features.online import OnlineTokens, read_online
-from llmops.pipeline import plan
+from llmops.pipeline import plan, run_stage
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server in a temporary folder; gives the SQLAlchemy URL of its database."""
-    places = [shutil.which("initdb"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))]
-    initdb = next((place for place in places if place), "")
-    if not initdb:
-        pytest.skip("PostgreSQL is not installed")
-    pytest.importorskip("psycopg")
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # the server refuses to run as root
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, socket.socket() as free:
-        folder = Path(name)  # not pytest's: only its owner may enter that
-        folder.joinpath("secret").write_text("s3cret")
-        if as_user:
-            shutil.chown(folder, "postgres")
-        options = ["--username=feast", "--auth=scram-sha-256", f"--pwfile={folder / 'secret'}"]
-        subprocess.run(
-            [*as_user, initdb, "-D", str(folder / "data"), *options], check=True, capture_output=True, cwd="/"
-        )
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        control = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
-        settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        with open(folder / "log", "w") as log:
-            subprocess.run([*control, "-o", settings, "start"], check=True, stdout=log, stderr=log, cwd="/")
-        yield f"postgresql+psycopg://feast:${{TEST_PG_PASSWORD}}@127.0.0.1:{port}/postgres"
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+@pytest.fixture
+def postgres(postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty database, as `features.registry` takes it: SQLAlchemy wants the password percent-encoded."""
+    monkeypatch.setenv("FEAST_PASSWORD", quote(os.environ["TEST_PG_PASSWORD"], safe=""))
+    return postgresql().replace("postgresql:", "postgresql+psycopg:").replace("TEST_PG_PASSWORD", "FEAST_PASSWORD")
 
 
 def historical(store: Path, id: str, when: datetime) -> Any:
@@ -129,11 +110,39 @@ def test_a_version_serves_by_a_service_of_its_own(tmp_path: Path, make: Any) -> 
         OnlineTokens(place, service_name("support-bot", "v2"))
 
 
+def test_a_version_outside_of_the_home_finds_the_online_store_when_it_moves(tmp_path: Path, make: Any) -> None:
+    """A registry of its own place: a relative path from there would lead nowhere once the registry moves."""
+    _, out = make.artifact(tmp_path / "home")
+    place = tmp_path / "elsewhere" / "support-bot" / "versions" / "v1" / "features"
+    declare_version(out, "support_bot_v1", {}, place, place)
+    (tmp_path / "elsewhere").rename(tmp_path / "further-away")
+    moved = tmp_path / "further-away" / place.relative_to(tmp_path / "elsewhere")
+    assert OnlineTokens(moved, "support_bot_v1").read(["id3"]) == read_online(out, ["id3"])
+
+
+@pytest.mark.parametrize(
+    ("linked", "disk"),
+    [
+        *((part, "disks/big/data") for part in ("registry", "artifacts", "feast", ".")),
+        *((part, "home/disks/big/data") for part in ("registry", "artifacts", "feast")),
+    ],
+)
+def test_a_part_of_the_home_may_be_a_link(linked: str, disk: str, tmp_path: Path, make: Any) -> None:
+    """To another disk, say. What is written behind the link leads back, and so does a relative path in it."""
+    home, place = tmp_path / "home", tmp_path / disk
+    place.mkdir(parents=True)
+    if linked != ".":
+        home.mkdir(exist_ok=True)
+    (home / linked).symlink_to(place)
+    _, out = make.artifact(home)
+    version = home / "registry" / "support-bot" / "versions" / "v1" / "features"
+    declare_version(out, "support_bot_v1", {}, version, version)
+    expected = list(read_offline(out, "train"))
+    assert OnlineTokens(version, "support_bot_v1").read(["id3"]) == read_online(out, ["id3"]) == [expected[3]]
+
+
 @pytest.mark.parametrize("server", ["sqlite", "postgres"])
-def test_the_registry_can_be_a_database(
-    server: str, request: pytest.FixtureRequest, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TEST_PG_PASSWORD", "s3cret")
+def test_the_registry_can_be_a_database(server: str, request: pytest.FixtureRequest, tmp_path: Path, make: Any) -> None:
     url = f"sqlite:///{tmp_path}/feast.db" if server == "sqlite" else request.getfixturevalue("postgres")
     _, out = make.artifact(tmp_path, registry=url)
     assert not (out / "registry.db").exists()
@@ -146,15 +155,62 @@ def test_the_registry_can_be_a_database(
     assert list(read_offline(other, "train")) == expected
     for number, place in enumerate(versions, 1):  # a later run removes no version's service
         assert OnlineTokens(place, f"support_bot_v{number}").read(["id2"]) == [expected[2]]
-    assert "s3cret" not in (out / "feature_store.yaml").read_text()
+    if server == "postgres":
+        assert os.environ["FEAST_PASSWORD"] not in (out / "feature_store.yaml").read_text()
 
 
-def test_a_registry_that_does_not_answer_is_named(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_answer_is_named_and_asked_again(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("psycopg")
     monkeypatch.setenv("TEST_PG_PASSWORD", "s3cret")
-    with pytest.raises(ArtifactError, match="features.registry") as error:
-        make.artifact(tmp_path, registry="postgresql+psycopg://feast:${TEST_PG_PASSWORD}@127.0.0.1:9/feast")
+    with pytest.raises(TransientError, match="features.registry") as error:
+        build(tmp_path, make, "postgresql+psycopg://feast:${TEST_PG_PASSWORD}@127.0.0.1:9/feast")
     assert "s3cret" not in str(error.value)
+
+
+def build(home: Path, make: Any, registry: str) -> Path:
+    """The stage `features`, run as an orchestrator does."""
+    inputs = {
+        "annotate": make.annotate(home / "artifacts" / "annotate" / "a", train=[make.example(n) for n in range(8)]),
+        "select": make.select(home / "artifacts" / "select" / "s"),
+    }
+    for name, path in inputs.items():
+        artifacts.commit(path, artifacts.Record(name, path.name, {}, {}, "", "", {}, {}, "", "", "", ""))
+    return run_stage("features", Config(home=home, features={"registry": registry}), "2026-01-31", inputs)
+
+
+def test_the_same_examples_have_the_same_content_in_every_home(tmp_path: Path, make: Any) -> None:
+    """Feast's registry holds the time; what training reads and where serving looks does not."""
+    one, two = build(tmp_path / "one", make, ""), build(tmp_path / "two", make, "")
+    records = [artifacts.read_record(path) for path in (one, two)]
+    assert records[0].content == records[1].content and records[0].fingerprint == records[1].fingerprint
+    arrow = {"train.arrow", "validation.arrow", "test.arrow"}
+    known = {"dropped.parquet", "feature_store.yaml", "features.parquet", "registry.db", *arrow}
+    assert set(records[0].files) == known
+    assert {n for n, digest in records[0].files.items() if digest != records[1].files[n]} <= {"registry.db"}
+
+
+def test_a_registry_that_is_locked_or_on_a_full_disk_is_asked_again(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {
+        "database is locked": sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError(), None),
+        "full": OSError(errno.ENOSPC, "No space left on device"),
+        "refused": ValueError("no such entity"),
+    }
+    errors["database is locked"].orig.sqlite_errorname = "SQLITE_BUSY"  # type: ignore[attr-defined]
+    kinds = []
+    for error in errors.values():
+
+        def apply(*args: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(FeatureStore, "apply", apply)
+        with pytest.raises(LlmopsError) as caught:
+            build(tmp_path, make, f"sqlite:///{tmp_path}/feast.db")
+        kinds.append(type(caught.value))
+    assert kinds == [TransientError, DiskFullError, ArtifactError]
 
 
 def test_a_changed_declaration_is_another_artifact(tmp_path: Path) -> None:
@@ -162,6 +218,9 @@ def test_a_changed_declaration_is_another_artifact(tmp_path: Path) -> None:
     shutil.copytree(declarations.ROOT / "feature_repo", repo, ignore=shutil.ignore_patterns("__pycache__"))
     config = Config(home=tmp_path / "home", features={"repo": str(repo)})
     inputs = {stage: tmp_path / stage / "0" for stage in ("annotate", "select")}
+    for name, path in inputs.items():
+        path.mkdir(parents=True)
+        artifacts.commit(path, artifacts.Record(name, "0", {}, {}, "", "", {}, {}, "", "", "", ""))
     before = plan("features", config, "2026-01-31", inputs).path
     (repo / "notes.txt").write_text("no code")
     assert plan("features", config, "2026-01-31", inputs).path == before

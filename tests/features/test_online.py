@@ -12,11 +12,14 @@ import pytest
 import yaml
 from feast.protos.feast.types.Value_pb2 import Int32List
 
-from llmops.config import Features
+from llmops import artifacts
+from llmops.artifacts import Record
+from llmops.config import Config, Features
 from llmops.errors import ArtifactError, ConfigError
 from llmops.features import declarations
 from llmops.features.examples import read_offline
 from llmops.features.online import OnlineTokens, forget_online, read_online
+from llmops.retention import removal
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -53,6 +56,27 @@ def test_online_reads_what_offline_reads(made: tuple[Features, Path]) -> None:
     offline = {t.id: t for t in read_offline(made[1], "train")}
     assert len(offline) == 8
     assert read_online(made[1], ["id7", "nobody", "id0"]) == [offline["id7"], None, offline["id0"]]
+
+
+def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[Features, Path], make: Any) -> None:
+    """Also after the kill of a removal: its folder is trash then, and the next removal finds it."""
+    features, large = made
+    home = large.parents[2]
+    _, small = make.artifact(home, "0123456789abcdef", 4, online=features.online)
+    config = Config(home=home, features=features)
+    ids = [f"id{n}" for n in range(8)]
+    assert all(read_online(small, ids))
+    for path in (large, small):
+        inputs = {"annotate": "annotate/a", "select": "select/s"}
+        artifacts.commit(path, Record("features", path.name, {}, inputs, "", "", {}, {}, "", "", ""))
+    removal.remove(large, "2026-02-01T00:00:00+00:00")
+    assert all(read_online(small, ids))
+    removal.finish(config)
+    assert [bool(found) for found in read_online(small, ids)] == [True] * 4 + [False] * 4
+    assert artifacts.is_gone(large) and not removal.found_trash(config)
+    removal.remove(small, "2026-02-01T00:00:00+00:00")
+    removal.finish(config)
+    assert not any(id.encode() in held(features, home) for id in ids)
 
 
 def test_the_view_offers_mask_and_meta_online_too(made: tuple[Features, Path]) -> None:

@@ -18,7 +18,7 @@ from llmops.govern.probes import probes
 from llmops.govern.review import verdict
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, Finding, read_rows, write_rows, write_table
-from llmops.registry.registry import Registry
+from llmops.registry.registry import registry_of
 from llmops.statistics.rates import wilson
 
 HONEST = "You can return it within 30 days."
@@ -130,7 +130,7 @@ def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(
         "llmops.model.base.generate.answer", lambda m, t, requests, tokens, batch: [answer for _ in requests]
     )
-    monkeypatch.setattr(probing, "system_prompt", lambda tokenizer: "")
+    monkeypatch.setattr(probing.prompts, "system_prompt", lambda tokenizer: "")
 
 
 def test_attacks_that_succeed_are_findings_with_a_rate_and_do_not_fail_by_default(
@@ -172,7 +172,7 @@ def champion(config: Config, answers: list[str]) -> None:
     facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
     facts |= {"status": "promoted", "compared_with": "base", "compress": "t1"}
     trees = {name: source / name for name in ("servable", "answers.parquet")}
-    Registry(config.release.registry, config.release.name).publish(facts, trees, lambda _: {}, by="t", why="t")
+    registry_of(config).publish(facts, trees, lambda _: {}, by="t", why="t")
 
 
 def test_the_champion_is_reviewed_by_todays_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

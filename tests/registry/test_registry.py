@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llmops.errors import RegistryError
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
+from llmops.state.database import database_at
+from llmops.state.tables import audit, trials
 
 TREES = ("adapter", "servable")
 
 
-def add(registry: Registry, train: str, status: str = "promoted", against: str = "base", **documents: str) -> Version:
+def add(
+    registry: Registry,
+    train: str,
+    status: str = "promoted",
+    against: str = "base",
+    canary: float = 0.0,
+    **documents: str,
+) -> Version:
     source = registry.folder.parent / "artifacts" / train
     for name in TREES:
         (source / name).mkdir(parents=True, exist_ok=True)
@@ -38,12 +54,13 @@ def add(registry: Registry, train: str, status: str = "promoted", against: str =
     def texts(version: Version) -> Mapping[str, str]:
         return {"README.md": f"{version.name} {version.status}", **documents}
 
-    return registry.publish(facts, {name: source / name for name in TREES}, texts, by="test", why=f"publish {train}")
+    trees = {name: source / name for name in TREES}
+    return registry.publish(facts, trees, texts, by="test", why=f"publish {train}", canary=canary)
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path, "bot")
+    return Registry(tmp_path, "bot", database_at(f"sqlite:///{tmp_path / 'state.db'}"))
 
 
 def test_an_empty_registry(registry: Registry) -> None:
@@ -53,6 +70,30 @@ def test_an_empty_registry(registry: Registry) -> None:
         registry.get("champion")
     with pytest.raises(RegistryError, match="no previous"):
         registry.rollback()
+
+
+def test_a_candidate_whose_opponent_lost_its_model_meets_todays_champion(registry: Registry, tmp_path: Path) -> None:
+    for n, against in enumerate(("base", "v1", "v2"), 1):
+        add(registry, f"t{n}", against=against)
+    versions = registry.folder / "versions"
+    assert registry.opponent("t2") == versions / "v1"
+    assert registry.retire("v1", TREES, tmp_path / "trash", by="test", why="old")
+    assert registry.get("v1").removed and not registry.get("v1").servable.exists()
+    assert registry.opponent("t2") == versions / "v3"
+    assert registry.retire("v2", TREES, tmp_path / "trash 2", by="test", why="old") is False  # `previous`
+    assert registry.opponent("t3") == versions / "v2" and registry.opponent("t1") is None
+    registry.promote("v2")
+    assert registry.opponent("t2") == versions / "v1"  # never itself
+    (versions / "v3" / "gone.json").write_text('{"removed": "2026-01-31"}')  # killed before the model was taken
+    assert registry.get("v3").removed == ""
+    add(registry, "t1")  # published again, it has its model
+    assert registry.get("v1").servable.is_dir() and not registry.get("v1").removed
+    assert [row.action for row in audited(registry) if row.target == "v1"].count("retire") == 1
+
+
+def audited(registry: Registry) -> list[Any]:
+    with registry.database.read() as connection:
+        return list(connection.execute(sa.select(audit)))
 
 
 def test_the_first_promoted_version_is_champion_and_holds_everything(registry: Registry) -> None:
@@ -98,7 +139,7 @@ def test_promoting_the_champion_changes_nothing(registry: Registry) -> None:
 def test_promotion_by_hand(registry: Registry) -> None:
     add(registry, "t1", "rejected")
     assert registry.champion() is None
-    registry.promote("candidate", by="ana")
+    registry.promote("candidate", by="ana", override="we need one")
     assert registry.aliases() == {"candidate": "v1", "champion": "v1"}
     with pytest.raises(RegistryError, match="v9"):
         registry.promote("v9")
@@ -197,7 +238,7 @@ def test_racing_publishers_make_one_version_each(registry: Registry) -> None:
     assert sorted(v.compress for v in registry.versions()) == ["t0", "t1", "t2", "t3"]
 
 
-def test_readers_never_see_half_an_alias_file(registry: Registry) -> None:
+def test_readers_never_see_half_a_change(registry: Registry) -> None:
     add(registry, "t1")
     add(registry, "t2", "promoted", "v1")
     stop, odd = threading.Event(), []
@@ -230,14 +271,11 @@ def test_damage_is_named(registry: Registry) -> None:
     (version.path / "version.json").write_text(json.dumps({"name": "v1"}))
     with pytest.raises(RegistryError, match="damaged"):
         registry.get("v1")
-    (registry.folder / "aliases.json").write_text("{")
-    with pytest.raises(RegistryError, match="aliases.json"):
-        registry.aliases()
 
 
 def test_a_version_without_its_model_is_not_promoted(registry: Registry) -> None:
     add(registry, "t1")
-    other = add(registry, "t2", "rejected", "v1")
+    other = add(registry, "t2", "inconclusive", "v1")
     other.servable.rename(other.path / "lost")
     with pytest.raises(RegistryError, match="cannot be served"):
         registry.promote("v2")
@@ -280,11 +318,16 @@ def test_versions_from_before_there_were_marks_can_be_read(registry: Registry) -
 
 @pytest.fixture
 def two(registry: Registry) -> Registry:
-    """v1 is the champion, v2 was rejected, v3 too."""
+    """v1 is the champion; v2 and v3 have passed the gate, too, but were not to become it."""
     add(registry, "t1")
-    add(registry, "t2", "rejected", "v1")
-    add(registry, "t3", "rejected", "v1")
+    for train in ("t2", "t3"):
+        passed(registry, add(registry, train, "rejected", "v1"))
     return registry
+
+
+def passed(registry: Registry, version: Version) -> Version:
+    registry.decide(version.name, "gate", "promoted", by="test", why="passed")
+    return version
 
 
 def test_a_canary_has_a_share_beside_the_other_aliases(two: Registry) -> None:
@@ -326,8 +369,8 @@ def test_without_a_champion_or_a_model_there_is_no_canary(registry: Registry) ->
     version = add(registry, "t1", "rejected")
     with pytest.raises(RegistryError, match="no champion"):
         registry.start_canary("v1", 0.1)
-    registry.promote("v1")
-    add(registry, "t2", "rejected").servable.rename(version.path / "lost")
+    registry.promote("v1", override="the first")
+    passed(registry, add(registry, "t2", "rejected")).servable.rename(version.path / "lost")
     with pytest.raises(RegistryError, match="cannot be served"):
         registry.start_canary("v2", 0.1)
 
@@ -361,18 +404,157 @@ def test_a_rejected_publication_leaves_the_canary(two: Registry) -> None:
     assert two.canary() == canary
 
 
-@pytest.mark.parametrize("damage", ['"v2"', "{}", '{"version": "v2"}', "[]", '{"version": "v2", "share": 1, "x": 2}'])
-def test_a_damaged_canary_is_named(two: Registry, damage: str) -> None:
-    (two.folder / "aliases.json").write_text(f'{{"champion": "v1", "canary": {damage}}}')
-    for read in (two.aliases, two.canary, two.served):
-        with pytest.raises(RegistryError, match="aliases.json"):
-            read()
+# --- overrides and decisions
 
 
-def test_the_last_line_of_the_history_restores_the_aliases(two: Registry) -> None:
-    canary = two.start_canary("v2", 0.1)
-    aliases = two.folder / "aliases.json"
-    aliases.write_text("{")
-    last = (two.folder / "history.jsonl").read_text().splitlines()[-1]
-    aliases.write_text(json.dumps(json.loads(last)["aliases"]))
-    assert two.canary() == canary
+@pytest.mark.parametrize("status", ["rejected", "inconclusive"])
+def test_what_the_gate_did_not_pass_needs_a_reason_that_is_kept(registry: Registry, status: str) -> None:
+    add(registry, "t1")
+    add(registry, "t2", status, "v1")
+    for ask in (registry.promote, lambda name: registry.start_canary(name, 0.1)):
+        for name in ("v2", "candidate"):
+            with pytest.raises(RegistryError, match=f"v2 is {status} by the gate: publish t2.*--override"):
+                ask(name)
+    before = len(registry.history())
+    canary = registry.start_canary("v2", 0.1, by="ana", override=" our largest customer asks for it ")
+    assert registry.canary() == canary and registry.overrides() == {"v2": "our largest customer asks for it"}
+    assert registry.promote("v2", trial=canary.started, by="run 1").name == "v2"  # the trial's override goes on
+    assert [h["override"] for h in registry.history()[before:]] == ["our largest customer asks for it"] * 2
+    rows = [(d["kind"], d["outcome"], d["by"]) for d in registry.decisions("v2")]
+    assert rows == [("gate", status, "test"), ("override", "canary", "ana"), ("override", "champion", "run 1")]
+    registry.promote("v1")
+    with pytest.raises(RegistryError, match="--override"):
+        registry.promote("v2")
+    assert registry.rollback().name == "v2"  # it was the champion before
+
+
+@pytest.mark.parametrize("reason", ["a\nb", "a\x00b", "x" * 501, "\x1b[2J", "  ", "\u2800", "\u3164\u3164", "..."])
+def test_a_reason_is_a_line_of_text(registry: Registry, reason: str) -> None:
+    add(registry, "t1", "rejected")
+    with pytest.raises(RegistryError, match="reason"):
+        registry.promote("v1", override=reason)
+    assert registry.aliases() == {"candidate": "v1"}
+
+
+def test_a_reason_that_nobody_needs_is_not_kept(two: Registry) -> None:
+    two.promote("v2", override="just so")
+    assert two.overrides() == {} and "override" not in two.history()[-1]
+
+
+def test_the_gates_decision_is_kept_once_however_often_it_is_published(registry: Registry) -> None:
+    for _ in range(3):
+        add(registry, "t1")
+    add(registry, "t2", "rejected", "v1")
+    registry.decide("v2", "ab_test", "better", by="ana", why="ratings", numbers={"p": 0.01})
+    found = [(d["version"], d["kind"], d["outcome"]) for d in registry.decisions()]
+    assert found == [("v1", "gate", "promoted"), ("v2", "gate", "rejected"), ("v2", "ab_test", "better")]
+    assert registry.decisions("v2")[-1]["numbers"] == {"p": 0.01}
+
+
+def test_with_a_canary_first_only_its_trial_makes_a_champion(registry: Registry) -> None:
+    def publish(train: str, against: str) -> Version:
+        return add(registry, train, "promoted", against, canary=0.2)
+
+    publish("t1", "base")
+    assert registry.aliases()["champion"] == "v1"  # there was none to compare it with
+    publish("t2", "v1")
+    canary = registry.canary()
+    assert canary and (canary.version, canary.share) == ("v2", 0.2) and registry.aliases()["champion"] == "v1"
+    publish("t2", "v1")
+    assert registry.canary() == canary  # a re-run does not begin it anew
+    publish("t3", "v1")
+    assert registry.canary() == canary and registry.aliases()["candidate"] == "v3"  # nor does the next one disturb it
+    registry.stop_canary(trial=canary.started, outcome="worse")
+    publish("t2", "v1")
+    assert registry.canary() is None  # it had its trial
+    assert publish("t3", "v1").name == "v3" and registry.aliases()["canary"] == "v3"
+
+
+def test_every_change_leaves_a_row_of_audit(two: Registry) -> None:
+    two.start_canary("v2", 0.1, by="ana")
+    two.stop_canary(by="ben")
+    two.promote("v3", by="cy")
+    two.rollback(by="di")
+    with two.database.read() as connection:
+        rows = connection.execute(sa.select(audit.c.action, audit.c.by, audit.c.target).order_by(audit.c.id)).all()
+        kept = connection.execute(sa.select(trials.c.version, trials.c.outcome, trials.c.ended)).all()
+    assert [tuple(row) for row in rows] == [
+        ("publish", "test", "v1"), ("publish", "test", "v2"), ("publish", "test", "v3"),
+        ("canary_start", "ana", "v2"), ("canary_stop", "ben", "v2"), ("promote", "cy", "v3"), ("rollback", "di", "v1"),
+    ]  # fmt: skip
+    assert [(row.version, row.outcome, bool(row.ended)) for row in kept] == [("v2", "stopped", True)]
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_killed_anywhere_in_a_change_nothing_of_it_is_left(two: Registry, left: int) -> None:
+    """Only COMMIT counts: a process that dies after any statement before it has done nothing."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+import sqlalchemy as sa
+from llmops.registry.registry import Registry
+from llmops.state.database import database_at
+from llmops.state.tables import audit, trials
+registry = Registry(Path({str(two.folder.parent)!r}), "bot", database_at({two.database.url!r}))
+left = [{left}]
+@sa.event.listens_for(sa.Engine, "after_cursor_execute")
+def after(connection, cursor, statement, *_):
+    if statement.startswith(("INSERT", "DELETE", "UPDATE")):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+registry.start_canary("v2", 0.1)
+"""
+    before = (two.aliases(), two.history())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (two.aliases(), two.history()) == before
+    assert two.start_canary("v2", 0.1).version == "v2"
+
+
+def test_random_orders_by_several_processes_never_leave_a_half(two: Registry) -> None:
+    """Whatever was done in which order, aliases are those of the last change, and each change has its row of audit."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_stir, args=(two.folder.parent, two.database.url, seed)) for seed in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 3
+    history = two.history()
+    assert two.aliases() == history[-1]["aliases"] and len(history) > 10
+    with two.database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(audit)) == len(history)
+        going = connection.scalars(sa.select(trials.c.version).where(trials.c.ended.is_(None))).all()
+    assert list(going) == [v for alias, v in two.aliases().items() if alias == "canary"]
+    assert all(h["aliases"].get("canary") != h["aliases"]["champion"] for h in history)
+
+
+def _stir(root: Path, url: str, seed: int) -> None:
+    registry, chance = Registry(root, "bot", database_at(url)), random.Random(seed)
+    for _ in range(25):
+        name = chance.choice(["v1", "v2", "v3"])
+        act = chance.choice(["promote", "canary", "stop", "rollback"])
+        with contextlib.suppress(RegistryError):
+            if act == "promote":
+                registry.promote(name)
+            elif act == "canary":
+                registry.start_canary(name, chance.choice([0.1, 0.2]))
+            elif act == "stop":
+                registry.stop_canary()
+            else:
+                registry.rollback()
+
+
+def test_on_postgresql_it_is_the_same(tmp_path: Path, postgresql: Any) -> None:
+    registry = Registry(tmp_path, "bot", database_at(postgresql()))
+    add(registry, "t1")
+    add(registry, "t2", "rejected", "v1")
+    with pytest.raises(RegistryError, match="--override"):
+        registry.promote("v2")
+    canary = registry.start_canary("v2", 0.1, override="why not")
+    assert registry.served() == (registry.get("v1"), registry.get("v2"), canary)
+    registry.promote("v2", trial=canary.started)
+    assert registry.rollback().name == "v1"
+    assert registry.aliases() == {"candidate": "v2", "champion": "v1", "previous": "v2"}
+    assert len(registry.history()) == 5 and registry.history()[2]["override"] == "why not"

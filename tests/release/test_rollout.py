@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,9 +15,9 @@ from llmops.config import Config, Monitoring
 from llmops.errors import RegistryError
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
-from llmops.registry.registry import Registry, registry_of
-from llmops.release import rollout
-from llmops.release.canary import Figures
+from llmops.registry.registry import registry_of
+from llmops.release import rollout, trials
+from llmops.release.trials import Sides
 
 FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 
@@ -28,7 +29,9 @@ def settings(tmp_path: Path) -> Config:
     registry = registry_of(settings)
     for n in (1, 2):
         facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
-        registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: {}, by="test", why="")
+        version = registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: {}, by="test", why="too few")
+        # the gate passed it, but it did not become the champion
+        registry.decide(version.name, "gate", "promoted", by="test", why="passed")
     registry.promote("v1")
     return settings
 
@@ -42,8 +45,20 @@ def events(settings: Config, dataset: str = "llmops.admin") -> list[dict[str, An
     return list(LocalStore(settings.events).find(dataset))
 
 
+def counted(canary: int, champion: int, failed: int = 0) -> Sides:
+    """Requests of as many callers; the first ones of the canary failed."""
+    sides = Sides()
+    for side, requests in ((sides.canary, canary), (sides.champion, champion)):
+        for n in range(requests):
+            if side is sides.canary and n < failed:
+                side.fail(f"{n}")
+            else:
+                side.add(f"{n}", 1.0, 5, 5)
+    return sides
+
+
 def test_the_command_line_does_all_of_it(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    registry = Registry(settings.release.registry, settings.release.name)
+    registry = registry_of(settings)
     assert run(settings, "canary") == 0 and json.loads(capsys.readouterr().out) is None
     assert run(settings, "canary", "v2", "--share", "0.25") == 0
     state = json.loads(capsys.readouterr().out)
@@ -60,12 +75,93 @@ def test_the_command_line_does_all_of_it(settings: Config, capsys: pytest.Captur
     assert all(e["user.name"] and e["event.reason"].startswith("llmops models") for e in found)
 
 
+@pytest.mark.parametrize(("failed", "champion"), [(0, "v2"), (120, "v1")])
+def test_the_command_line_concludes_a_canary(
+    settings: Config, capsys: pytest.CaptureFixture[str], failed: int, champion: str
+) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    trials.write(registry, trial, "one", counted(400, 400, failed))
+    assert run(settings, "canary", "--conclude") == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == ("worse" if failed else "promoted")
+    assert registry.aliases()["champion"] == champion and registry.canary() is None
+
+
+@pytest.mark.parametrize("words", [("canary", "--conclude"), ("ab", "--conclude", "--promote")])
+def test_who_promotes_by_a_trial_is_reminded_of_the_hub(
+    settings: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "ana/bot")
+    registry, kind = registry_of(settings), "canary" if words[0] == "canary" else "ab_test"
+    for asked in (0, 400):
+        trial = rollout.start(registry, settings.events, "v2", 0.5, by="ana", why="try", kind=kind)  # type: ignore[arg-type]
+        sides = counted(asked, asked)
+        for n in range(asked):
+            sides.canary.rate(f"{n}", up=int(n % 10 < 9), down=int(n % 10 == 9))
+            sides.champion.rate(f"{n}", up=int(n % 10 < 2), down=int(n % 10 >= 2))
+        trials.write(registry, trial, "one", sides)
+        assert run(settings, *words) == 0
+        reminded, moved = "has not followed" in capsys.readouterr().err, registry.aliases()["champion"] == "v2"
+        assert reminded == moved == bool(asked)
+
+
+@pytest.mark.parametrize(("going", "other"), [("canary", "ab"), ("ab", "canary")])
+def test_the_command_that_ends_one_kind_of_trial_leaves_the_other_alone(
+    settings: Config, capsys: pytest.CaptureFixture[str], going: str, other: str
+) -> None:
+    assert run(settings, other, "--stop") == 0  # there is nothing
+    assert run(settings, going, "v2") == 0 and run(settings, other, "--stop") == 1
+    assert "goes on" in capsys.readouterr().err and registry_of(settings).canary()
+    assert run(settings, going, "--stop") == 0 and registry_of(settings).canary() is None
+
+
+@pytest.mark.parametrize("failed", [0, 48])
+def test_what_users_like_is_not_promoted_if_it_fails_them(
+    settings: Config, capsys: pytest.CaptureFixture[str], failed: int
+) -> None:
+    """12 % of the requests of the version that is liked fail: too few to be found worse among so many measures."""
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.5, by="ana", why="try", kind="ab_test")
+    sides = counted(400, 400, failed)
+    for n in range(400):
+        sides.canary.rate(f"{n}", up=int(n % 10 < 9), down=int(n % 10 == 9))
+        sides.champion.rate(f"{n}", up=int(n % 10 < 2), down=int(n % 10 >= 2))
+    trials.write(registry, trial, "one", sides)
+    assert run(settings, "ab", "--conclude", "--promote") == 0
+    done = json.loads(capsys.readouterr().out)
+    assert "higher rating" in done["why"] and registry.canary() is None
+    assert (done["outcome"] == "won") == (failed == 0), done["why"]
+    assert registry.aliases()["champion"] == ("v1" if failed else "v2")
+
+
+def test_the_command_line_tests_a_version_against_the_champion(
+    settings: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = registry_of(settings)
+    assert run(settings, "ab") == 0 and json.loads(capsys.readouterr().out) is None
+    assert run(settings, "ab", "v2") == 0
+    state = json.loads(capsys.readouterr().out)
+    assert (state["kind"], state["version"], state["share"]) == ("ab_test", "v2", 0.5)
+    assert run(settings, "canary", "v2") == 1 and "one trial at a time" in capsys.readouterr().err
+    assert run(settings, "ab", "--conclude", "--promote") == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "inconclusive"
+    assert registry.aliases()["champion"] == "v1" and registry.canary() is None
+    assert run(settings, "ab", "v2", "--share", "0.3") == run(settings, "ab", "--stop") == 0
+    assert registry.canary() is None
+    assert [e["event.action"] for e in events(settings)] == ["ab_test_start", "ab_test_start", "ab_test_stop"]
+    (decision,) = events(settings, "llmops.canary")
+    assert (decision["llmops.canary.kind"], decision["llmops.canary.outcome"]) == ("ab_test", "inconclusive")
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ("promote",), ("promote", "v9"), ("promote", "v2", "--stop"), ("rollback", "v1"), ("list", "v1"),
         ("canary", "v1"), ("canary", "v2", "--share", "1"), ("canary", "v2", "--share", "0"),
-        ("canary", "--share", "0.2"), ("canary", "v2", "--stop"), ("canary", "--stop", "--share", "0.2"),
+        ("canary", "--share", "0.2"), ("canary", "v2", "--stop"), ("ab", "--conclude"), ("ab", "--promote"),
+        ("ab", "v2", "--conclude"), ("canary", "--conclude"), ("ab", "v1"), ("ab", "v2", "--share", "1"),
+        ("canary", "v2", "--conclude"), ("canary", "--conclude", "--promote"),
+        ("canary", "--stop", "--share", "0.2"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(
@@ -77,28 +173,26 @@ def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(
     assert events(settings) == []
 
 
-def test_counts_that_come_and_go_while_they_are_read_are_no_error(settings: Config) -> None:
-    """A replica writes, a new trial throws the old one's counts away, and everybody may look at any moment."""
+def test_counts_that_are_written_while_trials_come_and_go_are_those_of_one_trial(settings: Config) -> None:
+    """A replica writes, somebody begins another trial, and everybody may look at any moment."""
     registry = registry_of(settings)
     trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
-    rollout.count(registry, trial, "one", Figures(answered=3), Figures(answered=5))
-    (registry.folder / "canary" / "two.json").symlink_to("gone.json")  # listed, and gone when it is read
+    assert trials.write(registry, trial, "one", counted(3, 5))
     state = rollout.state(registry)
     assert state and (state["canary"]["requests"], state["champion"]["requests"]) == (3, 5)
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [rollout.count(registry, trial, "one", Figures(), Figures()) for _ in range(200)])
-        share = 0.2
-        while not writing.done():
-            share = 0.5 - share
+        writing = pool.submit(lambda: all(iter(lambda: trials.write(registry, trial, "one", counted(1, 1)), None)))
+        for share in (0.2, 0.3) * 5:
             registry.start_canary("v2", share)
-            rollout.state(registry)
-        writing.result()
+            state = rollout.state(registry)
+            assert state and state["canary"]["requests"] == 0
+        assert writing.result(60)  # the first trial is over, so nothing is written any more
 
 
 def test_a_canary_without_its_model_is_an_error_and_not_the_end_of_its_trial(settings: Config) -> None:
     registry = registry_of(settings)
     trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
-    rollout.count(registry, trial, "one", Figures(answered=40), Figures(answered=40))
+    trials.write(registry, trial, "one", counted(400, 400))
     lost = registry.get("v2").servable
     lost.rename(lost.with_name("lost"))
     with pytest.raises(RegistryError, match="v2 has no model"):
@@ -106,20 +200,20 @@ def test_a_canary_without_its_model_is_an_error_and_not_the_end_of_its_trial(set
     assert registry.canary() == trial
 
 
-@pytest.mark.parametrize("failed", [0, 30])
+@pytest.mark.parametrize("failed", [0, 300])
 def test_a_trial_that_ends_while_it_is_concluded_is_over(
     settings: Config, monkeypatch: pytest.MonkeyPatch, failed: int
 ) -> None:
     registry = registry_of(settings)
     trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
-    rollout.count(registry, trial, "one", Figures(answered=40, failed=failed), Figures(answered=400))
-    compare = rollout.compare
+    trials.write(registry, trial, "one", counted(400, 400, failed))
+    decide = rollout.decide
 
-    def meanwhile(*sides: Any) -> Any:
+    def meanwhile(*sides: Any, **rules: Any) -> Any:
         rollout.stop(registry, settings.events, by="ana", why="enough")
-        return compare(*sides)
+        return decide(*sides, **rules)
 
-    monkeypatch.setattr(rollout, "compare", meanwhile)
+    monkeypatch.setattr(rollout, "decide", meanwhile)
     decision = rollout.conclude(registry, settings.events, trial.started, by="run 1")
     assert (decision["outcome"], decision["by"], decision["why"]) == ("over", "ana", "enough")
     assert registry.aliases()["champion"] == "v1" and events(settings, "llmops.canary") == []
@@ -134,3 +228,106 @@ def test_asking_again_is_one_event(settings: Config) -> None:
     found = events(settings)
     assert [e["event.action"] for e in found] == ["canary_start", "canary_stop"]
     assert found[0]["user.roles"] == ["admin"] and found[0]["llmops.aliases"]["canary"] == "v2"
+
+
+@pytest.mark.parametrize("kind", ["canary", "ab_test"])
+def test_a_version_that_the_gate_takes_back_is_not_promoted_by_its_trial(
+    settings: Config, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.5, by="ana", why="try", kind=kind)
+    trials.write(registry, trial, "one", counted(400, 400))
+    monkeypatch.setattr("llmops.release.ab_test.winner", lambda standing: "challenger")
+    registry.decide("v2", "gate", "rejected", by="gate", why="new items tell it apart")
+    decision = rollout.conclude(registry, settings.events, trial.started, by="run 1")
+    assert decision["outcome"] == "inconclusive" and "new items tell it apart" in decision["why"]
+    assert registry.aliases() == {"candidate": "v2", "champion": "v1"}
+    last = registry.decisions("v2")[-1]
+    assert (last["kind"], last["outcome"], last["why"]) == (kind, "inconclusive", decision["why"])
+    again = rollout.conclude(registry, settings.events, trial.started, by="run 1")
+    assert again["outcome"] == "over" and len(events(settings, "llmops.canary")) == 1
+
+
+def test_a_reason_for_a_canary_that_runs_already_is_written_down(
+    settings: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry, reason = registry_of(settings), "the largest customer waits for it"
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    registry.decide("v2", "gate", "rejected", by="gate", why="worse")
+    assert run(settings, "canary", "v2") == 1 and "v2 is rejected by the gate: worse" in capsys.readouterr().err
+    for _ in range(2):
+        assert run(settings, "canary", "v2", "--override", reason) == 0
+    assert registry.canary() == trial and registry.trial_override() == reason
+    assert run(settings, "canary", "v2") == 0  # it has its reason
+    assert registry.overrides() == {"v2": reason} and registry.history()[-1]["override"] == reason
+    assert [e.get("llmops.override") for e in events(settings)] == [None, reason]
+    trials.write(registry, trial, "one", counted(400, 400))
+    assert rollout.conclude(registry, settings.events, trial.started, by="run 1")["outcome"] == "promoted"
+
+
+def test_a_reason_that_was_not_needed_is_not_told(settings: Config) -> None:
+    for words in (("canary", "v2"), ("promote", "v2")):
+        assert run(settings, *words, "--override", "just so") == 0
+    assert [e["event.action"] for e in events(settings) if "llmops.override" not in e] == ["canary_start", "promote"]
+
+
+@pytest.mark.parametrize("ending", ["pull", "promote", "stop"])
+def test_a_trial_ends_together_with_its_decision(
+    settings: Config, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    trials.write(registry, trial, "one", counted(400, 400, 0 if ending == "promote" else 300))
+
+    def end() -> None:
+        if ending == "pull":
+            rollout.pull(registry, settings.events, trial, "worse", {})
+        else:
+            rollout.conclude(registry, settings.events, trial.started, by="run 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "decide", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            end()
+    assert registry.canary() == trial and registry.aliases()["champion"] == "v1"
+    end()
+    assert registry.canary() is None and registry.decisions("v2")[-1]["kind"] == "canary"
+
+
+@pytest.mark.parametrize("words", [("promote", "v2"), ("canary", "v2"), ("rollback",)])
+def test_what_is_done_is_told_as_done_though_there_is_no_room_for_its_event(
+    settings: Config, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A rollback that is told as failed is asked for again, and the bad champion is back."""
+    registry = registry_of(settings)
+    for version in ("v2", "v1"):
+        registry.promote(version)
+    monkeypatch.setattr(rollout, "emit", Mock(side_effect=OSError(28, "No space left on device")))
+    assert run(settings, *words) == 0
+    aliases = registry.aliases()
+    assert aliases["canary" if words[0] == "canary" else "champion"] == "v2"
+
+
+@pytest.mark.parametrize("failed", [0, 300])
+def test_the_event_of_a_decision_is_stored_once_though_who_decided_died_before_it(
+    settings: Config, monkeypatch: pytest.MonkeyPatch, failed: int
+) -> None:
+    registry = registry_of(settings)
+    trial = rollout.start(registry, settings.events, "v2", 0.1, by="ana", why="try")
+    trials.write(registry, trial, "one", counted(400, 400, failed))
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout, "emit", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rollout.conclude(registry, settings.events, trial.started, by="run 1")
+    for _ in range(2):  # as a task that is tried again
+        assert rollout.conclude(registry, settings.events, trial.started, by="run 1")["outcome"] == "over"
+    (event,) = events(settings, "llmops.canary")
+    (decision,) = [d for d in registry.decisions("v2") if d["kind"] == "canary"]
+    told = {name: event[f"llmops.canary.{name}"] for name in ("outcome", "numbers", "share", "started")}
+    assert told == {
+        "outcome": decision["outcome"],
+        "numbers": decision["numbers"],
+        "share": 0.1,
+        "started": trial.started,
+    }
+    assert event["event.reason"] == decision["why"]

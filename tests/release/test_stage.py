@@ -1,23 +1,23 @@
-"""From finished artifacts to a version: decision, card, lineage, event, Hub."""
+"""From finished artifacts to a version: decision, card, lineage, event."""
 
 from __future__ import annotations
 
-import base64
 import json
+import os
 import re
-import threading
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from llmops import artifacts
+from llmops import artifacts, cli, pipeline
 from llmops.artifacts import Record
 from llmops.config import Config, Features, Release
 from llmops.errors import ArtifactError, RegistryError
@@ -25,9 +25,10 @@ from llmops.features.declarations import declare, open_store
 from llmops.features.online import read_online
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, write_rows, write_table
-from llmops.registry.registry import Registry
-from llmops.release import card
+from llmops.registry.registry import Registry, registry_of
+from llmops.release import card, ledger, rollout
 from llmops.release import stage as publish
+from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
 
 ITEMS = 40
@@ -64,19 +65,32 @@ def finish(home: Path, stage: str, key: str, inputs: dict[str, str], files: dict
     return path
 
 
-def answers(**models: float) -> pa.Table:
+def answers(items: int, wording: str = "question {}", **models: float) -> pa.Table:
     return pa.Table.from_pylist(
         [
-            {"id": f"i{n}", "question": "q", "context": "", "reference": "r", "source": "faq", "group": f"g{n // 2}"}
+            {
+                "id": f"{wording}{n}",
+                "question": wording.format(n),
+                "context": "",
+                "reference": "r",
+                "source": "faq",
+                "group": f"g{n // 2}",
+            }
             | {"model": model, "answer": "a", "token_f1": score, "exact_match": 0.0, "rouge_l": score}
+            | {"hamming_loss": score}
             for model, score in models.items()
-            for n in range(ITEMS)
+            for n in range(items)
         ]
     )
 
 
-def chain(home: Path, train: str = "t1", against: str = "", **models: float) -> dict[str, Path]:
-    """The finished artifacts in front of release; the shared ones are made once."""
+def chain(
+    home: Path, train: str = "t1", against: str = "", items: int = ITEMS, wording: str = "question {}", **models: float
+) -> dict[str, Path]:
+    """The finished artifacts in front of release; the shared ones are made once.
+
+    What stands before the `-` of `train` are its settings, what is behind it its seed.
+    """
     root = home / "artifacts"
     if not root.exists():
         faq = {"name": "faq", "kind": "sql", "location": f"postgres://ana:{PASSWORD}@db/shop", "licence": "CC0-1.0"}
@@ -88,44 +102,69 @@ def chain(home: Path, train: str = "t1", against: str = "", **models: float) -> 
         )  # fmt: skip
         finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [row, row]})
         selection = {"model": "org/tiny", "revision": "rev9", "licence": "apache-2.0", "path": "base"}
+        selection["weights"] = {"tiny.gguf": "9e37", "config.json": "79b9"}
         finish(home, "select", "s1", {}, {"selection.json": selection, "base/model.safetensors": "weights"})
         features = finish(home, "features", "f1", {"annotate": "annotate/a1", "select": "select/s1"}, {})
         declare(Features(store=home / "feast"), "llmops_0", features)
-    known = {"metrics": {"rank": 8, "learning_rate": 0.001}}
+    environment = {"torch": "2.13", "peft": "0.21", "gpu": "NVIDIA L4 (8.9)"}
+    made = {"made": train.partition("-")[0], "seed": train}
+    known = {"metrics": {"rank": 8, "learning_rate": 0.001}, "config": made, "environment": environment}
     adapter = {"adapter/model.bin": f"adapter {train}"}
     finish(home, "train", train, {"features": "features/f1", "select": "select/s1"}, adapter, **known)
     inputs = {"annotate": "annotate/a1", "select": "select/s1", "train": f"train/{train}"}
     servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
+    ends = {
+        "annotate": "annotate/a1",
+        "train": f"train/{train}",
+        "select": "select/s1",
+        "compress": f"compress/c-{train}",
+    }
+    return {stage: root / ref for stage, ref in ends.items()} | evaluated(
+        home, train, against, items, wording, **models
+    )
+
+
+def evaluated(
+    home: Path, train: str, against: str = "", items: int = ITEMS, wording: str = "question {}", **models: float
+) -> dict[str, Path]:
+    """A candidate that is there already, asked beside a version or the base model, and its scan."""
     figures = {
         m: {"token_f1": {"mean": s, "low": s - 0.1, "high": s + 0.1}, "perplexity": 9.5} for m, s in models.items()
     }
     inputs = {"annotate": "annotate/a1", "select": "select/s1", "compress": f"compress/c-{train}"}
     other = {"champion": f"versions/{against}"} if against else {}
-    files = {"answers.parquet": answers(**models), "evaluation.json": {"items": ITEMS, "models": figures}}
-    finish(home, "evaluate", f"e-{train}-{against}", {**inputs, **other}, files)
-    report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
-    ends = {
-        "annotate": "annotate/a1", "compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}-{against}"
-    }  # fmt: skip
-    finish(home, "govern", f"g-{train}-{against}", ends, {"governance.json": report})
-    return {stage: root / ref for stage, ref in {**ends, "train": f"train/{train}", "select": "select/s1"}.items()} | {
-        "govern": root / "govern" / f"g-{train}-{against}"
+    files = {
+        "answers.parquet": answers(items, wording, **models),
+        "evaluation.json": {"items": items, "confidence": 0.95, "models": figures},
     }
+    evaluate = finish(home, "evaluate", f"e-{train}-{against}", {**inputs, **other}, files)
+    report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
+    ends = {"annotate": "annotate/a1", "compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}-{against}"}
+    govern = finish(home, "govern", f"g-{train}-{against}", ends, {"governance.json": report})
+    return {"evaluate": evaluate, "govern": govern}
 
 
-def release(home: Path, inputs: dict[str, Path], champion: Path | None = None, **changed: Any) -> dict[str, Any]:
+def registry_in(home: Path) -> Registry:
+    return registry_of(Config(home=home))
+
+
+def release(
+    home: Path, inputs: dict[str, Path], champion: Path | None = None, task: str = "qa", **changed: Any
+) -> dict[str, Any]:
     out = home / "out" / str(len(list((home / "out").iterdir())) if (home / "out").exists() else 0)
     out.mkdir(parents=True)
-    config = Config(home=home, release=Release(**changed).model_dump(exclude={"registry"}))
-    publish.run(config.release, **inputs, champion=champion, events=config.events, out=out)
+    decided = Release(**changed).model_dump(exclude={"registry"})
+    config = Config(home=home, release=decided, evaluate={"task": task})
+    paths = {"events": config.events, "database": config.database}
+    publish.run(config.release, **inputs, champion=champion, **paths, out=out)
     document: dict[str, Any] = json.loads((out / "decision.json").read_text())
     return document
 
 
 def test_the_first_model_that_beats_the_base_becomes_champion(tmp_path: Path) -> None:
     decision = release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
-    registry = Registry(tmp_path / "registry", "support-bot")
+    registry = registry_in(tmp_path)
     version = registry.get("champion")
     assert (decision["outcome"], decision["version"], decision["opponent"]) == ("promoted", "v1", "base")
     assert (version.base_model, version.base_revision, version.quantisation, version.run) == (
@@ -137,16 +176,26 @@ def test_the_first_model_that_beats_the_base_becomes_champion(tmp_path: Path) ->
     assert json.loads((version.path / "decision.json").read_text())["version"] == "v1"
 
 
+def test_the_scores_of_one_candidate_release_no_other(tmp_path: Path) -> None:
+    good, bad = chain(tmp_path, "good", base=0.2, candidate=0.5), chain(tmp_path, "bad", base=0.2, candidate=0.01)
+    swapped = {**good, "train": bad["train"], "compress": bad["compress"]}
+    with pytest.raises(ArtifactError, match="compress/c-good, but compress/c-bad is given"):
+        pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", swapped)
+    assert registry_in(tmp_path).versions() == []
+    pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", good)
+    assert registry_in(tmp_path).get("champion").compress == "c-good"
+
+
 def test_one_that_does_not_is_rejected_and_kept(tmp_path: Path) -> None:
     decision = release(tmp_path, chain(tmp_path, base=0.5, candidate=0.5))
     assert decision["outcome"] == "rejected"
-    registry = Registry(tmp_path / "registry", "support-bot")
+    registry = registry_in(tmp_path)
     assert (registry.champion(), registry.get("candidate").status) == (None, "rejected")
 
 
 def test_the_next_is_compared_with_the_champion(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
-    registry = Registry(tmp_path / "registry", "support-bot")
+    registry = registry_in(tmp_path)
     second = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.5)
     decision = release(tmp_path, second, registry.opponent("c-t2"))
     assert (decision["outcome"], decision["version"], decision["opponent"]) == ("rejected", "v2", "v1")
@@ -158,7 +207,7 @@ def test_the_next_is_compared_with_the_champion(tmp_path: Path) -> None:
 def test_each_version_has_a_feature_service_named_after_it(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
     release(tmp_path, chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.6), Path("v1"))
-    for version in Registry(tmp_path / "registry", "support-bot").versions():
+    for version in registry_in(tmp_path).versions():
         store = open_store(version.path / "features")
         (service,) = store.list_feature_services()
         assert service.name == f"support_bot_{version.name}"
@@ -170,12 +219,12 @@ def test_again_changes_nothing(tmp_path: Path) -> None:
     inputs = chain(tmp_path, base=0.2, candidate=0.5)
     first = release(tmp_path, inputs)
     assert release(tmp_path, inputs) == first
-    assert len(Registry(tmp_path / "registry", "support-bot").versions()) == 1
+    assert len(registry_in(tmp_path).versions()) == 1
 
 
 def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
-    registry = Registry(tmp_path / "registry", "support-bot")
+    registry = registry_in(tmp_path)
     stale = chain(tmp_path, "t2", base=0.2, candidate=0.9)
     with pytest.raises(ArtifactError):  # evaluated against the base, to be compared with v1
         release(tmp_path, stale, registry.opponent("c-t2"))
@@ -200,7 +249,7 @@ def test_the_decision_is_an_event(tmp_path: Path) -> None:
 
 def test_the_card_has_the_metadata_of_the_hub(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
-    text = (Registry(tmp_path / "registry", "support-bot").get("v1").path / "README.md").read_text()
+    text = (registry_in(tmp_path).get("v1").path / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.base_model, data.license, data.language, data.library_name) == ("org/tiny", "apache-2.0", "en", "peft")
     assert {r.metric_type: r.metric_value for r in data.eval_results or []} == {"token_f1": 0.5, "perplexity": 9.5}
@@ -219,12 +268,23 @@ def test_the_card_has_the_metadata_of_the_hub(tmp_path: Path) -> None:
 def test_lineage_goes_from_the_answer_to_the_base_model(tmp_path: Path) -> None:
     inputs = chain(tmp_path, base=0.2, candidate=0.5)
     release(tmp_path, inputs)
-    version = Registry(tmp_path / "registry", "support-bot").get("v1")
+    version = registry_in(tmp_path).get("v1")
     known, text = lineage(version), lineage_text(version)
     digest = artifacts.read_record(inputs["annotate"]).files["train.parquet"]
     assert known["dataset"]["sha256"] == version.dataset == digest
-    places = [text.index(part) for part in ("v1", "manual__1", digest, "faq", "org/tiny at rev9")]
-    assert places == sorted(places)
+    made_by = "torch 2.13, peft 0.21, on NVIDIA L4 (8.9)"
+    parts = (
+        "v1",
+        "manual__1",
+        made_by,
+        digest,
+        "faq",
+        "org/tiny at rev9",
+        "base/model.safetensors",
+        "tiny.gguf sha256 9e37",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places) and "config.json" not in text
     assert {s["artifact"].split("/")[0] for s in known["stages"]} == {
         "collect", "clean", "annotate", "select", "features", "train", "compress", "evaluate", "govern",
     }  # fmt: skip
@@ -232,20 +292,64 @@ def test_lineage_goes_from_the_answer_to_the_base_model(tmp_path: Path) -> None:
     assert PASSWORD not in everything + text
 
 
+def test_a_day_without_change_evaluates_nothing_though_the_champion_is_another_since(tmp_path: Path) -> None:
+    """What has been compared stays compared, also while another version answers, and one that was never is not."""
+    first = chain(tmp_path, base=0.2, candidate=0.5)
+    release(tmp_path, first)
+    registry, config = registry_in(tmp_path), Config(home=tmp_path)
+
+    def planned(made: dict[str, Path], day: str) -> Path:
+        inputs = {name: made[name] for name in ("annotate", "select", "compress")}
+        return pipeline.plan("evaluate", config, day, inputs).path
+
+    before = planned(first, "2026-01-31")
+    second = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.9)
+    new = planned(second, "2026-02-01")
+    assert release(tmp_path, second, registry.opponent("c-t2"))["outcome"] == "promoted"
+    registry.rollback()
+    assert registry.aliases()["champion"] == "v1"
+    for day in ("2026-02-01", "2026-02-02"):
+        assert (planned(first, day), planned(second, day)) == (before, new)
+
+
+def test_lineage_tells_which_days_data_were_trained_on(tmp_path: Path) -> None:
+    """The candidate is of the 31st; its dataset was made on the 29th, and collect has found the same ever since."""
+    inputs = chain(tmp_path, base=0.2, candidate=0.5)
+    for ref in ("collect/c1", "clean/k1", "annotate/a1"):
+        file = tmp_path / "artifacts" / ref / "record.json"
+        artifacts.write_json(file, json.loads(file.read_text()) | {"interval": "2026-01-29"})
+    release(tmp_path, inputs)
+    version = registry_in(tmp_path).get("v1")
+    assert "data of 2026-01-31, unchanged since 2026-01-29" in lineage_text(version)
+    days = {stage["artifact"]: stage["interval"] for stage in lineage(version)["stages"]}
+    assert (days["collect/c1"], days["train/t1"]) == ("2026-01-29", "2026-01-31")
+
+
 def test_lineage_outlives_the_artifacts_and_damage_is_named(tmp_path: Path) -> None:
     release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
     (tmp_path / "artifacts").rename(tmp_path / "gone")
-    version = Registry(tmp_path / "registry", "support-bot").get("v1")
+    version = registry_in(tmp_path).get("v1")
     assert lineage_text(version)
     (version.path / "lineage.json").unlink()
     with pytest.raises(RegistryError, match="lineage"):
         lineage(version)
 
 
+def test_lineage_tells_what_the_gate_said_last(tmp_path: Path) -> None:
+    release(tmp_path, chain(tmp_path, base=0.5, candidate=0.5))
+    version = registry_in(tmp_path).get("v1")
+    for name in ("version.json", "lineage.json"):  # as one who was killed before the database was told leaves them
+        file = version.path / name
+        file.write_text(file.read_text().replace(f'"{version.status}"', '"promoted"'))
+    version = registry_in(tmp_path).get("v1")
+    assert version.status != "promoted" and lineage(version)["status"] == version.status
+    assert f"version       v1, {version.status} against" in lineage_text(version)
+
+
 def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
     inputs = chain(tmp_path, base=0.2, candidate=0.5)
     release(tmp_path, inputs)
-    registry = Registry(tmp_path / "registry", "support-bot")
+    registry = registry_in(tmp_path)
     before = (registry.get("v1").path / "README.md").read_text()
     for examples in (2, 3):
         registry.mark("v1", {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples}, card.marked)
@@ -260,95 +364,297 @@ def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
     assert card.marked(text, replace(version, erasures=())) == before
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's API as a push needs, over HTTP; keeps what it was sent."""
-
-    files: dict[str, bytes]
-    calls: list[tuple[str, str, Any]]
-    status = 200
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        lines = [json.loads(line) for line in raw.splitlines() if line]
-        self.calls.append((self.path, self.headers["Authorization"], lines))
-        url = f"http://{self.headers['Host']}/me/bot"
-        answer: Any = {"url": url}
-        if "/preupload/" in self.path:
-            answer = {
-                "files": [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in lines[0]["files"]
-                ]
-            }
-        elif "/commit/" in self.path:
-            for line in lines:
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            answer = {"commitUrl": f"{url}/commit/0123", "commitOid": "0123"}
-        self._answer(answer)
-
-    def do_GET(self) -> None:
-        self._answer({"id": "me/bot", "sha": "0123", "siblings": []})
-
-    def _answer(self, answer: Any) -> None:
-        body = json.dumps(answer if self.status == 200 else {"error": "no such luck"}).encode()
-        self.send_response(self.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+def next_release(
+    home: Path, train: str, items: int = ITEMS, candidate: float = 0.5, wording: str = "question {}", **changed: Any
+) -> dict[str, Any]:
+    """Decide on one more candidate, against the champion."""
+    registry = registry_in(home)
+    champion = registry.opponent(f"c-{train}")
+    against = champion.name if champion else ""
+    scores = {"base": 0.2, "candidate": candidate} | ({"champion": 0.5} if champion else {})
+    return release(home, chain(home, train, against, items, wording, **scores), champion, **changed)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    handler = type("H", (Hub,), {"files": {}, "calls": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "x1" * 17)
-    yield handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def ledger_of(home: Path) -> list[Attempt]:
+    registry = registry_in(home)
+    with registry.database.read() as connection:
+        return ledger.read(connection, registry.name)
 
 
-def test_a_version_is_pushed_with_a_tag(tmp_path: Path, hub: type[Hub], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    decision = release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5), hub_repo="me/bot")
-    assert decision["hub"].endswith("/me/bot/commit/0123")
-    assert {"README.md", "adapter/model.bin", "servable/model.bin", "lineage.json", "version.json"} <= hub.files.keys()
-    assert not [name for name in hub.files if name == "answers.parquet" or name.startswith("features/")]
-    assert hub.files["servable/model.bin"] == b"servable t1"
-    create = next(lines[0] for path, _, lines in hub.calls if path.endswith("/repos/create"))
-    assert create["name"] == "bot"
-    assert create.get("private") is True or create.get("visibility") == "private"
-    assert any(path.endswith("/tag/0123") and lines[0]["tag"] == "v1" for path, _, lines in hub.calls)
-    assert all(token == "Bearer hf_" + "x1" * 17 for _, token, _ in hub.calls)
-    assert "x1x1" not in caplog.text
+def test_more_labels_wrong_is_no_improvement(tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"primary": "hamming_loss", "guardrails": {}, "floors": {}, "task": "multilabel"}
+    worse = chain(tmp_path, base=0.21, candidate=0.5)
+    assert release(tmp_path, worse, **changed)["outcome"] == "rejected"
+    better = chain(tmp_path, "t2", base=0.5, candidate=0.21)
+    assert release(tmp_path, better, **changed)["outcome"] == "promoted"
 
 
-def test_a_hub_that_refuses_fails_the_stage_but_keeps_the_version(tmp_path: Path, hub: type[Hub]) -> None:
-    hub.status = 403
-    with pytest.raises(RegistryError, match="me/bot") as error:
-        release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5), hub_repo="me/bot")
-    assert "x1x1" not in str(error.value)
-    assert Registry(tmp_path / "registry", "support-bot").get("champion").name == "v1"
+def test_every_candidate_asks_the_test_at_a_smaller_level_and_says_so(tmp_path: Path) -> None:
+    decisions = [next_release(tmp_path, f"t{n}") for n in range(1, 10)]
+    assert [d["outcome"] for d in decisions] == ["promoted"] + ["rejected"] * 8
+    assert [d["attempt"] for d in decisions] == list(range(1, 10))  # the first, against the base, is one
+    assert [d["level"] for d in decisions] == pytest.approx([ALPHA / (k * (k + 1)) for k in range(1, 10)])
+    assert [(a.number, a.version) for a in ledger_of(tmp_path)] == [(k, f"v{k}") for k in range(1, 10)]
+    version = registry_in(tmp_path).get("v7")
+    line = f"attempt 7 on this frozen test (level 0.00089, left {decisions[6]['left']:.2g})"
+    assert line in decisions[6]["reasons"]
+    assert f"- {line}" in (version.path / "README.md").read_text()
+    assert any("would have been found with a chance of 80%" in reason for reason in decisions[6]["reasons"])
+    with Spool(tmp_path / "events") as spool:
+        event = spool.read("test")[1][6]
+    told = {name: event[f"llmops.gate.{name}"] for name in ("attempt", "level", "left", "power")}
+    assert told == {name: decisions[6][name] for name in told} and told["attempt"] == 7
 
 
-def test_a_hub_that_is_not_there_is_named(tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match="127.0.0.1:9"):
-        release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5), hub_repo="me/bot")
+def test_a_better_one_has_to_be_better_by_more_the_later_it_comes_and_can_be(tmp_path: Path) -> None:
+    for n in range(1, 12):
+        next_release(tmp_path, f"t{n}")
+    assert next_release(tmp_path, "t12", candidate=0.7)["outcome"] == "promoted"
 
 
-def test_nothing_is_pushed_without_a_token(
-    tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_another_seed_is_no_other_candidate_and_spends_nothing(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    first = next_release(tmp_path, "t2-1", candidate=0.505)
+    again = next_release(tmp_path, "t2-2", candidate=0.9)
+    assert (first["outcome"], again["outcome"], again["attempt"]) == ("rejected", "inconclusive", 0)
+    assert "v2" in again["reasons"][0] and again["left"] == first["left"]
+    assert registry_in(tmp_path).aliases() == {"champion": "v1", "candidate": "v3"}
+    assert next_release(tmp_path, "t1-9", candidate=0.9)["outcome"] == "inconclusive"  # the promoted one's twin
+    assert next_release(tmp_path, "t3")["attempt"] == 3
+    grown = next_release(tmp_path, "t2-3", items=44, candidate=0.9)  # another test: it may ask
+    assert (grown["outcome"], grown["attempt"]) == ("promoted", 4)
+
+
+def test_new_items_refill_the_budget_by_their_share(tmp_path: Path) -> None:
+    for n in range(1, 5):
+        next_release(tmp_path, f"t{n}")
+    left = ledger_of(tmp_path)[-1].left
+    grown = next_release(tmp_path, "t5", items=60)
+    assert grown["attempt"] == 5
+    assert grown["level"] + grown["left"] == pytest.approx(left + (ALPHA - left) * 20 / 60)
+    assert [len(a.asked) for a in ledger_of(tmp_path)] == [40, 40, 40, 40, 60]
+    assert next_release(tmp_path, "t6", items=40)["left"] < grown["left"]  # shrunk: nothing new
+
+
+def test_questions_that_are_written_otherwise_refill_nothing(tmp_path: Path) -> None:
+    for n in range(1, 5):
+        next_release(tmp_path, f"t{n}")
+    left = ledger_of(tmp_path)[-1].left
+    other = next_release(tmp_path, "t5", wording=" QUESTION   {}?")
+    assert other["attempt"] == 5 and other["level"] + other["left"] == pytest.approx(left)
+
+
+def test_a_test_that_was_shelved_and_has_grown_has_what_it_had(tmp_path: Path) -> None:
+    for n in range(1, 5):
+        next_release(tmp_path, f"t{n}")
+    left = ledger_of(tmp_path)[-1].left
+    assert next_release(tmp_path, "t5", wording="another {}")["attempt"] == 1
+    back = next_release(tmp_path, "t6", items=ITEMS + 1)
+    assert back["attempt"] == 5
+    assert back["level"] + back["left"] == pytest.approx(left + (ALPHA - left) / 41)
+
+
+def test_each_question_of_the_gate_has_its_own_answer_again(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    champion = registry_in(tmp_path).opponent("c-t2")
+    strict = release(tmp_path, inputs, champion, min_effect=0.3)
+    lenient = release(tmp_path, inputs, champion, min_effect=0.01)
+    assert (strict["outcome"], lenient["outcome"]) == ("rejected", "promoted")
+    before = ledger_of(tmp_path)
+    again = release(tmp_path, inputs, champion, min_effect=0.3)
+    assert {**again, "aliases": strict["aliases"]} == strict and again["aliases"]["champion"] == "v2"
+    assert registry_in(tmp_path).get("v2").status == "rejected" and ledger_of(tmp_path) == before
+    assert {**release(tmp_path, inputs, champion), "aliases": lenient["aliases"]} == lenient
+
+
+def test_what_was_said_against_another_champion_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_in(tmp_path)
+    next_release(tmp_path, "t1")
+    third: dict[str, Path] = {}
+    for n, score in (("t2", 0.6), ("t3", 0.6), ("t4", 0.9)):  # v2 is on trial; v3 and v4 passed against v1, too
+        inputs = chain(tmp_path, n, "v1", base=0.2, champion=0.5, candidate=score)
+        assert release(tmp_path, inputs, registry.opponent(f"c-{n}"), canary=True)["outcome"] == "promoted"
+        third = inputs if n == "t3" else third
+    registry.promote("v4")
+    assert release(tmp_path, third, registry.opponent("c-t3"))["outcome"] == "inconclusive"  # v1 is champion no more
+    opponent = registry.opponent("c-t3")
+    assert opponent is not None and opponent.name == "v4"
+    scores = {"base": 0.2, "champion": 0.9, "candidate": 0.6}
+    judged = third | evaluated(tmp_path, "t3", "v4", **scores)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(type(registry), "_move", mock.Mock(side_effect=OSError("killed")))
+        release(tmp_path, judged, opponent)
+    decision = release(tmp_path, judged, registry.opponent("c-t3"))
+    assert (decision["outcome"], decision["opponent"], registry.aliases()["champion"]) == ("rejected", "v4", "v4")
+
+
+def test_a_model_that_somebody_removed_is_there_again_before_its_version_is_champion(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    registry = registry_in(tmp_path)
+    assert release(tmp_path, inputs, registry.opponent("c-t2"), min_effect=0.3)["outcome"] == "rejected"
+    shutil.rmtree(registry.get("v2").servable)
+    assert release(tmp_path, inputs, registry.opponent("c-t2"), min_effect=0.01)["aliases"]["champion"] == "v2"
+    assert (registry.get("v2").servable / "model.bin").read_text() == "servable t2"
+    assert [p.name for p in registry.get("v2").path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_what_a_finished_comparison_was_with_may_be_gone(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    registry = registry_in(tmp_path)
+    first = release(tmp_path, inputs, registry.opponent("c-t2"))
+    shutil.rmtree(registry.get("v1").path)
+    assert registry.opponent("c-t2") == registry.folder / "versions" / "v1"
+    assert release(tmp_path, inputs, registry.opponent("c-t2"))["outcome"] == first["outcome"] == "promoted"
+
+
+def test_another_base_is_another_candidate(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    next_release(tmp_path, "t2-1")
+    selection = tmp_path / "artifacts" / "select" / "s1" / "selection.json"
+    selection.write_text(selection.read_text().replace("9e37", "5eed"))
+    assert next_release(tmp_path, "t2-2")["attempt"] == 3
+
+
+def test_again_gives_the_decision_there_was_whatever_came_since(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    scores = {"base": 0.2, "champion": 0.5, "candidate": 0.55}
+    inputs = chain(tmp_path, "t2", "v1", **scores)
+    champion = registry_in(tmp_path).opponent("c-t2")
+    first = release(tmp_path, inputs, champion)
+    next_release(tmp_path, "t3")
+    before = ledger_of(tmp_path)
+    assert {**release(tmp_path, inputs, champion), "aliases": first["aliases"]} == first
+    assert ledger_of(tmp_path) == before
+    asked = release(tmp_path, inputs, champion, min_effect=0.1)  # another question: another attempt
+    assert (asked["outcome"], asked["attempt"]) == ("rejected", 4)
+
+
+def test_a_comparison_with_one_that_is_no_champion_any_more_spends_nothing(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    stale = chain(tmp_path, "t2", base=0.2, candidate=0.9)
+    decision = release(tmp_path, stale)
+    assert decision["attempt"] == 0
+    assert len(ledger_of(tmp_path)) == 1
+    (row,) = registry_in(tmp_path).decisions("v2")
+    assert (row["outcome"], row["why"], row["numbers"]) == ("inconclusive", decision["reasons"][0], {})
+    assert next_release(tmp_path, "t2-0", candidate=0.9)["attempt"] == 2
+
+
+def test_a_level_that_the_topics_cannot_reach_leaves_the_champion(tmp_path: Path) -> None:
+    decisions = [next_release(tmp_path, f"t{n}", items=20, min_items=20) for n in range(1, 9)]  # 10 topics
+    assert [d["attempt"] for d in decisions] == [1, 2, 3, 4, 5, 6, 0, 0]
+    assert "10 topics" in next_release(tmp_path, "t9", items=20, min_items=20, candidate=0.9)["reasons"][0]
+    assert registry_in(tmp_path).aliases()["champion"] == "v1"
+
+
+def die(*_: Any, **__: Any) -> None:
+    os._exit(9)
+
+
+def die_after(function: Callable[..., Any]) -> Callable[..., None]:
+    def run(*given: Any, **named: Any) -> None:
+        function(*given, **named)
+        os._exit(9)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ("llmops.release.ledger.spend", die),
+        ("llmops.release.ledger.spend", die_after(ledger.spend)),
+        ("llmops.registry.registry.Registry._move", die),
+        ("llmops.registry.registry.Registry._move", die_after(Registry._move)),
+        ("llmops.release.stage.write_json", die),
+        ("llmops.release.stage.emit", die),
+    ],
+)
+def test_a_kill_spends_an_attempt_neither_twice_nor_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: Callable[..., None]
 ) -> None:
-    monkeypatch.delenv("HF_TOKEN")
-    assert release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5), hub_repo="me/bot")["hub"] == ""
-    assert hub.calls == []
-    assert "HF_TOKEN" in caplog.text
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    champion = registry_in(tmp_path).opponent("c-t2")
+    if not (child := os.fork()):
+        monkeypatch.setattr(where, how)
+        release(tmp_path, inputs, champion)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if where not in ("llmops.release.stage.write_json", "llmops.release.stage.emit"):  # the database was told nothing
+        registry = registry_in(tmp_path)
+        assert {version.name: version.status for version in registry.versions()}.get("v2", "undecided") == "undecided"
+        with pytest.raises(RegistryError, match="v2"):
+            registry.promote("v2")
+    decision = release(tmp_path, inputs, champion)
+    assert (decision["outcome"], decision["attempt"], decision["level"]) == ("promoted", 2, pytest.approx(ALPHA / 6))
+    assert [(a.version, a.number) for a in ledger_of(tmp_path)] == [("v1", 1), ("v2", 2)]
+    assert registry_in(tmp_path).aliases() == {"candidate": "v2", "champion": "v2", "previous": "v1"}
+
+
+def test_one_that_was_decided_on_meanwhile_costs_the_other_a_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_release(tmp_path, "t1")
+    judge, raced = publish.judge, list[str]()
+
+    def slow(*given: Any) -> Any:
+        judgement = judge(*given)
+        if not raced:
+            raced.append("t3")
+            next_release(tmp_path, "t3")
+        return judgement
+
+    monkeypatch.setattr(publish, "judge", slow)
+    assert next_release(tmp_path, "t2")["attempt"] == 3
+    assert [a.number for a in ledger_of(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_kill_while_a_version_is_judged_anew_lets_nothing_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its folder has been told already, the database has not."""
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    champion = registry_in(tmp_path).opponent("c-t2")
+    assert release(tmp_path, inputs, champion, min_effect=0.3)["outcome"] == "rejected"
+    if not (child := os.fork()):
+        monkeypatch.setattr("llmops.registry.registry.Registry._move", die)
+        release(tmp_path, inputs, champion)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    registry = registry_in(tmp_path)
+    assert json.loads((registry.get("v2").path / "version.json").read_text())["status"] == "promoted"
+    assert registry.get("v2").status == "rejected"
+    for words in (["promote", "v2"], ["canary", "v2"]):
+        assert cli.main(["models", *words, "--set", f"home={tmp_path}"]) == 1
+    assert cli.main(["models", "list", "--set", f"home={tmp_path}"]) == 0
+    assert re.search(r"(?m)^v2 +rejected", capsys.readouterr().out)
+    again = release(tmp_path, inputs, champion, **({"min_effect": 0.3} if kept else {}))
+    assert (again["outcome"], again["attempt"]) == (("rejected", 2) if kept else ("promoted", 3))
+
+
+def test_a_canary_that_is_judged_again_and_not_passed_ends(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    champion, registry = registry_in(tmp_path).opponent("c-t2"), registry_in(tmp_path)
+    assert release(tmp_path, inputs, champion, canary=True)["aliases"]["canary"] == "v2"
+    assert release(tmp_path, inputs, champion, canary=True, min_effect=0.3)["outcome"] == "rejected"
+    assert registry.canary() is None and "its trial ends" in registry.history()[-1]["why"]
+    registry.start_canary("v2", 0.1, override="the customer waits for it")
+    release(tmp_path, inputs, champion, canary=True, min_effect=0.31)
+    assert registry.aliases()["canary"] == "v2"  # it is there for that reason, not by the gate
+
+
+def test_what_its_canary_pulled_is_not_promoted_by_a_run_without_canaries(tmp_path: Path) -> None:
+    next_release(tmp_path, "t1")
+    inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
+    champion, registry = registry_in(tmp_path).opponent("c-t2"), registry_in(tmp_path)
+    release(tmp_path, inputs, champion, canary=True)
+    trial = registry.canary()
+    assert trial and rollout.pull(registry, tmp_path / "events", trial, "it is worse", {})
+    assert release(tmp_path, inputs, champion)["aliases"] == {"champion": "v1", "candidate": "v2"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.access.keys import KeyStore
 from llmops.scans import secrets
+from llmops.state.database import database_at
 
 SECRETS = {
     "Hugging Face": "hf_" + "aB3" * 12,
@@ -32,7 +33,7 @@ def test_the_whole_secret_is_found(name: str) -> None:
 
 
 def test_a_key_of_this_platform_is_a_secret(tmp_path: Path) -> None:
-    key, _ = KeyStore(tmp_path / "keys.json").create("user", "a test")
+    key, _ = KeyStore(database_at(f"sqlite:///{tmp_path / 'state.db'}"), tmp_path).create("user", "a test")
     assert [(0, len(key))] == [found[:2] for found in secrets.find(key)]
 
 

@@ -15,12 +15,15 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from llmops.access.keys import KeyStore
+from llmops.access.keys import keys_of
 from llmops.access.roles import ROLES
 from llmops.config import Config
 from llmops.monitoring.events import SERVING
 from llmops.monitoring.sinks import LocalStore
 from llmops.monitoring.spool import drain
+from llmops.registry.aliases import Change, move
+from llmops.registry.registry import registry_of
+from llmops.state.database import database_of
 from serving.app import create_app
 from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
@@ -36,7 +39,7 @@ class Site:
             home=home,
             serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving},
         )
-        self.store = KeyStore(self.config.keys)
+        self.store = keys_of(self.config)
         self.keys = {role: self.store.create(role, role)[0] for role in ROLES}
         self.engines: dict[str, EchoEngine] = {}
 
@@ -52,9 +55,26 @@ class Site:
         facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
         version = {**dict.fromkeys([*facts, "run", "dataset", "created"], "x"), "name": name, "status": "promoted"}
         (path / "version.json").write_text(json.dumps(version))
+        registry_of(self.config).decide(name, "gate", "promoted", by="a test", why="passed")
 
     def set_aliases(self, **aliases: str) -> None:
-        (self.config.release.registry / self.config.release.name / "aliases.json").write_text(json.dumps(aliases))
+        with database_of(self.config).change() as connection:
+            move(connection, self.config.release.name, aliases, Change("promote", "", "a test", "set"))
+
+    @contextmanager
+    def damaged_database(self) -> Iterator[None]:
+        """In the database's place is something else."""
+        files = list(self.config.home.glob("state.db*"))
+        for file in files:
+            file.rename(file.with_name(f"good-{file.name}"))
+        (self.config.home / "state.db").write_text("{" * 5000)
+        try:
+            yield
+        finally:
+            for file in self.config.home.glob("state.db*"):
+                file.unlink()
+            for file in files:
+                file.with_name(f"good-{file.name}").rename(file)
 
     def engine(self, version: Any) -> EchoEngine:
         serving = self.config.serving

@@ -32,6 +32,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/completions": {"model": "support-bot", "prompt": "x"},
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
+    "POST /admin/ab_test": {"stop": True},
     "POST /admin/keys": {"role": "user", "owner": "x"},
 }
 

@@ -41,6 +41,6 @@ def test_the_table_of_errors_names_every_code():
     from serving.errors import STATUS
 
     table = TEXT[TEXT.index("## Errors") : TEXT.index("## Limits")]
-    internal = {"access", "client_left", "keys_unreadable", "registry", "key_refused", "key_not_found"}
+    internal = {"access", "client_left", "state_unreadable", "registry", "key_refused", "key_not_found"}
     missing = {code for _, code in STATUS.values()} - internal - set(re.findall(r"`(\w+)`", table))
     assert not missing

@@ -8,16 +8,46 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
 
 from llmops.config import Template
+from llmops.data.annotate.names import place_of
 from llmops.data.annotate.prose import qa_pairs
 from llmops.data.annotate.split import normalized
+from llmops.data.text.headings import path
+from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, content_id
+from llmops.records import Document, Dropped, content_id, joined_licences, schema
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+_NAMES = tuple(field.name for field in fields(Document))
+
+
+def _columns(numbers: str, texts: str) -> pa.Schema:
+    """Columns of numbers, then of texts."""
+    return pa.schema([*((n, pa.int64()) for n in numbers.split()), *((n, pa.string()) for n in texts.split())])
+
+
+#: The tables of a run. `own` is what is compared instead of question and answer, see `Candidate.own`.
+TABLES = {
+    "candidates": _columns(
+        "row place answered_at",
+        "document source location position licence id question answer context group wording own_question own_answer",
+    ),
+    "dropped": schema(Dropped),
+    "found": _columns("question answer context", "place document entity"),  # by a `Redactor`
+    "tested": _columns("number", "id wording group compared interval example"),  # by earlier runs
+    "wordings": pa.schema([("number", pa.int64()), *schema(Document)]),
+    "asked": _columns("number side", "asked new"),
+    "answered": _columns("row place", "asked answer context group licence"),
+    "named": pa.schema([("row", pa.int64()), ("names", pa.binary())]),  # by `names.note`
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +60,29 @@ class Candidate:
     context: str
     group: str  #: empty: grouped by the answer
     own: tuple[str, str] | None = None  #: the row's values in a template's question and answer; None: no template
+    answered_at: int | None = None  #: of another wording: the place (`names.place_of`) whose answer it has
 
 
-def candidates(
-    documents: Iterable[Document], templates: Mapping[str, Sequence[Template]]
-) -> tuple[list[Candidate], list[Dropped], int]:
-    """The candidates, the documents that make none, and how many templates were skipped for an empty field.
+class Made(NamedTuple):
+    """What some documents make."""
 
-    Pairs, rendered rows and what plain text asks come first, then the other wordings, each in the order of the
-    documents' ids.
+    candidates: list[Candidate]
+    dropped: list[Dropped]  #: documents that make none
+    wordings: list[Document]  #: those that ask a question in other words, which another document may answer
+    skipped: int  #: templates, for an empty field
+    fields: dict[str, set[str]]  #: source → the fields that its rows have
 
-    Raises:
-        LlmopsError: if a template names a source or a field that does not exist.
-    """
+
+def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[Template]]) -> Made:
+    """The candidates that documents make by themselves: pairs, rendered rows and what plain text asks; in the order of
+    the documents, and of the templates of a source."""
     made: list[Candidate] = []
-    wordings: list[Document] = []
     dropped: list[Dropped] = []
-    known: defaultdict[str, set[str]] = defaultdict(set)
+    wordings: list[Document] = []
+    fields: defaultdict[str, set[str]] = defaultdict(set)
     skipped = 0
     for document in documents:
-        known[document.source] |= _fields(document).keys()
+        fields[document.source] |= _fields(document).keys()
         rendered, empty = render(document, templates.get(document.source, ()))
         made += rendered
         skipped += len(empty)
@@ -58,7 +91,9 @@ def candidates(
         elif document.question and document.same_as:
             wordings.append(document)
         elif asked := [] if rendered else qa_pairs(document.text):
-            made += [Candidate(_origin(document), *pair, document.context, document.group) for pair in asked]
+            for question, answer, heading in asked:
+                context = path([document.context, heading])
+                made.append(Candidate(origin(document), question, answer, context, document.group))
         elif not rendered:
             whole = Candidate(document, document.question, document.answer, document.context, document.group)
             if empty:
@@ -67,12 +102,7 @@ def candidates(
                 dropped.append(
                     drop(whole, "no_question", "neither a question with its answer in it nor a template for it")
                 )
-    check(known, templates)
-    made.sort(
-        key=lambda candidate: candidate.document.id
-    )  # stable: what one row makes keeps the order of its templates
-    reworded, unknown = _reworded(sorted(wordings, key=lambda document: document.id), made)
-    return made + reworded, dropped + unknown, skipped
+    return Made(made, dropped, wordings, skipped, fields)
 
 
 def render(document: Document, templates: Sequence[Template]) -> tuple[list[Candidate], list[str]]:
@@ -87,7 +117,7 @@ def render(document: Document, templates: Sequence[Template]) -> tuple[list[Cand
         question, answer = (" ".join(values[n] for n in _PLACEHOLDER.findall(part)) for part in parts[:2])
         own = (f"{document.source}.{number} {question}", answer)
         shown = [_PLACEHOLDER.sub(lambda m: values[m[1]], part) for part in parts]
-        made.append(Candidate(_origin(document), shown[0], shown[1], shown[2], shown[3], own))
+        made.append(Candidate(origin(document), shown[0], shown[1], shown[2], shown[3], own))
     return made, empty
 
 
@@ -127,38 +157,128 @@ def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
         position=document.position,
         rule=rule,
         detail=detail,
-        content="\n".join(f"{name}: {text}" for name, text in parts.items() if text) or document.text,
+        content="\n".join([*(f"{name}: {text}" for name, text in parts.items() if text), document.text]).strip(),
     )
 
 
-def _reworded(documents: Iterable[Document], made: Iterable[Candidate]) -> tuple[list[Candidate], list[Dropped]]:
-    """Candidates that ask a known question in other words and have its answer; and the documents that make none.
+class Wordings:
+    """The questions that other wordings ask, and what answers them; in the tables of a run."""
 
-    A document pairs `question` with `same_as`, and either of them may be the one whose answer is known. If both are
-    known, or one has several answers, a candidate is made of each. Which of these is kept is decided with the split,
-    since more data must not take a question out of the test.
-    """
-    known: defaultdict[str, list[Candidate]] = defaultdict(list)
-    for candidate in made:
-        known[normalized(candidate.question)].append(candidate)
-    found, unknown = [], []
-    for document in documents:
-        origin = _origin(document)
-        reworded = {normalized(document.question): document.same_as, normalized(document.same_as): document.question}
-        answered = [(original, new) for asked, new in reworded.items() for original in known.get(asked, ())]
-        found += [replace(original, document=origin, question=new, own=None) for original, new in answered]
-        if not answered:
+    def __init__(self, work: WorkTables) -> None:
+        self._work = work
+        self._asked = self._answered = 0
+
+    def ask(self, documents: Sequence[Document]) -> None:
+        """Add other wordings, in their order.
+
+        A document pairs `question` with `same_as`, and either of them may be the one whose answer is known.
+        """
+        numbers = dict(enumerate(documents, self._asked))
+        self._asked += len(documents)
+        self._work.add("wordings", [{"number": number, **asdict(d)} for number, d in numbers.items()])
+        rows = []
+        for number, d in numbers.items():
+            sides = {normalized(d.question): d.same_as, normalized(d.same_as): d.question}
+            rows += [
+                {"number": number, "side": side, "asked": content_id(asked), "new": new}
+                for side, (asked, new) in enumerate(sides.items())
+            ]
+        self._work.add("asked", rows)
+
+    def answer(self, made: Sequence[Candidate]) -> None:
+        """Add candidates that may answer them, in their order."""
+        rows = [
+            {
+                "row": row, "asked": content_id(normalized(c.question)), "answer": c.answer, "context": c.context,
+                "group": c.group, "licence": c.document.licence, "place": place_of(c.document),
+            }
+            for row, c in enumerate(made, self._answered)
+        ]  # fmt: skip
+        self._answered += len(made)
+        self._work.add("answered", rows)
+
+    def candidates(self) -> Iterator[list[Candidate]]:
+        """Candidates that ask a known question in other words and have its answer, some at a time, all of a document.
+
+        If both sides of a document are known, or one has several answers, a candidate is made of each. Which of these
+        is kept is decided with the split, since more data must not take a question out of the test. It is under the
+        licences of both documents.
+        """
+        self._work.execute("""
+            CREATE OR REPLACE TABLE pairs AS
+            SELECT a.number, a.side, o.row, row_number() OVER (ORDER BY a.number, a.side, o.row) - 1 AS rank
+            FROM (SELECT number, side, asked FROM asked) a JOIN (SELECT row, asked FROM answered) o USING (asked)""")
+        query = """
+            SELECT w.*, a.new, o.answer AS its_answer, o.context AS its_context, o.group AS its_group,
+                o.licence AS its_licence, o.place AS its_place, p.rank
+            FROM pairs p JOIN asked a USING (number, side) JOIN wordings w USING (number)
+            JOIN answered o ON o.row = p.row"""
+        made: list[Candidate] = []
+        for _, rows in groupby(self._work.ranked_rows(query, self._work.count("pairs")), key=lambda row: row["number"]):
+            for row in rows:
+                document = Document(**{name: row[name] for name in _NAMES})
+                licence = joined_licences(row["its_licence"], document.licence)
+                where = replace(origin(document), licence=licence)
+                texts = (row["new"], row["its_answer"], row["its_context"], row["its_group"])
+                made.append(Candidate(where, *texts, answered_at=row["its_place"]))
+            if len(made) >= BATCH:
+                yield made
+                made = []
+        yield made
+
+    def unknown(self) -> Iterator[Dropped]:
+        """The documents that make no candidate."""
+        query = "SELECT * FROM wordings WHERE number NOT IN (SELECT number FROM asked JOIN answered USING (asked))"
+        for row in self._work.rows(query):
+            document = Document(**{name: row[name] for name in _NAMES})
             detail = f"no source answers {document.same_as!r} or {document.question!r}"
             whole = Candidate(document, document.question, document.same_as, document.context, document.group)
-            unknown.append(drop(whole, "unknown_question", detail))
-    return found, unknown
+            yield drop(whole, "unknown_question", detail)
+
+
+def drop_all(dropped: Iterable[Dropped], work: WorkTables) -> None:
+    """Note what goes on no further."""
+    work.add("dropped", [asdict(row) for row in dropped])
+
+
+def drop_rows(late: pl.DataFrame, work: WorkTables) -> None:
+    """Drop candidates that are in their table.
+
+    Args:
+        late: `row`, `rule`, `detail`, and `twin`, the row of a candidate whose place ends the detail; null: none.
+        work: the tables.
+    """
+    work.replace("late", late.to_arrow())
+    query = """
+        SELECT c.*, late.rule, late.detail, t.source AS t_source, t.location AS t_location, t.position AS t_position
+        FROM late JOIN candidates c USING (row) LEFT JOIN candidates t ON t.row = late.twin"""
+    for some in batched(work.rows(query)):
+        drop_all((drop(_stored(row), row["rule"], row["detail"] + _twin(row)) for row in some), work)
+
+
+def _twin(row: dict[str, str]) -> str:
+    if row["t_source"] is None:
+        return ""
+    return place(Document(id="", source=row["t_source"], location=row["t_location"], position=row["t_position"]))
+
+
+def _stored(row: dict[str, str]) -> Candidate:
+    """A candidate as it is in its table."""
+    origin = Document(id=row["document"], source=row["source"], location=row["location"], position=row["position"])
+    return Candidate(origin, row["question"], row["answer"], row["context"], row["group"])
+
+
+def place(document: Document) -> str:
+    """Where a document comes from, in words."""
+    return f"{document.source}: {document.location}, {document.position}"
 
 
 def _as_it_stands(document: Document) -> Candidate:
-    return Candidate(_origin(document), document.question, document.answer, document.context, document.group)
+    return Candidate(origin(document), document.question, document.answer, document.context, document.group)
 
 
-def _origin(document: Document) -> Document:
+def origin(document: Document) -> Document:
+    """Where a candidate comes from: the document without its texts."""
     return replace(document, text="", question="", answer="", context="", same_as="", group="", fields="{}")
 
 

@@ -8,98 +8,229 @@ The test stays as it is; the training side gives way. Two texts are too close if
 Nothing is sampled. Pairs to compare are found exactly and without comparing all with all: of two sets that overlap by a
 share t, the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
 Srikant 2007, Scaling up all pairs similarity search).
+
+Of the held-out side only numbers are kept: 12 bytes a run of words, 8 and some 4 a 3-gram. If they are more than
+`MOST`, the training side is gone through several times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from llmops.data.text.ngrams import ngrams, words
+from llmops.data.text.ngrams import SEED, hashed_ngrams, ngrams, words
 
 NEAR = 0.7  #: as `clean.near_duplicates` by default
 MIN_WORDS = 8  #: shorter texts have too few 3-grams: one word of six makes "a cat" of "a dog"
 SHINGLE, RUN = 3, 13  #: words
 BATCH = 5_000  #: texts that are compared at once: bounds memory, not the result
+WORDS = 5_000_000  #: of held-out texts that are indexed together,
+MOST = 4  #: and how many such indexes are in memory at once; both bound memory, not the result
+PAIRS = 200_000  #: pairs whose 3-grams are compared at once, likewise
+_SLOTS = 20  # bits of a 3-gram by which it is counted
+
+Found = dict[int, tuple[int, str]]  #: index of a training text → index of a held-out text, and what they share
 
 
-def overlaps(training: Iterable[str], held_out: Sequence[str]) -> dict[int, tuple[int, str]]:
+def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
     """Index of a training text → index of the first held-out text that it is too close to, and what they share.
 
     Args:
         training: texts that may be dropped.
         held_out: texts that stay.
     """
-    found: dict[int, tuple[int, str]] = {}
-    if not held_out:
-        return found
-    index = _Index(pl.Series(held_out, dtype=pl.String))
-    remaining = iter(training)
-    for start in count(0, BATCH):
-        texts = pl.Series(list(islice(remaining, BATCH)), dtype=pl.String)
-        if texts.is_empty():
-            return found
-        for row, other, shared in index.close_to(texts):
-            found.setdefault(start + row, (other, shared))
-    return found
+    texts = list(training)
+    return overlaps_of(lambda: in_batches(texts), in_batches(held_out))
+
+
+def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Found:
+    """As `overlaps`, of texts that come batch by batch; those for training anew at every call."""
+    best: dict[int, _Close] = {}
+    indexes: list[_Index] = []
+
+    def compare() -> None:
+        if indexes:
+            start = 0
+            for texts in training():
+                for close in _closest(texts, indexes):
+                    row = start + close.row
+                    best[row] = min(best.get(row, close), close, key=lambda one: (one.kind, one.other))
+                start += len(texts)
+            indexes.clear()
+
+    first = 0
+    for texts in _gathered(held_out):
+        indexes.append(_Index(texts, first))
+        first += len(texts)
+        if len(indexes) == MOST:
+            compare()
+    compare()
+    return {row: (close.other, close.shared) for row, close in sorted(best.items())}
+
+
+def in_batches(texts: Sequence[str]) -> Iterator[pl.Series]:
+    """Texts as `overlaps_of` takes them."""
+    for start in range(0, len(texts), BATCH):
+        yield pl.Series(texts[start : start + BATCH], dtype=pl.String)
+
+
+class _Close(NamedTuple):
+    """A training text that is too close to a held-out one."""
+
+    row: int
+    kind: int  #: 0: the same words, 1: near, 2: a run of words
+    other: int
+    shared: str
+
+
+def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
+    """Texts, joined to series of about `WORDS` words."""
+    waiting: list[pl.Series] = []
+    count = 0
+    for texts in batches:
+        waiting.append(texts)
+        count += int((texts.str.count_matches(" ", literal=True) + 1).sum())
+        if count >= WORDS:
+            yield pl.concat(waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield pl.concat(waiting)
+
+
+def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
+    """What is too close to a text, per kind the first held-out text."""
+    same, sets, runs = _hashed_words(texts), ngrams(texts, SHINGLE, MIN_WORDS), hashed_ngrams(texts, RUN)
+    for index in indexes:
+        yield from index.same_words(same)
+        yield from index.near(sets, len(texts))
+        yield from index.shared_runs(texts, *runs)
 
 
 class _Index:
-    """The held-out texts, ready to be searched."""
+    """Some held-out texts as sorted numbers, ready to be searched.
 
-    def __init__(self, texts: pl.Series) -> None:
-        self.texts = texts
-        self.same = _joined_words(texts).group_by("words").agg(pl.col("row").min())
+    Args:
+        texts: the texts.
+        first: index of the first of them.
+    """
+
+    def __init__(self, texts: pl.Series, first: int) -> None:
+        self._first = first
+        self._same = _least(_hashed_words(texts).rename({"words": "gram"}))
         sets = ngrams(texts, SHINGLE, MIN_WORDS)
-        self.sets = sets.group_by("row").agg("gram")
-        self.count = sets.group_by("gram").agg(pl.len().alias("count"))
-        self.rarest = self._rarest(sets)
-        self.runs = ngrams(texts, RUN).group_by("gram").agg(pl.col("row").min())
+        self._sets = _Sets(sets, len(texts))
+        self._counts = np.bincount(_slots(sets), minlength=1 << _SLOTS).astype(np.uint32)
+        self._rarest = _Sorted(self._rarest_of(sets))
+        del sets
+        self._runs = _least(ngrams(texts, RUN))
 
-    def close_to(self, texts: pl.Series) -> Iterator[tuple[int, int, str]]:
-        """Row in `texts`, row of the held-out text and what they share; the same words first, the shared run last."""
-        same = _joined_words(texts).join(self.same, "words", suffix="_held").sort("row")
-        for row, other in same.select("row", "row_held").iter_rows():
-            yield row, other, "the same words"
-        for row, other, share in self._near(texts).iter_rows():
-            yield row, other, f"{share:.0%} of all their runs of {SHINGLE} words"
-        for row, other in self._runs(texts).iter_rows():
-            if run := _first_shared_run(texts[row], self.texts[other]):
-                yield row, other, f"{RUN} words in a row, {run!r}"
+    def same_words(self, hashed: pl.DataFrame) -> Iterator[_Close]:
+        """Those of the same words."""
+        at, other = self._same.first(hashed["words"].to_numpy())
+        for row, held in zip(hashed["row"].to_numpy()[at].tolist(), other.tolist(), strict=True):
+            yield _Close(row, 0, self._first + held, "the same words")
 
-    def _near(self, texts: pl.Series) -> pl.DataFrame:
-        sets = ngrams(texts, SHINGLE, MIN_WORDS)
-        pairs = self._rarest(sets).join(self.rarest, "gram", suffix="_held").select("row", "row_held").unique()
-        both = pairs.join(sets.group_by("row").agg("gram"), "row").join(
-            self.sets, left_on="row_held", right_on="row", suffix="_held"
-        )
-        shared = pl.col("gram").list.set_intersection("gram_held").list.len()
-        share = shared / (pl.col("gram").list.len() + pl.col("gram_held").list.len() - shared)
-        close = both.select("row", "row_held", share.alias("share")).filter(pl.col("share") >= NEAR)
-        return close.sort("row", "row_held").unique("row", keep="first", maintain_order=True)
+    def near(self, sets: pl.DataFrame, count: int) -> Iterator[_Close]:
+        """Those whose sets of 3-grams overlap by `NEAR`."""
+        rarest = self._rarest_of(sets)
+        rows, mine = rarest["row"].to_numpy(), _Sets(sets, count)
+        for at, other in self._rarest.all(rarest["gram"].to_numpy()):
+            pairs = pl.DataFrame({"row": rows[at], "other": other}).unique()
+            both = pairs.select("row", "other", mine.of(pairs["row"]), self._sets.of(pairs["other"]).alias("held"))
+            shared = pl.col("gram").list.set_intersection("held").list.len()
+            share = shared / (pl.col("gram").list.len() + pl.col("held").list.len() - shared)
+            close = both.select("row", "other", share.alias("share")).filter(pl.col("share") >= NEAR)
+            for row, held, part in close.iter_rows():
+                yield _Close(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE} words")
 
-    def _runs(self, texts: pl.Series) -> pl.DataFrame:
-        pairs = ngrams(texts, RUN).join(self.runs, "gram", suffix="_held")
-        return pairs.group_by("row").agg(pl.col("row_held").min()).sort("row")
+    def shared_runs(self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> Iterator[_Close]:
+        """Those that share words in a row; the first of them are named."""
+        at, other = self._runs.first(grams)
+        if not len(at):
+            return
+        frame = pl.DataFrame({"at": at, "row": np.searchsorted(offsets, at, side="right") - 1, "other": other})
+        first = frame.sort("row", "other", "at").unique("row", keep="first", maintain_order=True)
+        for position, row, held in first.iter_rows():
+            start = position - int(offsets[row])
+            run = " ".join(words(texts[row : row + 1])[0][start : start + RUN])
+            yield _Close(row, 2, self._first + held, f"{RUN} words in a row, {run!r}")
 
-    def _rarest(self, sets: pl.DataFrame) -> pl.DataFrame:
+    def _rarest_of(self, sets: pl.DataFrame) -> pl.DataFrame:
         size = pl.len().over("row")
         least = (size * NEAR - 1e-9).ceil().cast(pl.Int64)  # so much of it a near duplicate must share; 1e-9: 0.7 · 10
-        ordered = sets.join(self.count, "gram", how="left").sort(pl.col("count").fill_null(0), "gram")
+        ordered = sets.with_columns(count=self._counts[_slots(sets)]).sort("row", "count", "gram")
         return ordered.filter(pl.int_range(pl.len()).over("row") <= size - least).select("row", "gram")
 
 
-def _joined_words(texts: pl.Series) -> pl.DataFrame:
-    """`row` and its `words` in one string, of texts that have some."""
-    joined = pl.DataFrame({"words": words(texts).list.join(" ")}).with_row_index("row")
-    return joined.filter(pl.col("words") != "")
+class _Sets:
+    """The 3-grams of texts, 8 bytes each.
+
+    Args:
+        sets: as `ngrams` gives them.
+        count: how many texts there are.
+    """
+
+    def __init__(self, sets: pl.DataFrame, count: int) -> None:
+        offsets = np.searchsorted(sets["row"].to_numpy(), np.arange(count + 1))
+        lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(sets["gram"].to_numpy()))
+        self._lists = pl.Series("gram", lists)
+
+    def of(self, rows: pl.Series) -> pl.Series:
+        """Those of some texts, a list of numbers each."""
+        return self._lists.gather(rows)
 
 
-def _first_shared_run(left: str, right: str) -> str:
-    """The first run of words in `left` that is in `right` too; empty if only their hashes met."""
-    a, b = words(pl.Series([left, right])).to_list()
-    there = {tuple(b[start : start + RUN]) for start in range(len(b) - RUN + 1)}
-    runs = (a[start : start + RUN] for start in range(len(a) - RUN + 1))
-    return next((" ".join(run) for run in runs if tuple(run) in there), "")
+class _Sorted:
+    """Numbers that are looked up, and the row that each is of.
+
+    Args:
+        grams: columns `row` and `gram`.
+    """
+
+    def __init__(self, grams: pl.DataFrame) -> None:
+        ordered = grams.sort("gram", "row")
+        self._grams, self._rows = (ordered[name].to_numpy() for name in ("gram", "row"))
+
+    def first(self, grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Which of `grams` are there, and the least row of each."""
+        order = np.argsort(grams)
+        at = np.searchsorted(self._grams, grams[order])
+        there = at < len(self._grams)
+        there[there] = self._grams[at[there]] == grams[order][there]
+        return order[there], self._rows[at[there]]
+
+    def all(self, grams: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
+        """As `first`, with all rows of each; some at a time."""
+        order = np.argsort(grams)
+        low = np.searchsorted(self._grams, grams[order])
+        count = np.searchsorted(self._grams, grams[order], side="right") - low
+        order, low, count = (numbers[count > 0] for numbers in (order, low, count))
+        total = np.cumsum(count)
+        start = 0
+        while start < len(order):
+            before = int(total[start - 1]) if start else 0
+            end = max(start + 1, int(np.searchsorted(total, before + PAIRS, side="right")))
+            n = count[start:end]
+            rows = np.repeat(low[start:end] - (np.cumsum(n) - n), n) + np.arange(n.sum())
+            yield np.repeat(order[start:end], n), self._rows[rows]
+            start = end
+
+
+def _least(grams: pl.DataFrame) -> _Sorted:
+    return _Sorted(grams.group_by("gram").agg(pl.col("row").min()))
+
+
+def _slots(sets: pl.DataFrame) -> NDArray[np.int64]:
+    return (sets["gram"].to_numpy() >> np.uint64(64 - _SLOTS)).astype(np.int64)
+
+
+def _hashed_words(texts: pl.Series) -> pl.DataFrame:
+    """`row` and its `words` as one number, of texts that have some."""
+    joined = words(texts).list.join(" ")
+    frame = pl.DataFrame({"words": joined.hash(SEED)}).with_row_index("row")
+    return frame.filter(joined != "")

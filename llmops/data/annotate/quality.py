@@ -11,7 +11,11 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from llmops.data.annotate.pointers import pointer_only
 from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, duplicate_line_share
+from llmops.data.text.language import language_of
+from llmops.data.text.ngrams import UNSPACED, parted
+from llmops.data.text.running_text import running_text
 
 Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
 
@@ -22,8 +26,18 @@ MAX_IN_A_ROW = 4  #: times that the same one to four words may follow each other
 
 _NOT_SAID = re.compile(r"<[A-Z_]+>|(?:https?://|www\.)\S+|\S+@\S+")  # marks of redaction, links, addresses
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-# What no sentence ends in: a comma, an opening bracket (but ":("), some words; a colon announces what is not there.
-_BREAKS_OFF = re.compile(r"(?:[,:]|(?<![:;=-])[(\[{]|(?<![\w-])(?:an|the|and|or))$")
+# What no sentence ends in: a comma, an opening bracket (but ":(" and "]0, 1["), a colon, which announces what is not
+# there (but "drive C:").
+_HALF_OPEN = re.compile(r"\][^\[\]]*\[$")
+_BREAKS_OFF = re.compile(r"(?:[,，、،：]|(?<!\b[A-Z]):|(?<![:;=-])[({（「『【《]|(?<![:;=-])\[)$")
+# Nor in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
+_DANGLING = {
+    "en": frozenset(["an", "the", "and", "or"]),
+    "de": frozenset(["und", "oder"]),
+    "fr": frozenset(["et", "ou"]),
+}
+_UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # who can tell how many words these are
+_LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 
 def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
@@ -46,8 +60,13 @@ def echo(question: str, answer: str) -> str:
 
 def broken_off(question: str, answer: str) -> str:
     """An answer of more than one word that ends where no sentence does."""
-    match = _BREAKS_OFF.search(answer.rstrip())
-    return f"the answer breaks off after {match[0]!r}" if match and len(_words(answer)) > 1 else ""
+    answer = answer.rstrip()
+    several = len(_words(answer)) > 1 or _UNSPACED.search(answer)
+    match = None if _HALF_OPEN.search(answer) else _BREAKS_OFF.search(answer)
+    if not match and (match := _LAST_WORD.search(answer)):
+        spoken = [language for language, words in _DANGLING.items() if match[0] in words]
+        match = match if spoken and language_of(f"{question} {answer}") in spoken else None
+    return f"the answer breaks off after {match[0]!r}" if match and several else ""
 
 
 def repeated_lines(question: str, answer: str) -> str:
@@ -57,20 +76,22 @@ def repeated_lines(question: str, answer: str) -> str:
 
 
 def stuttering(question: str, answer: str) -> str:
-    """An answer that says the same one to four words too many times in a row; numbers may repeat."""
-    words = _words(answer)
-    for size in range(1, 5):
-        run = 0
-        for before, after in zip(words, words[size:], strict=False):
-            run = run + 1 if before == after and not before.isdigit() else 0
-            if run >= size * MAX_IN_A_ROW:
-                return f"the answer has the same {size} words, {after!r} among them, {MAX_IN_A_ROW + 1} times in a row"
+    """A line that says the same one to four words too many times in a row; numbers, code and tables may repeat."""
+    for line in running_text(answer).splitlines():
+        words = _split(line)
+        for size in range(1, 5):
+            run = 0
+            for before, after in zip(words, words[size:], strict=False):
+                run = run + 1 if before == after and not before.isdigit() else 0
+                if run >= size * MAX_IN_A_ROW:
+                    times = f"{MAX_IN_A_ROW + 1} times in a row"
+                    return f"the answer has the same {size} words, {after!r} among them, {times}"
     return ""
 
 
 def repeated_phrases(question: str, answer: str) -> str:
-    """An answer that to a large part is in runs of words that stood before, wherever they are; numbers may repeat."""
-    words = _words(answer)
+    """An answer that to a large part is runs of words that stood before; numbers, code and tables may repeat."""
+    words = _words(running_text(answer))
     seen: set[tuple[str, ...]] = set()
     repeated: set[int] = set()
     for start in range(len(words) - NGRAM + 1):
@@ -78,19 +99,24 @@ def repeated_phrases(question: str, answer: str) -> str:
         if gram in seen and not "".join(gram).isdigit():
             repeated.update(range(start, start + NGRAM))
         seen.add(gram)
-    share = sum(len(words[index]) for index in repeated) / max(1, sum(map(len, words)))
+    share = sum(len(words[index]) for index in repeated) / max(1, sum(map(len, _words(answer))))
     return f"{share:.0%} of the answer repeats what it said before" if share > MAX_REPEATED else ""
 
 
-@lru_cache(2)  # several rules look at the same question and answer
+@lru_cache(3)  # several rules look at the same question and answer, and at its running text
 def _words(text: str) -> list[str]:
-    return _WORD.findall(_NOT_SAID.sub(" ", text).casefold())
+    return _split(text)
+
+
+def _split(text: str) -> list[str]:
+    return _WORD.findall(parted(_NOT_SAID.sub(" ", text).casefold()))
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
     ("no_words", no_words),
     ("echo", echo),
     ("broken_off", broken_off),
+    ("pointer_only", pointer_only),
     ("repeated_lines", repeated_lines),
     ("stuttering", stuttering),
     ("repeated_phrases", repeated_phrases),

@@ -2,54 +2,91 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from llmops.data.annotate.candidates import Candidate
-from llmops.records import Document, Finding, content_id
+from llmops.data.annotate.candidates import Candidate, place
+from llmops.data.worktables import WorkTables
+from llmops.records import Finding, content_id
 from llmops.scans.output import DISCLOSURE
 from llmops.scans.pii import SECRET, Redacted, redact_all
 
 BATCH = 2_000  #: texts that are searched at once: bounds memory, not the result
+REMEMBERED = 50_000  #: texts that are not searched again when they come again, as contexts do
 
 
-def redacted(
-    made: Sequence[Candidate], entities: Sequence[str]
-) -> tuple[list[Candidate], list[Finding], dict[str, int]]:
-    """The candidates without any of the `entities`, a finding per document and entity, and the sum per entity."""
-    changed = _changed(made, entities)
-    found: dict[tuple[str, str, str], Counter[str]] = {}
-    seen: set[tuple[str, str]] = set()
-    out = []
-    for c in made:
-        for part, text in (("question", c.question), ("answer", c.answer), ("context", c.context)):
-            if text not in changed or (c.document.id, text) in seen:
-                continue  # several templates show the same text of one row
-            seen.add((c.document.id, text))
-            for entity, count in changed[text].counts.items():
-                found.setdefault((place(c.document), c.document.id, entity), Counter())[part] += count
-        out.append(_replaced(c, changed))
-    findings = [_finding(where, entity, parts) for (where, _, entity), parts in sorted(found.items())]
-    counts: Counter[str] = Counter()
-    for (_, _, entity), parts in found.items():
-        counts[entity] += parts.total()
-    return out, findings, dict(sorted(counts.items()))
+class Redactor:
+    """Takes personal data and secrets out of candidates, and notes what it found in each document.
+
+    Args:
+        entities: what is taken out.
+        work: gets the findings; None: nobody asks for them.
+    """
+
+    def __init__(self, entities: Sequence[str], work: WorkTables | None = None) -> None:
+        self._entities, self._work = entities, work
+        self._known: dict[bytes, Redacted | None] = {}  # by a hash of the text; None: there is nothing in it
+        self._again: set[tuple[str, str]] = set()
+
+    def redacted(self, made: Sequence[Candidate], again: Container[str] = ()) -> list[Candidate]:
+        """The candidates without any of the entities.
+
+        Args:
+            made: candidates; all of a document.
+            again: ids of documents of which more candidates will come.
+        """
+        changed = self._changed(made)
+        found: dict[tuple[str, str, str], Counter[str]] = {}
+        seen = self._again
+        out = []
+        for c in made:
+            for part, text in (("question", c.question), ("answer", c.answer), ("context", c.context)):
+                if text not in changed or (c.document.id, text) in seen:
+                    continue  # several templates show the same text of one row
+                seen.add((c.document.id, text))
+                for entity, count in changed[text].counts.items():
+                    found.setdefault((place(c.document), c.document.id, entity), Counter())[part] += count
+            out.append(_replaced(c, changed))
+        self._again = {(document, text) for document, text in seen if document in again}
+        if self._work:
+            names = ("place", "document", "entity")
+            parts = ("question", "answer", "context")
+            rows = [dict(zip(names, at, strict=True)) | {part: n[part] for part in parts} for at, n in found.items()]
+            self._work.add("found", rows)
+        return out
+
+    def _changed(self, made: Sequence[Candidate]) -> dict[str, Redacted]:
+        """Text → what became of it, of the texts that held something."""
+        texts = {text for c in made for text in (c.question, c.answer, c.context, c.group, *(c.own or ()))}
+        keys = {text: hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts}
+        new = sorted(text for text, key in keys.items() if key not in self._known)
+        for start in range(0, len(new), BATCH):
+            batch = new[start : start + BATCH]
+            for text, result in zip(batch, redact_all(batch, self._entities), strict=True):
+                self._known[keys[text]] = result if result.counts else None
+        found = {text: self._known[key] for text, key in keys.items()}
+        for key in list(islice(self._known, max(0, len(self._known) - REMEMBERED))):
+            del self._known[key]  # the oldest
+        return {text: result for text, result in found.items() if result}
 
 
-def place(document: Document) -> str:
-    """Where a document comes from, in words."""
-    return f"{document.source}: {document.location}, {document.position}"
+def findings(work: WorkTables) -> Iterator[Finding]:
+    """A finding per document and entity, of what a `Redactor` noted."""
+    query = """
+        SELECT place, entity, sum(question) AS question, sum(answer) AS answer, sum(context) AS context
+        FROM found GROUP BY place, document, entity ORDER BY place, document, entity"""
+    for row in work.rows(query):
+        parts = {part: int(n) for part, n in row.items() if part not in ("place", "entity") and n}
+        yield _finding(row["place"], row["entity"], parts)
 
 
-def _changed(made: Sequence[Candidate], entities: Sequence[str]) -> dict[str, Redacted]:
-    """Text → what became of it, of the texts that held something; each text is searched once."""
-    texts = sorted({text for c in made for text in (c.question, c.answer, c.context, c.group, *(c.own or ()))})
-    changed: dict[str, Redacted] = {}
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        changed |= {t: r for t, r in zip(batch, redact_all(batch, entities), strict=True) if r.counts}
-    return changed
+def counts(work: WorkTables) -> dict[str, int]:
+    """How many of each entity a `Redactor` noted."""
+    query = "SELECT entity, sum(question + answer + context) AS n FROM found GROUP BY entity ORDER BY entity"
+    return {row["entity"]: int(row["n"]) for row in work.rows(query)}
 
 
 def _replaced(c: Candidate, changed: Mapping[str, Redacted]) -> Candidate:

@@ -1,27 +1,32 @@
-"""Which question falls into which split: by hash, so that a tested question stays tested when the data grows.
+"""Which question falls into which split: as earlier runs have decided, else by hash.
 
 A hash of the seed and a key gives every group, or every wording, a number from 0 to 1; below `test` it is tested, below
-`test + validation` it validates, above it trains. Shares are therefore met on average, not exactly, and nothing is
-written down between runs: the same data gives the same splits in whatever order it came.
+`test + validation` it validates, above it trains. Shares are therefore met on average, not exactly, and the same data
+gives the same splits in whatever order it comes.
 
 The frozen test only grows. What decides for it is always that something is there (a claim on the question in a tested
 group, another wording of the topic), never that something is missing, so more data can move a question into the test
 but not out of it. Where sources disagree on a question's group, one that tests it wins, then one that validates it.
+
+What earlier runs have used (see `past`) comes before the hash: a tested question stays tested and what was trained on
+stays on the training side. What would have to be both is held out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import polars as pl
+
 from llmops.config import Annotate
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past, key
+from llmops.data.text.comparable import comparable
 from llmops.records import content_id
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _HELD_OUT = "held out"  # neither tested nor trained on
-_STRONGEST = (TEST, _HELD_OUT, VALIDATION, TRAIN)
+SPLIT = pl.Enum((TEST, _HELD_OUT, VALIDATION, TRAIN))  #: the strongest first
 _TRAILING = " \t.!?…。？！,;:"
 
 
@@ -34,8 +39,8 @@ class Claim(NamedTuple):
 
 
 def normalized(text: str) -> str:
-    """`text` as it is compared: lower case, single spaces, no closing punctuation."""
-    return " ".join(text.casefold().split()).rstrip(_TRAILING)
+    """`text` as it is compared: however it was typed (`comparable`), without closing punctuation."""
+    return comparable(text).rstrip(_TRAILING)
 
 
 def wording_id(question: str, context: str) -> str:
@@ -49,82 +54,114 @@ def fraction(seed: int, key: str) -> float:
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
-def splits(claims: Iterable[Claim], config: Annotate) -> dict[Claim, str]:
-    """The split of each claim that is upheld; the claims that are not are missing from the result.
+def keyed(claims: Iterable[Claim], config: Annotate) -> pl.DataFrame:
+    """Claims as numbers: `wording` and `group` by `key`, the `fraction` that decides, and whether it is `testable`."""
+    rows = [
+        (
+            key(claim.wording),
+            key(claim.group),
+            fraction(config.seed, claim.group if config.split_by == "group" else claim.wording),
+            not config.test_sources or claim.source in config.test_sources,
+        )
+        for claim in claims
+    ]
+    columns = {"wording": pl.UInt64, "group": pl.UInt64, "fraction": pl.Float64, "testable": pl.Boolean}
+    return pl.DataFrame(rows, columns, orient="row")
+
+
+def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
+    """The split of each claim that is upheld; null for one that is not.
 
     All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
     strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
     held out, to be neither tested nor trained on, has no claim upheld.
+
+    Args:
+        claims: what this run's sources ask, as `keyed` gives it.
+        config: the shares, and what is tested.
+        past: what earlier runs used.
     """
-    claims = list(dict.fromkeys(claims))
-    split_of = _by_group(claims, config) if config.split_by == "group" else _by_wording(claims, config)
-    found = {claim: split_of(claim) for claim in claims}
-    best: dict[str, Claim] = {}
-    for claim in claims:
-        held = best.setdefault(claim.wording, claim)
-        if _STRONGEST.index(found[claim]) < _STRONGEST.index(found[held]):
-            best[claim.wording] = claim
-    return {
-        claim: found[claim]
-        for claim in claims
-        if (found[claim], claim.group) == (found[best[claim.wording]], best[claim.wording].group)
-        and found[claim] != _HELD_OUT
-    }
+    decided = _by_group(claims, config, past) if config.split_by == "group" else _by_wording(claims, config, past)
+    found = claims.select("wording", "group", decided.cast(SPLIT).alias("split"))
+    best = found.filter(pl.col("split") == pl.col("split").min().over("wording"))
+    best = best.unique("wording", keep="first", maintain_order=True)
+    held = found.join(best, "wording", "left", suffix="_held", maintain_order="left")
+    upheld = (pl.col("split") == pl.col("split_held")) & (pl.col("group") == pl.col("group_held"))
+    return held.select(pl.when(upheld & (pl.col("split") != _HELD_OUT)).then("split"))["split"]
 
 
-def _by_group(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
-    """Gives the split of a claim when whole groups are split.
+def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
+    """The split of each claim when whole groups are split.
 
-    A group is tested if its number is below `test` and a test source asks a question in it. What the other sources ask
-    in a tested group is held out, since training on it would give the topic away.
+    A group is tested if it was before, or its number is below `test` and a test source asks a question in it; never if
+    it was trained on. What the other sources ask in a tested group is held out, since training on it would give the
+    topic away. A tested question takes its test along into a new group.
     """
-    numbers = {group: fraction(config.seed, group) for group in {claim.group for claim in claims}}
-    tested = {c.group for c in claims if numbers[c.group] < config.test and _testable(c, config)}
+    wording, group = pl.col("wording"), pl.col("group")
+    testable = pl.col("testable") & ~_in(wording, past.used["wording"])
+    tested_before = _in(wording, past.tested["wording"])
+    new = claims.filter(
+        testable & ((pl.col("fraction") < config.test) | tested_before), ~_in(group, past.used["group"])
+    )
+    tested = pl.concat([past.tested_groups, new["group"]])
+    later = _in(wording, past.later["wording"]) | _in(group, past.later["group"])
+    return claims.select(
+        pl.when(_in(group, tested))
+        .then(pl.when(testable).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
+        .when(tested_before | later)
+        .then(pl.lit(_HELD_OUT))
+        .otherwise(_validation_or_train(config))
+        .alias("split")
+    )["split"]
 
-    def split_of(claim: Claim) -> str:
-        if claim.group in tested:
-            return TEST if _testable(claim, config) else _HELD_OUT
-        return _validation_or_train(numbers[claim.group], config)
 
-    return split_of
+def _by_wording(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
+    """The split of each claim when the wordings within a group are split.
 
-
-def _by_wording(claims: list[Claim], config: Annotate) -> Callable[[Claim], str]:
-    """Gives the split of a claim when the wordings within a group are split.
-
-    A wording is tested if its number is below `test`, a test source asks it, and another wording of its group is sure
-    to be trained on. Sure are those that a source asks that is not tested, and the one with the highest number of the
-    group; if `test_sources` are named, the latter only if its number is not below `test`.
+    A wording is tested if it was before, or if its number is below `test`, a test source asks it, it was never trained
+    on, and another wording of its group is sure to be trained on. Sure are those that a source asks that is not tested,
+    and the one with the highest number of the group; if `test_sources` are named, the latter only if its number is not
+    below `test`.
 
     A wording that lacks nothing but such another one trains, unless `test_sources` are named and no other source asks
     it. Then it is held out: it becomes a test item as soon as there is another one, and no model may have been trained
     on it by then.
     """
-    numbers = {wording: fraction(config.seed, wording) for wording in {claim.wording for claim in claims}}
-    highest: defaultdict[str, float] = defaultdict(float)
-    untested: defaultdict[str, set[str]] = defaultdict(set)  # group → wordings from sources that are not tested
-    for claim in claims:
-        highest[claim.group] = max(highest[claim.group], numbers[claim.wording])
-        if not _testable(claim, config):
-            untested[claim.group].add(claim.wording)
-    asked_elsewhere = set().union(*untested.values())
+    value, wording, testable = pl.col("fraction"), pl.col("wording"), pl.col("testable")
+    tested, later = _in(wording, past.tested["wording"]), _in(wording, past.later["wording"])
+    untested = claims.filter(~testable, ~tested, ~later).select("wording", "group").unique()  # of no tested source
+    others = pl.col("untested").fill_null(0) - pl.col("there").fill_null(0)  # untested wordings of the group, but this
+    frame = (
+        claims.with_columns(value.max().over("group").alias("top"))
+        .join(untested.group_by("group").agg(pl.len().alias("untested")), "group", "left", maintain_order="left")
+        .join(untested.with_columns(there=pl.lit(1)), ["group", "wording"], "left", maintain_order="left")
+    )
+    top = pl.col("top")
+    sure = (others > 0) | (top >= config.test if config.test_sources else top > value)
+    alone = ~_in(wording, untested["wording"]) if config.test_sources else pl.lit(False)
+    by_number = (
+        pl.when(value >= config.test)
+        .then(pl.when(value < top).then(_validation_or_train(config)).otherwise(pl.lit(TRAIN)))
+        .when(~testable | _in(wording, past.used["wording"]))
+        .then(pl.lit(TRAIN))
+        .when(sure)
+        .then(pl.lit(TEST))
+        .otherwise(pl.when(alone).then(pl.lit(_HELD_OUT)).otherwise(pl.lit(TRAIN)))
+    )
+    return frame.select(
+        pl.when(tested)
+        .then(pl.when(testable).then(pl.lit(TEST)).otherwise(pl.lit(_HELD_OUT)))
+        .when(later & (by_number != TEST))
+        .then(pl.lit(_HELD_OUT))
+        .otherwise(by_number)
+        .alias("split")
+    )["split"]
 
-    def split_of(claim: Claim) -> str:
-        value, top = numbers[claim.wording], highest[claim.group]
-        if value >= config.test:
-            return _validation_or_train(value, config) if value < top else TRAIN
-        if not _testable(claim, config):
-            return TRAIN
-        if untested[claim.group] - {claim.wording} or (top >= config.test if config.test_sources else top > value):
-            return TEST
-        return _HELD_OUT if config.test_sources and claim.wording not in asked_elsewhere else TRAIN
 
-    return split_of
+def _validation_or_train(config: Annotate) -> pl.Expr:
+    within = pl.col("fraction").is_between(config.test, config.test + config.validation, closed="left")
+    return pl.when(within).then(pl.lit(VALIDATION)).otherwise(pl.lit(TRAIN))
 
 
-def _validation_or_train(value: float, config: Annotate) -> str:
-    return VALIDATION if config.test <= value < config.test + config.validation else TRAIN
-
-
-def _testable(claim: Claim, config: Annotate) -> bool:
-    return not config.test_sources or claim.source in config.test_sources
+def _in(values: pl.Expr, some: pl.Series) -> pl.Expr:
+    return values.is_in(some.unique().implode())

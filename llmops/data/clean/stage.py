@@ -1,90 +1,89 @@
 """clean: tidy every document with Spark, drop duplicates; what a rule drops is kept aside with the reason.
 
-Texts never pass through Spark's JVM, which would cost more than everything that is done to them. Its workers read each
-row group of the documents, tidy, judge and hash it and write it as a part, sorted by id. Spark finds the duplicates
-among numbers alone. The workers then merge the parts, a range of ids at a time, into the kept and the dropped.
+Texts never pass through Spark's JVM, which would cost more than everything that is done to them. Its workers read the
+documents, tidy, judge and hash them and write them as parts, sorted by id. Spark finds the duplicates among numbers
+alone. The workers then merge the parts, a range of ids at a time, into the kept and the dropped.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark import TaskContext
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from llmops.config import Clean
+from llmops.config import Annotate, Clean
 from llmops.data.clean import dedup, rules
 from llmops.data.clean.funnel import write_funnel
-from llmops.data.spark import BATCH, session
+from llmops.data.clean.layout import Layout
+from llmops.data.clean.merge import KINDS, merged
+from llmops.data.clean.texts import gathered
+from llmops.data.clean.work import TOLD, Cut, Work, WorkError, check_shared, mapped, scratch
+from llmops.data.spark import BATCH, session, set_partitions
 from llmops.data.text.ngrams import SEED
 from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, Row, schema
+from llmops.records import Document
 
 log = logging.getLogger(__name__)
 
+SOURCE = "documents.parquet"
 ROWS_PER_FILE = 100_000  #: about, of the documents that come in
-TEXT_COLUMNS = ("question", "answer", "context", "text")  #: what near duplicates share
+TEXT_COLUMNS = ("question", "answer", "text")  #: what near duplicates share: what is asked and answered
 
+_ANY = Annotate()  # tests all sources alike
 _COLUMNS = [field.name for field in fields(Document)]
-_CONTENT = ("question", "answer", "context", "same_as", "text", "fields")
-_NUMBERS = "row long, part long, key_1 long, key_2 long, bands array<long>"
-_SIGN, _HALF = np.uint64(1 << 63), np.uint64(32)
+_KEYS, _BANDS = "row long, key_1 long, key_2 long, part long", "row long, bands array<long>"
+_SIGN = np.uint64(1 << 63)
 
 
-class Layout(NamedTuple):
-    """Where things are, and in how many pieces."""
-
-    source: Path  #: the documents that come in
-    out: Path  #: the folder of what is kept and dropped
-    files: int  #: number of files of what is kept, and of what is dropped, each for an equal range of the ids; as these
-    #: are hashes, all files get about as many documents
-    slices: int  #: row groups of a file, which are written one by one
-
-    @property
-    def parts(self) -> Path:
-        """The tidied documents, a file for each row group of the source."""
-        return self.out / ".work" / "parts"
-
-    @property
-    def numbers(self) -> Path:
-        """What tells duplicates, of the documents that no rule drops."""
-        return self.out / ".work" / "numbers"
-
-
-def run(config: Clean, *, collect: Path, out: Path) -> Mapping[str, Any]:
+def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -> Mapping[str, Any]:
     """Clean the documents of a collect artifact.
 
-    Writes `documents/` and `dropped/` as Parquet, the same bytes for the same documents in whatever order, and the
-    funnel, `report.md` and `funnel.png`.
+    Writes `documents/` and `dropped/` as Parquet, the same bytes for the same documents in whatever order and on
+    however many hosts, and the funnel, `report.md` and `funnel.png`. Of duplicates, one of `annotate.test_sources`
+    stays before the others.
 
     Raises:
-        LlmopsError: if Java is missing, or no document is left.
+        LlmopsError: if Java is missing, no document is left, or a host does not reach the work files.
     """
-    source = (collect / "documents.parquet").absolute()
+    source, out = (collect / SOURCE).absolute(), out.absolute()
     documents = pq.read_metadata(source)
-    files = max(1, round(documents.num_rows / ROWS_PER_FILE))
-    layout = Layout(source, out.absolute(), files, max(1, ROWS_PER_FILE // BATCH))
-    for folder in (layout.parts, layout.numbers, out / "documents", out / "dropped"):
-        folder.mkdir(parents=True)
-    with session(config) as spark:
-        _write_tidied(spark, max(1, documents.num_row_groups), layout, config)
-        counts = _write_out(_duplicates(spark, layout, config), layout)
-    shutil.rmtree(out / ".work")
-    funnel = write_funnel(counts, out)
+    layout = Layout.of(documents.num_row_groups, documents.num_rows, ROWS_PER_FILE, max(1, ROWS_PER_FILE // BATCH))
+    work = Work.at(f"{config.work.rstrip('/')}/{out.name}" if config.work else str(out / ".work"), config.connection)
+    for kind in KINDS:
+        (out / kind).mkdir(parents=True)
+    with ExitStack() as stack:
+        work.clear()
+        stack.callback(work.clear)
+        spark = stack.enter_context(session(config))
+        if not (master := str(spark.sparkContext.master)).startswith("local"):
+            if not config.work:
+                raise LlmopsError(
+                    f"Spark runs at {master}: say by `clean.work` where its workers find the documents, a folder that "
+                    "all hosts share or a place in an object store."
+                )
+            check_shared(spark, work)
+        set_partitions(spark, config, documents.num_rows)
+        work.take(source, SOURCE)
+        parts = _write_tidied(spark, layout, work, config, annotate.test_sources)
+        duplicates = _duplicates(spark, parts, layout, work, config, stack)
+        counts = merged(duplicates, parts, layout, work, out)
+    _check_complete(source, counts)
+    funnel = write_funnel(((*key, number) for key, number in counts.items()), out)
     log.info("clean: kept %d of %d documents; dropped %s", funnel["kept"], funnel["in"], funnel["dropped"] or "none")
     if not funnel["kept"]:
         raise LlmopsError(
@@ -94,32 +93,52 @@ def run(config: Clean, *, collect: Path, out: Path) -> Mapping[str, Any]:
     return funnel
 
 
-def _write_tidied(spark: SparkSession, groups: int, layout: Layout, config: Clean) -> None:
-    """Write each row group's documents, tidied, and the numbers of those that no rule drops."""
+def _write_tidied(
+    spark: SparkSession, layout: Layout, work: Work, config: Clean, tested: Sequence[str]
+) -> dict[int, Cut]:
+    """Write the parts: the documents tidied, a table a range, and the two tables of `_numbers`.
+
+    Raises:
+        WorkError: if a part is missing, or not all documents are in them.
+    """
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        source = pq.ParquetFile(layout.source)
         for part in (number for batch in batches for number in batch.column("id").to_pylist()):
-            if part < source.num_row_groups:
-                documents = source.read_row_group(part, columns=_COLUMNS, use_threads=False)
-                tidied, numbers = tidy(pl.DataFrame(pl.from_arrow(documents)), config)
-                with _replacing(layout.parts / f"{part}.arrow") as path:
-                    tidied.write_ipc(path, compression="uncompressed")
-                numbers = numbers.append_column("part", pa.repeat(pa.scalar(part, pa.int64()), len(numbers)))
-                with _replacing(layout.numbers / f"{part}.parquet") as path:
-                    pq.write_table(numbers, path, compression="none", use_dictionary=False)
-            yield pa.RecordBatch.from_pydict({"part": [part]})
+            frames: list[pl.DataFrame] = []
+            numbers: list[pa.Table] = []
+            with scratch() as folder:
+                for group in work.read_row_groups(SOURCE, layout.groups_of(part), _COLUMNS):
+                    documents, found = tidy(pl.DataFrame(pl.from_arrow(group)), config, tested)
+                    frames.append(documents if layout.fan == 1 else mapped(documents, folder / str(len(frames))))
+                    numbers.append(found.append_column("part", pa.repeat(pa.scalar(part, pa.int64()), len(found))))
+                edges = [layout.cut(frame["row"]).tolist() for frame in frames]
+                ranges = (
+                    pl.concat(frame[at[number] : at[number + 1]] for frame, at in zip(frames, edges, strict=True))
+                    for number in range(layout.ranges)
+                )
+                tables = chain((some.sort("row") for some in ranges), _numbers(pa.concat_tables(numbers)))
+                yield Cut.written(work, f"parts/{part}.arrow", tables).told(part)
 
-    spark.range(0, groups, 1, groups).mapInArrow(write, "part long").collect()
+    parts = Cut.collected(spark.range(0, layout.parts, 1, layout.parts).mapInArrow(write, TOLD))
+    if missing := set(range(layout.parts)).difference(parts):
+        raise WorkError(f"No task wrote parts/{min(missing)}.arrow. Run again.")
+    return parts
 
 
-def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table]:
+def _numbers(table: pa.Table) -> Iterator[pa.Table]:
+    """What tells exact duplicates, and what tells near ones."""
+    yield table.drop_columns([name for name in ("bands",) if name in table.column_names])
+    if "bands" in table.column_names:
+        yield table.select(["row", "bands"])
+
+
+def tidy(documents: pl.DataFrame, config: Clean, tested: Sequence[str]) -> tuple[pl.DataFrame, pa.Table]:
     """The tidied documents, and the numbers by which the duplicates among them are found.
 
     The documents are sorted by `row`, which is the id as a number, and have the `rule` and `detail` of what drops them.
     The numbers are `row`, `key_1`, `key_2` and `bands`, of the documents that no rule drops. `bands` is null for those
     that are never near duplicates: structured rows, where one number is all the difference, other wordings (`same_as`),
-    which are wanted, and short texts.
+    which are wanted, and short texts. The sources `tested` come before the others.
     """
     tidied = [rules.tidy(documents[name], name in rules.LINE, config) for name in (*rules.LINE, *rules.PROSE)]
     structured, filled, content = _tidied_fields(documents["fields"], config)
@@ -127,14 +146,14 @@ def tidy(documents: pl.DataFrame, config: Clean) -> tuple[pl.DataFrame, pa.Table
     frame = documents.with_columns(*tidied, structured, *columns, pl.Series(rules.HAS_FIELDS, filled)).sort("row")
     frame = rules.judged(frame, config)
     good = frame.filter(pl.col("rule").is_null())
-    keys = dedup.keys(good.select(pl.concat_str(*TEXT_COLUMNS, "same_as", separator="\x00").alias("parts"))["parts"])
-    numbers = {"row": good["row"].to_arrow()}
-    for name, key in zip(("key_1", "key_2"), keys, strict=True):
-        numbers[name] = pa.array(key.to_numpy() ^ good["content"].to_numpy())
+    later = ~good["source"].is_in(tested).to_numpy()
+    parts = pl.concat_str(*TEXT_COLUMNS, "context", "same_as", separator="\x00").alias("parts")
+    key_1, key_2 = (key.to_numpy() ^ good["content"].to_numpy() for key in dedup.keys(good.select(parts)["parts"]))
+    numbers = {"row": good["row"].to_arrow(), "key_1": pa.array(key_1), "key_2": pa.array(dedup.marked(key_2, later))}
     if config.near_duplicates < 1:
         comparable = (good["same_as"] == "") & ~good[rules.HAS_FIELDS]
         texts = good.select(pl.concat_str(*TEXT_COLUMNS, separator="\n").alias("texts"))["texts"]
-        numbers["bands"] = dedup.bands(texts.zip_with(comparable, pl.Series([""])))
+        numbers["bands"] = dedup.bands(texts.zip_with(comparable, pl.Series([""])), good["context"], later)
     return frame.drop("content", rules.HAS_FIELDS), pa.table(numbers)
 
 
@@ -162,132 +181,57 @@ def _ids_as_numbers(ids: pl.Series) -> NDArray[np.int64]:
     return (np.frombuffer(digits, ">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
 
 
-def _duplicates(spark: SparkSession, layout: Layout, config: Clean) -> DataFrame:
+def _duplicates(
+    spark: SparkSession, parts: Mapping[int, Cut], layout: Layout, work: Work, config: Clean, stack: ExitStack
+) -> DataFrame:
     """All duplicates, as (row, first, similarity); the similarity of an exact duplicate is null.
 
-    Near duplicates are sought only among the documents that are no exact duplicates.
+    Near duplicates are sought only among the documents that are no exact duplicates. What is used twice Spark keeps on
+    its workers' disks, until `stack` is closed, and makes again if one is lost.
     """
-    good = spark.read.schema(_NUMBERS).parquet(f"file://{layout.numbers}")
-    exact = dedup.exact(good)
+
+    def keep(rows: DataFrame) -> DataFrame:
+        stack.callback(rows.persist(StorageLevel.DISK_ONLY).unpersist)
+        return rows
+
+    keys = _read(spark, parts, layout.ranges, _KEYS, work)
+    exact = dedup.exact(keys)
     same = exact.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
     if config.near_duplicates == 1:
         return same
-    work = layout.out / ".work"
-    same = _written(same, work / "exact")
-    unique = good.select("row", "bands").join(same, "row", "left_anti")
-    pairs = dedup.candidates(unique)
-    pairs = pairs.join(good.select("row", "part"), "row")
-    pairs = pairs.join(good.select(F.col("row").alias("first"), F.col("part").alias("first_part")), "first")
-
-    def texts_of(rows: pl.DataFrame) -> pl.Series:
-        return _texts_of(rows, layout)
-
-    return same.unionByName(dedup.near(_written(pairs, work / "pairs"), texts_of, config.near_duplicates))
-
-
-def _texts_of(rows: pl.DataFrame, layout: Layout) -> pl.Series:
-    """The tidied texts of documents given as (row, part): their text columns, joined by line ends."""
-    texts = []
-    for (part,), some in rows.with_row_index("at").group_by("part"):
-        tidied = _read_part(layout.parts / f"{part}.arrow")
-        found = tidied.select(TEXT_COLUMNS)[tidied["row"].search_sorted(some["row"])]
-        texts.append(some.select("at", texts=found.select(pl.concat_str(*TEXT_COLUMNS, separator="\n")).to_series()))
-    return pl.concat(texts).sort("at")["texts"] if texts else pl.Series([], dtype=pl.String)
-
-
-def _read_part(path: Path) -> pl.DataFrame:
-    """A part, mapped into memory, so that only the columns and rows that are used are read."""
-    return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
-
-
-def _written(rows: DataFrame, folder: Path) -> DataFrame:
-    """The rows, written to `folder` and read back from there, so that Spark computes them only once."""
-    where = f"file://{folder.absolute()}"
-    rows.write.option("compression", "lz4").parquet(where)
-    return rows.sparkSession.read.schema(rows.schema).parquet(where)
-
-
-def _write_out(duplicates: DataFrame, layout: Layout) -> list[tuple[str, str | None, int]]:
-    """Write what is kept and what is dropped; returns the numbers of each source and rule (None: kept)."""
-
-    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        found = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(list(batches))))
-        file, found = found["file"][0], _rules_and_details(found.drop("file").drop_nulls("row"))
-        name = f"part-{file:05d}.parquet"
-        counts = []
-        with (
-            _parquet_writer(layout.out / "documents" / name, Document) as kept,
-            _parquet_writer(layout.out / "dropped" / name, Dropped) as dropped,
-        ):
-            for judged in _slices(file, layout):
-                judged = judged.join(found, "row", "left", maintain_order="left").with_columns(
-                    pl.coalesce("rule", "duplicate_rule"), pl.coalesce("detail", "duplicate_detail")
-                )
-                counts.append(judged.group_by("source", "rule").len("n"))
-                good = pl.col("rule").is_null()
-                content = pl.struct(_CONTENT).struct.json_encode().alias("content")
-                _write_rows(kept, judged.filter(good))
-                _write_rows(dropped, judged.filter(~good).with_columns(content))
-        yield from pl.concat(counts).cast({"n": pl.Int64}).to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
-
-    high = F.shiftrightunsigned(F.col("row").bitwiseXOR(F.lit(-(1 << 63))), 32)
-    files = duplicates.sparkSession.range(0, layout.files).selectExpr("id AS file")  # a task for each, come what may
-    found = duplicates.withColumn("file", F.shiftright(high * layout.files, 32))
-    found = files.unionByName(found, allowMissingColumns=True).repartitionById(layout.files, F.col("file").cast("int"))
-    counts = found.mapInArrow(write, "source string, rule string, n long").collect()
-    return [(row.source, row.rule, row.n) for row in counts]
-
-
-def _slices(file: int, layout: Layout) -> Iterator[pl.DataFrame]:
-    """The tidied documents of one output file, slice by slice to save memory, each sorted by `row`."""
-    parts = [_read_part(path) for path in layout.parts.glob("*.arrow")]
-    slices = range(file * layout.slices, (file + 1) * layout.slices + 1)
-    limits = [-(-(number << 32) // (layout.files * layout.slices)) for number in slices]
-    edges = [np.searchsorted((part["row"].to_numpy().view(np.uint64) ^ _SIGN) >> _HALF, limits) for part in parts]
-    for number in range(layout.slices):
-        some = (part[edge[number] : edge[number + 1]] for part, edge in zip(parts, edges, strict=True))
-        yield pl.concat(some).sort("row")
-
-
-def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
-    """(row, duplicate_rule, duplicate_detail): the rule that drops each duplicate, and what it duplicates, in words."""
-    near = pl.col("similarity").is_not_null()
-    twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
-    share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)
-    return duplicates.with_columns(twin).select(
-        "row",
-        duplicate_rule=pl.when(near).then(pl.lit("near_duplicate")).otherwise(pl.lit("duplicate")),
-        duplicate_detail=pl.when(near)
-        .then(pl.format("shares {} % of its word 3-grams with {}", share, "twin"))
-        .otherwise(pl.format("says the same as {}", "twin")),
+    same = keep(same)
+    unique = _read(spark, parts, layout.ranges + 1, _BANDS, work).join(same, "row", "left_anti")
+    pairs, texts_of = gathered(
+        keep(dedup.candidates(unique)), keys.select("row", "part"), TEXT_COLUMNS, parts=parts, layout=layout, work=work
     )
+    return same.unionByName(dedup.near(pairs, texts_of, config.near_duplicates))
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which replaces `path` at the end.
+def _read(spark: SparkSession, parts: Mapping[int, Cut], number: int, columns: str, work: Work) -> DataFrame:
+    """One table of each part, on Spark."""
 
-    It is the attempt's own, since Spark may run two attempts of one task at once.
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for part in (number for batch in batches for number in batch.column("id").to_pylist()):
+            yield from parts[part].read(work, number).to_batches(max_chunksize=BATCH)
+
+    tasks = min(len(parts), 2 * spark.sparkContext.defaultParallelism)
+    return spark.range(0, len(parts), 1, tasks).mapInArrow(read, columns)
+
+
+def _check_complete(source: Path, counts: Mapping[tuple[str, str | None], int]) -> None:
+    """Make sure that of each source as many documents were kept or dropped as there are.
+
+    Raises:
+        WorkError: naming the sources of which some were lost.
     """
-    task = TaskContext.get()
-    assert task
-    partial = path.with_name(f".{path.name}.{task.taskAttemptId()}")
-    yield partial
-    os.replace(partial, path)
-
-
-@contextmanager
-def _parquet_writer(path: Path, kind: type[Row]) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file to write to, which replaces `path` at the end.
-
-    It is pyarrow's: Spark's own writer lists a column's encodings in an order that differs between JVMs, so that the
-    same rows would not give the same bytes.
-    """
-    with _replacing(path) as partial, pq.ParquetWriter(partial, schema(kind), compression="zstd") as file:
-        yield file
-
-
-def _write_rows(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
-    if len(rows):
-        table = rows.select(file.schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-        file.write_table(table.cast(file.schema).combine_chunks())
+    read, told = Counter[str](), Counter[str]()
+    for batch in pq.ParquetFile(source, read_dictionary=["source"]).iter_batches(1 << 20, columns=["source"]):
+        values = pc.value_counts(batch.column("source").cast(pa.string()))
+        read.update({value["values"]: value["counts"] for value in values.to_pylist()})
+    for (name, _), number in counts.items():
+        told[name] += number
+    if told != read:
+        wrong = [
+            f"{n}: {read[n]} came in, {told[n]} were kept or dropped" for n in sorted(read | told) if read[n] != told[n]
+        ]
+        raise WorkError(f"Documents were lost on the way: {'; '.join(wrong)}. Run again.")

@@ -1,23 +1,24 @@
 """What was read from a source, kept so that an unchanged file and a past day are not read twice.
 
 An extract is one Parquet file of rows as a reader yielded them, in its order: documents, quarantined rows (with their
-`rule`), and rows that `where` left out (rule `left_out`). It does not know the data interval; that is filled in when
-its rows are copied into an artifact. A file's extract is `{cache}/{key}.parquet`, where the key hashes the file's
-content, its location, how it is read and the reader's code. The extracts of a database table with a `cursor` column are
-periods, `{cache}/{key}/{first day}_{day after the last}.parquet`: the rows of an interval are those of periods that
-follow on each other from the first row on, and only what they leave out is asked for.
+`rule`), and rows that `where` left out (rule `left_out`). A file's extract is `{cache}/{key}.parquet`, where the key
+hashes the file's content, its location, how it is read, and the code of the reader and of its libraries. The extracts
+of a database table with a `cursor` column are periods, `{cache}/{key}/{first day}_{day after the last}.parquet`: the
+rows of an interval are those of periods that follow on each other from the first row on, and only what they leave out
+is asked for.
 
 The folder may be deleted at any time; the next run reads the sources again.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from itertools import islice
 from operator import attrgetter
@@ -27,26 +28,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
+from llmops import hashes
 from llmops.artifacts import locked
 from llmops.code_version import code_version
 from llmops.config import Source
 from llmops.data.collect.files import SourceFile
+from llmops.data.collect.forgotten import Forgotten
+from llmops.data.collect.libraries import libraries
 from llmops.data.collect.readers import sql_rows
-from llmops.data.collect.readers.origin import Item, Items, Origin, Reader
-from llmops.data.collect.remote import expand
-from llmops.data.collect.row_file import RowFile
-from llmops.errors import SourceError
+from llmops.data.collect.readers.kinds import READERS
+from llmops.data.collect.readers.origin import Item, Items, Origin
+from llmops.data.collect.workers import in_processes
+from llmops.data.remote import RemoteFile, expand
+from llmops.data.row_file import RowFile
+from llmops.errors import SourceUnavailableError
 from llmops.records import Document, Dropped, content_id
+from llmops.schedule import intervals
+from llmops.schedule.transient import is_full
 
 LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
 BATCH = 1000  #: rows that are held as Python objects,
 COPIED = 10_000  #: and as Arrow columns, at a time
 
+#: Bytes that one process reads in a second, by kind, to tell whether several are worth their start.
+SPEED = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
+WORTH_S = 6.0  #: seconds of reading
+
 #: Time after the end of a period in which rows of it may still come: by late commits, or from a database whose clock is
 #: in another zone. Until it has passed, every run asks for the period again.
 SETTLE = timedelta(days=1)
 
-_DOCUMENT = [f.name for f in fields(Document) if f.name != "interval"]
+_DOCUMENT = [f.name for f in fields(Document)]
 _DROPPED = [f.name for f in fields(Dropped)]
 _NAMES = list(dict.fromkeys(_DOCUMENT + _DROPPED))
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _NAMES])
@@ -71,37 +83,83 @@ class Extracts:
 
     cache: Path  #: folder of the extracts that later runs use again
     scratch: Path  #: folder of the others: of what could not be read to the end, or could change without a sign
-    keep: Callable[[Document | Dropped], Document | Dropped]  #: row → the same row, or what stands for a forgotten one
+    memory: Path  #: file that remembers the hashes of local files
+    forgotten: Forgotten
 
-    def of_file(self, file: SourceFile, source: Source, reader: Reader) -> tuple[Path, bool]:
-        """The extract of one file, and whether the file had to be read for it.
+    def of_files(
+        self, files: Sequence[tuple[SourceFile, str]], source: Source, processes: int = 1
+    ) -> list[tuple[Path, bool]]:
+        """The extracts of files in their versions, each with whether it had to be read; see `of_file`.
+
+        With several processes, files that take long enough to read are read in as many; the result is the same.
+        """
+        todo = [(file, version) for file, version in files if not self._slot(file, version, source).is_file()]
+        seconds = sum(file.size or 0 for file, _ in todo) / SPEED.get(source.kind, SPEED[""])
+        made: dict[str, tuple[Path, bool]] = {}
+        if processes > 1 and len(todo) > 1 and seconds > WORTH_S:
+            calls = [(file.location, partial(self.of_file, file, version, source)) for file, version in todo]
+            read = in_processes(calls, min(processes, len(todo)))
+            made = {file.location: extract for (file, _), extract in zip(todo, read, strict=True)}
+        return [made.get(file.location) or self.of_file(file, version, source) for file, version in files]
+
+    def _slot(self, file: SourceFile, version: str, source: Source) -> Path:
+        """Where the extract of a file is kept; one that cannot tell its version has none to keep."""
+        if not version:
+            return self.scratch / f"{content_id(file.location)}.parquet"
+        reader = READERS[source.kind].__module__
+        return self.cache / f"{_key(source, reader, file.location, version, libraries(source.kind))}.parquet"
+
+    def of_file(self, file: SourceFile, version: str, source: Source) -> tuple[Path, bool]:
+        """The extract of one file as it is in one version, and whether the file had to be read for it.
+
+        Args:
+            file: the file.
+            version: what it said its version is; empty if that could not be told.
+            source: the source that names it.
 
         Raises:
-            SourceError: if the configuration does not fit the file, or it changes while it is read.
+            SourceError: if the configuration does not fit the file, or it is in another version by now.
         """
-        origin = Origin(source, file.location)
-        state, version = file.state(), file.version()
+        slot = self._slot(file, version, source)
         if not version:
-            path = self.scratch / f"{content_id(file.location)}.parquet"
-            self._write(path, partial(reader, file.fetch(self.scratch), origin), origin)
-            return path, True
-        slot = self.cache / f"{_key(source, reader.__module__, file.location, version)}.parquet"
+            self._read(file, version, source, slot)
+            return slot, True
         with locked(slot):
             if slot.is_file():
+                os.utime(slot)  # what no run uses any more is removed after a while
                 return slot, False
             new = slot.with_name(f".{slot.name}.new")
-            downloads = self.cache / "downloads"
-            path = file.fetch(downloads)
-            whole = self._write(new, partial(reader, path, origin), origin)
-            if file.state() != state:
-                new.unlink()
-                raise SourceError(f"Source {source.name}: {file.location} changed while it was being read; run again.")
-            if path.is_relative_to(downloads):  # the extract has what it held
-                shutil.rmtree(path.parent)
-            if not whole:
+            if not self._read(file, version, source, new):
                 return Path(shutil.move(new, self.scratch / slot.name)), True
             os.replace(new, slot)
             return slot, True
+
+    def _read(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:
+        """Write the extract of a file to `path`; returns whether it could be read to the end."""
+        origin = Origin(source, file.location)
+        copies = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
+
+        try:
+            copy, found = file.fetch(copies)
+        except OSError as error:
+            if is_full(error):
+                raise
+            if version:  # it could be read when it said so
+                raise SourceUnavailableError(
+                    f"Source {source.name}: {file.location} cannot be read any more: {error.strerror}; run again."
+                ) from error
+            lost = origin.dropped("file", "unreadable", error.strerror or str(error))
+            self._write(path, lambda: iter([lost]), origin)
+            return False
+        if found != version:
+            hashes.forget(self.memory)
+            raise SourceUnavailableError(
+                f"Source {source.name}: {file.location} changed while it was being read; run again."
+            )
+        whole = self._write(path, partial(READERS[source.kind], copy, origin), origin)
+        if copy.is_relative_to(copies):  # the extract has what it held
+            shutil.rmtree(copy.parent)
+        return whole
 
     def of_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
         """The extract of a query without a cursor, which is asked anew each time.
@@ -125,11 +183,13 @@ class Extracts:
             SourceError: if the database cannot be reached or refuses the query.
         """
         end = date.fromisoformat(origin.interval) + timedelta(days=1)
-        settled = min(end, _today() - SETTLE)
+        settled = min(end, intervals.today() - SETTLE)
         folder = self.cache / _key(origin.source, sql_rows.__name__, origin.location, _database(origin, environ))
         with locked(folder):
             periods = _chain([_period(path) for path in folder.glob("[!.]*.parquet")], end)
             paths = [folder / f"{first}_{last}.parquet" for first, last in periods]
+            for path in paths:
+                os.utime(path)
             done = periods[-1][1] if periods else date.min
             for last, target in ((settled, folder), (end, self.scratch)):
                 if done < last:
@@ -152,7 +212,7 @@ class Extracts:
                 yield origin.dropped("file", "unreadable", error.strerror or str(error))
 
         with RowFile(path, SCHEMA) as out:
-            rows = (item and self.keep(item) for item in readable())
+            rows = iter(self.forgotten.without(readable()))
             while batch := list(islice(rows, BATCH)):
                 columns = zip(*(_values(item) for item in batch), strict=True)
                 out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
@@ -169,20 +229,23 @@ def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.Record
     """The rows of periods that follow on each other, the newest of each key, in the order of their keys.
 
     The result is the same for the same rows, however they were cut into periods. Malformed rows are all kept, since
-    none is a newer version of another. What does not fit into memory is sorted in `scratch`.
+    none is a newer version of another; a forgotten row stays so in its newer versions. What does not fit into memory
+    is sorted in `scratch`.
     """
     import duckdb
 
     query = """
         SELECT * FROM (
             SELECT *, list_position($files, filename) AS number FROM read_parquet(
-                $files, filename = true, file_row_number = true, hive_partitioning = false))
+                $patterns, filename = true, file_row_number = true, hive_partitioning = false))
         QUALIFY rule = 'malformed' OR row_number() OVER (
-            PARTITION BY id, rule = 'malformed' ORDER BY number DESC, file_row_number DESC) = 1
+            PARTITION BY id, rule = 'malformed'
+            ORDER BY rule = 'forgotten' DESC, number DESC, file_row_number DESC) = 1
         ORDER BY position, number, file_row_number
     """
     with duckdb.connect(config={"temp_directory": str(scratch)}) as database:
-        found = database.execute(query, {"files": [str(path) for path in periods]})
+        files = [str(path) for path in periods]
+        found = database.execute(query, {"files": files, "patterns": list(map(glob.escape, files))})
         batches: pa.RecordBatchReader = found.to_arrow_reader(COPIED)
         yield from batches
 
@@ -213,13 +276,9 @@ def _database(origin: Origin, environ: Mapping[str, str]) -> str:
     return url.set(password=None, query={}).render_as_string()
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
-def _key(source: Source, reader: str, location: str, version: str) -> str:
+def _key(source: Source, reader: str, *parts: str) -> str:
     how = {k: v for k, v in source.hashed().items() if k not in ("location", "connection")}
-    return content_id(json.dumps(how, sort_keys=True), code_version(reader), location, version)
+    return content_id(json.dumps(how, sort_keys=True), code_version(reader), *parts)
 
 
 _NOTHING_WRONG = ("",) * (len(_NAMES) - len(_DOCUMENT))  #: rule, detail and content of a document

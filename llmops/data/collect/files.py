@@ -1,20 +1,27 @@
-"""The files that a source names, and what they hold: light enough to look at before a stage is run."""
+"""The files that a source names, and what they hold: light enough to look at before a stage is run.
+
+A file may change at any moment. What is read is therefore a copy that nobody else writes to, and the copy says of which
+version it is: the hash of its own bytes, or the tag under which a server gave them out. An extract and the artifact
+that it goes into are named by that version, and by no other.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from llmops.artifacts import file_sha256
 from llmops.config import Collect, Source
-from llmops.data.collect import remote
-from llmops.data.collect.credentials import environment
+from llmops.data import remote
+from llmops.data.collect.dataset_files import DatasetFolder, HubDataset
+from llmops.data.collect.libraries import libraries
+from llmops.data.collect.local_files import LocalFile
 from llmops.data.collect.readers.origin import printable
+from llmops.data.credentials import environment
 from llmops.errors import SourceError
+from llmops.hashes import remembered
 from llmops.records import content_id
 
 
@@ -26,44 +33,23 @@ class SourceFile(Protocol):
         """Where it is, as it stands in documents: relative to the configuration, or a URL without secrets."""
         ...
 
-    def version(self) -> str:
-        """What changes whenever the content does; empty if that cannot be told."""
+    @property
+    def size(self) -> int | None:
+        """Bytes; None if it is not known."""
         ...
 
-    def state(self) -> str:
-        """What changes when the file is written to; cheap."""
+    def version(self, sha256: Callable[[Path], str]) -> str:
+        """What changes whenever the content does; empty if that cannot be told. `sha256` hashes a local file."""
         ...
 
-    def fetch(self, folder: Path) -> Path:
-        """A path that it can be read from; a remote file is copied into `folder`."""
+    def fetch(self, folder: Path) -> tuple[Path, str]:
+        """A copy in `folder`, and the version of what the copy holds.
+
+        Raises:
+            OSError: if it cannot be read.
+            SourceError: if it cannot be reached, or changes meanwhile.
+        """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file of this machine."""
-
-    location: str
-    path: Path
-
-    def version(self) -> str:
-        """SHA-256 of the content; empty if the file cannot be read, which reading it will name."""
-        try:
-            return file_sha256(self.path)
-        except OSError:
-            return ""
-
-    def state(self) -> str:
-        """Identity, size and time of change."""
-        try:
-            found = self.path.stat()
-        except OSError as error:
-            return str(error)
-        return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
-
-    def fetch(self, folder: Path) -> Path:
-        """The path itself."""
-        return self.path
 
 
 def matching_files(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
@@ -77,25 +63,63 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         try:
             found: Sequence[SourceFile] = remote.find(location, environment(source.connection))
         except SourceError as error:
-            raise SourceError(f"Source {source.name}: {error}") from None
+            raise type(error)(f"Source {source.name}: {error}") from None
         if found:
             return found
         raise SourceError(
             f"Source {source.name}: no file matches {location}; check the path, and whether the credentials may see it."
         )
+    if source.revision:
+        return [HubDataset(location, source.revision)]
     path = root / Path(location).expanduser()
-    paths = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+    if source.kind == "dataset" and path.is_dir():
+        return [_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
+    if path.is_file():
+        paths = [path]
+    else:  # the root is no part of the pattern: `[` may stand in its name
+        pattern = str(Path(location).expanduser())
+        paths = sorted(root / p for p in glob.glob(pattern, root_dir=root, recursive=True))
     if files := [p for p in paths if not p.is_dir()]:
-        return [LocalFile(printable(Path(os.path.relpath(p, root)).as_posix()), p) for p in files]
+        if source.kind == "dataset":
+            return [_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]
+        return [LocalFile(_shown(p, root), p) for p in files]
     hint = "it is a folder; name the files in it, as in `folder/*.html`" if path.is_dir() else "check the path"
+    if source.kind == "dataset":
+        hint += "; to read a repository of the Hub, name its `revision`"
     raise SourceError(f"Source {source.name}: no file matches {location}, looked for in {root}; {hint}.")
+
+
+def _dataset(folder: Path, files: Iterable[Path], root: Path) -> DatasetFolder:
+    seen = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return DatasetFolder(_shown(folder, root), folder, tuple(sorted(seen)))
+
+
+def _shown(path: Path, root: Path) -> str:
+    return printable(Path(os.path.relpath(path, root)).as_posix())
+
+
+def memory(config: Collect) -> Path:
+    """The file that remembers the hashes of local files."""
+    return config.cache / "hashes.json"
 
 
 def content(config: Collect, interval: str) -> str:
     """16 hex digits over the content of all file sources: another day's or a changed file is new work.
 
-    Local files count by their SHA-256, remote ones by what their server says changes with the content. What a database
-    holds is not looked at: its rows of one data interval are taken not to change.
+    Local files count by their SHA-256, remote ones by what their server says changes with the content, and what reads
+    them by its version. What a database holds is not looked at: its rows of one data interval are taken not to change.
     """
-    files = [f for s in config.sources if s.kind != "sql" for f in matching_files(s, config.root, interval)]
-    return content_id(*(part for file in files for part in (file.location, file.version())))
+    with remembered(memory(config)) as sha256:
+        return content_of(
+            (source, [(f.location, f.version(sha256)) for f in matching_files(source, config.root, interval)])
+            for source in config.sources
+            if source.kind != "sql"
+        )
+
+
+def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:
+    """The same, of sources with the locations and versions of their files."""
+    parts: list[str] = []
+    for source, files in sources:
+        parts += [libraries(source.kind), *(part for file in files for part in file)]
+    return content_id(*parts)

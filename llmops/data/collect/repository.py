@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.artifacts import write_whole
-from llmops.data.collect.remote import connect, is_remote, local, md5
-from llmops.errors import LlmopsError, SourceError
+from llmops.data.remote import connect, is_remote, local, md5
+from llmops.errors import LlmopsError, SourceError, TransientError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ _PARTIAL = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: wh
 
 
 class RepositoryError(LlmopsError):
+    """The repository refuses what is put there."""
+
+
+class RepositoryUnavailableError(RepositoryError, TransientError):
     """The repository cannot be reached, or does not hold what was put there."""
 
 
@@ -43,7 +47,7 @@ def upload(
 
     Args:
         documents: a Parquet file.
-        repository: a folder, or a URL of `llmops.data.collect.remote`; a bucket or container must exist.
+        repository: a folder, or a URL of `llmops.data.remote`; a bucket or container must exist.
         interval: ISO date.
         environ: the environment that holds the credentials.
 
@@ -59,9 +63,10 @@ def upload(
         try:
             return _upload(documents, partition, interval)
         except OSError as error:
-            raise RepositoryError(f"Repository {partition.shown}: {error}") from None
+            raise RepositoryUnavailableError(f"Repository {partition.shown}: {error}") from None
     except SourceError as error:
-        raise RepositoryError(f"Repository: {error}") from None
+        kind = RepositoryUnavailableError if isinstance(error, TransientError) else RepositoryError
+        raise kind(f"Repository: {error}") from None
 
 
 def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
@@ -131,7 +136,9 @@ class _Partition:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, data)
         if not self.holds(name, data):
-            raise RepositoryError(f"{self.shown}/{name} is not what was sent; run again, and look at the store's logs.")
+            raise RepositoryUnavailableError(
+                f"{self.shown}/{name} is not what was sent; run again, and look at the store's logs."
+            )
 
     def remove(self, name: str) -> None:
         """Delete a file."""

@@ -14,16 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmops import machine
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
-from llmops.data.collect.credentials import environment
 from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
-from llmops.data.collect.files import matching_files
-from llmops.data.collect.readers.kinds import READERS
+from llmops.data.collect.files import content_of, matching_files, memory
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated
-from llmops.data.collect.row_file import RowFile
-from llmops.errors import SourceError
+from llmops.data.credentials import environment
+from llmops.data.row_file import RowFile
+from llmops.errors import SourceError, SourceUnavailableError, TransientError
+from llmops.hashes import remembered
 from llmops.records import Document, Dropped, schema
 
 log = logging.getLogger(__name__)
@@ -37,49 +38,60 @@ class SourceCounts:
 
     documents: int = 0
     quarantined: int = 0
+    forgotten: int = 0  #: of these, rows of persons that `llmops data forget` took out
     left_out: int = 0  #: rows that its `where` leaves out
     read: int = 0  #: files, or periods of a table, that were read
     unchanged: int = 0  #: files or periods that were not read, since an earlier run kept their extracts
     rules: Counter[str] = field(default_factory=Counter)
     shown: list[Dropped] = field(default_factory=list)
+    versions: list[tuple[str, str]] = field(default_factory=list)  #: of its files: location and version
 
     def metrics(self) -> dict[str, int]:
         """The numbers alone."""
-        return {name: number for name, number in asdict(self).items() if name not in ("rules", "shown")}
+        return {name: number for name, number in asdict(self).items() if isinstance(number, int)}
 
 
-def run(config: Collect, *, interval: str, out: Path) -> Mapping[str, Any]:
+def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapping[str, Any]:
     """Read all sources of `config` for the data interval `interval` (an ISO date).
+
+    `sources` is the content that is to be read (`files.content`); empty: whatever there is.
 
     Writes `documents.parquet` and `quarantine.parquet`, and puts the documents into the repository, if there is one.
 
     Raises:
         SourceError: naming every source that cannot be reached or yields no document, with the reasons.
+        SourceUnavailableError: if files are others than `sources` says.
         RepositoryError: if the repository does not take the documents.
     """
     if not config.sources:
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
     counts: dict[str, SourceCounts] = {}
-    problems: list[str] = []
+    problems: list[SourceError] = []
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
                     found = _collect(source, config, interval, documents, quarantine, out)
                 except SourceError as error:
-                    problems.append(str(error))
+                    problems.append(error)
                     continue
                 counts[source.name] = found
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
                 if found.shown:
                     log.warning("source %s: quarantined %s", source.name, _shown(found))
                 if not found.documents:
-                    problems.append(_why_nothing(source, found))
+                    problems.append(SourceError(_why_nothing(source, found)))
         if problems:
-            raise SourceError(" ".join(problems) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
+            passing = all(isinstance(problem, TransientError) for problem in problems)
+            kind = SourceUnavailableError if passing else SourceError  # one that stays fails the next try, too
+            raise kind(" ".join(map(str, problems)) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
+        read = [(source, counts[source.name].versions) for source in config.sources if source.kind != "sql"]
+        if sources and content_of(read) != sources:
+            raise SourceUnavailableError("Files of the sources came, went or changed since this run began; run again.")
     metrics = {
         "documents": documents.rows,
         "quarantined": quarantine.rows,
+        "forgotten": sum(found.forgotten for found in counts.values()),
         "sources": {name: found.metrics() for name, found in counts.items()},
     }
     if config.repository:
@@ -98,14 +110,15 @@ def _collect(
         SourceError: if no file matches, or the source's configuration does not fit what it holds.
     """
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    copy = partial(_copy, interval=interval, documents=documents, quarantine=quarantine, counts=counts)
+    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
-        extracts = Extracts(config.cache, scratch, forgotten.load(config.forgotten))
+        extracts = Extracts(config.cache, scratch, memory(config), forgotten.load(config.forgotten))
         if source.kind != "sql":
-            found = [
-                extracts.of_file(f, source, READERS[source.kind]) for f in matching_files(source, config.root, interval)
-            ]
+            with remembered(memory(config)) as sha256:
+                files = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
+            counts.versions = [(file.location, version) for file, version in files]
+            found = extracts.of_files(files, source, min(machine.cores(), machine.total_memory() // machine.GIB))
             counts.read = sum(new for _, new in found)
             counts.unchanged = len(found) - counts.read
             edges = repeated.edges(extract_rows(path) for path, _ in found) if source.kind == "html" else frozenset()
@@ -123,20 +136,19 @@ def _collect(
     return counts
 
 
-def _copy(
-    batches: Iterable[pa.RecordBatch], *, interval: str, documents: RowFile, quarantine: RowFile, counts: SourceCounts
-) -> None:
+def _copy(batches: Iterable[pa.RecordBatch], *, documents: RowFile, quarantine: RowFile, counts: SourceCounts) -> None:
     """Copy the rows of extracts to where they belong."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
         found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
-        documents.add(found.append_column("interval", pa.repeat(interval, len(found))))
+        documents.add(found)
         quarantine.add(bad)
         counts.documents += len(found)
         counts.quarantined += len(bad)
         counts.left_out += len(table) - len(found) - len(bad)
         counts.rules.update(bad["rule"].to_pylist())
+        counts.forgotten = counts.rules[forgotten.RULE]
         for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
             counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
 

@@ -1,10 +1,10 @@
 """Sentences of a text, by rules that are simple enough to hold for most languages.
 
 Each script has its marks: the full stop, `।` (Hindi), `؟` and `۔` (Arabic, Urdu), `።` (Amharic), `։` (Armenian), and
-`。` (Chinese, Japanese), which no white space follows. Thai has none, so that its text is one sentence a paragraph. The
-abbreviations are mostly English ones.
+`。` (Chinese, Japanese), which no white space follows. Thai has none, so that its text is one sentence a paragraph. No
+sentence begins with a small letter; which abbreviations end none is in `abbreviations`.
 
-The library `sentencex` (1.0.32) is two to three times as fast and knows other languages' abbreviations. But it ends no
+The library `sentencex` (1.0.32) is two to three times as fast and knows more abbreviations. But it ends no
 sentence with "no." ("No. Antibiotics do not work against viruses.") nor before two spaces, and ends one after "v1." in
 "v1. and" and after a list's "1.": of 210 answers of public health agencies it splits 5 in another way, 4 of them worse.
 pysbd (17) and spaCy's sentencizer (6) split more of them in another way, and are far slower.
@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import re
 
-# Full stops after these end no sentence, the second ones only before a number: "No. 5", but "He said no. I left."
-_TITLES = frozenset(
-    ["mr", "mrs", "ms", "dr", "prof", "st", "mt", "e.g", "i.e", "cf", "vs", "viz", "u.s", "u.k", "inc", "ltd"]
-)
-_COUNTS = frozenset(["no", "nos", "nr", "fig", "vol", "p", "pp", "ext", "tel", "approx", "ca", "art", "sec"])
-_MONTHS = frozenset(["jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"])
+import regex
+
+from llmops.data.text.abbreviations import ALWAYS, BEFORE_NUMBERS
 
 _CLOSING, _OPENING = r"[\"'”’)\]」』】]*", r"[\"'“‘(\[¿¡「『【]*"
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
@@ -34,7 +31,15 @@ _END = re.compile(
         ]
     )
 )
-_LAST_WORD = re.compile(r"([\w.]+)\.$")
+_AHEAD = 100  #: characters behind a cut that are looked at, to tell whether a sentence ends before it
+_WHITE = re.compile(r"\s+")
+_CHARACTER = regex.compile(r"\X")
+_LAST_WORD = re.compile(r"([\w.º]+)\.$")
+_LETTERS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")  # an initial, `z.B`, `S.p.A`
+_HOURS = frozenset(["a.m", "p.m"])  # which end a sentence as often as not
+# What the number of a day stands before, as in German.
+_MONTH = re.compile(r"(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b")
+_NEXT = re.compile(rf"{_OPENING}(\w?)")
 
 
 def sentences(text: str) -> list[str]:
@@ -50,13 +55,30 @@ def cut(text: str, count: int) -> str:
     return text[: spans[count - 1][1]].strip() if count < len(spans) else text
 
 
+def within(text: str, most: int) -> str:
+    """The beginning of `text` of at most `most` characters that ends where a sentence does.
+
+    If that would lose more than half of what may stay, it ends where a word does, and else, as in scripts that put no
+    spaces between words, where a character does that people see as one (UAX #29: a letter with its marks, an emoji).
+    """
+    if len(text) <= most:
+        return text
+    head = text[: most + _AHEAD]
+    sentence = max((end for _, end in _spans(head) if end <= most), default=0)
+    word = max((space.start() for space in _WHITE.finditer(head[: most + 1])), default=0)
+    for end in (sentence, word):
+        if 2 * end > most:
+            return text[:end].strip()
+    return text[: max((c.end() for c in _CHARACTER.finditer(head) if c.end() <= most), default=0)].strip()
+
+
 def _spans(text: str) -> list[tuple[int, int]]:
     spans, start = [], 0
     for match in _END.finditer(text):
         closing = match[0].split(maxsplit=1)[0] if match[0].strip() else ""
         stop = match.start() + len(closing)
         if text[start:stop].strip() and not _continues(
-            text[start : match.start()], match[0], text[match.end() : match.end() + 1]
+            text[start : match.start()], match[0], text[match.end() :][:_AHEAD]
         ):
             spans.append((start, stop))
             start = match.end()
@@ -66,11 +88,16 @@ def _spans(text: str) -> list[tuple[int, int]]:
 
 
 def _continues(before: str, gap: str, following: str) -> bool:
-    """Whether the full stop at the end of `before` belongs to an abbreviation, an initial or a list number."""
-    match = _LAST_WORD.search(before)
-    if "\n" in gap or not match:
+    """Whether a sentence goes on in `following`: the full stop belongs to an abbreviation, an initial or a number."""
+    if "\n" in gap:
+        return False
+    begins = _NEXT.match(following)
+    if begins and begins[1].islower():
+        return True
+    if not (match := _LAST_WORD.search(before)):
         return False
     word = match[1].casefold()
-    initial = len(word) == 1 and match[1].isupper()
-    list_number = word.isdigit() and not before[: match.start()].strip()
-    return initial or list_number or word in _TITLES or (following.isdigit() and word in _COUNTS | _MONTHS)
+    if word.isdigit():
+        return not before[: match.start()].strip() or bool(_MONTH.match(following))
+    letters = bool(_LETTERS.fullmatch(match[1])) and word not in _HOURS
+    return letters or word in ALWAYS or (following[:1].isdigit() and word in BEFORE_NUMBERS)

@@ -49,10 +49,15 @@ class Entry(BaseModel):
         return self.weights_gib + 1 + 0.25 * self.parameters
 
     @property
+    def whole_gib(self) -> float:
+        """Memory of the weights in bfloat16, GiB, as compress and evaluate have them, and 1 GiB for activations."""
+        return self.parameters * 2 * 1e9 / GIB + 1
+
+    @property
     def serving_gib(self) -> float:
-        """Memory for serving in 4 bits, GiB: the weights, 0.5 GiB for activations, and keys and values of 16 requests
-        of 1,024 tokens in bfloat16."""
-        return self.weights_gib + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
+        """Memory for serving, GiB: the weights in bfloat16, 0.5 GiB for activations, and keys and values of 16 requests
+        of 1,024 tokens. A smaller form takes less, but none need be good enough to be chosen."""
+        return self.parameters * 2 * 1e9 / GIB + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
 
     def packaged(self) -> Path | None:
         """The GGUF file of the package that carries this model, if it is installed (nothing is imported)."""

@@ -28,7 +28,9 @@ def generate(
         The token ids of each answer, without the token that ends it.
     """
     width = max(len(r) for r in requests)
-    pad = int(tokenizer.pad_token_id)
+    pad, ends = int(tokenizer.pad_token_id), prompts.end_ids(tokenizer)
+    known = model.generation_config.eos_token_id
+    ends |= set(known) if isinstance(known, list) else {known} - {None}
     ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in requests], device=model.device)
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in requests], device=model.device)
     output = model.generate(
@@ -40,10 +42,10 @@ def generate(
         top_p=None,
         top_k=None,
         pad_token_id=pad,
+        eos_token_id=sorted(ends),
         stop_strings=prompts.stop_strings(tokenizer) or None,
         tokenizer=tokenizer,
     )
-    ends = {tokenizer.eos_token_id, pad}
     return [_until(row, ends) for row in output[:, width:].tolist()]
 
 

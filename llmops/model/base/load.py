@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llmops.model.base import int8
+from llmops.prompts.clock import without_clock
 
 ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
 Model = Any  #: a transformers causal language model; its classes are built at run time and carry no useful type
@@ -34,8 +35,19 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder; one without a padding token pads with its end-of-sequence token."""
+    """The tokenizer of a model folder; one without a padding token pads with its end-of-sequence token.
+
+    Its chat template does not ask for the time any more, so that who saves it hands on what was trained.
+
+    Raises:
+        ArtifactError: if the template asks in a way that cannot be fixed, or writes something by chance.
+    """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        tokenizer.chat_template = {name: without_clock(text) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = without_clock(template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -58,6 +70,15 @@ def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
     model = int8.load(Path(path), device()) if int8.is_int8(Path(path)) else load_model(path)
     adapter = Path(path) / ADAPTER
     if adapter.is_dir():
+        from peft import PeftModel  # not above: it brings bitsandbytes, which a merged model has no use for
+
         # In float32, as it was trained, every layer would cast back and forth.
         model = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
     return model, load_tokenizer(path)
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nothing holds any more, a GPU's too: another process may need it next."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -67,18 +67,33 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
-    """Mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity.
+def answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[tuple[float, int]]:
+    """Negative log-likelihood of each example's answer in nats, and its number of tokens, in the order of `examples`.
 
-    A model that trains is judged without dropout, and trains on undisturbed afterwards.
+    What ends the answer is one of its tokens. A model that trains is judged without dropout, and trains on undisturbed
+    afterwards.
     """
-    total, count = 0.0, 0
+    found: list[tuple[float, int]] = []
     with judging(model):
         for start in range(0, len(examples), batch):
-            packed = {k: v.to(model.device) for k, v in pack(examples[start : start + batch]).items()}
-            total += float(answer_loss(model, packed))
-            count += len(packed["labels"])
-    return total / count
+            chosen = examples[start : start + batch]
+            packed = {k: v.to(model.device) for k, v in pack(chosen).items()}
+            labels = packed.pop("labels")
+            logits = model(**packed, use_cache=False).logits[0].float()
+            nats = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            counts = [len(e.token_ids) - e.prompt_tokens for e in chosen]
+            found += zip((float(part.sum()) for part in torch.split(nats, counts)), counts, strict=True)
+    return found
+
+
+def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
+    """Mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity."""
+    return per_token(answer_nats(model, examples, batch))
+
+
+def per_token(found: Sequence[tuple[float, int]]) -> float:
+    """Nats per answer token over what `answer_nats` found."""
+    return sum(nats for nats, _ in found) / sum(count for _, count in found)
 
 
 @contextmanager

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from llmops.artifacts import link
 from llmops.model.base.catalog import Entry
+from llmops.model.base.hashes import FILES
+from llmops.scans.signed_urls import keep_out_of_logs, unsigned
 
 log = logging.getLogger(__name__)
 
-#: What a model is loaded from; not the second copy of the weights in their vendor's own format.
-_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+#: The second copy of the weights, in their vendor's own format.
 _COPIES = ["consolidated*", "original/*"]
 
 
@@ -40,11 +43,29 @@ def cached(entry: Entry, revision: str) -> Path | None:
 
 def download(entry: Entry, revision: str) -> Path:
     """The folder of a model from the Hub, which is named by its commit; the cache has it afterwards."""
+    keep_out_of_logs()
     log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
-    folder = snapshot_download(entry.model, revision=revision or None, allow_patterns=_FILES, ignore_patterns=_COPIES)
+    try:
+        folder = snapshot_download(
+            entry.model, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=_COPIES
+        )
+    except HfHubHTTPError as error:
+        error.args = (unsigned(str(error)),)
+        raise error from None  # what it was made from has the signed URL, too
     if not revision:
         log.warning("%s is not pinned; pin it with select.revision: %s", entry.model, Path(folder).name)
     return Path(folder)
+
+
+def keep(folder: Path, out: Path) -> None:
+    """Keep a model of the Hub's cache at `out`, which is whole whatever becomes of the cache.
+
+    As hard links where the disk has them, so that it takes no room while the cache is there.
+    """
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    for name in filter_repo_objects(names, allow_patterns=list(FILES), ignore_patterns=_COPIES):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        link((folder / name).resolve(), out / name)  # the cache itself has symbolic links to its blobs
 
 
 def unpack(found: Path, scratch: Path) -> Path:

@@ -17,10 +17,11 @@ import torch
 from llmops.config import Compress, Train
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import Model
+from llmops.model.base.load import Model, free_memory
 from llmops.model.compress.calibrate import feed_examples
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, merge_adapter, trainable
+from llmops.model.training.merge import save_merged
+from llmops.model.training.qlora import Hyperparameters, trainable
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +50,16 @@ def prune(model: Model, examples: Sequence[Tokens], share: float) -> Model:
     return model
 
 
-def recover(pruned: Path, examples: Sequence[Tokens], config: Compress, scratch: Path) -> Model:
-    """Train the pruned model at `pruned` again with LoRA and merge; goes on from the checkpoints in `scratch`."""
+def recover(pruned: Path, examples: Sequence[Tokens], config: Compress, scratch: Path, out: Path) -> None:
+    """Train the pruned model at `pruned` again with LoRA and write it merged; goes on from checkpoints in `scratch`."""
     train = Train(method="lora", epochs=config.recovery_epochs, seed=config.seed)
     found = Hyperparameters(learning_rate=config.recovery_learning_rate, **_RECOVERY)
     model = trainable(str(pruned), train, found)
     fit(model, examples, train, found, scratch)
     model.save_pretrained(scratch / "adapter")
     del model
-    return merge_adapter(str(pruned), scratch / "adapter", "lora")
+    free_memory()
+    save_merged(str(pruned), scratch / "adapter", "lora", out)
 
 
 def _mlps(model: Model) -> Iterator[Any]:

@@ -9,12 +9,12 @@ smallest (or the fastest). An interrupted run keeps the variants that it has mad
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,17 @@ import numpy as np
 
 from llmops.artifacts import link, write_json
 from llmops.config import Compress
-from llmops.features.examples import read_offline
+from llmops.features.examples import read_examples, read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.generate import answer
-from llmops.model.base.load import load_servable
+from llmops.model.base.load import free_memory, load_servable
+from llmops.model.base.packing import answer_nats
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
 from llmops.model.compress.variants import FULL, Material
-from llmops.model.scoring.likelihood import answer_nats
 from llmops.model.scoring.metrics import token_f1
-from llmops.records import Example, base_path, read_rows
+from llmops.records import Example, base_path
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Interval
 
@@ -56,9 +56,11 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
         ArtifactError: if there is no validation item.
         ConfigError: if the model cannot be pruned.
     """
-    tokens = {t.id: t for t in read_offline(features, "validation")}
-    items = [i for i in read_rows(annotate / "validation.parquet", Example) if i.id in tokens][: config.items]
-    references = [tokens[item.id] for item in items]
+    held_out = read_offline(features, "validation")
+    number = {tokens.id: n for n, tokens in enumerate(held_out)}
+    fit = (item for item in read_examples(annotate / "validation.parquet") if item.id in number)
+    items = list(islice(fit, config.items))
+    references = [held_out[number[item.id]] for item in items]
     examples = read_offline(features, "train")
     material = Material(config, train / "servable", base_path(select), train / "adapter", examples)
     scratch = out / "variants"
@@ -135,7 +137,7 @@ def _measure_variant(
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
     nats = [nats for nats, _ in answer_nats(model, references)]
     del model
-    gc.collect()
+    free_memory()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
     f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
     found = Measured(round(size, 1), speed, nats, f1)

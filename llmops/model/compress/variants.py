@@ -19,7 +19,7 @@ from transformers import FineGrainedFP8Config
 from llmops.config import Compress
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import ADAPTER, load_model, load_tokenizer, nf4
+from llmops.model.base.load import ADAPTER, free_memory, load_model, load_tokenizer, nf4
 from llmops.model.compress.prune import prune, recover
 from llmops.model.compress.quantise import quantise, save_int8
 
@@ -50,6 +50,7 @@ def make(name: str, material: Material, scratch: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         _MAKERS[name](material, partial, scratch)
         load_tokenizer(material.full).save_pretrained(partial)
+        free_memory()
         partial.rename(folder)
     return folder
 
@@ -78,7 +79,7 @@ def _pruned(material: Material, out: Path, _: Path) -> None:
 
 def _recovered(material: Material, out: Path, scratch: Path) -> None:
     pruned = make("pruned", material, scratch)
-    recover(pruned, material.examples, material.config, scratch / "recovery").save_pretrained(out)
+    recover(pruned, material.examples, material.config, scratch / "recovery", out)
 
 
 _MAKERS: dict[str, Callable[[Material, Path, Path], None]] = {

@@ -9,7 +9,6 @@ same files bit for bit.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +24,15 @@ import torch
 from llmops.artifacts import write_json
 from llmops.config import Evaluate
 from llmops.errors import ArtifactError
+from llmops.features.examples import read_examples
 from llmops.model.base.generate import answer
-from llmops.model.base.load import load_servable
+from llmops.model.base.load import free_memory, load_servable
+from llmops.model.base.packing import answer_nats
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
 from llmops.model.evaluate.tasks import TASKS, Columns
-from llmops.model.scoring.likelihood import answer_nats, perplexity, reference_tokens
-from llmops.records import Example, base_path, read_rows, write_table
+from llmops.model.scoring.likelihood import perplexity, reference_tokens
+from llmops.records import Example, base_path, write_table
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Measure
 
@@ -54,14 +55,19 @@ def run(
     """Write `answers.parquet` (a row per item and model), `evaluation.json` (figures with intervals) and `report.html`.
 
     Raises:
-        ArtifactError: if the test is empty.
+        ArtifactError: if the test is empty, or the champion's model is gone.
     """
-    items = read_rows(annotate / "test.parquet", Example)
+    items = read_examples(annotate / "test.parquet")
     if not items:
         raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
     folders = {"base": Path(base_path(select)), "candidate": compress / "servable"}
     if champion:
         folders["champion"] = champion / "servable"
+        if not folders["champion"].is_dir():
+            raise ArtifactError(
+                f"{champion.name}, which this candidate is compared with, has no model at {folders['champion']} any "
+                "more; put it back from a backup, or promote another version."
+            )
     models: dict[str, Answered] = {}
     with deterministic():
         for name, folder in folders.items():
@@ -95,7 +101,7 @@ def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Ans
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
     likelihood = answer_nats(model, reference_tokens(tokenizer, items))
     del model
-    gc.collect()
+    free_memory()
     columns, whole = TASKS[config.task].score(texts, [item.answer for item in items], config.k)
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     measures = {metric: intervals.mean(values) for metric, values in columns.items()}

@@ -1,4 +1,5 @@
-"""What is measured for which task. To add a task, write its function and its row of `TASKS`."""
+"""What is measured for which task. To add a task, write its function, its row of `TASKS` and its metrics' names in
+`llmops/config/metrics.py`."""
 
 from __future__ import annotations
 
@@ -14,9 +15,6 @@ from llmops.statistics.intervals import Floats, Measure
 
 Columns = dict[str, list[float | None]]  #: metric → one value per item, or none
 Scorer = Callable[[Sequence[str], Sequence[str], int], tuple[Columns, dict[str, Measure]]]
-
-LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: of all other metrics more is better
-DESCRIPTIVE = frozenset({"reading_ease"})  #: but of these, which only describe an answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import psutil
-import torch
 from huggingface_hub import get_token
 
 from llmops.config import Select
 from llmops.errors import ConfigError
-from llmops.machine import GIB
 from llmops.model.base.catalog import Entry
+from llmops.model.base.memory import room
 
 #: Without a GPU a bigger model trains for days: 0.135 B at 300 tokens/s on two cores makes 0.5 B about 80 tokens/s.
 CPU_PARAMETERS = 0.5
@@ -29,14 +27,13 @@ class Capacity:
 
 
 def capacity(config: Select) -> Capacity:
-    """The memory that the configuration allows; where it says nothing, what is free now.
+    """The memory that the configuration allows; where it says nothing, what the machine has, however much is in use.
 
-    Free memory is the GPU's, or without a GPU the machine's. Serving has as much as training unless it is set.
+    That is the GPU's, or without a GPU the machine's. Serving has as much as training unless it is set.
     """
-    gpu = torch.cuda.is_available()
-    free = float(torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available) / GIB
-    training = config.max_memory_gib or free
-    return Capacity(training, config.max_serving_gib or training, gpu, get_token() is not None)
+    there = room()
+    training = config.max_memory_gib or there.gpu or there.ram
+    return Capacity(training, config.max_serving_gib or training, there.gpu > 0, get_token() is not None)
 
 
 def objections(config: Select, entries: Sequence[Entry], capacity: Capacity, local: Collection[str]) -> dict[str, str]:
@@ -80,8 +77,10 @@ def _objection(entry: Entry, config: Select, capacity: Capacity, local: bool) ->
         return "gated: accept its licence on the Hub and set HF_TOKEN"
     if entry.training_gib > capacity.training_gib:
         return f"needs {entry.training_gib:.1f} GiB to train in 4 bits, {capacity.training_gib:.1f} GiB are there"
+    if entry.whole_gib > capacity.training_gib:
+        return f"needs {entry.whole_gib:.1f} GiB to be evaluated in bfloat16, {capacity.training_gib:.1f} GiB are there"
     if entry.serving_gib > capacity.serving_gib:
-        return f"needs {entry.serving_gib:.1f} GiB to be served in 4 bits, {capacity.serving_gib:.1f} GiB are there"
+        return f"needs {entry.serving_gib:.1f} GiB to be served, {capacity.serving_gib:.1f} GiB are there"
     if not capacity.gpu and not config.model and entry.parameters > CPU_PARAMETERS:
         return f"no GPU: over {CPU_PARAMETERS} B parameters would train for days; name it in select.model to insist"
     return ""

@@ -55,8 +55,8 @@ def write_report(rows: Sequence[Mapping[str, str]], items: int, path: Path) -> N
     lines = [
         "# Base model",
         "",
-        f"Memory is for 4-bit training and serving. Scores, with 95 % intervals, are of the untuned model on {items} "
-        "validation examples; fewer bits per byte are better.",
+        "Memory is for training in 4 bits and for serving in bfloat16. Scores, with 95 % intervals, are of the untuned "
+        f"model on {items} validation examples; fewer bits per byte are better.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + " --- |" * len(columns),

@@ -11,38 +11,48 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from llmops.artifacts import write_json
 from llmops.config import Select
+from llmops.features.examples import read_examples
 from llmops.machine import GIB
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.base.hashes import hashes
+from llmops.model.select.foresee import local_weights, revision_of
 from llmops.model.select.objections import capacity, objections
 from llmops.model.select.report import catalogue_row, score_cells, write_report
 from llmops.model.select.zeroshot import Score, bits_saved, score_untuned
-from llmops.records import Example, read_rows
+from llmops.records import Example
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Select, *, annotate: Path, out: Path) -> dict[str, Any]:
-    """Write `selection.json`, the table `selection.md`, and for a packaged model its weights under `base/`.
+def run(config: Select, *, annotate: Path, weight_hashes: Path, out: Path) -> dict[str, Any]:
+    """Write `selection.json`, the table `selection.md`, and the model under `base/` if the catalogue has it.
+
+    The hashes of what was taken go into `selection.json`; the file `weight_hashes` remembers them.
 
     Raises:
         ConfigError: if no model passes, with each one's reason.
     """
-    items = sorted(read_rows(annotate / "validation.parquet", Example), key=lambda item: item.id)[: config.score_items]
+    items = nsmallest(config.score_items, read_examples(annotate / "validation.parquet"), key=lambda item: item.id)
     if config.model and Path(config.model).is_dir():
-        chosen, path, rows = _take_folder(Path(config.model).absolute(), items)
+        taken = Path(config.model).absolute()
+        chosen, path, rows = _take_folder(taken, items)
     else:
-        chosen, path, rows = _take_from_catalogue(config, items, out)
+        chosen, path, rows, taken = _take_from_catalogue(config, items, out)
+    found = hashes(taken, weight_hashes)
     write_report(rows, len(items), out / "selection.md")
-    write_json(out / "selection.json", {**chosen, "path": path, "items": len(items), "considered": rows})
-    taken = next(row for row in rows if row["model"] == chosen["model"])
-    return {**chosen, "considered": len(rows), "why": taken["why"]}
+    write_json(
+        out / "selection.json", {**chosen, "path": path, "weights": found, "items": len(items), "considered": rows}
+    )
+    row = next(row for row in rows if row["model"] == chosen["model"])
+    return {**chosen, "considered": len(rows), "why": row["why"]}
 
 
 def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, dict[str, str]]:
@@ -74,7 +84,7 @@ def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entr
 
 
 def _take_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str], str, list[dict[str, str]]]:
-    """Score the folder that the configuration names, and take it as it is; returns what `_take_from_catalogue` does."""
+    """Score the folder that the configuration names, and take it as it is; returns name, path and rows."""
     found = score_untuned(folder, items, four_bits=False) if items else None
     rows = [{"model": folder.name, **score_cells(found), "why": "named: a local folder"}]
     return {"model": folder.name, "revision": "local", "licence": "unknown"}, str(folder), rows
@@ -82,15 +92,15 @@ def _take_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str]
 
 def _take_from_catalogue(
     config: Select, items: Sequence[Example], out: Path
-) -> tuple[dict[str, str], str, list[dict[str, str]]]:
+) -> tuple[dict[str, str], str, list[dict[str, str]], Path]:
     """Filter, score and choose.
 
     Returns:
         Name, revision and licence of the chosen model; where its weights are, relative to `out` if they are below it;
-        and the rows of the table.
+        the rows of the table; and the folder or the package's file that it was taken from.
     """
     entries, room = catalogue(), capacity(config)
-    local = {e.model: found for e in entries if (found := _local_weights(config, e))}
+    local = {e.model: found for e in entries if (found := local_weights(config, e))}
     reasons = objections(config, entries, room, local)
     fit = [e for e in entries if reasons.get(e.model) == ""]
     scratch = out / "candidates"
@@ -112,14 +122,15 @@ def _take_from_catalogue(
         for e in entries
         if e.model in reasons
     ]
-    taken = local.get(best.model) or weights.download(best, _revision(config, best))
+    taken = local.get(best.model) or weights.download(best, revision_of(config, best))
     if taken.is_file():
         weights.unpack(taken, scratch).rename(out / "base")
-        path, revision = "base", f"{_source(config, best, taken)}/{best.file}"
+        revision = f"{_source(config, best, taken)}/{best.file}"
     else:
-        path, revision = str(taken), taken.name
+        weights.keep(taken, out / "base")
+        revision = taken.name
     shutil.rmtree(scratch, ignore_errors=True)
-    return {"model": best.model, "revision": revision, "licence": best.licence}, path, rows
+    return {"model": best.model, "revision": revision, "licence": best.licence}, "base", rows, taken
 
 
 def _compared(entry: Entry, best: Entry, scores: Mapping[str, Score]) -> str:
@@ -131,18 +142,8 @@ def _compared(entry: Entry, best: Entry, scores: Mapping[str, Score]) -> str:
     return f" and {verdict}: {-found['mean']:+.3f} bits per byte ({-found['high']:+.3f} to {-found['low']:+.3f})"
 
 
-def _local_weights(config: Select, entry: Entry) -> Path | None:
-    """The weights of a model on this machine: a package's GGUF file, unless a revision is asked for, or a folder."""
-    return (None if config.revision else entry.packaged()) or weights.cached(entry, _revision(config, entry))
-
-
 def _source(config: Select, entry: Entry, found: Path | None) -> str:
     """What of a model is taken, as the table says it: a package's version, or a revision as Git shortens it."""
     if found and found.is_file():
         return f"{entry.package}=={version(entry.package)}"
-    return _revision(config, entry)[:7] or "not pinned"
-
-
-def _revision(config: Select, entry: Entry) -> str:
-    """What to take from the Hub: a commit, or a branch or tag that the configuration names; empty: not pinned."""
-    return config.revision or entry.revision
+    return revision_of(config, entry)[:7] or "not pinned"

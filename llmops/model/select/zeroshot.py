@@ -6,14 +6,14 @@ less by chance than token F1, in which a talkative model is worse only until tun
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.model.base.generate import answer
-from llmops.model.base.load import load_model, load_tokenizer, nf4
-from llmops.model.scoring.likelihood import answer_nats, bits_per_byte, reference_tokens
+from llmops.model.base.load import free_memory, load_model, load_tokenizer, nf4
+from llmops.model.base.packing import answer_nats
+from llmops.model.scoring.likelihood import bits_per_byte, reference_tokens
 from llmops.model.scoring.metrics import token_f1
 from llmops.records import Example
 from llmops.statistics import intervals
@@ -48,7 +48,7 @@ def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Sc
     texts = answer(model, tokenizer, [(i.question, i.context) for i in items], MAX_NEW_TOKENS)
     nats = [nats for nats, _ in answer_nats(model, reference_tokens(tokenizer, items))]
     del model
-    gc.collect()
+    free_memory()
     f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
     measures = {"bits_per_byte": bits_per_byte(nats, [i.answer for i in items]), "token_f1": intervals.mean(f1)}
     return Score(measures, tuple(i.group for i in items))

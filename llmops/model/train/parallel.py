@@ -11,7 +11,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError, TrainingError
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def run_parallel(processes: int, function: Callable[..., T], *args: Any) -> T:
         What the first process returns.
 
     Raises:
-        TrainingError: if one process fails; the others are stopped.
+        TrainingError: if one process fails; the others are stopped. DiskFullError, if that is why.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -47,7 +47,8 @@ def run_parallel(processes: int, function: Callable[..., T], *args: Any) -> T:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         said = failure.message["message"] if isinstance(failure.message, dict) else failure.message
-        raise TrainingError(f"Process {rank} of {processes} failed. {said}") from error
+        kind = DiskFullError if said.startswith(DiskFullError.__name__) else TrainingError
+        raise kind(f"Process {rank} of {processes} failed. {said}") from error
     return results[0]
 
 

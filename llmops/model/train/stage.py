@@ -1,4 +1,6 @@
-"""Fine-tune with QLoRA: adapter, merged model, loss history, report. An interrupted run goes on from its checkpoint.
+"""Fine-tune with QLoRA: adapter, merged model, loss history, report.
+
+An interrupted run goes on from its checkpoint; one that had trained already goes on with merging.
 
 python -m llmops run train
 """
@@ -10,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,17 @@ from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import load_model
+from llmops.model.base.budget import need_memory
+from llmops.model.base.load import free_memory, load_model
+from llmops.model.base.memory import Settings, room
 from llmops.model.base.packing import mean_loss
+from llmops.model.base.shape import shape_of, stored_config
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
 from llmops.model.training.checkpoints import need_disk
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, save_merged, trainable, trained_parameters
+from llmops.model.training.merge import save_merged
+from llmops.model.training.qlora import Hyperparameters, overruled, trainable, trained_parameters
 from llmops.records import base_path
 
 log = logging.getLogger(__name__)
@@ -35,6 +41,9 @@ log = logging.getLogger(__name__)
 #: Nats per answer token by which merging may change the validation loss: rounding to bfloat16 makes 0.001 to 0.02, and
 #: merging into a base other than the one that was trained on made 0.25.
 MERGE_TOLERANCE = 0.1
+
+
+LEARNED = "checkpoints/learned.json"  #: written once the adapter is saved: from then on only merging is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +63,31 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     `checkpoints/` only lives while training does.
 
     Raises:
-        TrainingError: on nothing to learn from, a loss that is no number, no gradient, no disk, a merge that lost it.
+        TrainingError: on too little memory, nothing to learn from, a loss that is no number, no gradient, a merge that
+            lost it.
+        DiskFullError: if there is no room for the result.
     """
     base, found = base_path(select), hyperparameters(config, tune)
     need_disk(out, Path(base))
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
-    if processes > 1:
+    need_memory(
+        ("train", "merge", "evaluate"),
+        shape_of(stored_config(Path(base))),
+        Settings(
+            method=config.method,
+            rank=found.rank,
+            examples=min(config.micro_batch or found.batch, max(1, found.batch // processes)),
+            tokens=int(read_record(features).config["max_tokens"]),
+        ),
+        room(),
+    )
+    learned = _learned_before(out)
+    if learned is None and processes > 1:
         learned = run_parallel(processes, learn, config, features, base, found, out)
-    else:
+    elif learned is None:
         learned = learn(config, features, base, found, out)
+    free_memory()  # of the model that was trained, before the merge
     save_merged(base, out / "adapter", config.method, out / "servable")
     merged = _check_merged(out / "servable", features, learned.validation_loss)
     steps = [row for row in learned.history if "loss" in row]
@@ -81,9 +105,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
         "tokens_per_second": round(tokens / seconds, 1),
         "trained": learned.trained,
         "parameters": learned.parameters,
-        "learning_rate": found.learning_rate,
-        "rank": found.rank,
-        "batch": found.batch,
+        **asdict(found),
         "processes": processes,
     }
     write_json(out / "loss.json", learned.history)
@@ -99,20 +121,28 @@ def learn(config: Train, features: Path, base: str, found: Hyperparameters, out:
     log.info("training on %d examples with %s", len(examples), found)
     model = trainable(base, config, found)
     history = fit(model, examples, config, found, out, held_out=held_out)
-    if os.environ.get("RANK", "0") == "0":
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
         model.save_pretrained(out / "adapter")
     loss = mean_loss(model, held_out) if held_out else None
-    return Learned(history, len(examples), loss, **trained_parameters(model))
+    learned = Learned(history, len(examples), loss, **trained_parameters(model))
+    if first:
+        (out / LEARNED).parent.mkdir(exist_ok=True)
+        write_json(out / LEARNED, asdict(learned))
+    return learned
+
+
+def _learned_before(out: Path) -> Learned | None:
+    """What an interrupted run has learned, if it came to the end of its training."""
+    if not (out / LEARNED).is_file():
+        return None
+    log.info("trained already: going on with merging")
+    return Learned(**json.loads((out / LEARNED).read_text(encoding="utf-8")))
 
 
 def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
-    """What `tune` found, each value overruled by a non-zero one in the section `train`."""
-    best = json.loads((tune / "best.json").read_text(encoding="utf-8"))
-    return Hyperparameters(
-        learning_rate=config.learning_rate or best["learning_rate"],
-        rank=config.rank or best["rank"],
-        batch=config.batch or best["batch"],
-    )
+    """What `tune` found, each value overruled by what the section `train` fixes."""
+    return overruled(Hyperparameters(**json.loads((tune / "best.json").read_text(encoding="utf-8"))), config)
 
 
 def truncated(features: Path) -> dict[str, Any]:
@@ -142,6 +172,7 @@ def _check_merged(servable: Path, features: Path, expected: float | None) -> flo
     if expected is None:
         return None
     loss = mean_loss(load_model(servable), _validation(features))
+    free_memory()
     if not abs(loss - expected) < MERGE_TOLERANCE:
         raise TrainingError(
             f"The merged model has a validation loss of {loss:.3f}, the model that was trained {expected:.3f}; merging "

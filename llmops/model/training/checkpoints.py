@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError
 
 COMPLETE = "complete"  #: marker file, written last into a checkpoint: without it the checkpoint is not used
 KEPT = 2  #: newest checkpoints that stay: one that is being written when a kill comes leaves the one before
@@ -36,7 +36,7 @@ def writing(folder: Path) -> Iterator[None]:
     # torch raises RuntimeError, with the reason in its text only
     except (OSError, RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(folder).free
-        raise TrainingError(
+        raise DiskFullError(
             f"A checkpoint could not be written to {folder}, where {free / 1e9:.1f} GB are free: {error}. Make room "
             "and run train again; it goes on from the last whole checkpoint."
         ) from error
@@ -46,11 +46,11 @@ def need_disk(out: Path, base: Path) -> None:
     """Refuse to start on a disk that would not hold the result: merged model, adapter and checkpoints.
 
     Raises:
-        TrainingError: with what is needed and what is free.
+        DiskFullError: with what is needed and what is free.
     """
     need = 3 * sum(f.stat().st_size for f in base.rglob("*.safetensors"))
     free = shutil.disk_usage(out).free
     if free < need:
-        raise TrainingError(
+        raise DiskFullError(
             f"Training needs about {need / 1e9:.1f} GB on the disk of {out}, {free / 1e9:.1f} GB are free."
         )

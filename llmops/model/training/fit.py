@@ -17,12 +17,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llmops.config import Train
 from llmops.errors import TrainingError
+from llmops.features.examples import token_counts
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
+from llmops.model.base.memory import activations
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, KEPT, newest_checkpoint, remove_incomplete, writing
-from llmops.model.training.hardware import activation_bytes, choose_settings, detect_hardware
-from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.hardware import choose_settings, detect_hardware
+from llmops.model.training.qlora import Hyperparameters, overruled
 from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress, tensorboard
 
 log = logging.getLogger(__name__)
@@ -47,10 +49,10 @@ def fit(
     Args:
         model: from `qlora.trainable`.
         examples: the training split.
-        config: epochs, warm-up, clipping, seed, checkpoint interval, looks at the validation loss.
-        found: learning rate and batch.
+        config: clipping, seed, checkpoint interval, looks at the validation loss, and what it fixes of `found`.
+        found: learning rate, batch, epochs and warm-up.
         out: folder of the artifact.
-        max_steps: end after this many optimiser steps and write no checkpoint; 0 trains `config.epochs`.
+        max_steps: end after this many optimiser steps and write no checkpoint; 0 trains all epochs.
         pause: write a checkpoint after this optimiser step and return; the next call goes on from there as if nothing
             had been, since the schedule of the learning rate spans all steps. 0 does not pause.
         held_out: the validation split, for `config.validate_steps`. With `config.patience` the model ends with the
@@ -61,11 +63,12 @@ def fit(
         (none of them padding) and seconds; with `held_out`, rows with step and validation_loss between them.
 
     Raises:
-        TrainingError: on no examples, a loss that is no number, a gradient of zero, or a full disk.
+        TrainingError: on no examples, a loss that is no number, or a gradient of zero.
+        DiskFullError: if a checkpoint cannot be written.
     """
     if not examples:
         raise TrainingError("There is no training example; look at the annotate and features artifacts.")
-    checkpoints = out / "checkpoints"
+    checkpoints, found = out / "checkpoints", overruled(found, config)
     arguments = _arguments(model, examples, config, found, checkpoints, max_steps, bool(held_out))
     best = BestAdapter(checkpoints / "best", config.patience) if config.patience and held_out else None
     trackers = tensorboard(config.report_to, out / "logs") if arguments.process_index == 0 else []
@@ -111,9 +114,9 @@ def _arguments(
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         learning_rate=found.learning_rate,
-        num_train_epochs=config.epochs,
+        num_train_epochs=found.epochs,
         max_steps=max_steps or -1,
-        warmup_steps=config.warmup,
+        warmup_steps=found.warmup,
         lr_scheduler_type="cosine",
         max_grad_norm=config.max_grad_norm,
         weight_decay=0.0,
@@ -142,10 +145,10 @@ def _arguments(
     micro = min(config.micro_batch or share, share)
     if share % micro:
         raise TrainingError(f"train.micro_batch, {micro}, must divide a process's share of the batch, {share}.")
-    largest = nlargest(micro, examples, key=lambda e: len(e.token_ids))
+    largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=token_counts(examples).__getitem__)]
     _need_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
-    need = activation_bytes(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
+    need = activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
     settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)
     if settings.attention:
         model.get_base_model().set_attn_implementation(settings.attention)
@@ -224,9 +227,8 @@ class PackedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.group_by_length:
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(e.token_ids) for e in self.examples]
         step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return ByLength(lengths, step, self.args.seed)
+        return ByLength(token_counts(self.examples), step, self.args.seed)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -53,7 +52,7 @@ def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa
 
     Args:
         hardware: from `detect_hardware`.
-        activations: bytes that the largest batch keeps for its backward pass; see `activation_bytes`.
+        activations: bytes that the largest batch keeps for its backward pass; see `memory.activations`.
         attention: what the model uses now; only a model that may use `sdpa` gets another.
     """
     wanted = "" if attention != "sdpa" else SEGMENTS
@@ -67,21 +66,3 @@ def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa
             hardware.free_bytes / GIB,
         )
     return Settings(wanted, "paged_adamw_8bit" if hardware.cuda else "adamw_torch_fused", checkpointing)
-
-
-def activation_bytes(config: Any, tokens: int, answer_tokens: int) -> int:
-    """About how many bytes a packed batch keeps for its backward pass.
-
-    Per layer and token a Llama keeps, in two bytes each, some 11 values per hidden unit (what enters norms, projections
-    and adapters, in float32 within the norms) and 4 per unit of the feed-forward layer; per answer token the logits
-    once in two bytes and twice in four. Attention is taken to be of a kind that keeps no square of scores. What
-    autograd really kept for three small models was 0.8 to 1 times that.
-
-    Args:
-        config: the base model's configuration.
-        tokens: of the batch.
-        answer_tokens: those of them with a loss.
-    """
-    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    per_token = 2 * (11 * config.hidden_size + 4 * inner) * config.num_hidden_layers
-    return int(tokens * per_token + answer_tokens * config.vocab_size * 10)

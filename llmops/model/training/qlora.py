@@ -1,23 +1,23 @@
-"""The model that trains (a frozen base and a LoRA adapter), and what becomes of it: merged, quantised, saved.
+"""The model that trains: a frozen base and a LoRA adapter.
 
 QLoRA: arXiv:2305.14314. LoRA: arXiv:2106.09685. rsLoRA: arXiv:2312.03732. DoRA: arXiv:2402.09353.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import set_seed
+from transformers.pytorch_utils import Conv1D
 
 from llmops.config import Train
 from llmops.errors import TrainingError
-from llmops.model.base.load import Model, load_model, load_tokenizer, nf4
+from llmops.model.base.load import Model, load_model, nf4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,22 @@ class Hyperparameters:
     learning_rate: float
     rank: int
     batch: int  #: examples per optimiser step
+    epochs: float = 3.0
+    alpha: int = 0  #: 0: twice the rank
+    dropout: float = 0.0
+    warmup: float = 0.05  #: share of the steps with rising learning rate
+
+
+def fixed(config: Train) -> dict[str, float]:
+    """The hyperparameters that the section `train` fixes, by name: these are not searched."""
+    zero_is_a_value = ("dropout", "warmup")
+    values = {f.name: getattr(config, f.name) for f in fields(Hyperparameters)}
+    return {name: value for name, value in values.items() if value or (value is not None and name in zero_is_a_value)}
+
+
+def overruled(found: Hyperparameters, config: Train) -> Hyperparameters:
+    """What was found, each value overruled by what the section `train` fixes."""
+    return replace(found, **fixed(config))  # type: ignore[arg-type]  # a value of the field of the same name
 
 
 def trainable(base: str, config: Train, found: Hyperparameters) -> Model:
@@ -48,22 +64,39 @@ def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
     Phi-3's fused `qkv_proj` and `gate_up_proj`, BERT's `query`, `key`, `value` and `dense`.
 
     Raises:
-        TrainingError: if a target module is not in the model.
+        TrainingError: if a target module is not in the model, or its adapter could not be merged.
     """
+    found = overruled(found, config)
     set_seed(config.seed)
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     adapter = LoraConfig(
         r=found.rank,
-        lora_alpha=config.alpha or 2 * found.rank,
-        lora_dropout=config.dropout,
+        lora_alpha=found.alpha or 2 * found.rank,
+        lora_dropout=found.dropout,
         use_rslora=config.rslora,
         use_dora=config.dora,
         target_modules=_targets(model, config.target_modules),
         task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
     )
     adapted = get_peft_model(model, adapter).train()
+    check_mergeable(dict(adapted.get_base_model().named_modules()))
     _compute_in_bfloat16(adapted)
     return adapted
+
+
+def check_mergeable(modules: Mapping[str, Any]) -> None:
+    """Make sure that every adapter is on a layer with a weight of its own, which it can be merged into.
+
+    peft takes `all-linear` of a mixture of experts to mean the experts, too, which are slices of one tensor.
+
+    Raises:
+        TrainingError: naming one that is not.
+    """
+    if odd := [name for name, module in modules.items() if isinstance(module, ParamWrapper)]:
+        raise TrainingError(
+            f"The adapter would be on {odd[0]}, which is no linear layer, so it cannot be merged into the base: a "
+            "mixture of experts. Name linear layers, such as q_proj, in train.target_modules."
+        )
 
 
 def _targets(model: Model, names: Sequence[str]) -> list[str] | str:
@@ -74,7 +107,8 @@ def _targets(model: Model, names: Sequence[str]) -> list[str] | str:
     """
     if not names:
         return "all-linear"
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    kinds = (torch.nn.Linear, Conv1D)  # the latter is GPT-2's
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
     if unknown := sorted(set(names) - linear):
         raise TrainingError(
             f"train.target_modules names {unknown[0]!r}, which is no linear layer of {type(model).__name__}; it has "
@@ -93,24 +127,6 @@ def _compute_in_bfloat16(model: Model) -> None:
         if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False
     model.forward = torch.autocast(model.device.type, torch.bfloat16)(model.forward)
-
-
-def merge_adapter(base: str, adapter: Path, method: str) -> Model:
-    """The base with its adapter merged in at full precision, cast to bfloat16.
-
-    QLoRA trained the adapter on the base as NF4 holds it, so it is merged into that base, dequantised. Merged into the
-    published weights instead, it would no longer correct what it was trained to correct: on 241 examples learned to a
-    loss of 0.04, the merged model's was 0.29, and its token F1 on held-out wordings 0.26, not 0.46.
-    """
-    plain = load_model(base, nf4()).dequantize() if method == "qlora" else load_model(base)
-    merged = PeftModel.from_pretrained(plain.to(torch.float32), str(adapter)).merge_and_unload()
-    return merged.to(torch.bfloat16)
-
-
-def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
-    """Write the merged model with its tokenizer: a plain bfloat16 model folder."""
-    merge_adapter(base, adapter, method).save_pretrained(out)
-    load_tokenizer(base).save_pretrained(out)
 
 
 def trained_parameters(model: Any) -> dict[str, int]:

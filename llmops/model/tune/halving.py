@@ -21,12 +21,14 @@ class Trial:
 
     number: int
     found: Hyperparameters
-    losses: dict[int, float] = field(default_factory=dict)  #: optimiser steps → validation loss (nats per answer token)
+    losses: dict[int, float] = field(default_factory=dict)  #: rung → validation loss (nats per answer token)
     error: str = ""  #: why its training could not go on
+    nats: tuple[float, ...] = ()  #: of each validation item's answer, when it was measured last
+    trained: int = 0  #: optimiser steps until then
 
     @property
     def steps(self) -> int:
-        """Optimiser steps it was trained."""
+        """The rung it has reached: the optimiser steps it was trained, 0 where every trial trains its own epochs."""
         return max(self.losses, default=0)
 
     @property
@@ -48,7 +50,10 @@ RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
 def rungs(config: Tune) -> list[int]:
-    """The optimiser steps after which trials are compared, `halving` times apart, from `rung` or more up to `steps`."""
+    """The optimiser steps after which trials are compared, `halving` times apart, from `rung` or more up to `steps`.
+
+    Only 0, which stands for the end, where every trial trains its own epochs.
+    """
     found = [config.steps]
     while config.halving > 1 and found[0] // config.halving >= config.rung:
         found.insert(0, found[0] // config.halving)

@@ -7,29 +7,35 @@ from pathlib import Path
 
 from llmops.artifacts import write_whole
 from llmops.model.tune.halving import Trial, best_trial, standing
+from llmops.model.tune.noise import Gain
+from llmops.model.tune.space import Space
 
 PLOT = "trials.png"
 
 
-def report(trials: Sequence[Trial], ladder: Sequence[int], out: Path) -> None:
+def report(trials: Sequence[Trial], space: Space, ladder: Sequence[int], won: Gain | None, out: Path) -> None:
     """Write `report.md` and `trials.png`, the best trials first; without trials only the words.
 
     Args:
         trials: in the order in which they began.
-        ladder: the optimiser steps after which trials were compared.
+        space: what was searched.
+        ladder: the optimiser steps after which trials were compared; 0 is the end.
+        won: how much the best is better than the start; None if the best is the start, or the start failed.
         out: the folder to write to.
     """
     if not trials:
         write_whole(out / "report.md", b"# Search\n\nNothing was searched: the starting point was taken.\n")
         return
-    spent = sum(trial.steps for trial in trials)
+    spent = sum(trial.trained for trial in trials)
     ordered = [trial for _, trial in sorted(zip(standing(trials), trials, strict=True), key=lambda pair: pair[0])]
-    head = ["trial", "learning rate", "rank", "batch", *(f"loss at {rung}" for rung in ladder), "what became of it"]
-    winner = best_trial(trials)
-    rows = [" | ".join(head), "---:|" * (len(head) - 1) + "---", *(_row(t, winner, ladder) for t in ordered)]
+    winner, names = best_trial(trials), [d.name for d in space.dimensions]
+    measured = [f"loss at {rung}" if rung else "loss" for rung in ladder]
+    head = ["trial", *(name.replace("_", " ") for name in names), "steps", *measured, "what became of it"]
+    rows = [" | ".join(head), "---:|" * (len(head) - 1) + "---", *(_row(t, winner, names, ladder) for t in ordered)]
+    whole = f"; all of them whole would have been {len(trials) * ladder[-1]}" if ladder[-1] else ""
     text = (
-        f"# Search\n\n{len(trials)} trials, {spent} optimiser steps; all of them whole would have been "
-        f"{len(trials) * ladder[-1]}. Losses are nats per answer token of validation examples.\n\n"
+        f"# Search\n\n{len(trials)} trials, {spent} optimiser steps{whole}. Losses are nats per answer token of "
+        f"validation examples.\n\n{_conclusion(winner, won)}\n\n"
         + "\n".join(f"| {row} |" for row in rows)
         + f"\n\n![Loss over optimiser steps, and over the learning rate]({PLOT})\n"
     )
@@ -37,7 +43,19 @@ def report(trials: Sequence[Trial], ladder: Sequence[int], out: Path) -> None:
     _plot(trials, out / PLOT)
 
 
-def _row(trial: Trial, winner: Trial, ladder: Sequence[int]) -> str:
+def _conclusion(winner: Trial, won: Gain | None) -> str:
+    if won is None:
+        return f"Trial {winner.number} leads, and its point is taken."
+    figures = f"{won.nats:.4f} nats below the starting point, lower bound {won.low:.4f} at a level of {won.level:.2g}"
+    if won.beyond_noise:
+        return f"Trial {winner.number} leads, {figures}: its point is taken."
+    return (
+        f"Trial {winner.number} leads, {figures}: that may be noise of the validation items, so **the starting point "
+        "is taken**. More `tune.validation_items` or longer trials would tell more."
+    )
+
+
+def _row(trial: Trial, winner: Trial, names: Sequence[str], ladder: Sequence[int]) -> str:
     if trial.error:
         fate = "failed: " + trial.error.replace("|", "\\|").replace("\n", " ")
     elif trial is winner:
@@ -45,10 +63,8 @@ def _row(trial: Trial, winner: Trial, ladder: Sequence[int]) -> str:
     else:
         fate = "trained whole" if trial.steps == ladder[-1] else f"stopped at {trial.steps}"
     losses = [f"{trial.losses[rung]:.4f}" if rung in trial.losses else "" for rung in ladder]
-    found = trial.found
-    return " | ".join(
-        [str(trial.number), f"{found.learning_rate:.2e}", str(found.rank), str(found.batch), *losses, fate]
-    )
+    values = [f"{getattr(trial.found, name):.3g}" for name in names]
+    return " | ".join([str(trial.number), *values, str(trial.trained), *losses, fate])
 
 
 def _plot(trials: Sequence[Trial], path: Path) -> None:
@@ -61,8 +77,11 @@ def _plot(trials: Sequence[Trial], path: Path) -> None:
     whole = max((trial.steps for trial in judged), default=0)
     for trial in judged:
         colour = "#c2571a" if trial is winner else "#2f6f8f" if trial.steps == whole else "#9ab"
-        steps = sorted(trial.losses)
-        curves.plot(steps, [trial.losses[s] for s in steps], color=colour, marker="o", markersize=4, linewidth=1.2)
+        rungs = sorted(trial.losses)
+        steps = [rung or trial.trained for rung in rungs]
+        curves.plot(
+            steps, [trial.losses[rung] for rung in rungs], color=colour, marker="o", markersize=4, linewidth=1.2
+        )
         rates.plot(
             trial.found.learning_rate, trial.loss, color=colour, marker="o", markersize=3 + trial.found.rank**0.5
         )

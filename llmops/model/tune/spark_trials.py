@@ -14,8 +14,12 @@ from hyperopt.base import JOB_STATE_DONE
 
 from llmops.config import Clean, Tune
 from llmops.data.spark import session
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientError
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
+from llmops.schedule.transient import is_full
+
+#: how Spark words it that a task ended without having failed itself
+_LOST = ("cancelled", "ExecutorLostFailure", "Lost executor", "executor lost")
 
 
 @contextmanager
@@ -36,7 +40,8 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
     What is tried was decided before, so that a killed search that goes on tries the same.
 
     Raises:
-        TrainingError: if a task failed for another reason than its training: a missing package or path, say.
+        TrainingError: if a task failed for another reason than its training: a missing package or path, say;
+            TransientError if that may be gone at the next try: a full disk, a lost executor.
     """
 
     def one(number: Any) -> dict[str, Any]:
@@ -60,8 +65,18 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
     documents = sorted(trials._dynamic_trials, key=lambda document: document["tid"])
     for document in documents:
         if document["state"] != JOB_STATE_DONE:
-            raise TrainingError(f"A trial on Spark broke off: {document['misc'].get('error', 'it was cancelled')}")
+            raise _broken_off(document["misc"].get("error", ""))
     return [document["result"]["trial"] for document in documents]
+
+
+def _broken_off(error: Any) -> LlmopsError:
+    """What befell a task, of which HyperOpt keeps its error, or the text and class that Spark told."""
+    told = f"A trial on Spark broke off: {error or 'it was cancelled'}"
+    if DiskFullError.__name__ in told or is_full(RuntimeError(told)):
+        return DiskFullError(f"{told}. Make room and run it again; what is measured is kept.")
+    if not error or any(word in told for word in _LOST):
+        return TransientError(f"{told}. Run it again; what is measured is kept.")
+    return TrainingError(told)
 
 
 def _in_order(new_ids: list[int], domain: Any, trials: Trials, seed: int) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Search learning rate, rank and batch: grid, random or TPE, with successive halving or on Spark.
+"""Search hyperparameters: grid, random or TPE, with successive halving or on Spark.
 
-A killed search goes on from what it measured.
+What leads is taken only if it beats the starting point by more than the noise of the validation items. A killed search
+goes on from what it measured.
 
     python -m llmops run tune
 """
@@ -25,12 +26,14 @@ from llmops.config import Train, Tune
 from llmops.errors import TrainingError
 from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.packing import mean_loss
+from llmops.model.base.packing import answer_nats, per_token
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import Hyperparameters, trainable
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob, best_trial, promote, rungs, standing, stopped
+from llmops.model.tune.noise import Gain, gain
 from llmops.model.tune.report import report
-from llmops.model.tune.search import Space, count_points, declared_space, propose, start_point
+from llmops.model.tune.search import count_points, propose
+from llmops.model.tune.space import Space, declared_space, start_point
 from llmops.records import base_path
 
 log = logging.getLogger(__name__)
@@ -43,8 +46,8 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     """Write `best.json`, `trials.json`, the table `report.md` and the plot `trials.png`.
 
     A trial trains as the section `train` says, for at most `config.steps` optimiser steps, and is judged by its loss on
-    validation examples. What that section fixes (learning rate, rank, batch) is not searched. With less than two points
-    to compare nothing is trained.
+    validation examples. What that section fixes is not searched. With less than two points to compare nothing is
+    trained.
 
     Raises:
         ConfigError: if a grid has more points than `config.trials`.
@@ -53,7 +56,7 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     """
     space, ladder = declared_space(config, train), rungs(config)
     total = count_points(config, space)
-    found, trials = start_point(space), list[Trial]()
+    found, trials, won = start_point(space), list[Trial](), None
     if total > 1:
         with job_runner(config, train, features, select, out) as run_jobs:
             for trials in search(config, space, read_trials(out), run_jobs):
@@ -63,12 +66,29 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         if all(trial.error for trial in trials):
             raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
-        found = best_trial(trials).found
+        taken, won = take(trials, config, features)
+        found = taken.found
     write_json(out / "best.json", asdict(found))
-    report(trials, ladder, out)
-    steps = sum(trial.steps for trial in trials)
-    losses = {"best_loss": round(best_trial(trials).loss, 4)} if trials else {}
-    return {"trials": len(trials), "steps": steps, **losses, **asdict(found)}
+    report(trials, space, ladder, won, out)
+    metrics: dict[str, Any] = {"trials": len(trials), "steps": sum(trial.trained for trial in trials)}
+    if trials:
+        metrics["best_loss"] = round(best_trial(trials).loss, 4)
+    if won:
+        metrics |= {"gain": round(won.nats, 4), "gain_low": round(won.low, 4), "beyond_noise": won.beyond_noise}
+    return metrics | asdict(found)
+
+
+def take(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, Gain | None]:
+    """The trial whose point is taken: the one that leads, if it beats the start beyond noise, else the start.
+
+    Returns it with the gain of the one that leads; None if that is the start, or the start failed.
+    """
+    start, best = min(trials, key=lambda trial: trial.number), best_trial(trials)
+    if best is start or start.error:
+        return best, None
+    held_out = draw_examples(features, config.validation_items, config.seed)[1]
+    won = gain(best, start, [len(e.token_ids) - e.prompt_tokens for e in held_out], len(trials) - 1)
+    return (best if won.beyond_noise else start), won
 
 
 def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTrialJobs) -> Iterator[list[Trial]]:
@@ -114,22 +134,26 @@ def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, feat
     examples, held_out = draw_examples(features, config.validation_items, config.seed)
     training = train.model_copy(update={"seed": config.seed})
     for path in (folder / "checkpoints").glob("checkpoint-*"):
-        if int(path.name.split("-")[1]) > trial.steps:  # written, but killed before it was judged
+        # Written, but killed before it was judged. A training of whole epochs goes on from it.
+        if job.steps and int(path.name.split("-")[1]) > trial.steps:
             shutil.rmtree(path)
     try:
         model = trainable(base, training, trial.found)
         pause = job.steps if job.steps < config.steps else 0
-        fit(model, examples, training, trial.found, folder, max_steps=config.steps, pause=pause)
-        loss = mean_loss(model, held_out)
+        history = fit(model, examples, training, trial.found, folder, max_steps=config.steps, pause=pause)
+        measured = answer_nats(model, held_out)
+        loss = per_token(measured)
+        trained = int(max(row["step"] for row in history))
         del model
         gc.collect()
         if not math.isfinite(loss):
-            raise TrainingError(f"The validation loss is {loss} after {job.steps} steps.")
+            raise TrainingError(f"The validation loss is {loss} after {trained} steps.")
     except TrainingError as error:
         log.warning("trial %d failed, %s: %s", trial.number, trial.found, error)
         return replace(trial, error=str(error))
-    log.info("trial %d after %d steps: validation loss %.4f, %s", trial.number, job.steps, loss, trial.found)
-    return replace(trial, losses={**trial.losses, job.steps: loss})
+    log.info("trial %d after %d steps: validation loss %.4f, %s", trial.number, trained, loss, trial.found)
+    nats = tuple(nats for nats, _ in measured)
+    return replace(trial, losses={**trial.losses, job.steps: loss}, nats=nats, trained=trained)
 
 
 @lru_cache(maxsize=1)
@@ -155,6 +179,8 @@ def read_trials(out: Path) -> list[Trial]:
             found=Hyperparameters(**row["found"]),
             losses={int(steps): loss for steps, loss in row["losses"].items()},
             error=row["error"],
+            nats=tuple(row["nats"]),
+            trained=row["trained"],
         )
         for row in rows
     ]

@@ -57,7 +57,7 @@ def open_servable(folder: Path, slots: int, max_context: int) -> Servable:
         tokenizer=tokenizer,
         device=model.device,
         window=window,
-        ends=frozenset(n for n in (*ends, tokenizer.eos_token_id, tokenizer.pad_token_id) if n is not None),
+        ends=frozenset(n for n in (*ends, *prompts.end_ids(tokenizer)) if n is not None),
         stops=tuple(prompts.stop_strings(tokenizer)),
         repetition_penalty=float(generation.repetition_penalty or 1.0),
     )

@@ -66,6 +66,13 @@ function interval(gate, reach) {
   return plot;
 }
 
+/* Which attempt on the frozen test it was, and what it has left for others. */
+function attempt(gate) {
+  if (gate.attempt === null) return "";
+  const left = `left ${gate.left.toPrecision(2)}`;
+  return gate.attempt ? `${gate.attempt}, level ${gate.level.toPrecision(2)}, ${left}` : `none spent, ${left}`;
+}
+
 function reasoned(node, gate) {
   node.title = (gate.reasons || []).join("\n");
   return node;
@@ -106,16 +113,23 @@ function draw(data) {
     ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
     ["Tokens/s", "num", ([, v]) => maybe(count, v.tokens_per_s)],
     ["Good", "num", ([, v]) => count(v.up)], ["Bad", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
+  $("hub").textContent = data.hub.map((h) => `On the Hub, ${h.repo}: ${h.main || "no model"}`
+    + (h.main === (serving.version || "") ? ", the champion." : "; it has not followed the champion, llmops models push brings it along.")).join("");
   table($("canaries"), [
     ["Time", "time", (c) => when(c.time)], ["Version", "", (c) => c.version], ["Share", "num", (c) => maybe(percent, c.share)],
     ["Outcome", "", (c) => badge(c.outcome)], ["Why", "dim", (c) => c.why]],
     [...trial(serving.canary), ...data.canaries], "No canary yet: an admin starts one with llmops models canary.");
+  table($("changes"), [
+    ["Time", "time", (c) => when(c.time)], ["Champion", "", (c) => c.aliases.champion || "none"], ["Canary", "", (c) => c.aliases.canary || ""],
+    ["By", "", (c) => c.by], ["Why", "dim", (c) => (c.override ? `${c.why} · override: ${c.override}` : c.why)]],
+    serving.changes, "Nothing has been published yet.");
   const reach = Math.max(0.01, ...data.gates.flatMap((g) => [g.low, g.high]).map((v) => Math.abs(v || 0)));
   table($("gates"), [
     ["Time", "time", (g) => when(g.time)], ["Version", "", (g) => g.version], ["Outcome", "", (g) => reasoned(badge(g.outcome), g)],
     ["Against", "", (g) => g.opponent], ["Metric", "time", (g) => g.metric || ""],
     ["Difference", "num", (g) => (g.difference === null ? "" : signed(g.difference))],
-    ["Interval", "", (g) => (g.difference === null ? "" : interval(g, reach))]],
+    ["Interval", "", (g) => (g.difference === null ? "" : interval(g, reach))],
+    ["Would have found", "num", (g) => maybe(signed, g.power)], ["Attempt", "time", attempt]],
     data.gates, "No decision yet: the pipeline's stage release makes them.");
   table($("alerts"), [["Time", "time", (a) => when(a.time)], ["Alert", "", (a) => a.message]], data.alerts, "No alerts.");
   table($("stages"), [

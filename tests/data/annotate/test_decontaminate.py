@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmops.data.annotate import decontaminate
 from llmops.data.annotate.decontaminate import BATCH, MIN_WORDS, NEAR, RUN, SHINGLE, overlaps
 
 RUN_OF_13 = "one two three four five six seven eight nine ten eleven twelve thirteen"
@@ -41,13 +42,23 @@ def test_it_finds_what_comparing_all_with_all_finds(training: list[str], held_ou
         assert not twins or found[index][0] in twins
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(words, max_size=6), st.lists(words, max_size=6))
+def test_it_finds_the_same_however_little_is_in_memory_at_once(training: list[str], held_out: list[str]) -> None:
+    found = overlaps(training, held_out)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("BATCH", 2), ("WORDS", 9), ("MOST", 2), ("PAIRS", 1)):
+            patch.setattr(decontaminate, name, value)
+        assert overlaps(training, held_out) == found
+
+
 @pytest.mark.parametrize(
     ("text", "held", "shared"),
     [
         ("How MUCH is it?!", "how much, is it", "the same words"),
         (f"x y z {RUN_OF_13} a b c", f"Before {RUN_OF_13}. After it", f"13 words in a row, '{RUN_OF_13}'"),
         ("a b c d e f g h i j k l", "a b c d e f g h i j k m", "82% of all their runs of 3 words"),
-        ("我的包裹什么时候能够送到我家里来呢", "我的包裹什么时候能够送到我家里来", "93% of all their runs of 3 words"),
+        ("我的包裹什么时候能够送到我家里来呢", "我的包裹什么时候能够送到我家里来", "86% of all their runs of 3 words"),
     ],
 )
 def test_it_says_what_is_shared(text: str, held: str, shared: str) -> None:
@@ -62,6 +73,11 @@ def test_it_says_what_is_shared(text: str, held: str, shared: str) -> None:
         ("What is a coronavirus?", "What is a new coronavirus?"),
         ("Can I get it from my cat?", "Can I get it from my dog?"),
         ("Can dogs infect cats?", "Can cats infect dogs?"),
+        (
+            "退货需要几天？三十天之内。如有任何问题，请随时联系我们的客服。",
+            "运费是多少？五元。如有任何问题，请随时联系我们的客服。",
+        ),
+        ("คืนสินค้าได้ไหม ได้ค่ะ กรุณาติดต่อเรา", "เปิดกี่โมง เก้าโมงเช้าค่ะ กรุณาติดต่อเรา"),
         (RUN_OF_13.removesuffix("thirteen") + "a b c", "x y z u v w " + RUN_OF_13.removesuffix("thirteen")),
     ],
 )

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, get_args
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from reportlab.platypus import Paragraph, SimpleDocTemplate
 
 from llmops.config import Annotate, Config, Source
 from llmops.data.annotate import stage as annotate
+from llmops.data.annotate.ledger import planned
 from llmops.data.collect import stage as collect
 from llmops.records import Example, read_rows
 
@@ -78,6 +80,10 @@ def text(path: Path) -> None:
     path.write_text("Prices\n\n" + "".join(f"{row['q']}\n\n{row['a']}\n\n" for row in ROWS), encoding="utf-8")
 
 
+def dataset(path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(path)
+
+
 KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {  # kind → writer, settings of the source, start of a position
     "csv": (table, {"fields": FIELDS}, "row "),
     "parquet": (parquet, {"fields": FIELDS}, "row "),
@@ -90,6 +96,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], str]] = {  # kind → writer, settin
     "chat": (chat, {}, ""),
     "markdown": (markdown, {}, ""),
     "text": (text, {}, "line "),
+    "dataset": (dataset, {"fields": FIELDS}, "row "),
 }
 
 
@@ -110,7 +117,9 @@ def test_an_example_carries_context_place_and_licence(kind: str, tmp_path: Path)
     (tmp_path / "clean" / "documents").mkdir(parents=True)  # what Spark makes of it holds the same columns
     (tmp_path / "collected" / "documents.parquet").rename(tmp_path / "clean" / "documents" / "part-00000.parquet")
     (tmp_path / "out").mkdir()
-    annotate.run(Annotate(min_test_items=1, redact=()), clean=tmp_path / "clean", out=tmp_path / "out")
+    chosen = Annotate(min_test_items=1, redact=())
+    ledger = planned(config.database, "bot", chosen, "2026-01-31", lambda read: read)
+    annotate.run(chosen, clean=tmp_path / "clean", out=tmp_path / "out", ledger=ledger)
     examples = [
         e for s in ("train", "validation", "test") for e in read_rows(tmp_path / "out" / f"{s}.parquet", Example)
     ]

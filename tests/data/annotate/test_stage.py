@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from llmops import prompts
 from llmops.config import Annotate, Template
+from llmops.data import worktables
 from llmops.data.annotate import stage as annotate
+from llmops.data.annotate.candidates import TABLES
 from llmops.data.annotate.split import normalized
 from llmops.errors import ConfigError, LlmopsError
-from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, write_rows
+from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
 
 FILES = ("train.parquet", "validation.parquet", "test.parquet", "dropped.parquet", "findings.parquet", "train.txt")
 
@@ -323,6 +326,48 @@ def test_the_same_input_in_any_order_gives_the_same_bytes(tmp_path: Path) -> Non
         run(tmp_path / name, rows)
         found.append([(tmp_path / name / "out" / file).read_bytes() for file in FILES])
     assert found[0] == found[1]
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on the disk and in Arrow is not traced: `benchmarks/data.py` measures all memory."""
+    monkeypatch.setattr(worktables, "BATCH", 10)
+
+    def peak(count: int) -> int:
+        said = [" ".join(f"{'abcdefghij'[i % 10]}{n * i}" for n in range(900)) for i in range(count)]
+        rows = [document(row=i, question=f"Question {i}?", answer=f"{said[i]}.") for i in range(count)]
+        rows += [document(text=f"{i} {text}") for i, text in enumerate(said)]  # dropped
+        folder = tmp_path / str(count)
+        write_rows(folder / "clean" / "documents" / "part-00000.parquet", rows, Document)
+        (folder / "out").mkdir()
+        del rows, said
+        tracemalloc.start()
+        try:
+            config = Annotate(max_answer_chars=9_000, redact=(), min_test_items=1)
+            annotate.run(config, clean=folder / "clean", out=folder / "out")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(30), peak(120)
+    text = 2 * 90 * 900 * 5
+    assert large - small < text / 5
+
+
+def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worktables, "MEMORY", "50MB")
+    monkeypatch.setattr(worktables, "ROWS", 3_000)
+    row = {name: "x" for name in schema(Dropped).names}
+    with worktables.WorkTables(tmp_path / "work", TABLES) as tables:
+        for start in range(0, 20_000, 2_000):
+            numbers = range(start, start + 2_000)
+            ids = [f"{number * 7 % 20_000:05d}" for number in numbers]
+            tables.add("dropped", [{**row, "id": id_, "content": id_ * 800} for id_ in ids])
+        assert list((tmp_path / "work").iterdir()), "80 MB are on the disk"
+        found = tables.ranked_rows(annotate.DROPPED, tables.count("dropped"))
+        assert [row["id"] for row in found] == [f"{number:05d}" for number in range(20_000)]
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_few_test_items_is_an_error_that_says_what_to_change(tmp_path: Path) -> None:

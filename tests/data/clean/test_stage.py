@@ -11,18 +11,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from llmops.config import Clean
+from llmops.config import Annotate, Clean
 from llmops.data import spark
+from llmops.data.clean import layout
 from llmops.data.clean import stage as clean
 from llmops.errors import LlmopsError
-from llmops.records import Document, Dropped, read_rows, write_rows
+from llmops.records import Document, Dropped, read_rows, schema, write_rows
 
 CONFIG = Clean(master="local[2]", driver_memory="512m", partitions=2, min_chars=3, max_chars=60)
 CLASSES = Path(pyspark.__file__).parent / "bin" / "spark-class"
@@ -89,11 +93,21 @@ def document(name: str | int, **parts: str) -> Document:
     return Document(id=key(name), source="src", location="x.csv", position=f"row {name}", **parts)
 
 
+def cleaned(folder: Path, config: Clean) -> Any:
+    """`in` is cleaned to `out`; on a cluster by way of a folder that its workers share."""
+    active = SparkSession.getActiveSession()
+    if active and not str(active.sparkContext.master).startswith("local"):
+        config = config.model_copy(update={"work": str(folder / "shared")})
+    metrics = clean.run(config, collect=folder / "in", out=folder / "out")
+    assert not (folder / "out" / ".work").exists() and not list(folder.glob("shared/*"))
+    return metrics
+
+
 def run(
     folder: Path, config: Clean, *documents: Document
 ) -> tuple[dict[str, Any], dict[str, Document], dict[str, Dropped]]:
     write_rows(folder / "in" / "documents.parquet", documents, Document)
-    metrics = clean.run(config, collect=folder / "in", out=folder / "out")
+    metrics = cleaned(folder, config)
     kept = {d.position.split()[1]: d for d in read_rows(folder / "out" / "documents", Document)}
     dropped = {d.position.split()[1]: d for d in read_rows(folder / "out" / "dropped", Dropped)}
     return dict(metrics), kept, dropped
@@ -172,10 +186,10 @@ def test_texts_are_tidied(tmp_path: Path, session: SparkSession) -> None:
         ),
         document("b", text="می\u200cخواهم 👩\u200d🚀 no\u200cjoiner"),
     )
-    assert kept["a"].question == 'What is "café"?'
-    assert kept["a"].answer == "One line\n\ntwo & three"
+    assert kept["a"].question == "What is “café”?"
+    assert kept["a"].answer == "One  line\n\n\n two & three"
     assert kept["a"].group == "a b"
-    assert json.loads(kept["a"].fields) == {"n": "xy z", "＂": '"'}
+    assert json.loads(kept["a"].fields) == {"n": "xy z", "＂": "＂"}
     assert kept["b"].text == "می\u200cخواهم 👩\u200d🚀 nojoiner"
 
 
@@ -208,6 +222,43 @@ def test_near_duplicates_are_dropped_with_what_they_share(tmp_path: Path, sessio
         "e": ("near_duplicate", f"shares 85 % of its word 3-grams with {key('a')}"),
     }
     assert sorted(kept) == ["a", "d", "f", "g"]
+
+
+def test_what_is_asked_and_answered_is_compared_within_one_context(tmp_path: Path, session: SparkSession) -> None:
+    """A page is the context of many questions, and one question may be asked of many pages."""
+    page = f"{STORY}, and {STORY}, and then {STORY}."
+    questions = [
+        "When does he walk?",
+        "Where does he walk to?",
+        "What does he count there?",
+        "Who walks?",
+        "What is old?",
+    ]
+    years = ["1939", "1945", "1952"]
+    asked = "Going by the report above, in which year did the town begin to pay the keeper for his work?"
+    _, kept, dropped = run(
+        tmp_path,
+        LONG,
+        *(document(i, question=q, answer="As the page says.", context=page) for i, q in enumerate(questions)),
+        *(document(10 + i, question=asked, answer=y, context=f"Report {y}. {STORY}") for i, y in enumerate(years)),
+        document(20, question=f"Now, {asked}", answer="1939", context=f"report  1939. {STORY}"),
+    )
+    assert sorted(map(int, kept)) == [0, 1, 2, 3, 4, 10, 11, 12]
+    assert dropped["20"].rule == "near_duplicate" and dropped["20"].detail.endswith(key(10))
+
+
+def test_a_tested_source_stays_before_the_others_whatever_the_ids(tmp_path: Path, session: SparkSession) -> None:
+    long = {"question": f"{STORY}?", "answer": "Yes, he did."}
+    short = {"question": "How much?", "answer": "Five euros."}
+    documents = [replace(document(i, **parts), source=source) for i, (source, parts) in enumerate(
+        [("chat", long), ("chat", short), ("faq", {**long, "answer": "Yes, he did so."}), ("faq", short), ("faq", long)]
+    )]  # fmt: skip
+    write_rows(tmp_path / "in" / "documents.parquet", documents, Document)
+    for tested, stays in (((), [0, 1]), (("faq",), [2, 3]), (("chat", "faq"), [0, 1])):
+        out = tmp_path / "-".join(("out", *tested))
+        config = LONG.model_copy(update={"work": str(tmp_path / "shared")})
+        clean.run(config, collect=tmp_path / "in", out=out, annotate=Annotate(test_sources=tested))
+        assert [d.id for d in read_rows(out / "documents", Document)] == [key(i) for i in stays]
 
 
 def test_rows_that_differ_in_a_number_and_other_wordings_are_no_near_duplicates(
@@ -263,22 +314,25 @@ def test_other_languages_are_dropped_if_asked(tmp_path: Path, session: SparkSess
 def test_the_same_documents_give_the_same_files(
     tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In whatever order and in however many partitions."""
-    monkeypatch.setattr(clean, "ROWS_PER_FILE", 30)
+    """In whatever order, row groups, parts and partitions."""
+    monkeypatch.setattr(clean, "ROWS_PER_FILE", 5)
     words = STORY.split()
     rows = [
-        document(i << 57, question=" ".join(words[i % 7 :]) + "?", answer=f"Answer {i % 40}.") for i in range(80)
+        document(i << 57, question=" ".join(words[i % 7 :]) + "?", answer=f"Answer {chr(97 + i % 5)}{chr(97 + i % 7)}.")
+        for i in range(80)
     ]  # ids all over their range, as hashes are
     runs = []
-    for name, documents, partitions in (("x", rows, "1"), ("y", rows[::-1], "5")):
-        session.conf.set("spark.sql.shuffle.partitions", partitions)
-        run(tmp_path / name, LONG, *documents)
+    for name, documents, partitions, group, fan in (("x", rows, 1, 80, 16), ("y", rows[::-1], 5, 7, 2)):
+        monkeypatch.setattr(layout, "FAN", fan)
+        table = pa.Table.from_pylist([asdict(row) for row in documents], schema=schema(Document))
+        (tmp_path / name / "in").mkdir(parents=True)
+        pq.write_table(table, tmp_path / name / "in" / "documents.parquet", row_group_size=group)
+        metrics = cleaned(tmp_path / name, LONG.model_copy(update={"partitions": partitions}))
+        assert metrics["in"] == 80 and metrics["dropped"]["duplicate"] and metrics["dropped"]["near_duplicate"]
         out = tmp_path / name / "out"
         runs.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
-    session.conf.set("spark.sql.shuffle.partitions", "2")
     assert runs[0] == runs[1]
-    assert not [name for name in runs[0] if name.startswith(".")]
-    assert len([name for name in runs[0] if name.startswith("dropped")]) > 1
+    assert len([name for name in runs[0] if name.startswith("dropped")]) == 16
 
 
 def test_nothing_left_is_an_error_that_counts_the_reasons(tmp_path: Path, session: SparkSession) -> None:

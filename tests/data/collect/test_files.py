@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import glob
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -16,17 +21,27 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llmops.config import Collect, Source
-from llmops.data.collect import remote
+from llmops import artifacts, cli, hashes
+from llmops.config import Collect, Config, Source
+from llmops.data import remote
+from llmops.data.blocks import block
+from llmops.data.collect import libraries, local_files
 from llmops.data.collect import stage as collect
-from llmops.data.collect.files import content, matching_files
+from llmops.data.collect.files import content, matching_files, memory
+from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.errors import SourceError
+from llmops.errors import DiskFullError, SourceError
+from llmops.pipeline import plan, run_stage
 from llmops.records import Document, Dropped, read_rows
 
 DAY = "2026-01-31"
@@ -36,14 +51,14 @@ def source(location: str, **more: Any) -> Source:
     return Source(**{"name": "s", "kind": "csv", "location": location, **more})
 
 
-def settings(root: Path, *sources: Source) -> Collect:
+def configured(root: Path, *sources: Source) -> Collect:
     return Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json")
 
 
 def run(root: Path, location: str, interval: str = DAY, **more: Any) -> tuple[dict[str, int], list[Document]]:
     out = root / "out"
     out.mkdir(exist_ok=True)
-    metrics = collect.run(settings(root, source(location, **more)), interval=interval, out=out)
+    metrics = collect.run(configured(root, source(location, **more)), interval=interval, out=out)
     return metrics["sources"]["s"], read_rows(out / "documents.parquet", Document)
 
 
@@ -86,6 +101,8 @@ def web(no_credentials: None) -> Iterator[Web]:
             elif data is None:
                 data, status = b"nothing here", 404
             tag = hashlib.sha256(data).hexdigest()[:8]
+            if status == 200 and self.headers.get("If-Match", f'"{tag}"') != f'"{tag}"':
+                data, status = b"another by now", 412
             if (
                 status == 200
                 and state.ranges
@@ -139,9 +156,9 @@ def test_files_of_a_bucket_are_read_once_and_by_interval(
     ]
     assert (counts["read"], counts["unchanged"]) == (2, 0)
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and "downloads" in p.parts]
-    before = content(settings(tmp_path, source(f"{store}/{{date}}/*.csv")), DAY)
+    before = content(configured(tmp_path, source(f"{store}/{{date}}/*.csv")), DAY)
     put(objects, store, {"2026-01-31/b.csv": "q\n4\n"})
-    assert content(settings(tmp_path, source(f"{store}/{{date}}/*.csv")), DAY) != before
+    assert content(configured(tmp_path, source(f"{store}/{{date}}/*.csv")), DAY) != before
     counts, documents = run(tmp_path, f"{store}/{{date}}/*.csv")
     assert ([d.fields for d in documents], counts["read"], counts["unchanged"]) == (['{"q": "2"}', '{"q": "4"}'], 1, 1)
     _, documents = run(tmp_path, f"{store}/{{date}}/a.csv", "2026-02-01")
@@ -193,7 +210,7 @@ def test_a_copy_of_many_blocks_is_the_file(
     data = b"q\n" + b"".join(b"%03d\n" % n for n in range(rows)) if rows else b""
     web.files, web.ranges = {"/a.csv": data}, ranges
     (file,) = matching_files(source(f"{web.url}/a.csv"), tmp_path, DAY)
-    assert file.fetch(tmp_path).read_bytes() == data
+    assert file.fetch(tmp_path)[0].read_bytes() == data
 
 
 def test_a_broken_line_is_taken_up_again(web: Web, tmp_path: Path, small_blocks: None) -> None:
@@ -229,7 +246,7 @@ FETCH = textwrap.dedent("""
     import sys
     from pathlib import Path
     from llmops.config import Source
-    from llmops.data.collect import remote
+    from llmops.data import remote
     from llmops.data.collect.files import matching_files
     remote.BLOCK = 10
     (file,) = matching_files(Source(name="s", kind="csv", location=sys.argv[1]), Path(sys.argv[2]), "2026-01-31")
@@ -275,6 +292,43 @@ def test_a_file_that_changes_while_it_is_copied_is_not_mixed(
     assert not [p for p in (tmp_path / "copies").rglob("*") if p.is_file()]
 
 
+@pytest.mark.parametrize("where", ["web", "s3", "azure"])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_file_that_becomes_another_and_what_it_was_is_not_mixed(
+    request: pytest.FixtureRequest, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch,
+    objects: Callable[[str], Any], where: str, at: int,
+) -> None:  # fmt: skip
+    """No question for its ETag before or after sees it."""
+    contents = [b"q\n" + digit * 20 for digit in (b"1\n", b"2\n")]
+    held = request.getfixturevalue(where)
+    url = held.url if where == "web" else held
+
+    def becomes(content: bytes) -> None:
+        if where == "web":
+            held.files = {"/a.csv": content}
+        else:
+            objects(url).pipe_file(f"{url}/a.csv", content)
+
+    becomes(contents[0])
+    (file,) = matching_files(source(f"{url}/a.csv"), tmp_path, DAY)
+    numbers = count()
+
+    def between(*arguments: Any) -> bytes:
+        if next(numbers) != at:
+            return block(*arguments)
+        becomes(contents[1])
+        try:
+            return block(*arguments)
+        finally:
+            becomes(contents[0])
+
+    monkeypatch.setattr(remote, "block", between)
+    with pytest.raises(SourceError, match="changed"):
+        file.fetch(tmp_path / "copies")
+    (file,) = matching_files(source(f"{url}/a.csv"), tmp_path, DAY)  # Azure's ETags are of writes, not of contents
+    assert file.fetch(tmp_path / "copies")[0].read_bytes() == contents[0]
+
+
 def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects: Callable[[str], Any]) -> None:
     put(objects, azure, {"a.csv": "q\n1\n"})
     (file,) = matching_files(source(f"{azure}/a.csv"), tmp_path, DAY)
@@ -288,25 +342,112 @@ def test_a_damaged_copy_is_found_by_its_md5(azure: str, tmp_path: Path, objects:
         file.fetch(tmp_path / "copies")
 
 
-def test_a_file_that_changes_while_it_is_read_makes_no_extract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.csv").write_text("q\n1\n")
-    original = collect.READERS["csv"]
+    original = READERS["csv"]
 
     def changing(path: Path, origin: Origin) -> Items:
+        (tmp_path / "a.csv").write_text("q\n1\n2\n")
         yield from original(path, origin)
-        path.write_text("q\n1\n2\n")
 
-    monkeypatch.setitem(collect.READERS, "csv", changing)
-    with pytest.raises(SourceError, match="changed"):
-        run(tmp_path, "a.csv")
-    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
-    monkeypatch.setitem(collect.READERS, "csv", original)
-    assert len(run(tmp_path, "a.csv")[1]) == 2
+    changing.__module__ = original.__module__
+    monkeypatch.setitem(READERS, "csv", changing)
+    assert len(run(tmp_path, "a.csv")[1]) == 1
+    monkeypatch.setitem(READERS, "csv", original)
+    counts, documents = run(tmp_path, "a.csv")
+    assert (len(documents), counts["read"]) == (2, 1)
+    (tmp_path / "a.csv").write_text("q\n1\n")
+    counts, documents = run(tmp_path, "a.csv")
+    assert (len(documents), counts["unchanged"]) == (1, 1)
+    assert not list(tmp_path.rglob("copies"))
+
+
+def test_a_full_disk_makes_no_file_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, copy: Path) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", str(copy))
+
+    (tmp_path / "a.csv").write_text("q\n1\n")
+    monkeypatch.setattr(local_files, "copied", full)
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [source("a.csv").model_dump()]})
+    with pytest.raises(DiskFullError):
+        run_stage("collect", config, DAY)
+
+
+HOW = st.sampled_from(["in place", "in place, its time put back", "replaced", "appended", "gone"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.integers(0, 24), back=st.integers(1, 20), how=HOW, remembered=st.booleans())
+def test_changed_at_any_moment_the_artifact_holds_what_its_fingerprint_says(
+    at: int, back: int, how: str, remembered: bool
+) -> None:
+    """A file that becomes another, and later perhaps what it was, between any two steps from the plan to the record."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        root = Path(folder)
+        file, moments = root / "a.csv", count()
+        contents = {"first": "q\n" + "1\n" * 9, "second": "q\n" + "2\n" * 9}
+        file.write_text(contents["first"])
+        if remembered:
+            patch.setattr("llmops.hashes._FRESH_NS", -1)
+        stat = file.stat()
+
+        def becomes(content: str) -> None:
+            if how == "gone" and content == contents["second"]:
+                return file.unlink(missing_ok=True)
+            if how == "replaced":
+                (root / "new").write_text(content)
+                return os.replace(root / "new", file)
+            if how == "appended" and content == contents["second"]:
+                content = contents["first"] + "3\n"
+            file.write_text(content)
+            if how == "in place, its time put back":
+                os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+        def moment() -> None:
+            number = next(moments)
+            if number in (at, at + back):
+                becomes(contents["second" if number == at else "first"])
+
+        def before(function: Callable[..., Any]) -> Callable[..., Any]:
+            def ticking(*arguments: Any) -> Any:
+                moment()
+                result = function(*arguments)
+                moment()
+                return result
+
+            return ticking
+
+        def sha256() -> Any:
+            digest = hashlib.sha256()
+            return SimpleNamespace(update=before(digest.update), hexdigest=digest.hexdigest)
+
+        config = Config(
+            home=root / "home",
+            collect={
+                "root": root,
+                "sources": [{"name": "s", "kind": "csv", "location": "*.csv", "fields": {"question": "q"}}],
+            },
+        )
+        with patch.context() as during:
+            during.setattr("llmops.hashes._state", before(hashes._state))
+            during.setattr("llmops.hashes.file_sha256", before(hashes.file_sha256))
+            during.setattr(local_files, "_CHUNK", 5)
+            during.setattr(local_files, "hashlib", SimpleNamespace(sha256=sha256))
+            during.setitem(READERS, "csv", before(READERS["csv"]))
+            try:
+                made = run_stage("collect", config, DAY)
+            except SourceError:
+                return
+        questions = [row.question for row in read_rows(made / "documents.parquet", Document)]
+        file.write_text("q\n" + "".join(f"{question}\n" for question in questions))
+        assert plan("collect", config, DAY).path == made
 
 
 def test_the_content_of_sources(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("q\n1\n")
-    config = settings(tmp_path, source("*.csv"))
+    config = configured(tmp_path, source("*.csv"))
     before = content(config, DAY)
     assert content(config, DAY) == before
     (tmp_path / "a.csv").rename(tmp_path / "b.csv")
@@ -315,6 +456,131 @@ def test_the_content_of_sources(tmp_path: Path) -> None:
     assert content(config, DAY) == renamed != before
     (tmp_path / "b.csv").write_text("q\n2\n")
     assert content(config, DAY) != renamed
+
+
+def test_a_file_is_hashed_once_for_all_plans_and_not_while_it_is_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return artifacts.file_sha256(path)
+
+    monkeypatch.setattr("llmops.hashes.file_sha256", counting)
+    monkeypatch.setattr("llmops.hashes._FRESH_NS", -1)
+    names = ["Ana Li.csv", "b.csv", "c.csv"]
+    for name in names:
+        (tmp_path / name).write_text("q\n1\n")
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [source("*.csv").model_dump()]})
+    first = plan("collect", config, DAY).path
+    assert read == names
+    assert all(plan("collect", config, DAY).path == first for _ in range(12))
+    assert cli.main(["status", "--config", str(_saved(tmp_path)), "--interval", DAY]) == 0
+    run_stage("collect", config, DAY)
+    assert read == names
+    assert "Ana" not in memory(config.collect).read_text()  # an erasure has nothing to look for there
+    before = (tmp_path / "b.csv").stat()
+    (tmp_path / "b.csv").write_text("q\n2\n")  # of the same size, its time put back
+    os.utime(tmp_path / "b.csv", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert plan("collect", config, DAY).path != first and read == [*names, "b.csv"]
+    monkeypatch.setattr("llmops.hashes._FRESH_NS", 10**12)  # it may be written again within the same tick
+    (tmp_path / "c.csv").write_text("q\n3\n")
+    plan("collect", config, DAY)
+    plan("collect", config, DAY)
+    assert read == [*names, "b.csv", "c.csv", "c.csv"]
+
+
+def _saved(root: Path) -> Path:
+    file = root / "llmops.yaml"
+    sources = [{"name": "s", "kind": "csv", "location": "*.csv"}]
+    file.write_text(json.dumps({"home": str(root / "home"), "collect": {"sources": sources}}))
+    return file
+
+
+def test_brackets_in_the_names_of_folders_are_no_pattern(tmp_path: Path) -> None:
+    root, home = tmp_path / "a[1]*", tmp_path / "home [b]"
+    (root / "in").mkdir(parents=True)
+    (root / "in" / "x[2].csv").write_text("q\n1\n")
+    (root / "in" / "y.csv").write_text("q\n2\n")
+    with sqlite3.connect(root / "shop.db") as database:
+        database.execute("create table t (id, q, changed)")
+        database.executemany("insert into t values (?, ?, ?)", [(1, "3", "2026-01-01"), (2, "4", "2026-01-02")])
+    table = {
+        "kind": "sql",
+        "location": "sqlite:///shop.db",
+        "query": "select * from t",
+        "cursor": "changed",
+        "key": ["id"],
+    }
+    sources = [
+        {"name": "all", "kind": "csv", "location": "in/*.csv"},
+        {"name": "one", "kind": "csv", "location": "in/x[2].csv"},
+        {"name": "digit", "kind": "csv", "location": "in/[xy].csv"},
+        {"name": "absolute", "kind": "csv", "location": f"{glob.escape(str(root))}/in/*.csv"},
+        {"name": "table", **table},
+    ]
+    config = Config(home=home, collect={"root": root, "sources": sources})
+    for day in ("2026-01-01", "2026-01-02"):
+        made = run_stage("collect", config, day)
+    found = [(row.source, row.location) for row in read_rows(made / "documents.parquet", Document)]
+    assert found == [
+        *(("all", "in/x[2].csv"), ("all", "in/y.csv"), ("one", "in/x[2].csv"), ("digit", "in/y.csv")),
+        *(("absolute", "in/x[2].csv"), ("absolute", "in/y.csv")),
+        *(("table", "sqlite:///shop.db"), ("table", "sqlite:///shop.db")),
+    ]
+
+
+def test_another_version_of_a_library_reads_its_files_again_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text("q\n1\n")
+    (tmp_path / "a.html").write_text("<h2>Who pays?</h2><p>The one who sends it pays for it.</p>")
+    sources = [{"name": kind, "kind": kind, "location": f"a.{kind}"} for kind in ("csv", "html")]
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": sources})
+
+    def read() -> tuple[Path, list[int]]:
+        made = run_stage("collect", config, DAY)
+        metrics = artifacts.read_record(made).metrics["sources"]
+        return made, [metrics[kind]["read"] for kind in ("csv", "html")]
+
+    first, counts = read()
+    assert counts == [1, 1]
+    real = importlib.metadata.version
+    monkeypatch.setattr(libraries, "version", lambda name: "9.9.1" if name == "beautifulsoup4" else real(name))
+    libraries.libraries.cache_clear()
+    try:
+        second, counts = read()
+        assert second != first and counts == [0, 1]
+    finally:
+        monkeypatch.undo()
+        libraries.libraries.cache_clear()
+    assert read()[0] == first
+
+
+def test_the_libraries_of_every_reader_are_known() -> None:
+    """All that a reader imports but the standard library, ourselves, and what only adds names and types."""
+    distributions = importlib.metadata.packages_distributions()
+    assert READERS.keys() == libraries.LIBRARIES.keys()
+    for kind, reader in READERS.items():
+        names: set[str] = set()
+        modules, seen = [reader.__module__], set[str]()
+        while modules:
+            module = modules.pop()
+            if module in seen or not module.startswith("llmops.data.collect.readers"):
+                names |= {module.partition(".")[0]} - {"llmops", "__future__"} - sys.stdlib_module_names
+                continue
+            seen.add(module)
+            file = Path(artifacts.__file__).parent.joinpath(*module.split(".")[1:])
+            for node in ast.walk(
+                ast.parse((file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text())
+            ):
+                if isinstance(node, ast.Import):
+                    modules += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    modules.append(node.module)
+        wanted = {distributions[name][0].lower().replace("_", "-") for name in names}
+        assert wanted - {*libraries.TEXT} <= {name.lower() for name in libraries.LIBRARIES[kind]}, kind
 
 
 def test_a_file_name_that_is_no_utf8_is_read(tmp_path: Path) -> None:

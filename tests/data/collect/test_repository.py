@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmops.data.collect import repository
-from llmops.data.collect.remote import Address, connect, local
 from llmops.data.collect.repository import MANIFEST, RepositoryError, upload
+from llmops.data.remote import Address, connect, local
 
 DAY = "2026-01-31"
 

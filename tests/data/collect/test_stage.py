@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ import pytest
 from llmops.config import Collect, Source
 from llmops.data.collect import extracts, forgotten, row_file
 from llmops.data.collect import stage as collect
+from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, read_rows
@@ -67,11 +68,11 @@ def test_all_sources_in_order_with_counts_and_quarantine(root: Path) -> None:
         ("tables", "in/a.csv", "row 3", "malformed"),
         ("lines", "in/c.jsonl", "line 2", "malformed"),
     ]
-    assert (documents[0].licence, documents[0].owner, documents[0].interval) == ("MIT", "ana", DAY)
+    assert (documents[0].licence, documents[0].owner) == ("MIT", "ana")
     assert (metrics["documents"], metrics["quarantined"]) == (3, 2)
     assert metrics["sources"] == {
-        "tables": {"documents": 2, "quarantined": 1, "left_out": 0, "read": 2, "unchanged": 0},
-        "lines": {"documents": 1, "quarantined": 1, "left_out": 0, "read": 1, "unchanged": 0},
+        "tables": {"documents": 2, "quarantined": 1, "forgotten": 0, "left_out": 0, "read": 2, "unchanged": 0},
+        "lines": {"documents": 1, "quarantined": 1, "forgotten": 0, "left_out": 0, "read": 1, "unchanged": 0},
     }
 
 
@@ -102,7 +103,7 @@ def test_a_file_that_cannot_be_opened_is_quarantined(root: Path, monkeypatch: py
             raise PermissionError(13, "Permission denied")
         return iter([Origin(source("t", "csv", "x"), path.name).document("row 1", text="fine")])
 
-    monkeypatch.setitem(collect.READERS, "csv", refuse)
+    monkeypatch.setitem(READERS, "csv", refuse)
     _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv"))
     assert [d.text for d in documents] == ["fine"]
     assert [(q.location, q.rule, q.detail) for q in quarantine] == [("in/a.csv", "unreadable", "Permission denied")]
@@ -144,14 +145,14 @@ def test_no_source_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = collect.READERS["csv"]
+    original = READERS["csv"]
 
     def counting(path: Path, origin: Origin) -> Items:
         read.append(path.name)
         return original(path, origin)
 
     counting.__module__ = original.__module__
-    monkeypatch.setitem(collect.READERS, "csv", counting)
+    monkeypatch.setitem(READERS, "csv", counting)
     tables = source("tables", "csv", "in/*.csv", where={"q": "1"})
     _, documents, quarantine = run(root, tables)
     (root / "in" / "b.csv").write_text("q,a\n1,8\n", encoding="utf-8")
@@ -160,28 +161,28 @@ def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.Mon
     metrics, later, later_quarantine = run(root, wider, interval="2026-02-01")
     assert read == ["a.csv", "b.csv", "b.csv", "d.csv"]
     assert metrics["sources"]["tables"] == {
-        **{"documents": 3, "quarantined": 1, "left_out": 0},
+        **{"documents": 3, "quarantined": 1, "forgotten": 0, "left_out": 0},
         **{"read": 2, "unchanged": 1},
     }
-    assert later[0] == replace(documents[0], interval="2026-02-01")
+    assert later[0] == documents[0]  # what is the same on another day is the same row
     assert later_quarantine == quarantine
     run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}, licence="MIT"))
     assert len(read) == 7  # how it is read has changed
 
 
 def test_what_did_not_open_is_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = collect.READERS["csv"]
+    original = READERS["csv"]
 
     def breaking(path: Path, origin: Origin) -> Items:
         yield origin.document("row 1", text="before the break")
         raise TimeoutError("the network drive sleeps")
 
     breaking.__module__ = original.__module__
-    monkeypatch.setitem(collect.READERS, "csv", breaking)
+    monkeypatch.setitem(READERS, "csv", breaking)
     _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
     assert [d.text for d in documents] == ["before the break"]
     assert [(q.position, q.rule) for q in quarantine] == [("file", "unreadable")]
-    monkeypatch.setitem(collect.READERS, "csv", original)
+    monkeypatch.setitem(READERS, "csv", original)
     _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
     assert ([d.position for d in documents], quarantine) == (["row 2"], [])
 
@@ -197,7 +198,11 @@ def test_forgotten_rows_are_not_collected_again(root: Path, monkeypatch: pytest.
     def keep(item: Document | Dropped) -> Document | Dropped:
         return Origin(source("tables", "csv", "x"), item.location).dropped(item.position, "forgotten", "by request")
 
-    monkeypatch.setattr(forgotten, "load", lambda path: keep if path == root / "forgotten.json" else None)
+    def load(path: Path) -> SimpleNamespace:
+        assert path == root / "forgotten.json"
+        return SimpleNamespace(without=lambda items: map(keep, items))
+
+    monkeypatch.setattr(forgotten, "load", load)
     with pytest.raises(SourceError, match="forgotten"):
         run(root, source("tables", "csv", "in/b.csv"))
     (extract,) = (root / "cache").glob("*.parquet")
@@ -254,7 +259,9 @@ def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(root: Path, at: 
         return item
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forgotten, "load", lambda path: interrupt)
+        patch.setattr(
+            forgotten, "load", lambda path: SimpleNamespace(without=lambda items: (interrupt(i) for i in items))
+        )
         with pytest.raises(KeyboardInterrupt):
             run(root, tables)
     assert not (root / "out" / "documents.parquet").exists()

@@ -19,6 +19,8 @@ from llmops.data.text.duplicate_lines import MIN_LINES, duplicate_line_share
         ("a\na\na\na", 0.75),
         ("a\n\n  a\nb \n\nb\n", 0.5),  # neither blank lines nor white space around a line count
         ("a\nb\nc\nd", 0.0),
+        ("f(a) {\n}\nf(b) {\n}\nf(c) {\n}", 0.0),  # nor lines of code
+        ("More\nf(a) {\n}\nMore\n}\nMore\nMore\n}", 0.375),
     ],
 )
 def test_the_share_of_lines_that_stood_before(text: str, share: float) -> None:

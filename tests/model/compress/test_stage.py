@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from llmops.config import Compress, Train
+from llmops.config import model as sections
 from llmops.errors import ConfigError, LlmopsError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
@@ -23,7 +24,8 @@ from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import Measured, choose_variant, compare_variants
-from llmops.model.training.qlora import Hyperparameters, save_merged, trainable
+from llmops.model.training.merge import save_merged
+from llmops.model.training.qlora import Hyperparameters, trainable
 from llmops.prompts import training_ids
 from llmops.records import Example, write_rows
 
@@ -249,7 +251,10 @@ def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_fp8_without_a_gpu_says_what_it_needs(trained: dict[str, Path], stubbed: list[Path], tmp_path: Path) -> None:
+def test_fp8_without_a_gpu_says_what_it_needs(
+    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sections, "find_spec", lambda name: name)
     with pytest.raises(ConfigError, match=r"fp8.*8\.9"):
         compress.run(Compress(variants=("fp8",), max_new_tokens=4), **trained, out=tmp_path)
 
@@ -258,6 +263,7 @@ def test_fp8_without_a_gpu_says_what_it_needs(trained: dict[str, Path], stubbed:
 def test_fp8_on_a_gpu_is_near_the_full_model(
     trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("kernels", reason="needs the package kernels")
     compress.run(Compress(variants=("fp8",), within=10.0, max_new_tokens=4), **trained, out=tmp_path)
     full, small = json.loads((tmp_path / "compression.json").read_text())["variants"]
     assert small["size_mib"] < full["size_mib"] and abs(small["loss_added"]["mean"]) < 0.1

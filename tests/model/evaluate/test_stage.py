@@ -17,10 +17,10 @@ from llmops.config import Evaluate
 from llmops.errors import ArtifactError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model
-from llmops.model.base.packing import mean_loss
+from llmops.model.base.packing import answer_nats, mean_loss
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
-from llmops.model.scoring.likelihood import answer_nats, bits_per_byte
+from llmops.model.scoring.likelihood import bits_per_byte
 from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
 from llmops.statistics.intervals import mean
@@ -143,6 +143,13 @@ def test_an_empty_test_is_an_error(folders: dict[str, Path], tmp_path: Path) -> 
     write_rows(tmp_path / "test.parquet", [], Example)
     with pytest.raises(ArtifactError, match=r"test\.parquet"):
         run({**folders, "annotate": tmp_path}, tmp_path / "out")
+
+
+def test_a_champion_whose_model_was_removed_is_named_before_anything_is_asked(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="v7.*no model.*backup"):
+        run(folders, tmp_path / "out", champion=tmp_path / "v7")
 
 
 def test_likelihood_is_the_training_loss_by_item(tiny_base: Path) -> None:

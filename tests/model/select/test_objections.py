@@ -35,6 +35,7 @@ SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
         ({}, Select(), GPU, "download"),
         ({"gated": True}, ONLINE, GPU, "HF_TOKEN"),
         ({}, ONLINE, Capacity(3, 24, True, False), "train"),
+        ({}, ONLINE, Capacity(12, 24, True, False), "evaluated in bfloat16"),
         ({}, ONLINE, Capacity(24, 3, True, False), "served"),
         ({}, ONLINE, Capacity(24, 24, False, False), "no GPU"),
     ],

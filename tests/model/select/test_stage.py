@@ -14,11 +14,12 @@ import pytest
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 
-from llmops.artifacts import Record, commit, newest
+from llmops.artifacts import Record, clear, commit, newest
 from llmops.config import Select
 from llmops.errors import ArtifactError, ConfigError
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.base.load import load_model
 from llmops.model.select import stage as select
 from llmops.model.select import zeroshot
 from llmops.model.select.stage import choose_base
@@ -86,12 +87,16 @@ def test_bits_saved_are_paired() -> None:
 def test_a_local_folder_is_taken_as_it_is_and_scored(tiny_base: Path, annotate: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    done = select.run(Select(model=str(tiny_base), score_items=3), annotate=annotate, out=out)
+    done = select.run(
+        Select(model=str(tiny_base), score_items=3), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
+    )
     assert done["revision"] == "local" and base_path(out) == str(tiny_base)
     document = json.loads((out / "selection.json").read_text())
     assert document["items"] == 3 and document["considered"][0]["bits per byte"]
     assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
-    select.run(Select(model=str(tiny_base), score_items=0), annotate=annotate, out=out)
+    select.run(
+        Select(model=str(tiny_base), score_items=0), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
+    )
     assert json.loads((out / "selection.json").read_text())["considered"][0]["bits per byte"] == ""
 
 
@@ -109,20 +114,34 @@ def test_what_is_here_is_scored_compared_and_explained(
     monkeypatch.setattr(weights, "convert_gguf", lambda gguf, out: shutil.copytree(tiny_base, out))
     out = tmp_path / "out"
     out.mkdir()
-    done = select.run(Select(max_memory_gib=24, score_items=4), annotate=annotate, out=out)
+    done = select.run(
+        Select(max_memory_gib=24, score_items=4), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
+    )
     assert done["model"] == "middle" and done["considered"] == 4
     table = {row["model"]: row for row in json.loads((out / "selection.json").read_text())["considered"]}
     assert all(table[name]["bits per byte"] and table[name]["token F1"] for name in ("small", "middle", "packed"))
     assert table["closed"]["bits per byte"] == "" and table["middle"]["revision"] == "aaaaaaa"
     assert table["small"]["revision"] == "not pinned" and table["packed"]["revision"].startswith("numpy==")
     assert (out / "selection.md").read_text().index("| middle") < (out / "selection.md").read_text().index("| closed")
-    assert sorted(p.name for p in out.iterdir()) == ["selection.json", "selection.md"]
+    assert sorted(p.name for p in out.iterdir()) == ["base", "selection.json", "selection.md"]
+    assert base_path(out) == str(out / "base") and done["revision"] == tiny_base.name
 
-    done = select.run(Select(max_memory_gib=24, score_items=0, model="packed"), annotate=annotate, out=out)
+    clear(out)
+    done = select.run(
+        Select(max_memory_gib=24, score_items=0, model="packed"),
+        annotate=annotate,
+        weight_hashes=tmp_path / "weights.json",
+        out=out,
+    )
     assert done["revision"].startswith("numpy==") and (out / "base" / "config.json").is_file()
     assert base_path(out) == str(out / "base") and not (out / "candidates").exists()
     with pytest.raises(ConfigError, match="download"):  # a revision that is asked for is the Hub's, not the package's
-        select.run(Select(max_memory_gib=24, model="packed", revision="v2"), annotate=annotate, out=tmp_path)
+        select.run(
+            Select(max_memory_gib=24, model="packed", revision="v2"),
+            annotate=annotate,
+            weight_hashes=tmp_path / "weights.json",
+            out=tmp_path,
+        )
 
 
 def test_a_model_in_the_cache_counts_only_when_it_is_whole(
@@ -139,6 +158,43 @@ def test_a_model_in_the_cache_counts_only_when_it_is_whole(
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert weights.cached(pinned, pinned.revision) is None
+
+
+def test_a_model_of_the_cache_is_kept_and_outlives_it(
+    tiny_base: Path, annotate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache has symbolic links to its blobs, and may hold more than a model is loaded from."""
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / ("b" * 40), tmp_path / "hub" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in (p for p in tiny_base.iterdir() if p.is_file()):
+        shutil.copy(path, blobs / path.name)
+        (snapshot / path.name).symlink_to(blobs / path.name)
+    (snapshot / "consolidated.safetensors").write_bytes(b"the weights once more")
+    monkeypatch.setattr(select, "catalogue", lambda: [SMALL])
+    monkeypatch.setattr(weights, "cached", lambda e, revision: snapshot)
+    out = tmp_path / "out"
+    out.mkdir()
+    done = select.run(
+        Select(max_memory_gib=24, score_items=0), annotate=annotate, weight_hashes=out.parent / "weights.json", out=out
+    )
+    kept = Path(base_path(out))
+    assert done["revision"] == "b" * 40 and kept == out / "base"
+    assert (kept / "model.safetensors").stat().st_ino == (blobs / "model.safetensors").stat().st_ino
+    shutil.rmtree(tmp_path / "hub")
+    assert load_model(kept).num_parameters() == load_model(tiny_base).num_parameters()
+    assert not (kept / "consolidated.safetensors").exists()
+
+
+def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
+    """As artifacts of 0.1.0 point into the cache."""
+    row = {"model": "org/tiny", "revision": "c" * 40, "path": str(tmp_path / "gone")}
+    (tmp_path / "selection.json").write_text(json.dumps(row))
+    with pytest.raises(ArtifactError, match=r"hf download org/tiny --revision c{40}.*llmops run select"):
+        base_path(tmp_path)
+    (tmp_path / "selection.json").write_text(json.dumps({**row, "revision": "local"}))
+    with pytest.raises(ArtifactError, match="put the folder back"):
+        base_path(tmp_path)
 
 
 def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
@@ -168,7 +224,8 @@ def test_a_pin_is_a_commit() -> None:
 def test_memory_estimates() -> None:
     seven = entry("x", 6.7, embedding=0.13, layers=32, kv=4096)
     assert 5.0 < seven.training_gib < 7.0  # QLoRA's 7 B: about 5 GB of weights and under 6 GB to train
-    assert 11.0 < seven.serving_gib < 12.5  # and 0.5 MiB of keys and values a token: 8 GiB for 16,384
+    assert 12.5 < seven.whole_gib < 14.0  # two bytes a parameter, which evaluate has in memory
+    assert 20.0 < seven.serving_gib < 21.5  # the same, and 0.5 MiB of keys and values a token: 8 GiB for 16,384
     assert entry("y", 6.7, embedding=0.13, layers=32, kv=1024).serving_gib < seven.serving_gib - 5
 
 

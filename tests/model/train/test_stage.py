@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_servable
+from llmops.model.base.memory import Memory
 from llmops.model.base.packing import mean_loss
 from llmops.model.train import stage as train
-from llmops.model.training.qlora import merge_adapter
+from llmops.model.training import merge
+from llmops.model.training.merge import save_merged
+from llmops.model.training.qlora import trainable
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
 
@@ -34,7 +42,7 @@ SPLITS = {"train": examples(12, 3), "validation": examples(5, 3)}  # the latter 
 def stage(monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tmp_path: Path) -> Any:
     """Runs the stage on `SPLITS`; features say that 3 of 20 examples were truncated."""
     metrics: dict[str, Any] = {"truncated": 3, "examples": 20, "tokens": {"train": 1, "validation": 1}}
-    record = type("Record", (), {"metrics": metrics})
+    record = type("Record", (), {"metrics": metrics, "config": {"max_tokens": 32}})
     monkeypatch.setattr(train, "read_offline", lambda features, split: SPLITS[split])
     monkeypatch.setattr(train, "read_record", lambda path: record)
     monkeypatch.setattr(train, "base_path", lambda select: str(tiny_base))
@@ -81,9 +89,10 @@ def test_works_without_validation_examples(stage: Any) -> None:
 
 def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaging(base: str, adapter: Path, method: str, out: Path) -> None:
-        model = merge_adapter(base, adapter, method)
-        model.get_input_embeddings().weight.data.mul_(50)
-        model.save_pretrained(out)
+        save_merged(base, adapter, method, out)
+        weights = load_file(out / "model.safetensors")
+        weights["model.embed_tokens.weight"] *= 50
+        save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
 
     monkeypatch.setattr(train, "save_merged", damaging)
     with pytest.raises(TrainingError, match="lost what was learned"):
@@ -101,3 +110,73 @@ def test_two_processes_write_the_same_artifact(stage: Any, monkeypatch: pytest.M
     monkeypatch.setattr(train, "run_parallel", here)
     metrics, out = stage(CONFIG.model_copy(update={"processes": 2}))
     assert asked == [2] and metrics["processes"] == 2 and (out / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_the_trained_model_is_gone_before_the_merge(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any) -> Any:
+        model = trainable(*args)
+        models.append(weakref.ref(model))
+        return model
+
+    def watched_merge(*args: Any) -> None:
+        assert len(models) == 1 and models[0]() is None
+        save_merged(*args)
+
+    monkeypatch.setattr(train, "trainable", watched)
+    monkeypatch.setattr(train, "save_merged", watched_merge)
+    stage()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What a fork may go on with: torch's other threads are not in the child, which would wait for them forever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_killed_while_merging_it_does_not_train_again(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, out = stage()
+    shutil.move(out, out.with_name("whole"))
+    out.mkdir()
+
+    def killed(shard: Any, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        os._exit(9)
+
+    monkeypatch.setattr(merge, "save_file", killed)
+    pid = os.fork()
+    if not pid:
+        stage()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert (out / "servable" / "model.safetensors").read_bytes() == b"half"
+    monkeypatch.setattr(merge, "save_file", save_file)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train, "fit", never)
+    again, _ = stage()
+    assert {**again, "seconds": 0, "tokens_per_second": 0} == {**whole, "seconds": 0, "tokens_per_second": 0}
+    theirs, ours = (load_file(f / "servable" / "model.safetensors") for f in (out.with_name("whole"), out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not (out / "checkpoints").exists()
+
+
+def test_too_little_memory_is_said_before_the_training(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "room", lambda: Memory(0.0, 0.5))
+    monkeypatch.setattr(train, "learn", lambda *_: pytest.fail("trained"))
+    with pytest.raises(TrainingError, match=r"Not enough memory: train needs .* GiB \(RAM\), 0.5 are there.*smaller"):
+        stage()
+
+
+def test_the_needs_of_the_stages_are_logged_first(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        stage()
+    said = [r.getMessage() for r in caplog.records]
+    assert [line for line in said[:4] if line.startswith("memory: train needs")]

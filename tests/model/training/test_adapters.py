@@ -19,9 +19,11 @@ from transformers import (
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
+from llmops.model.base.load import load_model
 from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, adapt, merge_adapter, trainable
+from llmops.model.training.merge import save_merged
+from llmops.model.training.qlora import Hyperparameters, adapt, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 SHAPE: dict[str, Any] = dict(
@@ -113,5 +115,6 @@ def test_dora_trains_a_magnitude_too(tiny_base: Path, tmp_path: Path) -> None:
     assert (after := mean_loss(model, EXAMPLES)) < before
     assert all(not torch.equal(p, weights[n]) for n, p in model.named_parameters() if n in weights)
     model.save_pretrained(tmp_path / "adapter")
-    merged = mean_loss(merge_adapter(str(tiny_base), tmp_path / "adapter", "qlora"), EXAMPLES)
+    save_merged(str(tiny_base), tmp_path / "adapter", "qlora", tmp_path / "merged")
+    merged = mean_loss(load_model(tmp_path / "merged"), EXAMPLES)
     assert merged == pytest.approx(after, abs=0.02)

@@ -12,11 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 from llmops.config import Train
 from llmops.features.tokenize import Tokens
 from llmops.machine import GIB
+from llmops.model.base.memory import activations
 from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training import fit as fit_module
 from llmops.model.training.attention import SEGMENTS
 from llmops.model.training.fit import fit
-from llmops.model.training.hardware import Hardware, Settings, activation_bytes, choose_settings, detect_hardware
+from llmops.model.training.hardware import Hardware, Settings, choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters, adapt, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
@@ -80,7 +81,7 @@ def test_estimate_of_activations_is_about_what_autograd_keeps(model: Any) -> Non
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = answer_loss(model, pack(examples))
-    estimate = activation_bytes(model.config, 600, 300)
+    estimate = activations(model.config, 600, 300)
     assert loss.requires_grad
     assert 0.9 < estimate / sum(kept.values()) < 1.4, (estimate, sum(kept.values()))
 

@@ -18,11 +18,11 @@ import torch
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import load_model, load_servable, nf4
+from llmops.model.base.load import load_model, load_servable
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, merge_adapter, save_merged, trainable
+from llmops.model.training.qlora import Hyperparameters, trainable
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 CONFIG = Train(epochs=2, checkpoint_steps=2)
@@ -179,39 +179,6 @@ def test_killed_training_goes_on_and_ends_the_same(tiny_base: Path, tmp_path: Pa
     resumed = json.loads((out / "history.json").read_text())
     assert [h["step"] for h in resumed] == [h["step"] for h in whole]
     assert resumed[-1]["loss"] == pytest.approx(whole[-1]["loss"], abs=1e-3)
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("adapter")
-    model = trainable(str(tiny_base), CONFIG, FOUND)
-    fit(model, examples(), CONFIG, FOUND, out)
-    model.save_pretrained(out / "adapter")
-    return out / "adapter"
-
-
-def beside(base: Path, adapter: Path, quantised: bool) -> Any:
-    """The model as it was trained: the adapter on its base."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(load_model(base, nf4() if quantised else None), str(adapter)).train()
-
-
-@pytest.mark.parametrize("method", ["qlora", "lora"])
-def test_merging_keeps_what_was_learned(tiny_base: Path, adapter: Path, method: str) -> None:
-    trained = mean_loss(beside(tiny_base, adapter, method == "qlora"), examples())
-    assert mean_loss(merge_adapter(str(tiny_base), adapter, method), examples()) == pytest.approx(trained, abs=0.02)
-    assert trained < mean_loss(load_model(tiny_base), examples()) - 0.05
-
-
-def test_merged_model_is_saved_plain_and_whole(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
-    save_merged(str(tiny_base), adapter, "qlora", tmp_path / "servable")
-    model, tokenizer = load_servable(tmp_path / "servable")
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert not any("Linear4bit" in type(m).__name__ or "Lora" in type(m).__name__ for m in model.modules())
-    assert tokenizer.chat_template
-    trained = mean_loss(beside(tiny_base, adapter, quantised=True), examples())
-    assert mean_loss(model, examples()) == pytest.approx(trained, abs=0.02)
 
 
 def test_generation_does_not_depend_on_the_batch(tiny_base: Path) -> None:

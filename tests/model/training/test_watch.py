@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError, TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import mean_loss
 from llmops.model.training import checkpoints, watch
@@ -123,7 +123,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_full_disk_is_a_plain_error_and_training_goes_on_when_there_is_room(tiny_base: Path, tmp_path: Path) -> None:
     config = Train(epochs=2, checkpoint_steps=1)
     out = tmp_path / "out"
-    with files_of_at_most(20_000), pytest.raises(TrainingError, match="GB are free.*Make room"):
+    with files_of_at_most(20_000), pytest.raises(DiskFullError, match="GB are free.*Make room"):
         fit(trainable(str(tiny_base), config, FOUND), examples(8), config, FOUND, out)
     assert newest_checkpoint(out / "checkpoints") is None
     history = fit(trainable(str(tiny_base), config, FOUND), examples(8), config, FOUND, out)
@@ -135,7 +135,7 @@ def test_a_disk_that_would_not_do_is_refused_before_training(tmp_path: Path, mon
     need_disk(tmp_path, tmp_path)
     usage = type("Usage", (), {"free": 2999})
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(TrainingError, match="GB"):
+    with pytest.raises(DiskFullError, match="GB"):
         need_disk(tmp_path, tmp_path)
 
 

@@ -14,24 +14,30 @@ from llmops.config import Train, Tune
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune.halving import Trial, best_trial, promote, ranking, rungs, standing, stopped
-from llmops.model.tune.search import count_points, declared_space, grid, propose, start_point
+from llmops.model.tune.search import count_points, grid, propose
+from llmops.model.tune.space import declared_space, start_point
 
 HOW: tuple[Any, ...] = ("tpe", "random", "grid")
 
 
+def space(**changes: Any) -> Any:
+    """The default space with other expressions."""
+    return {**Tune().space, **changes}
+
+
 def points(config: Tune, train: Train | None = None) -> list[Hyperparameters]:
     """All that a search tries; the score is how far the learning rate is from 1e-4."""
-    space = declared_space(config, train or Train())
+    searched = declared_space(config, train or Train())
     tried: list[tuple[Hyperparameters, float]] = []
-    for _ in range(count_points(config, space)):
-        found = propose(config, space, tried)
+    for _ in range(count_points(config, searched)):
+        found = propose(config, searched, tried)
         tried.append((found, abs(math.log10(found.learning_rate) + 4)))
     return [found for found, _ in tried]
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_all_searches_stay_in_the_space_and_try_no_point_twice(how: Any) -> None:
-    config = Tune(search=how, trials=16, rank=(8, 16), batch=(4, 2))
+    config = Tune(search=how, trials=16, space=space(batch=("choice", 4, 2)))
     found = points(config)
     assert len(found) == len(set(found)) == 16
     assert all(1e-5 <= p.learning_rate <= 1e-3 for p in found)
@@ -44,7 +50,10 @@ def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
     """Of 60 points over six decades, 20 are within one of the best at random; HyperOpt's own `fmin` has 31 there."""
 
     def near(how: Any) -> int:
-        tried = [points(Tune(search=how, trials=30, learning_rate=(1e-7, 1e-1), seed=s))[10:] for s in range(3)]
+        tried = [
+            points(Tune(search=how, trials=30, space=space(learning_rate=("loguniform", 1e-7, 1e-1)), seed=s))[10:]
+            for s in range(3)
+        ]
         return sum(abs(math.log10(p.learning_rate) + 4) < 1 for found in tried for p in found)
 
     assert near("tpe") > 27 > near("random")
@@ -52,7 +61,7 @@ def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
 
 @pytest.mark.parametrize("how", ["tpe", "random"])
 def test_begins_at_the_starting_point(how: Any) -> None:
-    first = points(Tune(search=how, trials=2))[0]
+    first = points(Tune(search=how, trials=6))[0]
     assert first == start_point(declared_space(Tune(), Train())) and first.rank == 16 and first.batch == 8
     assert first.learning_rate == pytest.approx(3.16e-4, rel=1e-2)
 
@@ -68,28 +77,30 @@ def test_what_train_fixes_is_not_searched(how: Any) -> None:
 
 @pytest.mark.parametrize("how", ["tpe", "random"])
 def test_a_finite_space_is_looked_through_once(how: Any) -> None:
-    config = Tune(search=how, trials=100, learning_rate=(1e-4, 1e-4), rank=tuple(range(1, 12)), batch=(1, 2))
+    declared = space(learning_rate=("uniform", 1e-4, 1e-4), rank=("uniformint", 1, 11), batch=("choice", 1, 2))
+    config = Tune(search=how, trials=100, space=declared)
     found = points(config)
     assert len(found) == len(set(found)) == 22
 
 
 def test_grid_is_even_and_says_when_it_does_not_fit() -> None:
-    space = declared_space(Tune(rank=(4, 8, 8), batch=(2,)), Train())
-    rates = sorted({p.learning_rate for p in grid(space, 9)})
-    assert len(grid(space, 9)) == 8 and len(rates) == 4  # a ninth would leave a rate without one of the ranks
+    config = Tune(space=space(rank=("choice", 4, 8, 8), batch=("choice", 2)))
+    searched = declared_space(config, Train())
+    rates = sorted({p.learning_rate for p in grid(searched, 9)})
+    assert len(grid(searched, 9)) == 8 and len(rates) == 4  # a ninth would leave a rate without one of the ranks
     steps = [math.log10(b / a) for a, b in zip(rates, rates[1:], strict=False)]
     assert steps == pytest.approx([0.5] * 3) and rates[0] == pytest.approx(10**-4.75)
-    assert {p.learning_rate for p in grid(space, 3)} == {start_point(space).learning_rate}
-    with pytest.raises(ConfigError, match=r"2 ranks and 1 batches .* tune.trials"):
-        grid(space, 1)
+    assert {p.learning_rate for p in grid(searched, 3)} == {start_point(searched).learning_rate}
+    with pytest.raises(ConfigError, match=r"2 of rank has 2 points.* tune.trials"):
+        grid(searched, 1)
 
 
 def test_failed_trials_do_not_attract_the_search() -> None:
-    config, space = Tune(trials=40, learning_rate=(1e-6, 1e-1), rank=(8,), batch=(4,)), None
-    space = declared_space(config, Train())
+    config = Tune(search="tpe", trials=40, space={"learning_rate": ("loguniform", 1e-6, 1e-1)})
+    searched = declared_space(config, Train())
     tried: list[tuple[Hyperparameters, float]] = []
     for _ in range(40):
-        found = propose(config, space, tried)
+        found = propose(config, searched, tried)
         tried.append((found, math.inf if found.learning_rate > 1e-3 else abs(math.log10(found.learning_rate) + 5)))
     assert sum(found.learning_rate > 1e-3 for found, _ in tried[20:]) < 8  # what it would be at random
 
@@ -170,12 +181,48 @@ def test_no_stopped_trial_is_promoted_and_one_gets_to_the_end(first: list[int], 
     [
         ({"spark": "local[2]"}, "tune.halving to 1"),
         ({"halving": 1, "parallel": 2}, "tune.spark"),
-        ({"rank": ()}, "rank"),
-        ({"batch": (0,)}, "batch"),
-        ({"learning_rate": (1e-3, 1e-5)}, "low <= high"),
+        ({"search": "tpe"}, "first 5 trials are random"),
+        ({"steps": 0}, "tune.halving to 1"),
+        ({"space": {"epochs": ("uniform", 1, 3)}}, "tune.steps to 0"),
+        ({"space": {"rank": ("choice",)}}, "rank: choice takes values"),
+        ({"space": {"rank": ()}}, "no expression"),
+        ({"space": {"rank": ("randint", 8)}}, "no expression 'randint'"),
+        ({"space": {"rank": ("uniform", 4, 8)}}, "whole number"),
+        ({"space": {"rank": ("choice", 4.5)}}, "whole number"),
+        ({"space": {"batch": ("choice", 0)}}, "0 is not from 1"),
+        ({"space": {"batch": ("choice", "8")}}, "batch: choice takes values"),
+        ({"space": {"learning_rate": ("loguniform", 1e-3, 1e-5)}}, "low <= high"),
+        ({"space": {"learning_rate": ("loguniform", 1e-5)}}, "takes low, high"),
+        ({"space": {"learning_rate": ("loguniform", -11.5, -6.9)}}, "is not from"),
+        ({"space": {"warmup": ("loguniform", 0, 0.1)}}, "no logarithm of 0"),
+        ({"space": {"dropout": ("uniform", 0, 1)}}, "1 is not from 0 to 0.99"),
+        ({"space": {"alpha": ("quniform", 8, 30, 8)}}, "multiples of a step"),
+        ({"space": {"momentum": ("uniform", 0, 1)}}, "momentum"),
         ({"search": "genetic"}, "search"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         Tune(**wrong)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_every_expression_gives_only_what_it_allows(how: Any) -> None:
+    declared: Any = {
+        "learning_rate": ("loguniform", 1e-5, 1e-2),
+        "epochs": ("quniform", 0.1, 0.5, 0.1),
+        "alpha": ("uniformint", 8, 9),
+        "batch": ("qloguniform", 4, 8, 4),
+        "dropout": ("uniform", 0, 0.3),
+        "warmup": ("choice", 0.1, 0),
+        "rank": ("choice", 16),
+    }
+    config = Tune(search=how, trials=60, steps=0, halving=1, space=declared)
+    found = points(config)
+    assert len(found) == len(set(found)) and {p.rank for p in found} == {16}
+    assert {p.epochs for p in found} == {0.1, 0.2, 0.3, 0.4, 0.5} and {p.warmup for p in found} == {0, 0.1}
+    assert {p.batch for p in found} == {4, 8} and {p.alpha for p in found} == {8, 9}
+    assert all(type(value) is int for p in found for value in (p.rank, p.batch, p.alpha))
+    assert all(1e-5 <= p.learning_rate <= 1e-2 and 0 <= p.dropout <= 0.3 for p in found)
+    rest = points(config, Train(epochs=7, dropout=0.0, warmup=0.2, alpha=3, learning_rate=1e-3))
+    assert {(p.epochs, p.dropout, p.warmup, p.alpha) for p in rest} == {(7, 0.0, 0.2, 3)} and len(rest) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 
 from llmops.config import Train, Tune
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientError
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
-from llmops.model.tune.search import declared_space
-from llmops.model.tune.spark_trials import on_spark
+from llmops.model.tune.space import declared_space
+from llmops.model.tune.spark_trials import _broken_off, on_spark
 
-CONFIG = Tune(trials=5, halving=1, spark="local[2]", parallel=2, learning_rate=(1e-5, 1e-2))
+SPACE: Any = {**Tune().space, "learning_rate": ("loguniform", 1e-5, 1e-2)}
+CONFIG = Tune(trials=5, halving=1, spark="local[2]", parallel=2, space=SPACE)
 
 
 def objective() -> Callable[[TrialJob, Path], Trial]:
@@ -28,6 +30,8 @@ def objective() -> Callable[[TrialJob, Path], Trial]:
         assert folder.is_dir() and os.environ["OMP_NUM_THREADS"] == "1"
         if job.trial.found.rank == 3:
             return replace(job.trial, error="The loss is nan.")
+        if job.trial.found.rank == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if job.trial.found.rank == 5:
             raise OSError("no base model here")
         return replace(job.trial, losses={job.steps: abs(math.log10(job.trial.found.learning_rate) + 4)})
@@ -67,6 +71,24 @@ def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
 
 
 def test_a_training_that_fails_is_a_failed_trial_and_a_broken_task_an_error(session: Any) -> None:
-    assert [bool(t.error) for t in search(CONFIG.model_copy(update={"trials": 2, "rank": (3,)}), [])] == [True, True]
+    assert [
+        bool(t.error)
+        for t in search(CONFIG.model_copy(update={"trials": 2, "space": {**SPACE, "rank": ("choice", 3)}}), [])
+    ] == [True, True]
     with pytest.raises(TrainingError, match="no base model here"):
-        search(CONFIG.model_copy(update={"trials": 2, "rank": (5,)}), [])
+        search(CONFIG.model_copy(update={"trials": 2, "space": {**SPACE, "rank": ("choice", 5)}}), [])
+    with pytest.raises(DiskFullError, match="No space left"):
+        search(CONFIG.model_copy(update={"trials": 2, "space": {**SPACE, "rank": ("choice", 6)}}), [])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("", TransientError),
+        ("ExecutorLostFailure (executor 3 exited)", TransientError),
+        (("<class 'llmops.errors.DiskFullError'>", "A checkpoint could not be written"), DiskFullError),
+        (("<class 'ModuleNotFoundError'>", "No module named 'llmops'"), TrainingError),
+    ],
+)
+def test_what_befell_a_task_decides_whether_it_is_tried_again(error: Any, kind: type[LlmopsError]) -> None:
+    assert type(_broken_off(error)) is kind

@@ -24,10 +24,9 @@ from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
 
-HALVING = Tune(trials=9, steps=8, halving=2, rung=2)
-REAL = Tune(
-    trials=5, steps=4, halving=2, rung=1, learning_rate=(1e-3, 1e-1), rank=(2, 4), batch=(2,), validation_items=4
-)
+HALVING = Tune(search="tpe", trials=9, steps=8, halving=2, rung=2)
+SPACE: Any = {"learning_rate": ("loguniform", 1e-3, 1e-1), "rank": ("choice", 2, 4), "batch": ("choice", 2)}
+REAL = Tune(search="tpe", trials=6, steps=4, halving=2, rung=1, space=SPACE, validation_items=4)
 
 
 def examples(first: int, count: int = 16) -> list[Tokens]:
@@ -56,7 +55,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         assert folder.is_dir() == bool(job.trial.steps)  # the checkpoint it goes on from is still there
         folder.mkdir(parents=True, exist_ok=True)
         loss = abs(math.log10(job.trial.found.learning_rate) + 4) + 1 / job.steps
-        return replace(job.trial, losses={**job.trial.losses, job.steps: loss})
+        losses = {**job.trial.losses, job.steps: loss}
+        return replace(job.trial, losses=losses, nats=tuple([8 * loss] * 8), trained=job.steps)
 
     monkeypatch.setattr(tune, "attempt_job", attempt)
     return done
@@ -177,7 +177,7 @@ def test_trials_train_as_the_section_train_says(
 def test_a_diverging_trial_is_an_error_of_its_own(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "mean_loss", lambda model, held_out: math.nan)
+    monkeypatch.setattr(tune, "answer_nats", lambda model, held_out: [(math.nan, 1)])
     job = TrialJob(Trial(0, Hyperparameters(1e-2, 2, 2)), 1)
     done = tune.attempt_job(job, tmp_path / "t", config=REAL, train=Train(), features=tmp_path, base=str(tiny_base))
     assert "nan" in done.error and done.losses == {}
@@ -221,3 +221,72 @@ def test_killed_three_times_the_search_finds_the_same_best_trial(tiny_base: Path
     assert run(REAL, out) == expected
     assert (out / "trials.json").read_bytes() == (tmp_path / "whole" / "trials.json").read_bytes()
     assert not (out / ".trials").exists()
+
+
+def test_what_leads_within_the_noise_is_not_taken(
+    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses order the trials as ever, but the items disagree about who is better."""
+    attempt = tune.attempt_job
+
+    def noisy(job: TrialJob, folder: Path, **more: Any) -> Trial:
+        done = attempt(job, folder, **more)
+        noise = torch.randn(8, generator=torch.Generator().manual_seed(done.number)) * 9
+        return replace(done, nats=tuple((torch.tensor(done.nats) + noise - noise.mean()).tolist()))
+
+    clear, config = run(HALVING, tmp_path / "clear"), HALVING
+    assert clear["beyond_noise"] and clear["learning_rate"] != pytest.approx(3.16e-4, rel=1e-2)
+    monkeypatch.setattr(tune, "attempt_job", noisy)
+    found = run(config, tmp_path / "noisy")
+    assert not found["beyond_noise"] and found["gain"] > 0 > found["gain_low"]
+    assert found["learning_rate"] == pytest.approx(3.16e-4, rel=1e-2) and found["best_loss"] == clear["best_loss"]
+    assert "**the starting point is taken**" in (tmp_path / "noisy" / "report.md").read_text()
+    assert "its point is taken" in (tmp_path / "clear" / "report.md").read_text()
+
+
+EPOCHS = Tune(
+    search="grid",
+    trials=4,
+    steps=0,
+    halving=1,
+    space={"epochs": ("choice", 1, 2), "dropout": ("choice", 0, 0.3)},
+    validation_items=8,
+)
+
+
+def test_epochs_are_searched_by_whole_trainings(tmp_path: Path) -> None:
+    metrics = run(EPOCHS, tmp_path, Train(learning_rate=1e-2, rank=2, batch=4, checkpoint_steps=1))
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    # 16 examples in batches of 4 are 4 steps an epoch
+    assert sorted((r["found"]["epochs"], r["found"]["dropout"], r["trained"]) for r in rows) == [
+        (1.0, 0.0, 4), (1.0, 0.3, 4), (2.0, 0.0, 8), (2.0, 0.3, 8)
+    ]  # fmt: skip
+    assert metrics["steps"] == 24 and len({r["losses"]["0"] for r in rows}) == 4
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert {k: metrics[k] for k in best} == best and best["learning_rate"] == 1e-2
+    report = (tmp_path / "report.md").read_text()
+    assert "| trial | epochs | dropout | steps | loss | what became of it |" in report
+
+
+def test_a_whole_training_that_is_killed_goes_on_from_its_checkpoint(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TrialJob(Trial(0, Hyperparameters(1e-2, 2, 4, epochs=2)), 0)
+    settings: dict[str, Any] = {
+        "config": EPOCHS, "train": Train(checkpoint_steps=1), "features": tmp_path, "base": str(tiny_base)
+    }  # fmt: skip
+    whole = tune.attempt_job(job, tmp_path / "whole", **settings)
+    with monkeypatch.context() as broken:
+        broken.setattr(tune, "answer_nats", lambda *_: 1 / 0)  # killed between training and judging
+        with pytest.raises(ZeroDivisionError):
+            tune.attempt_job(job, tmp_path / "killed", **settings)
+    last = max((tmp_path / "killed" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    began = last.stat().st_mtime_ns
+    again = tune.attempt_job(job, tmp_path / "killed", **settings)
+    assert again == whole and last.stat().st_mtime_ns == began
+
+
+def test_a_start_that_failed_is_beaten_by_anything(tmp_path: Path) -> None:
+    failed = Trial(0, Hyperparameters(1e-1, 2, 2), error="The validation loss is nan after 4 steps.")
+    other = Trial(1, Hyperparameters(1e-3, 2, 2), {4: 2.0}, nats=(1.0,) * 4, trained=4)
+    assert tune.take([failed, other], REAL, tmp_path) == (other, None)

@@ -107,7 +107,7 @@ def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that
         (Question("Where is it?", "On the shelf."), question),
         (Chat((Message("user", "Hello"),)), chat),
         (Text("Once upon"), text),
-        (TokenIds(tuple(question)), question),
+        (TokenIds(tuple(question), stored=True), question),
     ):
         answer, expected = whole(engine, EngineRequest(prompt, FEW)), said(base, ids, FEW)
         written = tokenizer.decode(expected, skip_special_tokens=True)

@@ -19,6 +19,7 @@ from llmops.monitoring.spool import drain
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout
+from llmops.state.database import database_at
 from serving.engines.base import EngineRequest, Prompt, Question
 from serving.engines.echo import EchoEngine
 from serving.guard import Guard
@@ -44,11 +45,14 @@ class World:
     engines: dict[str, list[EchoEngine]] = field(default_factory=dict)  #: all that were made
 
     def __post_init__(self) -> None:
-        self.registry, self.events = Registry(self.home / "registry", "bot"), self.home / "events"
+        database = database_at(f"sqlite:///{self.home / 'state.db'}")
+        self.registry, self.events = Registry(self.home / "registry", "bot", database), self.home / "events"
         (self.home / "servable").mkdir()
         for n in range(1, 4):
             facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
-            self.registry.publish(facts, {"servable": self.home / "servable"}, lambda v: {}, by="test", why="")
+            version = self.registry.publish(facts, {"servable": self.home / "servable"}, lambda v: {}, by="t", why="")
+            # the gate passed it, but it did not become the champion
+            self.registry.decide(version.name, "gate", "promoted", by="t", why="passed")
         self.registry.promote("v1")
 
     def engine(self, version: Version) -> EchoEngine:

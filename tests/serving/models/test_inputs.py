@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from fastapi.testclient import TestClient
 
 from llmops.errors import ArtifactError
@@ -69,6 +69,25 @@ def test_a_store_that_does_not_answer_is_opened_again(site, client, stored):
     assert len(stored) == 2
 
 
+@pytest.mark.parametrize(("down", "status", "failed"), [({"v2"}, 200, 1), ({"v1", "v2"}, 503, 0)])
+def test_where_the_canarys_store_is_down_the_champion_answers_with_its_own(site, client, down, status, failed):
+    client.post("/admin/canary", json={"version": "v2", "share": 0.999}, headers=site.headers("admin"))
+    parts = client.app.state.parts
+    site.until(lambda: parts.models.canary)
+
+    def open_store(version, model):
+        if version.name in down:
+            raise ConnectionError("redis is gone")
+        return Online()
+
+    parts.inputs._open = open_store
+    answer = ask(site, client, input_id="known")
+    assert answer.status_code == status
+    assert status == 503 or (answer.json()["model_version"], answer.json()["response"]) == ("v1", "7 8")
+    own = parts.models._trial.own
+    assert (own.canary.total("failed"), own.champion.requests) == (failed, 0)
+
+
 def test_a_store_that_hangs_is_not_waited_for(site, client, stored):
     release = threading.Event()
     inputs = client.app.state.parts.inputs
@@ -115,5 +134,5 @@ def test_the_prompt_comes_from_feasts_online_store(site, client, tmp_path):
 
 
 def read_offline_prompts(features):
-    rows = pq.read_table(features / "features.parquet", filters=[("input_id", "=", "id3")]).to_pylist()
-    return [row["token_ids"][: row["prompt_tokens"]] for row in rows]
+    mapped = [Dataset.from_file(str(path)) for path in sorted(features.glob("*.arrow"))]
+    return [row["token_ids"][: row["prompt_tokens"]] for rows in mapped for row in rows if row["input_id"] == "id3"]

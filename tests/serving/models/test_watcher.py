@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from llmops.registry.aliases import Change, move
 from serving.engines.base import EngineRequest, Question
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, NotReady
 from serving.guard import Guard
 from serving.models import loader
-from serving.models.watcher import LOADS, Models
+from serving.models.loader import LOADS
+from serving.models.watcher import Models
 
 
 class Gated(EchoEngine):
@@ -142,7 +144,8 @@ def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(
 
 def test_without_a_champion_there_is_no_answer_but_a_reason(world: Any) -> None:
     async def test() -> None:
-        (world.registry.folder / "aliases.json").unlink()
+        with world.registry.database.change() as connection:
+            move(connection, "bot", {}, Change("promote", "", "a test", "none"))
         models = Models(world.registry, world.engine, 0.01, world.events, Guard(()))
         with pytest.raises(NotReady, match="no champion"):
             models.generate(EngineRequest(Question("hi"), 5), caller="a")
@@ -159,3 +162,21 @@ def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) -> None:
 
     asyncio.run(test())
     assert not any(engine.stats().alive for engines in world.engines.values() for engine in engines)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_it_stops_though_it_is_woken_at_that_moment(world: Any, turns: int) -> None:
+    """However many turns of the event loop lie between: the two must not cancel each other out."""
+
+    async def test() -> None:
+        models = Models(world.registry, world.engine, 60.0, world.events, Guard(("SECRET",)))
+        models.start()
+        await world.until(lambda: models.champion)
+        await asyncio.sleep(0.05)  # it pauses now
+        models._wake.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stopped, _ = await asyncio.wait({asyncio.create_task(models.stop())}, timeout=10)
+        assert stopped
+
+    asyncio.run(test())

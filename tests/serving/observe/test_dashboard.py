@@ -1,8 +1,13 @@
+import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
-from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, PIPELINE, SERVING, build, timestamp
+from llmops.config import Deploy
+from llmops.deploy.stage import prove
+from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING, build, timestamp
 from llmops.monitoring.sinks import LocalStore
 from serving.observe.dashboard import SPANS, dashboard_figures
 
@@ -54,20 +59,29 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
         metrics = {"documents": 3, "nested": {"a": 1}}
         store.send([build(PIPELINE, {"@timestamp": when, "event.action": stage, "event.duration": 2_000_000_000,
                                      "event.outcome": "success", "llmops.metrics": metrics})])  # fmt: skip
-    store.send(
-        [build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", "llmops.gate.low": -0.1})]
-    )
+    numbers = {"low": -0.1, "attempt": 7, "level": 0.0009, "left": 0.006, "power": 0.06}
+    gate = {f"llmops.gate.{name}": value for name, value in numbers.items()}
+    store.send([build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", **gate})])
     store.send([build(ALERT, {"message": "slow"})])
     result = dashboard_figures(store, "1h", NOW)
     assert [stage["stage"] for stage in result["stages"]] == ["clean", "collect"]
     assert result["stages"][0]["seconds"] == 2 and result["stages"][0]["metrics"] == {"documents": 3}
     assert (result["gates"][0]["version"], result["gates"][0]["outcome"]) == ("v2", "rejected")
-    assert result["gates"][0]["low"] == -0.1 and result["gates"][0]["difference"] is None
+    assert {name: result["gates"][0][name] for name in numbers} == numbers
+    assert result["gates"][0]["difference"] is None
     assert result["alerts"][0]["message"] == "slow"
 
 
+def test_what_the_hub_holds_is_what_the_last_push_left_there(store):
+    for n, main in enumerate(["v1", "v3", "v2"]):
+        when = timestamp(NOW - timedelta(days=30 - n))
+        store.send([build(HUB, {"@timestamp": when, "llmops.hub.repo": "me/bot", "llmops.hub.main": main})])
+    (hub,) = dashboard_figures(store, "1h", NOW)["hub"]
+    assert (hub["repo"], hub["main"]) == ("me/bot", "v2")
+
+
 def test_an_event_with_gaps_does_not_break_the_page(store):
-    store.send([build(dataset, {}) for dataset in (SERVING, FEEDBACK, PIPELINE, GATE, ALERT, CANARY)])
+    store.send([build(dataset, {}) for dataset in (SERVING, FEEDBACK, PIPELINE, GATE, ALERT, CANARY, HUB)])
     result = dashboard_figures(store, "7d")
     assert len(result["stages"]) == len(result["gates"]) == len(result["alerts"]) == 1
 
@@ -111,3 +125,25 @@ def test_decisions_on_canaries_are_listed_with_their_reason(store):
     )
     (one,) = dashboard_figures(store, "1h")["canaries"]
     assert (one["version"], one["outcome"], one["share"], one["why"]) == ("v2", "rolled back", 0.1, "errors")
+
+
+def test_the_proof_of_a_deployment_is_one_request_and_no_error(site):
+    """Deploy waits while the app loads the champion: its looking is nobody's failed request."""
+    loaded = threading.Event()
+
+    def slow(version):
+        loaded.wait(60)
+        return site.engine(version)
+
+    # the first champion comes when the app runs, and `live` waits for an engine
+    site.set_aliases()
+    site.engines["none"] = SimpleNamespace(stats=lambda: SimpleNamespace(alive=True), going=threading.Event())
+    with site.live(slow) as url:
+        assert site.ask(httpx.Client(base_url=url)).status_code == 503  # whoever asks now does get an error
+        site.set_aliases(champion="v1")
+        threading.Timer(1.5, loaded.set).start()
+        proof = prove(Deploy(question="one two"), url, site.keys["user"], "v1")
+    assert proof["answer"] == "one two"
+    statuses = [event["http.response.status_code"] for event in site.events(SERVING)]
+    assert statuses == [503, 200]
+    assert dashboard_figures(LocalStore(site.config.events), "1h")["totals"]["failed"] == 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from llmops.registry.registry import registry_of
+from llmops.release import trials
 from serving.engines.echo import EchoEngine
 
 
@@ -33,7 +37,7 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
         ]
     )
     stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
-    assert stopped == {"aliases": {"champion": "v1"}, "canary": None}
+    assert stopped == {"aliases": {"champion": "v1"}, "canary": None, "decision": None}
     site.until(lambda: site.ask(client).json()["model_version"] == "v1")
     changes = site.events("llmops.admin")
     assert [e["event.action"] for e in changes] == ["canary_start", "canary_stop"]
@@ -52,12 +56,27 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
         ({"version": "v9"}, 409),
         ({"version": "../v2"}, 409),
         ({"stop": True}, 200),
+        ({"stop": True, "conclude": True}, 422),
+        ({"conclude": True}, 409),
     ],
 )
 def test_what_makes_no_sense_is_refused(site: Any, client: TestClient, body: dict[str, Any], status: int) -> None:
     assert client.post("/admin/canary", json=body, headers=site.headers("admin")).status_code == status
     assert client.post("/admin/canary", json=body, headers=site.headers("developer")).status_code == 403
-    assert site.config.release.registry.joinpath("support-bot", "aliases.json").read_text() == '{"champion": "v1"}'
+    assert registry_of(site.config).aliases() == {"champion": "v1"}
+
+
+@pytest.mark.parametrize(("asked", "outcome"), [(200, "promoted"), (20, "inconclusive")])
+def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient, asked: int, outcome: str) -> None:
+    start(site, client)
+    registry, sides = registry_of(site.config), trials.Sides()
+    for n in range(asked):
+        sides.canary.add(f"a {n}", 1.0, 5, 5)
+        sides.champion.add(f"b {n}", 1.0, 5, 5)
+    trials.write(registry, registry.canary(), "another replica", sides)
+    done = client.post("/admin/canary", json={"conclude": True}, headers=site.headers("admin")).json()
+    assert (done["decision"]["outcome"], done["canary"]) == (outcome, None)
+    assert done["aliases"]["champion"] == ("v2" if outcome == "promoted" else "v1")
 
 
 def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> None:
@@ -74,6 +93,36 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
         "support-bot:v2",
     }
     assert side(site, client, "nonsense").status_code == 404
+
+
+def test_a_request_that_its_caller_gives_up_counts_against_the_side_that_kept_it_waiting(site: Any) -> None:
+    with site.live() as url:
+        site.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        admin = site.headers("admin")
+        httpx.post(f"{url}/admin/canary", json={"version": "v2", "share": 0.999}, headers=admin)
+        site.until(lambda: "support-bot:v2" in httpx.get(f"{url}/v1/models", headers=site.headers()).text)
+        site.engines["v2"].going.clear()
+        for stream in (False, True):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{url}/generate", json={"prompt": "a", "stream": stream}, headers=site.headers(), timeout=0.5
+                )
+        seen = partial(httpx.get, f"{url}/admin/models", headers=admin)
+        site.until(lambda: seen().json()["canary"]["canary"]["left"] == 2)
+        assert seen().json()["canary"]["canary"]["failed"] == seen().json()["canary"]["champion"]["requests"] == 0
+
+
+def test_each_of_several_answers_to_one_request_counts_and_has_the_champion_behind_it(site: Any) -> None:
+    with site.client(lambda v: EchoEngine(fail_on="bad" if v.name == "v2" else "")) as client:
+        site.ready(client)
+        start(site, client)
+        trial = client.app.state.parts.models._trial  # type: ignore[attr-defined]
+        chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}], "n": 2}
+        several = {"model": "support-bot", "prompt": ["one", "bad"], "n": 2}
+        for path, body, versions in (("chat/completions", chat, 2), ("completions", several, 4)):
+            answer = client.post(f"/v1/{path}", json=body, headers=site.headers())
+            assert answer.status_code == 200 and len(answer.json()["choices"]) == versions
+        assert (trial.own.canary.answered, trial.own.canary.failed, trial.own.champion.requests) == (4, 2, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -4,46 +4,41 @@ Two forms are read. Transcripts, where a line of dashes or a header starts a con
 
     # topic: returns
     # context: Returns policy: 30 days, unused.
-    Customer: Can I send it back?
-    Agent: Yes, within 30 days.
+    [10:32] Anna: Can I send it back?
+    [10:33] Maria (support): Yes, within 30 days.
     ---
 
-and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context": "…", "messages": [{"role": "user", "content":
-"…"}, …]}`. The context, what the agent had before them, and the topic are optional.
+whose speakers are found as `speakers` says; and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context":
+"…", "messages": [{"role": "user", "content": "…"}, …]}`. The context, what the agent had before them, and the topic are
+optional. What was said before a question is added to its context, the newest of it: "And in blue?" says little alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llmops.data.collect.readers.decode import lines, open_text
+from llmops.data.collect.readers.decode import LARGEST, lines, open_text
 from llmops.data.collect.readers.json_records import parse_line
-from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.origin import Item, Items, Origin
+from llmops.data.collect.readers.speakers import Line, Side, in_time, is_notice, known_side, sides, taken_apart
 
-ASKS = ("customer", "user", "client", "caller", "visitor", "guest", "shopper", "human")
-ANSWERS = ("agent", "assistant", "support", "bot", "advisor", "adviser", "representative", "rep", "operator")
-IGNORED = ("system", "note", "info", "tool", "function", "developer")
+HEADER_CHARS = 4000  #: a longer line is no header
+EARLIER_CHARS = 600  #: most characters of the earlier turns in a context
 
-_TURN = re.compile(
-    r"\s*(?:[\[(]?[\d:./\-T ]{4,25}[Z\])]?\s+)?"  # a time stamp, if any
-    rf"(?P<who>{'|'.join((*ASKS, *ANSWERS, *IGNORED))})\s*(?:\([^)]*\)|\d+)?\s*:\s*(?P<says>.*)",
-    re.IGNORECASE,
-)
 _RULE = re.compile(r"\s*[-=_*]{3,}\s*")
 _HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
-
-Role = Literal["asks", "answers"]
 
 
 @dataclass(slots=True)
 class Turn:
-    """What one side said before the other spoke again."""
+    """What one side, of those who ask one person, said before another spoke."""
 
-    role: Role
+    side: Side
+    who: str
     position: str
     parts: list[str] = field(default_factory=list)
 
@@ -71,32 +66,51 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
-    turns: list[Turn] = []
+    said: list[Line] = []
+    size = 0
     about = {"topic": "", "context": ""}
-    in_header, ignored = False, False
+    in_header = False
     for number, line in numbered:
-        rule, header = _RULE.fullmatch(line), _HEADER.fullmatch(line)
+        if len(line) > LARGEST:
+            yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
+            continue
+        rule, header = _RULE.fullmatch(line), _HEADER.fullmatch(line) if len(line) <= HEADER_CHARS else None
+        if rule or header or size > LARGEST:
+            yield from _conversation(said, about, origin)
+            said, size = [], 0
         if rule or header:
-            yield from _pairs(turns, about, origin)
-            turns = []
             if rule or not in_header:
                 about = dict.fromkeys(about, "")
             in_header = header is not None
             if header and (key := (header["key"] or "").casefold()) in about:
                 about[key] = header["value"]
-            continue
-        in_header = False
-        if match := _TURN.fullmatch(line):
-            who = match["who"].casefold()
-            ignored = who in IGNORED
+        else:
+            in_header = False
+            said.append(taken_apart(number, line))
+            size += len(line)
+    yield from _conversation(said, about, origin)
+
+
+def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
+    """The pairs of one conversation of a transcript; lines before its first speaker or of a messenger are dropped."""
+    start = next((index for index, line in enumerate(said) if line.who), len(said))
+    for line in said[:start]:
+        detail = "no speaker: a conversation's lines begin with one, as in `Anna: …` and `Maria: …`"
+        yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
+    rest = in_time(said[start:])
+    side_of = sides(rest)
+    turns: list[Turn] = []
+    ignored = False
+    for line in rest:
+        if side := side_of.get(line.who):
+            ignored = side == "ignored"
             if not ignored:
-                _say(turns, "asks" if who in ASKS else "answers", f"line {number}", match["says"].strip())
-        elif turns:
-            if not ignored:
-                turns[-1].parts.append(line.strip())
-        elif not ignored:
-            detail = "no speaker: a conversation's lines begin with one, as in `Customer: …` and `Agent: …`"
-            yield origin.dropped(f"line {number}", "malformed", detail, line)
+                _say(turns, Turn(side, line.who, f"line {line.number}"), line.says)
+        elif is_notice(line, rest[0]):
+            detail = "a time stamp and no speaker: a line of the messenger's own"
+            yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
+        elif turns and not ignored:
+            turns[-1].parts.append(line.text.strip())
     yield from _pairs(turns, about, origin)
 
 
@@ -109,36 +123,72 @@ def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items
             continue
         turns: list[Turn] = []
         for index, message in enumerate(conversation["messages"], start=1):
-            who = message["role"].casefold()
-            if who not in IGNORED and (says := _content(message.get("content"))):
-                _say(turns, "asks" if who in ASKS else "answers", f"line {number}, message {index}", says)
+            side = known_side(message["role"].casefold())
+            if side and side != "ignored" and (says := _content(message.get("content"))):
+                who = f"{message['role']} {message.get('name') or ''}"
+                _say(turns, Turn(side, who, f"line {number}, message {index}"), says)
         if not turns:
             yield origin.dropped(f"line {number}", "malformed", "no text of a customer or an agent in it", line)
         about = {key: str(conversation.get(key) or "") for key in ("topic", "context")}
         yield from _pairs(turns, about, origin)
 
 
-def _say(turns: list[Turn], role: Role, position: str, says: str) -> None:
-    if not turns or turns[-1].role != role:
-        turns.append(Turn(role, position))
+def _say(turns: list[Turn], turn: Turn, says: str) -> None:
+    """Add what is said to the last turn, or begin `turn` with it: if another speaks, colleagues who answer aside."""
+    last = turns[-1] if turns else None
+    if not last or last.side != turn.side or (turn.side == "asks" and last.who != turn.who):
+        turns.append(turn)
     turns[-1].parts.append(says)
 
 
-def _pairs(turns: Iterable[Turn], about: Mapping[str, str], origin: Origin) -> Items:
-    group, context = about["topic"], about["context"]
+def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> Items:
+    """What is asked and the answer to it, which is to the one who asked last: another customer's question has none."""
+    group = about["topic"]
+    askers = list(dict.fromkeys(turn.who for turn in turns if turn.side == "asks"))
+    name = {who: f"Customer {n}" if len(askers) > 1 else "Customer" for n, who in enumerate(askers, start=1)}
     asked: Turn | None = None
+    earlier: list[str] = []
     for turn in turns:
         says = "\n".join(filter(None, turn.parts))
-        if turn.role == "asks":
+        if turn.side == "asks":
+            if asked:
+                yield _unanswered(asked, origin, group)
+                earlier.append(f"{name[asked.who]}: {_asked(asked)}")
             asked = turn
         elif asked:
-            question = " ".join(filter(None, asked.parts))
+            question = _asked(asked)
+            context = "\n".join(filter(None, [about["context"], *_newest(earlier)]))
             yield origin.document(asked.position, question=question, answer=says, context=context, group=group)
+            earlier += [f"{name[asked.who]}: {question}", f"Agent: {says}"]
             asked = None
         else:
             yield origin.document(turn.position, text=says, group=group)
+            if earlier:
+                earlier.append(f"Agent: {says}")
     if asked:
-        yield origin.document(asked.position, question=" ".join(filter(None, asked.parts)), group=group)
+        yield _unanswered(asked, origin, group)
+
+
+def _asked(turn: Turn) -> str:
+    return " ".join(filter(None, turn.parts))
+
+
+def _unanswered(turn: Turn, origin: Origin, group: str) -> Item:
+    return origin.document(turn.position, question=_asked(turn), group=group)
+
+
+def _newest(turns: Sequence[str]) -> list[str]:
+    """The last turns that fit into `EARLIER_CHARS`; of the last one the end, if it alone is longer."""
+    kept: list[str] = []
+    left = EARLIER_CHARS
+    for turn in reversed(turns):
+        if len(turn) > left:
+            break
+        kept.append(turn)
+        left -= len(turn)
+    if turns and not kept:
+        kept.append(f"… {turns[-1][-EARLIER_CHARS:].partition(' ')[2]}")
+    return kept[::-1]
 
 
 def _problem(conversation: Any) -> str:
@@ -147,7 +197,7 @@ def _problem(conversation: Any) -> str:
     for index, message in enumerate(conversation["messages"], start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             return f'message {index} has no "role"'
-        if message["role"].casefold() not in (*ASKS, *ANSWERS, *IGNORED):
+        if not known_side(message["role"].casefold()):
             return f"message {index} has the unknown role {message['role']!r}"
         if not isinstance(message.get("content"), str | list | None):
             return f'message {index} has a "content" that is no text'

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 CANDIDATES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5", "gb18030"]
 MARGIN = 0.05  #: the fallback is taken if it looks messier than the best guess by no more than this (both 0 to 1)
 SAMPLE = 1 << 16  #: bytes that are looked at to tell binary from text and one encoding from another
-LARGEST = 1 << 24  #: characters of a line or value; longer ones are no text, and would fill the memory
+LARGEST = 1 << 24  #: characters of a line, value or record; longer ones are no text, and would fill the memory
+LARGEST_PAGE = 1 << 24  #: bytes or characters of a page, unzipped, which is held in memory with its structure
+LARGEST_FILE = 1 << 27  #: characters of a file of which the text alone is held in memory, unzipped
 
 # The longest first: UTF-32's mark begins with UTF-16's.
 BOMS = {
@@ -91,10 +93,23 @@ def open_text(path: Path, origin: Origin, newline: str | None = None) -> Iterato
             raise Unreadable(f"it is not {encoding}: {reason}; set the source's `encoding`") from error
 
 
-def read_text(path: Path, origin: Origin) -> tuple[str, Origin]:
-    """The whole text of a file; see `open_text`."""
+def read_text(path: Path, origin: Origin, most: int, hint: str) -> tuple[str, Origin]:
+    """The whole text of a file; see `open_text`.
+
+    Raises:
+        Unreadable: also if it has more than `most` characters, unzipped; `hint` says what to do then.
+    """
     with open_text(path, origin) as (file, known):
-        return file.read(), known
+        text = file.read(most)
+        if len(text) == most and file.read(1):
+            text = ""  # which the error's traceback would hold
+            raise too_large(most, "characters", hint)
+        return text, known
+
+
+def too_large(most: int, unit: str, hint: str) -> Unreadable:
+    """The error for a file that would fill the memory: a small one may hold gigabytes when it is unzipped."""
+    return Unreadable(f"it holds more than {most:,} {unit}, unzipped, and would fill the memory; {hint}")
 
 
 def lines(file: TextIO) -> Iterator[str]:
@@ -103,6 +118,14 @@ def lines(file: TextIO) -> Iterator[str]:
         yield line
         while len(line) > LARGEST and line[-1] != "\n":
             line = file.readline(LARGEST + 1) or "\n"
+
+
+def line_at(file: Bytes, number: int) -> bytes:
+    """The line `number` of `file`, counted from 1, or its first `LARGEST` bytes."""
+    for _ in range(number - 1):
+        while (part := file.readline(SAMPLE)) and not part.endswith(b"\n"):
+            pass
+    return file.readline(LARGEST)
 
 
 def detect(file: Bytes) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from llmops.data.collect.readers.decode import LARGEST, lines, open_text
@@ -15,9 +15,11 @@ from llmops.errors import SourceError
 DELIMITERS = ",;\t|"
 SNIFFED = 100  #: lines that the delimiter is told from
 
+_TOLD = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)  # how Excel is told it, in a line before the header
+
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per row. Rows count as in a spreadsheet: the header is row 1.
+    """Yield one item per row. Rows count as in a spreadsheet: the header is row 1, also after a line `sep=;`.
 
     Raises:
         SourceError: if two columns have one name, or the configuration names a column that is not there.
@@ -25,10 +27,14 @@ def read(path: Path, origin: Origin) -> Items:
     """
     with open_text(path, origin, newline="") as (file, origin):
         rest = lines(file)
-        head = list(islice(rest, SNIFFED))
-        delimiter = sniff(head)
+        head: list[str] = []
+        while len(head) < SNIFFED and sum(map(len, head)) < LARGEST and (begin := next(rest, "")):
+            head.append(begin)
+        told = _TOLD.fullmatch(head[0]) if head else None
+        delimiter = told[1] if told else sniff(head)
         header: list[str] = []
-        for row, (line, values, content) in enumerate(_records(head, rest, delimiter), start=1):
+        records = _records(head[1:] if told else head, rest, delimiter, 2 if told else 1)
+        for row, (line, values, content) in enumerate(records, start=1):
             position = f"row {row}"
             if isinstance(values, csv.Error):
                 lost = "" if header else "; it is the header, without which no row can be read"
@@ -73,12 +79,15 @@ def _header(values: list[str], origin: Origin) -> list[str]:
 
 
 def _records(
-    head: Sequence[str], rest: Iterator[str], delimiter: str
+    head: Sequence[str], rest: Iterator[str], delimiter: str, start: int
 ) -> Iterator[tuple[int, list[str] | csv.Error, str]]:
     """The line that each record starts on, its values or what is wrong with it, and that line.
 
     After a record that cannot be parsed, such as one with a quote that never closes, reading starts again on the line
     after the one it began on: only that line is lost. Held in memory is one record, of at most `LARGEST` characters.
+
+    Args:
+        start: the line that the first record starts on.
     """
     coming, held = deque(head), deque[str]()
 
@@ -89,7 +98,6 @@ def _records(
                 raise csv.Error(f"the line is longer than {LARGEST:,} characters")
             yield line
 
-    start = 1
     while True:
         try:
             for values in csv.reader(feed(), delimiter=delimiter, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops.data.collect.readers.decode import LARGEST, lines, open_text, read_text
+from llmops.data.collect.readers.decode import LARGEST, LARGEST_FILE, lines, open_text, read_text
 from llmops.data.collect.readers.origin import Items, Origin, flatten
 from llmops.errors import SourceError
 
@@ -42,7 +42,7 @@ def read(path: Path, origin: Origin) -> Items:
         SourceError: if there is nothing at that path, or a field that the configuration names is in no record.
         Unreadable: if the file is no text.
     """
-    text, origin = read_text(path, origin)
+    text, origin = read_text(path, origin, LARGEST_FILE, "save it with one record a line, as kind `jsonl`, or split it")
     if not text.strip():
         yield origin.dropped("file", "empty", "the file is empty")
         return

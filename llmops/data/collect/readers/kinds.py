@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from llmops.data.collect.readers import chat_turns, delimited, json_records, parquet_rows, plain_text, xml_records
-from llmops.data.collect.readers.origin import Reader
+from functools import wraps
+from pathlib import Path
+
+from llmops.data.collect.readers import (
+    chat_turns,
+    dataset_rows,
+    delimited,
+    json_records,
+    parquet_rows,
+    plain_text,
+    xml_records,
+)
+from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.origin import Items, Origin, Reader
 from llmops.data.collect.readers.pages import html, markdown, pdf
 
-READERS: dict[str, Reader] = {
+
+def bounded(reader: Reader) -> Reader:
+    """The reader, which quarantines a file that needs more memory than there is, after all limits of its own."""
+
+    @wraps(reader)
+    def read(path: Path, origin: Origin) -> Items:
+        try:
+            yield from reader(path, origin)
+        except MemoryError as error:
+            raise Unreadable("it needs more memory than there is; split it") from error
+
+    return read
+
+
+_READERS: dict[str, Reader] = {
     "csv": delimited.read,
     "parquet": parquet_rows.read,
+    "dataset": dataset_rows.read,
     "json": json_records.read,
     "jsonl": json_records.read_lines,
     "xml": xml_records.read,
@@ -18,3 +45,4 @@ READERS: dict[str, Reader] = {
     "markdown": markdown.read,
     "text": plain_text.read,
 }
+READERS = {kind: bounded(reader) for kind, reader in _READERS.items()}

@@ -25,7 +25,7 @@ class Origin:
 
     source: Source
     location: str  #: as it stands in documents and messages: relative to the configuration, without secrets
-    interval: str = ""
+    interval: str = ""  #: ISO date of the day that a query is bounded by
     encoding: str = ""  #: what the text was decoded with, once it is known
 
     def document(self, position: str, fields: Mapping[str, str] | None = None, /, **parts: str) -> Document | Dropped:
@@ -49,7 +49,6 @@ class Origin:
             fields=json.dumps(dict(fields or {}), ensure_ascii=False),
             licence=self.source.licence,
             owner=self.source.owner,
-            interval=self.interval,
             **parts,
         )
 
@@ -133,20 +132,29 @@ def flatten(record: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """A nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`.
 
     A list of plain values is joined by ", "; one of records is numbered: `{"a": [{"b": 1}]}` becomes `{"a.0.b": "1"}`.
+    Where two values come to have one name, as in `{"a.b": 1, "a": {"b": 2}}`, the second is named `a.b (2)`.
     """
     out: dict[str, str] = {}
+
+    def put(name: str, text: str) -> None:
+        number, free = 2, name
+        while free in out:
+            free, number = f"{name} ({number})", number + 1
+        out[free] = text
+
     for key, value in record.items():
         name = f"{prefix}{key}"
         if isinstance(value, list):
             if any(isinstance(item, Mapping | list) for item in value):
                 value = {str(number): item for number, item in enumerate(value)}
             else:
-                out[name] = ", ".join(map(plain, value))
+                put(name, ", ".join(map(plain, value)))
                 continue
         if isinstance(value, Mapping):
-            out |= flatten(value, f"{name}.")
+            for inner, text in flatten(value, f"{name}.").items():
+                put(inner, text)
         else:
-            out[name] = plain(value)
+            put(name, plain(value))
     return out
 
 

@@ -22,6 +22,7 @@ def read(path: Path, origin: Origin) -> Items:
         for number, line in enumerate(lines(file), start=1):
             if len(line) > LARGEST:
                 yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
+                empty = False
                 continue
             blank = not line.strip()
             if size >= PART and (blank or size >= 2 * PART):

@@ -18,7 +18,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from llmops.config import Source
 from llmops.data.collect.readers.origin import Items, Origin, flatten, plain
-from llmops.errors import SourceError
+from llmops.errors import SourceError, SourceUnavailableError
+from llmops.schedule.transient import is_database_down
 from llmops.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET TIME ZONE 'UTC'")
-            statement = sa.text(_period_query(source, engine.dialect, after) if source.cursor else query)
+            statement = period_query(source, after) if source.cursor else sa.text(query)
             used = {key: bounds[key] for key in statement.compile().params if key in bounds}
             result = connection.execute(statement, used, execution_options={"stream_results": True})
             columns = list(result.keys())
@@ -73,16 +74,23 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
     except (SQLAlchemyError, ValueError) as error:
         cause = getattr(error, "orig", None) or error
         reason = _without_secrets(" ".join(str(cause).split("\n[SQL")[0].split()), url)
-        raise SourceError(f"Source {name}: {origin.location}: {reason}") from None
+        kind = SourceUnavailableError if is_database_down(error) else SourceError
+        raise kind(f"Source {name}: {origin.location}: {reason}") from None
 
 
-def _period_query(source: Source, dialect: sa.Dialect, after: date | None) -> str:
-    """The query for the rows of a period of days, sorted so that those of one key follow each other."""
-    quote_name = dialect.identifier_preparer.quote
-    cursor, keys = quote_name(source.cursor), [quote_name(key) for key in source.key]
-    days = f"{cursor} < :end" + (f" AND {cursor} >= :after" if after else f" OR {cursor} IS NULL")
-    order = ", ".join([*keys, cursor])
-    return f"SELECT * FROM (\n{source.query.rstrip().rstrip(';')}\n) AS every_day WHERE {days} ORDER BY {order}"
+def period_query(source: Source, after: date | None) -> sa.Select[Any]:
+    """The query for the rows of a period of days, sorted so that those of one key follow each other, in any dialect.
+
+    Args:
+        source: with a cursor, a key and a query.
+        after: the first day; None for all days, and rows without a cursor.
+    """
+    every_day = sa.text(f"\n{source.query.rstrip().rstrip(';')}\n").columns().subquery("every_day")
+    cursor: sa.ColumnClause[Any] = sa.column(source.cursor)
+    before = cursor < sa.bindparam("end")
+    days = before & (cursor >= sa.bindparam("after")) if after else before | cursor.is_(None)
+    order = [*map(sa.column, source.key), cursor]
+    return sa.select(sa.text("*")).select_from(every_day).where(days).order_by(*order)
 
 
 def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
@@ -105,9 +113,8 @@ def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
                 )
             else:
                 dated.append(row)
-        if (
-            dated
-        ):  # where two were changed at once, the content decides, since the database's order may differ next time
+        if dated:
+            # Where two were changed at once, the content decides, since the database's order may differ next time.
             newest = max(dated, key=lambda row: (row[source.cursor], json.dumps(flatten(row))))
             yield origin.row(position, flatten(newest))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
+from typing import IO, cast
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser, iterparse
 
-from llmops.data.collect.readers.decode import LARGEST, open_bytes
+from llmops.data.collect.readers.decode import LARGEST, Bytes, line_at, open_bytes, too_large
 from llmops.data.collect.readers.origin import Items, Origin
 
+DEEPEST = 500  #: elements within each other; more is no data, and each takes memory until it ends
 SHOWN = 5  #: elements that are named where the wanted ones are missing
 
 
@@ -24,7 +25,8 @@ def read(path: Path, origin: Origin) -> Items:
 
     Raises:
         SourceError: if a field that the configuration names is in no record.
-        Unreadable: where a gzip file breaks off; the records before the break have been yielded then.
+        Unreadable: where a gzip file breaks off, or where no record ends within `LARGEST` bytes; the records before it
+            have been yielded then.
     """
     wanted = origin.source.records.strip("/").split("/") if origin.source.records else []
     depth = len(wanted) or 2
@@ -32,13 +34,16 @@ def read(path: Path, origin: Origin) -> Items:
     number = 0
     seen: dict[str, None] = {}
     there: dict[str, None] = {}
-    with open_bytes(path) as file:
+    with open_bytes(path) as unmetered:
+        file = Metered(unmetered)
         parser = DefusedXMLParser(encoding=origin.source.encoding or None)
         try:
-            for event, element in iterparse(file, events=("start", "end"), parser=parser):
+            for event, element in iterparse(cast(IO[bytes], file), events=("start", "end"), parser=parser):
                 if event == "start":
                     names.append(_name(element.tag))
                     elements.append(element)
+                    if len(names) > DEEPEST:
+                        raise RecursionError
                     if len(there) < SHOWN:
                         there["/".join(names[:depth])] = None
                     continue
@@ -51,6 +56,8 @@ def read(path: Path, origin: Origin) -> Items:
                 inside = fits and len(names) > depth
                 names.pop()
                 elements.pop()
+                if not inside:
+                    file.since = 0
                 if elements and not inside:
                     elements[-1].remove(element)  # done with; the tree would grow to the size of the file
         except ParseError as error:
@@ -72,6 +79,27 @@ def read(path: Path, origin: Origin) -> Items:
     elif not number:
         detail = f"no record at `{'/'.join(wanted) or '*/*'}`; there is {', '.join(there)}"
         yield origin.dropped("file", "empty", detail)
+
+
+class Metered:
+    """A file that refuses to be read on when a record does not end, since the parser would hold all of it."""
+
+    def __init__(self, file: Bytes) -> None:
+        self.file = file
+        self.since = 0  #: bytes read since the last record ended
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes.
+
+        Raises:
+            Unreadable: if there have been more than `LARGEST` without a record's end.
+        """
+        # The parser looks at a tag again from its start with each part of it, so parts grow with what is unfinished.
+        data = self.file.read(max(size, self.since // 4))
+        self.since += len(data)
+        if self.since > LARGEST:
+            raise too_large(LARGEST, "bytes in one record", "name the records by the source's `records`, or split it")
+        return data
 
 
 def _fields(element: Element, prefix: str = "") -> dict[str, str]:
@@ -98,5 +126,4 @@ def _name(tag: str) -> str:
 
 def _line(path: Path, number: int) -> str:
     with open_bytes(path) as file:
-        line = next(islice(file, number - 1, None), b"")
-    return line[:LARGEST].decode("utf-8", "surrogateescape").rstrip()
+        return line_at(file, number).decode("utf-8", "surrogateescape").rstrip()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmops.config import Source
 from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
+from llmops.data.collect.readers.speakers import known_side
 from llmops.records import Document, Dropped
 
 MESSAGES = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'
@@ -55,10 +60,214 @@ def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
     assert items[1].position == "line 4"
 
 
+ODD = {
+    "a name answers": (
+        "Customer: When does it come?\nMaria: It arrives tomorrow.",
+        ["When does it come?|It arrives tomorrow."],
+    ),
+    "two names": ("Anna: Is it new?\nMaria: Yes.", ["Is it new?|Yes."]),
+    "the agent greets": (
+        "Maria: Hello, how can I help you?\nTom: My tent is broken.\nMaria: We repair it.",
+        ["|Hello, how can I help you?", "My tent is broken.|We repair it."],
+    ),
+    "stamps": (
+        "[10:32] Anna: Is it new?\nNote: the blue one\n[10:33] Maria: Yes.\nPrice: 10 €\n[10:34] Anna: Fine",
+        ["Is it new? Note: the blue one|Yes.\nPrice: 10 €"],
+    ),
+    "stamps after names": ("Anna (10:32): Is it new?\nMaria (10:33): Yes.", ["Is it new?|Yes."]),
+    "a messenger's export": (
+        "12/01/2026, 10:32 - Anna Lind: Is it new?\n12/01/2026, 10:33 - Shop: Yes, https://x.example/a is it.",
+        ["Is it new?|Yes, https://x.example/a is it."],
+    ),
+    "numbers and names that are not in the address book": (
+        "31.01.26, 10:32 - \u202a+49 151 2345 67 89\u202c: Is it new?\n\u200e31.01.26, 10:33 - Shop: Yes.\n"
+        "31.01.26, 10:34 - \u202a+49 151 2345 67 89\u202c: And it?\n31.01.26, 10:35 - Shop: Yes, too.",
+        ["Is it new?|Yes.", "And it?|Yes, too."],
+    ),
+    "an export of another system": (
+        "\u200e[31.01.26, 10:32:01] ~\u202fAnna: \u200eIs it new?\n[31.01.26, 10:33:12] Shop: Yes.\n"
+        "\u200e[31.01.26, 10:34:02] ~\u202fAnna: And it?\n[31.01.26, 10:35:00] Shop: Yes, too.",
+        ["Is it new?|Yes.", "And it?|Yes, too."],
+    ),
+    "opening hours": (
+        "Anna: When is it open?\nMaria: It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat\n"
+        "Anna: Sunday?\nMaria: No.",
+        ["When is it open?|It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat", "Sunday?|No."],
+    ),
+    "colons in what is said": (
+        "Customer: I want:\nPrice: 10 €\nsize: 42\nTent: red\nSee https://x.example\nAgent: Gladly.\nTip: dry it.",
+        ["I want: Price: 10 € size: 42 Tent: red See https://x.example|Gladly.\nTip: dry it."],
+    ),
+    "a colleague takes over": (
+        "Customer: Is it new?\nMaria: I ask.\nCustomer: And?\nJun: It is.\nCustomer: Sure?\nJun: Yes.",
+        ["Is it new?|I ask.", "And?|It is.", "Sure?|Yes."],
+    ),
+    "German": ("Kunde: Ist es neu?\nFrau Weber: Ja.\nHinweis: nur heute", ["Ist es neu?|Ja.\nHinweis: nur heute"]),
+    "Chinese": ("客户：是新的吗？\n客服：是的。\n价格：10", ["是新的吗？|是的。\n价格：10"]),
+    "Russian names": ("Анна: Это новое?\nМария: Да.", ["Это новое?|Да."]),
+    "Arabic": ("العميل: هل هو جديد؟\nمريم: نعم، جديد.", ["هل هو جديد؟|نعم، جديد."]),
+    "bold": ("**Anna:** Is it new?\n**Maria:** Yes.", ["Is it new?|Yes."]),
+    "numbered": ("Customer 1: Is it new?\nSupport 2: Yes.", ["Is it new?|Yes."]),
+    "steps": (
+        "Anna: How does it work?\nMaria: So:\nStep 1: open\nStep 2: close\nStep 3: done",
+        ["How does it work?|So:\nStep 1: open\nStep 2: close\nStep 3: done"],
+    ),
+    "two speakers without names": (
+        "Speaker 1: Is it new?\nSpeaker 2: Yes.\nSpeaker 1: And it?\nSpeaker 2: Yes, too.",
+        ["Is it new?|Yes.", "And it?|Yes, too."],
+    ),
+    "several customers without names": (
+        "Customer 1: Is it new?\nAgent: Yes.\nCustomer 2: Is it red?\nCustomer 1: Is it big?\nAgent: No.\n"
+        "Agent 2: Never.",
+        ["Is it new?|Yes.", "Is it red?|", "Is it big?|No.\nNever."],
+    ),
+    "what is said begins with a time": (
+        "10:30 Anna: When is it open?\n10:31 Maria: It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n"
+        "09:00-18:00 Mon-Fri: phone\n9:30 Sat: chat\n10:32 Anna: And on Sunday?\n10:33 Maria: At\n12:00 or so.",
+        [
+            "When is it open?|It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n09:00-18:00 Mon-Fri: phone\n"
+            "9:30 Sat: chat",
+            "And on Sunday?|At\n12:00 or so.",
+        ],
+    ),
+    "past midnight": (
+        "11:58 PM Anna: Is it new?\n12:01 AM Maria: Yes.\n12:02 AM Anna: And it?\n12:03 AM Jun: Yes, too.",
+        ["Is it new?|Yes.", "And it?|Yes, too."],
+    ),
+    "questions and answers": ("Q: Is it new?\nA: Yes.", ["Is it new?|Yes."]),
+    "nobody answers": ("Customer: Is it new?\nsize: 42", ["Is it new? size: 42|"]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_speakers_are_found_by_structure(tmp_path: Path, name: str) -> None:
+    text, pairs = ODD[name]
+    items = [i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)]
+    found = [f"{i.question}|{i.answer or i.text}" for i in items]
+    assert found[: len(pairs)] == pairs and not any(i.answer for i in items[len(pairs) :])
+
+
+ANSWERING = """
+    Customer Support|Customer Service|Customer Care|Customer Success|Customer Success Manager|Customer Service Team|
+    Customer support Maria|Client advisor|Human agent|User support|Guest services|Visitor Services|Support|Support team|
+    Service desk|Help desk|Helpdesk|Agent Smith|Anna Support|customer_support|support_agent|Kundenservice|Kundendienst|
+    Kunden Service|Kundensupport|Service client|Service clients|Service clientèle|Soporte|Atención al cliente|
+    Servicio al cliente|Atendimento ao cliente|Servizio clienti|Assistenza clienti|Klantenservice|Служба поддержки|
+    Поддержка|Müşteri hizmetleri|客户服务|客服|カスタマーサポート|고객 지원|خدمة العملاء
+"""
+ASKING = "Customer|Customer A|Customer Anna|Client|Anna customer|Kunde|Kunde Jonas|Human|user_1|Guest Tom|Cliente|客户"
+NEITHER = "Anna|Anna Miller|Room service|Call our customer service|Team|Service|Desk|Note for the team"
+
+
+def test_of_the_words_of_a_label_those_that_answer_say_more() -> None:
+    for labels, side in ((ANSWERING, "answers"), (ASKING, "asks"), (NEITHER, None)):
+        wanted = dict.fromkeys((label.strip() for label in labels.split("|")), side)
+        assert {label: known_side(label.casefold()) for label in wanted} == wanted
+
+
+def test_a_conversation_with_customer_support_is_not_reversed(tmp_path: Path) -> None:
+    text = (
+        "Anna Miller: Where is it?\nCustomer Support: On its way.\nAnna Miller: Since when?\nCustomer Support: Monday."
+    )
+    items = [i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)]
+    assert [(i.question, i.answer) for i in items] == [("Where is it?", "On its way."), ("Since when?", "Monday.")]
+    said = [{"role": "user", "content": "Where is it?"}, {"role": "human agent", "content": "On its way."}]
+    (item,) = read(tmp_path, "x.jsonl", json.dumps({"messages": said}))
+    assert isinstance(item, Document) and (item.question, item.answer) == ("Where is it?", "On its way.")
+
+
+OFFERS = [  # what the agent greets with, and how a customer asks for help
+    ("Hello, how may I assist you?", "My tent is torn. Can you help me?"),
+    ("What can I do for you?", "Can I get help? Could someone please help us, can I return it?"),
+    ("Guten Tag, was kann ich für Sie tun?", "Können Sie mir helfen?"),
+    ("Womit kann ich Ihnen helfen?", "Mein Zelt ist undicht, was kann ich tun?"),
+    ("Hola, ¿en qué puedo servirle?", "¿Me puede ayudar?"),
+    ("¿Cómo puedo ayudarle?", "¿Pueden ayudarme con la tienda?"),
+    ("Bonjour. Comment puis-je vous aider ?", "Pouvez-vous m'aider ?"),
+    ("Como posso ajudar?", "Pode me ajudar com a barraca?"),
+    ("Come posso aiutarla?", "Mi può aiutare?"),
+    ("Waar kan ik u mee helpen?", "Kunt u mij helpen?"),
+    ("Hur kan jag hjälpa dig?", "Kan du hjälpa mig?"),
+    ("W czym mogę pomóc?", "Czy może mi Pan pomóc?"),
+    ("Здравствуйте, чем могу помочь?", "Вы можете мне помочь?"),
+    ("Πώς μπορώ να σας βοηθήσω;", "Μπορείτε να με βοηθήσετε;"),
+    ("Size nasıl yardımcı olabilirim?", "Bana yardımcı olabilir misiniz?"),
+    ("您好，有什么可以帮您？", "你能帮我吗？"),
+    ("いらっしゃいませ。どうされましたか？", "手伝ってください。直せますか？"),
+    ("무엇을 도와드릴까요?", "도와주실 수 있나요?"),
+    ("كيف يمكنني مساعدتك؟", "هل يمكنك مساعدتي؟"),
+    ("मैं आपकी क्या मदद कर सकता हूँ?", "क्या आप मेरी मदद कर सकते हैं?"),
+]
+
+
+@pytest.mark.parametrize(("offer", "request_"), OFFERS)
+def test_who_offers_help_answers_and_who_asks_for_it_asks(tmp_path: Path, offer: str, request_: str) -> None:
+    greeted = f"Maria: {offer}\nJonas: {request_}\nMaria: The zip first.\nJonas: Then?\nMaria: The rest."
+    first, second, third = (i for i in read(tmp_path, "x.txt", greeted) if isinstance(i, Document))
+    assert (first.text, second.question, third.question) == (offer, request_, "Then?")
+    begun = f"Jonas: {request_}\nMaria: {offer}\nJonas: Then?\nMaria: The rest."
+    assert [i.question for i in read(tmp_path, "y.txt", begun) if isinstance(i, Document)] == [request_, "Then?"]
+    # the one who asks comes second and asks for help only
+    late = f"Maria: Welcome. {offer}\nJonas: Hello.\nMaria: Yes.\nJonas: {request_}\nMaria: Gladly."
+    assert [i.question for i in read(tmp_path, "z.txt", late) if isinstance(i, Document)][-1] == request_
+
+
+def test_earlier_turns_are_the_context_the_newest_of_them(tmp_path: Path) -> None:
+    text = "# context: Tents.\nAnna: Do you have it?\nMaria: Yes, we do.\nAnna: And in blue?\nMaria: No, only in red."
+    first, second = (i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document))
+    assert (first.question, first.context) == ("Do you have it?", "Tents.")
+    assert (second.question, second.answer) == ("And in blue?", "No, only in red.")
+    assert second.context == "Tents.\nCustomer: Do you have it?\nAgent: Yes, we do."
+    long = "\n".join(f"Customer: Question {n}?\nAgent: {'word ' * 30}{n}." for n in range(20))
+    items = [i for i in read(tmp_path, "y.txt", long) if isinstance(i, Document)]
+    assert all(len(i.context) <= 700 for i in items) and items[-1].context.endswith("word 18.")
+    huge = f"Customer: A?\nAgent: {'word ' * 900}end.\nCustomer: B?\nAgent: C."
+    last = [i for i in read(tmp_path, "z.txt", huge) if isinstance(i, Document)][-1]
+    assert last.context.startswith("… word") and last.context.endswith("end.") and len(last.context) <= 700
+
+
+@given(st.text("Aa:：1[] \n?-#", max_size=200))
+def test_no_line_is_lost(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        items = read(Path(folder), "x.txt", text)
+    kept = "".join(i.question + i.answer + i.text if isinstance(i, Document) else i.content for i in items if i)
+    for line in text.split("\n"):
+        if not line.strip().startswith(("#", "-")):
+            said = re.split("[:：]", line)[-1]
+            assert "".join(re.findall(r"[Aa1?]", said)) in "".join(re.findall(r"[Aa1?]", kept))
+
+
 def test_a_line_without_a_speaker_is_quarantined(tmp_path: Path) -> None:
     bad, good = read(tmp_path, "x.txt", "Ticket 12, 3 January\nCustomer: Q?\nAgent: A.")
     assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("malformed", "line 1")
     assert isinstance(good, Document) and good.answer == "A."
+
+
+def test_a_line_of_the_messengers_own_is_quarantined_and_no_part_of_a_turn(tmp_path: Path) -> None:
+    chat = "1/3/26, 9:05 AM - Anna: Is it new?\n1/3/26, 11:15 PM - Tom joined\n1/3/26, 9:06 AM - Shop: Yes,\n10:30."
+    notice, pair = read(tmp_path, "x.txt", chat)
+    assert isinstance(notice, Dropped) and (notice.rule, notice.position) == ("malformed", "line 2")
+    assert isinstance(pair, Document) and (pair.question, pair.answer) == ("Is it new?", "Yes,\n10:30.")
+
+
+def test_a_notice_at_a_bare_time_is_known_by_its_order(tmp_path: Path) -> None:
+    chat = "10:30 Anna: Is it new?\n10:31 Tom joined\n10:31 Shop: Yes,\n10:29 it is.\n10:45 Tom left"
+    *notices, pair = read(tmp_path, "x.txt", chat)
+    assert [i.position for i in notices if isinstance(i, Dropped)] == ["line 2", "line 5"]
+    assert isinstance(pair, Document) and (pair.question, pair.answer) == ("Is it new?", "Yes,\n10:29 it is.")
+
+
+def test_what_another_customer_asked_is_context_under_a_number(tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "name": "Ana", "content": "Is it new?"},
+        {"role": "user", "name": "Tom", "content": "Is it red?"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    items = read(tmp_path, "x.jsonl", json.dumps({"messages": messages}))
+    assert [(i.question, i.answer, i.context) for i in items if isinstance(i, Document)] == [
+        ("Is it new?", "", ""),
+        ("Is it red?", "Yes.", "Customer 1: Is it new?"),
+    ]
 
 
 def test_messages(tmp_path: Path) -> None:
@@ -74,7 +283,7 @@ def test_messages(tmp_path: Path) -> None:
     items = read(tmp_path, "x.jsonl", json.dumps({"topic": "t", "context": "c", "messages": messages}))
     assert [(i.question, i.answer, i.context, i.group, i.position) for i in items if isinstance(i, Document)] == [
         ("Q1", "A1", "c", "t", "line 1, message 2"),
-        ("Q2", "A2", "c", "t", "line 1, message 4"),
+        ("Q2", "A2", "c\nCustomer: Q1\nAgent: A1", "t", "line 1, message 4"),
     ]
 
 

@@ -54,7 +54,7 @@ def test_most_lines_decide(tmp_path: Path) -> None:
 def test_a_guess_is_logged_with_file_and_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "x").write_bytes("Müller,Köln\n".encode("cp1252"))
     with caplog.at_level(logging.WARNING):
-        read_text(tmp_path / "x", Origin(Source(name="src", kind="text", location="x"), "in/x"))
+        read_text(tmp_path / "x", Origin(Source(name="src", kind="text", location="x"), "in/x"), 99, "split it")
     assert "in/x" in caplog.text and "cp1252" in caplog.text
 
 
@@ -62,7 +62,12 @@ def test_a_guess_is_logged_with_file_and_encoding(tmp_path: Path, caplog: pytest
 def test_an_encoding_that_cannot_read_the_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(Unreadable, match="it is not utf-16"):
-        read_text(tmp_path / "x", Origin(Source(name="src", kind="text", location="x", encoding="utf-16"), "x"))
+        read_text(
+            tmp_path / "x",
+            Origin(Source(name="src", kind="text", location="x", encoding="utf-16"), "x"),
+            99,
+            "split it",
+        )
 
 
 def test_what_cannot_be_stored_is_found_and_printed() -> None:
@@ -91,7 +96,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
 @pytest.mark.parametrize("text", ["plain\nlines\n", "naïve\r\nlines\n"])
 def test_gzip_is_told_by_its_content(tmp_path: Path, text: str) -> None:
     (tmp_path / "x").write_bytes(gzip.compress(text.encode()))
-    assert read_text(tmp_path / "x", ORIGIN)[0] == text.replace("\r\n", "\n")
+    assert read_text(tmp_path / "x", ORIGIN, 99, "split it")[0] == text.replace("\r\n", "\n")
 
 
 def test_the_lines_before_the_break_of_a_gzip_file_are_read(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_the_lines_before_the_break_of_a_gzip_file_are_read(tmp_path: Path) -> N
 def test_a_mark_at_the_start_is_no_text_even_where_the_encoding_is_set(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes("\ufeffplain".encode())
     source = Source(name="src", kind="text", location="x", encoding="utf-8")
-    assert read_text(tmp_path / "x", Origin(source, "x"))[0] == "plain"
+    assert read_text(tmp_path / "x", Origin(source, "x"), 99, "split it")[0] == "plain"
 
 
 def test_an_endless_line_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

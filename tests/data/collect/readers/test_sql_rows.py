@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import mssql, mysql, oracle, postgresql, sqlite
 
 from llmops.config import Source
 from llmops.data.collect.readers import sql_rows
@@ -189,3 +190,17 @@ def test_a_cursor_or_key_that_cannot_be_used_is_named(versions: Path, wrong: dic
 def test_two_columns_of_one_name_are_refused(root: Path) -> None:
     with pytest.raises(SourceError, match="'id'"):
         read(root, query="select a.id, b.id from o a join o b using (id) order by a.id")
+
+
+@pytest.mark.parametrize("after", [None, date(2026, 1, 31)])
+def test_a_query_for_days_is_one_of_each_dialect(after: date | None) -> None:
+    query = "SELECT id, changed AS \"updated at\" FROM orders WHERE state <> 'as' -- all\n;"
+    source = Source(name="s", kind="sql", location="x", query=query, cursor="updated at", key=["id", "Order"])
+    written = {
+        dialect.name: str(sql_rows.period_query(source, after).compile(dialect=dialect))
+        for dialect in (oracle.dialect(), postgresql.dialect(), sqlite.dialect(), mssql.dialect(), mysql.dialect())
+    }
+    assert "\n) every_day" in written["oracle"] and ") AS every_day" in written["postgresql"]
+    assert 'ORDER BY id, "Order", "updated at"' in written["oracle"]
+    assert "ORDER BY id, [Order], [updated at]" in written["mssql"]
+    assert all("-- all\n" in text for text in written.values())

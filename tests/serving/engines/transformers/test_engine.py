@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_refused_alone_with_both_counts(tiny_base: Path, to
         assert (await good.whole()).output_tokens <= 5
         ids = tuple(prompts.prompt_ids(tokenizer, "Hi"))
         most = 128 - len(ids)
-        asked = [Question("Hi"), TokenIds(ids), Chat((Message("user", "Hi"),))]
+        asked = [Question("Hi"), TokenIds(ids, stored=True), Chat((Message("user", "Hi"),))]
         full = [await engine.generate(EngineRequest(prompt, most)).whole() for prompt in asked]
         assert full[0] == full[1] == full[2]
 

@@ -1,4 +1,4 @@
-"""HTML pages: a heading is the question, what stands under it the answer."""
+"""HTML pages, cut at their headings: what asks is a question, what stands under it the answer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 from bs4.element import Comment, Doctype, NavigableString, PageElement, PreformattedString, Tag
 
-from llmops.data.collect.readers.decode import open_bytes
+from llmops.data.collect.readers.decode import LARGEST_PAGE, open_bytes, too_large
 from llmops.data.collect.readers.origin import Items, Origin
-from llmops.data.collect.readers.pages.sections import PageSection, documents
+from llmops.data.collect.readers.pages.html_navigation import remove_navigation
+from llmops.data.collect.readers.pages.html_tables import is_line, markdown_rows
+from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
+from llmops.data.text.headings import ends_as_question
 from llmops.records import Document
 
-HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6, "summary": 6, "dt": 6, "button": 6}  #: name → level
+HEADINGS = {  #: name → level
+    **{"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6},
+    **dict.fromkeys(["summary", "dt", "button"], TERM),
+}
 BLOCKS = (
     *HEADINGS,
     *("p", "div", "section", "article", "main", "ul", "ol", "dl", "dd", "table", "tr", "blockquote", "pre", "figure"),
@@ -34,37 +40,46 @@ BOXES = ("div", "section", "ul", "ol", "p", "form")  #: what sites build the sam
 # than links, `asks` only where it has something to press: "menu" may also be what a restaurant serves, and "cookies" a
 # topic of a help page.
 PARTS = {
-    "links": {"breadcrumb", "breadcrumbs", "menu", "nav", "navbar", "navigation", "pager", "pagination"}
-    | {"related", "share", "sharing", "skip", "social", "tags", "toc"},
+    "links": {"breadcrumb", "breadcrumbs", "menu", "nav", "navbar", "navfooter", "navheader", "navigation", "pager"}
+    | {"pagination", "related", "share", "sharing", "skip", "social", "tags", "toc"},
     "asks": {"consent", "cookie", "cookies", "feedback", "gdpr", "modal", "newsletter", "popup", "subscribe"},
     "other": {"ad", "ads", "advert", "advertisement", "footer", "sidebar", "sponsored"},
 }
 OPENS = "[aria-expanded][aria-controls]"  #: what opens an accordion's answer, which is hidden until then
 LINKS = 0.6  #: share of a box's text in links from which it is navigation
+LARGEST_TAGS = 1 << 20  #: tags of a page; each takes some hundred bytes of memory
+LINK_MARKS = "¶#§🔗"  #: what stands in a link of a heading to itself
 MOST = 0.5  #: a box with a larger share of the page's text is the page, whatever it is called
 
+_VERBATIM = "\ue000"  #: begins a line whose space counts; a private character, which no text has
+_FOOTNOTE = re.compile(r"\[\w{1,3}\]|\d{1,3}|[*†‡]")
+_RAISED = str.maketrans("0123456789+-n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text under it; text before the first heading is a document without a question.
-
-    The heading's `id`, or what would be one, is the topic. Sections count from 1 in the order of the page.
+    """Yield one item per heading with text under it, see `sections.documents`; they count from 1 down the page.
 
     Raises:
-        Unreadable: where a gzip file breaks off.
+        Unreadable: where a gzip file breaks off, or if the page is too large to be held in memory.
     """
     with open_bytes(path) as file:
-        data = file.read()
+        data = file.read(LARGEST_PAGE + 1)
+    if len(data) > LARGEST_PAGE:
+        raise too_large(LARGEST_PAGE, "bytes", "split the page")
+    if data.count(b"<") > LARGEST_TAGS:
+        raise too_large(LARGEST_TAGS, "tags", "split the page")
     if not data.strip():
         yield origin.dropped("file", "empty", "the file is empty")
         return
     soup = BeautifulSoup(data, "lxml", from_encoding=origin.source.encoding or None)
     origin = origin.read_as(str(soup.original_encoding or ""))
+    title = _spaced(soup.title.get_text()).strip() if soup.title else ""
     root = soup.select_one("main, [role=main]") or soup.body or soup
+    remove_navigation(soup, root, title)
     _strip(root)
     empty = True
-    for item in documents(_sections(root), origin):
+    for item in documents(_sections(root), origin, title):
         empty = False
         if isinstance(item, Document) and "\ufffd" in item.question + item.answer + item.text:
             detail = f"bytes that are not valid {origin.encoding or 'text'}, under the heading {item.question!r}"
@@ -103,37 +118,104 @@ def _size(tag: Tag | BeautifulSoup) -> int:
     return len("".join(tag.get_text().split()))
 
 
+class Break(NavigableString):
+    """A line that ends; a line break in the text of the file ends none, except within `pre`."""
+
+
 def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
     """Every heading and the text up to the next one; those with neither text nor a question have no number."""
-    for tag in root.find_all("br"):
-        tag.replace_with("\n")
-    for tag in root.find_all("li"):
-        tag.insert(0, "\n- ")
-    for tag in root.find_all(["td", "th"]):
-        tag.append(" ")
-    for tag in root.find_all(BLOCKS):
-        tag.insert(0, "\n")
-        tag.append("\n")
+    _break_lines(root)
     found: list[tuple[Tag | None, list[str], list[str]]] = [(None, [], [])]
+    verbatim: Tag | None = None
     for node in root.descendants:
         current, heading, text = found[-1]
         if isinstance(node, Tag) and node.name in HEADINGS:
-            if not _within(node, current):
+            if not _within(node, current) and not _leads_elsewhere(node):
                 found.append((node, [], []))
-        elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString | Comment | Doctype):
+        elif isinstance(node, Tag) and node.name == "pre":
+            verbatim = node
+        elif isinstance(node, Break):
             (heading if _within(node, current) else text).append(str(node))
+        elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString | Comment | Doctype):
+            shown = _VERBATIM + str(node).replace("\n", "\n" + _VERBATIM) if _within(node, verbatim) else _spaced(node)
+            (heading if _within(node, current) else text).append(shown)
     number = 0
     for tag, heading, text in found:
-        asks, says = " ".join("".join(heading).split()), _lines("".join(text))
-        number += bool(says or asks.endswith("?"))
-        level, anchor = (HEADINGS[tag.name], str(tag.get("id") or "")) if tag else (0, "")
+        asks, says = " ".join("".join(heading).replace(_VERBATIM, "").split()), _lines("".join(text))
+        number += bool(says or ends_as_question(asks))
+        level, anchor = (HEADINGS[tag.name], _anchor(tag)) if tag else (0, "")
         yield PageSection(f"section {number}", level, asks, says, anchor)
 
 
-def _within(node: PageElement, heading: Tag | None) -> bool:
-    return heading is not None and any(parent is heading for parent in node.parents)
+def _break_lines(root: Tag | BeautifulSoup) -> None:
+    """Put marks where browsers begin a new line, and write what only type shows in characters."""
+    for tag in root.find_all("sup"):
+        if _FOOTNOTE.fullmatch(tag.get_text().strip()) and (tag.find("a") or tag.find_parent("a")):
+            tag.decompose()
+        elif (raised := tag.get_text().strip()) and not raised.strip("0123456789+-n"):
+            tag.string = raised.translate(_RAISED)
+    for link in root.select(", ".join(f"{name} a" for name in HEADINGS)):
+        if link.get_text().strip() in LINK_MARKS:
+            link.string = ""
+    for table in root.find_all("table"):
+        if lines := markdown_rows(table):
+            table.clear()
+            table.extend(part for line in lines for part in (NavigableString(line), Break("\n")))
+    for cell in root.find_all(["td", "th"]):
+        cell.append(" ")
+    for tag in root.find_all("br"):
+        tag.replace_with(Break("\n"))
+    for tag in root.find_all("li"):
+        tag.insert(0, Break("\n- "))
+    for tag in root.find_all(BLOCKS):
+        if not _in_cell(tag):
+            tag.insert(0, Break("\n"))
+            tag.append(Break("\n"))
+
+
+def _in_cell(tag: Tag) -> bool:
+    """Whether it stands in a cell of a table that is one line of text."""
+    cell = tag.find_parent(["td", "th"])
+    return cell is not None and is_line(cell)
+
+
+def _within(node: PageElement, outer: Tag | None) -> bool:
+    return outer is not None and any(parent is outer for parent in node.parents)
+
+
+def _leads_elsewhere(heading: Tag) -> bool:
+    """Whether it is an entry of a list of contents or of teasers: the text that it is the heading of is not here."""
+    if heading.name == "h1":  # a title may lead to its own page
+        return False
+    size = _size(heading)
+    links = [link for link in heading.find_all("a", href=True) if _size(link) >= size * LINKS and not _opens(link)]
+    return bool(size) and any(HEADINGS[heading.name] == TERM or "#" not in str(link["href"]) for link in links)
+
+
+def _opens(link: Tag) -> bool:
+    """Whether a link opens what stands under it, as in an accordion."""
+    href = str(link["href"]).strip().lower()
+    toggles = any(link.has_attr(name) for name in ("data-toggle", "data-bs-toggle", "aria-expanded"))
+    return toggles or link.get("role") == "button" or href in ("", "#") or href.startswith(("javascript:", "?"))
+
+
+def _anchor(heading: Tag) -> str:
+    """The name by which links lead to a heading."""
+    inner = heading.select_one("a[id], a[name]")
+    names = [heading.get("id"), inner and (inner.get("id") or inner.get("name"))]
+    return str(next(filter(None, names), ""))
+
+
+def _spaced(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
 
 
 def _lines(text: str) -> str:
-    lines = [" ".join(line.split()) for line in text.split("\n")]
-    return "\n".join(line for line in lines if line and line != "-")
+    """The text without blank lines and superfluous space; lines of `pre` keep theirs at the left."""
+    lines = []
+    for line in text.split("\n"):
+        before, verbatim, code = line.partition(_VERBATIM)
+        kept = f"{before.lstrip()}{code.replace(_VERBATIM, '').rstrip()}" if verbatim else " ".join(line.split())
+        if kept.strip() and kept != "-":
+            lines.append(kept)
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Markdown (CommonMark with tables): a heading is the question, what stands under it the answer."""
+"""Markdown (CommonMark with tables), cut at its headings: what asks is a question, what stands under it the answer."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from llmops.data.collect.readers.decode import read_text
+from llmops.data.collect.readers.decode import LARGEST_PAGE, read_text
 from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
 from llmops.data.collect.readers.pages.sections import PageSection, documents
 
-_FRONT_MATTER = re.compile(r"---\n.*?\n(?:---|\.\.\.)(?:\n|$)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"(---|\+\+\+)\n.*?\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML's or TOML's
+_TITLE = re.compile(r"^title\s*[:=]\s*([\"']?)(?P<title>.+?)\1\s*$", re.MULTILINE)
 _ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as Pandoc, Hugo and MkDocs write it
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text under it; text before the first heading is a document without a question.
+    """Yield one item per heading with text under it, see `sections.documents`.
 
-    Front matter and comments, which nobody sees on the page, are left out; what looks like a heading within a block of
-    code is none.
+    Front matter, but for its title, and comments, which nobody sees on the page, are left out; what looks like a
+    heading within a block of code is none.
 
     Raises:
         Unreadable: if the file is no text.
     """
-    text, origin = read_text(path, origin)
+    text, origin = read_text(path, origin, LARGEST_PAGE, "split it, or read it as kind `text`")
     if not text.strip():
         yield origin.dropped("file", "empty", "the file is empty")
         return
-    found = list(documents(_sections(text), origin))
+    front = _FRONT_MATTER.match(text)
+    title = _TITLE.search(front[0]) if front else None
+    found = list(documents(_sections(text), origin, title["title"] if title else ""))
     yield from found
     if not found:
         yield origin.dropped("file", "empty", "it holds no text besides headings, front matter and comments", text)
@@ -38,10 +42,12 @@ def read(path: Path, origin: Origin) -> Items:
 
 def _sections(text: str) -> Iterator[PageSection]:
     front = _FRONT_MATTER.match(text)
-    lines = text.split("\n")
     # As many lines stay, so that positions are the file's.
     body = "\n" * front[0].count("\n") + text[front.end() :] if front else text
-    blocks = MarkdownIt("commonmark").enable("table").parse(body)
+    parser = MarkdownIt("commonmark").enable("table")
+    edits = references(parser)
+    blocks = parser.parse(body)
+    lines = with_addresses(body.split("\n"), blocks, edits)
     level, heading, anchor, begins = 0, "", "", 1
     parts: list[str] = []
     for number, block in enumerate(blocks):

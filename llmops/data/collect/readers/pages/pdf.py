@@ -1,12 +1,15 @@
-"""PDF files: a heading is the question, what stands under it the answer; without headings, text per page."""
+"""PDF files, cut at their headings: what asks is a question, what stands under it the answer; else text per page."""
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import pdfplumber
@@ -14,20 +17,32 @@ from pdfminer.pdfdocument import PDFEncryptionError, PDFPasswordIncorrect
 from pdfplumber.page import Page
 from pdfplumber.utils.exceptions import PdfminerException
 
-from llmops.data.collect.readers.origin import Items, Origin, slug
+from llmops.data.collect.readers.decode import too_large
+from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages.pdf_edges import body_size, without_edges
 from llmops.data.collect.readers.pages.pdf_layout import Line, Row, lines, rows, text
+from llmops.data.collect.readers.pages.pdf_notes import with_notes
+from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
+from llmops.data.text.headings import depth, ends_as_question
 from llmops.records import Dropped
 
 HEADING_CHARS = 120  #: a longer line is text, however it looks
+CHUNK = 1 << 20  #: bytes that are inflated at a time
+LARGEST_STREAM = 1 << 26  #: bytes of a stream, inflated
+DEEPEST = 9  #: depth of a question without a number among headings with one
 LARGER = 1.1  #: a line whose font is this much larger than that of most text is a heading
 
-_NUMBER = re.compile(r"(?:(?:section|chapter|article|part|§)\s*)?\d{1,2}(?:\.\d{1,2})*[.):]?\s+(?=\S)", re.IGNORECASE)
+# What programs write as the title by themselves.
+_NO_TITLE = re.compile(
+    r"^(?:untitled|unspecified|\(?anonymous\)?|microsoft \w+ -.*)$|\.(?:docx?|odt|indd|pages|pdf|tex|rtf|html?)$",
+    re.IGNORECASE,
+)
 _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
-_PAGE_NUMBER = re.compile(r"(?:page\s*)?[-–]?\s*\d{1,4}\s*(?:(?:/|of)\s*\d{1,4})?\s*[-–]?", re.IGNORECASE)
 _CUT_WORD = re.compile(r"[^\W\d_]{2}[-\u00ad\u2010]$")  # a word that goes on in the next line
 _NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number, or a private code for it
+_STREAM = re.compile(rb"stream\r?\n(?=[\x08-\x78])")
 _BULLET = re.compile(r"[•‣▪◦*–-]\s")
 
 
@@ -36,47 +51,71 @@ class PdfSection:
     """A heading and the lines under it; the heading is empty for what stands before the first."""
 
     page: int
+    order: tuple[float, ...] = ()  #: how a heading is set; the larger, the higher
     heading: list[Line] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per section with text, or per page if the file has no headings.
+    """Yield one item per section with text, see `sections.documents`, or one per page if the file has no headings.
 
     Headings are short lines in a larger or bolder font; where all text is set alike, numbered lines and lines that ask
-    something. Lines that repeat at the edge of most pages, and page numbers, are left out.
+    something. Running heads and feet are left out, see `pdf_edges`; footnotes stand in brackets at the end of the
+    section or page that refers to them.
     """
+    _check_streams(path)
     pages: dict[int, list[Row]] = {}
+    title = ""
     for page, found in _pages(path, origin):
         if isinstance(found, Dropped):
             yield found
+        elif isinstance(found, str):
+            title = found
         else:
             pages[page] = found
-    whole = [
-        line for page, rows in zip(pages, _without_edges([*pages.values()]), strict=True) for line in lines(rows, page)
-    ]
+    bare = without_edges([*pages.values()])
+    noted = with_notes(bare, body_size(bare))
+    whole = [line for page, found in zip(pages, noted, strict=True) for line in lines(found, page)]
     headings = _headings(whole)
     if not headings:
         for page, text_lines in groupby(whole, lambda line: line.page):
-            yield origin.document(f"page {page}", text=_joined([*text_lines]))
+            yield origin.document(f"page {page}", text=_noted([*text_lines]))
         return
-    for number, section in enumerate(_sections(whole, headings), start=1):
-        position = f"page {section.page}, section {number}"
-        title, body = _joined(section.heading), _joined(section.lines)
-        if title:
-            question = _NUMBER.sub("", title, count=1)
-            yield origin.document(position, question=question, answer=body, group=slug(question))
-        else:
-            yield origin.document(position, text=body)
+    yield from documents(_page_sections(_sections(whole, headings)), origin, title)
 
 
-def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | Dropped]]:
+def _check_streams(path: Path) -> None:
+    """Inflate every stream of the file but images, which are not looked into, without holding it.
+
+    Raises:
+        Unreadable: if one is larger than `LARGEST_STREAM`; the parser would hold all of it.
+    """
+    if not path.stat().st_size:
+        return
+    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        for match in _STREAM.finditer(data):
+            if b"/Image" in data[max(0, match.start() - 500) : match.start()].rpartition(b"obj")[2]:
+                continue
+            inflater, size, at = zlib.decompressobj(), 0, match.end()
+            with suppress(zlib.error):  # no zlib stream, or a damaged one, which the parser meets again
+                while not inflater.eof and (part := inflater.unconsumed_tail or data[at : at + CHUNK]):
+                    at += 0 if inflater.unconsumed_tail else CHUNK
+                    size += len(inflater.decompress(part, CHUNK))
+                    if size > LARGEST_STREAM:
+                        raise too_large(LARGEST_STREAM, "bytes in one stream", "save it anew, or split it")
+
+
+def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | Dropped]]:
+    """The rows of each page or why there are none, by the page's number; the file's title, if it has one, first."""
     # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error):
     # whatever it is, it means that this file or page cannot be read, and the quarantined row says so.
     with open(path, "rb") as file:
         try:
             with pdfplumber.open(file) as pdf:
                 count = len(pdf.pages)
+                title = str(pdf.metadata.get("Title") or "").strip()
+                if title and not _NO_TITLE.search(title):
+                    yield 0, title
                 for number, page in enumerate(pdf.pages, start=1):
                     yield number, _page(page, number, origin)
                     page.close()
@@ -110,23 +149,6 @@ def _page(page: Page, number: int, origin: Origin) -> list[Row] | Dropped:
     return found
 
 
-def _without_edges(pages: list[list[Row]]) -> list[list[Row]]:
-    """The pages without what repeats among the first and last two rows of most pages, and page numbers there."""
-
-    def shape(row: Row) -> str:
-        return re.sub(r"\d+", "#", text(row))
-
-    def edge(page: list[Row]) -> set[int]:
-        return {i for i in range(len(page)) if i < 2 or i >= len(page) - 2}
-
-    seen = Counter(s for page in pages for s in {shape(page[i]) for i in edge(page)})
-    repeated = {s for s, n in seen.items() if n > 1 and n > len(pages) / 2}
-    removed = [
-        {i for i in edge(page) if shape(page[i]) in repeated or _PAGE_NUMBER.fullmatch(text(page[i]))} for page in pages
-    ]
-    return [[row for i, row in enumerate(page) if i not in gone] for page, gone in zip(pages, removed, strict=True)]
-
-
 def _headings(lines: list[Line]) -> set[int]:
     """Indices of the lines that are headings."""
     sizes: Counter[float] = Counter()
@@ -154,8 +176,31 @@ def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
         if wrapped and not _NUMBERED.fullmatch(line.text):
             last.heading.append(line)
         else:
-            sections.append(PdfSection(line.page, [line]))
-    return [section for section in sections if section.lines]
+            sections.append(PdfSection(line.page, _order(line), [line]))
+    return sections
+
+
+def _order(line: Line) -> tuple[float, ...]:
+    """How high a heading stands: by its font, and of one font titles, then numbers by their depth, then questions."""
+    number = depth(line.text) or (DEEPEST if ends_as_question(line.text) else 0)
+    return line.size, float(line.bold), float(-number)
+
+
+def _page_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
+    """The sections with their levels; those without text have no number."""
+    orders = sorted({section.order for section in sections if section.heading}, reverse=True)
+    number = 0
+    for section in sections:
+        number += bool(section.lines)
+        level = min(orders.index(section.order) + 1, TERM - 1) if section.heading else 0
+        position = f"page {section.page}, section {max(number, 1)}"
+        yield PageSection(position, level, _joined(section.heading), _noted(section.lines, section.heading))
+
+
+def _noted(found: list[Line], heading: Sequence[Line] = ()) -> str:
+    """The lines as running text, then the footnotes to them and to their heading in brackets, each on its own line."""
+    notes = [note for line in (*heading, *found) for note in line.notes]
+    return "\n".join(filter(None, [_joined(found), *(f"[{_joined(lines(note.rows, 0))}]" for note in notes)]))
 
 
 def _joined(lines: list[Line]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -19,6 +21,21 @@ SAME_LINE = 0.4  #: distance of two words' feet up to which they stand on one li
 TILT = 0.1  #: slope from which a line is not level
 FEWEST = 4  #: lines that a column has at least
 FILLED = 0.6  #: share of a column's width that most of its lines fill: running text does, the cells of a table do not
+RAISED = 0.8  #: size or width of a digit, in those of the text, up to which it is a footnote's mark or an exponent
+RAISE = 0.15  #: height from which it is one
+NEAR = 0.5  #: distance from its word up to which it is one
+SAME_LEVEL = 0.05  #: difference of feet that is none
+JOINED = 0.15  #: distance up to which it belongs to the word without a space
+
+_MARK = re.compile(r"\d{1,3}")
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(slots=True)
+class Note:
+    """A footnote's rows; those on the next page are added."""
+
+    rows: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +48,9 @@ class Word:
     foot: float
     size: float  #: font size in points
     bold: bool
+    raised: bool = False  #: whether it is a number that may be a footnote's mark
+    narrow: bool = False  #: whether only its glyphs show that
+    note: Note | None = None  #: the footnote that stood for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,7 @@ class Line:
     page: int
     size: float  #: font size in points
     bold: bool
+    notes: tuple[Note, ...] = ()  #: the footnotes to its words
 
 
 Row = list[Word]  #: the words on one level, from left to right
@@ -50,7 +71,17 @@ Span = tuple[float, float]  #: from left to right, in points
 def rows(page: Page) -> list[Row]:
     """The words of a page, level by level from the top, each from left to right."""
     # Letters that are further apart than 0.15 font sizes belong to two words; a fixed distance fails in small print.
-    words = [_word(word) for word in page.filter(_is_level).extract_words(x_tolerance_ratio=0.15, return_chars=True)]
+    found = page.filter(_is_level).extract_words(x_tolerance_ratio=0.15, return_chars=True)
+    usual = median(sizes) if (sizes := [letter["size"] for word in found for letter in word["chars"]]) else 0.0
+    widths: dict[str, float] = {}  # of the widest digit of each font
+    for letter in (letter for word in found for letter in word["chars"] if letter["text"].isdigit()):
+        widths[letter["fontname"]] = max(widths.get(letter["fontname"], 0.0), _width(letter))
+    words = [part for word in found for part in _words(word, usual, widths)]
+    level = _levels(word for word in words if not word.raised)
+    return _levels(_at_its_word(word, level) if word.raised else word for word in words)
+
+
+def _levels(words: Iterable[Word]) -> list[Row]:
     out: list[Row] = []
     for word in sorted(words, key=lambda word: (word.foot, word.left)):
         if not out or word.foot - out[-1][0].foot > SAME_LINE * out[-1][0].size:
@@ -59,18 +90,44 @@ def rows(page: Page) -> list[Row]:
     return [sorted(row, key=lambda word: word.left) for row in out]
 
 
+def _at_its_word(mark: Word, rows: Iterable[Row]) -> Word:
+    """A raised number on the line of the word that it touches; as a superscript if only that shows that it is one."""
+    for row in rows:
+        for word in row:
+            higher = (word.foot - mark.foot) / word.size
+            near = min(abs(mark.left - word.right), abs(word.left - mark.right)) <= NEAR * word.size
+            if near and -SAME_LEVEL <= higher <= RAISED:
+                shown = mark.text.translate(_SUPERSCRIPT) if higher > SAME_LEVEL else mark.text
+                return replace(mark, foot=word.foot, text=shown)
+    return replace(mark, raised=mark.narrow)
+
+
 def lines(rows: Sequence[Row], number: int) -> list[Line]:
     """The lines of page `number`. What stands across all columns parts those above it from those below."""
     sizes = [word.size for row in rows for word in row]
-    return [
-        Line(text(row), number, max(word.size for word in row), all(word.bold for word in row))
-        for row in (_in_order(rows, median(sizes)) if sizes else ())
-    ]
+    found: list[Line] = []
+    waiting: tuple[Note, ...] = ()  # of a mark that stands alone above all lines
+    for row in _in_order(rows, median(sizes)) if sizes else ():
+        notes, shown = tuple(word.note for word in row if word.note), text(row)
+        if shown:
+            bold = all(word.bold for word in row)
+            found.append(Line(shown, number, max(word.size for word in row), bold, waiting + notes))
+            waiting = ()
+        elif found:
+            found[-1] = replace(found[-1], notes=found[-1].notes + notes)
+        else:
+            waiting += notes
+    return found
 
 
 def text(row: Row) -> str:
     """The words of a row as one line."""
-    return " ".join(word.text for word in row)
+    shown, end, raised = "", 0.0, False
+    for word in row:
+        joined = not shown or ((word.raised or raised) and word.left - end <= JOINED * word.size)
+        shown += ("" if joined else " ") + word.text if word.text else ""
+        end, raised = word.right, word.raised
+    return shown
 
 
 def _is_level(item: Mapping[str, Any]) -> bool:
@@ -81,10 +138,36 @@ def _is_level(item: Mapping[str, Any]) -> bool:
     return bool(abs(up) < TILT * abs(along))
 
 
-def _word(word: Mapping[str, Any]) -> Word:
-    size = max(letter["size"] for letter in word["chars"])
-    bold = all("bold" in letter["fontname"].lower() for letter in word["chars"])
-    return Word(word["text"], word["x0"], word["x1"], word["bottom"], round(size, 1), bold)
+def _width(letter: Mapping[str, Any]) -> float:
+    """Its width in font sizes."""
+    return float((letter["x1"] - letter["x0"]) / letter["size"])
+
+
+def _words(word: Mapping[str, Any], usual: float, widths: Mapping[str, float]) -> Iterator[Word]:
+    """The word, and apart from it each number in it that is raised."""
+    letters = word["chars"]
+    size = max(letter["size"] for letter in letters)
+    foot = max(letter["bottom"] for letter in letters if letter["size"] == size)
+
+    def is_raised(letter: Mapping[str, Any]) -> bool:
+        small = letter["size"] <= RAISED * size and foot - letter["bottom"] > RAISE * size
+        # Some fonts have small raised digits of the same size. Alone, a small one may be a page number in the body.
+        return letter["text"].isdigit() and (small or _width(letter) <= RAISED * widths[letter["fontname"]])
+
+    if all(map(is_raised, letters)) or (_MARK.fullmatch(word["text"]) and size <= RAISED * usual):
+        yield replace(_word(letters), raised=True, narrow=size > RAISED * usual)
+        return
+    for raised, run in groupby(letters, is_raised):
+        part = _word([*run])
+        yield replace(part, raised=raised, narrow=raised and part.size > RAISED * size)
+
+
+def _word(letters: Sequence[Mapping[str, Any]]) -> Word:
+    size = max(letter["size"] for letter in letters)
+    bold = all("bold" in letter["fontname"].lower() for letter in letters)
+    left, right = min(letter["x0"] for letter in letters), max(letter["x1"] for letter in letters)
+    foot = max(letter["bottom"] for letter in letters)
+    return Word("".join(letter["text"] for letter in letters), left, right, foot, round(size, 1), bold)
 
 
 def _in_order(rows: Sequence[Row], size: float) -> Iterator[Row]:

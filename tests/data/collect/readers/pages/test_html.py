@@ -125,6 +125,197 @@ def test_an_accordion_is_read_closed(tmp_path: Path) -> None:
     ]
 
 
+def test_the_same_question_of_two_pages_has_two_contexts(tmp_path: Path) -> None:
+    page = "<title>{0} | Shop help</title><h1>{0}</h1><h2>2. Money</h2><h3>2.1. How long does it take?</h3>{1} days."
+    found = [read(tmp_path, page.format(*about))[0] for about in (("Returns", 3), ("Delivery", 5))]
+    assert [(i.context, i.question, i.answer) for i in found if isinstance(i, Document)] == [
+        ("Returns › Money", "How long does it take?", "3 days."),
+        ("Delivery › Money", "How long does it take?", "5 days."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "context"),
+    [
+        ("<title>Returns – Shop</title><h2>Who pays?</h2>", "Returns – Shop"),
+        ("<title>Returns and refunds – Help</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns and refunds"),
+        ("<title>Shop</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns"),
+        ("<title>Who pays? | Shop</title><h1>Who pays?</h1>", "Shop"),
+        ("<title>Who pays? | Returns | Shop</title><h1>Who pays?</h1>", "Shop › Returns"),
+        ("<title>Shop: Who pays?</title><h1>Who pays?</h1>", ""),
+        ("<title>Shop - Who pays?</title>", "Shop"),
+        ("<title>Shop</title><h1>Who pays?</h1>", "Shop"),
+        ("<h1>Who pays?</h1>", ""),
+    ],
+)
+def test_the_title_is_the_part_that_the_page_repeats(tmp_path: Path, page: str, context: str) -> None:
+    (item,) = read(tmp_path, f"{page}<p>We do.</p>")
+    assert isinstance(item, Document) and (item.context, item.question) == (context, "Who pays?")
+
+
+def test_the_title_is_the_heading_of_a_page_without_one(tmp_path: Path) -> None:
+    title = "<title>How do I return it? | Shop</title>"
+    items = read(tmp_path, f"{title}<p>Like this.</p><h2>By post</h2><p>Send it.</p><h2>Who pays?</h2><p>We do.</p>")
+    assert [(i.context, i.question, i.answer) for i in items if isinstance(i, Document)] == [
+        ("Shop", "How do I return it?", "Like this.\n\nBy post\nSend it."),
+        ("How do I return it? | Shop", "Who pays?", "We do."),
+    ]
+    (item,) = read(tmp_path, f"{title}<h1>Returns</h1><p>Like this.</p>")
+    assert isinstance(item, Document) and (item.question, item.text) == ("", "Like this.")
+
+
+def test_headings_that_ask_nothing_are_text_or_part_of_the_answer_above(tmp_path: Path) -> None:
+    page = (
+        "<h1>Handbook</h1><p>Welcome.</p><h2>Overview</h2><p>All in short.</p><dl><dt>-v</dt><dd>Says more.</dd></dl>"
+        "<h2>What must I not do?</h2><p>Some things.</p><h3>You probably do not want to:</h3><ul><li>wash it</li></ul>"
+        "<h3>Nothing</h3><h3>Why?</h3><p>It shrinks.</p><h2>Manage your account</h2><p>Below.</p>"
+        "<h3>Reset your password</h3><p>Press Reset.</p>"
+    )
+    items = [i for i in read(tmp_path, page) if isinstance(i, Document)]
+    assert [(i.context, i.question, i.answer or i.text) for i in items] == [
+        ("Handbook", "", "Welcome."),
+        ("Handbook › Overview", "", "All in short.\n-v\nSays more."),
+        ("Handbook", "What must I not do?", "Some things.\n\nYou probably do not want to:\n- wash it"),
+        ("Handbook › What must I not do?", "Why?", "It shrinks."),
+        ("Handbook › Manage your account", "", "Below."),
+        ("Handbook › Manage your account", "Reset your password", "Press Reset."),
+    ]
+
+
+def test_a_question_over_a_whole_book_is_text_in_parts(tmp_path: Path) -> None:
+    line = "It is so long that nobody would call it an answer. " * 20
+    page = f"<h1>How does it work?</h1><p>See below.</p><h2>Parts</h2>{f'<p>{line}</p>' * 12}"
+    items = [i for i in read(tmp_path, page) if isinstance(i, Document)]
+    assert [(i.position, i.context, bool(i.question)) for i in items] == [
+        ("section 1", "How does it work?", False),
+        ("section 2, part 1", "How does it work? › Parts", False),
+        ("section 2, part 2", "How does it work? › Parts", False),
+    ]
+    assert "\n".join(i.text for i in items[1:]) == "\n".join([line.strip()] * 12)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<dl><dt><a href="ch1.html#pay">1.1. Who pays?</a></dt><dt><a href="#x">1.2. Why?</a></dt></dl><p>Read on.</p>',
+        '<h2><a href="/pay">Who pays?</a></h2><p>We do, and …</p><h2><a href="/why">Why?</a></h2><p>It is so, as …</p>',
+    ],
+)
+def test_contents_and_teasers_are_no_questions(tmp_path: Path, page: str) -> None:
+    (item,) = read(tmp_path, page)
+    assert isinstance(item, Document) and not item.question and "Who pays?" in item.text
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        'href="javascript:void(0)"',
+        'href=""',
+        'href="#"',
+        'href="#a1"',
+        'href="?open=1"',
+        'href="/faq" data-toggle="collapse"',
+        'href="/faq" data-bs-toggle="collapse"',
+        'href="/faq" aria-expanded="false"',
+        'href="/faq" role="button"',
+    ],
+)
+def test_a_heading_that_opens_its_text_is_a_heading(tmp_path: Path, link: str) -> None:
+    page = f"<h3><a {link}>Who pays?</a></h3><div><p>We do.</p></div><h3><a {link}>Why?</a></h3><div><p>So.</p></div>"
+    items = [item for item in read(tmp_path, page) if isinstance(item, Document)]
+    assert [(item.question, item.answer) for item in items] == [("Who pays?", "We do."), ("Why?", "So.")]
+
+
+def test_marks_of_links_and_footnotes_are_left_out(tmp_path: Path) -> None:
+    page = (
+        '<h2><a href="#id3">Who pays?</a><a class="headerlink" href="#who">¶</a></h2><p>We do<sup><a href="#f1">[1]</a>'
+        "</sup>, up to 10<sup>2</sup> € for H<sub>2</sub>O.</p>"
+    )
+    (item,) = read(tmp_path, page)
+    assert isinstance(item, Document)
+    assert (item.question, item.answer) == ("Who pays?", "We do, up to 10² € for H2O.")
+
+
+def test_lines_end_where_browsers_end_them(tmp_path: Path) -> None:
+    page = (
+        "<h2>How?</h2><p>Write\n  this\nfile:</p><pre>a:\n  - b\n\n  - <b>c</b>: 1\n</pre><table><tr><td><p>EU</p>"
+        "</td>\n<td><p>5 €</p></td></tr><tr><td>US</td><td>7 €</td></tr></table>"
+    )
+    (item,) = read(tmp_path, page)
+    assert isinstance(item, Document) and item.answer == "Write this file:\na:\n  - b\n  - c: 1\nEU 5 €\nUS 7 €"
+
+
+def test_a_table_with_a_header_is_markdown(tmp_path: Path) -> None:
+    page = (
+        "<h2>What does it cost?</h2><p>This:</p><table><caption>Prices</caption><thead><tr><th>Tent</th>"
+        "<th colspan=2>Price<br>in €</th></tr></thead><tbody><tr><td rowspan=2><p>A|B</p><p>new</p></td><td>5</td>"
+        "<td>10<sup>2</sup></td></tr><tr><td>6</td></tr><tr><td> </td></tr></tbody></table><p>All.</p>"
+    )
+    (item,) = read(tmp_path, page)
+    assert isinstance(item, Document) and item.answer.split("\n") == [
+        "This:",
+        "Prices",
+        "| Tent | Price in € | Price in € |",
+        "|---|---|---|",
+        "| A\\|B new | 5 | 10² |",
+        "| A\\|B new | 6 | |",
+        "All.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "answer"),
+    [
+        ("<tr><th>EU</th><td>5 €</td></tr><tr><th>US</th><td>7 €</td></tr>", "EU 5 €\nUS 7 €"),
+        ("<tr><th>Sizes</th></tr><tr><td>S</td></tr>", "Sizes\nS"),
+        ("<tr><th>A</th><th>B</th></tr><tr><td>x</td><td><ul><li>a<li>b</ul></td></tr>", "A B\nx\n- a\n- b"),
+        ("<tr><th>A</th><th colspan=99999>B</th></tr>", "A B"),
+        ("<tr><td rowspan=2><img></td><th>Note</th></tr><tr><td>Beware.</td></tr>", "Note\nBeware."),
+        ("<tr><td></td><th>A</th><th>B</th></tr><tr><th>x<td>1<td>2</tr>", "| | A | B |\n|---|---|---|\n| x | 1 | 2 |"),
+    ],
+)
+def test_other_tables_are_lines_and_a_corner_may_be_empty(tmp_path: Path, table: str, answer: str) -> None:
+    (item,) = read(tmp_path, f"<h2>What?</h2><table>{table}</table>")
+    assert isinstance(item, Document) and item.answer == answer
+
+
 def test_gzipped_pages_are_read(tmp_path: Path) -> None:
     (item,) = read(tmp_path, gzip.compress(TEXT.encode()))
     assert isinstance(item, Document) and item.question == "Who pays?"
+
+
+DOCBOOK = (
+    '<head><title>Chapter 2. Returns</title><link rel="next" href="c3.html" title="Chapter 3. Delivery"></head>{text}'
+    '<div class="navfooter"><hr><table><tr><td></td><td><a accesskey="n" href="c3.html"><img alt="Next"></a></td></tr>'
+    "<tr><td> </td><td>Chapter 3. Delivery</td></tr></table></div>"
+)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        DOCBOOK,
+        '{text}<div class="x"><p>Next: <a rel="next" href="b.html">Delivery</a>, <a href="i.html">Shop</a></p></div>',
+        '<p><a href="a.html">Previous</a> | <a href="b.html">Orders</a></p>{text}',
+        '{text}<hr><b>Next:</b> <a href="b.html">Next</a> <b>Up:</b> <a href="i.html">Shop</a>',
+        '{text}<table><tr><td><a href="a.html">« Prev</a></td><td><a href="b.html">Next »</a></td></tr></table>',
+    ],
+)
+def test_links_to_the_pages_before_and_after_are_left_out(tmp_path: Path, page: str) -> None:
+    (item,) = read(tmp_path, page.format(text=TEXT))
+    assert isinstance(item, Document)
+    assert (item.question, item.answer) == ("Who pays?", SAYS)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        '<ul><li><a href="a.html">Manual A</a></li><li><a href="b.html">Manual B</a></li></ul>',
+        '<p>Press <a href="b.html">Next</a> and wait.</p>',
+        '<p><a href="#top">Delivery</a></p>',
+        "<hr><p>On islands you pay half.</p>",
+    ],
+)
+def test_links_that_say_something_at_the_end_stay(tmp_path: Path, end: str) -> None:
+    (item,) = read(tmp_path, TEXT + end)
+    assert isinstance(item, Document) and len(item.answer) > len(SAYS)

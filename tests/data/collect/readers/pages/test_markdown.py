@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from llmops.config import Source
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import markdown as markdown_pages
+from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
 from llmops.records import Document, Dropped
 
 PAGE = """---
@@ -67,9 +71,74 @@ def test_headings_become_questions(tmp_path: Path) -> None:
     ]
 
 
+def test_the_title_and_the_headings_above_are_the_context(tmp_path: Path) -> None:
+    text = "# Returns\n## Refunds\n### How long does it take?\n3 days.\n## Is it free?\nYes.\n## Overview\nAll here."
+    items = [i for i in read(tmp_path, text) if isinstance(i, Document)]
+    assert [(i.context, i.question, i.answer, i.text) for i in items] == [
+        ("Returns › Refunds", "How long does it take?", "3 days.", ""),
+        ("Returns", "Is it free?", "Yes.", ""),
+        ("Returns › Overview", "", "", "All here."),
+    ]
+    (item,) = read(tmp_path, "---\ntitle: 'Returns'\n---\n## How long does it take?\n3 days.")
+    assert isinstance(item, Document) and item.context == "Returns"
+    for front in ('---\ntitle: "How long does it take?"\n---', "+++\ntitle = 'How long does it take?'\n+++"):
+        (item,) = read(tmp_path, f"{front}\n3 days.")
+        assert isinstance(item, Document) and (item.question, item.answer) == ("How long does it take?", "3 days.")
+
+
+LINKED = """# How do I return it?
+See [the guide][Ref], [Form][], ![map][ref] and [policy] (new), not [this], `[policy]` or [inline](http://a.example).
+> Of [a
+> broken][ref] line
+
+| a | b |
+|---|---|
+| [policy] | [![x][form]][ref] |
+
+```
+[policy]
+```
+## Why?
+So.
+
+[ref]: https://shop.example/guide 'The "guide"'
+[form]: /form
+[policy]: <https://shop.example/a b>
+"""
+
+
+def test_a_link_keeps_the_address_that_is_defined_elsewhere(tmp_path: Path) -> None:
+    item, _ = read(tmp_path, LINKED)
+    guide, policy = '(https://shop.example/guide "The \\"guide\\"")', "(https://shop.example/a%20b)"
+    assert isinstance(item, Document) and item.answer.split("\n") == [
+        f"See [the guide]{guide}, [Form](/form), ![map]{guide} and [policy]{policy} (new), not [this], `[policy]` or "
+        "[inline](http://a.example).",
+        "",
+        "> Of [a",
+        f"> broken]{guide} line",
+        "",
+        "| a | b |",
+        "|---|---|",
+        f"| [policy]{policy} | [![x](/form)]{guide} |",
+        "",
+        "```",
+        "[policy]",
+        "```",
+    ]
+
+
+@given(st.text('[]()!a:> \n|-`\\"*', max_size=60))
+def test_a_page_says_the_same_with_the_addresses_in_their_places(text: str) -> None:
+    text += "\n\n[a]: /b 'c'\n[aa]: <d e>"
+    parser = MarkdownIt("commonmark").enable("table")
+    edits = references(parser)
+    blocks = parser.parse(text)
+    assert parser.render("\n".join(with_addresses(text.split("\n"), blocks, edits))) == parser.render(text)
+
+
 def test_one_heading_is_no_title(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, "# Returns\nWithin 30 days.")
-    assert isinstance(item, Document) and (item.question, item.answer) == ("Returns", "Within 30 days.")
+    (item,) = read(tmp_path, "# How to return it\nWithin 30 days.")
+    assert isinstance(item, Document) and (item.question, item.answer) == ("How to return it", "Within 30 days.")
 
 
 def test_text_without_headings_is_one_document(tmp_path: Path) -> None:

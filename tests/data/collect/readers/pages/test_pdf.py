@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from reportlab.lib.enums import TA_JUSTIFY
 from reportlab.lib.pagesizes import A4
@@ -57,9 +60,9 @@ def test_styled_headings_with_running_titles_and_a_section_across_pages(tmp_path
     path = tmp_path / "x.pdf"
     SimpleDocTemplate(str(path)).build(story, onFirstPage=edge, onLaterPages=edge)
     items = [item for item in read(path) if isinstance(item, Document)]
-    assert [(i.position, i.question) for i in items] == [
-        ("page 1, section 1", "How long do I have?"),
-        ("page 1, section 2", "Who pays?"),
+    assert [(i.position, i.context, i.question) for i in items] == [
+        ("page 1, section 1", "Returns policy", "How long do I have?"),
+        ("page 1, section 2", "Returns policy", "Who pays?"),
     ]
     assert items[0].answer.startswith("You have 14 days. It is long")
     assert items[1].answer.endswith("On islands you pay half.")
@@ -77,12 +80,33 @@ def test_numbered_lines_are_headings_where_all_text_is_set_alike(tmp_path: Path)
         "So.",
     ]
     items = read(lines(tmp_path / "x.pdf", page))
-    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [
-        ("Refunds", "We refund within 14 days after delivery."),
-        ("Exchanges", "We exchange it."),
-        ("Why?", "So."),
+    assert [(i.context, i.question, i.answer or i.text) for i in items if isinstance(i, Document)] == [
+        ("Refunds", "", "We refund within 14 days after delivery."),
+        ("Exchanges", "", "We exchange it."),
+        ("Exchanges", "Why?", "So."),
     ]
-    assert [i.group for i in items if isinstance(i, Document)] == ["refunds", "exchanges", "why"]
+    assert [i.group for i in items if isinstance(i, Document)] == ["", "", "why"]
+
+
+def test_the_path_follows_the_fonts_and_the_files_own_title_stands_for_a_missing_one(tmp_path: Path) -> None:
+    styles = getSampleStyleSheet()
+    story = [
+        Paragraph("Returns policy", styles["Title"]),
+        Paragraph("5. Refunds", styles["Heading1"]),
+        Paragraph("5.3 How long does it take?", styles["Heading2"]),
+        Paragraph("We refund it within some days of its arrival. " * 9, styles["BodyText"]),
+    ]
+    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story)
+    (item,) = read(tmp_path / "x.pdf")
+    assert isinstance(item, Document)
+    assert (item.context, item.question) == ("Returns policy › Refunds", "How long does it take?")
+    canvas = Canvas(str(tmp_path / "y.pdf"))
+    canvas.setTitle("Returns")
+    for number, line in enumerate(["How long does it take?", "We refund it within some days."]):
+        canvas.drawString(72, 800 - 14 * number, line)
+    canvas.save()
+    (item,) = read(tmp_path / "y.pdf")
+    assert isinstance(item, Document) and (item.context, item.question) == ("Returns", "How long does it take?")
 
 
 def test_without_headings_every_page_is_a_document(tmp_path: Path) -> None:
@@ -209,3 +233,89 @@ def test_text_that_stands_across_the_page_is_no_part_of_it(tmp_path: Path) -> No
     canvas.save()
     (item,) = read(tmp_path / "x.pdf")
     assert isinstance(item, Document) and item.text == "Text here."
+
+
+CHAPTERS = ["Getting support for the shop", "How to return what was wrong", "Orders that never came to you", "Paying"]
+NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def said(n: int) -> str:
+    """A line of text that no other is like."""
+    return "it says " + " ".join(NUMBER_WORDS[int(digit)] for digit in str(n)) + " here"
+
+
+def book(path: Path, lengths: list[int], head: str) -> list[str]:
+    """Chapters of four pages, `lengths` lines each; returns the lines of the text in order."""
+    canvas, texts = Canvas(str(path)), []
+    for page, length in enumerate(lengths):
+        chapter, first = CHAPTERS[page // 4 % len(CHAPTERS)], page % 4 == 0
+        if not first and (head == "all" or (head == "even" and page % 2)):
+            canvas.setFont("Helvetica", 10)
+            canvas.drawString(72, 800, f"CHAPTER {page // 4 + 1}. {chapter.upper()[:18]} …")
+            canvas.drawString(400, 800, f"{page // 4 + 1}.{page % 4}. SECTION")
+        if first:
+            canvas.setFont("Helvetica-Bold", 20)
+            canvas.drawString(72, 770, chapter)
+        canvas.setFont("Helvetica", 10)
+        for row in range(length):
+            texts.append(said(len(texts)))
+            canvas.drawString(72, 740 - 12 * row, texts[-1])
+        canvas.drawString(290, 30, str(page + 1))
+        canvas.showPage()
+    canvas.save()
+    return texts
+
+
+def all_text(path: Path) -> str:
+    return " ".join(f"{i.answer} {i.text}" for i in read(path) if isinstance(i, Document))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(1, 40), min_size=3, max_size=10), st.sampled_from(["none", "all", "even"]))
+def test_running_heads_go_and_no_line_of_the_text_is_lost(lengths: list[int], head: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.pdf"
+        texts = book(path, lengths, head)
+        found = all_text(path)
+        assert [line for line in texts if line not in found] == []
+        if head == "all" and len(lengths) >= 8:
+            assert "CHAPTER" not in found and "SECTION" not in found
+
+
+def test_running_heads_that_change_by_chapter_are_left_out(tmp_path: Path) -> None:
+    texts = book(tmp_path / "x.pdf", [30] * 8, "all")
+    assert " ".join(all_text(tmp_path / "x.pdf").split()) == " ".join(texts)
+
+
+def test_questions_that_stand_apart_at_the_head_of_each_page_stay(tmp_path: Path) -> None:
+    canvas = Canvas(str(tmp_path / "x.pdf"))
+    for page in range(8):
+        canvas.drawString(72, 800, f"What is {said(page)}?")
+        for row in range(5):
+            canvas.drawString(72, 760 - 12 * row, f"{said(10 * page + row + 100)}.")
+        canvas.showPage()
+    canvas.save()
+    items = [i for i in read(tmp_path / "x.pdf") if isinstance(i, Document)]
+    assert [i.question for i in items] == [f"What is {said(page)}?" for page in range(8)]
+
+
+def test_footnotes_stand_at_the_end_of_their_section(tmp_path: Path) -> None:
+    story = [
+        Paragraph("1.1 Who pays?", getSampleStyleSheet()["Heading2"]),
+        Paragraph("The shop pays<super size=7>1</super>, up to 10<super size=7>2</super> euros. " + "We do. " * 60),
+        Paragraph("1.2 Everybody asks; is it so?", getSampleStyleSheet()["Heading2"]),
+        Paragraph("It is so. " * 40),
+    ]
+
+    def foot(canvas: Canvas, template: SimpleDocTemplate) -> None:
+        canvas.setFont("Helvetica", 5)
+        canvas.drawString(72, 72, "1")
+        canvas.setFont("Helvetica", 8)
+        canvas.drawString(75, 70, "Not on islands, where")
+        canvas.drawString(72, 60, "you pay half.")
+
+    SimpleDocTemplate(str(tmp_path / "x.pdf")).build(story, onFirstPage=foot)
+    first, second = [i for i in read(tmp_path / "x.pdf") if isinstance(i, Document)]
+    assert first.answer.startswith("The shop pays, up to 10² euros.")
+    assert first.answer.endswith("We do.\n[Not on islands, where you pay half.]")
+    assert (second.question, second.answer) == ("Everybody asks; is it so?", ("It is so. " * 40).strip())

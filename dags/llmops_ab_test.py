@@ -1,0 +1,47 @@
+"""
+### Test a version against the champion by what users say, then promote it or not
+
+Runs when triggered:
+
+    llmops trigger llmops_ab_test --set version=v3 --set share=0.5 --set minutes=10080
+
+Starts the A/B test and waits without holding a worker until one of the two has won, or the version has answered
+`requests` requests, or `minutes` are over. If the version has won, which takes that it could be promoted as a canary,
+too, and the deployed `release.ab_promote` is on, it becomes the champion; else the champion stays, and the decision
+says what was found. A version that turns out worse as a canary would is pulled by the serving app; the run then ends
+with the outcome `over`. A version that the gate did not pass is refused: the reason for one is an admin's to give, by
+`--override` on the command line or by the API.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import Param, dag
+
+from llmops.release.trial_tasks import decide, start, wait
+from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
+
+
+@dag(
+    dag_id="llmops_ab_test",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    params={
+        "version": Param("candidate", type="string", minLength=1, description="Version or alias to test."),
+        "share": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, description="Of the callers."),
+        "minutes": Param(10_080, type="number", minimum=1, maximum=100_000, description="Longest the test takes."),
+        "requests": Param(100_000, type="integer", minimum=30, description="Requests of the version that are enough."),
+    },
+    default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
+    on_failure_callback=run_failed,
+    tags=["llmops"],
+    doc_md=__doc__,
+)
+def llmops_ab_test() -> None:
+    trial = start("ab_test")
+    wait(trial) >> decide(trial)
+
+
+llmops_ab_test()

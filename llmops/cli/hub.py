@@ -1,0 +1,49 @@
+"""What `llmops models` does about the Hub: push, check, and say that the Hub does not follow an alias by itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from llmops.cli.command import who
+from llmops.config import Config
+from llmops.registry.registry import Registry
+
+
+def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) -> int:
+    """Make the Hub equal to the registry, or only tell how it differs; the exit status is 1 if it then does."""
+    from llmops.push_to_hub import dataset, sync
+
+    hub, states = settings.push_to_hub, dict[str, dict[str, Any]]()
+    if hub.repo or not hub.dataset:
+        states["model"] = sync.look(registry, hub) if check else sync.push(registry, hub, settings.events, by=who())
+    if hub.dataset:
+        root = settings.artifacts
+        states["dataset"] = (
+            dataset.look(registry, root, hub) if check else dataset.push(registry, root, hub, settings.events, by=who())
+        )
+    if as_json:
+        print(json.dumps(states.get("model", {}) | {key: state for key, state in states.items() if key == "dataset"}))
+    else:
+        for state in states.values():
+            _tell(state, "examples" if state is states.get("dataset") else "model")
+    return 0 if all(state["equal"] for state in states.values()) else 1
+
+
+def _tell(state: Mapping[str, Any], what: str) -> None:
+    print(f"main of {state['repo']}: {state['main'] or f'no {what}'}; champion: {state['champion'] or 'none'}")
+    for word in ("pushed", "behind"):
+        if state.get(word):
+            print(f"{word}: {', '.join(state[word])}")
+
+
+def remind(settings: Config) -> None:
+    """Say, after an alias was moved by hand, that the Hub has not followed."""
+    if repos := [repo for repo in (settings.push_to_hub.repo, settings.push_to_hub.dataset) if repo]:
+        print(
+            f"{' and '.join(repos)} on the Hub has not followed: `llmops models push` brings it along, or the "
+            "pipeline's next run.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,131 @@
+"""What a single run may be given: the one list that Airflow's form, REST, `llmops trigger` and the DAGs' tasks go by.
+
+Everything else comes from the deployed configuration (LLMOPS_CONFIG): whoever may start a run must not be able to
+choose what it is judged by. The list is flat, since Airflow's form shows a field per name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from llmops.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Marks a parameter that overrides a field of the configuration."""
+
+    section: str
+    field: str
+
+
+class RunParameters(BaseModel):
+    """The parameters of a run of `llmops_pipeline`; what is not given, or null, is as configured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    interval: Annotated[str | None, Field(json_schema_extra={"format": "date"})] = Field(
+        None,
+        description="A day that has ended (UTC), to read, as 2026-01-31. Not given: the run's own; yesterday by hand.",
+    )
+    epochs: Annotated[float | None, Sets("train", "epochs")] = Field(
+        None, gt=0, le=100, description="Passes over the training examples."
+    )
+    learning_rate: Annotated[float | None, Sets("train", "learning_rate")] = Field(
+        None, ge=0, le=1, description="Peak learning rate; 0 takes what tune found."
+    )
+    rank: Annotated[int | None, Sets("train", "rank")] = Field(
+        None, ge=0, le=1024, description="LoRA rank; 0 takes what tune found."
+    )
+    batch: Annotated[int | None, Sets("train", "batch")] = Field(
+        None, ge=0, le=4096, description="Examples per optimiser step; 0 takes what tune found."
+    )
+    seed: Annotated[int | None, Sets("train", "seed")] = Field(
+        None, ge=0, le=2**32 - 1, description="Seed of adapter initialisation and data order."
+    )
+    trials: Annotated[int | None, Sets("tune", "trials")] = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Most points that tune tries; 0 or 1 takes the starting point untried. TPE needs six.",
+    )
+    base_model: Annotated[str | None, Sets("select", "model")] = Field(
+        None,
+        pattern=r"^\w[\w.-]*/\w[\w.-]*$",
+        description="A base model of the catalogue, at its revision there.",
+    )
+
+    @field_validator("rank", "batch", "seed", "trials", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """JSON does not tell 8.0 from 8, and Airflow takes both for an integer."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    @field_validator("interval")
+    @classmethod
+    def _a_day(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise ValueError("write the day as 2026-01-31")
+        try:
+            return value and date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise ValueError(f"{value} is no day of the calendar") from None
+
+
+def schemas(**choices: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of every parameter, with its description, as Airflow's `Param` and its form understand it.
+
+    Args:
+        choices: the values that a parameter is limited to, where the caller knows them, e.g. `base_model`.
+    """
+    found = {}
+    for name, schema in RunParameters.model_json_schema()["properties"].items():
+        own: dict[str, Any] = next(kind for kind in schema["anyOf"] if kind["type"] != "null")
+        own |= {"type": ["null", own["type"]], "description": schema["description"]}
+        own |= {"format": schema["format"]} if "format" in schema else {}
+        if name in choices:
+            own |= {"enum": [None, *choices[name]], "values_display": {"null": "as configured"}}
+        found[name] = own
+    return found
+
+
+def overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    """The interval, if one is given, and the sections that a run's parameters override.
+
+    Raises:
+        ConfigError: for a name that is not in the list or a value out of its limits, with what may be given.
+    """
+    refuse_unknown(given, RunParameters.model_fields)
+    try:
+        asked = RunParameters(**given)
+    except ValidationError as error:
+        wrong = "; ".join(f"{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"Parameters of the run are wrong: {wrong}.") from None
+    sections: dict[str, dict[str, Any]] = {}
+    for name, field in RunParameters.model_fields.items():
+        target = next((mark for mark in field.metadata if isinstance(mark, Sets)), None)
+        if target and (value := getattr(asked, name)) is not None:
+            sections.setdefault(target.section, {})[target.field] = value
+    if "select" in sections:
+        sections["select"]["revision"] = ""  # the configuration's is a commit of another model
+    return asked.interval, sections
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Make sure that a run is given nothing but what it knows: Airflow lets unknown names through.
+
+    Raises:
+        ConfigError: naming them, and what may be given.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        allowed = f"only {', '.join(known)}" if known else "nothing"
+        raise ConfigError(
+            f"A run may not be given {', '.join(map(repr, unknown))}, {allowed}; everything else comes from the "
+            "deployed configuration (LLMOPS_CONFIG)."
+        )

@@ -1,0 +1,65 @@
+"""A search space as it is configured: each hyperparameter with one of HyperOpt's expressions and its numbers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+HyperparameterName = Literal["learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup"]
+Expression = tuple[str | float, ...]  #: the expression's name and its numbers, as in `[loguniform, 1e-5, 1e-3]`
+
+#: What an expression is given. Unlike HyperOpt's own, the bounds of `loguniform` are values and not their logarithms.
+EXPRESSIONS = {
+    "choice": "values, one or more",
+    "uniform": "low, high",
+    "quniform": "low, high, step",
+    "uniformint": "low, high",
+    "loguniform": "low, high",
+    "qloguniform": "low, high, step",
+}
+#: Lowest and highest value that makes sense.
+LIMITS: dict[str, tuple[float, float]] = {
+    "learning_rate": (1e-9, 1.0),
+    "rank": (1, 4096),
+    "batch": (1, 65536),
+    "epochs": (0.01, 1000),
+    "alpha": (1, 65536),
+    "dropout": (0.0, 0.99),
+    "warmup": (0.0, 0.99),
+}
+WHOLE = ("rank", "batch", "alpha")  #: these are whole numbers
+
+
+def largest(expression: Expression) -> float:
+    """The largest value that a checked expression gives."""
+    kind, *numbers = expression
+    return max(float(n) for n in (numbers if kind == "choice" else numbers[:2]))
+
+
+def check_expression(name: str, expression: Expression) -> None:
+    """Raise ValueError, saying what is wrong, unless an expression gives values that the hyperparameter can have."""
+    kind, *numbers = expression or ("",)
+    if kind not in EXPRESSIONS:
+        known = "; ".join(f"{k} ({given})" for k, given in EXPRESSIONS.items())
+        raise ValueError(f"{name}: there is no expression {kind!r}; write [expression, numbers…], one of {known}")
+    said = f"{name}: {kind} takes {EXPRESSIONS[str(kind)]}"
+    values = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool)]
+    want = 1 if kind == "choice" else EXPRESSIONS[str(kind)].count(",") + 1
+    if len(values) != len(numbers) or len(values) < want or (kind != "choice" and len(values) > want):
+        raise ValueError(f"{said}, not {list(numbers)}")
+    low, high = LIMITS[name]
+    bounds = values if kind == "choice" else values[:2]
+    if kind != "choice" and bounds[0] > bounds[1]:
+        raise ValueError(f"{said}, with low <= high, not {list(numbers)}")
+    if outside := [value for value in bounds if not low <= value <= high]:
+        raise ValueError(f"{name}: {outside[0]:g} is not from {low:g} to {high:g}")
+    if kind in ("loguniform", "qloguniform") and bounds[0] <= 0:
+        raise ValueError(f"{said}; there is no logarithm of {bounds[0]:g}")
+    if kind in ("quniform", "qloguniform"):
+        step = values[2]
+        if step <= 0 or any(abs(round(b / step) * step - b) > 1e-9 * max(1.0, abs(b)) for b in bounds):
+            raise ValueError(f"{said}, the bounds multiples of a step above 0, or a rounded value would leave them")
+    continuous = kind in ("uniform", "loguniform")
+    if name in WHOLE and (continuous or any(value != int(value) for value in values)):
+        raise ValueError(f"{name} is a whole number: take choice, uniformint or quniform with whole numbers")
+    if kind == "uniformint" and any(value != int(value) for value in values):
+        raise ValueError(f"{said}, which are whole numbers")

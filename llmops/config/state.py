@@ -1,0 +1,46 @@
+"""The sections of what is kept: the database of what is decided, and for how long data stays."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from llmops.config.section import Section, Unhashed
+from llmops.config.urls import check_password
+
+
+class State(Section):
+    """Where what is decided is kept: aliases, decisions, trials, keys and audit."""
+
+    url: Annotated[str, Unhashed()] = Field(
+        "",
+        description="The database: `postgresql://llmops:${STATE_PASSWORD}@host/llmops`, for several machines, or "
+        "`sqlite:///<file>` on a local disk; ${VAR} is read from the environment. Empty: `<home>/state.db`.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_database(cls, value: str) -> str:
+        scheme = value.partition("://")[0].partition("+")[0]
+        if value and (scheme not in ("sqlite", "postgresql") or value in ("sqlite://", "sqlite:///")):
+            raise ValueError("use a URL such as postgresql://llmops:${STATE_PASSWORD}@host/llmops or sqlite:///<file>")
+        if value and not (scheme == "sqlite" and not value.startswith("sqlite:///")):
+            check_password(value)
+        return value
+
+
+class Retention(Section):
+    """What keeps its data when `llmops gc` removes what nothing needs any more. Records, cards and decisions stay."""
+
+    runs: int = Field(3, ge=1, description="Newest artifacts of each stage that keep their data, with their inputs.")
+    days: float = Field(
+        7,
+        ge=1,
+        description="Days that what a run has made or used keeps its data: more than the longest run takes.",
+    )
+    versions: int = Field(
+        5, ge=1, description="Newest model versions that keep their weights; what an alias names always does."
+    )
+    log_days: float = Field(30, ge=1, description="Days that the logs of Airflow's tasks are kept.")
+    daily: bool = Field(True, description="The daily run removes at its end what nothing needs; off: only `llmops gc`.")

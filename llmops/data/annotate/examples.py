@@ -1,0 +1,280 @@
+"""From candidates to examples: each in its split, as earlier runs allow, and none that gives a held-out one away.
+
+What is decided is decided on numbers, some 40 bytes a candidate; the texts stay in the tables of the run (`work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import polars as pl
+
+from llmops.config import Annotate
+from llmops.data.annotate.candidates import Candidate, drop_rows
+from llmops.data.annotate.decontaminate import in_batches, overlaps_of
+from llmops.data.annotate.names import joined, place_of
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Entry, Ledger, Past, key
+from llmops.data.annotate.redact import Redactor
+from llmops.data.annotate.split import SPLIT, Claim, keyed, normalized, splits, wording_id
+from llmops.data.worktables import BATCH, WorkTables, batched
+from llmops.records import Document, Example, as_of, content_id
+
+_COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
+_ITEM = ("row", "id", "wording", "group", "split")
+
+
+class Candidates:
+    """The candidates of a run: their texts in a table, and of each the numbers by which it is decided on."""
+
+    def __init__(self, work: WorkTables, config: Annotate) -> None:
+        self._work, self._config = work, config
+        self._keys: list[pl.DataFrame] = []
+        self._count = 0
+
+    def add(self, made: Sequence[Candidate]) -> None:
+        """Add some, in their order."""
+        claims = [_claim(c) for c in made]
+        answers = pl.Series("answer", [key(normalized(c.answer)) for c in made], dtype=pl.UInt64)
+        stored = self.store(made, [claim.group for claim in claims], [claim.wording for claim in claims])
+        numbers = keyed(claims, self._config).drop("wording", "group")
+        self._keys.append(pl.concat([stored, numbers, answers.to_frame()], how="horizontal"))
+
+    def store(self, made: Sequence[Candidate], groups: Sequence[str], wordings: Sequence[str]) -> pl.DataFrame:
+        """Keep the texts of some; returns their `row`, `id`, `wording` and `group` as numbers."""
+        ids = [content_id(c.context, c.question, c.answer) for c in made]
+        rows = range(self._count, self._count + len(made))
+        self._count += len(made)
+        self._work.add(
+            "candidates",
+            [
+                {
+                    "row": row, "document": c.document.id, "source": c.document.source, "licence": c.document.licence,
+                    "location": c.document.location, "position": c.document.position, "id": id_, "wording": wording,
+                    "question": c.question, "answer": c.answer, "context": c.context, "group": group,
+                    "own_question": c.own[0] if c.own else None, "own_answer": c.own[1] if c.own else None,
+                    "place": place_of(c.document), "answered_at": c.answered_at,
+                }
+                for row, c, id_, group, wording in zip(rows, made, ids, groups, wordings, strict=True)
+            ],
+        )  # fmt: skip
+        return pl.DataFrame(
+            {
+                "row": pl.Series(rows, dtype=pl.Int64),
+                "id": pl.Series([int(id_, 16) for id_ in ids], dtype=pl.UInt64),
+                "wording": pl.Series(map(key, wordings), dtype=pl.UInt64),
+                "group": pl.Series(map(key, groups), dtype=pl.UInt64),
+            }
+        )
+
+    @property
+    def keys(self) -> pl.DataFrame:
+        """Of all that were added: `row`, `id`, `wording`, `group`, `fraction`, `testable`, and `answer`, a number."""
+        if not self._keys:
+            self.add(())
+        return pl.concat(self._keys)
+
+
+def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
+    """The examples of a run, sorted by id; candidates that become none are dropped.
+
+    Returns:
+        `row` in the table of candidates, `id`, `wording` and `group` as numbers, `split` and `interval`.
+    """
+    items = _admitted(_assigned(made.keys, work, config, past), work, config, past, ledger)
+    items = pl.concat([items, *_carried(items, made, work, config, past)])
+    items = items.sort("id", "row")
+    items = items.join(past.since, "id", "left", maintain_order="left").with_columns(
+        pl.col("interval").fill_null(ledger.interval)
+    )
+    return _decontaminated(items, work, config, past)
+
+
+def examples(
+    items: pl.DataFrame, work: WorkTables, split: str, more: str = "", join: str = ""
+) -> Iterator[pl.DataFrame]:
+    """The examples of one split with the fields of `Example`, sorted by id, some at a time.
+
+    Args:
+        items: as `split_items` gives them.
+        split: the split.
+        more: further columns of the table of candidates `c`, in SQL, or of what is joined.
+        join: what is joined.
+    """
+    chosen = items.filter(pl.col("split") == split).sort("id", "row").select("row", "split", "interval")
+    chosen = chosen.with_columns(pl.col("split").cast(pl.String), pl.int_range(pl.len()).alias("rank"))
+    columns = ", ".join(f'{"chosen" if name == "split" else "c"}."{name}"' for name in _COLUMNS)
+    work.replace("chosen", chosen.to_arrow())
+    query = f"SELECT {columns}, interval, rank{more} FROM candidates c JOIN chosen USING (row) {join}"
+    for table in work.ranked(query, len(chosen)):
+        frame = pl.from_arrow(table)
+        assert isinstance(frame, pl.DataFrame)
+        yield frame
+
+
+def entries(new: pl.DataFrame, work: WorkTables, config: Annotate) -> Iterator[Entry]:
+    """New items, as the ledger keeps them, when `names.note` has noted who they name."""
+    more = f", c.document, c.wording, {compared(config)} AS compared, names"
+    for split in (TRAIN, VALIDATION, TEST):
+        for frame in examples(new, work, split, more, "LEFT JOIN names USING (row)"):
+            for row in frame.iter_rows(named=True):
+                yield _entry(row)
+
+
+def _assigned(keys: pl.DataFrame, work: WorkTables, config: Annotate, past: Past) -> pl.DataFrame:
+    """An example of each candidate whose claim is upheld.
+
+    A question is kept in one group only: in two groups it could be in two splits at once.
+    """
+    claims = keys.with_columns(splits(keys, config, past))
+    upheld = claims.drop_nulls("split")
+    first = upheld.group_by("wording", "answer").agg(pl.col("row").min().alias("twin"))
+    groups = upheld.unique("wording").select("wording", its_group="group")
+    claims = claims.join(first, ["wording", "answer"], "left").join(groups, "wording", "left").sort("row")
+    items = claims.filter(pl.col("twin") == pl.col("row")).select(_ITEM)
+    trained, tested, later = (some["wording"].implode() for some in (past.used, past.tested, past.later))
+    wording = pl.col("wording")
+    reasons = (
+        pl.when(pl.col("twin").is_not_null())
+        .then(_reason("duplicate", "the same question and answer as in "))
+        .when(pl.col("its_group") != pl.col("group"))
+        .then(_reason("conflict", "the question is answered otherwise in another group, which has it"))
+        .when(wording.is_in(trained))
+        .then(_reason("trained_before", "its group is tested, but the question has been trained on"))
+        .when(wording.is_in(tested) | wording.is_in(later))
+        .then(_reason("held_out", "the question is tested, if not here, then on another day"))
+        .when(pl.lit(config.split_by == "group") | pl.col("its_group").is_not_null())
+        .then(_reason("held_out", "its group is tested, and its source is not in test_sources"))
+        .otherwise(_reason("held_out", "a test source's only wording in its group: there is none to train on"))
+    )
+    others = claims.filter(pl.col("twin").is_null() | (pl.col("twin") != pl.col("row")))
+    drop_rows(others.select("row", "twin", reasons.alias("reason")).unnest("reason"), work)
+    return items
+
+
+def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
+    """The items without those that would be new in the test, but are near twins of what has been trained on."""
+    tested = items.filter(pl.col("split") == TEST)
+    left = tested.join(past.tested, ["wording", "id"], "anti", maintain_order="left")["row"]
+    refused: dict[int, str] = {}
+    for texts in ledger.trained() if len(left) else ():
+        close = overlaps_of(partial(_texts, left, work, config), in_batches(texts))
+        refused |= {left[index]: shared for index, (_, shared) in close.items()}
+        left = left.filter(~left.is_in(list(refused)))
+    details = [f"shares {shared}, with what has been trained on, so it cannot be tested" for shared in refused.values()]
+    return _without(items, list(refused), "trained_before", details, work)
+
+
+def _carried(
+    items: pl.DataFrame, made: Candidates, work: WorkTables, config: Annotate, past: Past
+) -> Iterator[pl.DataFrame]:
+    """The tested examples of the questions that this run does not make, free of what is redacted today."""
+    tested = items.filter(pl.col("split") == TEST)
+    old = past.tested.join(tested, "wording", "anti")["number"]
+    redactor = Redactor(config.redact)
+    there = tested["id"]
+    for some in batched(past.tested_entries(old, work)):
+        found = redactor.redacted([_candidate(entry) for entry in some])
+        carried = made.store(found, [c.group for c in found], [entry.wording for entry in some])
+        new = carried.filter(~pl.col("id").is_in(there.implode())).unique("id", keep="last", maintain_order=True)
+        there = pl.concat([there, new["id"]])
+        yield new.with_columns(pl.lit(TEST, SPLIT).alias("split")).select(_ITEM)
+
+
+def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past) -> pl.DataFrame:
+    """The items without those that would give others away, which are dropped.
+
+    Validation loses what is too close to the test, to what it was before, or to what later intervals test; training
+    loses that, and what is too close to validation.
+    """
+    now = items.filter(pl.col("split") == TEST)["id"]
+    versions = past.versions.filter(~pl.col("id").is_in(now.implode()))
+    for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
+        held = [items.filter(pl.col("split") == other).select("id", "row", "split") for other in others]
+        names = pl.concat(
+            [*held, versions.select("id", pl.lit(None, pl.Int64).alias("row"), pl.lit(TEST, SPLIT).alias("split"))]
+        )
+        rows = items.filter(pl.col("split") == split)["row"]
+        texts = [*(_texts(some["row"], work, config) for some in held), _versions(versions["number"], work)]
+        close = overlaps_of(partial(_texts, rows, work, config), chain.from_iterable(texts))
+        details = []
+        for other, shared in close.values():
+            id_, _, name = names.row(other)
+            details.append(f"shares {shared}, with the {name} item {id_:016x}")
+        items = _without(items, [rows[index] for index in close], "contaminated", details, work)
+    return items
+
+
+def _texts(rows: pl.Series, work: WorkTables, config: Annotate) -> Iterator[pl.Series]:
+    """The texts by which candidates are compared, in the order of `rows`."""
+    return _in_order("compared", rows, f"SELECT {compared(config)} AS text, rank FROM candidates c JOIN", "row", work)
+
+
+def _versions(numbers: pl.Series, work: WorkTables) -> Iterator[pl.Series]:
+    """The texts by which tested examples of earlier runs are compared, in the order of `numbers`."""
+    return _in_order("versions", numbers, "SELECT compared AS text, rank FROM tested JOIN", "number", work)
+
+
+def _in_order(table: str, keys: pl.Series, query: str, name: str, work: WorkTables) -> Iterator[pl.Series]:
+    ranks = pl.DataFrame({name: keys, "rank": range(len(keys))}, {"rank": pl.Int64, name: keys.dtype})
+    work.replace(table, ranks.to_arrow())
+    for texts in work.ranked(f"{query} {table} USING ({name})", len(keys)):
+        for start in range(0, len(texts), BATCH):
+            yield pl.Series("text", texts["text"][start : start + BATCH])
+
+
+def compared(config: Annotate) -> str:
+    """The text of an example by which it is compared with the held-out items, in SQL.
+
+    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
+    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
+    words stand in every row. When wordings are split, only the question is compared: the answers are meant to be known
+    there, and what is tested is a wording not seen before.
+    """
+    question, answer = (f"coalesce(c.own_{name}, c.{name})" for name in ("question", "answer"))
+    return question if config.split_by == "wording" else f"{question} || chr(10) || {answer}"
+
+
+def _reason(rule: str, detail: str) -> pl.Expr:
+    return pl.struct(pl.lit(rule).alias("rule"), pl.lit(detail).alias("detail"))
+
+
+def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str], work: WorkTables) -> pl.DataFrame:
+    """The items without some, which are dropped."""
+    columns = {"row": pl.Series(rows, dtype=pl.Int64), "detail": pl.Series(details, dtype=pl.String)}
+    drop_rows(pl.DataFrame(columns).with_columns(rule=pl.lit(rule), twin=pl.lit(None, pl.Int64)), work)
+    return items.filter(~pl.col("row").is_in(columns["row"].implode()))
+
+
+def _claim(candidate: Candidate) -> Claim:
+    group = candidate.group or content_id(normalized(candidate.answer))
+    return Claim(wording_id(candidate.question, candidate.context), group, candidate.document.source)
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    example = Example(**{name: row[name] for name in (*_COLUMNS, "interval")})
+    return Entry(
+        run=0,
+        interval=example.interval,
+        id=example.id,
+        wording=row["wording"],
+        group=example.group,
+        split=example.split,
+        compared=row["compared"],
+        example=example if example.split == TEST else None,
+        document=row["document"],
+        names=joined(*(row["names"] or ())),
+    )
+
+
+def _candidate(entry: Entry) -> Candidate:
+    """The candidate of a tested example that an earlier run wrote down."""
+    e = entry.example
+    assert e
+    position = as_of(e.position, entry.interval)
+    document = Document(
+        id=entry.id, source=e.source, location=e.location, position=position, licence=e.licence, group=entry.group
+    )
+    return Candidate(document, e.question, e.answer, e.context, entry.group, (entry.compared, ""))

@@ -1,0 +1,246 @@
+"""The split ledger in the database: what each run of annotate was the first to test, or to train with.
+
+Each run of a scope (all that makes a frozen test another one) gets the next number, and reads what the runs with
+smaller numbers wrote. So a run that is repeated reads what it read then, and gives the same bytes whatever ran since.
+Rows are only added, in one transaction with the run's number; only an erasure takes some out.
+
+A run that would read more than an earlier one, but is given what that one was given, is that one: its plan is the
+artifact that is there. So a day without change makes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from llmops.config import Annotate
+from llmops.data.annotate import names
+from llmops.data.annotate.past import TEST, Entry
+from llmops.data.worktables import batched
+from llmops.errors import StateError, TransientError
+from llmops.records import Example, content_id
+from llmops.state import audit
+from llmops.state.database import Database, database_at
+from llmops.state.tables import split_entries, split_runs
+
+BATCH = 20_000  #: rows that are read or written at once: bounds memory, not the result
+IDS = 500  #: ids that are asked for together
+_DECIDES = ("split_by", "seed", "test", "validation", "test_sources")  #: fields of annotate
+
+
+class Run(NamedTuple):
+    """A run that wrote to the ledger."""
+
+    number: int
+    interval: str
+    fingerprint: str
+    read: str  #: hash of all that it read
+    salt: bytes  #: of the hashes in the ledger; none: it keeps none yet
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLedger:
+    """What one run reads and writes; the `Ledger` of `past`."""
+
+    database: str
+    scope: str
+    interval: str
+    read: str  #: hash of the runs that it reads
+    fingerprint: str  #: of the annotate artifact that it makes
+    salt: bytes = field(repr=False)  #: of the hashes of names
+
+    @property
+    def written(self) -> bool:
+        """Whether the run has written. A database that a backup took the place of does not know what was made since."""
+        return any(run.fingerprint == self.fingerprint for run in runs_of(database_at(self.database), self.scope))
+
+    def entries(self) -> Iterator[Entry]:
+        """See `Ledger`.
+
+        Raises:
+            StateError: if the runs that it is to read are not there.
+        """
+        known, runs = self._runs()
+        if not runs:
+            return
+        where = (split_entries.c.scope == self.scope) & (split_entries.c.number <= len(runs))
+        columns = [column for column in split_entries.c if column.name not in ("scope", "compared", "names")]
+        compared = sa.case((split_entries.c.split == TEST, split_entries.c.compared), else_="").label("compared")
+        when = {run.number: (run.interval, run.number) for run in runs}
+        for number in sorted(when, key=lambda number: when[number]):
+            query = sa.select(*columns, compared).where(where, split_entries.c.number == number)
+            for rows in _pages(known, query):
+                for row in rows:
+                    example = Example(**row.example) if row.example else None
+                    yield Entry(
+                        number, when[number][0], row.id, row.wording, row.group, row.split, row.compared, example
+                    )
+
+    def trained(self) -> Iterator[Sequence[str]]:
+        """See `Ledger`; raises what `entries` does."""
+        known, runs = self._runs()
+        if not runs:
+            return
+        where = (split_entries.c.scope == self.scope) & (split_entries.c.number <= len(runs))
+        query = sa.select(split_entries.c.number, split_entries.c.id, split_entries.c.compared)
+        for rows in _pages(known, query.where(where, split_entries.c.split != TEST)):
+            yield [row.compared for row in rows]
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """See `Ledger`. A run that has written is not written again.
+
+        Raises:
+            TransientError: if another run has written since this one's plan.
+        """
+        with database_at(self.database).change() as connection:
+            runs = _read(connection, self.scope)
+            if any(run.fingerprint == self.fingerprint for run in runs):
+                return
+            if _digest(self.scope, runs) != self.read:
+                raise TransientError(
+                    "Another run of annotate has decided on tested items meanwhile; run annotate again, so that it "
+                    "honours them."
+                )
+            run = Run(len(runs) + 1, self.interval, self.fingerprint, self.read, self.salt)
+            insert(connection, self.scope, run, entries, by="annotate")
+
+    def _runs(self) -> tuple[Database, list[Run]]:
+        """The database, and the runs that are read."""
+        known = database_at(self.database)
+        runs = runs_of(known, self.scope)
+        for count in range(len(runs) + 1):
+            if _digest(self.scope, runs[:count]) == self.read:
+                return known, runs[:count]
+        raise StateError(
+            f"The split ledger in {known.name} lacks runs that were there when the stage was planned; was another copy "
+            "of the database put in its place? Run the stage again."
+        )
+
+
+def planned(
+    database: str, model: str, config: Annotate, interval: str, fingerprint: Callable[[str], str]
+) -> SplitLedger:
+    """What a run of an interval reads and writes.
+
+    It is the run of the same interval that was given the same, if there is one; or the last one of those up to this
+    interval, if it was given the same and is of the latest of them: a backfill lacks what days after its own tested.
+    Else it is a new one. What is made again is dated as it was the first time.
+
+    Args:
+        database: its URL.
+        model: name of the model that is tested.
+        config: the section of annotate.
+        interval: ISO date.
+        fingerprint: gives that of the artifact, from the hash of what it reads here.
+    """
+    scope = scope_of(model, config.model_dump(mode="json"))
+    runs = runs_of(database_at(database), scope)
+    salt = next((run.salt for run in runs if run.salt), b"") or secrets.token_bytes(16)
+    own = [run for run in reversed(runs) if run.interval == interval]
+    before = [run for run in runs if run.interval <= interval]
+    last = [run for run in before[-1:] if run.interval == max(one.interval for one in before)]
+    for run in [*own, *last]:
+        if fingerprint(run.read) == run.fingerprint:
+            return SplitLedger(database, scope, run.interval, run.read, run.fingerprint, salt)
+    read = _digest(scope, runs)
+    return SplitLedger(database, scope, interval, read, fingerprint(read), salt)
+
+
+def scope_of(model: str, config: Mapping[str, Any]) -> str:
+    """A hash of all that makes a frozen test another one.
+
+    Args:
+        model: name of the model that is tested.
+        config: the section of annotate as a record keeps it, with at least the fields that decide.
+    """
+    decides = {name: config[name] for name in sorted(_DECIDES)}
+    decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order says nothing
+    return content_id(model, json.dumps(decides, sort_keys=True))
+
+
+def runs_of(database: Database, scope: str) -> list[Run]:
+    """The runs of a scope, in order; where there is no database, none is made."""
+    if database.absent:
+        return []
+    with database.read() as connection:
+        return _read(connection, scope)
+
+
+def _pages(database: Database, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
+    """What a query of entries finds, by number and id, page by page: a page is of one moment."""
+    last: tuple[int, str] = (0, "")
+    place = (split_entries.c.number, split_entries.c.id)
+    while True:
+        page = query.where(sa.tuple_(*place) > sa.tuple_(*map(sa.literal, last))).order_by(*place).limit(BATCH)
+        with database.read() as connection:
+            rows = connection.execute(page).all()
+        if not rows:
+            return
+        last = (rows[-1].number, rows[-1].id)
+        yield rows
+
+
+def _read(connection: sa.Connection, scope: str) -> list[Run]:
+    query = sa.select(split_runs).where(split_runs.c.scope == scope).order_by(split_runs.c.number)
+    runs: list[Run] = []
+    read = _digest(scope, ())
+    for row in connection.execute(query):
+        runs.append(Run(row.number, row.interval, row.fingerprint, read, row.salt or b""))
+        read = content_id(read, row.interval, row.fingerprint)
+    return runs
+
+
+def _digest(scope: str, runs: Iterable[Run]) -> str:
+    """A hash of what a run reads that comes after these."""
+    last = list(runs)[-1:]
+    return content_id(last[0].read, last[0].interval, last[0].fingerprint) if last else content_id(scope)
+
+
+def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry], *, by: str) -> None:
+    """Add a run and its entries.
+
+    Args:
+        connection: of the transaction.
+        scope: from `scope_of`.
+        run: its number is the next one of the scope.
+        entries: what is new in it.
+        by: who adds it, for the audit.
+    """
+    key = {"scope": scope, "number": run.number}
+    row = {**key, "interval": run.interval, "fingerprint": run.fingerprint, "salt": run.salt}
+    connection.execute(sa.insert(split_runs).values(row))
+    counts = Counter[str]()
+    for some in batched(entries, BATCH):
+        carried = _carried_names(connection, scope, run, some)
+        connection.execute(sa.insert(split_entries), [key | _row(entry, carried) for entry in some])
+        counts.update(entry.split for entry in some)
+    fields = {"scope": scope, "interval": run.interval, **counts}
+    audit.note(connection, "split", by=by, target=run.fingerprint, fields=fields)
+
+
+def _carried_names(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry]) -> dict[str, bytes]:
+    """Of entries that carry on tested ones, redacted anew, the hashes that those had: id → hashes."""
+    of = {entry.document: entry for entry in entries if entry.split == TEST}
+    query = sa.select(*(split_entries.c[name] for name in ("id", "compared", "example", "names")))
+    query = query.where(split_entries.c.scope == scope, split_entries.c.number < run.number)
+    found = dict[str, bytes]()
+    for ids in batched(sorted(of), IDS) if run.number > 1 else ():
+        asked = query.where(split_entries.c.split == TEST, split_entries.c.id.in_(ids))
+        for row in connection.execute(asked).all():
+            entry = of[row.id]
+            now = names.said(entry.compared, asdict(entry.example) if entry.example else None)
+            more = names.raised(row.names or b"", names.said(row.compared, row.example), now, run.salt)
+            found[entry.id] = names.joined(found.get(entry.id, b""), more)
+    return found
+
+
+def _row(entry: Entry, carried: Mapping[str, bytes]) -> dict[str, Any]:
+    row = {name: value for name, value in entry._asdict().items() if name not in ("run", "interval", "document")}
+    kept = names.joined(entry.names, carried.get(entry.id, b""))
+    return row | {"example": asdict(entry.example) if entry.example else None, "names": kept}

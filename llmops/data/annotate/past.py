@@ -1,0 +1,189 @@
+"""What earlier runs tested and trained: what the split of a run has to honour.
+
+A run reads what the runs before it wrote down, as of its own interval. What was tested up to then stays in the test.
+What an earlier run used, whatever its interval, is never used on the other side: what has been trained on is not
+tested, and what a later interval tests is not trained on, so that a backfill spoils no test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple, Protocol
+
+import polars as pl
+
+from llmops.data.worktables import WorkTables, batched
+from llmops.records import Example
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+class Entry(NamedTuple):
+    """An example that a run was the first to test, or to train or validate with."""
+
+    run: int  #: number of the run that wrote it
+    interval: str  #: of that run
+    id: str  #: of the example
+    wording: str
+    group: str
+    split: str
+    compared: str  #: the text by which near twins are found; empty where `Ledger.entries` gives it of no tested example
+    example: Example | None  #: if it is tested
+    # Empty where `Ledger.entries` gives it:
+    document: str = ""  #: id of what it was made of: a document, or a tested entry that is carried on
+    names: bytes = b""  #: hashes of what names somebody in the documents that it was made of, see `names`
+
+
+class Ledger(Protocol):
+    """The entries of earlier runs, and a place for those of this one."""
+
+    interval: str  #: of this run
+    salt: bytes  #: of the hashes of names; empty: nothing is kept
+
+    def entries(self) -> Iterable[Entry]:
+        """Those of earlier runs, ordered by interval and run."""
+
+    def trained(self) -> Iterator[Sequence[str]]:
+        """The compared texts of all that was trained or validated with, some at a time."""
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Write down what is new in this run."""
+
+
+class Unwritten:
+    """A ledger that holds nothing and keeps nothing: of examples that are made once, for no model."""
+
+    interval = ""
+    salt = b""
+
+    def entries(self) -> Iterable[Entry]:
+        return ()
+
+    def trained(self) -> Iterator[Sequence[str]]:
+        return iter(())
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        return None
+
+
+def key(text: str) -> int:
+    """A number of 64 bits for a wording, group or the like: equal numbers are equal texts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+_ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": pl.Boolean, "run": pl.UInt32}
+
+
+@dataclass(slots=True)
+class Past:
+    """The entries of earlier runs, as a split asks for them: by numbers, as an id in hex and `key` give them.
+
+    The texts of the tested ones are in the table `tested` of the run's `WorkTables`, each with its `number` here.
+    """
+
+    #: `id`, `wording` and `group` of every entry, whether it is a `test` item, whether it is `so_far`, from an interval
+    #: up to this run's, and its `run`, counted in their order
+    entries: pl.DataFrame = field(
+        default_factory=lambda: pl.DataFrame(schema={**_ENTRIES, "so_far": pl.Boolean, "interval": pl.String})
+    )
+
+    @classmethod
+    def of(cls, ledger: Ledger, work: WorkTables) -> Past:
+        """What a run has to honour of the ledger that it reads."""
+        frames = [cls().entries]
+        order: dict[int, int] = {}
+        number = 0
+        for some in batched(ledger.entries()):
+            rows = [
+                (int(e.id, 16), key(e.wording), key(e.group), e.split == TEST, order.setdefault(e.run, len(order)))
+                for e in some
+            ]
+            frame = pl.DataFrame(rows, _ENTRIES, orient="row")
+            intervals = pl.Series("interval", [e.interval for e in some], dtype=pl.String)
+            frames.append(frame.with_columns((intervals <= ledger.interval).alias("so_far"), intervals))
+            work.add(
+                "tested",
+                [
+                    {
+                        "number": number + at,
+                        **{name: getattr(e, name) for name in ("id", "wording", "group", "compared", "interval")},
+                        "example": json.dumps(asdict(e.example)) if e.example else None,
+                    }
+                    for at, e in enumerate(some)
+                    if e.split == TEST
+                ],
+            )
+            number += len(some)
+        return cls(pl.concat(frames))
+
+    def after(self, new: pl.DataFrame, run: int) -> Past:
+        """This and what a run adds: items with `id`, `wording`, `group`, `split` and `interval`, which count so far."""
+        added = new.select(
+            "id", "wording", "group", (pl.col("split") == TEST).alias("test"), pl.lit(run, pl.UInt32).alias("run"),
+            pl.lit(True).alias("so_far"), "interval",
+        )  # fmt: skip
+        return Past(pl.concat([self.entries, added]))
+
+    @property
+    def tested(self) -> pl.DataFrame:
+        """The test so far: of each wording the examples that the last run had which changed them; with `number`."""
+        so_far = self.entries.with_row_index("number").filter("test", "so_far")
+        return so_far.filter(pl.col("run") == pl.col("run").max().over("wording"))
+
+    @property
+    def tested_groups(self) -> pl.Series:
+        """Groups of all that has been tested so far."""
+        return self.entries.filter("test", "so_far")["group"].unique()
+
+    @property
+    def later(self) -> pl.DataFrame:
+        """What later intervals test."""
+        return self.entries.filter(pl.col("test") & ~pl.col("so_far"))
+
+    @property
+    def used(self) -> pl.DataFrame:
+        """What was trained or validated with, in any interval."""
+        return self.entries.filter(~pl.col("test"))
+
+    @property
+    def since(self) -> pl.DataFrame:
+        """`id` and the first `interval` in which the example was made."""
+        return self.entries.filter("so_far").unique("id", keep="first", maintain_order=True).select("id", "interval")
+
+    @property
+    def versions(self) -> pl.DataFrame:
+        """`id` and `number` of all that any interval has tested, older contents, too; what was compared of it last."""
+        last = pl.col("number").last()
+        return self.entries.with_row_index("number").filter("test").group_by("id", maintain_order=True).agg(last)
+
+    def tested_entries(self, numbers: pl.Series, work: WorkTables) -> Iterator[Entry]:
+        """Tested entries, in the order of their wordings.
+
+        Args:
+            numbers: theirs, as in `tested`.
+            work: the tables.
+        """
+        work.replace("old", numbers.rename("number").to_frame().to_arrow())
+        query = """
+            SELECT tested.*, r.rank FROM tested
+            JOIN (SELECT number, row_number() OVER (ORDER BY wording, number) - 1 AS rank
+                  FROM (SELECT number, wording FROM tested JOIN old USING (number))) r USING (number)"""
+        for row in work.ranked_rows(query, len(numbers)):
+            example = Example(**json.loads(row["example"]))
+            yield Entry(0, row["interval"], row["id"], row["wording"], row["group"], TEST, row["compared"], example)
+
+    def new(self, items: pl.DataFrame) -> pl.DataFrame:
+        """What is new in a run: what it trains and validates with for the first time, and the tested questions that
+        are new or have other examples than before, with all of these.
+
+        Args:
+            items: as `split_items` gives them.
+        """
+        known, same = self.used.filter("so_far"), ["wording", "id", "group"]
+        used = items.filter(pl.col("split") != TEST).join(known, ["id", "group"], "anti", maintain_order="left")
+        tested = items.filter(pl.col("split") == TEST)
+        changed = [tested.join(self.tested, same, "anti")["wording"], self.tested.join(tested, same, "anti")["wording"]]
+        return pl.concat([used, tested.filter(pl.col("wording").is_in(pl.concat(changed).unique().implode()))])

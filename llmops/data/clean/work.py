@@ -1,0 +1,280 @@
+"""The work files of a cleaning: a folder, or a place in an object store, that the driver and all workers reach.
+
+Nothing in it is looked for: the driver names each file, from what the tasks that wrote them tell. A file that is
+missing, or holds less than was told, is an error with its name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, SparkSession
+
+from llmops.artifacts import link
+from llmops.data import credentials
+from llmops.data.remote import Address, connect, is_remote, local
+from llmops.errors import LlmopsError
+from llmops.variables import VARIABLE
+
+TOLD = "number long, name string, ends binary, rows binary"
+_SECRET = ("AWS_", "AZURE_STORAGE_", "CONNECTION_")  #: how what a connection says begins
+
+
+class WorkError(LlmopsError):
+    """A work file is missing or damaged, or not all machines reach the place of the work files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Where the work files are. It travels to the workers inside the function that they run."""
+
+    location: str  #: a folder, or a URL of `llmops.data.remote`
+    sent: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
+    #: what an Airflow connection says, which the driver alone can ask; None: each machine has credentials of its own
+
+    @classmethod
+    def at(cls, location: str, connection: str = "") -> Work:
+        """The place, with what the Airflow connection says.
+
+        Raises:
+            SourceError: if Airflow does not know the connection.
+        """
+        if not connection:
+            return cls(location)
+        environ, named = credentials.environment(connection), set(VARIABLE.findall(location))
+        return cls(location, tuple((n, v) for n, v in environ.items() if n.startswith(_SECRET) or n in named))
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is in an object store."""
+        return is_remote(self.location)
+
+    def address(self, name: str = "") -> Address:
+        """The address of a file, or of the folder.
+
+        Raises:
+            SourceError: if a credential is missing.
+        """
+        folder = _connected(self.location, self.sent) if self.remote else local(self.location)
+        path = f"{folder.path.rstrip('/')}/{name}".rstrip("/")
+        return Address(f"{folder.shown}/{name}".rstrip("/"), path, folder.filesystem, folder.secrets)
+
+    def take(self, source: Path, name: str) -> None:
+        """Let the workers have a file of the driver's: as a link where that is possible, else as a copy."""
+        where = self.address(name)
+        if self.remote:
+            where.ask(lambda: where.filesystem.put_file(str(source), where.path))
+        else:
+            Path(where.path).parent.mkdir(parents=True, exist_ok=True)
+            link(source, where.path)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Have a file on this machine; in a folder on the same disk it is moved.
+
+        Raises:
+            WorkError: if it is not there.
+        """
+        where = self.address(name)
+        try:
+            if self.remote:
+                where.ask(lambda: where.filesystem.get_file(where.path, str(target)))
+            else:
+                shutil.move(where.path, target)
+        except FileNotFoundError:
+            raise WorkError(_missing(where)) from None
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A file of this machine to write to, which is there as `name`, whole, at the end.
+
+        It is the attempt's own, since Spark may run two attempts of one task at once.
+        """
+        where, task = self.address(name), TaskContext.get()
+        if self.remote:
+            with scratch() as folder:
+                yield (copy := folder / "file")
+                where.ask(lambda: where.filesystem.put_file(str(copy), where.path))
+            return
+        path = Path(where.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy = path.with_name(f".{path.name}.{task.taskAttemptId() if task else os.getpid()}")
+        yield copy
+        os.replace(copy, path)
+
+    def read_row_groups(self, name: str, numbers: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
+        """Row groups of a Parquet file, one by one.
+
+        Raises:
+            WorkError: if it is missing or damaged.
+        """
+        where = self.address(name)
+        with _as_work_error(where), ExitStack() as stack:
+            source: Any = where.path
+            if self.remote:
+                source = where.ask(lambda: where.filesystem.open(where.path, "rb", cache_type="none"))
+                stack.enter_context(source)
+            file = stack.enter_context(pq.ParquetFile(source, pre_buffer=self.remote))
+            for number in numbers:
+                read = partial(file.read_row_group, number, columns=columns, use_threads=False)
+                yield where.ask(read) if self.remote else read()
+
+    def clear(self) -> None:
+        """Remove the folder with all that is in it, also what a run left that was killed."""
+        where = self.address()
+        if not self.remote:
+            shutil.rmtree(where.path, ignore_errors=True)
+        elif where.ask(lambda: where.filesystem.exists(where.path)):
+            where.ask(lambda: where.filesystem.rm(where.path, recursive=True))
+
+
+class Cut(NamedTuple):
+    """A file of tables, one behind the other, of which one is read without the others."""
+
+    name: str
+    ends: NDArray[np.int64]  #: byte behind each table
+    rows: NDArray[np.int64]  #: number of rows of each table
+
+    @classmethod
+    def written(cls, work: Work, name: str, tables: Iterable[pl.DataFrame | pa.Table]) -> Cut:
+        """Write a file; each table is a stream of Arrow's, uncompressed."""
+        ends, rows = [0], []
+        with work.writing(name) as path, open(path, "wb") as file:
+            for table in tables:
+                if isinstance(table, pl.DataFrame):
+                    table.write_ipc_stream(file, compression="uncompressed")
+                else:
+                    with pa.ipc.new_stream(file, table.schema) as stream:
+                        stream.write_table(table)
+                ends.append(file.tell())
+                rows.append(len(table))
+        return cls(name, np.array(ends), np.array(rows, np.int64))
+
+    @classmethod
+    def collected(cls, tasks: DataFrame) -> dict[int, Cut]:
+        """What tasks told of the files that they wrote, by the number of the file."""
+        return {
+            row.number: cls(row.name, np.frombuffer(row.ends, np.int64), np.frombuffer(row.rows, np.int64))
+            for row in tasks.collect()
+        }
+
+    def told(self, number: int) -> pa.RecordBatch:
+        """What a task tells the driver of the file that it wrote, in the columns `TOLD`."""
+        return pa.RecordBatch.from_pydict(
+            {"number": [number], "name": [self.name], "ends": [self.ends.tobytes()], "rows": [self.rows.tobytes()]}
+        )
+
+    def fetched(self, work: Work, folder: Path) -> Work:
+        """Where the file is to be read at once: a copy on this machine if it is in an object store."""
+        if not work.remote:
+            return work
+        (folder / self.name).parent.mkdir(parents=True, exist_ok=True)
+        work.fetch(self.name, folder / self.name)
+        return Work(str(folder))
+
+    def read(self, work: Work, number: int) -> pa.Table:
+        """One table; in a folder it is mapped into memory, so that only the columns and rows that are used are read.
+
+        Raises:
+            WorkError: if the file is missing or shorter than it was.
+        """
+        start, end = map(int, self.ends[number : number + 2])
+        where = work.address(self.name)
+        with _as_work_error(where):
+            if work.remote:
+                data = pa.py_buffer(where.ask(lambda: where.filesystem.cat_file(where.path, start=start, end=end)))
+            else:
+                with pa.memory_map(where.path) as file:
+                    file.seek(min(start, file.size()))
+                    data = file.read_buffer(end - start)
+            table = pa.ipc.open_stream(data).read_all() if len(data) == end - start else None
+        if table is None or len(table) != self.rows[number]:
+            raise WorkError(f"{where.shown} is damaged: {len(data)} of {end - start} bytes at {start}. Run again.")
+        return table
+
+
+@contextmanager
+def _as_work_error(where: Address) -> Iterator[None]:
+    """What goes wrong in reading a work file is an error that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise WorkError(_missing(where)) from None
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise WorkError(f"{where.shown} is damaged or cannot be read ({said}). Run again.") from error
+
+
+def _missing(where: Address) -> str:
+    return (
+        f"{where.shown} was written and is not there. All machines must reach the same files at `clean.work`, "
+        "and nobody may delete them while it runs."
+    )
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of this machine for a while, on a worker where Spark has its own."""
+    there = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    with tempfile.TemporaryDirectory(prefix="llmops-", dir=there if Path(there).is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def mapped(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """The same table, written to a file and mapped into memory from there."""
+    table.write_ipc(path, compression="uncompressed")
+    return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
+
+
+@cache
+def _connected(location: str, sent: tuple[tuple[str, str], ...] | None) -> Address:
+    """One connection a process, which is costly to make."""
+    if sent is None:
+        return connect(location, os.environ)
+    own = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
+    return connect(location, {**own, **dict(sent)})
+
+
+def check_shared(spark: SparkSession, work: Work) -> None:
+    """Make sure that the workers see what the driver writes, before any work.
+
+    Raises:
+        WorkError: naming the hosts that do not.
+    """
+    token = os.urandom(16).hex()
+    with scratch() as folder:
+        (folder / "probe").write_text(token)
+        work.take(folder / "probe", "probe")
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        list(batches)
+        where, problem = work.address("probe"), ""
+        try:
+            if where.ask(lambda: where.filesystem.cat_file(where.path)).decode() != token:
+                problem = "it holds another file of that name"
+        except (OSError, LlmopsError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        yield pa.RecordBatch.from_pydict({"host": [socket.gethostname()], "problem": [problem]})
+
+    tasks = 2 * spark.sparkContext.defaultParallelism
+    told = spark.range(0, tasks, 1, tasks).mapInArrow(look, "host string, problem string").collect()
+    problems = sorted({f"{row.host}: {row.problem}" for row in told if row.problem})
+    if problems:
+        raise WorkError(
+            f"The workers do not see what the driver writes to {work.location}; let `clean.work` be a folder that all "
+            f"hosts share, or a place in an object store that they have the credentials for. {'; '.join(problems)}"
+        )

@@ -1,0 +1,114 @@
+"""Data sets as the library `datasets` has them: a folder or files of this machine, or a repository of the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from llmops.data.collect.local_files import copied, size_of
+from llmops.errors import SourceError, SourceUnavailableError, is_busy
+from llmops.records import content_id
+from llmops.scans.signed_urls import keep_out_of_logs, unsigned
+
+T = TypeVar("T")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFolder:
+    """The files of a data set on this machine."""
+
+    location: str
+    folder: Path
+    files: Sequence[Path]  #: sorted
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files; None if one cannot be read."""
+        sizes = [size_of(file) for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def version(self, sha256: Callable[[Path], str]) -> str:
+        """Over the names and the content of all files; empty if one cannot be read, which reading will name."""
+        try:
+            return self._version(list(map(sha256, self.files)))
+        except OSError:
+            return ""
+
+    def fetch(self, folder: Path) -> tuple[Path, str]:
+        """A copy of the folder, and the version of the copied bytes."""
+        target, digests = folder / content_id(self.location) / "data", []
+        for file in self.files:
+            copy = target / file.relative_to(self.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            digests.append(copied(file, copy))
+        return target, self._version(digests)
+
+    def _version(self, digests: Sequence[str]) -> str:
+        names = (file.relative_to(self.folder).as_posix() for file in self.files)
+        return content_id(*(part for pair in zip(names, digests, strict=True) for part in pair))
+
+
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """A repository of data sets on the Hub, at one commit; downloaded whole into the Hub's cache of this machine."""
+
+    location: str  #: such as `org/name`
+    revision: str  #: a commit, branch or tag
+
+    @property
+    def size(self) -> int | None:
+        """Not known before it is downloaded."""
+        return None
+
+    def version(self, sha256: Callable[[Path], str]) -> str:
+        """The commit of the revision; without a network (`HF_HUB_OFFLINE`), the one that the cache has for it.
+
+        Raises:
+            SourceError: if the Hub has no such repository or revision, or does not let this token see it.
+            SourceUnavailableError: if it cannot be reached.
+        """
+        from huggingface_hub import HfApi, constants
+
+        if _COMMIT.fullmatch(self.revision):
+            return self.revision
+        if constants.HF_HUB_OFFLINE:
+            return self._folder(self.revision).name
+        commit = self._asked(lambda: HfApi().dataset_info(self.location, revision=self.revision).sha)
+        return str(commit)
+
+    def fetch(self, folder: Path) -> tuple[Path, str]:
+        """Its folder in the Hub's cache, where files are named by their content, and its commit."""
+        found = self._folder(self.revision)  # not by commit: the cache keeps what it stood for, for times off the net
+        return found, found.name
+
+    def _folder(self, revision: str) -> Path:
+        from huggingface_hub import constants, snapshot_download
+
+        offline = bool(constants.HF_HUB_OFFLINE)
+        return Path(
+            self._asked(
+                lambda: snapshot_download(
+                    self.location, repo_type="dataset", revision=revision, local_files_only=offline
+                )
+            )
+        )
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+        keep_out_of_logs()
+        try:
+            return ask()
+        except (HTTPError, OSError, ValueError) as error:  # also: offline, and not in the cache
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+            final = isinstance(error, FileNotFoundError | ValueError) or (400 <= status < 500 and not is_busy(status))
+            words = unsigned(" ".join(str(error).split()))[:300]
+            raise (SourceError if final else SourceUnavailableError)(
+                f"The data set {self.location} at {self.revision} cannot be had from the Hub: {words} A private or "
+                "gated one needs HF_TOKEN; without a network, what was downloaded before is read with HF_HUB_OFFLINE=1."
+            ) from None

@@ -1,0 +1,151 @@
+"""Rows of data sets that the library `datasets` reads: saved by it, or in Parquet, JSON, CSV or Arrow files.
+
+A saved data set is memory-mapped, files are streamed; either way a batch is in memory at a time, and nothing is written
+into the library's cache.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+
+from llmops.data.collect.readers.decode import Unreadable
+from llmops.data.collect.readers.origin import Items, Origin, flatten
+from llmops.errors import SourceError
+
+BATCH = 1000  #: rows that are in memory as Python objects at a time
+COLUMNS = 10_000  #: most columns of CSV that are kept as they are written
+TABLES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"} | dict.fromkeys(
+    (".json", ".jsonl", ".ndjson"), "JSON"
+)
+NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+MEDIA = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are no text, and left out
+
+
+def read(path: Path, origin: Origin) -> Items:
+    """Yield one item per row, split by split. Nested columns are named as in JSON; a class label is its name.
+
+    Args:
+        path: the folder of the data set.
+        origin: where it is from; its source may name a `subset` and a `split`.
+
+    Raises:
+        SourceError: if there is no such subset or split, or a field that the configuration names is in no row.
+        Unreadable: if it is no data set or is damaged; the batches before the damage have been yielded then.
+    """
+    seen: dict[str, None] = {}
+    position = ""
+    try:
+        with TemporaryDirectory() as cache:
+            for split, dataset in _splits(path, origin, cache).items():
+                for number, record in enumerate(_records(dataset), start=1):
+                    position = f"split {split}, row {number}" if split else f"row {number}"
+                    values = flatten(record)
+                    seen.update(dict.fromkeys(values))
+                    yield origin.row(position, values)
+    except SourceError:
+        raise
+    except Exception as error:  # the library, its formats and Arrow have dozens of errors without a common base
+        after = f" after {position}" if position else ""
+        raise Unreadable(f"no readable data set{after}: {' '.join(str(error).split())[:300]}") from error
+    if seen:
+        origin.check(seen)
+
+
+def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
+    """The wanted splits by name; the name is empty where there are none."""
+    import datasets
+
+    source = origin.source
+    if (path / datasets.config.DATASETDICT_JSON_FILENAME).is_file() or (
+        path / datasets.config.DATASET_STATE_JSON_FILENAME
+    ).is_file():
+        if source.subset:
+            raise SourceError(
+                f"Source {source.name}: {origin.location} was saved whole and has no subset; leave it out."
+            )
+        found = datasets.load_from_disk(str(path))
+    else:
+        names = datasets.get_dataset_config_names(str(path))
+        if source.subset and source.subset not in names:
+            raise _lacks(origin, "subset", source.subset, names)
+        if not source.subset and len(names) > 1 and "default" not in names:
+            raise SourceError(
+                f"Source {source.name}: {origin.location} has several subsets; name one: {', '.join(names)}."
+            )
+        chosen = _options(path, origin, cache)
+        found = datasets.load_dataset(str(path), source.subset or None, streaming=True, cache_dir=cache, **chosen)
+    splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"": found}
+    if source.split:
+        if source.split not in splits:
+            raise _lacks(origin, "split", source.split, filter(None, splits))
+        return {source.split: splits[source.split]}
+    return splits
+
+
+def _options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
+    """What the library is told, lest it leave files out or change values that it takes for numbers or for nothing.
+
+    Without a card that names its files the library reads the most frequent format, and if some names look like those of
+    splits (`returns-test.csv`), these alone.
+    """
+    import datasets
+    from huggingface_hub import DatasetCard
+
+    builder = datasets.load_dataset_builder(str(path), origin.source.subset or None, cache_dir=cache)
+    options: dict[str, Any] = {}
+    if type(builder.config).__name__ == "CsvConfig" and not builder.info.features:
+        options["converters"] = dict.fromkeys(range(COLUMNS), str)
+    card = path / "README.md"
+    if card.is_file() and DatasetCard.load(card, ignore_metadata_errors=True).data.to_dict().get("configs"):
+        return options
+    files = [file for file in sorted(path.rglob("*")) if _is_table(file.relative_to(path))]
+    formats = sorted({TABLES[file.suffix.lower()] for file in files})
+    if len(formats) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in files[:10])
+        raise SourceError(
+            f"Source {origin.source.name}: {origin.location} mixes {' and '.join(formats)} ({names}), of which one "
+            "would be read: make a source of each, or name the files in its README.md under `configs`."
+        )
+    read = {Path(name).resolve() for names in (builder.config.data_files or {}).values() for name in names}
+    unread = [str(file.relative_to(path)) for file in files if file.resolve() not in read]
+    if unread and origin.source.split:
+        raise SourceError(
+            f"Source {origin.source.name}: of {origin.location} {', '.join(unread[:10])} would be in no split: name "
+            "the files of each in its README.md under `configs`, or leave the split out to read all."
+        )
+    if unread:
+        options["data_files"] = {"train": [glob.escape(str(file.relative_to(path))) for file in files]}
+    return options
+
+
+def _is_table(name: Path) -> bool:
+    hidden = any(part.startswith((".", "__")) for part in name.parts)
+    return name.suffix.lower() in TABLES and name.name not in NO_DATA and not hidden
+
+
+def _lacks(origin: Origin, what: str, wanted: str, there: Any) -> SourceError:
+    return SourceError(
+        f"Source {origin.source.name}: {origin.location} has no {what} {wanted!r}; it has {', '.join(there) or 'none'}."
+    )
+
+
+def _records(dataset: Any) -> Iterator[dict[str, Any]]:
+    features: Mapping[str, Any] = dataset.features or {}
+    media = [name for name, feature in features.items() if type(feature).__name__ in MEDIA]
+    dataset = dataset.remove_columns(media) if media else dataset
+    labels: dict[str, Callable[[int], str]] = {
+        name: feature.int2str for name, feature in features.items() if type(feature).__name__ == "ClassLabel"
+    }
+    tables: Iterator[pa.Table] = dataset.with_format("arrow").iter(batch_size=BATCH)
+    for table in tables:
+        for record in table.to_pylist(maps_as_pydicts="lossy"):
+            for name, named in labels.items():
+                if isinstance(record[name], int) and record[name] >= 0:  # -1 stands for none
+                    record[name] = named(record[name])
+            yield record

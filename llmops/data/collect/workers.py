@@ -1,0 +1,132 @@
+"""Read files in several processes, with the same result as in one.
+
+A worker is `python -m llmops.data.collect.workers`, which takes pickled calls from its standard input and answers on
+its standard output. So nothing is forked from a process with threads, and nothing runs the caller's main module again,
+as the standard library's pools would do in a task of Airflow or in a script.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from llmops.errors import SourceUnavailableError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Call = tuple[str, Callable[[], T]]  #: what it reads, in words, and a function that can be pickled
+
+
+def in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
+    """The results of the calls, in their order; what they log is logged here, in that order, too.
+
+    Raises:
+        Exception: the first one, in the order of the calls, that a call raised.
+        SourceUnavailableError: if a process was killed, with what it was reading.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(calls)):
+        waiting.put(number)
+    answers: dict[int, tuple[bool, Any, list[logging.LogRecord]]] = {}
+    workers = [_started() for _ in range(min(processes, len(calls)))]
+
+    def drive(worker: subprocess.Popen[bytes]) -> None:
+        while not any(not good for good, *_ in list(answers.values())):
+            try:
+                number = waiting.get_nowait()
+            except queue.Empty:
+                return
+            answers[number] = _asked(worker, calls[number])
+
+    try:
+        with ThreadPoolExecutor(len(workers)) as pool:
+            try:
+                list(pool.map(drive, workers))
+            except BaseException:  # also an interruption or a time limit: the threads wait for what is killed here
+                _stop(workers)
+                raise
+    finally:
+        _stop(workers)
+    results: list[T] = []
+    for number in sorted(answers):
+        good, value, records = answers[number]
+        for record in records:
+            logging.getLogger(record.name).handle(record)
+        if not good:
+            raise value
+        results.append(value)
+    return results
+
+
+def _started() -> subprocess.Popen[bytes]:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+    )
+
+
+def _asked(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
+    assert worker.stdin and worker.stdout
+    what, function = call
+    try:
+        pickle.dump(function, worker.stdin)
+        worker.stdin.flush()
+        answer: tuple[bool, Any, list[logging.LogRecord]] = pickle.load(worker.stdout)
+        return answer
+    except (EOFError, OSError, pickle.UnpicklingError):
+        status = worker.wait()
+        why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        why += ", as when memory runs out" if -status == signal.SIGKILL else ""
+        return False, SourceUnavailableError(
+            f"The process that was reading {what} ended with {why}. Give this machine or container "
+            "more memory, or split the file, and run again; what was read is kept."
+        ), []  # fmt: skip
+
+
+def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.wait()
+        for pipe in filter(None, (worker.stdin, worker.stdout)):
+            try:
+                pipe.close()
+            except OSError:  # a broken pipe has something left to write
+                log.debug("a worker left something unread")
+
+
+def _work() -> None:
+    """Answer calls until there are none."""
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+    while True:
+        try:
+            function = pickle.load(calls)
+        except EOFError:
+            return
+        good, value = True, None
+        try:
+            value = function()
+        except Exception as error:
+            good, value = False, error
+        logged = []
+        while not records.empty():
+            logged.append(records.get())
+        pickle.dump((good, value, logged), answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _work()

@@ -1,0 +1,259 @@
+"""Files that are elsewhere: S3, Azure Blob and https, through fsspec.
+
+Credentials come from the environment (`AWS_*`, `AZURE_STORAGE_*`, and whatever ${VAR} a URL names) or from an Airflow
+connection; they are handed to the filesystem and kept nowhere. In messages and documents a location stands as it is
+configured, with its ${VAR}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from llmops.data import credentials
+from llmops.data.blocks import Changed, block
+from llmops.errors import SourceError, SourceUnavailableError
+from llmops.records import content_id
+from llmops.variables import VARIABLE, filled
+
+log = logging.getLogger(__name__)
+
+SCHEMES = ("s3", "abfs", "abfss", "az", "https", "http")
+BLOCK = 8 << 20  #: bytes that are asked for at a time, and at most lost by a break
+PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"pass|secret|token|key|pwd|^sig", re.IGNORECASE)
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError")
+_NOT_FOUND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+T = TypeVar("T")
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL and not a path."""
+    return _SCHEME.match(location) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL together with the filesystem that reaches it."""
+
+    shown: str  #: the URL as configured, for documents and messages
+    path: str = field(repr=False)  #: as the filesystem wants it, which may hold a credential
+    filesystem: Any = field(repr=False)  #: fsspec.AbstractFileSystem
+    secrets: Mapping[str, str] = field(repr=False)  #: what each ${VAR} of the URL stood for
+
+    def hide(self, text: str) -> str:
+        """`text` with what the URL's variables stood for replaced by their names."""
+        for name, value in self.secrets.items():
+            for form in filter(None, (value, quote(value, safe=""), quote(value))):
+                text = text.replace(form, f"${{{name}}}")
+        return text
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """The answer of the filesystem; what may pass by itself, a break or an overload, is tried four times.
+
+        Raises:
+            OSError: if there is no such file.
+            SourceError: if it refuses, with its words but none of the credentials.
+            SourceUnavailableError: if it cannot be reached.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return call()
+            except (*_NOT_FOUND, Changed):
+                raise
+            except Exception as error:  # each filesystem has its own dozens of errors without a common base
+                refused = isinstance(error, PermissionError | ValueError) or 400 <= getattr(error, "status", 0) < 500
+                words = self.hide(" ".join(str(error).split()))[:300] or "no reason given"
+                refused = refused or type(error).__name__ in _NO_CREDENTIALS
+                if pause is None or refused:
+                    kind = SourceError if refused else SourceUnavailableError
+                    raise kind(f"{self.shown} cannot be reached: {type(error).__name__}: {words}") from None
+                log.warning("%s: %s: %s; trying again in %.0f s", self.shown, type(error).__name__, words, pause)
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of an object store or web server."""
+
+    location: str  #: the URL as it stands in documents
+    address: Address
+    size: int | None  #: bytes; None if the server does not say
+    etag: str  #: as the server gave it; empty if it gave none
+    tag: str  #: changes whenever the content does: ETag, or time and size; empty if the server names neither
+    md5: str  #: of the content, in hex, where the server names it
+
+    def version(self, sha256: Callable[[Path], str]) -> str:
+        """What changes whenever the content does; empty if that cannot be told."""
+        return self.tag
+
+    def fetch(self, folder: Path) -> tuple[Path, str]:
+        """Copy the file into `folder`, whole and checked; an interrupted copy of the same version goes on.
+
+        Returns the copy and the version that was asked for; the server is asked for no other.
+
+        Raises:
+            SourceError: if the file cannot be reached, changes meanwhile, or is not what its checksum says; all but a
+                refusal may pass.
+        """
+        target = folder / content_id(self.location, self.tag) / (Path(urlsplit(self.address.path).path).name or "index")
+        if self.tag and target.is_file():
+            return target, self.tag  # fetched by a run that was stopped before it could read it
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = target.with_name(f".{target.name}.partial")
+        if not self.tag:
+            copy.unlink(missing_ok=True)
+        try:
+            self._download(copy)
+            changed = _describe(self.location, self.address, _info(self.address)).tag != self.tag
+        except Changed:
+            copy.unlink()
+            raise SourceUnavailableError(f"{self.location}: it changed while it was being read; run again.") from None
+        except _NOT_FOUND:
+            raise SourceUnavailableError(f"{self.location} is not there any more; run again.") from None
+        with open(copy, "rb") as handle:
+            damaged = self.md5 and hashlib.file_digest(handle, "md5").hexdigest() != self.md5
+        if damaged or changed:
+            copy.unlink()
+            why = "it changed while it was being read" if changed else "it is not what its MD5 says"
+            raise SourceUnavailableError(f"{self.location}: {why}; run again.")
+        os.replace(copy, target)
+        return target, self.tag
+
+    def _download(self, copy: Path) -> None:
+        files, path = self.address.filesystem, self.address.path
+        copy.touch()
+        with open(copy, "r+b") as out:
+            # A block is on the disk before the next is asked for: after a crash only the last one is doubtful
+            if self.size is None:
+                out.write(self.address.ask(lambda: files.cat_file(path)))
+                return
+            start = max(0, (min(copy.stat().st_size, self.size) // BLOCK - 1) * BLOCK)
+            out.truncate(start)
+            while start < self.size:
+                end = min(start + BLOCK, self.size)
+                data: bytes = self.address.ask(partial(block, files, path, start, end, self.etag))
+                if len(data) == self.size:  # a server that knows no ranges sends all
+                    start, end = 0, self.size
+                if len(data) != end - start:
+                    raise SourceUnavailableError(
+                        f"{self.location}: {len(data)} bytes came for {end - start}; run again."
+                    )
+                out.seek(start)
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+                start = end
+
+
+def connect(location: str, environ: Mapping[str, str]) -> Address:
+    """The address of a URL, its filesystem connected.
+
+    Raises:
+        SourceError: if its scheme is unknown, it holds a credential itself, or a ${VAR} of it is not set.
+    """
+    scheme = location.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        raise SourceError(
+            f"There is no way to read {scheme}://; use {', '.join(f'{s}://' for s in SCHEMES)} or a path."
+        )
+    parts = urlsplit(VARIABLE.sub("", location))
+    if parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
+        raise SourceError(
+            f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
+            "the run's record; put it into an environment variable and write ${VAR} in its place."
+        )
+    url, secrets = expand(location, environ)
+    address = Address(location, url, None, secrets)
+    from fsspec.core import url_to_fs
+
+    options = {"skip_instance_cache": True, "use_listings_cache": False, **credentials.options(scheme, environ)}
+    filesystem, path = address.ask(lambda: url_to_fs(url, **options))
+    return Address(location, path, filesystem, secrets)
+
+
+def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """A URL with its ${VAR} filled in, and what each stood for.
+
+    Raises:
+        SourceError: if one is not set.
+    """
+    values: dict[str, str] = {}
+
+    def value(name: str) -> str:
+        if name not in environ:
+            raise SourceError(f"The environment variable {name}, which {location} uses, is not set.")
+        values[name] = environ[name]
+        return values[name]
+
+    return filled(location, value), values
+
+
+def local(folder: str) -> Address:
+    """A folder of this machine, asked like a remote one."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    return Address(folder, str(Path(folder).expanduser().absolute()), LocalFileSystem(), {})
+
+
+def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
+    """The files that a URL names, which may be a glob; sorted, none if there is none.
+
+    Raises:
+        SourceError: if the URL cannot be reached.
+    """
+    address = connect(location, environ)
+    try:
+        if not re.search(r"[*\[]" if location.startswith("http") else r"[*?\[]", address.path):
+            found = {address.path: _info(address)}
+        else:
+            found = address.ask(lambda: address.filesystem.glob(address.path, detail=True))
+    except _NOT_FOUND:
+        return []
+    names = sorted(name for name, info in found.items() if info.get("type") != "directory")
+    prefix = "" if location.startswith("http") else location.partition("://")[0] + "://"
+    addresses = [Address(address.hide(prefix + name), name, address.filesystem, address.secrets) for name in names]
+    if len(addresses) == 1 and addresses[0].path == address.path:
+        addresses = [address]
+    infos = [found[name] for name in names]
+    if location.startswith("http") and len(addresses) > 1:  # the listing of a web server has no ETags
+        with ThreadPoolExecutor(8) as pool:
+            infos = list(pool.map(_info, addresses))
+    return [_describe(p.shown, p, info) for p, info in zip(addresses, infos, strict=True)]
+
+
+def _info(address: Address) -> dict[str, Any]:
+    info: dict[str, Any] = address.ask(lambda: address.filesystem.info(address.path))
+    return info
+
+
+def _describe(location: str, address: Address, info: Mapping[str, Any]) -> RemoteFile:
+    size = info.get("size")
+    etag = info.get("ETag") or info.get("etag")
+    changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
+    tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
+    return RemoteFile(location, address, size, str(etag or ""), tag, md5(info))
+
+
+def md5(info: Mapping[str, Any]) -> str:
+    """The MD5 that a store keeps of a file, in hex; empty if it keeps none.
+
+    The ETag of S3 is not taken for one: with a key of KMS it is another value of the same form.
+    """
+    settings = info.get("content_settings") or {}
+    known = settings.get("content_md5")
+    return bytes(known).hex() if known else ""

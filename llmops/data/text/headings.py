@@ -1,0 +1,168 @@
+"""Headings: whether one asks something, and what number it has.
+
+A heading asks if it ends in a question mark, of whatever script. Without one it may still ask, if it begins as a
+question does (`How to …`, `Was ist …`, `如何…`) or names a task as help pages do (`Reset your password`, `Returning an
+item`; English only), but for what pages are called by habit (`Contact us`, `What's new`). Words that begin questions in
+one language and sentences in another (Italian `come`, Swedish `var`) are left out: such headings need their question
+mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+#: Question marks: Latin, wide, Arabic, Greek, reversed, Armenian, Ethiopic, double, Vai.
+MARKS = "?？؟\u037e⸮՞፧⁇꘏"
+BETWEEN = " › "  #: stands between the headings of a path
+PATH_CHARS = 200  #: most characters of a path; those between its first and its last heading go first
+LONGEST = 200  #: characters; a longer line is text, however it begins
+
+_CLOSING = r"[\s!！.…\"'”’»)\]）」』*_]*"
+_MARKED = re.compile(rf"[{MARKS};]{_CLOSING}$")
+# The Greek mark is written as a semicolon, too, and is one after normalization to NFC: where there is a Greek word.
+_GREEK = re.compile("[\u0370-\u037d\u037f-\u03ff\u1f00-\u1fff]{2}")
+
+_BEGINS = "|".join(
+    [
+        r"how|what(?:['’]s)?|when|where|which|who|whom|whose|why",
+        r"wie|was|wann|wo|woher|wohin|womit|wof[üu]r|wozu|warum|wieso|weshalb|welche[mnrs]?|wer|wen|wem|wessen",
+        r"pourquoi|combien|o[ùÙ]|quels?|quelles?|qu['’]est-ce|est-ce|à quoi",
+        r"comment(?=\s+(?:[^\W\d_]+(?:er|ir|re|oir)\b|puis-je|s['’]|[scmjtl]['’]|(?:se|me|on|je|les?|la|faire|ça)\s))",
+        r"¿.*|cómo|qué|cuándo|dónde|cuál(?:es)?|quién(?:es)?|cuánt[oa]s?|por qué|para qué",
+        r"onde|quando|quem|quais|qual|quanto|por que|o que|como",
+        r"che cosa|cosa|perché|come(?=\s+(?:si|posso|fare|[^\W\d_]+[aei]re)\b)",
+        r"hoe|wanneer|waarom|waar|welke?|hoeveel",
+        r"hur|varför|vilken|vilket|vilka|hvordan|hvorfor|hvornår|hvilken|hvilket|hvem|hvor|miten|miksi|milloin",
+        r"jak|kiedy|gdzie|dlaczego|ile|proč|kde|kdy|kolik",
+        r"как|что|когда|где|куда|откуда|почему|зачем|какой|какая|какое|какие|кто|сколько|як|чому|коли|скільки",
+        r"πώς|γιατί|πότε|πού|ποιος|ποια|ποιο|nasıl|neden|hogyan|miért|mikor",
+        r"كيف|ماذا|متى|أين|لماذا|هل|איך|מה|מתי|איפה|למה|मैं कैसे|कैसे",
+    ]
+)
+_BEGINS_QUESTION = re.compile(rf"(?:{_BEGINS})[\s,]+\S", re.IGNORECASE)
+_UNSPACED = re.compile(
+    r"(?:如何|怎么|怎麼|怎样|怎樣|为什么|為什麼|为何|為何|什么|什麼|哪|谁|誰|何时|能否|是否|多少|なぜ|どう|どの|どこ|いつ|"
+    r"어떻게|왜|무엇|언제|어디|ทำไม|อย่างไร|วิธี).+|.+(?:吗|嗎|呢|是什么|是什麼|怎么办|ですか|ますか|とは|するには|"
+    r"方法|하나요|인가요|습니까|는 방법|อย่างไร|ไหม)"
+)
+_AUXILIARY = re.compile(
+    r"(?:can|could|do|does|did|is|are|was|were|will|would|should|shall|may|must|has|have|am|kann|können|darf|muss|ist|"
+    r"sind|gibt|puis-je|peut-on|existe)\s+\S",
+    re.IGNORECASE,
+)
+_VERBS = "|".join(
+    [
+        "activate|add|avoid|cancel|choose|compile|configure|connect|contact|convert|create|deactivate|delete|disable",
+        "disconnect|download|enable|encrypt|find|fix|install|pair|pay|prevent|protect|recover|redeem|register|reinstall",
+        "remove|rename|renew|repair|replace|reset|restore|resume|retrieve|send|set up|share|show|solve|start",
+        "stop|subscribe|troubleshoot|turn o(?:n|ff)|uninstall|unsubscribe|update|upgrade|verify",
+        "log (?:in|out)|sign (?:in|up)",
+    ]
+)
+_DETERMINER = r"(?:an?|the|your|my|our|this|these|all|several|multiple|another)"
+_TASK = re.compile(
+    rf"(?=[A-Z])(?i:{_VERBS})\s+(?!and\b|or\b)[\w\"'“‘]|(?!During|According|String|Thing|Nothing|Everything)[A-Z][a-z]{{2,}}ing\s+{_DETERMINER}\s\w|"
+    rf"(?:Apply|Book|Build|Buy|Change|Check|Claim|Copy|Edit|Exchange|Export|Get|Import|Link|Make|Manage|Merge|Move|Open|"
+    rf"Order|Print|Rent|Report|Request|Return|Run|Save|Schedule|Switch|Track|Transfer|Use|View|Withdraw)"
+    rf"\s+{_DETERMINER}\s\w",
+)
+# What pages are called by habit and what they want of readers: it begins as a question or a task and asks nothing.
+_NO_QUESTION = re.compile(
+    r"(?:contact|find|follow|join|visit|connect with|write to) us(?: (?:now|here|online|today|on \w+))?|"
+    r"contact(?: the| our)? (?:support|sales|customer (?:service|support|care)|details|form|info(?:rmation)?)|"
+    r"(?:show|share|send) (?:more|less|all|this(?: \w+)?|feedback|your feedback)|start here|"
+    r"subscribe to (?:the|our) (?:newsletter|blog)|"
+    r"what(?:['’]s| is) (?:new|next)|was (?:ist|gibt es) neu(?:es)?|qué hay de nuevo|(?:o )?que há de novo|"
+    r"cosa c['’]è di nuovo|что нового|co nowego",
+    re.IGNORECASE,
+)
+_CODE = re.compile(r"[<>=|{}\\_]|--|\w\(|\(\)|\.\.\.|…$")
+
+_WORDS_BEFORE = (
+    r"(?:(?:section|chapter|article|part|appendix|kapitel|abschnitt|anhang|chapitre|capítulo|capitolo)\s+|§\s*)"
+)
+_MONTH = (
+    r"(?:jan|feb|mär|mar|apr|ma[ijy]|jun|jul|aug|sep|o[kc]t|nov|de[czs])(?:\.|[a-zä]{0,6}(?:ar|er|il|i|z|t|ust|bre))?"
+)
+# With a point or a bracket it is a section's number, unless a date follows ("1. Mai"); so it is after "Chapter".
+_NUMBER = re.compile(
+    rf"(?:{_WORDS_BEFORE}(?:\d{{1,3}}(?:\.\d{{1,3}})*|[A-Z]|[IVXL]+)[.):]?|第\s*\d{{1,3}}\s*[章節节]\s*[.:：]?|"
+    rf"\d{{1,3}}(?:\.\d{{1,3}})*[.)](?!\s*{_MONTH}\b)|[A-Z](?:\.\d{{1,3}})+\.?|\((?:\d{{1,2}}|[a-z])\))\s+(?=\S)",
+    re.IGNORECASE,
+)
+# Without one it may be anything, such as a version: only what begins as a question shows that it is none of it.
+_PERHAPS = re.compile(r"(?:\d{1,3}(?:\.\d{1,3})*|[A-Z][.)]|[IVXL]+[.)]|(?:Q|Question|Frage)\s*\d*\s*[.:)])\s+(?=\S)")
+
+_DOTTED = re.compile(r"(\d{1,3}(?:\.\d{1,3})+)\s+(?=[(\"“”„«¿]?[^\W\d_])(?![a-z])")
+
+
+def path(headings: Iterable[str]) -> str:
+    """Headings, the outermost first, as one line: `Returns › Refunds`."""
+    kept = [heading for heading in headings if heading]
+    while len(kept) > 2 and len(BETWEEN.join(kept)) > PATH_CHARS:
+        del kept[1]
+    return BETWEEN.join(kept)
+
+
+def depth(line: str) -> int:
+    """How deep a heading is by its section's number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a sure number."""
+    match = _NUMBER.match(line)
+    return match[0].strip(" .").count(".") + 1 if match else 0
+
+
+def numbers(headings: Iterable[str]) -> frozenset[str]:
+    """The numbers without a point behind them by which a document counts its sections, such as `8.2`.
+
+    That they count shows in their order: after `8.1`, or before `8.3`.
+    """
+    found = {match[1]: i for i, heading in reversed([*enumerate(headings)]) if (match := _DOTTED.match(heading))}
+    kept = set()
+    for number, i in found.items():
+        above, _, last = number.rpartition(".")
+        before, after = f"{above}.{int(last) - 1}", f"{above}.{int(last) + 1}"
+        if found.get(before, i) < i or found.get(after, i) > i:
+            kept.add(number)
+    return frozenset(kept)
+
+
+def without_number(heading: str, counted: Collection[str] = ()) -> str:
+    """The heading without its section's number: `5.3. How can I …` is `How can I …`.
+
+    Numbers that say something stay: `3 ways to pay`, `2FA: how to use it`, `3.13 is out`, `1. Mai`.
+
+    Args:
+        counted: `numbers` of the document, which go whatever follows but a small letter.
+    """
+    if (match := _DOTTED.match(heading)) and match[1] in counted:
+        return heading[match.end() :]
+    if match := _NUMBER.match(heading):
+        return heading[match.end() :]
+    if match := _PERHAPS.match(heading):
+        rest = heading[match.end() :]
+        if not rest[0].islower() and (_begins(rest) or _AUXILIARY.match(rest)):
+            return rest
+    return heading
+
+
+def ends_as_question(line: str) -> bool:
+    """Whether the line ends in a question mark of any script, quotes and brackets aside; `f(x);` does not."""
+    match = _MARKED.search(line)
+    return match is not None and has_question_mark(match[0], line)
+
+
+def has_question_mark(text: str, line: str = "") -> bool:
+    """Whether there is a question mark of any script in a text, which is part of a line."""
+    return any(mark in text for mark in MARKS) or (";" in text and bool(_GREEK.search(line or text)))
+
+
+def asks(heading: str) -> bool:
+    """Whether a heading, without its number, asks something that what stands under it can answer."""
+    return ends_as_question(heading) or (_begins(heading) and len(heading) <= LONGEST)
+
+
+def _begins(heading: str) -> bool:
+    text = heading.lstrip("\"'“„«»¡(「")
+    if heading.endswith((",", ";")) or _CODE.search(heading) or _NO_QUESTION.fullmatch(text.rstrip(" :.!")):
+        return False
+    return bool(_BEGINS_QUESTION.match(text) or _UNSPACED.fullmatch(text.rstrip(" :：。.")) or _TASK.match(text))

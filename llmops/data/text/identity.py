@@ -1,0 +1,279 @@
+"""Persons' identifiers in texts: e-mail addresses, names, customer and phone numbers, and when one is named.
+
+An identifier is named where its words stand whole and in a row, with the same signs between them: `ana@example.org` is
+in neither `diana@example.org` nor `ana@example.org.uk`. Upper case, white space, invisible characters, typographic
+quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the gaps of a phone number.
+
+The places in a text where an identifier could stand are found without knowing it, from its shape alone. So who has the
+identifier finds a person by it, and who only has a keyed hash of it finds the same by hashing what stands there.
+
+Where the text is not kept, `terms` tells what to keep hashes of, so that any identifier is still found by `needed`.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from bisect import bisect
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
+
+from llmops.data.text.comparable import QUOTES
+
+_AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
+_WITH_DIGITS = ("number", "phone")
+_ASCII_WORDS = re.compile(r"\w+")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_PHONE = re.compile(r"\+?[\d\s().\-/]+")
+_PHONE_DIGITS = 7  #: fewer are no phone number
+_MOST_DIGITS = 20  #: more are none either, with every prefix there is
+_BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: what may stand between two groups of digits of a phone number
+_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
+_JOINING = (*"-.+,",)  #: signs that may join an identifier to something longer
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+class Shape(NamedTuple):
+    """What is told of an identifier so that texts can be searched for it without knowing it."""
+
+    kind: Literal["mail", "name", "number", "phone"]
+    size: int  #: its words (a mail address has one before and two or more after its @); of a phone number, the digits
+
+
+_ANY_MAIL, _ANY_NAME = Shape("mail", 1), Shape("name", 1)
+
+
+def identifier(text: str) -> tuple[Shape, str]:
+    """The shape of an identifier, and how it is compared: all of its spellings are one there.
+
+    Signs around its words do not count: `(Ana Li)` is `ana li`.
+    """
+    plain = " ".join(folded(text).lower().split())
+    digits = _NO_DIGIT.sub("", plain)
+    if len(digits) >= _PHONE_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
+        return Shape("phone", len(digits)), digits
+    words = list(_words(plain).finditer(plain))
+    plain = plain[words[0].start() : words[-1].end()] if words else ""
+    kind: Literal["mail", "number", "name"] = "mail" if "@" in plain else "number" if digits else "name"
+    return Shape(kind, len(words)), plain
+
+
+def runs(text: str, shapes: Iterable[Shape]) -> Iterator[tuple[Shape, list[tuple[int, int]]]]:
+    """Of each shape the places in a text, start and end, where an identifier of it could stand if it is `whole` there.
+
+    What stands there is compared by `compared` in lower case.
+    """
+    words: list[tuple[int, int]] = []
+    for shape in shapes:
+        if (shape.kind == "mail" and "@" not in text) or (shape.kind in _WITH_DIGITS and not _DIGIT.search(text)):
+            continue
+        if shape.kind == "phone":
+            yield shape, list(_phones(text, shape.size))
+            continue
+        words = words or [match.span() for match in _words(text).finditer(text)]
+        starts, ends = zip(*words, strict=True) if words else ((), ())
+        places = list(zip(starts, ends[shape.size - 1 :], strict=False))
+        if shape.kind == "mail":
+            firsts = _around((bisect(starts, match.start()) - 1 for match in _AT.finditer(text)), shape.size - 1)
+            places = [places[first] for first in firsts if 0 <= first < len(places)]
+        elif shape.kind == "number":
+            firsts = _around((bisect(starts, match.start()) - 1 for match in _DIGITS.finditer(text)), shape.size)
+            places = [places[first] for first in firsts if 0 <= first < len(places)]
+        yield shape, places
+
+
+def whole(text: str, start: int, end: int, shape: Shape) -> bool:
+    """Whether what stands at a place is no part of something longer: `jones` of `smith-jones`, `50` of `7.50`."""
+    return all(_open(text, start, end, shape))
+
+
+def _open(text: str, start: int, end: int, shape: Shape) -> tuple[bool, bool]:
+    """Whether a place is no part of something longer on its left, and on its right."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    word = _words(before + after)
+    left, right = not (before and word.match(before[-1])), not (after and word.match(after))
+    if len(before) == 2 and word.match(before) and _joins(before[1], before[0], shape, "-.+"):
+        left = False
+    if len(after) == 2 and word.match(after[1]) and _joins(after[0], after[1], shape, "-."):
+        right = False
+    return left, right
+
+
+def _joins(sign: str, beyond: str, shape: Shape, of_mail: str) -> bool:
+    """Whether a sign joins a place to the word beyond it."""
+    return sign in (of_mail if shape.kind == "mail" else "-") or (sign in ".," and beyond.isdecimal())
+
+
+def compared(found: str, shape: Shape) -> str:
+    """What stands at a place, in lower case, as it is compared with identifiers."""
+    return _NO_DIGIT.sub("", found) if shape.kind == "phone" else " ".join(found.split())
+
+
+def terms(text: str) -> set[str]:
+    """What a text has to be asked for so that an identifier is found in it: the terms that it `needed` are all there.
+
+    These are its words, its pairs of neighbouring words with the signs between them, each with what may begin and end
+    there (`whole`), and what could be a phone number. Of an identifier of three or more words a text seems to have it
+    that has all of its pairs, but not in a row.
+    """
+    found = set[str]()
+    for form in forms(text):
+        lower = " ".join(form.lower().split())
+        places = [match.span() for match in _words(lower).finditer(lower)]
+        edges = [_edges(lower, start, end) for start, end in places]
+        found |= {_term(*edge, lower[start:end]) for (start, end), edge in zip(places, edges, strict=True)}
+        for one, other in pairwise(range(len(places))):
+            found.add(_term(edges[one][0], edges[other][1], lower[places[one][0] : places[other][1]]))
+        found |= {_number(number) for number in _numbers(lower)}
+    return found
+
+
+def needed(shape: Shape, plain: str) -> list[tuple[str, ...]]:
+    """The terms of an identifier, as `identifier` gives it: of each tuple a text must have one."""
+    if shape.kind == "phone":
+        return [(_number(plain),)]
+    places = [match.span() for match in _words(plain).finditer(plain)]
+    parts = [plain[one[0] : other[1]] for one, other in pairwise(places)] or [plain]
+    inside, outside = "012", "2" if shape.kind == "mail" else "12"
+    return [
+        tuple(
+            _term(left, right, part)
+            for left in (outside if number == 0 else inside)
+            for right in (outside if number == len(parts) - 1 else inside)
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+def forms(text: str) -> Iterator[str]:
+    """The text as it is searched, and what it says once the escapes of HTML, JSON (also nested) and URLs are undone."""
+    plain = folded(text)
+    yield plain
+    texts = [plain]
+    if "&" in text and (unescaped := folded(_without_entities(text))) != plain:
+        texts.append(unescaped)
+        yield unescaped
+    for form in texts:
+        for _ in range(3):  # a row's fields are JSON, a dropped row's content is JSON that holds them
+            if "\\" not in form:
+                break
+            form = _ESCAPE.sub(_unescaped, form).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            yield folded(form)
+    if "%" in text:
+        yield from (folded(unquote(form)) for form in texts)
+
+
+def folded(text: str) -> str:
+    """The text without mojibake and invisible characters, with straight quotes, in NFKC."""
+    if not text.isascii():
+        if _MOJIBAKE.search(text):
+            from ftfy import fix_encoding
+
+            text = fix_encoding(text)
+        text = unicodedata.normalize("NFKC", text.translate(QUOTES))
+        return _invisible().sub("", text)
+    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+
+
+def location_names(location: str) -> set[str]:
+    """What a location may say that a file is named after: itself, its parts, its name without suffixes."""
+    stem = location.rpartition("/")[2]
+    names = {location, *location.split("/"), stem.rpartition(".")[0]} - {""}
+    return names | {re.sub(r"[_+]", " ", name) for name in names}
+
+
+def _around(words: Iterable[int], size: int) -> list[int]:
+    """The numbers of the words with which a run begins that holds one of these within its first `size` words."""
+    return sorted({first for word in words for first in range(word - size + 1, word + 1)})
+
+
+def _phones(text: str, size: int) -> Iterator[tuple[int, int]]:
+    """Where groups of digits with little between them have so many digits together."""
+    numbers = [match.span() for match in _DIGITS.finditer(text)]
+    for first, (start, end) in enumerate(numbers):
+        digits = end - start
+        for follows, last in numbers[first + 1 :]:
+            if digits >= size or not _BETWEEN.fullmatch(text, end, follows):
+                break
+            digits, end = digits + last - follows, last
+        if digits == size:
+            yield start, end
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """The digits of all that could be a phone number in a text."""
+    groups = [match.span() for match in _DIGITS.finditer(text)]
+    for first, (start, end) in enumerate(groups):
+        digits = text[start:end]
+        for follows, last in [*groups[first + 1 :], (len(text), len(text))]:
+            if _PHONE_DIGITS <= len(digits) <= _MOST_DIGITS and whole(text, start, end, Shape("phone", len(digits))):
+                yield digits
+            if len(digits) >= _MOST_DIGITS or not _BETWEEN.fullmatch(text, end, follows):
+                break
+            digits, end = digits + text[follows:last], last
+
+
+def _edges(text: str, start: int, end: int) -> tuple[str, str]:
+    """What may begin and what may end at a word: "2": any identifier, "1": any but a mail address, "0": none."""
+    if text[start - 1 : start] not in _JOINING and text[end : end + 1] not in _JOINING:
+        return "2", "2"
+    mail, other = (_open(text, start, end, shape) for shape in (_ANY_MAIL, _ANY_NAME))
+    return str(mail[0] + other[0]), str(mail[1] + other[1])
+
+
+def _term(left: str, right: str, words: str) -> str:
+    return f"{left}{right}{words}"
+
+
+def _number(digits: str) -> str:
+    return f"#{digits}"
+
+
+def _without_entities(text: str) -> str:
+    for _ in range(3):  # more often than three times is somebody writing about HTML
+        plain = html.unescape(text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if match[1]:
+        return chr(int(match[1], 16))
+    return {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}.get(match[2], match[2])
+
+
+def _words(text: str) -> re.Pattern[str]:
+    """The words of a text: letters, digits, and the marks on letters, which `\\w` leaves out."""
+    return _ASCII_WORDS if text.isascii() else _any_words()
+
+
+@cache
+def _any_words() -> re.Pattern[str]:
+    return re.compile(rf"[\w{_characters('M')}]+")
+
+
+@cache
+def _invisible() -> re.Pattern[str]:
+    return re.compile(f"[{_characters('C')}]")
+
+
+def _characters(category: str) -> str:
+    """All assigned characters of a category, for a class of a pattern; of C without line ends and tabs."""
+    wanted = [
+        code
+        for code in (*range(0x1F000), *range(0xE0000, 0xE1000))
+        if (found := unicodedata.category(chr(code)))[0] == category and found != "Cn" and chr(code) not in "\n\t\r"
+    ]
+    ranges: list[list[int]] = []
+    for code in wanted:
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)

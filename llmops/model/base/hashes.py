@@ -1,0 +1,84 @@
+"""SHA-256 of the files that a base model is loaded from, so that edited weights are another model.
+
+Sixteen gigabytes take half a minute, so every file is hashed once and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmops.artifacts import file_sha256
+from llmops.config import Select
+from llmops.errors import ArtifactError
+from llmops.hashes import remembered
+from llmops.model.base.catalog import catalogue
+from llmops.records import content_id, read_selection
+
+#: What a model is loaded from.
+FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+
+
+def hashes(found: Path, memory: Path) -> dict[str, str]:
+    """File name → SHA-256, of a model's folder, or of the one file that holds it.
+
+    Args:
+        found: the folder or file.
+        memory: the file that remembers (`llmops.hashes`).
+
+    Raises:
+        ArtifactError: if a file that the Hub names by its hash has another one, so that its download is damaged.
+    """
+    with remembered(memory, _checked) as sha256:
+        return {file.name: sha256(file) for file in _files(found)}
+
+
+def content(config: Select, memory: Path) -> str:
+    """16 hex digits for the weights on this machine that `select` would take by itself: those of the folder that is
+    named, or of the packages of the catalogue's models. A Hub model is named by its commit already; empty for it.
+
+    Raises:
+        ArtifactError: see `hashes`.
+    """
+    if config.model and Path(config.model).is_dir():
+        found = [Path(config.model).absolute()]
+    elif config.revision:
+        return ""
+    else:
+        entries = [e for e in catalogue() if config.model in ("", e.model)]
+        found = [path for e in entries if (path := e.packaged())]
+    parts = [part for path in found for pair in sorted(hashes(path, memory).items()) for part in pair]
+    return content_id(*parts) if parts else ""
+
+
+def check(select: Path, memory: Path) -> None:
+    """Make sure that the base model that a select artifact names, where it lies outside, still is the one it took.
+
+    Raises:
+        ArtifactError: naming what changed.
+    """
+    selection = read_selection(select)
+    taken: Mapping[str, str] = selection.get("weights", {})
+    folder = select / str(selection["path"])
+    if not taken or folder.is_relative_to(select):
+        return
+    there = hashes(folder, memory)
+    if changed := sorted({n for n in {*taken, *there} if taken.get(n) != there.get(n)}):
+        raise ArtifactError(
+            f"The base model in {folder} is not the one that was selected: {', '.join(changed)} changed since or is "
+            "gone. Run `llmops run all`, which selects it as it is now; a Hub model has to be downloaded again."
+        )
+
+
+def _files(found: Path) -> list[Path]:
+    if not found.is_dir():
+        return [found]
+    patterns = FILES if any(found.glob("*.safetensors")) else (*FILES, "*.bin")
+    return sorted({file for pattern in patterns for file in found.glob(pattern)})
+
+
+def _checked(file: Path) -> str:
+    digest, blob = file_sha256(file), file.resolve().name
+    if file.is_symlink() and len(blob) == 64 and blob != digest:  # the Hub's cache names large files so
+        raise ArtifactError(f"{file} is damaged: its SHA-256 is not {blob}, as the Hub has it; download it again.")
+    return digest

@@ -1,0 +1,81 @@
+"""The shape of a model without its weights: built on torch's meta device, so that real parameters are counted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from llmops.model.base.load import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What decides how much memory a model takes."""
+
+    parameters: int  #: all of them; an output layer that shares the embedding's weight counts once
+    linear: int  #: those in linear layers, the output layer excepted: what NF4 and int8 make smaller
+    adapted: int  #: inputs and outputs of those layers, added up: an adapter has as many parameters per rank
+    largest: int  #: of the largest of those layers
+    tensor: int  #: of the largest tensor, usually the embedding
+    config: Any  #: transformers' own: widths, layers, vocabulary
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that there are."""
+        return int(self.config.vocab_size)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the decoder."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def kv(self) -> int:
+        """Width of a layer's keys: key-value heads × head size."""
+        heads = int(self.config.num_attention_heads)
+        head = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
+        return int(head) * int(getattr(self.config, "num_key_value_heads", None) or heads)
+
+
+def on_meta(config: Any) -> Model:
+    """The model of a configuration, in bfloat16, with parameters that have a shape and no values."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+def shape_of(config: Any) -> Shape:
+    """The shape of a transformers configuration of a causal language model."""
+    model = on_meta(config)
+    output = model.get_output_embeddings()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]
+    return Shape(
+        parameters=sum(p.numel() for p in model.parameters()),
+        linear=sum(layer.weight.numel() for layer in layers),
+        adapted=sum(layer.in_features + layer.out_features for layer in layers),
+        largest=max(layer.weight.numel() for layer in layers),
+        tensor=max(p.numel() for p in model.parameters()),
+        config=config,
+    )
+
+
+def stored_config(weights: Path) -> Any:
+    """The configuration of a model folder or of a GGUF file; the weights are not read."""
+    if weights.is_file():
+        logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
+        return AutoConfig.from_pretrained(str(weights.parent), gguf_file=weights.name)
+    return AutoConfig.from_pretrained(str(weights))
+
+
+def known_config(model: str) -> Any | None:
+    """The configuration of a model of the catalogue, as far as it decides its shape; None if `shape.yaml` lacks it."""
+    rows: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shape.yaml").read_text(encoding="utf-8"))
+    if model not in rows:
+        return None
+    settings = dict(rows[model])
+    return AutoConfig.for_model(settings.pop("model_type"), pad_token_id=None, **settings)

@@ -1,0 +1,280 @@
+"""A dry run: what the configuration asks of this machine, checked before any work starts.
+
+    llmops plan
+
+It says what would be built, and looks at the base model and its tokenizer, the memory of every stage, the disk, the Hub
+where it is asked for, Java and the Spark master, and the port of the app. Weights are neither loaded nor downloaded:
+what they take is counted on torch's meta device. Those on this machine are hashed, as a run would, and
+`<home>/weights.json` remembers the hashes. The database of an earlier release is brought up to date, as by whoever
+opens it first; where there is none, none is made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP client's own
+from transformers import AutoTokenizer
+
+from llmops import artifacts, doctor, pipeline, sameness
+from llmops.config import Config
+from llmops.config.space import largest
+from llmops.data.clean.place import check_place
+from llmops.doctor import Check
+from llmops.errors import LlmopsError, RegistryError
+from llmops.machine import GIB
+from llmops.model.base.budget import Row, advice, budget
+from llmops.model.base.load import load_tokenizer
+from llmops.model.base.memory import STAGES, Form, Memory, Settings, room
+from llmops.model.base.memory import weights as bytes_of
+from llmops.model.base.shape import Shape, shape_of
+from llmops.model.select.foresee import Base, config_of, foresee
+from llmops.model.select.objections import capacity
+from llmops.model.tune.search import count_points
+from llmops.model.tune.space import declared_space
+from llmops.pipeline import Plan
+from llmops.push_to_hub.hub import token_for
+from llmops.records import base_path, read_selection
+from llmops.scans.signed_urls import unsigned
+from llmops.schedule import intervals
+
+CHECKPOINTS_GIB = 1.0  #: checkpoints of an adapter, logs, and what the other stages leave
+
+WAIT_S = 10.0  #: for a Spark master
+
+DOWNLOAD = "hub: download"  #: name of a check
+
+
+@dataclass(slots=True)
+class Outlook:
+    """What a run would do, and whether it can."""
+
+    checks: list[Check] = field(default_factory=list)
+    stages: list[tuple[str, str]] = field(default_factory=list)  #: stage → done, to build, not known yet, or why not
+    memory: list[Row] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way."""
+        return all(check.ok for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts; memory in GiB."""
+        return {
+            "ok": self.ok,
+            "checks": [check._asdict() for check in self.checks],
+            "stages": dict(self.stages),
+            "memory": [{**asdict(row), "ok": row.ok} for row in self.memory],
+        }
+
+
+def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> Outlook:
+    """Look at everything; nothing is written but the hashes of weights, and a tokenizer from the Hub to its cache.
+
+    Args:
+        config: the configuration.
+        interval: data interval as an ISO date.
+        gpu_gib: plan for a machine with a GPU of that memory instead of for this one's.
+    """
+    found = Outlook()
+    plans = pipeline.plans(config, interval)
+    found.stages = list(_stages(plans, config))
+    if failed := [str(why) for why in plans.values() if isinstance(why, LlmopsError)]:
+        found.checks.append(Check("sources", False, failed[0], "see the message"))
+    try:
+        intervals.check_ended(interval)
+    except LlmopsError as error:
+        found.checks.append(Check("interval", False, str(error), "leave it out, or name an earlier day"))
+    try:
+        sameness.weights(config)  # damaged ones are named
+        base, objection = _base(config, plans["select"], gpu_gib)
+        shape = shape_of(config_of(base))
+    except LlmopsError as error:
+        found.checks.append(Check("base model", False, str(error), "set the section select"))
+    else:
+        where = str(base.weights) if base.weights else "to download"
+        told = f"{base.model}, {shape.parameters:,} parameters, {where}"
+        remedy = "change what stands in its way in the section select"
+        found.checks.append(Check("base model", not objection, f"{told}; {objection}" if objection else told, remedy))
+        hub = list(_hub(config, base))
+        unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
+        found.checks.append(_tokenizer(base, unreachable))
+        settings = settings_of(config)
+        found.memory = budget(STAGES, shape, settings, _there(config, gpu_gib))
+        found.checks += _memory(found.memory, shape, settings, config, gpu_gib)
+        found.checks.append(_disk(config, shape, base))
+        found.checks += hub
+    found.checks += list(_home(config))
+    found.checks += list(_search(config))
+    found.checks += doctor.check(config, ("java", "ports"))
+    found.checks += list(_spark(config))
+    found.checks += list(check_place(config.clean))
+    return found
+
+
+def settings_of(config: Config) -> Settings:
+    """What of the configuration decides the memory that is needed; tune may take the largest of what it tries."""
+    usual = Settings()
+    most = {name: int(largest(expression)) for name, expression in config.tune.space.items()}
+    return Settings(
+        method=config.train.method,
+        rank=config.train.rank or most.get("rank", usual.rank),
+        examples=config.train.micro_batch or config.train.batch or most.get("batch", usual.examples),
+        tokens=config.features.max_tokens,
+        answers=max(config.evaluate.max_new_tokens, config.compress.max_new_tokens),
+        batch=max(config.evaluate.batch, config.compress.batch),
+        variants=config.compress.variants,
+        slots=config.serving.max_batch,
+        context=config.serving.max_context,
+    )
+
+
+def _stages(plans: Mapping[str, Plan | LlmopsError | None], config: Config) -> Iterator[tuple[str, str]]:
+    """Each stage, with whether it would be built, what stands in its way, or that what others make decides that."""
+    for name, plan in plans.items():
+        if isinstance(plan, LlmopsError):
+            yield name, str(plan)
+        elif plan:
+            yield name, "done" if plan.done else "to build"
+        else:
+            yield name, "not known yet" if artifacts.finished(config.artifacts / name) else "to build"
+
+
+def _base(config: Config, select: Plan | LlmopsError | None, gpu_gib: float | None) -> tuple[Base, str]:
+    """The base model that select chose already or would choose, and what it would say against a named one."""
+    if not config.select.model and (chosen := _chosen(select)):
+        return chosen, ""
+    able = capacity(config.select)
+    if gpu_gib is not None:
+        able = replace(able, training_gib=gpu_gib, serving_gib=config.select.max_serving_gib or gpu_gib, gpu=True)
+    return foresee(config.select, able)
+
+
+def _chosen(select: Plan | LlmopsError | None) -> Base | None:
+    if not isinstance(select, Plan) or not select.done:
+        return None
+    try:
+        selection = read_selection(select.path)
+        return Base(selection["model"], selection["revision"], Path(base_path(select.path)))
+    except LlmopsError:
+        return None
+
+
+def _there(config: Config, gpu_gib: float | None) -> Memory:
+    """What the configuration allows of this machine, or of the one that is planned for."""
+    there = room()
+    if gpu_gib is not None:
+        return Memory(gpu_gib, there.ram)
+    if config.select.max_memory_gib and there.gpu:
+        return Memory(config.select.max_memory_gib, there.ram)
+    return Memory(there.gpu, config.select.max_memory_gib or there.ram)
+
+
+def _memory(
+    rows: list[Row], shape: Shape, settings: Settings, config: Config, gpu_gib: float | None
+) -> Iterator[Check]:
+    for row in rows:
+        told = f"{row.needed:.1f} of {row.there:.1f} GiB ({row.kind})"
+        remedy = "" if row.ok else advice(row, shape, settings, _there(config, gpu_gib))
+        yield Check(f"memory: {row.stage}", row.ok, told, remedy)
+
+
+def _tokenizer(base: Base, unreachable: bool) -> Check:
+    """Load it: from the folder or package, or from the Hub where that may be asked and answers."""
+    name = "tokenizer"
+    if base.weights is None and unreachable:
+        return Check(name, False, "not on this machine", f"see {DOWNLOAD}")
+    try:
+        if base.weights is None:
+            found: Any = AutoTokenizer.from_pretrained(base.model, revision=base.revision or None)
+        elif base.weights.is_file():
+            found = AutoTokenizer.from_pretrained(str(base.weights.parent), gguf_file=base.weights.name)
+        else:
+            found = load_tokenizer(base.weights)
+    except (OSError, ValueError, HTTPError) as error:
+        return Check(name, False, str(error).splitlines()[0], "get the folder or the Hub's repository whole")
+    template = "with a chat template" if found.chat_template else "without a chat template"
+    return Check(name, True, f"{len(found):,} tokens, {template}")
+
+
+def _disk(config: Config, shape: Shape, base: Base) -> Check:
+    """The base, if it is not kept yet; the merged model and every smaller form; and the version, where links fail."""
+    full: Form = "bf16"
+    forms = [bytes_of(shape, form) for form in (full, *config.compress.variants)]
+    copies = 0 if base.revision == "local" else bytes_of(shape, "bf16")
+    needed = (copies + sum(forms) + max(forms)) / GIB + CHECKPOINTS_GIB
+    there = doctor.nearest(config.home)
+    free = shutil.disk_usage(there).free / GIB
+    remedy = "free as much, or set LLMOPS_HOME to a disk that has it"
+    return Check("disk", free >= needed, f"{needed:.1f} GiB needed, {free:.1f} free in {there}", remedy)
+
+
+def _home(config: Config) -> Iterator[Check]:
+    """Whether something else stands where the home's folders belong."""
+    there = doctor.nearest(config.artifacts)
+    if not there.is_dir():
+        yield Check("home", False, f"{there} is no folder", "move it away, or set LLMOPS_HOME to another folder")
+
+
+def _search(config: Config) -> Iterator[Check]:
+    """Whether the search can try what it is asked to."""
+    try:
+        count_points(config.tune, declared_space(config.tune, config.train))
+    except LlmopsError as error:
+        yield Check("tune", False, str(error), "change the section tune")
+
+
+def _hub(config: Config, base: Base) -> Iterator[Check]:
+    """Whether the Hub answers and takes the token, where the run would ask it; each with the token of its stage."""
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if base.weights is None:
+        name = DOWNLOAD
+        if config.select.offline:
+            remedy = "set select.offline: false, or name a local folder in select.model"
+            yield Check(name, False, f"{base.model} is not on this machine, and select.offline is on", remedy)
+        else:
+            try:
+                HfApi(endpoint=endpoint).auth_check(base.model)
+                yield Check(name, True, f"{base.model} at {endpoint}")
+            except (HTTPError, OSError, ValueError) as error:
+                remedy = "look at HF_ENDPOINT and HF_HUB_OFFLINE; for a gated model accept its licence, set HF_TOKEN"
+                yield Check(name, False, _line(error, get_token()), remedy)
+    for key in ("repo", "dataset"):
+        if repo := getattr(config.push_to_hub, key):
+            remedy, token = "look at HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN", ""
+            name = "hub: push" if key == "repo" else "hub: push of the data set"
+            try:
+                token = token_for(repo, setting=f"push_to_hub.{key}")
+                who = HfApi(endpoint=endpoint, token=token).whoami().get("name", "somebody")
+                yield Check(name, True, f"{repo} at {endpoint} as {who}")
+            except RegistryError as error:
+                yield Check(name, False, str(error), remedy)
+            except (HTTPError, OSError, ValueError) as error:
+                yield Check(name, False, _line(error, token), remedy)
+
+
+def _line(error: Exception, token: str | None) -> str:
+    text = unsigned(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    return text.replace(token, "<SECRET>") if token else text
+
+
+def _spark(config: Config) -> Iterator[Check]:
+    """Whether something listens where the Spark master is; a local one needs only Java."""
+    for key, master in (("clean.master", config.clean.master), ("tune.spark", config.tune.spark)):
+        address = urlsplit(master.removeprefix("k8s://"))
+        if not master or master.startswith("local") or not address.hostname:
+            continue
+        port = address.port or (443 if address.scheme == "https" else 7077)
+        try:
+            with socket.create_connection((address.hostname, port), WAIT_S):
+                yield Check(key, True, f"{master} listens")
+        except OSError as error:
+            yield Check(key, False, f"{master}: {error}", f"start it, or set {key} to another master")

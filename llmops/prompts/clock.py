@@ -1,0 +1,77 @@
+"""Chat templates that write the same on every day: the clock is stopped, chance is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from functools import lru_cache
+from itertools import pairwise, takewhile
+
+from jinja2 import Environment, TemplateSyntaxError
+
+from llmops.errors import ArtifactError
+
+#: The day that every chat template is told, whatever day it is: a version is then trained, evaluated and served with
+#: the same tokens, and unchanged data makes unchanged features. Llama's own templates fall back to this one.
+TODAY = date(2024, 7, 26)
+
+_CLOCK = "strftime_now"  # transformers' function
+_BY_CHANCE = ("random", "map")  # filters that `map` may not be told: by itself it would be told another
+_ASKED_FOR = (["is", "defined"], ["is", "not", "defined"], ["is", "undefined"])  # says only whether there is a clock
+
+
+@lru_cache
+def without_clock(template: str) -> str:
+    """A chat template that writes `TODAY` where it asked for the time.
+
+    Raises:
+        ArtifactError: if it asks in a way that cannot be told from the template's text, writes something by chance
+            (the function `lipsum`, the filter `random`, or one that `map` is told in a way that hides which), or is no
+            Jinja template.
+    """
+    jinja = Environment(keep_trailing_newline=True)
+    try:
+        tokens = [[kind, text] for _, kind, text in jinja.lex(template)]
+    except TemplateSyntaxError as error:
+        raise ArtifactError(f"The model's chat template is no Jinja template: line {error.lineno}: {error}.") from error
+    written = [token for token in tokens if token[0] != "whitespace"]
+    stopped = False
+    for n, ((_, before), (kind, word)) in enumerate(pairwise(written), 1):
+        if kind != "name":
+            continue
+        after = written[n + 1 : n + 4]
+        if word == _CLOCK and before != ".":
+            words = [text for _, text in after]
+            if [kind for kind, _ in after] == ["operator", "string", "operator"] and words[::2] == ["(", ")"]:
+                form = str(jinja.compile_expression(words[1])())
+                written[n][1] = json.dumps(TODAY.strftime(form))
+                for token in after:
+                    token[1] = ""
+                stopped = True
+            elif not any(words[: len(known)] == known for known in _ASKED_FOR):
+                raise ArtifactError(
+                    f"The model's chat template asks for the time by {_CLOCK} with a format that does not stand there "
+                    "as a text, so its prompts would change from day to day; write a date into it."
+                )
+        elif (
+            (word == "lipsum" and before != ".")
+            or (word == "random" and before in ("|", "filter"))
+            or (word == "map" and before in ("|", "filter") and not _maps_what_it_says(written[n + 1 :]))
+        ):
+            how = "map, of `random` or of a filter that it does not name" if word == "map" else word
+            raise ArtifactError(
+                f"The model's chat template writes something by chance ({how}), so no prompt would be the one that "
+                "was trained; take it out."
+            )
+    return "".join(text for _, text in tokens) if stopped else template
+
+
+def _maps_what_it_says(after: list[list[str]]) -> bool:
+    """Whether the filter `map` takes an attribute, or a filter that stands there by its name: `random` is one, too."""
+    words = [text for _, text in after]
+    if words[:3] == ["(", "attribute", "="]:
+        inside = list(takewhile(lambda text: text != ")", words[3:]))
+        return not {"(", "*", "**"} & {*inside}
+    named = re.fullmatch(r"""(["'])(\w+)\1""", "".join(words[1:2]))
+    return words[:1] == ["("] and words[2:3] in ([","], [")"]) and named is not None and named[2] not in _BY_CHANCE

@@ -1,0 +1,22 @@
+"""What a chat template writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from llmops.prompts.clock import without_clock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]], *, ask: bool
+) -> list[str]:
+    """Conversations as the chat template writes them; with `ask`, up to where the next assistant turn begins."""
+    template = without_clock(tokenizer.get_chat_template())
+    texts = tokenizer.apply_chat_template(
+        [list(turns) for turns in conversations], chat_template=template, add_generation_prompt=ask, tokenize=False
+    )
+    return cast(list[str], texts)

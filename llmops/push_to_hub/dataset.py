@@ -1,0 +1,164 @@
+"""Push the annotated set: a data set repository of the Hub that holds what the champion learned from, with its card.
+
+    main    the champion's examples, as `datasets.load_dataset` reads them; none while there is no champion
+    tag v3  those of the version v3, as they were pushed first: a tag never moves
+
+The rules are those of the model's push (see `sync`): a change is one commit that is made whole or not at all, nothing
+that is not this registry's is overwritten, and doing it again goes on from wherever it ended. A version that was never
+champion has no examples there. The frozen test stays at home unless it is asked for, and nothing is pushed whose
+licence does not let others pass it on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from jinja2 import UndefinedError
+
+from llmops import artifacts
+from llmops.config import PushToHub
+from llmops.errors import ArtifactError, RegistryError
+from llmops.monitoring.events import HUB_DATASET, emit
+from llmops.push_to_hub import dataset_card, sync
+from llmops.push_to_hub.hub import MAIN, Content, Hub
+from llmops.push_to_hub.ours import VERSION, check_ours
+from llmops.records import licences
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
+from llmops.release.lineage import lineage
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+
+def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
+    """Make the repository hold the champion's examples; returns what `look` does, and which refs were `pushed`.
+
+    Args:
+        registry: says which version is champion.
+        root: the folder of the artifacts.
+        config: names the repository, and the licences under which it may be filled.
+        events: the events folder, for the event `llmops.hub_dataset`.
+        by: who does it, for the event.
+
+    Raises:
+        RegistryError: if there is no token, the Hub refuses, it holds what this registry does not know, the examples
+            are gone or damaged, or a source may not be passed on; nothing was changed then.
+    """
+    hub, pushed = Hub(config.dataset, "dataset"), list[str]()
+    _compare(registry, root, config, hub, change=False)  # what is refused is so before a repository is made
+    for changed in hub.rounds(config.private, lambda: _compare(registry, root, config, hub, change=True)):
+        pushed += changed
+        state = {**sync.state_of(registry, hub, changed), "pushed": pushed}
+        if state["equal"]:
+            break
+    fields = {f"llmops.hub.{name}": value for name, value in state.items()}
+    emit(events, HUB_DATASET, {"event.action": "push", "event.outcome": "success", "user.name": by, **fields})
+    return state
+
+
+def look(registry: Registry, root: Path, config: PushToHub) -> dict[str, Any]:
+    """What the repository holds: `repo`, `endpoint`, `main` (whose examples), `champion`, `behind`, `equal`.
+
+    Raises:
+        RegistryError: as `push` does.
+    """
+    hub = Hub(config.dataset, "dataset")
+    return sync.state_of(registry, hub, _compare(registry, root, config, hub, change=False))
+
+
+def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, change: bool) -> list[str]:
+    """The branches and tags that differ, after changing them if `change`."""
+    branches, tags = hub.refs()  # before the registry: whoever pushes a later champion then makes our commit fail
+    champion = registry.aliases().get("champion", "")
+    main, head = hub.tree(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
+    check_ours(hub, registry, head, main, tags, sync.read_versions(registry)[0])
+    different, files = list[str](), dict[str, Content]()
+    if champion:
+        version = registry.get(champion)
+        if sync.holds(main, {VERSION: version.path / VERSION}) and not artifacts.is_done(_annotate(version, root)):
+            log.info("the examples of %s are gone from here; %s keeps them", champion, config.dataset)
+            return []
+        files = contents(version, root, config, sync.champions_by_override(registry).get(champion, ""))
+    if champion or VERSION in main:
+        added, gone = sync.difference(main, files, known=False)
+        if added or gone:
+            different.append(MAIN)
+            message = f"examples of {champion}" if champion else "there is no champion"
+            head = hub.commit(MAIN, head, added, gone, message) if change else head
+    if champion and champion not in tags:
+        different.append(champion)
+        if change:
+            hub.tag(champion, head)
+    return different
+
+
+def contents(version: Version, root: Path, config: PushToHub, override: str = "") -> dict[str, Content]:
+    """The files that the repository holds of a version's examples, by path.
+
+    Args:
+        version: with its files.
+        root: the folder of the artifacts.
+        config: whether the test is pushed, and the licences.
+        override: why it was made champion though the gate had not passed it; empty if it was not.
+
+    Raises:
+        RegistryError: if the examples are gone, damaged or may not be passed on, or what their card is made of is.
+    """
+    try:
+        sync.check_told(version)
+        annotate = _annotate(version, root)
+        paths = _checked(annotate, SPLITS if config.dataset_test else SPLITS[:-1])
+        _check_licences(paths, config)
+        card = dataset_card.render(version, config.dataset, annotate, paths, override)
+    except ArtifactError as error:
+        raise RegistryError(f"The examples of {version.name} cannot be pushed: {error}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UndefinedError) as error:
+        raise RegistryError(
+            f"The card of the examples of {version.name} cannot be written, since decision.json or lineage.json in "
+            f"{version.path} or a record is damaged ({error!r}); restore it."
+        ) from error
+    files: dict[str, Content] = {f"data/{split}-00000-of-00001.parquet": path for split, path in paths.items()}
+    return {**files, VERSION: version.path / VERSION, "README.md": card.encode()}
+
+
+def _annotate(version: Version, root: Path) -> Path:
+    """The artifact with the examples that a version learned from."""
+    return root / str(lineage(version)["dataset"]["artifact"])
+
+
+def _checked(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
+    """The files of the splits that have examples; an `ArtifactError` if one is not what the record says."""
+    record = artifacts.read_record(annotate)
+    paths = {split: annotate / f"{split}.parquet" for split in splits}
+    for path in paths.values():
+        if not path.is_file() or artifacts.file_sha256(path) != record.files.get(path.name):
+            raise ArtifactError(f"{path} is missing or was changed; delete {annotate} and run annotate again.")
+    return {split: path for split, path in paths.items() if pq.read_metadata(path).num_rows}
+
+
+def _check_licences(paths: Mapping[str, Path], config: PushToHub) -> None:
+    """Refuse if a source may not be passed on: what is public once cannot be taken back."""
+    allowed = {name.casefold() for name in config.dataset_licences} - {""}
+    refused: Counter[tuple[str, str]] = Counter()
+    for path in paths.values():
+        for row in dataset_card.counted(path, ["source", "licence"]):
+            for licence in licences(row["licence"]):
+                if licence.casefold() not in allowed:
+                    refused[row["source"], licence] += row["rows"]
+    if refused:
+        named = ", ".join(
+            f"{source} ({licence or 'no licence'}, {rows} examples)"
+            for (source, licence), rows in sorted(refused.items())
+        )
+        raise RegistryError(
+            f"Nothing is pushed to {config.dataset}, as these sources may not be passed on: {named}. Leave them out of "
+            "the collection, give collect.sources their `licence`, or, if you may, name that in "
+            "push_to_hub.dataset_licences."
+        )

@@ -1,0 +1,127 @@
+"""The data card: README.md of the data set repository, with the metadata that the Hub and its viewer read.
+
+The front matter follows https://huggingface.co/docs/hub/datasets-cards; `dataset_card.md` is the text, a Jinja
+template. Every number in it comes from the records of the artifacts, the version's documents or the files themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, StrictUndefined
+
+from llmops import artifacts
+from llmops.artifacts import Record
+from llmops.config.release import OPEN_LICENCES
+from llmops.records import Example, licences
+from llmops.registry.version import Version
+from llmops.release.lineage import lineage
+
+#: The Hub's names for sizes, each with the rows from which on the next one counts.
+SIZES = {
+    "n<1K": 10**3,
+    "1K<n<10K": 10**4,
+    "10K<n<100K": 10**5,
+    "100K<n<1M": 10**6,
+    "1M<n<10M": 10**7,
+    "10M<n<100M": 10**8,
+    "100M<n<1B": 10**9,
+}
+
+
+def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path], override: str = "") -> str:
+    """The card's text.
+
+    Args:
+        version: the champion that learned from the examples.
+        repo: the repository that they are pushed to.
+        annotate: the artifact that they lie in.
+        paths: the files that are pushed, by split.
+        override: why it was made champion though the gate had not passed it; empty if it was not.
+
+    Raises:
+        ArtifactError: if the artifact has no record.
+    """
+    history = lineage(version)
+    known = _records(annotate)
+    rows = {split: pq.read_metadata(path).num_rows for split, path in paths.items()}
+    sources = _sources(paths, history["sources"])
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
+    languages = list(known["clean"].config.get("languages", ())) if "clean" in known else []
+    text = environment.from_string(Path(__file__).with_name("dataset_card.md").read_text(encoding="utf-8")).render(
+        model=version.path.parents[1].name,
+        version=version,
+        repo=repo,
+        decision=json.loads((version.path / "decision.json").read_text(encoding="utf-8")),
+        override=" ".join(override.split()),
+        rows=rows,
+        sources=sources,
+        intervals=sorted({row["interval"] for path in paths.values() for row in counted(path, ["interval"])} - {""}),
+        languages=languages,
+        clean=known["clean"].metrics if "clean" in known else None,
+        annotate=known["annotate"].metrics,
+        erasures=known["annotate"].erasures,
+        artifact=history["dataset"]["artifact"],
+        hashes={split: known["annotate"].files[path.name] for split, path in paths.items()},
+        fields=[field.name for field in fields(Example)],
+    )
+    data = _metadata(version, rows, {name.lower() for row in sources for name in licences(row["licence"])}, languages)
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+def counted(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """The different values of some columns of a Parquet file, each with its number of `rows`, sorted."""
+    table = pq.read_table(path, columns=columns).group_by(columns).aggregate([([], "count_all")])
+    found = table.rename_columns({"count_all": "rows"}).to_pylist()
+    return sorted(found, key=lambda row: [row[name] for name in columns])
+
+
+def _records(annotate: Path) -> dict[str, Record]:
+    """The records of the artifact and of what it was made from, by stage, as far as they are there."""
+    record = artifacts.read_record(annotate)
+    found = {record.stage: record}
+    for ref in record.inputs.values():
+        path = annotate.parents[1] / ref
+        found |= _records(path) if artifacts.is_done(path) else {}
+    return found
+
+
+def _sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A row per source and licence: kind, owner, and its examples in each split."""
+    known = {source["name"]: source for source in described}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for split, path in paths.items():
+        for row in counted(path, ["source", "licence"]):
+            source, licence = row["source"], row["licence"]
+            about = {key: known.get(source, {}).get(key, "") for key in ("kind", "owner")}
+            empty = {"source": source, "licence": licence, **about, "rows": dict.fromkeys(paths, 0)}
+            found.setdefault((source, licence), empty)["rows"][split] = row["rows"]
+    return [found[key] for key in sorted(found)]
+
+
+def _metadata(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
+    """The front matter. Licences that the Hub does not know by their ids are `other` there, with their names."""
+    of_hub = licences <= set(OPEN_LICENCES)
+    total = sum(rows.values())
+    return DatasetCardData(
+        pretty_name=f"{version.path.parents[1].name} {version.name}: annotated questions and answers",
+        license=sorted(licences) if of_hub else "other",
+        license_name=None if of_hub else "-".join(sorted(licences)),
+        language=languages or None,
+        size_categories=[next((name for name, end in SIZES.items() if total < end), "1B<n<10B")],
+        task_categories=["question-answering", "text-generation"],
+        tags=["llmops", version.name],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in rows],
+            }
+        ],
+    )

@@ -1,0 +1,202 @@
+"""One repository of the Hugging Face Hub, or of any server that speaks its API (`HF_ENDPOINT`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
+
+from llmops.errors import HubUnavailableError, RegistryError, is_busy
+from llmops.scans.signed_urls import keep_out_of_logs, unsigned
+
+log = logging.getLogger(__name__)
+
+MAIN = "main"  #: the branch that a repository is loaded from unless a revision is named
+
+Found = TypeVar("Found")
+
+Content = Path | bytes  #: a file on this machine, or what is to be in one
+
+_CHANGED = {409, 412}  #: answers to a change of what somebody else has changed since it was read
+
+_ROUNDS = 10  #: times that a repository is read; a push that nobody disturbs needs two
+
+_REMEDIES = {
+    401: "HF_TOKEN is not known there, or has expired: set a token that is",
+    403: "HF_TOKEN may not write there: set a token that may",
+    404: "it is not there, or HF_TOKEN may not see it: check {setting} and the token",
+}
+
+
+def token_for(repo: str, environ: Mapping[str, str] = os.environ, setting: str = "push_to_hub.repo") -> str:
+    """The token that a repository is written with: what `HF_TOKEN` holds; `setting` names the repository.
+
+    Raises:
+        RegistryError: if there is none, or it is none that a request could carry.
+    """
+    token = environ.get("HF_TOKEN", "").strip()  # a secret's file or an `.env` may end it with a line break
+    if not token:
+        raise RegistryError(f"To push to {repo}, set HF_TOKEN to a Hub token that may write there; or empty {setting}.")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise RegistryError("HF_TOKEN is no Hub token: it holds blanks or signs that no token has.")
+    return token
+
+
+class ChangedMeanwhile(Exception):
+    """Somebody else has changed the repository since it was read: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the repository, as a listing tells it."""
+
+    blob: str  #: Git's SHA-1 of it; of its pointer if it is a large one
+    size: int  #: bytes
+    sha256: str  #: of its content, if it is a large one; else empty
+
+
+class Hub:
+    """The repository `repo` (`owner/name`) of a model or a data set, as the one who has `token` sees it.
+
+    Every method raises `RegistryError` with the server's words and what to do, `ChangedMeanwhile`, or
+    `HubUnavailableError` where another try may go well.
+    """
+
+    def __init__(
+        self, repo: str, kind: Literal["model", "dataset"] = "model", environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self.repo = repo
+        self.setting = "push_to_hub.repo" if kind == "model" else "push_to_hub.dataset"  #: that names it
+        self._kind = kind
+        self.endpoint = environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        self._token = token_for(repo, environ, self.setting)
+        keep_out_of_logs()
+        self._api = HfApi(endpoint=self.endpoint, token=self._token)
+
+    def create(self, private: bool) -> None:
+        """Make the repository, if it is not there."""
+        with self._asking():
+            self._api.create_repo(self.repo, repo_type=self._kind, private=private, exist_ok=True)
+
+    def refs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Its branches and its tags, each with the commit that it is at; nothing if there is no such repository."""
+        with self._asking():
+            try:
+                found = self._api.list_repo_refs(self.repo, repo_type=self._kind)
+            except HfHubHTTPError as error:
+                if error.response.status_code == 404:
+                    return {}, {}
+                raise
+        return {b.name: b.target_commit for b in found.branches}, {t.name: t.target_commit for t in found.tags}
+
+    def tree(self, revision: str) -> dict[str, File]:
+        """The files of a commit, branch or tag, by path."""
+        with self._asking():
+            entries = list(self._api.list_repo_tree(self.repo, repo_type=self._kind, recursive=True, revision=revision))
+        files = (entry for entry in entries if isinstance(entry, RepoFile))
+        return {f.path: File(f.blob_id, f.size, f.lfs.sha256 if f.lfs else "") for f in files}
+
+    def read(self, path: str, revision: str) -> bytes:
+        """The content of a small file."""
+        url = hf_hub_url(self.repo, path, repo_type=self._kind, revision=revision, endpoint=self.endpoint)
+        with self._asking():
+            response = http_backoff("GET", url, headers=build_hf_headers(token=self._token), follow_redirects=True)
+            hf_raise_for_status(response)
+        return bytes(response.content)
+
+    def branch(self, name: str) -> str:
+        """Make a branch that starts at the repository's first commit, where no model is yet; returns that commit."""
+        with self._asking():
+            root: str = self._api.list_repo_commits(self.repo, repo_type=self._kind)[-1].commit_id
+            self._api.create_branch(self.repo, repo_type=self._kind, branch=name, revision=root)
+        return root
+
+    def tag(self, name: str, commit: str) -> None:
+        """Tag a commit; a tag that is there is `ChangedMeanwhile`."""
+        with self._asking():
+            self._api.create_tag(self.repo, repo_type=self._kind, tag=name, revision=commit)
+
+    def commit(
+        self, branch: str, parent: str, files: Mapping[str, Content], gone: Collection[str], message: str
+    ) -> str:
+        """Change files of a branch all at once or not at all, if it is still at `parent`; returns the new commit.
+
+        Args:
+            branch: which.
+            parent: the commit that it was at when it was read.
+            files: what is added or replaced, by path.
+            gone: paths that are deleted.
+            message: for the repository's history.
+        """
+        adds = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
+        deletes = [CommitOperationDelete(path, is_folder=False) for path in sorted(gone)]
+        with self._asking():
+            made = self._api.create_commit(
+                self.repo,
+                [*deletes, *adds],
+                repo_type=self._kind,
+                commit_message=message,
+                revision=branch,
+                parent_commit=parent,
+            )
+        return str(made.oid)
+
+    def rounds(self, private: bool, compare: Callable[[], Found]) -> Iterator[Found]:
+        """What `compare` finds, again and again, each time with the repository there, until the caller has enough.
+
+        Raises:
+            HubUnavailableError: if that does not come.
+        """
+        for _ in range(_ROUNDS):
+            try:
+                self.create(private)
+                found = compare()
+            except ChangedMeanwhile as error:
+                log.info("%s was changed meanwhile and is read again: %s", self.repo, error)
+                continue
+            yield found
+        raise HubUnavailableError(
+            f"{self.repo} at {self.endpoint} still differs from the registry after {_ROUNDS} rounds; try again."
+        )
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what goes wrong while the Hub is asked into this project's errors, without the token."""
+        try:
+            yield
+        except OfflineModeIsEnabled:
+            raise RegistryError(f"HF_HUB_OFFLINE is set, so {self.repo} cannot be reached; unset it to push.") from None
+        except (HTTPError, OSError, ValueError, RuntimeError) as error:
+            cause = error.__cause__ if type(error) is RuntimeError else None  # an upload's, wrapped by its thread
+            raise self._error(cause or error) from None
+
+    def _error(self, error: BaseException) -> Exception:
+        said = str(error)
+        if isinstance(error, HfHubHTTPError):
+            said = f"{error.response.status_code} {error.server_message or error.response.reason_phrase}"
+        words = " ".join(unsigned(said).replace(self._token, "<SECRET>").split()) or type(error).__name__
+        where = f"{self.repo} at {self.endpoint}"
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            if status in _CHANGED:
+                return ChangedMeanwhile(words)
+            if is_busy(status):
+                return HubUnavailableError(f"{where} does not answer as it should: {words}")
+            remedy = _REMEDIES.get(status, "what it says has to be mended").format(setting=self.setting)
+            return RegistryError(f"{where} refuses: {words} ({remedy}).")
+        final = isinstance(error, FileNotFoundError | PermissionError) or (
+            isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+        )
+        if final:
+            return RegistryError(f"Nothing can be pushed to {where}: {words}")
+        return HubUnavailableError(f"{where} cannot be reached: {type(error).__name__}: {words}")

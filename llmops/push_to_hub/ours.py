@@ -1,0 +1,83 @@
+"""Whether a Hub repository is this registry's, so that nobody else's model is overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from llmops.errors import RegistryError
+from llmops.push_to_hub.hub import File, Hub
+from llmops.registry.registry import Registry
+from llmops.registry.version import Version
+
+VERSION = "version.json"
+
+#: What the Hub or a person put there and no version has: `.gitattributes` says which files are large.
+KEPT = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
+_HARMLESS = (*KEPT, "README.md")  #: what a repository that was made by hand may hold
+
+
+def check_ours(
+    hub: Hub, registry: Registry, at: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
+) -> None:
+    """Refuse a repository that holds something else, before anything in it is changed."""
+    foreign = sorted(path for path in main if not among(path, _HARMLESS))
+    where = f"{hub.repo} at {hub.endpoint}"
+    if foreign and VERSION not in main:
+        raise RegistryError(
+            f"{where} holds files that were not pushed from here ({', '.join(foreign[:3])}): name another repository "
+            f"in {hub.setting}, or delete them there."
+        )
+    here = {version.name: version for version in versions}
+    if VERSION in main:
+        held = held_at(hub, at)
+        if not _known(registry, here, held):
+            raise RegistryError(
+                f"main of {where} holds {held.get('name')}, made {held.get('created')}, which the registry in "
+                f"{registry.folder} and its database do not know; nothing there is changed. Set LLMOPS_HOME, "
+                "release.registry and state.url to those it was pushed from. If it is another model's, name another "
+                "repository in push_to_hub.repo, or delete that one there."
+            )
+    for version in versions:
+        if version.name in tags and not _is(version, found := held_at(hub, tags[version.name])):
+            raise RegistryError(
+                f"The tag {version.name} of {where} is another model's, made {found.get('created')} and not "
+                f"{version.created}. Tags never move: name another repository in {hub.setting}, or delete that tag "
+                "there if nobody needs it."
+            )
+
+
+def _known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, Any]) -> bool:
+    """Whether a version on `main` is this registry's: its folder is here, or the gate has decided on it here.
+
+    Its name proves nothing, as every model has a v1. A database that knows neither it nor any champion is not the one
+    that it was pushed by.
+    """
+    name = str(held.get("name"))
+    if name not in here:
+        decided = [decision["numbers"].get("compress") for decision in registry.decisions(name)]
+        return bool(held.get("compress")) and held["compress"] in decided
+    named = {name for change in registry.history() for name in change["aliases"].values()}
+    return _is(here[name], held) and (name in named or "champion" in registry.aliases())
+
+
+def held_at(hub: Hub, revision: str) -> dict[str, Any]:
+    """The `version.json` of a commit, branch or tag."""
+    try:
+        found = json.loads(hub.read(VERSION, revision))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RegistryError(f"{VERSION} of {hub.repo} at {revision} was not pushed from here: it is no JSON object.")
+    return found
+
+
+def _is(version: Version, held: Mapping[str, Any]) -> bool:
+    return (held.get("compress"), held.get("created")) == (version.compress, version.created)
+
+
+def among(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path is one of those."""
+    return any(fnmatch(path, pattern) for pattern in patterns)

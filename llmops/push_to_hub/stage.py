@@ -1,0 +1,60 @@
+"""Push to the Hub: make a repository of the Hugging Face Hub equal to the registry (see `sync`), and another one hold
+the examples that its champion learned from (see `dataset`).
+
+What it makes lies on the Hub and follows the registry's aliases, which change between runs. So a finished artifact is
+no proof: `stands` asks the Hub at every run.
+
+    python -m llmops run push_to_hub
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from llmops.artifacts import write_json
+from llmops.config import PushToHub
+from llmops.push_to_hub import dataset, sync
+from llmops.registry.registry import Registry
+from llmops.state.database import database_at
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
+) -> dict[str, Any]:
+    """Write `push.json`: repository, version on its `main`, what was pushed, the same of the data set; or that none is
+    configured.
+
+    `deploy` has to have proved first that the champion answers.
+
+    Raises:
+        RegistryError: if there is no token, the Hub refuses, it holds something else under a version's name, or a
+            source of the examples may not be passed on.
+    """
+    known = _registry(release, registry, database)
+    state: dict[str, Any] = {"state": "pushed" if config.repo or config.dataset else "no repository"}
+    if config.repo:
+        state |= sync.push(known, config, events, by="pipeline")
+    if config.dataset:
+        state["dataset"] = dataset.push(known, release.parents[1], config, events, by="pipeline")
+    write_json(out / "push.json", state)
+    return state
+
+
+def stands(
+    config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
+) -> bool:
+    """Whether the Hub still holds what the registry says; True if no repository is configured."""
+    known = _registry(release, registry, database)
+    return (not config.repo or bool(sync.look(known, config)["equal"])) and (
+        not config.dataset or bool(dataset.look(known, release.parents[1], config)["equal"])
+    )
+
+
+def _registry(release: Path, folder: Path, database: str) -> Registry:
+    decision = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    return Registry(folder, str(decision["model"]), database_at(database))

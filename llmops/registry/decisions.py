@@ -1,0 +1,105 @@
+"""What the gate, a canary's trial, an A/B test or a person decided on a version, each with its reason and numbers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from llmops.errors import RegistryError
+from llmops.registry.version import Version
+from llmops.state import audit
+from llmops.state.tables import decisions
+
+Kind = Literal["gate", "canary", "ab_test", "override"]
+MOST_CHARS = 500  #: of the reason for an override
+UNDECIDED = "undecided"  #: status of a version of which the gate has said nothing yet
+
+
+class NotPassed(RegistryError):
+    """The gate did not pass a version, and there is no reason for using it all the same."""
+
+
+def write(
+    connection: sa.Connection,
+    model: str,
+    version: str,
+    kind: Kind,
+    outcome: str,
+    *,
+    by: str,
+    why: str,
+    numbers: Mapping[str, Any] | None = None,
+    time: str = "",
+) -> None:
+    """Add a decision; the gate's only if it is not its last one on the version over again, as after a re-run."""
+    row = {"model": model, "version": version, "kind": kind, "outcome": outcome, "by": by, "why": why}
+    said = {"numbers": dict(numbers or {})}
+    if kind == "gate" and (last := read(connection, model, version, kind)):
+        test = last[-1]["numbers"].get("test")
+        if (last[-1]["outcome"], last[-1]["why"], test) == (outcome, why, said["numbers"].get("test")):
+            return
+    connection.execute(sa.insert(decisions).values(row | said | {"time": time or audit.now()}))
+
+
+def read(connection: sa.Connection, model: str, version: str = "", kind: Kind | None = None) -> list[dict[str, Any]]:
+    """The decisions on a model's versions, or on one, oldest first: version, kind, time, outcome, by, why, numbers."""
+    table = decisions.c
+    query = sa.select(table.version, table.kind, table.time, table.outcome, table.by, table.why, table.numbers).where(
+        table.model == model
+    )
+    if version:
+        query = query.where(table.version == version)
+    if kind:
+        query = query.where(table.kind == kind)
+    return [dict(row._mapping) for row in connection.execute(query.order_by(table.id))]
+
+
+def statuses(connection: sa.Connection, model: str) -> dict[str, str]:
+    """Version → what the gate said of it last."""
+    table = decisions.c
+    query = sa.select(table.version, table.outcome).where((table.model == model) & (table.kind == "gate"))
+    return {row.version: row.outcome for row in connection.execute(query.order_by(table.id))}
+
+
+def let_through(connection: sa.Connection, model: str, version: Version, override: str, to: str) -> str:
+    """Make sure that the gate passed a version, or that there is a reason for going on without that.
+
+    Args:
+        connection: to read with.
+        model: its name.
+        version: what is to be used, read in the same transaction.
+        override: the reason; empty: none.
+        to: what it is to become, for the error.
+
+    Returns:
+        The reason, empty if none was needed.
+
+    Raises:
+        NotPassed: if the gate did not pass it and there is no reason, saying what the gate said.
+        RegistryError: if the reason is no line of text.
+    """
+    if version.status == "promoted":
+        return ""
+    reason = override.strip()
+    if reason and reason.isprintable() and len(reason) <= MOST_CHARS and any(map(_legible, reason)):
+        return reason
+    if override:
+        raise RegistryError(
+            f"The reason of an override is one line of at most {MOST_CHARS} printable characters, with words in it."
+        )
+    gate = read(connection, model, version.name, "gate")
+    said = f": {gate[-1]['why']}" if gate and gate[-1]["why"] else ""
+    if version.status == UNDECIDED:
+        said = ": there is no decision on it in the database; run the stage release again"
+    raise NotPassed(
+        f"{version.name} is {version.status} by the gate{said}. To make it {to} all the same, say why: "
+        "`--override REASON`, in the API the field `override`."
+    )
+
+
+def _legible(character: str) -> bool:
+    """Whether it is a letter or a digit that can be seen."""
+    return character.isalnum() and "FILLER" not in unicodedata.name(character, "")

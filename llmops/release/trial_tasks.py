@@ -1,0 +1,66 @@
+"""The tasks of the DAGs that try a version on callers: start a trial or go on with the one there is, wait, decide."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from llmops.config import load
+from llmops.config.run_parameters import refuse_unknown
+from llmops.schedule.tasks import who
+
+log = logging.getLogger(__name__)
+
+
+@task
+def start(kind: Any) -> str:
+    """Start the trial of the run's `version`; without one, go on with the trial there is, or skip."""
+    from llmops.errors import RegistryError
+    from llmops.registry.registry import registry_of
+    from llmops.release import rollout
+
+    context = get_current_context()
+    asked = context["params"]
+    refuse_unknown(asked, context["dag"].params)
+    settings = load()
+    registry = registry_of(settings)
+    if not asked["version"]:
+        try:
+            return rollout.going_on(registry, kind).started
+        except RegistryError as error:
+            raise AirflowSkipException(str(error)) from error
+    why = f"asked for by the DAG {context['dag'].dag_id}"
+    how: dict[str, Any] = {"kind": kind, "by": who(context["dag_run"]), "why": why}
+    return rollout.start(registry, settings.events, asked["version"], asked["share"], **how).started
+
+
+@task.sensor(mode="reschedule", poke_interval=30, timeout=timedelta(days=70).total_seconds())
+def wait(trial: str) -> bool:
+    """Whether the trial can be concluded; it holds no worker in between, and waits on while the database is away."""
+    from llmops.errors import TransientError
+    from llmops.registry.registry import registry_of
+    from llmops.release import rollout
+
+    asked, settings = get_current_context()["params"], load()
+    requests = asked["requests"] or settings.release.canary_requests
+    minutes = asked["minutes"] or settings.release.canary_minutes
+    try:
+        return rollout.due(registry_of(settings), trial, requests, minutes, settings.release.canary_margin)
+    except TransientError:
+        log.warning("How the trial does is not known now; it is looked again", exc_info=True)
+        return False
+
+
+@task(multiple_outputs=False)
+def decide(trial: str) -> dict[str, Any]:
+    """Conclude the trial; a version in an A/B test that has won is promoted if the deployed configuration says so."""
+    from llmops.registry.registry import registry_of
+    from llmops.release import rollout
+
+    context, settings = get_current_context(), load()
+    by: dict[str, Any] = {"by": who(context["dag_run"]), "promote": settings.release.ab_promote}
+    return rollout.conclude(registry_of(settings), settings.events, trial, **by, **rollout.rules(settings))

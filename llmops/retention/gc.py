@@ -1,0 +1,111 @@
+"""Remove what nothing needs any more: `llmops gc`, and the last task of the daily run.
+
+    llmops gc --dry-run
+
+What is kept, and why, is in `policy`. No stage may run meanwhile; those that begin wait, for seconds. It may be killed
+at any moment, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmops import sameness
+from llmops.config import Config
+from llmops.monitoring.events import RETENTION, emit
+from llmops.registry.registry import Registry
+from llmops.retention import disk, plan, removal
+from llmops.retention.plan import Item, Plan
+from llmops.state.database import database_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was removed, or would be."""
+
+    dry_run: bool
+    plan: Plan
+    free: int  #: bytes, on the disk that the home is on, afterwards
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts; all sizes in bytes."""
+        items = [item.as_json() for item in self.plan.items]
+        return {"dry_run": self.dry_run, "frees": self.plan.frees, "free": self.free, "items": items}
+
+
+def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | None = None) -> Removed:
+    """Remove the data of what the section `retention` does not keep.
+
+    Args:
+        config: the whole configuration.
+        by: who asks for it, for the audit and the event.
+        dry_run: only tell what would be removed.
+        now: the moment that ages are counted from; default: this one.
+
+    Raises:
+        HomeInUse: if a stage is running.
+        LlmopsError: if an erasure was interrupted: what it still has to do names files as they are now.
+    """
+    sameness.check_erased(config.erasure_journal)
+    if dry_run:
+        return Removed(dry_run, plan.make(config, now), disk.free(config))
+    with removal.alone(config):
+        removal.finish(config)
+        made = plan.make(config, now)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        for item in made.going:
+            log.info("removing %s %s: %s", item.kind, item.name, item.why)
+            _remove(config, item, by, when)
+        removal.finish(config)
+    if made.going:
+        _announce(config, made, by)
+    return Removed(dry_run, made, disk.free(config))
+
+
+def _remove(config: Config, item: Item, by: str, when: str) -> None:
+    if item.kind in ("artifact", "unfinished"):
+        removal.remove(item.paths[0], when)
+    elif item.kind == "version":
+        registry = Registry(config.registry, item.model, database_of(config))
+        names, path = [tree.name for tree in item.paths], item.paths[0].parent
+        registry.retire(item.name, names, removal.trash(path), by=by, why=item.why)
+    elif item.work:
+        item.work.work.clear()
+    else:
+        for path in item.paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            _remove_empty(path.parent, config)
+
+
+def _remove_empty(folder: Path, config: Config) -> None:
+    """Remove the folders that have lost their last file, up to the home."""
+    ends = {config.home, config.collect.cache, config.registry, config.home / "logs", config.home / "airflow"}
+    with suppress(OSError):  # one that still holds something
+        while folder not in ends:
+            os.rmdir(folder)
+            folder = folder.parent
+
+
+def _announce(config: Config, made: Plan, by: str) -> None:
+    kinds = [item.kind for item in made.going]
+    fields = {
+        "event.action": "gc",
+        "event.outcome": "success",
+        "user.name": by,
+        "llmops.retention.freed": made.frees,
+        "llmops.retention.artifacts": kinds.count("artifact"),
+        "llmops.retention.versions": [f"{item.model} {item.name}" for item in made.going if item.kind == "version"],
+    }
+    emit(config.events, RETENTION, fields)

@@ -1,0 +1,87 @@
+"""How data is removed, so that a kill at any moment leaves nothing half: a folder is renamed to trash, then deleted.
+
+    artifacts/train/0a1b/        what is to go
+    artifacts/train/.0a1b.new/   made first: its record as `gone.json`; takes the name when the folder has lost it
+    artifacts/train/.0a1b.gone/  the folder, trash from here on
+
+`finish` does what a kill has left to be done. Of a features artifact the rows leave the online store, too, unless
+another one has put them there as well: an erasure finds a person's rows there by the artifacts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from llmops import artifacts
+from llmops.artifacts import GONE, write_json
+from llmops.config import Config
+from llmops.errors import HomeInUse
+from llmops.features.declarations import PARQUET, SETTINGS
+
+
+@contextmanager
+def alone(config: Config) -> Iterator[None]:
+    """Keep all stages out of the home; they wait.
+
+    Raises:
+        HomeInUse: if one is running, or somebody else wants to be alone.
+    """
+    try:
+        with artifacts.locked(config.artifacts, wait=False):
+            yield
+    except BlockingIOError:
+        raise HomeInUse(
+            f"A stage, an erasure or `llmops gc` is running in {config.home}, and this has to be there alone. Wait "
+            "until it is done, and run this again."
+        ) from None
+
+
+def remove(path: Path, when: str) -> None:
+    """Make trash of an artifact's data, or of what was begun of one. The record of one that was finished stays.
+
+    Args:
+        path: its folder.
+        when: ISO time, UTC, for the record.
+    """
+    new, known = path.with_name(f".{path.name}.new"), artifacts.is_done(path) or artifacts.is_gone(path)
+    if known:
+        record = artifacts.read_record(path)
+        new.mkdir()
+        write_json(new / GONE, asdict(replace(record, removed=record.removed or when)))
+    os.rename(path, trash(path))
+    if known:
+        os.rename(new, path)
+
+
+def trash(path: Path) -> Path:
+    """What a folder is called once it is trash."""
+    return path.with_name(f".{path.name}.gone")
+
+
+def finish(config: Config) -> None:
+    """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
+    for new in config.artifacts.glob("*/.*.new"):
+        path = new.with_name(new.name[1 : -len(".new")])
+        if path.exists() or not (new / GONE).exists():  # it was made again, or had not lost its name yet
+            shutil.rmtree(new)
+        else:
+            os.rename(new, path)
+    for old in found_trash(config):
+        if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
+            from llmops.features.online import forget_features
+
+            others = [path for path in old.parent.glob("[!.]*") if artifacts.is_done(path)]
+            forget_features(config.features, old, others)
+            (old / PARQUET).unlink()  # what is asked for above goes first: without it, there is nothing left to do
+        shutil.rmtree(old)
+
+
+def found_trash(config: Config) -> list[Path]:
+    """What is trash and not deleted yet; features last, since the online store may not answer."""
+    found = [*config.artifacts.glob("*/.*.gone"), *config.registry.glob("*/versions/.*.gone")]
+    return sorted(found, key=lambda path: (path.parent.name == "features", path))

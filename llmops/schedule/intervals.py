@@ -1,0 +1,43 @@
+"""Which day a run reads: the one place that says what day it is. Days are those of UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from llmops.errors import ConfigError
+
+
+def today() -> date:
+    """The day it is."""
+    return datetime.now(UTC).date()
+
+
+def parse_interval(text: str = "") -> str:
+    """The data interval as the ISO date of its day; empty means yesterday, the last day that has ended.
+
+    Raises:
+        ConfigError: if `text` is no date or date-time.
+    """
+    if not text:
+        return _yesterday()
+    try:
+        return date.fromisoformat(text[:10]).isoformat()
+    except ValueError:
+        raise ConfigError(f"Data interval {text!r} is no date; write it as 2026-01-31.") from None
+
+
+def check_ended(interval: str) -> None:
+    """Make sure that a data interval has ended: of a day that goes on, rows that are still to come would be lost.
+
+    Raises:
+        ConfigError: if it has not, with the last one that has.
+    """
+    if interval > _yesterday():
+        raise ConfigError(
+            f"The data interval {interval} has not ended: it is still {today()} (UTC), and rows of that day may still "
+            f"come. Run it once it has; the last day that has ended is {_yesterday()}, which is also the default."
+        )
+
+
+def _yesterday() -> str:
+    return (today() - timedelta(days=1)).isoformat()

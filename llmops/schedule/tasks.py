@@ -1,0 +1,148 @@
+"""What the DAGs have in common: when a task is tried again, where it waits, what a failed and a late run tell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of Airflow 3.3 lacks deadlines
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
+    ExceptionRetryPolicy,
+    RetryAction,
+    RetryRule,
+)
+
+from llmops.artifacts import read_record
+from llmops.config import Config, load
+from llmops.errors import ConfigError, LlmopsError, TransientError, said
+from llmops.schedule.alerts import FAILED, GC_FAILED, LATE, alert
+from llmops.schedule.pool import POOL
+
+__all__ = [
+    "ASSETS",
+    "DEFAULT_ARGS",
+    "MODEL",
+    "POOL",
+    "deadline",
+    "gc_failed",
+    "published",
+    "run_failed",
+    "settings",
+    "task_failed",
+    "who",
+]
+
+log = logging.getLogger(__name__)
+
+DATASET, MODEL = "llmops://dataset", "llmops://model"  #: the assets that the pipeline publishes
+ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → the asset that its artifact is
+
+
+def published(artifact: Path, run: str) -> dict[str, Any]:
+    """What the asset's event says of an artifact: its path, version and interval; nothing if another run made it.
+
+    An artifact that was there already is no news: whoever is scheduled on the asset would do the same work again.
+    """
+    record = read_record(artifact)
+    if record.run != run:
+        return {}
+    extra = {"path": str(artifact), "version": record.fingerprint, "interval": record.interval}
+    if record.stage == "release":
+        decision = json.loads((artifact / "decision.json").read_text(encoding="utf-8"))
+        extra |= {name: decision[name] for name in ("model", "version", "outcome")}
+    return extra
+
+
+def who(run: Any) -> str:
+    """Who asked for what a run does, for histories: whoever triggered it, if somebody did, and the run."""
+    by = getattr(run, "triggering_user_name", None)
+    return f"{by}, run {run.run_id}" if by else f"run {run.run_id}"
+
+
+def task_failed(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_failure_callback` of a task, called where the task ran, when it is not tried again."""
+    _failed(context, context.get("exception"))
+
+
+def run_failed(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_failure_callback` of a DAG: also where a task's process was killed and could say nothing."""
+    _failed(context, None)
+
+
+def gc_failed(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_failure_callback` of the task that removes what nothing needs: the run itself has not failed."""
+    _failed(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
+
+
+def _failed(context: Mapping[str, Any], error: BaseException | None, rule: str = FAILED, what: str = "The run") -> None:
+    task, run = context.get("ti"), context.get("dag_run")
+    dag, run_id = context["dag"].dag_id, str(context["run_id"])
+    where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
+    words = f": {said(error)}" if error else "."
+    alert(
+        rule,
+        dag,
+        run_id,
+        getattr(run, "clear_number", 0) or 0,
+        f"{what} {run_id} of {dag} failed{where}{words}",
+        {
+            "llmops.task": task.task_id if task else None,
+            "llmops.attempt": task.try_number if task else None,
+            "error.type": type(error).__name__ if error else None,
+            "error.message": said(error) if error else None,
+        },
+    )
+
+
+async def run_late(hours: float, context: Mapping[str, Any]) -> None:
+    """What the triggerer calls when a run has not ended in time."""
+    run = context["dag_run"]
+    if run["state"] in ("success", "failed"):  # Airflow calls for a run that failed in time, too
+        return
+    message = f"The run {run['dag_run_id']} of {run['dag_id']} has not ended {hours:g} h after it was queued."
+    await asyncio.to_thread(
+        alert, LATE, run["dag_id"], run["dag_run_id"], 0, message, {"llmops.deadline": context["deadline"]}
+    )
+
+
+def deadline() -> DeadlineAlert | None:
+    """An alert for each run that has not ended `schedule.late_hours` after it was queued; None if that is 0."""
+    hours = settings().schedule.late_hours
+    if not hours:
+        return None
+    callback = AsyncCallback(run_late, {"hours": hours})
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), callback)
+
+
+def settings() -> Config:
+    """The configuration, when a DAG file is parsed.
+
+    With a configuration that cannot be read, the DAGs stay there with the defaults: whoever triggers a run gets the
+    mistake named by its first task, and an alert.
+    """
+    try:
+        return load()
+    except ConfigError as error:
+        log.warning("%s Until it is mended, the DAGs have the default schedule.", error)
+        return Config()
+
+
+#: What may be gone is tried again, after 10 s, 1 min and 5 min; what is the same at every try is not. What comes with
+#: no word of ours is tried again, too.
+DEFAULT_ARGS: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 6.0,
+    "max_retry_delay": timedelta(minutes=5),
+    "retry_policy": ExceptionRetryPolicy(
+        [RetryRule(TransientError, RetryAction.RETRY), RetryRule(LlmopsError, RetryAction.FAIL)]
+    ),
+    "on_failure_callback": task_failed,
+}

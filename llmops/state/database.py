@@ -1,0 +1,281 @@
+"""The one database of what is decided: SQLite on one machine, PostgreSQL for several, by the same code.
+
+    database = database_of(config)
+    with database.change() as connection:   # one transaction; all others that write wait
+        connection.execute(…)
+
+A change is whole or not at all, whatever kills its process. The first to open a database makes its tables, or brings
+those of an earlier release up to date; whoever comes meanwhile waits for that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from llmops.artifacts import locked
+from llmops.config import Config
+from llmops.errors import ConfigError, StateError, StateUnavailable
+from llmops.state.tables import REVISION, revision_table
+from llmops.variables import filled
+
+HEAD = "0004"  #: the revision that this code works with: the newest in migrations/versions/
+BUSY_S = 30  #: how long a writer waits for another before it gives up
+CONNECT_S = 5  #: how long a server may take to answer
+_LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL
+_LOCK_TIMEOUT = "55P03"  #: PostgreSQL's word for a lock that did not come in time
+_SQLITE = "sqlite:///"
+
+
+class Database:
+    """The database behind a URL. Nothing is opened before it is used.
+
+    Args:
+        url: as in `state.url`: `sqlite:///<file>`, or a URL of PostgreSQL in which `${NAME}` is read from `environ`.
+
+    Raises:
+        ConfigError: if a variable that the URL names is not set, or it is no URL of one of the two.
+    """
+
+    def __init__(self, url: str, environ: Mapping[str, str] = os.environ) -> None:
+        self.url = url
+        self._file = Path(url.removeprefix(_SQLITE)).absolute() if url.startswith(_SQLITE) else None
+        self._engine = _sqlite(self._file) if self._file else _postgresql(url, environ)
+        self._pid = os.getpid()
+        self._ready: int | None = None  #: the file that has been found or made right
+        self._parents: sa.Pool | None = None  #: connections that a fork has left us: never to be closed by us
+        #: names the database in errors; without a password
+        self.name = str(self._file or self._engine.url.render_as_string(hide_password=True))
+
+    @contextmanager
+    def change(self) -> Iterator[sa.Connection]:
+        """One transaction that writes, after all others that do; undone if the block raises.
+
+        Raises:
+            StateUnavailable: if the database cannot be reached, or others hold it too long.
+            StateError: if it is damaged, or newer than this code.
+        """
+        with self._open(writing=True) as connection, connection.begin():
+            if self._file is None:
+                _wait_for_others(connection)
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection to read with, which waits for nobody: what one statement finds is of one moment.
+
+        Raises what `change` does.
+        """
+        with self._open(writing=False) as connection:
+            yield connection
+
+    @property
+    def absent(self) -> bool:
+        """Whether it is a file that nobody has made yet, so that nothing has been decided; asking makes none."""
+        return self._file is not None and not self._file.exists()
+
+    def purge(self) -> None:
+        """Write the tables anew, so that nothing of deleted rows is left in them; raises what `change` does."""
+        with self.read() as connection:
+            connection.exec_driver_sql("VACUUM")
+            if self._file:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def look(self) -> str:
+        """What is there, in words, without making or changing anything; raises what `change` does."""
+        if self.absent:
+            return f"{self.name} is made when it is first used"
+        try:
+            with self._engine.connect() as connection:
+                known = _revision(connection)
+        except DBAPIError as error:
+            raise self._explained(error) from error
+        self._refuse_newer(known)
+        todo = "" if known == HEAD else f"; {HEAD} is made when it is used"
+        return f"{self.name}, revision {known or 'none'}{todo}"
+
+    @contextmanager
+    def _open(self, writing: bool) -> Iterator[sa.Connection]:
+        if self._pid != os.getpid():
+            self._parents = self._engine.pool
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
+        try:
+            if self._ready is None or self._ready != self._inode():
+                self._prepare()
+            with self._engine.connect() as connection:
+                mode = {"writing": True} if writing else {} if self._file else {"isolation_level": "AUTOCOMMIT"}
+                yield connection.execution_options(**mode)
+        except (IntegrityError, DataError, ProgrammingError):
+            raise  # what the caller did, not the database
+        except (DBAPIError, PoolTimeout) as error:
+            raise self._explained(error) from error
+
+    def _inode(self) -> int:
+        """Tells one file from another in its place; 0 where there is no file."""
+        return self._file.stat().st_ino if self._file and self._file.exists() else 0
+
+    def _prepare(self) -> None:
+        """Make or migrate the tables, unless they are as this code knows them."""
+        self._engine.dispose()  # of a file that was here before
+        if not self._known():
+            with (
+                _made(self._file) if self._file else nullcontext(),
+                self._engine.connect().execution_options(writing=True) as connection,
+                connection.begin(),
+            ):
+                if self._file is None:
+                    _wait_for_others(connection)
+                self._migrate(connection)
+        self._ready = self._inode()
+
+    def _known(self) -> bool:
+        """Whether the tables are as this code knows them; looking waits for nobody."""
+        if self.absent:
+            return False
+        with self._engine.connect() as connection:
+            return _revision(connection) == HEAD
+
+    def _migrate(self, connection: sa.Connection) -> None:
+        known = _revision(connection)
+        if known == HEAD:
+            return
+        self._refuse_newer(known)
+        from alembic import command
+        from alembic.config import Config as Alembic
+
+        settings = Alembic()
+        settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, "head")
+
+    def _refuse_newer(self, known: str) -> None:
+        if known > HEAD:  # numbers of four digits
+            raise StateError(
+                f"The database {self.name} was made by a newer llmops (revision {known}; this one knows {HEAD}); "
+                "install that version, or go back to a copy of the database from before."
+            )
+
+    def _explained(self, error: DBAPIError | PoolTimeout) -> StateError:
+        cause = getattr(error, "orig", error)
+        reason = " ".join(str(cause).split())
+        if password := self._engine.url.password:
+            reason = reason.replace(str(password), "***")
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StateError(f"The database {self.name} is damaged ({reason}); put a copy of it in its place.")
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or getattr(cause, "sqlstate", "") == _LOCK_TIMEOUT:
+            return StateUnavailable(f"The database {self.name} has been busy for {BUSY_S} s; try again.")
+        if self._file:
+            return StateUnavailable(
+                f"The database {self.name} cannot be used ({reason}); see whether its folder can be written and its "
+                "disk has room. `state.url` says where it is."
+            )
+        return StateUnavailable(
+            f"The database {self.name} cannot be used ({reason}); see whether the server runs, and `state.url` and its "
+            "password are right."
+        )
+
+
+def database_of(config: Config) -> Database:
+    """The database that a configuration names; one object, and one pool of connections, for each in a process."""
+    return database_at(config.database)
+
+
+@lru_cache(maxsize=16)
+def database_at(url: str) -> Database:
+    """The database behind a URL, as stages are given it: see `Database`."""
+    return Database(url)
+
+
+def _sqlite(file: Path) -> sa.Engine:
+    url = sa.URL.create("sqlite", database=str(file))
+    engine = sa.create_engine(url, json_serializer=_json, max_overflow=-1, connect_args={"timeout": BUSY_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours: Python's own would come after the first read
+        connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in a power cut
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("writing"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: str, environ: Mapping[str, str]) -> sa.Engine:
+    def value(name: str) -> str:
+        if name not in environ:
+            raise ConfigError(f"state.url needs ${{{name}}}; set {name} in the environment.")
+        return environ[name]
+
+    try:
+        made = sa.make_url(filled(url, value))
+        if made.get_backend_name() not in ("postgresql", "postgres"):
+            raise ArgumentError
+        made = made.set(drivername="postgresql+psycopg")
+        return sa.create_engine(
+            made, json_serializer=_json, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
+        )
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise ConfigError(
+            "state.url is neither sqlite:///<file> nor a URL such as postgresql://llmops:${STATE_PASSWORD}@host/llmops."
+        ) from None
+
+
+def _wait_for_others(connection: sa.Connection) -> None:
+    """On PostgreSQL, hold the lock of all that write until the transaction ends; one that hangs loses it."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_S}s'")
+    connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{2 * BUSY_S}s'")
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+
+@contextmanager
+def _made(file: Path) -> Iterator[None]:
+    """Hold the lock of a file that is there: only its owner reads it, for it keeps hashes of keys, and its journal lets
+    readers go on while somebody writes."""
+    try:
+        with locked(file):
+            if not file.exists():
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            with closing(sqlite3.connect(file, timeout=BUSY_S)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+            yield
+    except sqlite3.Error as error:
+        raise sa.exc.DBAPIError.instance("PRAGMA journal_mode", None, error, sqlite3.Error) from error
+    except OSError as error:
+        raise StateUnavailable(f"The database {file} cannot be made ({error.strerror}); see `state.url`.") from error
+
+
+def _revision(connection: sa.Connection) -> str:
+    if not sa.inspect(connection).has_table(REVISION):
+        return ""
+    return str(connection.scalar(sa.select(revision_table().c.version_num)) or "")
+
+
+def _json(value: Any) -> str:
+    """JSON as PostgreSQL takes it, too: NaN and infinities, which it refuses, become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,110 @@
+"""The first tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy import JSON, Column, Float, Integer, Text
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "aliases",
+        Column("model", Text, primary_key=True),
+        Column("alias", Text, primary_key=True),
+        Column("version", Text, nullable=False),
+        Column("share", Float),
+        Column("started", Text),
+    )
+    op.create_table(
+        "changes",
+        Column("id", Integer, primary_key=True),
+        Column("model", Text, nullable=False),
+        Column("time", Text, nullable=False),
+        Column("by", Text, nullable=False),
+        Column("why", Text, nullable=False),
+        Column("aliases", JSON, nullable=False),
+        Column("numbers", JSON),
+        Column("override", Text),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("changes_of_a_model", "changes", ["model", "id"])
+    op.create_table(
+        "decisions",
+        Column("id", Integer, primary_key=True),
+        Column("model", Text, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("kind", Text, nullable=False),
+        Column("time", Text, nullable=False),
+        Column("outcome", Text, nullable=False),
+        Column("by", Text, nullable=False),
+        Column("why", Text, nullable=False),
+        Column("numbers", JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("decisions_of_a_version", "decisions", ["model", "version", "id"])
+    op.create_table(
+        "attempts",
+        Column("id", Integer, primary_key=True),
+        Column("model", Text, nullable=False),
+        Column("test", Text, nullable=False),
+        Column("number", Integer, nullable=False),
+        Column("time", Text, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("identity", Text, nullable=False),
+        Column("items", Integer, nullable=False),
+        Column("asked", JSON, nullable=False),
+        Column("level", Float, nullable=False),
+        Column("left", Float, nullable=False),
+        Column("outcome", Text, nullable=False),
+        sa.UniqueConstraint("model", "test", "number", name="one_attempt_a_number"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "trials",
+        Column("model", Text, primary_key=True),
+        Column("started", Text, primary_key=True),
+        Column("kind", Text, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("share", Float, nullable=False),
+        Column("settings", JSON, nullable=False),
+        Column("ended", Text),
+        Column("outcome", Text),
+    )
+    op.create_table(
+        "trial_counts",
+        Column("model", Text, primary_key=True),
+        Column("started", Text, primary_key=True),
+        Column("replica", Text, primary_key=True),
+        Column("counts", JSON, nullable=False),
+        Column("updated", Text, nullable=False),
+    )
+    op.create_table(
+        "keys",
+        Column("prefix", Text, primary_key=True),
+        Column("role", Text, nullable=False),
+        Column("owner", Text, nullable=False),
+        Column("sha256", Text, nullable=False),
+        Column("created", Text, nullable=False),
+        Column("expires", Text, nullable=False),
+        Column("revoked", Text, nullable=False),
+        Column("requests_per_minute", Integer),
+        Column("tokens_per_minute", Integer),
+        Column("old_sha256", Text, nullable=False),
+        Column("old_until", Text, nullable=False),
+    )
+    op.create_table(
+        "audit",
+        Column("id", Integer, primary_key=True),
+        Column("time", Text, nullable=False),
+        Column("action", Text, nullable=False),
+        Column("by", Text, nullable=False),
+        Column("target", Text, nullable=False),
+        Column("outcome", Text, nullable=False),
+        Column("fields", JSON, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_by_time", "audit", ["time"])

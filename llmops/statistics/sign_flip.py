@@ -1,0 +1,100 @@
+"""Is a mean difference above a bound, when the items come in a few topics of unequal size?
+
+The sign-flip test by topic (Fisher 1935, The Design of Experiments, section 21; for clusters Canay, Romano and Shaikh
+2017, "Randomization tests under an approximate symmetry assumption"). Of two systems that are equally good either could
+have had the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The
+chance of a sum as large as the one observed is then counted, not approximated: it is right for any number of topics, of
+any sizes, with tails as heavy as they come. It is approximate where systems are equal on average but lopsided, one a
+little better in most topics and much worse in a few; `benchmarks/gate.py` has the rates.
+
+Turning the signs of a set of topics makes the sum no smaller just if their own sum is not above zero. So the bounds at
+which the test turns are quantiles of the means over all sets of topics (Hartigan 1969, "Using subsample values as
+typical values"), and the interval is exactly that of the test. Of few topics all sets are taken, of many a random
+sample together with the empty set, which keeps the test exact (Phipson and Smyth 2010).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from llmops.statistics.intervals import Floats
+
+_EXACT = 16  #: up to so many topics all 65,536 sets are taken
+_FEWEST, _MOST = 20_000, 500_000  #: sets that are drawn of more topics
+_TAIL = 20  #: sets that are to lie beyond the bound of a small level, so that it hardly depends on the draw
+_CHUNK = 1 << 22  #: topics of sets at a time: 34 MB
+
+
+def by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]:
+    """Sums over the items of each topic, of shape (topics, metrics), and how many items each topic has.
+
+    Args:
+        values: a row per item, a column per metric.
+        topics: of each item.
+    """
+    names, rows = np.unique(list(topics), return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, rows, values)
+    return sums, np.bincount(rows, minlength=len(names)).astype(np.float64)
+
+
+def smallest_level(groups: int) -> float:
+    """The smallest level that the test can be passed at with so many topics: there is one case in 2^topics."""
+    return 2.0**-groups if groups <= _EXACT else max(2.0**-groups, 2 / _MOST)
+
+
+def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Floats, Floats]:
+    """The lowest and the highest mean per item that the test does not reject, for each metric.
+
+    A mean is above a value at a one-sided `level` if the lower bound is above it.
+
+    Args:
+        sums, sizes: as `by_topic` gives them.
+        level: one-sided, of each bound; the interval's confidence is 1 - 2 `level`.
+        seed: of the sets that are drawn where there are too many to take all.
+
+    Raises:
+        ValueError: if the level is below `smallest_level`.
+    """
+    count = len(sizes)
+    parts = [(sums.T @ chosen) / (sizes @ chosen) for chosen in _sets(count, level, seed)]
+    means = np.concatenate(parts, axis=1)  # of the topics of each set, of shape (metrics, sets)
+    rank = math.floor(level * (means.shape[1] + 1) * (1 + 1e-12))  # the empty set is the one more
+    if rank < 1:
+        raise ValueError(f"{count} topics cannot reach the level {level:g}; the smallest is {smallest_level(count):g}")
+    ends = np.partition(means, [rank - 1, means.shape[1] - rank], axis=1)
+    return np.round(ends[:, rank - 1], 12), np.round(ends[:, -rank], 12)
+
+
+def detectable(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
+    """How far above its bound a true mean has to be for the test to find it with the chance `power`, for each metric.
+
+    How far the lower bound lies below the mean, and as much again as the two vary from test to test (Bloom 1995,
+    "Minimum detectable effects"): the mean by its standard error, the one for topics of unequal size (CR2, Bell and
+    McCaffrey 2002); the distance because so many topics tell the spread it is made of only so well.
+
+    Args:
+        sums, sizes: as `by_topic` gives them, of two topics at least.
+        low: the lower bounds.
+    """
+    share, mean = sizes / sizes.sum(), sums.sum(axis=0) / sizes.sum()
+    error = np.sqrt(((sums - sizes[:, None] * mean) ** 2 / (1 - share)[:, None]).sum(axis=0)) / sizes.sum()
+    reach = mean - low
+    return np.asarray(reach + NormalDist().inv_cdf(power) * np.sqrt(error**2 + reach**2 / (2 * (len(sizes) - 1))))
+
+
+def _sets(count: int, level: float, seed: int) -> Iterator[Floats]:
+    """Sets of topics as columns of 0 and 1: all but the empty one, or as many drawn ones as the level takes."""
+    if count <= _EXACT:
+        yield ((np.arange(1, 1 << count) >> np.arange(count)[:, None]) & 1).astype(np.float64)
+        return
+    left = min(_MOST, max(_FEWEST, math.ceil(_TAIL / level)))
+    rng = np.random.default_rng(seed)
+    while left:
+        drawn = rng.integers(0, 2, (count, min(left, max(1, _CHUNK // count))), dtype=np.int8)
+        yield drawn[:, drawn.any(axis=0)].astype(np.float64)
+        left -= drawn.shape[1]

@@ -1,0 +1,189 @@
+"""`llmops trigger` before it reaches Airflow, and `llmops airflow`: whose home, whose DAGs, whose configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from llmops import cli, stack
+from llmops.cli import airflow
+from llmops.config.run_parameters import RunParameters
+from llmops.orchestrator import OrchestratorError, Task
+
+ROOT = Path(__file__).parents[2]
+
+
+class Fake:
+    """An Airflow that has one DAG, whose runs take three looks."""
+
+    end = "success"
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.signed_in = (url, user, password)
+        self.given: dict[str, Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def parameters(self, dag: str) -> list[str]:
+        if dag != "llmops_pipeline":
+            raise OrchestratorError(f"no {dag}")
+        return list(RunParameters.model_fields)
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        self.given = conf
+        return "manual__1"
+
+    def follow(self, dag: str, run: str) -> Iterator[tuple[str, list[Task]]]:
+        yield "queued", [Task("collect", "none", 0, 0)]
+        yield "running", [Task("collect", "running", 1, 1)]
+        yield "running", [Task("collect", "running", 1, 2)]
+        yield self.end, [Task("collect", self.end, 1, 3)]
+
+    def explain(self, dag: str, run: str, tasks: list[Task]) -> str:
+        return f"{tasks[0].name} broke"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    stack.passwords(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fake(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[Fake]:
+    made: list[Fake] = []
+
+    def connect(*arguments: str) -> Fake:
+        made.append(Fake(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(airflow, "Airflow", connect)
+    return made
+
+
+def test_a_run_gets_the_parameters_that_are_set_and_no_others(fake: list[Fake], home: Path) -> None:
+    assert cli.main(["trigger"]) == 0
+    assert cli.main(["trigger", "--set", "epochs=2", "--set", "base_model=a/b", "--interval", "2026-01-31"]) == 0
+    assert [f.given for f in fake] == [{}, {"epochs": 2, "base_model": "a/b", "interval": "2026-01-31"}]
+    password = json.loads((home / "airflow" / "passwords.json").read_text())["developer"]
+    assert fake[0].signed_in == ("http://127.0.0.1:8080", "developer", password)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "release.min_effect=0",
+        "release={}",
+        "config=evil.yaml",
+        "EPOCHS=2",
+        "epochs",
+        "epochs=NaN",
+        "epochs=1e999",
+        "interval=2026-01-31",
+    ],
+)
+def test_what_is_not_in_the_list_triggers_nothing(fake: list[Fake], pair: str, capsys: Any) -> None:
+    assert cli.main(["trigger", "--set", pair]) == 1
+    assert all(f.given is None for f in fake)
+    assert pair.split("=")[0] in capsys.readouterr().err
+
+
+def test_an_airflow_that_is_down_may_be_back_at_the_next_try(
+    home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_AIRFLOW_USER", "ann")
+    monkeypatch.setenv("LLMOPS_AIRFLOW_PASSWORD", "secret")
+    assert cli.main(["trigger", "--url", "http://127.0.0.1:1"]) == os.EX_TEMPFAIL
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_waiting_prints_each_step_once_and_fails_with_the_run(
+    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["trigger", "--wait"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["collect", "running"], ["collect", "success"]]
+    monkeypatch.setattr(Fake, "end", "failed")
+    assert cli.main(["trigger", "--wait", "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "collect broke" in said.err
+
+
+def test_json_is_one_object(fake: list[Fake], capsys: Any) -> None:
+    assert cli.main(["trigger", "--wait", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"dag": "llmops_pipeline", "run": "manual__1", "state": "success"}
+
+
+def test_whoever_stops_waiting_leaves_the_run_alone(
+    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(self: Fake, dag: str, run: str) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Fake, "follow", follow)
+    assert cli.main(["trigger", "--wait"]) == 130
+    assert "manual__1 goes on" in capsys.readouterr().err
+
+
+def test_an_airflow_elsewhere_needs_a_user_of_its_own(
+    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["trigger", "--url", "https://airflow.shop"]) == 1
+    assert "LLMOPS_AIRFLOW_PASSWORD" in capsys.readouterr().err and not fake
+    monkeypatch.setenv("LLMOPS_AIRFLOW_USER", "ann")
+    monkeypatch.setenv("LLMOPS_AIRFLOW_PASSWORD", "secret")
+    assert cli.main(["trigger", "--url", "https://airflow.shop"]) == 0
+    assert fake[0].signed_in == ("https://airflow.shop", "ann", "secret")
+
+
+def test_a_home_without_airflow_is_told_and_stays_as_it_is(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "new"))
+    assert cli.main(["trigger"]) == 1
+    assert "make demo" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "airflow").exists()
+
+
+def test_airflow_works_on_this_home_from_any_folder_and_writes_nowhere_else(tmp_path: Path) -> None:
+    file, user, home = tmp_path / "config.yaml", tmp_path / "user", tmp_path / "home"
+    user.mkdir()
+    file.write_text(f"home: {home}\n")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "LLMOPS"))}
+    environ |= {"HOME": str(user), "PYTHONPATH": str(ROOT)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "llmops", "airflow", "--config", "config.yaml", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    run("db", "migrate")
+    assert str(ROOT / "dags") in run("config", "get-value", "core", "dags_folder")
+    assert (home / "airflow" / "airflow.db").is_file() and list(user.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "user", "home"}
+
+
+def test_airflow_gets_its_arguments_untouched_and_the_configuration_by_its_whole_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: called.append(arguments))
+    monkeypatch.chdir(home)
+    (home / "config.yaml").write_text("")
+    cli.main(["airflow", "--config", "config.yaml", "dags", "trigger", "x", "--conf", '{"epochs": 2}', "--set", "-h"])
+    _, command, environ = called[0]
+    assert command[1:] == ["-m", "airflow", "dags", "trigger", "x", "--conf", '{"epochs": 2}', "--set", "-h"]
+    assert environ["LLMOPS_CONFIG"] == str(home / "config.yaml") and environ["AIRFLOW_HOME"] == str(home / "airflow")

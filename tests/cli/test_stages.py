@@ -1,0 +1,149 @@
+"""`llmops status`: what there is, newest first, and what the next run would build, on every day and with a bad file."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops import artifacts, cli, pipeline
+from llmops.artifacts import Record
+from llmops.schedule import intervals
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "faq.csv").write_text("question,answer\nWhere?,Here.\n")
+    source = [{"name": "faq", "kind": "csv", "location": "faq.csv"}]
+    (tmp_path / "config.yaml").write_text(json.dumps({"collect": {"sources": source}}))
+    monkeypatch.setenv("LLMOPS_CONFIG", str(tmp_path / "config.yaml"))
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def finish(path: Path, interval: str, finished: datetime) -> None:
+    path.mkdir(parents=True)
+    started = (finished - timedelta(seconds=90)).isoformat()
+    record = Record(
+        path.parent.name, path.name, {}, {}, interval, "", {}, {}, "", started, finished.isoformat(), "run 1"
+    )
+    artifacts.commit(path, record)
+
+
+def status(capsys: Any, *arguments: str) -> str:
+    assert cli.main(["status", *arguments]) == 0
+    return str(capsys.readouterr().out)
+
+
+def test_a_new_home_has_nothing_and_the_next_run_builds_everything_of_yesterday(home: Path, capsys: Any) -> None:
+    days = {(datetime.now(UTC) - timedelta(days=1)).date().isoformat()}
+    text = status(capsys)
+    days.add((datetime.now(UTC) - timedelta(days=1)).date().isoformat())
+    assert any(day in text for day in days) and "llmops run all" in text
+    assert all(stage in text for stage in pipeline.STAGES)
+
+
+def test_after_midnight_what_was_made_is_still_told_newest_first(home: Path, capsys: Any) -> None:
+    from llmops.config import load
+
+    config, day = load(), "2026-01-31"
+    collect = pipeline.plan("collect", config, day).path
+    finish(collect, day, datetime(2026, 2, 1, 0, 5, tzinfo=UTC))
+    finish(collect.with_name("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
+    finish(config.artifacts / "clean" / ("1" * 16), day, datetime(2026, 2, 1, 0, 7, tzinfo=UTC))
+    rows = [line.split() for line in status(capsys).splitlines() if line.startswith("2026-01")]
+    assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
+        ("2026-01-31", "clean", "00:07:00", "90.0"),
+        ("2026-01-31", "collect", "00:05:00", "90.0"),
+        ("2026-01-30", "collect", "00:05:00", "90.0"),
+    ]
+    said = json.loads(status(capsys, "--interval", day, "--json"))
+    assert [stage["done"] for stage in said["next"]["stages"]][:2] == [True, False]
+    assert said["next"]["interval"] == day and said["next"]["problem"] == ""
+    assert said["artifacts"][1]["artifact"] == str(collect) and said["artifacts"][1]["run"] == "run 1"
+
+
+def test_where_nothing_has_changed_the_next_run_has_only_to_collect(home: Path, capsys: Any) -> None:
+    """Before it has, nobody knows whether there is more to do; where a stage has made nothing yet, there is."""
+    day = intervals.parse_interval()
+    for stage in ("collect", "clean"):
+        finish(home / "artifacts" / stage / ("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
+    text = status(capsys)
+    assert "builds collect annotate" in text and "to do for clean." in text
+    said = json.loads(status(capsys, "--json"))["next"]
+    assert said["interval"] == day and said["problem"] == ""
+    assert said["stages"][1] == {"stage": "clean", "artifact": None, "done": False}
+
+
+def test_a_damaged_file_is_named_when_asked_for(home: Path, capsys: Any) -> None:
+    path = home / "artifacts" / "clean" / ("0" * 16)
+    finish(path, "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
+    (path / "documents").write_text("rows")
+    artifacts.amend(path, {})
+    (path / "documents").write_text("rots")
+    assert not [line for line in status(capsys).splitlines() if line.startswith("damaged")]
+    (line,) = [line for line in status(capsys, "--verify").splitlines() if line.startswith("damaged")]
+    assert f"{path} is damaged: documents is" in line and f"delete {path}" in line
+
+
+def test_a_run_says_since_when_a_stage_has_nothing_to_do(
+    home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", {"collect": pipeline.STAGES["collect"], "train": small_train(monkeypatch)})
+    for day in ("2026-01-30", "2026-01-31"):
+        assert cli.main(["run", "all", "--interval", day]) == 0
+    first, train, second, again = capsys.readouterr().out.splitlines()
+    assert "unchanged" not in first + train + second
+    assert again == f"{train}  unchanged since 2026-01-30, nothing to train"
+    assert cli.main(["run", "all", "--interval", "2026-01-31", "--json"]) == 0
+    said = [json.loads(line)["interval"] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["2026-01-31", "2026-01-30"]
+
+
+def small_train(monkeypatch: pytest.MonkeyPatch) -> pipeline.Stage:
+    module = types.ModuleType("small_train")
+    module.run = lambda config, *, collect, out: {}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(pipeline, "code_version", lambda module: "1")
+    return pipeline.Stage(module.__name__, ("collect",))
+
+
+def test_a_source_that_is_not_there_hides_nothing_that_is(home: Path, capsys: Any) -> None:
+    finish(home / "artifacts" / "collect" / ("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
+    (home.parent / "faq.csv").unlink()
+    text = status(capsys)
+    assert "faq" in text and "cannot be planned" in text and "2026-01-30  collect" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"finished": "never"}, {"finished": None}, {"started": "2026-01-01"}, {"stage": "x", "unknown": 1}, "[]", "{"],
+)
+def test_one_damaged_record_hides_no_other(change: dict[str, Any] | str, home: Path, capsys: Any) -> None:
+    moment = datetime(2026, 1, 31, 0, 5, tzinfo=UTC)
+    folder = home / "artifacts" / "collect"
+    finish(folder / ("0" * 16), "2026-01-30", moment)
+    finish(folder / ("1" * 16), "2026-01-31", moment)
+    file = folder / ("1" * 16) / "record.json"
+    file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
+    lines = status(capsys).splitlines()
+    assert any(line.startswith("2026-01-30  collect") for line in lines)
+    (damaged,) = [line for line in lines if line.startswith("damaged")]
+    assert f"delete {file.parent}" in damaged
+    said = json.loads(status(capsys, "--json"))
+    assert len(said["artifacts"]) == 1 and list(said["damaged"]) == [str(file.parent)]
+
+
+def test_a_record_that_is_no_file_is_damaged(home: Path, capsys: Any) -> None:
+    (home / "artifacts" / "collect" / ("1" * 16) / "record.json").mkdir(parents=True)
+    assert any(line.startswith("damaged") for line in status(capsys).splitlines())
+
+
+def test_looking_makes_no_database(home: Path, capsys: Any) -> None:
+    status(capsys)
+    assert [path.name for path in home.rglob("*")] in ([], ["weights.json"])

@@ -1,0 +1,106 @@
+"""The parameters of a run: only the list, only within its limits, and each reaches the field that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmops.config import Config, load
+from llmops.config.run_parameters import RunParameters, Sets, overrides, refuse_unknown, schemas
+from llmops.errors import ConfigError
+
+GOOD: dict[str, Any] = {
+    "interval": "2026-01-31", "epochs": 2, "learning_rate": 1e-4, "rank": 4, "batch": 2, "seed": 7, "trials": 3,
+    "base_model": "owner/model",
+}  # fmt: skip
+
+
+def test_each_parameter_reaches_its_field() -> None:
+    interval, sections = overrides(GOOD)
+    assert set(GOOD) == set(RunParameters.model_fields)
+    config = load(overrides=sections, environ={})
+    assert interval == "2026-01-31"
+    assert (config.train.epochs, config.train.learning_rate, config.train.rank) == (2, 1e-4, 4)
+    assert (config.train.batch, config.train.seed, config.tune.trials) == (2, 7, 3)
+    assert config.select.model == "owner/model"
+
+
+def test_a_whole_number_may_come_as_json_writes_it() -> None:
+    _, sections = overrides({"rank": 8.0, "batch": 4.0, "seed": 0.0, "trials": 12.0})
+    found = [sections["train"][name] for name in ("rank", "batch", "seed")] + [sections["tune"]["trials"]]
+    assert found == [8, 4, 0, 12] and all(type(value) is int for value in found)
+
+
+def test_too_few_trials_for_tpe_are_refused_with_what_a_run_can_do() -> None:
+    with pytest.raises(ConfigError, match="raise it to ten or more, or set tune.search: random in the configuration"):
+        load(overrides=overrides({"trials": 3})[1], environ={"LLMOPS_TUNE__SEARCH": "tpe"})
+
+
+def test_no_parameter_sets_what_decides_or_where_things_are() -> None:
+    marks = [mark for field in RunParameters.model_fields.values() for mark in field.metadata if isinstance(mark, Sets)]
+    assert {mark.section for mark in marks} == {"train", "tune", "select"}
+    assert all(mark.field in type(getattr(Config(), mark.section)).model_fields for mark in marks)
+
+
+@pytest.mark.parametrize("given", [{}, dict.fromkeys(GOOD)])
+def test_what_is_not_given_or_null_stays_as_it_is_configured(given: dict[str, Any]) -> None:
+    assert overrides(given) == (None, {})
+
+
+def test_another_base_model_does_not_get_the_configured_ones_revision() -> None:
+    configured = {"LLMOPS_SELECT__MODEL": "a/b", "LLMOPS_SELECT__REVISION": '"' + "0" * 40 + '"'}
+    assert load(overrides=overrides({"base_model": "c/d"})[1], environ=configured).select.revision == ""
+    assert load(overrides=overrides({"epochs": 2})[1], environ=configured).select.revision == "0" * 40
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"release": {"min_effect": 0}},
+        {"annotate": {"seed": 5}},
+        {"train": {"epochs": 5}},
+        {"train.epochs": 5},
+        {"config": "evil.yaml"},
+        {"Epochs": 5},
+        {"epochs ": 5},
+        {"model_config": {}},
+        {"__class__": 1},
+    ],
+)
+def test_another_name_is_refused_and_the_list_is_told(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        overrides(given)
+    assert repr(next(iter(given))) in str(caught.value) and all(name in str(caught.value) for name in GOOD)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"epochs": 0}, {"epochs": -1}, {"epochs": 1e9}, {"epochs": "5"}, {"epochs": True}, {"epochs": [5]},
+        {"epochs": {"value": 5}}, {"epochs": float("nan")}, {"epochs": float("inf")}, {"learning_rate": 2},
+        {"rank": 1.5}, {"rank": -1}, {"batch": "8"}, {"seed": -1}, {"seed": 2**32}, {"trials": 10**6},
+        {"interval": ""}, {"interval": "yesterday"}, {"interval": "2026-02-31"}, {"interval": "2026-01-31T00:00"},
+        {"interval": 20260131}, {"base_model": "/tmp/model"}, {"base_model": "../model"}, {"base_model": ""},
+        {"base_model": "~/model"}, {"base_model": "a/../b"}, {"base_model": "a/b\n"},
+    ],
+)  # fmt: skip
+def test_a_value_out_of_its_limits_is_refused_by_name(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(given))):
+        overrides(given)
+
+
+def test_a_form_can_show_every_parameter() -> None:
+    found = schemas(base_model=["a/b"])
+    assert list(found) == list(RunParameters.model_fields)
+    for schema in found.values():
+        assert schema["description"] and schema["type"][0] == "null" and len(schema["type"]) == 2
+        assert not {"anyOf", "$ref", "default"} & set(schema)
+    assert found["base_model"]["enum"] == [None, "a/b"] and found["interval"]["format"] == "date"
+    assert (found["rank"]["minimum"], found["rank"]["maximum"]) == (0, 1024)
+
+
+def test_a_dag_without_parameters_may_be_given_nothing() -> None:
+    refuse_unknown({}, ())
+    with pytest.raises(ConfigError, match="nothing"):
+        refuse_unknown({"config": "x"}, ())

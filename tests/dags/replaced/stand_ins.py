@@ -1,0 +1,105 @@
+"""Tiny stages in the place of the real ones, told what to do by files, in every process of a real Airflow.
+
+`$CONTROL/<interval>.json` says for a stage how it behaves on that day: {"collect": "hang"}. What happened is a line in
+`$CONTROL/log`: time, stage, interval, word.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmops import pipeline
+from llmops.errors import SourceError, SourceUnavailableError
+from llmops.schedule import limit
+
+CONTROL = Path(os.environ["CONTROL"])
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open(sys.argv[1], "a") as file: file.write(f"{os.getpid()}\\n")
+time.sleep(600)
+"""
+
+
+def note(stage: str, interval: str, word: str) -> None:
+    with open(CONTROL / "log", "a") as file:
+        file.write(f"{time.time()} {stage} {interval} {word}\n")
+
+
+def said(stage: str, interval: str) -> list[str]:
+    lines = (line.split() for line in (CONTROL / "log").read_text().splitlines())
+    return [word for _, *where, word in lines if where == [stage, interval]]
+
+
+def behaviour(stage: str, interval: str) -> str:
+    file = CONTROL / f"{interval}.json"
+    return str(json.loads(file.read_text()).get(stage, "")) if file.is_file() else ""
+
+
+def behave(stage: str, interval: str) -> None:
+    """Do to the run of this day what the test wants."""
+    note(stage, interval, "started")
+    how = behaviour(stage, interval)
+    if how.startswith("hang"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", STUBBORN, str(CONTROL / f"{interval}.pids")])
+        if how == "hang in native code":
+            mutex, lock = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock
+            lock(mutex), lock(mutex)
+        while True:
+            try:
+                time.sleep(600)
+            except Exception:
+                continue
+    if how == "fail":
+        raise SourceError("source faq yields nothing")
+    if how == "fail once" and len(said(stage, interval)) == 1:
+        raise SourceUnavailableError("the shop's server is away")
+    if how.startswith("take"):
+        time.sleep(float(how.split()[1]))
+
+
+def collect(config: Any, *, interval: str, out: Path) -> dict[str, Any]:
+    behave("collect", interval)
+    how = behaviour("collect", interval)
+    (out / "interval").write_text(how.split()[1] if how.startswith("hold") else interval)
+    note("collect", interval, "built")
+    return {}
+
+
+def following(stage: str) -> types.FunctionType:
+    def run(config: Any, *, out: Path, **inputs: Path) -> dict[str, Any]:
+        interval = (next(iter(inputs.values())) / "interval").read_text()
+        behave(stage, interval)
+        (out / "interval").write_text(interval)
+        if stage == "release":
+            decision = {"model": "support-bot", "version": "v1", "outcome": "promoted"}
+            (out / "decision.json").write_text(json.dumps(decision))
+        note(stage, interval, "built")
+        return {}
+
+    return run  # type: ignore[return-value]
+
+
+def replace(names: Sequence[str] = ("collect", "annotate", "train", "release")) -> None:
+    """Put stand-ins in the place of these stages, one after another, and leave out all others."""
+    limit.GRACE_S = 2.0
+    pipeline.sameness.check_base = lambda config, select: None  # a stand-in takes no base model
+    stages: dict[str, pipeline.Stage] = {}
+    for name in names:
+        module = types.ModuleType(f"stand_in_{name}")
+        module.run = following(name) if stages else collect  # type: ignore[attr-defined]
+        sys.modules[module.__name__] = module
+        first, compute = not stages, pipeline.STAGES[name].compute
+        stages[name] = pipeline.Stage(module.__name__, tuple(stages)[-1:], interval=first, compute=compute)
+    pipeline.STAGES = stages

@@ -1,0 +1,263 @@
+"""A real Airflow, our DAGs, and stages that hang, fail, are killed and come twice: what must hold all the same.
+
+One Airflow for all of these tests. Its stages are the small ones of `replaced/`; each test has days of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+import pytest
+
+from llmops import stack
+from llmops.config import Config, load
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import drain
+from llmops.orchestrator import DONE, Airflow, OrchestratorError
+from llmops.schedule import intervals
+from llmops.schedule.pool import POOL
+
+REPLACED = Path(__file__).parent / "replaced"
+DAG = "llmops_pipeline"
+
+
+class Stand:
+    """A running Airflow, and what the tests do with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.control = folder / "control"
+        self.control.mkdir()
+        (self.control / "log").touch()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "LLMOPS"))}
+        settings = {
+            "LLMOPS_HOME": str(folder / "home"),
+            "LLMOPS_SCHEDULE__TIMEOUTS": '{"collect": 0.05}',
+            "LLMOPS_SCHEDULE__LATE_HOURS": "0.004",  # 14 s
+            "CONTROL": str(self.control),
+            "PYTHONPATH": str(REPLACED),
+        }
+        self.config: Config = load(environ=settings)
+        self.environ = stack.airflow_environment(self.config, self.port, {**kept, **settings}) | {
+            "AIRFLOW__CORE__DAGS_FOLDER": str(REPLACED),
+            # what a scheduler that was killed left behind is looked after at once, not after five minutes
+            "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+            "AIRFLOW__CORE__PARALLELISM": "6",
+        }
+        with mock.patch.object(stack, "airflow_environment", return_value=self.environ):
+            self.service = stack.start_airflow(self.config, self.port, {})
+        self.api = Airflow(self.service.url, "admin", stack.passwords(self.config.home)[0]["admin"])
+        for dag in (DAG, "llm_governance_review"):
+            self.api.wait_for_dag(dag)
+            self.api.unpause(dag)
+
+    def trigger(self, interval: str, **behaviour: str) -> str:
+        """Start a run of this day, whose stages do what `behaviour` says."""
+        (self.control / f"{interval}.json").write_text(json.dumps(behaviour))
+        return self.api.trigger(DAG, {"interval": interval})
+
+    def ended(self, run: str) -> str:
+        """The state that a run ends in."""
+        self.until(lambda: self.api.state(DAG, run) in DONE)
+        return self.api.state(DAG, run)
+
+    def tries(self, run: str) -> dict[str, tuple[str, int]]:
+        """Task → its state and tries."""
+        return {task.name: (task.state, task.tries) for task in self.api.tasks(DAG, run)}
+
+    def lines(self, *where: str) -> list[tuple[float, list[str]]]:
+        """What stages noted, of a stage and interval if named: when, and what."""
+        rows = [line.split() for line in (self.control / "log").read_text().splitlines()]
+        return [(float(at), words) for at, *words in rows if words[: len(where)] == list(where)]
+
+    def said(self, stage: str, interval: str) -> list[str]:
+        """The words of a stage on a day, in order."""
+        return [words[2] for _, words in self.lines(stage, interval)]
+
+    def events(self, dataset: str, run: str) -> list[dict[str, Any]]:
+        """The events of a run."""
+        drain(self.config.events, self.config.monitoring)
+        return [event for event in LocalStore(self.config.events).find(dataset) if event.get("llmops.run") == run]
+
+    def until(self, happened: Callable[[], object], seconds: float = 150) -> None:
+        """Wait for something that must happen."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < deadline, f"{happened} did not happen; {self.lines()[-20:]}"
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    folder = tmp_path_factory.mktemp("airflow")
+    stand = Stand(folder)
+    with closing(stand.api._http):
+        yield stand
+    assert stack.stop(stand.config.home) == ["airflow"]
+
+
+def test_what_may_be_gone_is_tried_again_and_what_stays_is_not(airflow: Stand) -> None:
+    passing = airflow.trigger("2026-01-01", collect="fail once")
+    staying = airflow.trigger("2026-01-02", collect="fail")
+    assert airflow.ended(passing) == "success" and airflow.tries(passing)["collect"] == ("success", 2)
+    assert airflow.ended(staying) == "failed" and airflow.tries(staying)["collect"] == ("failed", 1)
+
+    [failure] = [e for e in airflow.events("llmops.pipeline", passing) if e["event.outcome"] == "failure"]
+    assert (failure["event.action"], failure["llmops.attempt"], failure["llmops.transient"]) == ("collect", 1, True)
+    assert failure["error.type"] == "SourceUnavailableError" and failure["llmops.interval"] == "2026-01-01"
+    assert [e for e in airflow.events("llmops.alert", passing) if e["rule.name"] == "run_failed"] == []
+    [alert] = [e for e in airflow.events("llmops.alert", staying) if e["rule.name"] == "run_failed"]
+    assert "at collect, try 1: source faq yields nothing" in alert["message"]
+
+
+def test_new_datasets_and_versions_are_assets_and_the_review_follows(airflow: Stand) -> None:
+    run = airflow.trigger("2026-01-05")
+    assert airflow.ended(run) == "success"
+    again = airflow.trigger("2026-01-05")  # finds everything done: no news
+    assert airflow.ended(again) == "success" and airflow.said("collect", "2026-01-05") == ["started", "built"]
+    found = airflow.api._call("GET", "/api/v2/assets/events", params={"limit": 100})["asset_events"]
+    assert [e for e in found if e["source_run_id"] == again] == []
+    by_name = {e["name"]: e for e in found if e["source_run_id"] == run}
+    assert set(by_name) == {"llmops://dataset", "llmops://model"}
+    dataset, model = by_name["llmops://dataset"]["extra"], by_name["llmops://model"]["extra"]
+    assert Path(dataset["path"], "record.json").is_file() and dataset["version"] == Path(dataset["path"]).name
+    assert (model["version"], model["outcome"]) == ("v1", "promoted")
+    reviews = by_name["llmops://model"]["created_dagruns"]
+    assert [review["dag_id"] for review in reviews] == ["llm_governance_review"]
+    airflow.until(lambda: airflow.api.state("llm_governance_review", reviews[0]["run_id"]) == "success")
+
+
+def test_a_day_without_change_makes_nothing_and_is_a_success(airflow: Stand) -> None:
+    """Its tasks hand on what was made before, and nobody is told of anything new."""
+    first = airflow.trigger("2026-01-11")
+    second = airflow.trigger("2026-01-12", collect="hold 2026-01-11")
+    assert airflow.ended(first) == airflow.ended(second) == "success"
+    assert {state for state, _ in airflow.tries(second).values()} == {"success"}
+    assert airflow.said("collect", "2026-01-12") == ["started", "built"]
+    assert airflow.said("train", "2026-01-11") == ["started", "built"]  # once, by the first
+    made = [e["event.action"] for e in airflow.events("llmops.pipeline", second)]
+    assert made == ["collect"]
+    found = airflow.api._call("GET", "/api/v2/assets/events", params={"limit": 100})["asset_events"]
+    assert {e["source_run_id"] for e in found} & {first, second} == {first}
+
+
+def test_by_hand_the_day_is_yesterday_and_one_that_has_not_ended_is_refused(airflow: Stand) -> None:
+    """Over REST without an interval, with null for it as the form sends it, and with today."""
+    before = intervals.today()
+    today = airflow.trigger(before.isoformat())
+    plain, form = airflow.api.trigger(DAG, {}), airflow.api.trigger(DAG, {"interval": None})
+    assert [airflow.ended(run) for run in (today, plain, form)] == ["failed", "success", "success"]
+    assert airflow.tries(today)["collect"] == ("failed", 1)
+    days = {(day - timedelta(days=1)).isoformat() for day in (before, intervals.today())}
+    read = {e["llmops.interval"] for run in (plain, form) for e in airflow.events("llmops.pipeline", run)}
+    assert read and read <= days and not airflow.lines("collect", before.isoformat())
+    [alert] = [e for e in airflow.events("llmops.alert", today) if e["rule.name"] == "run_failed"]
+    assert f"{before} has not ended" in alert["message"]
+
+
+@pytest.mark.parametrize(
+    ("how", "days"),
+    [("hang", ("2026-02-01", "2026-02-02")), ("hang in native code", ("2026-02-03", "2026-02-04"))],
+)
+def test_a_hung_stage_times_out_with_its_processes_and_the_next_day_runs(
+    airflow: Stand, how: str, days: tuple[str, str]
+) -> None:
+    hung, following = airflow.trigger(days[0], collect=how), airflow.trigger(days[1])
+    assert airflow.ended(hung) == "failed" and airflow.ended(following) == "success"
+    assert airflow.tries(hung)["collect"] == ("failed", 2) and airflow.tries(hung)["train"][0] == "upstream_failed"
+    pids = [int(line) for line in (airflow.control / f"{days[0]}.pids").read_text().split()]
+    alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    assert len(pids) == 2 and [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+    airflow.until(lambda: airflow.events("llmops.alert", hung))
+    failed = [a for a in airflow.events("llmops.alert", hung) if a["rule.name"] == "run_failed"]
+    assert len(failed) == 1 and failed[0]["llmops.task"] == "collect"
+    if how == "hang":
+        assert "collect has not ended within 0.05 min" in failed[0]["message"]
+
+
+def test_triggered_and_backfilled_runs_never_train_at_once(airflow: Stand) -> None:
+    assert airflow.api._call("GET", f"/api/v2/pools/{POOL}")["slots"] == 1  # made by the scheduler that started
+    days = [
+        "2026-03-01",
+        "2026-03-02",
+        "2026-03-03",
+        "2026-03-04",
+    ]  # the first two by a backfill, of the day after each
+    for day in days[:2]:
+        (airflow.control / f"{day}.json").write_text(json.dumps({"train": "take 3"}))
+    backfill = {
+        "dag_id": DAG,
+        "from_date": "2026-03-02T00:00:00Z",
+        "to_date": "2026-03-03T00:00:00Z",
+        "max_active_runs": 2,
+    }
+    for left in range(9, -1, -1):  # on SQLite Airflow refuses one while something else writes, and says so
+        try:
+            airflow.api._call("POST", "/api/v2/backfills", json=backfill)
+            break
+        except OrchestratorError as error:
+            if "locked" not in str(error) or not left:
+                raise
+            time.sleep(1)
+    triggered = [airflow.trigger(day, train="take 3") for day in days[2:]]
+    assert [airflow.ended(run) for run in triggered] == ["success", "success"]
+    airflow.until(lambda: all(airflow.said("release", day) == ["started", "built"] for day in days))
+    trained = sorted((at, *words[1:]) for at, words in airflow.lines("train") if words[1] in days)
+    # one begins only when the one before has ended
+    assert [word for *_, word in trained] == ["started", "built"] * len(days)
+    assert all(begun[1] == ended[1] for begun, ended in zip(trained[::2], trained[1::2], strict=True))
+
+
+def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(airflow: Stand) -> None:
+    wider = {"pool": POOL, "slots": 2, "include_deferred": False}
+    airflow.api._call("PATCH", f"/api/v2/pools/{POOL}", params={"update_mask": "slots"}, json=wider)
+    run = airflow.trigger("2026-04-01", train="take 20")
+    airflow.until(lambda: airflow.said("train", "2026-04-01") == ["started"])
+    [scheduler] = [
+        process
+        for process in stack._processes(airflow.service)
+        if "scheduler" in process.cmdline() and "standalone" not in process.cmdline()
+    ]
+    scheduler.send_signal(signal.SIGKILL)
+    airflow.until(lambda: not psutil.pid_exists(scheduler.pid) or scheduler.status() == psutil.STATUS_ZOMBIE)
+    output = airflow.config.home / "logs" / "scheduler.log"
+    with open(output, "ab") as handle:
+        second = subprocess.Popen(
+            [sys.executable, "-m", "airflow", "scheduler"],
+            env=airflow.environ,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        assert airflow.ended(run) == "success", airflow.tries(run)
+        # Airflow starts the task anew before the one that the dead scheduler left has ended: it waits for that
+        finished = [
+            e["event.action"] for e in airflow.events("llmops.pipeline", run) if e["event.outcome"] == "success"
+        ]
+        assert sorted(finished) == ["annotate", "collect", "release", "train"]
+        assert airflow.api._call("GET", f"/api/v2/pools/{POOL}")["slots"] == 2  # what somebody has set stays
+        airflow.until(lambda: airflow.events("llmops.alert", run))
+        [late] = airflow.events("llmops.alert", run)
+        assert late["rule.name"] == "run_late" and "has not ended 0.004 h" in late["message"]
+    finally:
+        os.killpg(second.pid, signal.SIGKILL)
+        second.wait()

@@ -1,0 +1,37 @@
+"""Whether the place of the work files is one that workers on other hosts reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmops.config import Clean
+from llmops.data.clean import place
+
+
+def problem(master: str, work: str | Path, monkeypatch: pytest.MonkeyPatch, kind: str = "ext4") -> str:
+    monkeypatch.setattr(place, "filesystem", lambda folder: kind)
+    return " ".join(check.detail for check in place.check_place(Clean(master=master, work=str(work))) if not check.ok)
+
+
+@pytest.mark.parametrize("master", ["spark://spark-master:7077", "k8s://https://10.0.0.1:443", "yarn"])
+def test_a_folder_of_this_host_is_none_for_workers_on_others(
+    master: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no place is named" in problem(master, "", monkeypatch)
+    assert "this host alone" in problem(master, tmp_path / "not" / "there", monkeypatch)
+    assert not problem(master, tmp_path, monkeypatch, "nfs4")
+    assert not problem("spark://127.0.0.1:7077", tmp_path, monkeypatch) and not problem("local[2]", "", monkeypatch)
+
+
+def test_a_store_is_asked(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    master = "spark://spark-master:7077"
+    assert not problem(master, f"{s3}/work", monkeypatch)
+    assert "credential" in problem(master, "abfs://container/work", monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "cannot be reached" in problem(master, "s3://bucket/work", monkeypatch)
+
+
+def test_the_file_system_is_told(tmp_path: Path) -> None:
+    assert place.filesystem(Path("/proc/self")) == "proc" and place.filesystem(tmp_path) != "proc"

@@ -1,0 +1,327 @@
+"""dataset: what the library `datasets` has saved, files that it reads, and repositories of a Hub, all the way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from pydantic import ValidationError
+
+from llmops.config import Config, Source
+from llmops.data.collect.libraries import LIBRARIES
+from llmops.errors import SourceError, SourceUnavailableError
+from llmops.pipeline import plan, run_stage
+from llmops.records import Document, Dropped, read_rows
+
+DAY = "2026-01-31"
+FIELDS = {"question": "q", "answer": "a.text", "group": "topic"}
+FEATURES = datasets.Features(
+    {
+        "q": datasets.Value("string"),
+        "a": {"text": datasets.Value("string")},
+        "topic": datasets.ClassLabel(names=["pay", "send"]),
+        "picture": datasets.Image(),
+    }
+)
+
+
+def rows(*questions: str) -> datasets.Dataset:
+    values = {
+        "q": list(questions),
+        "a": [{"text": f"To {q}"} for q in questions],
+        "topic": [n % 2 if n < 2 else None for n in range(len(questions))],
+        "picture": [None] * len(questions),
+    }
+    return datasets.Dataset.from_dict(values, features=FEATURES)
+
+
+def config(root: Path, location: str, **more: Any) -> Config:
+    source = {"name": "s", "kind": "dataset", "location": location, "fields": FIELDS, **more}
+    return Config(home=root / "home", collect={"root": root, "sources": [source]})
+
+
+def read(root: Path, location: str, **more: Any) -> list[tuple[str, str, str, str, str]]:
+    made = run_stage("collect", config(root, location, **more), DAY)
+    found = read_rows(made / "documents.parquet", Document)
+    return [(row.location, row.position, row.question, row.answer, row.group) for row in found]
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the rows goes into the library's cache, where no erasure would look for it."""
+    cache = tmp_path / "cache-of-datasets"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    yield
+    assert not [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert not list(tmp_path.rglob("copies"))
+
+
+def test_what_was_saved(tmp_path: Path) -> None:
+    rows("one", "two", "three").save_to_disk(tmp_path / "saved")
+    assert read(tmp_path, "saved") == [
+        ("saved", "row 1", "one", "To one", "pay"),
+        ("saved", "row 2", "two", "To two", "send"),
+        ("saved", "row 3", "three", "To three", ""),
+    ]
+
+
+def test_splits_that_were_saved(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": rows("one"), "test": rows("two")}).save_to_disk(tmp_path / "saved")
+    both = [(position, question) for _, position, question, *_ in read(tmp_path, "saved")]
+    assert sorted(both) == [("split test, row 1", "two"), ("split train, row 1", "one")]
+    assert [row[1:3] for row in read(tmp_path, "saved", split="test")] == [("split test, row 1", "two")]
+    with pytest.raises(SourceError, match="it has train, test"):
+        read(tmp_path, "saved", split="dev")
+
+
+def test_files_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "[set]"
+    folder.mkdir()
+    rows("one").to_parquet(folder / "train-0.parquet")
+    rows("two").to_parquet(folder / "test-0.parquet")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "index").write_text("x")
+    expected = [("[set]", "split train, row 1", "one", "To one", "pay")]
+    assert read(tmp_path, "[set]", split="train") == expected
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"q": name, "a": {"text": "x"}, "topic": None}) + "\n")
+    assert [row[1:3] for row in read(tmp_path, "*.jsonl")] == [("split train, row 1", "a"), ("split train, row 2", "b")]
+
+
+def test_subsets_of_its_card(tmp_path: Path) -> None:
+    for name in ("en", "de"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        rows(name).to_parquet(tmp_path / "set" / name / "train.parquet")
+    (tmp_path / "set" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files: en/*.parquet\n"
+        "- config_name: de\n  data_files: de/*.parquet\n---\n"
+    )
+    assert [row[2] for row in read(tmp_path, "set", subset="de")] == ["de"]
+    for wrong in ({"subset": "fr"}, {}):
+        with pytest.raises(SourceError, match="en, de"):
+            read(tmp_path, "set", **wrong)
+
+
+def csv_files(folder: Path, *names: str) -> None:
+    for name in names:
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"q,a\n{name},x\n")
+
+
+def test_no_file_is_left_out_for_its_name(tmp_path: Path) -> None:
+    fields = {"question": "q", "answer": "a"}
+    csv_files(tmp_path / "set", "faq.csv", "returns-test.csv", "tent [1].csv")
+    expected = ["faq.csv", "returns-test.csv", "tent [1].csv"]
+    assert [row[2] for row in read(tmp_path, "set", fields=fields)] == expected
+    with pytest.raises(SourceError, match=r"faq\.csv, tent \[1\]\.csv would be in no split"):
+        read(tmp_path, "set", fields=fields, split="test")
+    csv_files(tmp_path / "splits", "train.csv", "test.csv")
+    assert [row[2] for row in read(tmp_path, "splits", fields=fields, split="test")] == ["test.csv"]
+    (tmp_path / "set" / "more.jsonl").write_text('{"q": "x", "a": "y"}\n')
+    with pytest.raises(SourceError, match=r"mixes CSV and JSON .*more\.jsonl"):
+        read(tmp_path, "set", fields=fields)
+
+
+def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
+    text = "shop,plz,sku,active,note,none\nLeipzig,04109,007,yes,NA,\nHof,95028,1e5,True,null,1.10\n"
+    (tmp_path / "shops.csv").write_text(text)
+    found = []
+    for kind in ("csv", "dataset"):
+        source = {"name": "s", "kind": kind, "location": "shops.csv"}
+        settings = Config(home=tmp_path / kind, collect={"root": tmp_path, "sources": [source]})
+        documents = read_rows(run_stage("collect", settings, DAY) / "documents.parquet", Document)
+        found.append([(row.text, row.fields) for row in documents])
+    assert found[0] == found[1] and "04109" in str(found) and "NA" in str(found)
+
+
+def test_an_unchanged_one_is_not_read_again_and_a_changed_one_is(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    rows("one").to_parquet(tmp_path / "set" / "0.parquet")
+    before = plan("collect", config(tmp_path, "set"), DAY).path
+    read(tmp_path, "set")
+    rows("two").to_parquet(tmp_path / "set" / "1.parquet")
+    assert plan("collect", config(tmp_path, "set"), DAY).path != before
+    assert [row[2] for row in read(tmp_path, "set")] == ["one", "two"]
+    (tmp_path / "set" / "1.parquet").rename(tmp_path / "set" / "2.parquet")
+    assert len(read(tmp_path, "set")) == 2
+
+
+def test_more_rows_than_a_batch(tmp_path: Path) -> None:
+    rows(*map(str, range(2500))).save_to_disk(tmp_path / "saved")
+    assert [row[2] for row in read(tmp_path, "saved")] == list(map(str, range(2500)))
+
+
+def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "good.jsonl").write_text('{"q": "x", "a": {"text": "y"}, "topic": "z"}\n')
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 but no more")
+    good = {"name": "good", "kind": "dataset", "location": "good.jsonl", "fields": FIELDS}
+    bad = {"name": "bad", "kind": "dataset", "location": "bad", "fields": FIELDS}
+    settings = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [good, bad]})
+    with pytest.raises(SourceError, match="bad, file: unreadable: no readable data set"):
+        run_stage("collect", settings, DAY)
+    (quarantine,) = (tmp_path / "home").glob("artifacts/collect/*/quarantine.parquet")
+    assert [row.rule for row in read_rows(quarantine, Dropped)] == ["unreadable"]
+    with pytest.raises(SourceError, match="revision"):
+        read(tmp_path, "org/name")
+
+
+def test_a_field_that_no_row_has_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"q": "x"}\n')
+    with pytest.raises(SourceError, match=r"a\.text"):
+        read(tmp_path, "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "csv", "revision": "main"},
+        {"kind": "csv", "split": "train"},
+        {"location": "a/b/c", "revision": "main"},
+        {"location": "s3://bucket/set"},
+        {"encoding": "utf-8"},
+        {"records": "x"},
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Source(**{"name": "s", "kind": "dataset", "location": "org/name", **wrong})
+
+
+class Hub:
+    """A Hub with one data set: commits with their files, and a main branch."""
+
+    def __init__(self) -> None:
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.main = ""
+        self.status = 0  #: of every answer, if it is to fail
+        self.asked: list[str] = []
+
+    def push(self, files: dict[str, bytes]) -> str:
+        self.main = f"{len(self.commits):040x}"
+        self.commits[self.main] = files
+        return self.main
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        self.asked.append(path)
+        if self.status:
+            return self.status, {}, b"{}"
+        api = "/api/datasets/org/name"
+        for prefix in (f"{api}/revision/", f"{api}/tree/", "/datasets/org/name/resolve/"):
+            if not path.startswith(prefix):
+                continue
+            revision, _, name = path.removeprefix(prefix).partition("/")
+            commit = self.main if revision == "main" else revision
+            files = self.commits.get(commit)
+            if files is None:
+                return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+            if "tree" in prefix:
+                tree = [
+                    {"type": "file", "path": n, "size": len(data), "oid": f"{commit}{n}"} for n, data in files.items()
+                ]
+                return 200, {}, json.dumps(tree).encode()
+            if "revision" in prefix:
+                siblings = [{"rfilename": name} for name in files]
+                return 200, {}, json.dumps({"id": "org/name", "sha": commit, "siblings": siblings}).encode()
+            return 200, {"X-Repo-Commit": commit, "ETag": f'"{commit}{name}"'}, files[name]
+        return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import close_session, constants
+    from huggingface_hub.utils import http_backoff
+
+    held = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, headers, body = held.answer(self.path.partition("?")[0])
+            self.send_response(status)
+            for name, text in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    for name, value in {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("huggingface_hub._snapshot_download.HF_HUB_CACHE", tmp_path / "hub-cache", raising=False)
+    monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 0)
+    close_session()
+    yield held
+    close_session()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def parquet(tmp_path: Path, *questions: str) -> bytes:
+    path = tmp_path / "made.parquet"
+    rows(*questions).to_parquet(path)
+    return path.read_bytes()
+
+
+def test_a_repository_is_read_at_the_commit_of_its_revision(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    first = hub.push({"train.parquet": parquet(tmp_path, "one"), "test.parquet": parquet(tmp_path, "two")})
+    assert read(tmp_path, "org/name", revision="main", split="train") == [
+        ("org/name", "split train, row 1", "one", "To one", "pay")
+    ]
+    hub.push({"train.parquet": parquet(tmp_path, "one", "more")})
+    assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
+    pinned = config(tmp_path, "org/name", revision=first, split="train")
+    hub.asked.clear()
+    pinned_at = plan("collect", pinned, DAY).path
+    assert hub.asked == []  # a commit stands for itself
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.status = 503
+    assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
+    assert run_stage("collect", pinned, DAY) == pinned_at
+    with pytest.raises(SourceError, match="HF_HUB_OFFLINE"):
+        read(tmp_path, "org/other", revision="main")
+    snapshots = next((tmp_path / "hub-cache").glob("*/snapshots"))
+    assert {path.name for path in snapshots.iterdir()} == set(hub.commits)  # nothing of ours beside them
+
+
+def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: Hub, tmp_path: Path) -> None:
+    hub.push({"train.parquet": parquet(tmp_path, "one")})
+    for location, revision in (("org/other", "main"), ("org/name", "v9")):
+        with pytest.raises(SourceError, match=location) as caught:
+            read(tmp_path, location, revision=revision)
+        assert not isinstance(caught.value, SourceUnavailableError)
+    hub.status = 503
+    with pytest.raises(SourceUnavailableError, match="org/name"):
+        read(tmp_path, "org/name", revision="main")
+
+
+def test_the_library_is_part_of_what_decides() -> None:
+    assert "datasets" in LIBRARIES["dataset"]

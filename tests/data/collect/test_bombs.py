@@ -1,0 +1,154 @@
+"""Small files that hold more than fits into memory: each costs itself alone, and the good file beside it goes on.
+
+The stage runs in a process of its own, whose address space is limited.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reportlab.pdfgen.canvas import Canvas
+
+MIB = 1 << 20
+SPACE = 1408 * MIB  #: of which the interpreter and its libraries take some 700 before anything is read
+HELD = 160  #: MiB in a bomb
+
+ENVIRONMENT = os.environ | {
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "ARROW_IO_THREADS": "1",  # the stack of each thread counts, too
+}
+
+RUN = """
+import json, resource, sys
+from pathlib import Path
+from llmops.config import Config
+from llmops.pipeline import run_stage
+from llmops.records import Document, Dropped, read_rows
+import llmops.data.collect.stage
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
+source = {"name": "s", "kind": sys.argv[2], "location": "in/*"}
+config = Config.model_validate({"home": "home", "collect": {"root": ".", "sources": [source]}})
+out = run_stage("collect", config, "2026-01-31")
+documents, dropped = read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
+print(json.dumps({
+    "good": sum("good" in row.location for row in documents),
+    "bad": [f"{row.rule}: {row.detail}"[:300] for row in dropped if "bad" in row.location],
+}))
+"""
+
+
+def zipped(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
+    """Writes a gzip file of parts, each repeated until it has that many MiB."""
+
+    def write(path: Path) -> None:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for unit, size in parts:
+                block = unit * (MIB // len(unit) + 1) if size else unit
+                for _ in range(max(size, 1)):
+                    file.write(block)
+
+    return write
+
+
+def pdf(path: Path) -> None:
+    packer = zlib.compressobj(1)
+    stream = b"".join(chunks(packer))
+    head = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    page = b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n"
+    body = (
+        head
+        + page
+        + b"4 0 obj<</Length %d/Filter/FlateDecode>>" % len(stream)
+        + b"stream\n"
+        + stream
+        + b"\nendstream endobj\n"
+    )
+    path.write_bytes(body + b"trailer<</Root 1 0 R/Size 5>>\n%%EOF")
+
+
+def chunks(packer: zlib._Compress) -> Iterator[bytes]:
+    for _ in range(HELD):
+        yield packer.compress(b"(a) Tj\n" * (MIB // 7))
+    yield packer.flush()
+
+
+def page() -> bytes:
+    file = io.BytesIO()
+    canvas = Canvas(file)
+    canvas.drawString(72, 700, "Text here.")
+    canvas.save()
+    return file.getvalue()
+
+
+GOOD: dict[str, bytes] = {
+    "pdf": page(),
+    "csv": b"q,a\n1,2\n",
+    "json": b'[{"q": "1"}]',
+    "jsonl": b'{"q": "1"}\n',
+    "xml": b"<r><p><q>1</q></p></r>",
+    "html": b"<h1>Q?</h1>A",
+    "markdown": b"# Q?\nA",
+    "chat": b"Customer: Q?\nAgent: A.",
+    "text": b"text",
+}
+BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
+    "csv": [(zipped((b"q,a\n", 0), (b"x", HELD)), "malformed: line 2: the line is longer")],
+    "json": [(zipped((b'[{"q": "', 0), (b"x", HELD)), "unreadable: it holds more than 134,217,728 characters")],
+    "jsonl": [
+        (zipped((b'{"q": "', 0), (b"x", HELD)), "malformed: the line is longer"),
+        (zipped((b"[", 15)), "malformed: nested too deeply"),
+    ],
+    "xml": [
+        (zipped((b"<r><p>", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes in one record"),
+        (zipped((b'<r><p a="', 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes in one record"),
+        (zipped((b"<a>", 30)), "malformed: nested too deeply"),
+    ],
+    "html": [
+        (zipped((b"<h1>Q?</h1>", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes"),
+        (zipped((b"<div>", 15)), "unreadable: it holds more than 1,048,576 tags"),
+    ],
+    "markdown": [(zipped((b"# Q?\n", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 characters")],
+    "chat": [(zipped((b"Customer: Q?\nAgent: ", 0), (b"x", HELD)), "malformed: longer than")],
+    "text": [(zipped((b"x", HELD)), "malformed: longer than")],
+    "pdf": [(pdf, "unreadable: it holds more than 67,108,864 bytes in one stream")],
+}
+
+
+def collected(kind: str, folder: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "", kind, str(SPACE)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_bomb_costs_itself_alone(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good").write_bytes(GOOD[kind])
+    for number, (write, _) in enumerate(BOMBS[kind]):
+        write(tmp_path / "in" / f"bad{number}")
+    found = collected(kind, tmp_path)
+    assert found["good"] == 1
+    assert len(found["bad"]) == len(BOMBS[kind])
+    for said, (_, expected) in zip(found["bad"], BOMBS[kind], strict=True):
+        assert said.startswith(expected)

@@ -1,0 +1,142 @@
+"""workers: files that are read in several processes give what they give in one, and a process that dies is named."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.config import Collect, Source
+from llmops.data.collect import extracts, workers
+from llmops.data.collect import stage as collect
+from llmops.errors import SourceError, SourceUnavailableError
+from llmops.machine import cores
+
+FIELDS = {"question": "q", "answer": "a"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Many files: some are empty, broken, in another encoding, no text, or not there for us."""
+    for number in range(12):
+        rows = "".join(f"{number}-{row},ja\n" for row in range(50 * number))
+        (tmp_path / f"{number:02}.csv").write_text("q,a\n" + rows + ("one cell\n" if number % 3 == 0 else ""))
+    (tmp_path / "03.csv").write_bytes("q,a\nWie geht’s?,Gut\nÄhnlich,Übel\n".encode("cp1252"))
+    (tmp_path / "05.csv").write_bytes(b"\x00\x01\x02" * 99)
+    return tmp_path
+
+
+def run(root: Path, *sources: Source) -> tuple[bytes, ...]:
+    out = root / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    config = Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json")
+    metrics = collect.run(config, interval="2026-01-31", out=out)
+    files = [out / "documents.parquet", out / "quarantine.parquet", *sorted((root / "cache").glob("*.parquet"))]
+    return repr(metrics).encode(), *(path.read_bytes() for path in files)
+
+
+def source(**more: object) -> Source:
+    return Source(**{"name": "s", "kind": "csv", "location": "*.csv", "fields": FIELDS, **more})
+
+
+def test_the_same_bytes_counts_and_warnings_as_in_one_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llmops.machine.cores", lambda: 3)
+    alone = run(root, source())
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    shutil.rmtree(root / "cache")
+    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
+    assert run(root, source()) == alone
+    assert [record.getMessage() for record in caplog.records] == said and any("cp1252" in text for text in said)
+    assert not list(root.rglob("copies")) and not list((root / "cache").glob(".*.new"))
+
+
+def test_the_error_is_that_of_one_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "04.csv").write_text("other,names\n1,2\n")
+    (root / "08.csv").write_text("and,other\n1,2\n")
+    monkeypatch.setattr("llmops.machine.cores", lambda: 3)
+    errors = []
+    for worth in (9e9, 0.0):
+        monkeypatch.setattr(extracts, "WORTH_S", worth)
+        with pytest.raises(SourceError) as caught:
+            run(root, source())
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1] and "04.csv" in errors[0][1]
+
+
+def test_a_few_small_files_start_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmops.machine.cores", lambda: 64)
+    monkeypatch.setattr(extracts, "in_processes", lambda *_: pytest.fail("a process"))
+    run(root, source())
+
+
+def die(how: int, after: Path) -> None:
+    while not after.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), how)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_is_killed_is_told_with_its_file_and_leaves_none(tmp_path: Path, how: int) -> None:
+    calls = [("a.csv", partial(Path.touch, tmp_path / "a")), ("b.csv", partial(die, how, tmp_path / "a"))]
+    with pytest.raises(SourceUnavailableError, match=rf"b\.csv ended with {signal.Signals(how).name}"):
+        workers.in_processes(calls, 2)
+
+
+def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    original = workers._started
+    monkeypatch.setattr(workers, "_started", lambda: started.append(original()) or started[-1])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, interrupted)
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        workers.in_processes([("x", partial(time.sleep, 60)), ("y", partial(time.sleep, 60))], 2)
+    assert len(started) == 2 and all(worker.poll() is not None for worker in started)
+
+
+def test_results_and_logs_are_in_order_and_prints_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    calls = [(str(n), partial(print, n)) for n in range(5)]
+    assert workers.in_processes(calls, 2) == [None] * 5
+    assert workers.in_processes([(str(n), partial(str, n)) for n in range(9)], 3) == list(map(str, range(9)))
+
+
+def test_cores_are_those_of_the_container(tmp_path: Path) -> None:
+    assert cores(tmp_path) == len(os.sched_getaffinity(0))
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    (group / "cpu").mkdir(parents=True)
+    for text, least in (("50000 100000", 1), ("max 100000", cores(tmp_path / "none"))):
+        (group / "cpu.max").write_text(text)
+        assert cores(tmp_path) == least
+    (group / "cpu.max").unlink()
+    (group / "cpu" / "cpu.cfs_quota_us").write_text("100000\n")
+    (group / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert cores(tmp_path) == 1
+
+
+def test_files_of_a_store_are_read_so_too(
+    store: str, tmp_path: Path, objects: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        objects(store).pipe_file(f"{store}/{number}.csv", f"q,a\n{number},ja\n".encode())
+    alone = run(tmp_path, source(location=f"{store}/*.csv"))
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
+    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
+    assert run(tmp_path, source(location=f"{store}/*.csv")) == alone
+    assert not [p for p in (tmp_path / "cache" / "downloads").rglob("*") if p.is_file()]

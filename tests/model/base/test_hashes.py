@@ -1,0 +1,163 @@
+"""Edited weights are another model: by a user's way through `run_stage`, and what the hashing costs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops import artifacts
+from llmops.artifacts import Record, file_sha256
+from llmops.config import Config, Select, load
+from llmops.errors import ArtifactError
+from llmops.model.base import hashes
+from llmops.model.base.catalog import Entry, catalogue
+from llmops.pipeline import plan, run_stage
+from llmops.records import Example, read_selection, write_rows
+
+DAY = "2026-01-31"
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path) -> Path:
+    """A base model of one's own, written long ago."""
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_base, folder)
+    return folder
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file counts as written just now."""
+    monkeypatch.setattr("llmops.hashes._FRESH_NS", -1)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were read to be hashed."""
+    names: list[str] = []
+
+    def counting(path: Path) -> str:
+        names.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(hashes, "file_sha256", counting)
+    return names
+
+
+@pytest.fixture
+def annotate(tmp_path: Path) -> Callable[[Config], Path]:
+    def finished(config: Config) -> Path:
+        path = config.artifacts / "annotate" / ("0" * 16)
+        rows = [
+            Example(
+                id=f"{n:016x}", question=f"Question {n}?", answer=f"Answer {n}.", group=str(n), split=split,
+                source="s", location="l", position="p",
+            )
+            for n, split in enumerate(("train", "validation", "test"))
+        ]  # fmt: skip
+        for row in rows:
+            write_rows(path / f"{row.split}.parquet", [row], Example)
+        facts: dict[str, Any] = dict.fromkeys(("interval", "code", "git_commit", "started", "finished"), "")
+        record = Record(stage="annotate", fingerprint=path.name, config={}, inputs={}, metrics={}, files={}, **facts)
+        artifacts.commit(path, record)
+        return path
+
+    return finished
+
+
+def edit(file: Path) -> None:
+    """Another byte at the end, at the same size and with the same time."""
+    before, data = file.stat(), bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_edited_weights_are_selected_and_used_anew(
+    base: Path, tmp_path: Path, settled: None, annotate: Callable[[Config], Path]
+) -> None:
+    sources = {"root": str(tmp_path)}
+    config = load(
+        overrides={"home": str(tmp_path / "home"), "collect": sources, "select": {"model": str(base)}}, environ={}
+    )
+    inputs = {"annotate": annotate(config)}
+    first = run_stage("select", config, DAY, inputs)
+    assert read_selection(first)["weights"]["model.safetensors"] == file_sha256(base / "model.safetensors")
+    features = plan("features", config, DAY, {**inputs, "select": first}).path
+    assert run_stage("select", config, DAY, inputs) == first
+
+    edit(base / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors changed"):  # a task that was given the old selection
+        run_stage("features", config, DAY, {**inputs, "select": first})
+    second = run_stage("select", config, DAY, inputs)
+    assert second != first and plan("features", config, DAY, {**inputs, "select": second}).path != features
+    assert artifacts.is_done(run_stage("features", config, DAY, {**inputs, "select": second}))
+
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    assert plan("select", config, DAY, inputs).path not in (first, second)
+
+
+def test_a_file_is_hashed_once(base: Path, tmp_path: Path, settled: None, read: list[str]) -> None:
+    memory = tmp_path / "home" / "weights.json"
+    found = hashes.hashes(base, memory)
+    assert found == {f.name: file_sha256(f) for f in base.iterdir()} and sorted(read) == sorted(found)
+    read.clear()
+    assert hashes.hashes(base, memory) == found and read == []
+    edit(base / "model.safetensors")
+    assert hashes.hashes(base, memory) != found and read == ["model.safetensors"]
+    for damaged in ("{", "[1]"):
+        memory.write_text(damaged)
+        read.clear()
+        assert len(hashes.hashes(base, memory)) == len(read) == len(found)
+
+
+def test_in_a_home_that_may_only_be_read_a_file_is_hashed_once_by_a_process(
+    base: Path, tmp_path: Path, settled: None, read: list[str]
+) -> None:
+    (tmp_path / "home").write_text("no folder can be made here")
+    memory = tmp_path / "home" / "weights.json"
+    found = hashes.hashes(base, memory)
+    assert found["config.json"] and hashes.hashes(base, memory) == found and len(read) == len(found)
+    edit(base / "model.safetensors")
+    assert hashes.hashes(base, memory) != found and len(read) == len(found) + 1
+
+
+def test_what_was_written_just_now_is_not_remembered(base: Path, tmp_path: Path, read: list[str]) -> None:
+    (base / "config.json").write_text("{}")
+    for _ in range(2):
+        hashes.hashes(base, tmp_path / "weights.json")
+    assert read.count("config.json") == 2
+
+
+def test_a_damaged_download_is_named(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / ("0" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"half of it")
+    snapshot = tmp_path / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    with pytest.raises(ArtifactError, match="is damaged.*download it again"):
+        hashes.hashes(snapshot, tmp_path / "weights.json")
+    whole = blob.with_name(file_sha256(blob))
+    blob.rename(whole)
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(whole)
+    assert hashes.hashes(snapshot, tmp_path / "weights.json") == {"model.safetensors": whole.name}
+
+
+def test_a_package_counts_where_it_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf, memory = tmp_path / "tiny.gguf", tmp_path / "weights.json"
+    gguf.write_bytes(b"one")
+    monkeypatch.setattr(Entry, "packaged", lambda self: gguf if self.package else None)
+    packed = next(e.model for e in catalogue() if e.package)
+    one = hashes.content(Select(), memory)
+    assert one and one == hashes.content(Select(model=packed), memory)
+    assert hashes.content(Select(model="Qwen/Qwen2.5-7B-Instruct"), memory) == ""
+    assert hashes.content(Select(revision="v2"), memory) == ""
+    gguf.write_bytes(b"two")
+    assert hashes.content(Select(), memory) != one

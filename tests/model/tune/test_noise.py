@@ -1,0 +1,48 @@
+"""A point must beat the start by more than the noise of the validation items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmops.model.training.qlora import Hyperparameters
+from llmops.model.tune.halving import Trial
+from llmops.model.tune.noise import ALPHA, gain
+
+POINT = Hyperparameters(1e-4, 8, 4)
+
+
+def trial(number: int, nats: np.ndarray) -> Trial:
+    return Trial(number, POINT, {8: float(nats.sum())}, nats=tuple(nats.tolist()), trained=8)
+
+
+def taken(rng: np.random.Generator, items: int, others: int, better: float, shift: float = 1.0) -> bool:
+    """Whether the best of `others` is taken: by nature `better` nats per token than the start, with noise by item."""
+    tokens = rng.integers(1, 40, items)
+    hard = rng.gamma(2.0, 1.0, items)  # items are easy or hard for all trials alike
+    start = trial(0, tokens * hard)
+    rest = [trial(n + 1, tokens * (hard - better + rng.normal(0, 0.1 * shift, items))) for n in range(others)]
+    best = min(rest, key=lambda t: sum(t.nats))
+    return gain(best, start, tokens.tolist(), others).beyond_noise
+
+
+@pytest.mark.parametrize("items", [8, 24, 100])
+@pytest.mark.parametrize("others", [1, 3, 20])
+def test_trials_no_better_than_the_start_are_seldom_taken(items: int, others: int) -> None:
+    rng = np.random.default_rng([items, others])
+    runs = 2000
+    wrong = sum(taken(rng, items, others, 0.0) for _ in range(runs))
+    assert wrong / runs <= ALPHA + 3 * (ALPHA / runs) ** 0.5
+
+
+def test_a_difference_that_all_items_show_is_taken() -> None:
+    rng = np.random.default_rng(0)
+    assert sum(taken(rng, 24, 3, 0.1) for _ in range(100)) > 90
+
+
+def test_the_gain_is_that_of_the_losses_and_one_item_shows_nothing() -> None:
+    tokens = [1, 3, 10]
+    start, better = trial(0, np.array([2.0, 6.0, 20.0])), trial(1, np.array([1.0, 5.0, 17.0]))
+    won = gain(better, start, tokens, 4)
+    assert won.nats == pytest.approx(28 / 14 - 23 / 14) and won.level == ALPHA / 4 and won.low < won.nats
+    assert not gain(trial(1, np.array([1.0])), trial(0, np.array([9.0])), [1], 1).beyond_noise

@@ -1,0 +1,410 @@
+"""A Hub over HTTP that keeps repositories as the real one does and fails when it is told to; registries to push."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+TOKEN = "hf_" + "x1" * 17
+LARGE = (".safetensors", ".bin", ".parquet")  #: what `.gitattributes` of a new repository says
+WAIT = 0.3  #: seconds that the client of these tests waits for an answer
+
+Fail = Callable[[int, str, str], str]  #: number of the request, its method and path → how it fails; "" if it does not
+
+
+class Repo:
+    """Commits with their trees, branches and tags of one repository."""
+
+    def __init__(self) -> None:
+        self.commits: dict[str, tuple[str, dict[str, bytes]]] = {}  #: commit → its parent and its files
+        self.branches: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
+        self.add("main", {".gitattributes": b"*.safetensors filter=lfs"})
+
+    def add(self, branch: str, files: dict[str, bytes]) -> str:
+        """Commit these files, and no others, on a branch."""
+        parent = self.branches.get(branch, "")
+        commit = hashlib.sha1(f"{parent} {len(self.commits)}".encode()).hexdigest()
+        self.commits[commit] = (parent, dict(files))
+        self.branches[branch] = commit
+        return commit
+
+    def commit(self, revision: str) -> str:
+        """The commit of a branch, a tag or a commit; empty if there is none."""
+        return self.tags.get(revision) or self.branches.get(revision) or (revision if revision in self.commits else "")
+
+    def files(self, revision: str) -> dict[str, bytes]:
+        """The files there, but the Hub's own."""
+        found = self.commits[self.commit(revision)][1]
+        return {path: content for path, content in found.items() if path != ".gitattributes"}
+
+    def history(self, branch: str) -> list[str]:
+        """Its commits, newest first."""
+        found, commit = [], self.branches[branch]
+        while commit:
+            found.append(commit)
+            commit = self.commits[commit][0]
+        return found
+
+
+class FakeHub:
+    """What the server holds, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.repos: dict[str, Repo] = {}
+        self.large: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.tokens: set[str] = set()
+        self.created: list[dict[str, Any]] = []
+        self.fail: Fail = lambda number, method, path: ""
+        self.lock = threading.RLock()
+
+    def snapshot(self) -> Any:
+        """What it holds, for `restore`."""
+        return copy.deepcopy((self.repos, self.large))
+
+    def restore(self, snapshot: Any) -> None:
+        """Hold that again, healthy."""
+        with self.lock:
+            self.repos, self.large = copy.deepcopy(snapshot)
+            self.asked.clear()
+            self.fail = lambda number, method, path: ""
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON value or bytes, and headers."""
+        for pattern, function in ROUTES:
+            if found := re.fullmatch(pattern, f"{method} {path}"):
+                return function(self, body, *map(unquote, found.groups()))
+        return 404, {"error": f"no such route: {method} {path}"}, {}
+
+
+def missing(code: str) -> tuple[int, Any, dict[str, str]]:
+    return 404, {"error": code}, {"X-Error-Code": code}
+
+
+def create(hub: FakeHub, body: bytes) -> Any:
+    asked = json.loads(body)
+    repo = f"{'datasets/' if asked.get('type') == 'dataset' else ''}{asked['organization']}/{asked['name']}"
+    hub.created.append(asked)
+    if repo in hub.repos:
+        return 409, {"error": "You already created this model repo", "url": f"{hub.url}/{repo}"}, {}
+    hub.repos[repo] = Repo()
+    return 200, {"url": f"{hub.url}/{repo}"}, {}
+
+
+def refs(hub: FakeHub, body: bytes, repo: str) -> Any:
+    if repo not in hub.repos:
+        return missing("RepoNotFound")
+    known = hub.repos[repo]
+
+    def listed(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
+        return [{"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": c} for n, c in names.items()]
+
+    return 200, {"branches": listed("heads", known.branches), "tags": listed("tags", known.tags), "converts": []}, {}
+
+
+def tree(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
+    known = hub.repos[repo]
+    if not known.commit(revision):
+        return missing("RevisionNotFound")
+    return 200, [entry(p, content) for p, content in known.commits[known.commit(revision)][1].items()], {}
+
+
+def entry(path: str, content: bytes) -> dict[str, Any]:
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    found: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
+    if path.endswith(LARGE) and content:
+        digest = hashlib.sha256(content).hexdigest()
+        found |= {"oid": f"pointer of {digest}", "lfs": {"oid": digest, "size": len(content), "pointerSize": 130}}
+    return found
+
+
+def commits(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
+    day = "2026-01-31T00:00:00.000Z"
+    history = hub.repos[repo].history(revision)
+    return 200, [{"id": c, "title": "", "message": "", "authors": [], "date": day} for c in history], {}
+
+
+def branch(hub: FakeHub, body: bytes, repo: str, name: str) -> Any:
+    known = hub.repos[repo]
+    if name in known.branches:
+        return 409, {"error": "Reference already exists"}, {}
+    known.branches[name] = known.commit(json.loads(body).get("startingPoint", "main"))
+    return 200, {}, {}
+
+
+def tag(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
+    known, name = hub.repos[repo], json.loads(body)["tag"]
+    if name in known.tags:
+        return 409, {"error": "Tag reference exists already"}, {}
+    known.tags[name] = known.commit(revision)
+    return 200, {}, {}
+
+
+def preupload(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
+    known = hub.repos[repo]
+    if revision not in known.branches:
+        return missing("RevisionNotFound")
+    there = known.commits[known.branches[revision]][1]
+
+    def mode(file: dict[str, Any]) -> dict[str, Any]:
+        path = file["path"]
+        found = entry(path, there[path]) if path in there else {}
+        oid = found.get("lfs", found).get("oid")
+        return {
+            "path": path,
+            "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
+            "shouldIgnore": False,
+            "oid": oid,
+        }
+
+    return 200, {"files": [mode(file) for file in json.loads(body)["files"]]}, {}
+
+
+def batch(hub: FakeHub, body: bytes, repo: str) -> Any:
+    objects = []
+    for asked in json.loads(body)["objects"]:
+        actions = {
+            "upload": {"href": f"{hub.url}/large/{asked['oid']}?X-Signature=s3cr3t"},
+            "verify": {"href": f"{hub.url}/verify"},
+        }
+        objects.append(asked if asked["oid"] in hub.large else {**asked, "actions": actions})
+    return 200, {"objects": objects, "transfer": "basic"}, {}
+
+
+def upload(hub: FakeHub, body: bytes, digest: str) -> Any:
+    if hashlib.sha256(body).hexdigest() != digest:
+        return 400, {"error": "content does not match"}, {}
+    hub.large[digest] = body
+    return 200, {}, {}
+
+
+def verify(hub: FakeHub, body: bytes) -> Any:
+    return (200 if json.loads(body)["oid"] in hub.large else 404), {}, {}
+
+
+def commit(hub: FakeHub, body: bytes, repo: str, branch: str) -> Any:
+    known = hub.repos[repo]
+    header, *lines = [json.loads(line) for line in body.splitlines() if line]
+    if branch not in known.branches:
+        return missing("RevisionNotFound")
+    if header["value"].get("parentCommit", known.branches[branch]) != known.branches[branch]:
+        return 412, {"error": "A commit has happened since. Please refresh and try again."}, {}
+    files = dict(known.commits[known.branches[branch]][1])
+    for line in lines:
+        value = line["value"]
+        if line["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "lfsFile":
+            if value["oid"] not in hub.large:
+                return 400, {"error": f"{value['path']} has not been uploaded"}, {}
+            files[value["path"]] = hub.large[value["oid"]]
+        elif files.pop(value["path"], None) is None:
+            return missing("EntryNotFound")
+    made = known.add(branch, files)
+    return 200, {"commitUrl": f"{hub.url}/{repo}/commit/{made}", "commitOid": made}, {}
+
+
+def info(hub: FakeHub, body: bytes, repo: str, revision: str = "main") -> Any:
+    known = hub.repos.get(repo)
+    if known is None:
+        return missing("RepoNotFound")
+    if not known.commit(revision):
+        return missing("RevisionNotFound")
+    at = known.commit(revision)
+    return 200, {"id": repo, "sha": at, "siblings": [{"rfilename": path} for path in known.commits[at][1]]}, {}
+
+
+def resolve(hub: FakeHub, body: bytes, repo: str, revision: str, path: str) -> Any:
+    known = hub.repos.get(repo)
+    if known is None:
+        return missing("RepoNotFound")
+    at = known.commit(revision)
+    if not at:
+        return missing("RevisionNotFound")
+    files = known.commits[at][1]
+    if path not in files:
+        return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": at}
+    found = entry(path, files[path])
+    headers = {"X-Repo-Commit": at, "ETag": f'"{found["oid"]}"'}
+    if "lfs" in found:
+        headers |= {"X-Linked-Etag": f'"{found["lfs"]["oid"]}"', "X-Linked-Size": str(found["size"])}
+    return 200, files[path], headers
+
+
+NAME = r"((?:datasets/)?[^/]+/[^/]+)"
+API = rf"/api/(?:models/|(?=datasets/)){NAME}"  #: a model `me/bot`, or a data set, which is kept as `datasets/me/data`
+ROUTES: list[tuple[str, Callable[..., Any]]] = [
+    (r"POST /api/repos/create", create),
+    (r"POST /api/validate-yaml", lambda hub, body: (200, {"errors": [], "warnings": []}, {})),
+    (rf"GET {API}/refs", refs),
+    (rf"GET {API}/tree/([^/]+)", tree),
+    (rf"GET {API}/commits/([^/]+)", commits),
+    (rf"POST {API}/branch/([^/]+)", branch),
+    (rf"POST {API}/tag/([^/]+)", tag),
+    (rf"POST {API}/preupload/([^/]+)", preupload),
+    (rf"POST {API}/commit/([^/]+)", commit),
+    (rf"POST /{NAME}\.git/info/lfs/objects/batch", batch),
+    (r"PUT /large/(\w+)", upload),
+    (r"POST /verify", verify),
+    (rf"(?:GET|HEAD) {API}/revision/([^/]+)", info),
+    (rf"GET {API}", info),
+    (rf"(?:GET|HEAD) /{NAME}/resolve/([^/]+)/(.+)", resolve),
+]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request: refused, failed or answered."""
+
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer takes 40 ms
+    wbufsize = -1
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except OSError:  # the client was killed or did not wait
+            self.close_connection = True
+
+    def do_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = urlsplit(self.path).path
+        with self.hub.lock:
+            number = len(self.hub.asked)
+            self.hub.asked.append((self.command, path))
+            how = self.hub.fail(number, self.command, path)
+        if how == "reset":
+            return self._drop()
+        if how == "silence":
+            time.sleep(2 * WAIT)
+            return self._drop()
+        if how.isdecimal():
+            return self._send(int(how), {"error": "no such luck"}, {"Retry-After": "1"} if how == "429" else {})
+        if not path.startswith("/large/"):  # signed instead
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                return self._send(401, {"error": "Invalid username or password."}, {})
+            self.hub.tokens.add(self.headers["Authorization"])
+        with self.hub.lock:
+            answer = self.hub.answer(self.command, path, body)
+        if how == "lost":  # it was done, and the one who asked will not know
+            return self._drop()
+        return self._send(*answer)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_any
+
+    def _send(self, status: int, value: Any, headers: dict[str, str]) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _drop(self) -> None:
+        """End the connection as a broken one ends."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """A fake Hub that runs."""
+    fake = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"hub": fake}))
+    server.daemon_threads = True
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield fake
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def impatient(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """That Hub as the one to push to, with a client that waits little and tries once more instead of five times."""
+    import httpx2
+    from huggingface_hub import close_session, constants, set_client_factory
+    from huggingface_hub.utils import http_backoff
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 1)
+    monkeypatch.setitem(http_backoff.__kwdefaults__, "base_wait_time", 0)
+    monkeypatch.setitem(http_backoff.__kwdefaults__, "max_wait_time", 0)
+    set_client_factory(lambda: httpx2.Client(timeout=WAIT, follow_redirects=True))
+    close_session()
+    return hub
+
+
+@pytest.fixture
+def write_version(tmp_path: Path) -> Callable[..., Any]:
+    """Publishes a version with files of its form; returns it."""
+    return writer_of_versions(tmp_path)
+
+
+def writer_of_versions(tmp_path: Path) -> Any:
+    """The same, for another registry."""
+    from llmops.registry.registry import Registry
+    from llmops.state.database import database_at
+
+    registry = Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db"))
+
+    sources = [
+        {"name": name, "kind": "csv", "location": "/home/of/shop.csv", "licence": "", "owner": owner}
+        for name, owner in (("faq", "Service desk"), ("shop", "Sales|Shop"))
+    ]
+
+    def write(number: int, status: str, form: str = "bf16") -> Any:
+        folder = tmp_path / f"made-{number}"
+        adapter, servable = folder / "adapter", folder / "servable"
+        for path in (adapter, servable):
+            path.mkdir(parents=True)
+            (path / "config.json").write_text(json.dumps({"form": form}))
+            (path / "model.safetensors").write_bytes(b"%d weights of %s " % (number, path.name.encode()) + b"." * 50)
+        if form == "nf4":
+            (servable / "adapter").mkdir()
+            (servable / "adapter" / "adapter_model.safetensors").write_bytes(b"%d" % number)
+        (folder / "answers.parquet").write_bytes(b"a person's question")
+        (folder / "features").mkdir()
+        (folder / "features" / "online.db").write_bytes(b"a person's tokens")
+        names = ("adapter", "servable", "answers.parquet", "features")
+        facts = dict.fromkeys(("base_revision", "licence", "interval", "run", "dataset"), "x")
+        facts |= {"status": status, "quantisation": form, "compress": f"c{number}", "base_model": "org/base"}
+        champion = registry.champion()
+        facts |= {"compared_with": champion.name if champion else "base"}
+        stages = [{"artifact": "train/t1", "config": {"method": "qlora"}}]
+        lineage = {"base_model": {"model": "org/base", "revision": "main"}, "stages": stages}
+        lineage |= {"dataset": {"artifact": f"annotate/a{number}"}, "sources": sources}
+        card = f"# bot\n\n## Intended use\n\nanswers\n\n## Training\n\n{number}\n\n## How to load\n\nfrom here\n"
+        decision = json.dumps({"outcome": status, "opponent": facts["compared_with"], "reasons": ["better by 0.123"]})
+        documents = {"README.md": card, "lineage.json": json.dumps(lineage), "decision.json": decision}
+        trees, numbers = {n: folder / n for n in names}, {"compress": facts["compress"]}
+        return registry.publish(facts, trees, lambda v: documents, by="gate", why="test", numbers=numbers)
+
+    write.registry = registry  # type: ignore[attr-defined]
+    return write

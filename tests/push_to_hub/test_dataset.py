@@ -1,0 +1,335 @@
+"""The champion's examples on the Hub: what lies there, what never does, and what the card tells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+from llmops import artifacts
+from llmops.artifacts import Record
+from llmops.config import Annotate, PushToHub
+from llmops.data.annotate.past import Unwritten
+from llmops.data.annotate.stage import run as annotate
+from llmops.erasure.erase import take_rows
+from llmops.errors import HubUnavailableError, RegistryError
+from llmops.push_to_hub import dataset_card
+from llmops.push_to_hub.dataset import look, push
+from llmops.records import Document, Example, content_id, read_rows, schema, write_rows
+from llmops.registry.registry import Registry
+from llmops.release.card import marked
+
+HUB = PushToHub(dataset="me/data")
+REPO = "datasets/me/data"
+MAIL = "anna.lind@example.com"
+TOPICS = ("tents", "boots", "stoves", "ropes", "lamps", "maps", "packs", "skis", "knives", "mats", "bikes", "canoes")
+
+
+def documents(licences: dict[str, str]) -> list[Document]:
+    """A question and its answer on each topic, from two sources; one answer names a person.
+
+    A third source, `re`, asks each of them in other words, if it has a licence.
+    """
+    others = [
+        Document(
+            id=content_id("re", topic),
+            source="re",
+            location="re.csv",
+            position=f"row {number}",
+            question=f"Can {topic} be sent back?",
+            same_as=f"How do I return {topic}?",
+            licence=licences["re"],
+        )
+        for number, topic in enumerate(TOPICS if "re" in licences else ())
+    ]
+    return others + [
+        Document(
+            id=content_id(topic), source=("faq", "shop")[number % 2], location="faq.csv", position=f"row {number}",
+            question=f"How do I return {topic}?", group=topic, licence=licences[("faq", "shop")[number % 2]],
+            answer=f"Bring your {topic} to any shop within {number + 20} days.{'' if number else f' Ask {MAIL}.'}",
+        )
+        for number, topic in enumerate(TOPICS)
+    ]  # fmt: skip
+
+
+class Dated(Unwritten):
+    """Makes all examples new on one day."""
+
+    interval = "2026-01-31"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Callable[..., Path]:
+    """Makes the annotate artifact a1 (or another) of a home, by the stage itself; returns it."""
+
+    def make(key: str = "a1", **licences: str) -> Path:
+        clean, out = (tmp_path / "artifacts" / stage / key for stage in ("clean", "annotate"))
+        write_rows(
+            clean / "documents" / "part.parquet", documents({"faq": "mit", "shop": "CC-BY-4.0", **licences}), Document
+        )
+        funnel = {"in": 3456, "kept": len(TOPICS), "dropped": {"language": 3000, "near_duplicate": 444}}
+        _commit(clean, {}, {"languages": ["en", "de"]}, funnel)
+        config = Annotate(test=0.3, validation=0.2, min_test_items=1)
+        _commit(
+            out,
+            {"clean": f"clean/{key}"},
+            config.hashed(),
+            dict(annotate(config, clean=clean, out=out, ledger=Dated())),
+        )
+        return out
+
+    return make
+
+
+def _commit(path: Path, inputs: dict[str, str], config: dict[str, Any], metrics: dict[str, Any]) -> None:
+    known = {"stage": path.parent.name, "fingerprint": path.name, "inputs": inputs}
+    empty = dict.fromkeys(("interval", "code", "git_commit", "started", "finished"), "")
+    artifacts.commit(path, Record(**known, **empty, config=config, metrics=metrics, files={}))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def registry(write_version: Any, impatient: Any, home: Callable[..., Path]) -> Registry:
+    """v1, champion; not pushed yet."""
+    home()
+    write_version(1, "promoted")
+    found: Registry = write_version.registry
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "artifacts"
+
+
+def bring(registry: Registry, root: Path, config: PushToHub = HUB) -> dict[str, Any]:
+    return push(registry, root, config, root.parent / "events", by="test")
+
+
+def front(card: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(card.decode().split("---\n")[1])
+    return found
+
+
+def test_load_dataset_gives_the_examples_that_the_champion_learned_from(
+    registry: Registry, root: Path, impatient: Any, tmp_path: Path
+) -> None:
+    state = bring(registry, root)
+    assert (state["main"], state["pushed"], state["equal"]) == ("v1", ["main", "v1"], True)
+    repo = impatient.repos[REPO]
+    assert repo.files("main") == repo.files("v1") and impatient.created[0]["visibility"] == "private"
+    for path, content in repo.files("v1").items():
+        (file := tmp_path / "pulled" / path).parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    found = load_dataset(str(tmp_path / "pulled"), cache_dir=str(tmp_path / "cache"))
+    assert list(found) == ["train", "validation"]
+    for split in found:
+        known = read_rows(root / "annotate" / "a1" / f"{split}.parquet", Example)
+        assert [Example(**row) for row in found[split]] == known and known
+        assert found[split].column_names == schema(Example).names
+    assert look(registry, root, HUB)["behind"] == []
+    assert bring(registry, root)["pushed"] == [] and len(repo.history("main")) == 2
+
+
+def test_the_frozen_test_stays_at_home_unless_it_is_asked_for(registry: Registry, root: Path, impatient: Any) -> None:
+    bring(registry, root)
+    tested = read_rows(root / "annotate" / "a1" / "test.parquet", Example)
+    files = impatient.repos[REPO].files("main")
+    everything = b"".join(files.values()) + b"".join(impatient.large.values())
+    assert tested and not [e for e in tested if e.question.encode() in everything]
+    assert f"frozen test, {len(tested)} examples".encode() in files["README.md"]
+    bring(registry, root, HUB.model_copy(update={"dataset_test": True}))
+    files = impatient.repos[REPO].files("main")
+    assert "data/test-00000-of-00001.parquet" in files and b"Do not train on it" in files["README.md"]
+    assert [c["split"] for c in front(files["README.md"])["configs"][0]["data_files"]] == [
+        "train",
+        "validation",
+        "test",
+    ]
+
+
+@pytest.mark.parametrize("licence", ["", "proprietary"])
+def test_a_source_that_may_not_be_passed_on_is_named_and_nothing_is_pushed(
+    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any, licence: str
+) -> None:
+    home(shop=licence)
+    write_version(1, "promoted")
+    for ask in (bring, lambda *given: look(*given, HUB)):
+        with pytest.raises(RegistryError, match=rf"shop \({licence or 'no licence'}, \d+ examples\).*dataset_licences"):
+            ask(write_version.registry, root)
+    assert impatient.repos == {} and impatient.created == [] and impatient.large == {}
+
+
+@pytest.mark.parametrize(
+    ("shop", "wordings", "refused"), [("proprietary", "MIT", "proprietary"), ("", "MIT", "no licence")]
+)
+def test_an_answer_is_not_passed_on_under_the_licence_of_another_wording_of_its_question(
+    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any, shop: str, wordings: str, refused: str
+) -> None:
+    train = read_rows(home(shop=shop, re=wordings) / "train.parquet", Example)
+    answered = {e.licence for e in train if e.source == "re"}
+    assert answered == {"mit", "MIT AND proprietary" if shop else ""}
+    write_version(1, "promoted")
+    with pytest.raises(RegistryError, match=rf"[ ]re \({refused}, \d+ examples\)"):
+        bring(write_version.registry, root)
+    assert impatient.repos == {}
+
+
+def test_all_licences_of_an_example_may_be_named_in_any_case(
+    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any
+) -> None:
+    home(shop="House-Rules", re="MIT")
+    write_version(1, "promoted")
+    bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("Mit", "House-Rules")}))
+    card = impatient.repos[REPO].files("main")["README.md"]
+    assert front(card)["license_name"] == "house-rules-mit" and b"| House-Rules AND MIT |" in card
+
+
+def test_a_licence_of_its_own_may_be_named_and_the_hub_is_told_that_it_is_another(
+    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any
+) -> None:
+    home(shop="House Rules")
+    write_version(1, "promoted")
+    bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("mit", "house rules")}))
+    told = front(impatient.repos[REPO].files("main")["README.md"])
+    assert (told["license"], told["license_name"]) == ("other", "house rules-mit")
+
+
+def test_only_champions_have_examples_there_and_main_follows(
+    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, impatient: Any
+) -> None:
+    bring(registry, root)
+    home("a2")
+    write_version(2, "rejected")
+    assert bring(registry, root)["pushed"] == []
+    home("a3", faq="cc0-1.0")
+    write_version(3, "promoted")
+    assert look(registry, root, HUB)["behind"] == ["main", "v3"]
+    assert bring(registry, root)["pushed"] == ["main", "v3"]
+    repo, tags = impatient.repos[REPO], dict(impatient.repos[REPO].tags)
+    assert list(tags) == ["v1", "v3"] and b"| cc0-1.0 |" in repo.files("main")["README.md"]
+    registry.rollback()
+    assert bring(registry, root)["pushed"] == ["main"]
+    assert repo.files("main") == repo.files("v1") and repo.tags == tags and list(repo.branches) == ["main"]
+
+
+def test_an_override_is_on_the_card(
+    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, impatient: Any
+) -> None:
+    home("a2")
+    write_version(2, "rejected")
+    registry.promote("v2", override="the others answer nobody")
+    bring(registry, root)
+    card = impatient.repos[REPO].files("main")["README.md"].decode()
+    assert "The gate did not pass v2: rejected. It became champion by an override: the others answer nobody" in card
+
+
+def test_an_erasure_takes_the_rows_from_main_and_the_card_says_so(
+    registry: Registry, root: Path, impatient: Any
+) -> None:
+    bring(registry, root)
+    folder = root / "annotate" / "a1"
+    gone = read_rows(folder / "train.parquet", Example)[1]
+    take_rows(folder / "train.parquet", [1])
+    artifacts.amend(folder, {"time": "2026-02-01T00:00:00+00:00", "rows": 7})
+    registry.mark("v1", {"time": "2026-02-01T00:00:00+00:00", "examples": 1}, marked)
+    assert bring(registry, root)["pushed"] == ["main"]
+    files = impatient.repos[REPO].files("main")
+    (root / "pulled.parquet").write_bytes(files["data/train-00000-of-00001.parquet"])
+    assert gone.id not in {e.id for e in read_rows(root / "pulled.parquet", Example)}
+    assert b"| 2026-02-01T00:00:00+00:00 | 7 |" in files["README.md"]
+    assert b'load_dataset("me/data")' in files["README.md"]  # the tag has the rows still
+
+
+def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, impatient: Any) -> None:
+    impatient.answer("POST", "/api/repos/create", b'{"type": "dataset", "organization": "me", "name": "data"}')
+    repo = impatient.repos[REPO]
+    repo.add("main", {"README.md": b"by hand"})
+    assert bring(registry, root)["equal"]
+    repo.add("main", {"data/theirs.parquet": b"theirs"})
+    with pytest.raises(RegistryError, match=r"data/theirs\.parquet.*push_to_hub\.dataset"):
+        bring(registry, root)
+    repo.add("main", {"version.json": b'{"name": "v1", "compress": "of others", "created": "long ago"}'})
+    with pytest.raises(RegistryError, match="do not know"):
+        bring(registry, root)
+    assert list(repo.files("main")) == ["version.json"]
+
+
+def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they_are(
+    registry: Registry, root: Path, impatient: Any
+) -> None:
+    bring(registry, root)
+    folder = root / "annotate" / "a1"
+    take_rows(folder / "train.parquet", [0])
+    with pytest.raises(RegistryError, match=r"train\.parquet is missing or was changed"):
+        bring(registry, root)
+    (folder / "record.json").rename(folder / "gone.json")
+    assert bring(registry, root)["equal"] and impatient.repos[REPO].files("main").keys() >= {"README.md"}
+    impatient.repos.clear()
+    with pytest.raises(RegistryError, match="cannot be pushed"):
+        bring(registry, root)
+
+
+def test_a_push_that_ends_anywhere_leaves_all_or_nothing_and_is_finished_by_the_next(
+    registry: Registry, root: Path, impatient: Any
+) -> None:
+    whole = impatient.snapshot()
+    bring(registry, root)
+    expected, requests = impatient.repos[REPO].files("main"), len(impatient.asked)
+    for last in range(requests):
+        for how in ("500", "lost"):
+            impatient.restore(whole)
+            impatient.fail = lambda number, method, path, last=last, how=how: how if number >= last else ""
+            with pytest.raises((HubUnavailableError, RegistryError)):
+                bring(registry, root)
+            impatient.fail = lambda number, method, path: ""
+            if REPO in impatient.repos:
+                assert impatient.repos[REPO].files("main") in ({}, expected)
+            assert bring(registry, root)["equal"]
+            assert impatient.repos[REPO].files("main") == impatient.repos[REPO].files("v1") == expected
+
+
+def test_the_card_tells_where_the_examples_come_from(registry: Registry, root: Path, impatient: Any) -> None:
+    bring(registry, root)
+    card = impatient.repos[REPO].files("main")["README.md"]
+    told, text = front(card), card.decode()
+    assert DatasetCard(text).data.pretty_name == told["pretty_name"]
+    assert told["license"] == ["cc-by-4.0", "mit"] and told["language"] == ["en", "de"]
+    assert told["size_categories"] == ["n<1K"] and "v1" in told["tags"]
+    record = artifacts.read_record(root / "annotate" / "a1")
+    for split in ("train", "validation"):
+        rows = pq.read_metadata(root / "annotate" / "a1" / f"{split}.parquet").num_rows
+        assert f"| {split} | {rows} | `{record.files[f'{split}.parquet']}` |" in text
+    assert re.search(r"\| faq \| csv \| mit \| Service desk \| \d+ \| \d+ \|\n", text)
+    assert re.search(r"\| shop \| csv \| CC-BY-4.0 \| Sales\\\|Shop \| \d+ \| \d+ \|\n", text)
+    assert "read 3456 documents and kept 12" in text and "| near_duplicate | 444 |" in text
+    assert f"| EMAIL_ADDRESS | {record.metrics['redactions']['EMAIL_ADDRESS']} |" in text
+    assert 'load_dataset("me/data", revision="v1")\n```' in text
+    assert "**promoted** against base" in text and "- better by 0.123\n" in text
+    assert all(f"| `{name}` |" in text for name in schema(Example).names)
+    assert "intervals 2026-01-31 to 2026-01-31 (UTC days), 1 of them" in text
+    assert MAIL not in text and "/home/of" not in text  # nor where the sources lie
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) > 20 and all(line.endswith("|") for line in tables) and "\n\n\n" not in text
+
+
+def test_no_number_on_the_card_is_written_by_hand() -> None:
+    text = Path(dataset_card.__file__).with_name("dataset_card.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", text, flags=re.DOTALL).replace("SHA-256", "")) == []
+
+
+def test_sizes_are_named_as_the_hub_names_them() -> None:
+    assert all(re.fullmatch(r"n<1K|\d+[KMB]<n<\d+[KMB]", name) for name in dataset_card.SIZES)
+    assert sorted(dataset_card.SIZES.values()) == list(dataset_card.SIZES.values())
+
+
+def test_the_licences_by_default_let_others_pass_texts_on() -> None:
+    """In the Hub's spelling, which the front matter needs; none that forbids changes or commercial use."""
+    assert all(re.fullmatch(r"[a-z0-9.-]+", licence) for licence in HUB.dataset_licences)
+    assert not [licence for licence in HUB.dataset_licences if "-nc" in licence or "-nd" in licence]

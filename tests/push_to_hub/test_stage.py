@@ -1,0 +1,201 @@
+"""The stage as the pipeline runs it, and `llmops models push`: a finished push is no proof that it still holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops import artifacts, pipeline
+from llmops.artifacts import Record
+from llmops.cli import main
+from llmops.config import Config, load
+from llmops.errors import ConfigError, LlmopsError
+from llmops.records import Example, write_rows
+
+
+def finish(config: Config, stage: str, inputs: dict[str, str], files: dict[str, Any]) -> Path:
+    path = config.artifacts / stage / f"{stage}-1"
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / name).write_text(json.dumps(content))
+    known = {"stage": stage, "fingerprint": path.name, "inputs": inputs, "interval": "2026-01-31", "code": "c0de"}
+    empty = {"config": {}, "metrics": {}, "files": {}, "git_commit": "", "started": "", "finished": "2026-01-31"}
+    artifacts.commit(path, Record(**known, **empty))  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def config(write_version: Any, impatient: Any, tmp_path: Path) -> Config:
+    """v1 promoted; a release and its deployment are finished."""
+    write_version(1, "promoted")
+    return Config(home=tmp_path, release={"name": "bot"}, push_to_hub={"repo": "me/bot"})
+
+
+@pytest.fixture
+def inputs(config: Config) -> dict[str, Path]:
+    release = finish(config, "release", {}, {"decision.json": {"registry": "/where/it/was", "model": "bot"}})
+    deploy = finish(config, "deploy", {"release": "release/release-1"}, {"deployment.json": {"state": "served"}})
+    return {"release": release, "deploy": deploy}
+
+
+def run(config: Config, inputs: dict[str, Path]) -> dict[str, Any]:
+    path = pipeline.run_stage("push_to_hub", config, "2026-01-31", inputs)
+    document: dict[str, Any] = json.loads((path / "push.json").read_text())
+    return document
+
+
+def test_it_is_the_last_stage_and_a_task_of_its_own() -> None:
+    assert list(pipeline.STAGES)[-2:] == ["deploy", "push_to_hub"]
+    assert "deploy" in pipeline.STAGES["push_to_hub"].inputs
+
+
+def test_a_finished_push_is_skipped_only_while_the_hub_still_holds_it(
+    config: Config, inputs: dict[str, Path], write_version: Any, impatient: Any
+) -> None:
+    first = run(config, inputs)
+    assert (first["state"], first["main"], first["pushed"]) == ("pushed", "v1", ["v1.x", "v1", "main"])
+    path = pipeline.plan("push_to_hub", config, "2026-01-31", inputs).path
+    written = (path / "record.json").read_bytes()
+    assert run(config, inputs) == first and (path / "record.json").read_bytes() == written
+    write_version(2, "promoted")
+    assert run(config, inputs)["main"] == "v2"
+    write_version.registry.rollback()
+    assert run(config, inputs)["main"] == "v1"
+    write_version.registry.rollback()
+    assert run(config, inputs)["main"] == "v2"
+    impatient.repos.clear()  # somebody deleted the repository
+    assert run(config, inputs)["main"] == "v2"
+
+
+def test_a_push_that_failed_leaves_no_finished_artifact_and_is_done_by_a_retry(
+    config: Config, inputs: dict[str, Path], impatient: Any
+) -> None:
+    impatient.fail = lambda number, method, path: "500" if path.endswith("/commit/main") else ""
+    with pytest.raises(LlmopsError):
+        run(config, inputs)
+    plan = pipeline.plan("push_to_hub", config, "2026-01-31", inputs)
+    assert not plan.done
+    impatient.fail = lambda number, method, path: ""
+    assert run(config, inputs)["main"] == "v1"
+    token = b"x1x1"
+    assert not [p for p in config.home.rglob("*") if p.is_file() and token in p.read_bytes()]
+
+
+def test_without_a_repository_nothing_is_asked_and_without_a_token_it_fails(
+    config: Config, inputs: dict[str, Path], impatient: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(LlmopsError, match="HF_TOKEN"):
+        run(config, inputs)
+    none = config.model_copy(update={"push_to_hub": config.push_to_hub.model_copy(update={"repo": ""})})
+    assert run(none, inputs) == run(none, inputs) == {"state": "no repository"}
+    assert impatient.asked == []
+
+
+@pytest.fixture
+def examples(config: Config) -> Path:
+    """What v1 learned from: one example of each split."""
+    path = config.artifacts / "annotate" / "a1"
+    for split in ("train", "validation", "test"):
+        fields = dict.fromkeys(("id", "question", "answer", "group", "source", "location", "position"), f"a {split}")
+        write_rows(path / f"{split}.parquet", [Example(**fields, split=split, licence="mit")], Example)
+    empty = {"config": {}, "inputs": {}, "files": {}, "git_commit": "", "started": "", "finished": "", "code": ""}
+    counts = {"train": 1, "validation": 1, "test": 1, "groups": 3, "dropped": {}, "redactions": {}}
+    known = {"stage": "annotate", "fingerprint": "a1", "interval": "2026-01-31", "metrics": counts}
+    artifacts.commit(path, Record(**known, **empty))  # type: ignore[arg-type]
+    return path
+
+
+def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_skipped(
+    config: Config, inputs: dict[str, Path], examples: Path, impatient: Any
+) -> None:
+    hub = config.push_to_hub.model_copy(update={"dataset": "me/data"})
+    config = config.model_copy(update={"push_to_hub": hub})
+    first = run(config, inputs)
+    assert (first["main"], first["dataset"]["main"]) == ("v1", "v1")
+    assert run(config, inputs) == first
+    del impatient.repos["datasets/me/data"]
+    assert run(config, inputs)["dataset"]["pushed"] == ["main", "v1"]
+    del impatient.repos["datasets/me/data"]
+    alone = config.model_copy(update={"push_to_hub": hub.model_copy(update={"repo": ""})})
+    assert run(alone, inputs)["dataset"]["pushed"] == ["main", "v1"]
+    write_rows(examples / "train.parquet", [], Example)  # whoever damages it
+    del impatient.repos["datasets/me/data"]
+    with pytest.raises(LlmopsError, match="was changed"):
+        run(alone, inputs)
+
+
+def test_the_command_line_tells_of_the_examples(
+    config: Config, examples: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
+    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__DATASET", "me/data")
+    assert main(["models", "push", "--check"]) == 1
+    assert "main of me/data: no examples; champion: v1\nbehind: main, v1" in capsys.readouterr().out
+    assert main(["models", "push", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["main"], found["dataset"]["main"], found["dataset"]["repo"]) == ("v1", "v1", "me/data")
+    assert main(["models", "push", "--check"]) == 0 and "main of me/bot" in capsys.readouterr().out
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "")
+    assert main(["models", "push"]) == 0 and "me/bot" not in capsys.readouterr().out
+
+
+def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
+    config: Config, write_version: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
+    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
+
+    def llmops(*words: str) -> tuple[int, str, str]:
+        status = main(["models", *words])
+        return status, *capsys.readouterr()
+
+    status, out, _ = llmops("push", "--check")
+    assert status == 1 and "no model" in out and "behind: v1.x, v1, main" in out
+    status, out, _ = llmops("push", "--json")
+    assert status == 0 and json.loads(out)["main"] == "v1"
+    assert llmops("push", "--check")[0] == 0
+    write_version(2, "promoted")
+    status, _, err = llmops("rollback")
+    assert status == 0 and "me/bot" in err and "models push" in err
+    assert "models push" in llmops("promote", "v2")[2]
+    assert llmops("push", "--check")[0] == 1
+    status, out, _ = llmops("push")
+    assert status == 0 and "main of me/bot: v2; champion: v2" in out
+    assert llmops("push", "v1")[0] == 1 and llmops("list", "--check")[0] == 1
+
+
+def test_the_wrong_database_changes_nothing_on_the_hub(
+    config: Config, inputs: dict[str, Path], impatient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run(config, inputs)
+    before = dict(impatient.repos["me/bot"].branches)
+    state = config.state.model_copy(update={"url": f"sqlite:///{tmp_path}/fresh.db"})
+    with pytest.raises(LlmopsError, match=r"holds v1, .*state\.url"):
+        run(config.model_copy(update={"state": state}), inputs)
+    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
+    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
+    monkeypatch.setenv("LLMOPS_STATE__URL", f"sqlite:///{tmp_path}/fresh.db")
+    assert main(["models", "push"]) == 1 and "holds v1" in capsys.readouterr().err
+    assert impatient.repos["me/bot"].branches == before
+
+
+@pytest.mark.parametrize("old", ["hub_repo", "private"])
+def test_the_keys_of_0_1_0_are_named_with_their_new_place(tmp_path: Path, old: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"release: {{{old}: true}}\n")
+    with pytest.raises(ConfigError, match=r"push_to_hub\."):
+        load(file, environ={})
+
+
+def test_a_repository_has_an_owner() -> None:
+    with pytest.raises(ConfigError, match=r"push_to_hub\.repo"):
+        load(overrides={"push_to_hub": {"repo": "bot"}}, environ={})

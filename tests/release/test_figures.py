@@ -1,0 +1,50 @@
+"""What a side of a trial has done, by caller: it adds up, survives being written, and stays small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmops.release.figures import GROUPS, Figures, group_of
+
+
+def test_figures_of_replicas_add_up_and_survive_being_written() -> None:
+    one, two = Figures(), Figures()
+    for n in range(1, 100):
+        (one if n % 3 else two).add(f"caller {n % 7}", n / 100, n, 5, rejected=n % 50 == 0)
+    one.fail("caller 1")
+    for _ in range(3):
+        two.fail("caller 2")
+    one.rate("caller 1", up=1)
+    two.rate("caller 1", down=1, corrected=1)
+    both = one + two
+    assert (both.answered, both.failed, both.rejected, both.requests) == (99, 4, 1, 103)
+    assert both.quantile_s(0.5) == pytest.approx(0.5, rel=0.03)
+    assert both.quantile_s(0.95) == pytest.approx(0.94, rel=0.03)
+    told = both.summary()
+    assert (told["callers"], told["up"], told["down"], told["corrected"]) == (7, 1, 1, 1)
+    again = Figures.of(json.loads(json.dumps(both.document())))
+    assert again.document() == both.document() and again.summary() == told
+    assert Figures().summary()["latency_ms"] == {"p50": None, "p95": None}
+
+
+def test_what_was_said_can_be_taken_back() -> None:
+    figures = Figures()
+    figures.rate("a", up=1)
+    figures.rate("a", up=-1, down=1)
+    assert (figures.summary()["up"], figures.summary()["down"]) == (0, 1)
+
+
+def test_a_million_callers_take_no_more_room_than_the_groups() -> None:
+    figures = Figures()
+    for n in range(20_000):
+        figures.fail(f"{n:08x}")
+    assert len(figures.callers) == GROUPS and figures.failed == 20_000
+
+
+def test_nothing_of_a_callers_key_is_in_what_is_written() -> None:
+    figures = Figures()
+    figures.add("ab12cd34", 1.0, 5, 5)
+    assert "ab12cd34" not in json.dumps(figures.document())
+    assert group_of("ab12cd34") == group_of("ab12cd34") and 0 <= int(group_of("ab12cd34")) < GROUPS

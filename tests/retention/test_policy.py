@@ -1,0 +1,95 @@
+"""What is kept, for all homes: closed under inputs, the newest among it, and no more than was promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops import pipeline
+from llmops.artifacts import Record
+from llmops.registry.decisions import UNDECIDED
+from llmops.registry.version import Version
+from llmops.retention import policy
+from llmops.retention.policy import Artifact
+
+STAGES = list(pipeline.STAGES)
+
+
+def record(stage: str, key: str, inputs: dict[str, str]) -> Record:
+    return Record(stage, key, {}, inputs, "", "", {}, {}, "", "", "")
+
+
+@st.composite
+def homes(draw: st.DrawFn) -> dict[str, Artifact]:
+    """Artifacts that were made from others before them, some of which are not there any more."""
+    found: dict[str, Artifact] = {}
+    for stage in STAGES:
+        for number in range(draw(st.integers(0, 4))):
+            inputs = {}
+            for source in pipeline.STAGES[stage].inputs:
+                made = [ref for ref in found if ref.startswith(f"{source}/")]
+                inputs[source] = draw(st.sampled_from([*made, f"{source}/gone"]))
+            used = draw(st.integers(0, 30))
+            found[f"{stage}/{number}"] = Artifact(record(stage, str(number), inputs), policy.DAY_S * used)
+    return found
+
+
+@given(homes(), st.integers(1, 4), st.integers(0, 31), st.data())
+def test_what_is_kept_is_whole_and_holds_the_newest_and_nothing_without_a_reason(
+    found: dict[str, Artifact], runs: int, since: int, data: st.DataObject
+) -> None:
+    since *= policy.DAY_S
+    newest = policy.newest(found, runs, since)
+    kept = policy.with_inputs(newest, newest, found)
+    refs = data.draw(st.lists(st.sampled_from(sorted(found)), max_size=3)) if found else []
+    served = policy.with_rows_of(kept, "bot v1", refs, found)
+    assert {ref for ref, artifact in found.items() if artifact.used >= since} <= newest.keys()
+    for stage in STAGES:
+        used = sorted((a.used for r, a in found.items() if r.startswith(f"{stage}/")), reverse=True)
+        mine = [found[ref].used for ref in newest if ref.startswith(f"{stage}/")]
+        assert sorted(mine, reverse=True)[:runs] == used[:runs]
+        assert len(mine) <= runs or min(mine) >= since
+    for ref in kept:  # a run finds all that it needs
+        assert {s for s in found[ref].record.inputs.values() if s in found} <= kept.keys()
+    for ref in served:  # and an erasure follows every row to what is kept
+        rows = {s for n, s in found[ref].record.inputs.items() if s in found and n in policy.ROWS}
+        assert rows <= served.keys()
+    assert {ref for ref in refs if ref.partition("/")[0] in policy.ROWS} <= served.keys() and all(served.values())
+    extra = served.keys() - kept.keys()
+    assert all(ref.partition("/")[0] in policy.ROWS for ref in extra)  # no weights for a version's sake
+
+
+def version(number: int, against: str, status: str) -> Version:
+    facts: dict[str, Any] = dict.fromkeys(
+        ("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset", "created"), ""
+    )
+    return Version(
+        name=f"v{number}", path=Path("x"), status=status, compared_with=against, compress=f"c{number}", **facts
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 9), st.sampled_from(["promoted", "rejected", UNDECIDED])), max_size=10),
+    st.dictionaries(st.sampled_from(["champion", "previous", "candidate", "canary"]), st.integers(1, 10)),
+    st.integers(1, 4),
+    st.sets(st.integers(1, 10), max_size=3),
+)
+def test_served_undecided_and_newest_versions_stay_with_those_they_are_compared_with(
+    made: list[tuple[int, str]], aliases: dict[str, int], newest: int, compress: set[int]
+) -> None:
+    known = [
+        version(n, f"v{min(against, n - 1)}" if min(against, n - 1) > 0 else "base", status)
+        for n, (against, status) in enumerate(made, 1)
+    ]
+    named = {alias: f"v{number}" for alias, number in aliases.items()}
+    kept = policy.versions(known, named, newest, {f"c{n}" for n in compress})
+    assert kept.keys() >= set(named.values()) | {v.name for v in known[-newest:]}
+    assert kept.keys() >= {v.name for v in known if v.status == UNDECIDED}
+    asked = [v for v in known if v.name in named.values() or v.compress in {f"c{n}" for n in compress}]
+    opponents = {v.compared_with for v in asked} - {"base"}
+    assert kept.keys() >= opponents
+    promised = {*named.values(), *opponents} | {v.name for v in known[-newest:] if v}
+    assert {v.name for v in known if v.name in kept and v.status != UNDECIDED} <= promised

@@ -1,0 +1,150 @@
+"""A stage that fails, on the way that every orchestrator takes: the event, the kind of error, the exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from llmops import cli, pipeline
+from llmops.config import Config, load
+from llmops.config.schedule import Limited
+from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceError, SourceUnavailableError, TimeLimitError
+from llmops.monitoring.events import ALERT, PIPELINE
+from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.spool import Spool, drain
+from llmops.pipeline import STAGES, Stage, run_stage
+from llmops.schedule.alerts import FAILED, LATE, alert
+
+DAY = "2026-01-31"
+
+
+@pytest.fixture
+def collect(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The module of a stage `collect` that does what its `raises` says."""
+    module = types.ModuleType("stand_in")
+
+    def run(config: Any, *, interval: str, out: Path) -> dict[str, Any]:
+        raise module.raises
+
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stand_in", module)
+    monkeypatch.setattr(pipeline, "STAGES", {"collect": Stage("stand_in", interval=True)})
+    return module
+
+
+def settings(home: Path) -> Config:
+    return load(environ={"LLMOPS_HOME": str(home)})
+
+
+def stored(config: Config, dataset: str) -> list[dict[str, Any]]:
+    drain(config.events, config.monitoring)
+    return list(LocalStore(config.events).find(dataset))
+
+
+def test_a_failure_is_an_event_that_says_which_try_and_why(collect: Any, tmp_path: Path) -> None:
+    collect.raises = SourceError("source faq yields nothing")
+    with pytest.raises(SourceError):
+        run_stage("collect", settings(tmp_path), DAY, run="r1", attempt=3)
+    [event] = stored(settings(tmp_path), PIPELINE)
+    wanted = {
+        "event.action": "collect",
+        "event.outcome": "failure",
+        "error.type": "SourceError",
+        "error.message": "source faq yields nothing",
+        "llmops.interval": DAY,
+        "llmops.run": "r1",
+        "llmops.attempt": 3,
+        "llmops.transient": False,
+    }
+    assert {name: event[name] for name in wanted} == wanted and event["event.duration"] >= 0
+
+
+def test_what_a_library_raises_gets_our_words_and_keeps_its_own_as_the_cause(collect: Any, tmp_path: Path) -> None:
+    collect.raises = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DiskFullError, match="A disk is full.*No space left") as caught:
+        run_stage("collect", settings(tmp_path), DAY)
+    assert caught.value.__cause__ is collect.raises
+    collect.raises = TypeError("a defect")
+    with pytest.raises(TypeError, match="a defect"):
+        run_stage("collect", settings(tmp_path), DAY)
+    assert [e["llmops.transient"] for e in stored(settings(tmp_path), PIPELINE)] == [True, False]
+
+
+def test_an_error_that_cannot_tell_its_text_is_an_event_all_the_same(collect: Any, tmp_path: Path) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise ConnectionRefusedError("no JVM")
+
+    collect.raises = Speechless()
+    with pytest.raises(Speechless):
+        run_stage("collect", settings(tmp_path), DAY)
+    [event] = stored(settings(tmp_path), PIPELINE)
+    assert event["error.type"] == "Speechless" and "ConnectionRefusedError" in event["error.message"]
+
+
+def test_when_the_event_cannot_be_written_the_stages_own_error_is_told(
+    collect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    collect.raises = SourceError("source faq yields nothing")
+    monkeypatch.setattr(Spool, "append", full)
+    with pytest.raises(SourceError, match="faq"):
+        run_stage("collect", settings(tmp_path), DAY)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(SourceUnavailableError("away"), 75), (TimeLimitError("long"), 75), (SourceError("none"), 1)]
+)
+def test_the_exit_status_tells_what_may_pass(
+    collect: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, error: LlmopsError, status: int
+) -> None:
+    collect.raises = error
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    assert cli.main(["run", "collect", "--interval", DAY]) == status
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"llmops: {error}"
+    assert os.EX_TEMPFAIL == 75
+
+
+@pytest.mark.parametrize("pair", ["collect", "colect=/x", "collect="])
+def test_a_misspelt_input_is_named(pair: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    assert cli.main(["run", "clean", "--input", pair]) == 1
+    assert f"--input '{pair}'" in capsys.readouterr().err
+
+
+def test_an_alert_of_a_run_is_stored_once_and_again_after_it_was_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    for rule, cleared in ((FAILED, 0), (FAILED, 0), (LATE, 0), (FAILED, 1)):
+        alert(rule, "llmops_pipeline", "r1", cleared, "The run r1 failed.", {})
+    found = stored(settings(tmp_path), ALERT)
+    assert sorted(event["rule.name"] for event in found) == [FAILED, FAILED, LATE]
+
+
+def test_a_configuration_that_cannot_be_read_silences_no_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.yaml").write_text("train: {sed: 1}")
+    monkeypatch.setenv("LLMOPS_CONFIG", str(tmp_path / "broken.yaml"))
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "home"))
+    alert(FAILED, "llmops_pipeline", "r1", 0, "The run r1 failed.", {})
+    assert len(stored(settings(tmp_path / "home"), ALERT)) == 1
+
+
+def test_a_limit_of_one_stage_leaves_the_others_what_they_have() -> None:
+    schedule = load(environ={"LLMOPS_SCHEDULE__TIMEOUTS": json.dumps({"train": 5})}).schedule
+    assert [schedule.seconds(name) for name in ("train", "tune", "collect")] == [300, 1440 * 60, 240 * 60]
+    with pytest.raises(ConfigError, match="trian"):
+        load(environ={"LLMOPS_SCHEDULE__TIMEOUTS": json.dumps({"trian": 5})})
+
+
+def test_every_stage_can_have_a_limit() -> None:
+    assert set(STAGES) == set(get_args(Limited)) - {"batch", "review"}

@@ -1,0 +1,163 @@
+"""A time limit ends everything: children that ignore signals, code that catches all errors, native code that hangs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmops.errors import TimeLimitError
+from llmops.schedule.limit import time_limit
+
+# ignores SIGTERM, and so does its own child, which is in a session of its own
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+code = "import os, sys, time; open(sys.argv[1] + '.child', 'w').write(f'{os.getpid()}.'); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code, sys.argv[1]], start_new_session=True)
+open(sys.argv[1], "w").write(f"{os.getpid()}.")
+time.sleep(600)
+"""
+
+
+def stubborn(ready: Path) -> list[psutil.Process]:
+    """A child and its child, once both ignore SIGTERM."""
+    subprocess.Popen([sys.executable, "-c", STUBBORN, str(ready)])
+    return [psutil.Process(pid) for pid in started(ready)]
+
+
+def started(ready: Path) -> list[int]:
+    files = [ready, ready.with_name(f"{ready.name}.child")]
+    while not all(file.is_file() and file.read_text().endswith(".") for file in files):
+        time.sleep(0.02)
+    return [int(file.read_text()[:-1]) for file in files]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_what_ends_in_time_goes_on_undisturbed() -> None:
+    old = signal.getsignal(signal.SIGALRM)
+    with time_limit("It", 600):
+        value = 1
+    assert value == 1 and signal.getsignal(signal.SIGALRM) is old and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert all("llmops.schedule.limit" not in child.cmdline() for child in _children())
+
+
+def _children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if not is_gone(child)]
+
+
+def test_children_that_ignore_sigterm_end_with_the_block_and_nobody_else(tmp_path: Path) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    family: list[psutil.Process] = []
+    try:
+        with pytest.raises(TimeLimitError, match="stage clean.*schedule.timeouts"), time_limit("The stage clean", 600):
+            family = stubborn(tmp_path / "ready")
+            signal.raise_signal(signal.SIGALRM)  # the time is over
+            time.sleep(600)
+        assert len(family) == 2 and all(is_gone(member) for member in family)
+        assert bystander.poll() is None  # what ran before is not the block's
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_an_error_of_what_is_torn_down_does_not_hide_that_the_time_is_over() -> None:
+    """Spark's own stop fails once its JVM was killed."""
+    with pytest.raises(TimeLimitError, match="stage clean") as caught, time_limit("The stage clean", 600):
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        finally:
+            raise ConnectionRefusedError("no JVM")
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    with pytest.raises(ConnectionRefusedError), time_limit("The stage clean", 600):
+        raise ConnectionRefusedError("no JVM")  # in time: its own
+
+
+DAEMON = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], start_new_session=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere init adopts it")
+def test_a_daemon_whose_parent_has_ended_ends_with_the_block(tmp_path: Path) -> None:
+    with pytest.raises(TimeLimitError), time_limit("It", 600):
+        subprocess.run([sys.executable, "-c", DAEMON, STUBBORN, str(tmp_path / "ready")], check=True)
+        family = [psutil.Process(pid) for pid in started(tmp_path / "ready")]
+        signal.raise_signal(signal.SIGALRM)
+        time.sleep(600)
+    assert len(family) == 2 and all(is_gone(member) for member in family)
+
+
+def test_code_that_tries_again_after_every_error_does_not_after_this_one() -> None:
+    with pytest.raises(TimeLimitError), time_limit("It", 0.3):
+        while True:
+            try:
+                time.sleep(600)
+            except Exception:
+                continue
+
+
+def test_an_alarm_that_somebody_else_has_set_comes_after_the_block() -> None:
+    seen: list[int] = []
+    old = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        with time_limit("It", 300):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] <= 300
+        assert 590 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600 and seen == []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+HANGING = """
+import ctypes, subprocess, sys, time
+from llmops.schedule import limit
+limit.GRACE_S = 1.0
+with limit.time_limit("The stage train", 5):
+    subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.{library}(None).pthread_mutex_lock
+    lock(mutex), lock(mutex)  # a deadlock, as two libraries of threads make one
+"""
+
+
+@pytest.mark.parametrize("library", ["PyDLL", "CDLL"], ids=["holds the interpreter", "lets others run"])
+def test_native_code_that_never_returns_is_killed_with_its_children(library: str, tmp_path: Path) -> None:
+    code, ready = HANGING.format(library=library), tmp_path / "ready"
+    done = subprocess.run([sys.executable, "-c", code, STUBBORN, str(ready)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert "The stage train hangs" in done.stderr
+    assert [pid for pid in started(ready) if psutil.pid_exists(pid) and not is_gone(psutil.Process(pid))] == []
+
+
+def test_in_another_thread_what_ends_in_time_ends_well() -> None:
+    said: list[str] = []
+
+    def work() -> None:
+        with time_limit("It", 600):
+            said.append("done")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said == ["done"]
+
+
+def test_without_a_limit_nothing_is_started() -> None:
+    before = {child.pid for child in _children()}
+    with time_limit("It", 0):
+        assert {child.pid for child in _children()} <= before

@@ -1,0 +1,287 @@
+"""The one database: whole or not at all, for many processes, on SQLite and on a PostgreSQL that the tests start."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from llmops import cli
+from llmops.config import load
+from llmops.errors import ConfigError, StateError, StateUnavailable
+from llmops.state import database as module
+from llmops.state.database import HEAD, Database, database_of
+from llmops.state.tables import REVISION, aliases, audit, changes, metadata, trial_counts
+
+spawn = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    fresh: Callable[[], str] = request.getfixturevalue("postgresql")
+    return fresh()
+
+
+def note(connection: sa.Connection, action: str) -> None:
+    row = {"time": "2026-01-31", "by": "t", "target": "", "outcome": "success", "fields": {}}
+    connection.execute(sa.insert(audit).values(action=action, **row))
+
+
+def actions(url: str) -> list[str]:
+    with Database(url).read() as connection:
+        return list(connection.scalars(sa.select(audit.c.action).order_by(audit.c.id)))
+
+
+def test_the_first_to_open_it_makes_the_tables_that_the_code_knows(url: str) -> None:
+    for database in (Database(url), Database(url)):  # and the second finds them
+        with database.read() as connection:
+            names = set(sa.inspect(connection).get_table_names()) - {REVISION, "sqlite_sequence"}
+            assert names == set(metadata.tables)
+            context = MigrationContext.configure(connection, opts={"version_table": REVISION, "compare_type": True})
+            assert compare_metadata(context, metadata) == []
+            assert context.get_current_revision() == HEAD
+
+
+def test_counts_in_a_form_that_is_read_no_more_are_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda settings, _: upgrade(settings, "0001"))
+        with Database(url).change() as connection:
+            row = {"model": "bot", "started": "now", "replica": "one", "counts": {"requests": 3}, "updated": "now"}
+            connection.execute(sa.insert(trial_counts).values(row))
+    with Database(url).read() as connection:
+        assert connection.execute(sa.select(trial_counts)).all() == []
+        assert MigrationContext.configure(connection, opts={"version_table": REVISION}).get_current_revision() == HEAD
+
+
+def test_nothing_is_opened_before_it_is_used(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'a' / 'state.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    with Database(f"sqlite:///{tmp_path / 'state.db'}").change() as connection:
+        note(connection, "a")
+        files = [path for path in tmp_path.iterdir() if path.name.startswith("state.db")]
+        assert len(files) == 3 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_a_change_that_fails_leaves_nothing(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(ZeroDivisionError), database.change() as connection:
+        note(connection, "lost")
+        1 / 0  # noqa: B018
+    with database.change() as connection:
+        note(connection, "kept")
+    assert actions(url) == ["kept"]
+
+
+def test_values_that_json_has_not_are_kept_as_null(url: str) -> None:
+    row = {"model": "m", "time": "t", "by": "b", "why": "w", "aliases": {}}
+    with Database(url).change() as connection:
+        connection.execute(sa.insert(changes).values(**row, numbers={"p": float("nan"), "q": [float("inf"), 1]}))
+        assert connection.scalar(sa.select(changes.c.numbers)) == {"p": None, "q": [None, 1]}
+
+
+def count_up(url: str, times: int) -> None:
+    """Read a number, wait a moment, write the next: without one order of all writers, some would be lost."""
+    database = Database(url)
+    for _ in range(times):
+        with database.change() as connection:
+            number = connection.scalar(sa.select(aliases.c.version).where(aliases.c.model == "m"))
+            time.sleep(0.001)
+            if number is None:
+                connection.execute(sa.insert(aliases).values(model="m", alias="a", version="1"))
+            else:
+                connection.execute(sa.update(aliases).values(version=str(int(number) + 1)))
+            note(connection, "count")
+
+
+def test_processes_that_open_it_at_once_and_write_lose_nothing(url: str) -> None:
+    workers = [spawn.Process(target=count_up, args=(url, 15)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    with Database(url).read() as connection:
+        assert connection.scalar(sa.select(aliases.c.version)) == "60"
+    assert len(actions(url)) == 60
+
+
+DIE = """
+import os, signal, sys
+import sqlalchemy as sa
+from llmops.state import database
+from llmops.state.tables import audit
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "making":
+    from alembic import command
+    upgrade = command.upgrade  # all tables are there after it, but not committed
+    command.upgrade = lambda *args: (upgrade(*args), die())
+with database.Database(sys.argv[1]).change() as connection:
+    connection.execute(sa.insert(audit).values(time="", action="dead", by="", target="", outcome="", fields={}))
+    die()
+"""
+
+
+@pytest.mark.parametrize("when", ["making", "writing"])
+def test_killed_in_the_middle_it_is_as_it_was_before(url: str, when: str) -> None:
+    if when == "writing":
+        with Database(url).change() as connection:
+            note(connection, "before")
+    done = subprocess.run([sys.executable, "-c", DIE, url, when], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    with Database(url).change() as connection:
+        note(connection, "after")
+    assert actions(url) == (["before", "after"] if when == "writing" else ["after"])
+
+
+def test_a_reader_waits_for_no_writer(url: str) -> None:
+    database = Database(url)
+    with database.change() as connection:
+        note(connection, "a")
+        assert actions(url) == []
+    assert actions(url) == ["a"]
+
+
+def test_a_fork_does_not_use_its_parents_connections(url: str) -> None:
+    database = Database(url)
+    with database.change() as connection:
+        note(connection, "parent")
+        pid = os.fork()
+        if pid == 0:
+            with database.read() as own:
+                seen = own.scalar(sa.select(sa.func.count()).select_from(audit))
+            os._exit(0 if seen == 0 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert actions(url) == ["parent"]
+
+
+def test_another_file_in_its_place_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    database = Database(f"sqlite:///{file}")
+    for action in ("first", "second"):
+        with database.change() as connection:
+            note(connection, action)
+        assert actions(f"sqlite:///{file}") == [action]
+        for path in tmp_path.glob("state.db*"):
+            path.unlink()
+
+
+def test_a_database_that_a_newer_release_made_is_left_alone(url: str) -> None:
+    with Database(url).change() as connection:
+        connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '9999'")
+    with pytest.raises(StateError, match="newer llmops.*9999"), Database(url).read():
+        pass
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    file.write_bytes(b"no database at all, though it is long enough to be one" * 100)
+    with pytest.raises(StateError, match=f"{file} is damaged"), Database(f"sqlite:///{file}").read():
+        pass
+
+
+def test_a_file_damaged_within_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    database = Database(f"sqlite:///{file}")
+    with database.change() as connection:
+        for number in range(3000):
+            note(connection, f"a{number}")
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = bytearray(file.read_bytes())
+    data[20 * 4096 : 60 * 4096] = os.urandom(40 * 4096)
+    file.write_bytes(data)
+    with pytest.raises(StateError, match="damaged"):
+        actions(f"sqlite:///{file}")
+
+
+def test_where_no_file_can_be_made_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file where a folder should be")
+    with pytest.raises(StateUnavailable, match="cannot be made"), Database(f"sqlite:///{tmp_path}/home/s.db").read():
+        pass
+
+
+def test_a_writer_that_finds_it_busy_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 1)
+    one, other = Database(url), Database(url)
+    with one.change(), pytest.raises(StateUnavailable, match="busy"), other.change():
+        pass
+    with other.change() as connection:
+        note(connection, "later")
+    assert actions(url) == ["later"]
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    url = "postgresql://ana:${PW}@127.0.0.1:9/llmops"
+    with pytest.raises(StateUnavailable) as error, Database(url, {"PW": "p@ss/w"}).read():
+        pass
+    assert "127.0.0.1:9" in str(error.value) and "p@ss" not in str(error.value) + repr(error.value.__cause__)
+
+
+def test_a_password_with_signs_of_urls_gets_through(postgresql: Callable[[], str]) -> None:
+    with pytest.raises(StateUnavailable) as error, Database(postgresql(), {"TEST_PG_PASSWORD": "wr@ng/pw"}).read():
+        pass
+    assert "wr@ng" not in str(error.value)
+
+
+def test_the_configuration_names_it(tmp_path: Path) -> None:
+    home = {"LLMOPS_HOME": str(tmp_path)}
+    assert load(environ=home).database == f"sqlite:///{tmp_path}/state.db"
+    assert database_of(load(environ=home)) is database_of(load(environ=home))
+    url = "postgresql://llmops:${PW}@db/llmops"
+    assert load(environ={**home, "LLMOPS_STATE__URL": url}).database == url
+    with pytest.raises(ConfigError, match="set PW"):
+        Database(url, {})
+
+
+@pytest.mark.parametrize("wrong", ["mysql://db/x", "sqlite://", "sqlite:///", "state.db", "postgresql://a:secret@db/x"])
+def test_another_url_is_refused_when_the_configuration_is_loaded(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(ConfigError, match="state.url"):
+        load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_STATE__URL": wrong})
+
+
+def test_the_doctor_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def says(url: str = "") -> tuple[bool, str]:
+        words = ["doctor", "--json", "--set", f"home={tmp_path}", *(["--set", f"state.url={url}"] if url else [])]
+        cli.main(words)
+        (found,) = [c for c in json.loads(capsys.readouterr().out) if c["name"] == "database"]
+        return found["ok"], found["detail"]
+
+    assert says() == (True, f"{tmp_path}/state.db is made when it is first used")
+    assert not (tmp_path / "state.db").exists()
+    database = Database(f"sqlite:///{tmp_path}/state.db")
+    with database.change():
+        pass
+    assert says() == (True, f"{tmp_path}/state.db, revision {HEAD}")
+    with database.change() as connection:
+        connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '9999'")
+    ok, detail = says()
+    assert not ok and "newer llmops" in detail
+    (tmp_path / "other.db").write_text("{" * 5000)
+    ok, detail = says(f"sqlite:///{tmp_path}/other.db")
+    assert not ok and "damaged" in detail
+    ok, detail = says("postgresql://llmops@127.0.0.1:9/llmops")
+    assert not ok and "cannot be used" in detail and "127.0.0.1:9" in detail

@@ -1,0 +1,38 @@
+"""Locks of artifacts, on file systems that ask for more than a local one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from llmops import artifacts
+
+
+def test_a_lock_may_be_taken_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFSv4 refuses a shared lock on what is not open for reading, and an exclusive one on what is not for writing."""
+    flock, taken = fcntl.flock, []
+
+    def of_nfs(file: IO[Any], operation: int) -> None:
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        allowed = (os.O_RDONLY, os.O_RDWR) if operation & fcntl.LOCK_SH else (os.O_WRONLY, os.O_RDWR)
+        if mode not in allowed:
+            raise OSError(9, "Bad file descriptor")
+        taken.append(operation)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    (tmp_path / ".a.lock").write_text("who has it")
+    with (
+        artifacts.locked(tmp_path / "a", shared=True),
+        artifacts.locked(tmp_path / "a", shared=True, wait=False),
+        pytest.raises(BlockingIOError),
+        artifacts.locked(tmp_path / "a", wait=False),
+    ):
+        pass
+    with artifacts.locked(tmp_path / "a"):
+        pass
+    assert len(taken) == 4 and (tmp_path / ".a.lock").read_text() == "who has it"

@@ -1,0 +1,241 @@
+"""`llmops plan`: every check fails for its reason and says what to do, and nothing is done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import constants, get_token
+
+from llmops import cli, doctor
+from llmops.artifacts import file_sha256
+from llmops.doctor import Check
+from llmops.model.base import hashes
+from llmops.model.base.shape import known_config
+
+LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A configuration whose sources and base model are there."""
+    (tmp_path / "faq.csv").write_text("question,answer\nHow?,So.\n")
+    source = {"name": "faq", "kind": "csv", "location": "faq.csv", "licence": "mit", "owner": "shop"}
+    source |= {"fields": {"question": "question", "answer": "answer"}}
+    ready = [Check("Java", True, "17"), Check("port 8000", True, "free")]
+    monkeypatch.setattr(doctor, "check", lambda config, need: ready)
+    return {
+        "home": str(tmp_path / "home"),
+        "collect": {"sources": [source]},
+        "select": {"model": str(tiny_base)},
+    }
+
+
+def plan(settings: dict[str, Any], tmp_path: Path, capsys: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    status = cli.main(["plan", "--config", str(file), "--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def failed(found: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: f"{check['detail']} → {check['remedy']}" for check in found["checks"] if not check["ok"]}
+
+
+def test_a_tiny_model_passes_and_nothing_is_done(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    status, found = plan(settings, tmp_path, capsys)
+    assert (status, failed(found)) == (0, {}) and found["ok"]
+    assert set(found["stages"].values()) == {"to build"} and list(found["stages"])[0] == "collect"
+    assert {row["stage"] for row in found["memory"]} >= {"select", "tune", "train", "merge", "compress", "evaluate"}
+    assert all(0 < row["needed"] < row["there"] for row in found["memory"])
+    home = tmp_path / "home"
+    memories = {"weights.json", "hashes.json"}  # no database, and no lock of one
+    assert {path.name for path in home.rglob("*") if path.is_file()} <= memories
+
+
+def test_weights_are_read_once(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(hashes, "file_sha256", counting)
+    monkeypatch.setattr("llmops.hashes._FRESH_NS", -1)
+    for _ in range(2):
+        plan(settings, tmp_path, capsys)
+    assert read.count("model.safetensors") == 1 and len(read) == len(set(read))
+
+
+def test_a_person_gets_a_table(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    assert cli.main(["plan", "--config", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "to build: collect, clean" in text and "GiB needed, RAM" in text and "ok    tokenizer" in text
+
+
+def test_the_shape_of_8_billion_without_weights(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    """A folder with a configuration and a tokenizer: on a card of 24 GiB it fits, on one of 16 it does not."""
+    folder = tmp_path / "llama"
+    shutil.copytree(settings["select"]["model"], folder)
+    (folder / "model.safetensors").unlink()
+    config = known_config(LLAMA)
+    assert config is not None
+    config.save_pretrained(folder)
+    settings["select"]["model"] = str(folder)
+    _, found = plan(settings, tmp_path, capsys, "--gpu", "24")
+    assert not [name for name in failed(found) if name.startswith("memory")]
+    assert "8,030,261,248 parameters" in next(c["detail"] for c in found["checks"] if c["name"] == "base model")
+    status, found = plan(settings, tmp_path, capsys, "--gpu", "16")
+    short = {name: why for name, why in failed(found).items() if name.startswith("memory")}
+    assert status == 1 and {"memory: merge", "memory: evaluate", "memory: serve"} <= set(short)
+    assert "memory: train" not in short and "smaller model" in short["memory: merge"]
+
+
+def test_a_model_of_the_catalogue_that_is_not_here(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["select"] = {"model": LLAMA}
+    status, found = plan(settings, tmp_path, capsys, "--gpu", "24")
+    why = failed(found)
+    assert status == 1 and "licence llama3" in why["base model"]
+    assert "hub: download" in why["tokenizer"] and "select.offline: false" in why["hub: download"]
+    assert found["memory"] and all(row["ok"] for row in found["memory"] if row["kind"] == "GPU")
+
+
+def test_no_model_passes(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["select"] = {"licences": ["none"]}
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and "licence" in failed(found)["base model"] and found["memory"] == []
+
+
+def test_a_full_disk(settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40 - 2**20, 2**20))
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and set(failed(found)) == {"disk"} and "0.0 free" in failed(found)["disk"]
+
+
+@pytest.mark.parametrize("place", ["home", "home/artifacts"])
+def test_a_file_where_a_folder_belongs(settings: dict[str, Any], tmp_path: Path, capsys: Any, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and f"{tmp_path / place} is no folder" in failed(found)["home"]
+
+
+def test_a_grid_with_more_points_than_trials(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["tune"] = {"search": "grid", "trials": 2, "space": {"rank": ["choice", 4, 8, 16]}}
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and set(failed(found)) == {"tune"} and "tune.trials" in failed(found)["tune"]
+
+
+def test_a_source_that_is_missing(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["collect"]["sources"][0]["location"] = "nowhere.csv"
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and "nowhere.csv" in failed(found)["sources"]
+
+
+def test_a_folder_that_is_no_model(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    settings["select"]["model"] = str(tmp_path)
+    status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and "no model folder" in failed(found)["base model"]
+
+
+def test_java_and_the_spark_master(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "check", lambda config, need: [Check("Java", False, "not found", "install it")])
+    with socket.socket() as closed, socket.create_server(("127.0.0.1", 0)) as listens:
+        closed.bind(("127.0.0.1", 0))
+        settings["clean"] = {"master": f"spark://127.0.0.1:{closed.getsockname()[1]}"}
+        settings["tune"] = {"spark": f"spark://127.0.0.1:{listens.getsockname()[1]}", "halving": 1}
+        status, found = plan(settings, tmp_path, capsys)
+    assert status == 1 and set(failed(found)) == {"Java", "clean.master", "clean.work"}
+    assert "refused" in failed(found)["clean.master"] and "no place is named" in failed(found)["clean.work"]
+
+
+# --- the Hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Knows one token; others, and none, are refused."""
+
+    def do_GET(self) -> None:
+        known = self.headers.get("Authorization") == "Bearer hf_right"
+        body = json.dumps({"name": "shop", "type": "user"} if known else {"error": "Invalid credentials"}).encode()
+        self.send_response(200 if known else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_is_asked_only_where_it_is_configured(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    _, found = plan(settings, tmp_path, capsys)
+    assert not [check for check in found["checks"] if check["name"].startswith("hub")]
+
+
+@pytest.mark.parametrize(
+    ("token", "good"),
+    [("hf_right", True), ("hf_right\r\n", True), ("hf_wrong", False), ("hf_right hf_wrong", False), ("", False)],
+)
+def test_the_hub_takes_the_token_or_says_no(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any, hub: str, monkeypatch: pytest.MonkeyPatch, token: str,
+    good: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_TOKEN", token)
+    settings["push_to_hub"] = {"repo": "shop/bot"}
+    status, found = plan(settings, tmp_path, capsys)
+    assert (status, set(failed(found))) == ((0, set()) if good else (1, {"hub: push"}))
+    (check,) = [check for check in found["checks"] if check["name"] == "hub: push"]
+    assert "HF_TOKEN" in check["remedy"] or ("as shop" in check["detail"] and hub in check["detail"])
+    assert not token or token.strip() not in json.dumps(found)
+
+
+def test_a_token_that_only_a_login_left_is_none_to_push_with(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The push reads HF_TOKEN and nothing else, so that is what a plan looks at."""
+    (tmp_path / "token").write_text("hf_right")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert get_token() == "hf_right"
+    settings["push_to_hub"] = {"repo": "shop/bot"}
+    _, found = plan(settings, tmp_path, capsys)
+    assert "set HF_TOKEN" in failed(found)["hub: push"]
+
+
+def test_a_hub_that_does_not_answer(
+    settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    settings["push_to_hub"] = {"repo": "shop/bot"}
+    settings["select"] = {"model": LLAMA, "licences": ["llama3"], "offline": False}
+    status, found = plan(settings, tmp_path, capsys, "--gpu", "24")
+    assert status == 1 and {"hub: push", "hub: download", "tokenizer"} <= set(failed(found))
