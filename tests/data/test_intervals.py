@@ -161,6 +161,16 @@ def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
     assert contents(home) == expected
 
 
+def test_the_name_of_a_home_is_no_pattern(
+    session: SparkSession, sources: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    home = tmp_path / "home [1]*"
+    for stage in STAGES:
+        pipeline.run_stage(stage, settings_for(home, sources), DAYS[0])
+    made = contents(home)
+    assert made and made.items() <= expected.items()
+
+
 def asked(path: Path) -> set[str]:
     return {row.question for row in read_rows(path / "documents", Document)}
 

@@ -1,15 +1,20 @@
-"""A missing or unfit Java is named before Spark fails on it."""
+"""A missing or unfit Java is named before Spark fails on it, and a worker that ended in words of ours."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from llmops.config import Clean
-from llmops.data.spark import java_problem, set_partitions
+from llmops.data.spark import java_problem, session, set_partitions
+from llmops.errors import TransientError
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,16 @@ def test_a_java_that_does_not_start(tmp_path: Path) -> None:
 
 def test_a_fitting_java(tmp_path: Path) -> None:
     assert java_problem(java(tmp_path, "echo 'openjdk version \"17.0.21\"' >&2")) == ""
+
+
+def test_a_worker_that_is_killed_is_told_and_may_do_it_at_the_next_try() -> None:
+    """As the system does when memory is short; a master on this machine gives each task one try."""
+
+    def end(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    config = Clean(master="local[1]", driver_memory="512m")
+    with pytest.raises(TransientError, match=r"A worker of Spark ended .*Run again"), session(config) as active:
+        active.range(1).mapInArrow(end, "id long").collect()

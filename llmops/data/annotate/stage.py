@@ -125,7 +125,9 @@ def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) ->
 def _documents(files: Sequence[Path], work: WorkTables) -> Iterator[Document]:
     """The documents of a clean artifact, sorted by id, as they most often lie there."""
     names = [field.name for field in fields(Document)]
-    ids = pl.concat([pl.Series("id", [], pl.String), *(pl.read_parquet(path, columns=["id"])["id"] for path in files)])
+    ids = pl.concat(
+        [pl.Series("id", [], pl.String), *(pl.read_parquet(path, columns=["id"], glob=False)["id"] for path in files)]
+    )
     batches = (b for path in files for b in pq.ParquetFile(path).iter_batches(BATCH, columns=names))
     if not ids.is_sorted():
         ranks = ids.arg_sort().arg_sort().to_numpy().astype(np.int64)

@@ -11,7 +11,7 @@ import psutil
 
 from llmops.config import Clean
 from llmops.data.clean.work import Work
-from llmops.data.remote import is_remote
+from llmops.data.remote import Address, is_remote
 from llmops.doctor import Check, nearest
 from llmops.errors import LlmopsError
 
@@ -30,8 +30,10 @@ def check_place(config: Clean) -> Iterator[Check]:
     elif is_remote(config.work):
         try:
             where = Work.at(config.work, config.connection).address()
-            where.ask(lambda: where.filesystem.exists(where.path))
-            yield Check(name, True, f"{config.work} answers")
+            bucket = where.path.lstrip("/").partition("/")[0]
+            there = where.ask(lambda: where.filesystem.exists(where.path)) or _has(bucket, where)
+            told = "answers" if there else f"has no bucket or container {bucket}"
+            yield Check(name, there, f"{config.work} {told}", "make it, or name one that there is")
         except LlmopsError as error:
             yield Check(name, False, str(error), "look at the address of the store, and at the credentials")
     else:
@@ -43,6 +45,17 @@ def check_place(config: Clean) -> Iterator[Check]:
             yield Check(name, False, f"{told}, which may not be written to", remedy)
         else:
             yield Check(name, shared, told if shared else f"{told}, which this host alone has", remedy)
+
+
+def _has(bucket: str, where: Address) -> bool:
+    """Whether a store has a bucket or container; asked by nothing that a cleaning does not need to be allowed to."""
+    if not where.shown.startswith("s3:"):
+        return bool(where.ask(lambda: where.filesystem.exists(bucket)))
+    try:  # s3fs takes a bucket that it may not look at as a whole for none
+        where.ask(lambda: where.filesystem.find(f"{where.path}/probe"))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def filesystem(folder: Path) -> str:

@@ -75,10 +75,14 @@ class Work:
         return Address(f"{folder.shown}/{name}".rstrip("/"), path, folder.filesystem, folder.secrets)
 
     def take(self, source: Path, name: str) -> None:
-        """Let the workers have a file of the driver's: as a link where that is possible, else as a copy."""
+        """Let the workers have a file of the driver's: as a link where that is possible, else as a copy.
+
+        Raises:
+            WorkError: if there is no such bucket or container.
+        """
         where = self.address(name)
         if self.remote:
-            where.ask(lambda: where.filesystem.put_file(str(source), where.path))
+            _put(source, where)
         else:
             Path(where.path).parent.mkdir(parents=True, exist_ok=True)
             link(source, where.path)
@@ -108,7 +112,7 @@ class Work:
         if self.remote:
             with scratch() as folder:
                 yield (copy := folder / "file")
-                where.ask(lambda: where.filesystem.put_file(str(copy), where.path))
+                _put(copy, where)
             return
         path = Path(where.path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +221,16 @@ def _as_work_error(where: Address) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise WorkError(f"{where.shown} is damaged or cannot be read ({said}). Run again.") from error
+
+
+def _put(source: Path, where: Address) -> None:
+    try:
+        where.ask(lambda: where.filesystem.put_file(str(source), where.path))
+    except FileNotFoundError as error:
+        raise WorkError(
+            f"{where.shown} cannot be written: {where.hide(str(error))}. The bucket or container that "
+            "`clean.work` names must be there: make it."
+        ) from None
 
 
 def _missing(where: Address) -> str:

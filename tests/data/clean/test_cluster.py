@@ -248,3 +248,9 @@ def test_work_files_may_be_in_any_store(
         assert (tmp_path / "digest").exists() or (tmp_path / "digest").write_text(digest)
         assert (tmp_path / "digest").read_text() == digest
     assert not objects(store).find(remote.connect(store, os.environ).path)
+
+
+def test_a_bucket_that_is_not_there_is_told(store: str, tmp_path: Path) -> None:
+    write_sources(tmp_path)
+    with pytest.raises(work.WorkError, match=r"not-there/work/.* cannot be written: .*make it"):
+        run(settings(tmp_path, master="local[1]", work=f"{store}-not-there/work"))

@@ -33,5 +33,11 @@ def test_a_store_is_asked(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be reached" in problem(master, "s3://bucket/work", monkeypatch)
 
 
+def test_a_bucket_that_is_not_there_is_told_before_any_work(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = f"{store}-not-there/work"
+    assert "has no bucket or container" in problem("spark://spark-master:7077", elsewhere, monkeypatch)
+    assert not problem("spark://spark-master:7077", f"{store}/work", monkeypatch)
+
+
 def test_the_file_system_is_told(tmp_path: Path) -> None:
     assert place.filesystem(Path("/proc/self")) == "proc" and place.filesystem(tmp_path) != "proc"
