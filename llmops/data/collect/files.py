@@ -76,9 +76,9 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         return [_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
     if path.is_file():
         paths = [path]
-    else:  # the root is no part of the pattern: `[` may stand in its name
+    else:  # the root is no part of the pattern: `[` may stand in its name; `**/**` finds a file several times
         pattern = str(Path(location).expanduser())
-        paths = sorted(root / p for p in glob.glob(pattern, root_dir=root, recursive=True))
+        paths = sorted({root / p for p in glob.glob(pattern, root_dir=root, recursive=True)})
     if files := [p for p in paths if not p.is_dir()]:
         if source.kind == "dataset":
             return [_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmops.config import Collect, Source
-from llmops.data.collect import extracts, forgotten, row_file
+from llmops.data import row_file
+from llmops.data.collect import extracts, forgotten
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
@@ -81,6 +82,15 @@ def test_the_same_input_gives_the_same_bytes(root: Path) -> None:
     once = [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
     run(root, source("tables", "csv", "in/*.csv"))
     assert once == [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
+
+
+def test_a_file_that_a_pattern_finds_several_times_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "faq.csv").write_text("q,a\nWho pays?,You.\n")
+    fields = {"question": "q", "answer": "a"}
+    out = tmp_path / "out"
+    collect.run(settings(tmp_path, source("s", "csv", "**/**/*.csv", fields=fields)), interval="2026-01-31", out=out)
+    assert [row.position for row in read_rows(out / "documents.parquet", Document)] == ["row 2"]
 
 
 def test_the_date_in_a_location_is_the_intervals(root: Path) -> None:
