@@ -33,7 +33,7 @@ BLOCK = 8 << 20  #: bytes that are asked for at a time, and at most lost by a br
 PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_SECRET_KEY = re.compile(r"pass|secret|token|key|pwd|^sig", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"pass|secret|token|key|pwd|^sig|signature|credential|auth(?!or)", re.IGNORECASE)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError")
 _NOT_FOUND = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -172,7 +172,8 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
             f"There is no way to read {scheme}://; use {', '.join(f'{s}://' for s in SCHEMES)} or a path."
         )
     parts = urlsplit(VARIABLE.sub("", location))
-    if parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
+    alone = scheme.startswith("http") and parts.username and parts.password is None  # how tokens are given
+    if alone or parts.password or any(value and _SECRET_KEY.search(key) for key, value in parse_qsl(parts.query)):
         raise SourceError(
             f"The location {scheme}://{parts.hostname}{parts.path} holds a password or token, which would be stored in "
             "the run's record; put it into an environment variable and write ${VAR} in its place."

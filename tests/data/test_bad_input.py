@@ -86,8 +86,12 @@ def blank(canvas: Canvas) -> None:
 
 
 def parquet(*rows: dict[str, Any]) -> bytes:
+    return parquet_of({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def parquet_of(columns: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    pq.write_table(pa.table(columns), file)
     return file.getvalue()
 
 
@@ -166,6 +170,9 @@ CASES = [
     Case("parquet", "no Parquet at all", CSV.encode(), [("unreadable", "file")], "no readable Parquet"),
     Case("parquet", "a binary value that is no text", parquet({"q": b"\xff", "a": ""}, {"q": b"x", "a": ""}),
          [("encoding", "row 1")], "byte 0xFF at character 1 is not valid", 1),
+    Case("parquet", "a text value that is not UTF-8",
+         parquet_of({"q": pa.array([b"\xff", b"x"]).view(pa.string()), "a": ["", ""]}),
+         [("encoding", "row 1")], "byte 0xFF at character 1 is not valid", 1),
     Case("parquet", "a column that `fields` names is missing", parquet({"frage": "1"}), STOPS,
          "no field 'q', which `fields.question` names; it has frage"),
     Case("parquet", "nulls and not-a-numbers", parquet({"q": "1", "a": float("nan")}, {"q": "2", "a": None}), [],
@@ -184,6 +191,8 @@ CASES = [
          "a file with one record a line is of kind `jsonl`", 1, {"records": ""}, good=b'[{"q": "1"}]'),
     Case("json", "half a character (`\\ud83d`)", b'{"r": [{"q": "\\ud83d"}, {"q": "1"}]}', [("encoding", "record 1")],
          "half a character (U+D83D)", 1),
+    Case("json", "a number of thousands of digits", b'{"r": [{"q": ' + b"7" * 5000 + b"}]}", [],
+         "as it is written", 1, first="7" * 5000),
     Case("json", "thousands of brackets in each other", b'{"r": [' + b"[" * 100_000, [("malformed", "file")],
          "nested too deeply"),
     Case("jsonl", "a broken line", f"{LINE}{{oops\n{LINE}".encode(), [("malformed", "line 2")],
@@ -214,6 +223,9 @@ CASES = [
          "bytes that are not valid utf-8", 1, {"encoding": "utf-8"}),
     Case("html", "a question without an answer", b"<h2>Who?</h2><h2>Why?</h2>So.", [],
          "a document without answer, which clean drops with the reason", 2),
+    Case("html", "a cell over more columns than a number counts",
+         b"<h2>Why?</h2><table><tr><th>A<th>B<tr><td colspan=" + b"9" * 5000 + b">So.</table>", [],
+         "as over 50", 1),
     Case("pdf", "a file cut off", cut(pdf(page)), [("unreadable", "file")], "no readable PDF"),
     Case("pdf", "a password", pdf(page, encrypt=StandardEncryption("secret", "owner")), [("encrypted", "file")],
          "it needs a password"),

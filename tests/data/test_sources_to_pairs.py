@@ -15,7 +15,21 @@ CODE = "Like this:\nif (a) {\n    b();\n}\nif (c) {\n    d();\n}\nif (e) {\n    
 RESET = "Hold the button on the back of the device for ten seconds, until its light is green, and let it go then."
 GRID = "".join(f"| Tent {chr(65 + n)} | yes | no | yes | yes | yes | yes | yes | yes |\n" for n in range(14))
 TABLE = f"These:\n\n| Tent | a | b | c | d | e | f | g | h |\n|---|---|---|---|---|---|---|---|---|\n{GRID}".rstrip()
+# The first part of a long text would end after "Every day."
+SHELVES = "\n\n".join(f"Shelf {n} holds the tents that are made for {n} people." for n in range(150))[:7950]
+POST = "POST /orders HTTP/1.1\nHost: shop.example\n\n{}"
 FILES = {
+    "post.html": f"<title>Orders</title><h1>How do I post one?</h1><p>Send:</p><pre>{POST}</pre>",
+    "code.csv": 'q,a\nHow do I print all?,"    for x in y:\n        print(x)"\n',
+    "code.log": "Customer: How do I show all?\nAgent: So:\n    for x in y:\n        show(x)\n",
+    "halves.log": (
+        "[2025/12/31 上午11:58:01] 张三: 可以退货吗？\n[2025/12/31 上午11:59:05] 李四: 可以，30天内。\n"
+        "[2025/12/31 下午12:01:00] 张三: 蓝色的呢？\n[2025/12/31 下午12:02:00] 李四: 不行，只有红色可以。\n"
+    ),
+    "long.txt": (
+        f"Chapter 5. Storage\n\n{SHELVES}\n\n5.2. When is it open?\n\n"
+        "Every day.\n\nAt Christmas until noon.\n\n5.3. Who has the key?\n\nThe porter."
+    ),
     "duration.html": "<title>How long does it take? | Returns | Shop</title><h1>How long does it take?</h1>3 days.",
     "alone.html": "<title>Do you repair tents?</title><p>Yes, in our workshop.</p>",
     "news.html": "<title>Shop</title><h1>Contact us</h1><p>By mail.</p><h1>What's new</h1><p>All of it.</p>",
@@ -37,6 +51,13 @@ FILES = {
     ),
 }
 KEPT = {
+    ("Orders", "How do I post one?", f"Send:\n{POST}"),
+    ("", "How do I print all?", "for x in y:\n    print(x)"),
+    ("", "How do I show all?", "So:\nfor x in y:\n    show(x)"),
+    ("", "可以退货吗？", "可以，30天内。"),
+    ("Customer: 可以退货吗？\nAgent: 可以，30天内。", "蓝色的呢？", "不行，只有红色可以。"),
+    ("Storage", "When is it open?", "Every day.\n\nAt Christmas until noon."),
+    ("Storage", "Who has the key?", "The porter."),
     ("Shop › Returns", "How long does it take?", "3 days."),
     ("", "Do you repair tents?", "Yes, in our workshop."),
     ("", "How do I send it back?", "See [the guide](https://shop.example/g) first."),
@@ -52,7 +73,12 @@ KEPT = {
     ("", "How do I write it in C?", CODE),
     ("", "Was ist dabei?", "Ein Zelt, Heringe u. a. Zubehör bzw. Ersatzteile. Ja."),
 }
-LOST = {("missing", "Is it dry?"), ("no_question", "By mail."), ("no_question", "All of it.")}
+LOST = {
+    ("missing", "Is it dry?"),
+    ("no_question", "By mail."),
+    ("no_question", "All of it."),
+    ("no_question", "Shelf 0 "),
+}
 
 
 @pytest.fixture(scope="module")

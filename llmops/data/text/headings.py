@@ -108,7 +108,7 @@ def path(headings: Iterable[str]) -> str:
 def depth(line: str) -> int:
     """How deep a heading is by its section's number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a sure number."""
     match = _NUMBER.match(line)
-    return match[0].strip(" .").count(".") + 1 if match else 0
+    return match[0].strip().strip(".").count(".") + 1 if match else 0
 
 
 def numbers(headings: Iterable[str]) -> frozenset[str]:

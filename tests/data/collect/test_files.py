@@ -612,6 +612,20 @@ def test_a_scheme_that_nobody_reads_and_an_unset_variable_are_named(tmp_path: Pa
         matching_files(source("https://shop.example/${NO_SUCH_TOKEN}/a.csv"), tmp_path, DAY)
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "shop.example/a.csv?X-Amz-Credential=AKIA&X-Amz-Signature=5up",
+        "shop.example/a.csv?auth=5up",
+        "5up@shop.example/a",
+    ],
+)
+def test_a_signed_address_or_a_token_for_a_name_is_refused(secret: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds a password or token") as caught:
+        matching_files(source(f"https://{secret}"), tmp_path, DAY)
+    assert "5up" not in str(caught.value)
+
+
 def test_a_password_from_the_environment_opens_and_appears_nowhere(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

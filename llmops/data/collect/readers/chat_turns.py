@@ -19,11 +19,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from llmops.data.collect.readers.decode import LARGEST, lines, open_text
 from llmops.data.collect.readers.json_records import parse_line
-from llmops.data.collect.readers.origin import Item, Items, Origin
+from llmops.data.collect.readers.origin import Item, Items, Origin, trimmed
 from llmops.data.collect.readers.speakers import Line, Side, in_time, is_notice, known_side, sides, taken_apart
 
 HEADER_CHARS = 4000  #: a longer line is no header
@@ -110,7 +111,7 @@ def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin
             detail = "a time stamp and no speaker: a line of the messenger's own"
             yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
         elif turns and not ignored:
-            turns[-1].parts.append(line.text.strip())
+            turns[-1].parts.append(line.text.rstrip())
     yield from _pairs(turns, about, origin)
 
 
@@ -149,7 +150,7 @@ def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> I
     asked: Turn | None = None
     earlier: list[str] = []
     for turn in turns:
-        says = "\n".join(filter(None, turn.parts))
+        says = _said(turn)
         if turn.side == "asks":
             if asked:
                 yield _unanswered(asked, origin, group)
@@ -170,7 +171,13 @@ def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> I
 
 
 def _asked(turn: Turn) -> str:
-    return " ".join(filter(None, turn.parts))
+    return " ".join(filter(None, map(str.strip, turn.parts)))
+
+
+def _said(turn: Turn) -> str:
+    """The lines of a turn, indented as they are, but for the margin that those after the first share."""
+    first, *rest = turn.parts
+    return trimmed("\n".join(filter(None, [first, dedent("\n".join(rest))])))
 
 
 def _unanswered(turn: Turn, origin: Origin, group: str) -> Item:

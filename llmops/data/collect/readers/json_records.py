@@ -15,7 +15,16 @@ from llmops.errors import SourceError
 TOO_DEEP = "nested too deeply to be data"
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_PLAIN = json.JSONDecoder()
+
+
+def _whole_number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # of more digits than Python converts: it stays as it is written
+        return text
+
+
+_PLAIN = json.JSONDecoder(parse_int=_whole_number)
 
 
 class DuplicateName(ValueError):
@@ -30,7 +39,7 @@ def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_int=_whole_number)
 
 
 def read(path: Path, origin: Origin) -> Items:

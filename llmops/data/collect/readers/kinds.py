@@ -20,7 +20,10 @@ from llmops.data.collect.readers.pages import html, markdown, pdf
 
 
 def bounded(reader: Reader) -> Reader:
-    """The reader, which quarantines a file that needs more memory than there is, after all limits of its own."""
+    """The reader, which quarantines a file that a library makes no sense of, or that needs more memory than there is.
+
+    Each reader has checks and limits of its own; this is what they did not foresee.
+    """
 
     @wraps(reader)
     def read(path: Path, origin: Origin) -> Items:
@@ -28,6 +31,8 @@ def bounded(reader: Reader) -> Reader:
             yield from reader(path, origin)
         except MemoryError as error:
             raise Unreadable("it needs more memory than there is; split it") from error
+        except ValueError as error:
+            raise Unreadable(f"it holds what cannot be read: {' '.join(str(error).split())[:300]}") from error
 
     return read
 

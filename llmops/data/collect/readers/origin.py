@@ -60,7 +60,7 @@ class Origin:
         source = self.source
         if any(values.get(name, "") != wanted for name, wanted in source.where.items()):
             return None
-        parts = {part: values.get(name, "").strip() for part, name in source.fields.items()}
+        parts = {part: trimmed(values.get(name, "")) for part, name in source.fields.items()}
         if "question" in parts:
             return self.document(position, **parts)
         lines = "\n".join(f"{name}: {value}" for name, value in values.items() if value)
@@ -103,6 +103,14 @@ class Origin:
 def slug(heading: str) -> str:
     """The anchor of a heading, as web pages have it: "Who pays?" is "who-pays". Names a topic if nothing else does."""
     return re.sub(r"[\W_]+", "-", heading.casefold()).strip("-")
+
+
+def trimmed(text: str) -> str:
+    """`text` without space around it; of several lines the first keeps its indentation, which code needs."""
+    text, said = text.rstrip(), text.strip()
+    begins = len(text) - len(said)
+    indent = text[text.rfind("\n", 0, begins) + 1 : begins]
+    return indent + said if "\n" in said and (len(indent) > 1 or indent == "\t") else said
 
 
 def undecodable(text: str, encoding: str) -> str:

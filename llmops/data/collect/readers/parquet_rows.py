@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Items, Origin, flatten
 from llmops.errors import SourceError
 
+_TEXTS = (pa.string(), pa.large_string())
 BATCH = 1000  #: rows that are in memory as Python objects at a time
 
 
@@ -29,7 +31,7 @@ def read(path: Path, origin: Origin) -> Items:
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise SourceError(f"Source {origin.source.name}: {origin.location} has two columns named {twice!r}.")
             for batch in file.iter_batches(BATCH, columns=_wanted(names, origin)):
-                for record in batch.to_pylist(maps_as_pydicts="lossy"):
+                for record in _records(batch):
                     number += 1
                     values = flatten(record)
                     seen.update(dict.fromkeys(values))
@@ -39,6 +41,15 @@ def read(path: Path, origin: Origin) -> Items:
         raise Unreadable(f"no readable Parquet{after}: {' '.join(str(error).split())}") from error
     if seen:
         origin.check(seen)
+
+
+def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
+    except UnicodeDecodeError:  # as bytes, they cost the rows alone that they are in
+        schema = pa.schema((f.name, pa.binary() if f.type in _TEXTS else f.type) for f in batch.schema)
+        records = batch.cast(schema).to_pylist(maps_as_pydicts="lossy")
+    return records
 
 
 def _wanted(names: list[str], origin: Origin) -> list[str] | None:

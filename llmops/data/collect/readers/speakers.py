@@ -59,7 +59,12 @@ _PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", 
 IGNORED = frozenset(["system", "tool", "function", "developer"])
 
 LABEL_CHARS, LABEL_WORDS = 40, 4
-_STAMP = r"[\[(<]?(?=[^\]:：]*\d)[\d:./,\-T年月日 ]{4,25}(?:\s?[APap]\.?[Mm]\.?|Z|UTC)?[\])>]?"
+# The half of the day, or what stands for "o'clock", behind or before a time.
+_HALF = (
+    r"(?:(?:[APap]\.?\s?[Mm]|[πμ]\.?\s?μ|ص|م|klo|Uhr)\b\.?|Z|UTC|[上下]午|凌晨|清晨|早上|中午|晚上|午[前後]|오[전후])"
+)
+_DIGITS = r"[\d:./,،\-T年月日년월일 \u200e\u200f]"
+_STAMP = rf"[\[(<]?(?=[^\]:：]*\d)(?:{_HALF}\s?)?{_DIGITS}{{4,25}}(?:\s?{_HALF}(?:\s?{_DIGITS}{{4,12}})?)?[\])>]?"
 _PHONE = r"\+\d[\d\s()/.\u2011-]{5,20}\d"
 _UNSEEN = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and what messengers write about directions
 _LINE = re.compile(
@@ -172,7 +177,7 @@ def _time(stamp: str) -> int:
 
 
 def _form(stamp: str) -> str:
-    return re.sub(r"\s?[AaPp]\.?\s?[Mm]\b\.?", "", re.sub(r"\d+", "0", stamp)).strip()
+    return re.sub(rf"\s?{_HALF}", "", re.sub(r"\d+", "0", stamp)).strip()
 
 
 def sides(lines: Sequence[Line]) -> dict[str, Side]:

@@ -47,6 +47,32 @@ def read(tmp_path: Path, name: str, text: str) -> list[Document | Dropped | None
     return list(chat_turns.read(tmp_path / name, Origin(Source(name="s", kind="chat", location=name), name)))
 
 
+@pytest.mark.parametrize(
+    ("before", "noon"),
+    [
+        ("31/12/25, 11:58\u202fa.\u00a0m. - ", "31/12/25, 12:02\u202fp.\u00a0m. - "),
+        ("31/12/25, 11:58 π.μ. - ", "31/12/25, 12:02 μ.μ. - "),
+        ("\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١١:٥٨ ص - ", "\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١٢:٠٢ م - "),
+        ("2025/12/31 上午11:58 - ", "2025/12/31 下午12:02 - "),
+        ("2025/12/31 午前11:58 - ", "2025/12/31 午後0:02 - "),
+        ("2025년 12월 31일 오전 11:58, ", "2025년 12월 31일 오후 12:02, "),
+        ("31.12.2025 klo 11.58 - ", "31.12.2025 klo 12.02 - "),
+    ],
+)
+def test_the_halves_of_a_day_are_no_part_of_a_name(before: str, noon: str, tmp_path: Path) -> None:
+    text = f"{before}Ana: Is it new?\n{before}Luis: Yes.\n{noon}Ana: In blue?\n{noon}Luis: In red."
+    assert [(i.question, i.answer) for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)] == [
+        ("Is it new?", "Yes."),
+        ("In blue?", "In red."),
+    ]
+
+
+def test_code_keeps_its_indentation(tmp_path: Path) -> None:
+    text = "Customer: How?\nAgent: So:\n      if a:\n          b()\n"
+    (item,) = read(tmp_path, "x.txt", text)
+    assert isinstance(item, Document) and item.answer == "So:\nif a:\n    b()"
+
+
 def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
     items = [i for i in read(tmp_path, "x.txt", TRANSCRIPT) if isinstance(i, Document)]
     assert [(i.group, i.context, i.question, i.answer, i.text) for i in items] == [

@@ -33,6 +33,28 @@ def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path: Path, m
     assert all(lines[int(i.position.removeprefix("line ")) - 1] == i.text.split("\n")[0] for i in items)
 
 
+def test_a_long_file_is_cut_before_a_question_and_keeps_the_headings_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_text, "PART", 60)
+    text = (
+        "Chapter\u00a01.\u00a0Tents\n\n1.1. Who\nwashes them?\n\nWe do, in our workshop.\n\nTwice a year.\n\n"
+        "1.2. Who pays?\n\nYou do, as a rule.\n\nWe, if it broke.\n\nChapter 2. Lamps\n\nMany.\n\n"
+        f"2.1. Which are new?\n\nThis one.\n\n{'And more about it, '.strip() * 12}\n\nThe end."
+    )
+    items = [i for i in read(tmp_path, text) if isinstance(i, Document)]
+    assert [i.text.split("\n\n")[:3] for i in items] == [
+        ["Chapter\u00a01.\u00a0Tents", "1.1. Who\nwashes them?", "We do, in our workshop."],
+        ["Chapter 1. Tents", "1.2. Who pays?", "You do, as a rule."],
+        ["Chapter 2. Lamps", "2.1. Which are new?", "This one."],
+        ["Chapter 2. Lamps", "The end."],
+    ]
+    lines = text.split("\n")
+    assert [lines[int(i.position.removeprefix("line ")) - 1] for i in items[1:]] == [
+        "1.2. Who pays?", "2.1. Which are new?", "The end.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("text", ["", " \n\n"])
 def test_an_empty_file_is_quarantined(tmp_path: Path, text: str) -> None:
     assert [i.rule for i in read(tmp_path, text) if isinstance(i, Dropped)] == ["empty"]

@@ -211,11 +211,17 @@ def _spaced(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """The text without blank lines and superfluous space; lines of `pre` keep theirs at the left."""
-    lines = []
+    """The text without blank lines and superfluous space; a `pre` keeps both but at its edges and the ends of lines."""
+    lines: list[str] = []
+    blank: list[str] | None = None  # blank lines behind a line of `pre`; None behind any other
     for line in text.split("\n"):
         before, verbatim, code = line.partition(_VERBATIM)
         kept = f"{before.lstrip()}{code.replace(_VERBATIM, '').rstrip()}" if verbatim else " ".join(line.split())
-        if kept.strip() and kept != "-":
-            lines.append(kept)
+        if kept.strip() and (verbatim or kept != "-"):
+            lines += [*(blank or []), kept] if verbatim else [kept]
+            blank = [] if verbatim else None
+        elif not verbatim:
+            blank = None
+        elif blank is not None:
+            blank.append("")
     return "\n".join(lines)

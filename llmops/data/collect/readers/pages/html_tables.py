@@ -71,4 +71,5 @@ def _text(cell: Tag) -> str:
 
 def _span(cell: Tag, name: str, most: int) -> int:
     value = str(cell.get(name, ""))
-    return min(int(value), most) if value.isdecimal() and int(value) else 1
+    number = int(value[:9]) if value.isdecimal() else 0  # what is longer is too many in any case
+    return min(number, most) or 1

@@ -242,7 +242,7 @@ def test_lines_end_where_browsers_end_them(tmp_path: Path) -> None:
         "</td>\n<td><p>5 €</p></td></tr><tr><td>US</td><td>7 €</td></tr></table>"
     )
     (item,) = read(tmp_path, page)
-    assert isinstance(item, Document) and item.answer == "Write this file:\na:\n  - b\n  - c: 1\nEU 5 €\nUS 7 €"
+    assert isinstance(item, Document) and item.answer == "Write this file:\na:\n  - b\n\n  - c: 1\nEU 5 €\nUS 7 €"
 
 
 def test_a_table_with_a_header_is_markdown(tmp_path: Path) -> None:
