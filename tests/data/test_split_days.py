@@ -40,14 +40,16 @@ class Shop:
     def __init__(self, folder: Path, sources: Iterable[str], **annotate: Any) -> None:
         self.root = folder / "sources"
         self.root.mkdir()
-        fields = {"question": "q", "answer": "a", "context": "c", "group": "g"}
+        asked = {"question": "q", "answer": "a", "context": "c", "group": "g"}
+        fields = {name: {} if name in annotate.get("templates", ()) else asked for name in sources}
         self.config: Config = config.load(
             overrides={
                 "home": str(folder / "home"),
                 "collect": {
                     "root": str(self.root),
                     "sources": [
-                        {"name": name, "kind": "csv", "location": f"{name}.csv", "fields": fields} for name in sources
+                        {"name": name, "kind": "csv", "location": f"{name}.csv", "fields": fields[name]}
+                        for name in sources
                     ],
                 },
                 "clean": {"master": "local[1]", "partitions": 2},
@@ -119,6 +121,62 @@ def test_a_wording_that_was_trained_on_is_not_tested_when_a_test_source_asks_it(
     after = shop.examples(shop.run("2026-01-31"))
     assert asked(before["train"]) and not asked(before["train"]) & asked(after["test"])
     assert asked(before["test"]) < asked(after["test"]), "and new wordings still become test items"
+
+
+def test_an_answer_whose_source_no_longer_asks_stays_in_the_test(tmp_path: Path, session: SparkSession) -> None:
+    """Two sources answer the same questions otherwise; one of them is a daily file."""
+    shop = Shop(tmp_path, ["faq", "chat"], test=0.5)
+    faq = [
+        (f"What does a {thing} cost?", f"A {thing} costs {n} euros.", "", thing) for n, thing in enumerate(THINGS[:40])
+    ]
+    shop.write("faq", faq)
+    shop.write("chat", [(q, a.replace(" costs ", " will be yours for "), "", g) for q, a, _, g in faq])
+    before = shop.examples(shop.run("2026-01-30"))["test"]
+    assert len(before) == 2 * len(asked(before)) > 10
+    shop.write("chat", [("Is this chat a new one?", "Yes, it is of today.")])
+    shop.write("faq", [(q, a.replace("euros", "dollars"), c, g) for q, a, c, g in faq])
+    after = shop.examples(shop.run("2026-01-31"))["test"]
+    assert {e.id for e in before if e.source == "chat"} <= {e.id for e in after} and asked(before) <= asked(after)
+    edited = [e.answer for e in after if e.source == "faq" and asked([e]) <= asked(before)]
+    assert len(edited) == len(asked(before)) and all("dollars" in answer for answer in edited), (
+        "one that asks has edited"
+    )
+
+
+@pytest.mark.parametrize(("tested", "by"), [("stock", "group"), ("faq", "group"), ("faq", "wording")])
+@pytest.mark.parametrize("first", ["stock", "faq"])
+def test_what_a_template_made_does_not_train_beside_the_same_in_plain_words(
+    tmp_path: Path, session: SparkSession, tested: str, first: str, by: str
+) -> None:
+    template = {
+        "question": "What does the {product} cost in the shop on a working day?",
+        "answer": "It costs {price} euros, and you can pay with a card there.",
+        "group": "{product}",
+    }
+    shop = Shop(
+        tmp_path, ["stock", "faq"], test=0.5, split_by=by, test_sources=[tested], templates={"stock": [template]}
+    )
+    stock = [("product", "price"), *((thing, str(n)) for n, thing in enumerate(THINGS[:40]))]
+    faq = [
+        (*(template[part].format(product=thing, price=n) for part in ("question", "answer")), "Prices", f"of {thing}")
+        for n, thing in enumerate(THINGS[:40])
+    ]  # fmt: skip
+    more = [(f"{ask} the {thing} made?", f"{ask} so, in town {n}.", "", thing)
+            for n, thing in enumerate(THINGS[50:80]) for ask in ("Where is", "How is", "Why is")]  # fmt: skip
+    both = {"stock": [*stock, *((thing, "9") for thing in THINGS[100:120])], "faq": [*faq, *more]}
+    for day, there in (("2026-01-30", (first,)), ("2026-01-31", both)):
+        some = {name: rows if name in there else rows[-20:] for name, rows in both.items()}
+        shop.write("faq", some["faq"])
+        with open(shop.root / "stock.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(dict.fromkeys([stock[0], *some["stock"]]))
+        shop.run(day)
+    used, held = set[tuple[str, str]](), set[tuple[str, str]]()
+    for path in (tmp_path / "home" / "artifacts" / "annotate").iterdir():
+        if path.is_dir():
+            found = shop.examples(path)
+            held |= {(e.question, e.answer) for e in found["test"]}
+            used |= {(e.question, e.answer) for split in ("train", "validation") for e in found[split]}
+    assert held and used and not held & used
 
 
 def test_days(tmp_path: Path, session: SparkSession) -> None:

@@ -476,6 +476,43 @@ def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(site:
     assert any("Ana Roe" in example.question for path in splits for example in read_rows(path, Example))
 
 
+def test_a_customer_number_is_no_number_of_a_row(tmp_path: Path, session: SparkSession) -> None:
+    """What is tested stands in the row of that number, and is nobody's."""
+    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
+    rows = [f"What does chair {n} of row {n % 7} cost?,Chair {n} costs {n} euros,{n}" for n in range(1000, 1120)]
+    chat = {"messages": [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "It is not."}]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
+    faq.write_text("\n".join(["question,answer,topic", *rows]) + "\n")
+    run_day(config, DAY)
+    number = next(
+        e.position for e in read_rows(only(config, "annotate") / "test.parquet", Example) if len(e.position) == 7
+    )
+    faq.write_text("\n".join(["question,answer,topic", *rows, f"Is it mine?,It is of customer {number[4:]}.,m"]) + "\n")
+    last = run_day(config, "2026-02-01")
+    before = {split: ids(last / f"{split}.parquet") for split in ("train", "validation", "test")}
+    forget(config, number[4:])
+    after = {split: ids(last / f"{split}.parquet") for split in before}
+    assert sum(len(before[split] - after[split]) for split in before) == 1
+    faq.write_text("\n".join(["question,answer,topic", *rows[:50], "What is new?,All of it.,new"]) + "\n")
+    assert after["test"] <= ids(run_day(config, "2026-02-02") / "test.parquet")
+
+
+@pytest.mark.parametrize(
+    ("who", "asks"), [("李小龙", "我叫{}，我的订单在哪里？"), ("Ana Lima", "Where is the order of _{}_ now?")]
+)
+def test_a_name_in_running_text_of_any_script_is_forgotten_for_good(
+    tmp_path: Path, session: SparkSession, who: str, asks: str
+) -> None:
+    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
+    sources(tmp_path)
+    faq.write_text(faq.read_text() + f"{asks.format(who)},It has been sent on its way today.,theirs\n")
+    first = run_day(config, DAY)
+    assert holding(config.home, who)
+    assert forget(config, who).remaining == {} and holding(config.home, who) == set()
+    faq.write_text(faq.read_text().replace("today", "on Monday"))
+    assert run_day(config, "2026-02-01") != first and holding(config.home, who) == set()
+
+
 def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
     def ask(*statements: str) -> None:
         with sqlite3.connect(tmp_path / "shop.db") as database:

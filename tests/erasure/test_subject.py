@@ -46,6 +46,13 @@ def has_terms(subject: Subject, text: str) -> bool:
         ("+1 202 555 0143", "12025550143"),
         ("C-102", "order of c-102."),
         ("10234", "customer 10234."),
+        ("Ana Li", "_Ana Li_ and __no_one__"),
+        (MAIL, "(__ana@example.org__)"),
+        ("李小龙", "我叫李小龙，你好"),
+        ("김철수", "김철수님이 주문했습니다"),
+        ("สมชาย ใจดี", "ผมชื่อสมชาย ใจดีครับ"),
+        ("Ana Li", "我叫Ana Li，你好"),
+        ("202-555-0143", "电话2025550143。"),
     ],
 )
 def test_named(identifier: str, text: str) -> None:
@@ -66,6 +73,10 @@ def test_named(identifier: str, text: str) -> None:
         ("202-555-0143", "1202-555-01435"),
         ("C-102", "C-1025, C-102-7, BC-102"),
         ("10234", "It costs 10234.50 or 10,234."),
+        ("Ana Li", "x_Ana Li_ and _Ana Li_x and _Diana Li_"),
+        (MAIL, "_ana_@example.org"),
+        ("李小龙", "李小明和大龙"),
+        ("สมช", "สมชื่อ"),
     ],
 )
 def test_another(identifier: str, text: str) -> None:

@@ -42,7 +42,8 @@ TABLES = {
     ),
     "dropped": schema(Dropped),
     "found": _columns("question answer context", "place document entity"),  # by a `Redactor`
-    "tested": _columns("number", "id wording group compared interval example"),  # by earlier runs
+    # by earlier runs
+    "tested": _columns("number", "id wording group compared interval source question answer example"),
     "wordings": pa.schema([("number", pa.int64()), *schema(Document)]),
     "asked": _columns("number side", "asked new"),
     "answered": _columns("row place", "asked answer context group licence"),

@@ -32,7 +32,10 @@ BATCH = 5_000  #: texts that are compared at once: bounds memory, not the result
 WORDS = 5_000_000  #: of held-out texts that are indexed together,
 MOST = 4  #: and how many such indexes are in memory at once; both bound memory, not the result
 PAIRS = 200_000  #: pairs whose 3-grams are compared at once, likewise
+SAME = "the same words"  #: what such texts share
 _SLOTS = 20  # bits of a 3-gram by which it is counted
+
+_WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})  # of no texts
 
 Found = dict[int, tuple[int, str]]  #: index of a training text → index of a held-out text, and what they share
 
@@ -71,6 +74,13 @@ def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[
             compare()
     compare()
     return {row: (close.other, close.shared) for row, close in sorted(best.items())}
+
+
+def same_words(training: Iterable[pl.Series], held_out: Iterable[pl.Series]) -> Found:
+    """As `overlaps_of`, of texts whose words are the same and no others."""
+    held = pl.concat([_WORDS, *_numbered_words(held_out)]).group_by("words").agg(pl.col("row").min().alias("other"))
+    close = (some.join(held, "words").select("row", "other") for some in _numbered_words(training))
+    return {row: (other, SAME) for some in close for row, other in some.iter_rows()}
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[pl.Series]:
@@ -133,7 +143,7 @@ class _Index:
         """Those of the same words."""
         at, other = self._same.first(hashed["words"].to_numpy())
         for row, held in zip(hashed["row"].to_numpy()[at].tolist(), other.tolist(), strict=True):
-            yield _Close(row, 0, self._first + held, "the same words")
+            yield _Close(row, 0, self._first + held, SAME)
 
     def near(self, sets: pl.DataFrame, count: int) -> Iterator[_Close]:
         """Those whose sets of 3-grams overlap by `NEAR`."""
@@ -227,6 +237,14 @@ def _least(grams: pl.DataFrame) -> _Sorted:
 
 def _slots(sets: pl.DataFrame) -> NDArray[np.int64]:
     return (sets["gram"].to_numpy() >> np.uint64(64 - _SLOTS)).astype(np.int64)
+
+
+def _numbered_words(batches: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
+    """As `_hashed_words`, the rows counted over all batches."""
+    start = 0
+    for texts in batches:
+        yield _hashed_words(texts).select(pl.col("row").cast(pl.Int64) + start, "words")
+        start += len(texts)
 
 
 def _hashed_words(texts: pl.Series) -> pl.DataFrame:

@@ -14,9 +14,9 @@ import polars as pl
 
 from llmops.config import Annotate
 from llmops.data.annotate.candidates import Candidate, drop_rows
-from llmops.data.annotate.decontaminate import in_batches, overlaps_of
+from llmops.data.annotate.decontaminate import in_batches, overlaps_of, same_words
 from llmops.data.annotate.names import joined, place_of
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Entry, Ledger, Past, key
+from llmops.data.annotate.past import SHOWN, TEST, TRAIN, VALIDATION, Entry, Ledger, Past, compared, key, shown_text
 from llmops.data.annotate.redact import Redactor
 from llmops.data.annotate.split import SPLIT, Claim, keyed, normalized, splits, wording_id
 from llmops.data.worktables import BATCH, WorkTables, batched
@@ -24,6 +24,7 @@ from llmops.records import Document, Example, as_of, content_id
 
 _COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
 _ITEM = ("row", "id", "wording", "group", "split")
+_FROM = {"row": "candidates", "number": "tested"}  #: where an example is that has such a key
 
 
 class Candidates:
@@ -116,7 +117,8 @@ def examples(
 
 def entries(new: pl.DataFrame, work: WorkTables, config: Annotate) -> Iterator[Entry]:
     """New items, as the ledger keeps them, when `names.note` has noted who they name."""
-    more = f", c.document, c.wording, {compared(config)} AS compared, names"
+    rendered = "c.own_question IS NOT NULL AS rendered"
+    more = f", c.document, c.wording, {compared(config)} AS compared, {shown_text(config)} AS shown, {rendered}, names"
     for split in (TRAIN, VALIDATION, TEST):
         for frame in examples(new, work, split, more, "LEFT JOIN names USING (row)"):
             for row in frame.iter_rows(named=True):
@@ -157,12 +159,15 @@ def _assigned(keys: pl.DataFrame, work: WorkTables, config: Annotate, past: Past
 def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
     """The items without those that would be new in the test, but are near twins of what has been trained on."""
     tested = items.filter(pl.col("split") == TEST)
-    left = tested.join(past.tested, ["wording", "id"], "anti", maintain_order="left")["row"]
+    left = tested.join(past.tested, ["wording", "id"], "anti", maintain_order="left").select("row")
     refused: dict[int, str] = {}
     for texts in ledger.trained() if len(left) else ():
-        close = overlaps_of(partial(_texts, left, work, config), in_batches(texts))
-        refused |= {left[index]: shared for index, (_, shared) in close.items()}
-        left = left.filter(~left.is_in(list(refused)))
+        made = _rendered(left, work, config)
+        same = same_words(_texts(made["row"], work, config, shown=True), in_batches(texts))
+        close = overlaps_of(partial(_texts, left["row"], work, config), in_batches(texts))
+        for rows, hits in ((made["row"], same), (left["row"], close)):
+            refused |= {rows[index]: shared for index, (_, shared) in hits.items()}
+        left = left.filter(~pl.col("row").is_in(list(refused)))
     details = [f"shares {shared}, with what has been trained on, so it cannot be tested" for shared in refused.values()]
     return _without(items, list(refused), "trained_before", details, work)
 
@@ -170,9 +175,9 @@ def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Pas
 def _carried(
     items: pl.DataFrame, made: Candidates, work: WorkTables, config: Annotate, past: Past
 ) -> Iterator[pl.DataFrame]:
-    """The tested examples of the questions that this run does not make, free of what is redacted today."""
+    """The tested examples whose source does not ask their question in this run, free of what is redacted today."""
     tested = items.filter(pl.col("split") == TEST)
-    old = past.tested.join(tested, "wording", "anti")["number"]
+    old = past.left(tested, work)
     redactor = Redactor(config.redact)
     there = tested["id"]
     for some in batched(past.tested_entries(old, work)):
@@ -193,48 +198,58 @@ def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, pas
     versions = past.versions.filter(~pl.col("id").is_in(now.implode()))
     for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
         held = [items.filter(pl.col("split") == other).select("id", "row", "split") for other in others]
-        names = pl.concat(
-            [*held, versions.select("id", pl.lit(None, pl.Int64).alias("row"), pl.lit(TEST, SPLIT).alias("split"))]
-        )
-        rows = items.filter(pl.col("split") == split)["row"]
-        texts = [*(_texts(some["row"], work, config) for some in held), _versions(versions["number"], work)]
-        close = overlaps_of(partial(_texts, rows, work, config), chain.from_iterable(texts))
-        details = []
-        for other, shared in close.values():
-            id_, _, name = names.row(other)
-            details.append(f"shares {shared}, with the {name} item {id_:016x}")
-        items = _without(items, [rows[index] for index in close], "contaminated", details, work)
+        names = pl.concat([*held, versions.with_columns(split=pl.lit(TEST, SPLIT))], how="diagonal")
+        rows, made = items.filter(pl.col("split") == split).select("row"), _rendered(names, work, config)
+        texts = chain(_said(names, work, config), _said(made, work, config, shown=True))
+        close = overlaps_of(partial(_texts, rows["row"], work, config), texts)
+        found = {rows["row"][index]: hit for index, hit in close.items()}
+        rows = _rendered(rows, work, config)
+        if len(rows):
+            shown = _texts(rows["row"], work, config, shown=True)
+            same = same_words(shown, _said(names, work, config, shown=True))
+            found = {rows["row"][index]: hit for index, hit in same.items()} | found
+        names, details = pl.concat([names, made]).select("split", "id"), []
+        for other, shared in found.values():
+            details.append("shares {}, with the {} item {:016x}".format(shared, *names.row(other)))
+        items = _without(items, [*found], "contaminated", details, work)
     return items
 
 
-def _texts(rows: pl.Series, work: WorkTables, config: Annotate) -> Iterator[pl.Series]:
-    """The texts by which candidates are compared, in the order of `rows`."""
-    return _in_order("compared", rows, f"SELECT {compared(config)} AS text, rank FROM candidates c JOIN", "row", work)
+def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
+    """Those of some examples that a template made: what is compared of them is not what they show.
+
+    Args:
+        some: each with its `row` among the candidates, or its `number` among the tested of earlier runs.
+        work: the tables.
+        config: the section.
+    """
+    for name in _FROM.keys() & set(some.columns):
+        work.replace("these", some.select(name).drop_nulls().to_arrow())
+        query = f"SELECT {name} FROM {_FROM[name]} c JOIN these USING ({name})"
+        same = work.frame(f"{query} WHERE rtrim({_of(name, config)}, chr(10)) = rtrim({shown_text(config)}, chr(10))")
+        some = some.join(same.cast({name: some[name].dtype}), name, "anti", maintain_order="left")
+    return some
 
 
-def _versions(numbers: pl.Series, work: WorkTables) -> Iterator[pl.Series]:
-    """The texts by which tested examples of earlier runs are compared, in the order of `numbers`."""
-    return _in_order("versions", numbers, "SELECT compared AS text, rank FROM tested JOIN", "number", work)
+def _said(some: pl.DataFrame, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
+    """The texts of examples as in `_rendered`, with a row or, after those, with a number."""
+    for name in _FROM:
+        yield from _texts(some[name].drop_nulls(), work, config, shown=shown)
 
 
-def _in_order(table: str, keys: pl.Series, query: str, name: str, work: WorkTables) -> Iterator[pl.Series]:
+def _texts(keys: pl.Series, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
+    """The texts by which examples are compared, or that they show, in the order of `keys`: rows or numbers."""
+    name = keys.name
     ranks = pl.DataFrame({name: keys, "rank": range(len(keys))}, {"rank": pl.Int64, name: keys.dtype})
-    work.replace(table, ranks.to_arrow())
-    for texts in work.ranked(f"{query} {table} USING ({name})", len(keys)):
+    work.replace("ranks", ranks.to_arrow())
+    text = shown_text(config) if shown else _of(name, config)
+    for texts in work.ranked(f"SELECT {text} AS text, rank FROM {_FROM[name]} c JOIN ranks USING ({name})", len(keys)):
         for start in range(0, len(texts), BATCH):
             yield pl.Series("text", texts["text"][start : start + BATCH])
 
 
-def compared(config: Annotate) -> str:
-    """The text of an example by which it is compared with the held-out items, in SQL.
-
-    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
-    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
-    words stand in every row. When wordings are split, only the question is compared: the answers are meant to be known
-    there, and what is tested is a wording not seen before.
-    """
-    question, answer = (f"coalesce(c.own_{name}, c.{name})" for name in ("question", "answer"))
-    return question if config.split_by == "wording" else f"{question} || chr(10) || {answer}"
+def _of(name: str, config: Annotate) -> str:
+    return compared(config) if name == "row" else "c.compared"
 
 
 def _reason(rule: str, detail: str) -> pl.Expr:
@@ -262,7 +277,7 @@ def _entry(row: dict[str, Any]) -> Entry:
         wording=row["wording"],
         group=example.group,
         split=example.split,
-        compared=row["compared"],
+        compared=row["compared"] + (SHOWN + row["shown"] if row["rendered"] and example.split != TEST else ""),
         example=example if example.split == TEST else None,
         document=row["document"],
         names=joined(*(row["names"] or ())),

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from llmops.config import Annotate
 from llmops.data.annotate import names
-from llmops.data.annotate.past import TEST, Entry
+from llmops.data.annotate.past import SHOWN, TEST, Entry
 from llmops.data.worktables import batched
 from llmops.errors import StateError, TransientError
 from llmops.records import Example, content_id
@@ -90,7 +90,7 @@ class SplitLedger:
         where = (split_entries.c.scope == self.scope) & (split_entries.c.number <= len(runs))
         query = sa.select(split_entries.c.number, split_entries.c.id, split_entries.c.compared)
         for rows in _pages(known, query.where(where, split_entries.c.split != TEST)):
-            yield [row.compared for row in rows]
+            yield [text for row in rows for text in row.compared.split(SHOWN)]
 
     def write(self, entries: Iterable[Entry]) -> None:
         """See `Ledger`. A run that has written is not written again.

@@ -25,8 +25,10 @@ SIZE = 5  #: bytes of a hash
 
 
 def said(compared: str, example: Mapping[str, str] | None) -> str:
-    """All that an entry says, in lines."""
-    return "\n".join([compared, *(example or {}).values()])
+    """All that an entry says, in lines; without numbers, such as a row's, that are nobody's."""
+    e = example or {}
+    texts = (e.get(name, "") for name in ("question", "answer", "context", "group", "location"))
+    return "\n".join([compared, *texts, e["position"] if is_key(e.get("position", "")) else ""])
 
 
 def place_of(document: Document) -> int:

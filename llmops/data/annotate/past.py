@@ -15,10 +15,12 @@ from typing import NamedTuple, Protocol
 
 import polars as pl
 
+from llmops.config import Annotate
 from llmops.data.worktables import WorkTables, batched
 from llmops.records import Example
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SHOWN = "\n\x1e\n"  #: between what is compared of an example that a template made, and what it shows
 
 
 class Entry(NamedTuple):
@@ -30,7 +32,8 @@ class Entry(NamedTuple):
     wording: str
     group: str
     split: str
-    compared: str  #: the text by which near twins are found; empty where `Ledger.entries` gives it of no tested example
+    #: by which near twins are found, maybe two, see `SHOWN`; empty where `Ledger.entries` gives it of no tested example
+    compared: str
     example: Example | None  #: if it is tested
     # Empty where `Ledger.entries` gives it:
     document: str = ""  #: id of what it was made of: a document, or a tested entry that is carried on
@@ -47,7 +50,7 @@ class Ledger(Protocol):
         """Those of earlier runs, ordered by interval and run."""
 
     def trained(self) -> Iterator[Sequence[str]]:
-        """The compared texts of all that was trained or validated with, some at a time."""
+        """The compared texts of all that was trained or validated with, some at a time; also those that it shows."""
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Write down what is new in this run."""
@@ -72,6 +75,23 @@ class Unwritten:
 def key(text: str) -> int:
     """A number of 64 bits for a wording, group or the like: equal numbers are equal texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def compared(config: Annotate) -> str:
+    """The text of an example by which it is compared with the held-out items, in SQL.
+
+    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
+    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
+    words stand in every row; with others it is compared as it reads (`shown_text`). When wordings are split, only the
+    question is compared: the answers are meant to be known there, and what is tested is a wording not seen before.
+    """
+    question, answer = (f"coalesce(c.own_{name}, c.{name})" for name in ("question", "answer"))
+    return question if config.split_by == "wording" else f"{question} || chr(10) || {answer}"
+
+
+def shown_text(config: Annotate) -> str:
+    """What stands in the place of `compared` if no template made the example, in SQL."""
+    return "c.question" if config.split_by == "wording" else "c.question || chr(10) || c.answer"
 
 
 _ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": pl.Boolean, "run": pl.UInt32}
@@ -110,6 +130,7 @@ class Past:
                     {
                         "number": number + at,
                         **{name: getattr(e, name) for name in ("id", "wording", "group", "compared", "interval")},
+                        **{name: getattr(e.example, name) for name in ("source", "question", "answer")},
                         "example": json.dumps(asdict(e.example)) if e.example else None,
                     }
                     for at, e in enumerate(some)
@@ -158,6 +179,18 @@ class Past:
         """`id` and `number` of all that any interval has tested, older contents, too; what was compared of it last."""
         last = pl.col("number").last()
         return self.entries.with_row_index("number").filter("test").group_by("id", maintain_order=True).agg(last)
+
+    def left(self, tested: pl.DataFrame, work: WorkTables) -> pl.Series:
+        """Numbers of the tested examples that nothing takes the place of: their source does not ask the question now.
+
+        Args:
+            tested: `row` of the candidates that are tested now.
+            work: the tables.
+        """
+        work.replace("today", tested.select("row").to_arrow())
+        asked = "SELECT wording, source FROM candidates JOIN today USING (row)"
+        left = work.frame(f"SELECT number FROM tested ANTI JOIN ({asked}) USING (wording, source)")
+        return self.tested.join(left.cast(pl.UInt32), "number", "semi", maintain_order="left")["number"]
 
     def tested_entries(self, numbers: pl.Series, work: WorkTables) -> Iterator[Entry]:
         """Tested entries, in the order of their wordings.

@@ -26,8 +26,8 @@ from llmops import prompts
 from llmops.config import Annotate
 from llmops.data.annotate import names, quality
 from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
-from llmops.data.annotate.examples import Candidates, compared, entries, examples, split_items
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten
+from llmops.data.annotate.examples import Candidates, entries, examples, split_items
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten, compared
 from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within

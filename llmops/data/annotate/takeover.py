@@ -24,10 +24,10 @@ from llmops import artifacts
 from llmops.artifacts import Record
 from llmops.config import Annotate
 from llmops.data.annotate.candidates import TABLES, Candidate
-from llmops.data.annotate.examples import Candidates, compared, entries
+from llmops.data.annotate.examples import Candidates, entries
 from llmops.data.annotate.ledger import Run, insert, scope_of
 from llmops.data.annotate.names import note
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Entry, Past
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Entry, Past, compared
 from llmops.data.annotate.split import SPLIT, wording_id
 from llmops.data.worktables import WorkTables, batched
 from llmops.records import Document, Example, content_id, read_rows

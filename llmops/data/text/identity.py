@@ -1,8 +1,10 @@
 """Persons' identifiers in texts: e-mail addresses, names, customer and phone numbers, and when one is named.
 
 An identifier is named where its words stand whole and in a row, with the same signs between them: `ana@example.org` is
-in neither `diana@example.org` nor `ana@example.org.uk`. Upper case, white space, invisible characters, typographic
-quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the gaps of a phone number.
+in neither `diana@example.org` nor `ana@example.org.uk`. In scripts without spaces between words, and in Korean, which
+adds particles to a name, each character is a word. Upper case, emphasis (`_Ana Li_`), white space, invisible
+characters, typographic quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the gaps of a
+phone number.
 
 The places in a text where an identifier could stand are found without knowing it, from its shape alone. So who has the
 identifier finds a person by it, and who only has a keyed hash of it finds the same by hashing what stands there.
@@ -23,6 +25,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from llmops.data.text.comparable import QUOTES
+from llmops.data.text.ngrams import UNSPACED
 
 _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
 _WITH_DIGITS = ("number", "phone")
@@ -34,6 +37,9 @@ _MOST_DIGITS = 20  #: more are none either, with every prefix there is
 _BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: what may stand between two groups of digits of a phone number
 _MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
 _JOINING = (*"-.+,",)  #: signs that may join an identifier to something longer
+_EMPHASIS = re.compile(r"(?<!\w)(_{1,3})(?=[^\W_])(.{1,200}?)(?<=[^\s_])\1(?![\w@])")
+_ALONE = f"{UNSPACED[1:-1]}\uac00-\ud7a3"  #: characters that are words by themselves
+_ALONE_THERE = re.compile(f"[{_ALONE}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -96,11 +102,19 @@ def _open(text: str, start: int, end: int, shape: Shape) -> tuple[bool, bool]:
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     word = _words(before + after)
     left, right = not (before and word.match(before[-1])), not (after and word.match(after))
+    if not text.isascii():
+        left = left or _parts(before[-1] + text[start])
+        right = right or (_parts(text[end - 1] + after[0]) and unicodedata.category(after[0])[0] != "M")
     if len(before) == 2 and word.match(before) and _joins(before[1], before[0], shape, "-.+"):
         left = False
     if len(after) == 2 and word.match(after[1]) and _joins(after[0], after[1], shape, "-."):
         right = False
     return left, right
+
+
+def _parts(two: str) -> bool:
+    """Whether two characters are no one word since one of them is a word by itself."""
+    return bool(_ALONE_THERE.search(two))
 
 
 def _joins(sign: str, beyond: str, shape: Shape, of_mail: str) -> bool:
@@ -168,15 +182,17 @@ def forms(text: str) -> Iterator[str]:
 
 
 def folded(text: str) -> str:
-    """The text without mojibake and invisible characters, with straight quotes, in NFKC."""
+    """The text without mojibake, invisible characters and emphasis, with straight quotes, in NFKC."""
     if not text.isascii():
         if _MOJIBAKE.search(text):
             from ftfy import fix_encoding
 
             text = fix_encoding(text)
         text = unicodedata.normalize("NFKC", text.translate(QUOTES))
-        return _invisible().sub("", text)
-    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+        text = _invisible().sub("", text)
+    elif _CONTROL.search(text):
+        text = _CONTROL.sub("", text)
+    return _EMPHASIS.sub(r"\2", text) if "_" in text else text
 
 
 def location_names(location: str) -> set[str]:
@@ -249,13 +265,14 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _words(text: str) -> re.Pattern[str]:
-    """The words of a text: letters, digits, and the marks on letters, which `\\w` leaves out."""
+    """The words of a text: letters, digits, and the marks on letters, which `\\w` leaves out; `_ALONE` each."""
     return _ASCII_WORDS if text.isascii() else _any_words()
 
 
 @cache
 def _any_words() -> re.Pattern[str]:
-    return re.compile(rf"[\w{_characters('M')}]+")
+    marks = _characters("M")
+    return re.compile(rf"[{_ALONE}][{marks}]*|(?:[^\W{_ALONE}]+|[{marks}]+)+")
 
 
 @cache
