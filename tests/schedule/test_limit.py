@@ -46,6 +46,7 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.mark.timeout(0)  # that limit is an alarm, too
 def test_what_ends_in_time_goes_on_undisturbed() -> None:
     old = signal.getsignal(signal.SIGALRM)
     with time_limit("It", 600):

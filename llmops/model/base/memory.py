@@ -25,7 +25,9 @@ SHARD = GIB // 2  #: bytes of a file of the merged model; a larger tensor has a 
 #: (QLoRA, arXiv:2305.14314, section 3); int8 and fp8 have scales for a row or a block beside the weights.
 BITS: Mapping[Form, float] = {"bf16": 16, "nf4": 4.127, "int8": 8.05, "fp8": 8.05, "pruned": 16, "recovered": 16}
 
-LIBRARIES = 0.9 * GIB  #: Python, torch, transformers, peft and bitsandbytes in a process, on a CPU
+#: Python, torch, transformers, peft and bitsandbytes in a process, on a CPU: 0.53 to 0.56 when nothing is computed, by
+#: how much of their files is in the page cache, and what they allocate while they work
+LIBRARIES = 1.0 * GIB
 CONTEXT = 0.6 * GIB  #: what CUDA and its libraries take of a GPU before anything is computed
 SCORED = 8  #: examples whose answers are scored together (`answer_nats`, `mean_loss`)
 
