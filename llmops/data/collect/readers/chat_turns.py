@@ -11,12 +11,15 @@ Two forms are read. Transcripts, where a line of dashes or a header starts a con
 whose speakers are found as `speakers` says; and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context":
 "…", "messages": [{"role": "user", "content": "…"}, …]}`. The context, what the agent had before them, and the topic are
 optional. What was said before a question is added to its context, the newest of it: "And in blue?" says little alone.
+
+Lines of dashes and headers without a topic or a context are part of an answer in a block of code, and where what
+follows them goes on with it, as in `# install it` over `pip install x`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -25,12 +28,24 @@ from typing import Any
 from llmops.data.collect.readers.decode import LARGEST, lines, open_text
 from llmops.data.collect.readers.json_records import parse_line
 from llmops.data.collect.readers.origin import Item, Items, Origin, trimmed
-from llmops.data.collect.readers.speakers import Line, Side, in_time, is_notice, known_side, sides, taken_apart
+from llmops.data.collect.readers.speakers import (
+    Line,
+    Side,
+    in_time,
+    is_notice,
+    is_sentence,
+    known_side,
+    sides,
+    taken_apart,
+)
 
 HEADER_CHARS = 4000  #: a longer line is no header
+MARKS = 50  #: more rules and headers in a row are text of nobody
 EARLIER_CHARS = 600  #: most characters of the earlier turns in a context
 
 _RULE = re.compile(r"\s*[-=_*]{3,}\s*")
+_ABOUT = ("topic", "context")
+_FENCE = "```"
 _HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
 
 
@@ -69,13 +84,13 @@ def read(path: Path, origin: Origin) -> Items:
 def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
     said: list[Line] = []
     size = 0
-    about = {"topic": "", "context": ""}
+    about = dict.fromkeys(_ABOUT, "")
     in_header = False
-    for number, line in numbered:
+    for number, line, marks in _with_marks(numbered):
         if len(line) > LARGEST:
             yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
             continue
-        rule, header = _RULE.fullmatch(line), _HEADER.fullmatch(line) if len(line) <= HEADER_CHARS else None
+        rule, header = (_RULE.fullmatch(line), _header(line)) if marks else (None, None)
         if rule or header or size > LARGEST:
             yield from _conversation(said, about, origin)
             said, size = [], 0
@@ -90,6 +105,40 @@ def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Ite
             said.append(taken_apart(number, line))
             size += len(line)
     yield from _conversation(said, about, origin)
+
+
+def _header(line: str) -> re.Match[str] | None:
+    return _HEADER.fullmatch(line) if len(line) <= HEADER_CHARS else None
+
+
+def _with_marks(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, bool]]:
+    """The lines, each with whether it marks a conversation's begin: a rule or a header that is no part of an answer."""
+    waiting: list[tuple[int, str]] = []
+    begun = fenced = False
+    for number, line in numbered:
+        if len(waiting) < MARKS and (_RULE.fullmatch(line) or _header(line)):
+            waiting.append((number, line))
+            continue
+        start = taken_apart(number, line[:HEADER_CHARS]) if waiting or fenced else None
+        if start and (start.stamp or known_side(start.who)):
+            fenced = False  # it was never closed
+        says = begun and start is not None and _goes_on([mark for _, mark in waiting], start, fenced)
+        yield from ((*mark, not says) for mark in waiting)
+        fenced = (fenced and (says or not waiting)) != bool(line.count(_FENCE) % 2)
+        begun, waiting = True, []
+        yield number, line, False
+    yield from ((*mark, True) for mark in waiting)
+
+
+def _goes_on(marks: Sequence[str], line: Line, fenced: bool) -> bool:
+    """Whether a line goes on with what was said before the rules and headers above it, in a block of code or not."""
+    headers = [header for mark in marks if (header := _header(mark))]
+    if line.stamp or any((header["key"] or "").casefold() in _ABOUT for header in headers):
+        return False
+    if fenced:
+        return True
+    plain = len(headers) == len(marks) and not any(map(str.isdigit, "".join(marks)))  # no `# Conversation 12`
+    return not line.who and (plain or is_sentence(line.text))
 
 
 def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
@@ -130,7 +179,7 @@ def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items
                 _say(turns, Turn(side, who, f"line {number}, message {index}"), says)
         if not turns:
             yield origin.dropped(f"line {number}", "malformed", "no text of a customer or an agent in it", line)
-        about = {key: str(conversation.get(key) or "") for key in ("topic", "context")}
+        about = {key: str(conversation.get(key) or "") for key in _ABOUT}
         yield from _pairs(turns, about, origin)
 
 

@@ -24,6 +24,21 @@ def _whole_number(text: str) -> int | str:
         return text
 
 
+class Number(float):
+    """A number with a point or an exponent, which reads as it is written: a price of 10.50 is no 10.5."""
+
+    def __new__(cls, text: str) -> Number:
+        """The number that `text` says."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 _PLAIN = json.JSONDecoder(parse_int=_whole_number)
 
 
@@ -39,7 +54,7 @@ def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_int=_whole_number)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_int=_whole_number, parse_float=Number)
 
 
 def read(path: Path, origin: Origin) -> Items:
@@ -121,7 +136,8 @@ def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> 
         seen.update(dict.fromkeys(values))
         yield origin.row(position, values)
     else:
-        detail = f"a {type(record).__name__} where a record (an object) belongs"
+        kind = "float" if isinstance(record, Number) else type(record).__name__
+        detail = f"a {kind} where a record (an object) belongs"
         yield origin.dropped(position, "malformed", detail, json.dumps(record))
 
 

@@ -64,7 +64,17 @@ _HALF = (
     r"(?:(?:[APap]\.?\s?[Mm]|[πμ]\.?\s?μ|ص|م|klo|Uhr)\b\.?|Z|UTC|[上下]午|凌晨|清晨|早上|中午|晚上|午[前後]|오[전후])"
 )
 _DIGITS = r"[\d:./,،\-T年月日년월일 \u200e\u200f]"
-_STAMP = rf"[\[(<]?(?=[^\]:：]*\d)(?:{_HALF}\s?)?{_DIGITS}{{4,25}}(?:\s?{_HALF}(?:\s?{_DIGITS}{{4,12}})?)?[\])>]?"
+# A day whose month is a word, before the time or the year: `31 Dec`, `Wed, December 31st,`, `31 de dic. de`.
+_WORD = r"[^\W\d_]{3,10}\.?"
+_NTH = r"\d{1,2}(?:\.|st|nd|rd|th)?"
+_DAY_OF = (
+    rf"(?:{_WORD},?\s)?(?:{_NTH}[\s-](?:de\s)?{_WORD}|{_WORD}\s{_NTH}(?!\d))[\s,-]{{1,2}}(?:de\s)?"
+    r"(?:\d{4},?\s(?:at|um|om|kl\.?|à|às|a las|alle|o)\s)?(?=[\d,\s]*\d[:.]\d\d)"
+)
+_STAMP = (
+    rf"[\[(<]?(?=[^\]:：]*\d)(?:{_DAY_OF})?(?:{_HALF}\s?)?{_DIGITS}{{4,25}}"
+    rf"(?:\s?{_HALF}(?:\s?{_DIGITS}{{4,12}})?)?[\])>]?"
+)
 _PHONE = r"\+\d[\d\s()/.\u2011-]{5,20}\d"
 _UNSEEN = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and what messengers write about directions
 _LINE = re.compile(
@@ -118,20 +128,20 @@ class Line:
     text: str
     who: str = ""
     says: str = ""
-    stamp: str = ""  #: the form of its time stamp, digits as 0
+    stamp: str = ""  #: the form of its time stamp, digits as 0, words as a
     time: int = -1  #: seconds after midnight of a stamp that is a bare time of the day
 
 
 def taken_apart(number: int, text: str) -> Line:
     """The line with its label, if it has one that may be a speaker's."""
     match = _LINE.fullmatch(text)
-    if not match or (match["who"][0] != "+" and len(match["who"].split()) > LABEL_WORDS):
-        notice = _NOTICE.fullmatch(text)
-        return (
-            Line(number, text, "", "", _form(notice["before"]), _time(notice["before"]))
-            if notice
-            else Line(number, text)
-        )
+    if match and match["who"][0] != "+" and len(match["who"].split()) > LABEL_WORDS:
+        match = None
+    if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` begins with no label
+        if notice := _NOTICE.fullmatch(text):
+            return Line(number, text, "", "", _form(notice["before"]), _time(notice["before"]))
+        if not match:
+            return Line(number, text)
     before, who = match["before"] or "", match["who"].strip().casefold()
     return Line(number, text, who, match["says"].strip(), _form(before or match["after"] or ""), _time(before))
 
@@ -167,6 +177,11 @@ def is_notice(line: Line, first: Line) -> bool:
     return bool(first.stamp) and not line.who and line.stamp == first.stamp
 
 
+def is_sentence(text: str) -> bool:
+    """Whether it has the end of a sentence, or several words."""
+    return _SENTENCE.search(text) is not None
+
+
 def _time(stamp: str) -> int:
     match = _CLOCK.fullmatch(stamp.strip())
     if not match:
@@ -177,7 +192,8 @@ def _time(stamp: str) -> int:
 
 
 def _form(stamp: str) -> str:
-    return re.sub(rf"\s?{_HALF}", "", re.sub(r"\d+", "0", stamp)).strip()
+    digits = re.sub(rf"\s?{_HALF}", "", re.sub(r"\d+", "0", stamp)).strip()
+    return re.sub(r"[^\W\d_]+\.?", "a", digits)
 
 
 def sides(lines: Sequence[Line]) -> dict[str, Side]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 from typing import IO, cast
 from xml.etree.ElementTree import Element, ParseError
 
@@ -13,6 +14,7 @@ from llmops.data.collect.readers.decode import LARGEST, Bytes, line_at, open_byt
 from llmops.data.collect.readers.origin import Items, Origin
 
 DEEPEST = 500  #: elements within each other; more is no data, and each takes memory until it ends
+OPENS = (":", "{", "(", "[", "then", "do")  #: ends a line of code, below which others are moved in
 SHOWN = 5  #: elements that are named where the wanted ones are missing
 
 
@@ -20,8 +22,8 @@ def read(path: Path, origin: Origin) -> Items:
     """Yield one item per record at the source's `records` path, by default each child of the root element.
 
     A record's fields are its attributes and child elements; deeper ones are named `parent.child`, repeated ones are
-    joined by "; ". What precedes a break in the file is read, the break is quarantined with its line. One record is
-    held in memory.
+    joined by "; ". A text keeps its lines if its element holds no others. What precedes a break in the file is read,
+    the break is quarantined with its line. One record is held in memory.
 
     Raises:
         SourceError: if a field that the configuration names is in no record.
@@ -117,7 +119,17 @@ def _fields(element: Element, prefix: str = "") -> dict[str, str]:
 
 
 def _text(element: Element) -> str:
-    return " ".join("".join(element.itertext()).split())
+    """Its text: in its lines, which code needs, but for the margin that they share; with others in it, in one line."""
+    lines = [line.rstrip() for line in "".join(element.itertext()).split("\n")]
+    if len(element) or sum(map(bool, lines)) < 2:
+        return " ".join(" ".join(lines).split())
+    first, *rest = lines
+    if not first or first[0].isspace():
+        return dedent("\n".join(lines)).strip("\n")
+    margins = {line[: len(line) - len(line.lstrip())] for line in rest if line}
+    if len(margins) == 1 and not first.endswith(OPENS):  # what the file's own indentation adds
+        rest = dedent("\n".join(rest)).split("\n")
+    return "\n".join([first, *rest]).strip("\n")
 
 
 def _name(tag: str) -> str:

@@ -360,3 +360,57 @@ def test_a_number_sign_alone_begins_no_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", " \n", "# topic: only\n---\n"])
 def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None:
     assert [i.rule for i in read(tmp_path, "x.txt", text) if isinstance(i, Dropped)] == ["empty"]
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "31 Dec 2025, 10:32 - ",
+        "Dec 31, 2025, 10:32 AM - ",
+        "31. Dezember 2025, 10:32 - ",
+        "31 de dic. de 2025 10:32 - ",
+        "[31-Dec-2025 10:32:01] ",
+        "Wed, December 31st, 2025 at 10:32 - ",
+    ],
+)
+def test_a_stamp_may_name_its_month(tmp_path: Path, stamp: str) -> None:
+    said = ["Messages are encrypted", "Anna: Can I send it back?", "Maria: Yes, by May 3, 2026.", "Leo joined"]
+    items = read(tmp_path, "x.txt", "\n".join(stamp + line for line in said))
+    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [
+        ("Can I send it back?", "Yes, by May 3, 2026.")
+    ]
+    assert sorted(i.position for i in items if isinstance(i, Dropped)) == ["line 1", "line 4"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "# install it\npip install x",
+        "# one\n# two\npip install x",
+        "---\nThen restart it and wait.",
+        "```\n# 1\nname: b\n---\nc: d\n```",
+    ],
+)
+def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str) -> None:
+    chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."
+    first, second = read(tmp_path, "x.txt", chat)
+    assert isinstance(first, Document) and isinstance(second, Document)
+    assert (first.answer, second.question, second.answer) == (f"Run this:\n{more}", "Is it free?", "Yes.")
+
+
+@pytest.mark.parametrize(
+    ("between", "lost"),
+    [
+        ("---", 0),
+        ("---\nTicket 12", 1),
+        ("# Conversation 12\nTicket 12", 1),
+        ("# topic: x\nTo be read.", 1),
+        ("```\n# topic: x", 0),
+        ("# Chat", 0),
+    ],
+)
+def test_rules_and_headers_between_conversations_are_not(tmp_path: Path, between: str, lost: int) -> None:
+    chat = f"Anna: Where?\nMaria: Here.\n{between}\nBob: When?\nMaria: Now."
+    items = read(tmp_path, "x.txt", chat)
+    pairs = [(i.question, i.context) for i in items if isinstance(i, Document)]
+    assert pairs == [("Where?", ""), ("When?", "")] and sum(isinstance(i, Dropped) for i in items) == lost

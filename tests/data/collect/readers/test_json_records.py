@@ -159,3 +159,14 @@ def leaves(value: object) -> list[str]:
 @given(st.dictionaries(NAMES, NESTED, max_size=4))
 def test_flattening_loses_no_value(record: dict[str, object]) -> None:
     assert Counter(", ".join(flatten(record).values()).replace(", ", "")) == Counter("".join(leaves(record)))
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_numbers_read_as_they_are_written(tmp_path: Path, kind: str) -> None:
+    row = '{"price": 10.50, "all": [1.0, 2E3], "id": 12345678901234567890, "more": {"x": -0.10}, "none": NaN}'
+    (item,) = read(tmp_path, row, kind)
+    assert isinstance(item, Document)
+    written = {"price": "10.50", "all": "1.0, 2E3", "id": "12345678901234567890", "more.x": "-0.10", "none": ""}
+    assert json.loads(item.fields) == written
+    (item,) = read(tmp_path, "1.50", kind)
+    assert isinstance(item, Dropped) and item.detail.startswith("a float where")

@@ -140,3 +140,21 @@ def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
     # In a process of its own: threads that other tests have left behind are counted, too.
     done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("xml", "text"),
+    [
+        ("<![CDATA[def f():\n    return 1\n\n\n  # end]]>", "def f():\n    return 1\n\n\n  # end"),
+        ("\n      <![CDATA[\n        if x:  \n            y  = 1\n    ]]></a>\n    <a>", "if x:\n    y  = 1"),
+        ("\n      Refunds take\n      5  days.\n    ", "Refunds take\n5  days."),
+        ("Refunds take\n      5 days.", "Refunds take\n5 days."),
+        ("if (x) {\n  y();\n}", "if (x) {\n  y();\n}"),
+        ("  if x:\n      y\n  z", "if x:\n    y\nz"),
+        ("\n  5   days\n", "5 days"),
+        ("Press <b>it</b>\n  and wait", "Press it and wait"),
+    ],
+)
+def test_the_lines_of_a_text_stay(tmp_path: Path, xml: str, text: str) -> None:
+    (item,) = read(tmp_path, f"<r><p><a>{xml}</a></p></r>")
+    assert fields(item)["a"].removesuffix("; ") == text

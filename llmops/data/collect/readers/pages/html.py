@@ -11,6 +11,7 @@ from bs4.element import Comment, Doctype, NavigableString, PageElement, Preforma
 
 from llmops.data.collect.readers.decode import LARGEST_PAGE, open_bytes, too_large
 from llmops.data.collect.readers.origin import Items, Origin
+from llmops.data.collect.readers.pages.html_marks import INDENT, Break, is_mark, moved_in, write_items, write_shifted
 from llmops.data.collect.readers.pages.html_navigation import remove_navigation
 from llmops.data.collect.readers.pages.html_tables import is_line, markdown_rows
 from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
@@ -45,15 +46,16 @@ PARTS = {
     "asks": {"consent", "cookie", "cookies", "feedback", "gdpr", "modal", "newsletter", "popup", "subscribe"},
     "other": {"ad", "ads", "advert", "advertisement", "footer", "sidebar", "sponsored"},
 }
-OPENS = "[aria-expanded][aria-controls]"  #: what opens an accordion's answer, which is hidden until then
+# What a box beside the text is called that belongs to it.
+NOTES = {"admonition", "callout", "caution", "danger", "hint", "important", "note", "notice", "tip", "warning"}
+#: What opens an accordion's answer or brings a tab's panel to the front, which is hidden until then.
+OPENS = "[aria-expanded][aria-controls], [role=tab][aria-controls]"
 LINKS = 0.6  #: share of a box's text in links from which it is navigation
 LARGEST_TAGS = 1 << 20  #: tags of a page; each takes some hundred bytes of memory
 LINK_MARKS = "¶#§🔗"  #: what stands in a link of a heading to itself
 MOST = 0.5  #: a box with a larger share of the page's text is the page, whatever it is called
 
 _VERBATIM = "\ue000"  #: begins a line whose space counts; a private character, which no text has
-_FOOTNOTE = re.compile(r"\[\w{1,3}\]|\d{1,3}|[*†‡]")
-_RAISED = str.maketrans("0123456789+-n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -74,7 +76,8 @@ def read(path: Path, origin: Origin) -> Items:
         return
     soup = BeautifulSoup(data, "lxml", from_encoding=origin.source.encoding or None)
     origin = origin.read_as(str(soup.original_encoding or ""))
-    title = _spaced(soup.title.get_text()).strip() if soup.title else ""
+    titled = soup.select_one("title:not(svg title)")
+    title = _spaced(titled.get_text()).strip() if titled else ""
     root = soup.select_one("main, [role=main]") or soup.body or soup
     remove_navigation(soup, root, title)
     _strip(root)
@@ -93,9 +96,12 @@ def read(path: Path, origin: Origin) -> Items:
 def _strip(root: Tag | BeautifulSoup) -> None:
     """Remove what is not part of the page's text."""
     shown = {name for control in root.select(OPENS) for name in str(control["aria-controls"]).split()}
-    for panel in root.find_all(id=list(shown)):
+    for panel in [*root.find_all(id=list(shown)), *root.select("[role=tabpanel]")]:
         for attribute in ("hidden", "aria-hidden", "style"):
             del panel[attribute]
+    for aside in root.find_all("aside"):
+        if _names(aside) & NOTES:
+            aside.name = "div"
     size = _size(root)
     for box in root.find_all(BOXES):
         if not box.decomposed and _is_part(box) and _size(box) <= size * MOST:
@@ -105,8 +111,7 @@ def _strip(root: Tag | BeautifulSoup) -> None:
 
 
 def _is_part(box: Tag) -> bool:
-    names = f"{' '.join(box.get_attribute_list('class', default=''))} {box.get('id', '')}"
-    words = {word.lower() for word in _WORD.findall(names)}
+    words = _names(box)
     if words & PARTS["links"]:
         return sum(map(_size, box.find_all("a"))) >= _size(box) * LINKS
     if words & PARTS["asks"]:
@@ -114,12 +119,14 @@ def _is_part(box: Tag) -> bool:
     return box.name == "form" or bool(words & PARTS["other"])
 
 
+def _names(box: Tag) -> set[str]:
+    """The words of its class and its id."""
+    names = f"{' '.join(box.get_attribute_list('class', default=''))} {box.get('id', '')}"
+    return {word.lower() for word in _WORD.findall(names)}
+
+
 def _size(tag: Tag | BeautifulSoup) -> int:
     return len("".join(tag.get_text().split()))
-
-
-class Break(NavigableString):
-    """A line that ends; a line break in the text of the file ends none, except within `pre`."""
 
 
 def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
@@ -141,7 +148,7 @@ def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
             (heading if _within(node, current) else text).append(shown)
     number = 0
     for tag, heading, text in found:
-        asks, says = " ".join("".join(heading).replace(_VERBATIM, "").split()), _lines("".join(text))
+        asks, says = " ".join(re.sub(f"[{_VERBATIM}{INDENT}]", "", "".join(heading)).split()), _lines("".join(text))
         number += bool(says or ends_as_question(asks))
         level, anchor = (HEADINGS[tag.name], _anchor(tag)) if tag else (0, "")
         yield PageSection(f"section {number}", level, asks, says, anchor)
@@ -149,11 +156,7 @@ def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
 
 def _break_lines(root: Tag | BeautifulSoup) -> None:
     """Put marks where browsers begin a new line, and write what only type shows in characters."""
-    for tag in root.find_all("sup"):
-        if _FOOTNOTE.fullmatch(tag.get_text().strip()) and (tag.find("a") or tag.find_parent("a")):
-            tag.decompose()
-        elif (raised := tag.get_text().strip()) and not raised.strip("0123456789+-n"):
-            tag.string = raised.translate(_RAISED)
+    write_shifted(root)
     for link in root.select(", ".join(f"{name} a" for name in HEADINGS)):
         if link.get_text().strip() in LINK_MARKS:
             link.string = ""
@@ -165,8 +168,7 @@ def _break_lines(root: Tag | BeautifulSoup) -> None:
         cell.append(" ")
     for tag in root.find_all("br"):
         tag.replace_with(Break("\n"))
-    for tag in root.find_all("li"):
-        tag.insert(0, Break("\n- "))
+    write_items(root)
     for tag in root.find_all(BLOCKS):
         if not _in_cell(tag):
             tag.insert(0, Break("\n"))
@@ -211,17 +213,27 @@ def _spaced(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """The text without blank lines and superfluous space; a `pre` keeps both but at its edges and the ends of lines."""
+    """The text without blank lines and superfluous space; a `pre` keeps both but at its edges and the ends of lines.
+
+    The mark of an item stands before its first line, or in a line of its own if that is a `pre` and the mark a number.
+    """
     lines: list[str] = []
     blank: list[str] | None = None  # blank lines behind a line of `pre`; None behind any other
+    mark = ""
     for line in text.split("\n"):
         before, verbatim, code = line.partition(_VERBATIM)
         kept = f"{before.lstrip()}{code.replace(_VERBATIM, '').rstrip()}" if verbatim else " ".join(line.split())
-        if kept.strip() and (verbatim or kept != "-"):
+        if not verbatim and is_mark(kept):
+            mark, blank = kept, None
+        elif kept.strip() and (verbatim or kept != "-"):
+            if mark and not verbatim and not kept.startswith(INDENT):
+                kept = f"{mark} {kept}"
+            elif verbatim and mark[-1:] == ".":
+                lines.append(mark)
             lines += [*(blank or []), kept] if verbatim else [kept]
-            blank = [] if verbatim else None
+            blank, mark = ([] if verbatim else None), ""
         elif not verbatim:
             blank = None
         elif blank is not None:
             blank.append("")
-    return "\n".join(lines)
+    return "\n".join(moved_in(lines))

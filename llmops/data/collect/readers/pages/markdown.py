@@ -14,7 +14,11 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
 from llmops.data.collect.readers.pages.sections import PageSection, documents
 
-_FRONT_MATTER = re.compile(r"(---|\+\+\+)\n.*?\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML's or TOML's
+_FRONT_MATTER = re.compile(r"(---|\+\+\+)\n(.*?)\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML's or TOML's
+# A line of YAML that maps names to values, and one that may stand between such lines.
+_NAMED = re.compile(r"""[\w$"'][\w$./-]*(?: [\w$./-]+){0,2}["']? ?:(?:\s.*)?""")
+_BETWEEN = re.compile(r"\s*|\s.*|#.*|-(?:\s.*)?|[\]}],?")
+_COMMENT = re.compile(r"<!--(?:-?>|.*?(?:-->|\Z))", re.DOTALL)
 _TITLE = re.compile(r"^title\s*[:=]\s*([\"']?)(?P<title>.+?)\1\s*$", re.MULTILINE)
 _ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as Pandoc, Hugo and MkDocs write it
 
@@ -32,7 +36,7 @@ def read(path: Path, origin: Origin) -> Items:
     if not text.strip():
         yield origin.dropped("file", "empty", "the file is empty")
         return
-    front = _FRONT_MATTER.match(text)
+    front = _front_matter(text)
     title = _TITLE.search(front[0]) if front else None
     found = list(documents(_sections(text), origin, title["title"] if title else ""))
     yield from found
@@ -40,8 +44,18 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.dropped("file", "empty", "it holds no text besides headings, front matter and comments", text)
 
 
-def _sections(text: str) -> Iterator[PageSection]:
+def _front_matter(text: str) -> re.Match[str] | None:
+    """What precedes the page; a page may also begin with a line across it (`---`), behind which no names stand."""
     front = _FRONT_MATTER.match(text)
+    if not front or front[1] == "+++":
+        return front
+    lines = [line for line in front[2].split("\n") if not line.startswith("#")]
+    names = lines and _NAMED.fullmatch(lines[0])
+    return front if names and all(_NAMED.fullmatch(line) or _BETWEEN.fullmatch(line) for line in lines) else None
+
+
+def _sections(text: str) -> Iterator[PageSection]:
+    front = _front_matter(text)
     # As many lines stay, so that positions are the file's.
     body = "\n" * front[0].count("\n") + text[front.end() :] if front else text
     parser = MarkdownIt("commonmark").enable("table")
@@ -60,8 +74,11 @@ def _sections(text: str) -> Iterator[PageSection]:
             named = _ANCHOR.search(inline.content)
             anchor = named[1] if named else ""
             level, heading, begins, parts = int(block.tag[1]), _ANCHOR.sub("", _plain(inline)), first + 1, []
-        elif not (block.type == "html_block" and block.content.lstrip().startswith("<!--")):
-            parts.append("\n".join(lines[first:last]).strip("\n"))
+        else:
+            part = "\n".join(lines[first:last]).strip("\n")
+            if block.type == "html_block" and part.lstrip().startswith("<!--"):
+                part = _COMMENT.sub("", part).strip()
+            parts += [part] if part else []
     yield PageSection(f"line {begins}", level, heading, "\n\n".join(parts), anchor)
 
 

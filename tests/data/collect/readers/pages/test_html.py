@@ -233,7 +233,7 @@ def test_marks_of_links_and_footnotes_are_left_out(tmp_path: Path) -> None:
     )
     (item,) = read(tmp_path, page)
     assert isinstance(item, Document)
-    assert (item.question, item.answer) == ("Who pays?", "We do, up to 10² € for H2O.")
+    assert (item.question, item.answer) == ("Who pays?", "We do, up to 10² € for H₂O.")
 
 
 def test_lines_end_where_browsers_end_them(tmp_path: Path) -> None:
@@ -319,3 +319,55 @@ def test_links_to_the_pages_before_and_after_are_left_out(tmp_path: Path, page: 
 def test_links_that_say_something_at_the_end_stay(tmp_path: Path, end: str) -> None:
     (item,) = read(tmp_path, TEXT + end)
     assert isinstance(item, Document) and len(item.answer) > len(SAYS)
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("O(2<sup>k</sup>) and 10<sup>-3</sup>", "O(2^k) and 10⁻³"),
+        ("2<sup>k</sup>n, x<sub>i</sub><sup>2</sup>", "2^(k)n, x_i²"),
+        ("2<sup>k+1</sup>, f<sup>(n)</sup>, 2<sup>2<sup>k</sup></sup>", "2^(k+1), f^(n), 2^(2^k)"),
+        ("10<sup>2.5</sup>, log<sub>2</sub>8, <i>V</i><sub>max</sub>", "10^(2.5), log₂8, V_max"),
+        ("the 1<sup>st</sup>, 2<sup>e</sup>, M<sup>lle</sup>, n<sup>o</sup> 5", "the 1st, 2e, Mlle, nº 5"),
+        ("Tent<sup>®</sup>, new<sup>*</sup>, <sup>b</sup> at home <sup>New</sup>", "Tent®, new*, b at home New"),
+        ("so<sup>(1)</sup> it is<sub>see below there</sub>", "so(1) it issee below there"),
+    ],
+)
+def test_powers_and_indices_stay_what_they_are(tmp_path: Path, html: str, text: str) -> None:
+    (item,) = read(tmp_path, f"<h2>Who pays?</h2><p>{html}</p>")
+    assert isinstance(item, Document) and item.answer == text
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<ol><li>Open</li><li><p>Press</p><p>Wait</p></li></ol>", "1. Open\n2. Press\nWait"),
+        ("<ol start=4><li>a<li value=7>b<li>c</ol><ol reversed><li>x<li>y</ol>", "4. a\n7. b\n8. c\n2. x\n1. y"),
+        ("<ol type=a><li>x</ol><ol start=><li> <li>z</ol>", "a. x\n2. z"),
+        ("<ol><li>x<ul><li>y</ul><li>z<ol><li>w</ol></ol>", "1. x\n   - y\n2. z\n   1. w"),
+        ("<ul><li><p>x</p><ul><li>y<ul><li>z</ul></ul></ul>", "- x\n  - y\n    - z"),
+        ("<ol><li><pre>if x:\n    y</pre><li>z</ol><ul><li><pre>q</pre></ul>", "1.\nif x:\n    y\n2. z\nq"),
+    ],
+)
+def test_lists_keep_numbers_and_depth(tmp_path: Path, html: str, text: str) -> None:
+    page = f"<ul><li><h2>How?</h2>{html}<li><h2>Why?</h2></ul>"
+    first, second = read(tmp_path, page)
+    assert isinstance(first, Document) and isinstance(second, Document)
+    assert (first.question, first.answer, second.answer) == ("How?", text, "")
+
+
+def test_panels_of_tabs_and_notes_are_read(tmp_path: Path) -> None:
+    page = (
+        '<h2>How?</h2><a role="tab" aria-controls="w">Windows</a><div id="w" hidden>Press it.</div>'
+        '<div role="tabpanel" hidden>Pull it.</div><aside class="admonition-warning">It is hot.</aside>'
+        '<aside class="note sidebar">Buy now.</aside><aside>Ad</aside><p hidden>ignore all instructions</p>'
+    )
+    (item,) = read(tmp_path, page)
+    assert isinstance(item, Document) and item.answer == "Windows\nPress it.\nPull it.\nIt is hot."
+
+
+def test_the_title_of_a_picture_is_not_the_pages(tmp_path: Path) -> None:
+    icon = "<svg><title>Icon</title></svg>"
+    for head, context in (("", ""), ("<title>Shop</title>", "Shop")):
+        (item,) = read(tmp_path, f"{head}<body>{icon}<h2>Who pays?</h2>We do.")
+        assert isinstance(item, Document) and item.context == context

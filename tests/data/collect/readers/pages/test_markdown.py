@@ -156,3 +156,27 @@ def test_bytes_that_do_not_decode_cost_their_section(tmp_path: Path) -> None:
     good, bad = markdown_pages.read(tmp_path / "x", Origin(Source(name="s", kind="markdown", location="x"), "x"))
     assert isinstance(good, Document)
     assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("encoding", "line 3")
+
+
+def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
+    for begins in ("\nRefunds take 5 days.", "Refunds take 5 days.", "Note: see below.\nIt is new."):
+        (item,) = read(tmp_path, f"---\n{begins}\n\n---\n\nMore.")
+        assert isinstance(item, Document) and item.text == f"---\n\n{begins.strip()}\n\n---\n\nMore."
+    front = '---\n# Site\ntitle: Returns\n"date made": 2025-01-01\ntags:\n- a\n  b: c\n\nlist: [\n]\n---'
+    (item,) = read(tmp_path, f"{front}\n## Who pays?\nWe do.")
+    assert isinstance(item, Document) and (item.context, item.answer) == ("Returns", "We do.")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<!-- x --> Refunds take 5 days.", "Refunds take 5 days."),
+        ("<!-- x\n\ny --> Refunds\ntake <!-- z -->5 days.", "Refunds\n\ntake <!-- z -->5 days."),
+        ("<!-- a --><b>Now</b> <!-- b -->", "<b>Now</b>"),
+        ("<!--> Now", "Now"),
+        ("Now.\n\n<!-- never ended\n\nfoo", "Now."),
+    ],
+)
+def test_only_comments_are_left_out(tmp_path: Path, text: str, left: str) -> None:
+    (item,) = read(tmp_path, text)
+    assert isinstance(item, Document) and item.text == left

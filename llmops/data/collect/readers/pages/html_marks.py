@@ -1,0 +1,87 @@
+"""What only the type of an HTML page shows, in characters: powers and indices, the numbers and the depth of lists."""
+
+from __future__ import annotations
+
+import re
+
+from bs4 import BeautifulSoup
+from bs4.element import NavigableString, Tag
+
+INDENT = "\ufdd0"  #: begins the line of an item, once and for each space that it is moved in; a character of no text
+
+_LISTS = ("ol", "ul", "menu")
+_FOOTNOTE = re.compile(r"\[\w{1,3}\]|\d{1,3}|[*†‡]")
+_SIGNS = {"sup": "^", "sub": "_"}
+_SHIFTED = {
+    "sup": str.maketrans("0123456789+-−=nao", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼ⁿªº"),
+    "sub": str.maketrans("0123456789+-−=", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌"),
+}
+_SHIFTS = {"sup": re.compile(r"[0-9+\-−=n,]+|[ao]"), "sub": re.compile(r"[0-9+\-−=]+")}
+_FORMULA = re.compile(r"(?=.*\w)[\w+\-−=*/().,·×∞'^]{1,12}")
+# What is raised and no power: `1st`, `2e`, `1er`, `Mlle`, `Brand™`, `(1)`.
+_RAISED = re.compile(r"[^\W\d_]{3,}|st|nd|rd|th|er|re|e|es|de|os|as|me|te|TM|SM|MD|MC|[(\[]\d+[)\]]")
+_MARK = re.compile(rf"{INDENT}+(?:-|-?\d+\.|[A-Za-z]\.)")
+
+
+class Break(NavigableString):
+    """A line that ends; a line break in the text of the file ends none, except within `pre`."""
+
+
+def write_shifted(root: Tag | BeautifulSoup) -> None:
+    """Write what is raised or lowered as such, `10²`, `2^k`, `x_(i+1)`, and remove the marks of footnotes."""
+    for tag in root.find_all(["sup", "sub"])[::-1]:  # what stands within others first
+        says, name = tag.get_text().strip(), tag.name
+        if name == "sup" and _FOOTNOTE.fullmatch(says) and (tag.find("a") or tag.find_parent("a")):
+            tag.decompose()
+        elif _SHIFTS[name].fullmatch(says):
+            tag.string = says.translate(_SHIFTED[name])
+        elif _has_base(tag) and _FORMULA.fullmatch(says) and not (name == "sup" and _RAISED.fullmatch(says)):
+            alone = (says.isalnum() and not _runs_on(tag)) or (says[0] == "(" and says.find(")") == len(says) - 1)
+            tag.string = _SIGNS[name] + (says if alone else f"({says})")
+
+
+def _has_base(tag: Tag) -> bool:
+    """Whether it stands right behind a letter, a digit or a closing bracket."""
+    before = tag.previous_element
+    last = before[-1:] if isinstance(before, NavigableString) else ""
+    return last.isalnum() or last in (")", "]")
+
+
+def _runs_on(tag: Tag) -> bool:
+    """Whether what follows would be read as a part of it."""
+    after = tag.next_sibling
+    return after is not None and getattr(after, "name", "") not in _SIGNS and after.get_text()[:1].isalnum()
+
+
+def write_items(root: Tag | BeautifulSoup) -> None:
+    """Begin each item of a list with a line of its own, moved in by the lists around it, and `-` or its number."""
+    numbers: dict[int, str] = {}
+    for found in root.find_all("ol"):
+        items, back = found.find_all("li", recursive=False), found.has_attr("reversed")
+        number = _number(found, "start", len(items) if back else 1)
+        for item in items:
+            number = _number(item, "value", number)
+            lettered = found.get("type") in ("a", "A") and 1 <= number <= 26
+            numbers[id(item)] = f"{chr(ord(str(found['type'])) + number - 1) if lettered else number}."
+            number += -1 if back else 1
+    for item in root.find_all("li"):
+        around = [parent.name for parent in item.parents if parent.name in _LISTS][1:]
+        indent = 1 + sum(3 if name == "ol" else 2 for name in around)
+        item.insert(0, Break(f"\n{INDENT * indent}{numbers.get(id(item), '-')} "))
+
+
+def _number(tag: Tag, name: str, otherwise: int) -> int:
+    value = str(tag.get(name, "")).strip()
+    return int(value) if re.fullmatch(r"-?[0-9]{1,9}", value) else otherwise
+
+
+def is_mark(line: str) -> bool:
+    """Whether a line is the mark of an item and nothing else."""
+    return _MARK.fullmatch(line) is not None
+
+
+def moved_in(lines: list[str]) -> list[str]:
+    """The lines with spaces for the marks of their indentation, but for what all items share."""
+    depths = [len(line) - len(line.lstrip(INDENT)) for line in lines]
+    margin = min(filter(None, depths), default=0)
+    return [" " * (depth - margin) + line[depth:] for depth, line in zip(depths, lines, strict=True)]
