@@ -13,10 +13,13 @@ from typing import Any
 import polars as pl
 
 from llmops.data.text import identity
+from llmops.data.text.spellings import forms
 from llmops.errors import LlmopsError
 
 MARK = "<FORGOTTEN>"  #: stands where the person was named, in texts that are kept
-SHORTEST = 3  #: letters and digits of an identifier; a shorter one is a word of many other people's rows
+SHORTEST = (
+    3  #: letters and digits of an identifier (`identity.letters`); a shorter one is a word of many other people's rows
+)
 _PHONE = r"\d(?:\D{0,3}\d){6}"  #: in every text with a phone number
 _FOLDED = r"[^\x20-\x7E\n\t]|[\\%&]"  #: in a text that says more, or less, than it seems to
 
@@ -31,9 +34,9 @@ class Subject:
             LlmopsError: if the identifier is too short to name a person.
         """
         self._shape, self._plain = identity.identifier(identifier)
-        if sum(character.isalnum() for character in self._plain) < SHORTEST:
+        if identity.letters(self._plain) < SHORTEST:
             raise LlmopsError(
-                f"What is to be forgotten must have at least {SHORTEST} letters or digits, "
+                f"What is to be forgotten must have at least {SHORTEST} letters or digits, or two Chinese characters, "
                 "as an e-mail address, a full name or a customer number has."
             )
         phone = self._shape.kind == "phone"
@@ -62,7 +65,7 @@ class Subject:
 
     def named_in(self, text: str) -> bool:
         """Whether the text names the person."""
-        return any(self._places(form) for form in identity.forms(text))
+        return any(self._places(form) for form in forms(text))
 
     def named_in_bytes(self, data: bytes) -> bool:
         """Whether bytes of any kind, taken for UTF-8, name the person."""
@@ -103,7 +106,7 @@ class Subject:
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each place where a text, as it stands, names the person."""
-        lower, shape = text.lower(), self._shape
+        lower, shape = text.casefold(), self._shape
         if shape.kind == "phone" or len(lower) != len(text):  # the places in lower case are others
             found = [place for _, places in identity.runs(text, [shape]) for place in places]
         else:
@@ -111,7 +114,7 @@ class Subject:
         return [
             (start, end)
             for start, end in found
-            if identity.compared(text[start:end].lower(), shape) == self._plain
+            if identity.compared(text[start:end].casefold(), shape) == self._plain
             and identity.whole(text, start, end, shape)
         ]
 
