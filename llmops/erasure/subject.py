@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,7 @@ MARK = "<FORGOTTEN>"  #: stands where the person was named, in texts that are ke
 SHORTEST = (
     3  #: letters and digits of an identifier (`identity.letters`); a shorter one is a word of many other people's rows
 )
+_STRING_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?\d[\d.eE+-]*')
 _PHONE = r"\d(?:\D{0,3}\d){6}"  #: in every text with a phone number
 _FOLDED = r"[^\x20-\x7E\n\t]|[\\%&]"  #: in a text that says more, or less, than it seems to
 
@@ -87,11 +89,14 @@ class Subject:
         return MARK if self.named_in(hidden) else hidden
 
     def hide_lines(self, text: str) -> str:
-        """The text of a whole file with such marks: put into each value if it is JSON, else into each line."""
+        """The text of a whole file with such marks: put into each value of JSON, else into each line."""
         value = _parsed(text)
         if value is not None:
             return json.dumps(self._hidden(value), ensure_ascii=False, indent=1) + "\n"
-        lines = self._marked(text).splitlines(keepends=True)
+        lines: list[str] = []
+        for values, some in groupby(text.splitlines(keepends=True), lambda line: _parsed(line) is not None):
+            part = list(some)
+            lines += part if values else self._marked("".join(part)).splitlines(keepends=True)
         for number in self.rows(pl.Series(lines, dtype=pl.String)):
             lines[number] = self.hide(lines[number].rstrip("\r\n")) + "\n"
         return "".join(lines)
@@ -126,6 +131,13 @@ class Subject:
         if isinstance(value, dict):
             return {self.hide(key): self._hidden(item) for key, item in value.items()}
         return value
+
+
+def without_numbers(text: str) -> str:
+    """JSON without its numbers, which count and measure and so are nobody's: no mark stands for one; any other text."""
+    if _parsed(text) is None:
+        return text
+    return _STRING_OR_NUMBER.sub(lambda found: found[1] or "0", text)
 
 
 def _parsed(text: str) -> Any:

@@ -46,6 +46,7 @@ def has_terms(subject: Subject, text: str) -> bool:
         ("+1 202 555 0143", "12025550143"),
         ("C-102", "order of c-102."),
         ("10234", "customer 10234."),
+        ("5678901 5678901 5678901", "card 5678901 5678901  5678901"),
         ("Ana Li", "_Ana Li_ and __no_one__"),
         (MAIL, "(__ana@example.org__)"),
         ("李小龙", "我叫李小龙，你好"),
@@ -116,6 +117,13 @@ def test_it_hides_the_person_and_nothing_else() -> None:
     assert json.loads(subject.hide(text)) == {"a": f"to {MARK}", MARK: ["x", 1, None, MARK]}
     assert subject.hide_lines(f"one\ntwo {MAIL}\nan\u200ba@example.org\nfour") == f"one\ntwo {MARK}\n{MARK}\nfour"
     assert repr(subject) == f"{subject}" == MARK
+
+
+def test_it_leaves_the_numbers_of_json_alone() -> None:
+    subject = Subject("122")
+    lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
+    hidden = f'{{"at": "customer {MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK} and {MARK}\n'
+    assert subject.hide_lines(lines) == hidden
 
 
 @pytest.mark.parametrize("identifier", ["Jörg Groß", "JÖRG GROSS"])

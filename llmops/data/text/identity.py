@@ -55,7 +55,7 @@ def identifier(text: str) -> tuple[Shape, str]:
     """
     plain = " ".join(folded(text).casefold().split())
     digits = _NO_DIGIT.sub("", plain)
-    if len(digits) >= _PHONE_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
+    if _PHONE_DIGITS <= len(digits) <= _MOST_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
         return Shape("phone", len(digits)), digits
     words = list(_words(plain).finditer(plain))
     plain = plain[words[0].start() : words[-1].end()] if words else ""
