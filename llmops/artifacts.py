@@ -149,6 +149,8 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
 def clear(path: Path) -> None:
     """Make `path` an empty folder, but for the record of what was removed from it before."""
     path.mkdir(parents=True, exist_ok=True)
+    (path / RECORD).unlink(missing_ok=True)  # first, else what is left when this is killed would look done
+    _sync(path)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -1,4 +1,4 @@
-"""Locks of artifacts, on file systems that ask for more than a local one."""
+"""Artifacts when a run is killed, and their locks on file systems that ask for more than a local one."""
 
 from __future__ import annotations
 
@@ -36,3 +36,30 @@ def test_a_lock_may_be_taken_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with artifacts.locked(tmp_path / "a"):
         pass
     assert len(taken) == 4 and (tmp_path / ".a.lock").read_text() == "who has it"
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_what_a_kill_leaves_of_a_cleared_artifact_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    (tmp_path / "parts").mkdir()
+    for name in ("a.parquet", artifacts.RECORD, "z.parquet", "parts/0.parquet"):
+        (tmp_path / name).write_text("{}")
+    left = after
+    for module, function in ((os, "unlink"), (os, "rmdir")):
+        remove = getattr(module, function)
+
+        def counted(*args: Any, remove: Any = remove, **more: Any) -> None:
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            remove(*args, **more)
+
+        monkeypatch.setattr(module, function, counted)
+    with pytest.raises(Killed):
+        artifacts.clear(tmp_path)
+    assert artifacts.is_done(tmp_path) == (after == 0) and len(list(tmp_path.rglob("*"))) == 5 - after

@@ -57,6 +57,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.yaml", environ={})
 
 
+@pytest.mark.parametrize("below", ["", "a/b"])
+def test_a_home_that_cannot_be_a_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"home: .*{tmp_path / 'file'} is no folder"):
+        load(overrides={"home": str(tmp_path / "file" / below)}, environ={})
+
+
 def test_unknown_section_in_the_environment() -> None:
     with pytest.raises(ConfigError, match="LLMOPS_TRIAN__SEED"):
         load(environ={"LLMOPS_TRIAN__SEED": "1"})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.data import Annotate, Clean, Collect, Source, Template
 from llmops.config.features import Features
@@ -72,6 +72,14 @@ class Config(Section):
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
         return {**value, "home": home, "collect": collect, "release": release, "features": features}
+
+    @field_validator("home")
+    @classmethod
+    def _home_can_be_a_folder(cls, home: Path) -> Path:
+        there = next(path for path in (home, *home.parents) if os.path.lexists(path))
+        if not os.path.isdir(there):
+            raise ValueError(f"{there} is no folder; give a folder, or a path where one can be made")
+        return home
 
     @model_validator(mode="after")
     def _gate_decides_on_what_is_measured(self) -> Config:

@@ -1,12 +1,14 @@
 """Search every file for a person: what an erasure is proved with.
 
 Parquet is searched cell by cell, a SQLite file cell by cell and byte by byte (deleted rows stay in its free pages until
-it is rewritten), text line by line, and anything else byte by byte. Not searched are weights, which are numbers, and
-the tokenizers and pictures, which are made of no row.
+it is rewritten), text line by line, and anything else byte by byte. The numbers in JSON of texts and databases are
+counts, which are nobody's. Not searched are weights, which are numbers, and the tokenizers and pictures, which are made
+of no row.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -17,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.erasure.subject import Subject
+from llmops.erasure.subject import Subject, without_numbers
 from llmops.records import is_key
 
 TEXT = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
@@ -27,6 +29,7 @@ TOKENIZERS = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.t
 Cell = tuple[str, str, int, str]  #: of a database: table, column, row number, text
 
 _SQLITE = b"SQLite format 3\0"
+_NUMBER = re.compile(rb'(?<=":)\s?-?\d[\d.eE+-]*')  #: of an object in JSON
 _TOGETHER = 20_000  #: lines or cells that are looked at together
 _CHUNK, _OVERLAP = 4 << 20, 4 << 10  #: bytes
 
@@ -47,9 +50,13 @@ def where_named(path: Path, subject: Subject) -> str:
         return _in_parquet(path, subject)
     if path.suffix in TEXT:
         return _in_lines(path, subject)
-    if is_database(path) and (cell := _in_cells(path, subject)):
+    database = is_database(path)
+    if database and (cell := _in_cells(path, subject)):
         return cell
-    return "in its bytes" if any(subject.named_in_bytes(chunk) for chunk in _chunks(path)) else ""
+    for chunk in _chunks(path):
+        if subject.named_in_bytes(chunk) and not (database and not subject.named_in_bytes(_NUMBER.sub(b"", chunk))):
+            return "in its bytes"
+    return ""
 
 
 def is_database(path: Path) -> bool:
@@ -62,7 +69,8 @@ def naming_cells(found: Iterable[Cell], subject: Subject) -> Iterator[Cell]:
     """The cells that name the person, in order."""
     found = iter(found)
     while some := list(islice(found, _TOGETHER)):
-        yield from (some[row] for row in subject.rows(pl.Series([text for *_, text in some], dtype=pl.String)))
+        rows = subject.rows(pl.Series([text for *_, text in some], dtype=pl.String))
+        yield from (some[row] for row in rows if subject.named_in(without_numbers(some[row][-1])))
 
 
 def cells(database: sqlite3.Connection) -> Iterator[Cell]:
@@ -106,13 +114,22 @@ def _in_locations(values: Iterable[str], subject: Subject) -> bool:
 
 
 def _in_lines(path: Path, subject: Subject) -> str:
-    """Line by line with the next one, since a name may be broken over two."""
     with open(path, encoding="utf-8", errors="replace") as handle:
-        number, pairs = 1, pairwise(chain(handle, [""]))
-        while some := [one + two for one, two in islice(pairs, _TOGETHER)]:
-            if rows := subject.rows(pl.Series(some, dtype=pl.String)):
-                return f"in line {number + rows[0]}"
-            number += len(some)
+        where = _naming_line(handle, subject)
+    if where and path.suffix == ".json":
+        text = path.read_text(encoding="utf-8", errors="replace")
+        where = _naming_line(without_numbers(text).splitlines(keepends=True), subject)
+    return where
+
+
+def _naming_line(lines: Iterable[str], subject: Subject) -> str:
+    """Looks at each line with the next one, since a name may be broken over two."""
+    number, pairs = 1, pairwise(chain(lines, [""]))
+    while some := list(islice(pairs, _TOGETHER)):
+        for row in subject.rows(pl.Series(["".join(two) for two in some], dtype=pl.String)):
+            if subject.named_in("".join(map(without_numbers, some[row]))):
+                return f"in line {number + row}"
+        number += len(some)
     return ""
 
 

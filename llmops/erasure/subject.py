@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 from typing import Any
 
 import polars as pl
 
 from llmops.data.text import identity
+from llmops.data.text.spellings import forms
 from llmops.errors import LlmopsError
 
 MARK = "<FORGOTTEN>"  #: stands where the person was named, in texts that are kept
-SHORTEST = 3  #: letters and digits of an identifier; a shorter one is a word of many other people's rows
+SHORTEST = (
+    3  #: letters and digits of an identifier (`identity.letters`); a shorter one is a word of many other people's rows
+)
+_STRING_OR_NUMBER = re.compile(r'("(?:[^"\\]|\\.)*")|-?\d[\d.eE+-]*')
 _PHONE = r"\d(?:\D{0,3}\d){6}"  #: in every text with a phone number
 _FOLDED = r"[^\x20-\x7E\n\t]|[\\%&]"  #: in a text that says more, or less, than it seems to
 
@@ -31,9 +36,9 @@ class Subject:
             LlmopsError: if the identifier is too short to name a person.
         """
         self._shape, self._plain = identity.identifier(identifier)
-        if sum(character.isalnum() for character in self._plain) < SHORTEST:
+        if identity.letters(self._plain) < SHORTEST:
             raise LlmopsError(
-                f"What is to be forgotten must have at least {SHORTEST} letters or digits, "
+                f"What is to be forgotten must have at least {SHORTEST} letters or digits, or two Chinese characters, "
                 "as an e-mail address, a full name or a customer number has."
             )
         phone = self._shape.kind == "phone"
@@ -62,7 +67,7 @@ class Subject:
 
     def named_in(self, text: str) -> bool:
         """Whether the text names the person."""
-        return any(self._places(form) for form in identity.forms(text))
+        return any(self._places(form) for form in forms(text))
 
     def named_in_bytes(self, data: bytes) -> bool:
         """Whether bytes of any kind, taken for UTF-8, name the person."""
@@ -84,11 +89,14 @@ class Subject:
         return MARK if self.named_in(hidden) else hidden
 
     def hide_lines(self, text: str) -> str:
-        """The text of a whole file with such marks: put into each value if it is JSON, else into each line."""
+        """The text of a whole file with such marks: put into each value of JSON, else into each line."""
         value = _parsed(text)
         if value is not None:
             return json.dumps(self._hidden(value), ensure_ascii=False, indent=1) + "\n"
-        lines = self._marked(text).splitlines(keepends=True)
+        lines: list[str] = []
+        for values, some in groupby(text.splitlines(keepends=True), lambda line: _parsed(line) is not None):
+            part = list(some)
+            lines += part if values else self._marked("".join(part)).splitlines(keepends=True)
         for number in self.rows(pl.Series(lines, dtype=pl.String)):
             lines[number] = self.hide(lines[number].rstrip("\r\n")) + "\n"
         return "".join(lines)
@@ -103,7 +111,7 @@ class Subject:
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each place where a text, as it stands, names the person."""
-        lower, shape = text.lower(), self._shape
+        lower, shape = text.casefold(), self._shape
         if shape.kind == "phone" or len(lower) != len(text):  # the places in lower case are others
             found = [place for _, places in identity.runs(text, [shape]) for place in places]
         else:
@@ -111,7 +119,7 @@ class Subject:
         return [
             (start, end)
             for start, end in found
-            if identity.compared(text[start:end].lower(), shape) == self._plain
+            if identity.compared(text[start:end].casefold(), shape) == self._plain
             and identity.whole(text, start, end, shape)
         ]
 
@@ -123,6 +131,13 @@ class Subject:
         if isinstance(value, dict):
             return {self.hide(key): self._hidden(item) for key, item in value.items()}
         return value
+
+
+def without_numbers(text: str) -> str:
+    """JSON without its numbers, which count and measure and so are nobody's: no mark stands for one; any other text."""
+    if _parsed(text) is None:
+        return text
+    return _STRING_OR_NUMBER.sub(lambda found: found[1] or "0", text)
 
 
 def _parsed(text: str) -> Any:

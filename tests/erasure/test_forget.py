@@ -497,6 +497,22 @@ def test_a_customer_number_is_no_number_of_a_row(tmp_path: Path, session: SparkS
     assert after["test"] <= ids(run_day(config, "2026-02-02") / "test.parquet")
 
 
+def test_a_customer_number_is_no_count(tmp_path: Path, session: SparkSession) -> None:
+    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
+    sources(tmp_path)
+    rows = [f"What does chair {n} cost?,Chair {n} costs {n} euros,{n}" for n in range(1000, 1100)]
+    faq.write_text("\n".join(["question,answer,topic", *rows, "Is it mine?,It is of customer 104.,m"]) + "\n")
+    emit(config.events, "llmops.serving", {"user.name": "customer 104", "http.response.bytes": 104})
+    record = artifacts.read_record(run_day(config, DAY, ("collect", "clean")))
+    (config.home / "logs").mkdir()
+    (config.home / "logs" / "days.log").write_text(json.dumps({"day": DAY, "rows": 104}) + "\n")
+    assert record.metrics["kept"] == 104
+    report = forget(config, "104")
+    assert report.remaining == {} and report.rows[f"clean/{record.fingerprint}"] == 1
+    assert artifacts.read_record(config.artifacts / "clean" / record.fingerprint).metrics == record.metrics
+    assert not holding(config.home, "customer 104") and "104" in (config.home / "logs" / "days.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("who", "asks"), [("李小龙", "我叫{}，我的订单在哪里？"), ("Ana Lima", "Where is the order of _{}_ now?")]
 )

@@ -46,6 +46,7 @@ def has_terms(subject: Subject, text: str) -> bool:
         ("+1 202 555 0143", "12025550143"),
         ("C-102", "order of c-102."),
         ("10234", "customer 10234."),
+        ("5678901 5678901 5678901", "card 5678901 5678901  5678901"),
         ("Ana Li", "_Ana Li_ and __no_one__"),
         (MAIL, "(__ana@example.org__)"),
         ("李小龙", "我叫李小龙，你好"),
@@ -53,6 +54,15 @@ def has_terms(subject: Subject, text: str) -> bool:
         ("สมชาย ใจดี", "ผมชื่อสมชาย ใจดีครับ"),
         ("Ana Li", "我叫Ana Li，你好"),
         ("202-555-0143", "电话2025550143。"),
+        ("Jörg Groß", "the parcel of JÖRG GROSS"),
+        ("JÖRG GROSS", "das Paket von Jörg Groß"),
+        ("Jörg Gross", "DAS PAKET VON JÖRG GROẞ"),
+        ("李娜", "我叫李娜。"),
+        ("김구", "김구님이 주문했습니다"),
+        ("Ana Lima", "https://shop.example/find?by=name&for=Ana+Lima&page=2"),
+        ("Ana Lima", json.dumps({"url": "https://shop.example/?for=%22Ana+Lima%22"})),
+        (MAIL, "Write to ana@example.org.Thanks"),
+        (MAIL, "Пишите на ana@example.org.Спасибо"),
     ],
 )
 def test_named(identifier: str, text: str) -> None:
@@ -77,6 +87,10 @@ def test_named(identifier: str, text: str) -> None:
         (MAIL, "_ana_@example.org"),
         ("李小龙", "李小明和大龙"),
         ("สมช", "สมชื่อ"),
+        ("Jörg Groß", "Jörg Grossmann, Jörg Gros"),
+        ("Ana Lima", "Ana+Lima"),
+        (MAIL, "https://shop.example/?to=big+ana@example.org&page=2"),
+        (MAIL, "ana@example.org.UK or Ana@Example.Org.Uk"),
     ],
 )
 def test_another(identifier: str, text: str) -> None:
@@ -84,7 +98,7 @@ def test_another(identifier: str, text: str) -> None:
     assert Subject(identifier).hide(text) == text
 
 
-@pytest.mark.parametrize("identifier", ["", "a", "??", " \u200b ", "a-b"])
+@pytest.mark.parametrize("identifier", ["", "a", "??", " \u200b ", "a-b", "李", "สม"])
 def test_too_little_to_name_anybody(identifier: str) -> None:
     with pytest.raises(LlmopsError):
         Subject(identifier)
@@ -103,6 +117,20 @@ def test_it_hides_the_person_and_nothing_else() -> None:
     assert json.loads(subject.hide(text)) == {"a": f"to {MARK}", MARK: ["x", 1, None, MARK]}
     assert subject.hide_lines(f"one\ntwo {MAIL}\nan\u200ba@example.org\nfour") == f"one\ntwo {MARK}\n{MARK}\nfour"
     assert repr(subject) == f"{subject}" == MARK
+
+
+def test_it_leaves_the_numbers_of_json_alone() -> None:
+    subject = Subject("122")
+    lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
+    hidden = f'{{"at": "customer {MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK} and {MARK}\n'
+    assert subject.hide_lines(lines) == hidden
+
+
+@pytest.mark.parametrize("identifier", ["Jörg Groß", "JÖRG GROSS"])
+def test_it_hides_the_person_where_another_case_is_longer(identifier: str) -> None:
+    text = "Die Straße von Jörg Groß, JÖRG GROSS und Jörg  Groß ist groß."
+    hidden = f"Die Straße von {MARK}, {MARK} und {MARK} ist groß."
+    assert Subject(identifier).hide(text) == Subject(identifier).hide_lines(text) == hidden
 
 
 def test_rows_are_those_of_the_series() -> None:

@@ -2,7 +2,8 @@
 
 Each run of a scope (all that makes a frozen test another one) gets the next number, and reads what the runs with
 smaller numbers wrote. So a run that is repeated reads what it read then, and gives the same bytes whatever ran since.
-Rows are only added, in one transaction with the run's number; only an erasure takes some out.
+Rows are only added, in one transaction with the run's number; only an erasure takes some out. What no run reads, the
+hashes of names, grows when a row names more than it did.
 
 A run that would read more than an earlier one, but is given what that one was given, is that one: its plan is the
 artifact that is there. So a day without change makes nothing.
@@ -21,7 +22,7 @@ import sqlalchemy as sa
 
 from llmops.config import Annotate
 from llmops.data.annotate import names
-from llmops.data.annotate.past import SHOWN, TEST, Entry
+from llmops.data.annotate.past import SHOWN, TEST, Entry, Names
 from llmops.data.worktables import batched
 from llmops.errors import StateError, TransientError
 from llmops.records import Example, content_id
@@ -92,12 +93,14 @@ class SplitLedger:
         for rows in _pages(known, query.where(where, split_entries.c.split != TEST)):
             yield [text for row in rows for text in row.compared.split(SHOWN)]
 
-    def write(self, entries: Iterable[Entry]) -> None:
+    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
         """See `Ledger`. A run that has written is not written again.
 
         Raises:
             TransientError: if another run has written since this one's plan.
         """
+        if again:  # before the run is there: when this is killed, it is done again
+            _add_names(database_at(self.database), self.scope, again)
         with database_at(self.database).change() as connection:
             runs = _read(connection, self.scope)
             if any(run.fingerprint == self.fingerprint for run in runs):
@@ -222,6 +225,21 @@ def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[En
         counts.update(entry.split for entry in some)
     fields = {"scope": scope, "interval": run.interval, **counts}
     audit.note(connection, "split", by=by, target=run.fingerprint, fields=fields)
+
+
+def _add_names(database: Database, scope: str, again: Names) -> None:
+    """Add hashes of names to the entries of a scope."""
+    if database.absent:
+        return
+    c = split_entries.c
+    for rows in _pages(database, sa.select(c.number, c.id, c.names).where(c.scope == scope)):
+        more = again([row.id for row in rows])
+        grown = [(row, names.joined(row.names or b"", more[row.id])) for row in rows if row.id in more]
+        keys = ({"key_number": row.number, "key_id": row.id, "names": all_} for row, all_ in grown if all_ != row.names)
+        if changes := list(keys):
+            own = (c.scope == scope, c.number == sa.bindparam("key_number"), c.id == sa.bindparam("key_id"))
+            with database.change() as connection:
+                connection.execute(sa.update(split_entries).where(*own).values(names=sa.bindparam("names")), changes)
 
 
 def _carried_names(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry]) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ with the list of the forgotten, who has that can test one guess at a time, but n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import polars as pl
@@ -38,26 +38,26 @@ def place_of(document: Document) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def note(new: pl.DataFrame, documents: Iterable[Document], work: WorkTables, compared: str, salt: bytes) -> None:
-    """Note in the table `names` who is named in the documents that new items were made of.
+def note(items: pl.DataFrame, documents: Iterable[Document], work: WorkTables, compared: str, salt: bytes) -> None:
+    """Note in the table `names` who is named in the documents that items were made of.
 
     Those are all of the same place: a conversation is one.
 
     Args:
-        new: from `Past.new`.
+        items: from `split_items` or `Past.new`.
         documents: all that the run has read.
         work: the tables.
         compared: the text by which a candidate `c` is compared, in SQL.
         salt: of the ledger.
     """
-    work.replace("noted", new.select("row", pl.col("split").cast(pl.String)).to_arrow())
+    work.replace("noted", items.select("row", pl.col("split").cast(pl.String)).to_arrow())
     noted = "FROM candidates c JOIN noted USING (row)"
     places = work.frame(f"""SELECT row, place {noted}
         UNION SELECT row, answered_at AS place {noted} WHERE answered_at IS NOT NULL""")
     shown = 'concat_ws(chr(10), c.question, c.answer, c.context, c."group")'
     said = f"""SELECT row, {compared} || CASE WHEN split = 'test' THEN chr(10) || {shown} ELSE '' END AS said
         {noted} JOIN now USING (row)"""
-    for some in batched(documents) if len(new) else ():
+    for some in batched(documents) if len(items) else ():
         at = pl.Series("place", map(place_of, some), dtype=pl.Int64).to_frame().with_row_index("document")
         pairs = at.join(places, "place").select("row", "document")
         work.replace("now", pairs.select("row").unique().to_arrow())
@@ -65,6 +65,25 @@ def note(new: pl.DataFrame, documents: Iterable[Document], work: WorkTables, com
         rows = ((row, _unsaid(some[number], says[row], salt)) for row, number in pairs.iter_rows())
         work.add("named", [{"row": row, "names": names} for row, names in rows if names])
     work.execute("CREATE OR REPLACE TABLE names AS SELECT row, list(names) AS names FROM named GROUP BY row")
+
+
+def again(items: pl.DataFrame, new: pl.DataFrame, work: WorkTables) -> Callable[[Sequence[str]], Mapping[str, bytes]]:
+    """Gives of those ids that a run has again, when `note` has noted its items, the hashes: a row may name more by now.
+
+    Args:
+        items: all of the run.
+        new: those that are new in it.
+        work: the tables.
+    """
+    work.replace("again", items.join(new, "row", "anti").select("row", "id").to_arrow())
+
+    def of(ids: Sequence[str]) -> Mapping[str, bytes]:
+        asked = pl.Series("id", [int(id_, 16) for id_ in ids], dtype=pl.UInt64)
+        work.replace("ids", asked.to_frame().to_arrow())
+        rows = work.rows("SELECT id, names FROM again JOIN ids USING (id) JOIN names USING (row)")
+        return {f"{row['id']:016x}": joined(*row["names"]) for row in rows}
+
+    return of
 
 
 def hashes(some: Iterable[str], salt: bytes) -> set[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -40,6 +40,9 @@ class Entry(NamedTuple):
     names: bytes = b""  #: hashes of what names somebody in the documents that it was made of, see `names`
 
 
+Names = Callable[[Sequence[str]], Mapping[str, bytes]]  #: ids of examples → the `names` of those that have some
+
+
 class Ledger(Protocol):
     """The entries of earlier runs, and a place for those of this one."""
 
@@ -52,8 +55,8 @@ class Ledger(Protocol):
     def trained(self) -> Iterator[Sequence[str]]:
         """The compared texts of all that was trained or validated with, some at a time; also those that it shows."""
 
-    def write(self, entries: Iterable[Entry]) -> None:
-        """Write down what is new in this run."""
+    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
+        """Write down what is new in this run, and add to earlier entries the names of what it has again."""
 
 
 class Unwritten:
@@ -68,7 +71,7 @@ class Unwritten:
     def trained(self) -> Iterator[Sequence[str]]:
         return iter(())
 
-    def write(self, entries: Iterable[Entry]) -> None:
+    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
         return None
 
 

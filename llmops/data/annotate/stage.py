@@ -85,8 +85,8 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
         new = past.new(items)
         if ledger.salt:
             documents = _documents(sorted((clean / "documents").glob("*.parquet")), work)
-            names.note(new, documents, work, compared(config), ledger.salt)
-        ledger.write(entries(new, work, config))
+            names.note(items, documents, work, compared(config), ledger.salt)
+        ledger.write(entries(new, work, config), names.again(items, new, work))
         first = new.filter(pl.col("split") == TEST).join(past.since, "id", "anti")
         return {
             **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops.artifacts import locked, write_json
-from llmops.data.text.identity import Shape, compared, forms, location_names, runs, whole
+from llmops.data.text.identity import Shape, compared, location_names, runs, whole
+from llmops.data.text.spellings import forms
 from llmops.errors import ArtifactError
 from llmops.records import Document, Dropped, is_key, without_message
 
@@ -95,7 +96,7 @@ class Forgotten:
 
     def _named_in(self, text: str, marks: Mapping[Shape, frozenset[int]]) -> bool:
         for form in forms(text) if marks and text else ():
-            lower = " ".join(form.lower().split())
+            lower = " ".join(form.casefold().split())
             for offset in range(0, len(lower), _WINDOW - _OVERLAP):  # a text may be a whole book
                 part = lower[offset : offset + _WINDOW]
                 for shape, places in runs(part, marks):

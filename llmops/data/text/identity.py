@@ -2,9 +2,9 @@
 
 An identifier is named where its words stand whole and in a row, with the same signs between them: `ana@example.org` is
 in neither `diana@example.org` nor `ana@example.org.uk`. In scripts without spaces between words, and in Korean, which
-adds particles to a name, each character is a word. Upper case, emphasis (`_Ana Li_`), white space, invisible
-characters, typographic quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the gaps of a
-phone number.
+adds particles to a name, each character is a word. Upper case (`GROSS` is `Groß`), emphasis (`_Ana Li_`), white space,
+invisible characters, typographic quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the
+gaps of a phone number.
 
 The places in a text where an identifier could stand are found without knowing it, from its shape alone. So who has the
 identifier finds a person by it, and who only has a keyed hash of it finds the same by hashing what stands there.
@@ -14,7 +14,6 @@ Where the text is not kept, `terms` tells what to keep hashes of, so that any id
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from bisect import bisect
@@ -22,25 +21,21 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
-from urllib.parse import unquote
 
-from llmops.data.text.comparable import QUOTES
 from llmops.data.text.ngrams import UNSPACED
+from llmops.data.text.spellings import characters, folded, forms
 
 _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
 _WITH_DIGITS = ("number", "phone")
 _ASCII_WORDS = re.compile(r"\w+")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _PHONE = re.compile(r"\+?[\d\s().\-/]+")
 _PHONE_DIGITS = 7  #: fewer are no phone number
 _MOST_DIGITS = 20  #: more are none either, with every prefix there is
 _BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: what may stand between two groups of digits of a phone number
-_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
 _JOINING = (*"-.+,",)  #: signs that may join an identifier to something longer
-_EMPHASIS = re.compile(r"(?<!\w)(_{1,3})(?=[^\W_])(.{1,200}?)(?<=[^\s_])\1(?![\w@])")
 _ALONE = f"{UNSPACED[1:-1]}\uac00-\ud7a3"  #: characters that are words by themselves
 _ALONE_THERE = re.compile(f"[{_ALONE}]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SYLLABLE = "\u3005"  #: from here on, each of `_ALONE` is a syllable or a word of its own
 
 
 class Shape(NamedTuple):
@@ -58,9 +53,9 @@ def identifier(text: str) -> tuple[Shape, str]:
 
     Signs around its words do not count: `(Ana Li)` is `ana li`.
     """
-    plain = " ".join(folded(text).lower().split())
+    plain = " ".join(folded(text).casefold().split())
     digits = _NO_DIGIT.sub("", plain)
-    if len(digits) >= _PHONE_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
+    if _PHONE_DIGITS <= len(digits) <= _MOST_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
         return Shape("phone", len(digits)), digits
     words = list(_words(plain).finditer(plain))
     plain = plain[words[0].start() : words[-1].end()] if words else ""
@@ -68,10 +63,15 @@ def identifier(text: str) -> tuple[Shape, str]:
     return Shape(kind, len(words)), plain
 
 
+def letters(plain: str) -> int:
+    """How many letters and digits an identifier has; one that is a syllable or a word by itself counts as two."""
+    return sum(1 + (character >= _SYLLABLE and _parts(character)) for character in plain if character.isalnum())
+
+
 def runs(text: str, shapes: Iterable[Shape]) -> Iterator[tuple[Shape, list[tuple[int, int]]]]:
     """Of each shape the places in a text, start and end, where an identifier of it could stand if it is `whole` there.
 
-    What stands there is compared by `compared` in lower case.
+    What stands there is compared by `compared`, in lower case as `str.casefold` gives it.
     """
     words: list[tuple[int, int]] = []
     for shape in shapes:
@@ -112,9 +112,9 @@ def _open(text: str, start: int, end: int, shape: Shape) -> tuple[bool, bool]:
     return left, right
 
 
-def _parts(two: str) -> bool:
-    """Whether two characters are no one word since one of them is a word by itself."""
-    return bool(_ALONE_THERE.search(two))
+def _parts(some: str) -> bool:
+    """Whether neighbouring characters are no one word since one of them is a word by itself."""
+    return bool(_ALONE_THERE.search(some))
 
 
 def _joins(sign: str, beyond: str, shape: Shape, of_mail: str) -> bool:
@@ -136,7 +136,7 @@ def terms(text: str) -> set[str]:
     """
     found = set[str]()
     for form in forms(text):
-        lower = " ".join(form.lower().split())
+        lower = " ".join(form.casefold().split())
         places = [match.span() for match in _words(lower).finditer(lower)]
         edges = [_edges(lower, start, end) for start, end in places]
         found |= {_term(*edge, lower[start:end]) for (start, end), edge in zip(places, edges, strict=True)}
@@ -161,38 +161,6 @@ def needed(shape: Shape, plain: str) -> list[tuple[str, ...]]:
         )
         for number, part in enumerate(parts)
     ]
-
-
-def forms(text: str) -> Iterator[str]:
-    """The text as it is searched, and what it says once the escapes of HTML, JSON (also nested) and URLs are undone."""
-    plain = folded(text)
-    yield plain
-    texts = [plain]
-    if "&" in text and (unescaped := folded(_without_entities(text))) != plain:
-        texts.append(unescaped)
-        yield unescaped
-    for form in texts:
-        for _ in range(3):  # a row's fields are JSON, a dropped row's content is JSON that holds them
-            if "\\" not in form:
-                break
-            form = _ESCAPE.sub(_unescaped, form).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-            yield folded(form)
-    if "%" in text:
-        yield from (folded(unquote(form)) for form in texts)
-
-
-def folded(text: str) -> str:
-    """The text without mojibake, invisible characters and emphasis, with straight quotes, in NFKC."""
-    if not text.isascii():
-        if _MOJIBAKE.search(text):
-            from ftfy import fix_encoding
-
-            text = fix_encoding(text)
-        text = unicodedata.normalize("NFKC", text.translate(QUOTES))
-        text = _invisible().sub("", text)
-    elif _CONTROL.search(text):
-        text = _CONTROL.sub("", text)
-    return _EMPHASIS.sub(r"\2", text) if "_" in text else text
 
 
 def location_names(location: str) -> set[str]:
@@ -249,21 +217,6 @@ def _number(digits: str) -> str:
     return f"#{digits}"
 
 
-def _without_entities(text: str) -> str:
-    for _ in range(3):  # more often than three times is somebody writing about HTML
-        plain = html.unescape(text)
-        if plain == text:
-            break
-        text = plain
-    return text
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    if match[1]:
-        return chr(int(match[1], 16))
-    return {"n": "\n", "r": "\r", "t": "\t", "b": " ", "f": " "}.get(match[2], match[2])
-
-
 def _words(text: str) -> re.Pattern[str]:
     """The words of a text: letters, digits, and the marks on letters, which `\\w` leaves out; `_ALONE` each."""
     return _ASCII_WORDS if text.isascii() else _any_words()
@@ -271,26 +224,5 @@ def _words(text: str) -> re.Pattern[str]:
 
 @cache
 def _any_words() -> re.Pattern[str]:
-    marks = _characters("M")
+    marks = characters("M")
     return re.compile(rf"[{_ALONE}][{marks}]*|(?:[^\W{_ALONE}]+|[{marks}]+)+")
-
-
-@cache
-def _invisible() -> re.Pattern[str]:
-    return re.compile(f"[{_characters('C')}]")
-
-
-def _characters(category: str) -> str:
-    """All assigned characters of a category, for a class of a pattern; of C without line ends and tabs."""
-    wanted = [
-        code
-        for code in (*range(0x1F000), *range(0xE0000, 0xE1000))
-        if (found := unicodedata.category(chr(code)))[0] == category and found != "Cn" and chr(code) not in "\n\t\r"
-    ]
-    ranges: list[list[int]] = []
-    for code in wanted:
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)

@@ -70,3 +70,19 @@ def test_who_is_named_in_what_an_example_was_made_of(url: str, tmp_path: Path) -
         "Fay Ek": set(),
     }.items():
         assert {question[id] for id in split_entries.named(database_at(url), Subject(who))} == theirs, who
+
+
+def test_who_is_named_only_later_in_a_row_that_gives_the_same_example(url: str, tmp_path: Path) -> None:
+    config = Annotate(min_test_items=1, test=0.4, validation=0.2)
+    things = [{"question": f"What is {n}?", "answer": f"It is number {n}.", "group": str(n)} for n in range(20)]
+    for day, more in (("001", {}), ("002", {"text": "seen by Bo Ek"}), ("003", {})):
+        rows = [row("faq", f"row {n}", **one, **(more if n < 10 else {})) for n, one in enumerate(things)]
+        clean, out = tmp_path / day / "clean", tmp_path / day
+        write_rows(clean / "documents" / "part-0.parquet", rows, Document)
+        ledger = planned(url, "bot", config, day, lambda read, day=day: f"{day} {read}")
+        annotate.run(config, clean=clean, out=out, ledger=ledger)
+        found = split_entries.named(database_at(url), Subject("Bo Ek"))
+        assert len(found) == (0 if day == "001" else 10)
+    files = [tmp_path / "001" / f"{split}.parquet" for split in ("train", "validation", "test")]
+    assert all(found & {example.id for example in read_rows(path, Example)} for path in files)
+    assert {e.id for f in files for e in read_rows(f, Example) if int(e.group) < 10} == found
