@@ -46,7 +46,7 @@ _ACTS = "|".join(
         r"et (?:cliquez|choisissez|sélectionnez|appuyez|suivez|remplissez|connectez)",
         r"[ye] (?:haga|elija|pulse|seleccione|siga|clique|escolha|selecione|clicca|scegli|seleziona|segui|premi)",
         r"en (?:klik|kies|druk|selecteer|volg|vul|log)",
-        rf"(?<!how )(?<!refer )to (?!(?:{_LEARN})\b)\w+|um .+ zu|pour (?!plus\b)\w+er",
+        rf"(?<!how )(?<!what )(?<!refer )to (?!(?:{_LEARN})\b)\w+|um .+ zu|pour (?!plus\b)\w+er",
     ]
 )
 _SAYS = re.compile(rf"[;:](?!\w)|[–—]|\b(?:{_ACTS})\b", re.IGNORECASE)

@@ -105,8 +105,15 @@ def path(headings: Iterable[str]) -> str:
     return BETWEEN.join(kept)
 
 
-def depth(line: str) -> int:
-    """How deep a heading is by its section's number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a sure number."""
+def depth(line: str, counted: Collection[str] = ()) -> int:
+    """How deep a heading is by its section's number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a sure number.
+
+    Args:
+        line: the heading.
+        counted: the numbers without a point behind them that are sure, see `numbers`.
+    """
+    if (match := _DOTTED.match(line)) and match[1] in counted:
+        return match[1].count(".") + 1
     match = _NUMBER.match(line)
     return match[0].strip().strip(".").count(".") + 1 if match else 0
 

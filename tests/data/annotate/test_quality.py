@@ -136,6 +136,7 @@ def test_any_text_is_judged(question: str, answer: str) -> None:
     [
         "See recommendations for reporting, testing, and specimen collection at Interim Guidance for Doctors.",
         "Visit the Prevention and Treatment page to learn about how to protect yourself.",
+        "See our website about what to do if it breaks.",
         "For more information, see the handbook. Please refer to chapter 4.",
         "Siehe Kapitel 4 des Handbuchs.",
         "Pour plus d'informations, consultez la page Retours.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,11 +22,13 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.pdf_edges import body_size, without_edges
 from llmops.data.collect.readers.pages.pdf_layout import Line, Row, lines, rows, text
 from llmops.data.collect.readers.pages.pdf_notes import with_notes
+from llmops.data.collect.readers.pages.pdf_text import joined, with_notes_below
 from llmops.data.collect.readers.pages.sections import TERM, PageSection, documents
-from llmops.data.text.headings import depth, ends_as_question
+from llmops.data.text.headings import depth, ends_as_question, numbers
 from llmops.records import Dropped
 
 HEADING_CHARS = 120  #: a longer line is text, however it looks
+HEADING_LINES = 4  #: that a heading has at most, if its first one ends as text does
 CHUNK = 1 << 20  #: bytes that are inflated at a time
 LARGEST_STREAM = 1 << 26  #: bytes of a stream, inflated
 DEEPEST = 9  #: depth of a question without a number among headings with one
@@ -40,10 +42,8 @@ _NO_TITLE = re.compile(
 _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
-_CUT_WORD = re.compile(r"[^\W\d_]{2}[-\u00ad\u2010]$")  # a word that goes on in the next line
 _NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number, or a private code for it
 _STREAM = re.compile(rb"stream\r?\n(?=[\x08-\x78])")
-_BULLET = re.compile(r"[•‣▪◦*–-]\s")
 
 
 @dataclass(slots=True)
@@ -51,7 +51,6 @@ class PdfSection:
     """A heading and the lines under it; the heading is empty for what stands before the first."""
 
     page: int
-    order: tuple[float, ...] = ()  #: how a heading is set; the larger, the higher
     heading: list[Line] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
 
@@ -79,7 +78,7 @@ def read(path: Path, origin: Origin) -> Items:
     headings = _headings(whole)
     if not headings:
         for page, text_lines in groupby(whole, lambda line: line.page):
-            yield origin.document(f"page {page}", text=_noted([*text_lines]))
+            yield origin.document(f"page {page}", text=with_notes_below([*text_lines]))
         return
     yield from documents(_page_sections(_sections(whole, headings)), origin, title)
 
@@ -158,11 +157,23 @@ def _headings(lines: list[Line]) -> set[int]:
     short = {i for i, line in enumerate(lines) if len(line.text) <= HEADING_CHARS and line.text[-1] not in ".,;"}
     set_apart = {i for i in short if lines[i].size >= body * LARGER}
     set_apart |= {i for i in short if lines[i].bold and lines[i].size >= body}
+    set_apart |= {i for end in set_apart for i in _begun(lines, end)}
     if any(i + 1 < len(lines) and i + 1 not in set_apart for i in set_apart - {0}):
         return set_apart
     ends = {i for i, line in enumerate(lines) if i == 0 or lines[i - 1].text[-1] in ".!?:"} | {i + 1 for i in set_apart}
     asks = {i for i in short & ends if lines[i].text.endswith("?") and lines[i].text[0].isupper()}
     return {i for i in short if _NUMBERED.fullmatch(lines[i].text)} | asks | (set_apart if asks else set())
+
+
+def _begun(lines: Sequence[Line], end: int) -> range:
+    """The lines before `end` that are of its heading though they end as text does: set as it is, from a number on."""
+    for i in range(end - 1, max(end - HEADING_LINES, -1), -1):
+        alike = (lines[i].size, lines[i].bold) == (lines[end].size, lines[end].bold)
+        if not alike or len(lines[i].text) > HEADING_CHARS:
+            break
+        if _NUMBERED.fullmatch(lines[i].text):
+            return range(i, end)
+    return range(0)
 
 
 def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
@@ -176,38 +187,26 @@ def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
         if wrapped and not _NUMBERED.fullmatch(line.text):
             last.heading.append(line)
         else:
-            sections.append(PdfSection(line.page, _order(line), [line]))
+            sections.append(PdfSection(line.page, [line]))
     return sections
 
 
-def _order(line: Line) -> tuple[float, ...]:
+def _order(heading: Sequence[Line], counted: Collection[str]) -> tuple[float, ...]:
     """How high a heading stands: by its font, and of one font titles, then numbers by their depth, then questions."""
-    number = depth(line.text) or (DEEPEST if ends_as_question(line.text) else 0)
-    return line.size, float(line.bold), float(-number)
+    if not heading:
+        return ()
+    number = depth(shown := joined(heading), counted) or (DEEPEST if ends_as_question(shown) else 0)
+    return heading[0].size, float(heading[0].bold), float(-number)
 
 
 def _page_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
     """The sections with their levels; those without text have no number."""
-    orders = sorted({section.order for section in sections if section.heading}, reverse=True)
+    counted = numbers(joined(section.heading) for section in sections)
+    orders = [_order(section.heading, counted) for section in sections]
+    ranks = sorted({order for order in orders if order}, reverse=True)
     number = 0
-    for section in sections:
+    for section, order in zip(sections, orders, strict=True):
         number += bool(section.lines)
-        level = min(orders.index(section.order) + 1, TERM - 1) if section.heading else 0
+        level = min(ranks.index(order) + 1, TERM - 1) if order else 0
         position = f"page {section.page}, section {max(number, 1)}"
-        yield PageSection(position, level, _joined(section.heading), _noted(section.lines, section.heading))
-
-
-def _noted(found: list[Line], heading: Sequence[Line] = ()) -> str:
-    """The lines as running text, then the footnotes to them and to their heading in brackets, each on its own line."""
-    notes = [note for line in (*heading, *found) for note in line.notes]
-    return "\n".join(filter(None, [_joined(found), *(f"[{_joined(lines(note.rows, 0))}]" for note in notes)]))
-
-
-def _joined(lines: list[Line]) -> str:
-    text = ""
-    for line in lines:
-        if _CUT_WORD.search(text) and line.text[0].islower():
-            text = text[:-1] + line.text
-        else:
-            text += ("\n" if _BULLET.match(line.text) else " ") * bool(text) + line.text
-    return text
+        yield PageSection(position, level, joined(section.heading), with_notes_below(section.lines, section.heading))

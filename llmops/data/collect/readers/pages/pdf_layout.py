@@ -28,6 +28,9 @@ SAME_LEVEL = 0.05  #: difference of feet that is none
 JOINED = 0.15  #: distance up to which it belongs to the word without a space
 
 _MARK = re.compile(r"\d{1,3}")
+_CODE_FONT = re.compile(
+    r"mono(?!type)|courier|consolas|typewriter|menlo|inconsolata|(?:^|\+)(?:cmtt|sftt|lmtt)", re.IGNORECASE
+)
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -48,6 +51,7 @@ class Word:
     foot: float
     size: float  #: font size in points
     bold: bool
+    code: bool = False  #: whether all its letters are as wide as each other, as code is set
     raised: bool = False  #: whether it is a number that may be a footnote's mark
     narrow: bool = False  #: whether only its glyphs show that
     note: Note | None = None  #: the footnote that stood for it
@@ -61,6 +65,9 @@ class Line:
     page: int
     size: float  #: font size in points
     bold: bool
+    left: float  #: where it begins, in points
+    code: bool = False  #: whether all of it is set as code
+    ends_in_code: bool = False
     notes: tuple[Note, ...] = ()  #: the footnotes to its words
 
 
@@ -110,8 +117,9 @@ def lines(rows: Sequence[Row], number: int) -> list[Line]:
     for row in _in_order(rows, median(sizes)) if sizes else ():
         notes, shown = tuple(word.note for word in row if word.note), text(row)
         if shown:
-            bold = all(word.bold for word in row)
-            found.append(Line(shown, number, max(word.size for word in row), bold, waiting + notes))
+            bold, size = all(word.bold for word in row), max(word.size for word in row)
+            code = [word.code for word in row if any(map(str.isalnum, word.text))] or [False]
+            found.append(Line(shown, number, size, bold, row[0].left, all(code), code[-1], waiting + notes))
             waiting = ()
         elif found:
             found[-1] = replace(found[-1], notes=found[-1].notes + notes)
@@ -165,9 +173,10 @@ def _words(word: Mapping[str, Any], usual: float, widths: Mapping[str, float]) -
 def _word(letters: Sequence[Mapping[str, Any]]) -> Word:
     size = max(letter["size"] for letter in letters)
     bold = all("bold" in letter["fontname"].lower() for letter in letters)
+    code = all(_CODE_FONT.search(letter["fontname"]) for letter in letters)
     left, right = min(letter["x0"] for letter in letters), max(letter["x1"] for letter in letters)
     foot = max(letter["bottom"] for letter in letters)
-    return Word("".join(letter["text"] for letter in letters), left, right, foot, round(size, 1), bold)
+    return Word("".join(letter["text"] for letter in letters), left, right, foot, round(size, 1), bold, code)
 
 
 def _in_order(rows: Sequence[Row], size: float) -> Iterator[Row]:

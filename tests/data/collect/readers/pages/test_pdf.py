@@ -109,6 +109,92 @@ def test_the_path_follows_the_fonts_and_the_files_own_title_stands_for_a_missing
     assert isinstance(item, Document) and (item.context, item.question) == ("Returns", "How long does it take?")
 
 
+def set_in(path: Path, found: list[tuple[str, str]], size: float = 10, left: int = 72) -> Path:
+    """Lines, each with its font; spaces before a line are an indentation by letters of Courier."""
+    canvas = Canvas(str(path))
+    for number, (font, line) in enumerate(found):
+        large = size * 1.5 if font.endswith("Bold") else size
+        canvas.setFont(font, large)
+        text = line.lstrip(" ")
+        canvas.drawString(left + (len(line) - len(text)) * 0.6 * size, 800 - 16 * number, text)
+    canvas.save()
+    return path
+
+
+def test_a_heading_of_several_lines_is_whole_and_stands_beside_its_siblings(tmp_path: Path) -> None:
+    bold, plain = "Helvetica-Bold", "Helvetica"
+    page = [
+        (bold, "5.1 What does the shop take back, and what has it"),
+        (bold, "to be like?"),
+        (plain, "All that is whole."),
+        (bold, "5.2 My parcel came late. I"),
+        (bold, "do not want it."),
+        (bold, "What should I do?"),
+        (plain, "Send it back."),
+        (bold, "5.3 Is a label on paper, cloth,"),
+        (bold, "or wood enough?"),
+        (plain, "It is."),
+        (bold, "5.4 Why is it not free? I thought that it was free!"),
+        (plain, "It is free."),
+        (bold, "5.5 Who pays?"),
+        (plain, "The shop does. It is so. "),
+        (plain, "It has been so for long."),
+    ]
+    items = [item for item in read(set_in(tmp_path / "x.pdf", page)) if isinstance(item, Document)]
+    assert [(i.context, i.question, i.answer or i.text) for i in items] == [
+        ("", "What does the shop take back, and what has it to be like?", "All that is whole."),
+        ("", "My parcel came late. I do not want it. What should I do?", "Send it back."),
+        ("", "Is a label on paper, cloth, or wood enough?", "It is."),
+        ("", "Why is it not free? I thought that it was free!", "It is free."),
+        ("", "Who pays?", "The shop does. It is so. It has been so for long."),
+    ]
+
+
+def test_code_keeps_its_lines_and_what_is_set_so_within_a_sentence_does_not(tmp_path: Path) -> None:
+    page = [
+        ("Helvetica", "Write this into a file:"),
+        ("Courier", "for name in a b; do"),
+        ("Courier", "    echo $name |"),
+        ("Courier", "        wc -c"),
+        ("Courier", "done"),
+        ("Helvetica", "and run it, for 32-"),
+        ("Helvetica", "bit machines as well."),
+    ]
+    (item,) = read(set_in(tmp_path / "x.pdf", page))
+    code = "for name in a b; do\n    echo $name |\n        wc -c\ndone"
+    told = f"Write this into a file:\n{code}\nand run it, for 32-bit machines as well."
+    assert isinstance(item, Document) and item.text == told
+    canvas = Canvas(str(tmp_path / "y.pdf"))
+    canvas.setFont("Helvetica", 10)
+    canvas.drawString(72, 800, "Run it with the option")
+    canvas.setFont("Courier", 10)
+    canvas.drawString(190, 800, "--name")
+    canvas.drawString(72, 786, "--other-name")
+    canvas.setFont("Helvetica", 10)
+    canvas.drawString(72, 772, "and wait.")
+    canvas.save()
+    (item,) = read(tmp_path / "y.pdf")
+    assert isinstance(item, Document) and item.text == "Run it with the option --name --other-name and wait."
+
+
+def test_addresses_in_brackets_are_whole_and_a_paragraph_after_a_list_stands_alone(tmp_path: Path) -> None:
+    page = [
+        "It is in the guide (https:",
+        "//shop.example/guide_",
+        "of_returns.html) and there (http://shop.example",
+        "and elsewhere). You need:",
+        "* a label,",
+        "  or a number,",
+        "* a box.",
+        "Then you send it.",
+    ]
+    (item,) = read(set_in(tmp_path / "x.pdf", [("Helvetica", line) for line in page]))
+    assert isinstance(item, Document) and item.text == (
+        "It is in the guide (https://shop.example/guide_of_returns.html) and there (http://shop.example and elsewhere)."
+        " You need:\n* a label, or a number,\n* a box.\nThen you send it."
+    )
+
+
 def test_without_headings_every_page_is_a_document(tmp_path: Path) -> None:
     items = read(lines(tmp_path / "x.pdf", ["Just a text.", "And more."], ["Second page."]))
     assert [(i.position, i.text) for i in items if isinstance(i, Document)] == [
