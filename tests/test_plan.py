@@ -124,12 +124,17 @@ def test_a_full_disk(settings: dict[str, Any], tmp_path: Path, capsys: Any, monk
     assert status == 1 and set(failed(found)) == {"disk"} and "0.0 free" in failed(found)["disk"]
 
 
-@pytest.mark.parametrize("place", ["home", "home/artifacts"])
-def test_a_file_where_a_folder_belongs(settings: dict[str, Any], tmp_path: Path, capsys: Any, place: str) -> None:
-    (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).touch()
+def test_a_file_where_a_folder_belongs(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/artifacts").touch()
     status, found = plan(settings, tmp_path, capsys)
-    assert status == 1 and f"{tmp_path / place} is no folder" in failed(found)["home"]
+    assert status == 1 and f"{tmp_path / 'home/artifacts'} is no folder" in failed(found)["home"]
+
+
+def test_a_home_that_is_a_file_is_a_mistake_of_the_configuration(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "home").touch()
+    status = cli.main(["plan", "--set", f"home={tmp_path / 'home'}"])
+    assert status == 1 and f"{tmp_path / 'home'} is no folder" in capsys.readouterr().err
 
 
 def test_a_grid_with_more_points_than_trials(settings: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

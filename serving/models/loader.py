@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmops.monitoring.events import emit
 from llmops.registry.version import Version
@@ -47,7 +48,7 @@ class Failure:
 
 
 #: called after every load with the version, the seconds that it took, and the error; None: it went well
-ReportLoad = Callable[[Version, float, Exception | None], Awaitable[None]]
+ReportLoad = Callable[[Version, float, Exception | None], Coroutine[Any, Any, None]]
 
 
 class Loader:
@@ -69,6 +70,7 @@ class Loader:
         self._tries = 0
         self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._reports: set[asyncio.Task[None]] = set()
         self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
 
     def keep_loaded(self, version: Version | None) -> None:
@@ -126,7 +128,7 @@ class Loader:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self._swap(None)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, *self._reports)
 
     def _swap(self, loaded: Loaded | None) -> None:
         old, self.current = self.current, loaded
@@ -155,7 +157,10 @@ class Loader:
                     self.failure = None
                 else:  # another one is wanted meanwhile
                     self._retire(engine)
-            await self._report(version, time.monotonic() - begun, error)
+            report = asyncio.create_task(self._report(version, time.monotonic() - begun, error))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
+            await asyncio.shield(report)  # what has been loaded is told of, though the app stops at that moment
         finally:
             self.loading, self._task = "", None
 

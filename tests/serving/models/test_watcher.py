@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.registry.aliases import Change, move
+from llmops.registry.version import Version
 from serving.engines.base import EngineRequest, Question
 from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, NotReady
@@ -180,3 +181,20 @@ def test_it_stops_though_it_is_woken_at_that_moment(world: Any, turns: int) -> N
         assert stopped
 
     asyncio.run(test())
+
+
+def test_what_was_loaded_is_told_of_though_it_stops_at_that_moment(world: Any) -> None:
+    told: list[str] = []
+
+    async def report(version: Version, seconds: float, error: Exception | None) -> None:
+        await asyncio.sleep(0.05)
+        told.append(version.name)
+
+    async def test() -> None:
+        loading = loader.Loader(world.engine, report)
+        loading.keep_loaded(world.registry.served()[0])
+        await world.until(lambda: loading.current)
+        await loading.close()
+
+    asyncio.run(test())
+    assert told == ["v1"]
