@@ -155,8 +155,8 @@ def _pairs_by_band(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch
     if not tables:
         return
     banded = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
-    banded = banded.with_columns(later=pl.col("band") & 1 == 1, band=pl.col("band") & ~1)
-    shared = banded.filter(pl.col("band").is_duplicated())
+    band = pl.col("band") & ~1
+    shared = banded.filter(band.is_duplicated()).with_columns(later=pl.col("band") & 1 == 1, band=band)
     tested = pl.when(~pl.col("later")).then("row").min().over("band")
     first = pl.coalesce(tested, pl.col("row").min().over("band"))
     pairs = shared.with_columns(first.alias("first")).filter(pl.col("row") != pl.col("first"))

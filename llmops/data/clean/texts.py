@@ -36,7 +36,9 @@ def gathered(
         layout: how parts are cut.
         work: where the work files are.
     """
-    partitions = max(layout.ranges, pairs.sparkSession.sparkContext.defaultParallelism)
+    cores = pairs.sparkSession.sparkContext.defaultParallelism
+    partitions = max(layout.ranges, cores)
+    tasks = min(layout.parts, max(layout.ranges, 2 * cores))  # a task costs more than reading a part
     bucket = F.pmod("row", F.lit(partitions))
     pairs = pairs.select("row", "first", bucket.alias("bucket"))
     wanted = pairs.select("row", "bucket").union(pairs.select("first", "bucket")).join(places, "row")
@@ -46,15 +48,15 @@ def gathered(
         if not tables:
             return
         rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables))).unique()
-        part = rows["part"][0]
-        found = _found(rows.sort("row"), columns, parts[part], layout, work)
-        buckets = found.partition_by("bucket", as_dict=True, include_key=False)
-        cut = Cut.written(
-            work, f"texts/{part}.arrow", (buckets.get((n,), found[:0].drop("bucket")) for n in range(partitions))
-        )
-        yield cut.told(part)
+        for (part,), some in rows.group_by("part"):
+            found = _found(some.sort("row"), columns, parts[part], layout, work)
+            buckets = found.partition_by("bucket", as_dict=True, include_key=False)
+            cut = Cut.written(
+                work, f"texts/{part}.arrow", (buckets.get((n,), found[:0].drop("bucket")) for n in range(partitions))
+            )
+            yield cut.told(part)
 
-    spread = wanted.repartitionById(layout.parts, F.col("part").cast("int"))
+    spread = wanted.repartitionById(tasks, F.pmod("part", F.lit(tasks)).cast("int"))
     texts = list(Cut.collected(spread.mapInArrow(write, TOLD)).values())
     ready = pairs.select("row", "first", F.col("bucket").alias("part"), F.col("bucket").alias("first_part"))
     return ready.repartitionById(partitions, F.col("part").cast("int")), _Reader(work, texts)
