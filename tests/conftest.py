@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -29,6 +30,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of its own
+hypothesis.settings.register_profile("llmops", deadline=None)  # a busy machine must not decide a test, either
+hypothesis.settings.load_profile("llmops")
 for name in [n for n in os.environ if n.startswith("LLMOPS_")]:
     del os.environ[name]  # a developer's own settings must not decide a test
 
