@@ -137,9 +137,7 @@ class Loader:
         self._buried = None
 
     def _retire(self, engine: Engine) -> None:
-        task = asyncio.create_task(asyncio.to_thread(engine.close))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        _started(asyncio.to_thread(engine.close), self._closing)
 
     async def _load(self, version: Version) -> None:
         begun, self.loading, error = time.monotonic(), version.name, None
@@ -157,9 +155,7 @@ class Loader:
                     self.failure = None
                 else:  # another one is wanted meanwhile
                     self._retire(engine)
-            report = asyncio.create_task(self._report(version, time.monotonic() - begun, error))
-            self._reports.add(report)
-            report.add_done_callback(self._reports.discard)
+            report = _started(self._report(version, time.monotonic() - begun, error), self._reports)
             await asyncio.shield(report)  # what has been loaded is told of, though the app stops at that moment
         finally:
             self.loading, self._task = "", None
@@ -185,6 +181,14 @@ class Loader:
         self._tries += 1
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._tries - 1))
         self.failure = Failure(version.name, error, time.monotonic() + pause_s)
+
+
+def _started(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    """A task, which is in `running` until it has ended: what is on the way is waited for by `Loader.close`."""
+    task = asyncio.create_task(work)
+    running.add(task)
+    task.add_done_callback(running.discard)
+    return task
 
 
 async def report_load(events: Path, version: Version, seconds: float, error: Exception | None) -> None:

@@ -191,22 +191,23 @@ def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
     return sections
 
 
-def _order(heading: Sequence[Line], counted: Collection[str]) -> tuple[float, ...]:
+def _order(heading: Sequence[Line], shown: str, counted: Collection[str]) -> tuple[float, ...]:
     """How high a heading stands: by its font, and of one font titles, then numbers by their depth, then questions."""
     if not heading:
         return ()
-    number = depth(shown := joined(heading), counted) or (DEEPEST if ends_as_question(shown) else 0)
+    number = depth(shown, counted) or (DEEPEST if ends_as_question(shown) else 0)
     return heading[0].size, float(heading[0].bold), float(-number)
 
 
 def _page_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
     """The sections with their levels; those without text have no number."""
-    counted = numbers(joined(section.heading) for section in sections)
-    orders = [_order(section.heading, counted) for section in sections]
+    shown = [joined(section.heading) for section in sections]
+    counted = numbers(shown)
+    orders = [_order(section.heading, heading, counted) for section, heading in zip(sections, shown, strict=True)]
     ranks = sorted({order for order in orders if order}, reverse=True)
     number = 0
-    for section, order in zip(sections, orders, strict=True):
+    for section, heading, order in zip(sections, shown, orders, strict=True):
         number += bool(section.lines)
         level = min(ranks.index(order) + 1, TERM - 1) if order else 0
         position = f"page {section.page}, section {max(number, 1)}"
-        yield PageSection(position, level, joined(section.heading), with_notes_below(section.lines, section.heading))
+        yield PageSection(position, level, heading, with_notes_below(section.lines, section.heading))

@@ -109,14 +109,13 @@ def test_the_path_follows_the_fonts_and_the_files_own_title_stands_for_a_missing
     assert isinstance(item, Document) and (item.context, item.question) == ("Returns", "How long does it take?")
 
 
-def set_in(path: Path, found: list[tuple[str, str]], size: float = 10, left: int = 72) -> Path:
+def set_in(path: Path, found: list[tuple[str, str]]) -> Path:
     """Lines, each with its font; spaces before a line are an indentation by letters of Courier."""
     canvas = Canvas(str(path))
     for number, (font, line) in enumerate(found):
-        large = size * 1.5 if font.endswith("Bold") else size
-        canvas.setFont(font, large)
+        canvas.setFont(font, 15 if font.endswith("Bold") else 10)
         text = line.lstrip(" ")
-        canvas.drawString(left + (len(line) - len(text)) * 0.6 * size, 800 - 16 * number, text)
+        canvas.drawString(72 + (len(line) - len(text)) * 6, 800 - 16 * number, text)
     canvas.save()
     return path
 
