@@ -23,29 +23,29 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rensa import RMinHash
 
-from llmops.data.text.comparable import comparable_texts
 from llmops.data.text.ngrams import SEED, hashed_ngrams
 
 NGRAM = 3  #: words of a shingle
 PERMUTATIONS, BANDS = 64, 16
 MIN_WORDS = 8  #: shorter texts have too few shingles to be compared
+MOST_ROWS = 1_000_000  #: documents, 24 bytes each, that are looked through for exact duplicates at once
 
-# A number with the letters and other numbers that it is written with: `x100`, `3.12`, `2026-01-31`. Letters of scripts
-# without spaces are no part of it.
+# A number with the letters and other numbers that it is written with: `x100`, `3.12`, `2026-01-31`, `10^2`. Letters of
+# scripts without spaces are no part of it.
 _LETTERS = r"[\p{Latin}\p{Greek}\p{Cyrillic}\pN]*"
-_NUMBER = rf"{_LETTERS}\pN{_LETTERS}(?:[.,:/-]{_LETTERS}\pN{_LETTERS})*"
+_NUMBER = rf"{_LETTERS}\pN{_LETTERS}(?:[.,:/^_-]{_LETTERS}\pN{_LETTERS})*"
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-def keys(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Two 64-bit hashes of each text, as `comparable_texts` gives it; equal texts share both."""
-    plain = comparable_texts(texts)
-    return tuple(plain.hash(seed).reinterpret(signed=True) for seed in (SEED, SEED + 1))  # type: ignore[return-value]
+def keys(texts: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two 64-bit hashes of each text; equal texts share both."""
+    first, second = (texts.hash(seed).reinterpret(signed=True).to_numpy() for seed in (SEED, SEED + 1))
+    return first, second
 
 
 def marked(hashes: NDArray[np.int64], later: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -57,7 +57,8 @@ def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa
     """A list of `BANDS` band hashes (int64, `marked`) for each text; null for one too short to be compared.
 
     Args:
-        texts: what is compared; only those that name the same numbers share bands.
+        texts: what is compared, as `comparable_texts` gives it, so that exact duplicates share all bands; only those
+            that name the same numbers share any.
         contexts: only texts of one context share bands.
         later: as in `marked`.
     """
@@ -68,7 +69,7 @@ def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa
         return pa.nulls(len(texts), pa.list_(pa.int64()))
     digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, used, PERMUTATIONS, SEED).to_rows()
     rows = np.asarray(digests, dtype=np.uint64).reshape(-1, BANDS, PERMUTATIONS // BANDS)
-    apart = (keys(contexts)[0].to_numpy().view(np.uint64) ^ numbers(texts))[compared]
+    apart = (contexts.hash(SEED).to_numpy() ^ numbers(texts))[compared]
     mixed = np.arange(1, BANDS + 1, dtype=np.uint64) ^ apart[:, None]  # equal rows of two bands do not meet
     for step in range(rows.shape[2]):
         mixed = (mixed ^ rows[:, :, step]) * _FACTOR
@@ -100,64 +101,71 @@ def _sets(texts: pl.Series) -> pl.Series:
     return pl.Series(pl.from_arrow(lists)).list.unique()
 
 
-def exact(documents: DataFrame) -> DataFrame:
+def exact(tables: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
     """The exact duplicates, as (row, first): the document and the first one that says the same.
 
+    One text may be there any number of times: no more is in memory than twice the different ones, or `MOST_ROWS`.
+
     Args:
-        documents: columns `row` (the id as a number) and the two of `keys`, the second `marked`.
+        tables: gives the documents, any time: columns `row` (the id as a number) and the two of `keys`, the second
+            `marked`; of a text that is there, all documents.
     """
-    same = Window.partitionBy("key_1", F.shiftright("key_2", 1))
-    tested = F.when(F.col("key_2").bitwiseAND(1) == 0, F.col("row"))
-    first = F.coalesce(F.min(tested).over(same), F.min("row").over(same))
-    return documents.select("row", first.alias("first")).where("row != first")
+    held, rows, most = list[pl.DataFrame](), 0, MOST_ROWS
+    for table in tables():
+        held.append(table)
+        rows += len(table)
+        if rows > most:
+            held = [first_of_equals(pl.concat(held))]
+            rows = len(held[0])
+            most = max(MOST_ROWS, 2 * rows)
+    equal = pl.col("key_2") & ~1
+    firsts = first_of_equals(pl.concat(held)).select("key_1", equal, first="row")
+    for table in tables():
+        found = table.select("row", "key_1", equal).join(firsts, ["key_1", "key_2"])
+        yield found.select("row", "first").filter(pl.col("row") != pl.col("first"))
 
 
-def candidates(documents: DataFrame) -> DataFrame:
+def first_of_equals(documents: pl.DataFrame) -> pl.DataFrame:
+    """Of documents that say the same the one that stays, with all its columns."""
+    equal = pl.col("key_2") & ~1
+    return documents.sort(pl.col("key_2") & 1, "row").filter(pl.struct("key_1", equal).is_first_distinct())
+
+
+def candidates(banded: pl.DataFrame) -> pl.DataFrame:
     """The pairs (row, first) to compare: each document, and the first one that shares a band with it.
 
+    As all exact duplicates of a document share its bands and come after it, none of them is the first one.
+
     Args:
-        documents: columns `row` and `bands`.
+        banded: columns `row` and `band`; of a band that is there, all documents.
     """
-    banded = documents.where("bands is not null").select("row", F.explode("bands").alias("band"))
-    return banded.repartition(F.shiftright("band", 1)).mapInArrow(_pairs_by_band, "row long, first long").distinct()
+    values = np.sort(banded["band"].to_numpy() >> 1)  # nearly every band belongs to one document alone
+    several = pl.Series(np.unique(values[1:][values[1:] == values[:-1]]))
+    shared = banded.with_columns(later=pl.col("band") & 1 == 1, band=pl.Series(banded["band"].to_numpy() >> 1))
+    shared = shared.filter(pl.col("band").is_in(several.implode()))
+    tested = pl.when(~pl.col("later")).then("row").min().over("band")
+    first = pl.coalesce(tested, pl.col("row").min().over("band"))
+    return shared.select("row", first.alias("first")).filter(pl.col("row") != pl.col("first")).unique()
 
 
-def near(pairs: DataFrame, texts_of: Callable[[pl.DataFrame], pl.Series], threshold: float) -> DataFrame:
+def near(pairs: DataFrame, texts_of: Callable[[int], pl.DataFrame], threshold: float) -> DataFrame:
     """The near duplicates, as (row, first, similarity): the document and a similar one that comes before it.
 
     Args:
-        pairs: what `candidates` found, with `part` and `first_part`, where the documents are.
-        texts_of: the texts that were hashed, of documents given as (row, part).
+        pairs: what `candidates` found, each once, with a column `bucket`, which is the same in all of a partition.
+        texts_of: the texts that were hashed, of all documents of a bucket: columns `row`, sorted, and `text`.
         threshold: least Jaccard similarity of near duplicates.
     """
 
     def verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             some = pl.DataFrame(pl.from_arrow(batch))
-            similarity = jaccard(
-                texts_of(some.select("row", "part")), texts_of(some.select(row="first", part="first_part"))
-            )
+            if not number:
+                texts = texts_of(some["bucket"][0])
+            left, right = (texts["text"][texts["row"].search_sorted(some[name])] for name in ("row", "first"))
             columns: dict[str, Any] = {name: batch.column(name) for name in ("row", "first")}
-            yield pa.RecordBatch.from_pydict({**columns, "similarity": similarity.to_arrow()})
+            yield pa.RecordBatch.from_pydict({**columns, "similarity": jaccard(left, right).to_arrow()})
 
     verified = pairs.mapInArrow(verify, "row long, first long, similarity double")
     close = verified.where(F.col("similarity") >= threshold)
     return close.groupBy("row").agg(F.min(F.struct("first", "similarity")).alias("of")).select("row", "of.*")
-
-
-def _pairs_by_band(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The pairs (row, first) of the documents in one partition of (row, band) that share a band.
-
-    The partition is held in memory, at 16 bytes a row. Spark's own hash aggregation takes three times as long, since it
-    builds a table of all bands, and nearly every band belongs to one document alone.
-    """
-    tables = [pa.Table.from_batches([batch]) for batch in batches]
-    if not tables:
-        return
-    banded = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
-    band = pl.col("band") & ~1
-    shared = banded.filter(band.is_duplicated()).with_columns(later=pl.col("band") & 1 == 1, band=band)
-    tested = pl.when(~pl.col("later")).then("row").min().over("band")
-    first = pl.coalesce(tested, pl.col("row").min().over("band"))
-    pairs = shared.with_columns(first.alias("first")).filter(pl.col("row") != pl.col("first"))
-    yield from pairs.select("row", "first").unique().to_arrow().to_batches()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
 _SIGN, _HALF = np.uint64(1 << 63), np.uint64(32)
 
@@ -49,6 +51,11 @@ class Layout(NamedTuple):
     def files_of(self, number: int) -> range:
         """The files that make a range."""
         return range(number * self.fan, min((number + 1) * self.fan, self.files))
+
+    def range_of(self, row: str) -> Column:
+        """The number of the range that the id in a column of Spark's is in."""
+        high = F.shiftrightunsigned(F.col(row).bitwiseXOR(F.lit(-(1 << 63))), 32)
+        return F.floor(F.shiftright(high * self.files, 32) / self.fan).cast("int")
 
     def cut(self, rows: pl.Series) -> NDArray[np.intp]:
         """Where each range begins and the last one ends, among sorted ids."""

@@ -56,12 +56,10 @@ def merged(
             told = _write_file(file, frames, found, layout, work)
             yield pa.RecordBatch.from_pylist(told, _FIELDS)
 
-    high = F.shiftrightunsigned(F.col("row").bitwiseXOR(F.lit(-(1 << 63))), 32)
-    ranges = duplicates.sparkSession.range(0, layout.ranges).selectExpr("id AS number")  # a task for each, in any case
-    number = F.floor(F.shiftright(high * layout.files, 32) / layout.fan)
-    found = duplicates.withColumn("number", number)
-    found = ranges.unionByName(found, allowMissingColumns=True)
-    found = found.repartitionById(layout.ranges, F.col("number").cast("int"))
+    # A task for each range, in any case.
+    ranges = duplicates.sparkSession.range(0, layout.ranges).selectExpr("CAST(id AS INT) AS number")
+    found = ranges.unionByName(duplicates.withColumn("number", layout.range_of("row")), allowMissingColumns=True)
+    found = found.repartitionById(layout.ranges, F.col("number"))
     written = {row.name: row for row in found.mapInArrow(write, _TOLD).collect()}
     names = [f"{kind}/{_name(file)}" for kind in KINDS for file in range(layout.files)]
     with ThreadPoolExecutor(8 if work.remote else 1) as pool:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from llmops.data.clean.merge import KINDS, merged
 from llmops.data.clean.texts import gathered
 from llmops.data.clean.work import TOLD, Cut, Work, WorkError, check_shared, mapped, scratch
 from llmops.data.spark import BATCH, session, set_partitions
+from llmops.data.text.comparable import comparable_texts
 from llmops.data.text.ngrams import SEED
 from llmops.errors import LlmopsError
 from llmops.records import Document
@@ -46,7 +47,6 @@ TEXT_COLUMNS = ("question", "answer", "text")  #: what near duplicates share: wh
 
 _ANY = Annotate()  # tests all sources alike
 _COLUMNS = [field.name for field in fields(Document)]
-_KEYS, _BANDS = "row long, key_1 long, key_2 long, part long", "row long, bands array<long>"
 _SIGN = np.uint64(1 << 63)
 
 
@@ -79,8 +79,9 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -
             check_shared(spark, work)
         set_partitions(spark, config, documents.num_rows)
         work.take(source, SOURCE)
-        parts = _write_tidied(spark, layout, work, config, annotate.test_sources)
-        duplicates = _duplicates(spark, parts, layout, work, config, stack)
+        buckets = max(layout.ranges, spark.sparkContext.defaultParallelism)
+        parts = _write_tidied(spark, layout, buckets, work, config, annotate.test_sources)
+        duplicates = _duplicates(spark, parts, layout, buckets, work, config, stack)
         counts = merged(duplicates, parts, layout, work, out)
     _check_complete(source, counts)
     funnel = write_funnel(((*key, number) for key, number in counts.items()), out)
@@ -94,9 +95,9 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -
 
 
 def _write_tidied(
-    spark: SparkSession, layout: Layout, work: Work, config: Clean, tested: Sequence[str]
+    spark: SparkSession, layout: Layout, buckets: int, work: Work, config: Clean, tested: Sequence[str]
 ) -> dict[int, Cut]:
-    """Write the parts: the documents tidied, a table a range, and the two tables of `_numbers`.
+    """Write the parts: the documents tidied, a table a range, and the tables of `_numbers`.
 
     Raises:
         WorkError: if a part is missing, or not all documents are in them.
@@ -110,13 +111,13 @@ def _write_tidied(
                 for group in work.read_row_groups(SOURCE, layout.groups_of(part), _COLUMNS):
                     documents, found = tidy(pl.DataFrame(pl.from_arrow(group)), config, tested)
                     frames.append(documents if layout.fan == 1 else mapped(documents, folder / str(len(frames))))
-                    numbers.append(found.append_column("part", pa.repeat(pa.scalar(part, pa.int64()), len(found))))
+                    numbers.append(found)
                 edges = [layout.cut(frame["row"]).tolist() for frame in frames]
                 ranges = (
                     pl.concat(frame[at[number] : at[number + 1]] for frame, at in zip(frames, edges, strict=True))
                     for number in range(layout.ranges)
                 )
-                tables = chain((some.sort("row") for some in ranges), _numbers(pa.concat_tables(numbers)))
+                tables = chain((some.sort("row") for some in ranges), _numbers(pa.concat_tables(numbers), buckets))
                 yield Cut.written(work, f"parts/{part}.arrow", tables).told(part)
 
     parts = Cut.collected(spark.range(0, layout.parts, 1, layout.parts).mapInArrow(write, TOLD))
@@ -125,11 +126,22 @@ def _write_tidied(
     return parts
 
 
-def _numbers(table: pa.Table) -> Iterator[pa.Table]:
-    """What tells exact duplicates, and what tells near ones."""
-    yield table.drop_columns([name for name in ("bands",) if name in table.column_names])
-    if "bands" in table.column_names:
-        yield table.select(["row", "bands"])
+def _numbers(table: pa.Table, buckets: int) -> Iterator[pl.DataFrame]:
+    """What tells exact duplicates, a table a bucket of keys, and near ones, a table a bucket of bands."""
+    documents = pl.DataFrame(pl.from_arrow(table))
+    yield from _by_bucket(documents.select("row", "key_1", "key_2"), "key_1", buckets)
+    if "bands" in documents.columns:
+        firsts = dedup.first_of_equals(documents).select("row", band="bands")
+        yield from _by_bucket(firsts.drop_nulls().explode("band"), "band", buckets)
+
+
+def _by_bucket(rows: pl.DataFrame, hashes: str, buckets: int) -> Iterator[pl.DataFrame]:
+    """Rows, a table a range of the hashes in one of their columns."""
+    number = ((rows[hashes].to_numpy().view(np.uint64) >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32)
+    order = np.argsort(number.astype(np.uint16 if buckets < 1 << 16 else np.uint32), kind="stable")
+    edges = np.searchsorted(number[order], np.arange(buckets + 1)).tolist()
+    rows = rows[order]
+    yield from (rows[start:end] for start, end in pairwise(edges))
 
 
 def tidy(documents: pl.DataFrame, config: Clean, tested: Sequence[str]) -> tuple[pl.DataFrame, pa.Table]:
@@ -147,13 +159,15 @@ def tidy(documents: pl.DataFrame, config: Clean, tested: Sequence[str]) -> tuple
     frame = rules.judged(frame, config)
     good = frame.filter(pl.col("rule").is_null())
     later = ~good["source"].is_in(tested).to_numpy()
-    parts = pl.concat_str(*TEXT_COLUMNS, "context", "same_as", separator="\x00").alias("parts")
-    key_1, key_2 = (key.to_numpy() ^ good["content"].to_numpy() for key in dedup.keys(good.select(parts)["parts"]))
+    said, around = (
+        comparable_texts(good.select(pl.concat_str(names, separator="\x00")).to_series())
+        for names in (TEXT_COLUMNS, ("context", "same_as"))
+    )
+    key_1, key_2 = (key ^ good["content"].to_numpy() for key in dedup.keys(said + "\x00" + around))
     numbers = {"row": good["row"].to_arrow(), "key_1": pa.array(key_1), "key_2": pa.array(dedup.marked(key_2, later))}
     if config.near_duplicates < 1:
         comparable = (good["same_as"] == "") & ~good[rules.HAS_FIELDS]
-        texts = good.select(pl.concat_str(*TEXT_COLUMNS, separator="\n").alias("texts"))["texts"]
-        numbers["bands"] = dedup.bands(texts.zip_with(comparable, pl.Series([""])), good["context"], later)
+        numbers["bands"] = dedup.bands(said.zip_with(comparable, pl.Series([""])), around, later)
     return frame.drop("content", rules.HAS_FIELDS), pa.table(numbers)
 
 
@@ -182,7 +196,13 @@ def _ids_as_numbers(ids: pl.Series) -> NDArray[np.int64]:
 
 
 def _duplicates(
-    spark: SparkSession, parts: Mapping[int, Cut], layout: Layout, work: Work, config: Clean, stack: ExitStack
+    spark: SparkSession,
+    parts: Mapping[int, Cut],
+    layout: Layout,
+    buckets: int,
+    work: Work,
+    config: Clean,
+    stack: ExitStack,
 ) -> DataFrame:
     """All duplicates, as (row, first, similarity); the similarity of an exact duplicate is null.
 
@@ -194,28 +214,34 @@ def _duplicates(
         stack.callback(rows.persist(StorageLevel.DISK_ONLY).unpersist)
         return rows
 
-    keys = _read(spark, parts, layout.ranges, _KEYS, work)
-    exact = dedup.exact(keys)
-    same = exact.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
+    def tables(number: int) -> Iterator[pl.DataFrame]:
+        return (pl.DataFrame(pl.from_arrow(part.read(work, layout.ranges + number))) for part in parts.values())
+
+    def exact(bucket: int) -> Iterator[pl.DataFrame]:
+        return dedup.exact(lambda: tables(bucket))
+
+    def candidates(bucket: int) -> Iterator[pl.DataFrame]:
+        yield dedup.candidates(pl.concat(tables(buckets + bucket)))
+
+    same = _of_buckets(spark, exact, buckets)
+    same = same.selectExpr("row", "first", "CAST(NULL AS DOUBLE) AS similarity")
     if config.near_duplicates == 1:
         return same
     same = keep(same)
-    unique = _read(spark, parts, layout.ranges + 1, _BANDS, work).join(same, "row", "left_anti")
-    pairs, texts_of = gathered(
-        keep(dedup.candidates(unique)), keys.select("row", "part"), TEXT_COLUMNS, parts=parts, layout=layout, work=work
-    )
+    pairs = keep(_of_buckets(spark, candidates, buckets).distinct().join(same, "row", "left_anti"))
+    pairs, texts_of = gathered(pairs, TEXT_COLUMNS, parts=parts, layout=layout, buckets=buckets, work=work)
     return same.unionByName(dedup.near(pairs, texts_of, config.near_duplicates))
 
 
-def _read(spark: SparkSession, parts: Mapping[int, Cut], number: int, columns: str, work: Work) -> DataFrame:
-    """One table of each part, on Spark."""
+def _of_buckets(spark: SparkSession, find: Callable[[int], Iterator[pl.DataFrame]], buckets: int) -> DataFrame:
+    """The pairs (row, first) that `find` gives for each bucket."""
 
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for part in (number for batch in batches for number in batch.column("id").to_pylist()):
-            yield from parts[part].read(work, number).to_batches(max_chunksize=BATCH)
+    def found(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for bucket in (number for batch in batches for number in batch.column("id").to_pylist()):
+            for pairs in find(bucket):
+                yield from pairs.to_arrow().to_batches()
 
-    tasks = min(len(parts), 2 * spark.sparkContext.defaultParallelism)
-    return spark.range(0, len(parts), 1, tasks).mapInArrow(read, columns)
+    return spark.range(0, buckets, 1, buckets).mapInArrow(found, "row long, first long")
 
 
 def _check_complete(source: Path, counts: Mapping[tuple[str, str | None], int]) -> None:

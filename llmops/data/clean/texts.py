@@ -1,7 +1,7 @@
 """The texts of the pairs that may be near duplicates, brought together from the parts that they are in.
 
-Each part is read once, and the texts of it that any pair needs are written as a file that is cut by the pairs'
-partitions: a reader takes its cut of each file, as the merge does with the parts.
+Each range of ids is read once from all parts, as the merge does, and the texts of it that any pair needs are written as
+a file that is cut by the pairs' partitions: a reader takes its cut of each file.
 """
 
 from __future__ import annotations
@@ -14,81 +14,50 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from llmops.data.clean.layout import Layout
-from llmops.data.clean.work import TOLD, Cut, Work, scratch
+from llmops.data.clean.work import TOLD, Cut, Work
 
 
 def gathered(
-    pairs: DataFrame,
-    places: DataFrame,
-    columns: Sequence[str],
-    *,
-    parts: Mapping[int, Cut],
-    layout: Layout,
-    work: Work,
-) -> tuple[DataFrame, Callable[[pl.DataFrame], pl.Series]]:
+    pairs: DataFrame, columns: Sequence[str], *, parts: Mapping[int, Cut], layout: Layout, buckets: int, work: Work
+) -> tuple[DataFrame, Callable[[int], pl.DataFrame]]:
     """The pairs as `dedup.near` takes them, and what gives it their texts.
 
     Args:
         pairs: columns `row` and `first`; read twice.
-        places: columns `row` and `part`, of all documents.
         columns: what makes a text, joined by line ends.
         parts: the tidied documents.
         layout: how parts are cut.
+        buckets: in how many partitions the pairs are to be.
         work: where the work files are.
     """
-    cores = pairs.sparkSession.sparkContext.defaultParallelism
-    partitions = max(layout.ranges, cores)
-    tasks = min(layout.parts, max(layout.ranges, 2 * cores))  # a task costs more than reading a part
-    bucket = F.pmod("row", F.lit(partitions))
-    pairs = pairs.select("row", "first", bucket.alias("bucket"))
-    wanted = pairs.select("row", "bucket").union(pairs.select("first", "bucket")).join(places, "row")
+    pairs = pairs.select("row", "first", F.pmod("row", F.lit(buckets)).cast("int").alias("bucket"))
+    wanted = pairs.select("row", "bucket").union(pairs.select("first", "bucket"))
+    wanted = wanted.select("row", "bucket", layout.range_of("row").alias("range"))
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         tables = [pa.Table.from_batches([batch]) for batch in batches]
         if not tables:
             return
-        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables))).unique()
-        for (part,), some in rows.group_by("part"):
-            found = _found(some.sort("row"), columns, parts[part], layout, work)
-            buckets = found.partition_by("bucket", as_dict=True, include_key=False)
-            cut = Cut.written(
-                work, f"texts/{part}.arrow", (buckets.get((n,), found[:0].drop("bucket")) for n in range(partitions))
-            )
-            yield cut.told(part)
+        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables))).unique().sort("row")
+        number = rows["range"][0]
+        found = [_found(rows, columns, pl.DataFrame(pl.from_arrow(part.read(work, number)))) for part in parts.values()]
+        by_bucket = pl.concat(found).sort("row").partition_by("bucket", as_dict=True, include_key=False)
+        none = found[0][:0].drop("bucket")
+        yield Cut.written(
+            work, f"texts/{number}.arrow", (by_bucket.get((bucket,), none) for bucket in range(buckets))
+        ).told(number)
 
-    spread = wanted.repartitionById(tasks, F.pmod("part", F.lit(tasks)).cast("int"))
+    spread = wanted.repartitionById(layout.ranges, F.col("range"))
     texts = list(Cut.collected(spread.mapInArrow(write, TOLD)).values())
-    ready = pairs.select("row", "first", F.col("bucket").alias("part"), F.col("bucket").alias("first_part"))
-    return ready.repartitionById(partitions, F.col("part").cast("int")), _Reader(work, texts)
+
+    def texts_of(bucket: int) -> pl.DataFrame:
+        return pl.concat(pl.DataFrame(pl.from_arrow(cut.read(work, bucket))) for cut in texts).sort("row")
+
+    return pairs.repartitionById(buckets, F.col("bucket")), texts_of
 
 
-class _Reader:
-    """The texts of documents given as (row, part), where the part is a bucket; it keeps those of the last one."""
-
-    def __init__(self, work: Work, texts: Sequence[Cut]) -> None:
-        self._work, self._texts, self._last = work, texts, (-1, pl.DataFrame())
-
-    def __call__(self, rows: pl.DataFrame) -> pl.Series:
-        found = pl.Series(pl.repeat("", len(rows), eager=True))
-        for (part,), some in rows.with_row_index("at").group_by("part"):
-            if part != self._last[0]:
-                frames = [pl.DataFrame(pl.from_arrow(cut.read(self._work, part))) for cut in self._texts]
-                self._last = (part, pl.concat(frames).sort("row"))
-            table = self._last[1]
-            found = found.scatter(some["at"], table["text"][table["row"].search_sorted(some["row"])])
-        return found
-
-
-def _found(wanted: pl.DataFrame, columns: Sequence[str], part: Cut, layout: Layout, work: Work) -> pl.DataFrame:
-    """The texts of documents of one part, sorted by `row`: columns `row`, `bucket` and `text`."""
-    frames, edges = [], layout.cut(wanted["row"]).tolist()
-    with scratch() as folder:
-        there = part.fetched(work, folder)
-        for number, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-            if start < end:
-                some = wanted[start:end]
-                tidied = pl.DataFrame(pl.from_arrow(part.read(there, number)))
-                found = tidied.select(columns)[tidied["row"].search_sorted(some["row"])]
-                text = found.select(pl.concat_str(*columns, separator="\n")).to_series()
-                frames.append(some.select("row", "bucket", text=text))
-    return pl.concat(frames)
+def _found(wanted: pl.DataFrame, columns: Sequence[str], part: pl.DataFrame) -> pl.DataFrame:
+    """The texts of those documents that are in this part: columns `row`, `bucket` and `text`."""
+    wanted = wanted.filter(pl.col("row").is_in(part["row"].implode()))
+    some = part.select(columns)[part["row"].search_sorted(wanted["row"])]
+    return wanted.select("row", "bucket", some.select(text=pl.concat_str(*columns, separator="\n")).to_series())

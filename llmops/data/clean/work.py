@@ -182,14 +182,6 @@ class Cut(NamedTuple):
             {"number": [number], "name": [self.name], "ends": [self.ends.tobytes()], "rows": [self.rows.tobytes()]}
         )
 
-    def fetched(self, work: Work, folder: Path) -> Work:
-        """Where the file is to be read at once: a copy on this machine if it is in an object store."""
-        if not work.remote:
-            return work
-        (folder / self.name).parent.mkdir(parents=True, exist_ok=True)
-        work.fetch(self.name, folder / self.name)
-        return Work(str(folder))
-
     def read(self, work: Work, number: int) -> pa.Table:
         """One table; in a folder it is mapped into memory, so that only the columns and rows that are used are read.
 
