@@ -1,8 +1,9 @@
 """clean: tidy every document with Spark, drop duplicates; what a rule drops is kept aside with the reason.
 
 Texts never pass through Spark's JVM, which would cost more than everything that is done to them. Its workers read the
-documents, tidy, judge and hash them and write them as parts, sorted by id. Spark finds the duplicates among numbers
-alone. The workers then merge the parts, a range of ids at a time, into the kept and the dropped.
+documents, tidy, judge and hash them and write them as parts, cut by ranges of ids, keys and MinHash bands. They find
+duplicates by the ranges of keys and bands: Spark has the pairs alone. Then they merge the parts, a range of ids at a
+time, into the kept and the dropped.
 """
 
 from __future__ import annotations
