@@ -29,7 +29,8 @@ from report import divided, finish, parser  # noqa: E402
 from servers import Running, free_port, make_site, running  # noqa: E402
 
 from llmops.config import load  # noqa: E402
-from llmops.monitoring.events import SERVING, build  # noqa: E402
+from llmops.monitoring.datasets import SERVING  # noqa: E402
+from llmops.monitoring.events import build  # noqa: E402
 from llmops.monitoring.spool import Spool  # noqa: E402
 from serving.app import serve  # noqa: E402
 from serving.engines.base import EngineRequest, Question  # noqa: E402

@@ -18,7 +18,7 @@ from llmops.features.examples import read_offline
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_servable
 from llmops.monitoring import events
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 from llmops.pipeline import plan
 from llmops.records import Document, Dropped

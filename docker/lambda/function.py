@@ -18,7 +18,7 @@ from typing import Any
 from mangum import Mangum
 
 from llmops.config import Config
-from llmops.monitoring.sinks import sinks_for
+from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.spool import ship
 from serving.app import create_app
 

@@ -23,7 +23,8 @@ from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, N
 from llmops.access.rows import add, every, find, put, take_over
 from llmops.config import Config
 from llmops.errors import AccessError, StateUnavailable
-from llmops.monitoring.events import AUDIT, emit
+from llmops.monitoring.datasets import AUDIT
+from llmops.monitoring.events import emit
 from llmops.state import audit
 from llmops.state.database import Database, database_of
 

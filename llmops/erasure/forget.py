@@ -29,6 +29,7 @@ from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
 from llmops.errors import LlmopsError
+from llmops.monitoring.datasets import ERASURE
 from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
 from llmops.registry.registry import Registry
@@ -38,8 +39,6 @@ from llmops.retention.removal import alone
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
-
-EVENTS = "llmops.erasure"  #: dataset of the events about erasures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +262,9 @@ def _unreached(config: Config) -> list[str]:
 def _announce(config: Config, plan: ErasurePlan, report: ErasureReport, by: str) -> None:
     emit(
         config.events,
-        EVENTS,
+        ERASURE,
         {
-            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{EVENTS}|{plan.time}|{plan.subject}")),
+            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{ERASURE}|{plan.time}|{plan.subject}")),
             "event.action": "forget",
             "event.outcome": "failure" if report.remaining else "success",
             "user.name": by,

@@ -7,10 +7,9 @@ from typing import Any
 from llmops.config import Config
 from llmops.errors import GovernanceError
 from llmops.govern.review import review
+from llmops.monitoring.datasets import GOVERNANCE
 from llmops.monitoring.events import emit
 from llmops.registry.registry import registry_of
-
-EVENTS = "llmops.governance"  #: dataset of the events about reviews
 
 
 def review_champion(config: Config) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def review_champion(config: Config) -> dict[str, Any]:
     document, _, _ = review(config.govern, champion.path / "answers.parquet", champion.servable, [])
     emit(
         config.events,
-        EVENTS,
+        GOVERNANCE,
         {
             "event.action": "review",
             "event.outcome": "success" if document["verdict"] == "passed" else "failure",

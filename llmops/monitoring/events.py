@@ -1,7 +1,7 @@
 """One event: a flat JSON document with ECS and OpenTelemetry GenAI field names, put durably into the spool.
 
 Field names follow the Elastic Common Schema (`@timestamp`, `event.*`, `http.*`, `user.*`) and OpenTelemetry's GenAI
-semantic conventions (`gen_ai.*`); what neither knows is under `llmops.`. Prompts and answers are not part of an event.
+semantic conventions (`gen_ai.*`); what neither knows is under `llmops.`. `llmops.monitoring.fields` has all of them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmops.monitoring.datasets import DATASETS
+from llmops.monitoring.fields import names_of
 from llmops.monitoring.spool import Spool
 
 ECS_VERSION = "8.17.0"
-
-# The words that events and their readers share.
-SERVING = "llmops.serving"
-FEEDBACK = "llmops.feedback"
-PIPELINE = "llmops.pipeline"
-GATE = "llmops.gate"
-CANARY = "llmops.canary"
-HUB = "llmops.hub"
-HUB_DATASET = "llmops.hub_dataset"
-ADMIN = "llmops.admin"
-ALERT = "llmops.alert"
-AUDIT = "llmops.audit"
-RETENTION = "llmops.retention"
 
 
 def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
@@ -64,6 +53,9 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         **{name: _finite(value) for name, value in fields.items()},
         "event.dataset": dataset,
     }
+    assert dataset not in DATASETS or event.keys() <= names_of(dataset), (
+        f"llmops.monitoring.fields does not have {sorted(event.keys() - names_of(dataset))} of {dataset}"
+    )
     result: dict[str, Any] = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
     return result
 

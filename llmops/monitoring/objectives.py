@@ -17,8 +17,9 @@ from typing import Any
 
 from llmops.config import Monitoring
 from llmops.errors import ConfigError
-from llmops.monitoring.events import ALERT, SERVING, emit, timestamp
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import ALERT, SERVING
+from llmops.monitoring.events import emit, timestamp
+from llmops.monitoring.sinks.local import LocalStore
 
 _FIELDS = (
     "@timestamp",

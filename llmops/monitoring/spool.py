@@ -21,7 +21,8 @@ from typing import Any, Self
 
 from llmops.config import Monitoring
 from llmops.monitoring.database import connect
-from llmops.monitoring.sinks import Rejection, Sink, SinkError, sinks_for
+from llmops.monitoring.sinks.base import Rejection, Sink, SinkError
+from llmops.monitoring.sinks.configured import sinks_for
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llmops.artifacts import Record
 from llmops.errors import TransientError, said
-from llmops.monitoring.events import PIPELINE, emit
+from llmops.monitoring.datasets import PIPELINE
+from llmops.monitoring.events import emit
 
 log = logging.getLogger(__name__)
 

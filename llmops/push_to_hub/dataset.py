@@ -23,7 +23,8 @@ from jinja2 import UndefinedError
 from llmops import artifacts
 from llmops.config import PushToHub
 from llmops.errors import ArtifactError, RegistryError
-from llmops.monitoring.events import HUB_DATASET, emit
+from llmops.monitoring.datasets import HUB_DATASET
+from llmops.monitoring.events import emit
 from llmops.push_to_hub import dataset_card, sync
 from llmops.push_to_hub.hub import MAIN, Content, Hub
 from llmops.push_to_hub.ours import VERSION, check_ours

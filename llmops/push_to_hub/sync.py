@@ -26,7 +26,8 @@ from jinja2 import UndefinedError
 from llmops.artifacts import file_sha256
 from llmops.config import PushToHub
 from llmops.errors import HubUnavailableError, RegistryError
-from llmops.monitoring.events import HUB, emit
+from llmops.monitoring.datasets import HUB
+from llmops.monitoring.events import emit
 from llmops.push_to_hub.hub import MAIN, Content, File, Hub
 from llmops.push_to_hub.ours import KEPT, VERSION, among, check_ours, held_at
 from llmops.registry.registry import Registry

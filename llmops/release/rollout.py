@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 from llmops.config import Config
 from llmops.errors import RegistryError
-from llmops.monitoring.events import ADMIN, CANARY, emit
+from llmops.monitoring.datasets import ADMIN, CANARY
+from llmops.monitoring.events import emit
 from llmops.registry.aliases import Canary
 from llmops.registry.decisions import NotPassed
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import ab_test, trials
 from llmops.release.canary import could_be_sure, decide
-from llmops.release.trials import AB_TEST, counted
 
 log = logging.getLogger(__name__)
 
@@ -167,17 +167,17 @@ def conclude(
     going = registry.canary()
     if going is None or going.started != trial:
         return _over(registry, events, trial)
-    kind, sides = trials.kind_of(registry, trial), counted(registry, trial)
+    kind, sides = trials.kind_of(registry, trial), trials.counted(registry, trial)
     given: dict[str, Any] = {"share": going.share, "margin": margin, "objective_s": objective_s}
     found = decide(sides.canary, sides.champion, before=sides.before, **given)
     outcome, why, numbers = str(found.outcome), found.why, dict(found.numbers)
     switch, words = outcome == "promoted", "canary"
-    if kind == AB_TEST:
+    if kind == trials.AB_TEST:
         standing = trials.look_at_ab_test(registry, going, sides, trials.next_ab_look(registry, trial))
         outcome, why = ab_test.decide(standing, found)
         numbers |= {"standing": ab_test.document(standing)}
         switch, words = outcome == "won" and promote, "A/B test"
-    decision: Literal["canary", "ab_test"] = "ab_test" if kind == AB_TEST else "canary"
+    decision: Literal["canary", "ab_test"] = "ab_test" if kind == trials.AB_TEST else "canary"
 
     def end() -> bool:
         told: dict[str, Any] = {"by": by, "numbers": numbers}
@@ -219,7 +219,7 @@ def going_on(registry: Registry, kind: Kind) -> Canary:
     """
     going = registry.canary()
     if going is None or trials.kind_of(registry, going.started) != kind:
-        name, command = ("A/B test", "ab") if kind == AB_TEST else ("canary", "canary")
+        name, command = ("A/B test", "ab") if kind == trials.AB_TEST else ("canary", "canary")
         raise RegistryError(f"No {name} goes on; begin one with `llmops models {command} VERSION`.")
     return going
 
@@ -232,7 +232,7 @@ def due(registry: Registry, trial: str, requests: int, minutes: float, margin: f
         return True
     if datetime.now(UTC) >= datetime.fromisoformat(trial) + timedelta(minutes=minutes):
         return True
-    sides, winner = counted(registry, trial), ab_test.winner(trials.standing(registry, trial))
+    sides, winner = trials.counted(registry, trial), ab_test.winner(trials.standing(registry, trial))
     if winner and (winner != "challenger" or could_be_sure(sides.canary, sides.champion, margin)):
         return True
     return sides.canary.requests >= requests
@@ -243,9 +243,9 @@ def state(registry: Registry) -> dict[str, Any] | None:
     going = registry.canary()
     if going is None:
         return None
-    sides, kind = counted(registry, going.started), trials.kind_of(registry, going.started)
+    sides, kind = trials.counted(registry, going.started), trials.kind_of(registry, going.started)
     told = {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
-    if kind != AB_TEST:
+    if kind != trials.AB_TEST:
         return told
     standing = trials.standing(registry, going.started)
     return {**told, "standing": ab_test.document(standing), "found": ab_test.told(standing)}
@@ -256,7 +256,7 @@ def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
     end, known = registry.ended(trial), trials.find(registry, trial)
     if known:
         for d in registry.decisions(known.version):
-            if d["kind"] in ("canary", AB_TEST) and d["numbers"] == end.get("numbers"):
+            if d["kind"] in ("canary", trials.AB_TEST) and d["numbers"] == end.get("numbers"):
                 _announce(registry, events, known, d)
     return {"outcome": "over", **{name: end[name] for name in ("by", "why", "numbers") if name in end}}
 

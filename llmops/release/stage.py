@@ -20,7 +20,8 @@ from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
 from llmops.data.annotate.split import wording_id
 from llmops.errors import ArtifactError
-from llmops.monitoring.events import GATE, emit
+from llmops.monitoring.datasets import GATE
+from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from llmops.monitoring.events import CANARY
+from llmops.monitoring.datasets import CANARY
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.release import ab_test, canary

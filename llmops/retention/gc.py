@@ -19,7 +19,8 @@ from typing import Any
 
 from llmops import sameness
 from llmops.config import Config
-from llmops.monitoring.events import RETENTION, emit
+from llmops.monitoring.datasets import RETENTION
+from llmops.monitoring.events import emit
 from llmops.registry.registry import Registry
 from llmops.retention import disk, plan, removal
 from llmops.retention.plan import Item, Plan

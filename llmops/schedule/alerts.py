@@ -12,7 +12,8 @@ from typing import Any
 
 from llmops.config import load
 from llmops.errors import ConfigError
-from llmops.monitoring.events import ALERT, emit
+from llmops.monitoring.datasets import ALERT
+from llmops.monitoring.events import emit
 
 FAILED = "run_failed"
 GC_FAILED = "gc_failed"

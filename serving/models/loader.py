@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops.monitoring.datasets import LOADS
 from llmops.monitoring.events import emit
 from llmops.registry.version import Version
 from serving.engines.base import Engine
@@ -18,7 +19,6 @@ from serving.errors import EngineDied
 
 log = logging.getLogger(__name__)
 
-LOADS = "llmops.serving.model"  #: dataset of the events about versions being loaded
 
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 600.0
 STEADY_S = 60.0  #: an engine that has lived so long has not died of being started

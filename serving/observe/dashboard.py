@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING, timestamp
+from llmops.monitoring.datasets import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING
+from llmops.monitoring.events import timestamp
 from llmops.monitoring.objectives import Served, by_version, percentile, served, summary
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 
 Span = Literal["1h", "24h", "7d"]
 

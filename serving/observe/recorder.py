@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops.monitoring.events import SERVING, build
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.events import build
 from llmops.monitoring.spool import Spool
 
 

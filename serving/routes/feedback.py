@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends
 
 from llmops.access.roles import Key
 from llmops.errors import StateError
-from llmops.monitoring.events import FEEDBACK, emit
+from llmops.monitoring.datasets import FEEDBACK
+from llmops.monitoring.events import emit
 from llmops.release import trials
 from llmops.scans.pii import redact_all
 from serving.admission.dependencies import AppPartsDep, limited

@@ -22,7 +22,7 @@ from llmops.access.roles import (
     require,
 )
 from llmops.errors import StateError, StateUnavailable
-from llmops.monitoring.events import AUDIT
+from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
 from llmops.state.database import database_at
 from llmops.state.tables import audit

@@ -24,7 +24,7 @@ import pytest
 
 from llmops import stack
 from llmops.config import Config, load
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.orchestrator import DONE, Airflow, OrchestratorError
 from llmops.schedule import intervals

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from llmops.config import Config, load
-from llmops.monitoring.events import SERVING
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 
 from .conftest import ROOT

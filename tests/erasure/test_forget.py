@@ -34,7 +34,7 @@ from llmops.errors import LlmopsError
 from llmops.features.examples import read_offline
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool, drain
 from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
 from llmops.registry.registry import registry_of

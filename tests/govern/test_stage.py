@@ -13,9 +13,10 @@ from llmops.config import Config, Govern
 from llmops.errors import GovernanceError
 from llmops.govern import probes as probing
 from llmops.govern import stage
-from llmops.govern.champion import EVENTS, review_champion
+from llmops.govern.champion import review_champion
 from llmops.govern.probes import probes
 from llmops.govern.review import verdict
+from llmops.monitoring.datasets import GOVERNANCE
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, Finding, read_rows, write_rows, write_table
 from llmops.registry.registry import registry_of
@@ -184,7 +185,7 @@ def test_the_champion_is_reviewed_by_todays_rules(tmp_path: Path, monkeypatch: p
     assert (result["version"], result["verdict"]) == ("v1", "passed")
     with Spool(config.events) as spool:
         (event,) = spool.read("test")[1]
-    assert (event["event.dataset"], event["event.outcome"]) == (EVENTS, "success")
+    assert (event["event.dataset"], event["event.outcome"]) == (GOVERNANCE, "success")
 
 
 def test_a_champion_that_fails_is_an_error_after_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from llmops.monitoring.events import build, emit, timestamp
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool, ship
 
 

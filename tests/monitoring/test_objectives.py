@@ -4,9 +4,10 @@ import pytest
 
 from llmops.config import Monitoring
 from llmops.errors import ConfigError
-from llmops.monitoring.events import ALERT, SERVING, build, emit, timestamp
+from llmops.monitoring.datasets import ALERT, SERVING
+from llmops.monitoring.events import build, emit, timestamp
 from llmops.monitoring.objectives import percentile, report
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
 
 SINCE = datetime(2026, 1, 1, 10, tzinfo=UTC)

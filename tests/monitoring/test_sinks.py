@@ -11,7 +11,10 @@ from osmem_server import OsmemServer
 
 from llmops.config import Monitoring
 from llmops.monitoring.events import build, emit
-from llmops.monitoring.sinks import ElasticsearchSink, LocalStore, SinkError, sinks_for
+from llmops.monitoring.sinks.base import SinkError
+from llmops.monitoring.sinks.configured import sinks_for
+from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool, ship
 
 INDEX = "llmops-events"

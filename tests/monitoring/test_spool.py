@@ -8,7 +8,8 @@ import pytest
 from llmops.config import Monitoring, load
 from llmops.errors import ConfigError
 from llmops.monitoring.events import emit
-from llmops.monitoring.sinks import LocalStore, Rejection, SinkError
+from llmops.monitoring.sinks.base import Rejection, SinkError
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Shipper, Spool, drain, ship
 
 

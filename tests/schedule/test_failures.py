@@ -16,8 +16,8 @@ from llmops import cli, pipeline
 from llmops.config import Config, load
 from llmops.config.schedule import Limited
 from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceError, SourceUnavailableError, TimeLimitError
-from llmops.monitoring.events import ALERT, PIPELINE
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import ALERT, PIPELINE
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool, drain
 from llmops.pipeline import STAGES, Stage, run_stage
 from llmops.schedule.alerts import FAILED, LATE, alert

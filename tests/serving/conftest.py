@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 from llmops.access.keys import keys_of
 from llmops.access.roles import ROLES
 from llmops.config import Config
-from llmops.monitoring.events import SERVING
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of

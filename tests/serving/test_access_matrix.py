@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from llmops.access.roles import PERMISSIONS, ROLES, Role
 from llmops.config import Config
-from llmops.monitoring.events import AUDIT
+from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
 from serving.admission.dependencies import permission_of
 from serving.app import create_app

@@ -8,8 +8,8 @@ import time
 import pytest
 from fastapi import APIRouter
 
-from llmops.monitoring.events import SERVING
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
 from serving.admission.dependencies import assert_guarded
 from serving.engines.echo import EchoEngine

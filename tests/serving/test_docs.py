@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.monitoring.events import FEEDBACK, SERVING
+from llmops.monitoring.datasets import FEEDBACK, SERVING
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)

@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from llmops.access.roles import Key
 from llmops.config import Config, Serving
 from llmops.errors import ConfigError
-from llmops.monitoring.events import AUDIT
+from llmops.monitoring.datasets import AUDIT
 from llmops.prompts import chat_ids, prompt_ids
 from serving.admission.limits import Limiter, RequestAllowance, most_tokens
 from serving.admission.windows import AGAIN_S, KeyLimits, OwnWindows, RedisWindows, SharedWindows, Windows, WindowUse

@@ -11,8 +11,8 @@ import time
 import httpx
 import pytest
 
-from llmops.monitoring.events import SERVING
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.sinks.local import LocalStore
 
 PROCESS = """
     import json, sys

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmops.config import Monitoring
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmops.monitoring.datasets import LOADS
 from llmops.registry.aliases import Change, move
 from llmops.registry.version import Version
 from serving.engines.base import EngineRequest, Question
@@ -15,7 +16,6 @@ from serving.engines.echo import EchoEngine
 from serving.errors import EngineDied, NotReady
 from serving.guard import Guard
 from serving.models import loader
-from serving.models.loader import LOADS
 from serving.models.watcher import Models
 
 

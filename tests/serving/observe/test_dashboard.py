@@ -7,8 +7,9 @@ import pytest
 
 from llmops.config import Deploy
 from llmops.deploy.stage import prove
-from llmops.monitoring.events import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING, build, timestamp
-from llmops.monitoring.sinks import LocalStore
+from llmops.monitoring.datasets import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING
+from llmops.monitoring.events import build, timestamp
+from llmops.monitoring.sinks.local import LocalStore
 from serving.observe.dashboard import SPANS, dashboard_figures
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)

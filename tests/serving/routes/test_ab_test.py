@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import StateUnavailable
-from llmops.monitoring.events import FEEDBACK
+from llmops.monitoring.datasets import FEEDBACK
 from llmops.release import trials
 from serving.engines.echo import EchoEngine
 

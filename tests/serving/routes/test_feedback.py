@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmops.monitoring.events import FEEDBACK, SERVING
+from llmops.monitoring.datasets import FEEDBACK, SERVING
 from serving.admission import signing
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from llmops.monitoring.events import FEEDBACK
+from llmops.monitoring.datasets import FEEDBACK
 from serving.engines.echo import EchoEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,0 +1,42 @@
+"""What a sink is: where events end up.
+
+A sink's `send` returns once all events are stored for good, and may be given an event again: it deduplicates by
+`event.id`. Adding a sink: write the three members of `Sink`, and name it in `configured` and in `Monitoring.sinks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmops.errors import TransientError
+
+
+class SinkError(TransientError):
+    """A sink cannot take events now; they wait in the spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An event that a sink refuses for good."""
+
+    id: str
+    reason: str
+    document: dict[str, Any]
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    name: str
+
+    def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
+        """Store events for good, those refused for good excepted, which are returned.
+
+        Raises:
+            SinkError: if not all could be stored now; all are sent again later.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
