@@ -15,10 +15,25 @@ from pathlib import Path
 
 from kb_dashboard_core import load, render
 
+_TIME = {"inputFormat": "nanoseconds", "outputFormat": "humanizePrecise", "outputPrecision": 1, "useShortSuffix": True}
+#: how figures are shown: durations, which are in nanoseconds, as `1.5 s`
+FORMATS = {
+    **{
+        name: {"id": "duration", "params": _TIME}
+        for name in ("event.duration", "llmops.time_to_first_token", "llmops.queue_time")
+    },
+    "llmops.retention.freed": {"id": "bytes"},
+}
+
 DATA_VIEW = {
     "type": "index-pattern",
     "id": "llmops-events",
-    "attributes": {"title": "logs-llmops.*-*", "name": "llmops: all events", "timeFieldName": "@timestamp"},
+    "attributes": {
+        "title": "logs-llmops.*-*",
+        "name": "llmops: all events",
+        "timeFieldName": "@timestamp",
+        "fieldFormatMap": json.dumps(FORMATS, sort_keys=True),
+    },
     "references": [],
     "coreMigrationVersion": "8.8.0",
     "typeMigrationVersion": "8.0.0",

@@ -18,9 +18,9 @@ class SavedObject:
 
     def __init__(self, server: Server, said: dict[str, Any]) -> None:
         self.name, self._server, self._said = f"{said['type']} {said['id']}", server, said
-        self._marks = {
-            name: said["attributes"][name] for name in ("title", "description") if name in said["attributes"]
-        }
+        # Kibana may change a dashboard's panels as it takes them in, so of a dashboard its version tells.
+        names = ("title", "description") if said["type"] == "dashboard" else said["attributes"]
+        self._marks = {name: said["attributes"][name] for name in names}
 
     def look(self) -> State:
         """See `Thing`."""

@@ -47,7 +47,12 @@ def templates(config: Monitoring) -> dict[str, dict[str, Any]]:
                 "data_stream": {},
                 "template": {
                     "settings": {
-                        "index": {"number_of_shards": "1", "auto_expand_replicas": "0-1", "codec": "best_compression"}
+                        "index": {
+                            "mode": "standard",  # else servers 9 take logsdb for logs-*-*, which may make up the source
+                            "number_of_shards": "1",
+                            "auto_expand_replicas": "0-1",
+                            "codec": "best_compression",
+                        }
                     },
                     "mappings": mappings(),
                     "lifecycle": {"enabled": True, "data_retention": f"{days[name]}d"},

@@ -37,14 +37,7 @@ class Server:
             TransientError: if there is no answer, or the server is busy.
             ConfigError: if the server does not know who asks.
         """
-        if body is not None:
-            options["json"] = body
-        try:
-            answer = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise TransientError(f"{self.name} at {self.url} does not answer ({error}).") from error
-        if is_busy(answer.status_code):
-            raise TransientError(f"{self.name} at {self.url} is busy ({answer.status_code}: {answer.text[:300]}).")
+        answer = self._send(method, path, body, **options)
         if answer.status_code == 401:
             raise ConfigError(
                 f"{self.name} at {self.url} does not let this user in; set ELASTIC_PASSWORD (of ELASTIC_USERNAME, by "
@@ -68,8 +61,19 @@ class Server:
 
     def knows(self, user: str, password: str) -> list[str] | None:
         """The roles of a user of Elasticsearch with this password; None if it is not let in."""
-        answer = self._http.get("/_security/_authenticate", auth=(user, password))
+        answer = self._send("GET", "/_security/_authenticate", auth=(user, password))
         return list(answer.json()["roles"]) if answer.status_code == 200 else None
+
+    def _send(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        if body is not None:
+            options["json"] = body
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise TransientError(f"{self.name} at {self.url} does not answer ({error}).") from error
+        if is_busy(answer.status_code):
+            raise TransientError(f"{self.name} at {self.url} is busy ({answer.status_code}: {answer.text[:300]}).")
+        return answer
 
 
 def reason(said: Any) -> str:

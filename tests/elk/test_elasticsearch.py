@@ -208,6 +208,7 @@ def test_every_panel_is_known_and_of_the_one_data_view() -> None:
     assert all(SHOWN.values()) and {panel.index for panel in PANELS.values()} == {"llmops-events"}
     (view,) = [thing for thing in kibana.saved_objects() if thing["type"] == "index-pattern"]
     assert (view["id"], view["attributes"]["title"]) == ("llmops-events", STREAMS)
+    assert json.loads(view["attributes"]["fieldFormatMap"]).keys() <= INDEXED.keys()
 
 
 @pytest.mark.parametrize("panel", PANELS.values(), ids=lambda panel: f"{panel.dashboard}: {panel.title}")
@@ -263,4 +264,6 @@ def test_streams_that_are_there_get_new_fields_and_those_of_another_type_a_new_i
 def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Monitoring, filled: Ask) -> None:
     steps = {one.thing: one for one in setup.down(config, False, ADMIN)}
     assert steps[TEMPLATES[0]].what == "kept" and "--data" in steps[TEMPLATES[0]].why
+    unable = {one.thing: one.what for one in setup.down(config, True, ADMIN)}  # this server cannot, and says so
+    assert unable[f"events ({STREAMS})"] == "cannot" and unable[TEMPLATES[0]] == "kept"
     assert filled("POST", f"/{STREAMS}/_count")["count"] == len(known())

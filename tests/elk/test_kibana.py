@@ -118,10 +118,11 @@ def test_dashboards_and_rules_are_made_once_and_made_anew_where_they_changed(con
     assert set(ours(setup.check(config, {})).values()) == {"ok"}
 
     Kibana.objects["dashboard", "llmops-quality"]["attributes"]["description"] = "of an older version"
+    Kibana.objects["index-pattern", "llmops-events"]["attributes"]["fieldFormatMap"] = "{}"
     rule = next(iter(Kibana.rules.values()))
     rule["tags"], rule["actions"] = ["llmops", "version 0"], [{"id": "my-mail"}]
     changed = {thing for thing, what in ours(setup.setup(config, {})).items() if what == "changed"}
-    assert changed == {"dashboard llmops-quality", f"rule {rule['name']}"}
+    assert changed == {"index-pattern llmops-events", "dashboard llmops-quality", f"rule {rule['name']}"}
     assert rule["actions"] == [{"id": "my-mail"}]  # whom a person has told to tell
 
 
