@@ -23,7 +23,7 @@ from .conftest import ROOT
 PROFILES = {"cpu": "serving", "gpu": "serving-gpu", "vllm": "serving-vllm"}
 WORKERS = {"cpu": "airflow-worker", "gpu": "airflow-worker-gpu", "vllm": "airflow-worker-gpu"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
-ENDING = {"airflow-init", "state-init"}  #: services that do something once
+ENDING = {"airflow-init", "state-init", "elk-init", "elk-kibana"}  #: services that do something once
 REQUIRED = set(re.findall(r"\$\{(\w+):\?", TEXT))
 SERVICES = yaml.safe_load(TEXT.replace("$$", "$"))["services"]  # as Compose hands it on
 each_service = pytest.mark.parametrize("name", sorted(SERVICES))
@@ -154,7 +154,59 @@ def test_images_from_elsewhere_are_pinned(name):
     service = SERVICES[name]
     tag = service["image"].partition(":")[2]
     assert tag and "latest" not in tag
-    assert "build" in service or re.search(r"@sha256:[0-9a-f]{64}$", tag)
+    if service["image"].startswith("docker.elastic.co/"):  # its registry gives a version once: 9.5.3 stays what it is
+        assert re.fullmatch(r"\d+\.\d+\.\d+", service["image"].rpartition(":")[2])
+    else:
+        assert "build" in service or re.search(r"@sha256:[0-9a-f]{64}$", tag)
+
+
+# --- Elasticsearch, Logstash and Kibana
+
+ELK = {"elasticsearch", "elk-init", "elk-kibana", "kibana", "logstash"}
+
+
+def test_elk_is_a_profile_of_its_own_and_of_one_version():
+    started = set(rendered("elk")) - set(rendered("none"))
+    assert started == ELK and not ELK & set(rendered("cpu"))
+    versions = {s["image"].rpartition(":")[2] for s in SERVICES.values() if "docker.elastic.co" in s["image"]}
+    assert len(versions) == 1 and versions.pop().startswith("9.")
+
+
+def test_elasticsearch_is_reached_from_inside_and_by_those_with_a_password_only():
+    service = SERVICES["elasticsearch"]
+    assert service["networks"] == ["inside"] and "ports" not in service
+    assert service["environment"]["xpack.security.enabled"] == "true"
+    own = {name: SERVICES[name]["environment"] for name in ("serving", "airflow-worker", "logstash")}
+    for environment in own.values():  # whoever sends events may not read them
+        assert environment["ELASTICSEARCH_USER"] == "llmops_writer"
+        assert "ELASTIC_PASSWORD" not in environment and "ELASTICSEARCH_READER_PASSWORD" not in environment
+
+
+def test_kibana_gets_its_password_by_a_name_that_its_image_does_not_put_on_a_command_line():
+    settings = yaml.safe_load((ROOT / "docker" / "kibana" / "kibana.yml").read_text())
+    asked = set(re.findall(r"\$\{(\w+)\}", json.dumps(settings)))
+    assert asked == set(SERVICES["kibana"]["environment"])
+    assert not [
+        name for name in asked if name.lower().replace("_", ".") in settings or name.startswith("ELASTICSEARCH")
+    ]
+
+
+def test_logstash_keeps_what_it_has_taken_and_what_is_refused():
+    settings = yaml.safe_load((ROOT / "docker" / "logstash" / "logstash.yml").read_text())
+    assert settings["queue.type"] == "persisted" and settings["queue.checkpoint.writes"] == 1
+    assert settings["dead_letter_queue.enable"] is True and settings["pipeline.ecs_compatibility"] == "disabled"
+    assert any(volume.startswith("logstash:/usr/share/logstash/data") for volume in SERVICES["logstash"]["volumes"])
+    pipeline = (ROOT / "docker" / "logstash" / "pipeline" / "llmops.conf").read_text()
+    assert set(re.findall(r"\$\{(\w+)\}", pipeline)) <= set(SERVICES["logstash"]["environment"])
+    (port,) = re.findall(r"port => (\d+)", pipeline)
+    assert SERVICES["logstash"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def test_what_is_mounted_is_there():
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (ROOT / volume.split(":")[0]).exists(), volume
 
 
 @each_service

@@ -205,6 +205,30 @@ def test_only_the_gateway_gets_in_and_only_what_is_needed_out(objects):
             assert rule["ports"] and (rule.get("from") or rule.get("to"))
 
 
+def test_prometheus_may_scrape_the_metrics_and_nobody_beside_it(objects):
+    """`/metrics` is on the app's port; a whole namespace is let in for the gateway only."""
+    (policy,) = kind(objects, "NetworkPolicy")
+    ports = {port["containerPort"] for pod in pods(objects) for port in pod["containers"][0]["ports"]}
+    let_in = {}
+    for rule in policy["spec"]["ingress"]:
+        assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {("TCP", port) for port in ports}
+        (peer,) = rule["from"]
+        namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        let_in[namespace] = peer.get("podSelector")
+    prometheus = {"key": "app.kubernetes.io/name", "operator": "In", "values": ["prometheus"]}
+    assert let_in == {"gateway": None, "observability": {"matchExpressions": [prometheus]}}
+
+
+def test_rules_about_the_pods_of_others_do_not_ask_for_our_labels(objects):
+    """Kustomize adds our labels wherever a selector has some: names could not be asked of pods that have both."""
+    ours = {label for thing in kind(objects, "Deployment") for label in thing["spec"]["selector"]["matchLabels"]}
+    assert ours
+    for policy in kind(objects, "NetworkPolicy"):
+        for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]:
+            for peer in rule.get("from", []) + rule.get("to", []):
+                assert not ours & set(peer.get("podSelector", {}).get("matchLabels", {}))
+
+
 def test_the_autoscaler_and_the_disruption_budget_are_about_this_deployment(objects):
     names = {deployment["metadata"]["name"] for deployment in kind(objects, "Deployment")}
     accounts = {account["metadata"]["name"] for account in kind(objects, "ServiceAccount")}

@@ -91,6 +91,11 @@ SYNOPSES = [
     "llmops batch IN.parquet OUT.parquet [--url URL]",
     "llmops data forget SUBJECT [--dry-run]",
     "llmops gc [--dry-run]",
+    "llmops elk setup|check|down",
+    "llmops elk setup",  # with an Elasticsearch: tests/elk runs all of them
+    "llmops elk check",
+    "llmops elk down",
+    "llmops elk down --data",
     "llmops doctor",
     "llmops plan [--gpu GIB]",
     "llmops status [--verify]",

@@ -1,0 +1,78 @@
+"""Files that are made of others: `python tests/elk/test_files.py` writes those of docker/elasticsearch anew."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmops.config import Monitoring
+from llmops.elk.objects import roles, templates
+
+ROOT = Path(__file__).parents[2]
+FOLDER, KIBANA = ROOT / "docker" / "elasticsearch", ROOT / "docker" / "kibana"
+BEGIN = "# Written by `python tests/elk/test_files.py`; for a server whose roles come from a file (config/roles.yml).\n"
+
+
+def files() -> dict[str, str]:
+    made = {f"{name}.json": json.dumps(said, indent=2) + "\n" for name, said in templates(Monitoring()).items()}
+    return made | {"roles.yml": BEGIN + yaml.safe_dump(roles(), sort_keys=False)}
+
+
+def test_templates_and_roles_are_those_that_are_set_up() -> None:
+    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == files()
+
+
+def newer_python() -> str:
+    """A Python that the compiler runs on, with venv."""
+    for name in (sys.executable, "python3.13", "python3.12", "/usr/bin/python3.13", "/usr/bin/python3.12"):
+        try:
+            ask = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
+            if subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:
+                return name
+        except OSError:
+            continue
+    pytest.skip("there is no Python 3.12 or newer with venv, which kb-dashboard-core needs")
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the compiler, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("compiler") / "venv"
+    subprocess.run([newer_python(), "-m", "venv", folder], check=True)
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]
+    packages = ["-r", KIBANA / "requirements.txt", "logstash-pipeline-parser==0.0.3"]
+    installed = subprocess.run([folder / "bin" / "python", *pip, *packages], capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"the compiler could not be installed: {installed.stderr.strip()[-200:]}")
+    return folder / "bin" / "python"
+
+
+def test_the_dashboards_are_what_their_yaml_compiles_to(python: Path) -> None:
+    """By what docker/kibana/requirements.txt pins; its models, which are Kibana's, check the objects."""
+    done = subprocess.run([python, KIBANA / "compile.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (ROOT / "llmops" / "elk" / "kibana.ndjson").read_text(encoding="utf-8")
+
+
+def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: Path) -> None:
+    parse = "import json, sys, logstash_pipeline_parser as parser; "
+    parse += "print(json.dumps(parser.Pipeline(sys.stdin.read()).parse(), default=str))"
+    text = (ROOT / "docker" / "logstash" / "pipeline" / "llmops.conf").read_text(encoding="utf-8")
+    done = subprocess.run([python, "-c", parse], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sections = {name: {plugin: dict(options) for plugin, options in said} for name, said in json.loads(done.stdout)}
+    assert list(sections) == ["input", "filter", "output"] and sections["input"].keys() == {"http"}
+    assert sections["input"]["http"]["password"] == ["${LOGSTASH_PASSWORD}"]
+    output = sections["output"]["elasticsearch"]
+    assert output["action"] == ["create"] and output["data_stream"] == ["false"]
+    assert output["document_id"] == ["%{[event.id]}"] and output["index"] == ["logs-%{[event.dataset]}-default"]
+
+
+if __name__ == "__main__":
+    for name, text in files().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
