@@ -23,9 +23,9 @@ from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.machine import spin_briefly
+from llmops.monitoring.shipping import Shipper
 from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Shipper
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from serving.admission import signing
