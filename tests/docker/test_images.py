@@ -159,9 +159,7 @@ def imported() -> dict[str, str]:
                 modules.add(name)
                 queue.append(name)
     owners = importlib.metadata.packages_distributions()
-    named = set(
-        requirements(DOCKER / "serving.txt")
-    )  # of several in one namespace, the one that is there
+    named = set(requirements(DOCKER / "serving.txt"))  # of several in one namespace, the one that is there
     found = {n: sorted(map(canonicalize_name, owners[n])) for n in names if n not in sys.stdlib_module_names}
     return {next((o for o in found[n] if o in named), found[n][0]): by for n, by in names.items() if n in found}
 
