@@ -93,7 +93,7 @@ def test_keys_are_good_or_not_as_they_were(config: Config) -> None:
 def test_events_are_there_and_more_can_be_added(config: Config) -> None:
     store = LocalStore(config.events)
     assert [event["llmops.gate.outcome"] for event in store.find(datasets.GATE)] == ["promoted"] + ["rejected"] * 3
-    assert len(list(store.find(datasets.SERVING))) > 9 and len(list(store.find(events.FEEDBACK))) == 1
+    assert len(list(store.find(datasets.SERVING))) > 9 and len(list(store.find(datasets.FEEDBACK))) == 1
     events.emit(config.events, datasets.ALERT, {"message": "one more"})
     with Spool(config.events) as spool:
         assert any(event.get("message") == "one more" for event in spool.read("local")[1])

@@ -17,6 +17,8 @@ from llmops.monitoring.spool import BATCH, Spool
 
 log = logging.getLogger(__name__)
 
+PROOFS = 3  #: how often a sink must fail over an event, after it took the next one, for the event to be at fault
+
 Events = list[dict[str, Any]]
 
 
@@ -46,15 +48,15 @@ class Delivery:
             done = 0
 
             def confirm(count: int, refused: Sequence[Rejection], numbers: Sequence[int] = numbers) -> None:
-                nonlocal done
-                done += count
+                nonlocal done, rejected
+                done, rejected = done + count, rejected + len(refused)
                 spool.ack(name, numbers[done - 1], refused)
 
             try:
-                rejected += send_in_parts(self.sink, events, confirm)
+                send_in_parts(self.sink, events, confirm)
             except SinkError as error:
                 sent += done
-                if culprit := self._culprit(spool, str(error)):
+                if culprit := self._culprit(spool):
                     spool.ack(name, culprit[0], [culprit[1]])
                     _log(self.sink, culprit[1])
                     sent, rejected = sent + 1, rejected + 1
@@ -64,7 +66,7 @@ class Delivery:
             sent += done
             self._size = min(BATCH, self._size * 2)
 
-    def _culprit(self, spool: Spool, reason: str) -> tuple[int, Rejection] | None:
+    def _culprit(self, spool: Spool) -> tuple[int, Rejection] | None:
         """The oldest event that waits, if the sink fails over it alone: it takes the next, and still not this one."""
         if self._size > 1:
             return None
@@ -78,17 +80,20 @@ class Delivery:
             return None
         except BatchRefusedError:
             pass  # an answer, so the sink is there
-        try:
-            self.sink.send([first])
-        except SinkError as error:
-            return numbers[0], Rejection(str(first["event.id"]), f"The sink fails over it: {error}", first)
-        except BatchRefusedError:
-            pass  # its turn comes now
-        return None
+        for _ in range(PROOFS):
+            try:
+                self.sink.send([first])
+            except SinkError as error:
+                reason = f"The sink fails over it: {error}"
+            except BatchRefusedError:
+                return None  # its turn comes now
+            else:
+                return None
+        return numbers[0], Rejection(str(first["event.id"]), reason, first)
 
 
-def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[Rejection]], None]) -> int:
-    """Send events in order, a batch that is refused in halves; returns how many were refused for good.
+def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[Rejection]], None]) -> None:
+    """Send events in order, a batch that is refused in halves.
 
     Args:
         sink: where to.
@@ -98,7 +103,7 @@ def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[R
     Raises:
         SinkError: if the sink fails; what was done before was confirmed.
     """
-    parts, rejected = [events], 0
+    parts = [events]
     while parts:
         part = parts.pop()
         try:
@@ -112,8 +117,6 @@ def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[R
         confirm(len(part), refused)
         for rejection in refused:
             _log(sink, rejection)
-        rejected += len(refused)
-    return rejected
 
 
 def _log(sink: Sink, rejection: Rejection) -> None:

@@ -128,6 +128,13 @@ class Shipper:
         sink.close()
 
 
+def shipper_for(folder: Path, config: Monitoring) -> Shipper:
+    """The shipper to the configured sinks, not started; the configured bounds of the spool hold from now on."""
+    with Spool(folder) as spool:
+        spool.bound(config.spool_max_mb, config.spool_free_mb)
+    return Shipper(folder, sinks_for(folder, config))
+
+
 def _ship(folder: Path, delivery: Delivery) -> Shipment:
     name = delivery.sink.name
     with Spool(folder) as spool:
@@ -165,12 +172,12 @@ def _retry(spool: Spool, sink: Sink) -> Shipment:
         done = 0
 
         def confirm(count: int, refused: Sequence[Rejection], documents: Sequence[dict[str, Any]] = documents) -> None:
-            nonlocal done
+            nonlocal done, rejected
             spool.settle(sink.name, [str(event["event.id"]) for event in documents[done : done + count]], refused)
-            done += count
+            done, rejected = done + count, rejected + len(refused)
 
         try:
-            rejected += send_in_parts(sink, documents, confirm)
+            send_in_parts(sink, documents, confirm)
         except SinkError as error:
             return Shipment(sent + done, rejected, str(error))
         sent += done

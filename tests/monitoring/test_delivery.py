@@ -71,6 +71,15 @@ def test_the_last_event_alone_is_no_proof_that_it_is_at_fault(tmp_path):
     assert tries(tmp_path, Delivery(sink)) == 30 and dead(tmp_path) == []
 
 
+def test_what_was_refused_before_the_sink_failed_counts(tmp_path):
+    sink = ListSink()
+    sink.most, sink.crash, sink.refuse = 10, {25}, {3}
+    put(tmp_path, *range(40))
+    with Spool(tmp_path) as spool:
+        shipment = Delivery(sink).ship(spool)
+    assert (shipment.sent, shipment.rejected) == (20, 1) and shipment.error
+
+
 def test_batches_grow_again(tmp_path):
     sink = ListSink()
     sink.down = True

@@ -9,10 +9,11 @@ import pytest
 from llmops.config import Monitoring, load
 from llmops.errors import ConfigError
 from llmops.monitoring.delivery import Shipment
-from llmops.monitoring.shipping import Shipper, drain, retry, ship
+from llmops.monitoring.events import build
+from llmops.monitoring.shipping import Shipper, drain, retry, ship, shipper_for
 from llmops.monitoring.sinks.base import SinkError
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool
+from llmops.monitoring.spool import Spool, SpoolFullError
 
 from .faulty import ListSink, dead, put, waits
 
@@ -216,6 +217,13 @@ def test_the_shipper_outlives_a_defect(tmp_path):
     put(tmp_path, 1)
     until(lambda: sink.got == ["broken", 1])
     shipper.stop()
+
+
+def test_the_bounds_of_the_configuration_hold_for_all_that_append(tmp_path):
+    shipper_for(tmp_path, Monitoring(spool_max_mb=1, spool_free_mb=0))
+    with Spool(tmp_path) as spool, pytest.raises(SpoolFullError):
+        for n in range(20):
+            spool.append([build("llmops.test", {"n": n, "text": "x" * 100_000})])
 
 
 def test_a_failing_sink_is_asked_less_and_less_often(tmp_path):
