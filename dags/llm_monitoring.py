@@ -35,7 +35,7 @@ def llm_monitoring() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
-        from llmops.monitoring.spool import drain
+        from llmops.monitoring.shipping import drain
 
         context = get_current_context()
         refuse_unknown(context["params"], context["dag"].params)

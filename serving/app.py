@@ -23,9 +23,8 @@ from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.machine import spin_briefly
-from llmops.monitoring.sinks.configured import sinks_for
+from llmops.monitoring.shipping import shipper_for
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Shipper
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from serving.admission import signing
@@ -82,7 +81,7 @@ def create_app(
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
-        shipper = Shipper(config.events, sinks_for(config.events, config.monitoring))
+        shipper = shipper_for(config.events, config.monitoring)
         shipper.start()
         audit.start()
         parts.inputs.warm(registry)

@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmops.config.section import Section
+from llmops.config.urls import check_web
 
 
 class Monitoring(Section):
     """Events and what is derived from them."""
 
-    sinks: tuple[Literal["local", "elasticsearch"], ...] = Field(("local",), description="Where events go.")
-    elasticsearch_url: str = Field("", description="Server URL; key in ELASTICSEARCH_API_KEY.")
-    elasticsearch_index: str = Field("llmops-events", description="Data stream or index that events go to.")
+    sinks: tuple[Literal["local", "elasticsearch", "logstash", "otlp"], ...] = Field(
+        ("local",), description="Where events go."
+    )
+    elasticsearch_url: str = Field(
+        "",
+        description="Server URL; key in ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USER and ELASTICSEARCH_PASSWORD.",
+    )
     elasticsearch_days: int = Field(90, ge=1, description="Days that Elasticsearch keeps events.")
     elasticsearch_text_days: int = Field(30, ge=1, description="Days that Elasticsearch keeps features and texts.")
     kibana_url: str = Field("", description="Kibana's URL, for `llmops elk setup`.")
+    logstash_url: str = Field(
+        "", description="URL of Logstash's HTTP input; user in LOGSTASH_USER and LOGSTASH_PASSWORD."
+    )
+    otlp_url: str = Field(
+        "",
+        description="Base URL of an OpenTelemetry collector, without /v1/logs; headers in OTEL_EXPORTER_OTLP_HEADERS.",
+    )
+    ca_file: Path | None = Field(
+        None, description="Certificates (PEM) to check those of sinks with, if not the system's."
+    )
+    spool_max_mb: int = Field(
+        0, ge=0, description="Most that waits in the spool, dead letters included; 0: what the disk has."
+    )
+    spool_free_mb: int = Field(128, ge=0, description="With less left on its disk, the spool takes no more events.")
     latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
 
+    @field_validator("elasticsearch_url", "logstash_url", "otlp_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value:
+            check_web(value)
+        return value
+
     @model_validator(mode="after")
-    def _has_server(self) -> Monitoring:
-        if "elasticsearch" in self.sinks and not self.elasticsearch_url:
-            raise ValueError("sinks names elasticsearch; set elasticsearch_url too")
+    def _has_servers(self) -> Monitoring:
+        for sink in ("elasticsearch", "logstash", "otlp"):
+            if sink in self.sinks and not getattr(self, f"{sink}_url"):
+                raise ValueError(f"sinks names {sink}; set {sink}_url too")
         return self

@@ -6,6 +6,14 @@ import re
 from urllib.parse import urlsplit
 
 
+def check_web(value: str) -> None:
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("write a URL such as https://host:9200")
+    if url.username or url.password:
+        raise ValueError("leave user and password out of the URL; they belong in the environment")
+
+
 def check_redis(value: str) -> None:
     url = urlsplit(value)
     if url.scheme not in ("redis", "rediss") or not url.hostname:

@@ -2,46 +2,50 @@
 
 One SQLite file, written by any number of processes of one machine. Each sink has a position: the number of the last
 event that it has confirmed. An event leaves the spool when every sink that was ever shipped to has it, so delivery is
-at least once, and sinks deduplicate by `event.id`. What a sink refuses for good (a field of the wrong type, say)
-goes to the table `rejected` with the reason, in the same transaction that moves the position.
+at least once, and events that come twice have the same `event.id`. What a sink refuses for good (a field of the wrong
+type, say) becomes a dead letter: it goes to the table `rejected` with the reason, in the same transaction that moves
+the position.
+
+The spool never takes the disk down: with less left than its bound it accepts no more (`append` raises). What it has
+accepted it keeps.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import random
-import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from llmops.config import Monitoring
+from llmops.errors import DiskFullError
 from llmops.monitoring.database import connect
-from llmops.monitoring.sinks.base import Rejection, Sink, SinkError
-from llmops.monitoring.sinks.configured import sinks_for
+from llmops.monitoring.sinks.base import Rejection
 
-log = logging.getLogger(__name__)
-
-BATCH = 500  #: events per delivery
+BATCH = 500  #: most events of a delivery
+BATCH_CHARACTERS = 4_000_000  #: of their documents, the last one excepted; receivers take 20 MB by default
+MB = 1_000_000
+FREE_MB = 128  #: what is left of the disk where nobody has said otherwise
 SCHEMA = """
 CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NULL);
 CREATE TABLE positions (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE rejected (
     sink TEXT NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (sink, id));
 """
+#: what spools of earlier versions lack
+ADDED = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS states (
+    sink TEXT NOT NULL, state TEXT NOT NULL, since TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (sink, state));
+CREATE TABLE IF NOT EXISTS bounds (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+PRAGMA user_version = 1;
+COMMIT;
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    """What one `ship` did for one sink."""
-
-    sent: int = 0  #: events that the sink confirmed
-    rejected: int = 0  #: of these, refused for good and kept in `rejected`
-    error: str = ""  #: why it stopped before the end; the rest waits in the spool
+class SpoolFullError(DiskFullError):
+    """The spool takes no more events: there is too little left of its disk, or of what it may use."""
 
 
 class Spool:
@@ -53,7 +57,13 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._db = connect(folder / "spool.db", SCHEMA)
+        if not self._db.execute("PRAGMA user_version").fetchone()[0]:
+            self._db.executescript(ADDED)
+        bounds = dict(self._db.execute("SELECT name, value FROM bounds"))
+        self._most, self._free = MB * bounds.get("most", 0), MB * bounds.get("free", FREE_MB)
+        self._page_size = self._db.execute("PRAGMA page_size").fetchone()[0]
 
     def __enter__(self) -> Self:
         return self
@@ -65,28 +75,61 @@ class Spool:
         """Let go of the file."""
         self._db.close()
 
+    def bound(self, most_mb: int, free_mb: int) -> None:
+        """Say how much may wait (0: no bound), and what is left of the disk; for all who open the spool from now on."""
+        with self._db:
+            rows = [("most", most_mb), ("free", free_mb)]
+            self._db.executemany("INSERT OR REPLACE INTO bounds VALUES (?, ?)", rows)
+        self._most, self._free = MB * most_mb, MB * free_mb
+
+    def size(self) -> int:
+        """Bytes of what waits and of the dead letters; the file may be larger, with pages to be used again."""
+        pages, unused = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+        return int((pages - unused) * self._page_size)
+
     def append(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Commit events; when this returns they survive a crash of the process and of the machine."""
+        """Commit events; when this returns they survive a crash of the process and of the machine.
+
+        Raises:
+            SpoolFullError: if a bound is reached; none of the events is taken.
+        """
+        if (free := shutil.disk_usage(self._folder).free) < self._free:
+            raise SpoolFullError(
+                f"Only {free / MB:,.0f} MB are left on the disk of {self._folder}, and the spool leaves "
+                f"{self._free / MB:,.0f} (monitoring.spool_free_mb): events are not recorded. Make room."
+            )
+        if self._most and (size := self.size()) > self._most:
+            raise SpoolFullError(
+                f"{size / MB:,.0f} MB wait in the spool {self._folder}, more than monitoring.spool_max_mb: events are "
+                "not recorded. `llmops events` says which sink does not take them."
+            )
         rows = [(json.dumps(event, ensure_ascii=False),) for event in events]
         with self._db:
             self._db.executemany("INSERT INTO events (document) VALUES (?)", rows)
 
-    def read(self, sink: str, limit: int = BATCH) -> tuple[int, list[dict[str, Any]]]:
-        """The oldest events that `sink` has not confirmed, and the number to `ack` once it has."""
+    def read(self, sink: str, limit: int = BATCH) -> tuple[list[int], list[dict[str, Any]]]:
+        """The oldest events that `sink` has not confirmed, each with the number to `ack` once it has."""
         rows = self._db.execute(
             "SELECT seq, document FROM events WHERE seq > coalesce((SELECT seq FROM positions WHERE sink = ?), 0) "
             "ORDER BY seq LIMIT ?",
             (sink, limit),
-        ).fetchall()
-        return (rows[-1][0] if rows else 0), [json.loads(document) for _, document in rows]
+        )
+        numbers, events, characters = [], [], 0
+        for number, document in rows:
+            numbers.append(number)
+            events.append(json.loads(document))
+            characters += len(document)
+            if characters > BATCH_CHARACTERS:
+                break
+        rows.close()
+        return numbers, events
 
     def ack(self, sink: str, seq: int, rejections: Sequence[Rejection] = ()) -> None:
         """Note that `sink` has everything up to `seq`, and drop what all sinks have."""
-        rejected = [(sink, r.id, r.reason, json.dumps(r.document, ensure_ascii=False)) for r in rejections]
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO positions VALUES (?, 0)", (sink,))
             self._db.execute("UPDATE positions SET seq = max(seq, ?) WHERE sink = ?", (seq, sink))
-            self._db.executemany("INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?)", rejected)
+            self._reject(sink, rejections)
             self._db.execute("DELETE FROM events WHERE seq <= (SELECT min(seq) FROM positions)")
 
     def register(self, sinks: Iterable[str]) -> None:
@@ -95,106 +138,70 @@ class Spool:
             self._db.executemany("INSERT OR IGNORE INTO positions VALUES (?, 0)", [(sink,) for sink in sinks])
 
     def forget(self, sink: str) -> None:
-        """No longer keep events for a sink that is not coming back."""
+        """No longer keep events for a sink that is not coming back, nor its dead letters."""
         with self._db:
-            self._db.execute("DELETE FROM positions WHERE sink = ?", (sink,))
+            for table in ("positions", "rejected", "states"):
+                self._db.execute(f"DELETE FROM {table} WHERE sink = ?", (sink,))
+            self._db.execute("DELETE FROM events WHERE seq <= (SELECT min(seq) FROM positions)")
 
     def waiting(self) -> dict[str, int]:
         """How many events each known sink has yet to confirm."""
-        rows = self._db.execute(
-            "SELECT sink, (SELECT count(*) FROM events WHERE events.seq > positions.seq) FROM positions"
-        )
-        return {sink: count for sink, count in rows}
+        first, last = self._db.execute("SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)").fetchone()
+        rows = self._db.execute("SELECT sink, seq FROM positions").fetchall()
+        # numbers have no gaps: a transaction that is undone gives its own back
+        return {sink: 0 if last is None else max(0, last - max(seq, first - 1)) for sink, seq in rows}
 
-    def rejected(self) -> list[tuple[str, Rejection]]:
-        """What sinks refused for good, each with the sink's name."""
-        rows = self._db.execute("SELECT sink, id, reason, document FROM rejected")
-        return [(sink, Rejection(event, reason, json.loads(document))) for sink, event, reason, document in rows]
+    def oldest(self, sink: str) -> str:
+        """When the oldest event was that waits for a sink; empty where none does."""
+        _, events = self.read(sink, 1)
+        return str(events[0]["@timestamp"]) if events else ""
 
+    # --- dead letters
 
-def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
-    """Bring every waiting event to every sink; a sink that is down keeps its events waiting and stops no other.
+    def rejected(self, sink: str = "") -> Generator[tuple[str, Rejection]]:
+        """What a sink, or any, refused for good, each with the sink's name; not all in memory at once."""
+        after = ("", "")
+        while rows := self._db.execute(
+            "SELECT sink, id, reason, document FROM rejected WHERE (sink, id) > (?, ?) AND ? IN ('', sink) "
+            "ORDER BY sink, id LIMIT ?",
+            (*after, sink, BATCH),
+        ).fetchall():
+            for name, event, reason, document in rows:
+                yield name, Rejection(event, reason, json.loads(document))
+            after = rows[-1][:2]
 
-    Safe in several processes at once: an event may then arrive twice, never not at all.
-    """
-    done: dict[str, Shipment] = {}
-    with Spool(folder) as spool:
-        spool.register(sink.name for sink in sinks)
-        for sink in sinks:
-            done[sink.name] = _ship_to(spool, sink)
-    return done
+    def rejected_counts(self) -> dict[str, int]:
+        """How many dead letters each sink has that has any."""
+        return dict(self._db.execute("SELECT sink, count(*) FROM rejected GROUP BY sink"))
 
+    def settle(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
+        """Drop dead letters that were sent again, those excepted that were refused again."""
+        with self._db:
+            self._db.executemany("DELETE FROM rejected WHERE sink = ? AND id = ?", [(sink, event) for event in ids])
+            self._reject(sink, rejections)
 
-def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
-    """Ship everything that waits, once; for a command or a task.
+    def _reject(self, sink: str, rejections: Sequence[Rejection]) -> None:
+        rows = [(sink, r.id, r.reason, json.dumps(r.document, ensure_ascii=False)) for r in rejections]
+        self._db.executemany("INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?)", rows)
 
-    Raises:
-        SinkError: naming each sink that could not take all its events; these wait in the spool.
-    """
-    sinks = sinks_for(folder, config)
-    try:
-        done = ship(folder, sinks)
-        with Spool(folder) as spool:
-            others = {name: count for name, count in spool.waiting().items() if count and name not in done}
-    finally:
-        for sink in sinks:
-            sink.close()
-    if others:
-        log.warning("The spool keeps events for sinks that monitoring.sinks does not name: %s", others)
-    if failed := [f"{name}: {shipment.error}" for name, shipment in done.items() if shipment.error]:
-        raise SinkError("Some events could not be delivered and wait in the spool. " + " ".join(failed))
-    return done
+    # --- how sinks fare
 
+    def in_state(self, state: str) -> dict[str, tuple[str, str]]:
+        """Sinks that are `failing` or `refusing`, each with since when and why."""
+        rows = self._db.execute("SELECT sink, since, reason FROM states WHERE state = ?", (state,))
+        return {sink: (since, reason) for sink, since, reason in rows}
 
-class Shipper(threading.Thread):
-    """Ships in the background every `period_s`; a failing sink less and less often, up to every `longest_s`."""
+    def turn(self, sink: str, state: str, reason: str, event: Mapping[str, Any]) -> None:
+        """Note that a sink is in a state, or with an empty `reason` that it no longer is, and append the event of it.
 
-    def __init__(self, folder: Path, sinks: Sequence[Sink], period_s: float = 1.0, longest_s: float = 60.0) -> None:
-        super().__init__(name="shipper", daemon=True)
-        self._folder, self._sinks = folder, list(sinks)
-        self._period_s, self._longest_s = period_s, longest_s
-        self._failures = {sink.name: 0 for sink in sinks}
-        self._due = {sink.name: 0.0 for sink in sinks}
-        self._stop_asked = threading.Event()
-
-    def run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop_asked.wait(self._period_s)
-            try:
-                self._turn()
-            except Exception:  # the thread outlives a full disk or a defect in a sink; nothing is lost by trying again
-                log.exception("Events could not be shipped from %s; they wait there", self._folder)
-        for sink in self._sinks:
-            sink.close()
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Ship once more what waits, and end the thread; what a failing sink did not take waits for the next start."""
-        self._stop_asked.set()
-        self.join(timeout_s)
-
-    def _turn(self) -> None:
-        due = [sink for sink in self._sinks if self._due[sink.name] <= time.monotonic()]
-        for name, shipment in ship(self._folder, due).items():
-            self._failures[name] = self._failures[name] + 1 if shipment.error else 0
-            if shipment.error:
-                ceiling = min(self._longest_s, self._period_s * 2 ** min(self._failures[name], 16))
-                pause_s = random.uniform(ceiling / 2, ceiling)
-                self._due[name] = time.monotonic() + pause_s
-                log.warning("Sink %s: %s Next try in %.0f s.", name, shipment.error, pause_s)
-
-
-def _ship_to(spool: Spool, sink: Sink) -> Shipment:
-    sent = rejected = 0
-    while True:
-        seq, events = spool.read(sink.name)
-        if not events:
-            return Shipment(sent, rejected)
-        try:
-            rejections = sink.send(events)
-        except SinkError as error:
-            return Shipment(sent, rejected, str(error))
-        spool.ack(sink.name, seq, rejections)
-        for rejection in rejections:
-            log.error("Sink %s refuses event %s: %s", sink.name, rejection.id, rejection.reason)
-        sent, rejected = sent + len(events), rejected + len(rejections)
+        One transaction, so that of several processes that see the change one says so; no bound keeps the event out.
+        """
+        with self._db:
+            if reason:
+                row = (sink, state, event["@timestamp"], reason)
+                change = self._db.execute("INSERT OR IGNORE INTO states VALUES (?, ?, ?, ?)", row)
+            else:
+                change = self._db.execute("DELETE FROM states WHERE sink = ? AND state = ?", (sink, state))
+            if change.rowcount == 1:
+                document = json.dumps(event, ensure_ascii=False)
+                self._db.execute("INSERT INTO events (document) VALUES (?)", (document,))

@@ -24,8 +24,8 @@ import pytest
 
 from llmops import stack
 from llmops.config import Config, load
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.orchestrator import DONE, Airflow, OrchestratorError
 from llmops.schedule import intervals
 from llmops.schedule.pool import POOL

@@ -34,8 +34,9 @@ from llmops.errors import LlmopsError
 from llmops.features.examples import read_offline
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool, drain
+from llmops.monitoring.spool import Spool
 from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from llmops.monitoring.events import build, emit, timestamp
+from llmops.monitoring.shipping import ship
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool, ship
+from llmops.monitoring.spool import Spool
 
 
 def waiting(folder):

@@ -7,8 +7,8 @@ from llmops.errors import ConfigError
 from llmops.monitoring.datasets import ALERT, SERVING
 from llmops.monitoring.events import build, emit, timestamp
 from llmops.monitoring.objectives import percentile, report
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 
 SINCE = datetime(2026, 1, 1, 10, tzinfo=UTC)
 UNTIL = SINCE + timedelta(hours=1)

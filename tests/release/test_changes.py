@@ -19,8 +19,8 @@ from llmops.access.keys import keys_of
 from llmops.config import Config, Monitoring, Retention
 from llmops.errors import LlmopsError
 from llmops.monitoring.datasets import ADMIN
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.push_to_hub import sync
 from llmops.registry.registry import Registry, registry_of
 from llmops.registry.version import Version

@@ -13,8 +13,8 @@ import pytest
 from llmops import cli
 from llmops.config import Config, Monitoring
 from llmops.errors import RegistryError
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.registry.registry import registry_of
 from llmops.release import rollout, trials
 from llmops.release.trials import Sides

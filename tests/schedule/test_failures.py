@@ -17,8 +17,9 @@ from llmops.config import Config, load
 from llmops.config.schedule import Limited
 from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceError, SourceUnavailableError, TimeLimitError
 from llmops.monitoring.datasets import ALERT, PIPELINE
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool, drain
+from llmops.monitoring.spool import Spool
 from llmops.pipeline import STAGES, Stage, run_stage
 from llmops.schedule.alerts import FAILED, LATE, alert
 

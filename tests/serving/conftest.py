@@ -19,8 +19,8 @@ from llmops.access.keys import keys_of
 from llmops.access.roles import ROLES
 from llmops.config import Config
 from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of

@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter
 
 from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from serving.admission.dependencies import assert_guarded
 from serving.engines.echo import EchoEngine
 

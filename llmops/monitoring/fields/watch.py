@@ -32,7 +32,11 @@ FIELDS: tuple[Field, ...] = (
     *fields_of(
         SINK,
         fields=(
-            ("llmops.sink.name", "keyword", ""),
+            (
+                "llmops.sink.name",
+                "keyword",
+                "`event.action`: `failing`, `recovered`, `refusing` or `settled`",
+            ),
             ("llmops.sink.waiting", "long", "events that it has yet to take"),
             ("llmops.sink.rejected", "long", "events that it has refused for good"),
         ),

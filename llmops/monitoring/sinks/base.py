@@ -1,7 +1,8 @@
 """What a sink is: where events end up.
 
-A sink's `send` returns once all events are stored for good, and may be given an event again: it deduplicates by
-`event.id`. Adding a sink: write the three members of `Sink`, and name it in `configured` and in `Monitoring.sinks`.
+A sink's `send` returns once all events are stored for good, and may be given an event again: where it can, it
+deduplicates by `event.id`. Adding a sink: write the three members of `Sink`, and name it in `configured` and in
+`Monitoring.sinks`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmops.errors import TransientError
+from llmops.errors import LlmopsError, TransientError
 
 
 class SinkError(TransientError):
     """A sink cannot take events now; they wait in the spool."""
+
+
+class BatchRefusedError(LlmopsError):
+    """A sink refuses a batch as a whole: it is too large, or an event is at fault and the sink says not which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Sink(Protocol):
 
         Raises:
             SinkError: if not all could be stored now; all are sent again later.
+            BatchRefusedError: if the batch should be sent in parts.
         """
 
     def close(self) -> None:

@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from llmops.config import Monitoring
+from llmops.errors import ConfigError
 from llmops.monitoring.sinks.base import Sink
 from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink
 from llmops.monitoring.sinks.local import LocalStore
+from llmops.monitoring.sinks.logstash import LogstashSink
+from llmops.monitoring.sinks.otlp import OtlpSink
 
 
 def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.environ) -> list[Sink]:
-    """The configured sinks; the Elasticsearch key is read from `ELASTICSEARCH_API_KEY`."""
-    sinks: list[Sink] = []
-    for name in dict.fromkeys(config.sinks):
-        if name == "local":
-            sinks.append(LocalStore(folder))
-        else:
-            key = environ.get("ELASTICSEARCH_API_KEY", "")
-            sinks.append(ElasticsearchSink.connect(config.elasticsearch_url, config.elasticsearch_index, key))
-    return sinks
+    """The configured sinks; nothing is sent yet.
+
+    Secrets come from the environment: `ELASTICSEARCH_API_KEY`, or `ELASTICSEARCH_USER` and `ELASTICSEARCH_PASSWORD`;
+    `LOGSTASH_USER` and `LOGSTASH_PASSWORD`; `OTEL_EXPORTER_OTLP_HEADERS`.
+
+    Raises:
+        ConfigError: if a variable cannot be read.
+    """
+
+    def said(name: str) -> str:
+        return environ.get(name, "").strip()
+
+    def elasticsearch() -> Sink:
+        key, user, password = (said(f"ELASTICSEARCH_{part}") for part in ("API_KEY", "USER", "PASSWORD"))
+        return ElasticsearchSink.connect(config.elasticsearch_url, key, user, password, config.ca_file)
+
+    def logstash() -> Sink:
+        return LogstashSink(config.logstash_url, said("LOGSTASH_USER"), said("LOGSTASH_PASSWORD"), config.ca_file)
+
+    def otlp() -> Sink:
+        return OtlpSink(config.otlp_url, _headers(said("OTEL_EXPORTER_OTLP_HEADERS")), config.ca_file)
+
+    make: dict[str, Callable[[], Sink]] = {
+        "local": lambda: LocalStore(folder),
+        "elasticsearch": elasticsearch,
+        "logstash": logstash,
+        "otlp": otlp,
+    }
+    return [make[name]() for name in dict.fromkeys(config.sinks)]
+
+
+def _headers(text: str) -> dict[str, str]:
+    """`name=value,name=value`, values URL-encoded, as OpenTelemetry writes headers in the environment."""
+    headers = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError("OTEL_EXPORTER_OTLP_HEADERS: write it as NAME=VALUE,NAME=VALUE, values URL-encoded.")
+        headers[name.strip()] = unquote(value.strip())
+    return headers

@@ -1,62 +1,119 @@
-"""Elasticsearch, as a sink."""
+"""Elasticsearch, as a sink: a data stream for each kind of event."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from llmops.monitoring.sinks.base import Rejection, SinkError
+from llmops.errors import is_busy
+from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError
+from llmops.monitoring.sinks.http import TIMEOUT_S
+
+NAMESPACE = "default"
+_VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
+_MISCONFIGURED = frozenset({401, 403, 404})  #: of an event: no rights, or no template of a data stream
 
 
 class ElasticsearchSink:
-    """Elasticsearch: a data stream or an index, with `event.id` as `_id`, so that a repeated event changes nothing.
+    """Elasticsearch: data streams `logs-<event.dataset>-default`, with `event.id` as `_id`.
 
-    In a data stream that has rolled over in between, a repeated event is stored twice; it still carries its `event.id`.
+    So an event that comes again changes nothing. Where its data stream has rolled over in between it is stored twice;
+    both carry its `event.id`. A server of version 8.19 or 9.
     """
 
     name = "elasticsearch"
 
-    def __init__(self, client: Any, index: str) -> None:
-        self._client, self._index = client, index
+    def __init__(self, client: Any) -> None:
+        self._client = client
 
     @classmethod
-    def connect(cls, url: str, index: str, api_key: str = "") -> ElasticsearchSink:
-        """A sink for the server at `url`; nothing is sent yet."""
+    def connect(
+        cls,
+        url: str,
+        api_key: str = "",
+        user: str = "",
+        password: str = "",
+        ca_file: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> ElasticsearchSink:
+        """A sink for the server at `url`, asked with a key or else a user and password; nothing is sent yet."""
         from elasticsearch import Elasticsearch
 
-        return cls(Elasticsearch(url, api_key=api_key or None, request_timeout=10, max_retries=0), index)
+        options: dict[str, Any] = {"request_timeout": timeout_s, "max_retries": 0, "retry_on_timeout": False}
+        if api_key:
+            options["api_key"] = api_key
+        elif user:
+            options["basic_auth"] = (user, password)
+        if ca_file:
+            options["ca_certs"] = str(ca_file)
+        return cls(Elasticsearch(url, **options))
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
-        from elasticsearch import ApiError, TransportError
-        from elasticsearch.helpers import streaming_bulk
+        from elasticsearch import ApiError, SerializationError, TransportError
 
-        actions = [{"_op_type": "create", "_index": self._index, "_id": e["event.id"], "_source": e} for e in events]
-        rejections, busy = [], ""
         try:
-            results = streaming_bulk(self._client, actions, raise_on_error=False)
-            for event, (stored, item) in zip(events, results, strict=True):
-                answer = item["create"]
-                status = int(answer["status"])
-                if stored or status == 409:  # conflict: it is there already
-                    continue
-                if status == 429 or status >= 500:
-                    busy = busy or _reason(answer)
-                else:
-                    rejections.append(Rejection(str(event["event.id"]), _reason(answer), dict(event)))
-        except (ApiError, TransportError) as error:
+            answer = self._client.bulk(
+                operations=[line for event in events for line in _lines(event)],
+                require_data_stream=True,  # without its template it would become an index of guessed types
+                include_source_on_error=False,
+                filter_path="errors,items.*.status,items.*.error",
+            )
+        except SerializationError as error:
+            raise BatchRefusedError(f"Elasticsearch's client cannot write it as JSON ({error}).") from error
+        except ApiError as error:
+            if error.meta.status == 413:
+                raise BatchRefusedError(f"Elasticsearch answers {error}") from error
             raise SinkError(f"Elasticsearch does not take events ({error}).") from error
-        if busy:
-            raise SinkError(f"Elasticsearch could not store all events ({busy}).")
-        return rejections
+        except TransportError as error:
+            raise SinkError(f"Elasticsearch does not take events ({error}).") from error
+        return _rejections(events, answer) if answer["errors"] else []
 
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
 
 
-def _reason(answer: Mapping[str, Any]) -> str:
-    error = answer.get("error")
+def stream_of(dataset: str) -> str:
+    """The data stream of a kind of event."""
+    return f"logs-{dataset}-{NAMESPACE}"
+
+
+def _lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is done with an event, and its document with the fields that Elastic wants of a data stream's."""
+    dataset = event["event.dataset"]
+    stream = {"data_stream.type": "logs", "data_stream.dataset": dataset, "data_stream.namespace": NAMESPACE}
+    return {"create": {"_index": stream_of(dataset), "_id": event["event.id"]}}, {**event, **stream}
+
+
+def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> list[Rejection]:
+    rejections, busy, missing = [], "", ""
+    for event, item in zip(events, answer["items"], strict=True):
+        done = item["create"]
+        status = int(done["status"])
+        if status < 300 or status == 409:  # conflict: it is there already
+            continue
+        if is_busy(status):
+            busy = busy or _reason(done)
+        elif status in _MISCONFIGURED:
+            missing = missing or f"{stream_of(event['event.dataset'])}: {_reason(done)}"
+        else:
+            rejections.append(Rejection(str(event["event.id"]), _reason(done), dict(event)))
+    if busy:
+        raise SinkError(f"Elasticsearch could not store all events ({busy}).")
+    if missing:
+        raise SinkError(
+            f"Elasticsearch does not take all events ({missing}). Its index templates must be there, and the key must "
+            "be allowed to create documents in logs-llmops.*."
+        )
+    return rejections
+
+
+def _reason(done: Mapping[str, Any]) -> str:
+    """Why a document was not stored, without the value that was at fault: reasons are logged."""
+    error = done.get("error")
     if isinstance(error, Mapping):
-        return f"{answer['status']} {error.get('type')}: {error.get('reason')}"
-    return f"{answer['status']} {error}"
+        return f"{done['status']} {error.get('type')}: {_VALUE.split(str(error.get('reason')))[0]}"
+    return f"{done['status']} {error}"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from llmops.config import Monitoring
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout

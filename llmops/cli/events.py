@@ -1,0 +1,88 @@
+"""The command about events on their way to the sinks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from llmops.cli.command import Add
+from llmops.config import Config
+from llmops.errors import ConfigError
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    sub = add(events)
+    sub.add_argument("action", nargs="?", default="status", choices=["status", "dead", "retry", "forget"])
+    sub.add_argument("sink", nargs="?", default="", help="one sink (default, but for forget: all)")
+
+
+def events(settings: Config, options: argparse.Namespace) -> int | None:
+    """Show what waits for each sink, and dead letters; send these again; forget a sink that is not coming back."""
+    from llmops.monitoring.spool import Spool
+
+    if options.action == "retry":
+        return _retry(settings, options)
+    with Spool(settings.events) as spool:
+        if options.action == "dead":
+            for sink, letter in spool.rejected(options.sink):
+                found = {"sink": sink, "id": letter.id, "reason": letter.reason}
+                print(json.dumps({**found, "event": letter.document}) if options.json else "  ".join(found.values()))
+            return None
+        if options.action == "forget":
+            if not options.sink or options.sink in settings.monitoring.sinks:
+                raise ConfigError("events forget: name a sink that monitoring.sinks does not name any more.")
+            spool.forget(options.sink)
+            return None
+        failing, rejected = spool.in_state("failing"), spool.rejected_counts()
+        rows = [
+            {
+                "sink": sink,
+                "waiting": waiting,
+                "oldest": spool.oldest(sink),
+                "dead": rejected.get(sink, 0),
+                "failing_since": failing[sink][0] if sink in failing else "",
+                "reason": failing[sink][1] if sink in failing else "",
+                "configured": sink in settings.monitoring.sinks,
+            }
+            for sink, waiting in spool.waiting().items()
+            if options.sink in ("", sink)
+        ]
+        if options.json:
+            print(json.dumps({"bytes": spool.size(), "sinks": rows}))
+            return None
+    for row in rows:
+        print(f"{row['sink']}  {row['waiting']} wait" + (f", since {row['oldest']}" if row["waiting"] else ""), end="")
+        print(f"  {row['dead']} dead letters" if row["dead"] else "", end="")
+        print("" if row["configured"] else "  (monitoring.sinks does not name it)")
+        if row["reason"]:
+            print(f"  fails since {row['failing_since']}: {row['reason']}")
+    return None
+
+
+def _retry(settings: Config, options: argparse.Namespace) -> int:
+    """Send dead letters again; 75 if a sink fails, 1 if it refuses some again."""
+    from dataclasses import asdict
+
+    from llmops.monitoring.shipping import retry
+    from llmops.monitoring.sinks.configured import sinks_for
+
+    sinks = sinks_for(settings.events, settings.monitoring)
+    chosen = [sink for sink in sinks if options.sink in ("", sink.name)]
+    if not chosen:
+        raise ConfigError(f"monitoring.sinks does not name {options.sink}.")
+    try:
+        done = retry(settings.events, chosen)
+    finally:
+        for sink in sinks:
+            sink.close()
+    if options.json:
+        print(json.dumps({name: asdict(shipment) for name, shipment in done.items()}))
+    else:
+        for name, shipment in done.items():
+            taken = shipment.sent - shipment.rejected
+            print(f"{name}  {taken} taken  {shipment.rejected} refused again" + f"  {shipment.error}".rstrip())
+    if any(shipment.error for shipment in done.values()):
+        return os.EX_TEMPFAIL
+    return 1 if any(shipment.rejected for shipment in done.values()) else 0

@@ -1,0 +1,64 @@
+"""Sending a batch of events by HTTP: what the status of the answer means for the events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import urllib3
+from urllib3.util import Timeout
+
+from llmops.errors import is_busy
+from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
+
+TIMEOUT_S = 10.0
+#: a redirect, or a wrong key, address or proxy: no event is at fault, and somebody has to mend it
+_MISCONFIGURED = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 406, 407, 421, 426, 451})
+_SHOWN = 300  #: characters of an answer in an error
+
+
+class Poster:
+    """Posts to one URL over kept connections.
+
+    Args:
+        of: whom it posts to, for errors.
+        url: where to.
+        headers: of every request.
+        ca_file: certificates that the server's is checked with; by default those of the system.
+        timeout_s: longest wait for a connection, and for each piece of the answer.
+    """
+
+    def __init__(
+        self, of: str, url: str, headers: Mapping[str, str], ca_file: Path | None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._of, self._url, self._headers = of, url, dict(headers)
+        self._pool = urllib3.PoolManager(
+            ca_certs=str(ca_file) if ca_file else None,
+            timeout=Timeout(connect=timeout_s, read=timeout_s),
+            retries=False,
+        )
+
+    def post(self, body: bytes) -> bytes:
+        """Send a batch; returns the body of the answer, whose status was 2xx.
+
+        Raises:
+            SinkError: if the server is away, busy or broken, or refuses whoever asks.
+            BatchRefusedError: if it refuses what was sent.
+        """
+        try:
+            answer = self._pool.request("POST", self._url, body=body, headers=self._headers)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise SinkError(f"{self._of} does not take events ({type(error).__name__}: {error}).") from error
+        if 200 <= answer.status < 300:
+            return answer.data
+        said = " ".join(answer.data[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
+        reason = f"{self._of} answers {answer.status}" + (f": {said}" if said else "")
+        if answer.status in _MISCONFIGURED:
+            raise SinkError(f"{reason}. Check its URL, and the user or key in the environment.")
+        if is_busy(answer.status):
+            raise SinkError(f"{reason}.")
+        raise BatchRefusedError(reason)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._pool.clear()

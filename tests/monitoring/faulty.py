@@ -1,0 +1,50 @@
+"""A sink for tests that is in the process."""
+
+from __future__ import annotations
+
+from llmops.monitoring.datasets import SINK
+from llmops.monitoring.events import emit_all
+from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError
+from llmops.monitoring.spool import Spool
+
+
+class ListSink:
+    """Keeps what it gets; can be down, refuse events, refuse batches, or fail after having stored."""
+
+    def __init__(self, name="list"):
+        self.name, self.got, self.told, self.sizes = name, [], [], []
+        self.down, self.forgetful, self.closed = False, False, False
+        self.refuse, self.spoil, self.crash, self.most = set(), set(), set(), 10**9
+
+    def send(self, events):
+        if self.down:
+            raise SinkError("it is down.")
+        numbers = [e.get("n") for e in events]
+        self.sizes.append(len(events))
+        if len(events) > self.most or self.spoil.intersection(numbers):
+            raise BatchRefusedError("it is refused.")
+        if self.crash.intersection(numbers):
+            raise SinkError("it answers 500.")
+        self.told += [e for e in events if e["event.dataset"] == SINK]
+        refused = [Rejection(e["event.id"], "no", e) for e in events if e.get("n") in self.refuse]
+        self.got += [n for n in numbers if n is not None and n not in self.refuse]
+        if self.forgetful:
+            raise SinkError("the answer was lost.")
+        return refused
+
+    def close(self):
+        self.closed = True
+
+
+def put(folder, *numbers):
+    emit_all(folder, "llmops.test", [{"n": n, "event.id": f"id{n}"} for n in numbers])
+
+
+def waits(folder):
+    with Spool(folder) as spool:
+        return spool.waiting()
+
+
+def dead(folder):
+    with Spool(folder) as spool:
+        return [(sink, letter.id, letter.reason) for sink, letter in spool.rejected()]

@@ -1,0 +1,102 @@
+"""The OTLP sink against a real collector, and against one that misbehaves."""
+
+import json
+import time
+
+import pytest
+
+from llmops.config import Monitoring
+from llmops.errors import ConfigError
+from llmops.monitoring.events import build, emit_all
+from llmops.monitoring.shipping import ship
+from llmops.monitoring.sinks.base import SinkError
+from llmops.monitoring.sinks.configured import sinks_for
+from llmops.monitoring.sinks.otlp import OtlpSink
+
+from ..faulty import dead
+
+
+def attribute(value):
+    """A value of OTLP's JSON as Python has it."""
+    ((kind, inner),) = value.items() or [("nothing", None)]
+    if kind == "arrayValue":
+        return [attribute(part) for part in inner.get("values", [])]
+    if kind == "kvlistValue":
+        return {pair["key"]: attribute(pair["value"]) for pair in inner.get("values", [])}
+    return int(inner) if kind == "intValue" else inner
+
+
+def received(path, count):
+    """The records that the collector has written."""
+    end = time.monotonic() + 20
+    while True:
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        resources = [resource for line in lines for resource in line["resourceLogs"]]
+        records = [r for resource in resources for scope in resource["scopeLogs"] for r in scope["logRecords"]]
+        if len(records) >= count:
+            return resources, records
+        assert time.monotonic() < end, f"{len(records)} of {count} came"
+        time.sleep(0.05)
+
+
+def test_a_real_collector_gets_the_fields_as_they_are(collector, tmp_path):
+    url, path = collector
+    fields = {
+        "@timestamp": "2026-01-31T12:00:00.123Z",
+        "event.outcome": "failure",
+        "message": "Grüße",
+        "n": 2**53 + 1,
+        "share": 0.25,
+        "yes": True,
+        "nothing": None,
+        "names": ["a", "b"],
+        "object": {"a": [1, None, {"b": 2**70}]},
+    }
+    emit_all(tmp_path, "llmops.test", [fields])
+    emit_all(tmp_path, "llmops.other", [{"event.outcome": "success"}])
+    assert ship(tmp_path, [OtlpSink(url)])["otlp"].sent == 2
+    (resource,), (record, other) = received(path, 2)
+    attributes = {pair["key"]: attribute(pair["value"]) for pair in record["attributes"]}
+    assert attributes["n"] == 2**53 + 1 and attributes["share"] == 0.25 and attributes["yes"] is True
+    assert attributes["names"] == ["a", "b"] and "nothing" not in attributes and "@timestamp" not in attributes
+    assert attributes["object"]["a"][0] == 1 and attributes["object"]["a"][2] == {"b": str(2**70)}
+    assert attributes["event.dataset"] == "llmops.test" and attributes["event.id"]
+    assert (record["timeUnixNano"], record["severityText"]) == ("1769860800123000000", "ERROR")
+    assert record["body"] == {"stringValue": "Grüße"}
+    assert other["severityText"] == "INFO" and "traceId" not in record or not record["traceId"]
+    named = {pair["key"]: attribute(pair["value"]) for pair in resource["resource"]["attributes"]}
+    assert named["service.name"] == "llmops"
+
+
+def test_more_than_a_batch_reaches_a_real_collector(collector, tmp_path):
+    url, path = collector
+    emit_all(tmp_path, "llmops.test", [{"n": n} for n in range(1203)])
+    assert ship(tmp_path, [OtlpSink(url)])["otlp"].sent == 1203
+    _, records = received(path, 1203)
+    assert len(records) == 1203
+
+
+def test_what_a_collector_takes_in_part_is_told_apart(receiver, tmp_path):
+    receiver.misbehave(poison=True)
+    emit_all(tmp_path, "llmops.test", [{"event.id": f"id{n}", "n": n, "poison": n in (13, 14)} for n in range(100)])
+    shipment = ship(tmp_path, [OtlpSink(receiver.url)])["otlp"]
+    assert (shipment.sent, shipment.rejected) == (100, 2)
+    assert set(receiver.taken("otlp")) >= {f"id{n}" for n in range(100) if n not in (13, 14)}
+    assert [event for _, event, _ in dead(tmp_path)] == ["id13", "id14"] and "not these" in dead(tmp_path)[0][2]
+
+
+@pytest.mark.parametrize("faults", [{"429": 1}, {"500": 1}, {"lost": 1}])
+def test_what_is_not_confirmed_waits(receiver, faults):
+    receiver.misbehave(**faults)
+    with pytest.raises(SinkError):
+        OtlpSink(receiver.url).send([build("llmops.test", {})])
+
+
+def test_headers_come_from_the_environment(receiver, tmp_path):
+    config = Monitoring(sinks=("otlp",), otlp_url=f"{receiver.url}/")
+    (sink,) = sinks_for(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20abc, x=1"})
+    sink.send([build("llmops.test", {})])
+    assert receiver.requests() == [{"sink": "otlp", "authorization": "Bearer abc", "path": "/v1/logs"}]
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS") as error:
+        sinks_for(tmp_path, config, {"OTEL_EXPORTER_OTLP_HEADERS": "secret"})
+    assert "secret" not in str(error.value)
