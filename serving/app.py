@@ -40,7 +40,10 @@ from serving.http.protocol import StayingProtocol
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
+from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
+from serving.observe.texts import Texts
+from serving.observe.traces import traces_to
 from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages
 
 
@@ -77,13 +80,17 @@ def create_app(
         store=LocalStore(config.events),
         inputs=Inputs(config.release.name),
         metrics=Metrics(models),
+        digests=Digests(secret),
         session_secret=secret,
     )
+
+    texts, traces = Texts(config, parts.metrics.count_lost), traces_to(config.monitoring.traces_url)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = Shipper(config.events, sinks_for(config.events, config.monitoring))
         shipper.start()
+        texts.start()
         audit.start()
         parts.inputs.warm(registry)
         models.start()
@@ -95,6 +102,8 @@ def create_app(
             parts.inputs.close()
             await parts.limiter.close()
             await audit.stop()
+            await asyncio.to_thread(texts.stop)
+            await asyncio.to_thread(traces.close)
             shipper.stop()
 
     app = FastAPI(
@@ -117,6 +126,8 @@ def create_app(
         timeout_s=timeout_s,
         secret=secret,
         count=parts.metrics.count,
+        texts=texts,
+        traces=traces,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)

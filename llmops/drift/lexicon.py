@@ -6,6 +6,7 @@ names, whenever it is needed: there is no copy that an erasure would have to rea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,13 @@ from numpy.typing import NDArray
 
 from llmops.drift.topics import Topics, all_buckets, names_of, topics_of
 from llmops.drift.words import number_of, words_of
+from llmops.errors import LlmopsError
+from llmops.registry.version import Version
+from llmops.release.lineage import DATASET, lineage
 
-MOST_EXAMPLES = 50_000  #: of more, every second, third … is taken: it takes 10 s
+log = logging.getLogger(__name__)
+
+MOST_EXAMPLES = 20_000  #: of more, every second, third … is taken: some seconds' work
 
 
 class Trained(NamedTuple):
@@ -68,6 +74,29 @@ def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
     names = names_of(groups, sources)
     words = np.array(sorted(known), np.uint32)
     return Lexicon(words, topics_of(all_buckets(questions), names), topics_of(all_buckets(answers), names))
+
+
+def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
+    """Words and topics of what a version was trained on; None, and a line in the log, if that is not to be had here.
+
+    Args:
+        version: whose.
+        artifacts: their folder.
+    """
+    try:
+        return read_lexicon(train_of(version, artifacts))
+    except (LlmopsError, OSError, ValueError) as error:
+        log.warning("The training data of %s are not known here (%s); features do without them", version.name, error)
+        return None
+
+
+def train_of(version: Version, artifacts: Path) -> Path:
+    """The training split that a version's lineage names; it may have been removed since.
+
+    Raises:
+        RegistryError: if the version has no lineage.
+    """
+    return artifacts / str(lineage(version)["dataset"]["artifact"]) / DATASET
 
 
 def read_lexicon(train: Path) -> Lexicon:
