@@ -6,6 +6,7 @@ python -m serving
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,8 @@ from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.machine import spin_briefly
+from llmops.monitoring.datasets import LOADS
+from llmops.monitoring.events import emit
 from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Shipper
@@ -95,7 +98,7 @@ def create_app(
         parts.inputs.warm(registry)
         models.start()
         try:
-            await asyncio.to_thread(guard.warm)  # while the model is being loaded
+            await _warm(guard, config)  # while the model is being loaded
             yield
         finally:
             await models.stop()
@@ -137,6 +140,21 @@ def create_app(
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
     assert_guarded(app, frozenset({"/static", "/swagger"}))
     return app
+
+
+async def _warm(guard: Guard, config: Config) -> None:
+    """Let the guard load what it needs; without it nothing is served, and the event says why."""
+    try:
+        await asyncio.to_thread(guard.warm)
+    except Exception as error:
+        fields = {
+            "event.action": "load_guard",
+            "event.outcome": "failure",
+            "error.message": f"{type(error).__name__}: {error}",
+        }
+        with contextlib.suppress(Exception):  # the disk that is full, say: the guard's own error must be told
+            await asyncio.to_thread(emit, config.events, LOADS, fields)
+        raise
 
 
 def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None) -> None:

@@ -252,7 +252,8 @@ def _unreached(config: Config) -> list[str]:
         )
     if "elasticsearch" in config.monitoring.sinks:
         unreached.append(
-            f"events in {config.monitoring.elasticsearch_index} of Elasticsearch, which may hold names of users"
+            f"events in {config.monitoring.elasticsearch_index} of Elasticsearch, which may hold names of users and "
+            "texts that were kept (monitoring.keep_text)"
         )
     if config.features.online != "sqlite":
         unreached.append("what the server of the online store saved on its own disk before")

@@ -15,14 +15,14 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llmops.config import Config
 from llmops.drift.features import features, is_refusal
 from llmops.drift.lexicon import Lexicon, version_lexicon
 from llmops.monitoring.datasets import TEXT
-from llmops.monitoring.events import emit_all, timestamp
+from llmops.monitoring.events import emit_all
 from llmops.monitoring.kept_texts import remove_old
 from llmops.registry.version import Version
 from llmops.scans.pii import redact_all
@@ -35,6 +35,7 @@ FLUSH_S = 1.0  #: events are written so often
 TELL_S = 60.0  #: losses are told so often
 TIDY_S = 3600.0  #: texts that were kept long enough are removed so often
 REST = 4.0  #: times as long as it worked
+MOST_REST_S = 0.25  #: also after the words of a version's training data were read, which takes seconds
 STOP_S = 5.0  #: for what waits when the app ends
 
 #: fields of the request's event that the event of its texts has, too
@@ -46,7 +47,7 @@ class _Answered(NamedTuple):
     given: Given
 
 
-class Texts(threading.Thread):
+class Texts:
     """Makes the events.
 
     Args:
@@ -61,7 +62,6 @@ class Texts(threading.Thread):
         count_lost: Callable[[str, int], None],
         lexicon_of: Callable[[Version], Lexicon | None] | None = None,
     ) -> None:
-        super().__init__(name="texts", daemon=True)
         self._config, self._count_lost = config, count_lost
         self._lexicon_of = lexicon_of or (lambda version: version_lexicon(version, config.artifacts))
         self._lexicons: dict[str, Lexicon | None] = {}
@@ -70,6 +70,7 @@ class Texts(threading.Thread):
         self._lock = threading.Lock()  # of `_lost`
         self._ready: list[dict[str, Any]] = []
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._told_at = self._flushed_at = self._tidied_at = -1e9
 
     def offer(self, fields: Mapping[str, Any], exchange: Exchange) -> None:
@@ -88,7 +89,19 @@ class Texts(threading.Thread):
                 except queue.Full:
                     self._lose("too many at a time")
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Begin to make events."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Make and write what waits, for 5 s at most; blocks."""
+        self._stopping.set()
+        if self._thread:
+            self._thread.join(2 * STOP_S)
+
+    def _run(self) -> None:
         """Until `stop`, and then what waits."""
         end = float("inf")
         while not (self._stopping.is_set() and self._waiting.empty()) and time.monotonic() < end:
@@ -105,12 +118,6 @@ class Texts(threading.Thread):
         except Exception:
             log.exception("Features of the last answers are lost")
 
-    def stop(self) -> None:
-        """Make and write what waits, for 5 s at most; blocks."""
-        self._stopping.set()
-        if self.is_alive():
-            self.join(2 * STOP_S)
-
     def _turn(self) -> None:
         try:
             answered = self._waiting.get(timeout=0.0 if self._stopping.is_set() else FLUSH_S)
@@ -124,7 +131,7 @@ class Texts(threading.Thread):
                 log.exception("The features of an answer cannot be made")
                 self._lose(type(error).__name__)
         self._flush()
-        self._stopping.wait(REST * (time.thread_time() - began))
+        self._stopping.wait(min(REST * (time.thread_time() - began), MOST_REST_S))
 
     def _flush(self, everything: bool = False) -> None:
         now = time.monotonic()
@@ -134,16 +141,17 @@ class Texts(threading.Thread):
         if now >= self._tidied_at + TIDY_S:
             self._tidied_at = now
             remove_old(self._config.events, self._config.monitoring.keep_text_days)
-        events = [*self._ready, *self._losses(everything)]
-        if not events:
+        made, self._ready = self._ready, []
+        lost = self._losses(everything)
+        if not made and not lost:
             return
         try:
-            emit_all(self._config.events, TEXT, events)
+            emit_all(self._config.events, TEXT, [*made, *_told(lost)])
         except Exception:
-            self._lose("they could not be written", len(self._ready))
+            with self._lock:
+                self._lost += lost
+            self._lose("they could not be written", len(made))
             raise
-        finally:
-            self._ready = []
 
     def _event(self, answered: _Answered) -> dict[str, Any]:
         given = answered.given
@@ -182,23 +190,20 @@ class Texts(threading.Thread):
                 self._lost[why] += count
             self._count_lost(why, count)
 
-    def _losses(self, everything: bool) -> Sequence[dict[str, Any]]:
-        """Events about what was lost since the last ones, at most every minute."""
+    def _losses(self, everything: bool) -> Counter[str]:
+        """What was lost since it was told last, at most every minute."""
         now = time.monotonic()
         if not everything and now < self._told_at + TELL_S:
-            return []
+            return Counter()
         with self._lock:
             lost, self._lost = self._lost, Counter()
         if lost:
             self._told_at = now
             log.warning("Of some answers no features are told: %s", dict(lost))
-        return [
-            {
-                "@timestamp": timestamp(),
-                "event.action": "lose",
-                "event.outcome": "failure",
-                "event.reason": why,
-                "llmops.text.lost": count,
-            }
-            for why, count in lost.items()
-        ]
+        return lost
+
+
+def _told(lost: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Events about what was lost."""
+    fields = {"event.action": "lose", "event.outcome": "failure"}
+    return [{**fields, "event.reason": why, "llmops.text.lost": count} for why, count in lost.items()]

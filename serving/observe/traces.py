@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 #: fields of the event that spans have, by how they begin
-_REQUEST = ("http.", "url.path", "gen_ai.", "llmops.model.", "llmops.canary.", "llmops.queue", "llmops.time_to_first")
+_REQUEST = (
+    "http.",
+    "url.path",
+    "error.type",
+    "gen_ai.",
+    "llmops.model.",
+    "llmops.canary.",
+    "llmops.queue",
+    "llmops.time_to_first",
+)
 _ENGINE = ("gen_ai.operation.", "gen_ai.request.", "llmops.model.")
 _GUARD = ("llmops.guard.",)
 

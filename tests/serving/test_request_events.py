@@ -10,6 +10,7 @@ from threading import Thread
 import httpx
 import pytest
 
+from llmops.monitoring.datasets import LOADS
 from serving.engines.echo import EchoEngine
 
 ROUTES = {
@@ -164,3 +165,20 @@ def test_a_version_under_test_is_told_as_such(site):
         assert client.post("/generate", json={"prompt": "a"}, headers=headers).status_code == 200
         [event] = site.events()
     assert (event["llmops.canary.side"], event["llmops.model.version"]) == ("tested", "v2")
+
+
+def test_a_guard_that_cannot_be_loaded_is_told_and_nothing_is_served(site, monkeypatch):
+    monkeypatch.setattr("serving.guard.Guard.warm", lambda guard: 1 / 0)
+    with pytest.raises(ZeroDivisionError), site.client():
+        pass
+    told = [event for event in site.events(LOADS) if event["event.action"] == "load_guard"]
+    assert [(event["event.outcome"], event["error.message"]) for event in told] == [
+        ("failure", "ZeroDivisionError: division by zero")
+    ]
+
+
+def test_an_engine_that_dies_is_told(site, client):
+    site.engines["v1"].die(RuntimeError("no memory"))
+    site.until(lambda: any(event["event.action"] == "die" for event in site.events(LOADS)))
+    [event] = [event for event in site.events(LOADS) if event["event.action"] == "die"]
+    assert (event["event.outcome"], event["llmops.model.version"]) == ("failure", "v1")

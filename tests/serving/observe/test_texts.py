@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +21,7 @@ from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.kept_texts import remove_old
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool, drain
+from llmops.retention.gc import gc
 from serving.engines.base import Question
 from serving.observe import texts
 from serving.observe.exchange import Exchange, Given
@@ -78,7 +82,7 @@ def test_each_answer_of_a_request_has_its_event_streamed_or_not(site, stream):
     body = {"model": site.config.release.name, "stream": stream}
     prompts = "one" if stream else ["one", "two words"]
     events = answered(site, {**body, "prompt": prompts}, path="/v1/completions")
-    assert [event["llmops.prompt.words"] for event in events] == ([1] if stream else [1, 2])
+    assert {event["llmops.prompt.words"] for event in events} == ({1} if stream else {1, 2})
 
 
 def test_of_a_conversation_the_last_message_counts(site):
@@ -137,6 +141,15 @@ def test_texts_are_taken_out_of_store_spool_and_what_was_refused_when_their_days
     assert b"words of 2" in left and b"words of 1" not in left and b"words of 3" not in left
 
 
+def test_the_daily_tidying_removes_them_where_no_app_runs(tmp_path):
+    config, now = Config(home=tmp_path), datetime.now(UTC)
+    emit_all(config.events, TEXT, [kept(1, 31, now)])
+    gc(config)
+    with Spool(config.events) as spool:
+        [event] = spool.read("local")[1]
+    assert "llmops.prompt.text" not in event
+
+
 def test_removing_from_a_home_without_events_is_nothing(tmp_path):
     assert remove_old(tmp_path, 30) == 0
     assert not list(tmp_path.iterdir())
@@ -148,8 +161,8 @@ def test_a_person_who_is_forgotten_is_forgotten_in_kept_texts_of_store_and_spool
     with site.client() as client:
         site.ready(client)
         site.ask(client, prompt="It is C-10017 again")
-    with Spool(site.config.events) as spool:
-        spool.register(["another"])  # which has yet to take them
+    for version in (site.config.release.registry / site.config.release.name / "versions").iterdir():
+        (version / "lineage.json").write_text('{"stages": []}')
     report = forget(site.config, "C-10017")
     assert not report.remaining
     left = b"".join(path.read_bytes() for path in site.config.events.glob("*.db*"))
@@ -186,7 +199,7 @@ def test_what_finds_no_room_is_lost_aloud_and_what_waits_is_made(tmp_path, monke
     assert "too many at a time" in caplog.text
     drain(config.events, config.monitoring)
     events = list(LocalStore(config.events).find(TEXT))
-    assert [e.get("http.request.id") for e in events if e["event.action"] == "describe"] == ["0", "1", "2"]
+    assert {e["http.request.id"] for e in events if e["event.action"] == "describe"} == {"0", "1", "2"}
     [told] = [e for e in events if e["event.action"] == "lose"]
     assert (told["event.reason"], told["llmops.text.lost"], told["event.outcome"]) == (
         "too many at a time",
@@ -269,3 +282,35 @@ def test_losses_are_figures(site, monkeypatch):
         site.ask(client)
         figure = 'llmops_texts_lost_total{reason="ZeroDivisionError"} 1.0'
         site.until(lambda: figure in client.get("/metrics", headers=site.headers("developer")).text)
+
+
+HUNG = """
+import sys, time
+from pathlib import Path
+from llmops.config import Config
+from serving.app import serve
+from serving.engines.echo import EchoEngine
+from serving.observe import texts
+texts.features = lambda *_: time.sleep(600)
+serving = {"port": int(sys.argv[2]), "requests_per_minute": 0, "tokens_per_minute": 0}
+serve(Config(home=Path(sys.argv[1]), serving=serving), lambda version: EchoEngine())
+"""
+
+
+def test_who_is_killed_between_answer_and_features_loses_the_features_alone(site, free_port):
+    process = subprocess.Popen([sys.executable, "-c", HUNG, str(site.config.home), str(free_port)])
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=60) as client:
+            site.until(lambda: _ready(client))
+            assert site.ask(client).status_code == 200
+    finally:
+        process.kill()
+        process.wait()
+    assert len(site.events(SERVING)) == 1 and not site.events(TEXT)
+
+
+def _ready(client):
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
