@@ -22,6 +22,7 @@ class Monitoring(Section):
     keep_text_days: int = Field(30, ge=1, description="Days after which such texts are taken out of their events.")
     traces_url: str = Field(
         "",
+        pattern=r"^(https?://.+)?$",
         description="Collector that traces go to by OTLP over HTTP, e.g. `http://localhost:4318`; empty: none.",
     )
     latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
