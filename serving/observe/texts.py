@@ -1,7 +1,7 @@
 """Features of prompts and answers, as events of the dataset `llmops.text`: made when the answer has left.
 
 A thread of its own takes what waits, one answer at a time, and rests four times as long as it worked, so that requests
-hardly notice it: all threads of Python share one interpreter. So it takes some 600 answers a second; what comes faster
+hardly notice it: all threads of Python share one interpreter. So it takes some 500 answers a second; what comes faster
 waits in a bounded queue, and what finds it full is lost. How many were lost, and why, is an event, a line in the log
 and a figure of `/metrics`. A process that is killed loses what waits.
 
