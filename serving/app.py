@@ -6,6 +6,7 @@ python -m serving
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,8 @@ from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.machine import spin_briefly
+from llmops.monitoring.datasets import LOADS
+from llmops.monitoring.events import emit
 from llmops.monitoring.shipping import shipper_for
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import registry_of
@@ -39,7 +42,10 @@ from serving.http.protocol import StayingProtocol
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
+from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
+from serving.observe.texts import Texts
+from serving.observe.traces import traces_to
 from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages
 
 
@@ -76,24 +82,30 @@ def create_app(
         store=LocalStore(config.events),
         inputs=Inputs(config.release.name),
         metrics=Metrics(models),
+        digests=Digests(secret),
         session_secret=secret,
     )
+
+    texts, traces = Texts(config, parts.metrics.count_lost), traces_to(config.monitoring.traces_url)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = shipper_for(config.events, config.monitoring)
         shipper.start()
+        texts.start()
         audit.start()
         parts.inputs.warm(registry)
         models.start()
         try:
-            await asyncio.to_thread(guard.warm)  # while the model is being loaded
+            await _warm(guard, config)  # while the model is being loaded
             yield
         finally:
             await models.stop()
             parts.inputs.close()
             await parts.limiter.close()
             await audit.stop()
+            await asyncio.to_thread(texts.stop)
+            await asyncio.to_thread(traces.close)
             shipper.stop()
 
     app = FastAPI(
@@ -116,6 +128,8 @@ def create_app(
         timeout_s=timeout_s,
         secret=secret,
         count=parts.metrics.count,
+        texts=texts,
+        traces=traces,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
@@ -125,6 +139,21 @@ def create_app(
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
     assert_guarded(app, frozenset({"/static", "/swagger"}))
     return app
+
+
+async def _warm(guard: Guard, config: Config) -> None:
+    """Let the guard load what it needs; without it nothing is served, and the event says why."""
+    try:
+        await asyncio.to_thread(guard.warm)
+    except Exception as error:
+        fields = {
+            "event.action": "load_guard",
+            "event.outcome": "failure",
+            "error.message": f"{type(error).__name__}: {error}",
+        }
+        with contextlib.suppress(Exception):  # the disk that is full, say: the guard's own error must be told
+            await asyncio.to_thread(emit, config.events, LOADS, fields)
+        raise
 
 
 def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None) -> None:

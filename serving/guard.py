@@ -58,7 +58,8 @@ class AnswerWatch:
     """Lets one answer through piece by piece, up to where it breaks a rule."""
 
     def __init__(self, guard: Guard, prompt: Prompt) -> None:
-        self._guard, self._prompt = guard, _text(prompt)
+        self.prompt = prompt
+        self._guard, self._text = guard, _text(prompt)
         self._answer, self._released = "", 0
         self.rules: list[str] = []  #: the rules that the answer broke
 
@@ -73,7 +74,7 @@ class AnswerWatch:
         known = chunk.finish_reason or not signs or len(_FOLLOWS.findall(self._answer, signs[-1].end() - 1)) > 1
         leaves = end if known else max(_word(self._answer, signs[0].start()), self._released, end - _MOST_HELD)
         if signs and signs[0].start() < leaves:
-            self.rules = self._guard.found(self._prompt, self._answer[max(0, begin - _MOST_BEFORE) :])
+            self.rules = self._guard.found(self._text, self._answer[max(0, begin - _MOST_BEFORE) :])
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
         text, self._released = self._answer[self._released : leaves], leaves

@@ -22,7 +22,6 @@ class Monitoring(Section):
         description="Server URL; key in ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USER and ELASTICSEARCH_PASSWORD.",
     )
     elasticsearch_days: int = Field(90, ge=1, description="Days that Elasticsearch keeps events.")
-    elasticsearch_text_days: int = Field(30, ge=1, description="Days that Elasticsearch keeps features and texts.")
     kibana_url: str = Field("", description="Kibana's URL, for `llmops elk setup`.")
     logstash_url: str = Field(
         "", description="URL of Logstash's HTTP input; user in LOGSTASH_USER and LOGSTASH_PASSWORD."
@@ -38,11 +37,20 @@ class Monitoring(Section):
         0, ge=0, description="Most that waits in the spool, dead letters included; 0: what the disk has."
     )
     spool_free_mb: int = Field(128, ge=0, description="With less left on its disk, the spool takes no more events.")
+    keep_text: bool = Field(
+        False,
+        description="Keep what is asked and answered, without personal data and secrets, in events `llmops.text`.",
+    )
+    keep_text_days: int = Field(30, ge=1, description="Days after which such texts are removed.")
+    traces_url: str = Field(
+        "",
+        description="Collector that traces go to by OTLP over HTTP, e.g. `http://localhost:4318`; empty: none.",
+    )
     latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
 
-    @field_validator("elasticsearch_url", "logstash_url", "otlp_url")
+    @field_validator("elasticsearch_url", "logstash_url", "otlp_url", "traces_url")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         if value:

@@ -37,7 +37,7 @@ def _mapping(field: Field) -> dict[str, Any]:
 
 def templates(config: Monitoring) -> dict[str, dict[str, Any]]:
     """The index templates: all events, and texts, which are kept for a shorter time."""
-    days = {"llmops-events": config.elasticsearch_days, "llmops-texts": config.elasticsearch_text_days}
+    days = {"llmops-events": config.elasticsearch_days, "llmops-texts": config.keep_text_days}
     patterns = {"llmops-events": STREAMS, "llmops-texts": f"logs-{TEXT}-*"}
     return {
         name: stamped(

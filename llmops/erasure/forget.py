@@ -251,9 +251,12 @@ def _unreached(config: Config) -> list[str]:
             "the history, or delete the repository"
         )
     if "elasticsearch" in config.monitoring.sinks:
-        unreached.append("events in logs-llmops.* of Elasticsearch, which may hold names of users")
+        unreached.append(
+            "events in logs-llmops.* of Elasticsearch, which may hold names of users and texts that were kept "
+            "(monitoring.keep_text)"
+        )
     if others := [sink for sink in config.monitoring.sinks if sink in ("logstash", "otlp")]:
-        unreached.append(f"events wherever {' and '.join(others)} brings them, which may hold names of users")
+        unreached.append(f"events wherever {' and '.join(others)} brings them, which may hold names of users and texts")
     if config.features.online != "sqlite":
         unreached.append("what the server of the online store saved on its own disk before")
     return unreached

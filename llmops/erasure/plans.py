@@ -117,7 +117,8 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     others = [path for path in files(config) if _changeable(path, config) and str(path) not in plan.leftovers]
     named = [path for path in others if search.where_named(path, subject)]
     plan.texts = [str(path) for path in named if path.suffix in search.TEXT]
-    plan.databases = [str(path) for path in named if path.suffix == ".db"]
+    logs = [path.with_name(path.name.removesuffix("-wal")) for path in named if path.suffix == ".db-wal"]
+    plan.databases = sorted({str(path) for path in [*named, *logs] if path.suffix == ".db"})
     return plan, raw
 
 
@@ -252,7 +253,7 @@ def _named(left: Path, subject: Subject) -> bool:
 
 def _changeable(path: Path, config: Config) -> bool:
     """Whether an erasure may change a file; the keys, and what belongs to Airflow or Feast, it may not."""
-    if path.suffix == ".db":
+    if path.suffix in (".db", ".db-wal"):
         return path.parent == config.events
     folders = (config.artifacts, config.release.registry, config.home / "logs", config.home / "airflow" / "logs")
     return path.suffix in search.TEXT and any(path.is_relative_to(folder) for folder in folders)

@@ -26,7 +26,7 @@ IMPROVEMENT = "llmops.improvement"
 DATASETS: dict[str, str] = {
     SERVING: "a request to a model, answered or not",
     TEXT: "features of a prompt and its answer, by which drift is seen; the texts where they are kept",
-    LOADS: "a version that is being loaded to serve",
+    LOADS: "a version that is loaded to serve, an engine that dies, a guard that cannot be loaded",
     FEEDBACK: "what a user thinks of an answer",
     PIPELINE: "a stage that has made an artifact, or failed",
     GATE: "a decision of the gate",

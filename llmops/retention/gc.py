@@ -21,6 +21,7 @@ from llmops import sameness
 from llmops.config import Config
 from llmops.monitoring.datasets import RETENTION
 from llmops.monitoring.events import emit
+from llmops.monitoring.kept_texts import remove_old
 from llmops.registry.registry import Registry
 from llmops.retention import disk, plan, removal
 from llmops.retention.plan import Item, Plan
@@ -67,6 +68,7 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
             log.info("removing %s %s: %s", item.kind, item.name, item.why)
             _remove(config, item, by, when)
         removal.finish(config)
+    remove_old(config.events, config.monitoring.keep_text_days, now)  # where no app runs that would do it
     if made.going:
         _announce(config, made, by)
     return Removed(dry_run, made, disk.free(config))

@@ -28,6 +28,7 @@ from serving.errors import Limited
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit, client_address, client_fields
+from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
 
 COOKIE = "llmops_session"
@@ -59,6 +60,7 @@ class AppParts:
     audit: Audit
     inputs: Inputs
     metrics: Metrics
+    digests: Digests
     session_secret: bytes = field(repr=False)
 
 

@@ -12,16 +12,19 @@ from fastapi import Request
 from llmops.errors import LlmopsError
 from serving.admission.dependencies import parts
 from serving.admission.signing import marked_id
+from serving.answers.noted import one_or_all
 from serving.engines.base import Answer, Chunk
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
+from serving.observe.exchange import Given
 
 
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
     """The chunks of an answer, as its stream gives them.
 
-    Version, tokens, finish reason and time to the first chunk are in the request's event before the last one is given,
-    and which side of a trial has answered is in the request's id before the first one is.
+    Version, tokens, finish reason, what the guard says and the times to the engine's beginning and to the first chunk
+    are in the request's event before the last one is given, and which side of a trial has answered is in the request's
+    id before the first one is.
 
     Args:
         request: its body must have been read, since all that is received from now on is that the caller has left.
@@ -35,6 +38,8 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
     """
     loop = asyncio.get_running_loop()
     event, last, cause = request.state.event, None, []
+    given = Given(stream.prompt, stream.version)
+    request.state.exchange.given.append(given)
 
     def give_up(error: LlmopsError) -> None:
         cause.append(error)
@@ -46,15 +51,19 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
     watcher = loop.create_task(_watch(request, give_up))
     try:
         async for chunk in stream:
-            event.setdefault("llmops.time_to_first_token", time.perf_counter_ns() - request.state.begun)
-            event["llmops.model.version"] = stream.version.name
             if last is None:
+                given.first = time.perf_counter_ns()
+                event.setdefault("llmops.time_to_first_token", given.first - request.state.begun)
+                _begun(request, stream, given)
                 _mark(request, stream.mark)
             last = chunk
+            given.texts.append(chunk.text)
             if chunk.finish_reason:
+                given.ended, given.finish_reason = time.perf_counter_ns(), chunk.finish_reason
                 _note(event, chunk)
-                if stream.broken:
-                    event["llmops.guard.rules"] = stream.broken
+                _note_guard(event, stream.broken)
+                digests = [parts(request).digests.text(g.text) for g in request.state.exchange.given if g.finish_reason]
+                event["llmops.answer.digest"] = one_or_all(digests)
                 yield chunk
                 return  # whoever leaves now has the answer
             yield chunk
@@ -64,6 +73,9 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
         timer.cancel()
         watcher.cancel()
         stream.cancel()
+        if not given.ended:
+            given.ended = time.perf_counter_ns()
+            _begun(request, stream, given)
         if last and not last.finish_reason:
             _note(event, last)
 
@@ -81,6 +93,24 @@ def _mark(request: Request, mark: str) -> None:
     state = request.state
     state.marks = {mark, *getattr(state, "marks", ())}
     state.id = marked_id(parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
+
+
+def _begun(request: Request, stream: GuardedStream, given: Given) -> None:
+    """Note who answers, and since when."""
+    event, given.version, given.begun = request.state.event, stream.version, stream.begun_at
+    event.update({"llmops.model.version": stream.version.name, "llmops.canary.side": stream.side})
+    if given.begun:
+        event.setdefault("llmops.queue_time", given.begun - request.state.begun)
+
+
+def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
+    """Note what the guard says of an answer; one that is cut counts for all of the request's."""
+    if broken:
+        known = event.get("llmops.guard.rules", [])
+        event["llmops.guard.rules"] = [*known, *(rule for rule in broken if rule not in known)]
+        event["llmops.guard.verdict"] = "cut"
+    else:
+        event.setdefault("llmops.guard.verdict", "passed")
 
 
 def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:

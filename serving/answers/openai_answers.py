@@ -57,7 +57,6 @@ async def respond(
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only taken with stream: true.")
     event = request.state.event
-    event.update({"gen_ai.request.model": body.model, "gen_ai.request.max_tokens": requests[0].max_new_tokens})
     await reserve(request, requests)
     streams: list[GuardedStream] = []
     answers: list[Answer] = []

@@ -95,7 +95,7 @@ class FeedbackRequest(BaseModel):
         if not (self.rating or self.comment.strip() or self.correction.strip()):
             raise ValueError("give a rating, a comment or a correction")
         if self.correction.strip() and not self.question.strip():
-            raise ValueError("a correction needs the question: prompts are not kept here")
+            raise ValueError("a correction needs the question")
         if not self.correction.strip() and (self.question or self.answer or self.context):
             raise ValueError("question, answer and context are only taken with a correction")
         return self

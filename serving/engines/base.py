@@ -6,6 +6,7 @@ An engine works in threads of its own; the app lives in an event loop. A `Stream
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -111,6 +112,16 @@ class Stream:
         self._items: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
         self._on_cancel = on_cancel
         self._ended = False
+        self._begun_at = 0
+
+    @property
+    def begun_at(self) -> int:
+        """When the engine began with the request, in nanoseconds of `time.perf_counter_ns`; 0: it still waits."""
+        return self._begun_at
+
+    def begin(self) -> None:
+        """Say that the engine begins with the request; from any thread. Only the first time counts."""
+        self._begun_at = self._begun_at or time.perf_counter_ns()
 
     def push(self, item: Chunk | Exception) -> None:
         """Add a chunk, or the error that ends the stream; from any thread."""
@@ -154,7 +165,7 @@ class Engine(Protocol):
         """Load the model and answer once, so that the first caller does not wait for a warm-up."""
 
     def generate(self, request: EngineRequest) -> Stream:
-        """Put a request into the queue.
+        """Put a request into the queue; its stream is told when it leaves that: `Stream.begin`.
 
         Raises:
             QueueFull: with the time after which to try again. Other errors come through the stream: `PromptRefused` if

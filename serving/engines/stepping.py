@@ -153,6 +153,7 @@ class SteppingEngine(ABC, Generic[R]):
             joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room()))]
         for job in joining:
             job.begun = time.monotonic()
+            job.stream.begin()
             try:
                 row = self._begin(job)
             except Exception as error:

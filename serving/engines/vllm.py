@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -65,7 +66,7 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._lock = threading.Lock()  # a request is either in `_jobs` before the engine closes, or told that it has
-        self._jobs: set[Future[None]] = set()
+        self._jobs: dict[Future[None], Stream] = {}  # in the order in which they came
         self._closed = False
         self._loading: asyncio.Task[None] | None = None
         self._llm: Any = None
@@ -99,8 +100,9 @@ class VllmEngine:
             if waiting >= self._max_queue:
                 raise QueueFull(waiting, max(1, math.ceil(self._answer_s * waiting / self._max_batch)))
             job = asyncio.run_coroutine_threadsafe(self._answer(request, stream), self._loop)
-            self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+            self._jobs[job] = stream
+            self._begin_first()
+        job.add_done_callback(self._left)
         return stream
 
     def stats(self) -> Stats:
@@ -120,6 +122,17 @@ class VllmEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _left(self, job: Future[None]) -> None:
+        with self._lock:
+            self._jobs.pop(job, None)
+            self._begin_first()
+
+    def _begin_first(self) -> None:
+        """Note that those have begun for whom the batch has room: vLLM takes requests in the order in which they came,
+        and tells when it does only with statistics that cost."""
+        for stream in islice(self._jobs.values(), self._max_batch):
+            stream.begin()
 
     async def _load(self) -> None:
         self._loading = asyncio.current_task()
@@ -202,7 +215,7 @@ class VllmEngine:
     async def _close(self) -> None:
         if self._loading:
             await asyncio.wait([self._loading])
-        jobs = [asyncio.wrap_future(job) for job in self._jobs.copy()]
+        jobs = [asyncio.wrap_future(job) for job in list(self._jobs)]
         await asyncio.gather(*jobs, return_exceptions=True)
         if self._llm:
             self._llm.shutdown(SHUTDOWN_S)

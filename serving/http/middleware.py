@@ -17,7 +17,10 @@ from llmops.monitoring.events import timestamp
 from serving.admission.signing import new_request_id
 from serving.errors import ClientLeft
 from serving.http.problems import problem_response
+from serving.observe.exchange import Exchange
 from serving.observe.recorder import Recorder
+from serving.observe.texts import Texts
+from serving.observe.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +49,23 @@ class RequestMiddleware:
             seconds.
         secret: what ids are signed with.
         count: gets the fields of each request that asks a model, answered or not.
+        texts: gets what each of them asked and was answered, when the answer has left.
+        traces: makes their spans.
     """
 
     def __init__(
-        self, app: ASGIApp, folder: Path, max_body: int, timeout_s: float, secret: bytes, count: CountRequest
+        self,
+        app: ASGIApp,
+        folder: Path,
+        max_body: int,
+        timeout_s: float,
+        secret: bytes,
+        count: CountRequest,
+        texts: Texts,
+        traces: Traces,
     ) -> None:
         self._app, self._recorder, self._secret, self._count = app, Recorder(folder), secret, count
-        self._max_body, self._timeout_s = max_body, timeout_s
+        self._max_body, self._timeout_s, self._texts, self._traces = max_body, timeout_s, texts, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,26 +73,35 @@ class RequestMiddleware:
             return
         begun, moment, status, recorded, gone = time.perf_counter_ns(), timestamp(), 0, False, False
         event: dict[str, object] = {}
+        fields: dict[str, object] = {}  # those of its event, once it is recorded
+        exchange, trace = Exchange(), None
         state = scope.setdefault("state", {})
         state.update(id=new_request_id(self._secret), event=event, begun=begun)  # the id may be marked later
+        state["exchange"] = exchange
+        if scope["path"] in RECORDED_PATHS:
+            trace = self._traces.begin(scope, time.time_ns(), begun)
+            if trace.id:
+                event["trace.id"] = trace.id
 
         async def record() -> None:
             nonlocal recorded
             if scope["path"] not in RECORDED_PATHS or recorded:
                 return
             recorded = True
-            fields = {
-                "@timestamp": moment,
-                "event.action": "generate",
-                "event.duration": time.perf_counter_ns() - begun,
-                "event.outcome": "success" if status < 400 else "failure",
-                "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
-                "http.request.id": state["id"],
-                "http.request.method": scope["method"],
-                "http.response.status_code": status,
-                "url.path": scope["path"],
-                **event,
-            }
+            fields.update(
+                {
+                    "@timestamp": moment,
+                    "event.action": "generate",
+                    "event.duration": time.perf_counter_ns() - begun,
+                    "event.outcome": "success" if status < 400 else "failure",
+                    "gen_ai.operation.name": RECORDED_PATHS[scope["path"]],
+                    "http.request.id": state["id"],
+                    "http.request.method": scope["method"],
+                    "http.response.status_code": status,
+                    "url.path": scope["path"],
+                    **event,
+                }
+            )
             self._count(fields)
             if state.get("refused"):
                 return
@@ -120,6 +142,10 @@ class RequestMiddleware:
                 await record()
                 raise
             await (await problem_response(Request(scope), error))(scope, receive, sending)
+        finally:
+            if trace:
+                trace.end(fields, exchange, time.perf_counter_ns())
+            self._texts.offer(fields, exchange)
 
 
 def _limited_body(receive: Receive, most: int, timeout_s: float) -> Receive:

@@ -47,7 +47,8 @@ class Failure:
     again_at: float
 
 
-#: called after every load with the version, the seconds that it took, and the error; None: it went well
+#: called after every load with the version, the seconds that it took, and the error; None: it went well. When an engine
+#: has died, with the seconds that it lived, and `EngineDied`
 ReportLoad = Callable[[Version, float, Exception | None], Coroutine[Any, Any, None]]
 
 
@@ -98,6 +99,7 @@ class Loader:
             if not self.failure:
                 self._fail(version, EngineDied())
                 log.error("The engine of %s has died; it is restarted", wanted)
+                _started(self._report(version, now - current.since, EngineDied()), self._reports)
                 if self._tries > 1:
                     return
         self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
@@ -194,7 +196,7 @@ def _started(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) 
 async def report_load(events: Path, version: Version, seconds: float, error: Exception | None) -> None:
     """Put a load into the events folder `events`; the rest is as in `ReportLoad`."""
     fields = {
-        "event.action": "load",
+        "event.action": "die" if isinstance(error, EngineDied) else "load",
         "event.outcome": "failure" if error else "success",
         "event.duration": int(seconds * 1e9),
         "llmops.model.version": version.name,

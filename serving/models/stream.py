@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
-from serving.engines.base import Chunk, Stream
+from serving.engines.base import Chunk, Prompt, Stream
 from serving.errors import STATUS, ClientLeft, PromptRefused
 from serving.guard import AnswerWatch
 
@@ -28,6 +28,7 @@ class GuardedStream(Stream):
         watch: the guard's, over this answer.
         spare: gives the same request to another engine; None: nobody stands in.
         mark: see `mark`.
+        side: see `side`.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class GuardedStream(Stream):
         watch: AnswerWatch,
         spare: Callable[[], GuardedStream] | None = None,
         mark: str = "",
+        side: str = "champion",
     ) -> None:  # it has no queue of its own: all goes through the engine's
         self._version, self._stream, self._count, self._watch, self._spare = version, stream, count, watch, spare
         self.mark = mark  #: the side of a trial that the answer is of, see `trials.mark`; empty: of none
+        self.side = side  #: what has answered: the `champion`, the `canary` of a trial, or a version that is `tested`
         self._begun, self._left = time.monotonic(), False
         self._cause: Exception | None = None  # why it is given up
         self._counted = self._read = False
@@ -49,6 +52,16 @@ class GuardedStream(Stream):
     def version(self) -> Version:
         """The version that answers; it does not change any more once the first chunk is there."""
         return self._version
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is answered."""
+        return self._watch.prompt
+
+    @property
+    def begun_at(self) -> int:
+        """See `Stream`."""
+        return self._stream.begun_at
 
     @property
     def broken(self) -> list[str]:
@@ -86,7 +99,7 @@ class GuardedStream(Stream):
                     raise
                 alone = RuntimeError(f"Only {self._version.name} refuses this prompt: {error}")
                 other = self._spare()
-                self._version, self._stream, self.mark = other.version, other, other.mark
+                self._version, self._stream, self.mark, self.side = other.version, other, other.mark, other.side
                 async for chunk in other:
                     if refused:
                         refused = False

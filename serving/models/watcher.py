@@ -265,8 +265,9 @@ class Models:
         """Hand a request to an engine; gives its stream, guarded, of which the end is counted."""
         if not chosen.alive:
             raise EngineDied
-        stream = chosen.engine.generate(request)
-        return GuardedStream(chosen.version, stream, count, self._guard.watch(request.prompt), spare, mark)
+        stream, watch = chosen.engine.generate(request), self._guard.watch(request.prompt)
+        side = "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
+        return GuardedStream(chosen.version, stream, count, watch, spare, mark, side)
 
     def _count(
         self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception

@@ -43,6 +43,9 @@ class Metrics:
         self._cut = Counter(
             "llmops_guard_cuts", "Answers that the guard has cut.", ("rule", "version"), registry=registry
         )
+        self._lost = Counter(
+            "llmops_texts_lost", "Answers of which no features are told.", ("reason",), registry=registry
+        )
         registry.register(_Engines(models))
 
     def count(self, fields: Mapping[str, Any]) -> None:
@@ -57,6 +60,10 @@ class Metrics:
             self._tokens.labels(kind, version).inc(fields.get(f"gen_ai.usage.{kind}_tokens", 0))
         for rule in fields.get("llmops.guard.rules", ()):
             self._cut.labels(rule, version).inc()
+
+    def count_lost(self, reason: str, count: int) -> None:
+        """Count answers of which no features are told."""
+        self._lost.labels(reason).inc(count)
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -11,6 +11,7 @@ from llmops.config import Serving
 from llmops.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.noted import note_prompts, note_settings
 from serving.answers.requests import engine_request
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
@@ -37,12 +38,14 @@ async def generate(
     max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
-    body, side = _body(body, prompt, max_length), await provided_side(app, key, side)
-    tokens = _max_new_tokens(body, app.config.serving)
-    asked, side = await _prompt(body, app, key, side)
-    wanted = engine_request(asked, tokens, body, app.config.serving)
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
-    request.state.event.update({"gen_ai.request.model": name, "gen_ai.request.max_tokens": tokens})
+    body = _body(body, prompt, max_length)
+    tokens = _max_new_tokens(body, app.config.serving)
+    note_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
+    side = await provided_side(app, key, side)
+    asked, side = await _prompt(body, app, key, side)
+    note_prompts(request, [asked])
+    wanted = engine_request(asked, tokens, body, app.config.serving)
     await reserve(request, [wanted])
     version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
     request.state.event["llmops.model.version"] = version.name

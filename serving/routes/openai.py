@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, require
+from serving.answers.noted import note_prompts, note_settings
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -18,6 +19,7 @@ from serving.answers.openai_schemas import (
     ModelCard,
     ModelList,
     OpenAIProblem,
+    OpenAIRequest,
 )
 from serving.answers.requests import copies, engine_request
 from serving.answers.schemas import SideDep
@@ -47,6 +49,7 @@ async def chat_completions(
         raise PromptRefused("Give max_completion_tokens or max_tokens, not both: they mean the same.")
     tokens = body.max_completion_tokens or body.max_tokens or limits.max_new_tokens
     turns = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
+    note(request, body, tokens, [Chat(turns)])
     requests = copies(engine_request(Chat(turns), tokens, body, limits), body.n or 1)
     side = await provided_side(app, key, wanted_side(app, body.model, side))
     return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True)
@@ -60,6 +63,7 @@ async def completions(
     limits = app.config.serving
     tokens = body.max_tokens or min(COMPLETION_TOKENS, limits.max_new_tokens)
     prompts, n = _prompts(body.prompt), body.n or 1
+    note(request, body, tokens, prompts)
     if len(prompts) * n > MOST_ANSWERS:
         raise PromptRefused(f"{len(prompts) * n} answers are asked for; at most {MOST_ANSWERS} are given at a time.")
     requests = [one for prompt in prompts for one in copies(engine_request(prompt, tokens, body, limits), n)]
@@ -80,6 +84,12 @@ def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
         if found.id == model:
             return found
     raise VersionNotLoaded(f"There is no model {model!r}; GET /v1/models lists those there are.")
+
+
+def note(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
+    """Note in the request's event what is asked for."""
+    note_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
+    note_prompts(request, prompts)
 
 
 def wanted_side(app: AppParts, model: str, side: str) -> str:

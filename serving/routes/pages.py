@@ -23,7 +23,9 @@ router = APIRouter(include_in_schema=False)
 @router.get("/", dependencies=[Depends(public)])
 async def playground(request: Request, app: AppPartsDep) -> Response:
     """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
-    return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving)
+    monitoring = app.config.monitoring
+    kept = monitoring.keep_text_days if monitoring.keep_text else 0
+    return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving, kept_days=kept)
 
 
 @router.get("/dashboard")

@@ -287,6 +287,8 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
         "fastapi",
         "httptools",
         "jinja2",
+        "numpy",
+        "opentelemetry-exporter-otlp-proto-http",
         "pydantic",
         "python-multipart",
         "pyyaml",

@@ -196,7 +196,7 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(serve
 
 
 def test_a_writer_who_sets_up_is_told_that_it_may_not(config: Monitoring) -> None:
-    longer = config.model_copy(update={"elasticsearch_days": 365, "elasticsearch_text_days": 365})
+    longer = config.model_copy(update={"elasticsearch_days": 365, "keep_text_days": 365})
     steps = list(setup.setup(longer, {"ELASTIC_USERNAME": WRITES[0], "ELASTIC_PASSWORD": WRITES[1]}))
     assert templates_of(steps) == ["cannot"] * 2 and "unauthorized" in steps[0].why
     assert setup.status(steps) == setup.INCOMPLETE

@@ -144,9 +144,9 @@ def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
     publish(config, done)
     (home / "logs").mkdir()
     (home / "logs" / "serving.log").write_text(f"00:00 started\n00:01 key of {MAIL} is used\n00:02 Ana\n")
-    emit(config.events, "llmops.serving", {"user.name": MAIL})
+    emit(config.events, "llmops.text", {"llmops.prompt.text": MAIL})
     drain(config.events, config.monitoring)
-    emit(config.events, "llmops.serving", {"user.name": f"{MAIL} again"})
+    emit(config.events, "llmops.text", {"llmops.prompt.text": f"{MAIL} again"})
     return folder
 
 
@@ -503,7 +503,7 @@ def test_a_customer_number_is_no_count(tmp_path: Path, session: SparkSession) ->
     sources(tmp_path)
     rows = [f"What does chair {n} cost?,Chair {n} costs {n} euros,{n}" for n in range(1000, 1100)]
     faq.write_text("\n".join(["question,answer,topic", *rows, "Is it mine?,It is of customer 104.,m"]) + "\n")
-    emit(config.events, "llmops.serving", {"user.name": "customer 104", "http.response.bytes": 104})
+    emit(config.events, "llmops.text", {"llmops.prompt.text": "customer 104", "llmops.prompt.words": 104})
     record = artifacts.read_record(run_day(config, DAY, ("collect", "clean")))
     (config.home / "logs").mkdir()
     (config.home / "logs" / "days.log").write_text(json.dumps({"day": DAY, "rows": 104}) + "\n")
@@ -699,7 +699,7 @@ def test_the_event_counts_and_does_not_name(site: Path) -> None:
     (event,) = LocalStore(config.events).find("llmops.erasure")
     assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
     assert event["user.name"] == "admin" and event["event.outcome"] == "success"
-    names = [e["user.name"] for e in LocalStore(config.events).find("llmops.serving")]
+    names = [e["llmops.prompt.text"] for e in LocalStore(config.events).find("llmops.text")]
     assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
     with Spool(config.events) as spool:
         assert spool.rejected() == []

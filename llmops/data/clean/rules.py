@@ -21,8 +21,9 @@ from llmops.config import Clean
 from llmops.data.clean.repair import ENTITY, each, repaired
 from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, duplicate_line_share
 from llmops.data.text.language import UNKNOWN, language_of
-from llmops.data.text.ngrams import UNSPACED, words
+from llmops.data.text.ngrams import words
 from llmops.data.text.running_text import running_text
+from llmops.data.text.unspaced import UNSPACED
 
 
 class RuleResult(NamedTuple):

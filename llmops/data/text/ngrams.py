@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from llmops.data.text.unspaced import UNSPACED, parted
 
 SEED = 1
 BATCH = 2_000  #: texts that are split into words at once: bounds memory, not the result
 
 _BREAK = r"[^\p{L}\p{M}\p{N} ]"
-# Thai and Lao, Burmese, Khmer, kana, Chinese characters: scripts that put no spaces between words.
-UNSPACED = (
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-_KANA, _HAN = 0x3041, 0x3400
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-
-
-class _Parted(dict[int, str]):
-    """What becomes of each character, for `str.translate`: in scripts without spaces, some begin a word."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        letter = unicodedata.category(character) == "Lo" and re.match(UNSPACED, character)
-        begins = letter and code % (2 if code >= _HAN else 3 if code >= _KANA else 4) == 0
-        return self.setdefault(code, f" {character}" if begins else character)
-
-
-_PARTED = _Parted()
-_RUN = re.compile(f"{UNSPACED}+")
-
-
-def parted(text: str) -> str:
-    """`text` with blanks where scripts that put none between words may have one: before some of their characters.
-
-    They are one of two Chinese characters, one of three kana and one of four others. Which ones depends on nothing but
-    the character, so that a phrase has the same words wherever it stands, and a character that changes changes one or
-    two of them. A text then has about as many words as its English translation: the strings of Airflow's interface have
-    1.06 times as many in Chinese, 1.01 in Thai and 1.3 in Japanese, Debian's reference 1.04 in Chinese and 0.98 in
-    Japanese.
-    """
-    return _RUN.sub(r" \g<0> ", text).translate(_PARTED)
 
 
 def words(texts: pl.Series) -> pl.Series:

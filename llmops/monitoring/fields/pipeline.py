@@ -51,11 +51,11 @@ FIELDS: tuple[Field, ...] = (
         fields=(
             ("llmops.canary.kind", "keyword", "`canary` or `ab_test`"),
             ("llmops.canary.outcome", "keyword", "what was decided"),
-            ("llmops.canary.share", "double", "share of the requests"),
             ("llmops.canary.started", "date", ""),
             ("llmops.canary.numbers", "object", "counts and tests of both sides"),
         ),
     ),
+    *fields_of(CANARY, ADMIN, fields=[("llmops.canary.share", "double", "share of the requests")]),
     *fields_of(
         ADMIN,
         fields=(

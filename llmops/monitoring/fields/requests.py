@@ -30,7 +30,6 @@ FIELDS: tuple[Field, ...] = (
             ("gen_ai.request.max_tokens", "long", "longest answer, in tokens"),
             ("gen_ai.request.temperature", "double", ""),
             ("gen_ai.request.top_p", "double", ""),
-            ("gen_ai.request.top_k", "long", ""),
             ("gen_ai.request.seed", "long", ""),
             ("gen_ai.request.choice.count", "long", "answers that were asked for, if not one"),
             ("gen_ai.request.stream", "boolean", "whether the answer was to come piece by piece"),
@@ -48,13 +47,24 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.answer.digest", "keyword", "keyed digest of the answer"),
             ("llmops.guard.verdict", "keyword", "`passed`, or `cut` by the guard"),
             ("llmops.guard.rules", "keyword", "the rules by which the guard cut the answer"),
-            ("llmops.canary.side", "keyword", "`champion`, or the side of a trial that has answered"),
+            (
+                "llmops.canary.side",
+                "keyword",
+                "what has answered: `champion`, `canary` (of a trial), or a `tested` version",
+            ),
+            ("trace.id", "keyword", "of the trace that the request is part of, the caller's if it sent `traceparent`"),
             ("llmops.retrieval.passages", "keyword", "ids of the passages that were given to the model"),
         ),
     ),
     # Its texts.
     *(field for side in ("prompt", "answer") for field in _features(side)),
-    *fields_of(TEXT, fields=[("llmops.answer.refusal", "boolean", "whether the answer declines to answer")]),
+    *fields_of(
+        TEXT,
+        fields=(
+            ("llmops.answer.refusal", "boolean", "whether the answer declines to answer"),
+            ("llmops.text.lost", "long", "answers of which nothing is told, for `event.reason`; then nothing else is"),
+        ),
+    ),
     *fields_of(
         TEXT,
         fields=(

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
+from serving.engines.base import Chat, Chunk, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.trim import Trim
 from serving.engines.vllm import VllmEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull
@@ -33,6 +33,28 @@ def test_white_space_at_the_ends_of_an_answer_is_left_out():
 def test_an_engine_that_was_never_loaded_is_not_alive_and_closes(tmp_path):
     engine = VllmEngine(tmp_path, 1, 1)
     assert not engine.stats().alive
+    engine.close()
+
+
+def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
+    engine, free = VllmEngine(tmp_path, max_queue=2, max_batch=1), asyncio.Event()
+
+    async def answer(engine, request, stream):
+        await free.wait()
+        stream.push(Chunk("", 1, 1, "stop"))
+
+    async def run():
+        engine._thread.start()
+        first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
+        left.cancel()
+        assert first.begun_at and not second.begun_at
+        engine._loop.call_soon_threadsafe(free.set)
+        await first.whole()
+        await second.whole()
+        assert second.begun_at >= first.begun_at and not left.begun_at
+
+    monkeypatch.setattr(VllmEngine, "_answer", answer)
+    asyncio.run(run())
     engine.close()
 
 

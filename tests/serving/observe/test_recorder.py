@@ -9,7 +9,7 @@ from serving.observe.recorder import Recorder
 
 def kept(folder):
     with Spool(folder) as spool:
-        return [event["n"] for event in spool.read("nobody")[1]]
+        return [event["event.duration"] for event in spool.read("nobody")[1]]
 
 
 def test_what_comes_while_another_is_written_is_committed_together(tmp_path, monkeypatch):
@@ -19,9 +19,9 @@ def test_what_comes_while_another_is_written_is_committed_together(tmp_path, mon
 
     async def record():
         one = Recorder(tmp_path)
-        await asyncio.gather(*(one.record({"n": n}) for n in range(50)))
+        await asyncio.gather(*(one.record({"event.duration": n}) for n in range(50)))
         assert sorted(kept(tmp_path)) == list(range(50))  # all there once all have returned
-        await one.record({"n": 50})
+        await one.record({"event.duration": 50})
 
     asyncio.run(record())
     assert sum(commits) == 51 and len(commits) == 3
@@ -36,9 +36,11 @@ def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_one_is_kept(tmp_pa
         one = Recorder(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(recorder, "Spool", full)
-            results = await asyncio.gather(*(one.record({"n": n}) for n in range(5)), return_exceptions=True)
+            results = await asyncio.gather(
+                *(one.record({"event.duration": n}) for n in range(5)), return_exceptions=True
+            )
             assert all(isinstance(result, OSError) for result in results)
-        await one.record({"n": 9})
+        await one.record({"event.duration": 9})
 
     asyncio.run(record())
     assert kept(tmp_path) == [9]
@@ -47,7 +49,7 @@ def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_one_is_kept(tmp_pa
 def test_whoever_is_cancelled_while_writing_loses_no_event_of_others(tmp_path):
     async def record():
         one = Recorder(tmp_path)
-        tasks = [asyncio.create_task(one.record({"n": n})) for n in range(5)]
+        tasks = [asyncio.create_task(one.record({"event.duration": n})) for n in range(5)]
         await asyncio.sleep(0)
         tasks[0].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)

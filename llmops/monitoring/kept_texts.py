@@ -1,0 +1,57 @@
+"""Texts that were kept for a while (`monitoring.keep_text`): taken out of their events when that is over.
+
+The features stay, and so does the event. In Elasticsearch their data stream's own lifecycle does it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from llmops.monitoring.database import BUSY_S
+from llmops.monitoring.datasets import TEXT
+from llmops.monitoring.events import timestamp
+
+FIELDS = ("llmops.prompt.text", "llmops.context.text", "llmops.answer.text")
+
+#: file → its tables of events
+_TABLES = {"store.db": ("events",), "spool.db": ("events", "rejected")}
+
+
+def remove_old(folder: Path, days: float, now: datetime | None = None) -> int:
+    """Take the texts out of events that are older than `days`, in the local store and the spool; returns of how many.
+
+    Args:
+        folder: the events folder, `config.events`.
+        days: how long texts are kept.
+        now: the moment that ages are counted from; default: this one.
+    """
+    before = timestamp((now or datetime.now(UTC)) - timedelta(days=days))
+    removed = 0
+    for name, tables in _TABLES.items():
+        if (folder / name).exists():
+            with closing(sqlite3.connect(folder / name, timeout=BUSY_S)) as db:
+                done = [_remove(db, table, before) for table in tables]
+                removed += sum(done)
+                if any(done):
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would still have them
+    return removed
+
+
+def _remove(db: sqlite3.Connection, table: str, before: str) -> int:
+    paths = [f'$."{field}"' for field in FIELDS]
+    has = " OR ".join("json_extract(document, ?) IS NOT NULL" for _ in paths)
+    where = "json_extract(document, '$.\"event.dataset\"') = ? AND json_extract(document, '$.\"@timestamp\"') < ?"
+    columns = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+    values: list[str] = [TEXT, before]
+    if {"dataset", "time"} <= columns:  # by which the store is indexed
+        where, values = f"dataset = ? AND time < ? AND {where}", [TEXT, before, *values]
+    db.execute("PRAGMA secure_delete = ON")
+    with db:
+        marks = ", ".join("?" for _ in paths)
+        return db.execute(
+            f"UPDATE {table} SET document = json_remove(document, {marks}) WHERE {where} AND ({has})",
+            (*paths, *values, *paths),
+        ).rowcount

@@ -1,0 +1,107 @@
+"""Features of texts: what they say of a text, with and without the training data, and that they never repeat it."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.drift.features import features, is_refusal, script_of
+from llmops.drift.lexicon import Trained, lexicon_of, read_lexicon, read_trained
+from llmops.drift.topics import NO_TOPIC
+from llmops.drift.words import words_of
+
+TRAINED = [
+    *(Trained(q, "It takes three days.", "", "delivery", "faq") for q in (
+        "When will my parcel arrive?", "How long does delivery take?", "Is my parcel delivered on Monday?",
+    )),
+    *(Trained(q, "Send it back within 45 days.", "", "returns", "faq") for q in (
+        "How do I return an item?", "May I send the item back?", "What is the return window for an item?",
+    )),
+    Trained("What is my club level? I am C-17.", "You are a silver member.", "C-17: silver", "C-17", "customers"),
+]  # fmt: skip
+
+
+def test_a_text_is_described_without_training_data():
+    [found] = features(["Wie lange dauert die Lieferung nach Norwegen?"])
+    assert (found.characters, found.words, found.language, found.script) == (45, 7, "de", "Latin")
+    assert found.unknown_share is None and found.topics is None
+    assert set(found.fields("prompt")) == {f"llmops.prompt.{n}" for n in ("characters", "words", "language", "script")}
+
+
+def test_words_that_training_never_had_are_counted_and_numbers_are_not():
+    lexicon = lexicon_of(TRAINED)
+    known, half, numbers, empty = features(["When will my parcel arrive?", "my zebra", "17 2026-11-27", ""], lexicon)
+    assert known.unknown_share == 0 and half.unknown_share == 0.5
+    assert numbers.unknown_share is None and empty.unknown_share is None and empty.words == 0
+
+
+def test_the_nearest_topic_is_the_group_of_the_training_examples_and_of_small_groups_the_source():
+    lexicon = lexicon_of(TRAINED)
+    delivery, level, other = features(
+        ["when will the parcel arrive", "what is my club level", "Zebras eat grass"], lexicon
+    )
+    assert delivery.topics[0] == "delivery"
+    assert level.topics[0] == "customers"  # a group of one may be a person
+    assert other.topics == (NO_TOPIC,)
+    assert not any("C-17" in name for name in (*lexicon.prompt.names, *lexicon.answer.names))
+    [answer] = features(["Send it back within 10 days."], lexicon, "answer")
+    assert answer.topics[0] == "returns"
+
+
+def test_a_lexicon_of_nothing_knows_nothing():
+    [found] = features(["hello world"], lexicon_of([]))
+    assert found.unknown_share == 1 and found.topics == (NO_TOPIC,)
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [("Привет мир", "Cyrillic"), ("你好世界 ok", "Han"), ("नमस्ते", "Devanagari"), ("مرحبا", "Arabic"),
+     ("12 + 4", "unknown"), ("", "unknown"), ("ＡＢＣ", "Latin")],
+)  # fmt: skip
+def test_scripts(text, script):
+    assert script_of(text) == script
+
+
+def test_words_keep_their_marks_and_have_no_case():
+    assert words_of("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
+    assert words_of("I’m NOT sure_about e\u0301tudes.") == ["i’m", "not", "sure", "about", "e\u0301tudes"]
+    assert len(words_of("我想退回这件商品")) > 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["I'm sorry, I can't help with that.", "I don’t have information about this.", "Es tut mir leid, nein.",
+     "As an AI, I …", "Lo siento, no puedo ayudar.", "Unfortunately we are unable to answer this."],
+)  # fmt: skip
+def test_refusals(answer):
+    assert is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["You can return it within 45 days.", "Opened food can not be returned.", "We are sorry for the delay; it is here.",
+     "", "Sure. " * 100 + "I cannot"],
+)  # fmt: skip
+def test_no_refusals(answer):
+    assert not is_refusal(answer)
+
+
+@given(st.text(max_size=300))
+def test_any_text_has_features_that_are_json_and_the_same_each_time(text):
+    lexicon = lexicon_of(TRAINED)
+    once, again = (features([text], lexicon)[0] for _ in range(2))
+    assert once == again
+    json.dumps(once.fields("answer"), allow_nan=False)
+
+
+def test_a_training_split_is_read_evenly(tmp_path):
+    rows = [Trained(f"question {n}", "yes", "", "g", "s")._asdict() for n in range(5_000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    taken = [row.question for row in read_trained(tmp_path / "train.parquet", most=1_000)]
+    assert taken == [f"question {n}" for n in range(0, 5_000, 5)]
+    assert read_lexicon(tmp_path / "train.parquet").unknown_share(["question", "zebra"]) == 0.5
