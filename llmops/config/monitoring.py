@@ -15,6 +15,11 @@ class Monitoring(Section):
     sinks: tuple[Literal["local", "elasticsearch"], ...] = Field(("local",), description="Where events go.")
     elasticsearch_url: str = Field("", description="Server URL; key in ELASTICSEARCH_API_KEY.")
     elasticsearch_index: str = Field("llmops-events", description="Data stream or index that events go to.")
+    raw_days: float = Field(30, gt=0, description="Days that the local store keeps the events of requests.")
+    raw_mb: float = Field(2000, gt=0, description="Megabytes of the local store above which the oldest of these go.")
+    history_days: float = Field(
+        400, gt=0, description="Days that the local store keeps hourly figures of requests and all other events."
+    )
     latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")

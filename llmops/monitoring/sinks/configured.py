@@ -17,7 +17,7 @@ def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.
     sinks: list[Sink] = []
     for name in dict.fromkeys(config.sinks):
         if name == "local":
-            sinks.append(LocalStore(folder))
+            sinks.append(LocalStore(folder, config))
         else:
             key = environ.get("ELASTICSEARCH_API_KEY", "")
             sinks.append(ElasticsearchSink.connect(config.elasticsearch_url, config.elasticsearch_index, key))
