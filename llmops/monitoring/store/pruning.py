@@ -8,7 +8,7 @@ until then a shipper may bring it again, which is seen by its being there.
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from llmops.config import Monitoring
 from llmops.monitoring.datasets import SERVING, TEXT
@@ -32,8 +32,7 @@ def prune(db: sqlite3.Connection, config: Monitoring, now: datetime, most: int) 
         gone += _oldest(db, dataset, before, guard, most)
     for step, days in ((MINUTE, MINUTE_DAYS), (HOUR, config.history_days)):
         start = int((now - timedelta(days=days)).timestamp()) // HOUR * HOUR
-        if db.execute("DELETE FROM rollups WHERE step = ? AND start < ?", (step, start)).rowcount:
-            mark(db, str(step), timestamp(datetime.fromtimestamp(start, UTC)))
+        db.execute("DELETE FROM rollups WHERE step = ? AND start < ?", (step, start))
     db.execute("DELETE FROM ratings WHERE asked < ?", (timestamp(history),))
     db.execute("DELETE FROM ratings WHERE asked IS NULL AND said < ?", (timestamp(history),))
     return gone
@@ -47,17 +46,10 @@ def used_bytes(db: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-def complete_since(db: sqlite3.Connection, name: str) -> str:
-    """From when on nothing was removed: of a kind of events, or of roll-ups of a step."""
-    row = db.execute("SELECT time FROM marks WHERE name = ?", (name,)).fetchone()
+def complete_since(db: sqlite3.Connection, dataset: str) -> str:
+    """From when on no event of a kind was removed."""
+    row = db.execute("SELECT time FROM pruned WHERE dataset = ?", (dataset,)).fetchone()
     return str(row[0]) if row else ""
-
-
-def mark(db: sqlite3.Connection, name: str, time: str) -> None:
-    """Note that what is before `time` may be gone."""
-    db.execute(
-        "INSERT INTO marks VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET time = max(time, excluded.time)", (name, time)
-    )
 
 
 def _oldest(db: sqlite3.Connection, dataset: str, before: str, guard: int, most: int) -> int:
@@ -67,7 +59,10 @@ def _oldest(db: sqlite3.Connection, dataset: str, before: str, guard: int, most:
     ).fetchall()
     if rows:
         db.executemany("DELETE FROM events WHERE rowid = ?", [(row,) for row, _ in rows])
-        mark(db, dataset, rows[-1][1] + "~")  # of the same moment more may have gone
+        db.execute(
+            "INSERT INTO pruned VALUES (?, ?) ON CONFLICT (dataset) DO UPDATE SET time = max(time, excluded.time)",
+            (dataset, rows[-1][1] + "~"),  # of the same moment more may go
+        )
     return len(rows)
 
 

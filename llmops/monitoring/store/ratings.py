@@ -10,8 +10,8 @@ from typing import Any
 from llmops.monitoring.datasets import SERVING
 
 _LOOKED_UP = f"""
-SELECT time, coalesce(json_extract(document, '$."llmops.model.version"'), '') FROM events
-WHERE request = ? AND dataset = '{SERVING}' ORDER BY time LIMIT 1
+SELECT time, coalesce(json_extract(document, '$."llmops.model.version"'), '') FROM events INDEXED BY by_request
+WHERE request = ? AND dataset = '{SERVING}' LIMIT 1
 """
 
 

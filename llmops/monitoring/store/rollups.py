@@ -28,15 +28,16 @@ Step = tuple[int, int]  #: a step of time: length and beginning, seconds
 Key = tuple[str, int, str]  #: version, status, kind of error
 
 
-def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]]) -> None:
-    """Count events of requests that are in no roll-up yet; in the caller's transaction."""
+def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float) -> None:
+    """Count events of requests that are in no roll-up yet; in the caller's transaction, at `now`, seconds."""
+    recent = now - MINUTE_DAYS * 24 * HOUR
     groups: dict[tuple[Step, Key], Tally] = defaultdict(Tally)
     for event in events:
         values = [event.get(field) for field in FIELDS]
         if (moment := epoch(values[0])) is None:
             continue
         key, tally = read(values)
-        for step in (MINUTE, HOUR):
+        for step in (MINUTE, HOUR) if moment >= recent else (HOUR,):
             groups[(step, int(moment // step * step)), key].add(tally)
     for ((length, start), (version, status, error)), tally in groups.items():
         place = (length, start, version, status, error)

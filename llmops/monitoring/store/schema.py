@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llmops.monitoring.database import connect
 from llmops.monitoring.datasets import FEEDBACK, SERVING
@@ -21,7 +24,7 @@ CREATE TABLE ratings (
     request TEXT NOT NULL, key TEXT NOT NULL, rating TEXT NOT NULL, said TEXT NOT NULL, asked TEXT, version TEXT,
     PRIMARY KEY (request, key)) WITHOUT ROWID;
 CREATE INDEX ratings_by_time ON ratings (asked, version, rating);
-CREATE TABLE marks (name TEXT PRIMARY KEY, time TEXT NOT NULL);
+CREATE TABLE pruned (dataset TEXT PRIMARY KEY, time TEXT NOT NULL);
 CREATE INDEX by_request ON events (request, dataset) WHERE request IS NOT NULL;
 """
 _REQUEST = """request TEXT GENERATED ALWAYS AS (json_extract(document, '$."http.request.id"')) VIRTUAL"""
@@ -70,8 +73,15 @@ def _take_over(db: sqlite3.Connection) -> None:
         db.execute("DROP INDEX IF EXISTS by_time")
         for statement in TABLES.split(";\n"):
             db.execute(statement)
-        for dataset, add in ((SERVING, rollups.add), (SERVING, ratings.add_requests), (FEEDBACK, ratings.add_ratings)):
-            rows = db.execute("SELECT document FROM events WHERE dataset = ? ORDER BY time", (dataset,))
-            while documents := rows.fetchmany(5000):
-                add(db, [json.loads(document) for (document,) in documents])
+        now = time.time()
+        for events in _several(db, SERVING):
+            rollups.add(db, events, now)
+        for events in _several(db, FEEDBACK):
+            ratings.add_ratings(db, events)
         db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _several(db: sqlite3.Connection, dataset: str) -> Iterator[list[dict[str, Any]]]:
+    rows = db.execute("SELECT document FROM events WHERE dataset = ? ORDER BY time", (dataset,))
+    while documents := rows.fetchmany(5000):
+        yield [json.loads(document) for (document,) in documents]
