@@ -21,6 +21,7 @@ from llmops import sameness
 from llmops.config import Config
 from llmops.monitoring.datasets import RETENTION
 from llmops.monitoring.events import emit
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import Registry
 from llmops.retention import disk, plan, removal
 from llmops.retention.plan import Item, Plan
@@ -59,6 +60,8 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
     sameness.check_erased(config.erasure_journal)
     if dry_run:
         return Removed(dry_run, plan.make(config, now), disk.free(config))
+    if (config.events / "store.db").is_file():
+        LocalStore(config.events, config.monitoring).prune(now)  # deliveries prune, too; this is for when none come
     with removal.alone(config):
         removal.finish(config)
         made = plan.make(config, now)

@@ -99,10 +99,13 @@ def test_ratings_are_joined_to_their_requests(remote, local):
 
 def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatch):
     monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.PAGE", 300)
-    assert list(remote.find(SERVING)) == list(local.find(SERVING))
+    whole = timestamp(START), timestamp(START + HOURS)
+    assert list(remote.find(SERVING, *whole)) == list(local.find(SERVING))
     bounds = timestamp(START + HOURS / 4), timestamp(START + HOURS / 3)
     assert list(remote.find(SERVING, *bounds)) == list(local.find(SERVING, *bounds))
-    assert list(remote.find(GATE, limit=2, newest_first=True)) == list(local.find(GATE, limit=2, newest_first=True))
+    assert list(remote.find(GATE, until=timestamp(START + 3 * HOURS), limit=2, newest_first=True)) == list(
+        local.find(GATE, limit=2, newest_first=True)
+    )
     assert list(remote.find(SERVING, limit=700)) == list(local.find(SERVING, limit=700))
     assert list(remote.find("llmops.nothing")) == list(remote.find(SERVING, limit=0)) == []
     fields = ["http.request.id", "error.type", "nowhere"]

@@ -87,23 +87,13 @@ class LocalStore:
         oldest request that is kept is counted in whole hours."""
         with self._read() as db:
             first, last = timestamp(since), timestamp(until)
-            tallies: Iterator[tuple[float | None, str, Tally]]
             whole = first >= pruning.complete_since(db, SERVING)
-            length = _length(since, until, step)
+            length, count = _length(since, until, step), steps(since, until, step)
             if whole and (not length or _count(db, first, last, self._few + 1) <= self._few):
-                rows = _columns(db, SERVING, rollups.FIELDS, first, last)
-                tallies = ((epoch(values[0]), *_of_version(rollups.read(values))) for values in rows)
-            else:
-                length = length or HOUR
-                bounds = (int(moment.timestamp()) // length * length for moment in (since, until))
-                tallies = rollups.between(db, length, *bounds)
-            begun, size = since.timestamp(), step.total_seconds() if step else 0.0
-            numbered = (
-                (max(0, int((moment - begun) // size)) if size else -1, version, tally)
-                for moment, version, tally in tallies
-                if moment is not None
-            )
-            return gathered(numbered, steps(since, until, step))
+                return gathered(_one_by_one(db, first, last, since, step), count)
+            length, size = length or HOUR, int(step.total_seconds()) if step else 0
+            begun, ended = (int(moment.timestamp()) // length * length for moment in (since, until))
+            return gathered(rollups.between(db, length, begun, ended, int(since.timestamp()), size), count)
 
     def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """See `Reader`."""
@@ -166,6 +156,11 @@ def _columns(
     ).fetchall()
 
 
-def _of_version(found: tuple[rollups.Key, Tally]) -> tuple[str, Tally]:
-    (version, _, _), tally = found
-    return version, tally
+def _one_by_one(
+    db: sqlite3.Connection, first: str, last: str, since: datetime, step: timedelta | None
+) -> Iterator[tuple[int, str, Tally]]:
+    begun, size = since.timestamp(), step.total_seconds() if step else 0.0
+    for values in _columns(db, SERVING, rollups.FIELDS, first, last):
+        if (moment := epoch(values[0])) is not None:
+            (version, _, _), tally = rollups.read(values)
+            yield int((moment - begun) // size) if size else -1, version, tally

@@ -41,8 +41,7 @@ def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float)
             groups[(step, int(moment // step * step)), key].add(tally)
     for ((length, start), (version, status, error)), tally in groups.items():
         place = (length, start, version, status, error)
-        for _, _, old in _rows(db, "step = ? AND start = ? AND version = ? AND status = ? AND error = ?", place):
-            tally.add(old)
+        _add_stored(db, place, tally)
         db.execute(
             "INSERT OR REPLACE INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -56,9 +55,36 @@ def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float)
         )
 
 
-def between(db: sqlite3.Connection, length: int, since: int, until: int) -> Iterator[tuple[int, str, Tally]]:
-    """What is counted of `since <= start < until` in steps of a length, as (start, version, tally); seconds."""
-    return _rows(db, "step = ? AND start >= ? AND start < ?", (length, since, until))
+def between(
+    db: sqlite3.Connection, length: int, since: int, until: int, begun: int, size: int
+) -> Iterator[tuple[int, str, Tally]]:
+    """What is counted of `since <= start < until` in roll-ups of a length, as (number, version, tally): the number of
+    the step of `size` from `begun` on, -1 if `size` is 0. All in seconds."""
+    number = "max(0, (start - ?) / ?)" if size else "-1"
+    where = "FROM rollups WHERE step = ? AND start >= ? AND start < ?"
+    parameters = (*((begun, size) if size else ()), length, since, until)
+    cells = dict[tuple[int, str], Tally]()
+    rows = db.execute(
+        f"SELECT {number} AS number, version, status, error, sum(requests), sum(input_tokens), sum(output_tokens), "
+        f"sum(duration) {where} GROUP BY number, version, status, error",
+        parameters,
+    )
+    for at, version, status, error, requests, tokens_in, tokens_out, duration in rows:
+        tally = cells.setdefault((at, version), Tally())
+        tally.counts[status, error] = requests
+        tally.input_tokens += tokens_in
+        tally.output_tokens += tokens_out
+        if outcome_of(status) == "answered":
+            tally.answer_tokens += tokens_out
+            tally.duration_ns += duration
+    rows = db.execute(f"SELECT {number}, version, latency, first_token, queue {where} AND latency != x''", parameters)
+    for at, version, latency, first_token, queue in rows:
+        times = cells[at, version].times
+        times[0].packed.append(latency)
+        times[1].packed.append(first_token)
+        times[2].packed.append(queue)
+    for (at, version), tally in cells.items():
+        yield at, version, tally
 
 
 def read(values: Sequence[Any]) -> tuple[Key, Tally]:
@@ -78,19 +104,20 @@ def read(values: Sequence[Any]) -> tuple[Key, Tally]:
     return (str(version or ""), status, str(error or "")), tally
 
 
-def _rows(db: sqlite3.Connection, where: str, parameters: Sequence[Any]) -> Iterator[tuple[int, str, Tally]]:
-    rows = db.execute(
-        "SELECT start, version, status, error, requests, input_tokens, output_tokens, duration, "
-        f"latency, first_token, queue FROM rollups WHERE {where} ORDER BY start",
-        parameters,
-    )
-    for start, version, status, error, requests, tokens_in, tokens_out, duration, *times in rows:
-        tally = Tally()
-        tally.counts[status, error] = requests
-        tally.input_tokens, tally.output_tokens, tally.duration_ns = tokens_in, tokens_out, duration
-        tally.answer_tokens = tokens_out if outcome_of(status) == "answered" else 0
-        tally.times = tuple(Times(packed=[blob] if blob else []) for blob in times)  # type: ignore[assignment]
-        yield start, version, tally
+def _add_stored(db: sqlite3.Connection, place: tuple[int, int, str, int, str], tally: Tally) -> None:
+    row = db.execute(
+        "SELECT requests, input_tokens, output_tokens, duration, latency, first_token, queue FROM rollups "
+        "WHERE step = ? AND start = ? AND version = ? AND status = ? AND error = ?",
+        place,
+    ).fetchone()
+    if row:
+        requests, tokens_in, tokens_out, duration, *packed = row
+        tally.counts[place[3], place[4]] += requests
+        tally.input_tokens += tokens_in
+        tally.output_tokens += tokens_out
+        tally.duration_ns += duration
+        for times, blob in zip(tally.times, packed, strict=True):
+            times.packed += [blob] if blob else []
 
 
 def _packed(times: Times) -> bytes:
