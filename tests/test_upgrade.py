@@ -17,7 +17,7 @@ from llmops.errors import AccessError
 from llmops.features.examples import read_offline
 from llmops.model.base.generate import answer
 from llmops.model.base.load import load_servable
-from llmops.monitoring import events
+from llmops.monitoring import datasets, events
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 from llmops.pipeline import plan
@@ -92,9 +92,9 @@ def test_keys_are_good_or_not_as_they_were(config: Config) -> None:
 
 def test_events_are_there_and_more_can_be_added(config: Config) -> None:
     store = LocalStore(config.events)
-    assert [event["llmops.gate.outcome"] for event in store.find(events.GATE)] == ["promoted"] + ["rejected"] * 3
-    assert len(list(store.find(events.SERVING))) > 9 and len(list(store.find(events.FEEDBACK))) == 1
-    events.emit(config.events, events.ALERT, {"message": "one more"})
+    assert [event["llmops.gate.outcome"] for event in store.find(datasets.GATE)] == ["promoted"] + ["rejected"] * 3
+    assert len(list(store.find(datasets.SERVING))) > 9 and len(list(store.find(datasets.FEEDBACK))) == 1
+    events.emit(config.events, datasets.ALERT, {"message": "one more"})
     with Spool(config.events) as spool:
         assert any(event.get("message") == "one more" for event in spool.read("local")[1])
 
