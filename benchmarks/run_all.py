@@ -31,6 +31,7 @@ from report import machine, machine_name
 FOLDER = Path(__file__).parent
 NAMES = (
     "overhead",
+    "event_store",
     "features",
     "data",
     "workers",

@@ -50,7 +50,7 @@ def llm_monitoring() -> None:
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
         since = run.data_interval_start or until - timedelta(hours=1)
-        return report(config.events, config.monitoring, since, until)
+        return report(config, since, until)
 
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen

@@ -76,6 +76,10 @@ class StateUnavailable(StateError, TransientError):
     """The database of what is decided cannot be reached or written for now."""
 
 
+class EventsUnavailable(TransientError):
+    """Events cannot be read now."""
+
+
 class HubUnavailableError(RegistryError, TransientError):
     """The Hub does not answer, or is too busy."""
 

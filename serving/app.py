@@ -22,12 +22,12 @@ from starlette.exceptions import HTTPException
 from llmops import __version__
 from llmops.access.keys import keys_of
 from llmops.config import Config
-from llmops.errors import LlmopsError
+from llmops.errors import ConfigError, LlmopsError
 from llmops.machine import spin_briefly
 from llmops.monitoring.datasets import LOADS
 from llmops.monitoring.events import emit
+from llmops.monitoring.reader import Reader, reader_of
 from llmops.monitoring.shipping import shipper_for
-from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from serving.admission import signing
@@ -79,7 +79,7 @@ def create_app(
         audit=audit,
         registry=registry,
         models=models,
-        store=LocalStore(config.events),
+        reader=_reader(config, environ),
         inputs=Inputs(config.release.name),
         metrics=Metrics(models),
         digests=Digests(secret),
@@ -170,6 +170,14 @@ def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None)
         access_log=False,  # it would hold prompts; every request is an event without them
     )
     DrainingServer(settings, app, config.serving.drain_s).run()
+
+
+def _reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
+    """What the dashboard reads; None where events go to no sink that can be read."""
+    try:
+        return reader_of(config, environ)
+    except ConfigError:
+        return None
 
 
 def _engine_for(config: Config) -> Callable[[Version], Engine]:

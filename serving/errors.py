@@ -12,7 +12,7 @@ from llmops.access.roles import (
     RevokedKey,
     UnknownKey,
 )
-from llmops.errors import AccessError, LlmopsError, RegistryError, StateError
+from llmops.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, StateError
 
 
 class NotReady(LlmopsError):
@@ -70,6 +70,13 @@ class FeedbackRefused(LlmopsError):
     """The feedback is about no request of ours, or says nothing."""
 
 
+class EventsUnreadable(LlmopsError):
+    """Events go to no sink that can be read."""
+
+    def __init__(self) -> None:
+        super().__init__("Events go to no sink that can be read; name local or elasticsearch in monitoring.sinks.")
+
+
 class EngineDied(LlmopsError):
     """The engine failed or was closed before the answer was complete."""
 
@@ -99,6 +106,8 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     FeaturesDown: (503, "features_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
+    EventsUnreadable: (404, "events_unreadable"),
+    EventsUnavailable: (503, "events_unavailable"),
     RegistryError: (409, "registry"),
     LlmopsError: (500, "internal"),
 }

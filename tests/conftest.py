@@ -286,3 +286,49 @@ def objects() -> Callable[[str], Any]:
     from llmops.data import remote
 
     return lambda url: remote.connect(url, os.environ).filesystem
+
+
+@pytest.fixture(scope="session")
+def event_server() -> Iterator[str]:
+    """The URL of a real Elasticsearch with the data streams of events, whose mappings are made from the registry."""
+    from elasticsearch import Elasticsearch
+
+    from llmops.monitoring.fields import FIELDS
+
+    places = [parent / "shared" / "elasticsearch" / "start" for parent in Path(__file__).resolve().parents]
+    start = next((place for place in places if place.is_file()), None)
+    if start is None:
+        pytest.skip("there is no shared/elasticsearch/start beside the project")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, command = f"http://127.0.0.1:{port}", [str(start), "--port", str(port)]
+    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        with Elasticsearch(url, request_timeout=60) as client:
+            end = time.monotonic() + 120
+            while not _answers(client):
+                assert server.poll() is None and time.monotonic() < end, "Elasticsearch does not answer"
+                time.sleep(0.2)
+            fields = {field.name: {"type": field.type} for field in FIELDS if field.type != "object"}
+            client.indices.put_index_template(
+                name="events",
+                index_patterns=["logs-llmops.*-*"],
+                priority=500,
+                data_stream={},
+                template={"mappings": {"properties": fields}, "settings": {"number_of_replicas": 0}},
+            )
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(client: Any) -> bool:
+    from elasticsearch import ApiError, TransportError
+
+    try:
+        client.cluster.health()  # this server does not know `GET /`
+    except (ApiError, TransportError):
+        return False
+    return True

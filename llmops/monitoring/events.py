@@ -10,13 +10,15 @@ import json
 import math
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from llmops.monitoring.datasets import DATASETS
 from llmops.monitoring.fields import names_of
 from llmops.monitoring.spool import Spool
+from llmops.monitoring.times import timestamp
+
+__all__ = ["build", "emit", "emit_all", "timestamp"]
 
 ECS_VERSION = "8.17.0"
 
@@ -58,18 +60,6 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     )
     result: dict[str, Any] = json.loads(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
     return result
-
-
-def timestamp(moment: datetime | None = None) -> str:
-    """`moment` (default: now) in UTC as `2026-01-31T12:00:00.000Z`: as text, it sorts by time.
-
-    Raises:
-        ValueError: if `moment` has no time zone.
-    """
-    moment = moment or datetime.now(UTC)
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone")
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _finite(value: Any) -> Any:

@@ -1,133 +1,63 @@
 """Service-level objectives: what `/generate` did in a window of time, judged against what was promised.
 
 Latency is over answered requests (2xx). The error rate is the share of 5xx among answered and failed ones: a caller's
-own mistakes (4xx) neither improve nor worsen it and are counted apart. Percentiles are by nearest rank, so that each
-is a latency that really occurred.
+own mistakes (4xx) neither improve nor worsen it and are counted apart.
 """
 
 from __future__ import annotations
 
-import math
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llmops.config import Monitoring
-from llmops.errors import ConfigError
-from llmops.monitoring.datasets import ALERT, SERVING
+from llmops.config import Config
+from llmops.monitoring.datasets import ALERT
 from llmops.monitoring.events import emit, timestamp
-from llmops.monitoring.sinks.local import LocalStore
-
-_FIELDS = (
-    "@timestamp",
-    "http.response.status_code",
-    "event.duration",
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.output_tokens",
-    "llmops.model.version",
-)
+from llmops.monitoring.figures.requests import Figures
+from llmops.monitoring.reader import Reader, reader_of
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One request to `/generate`, as its event tells."""
-
-    time: str
-    status: int
-    ms: float
-    input_tokens: int
-    output_tokens: int
-    version: str  #: empty when refused before it reached a model
-
-    @property
-    def answered(self) -> bool:
-        """The caller got an answer."""
-        return self.status < 400
-
-    @property
-    def failed(self) -> bool:
-        """The caller did nothing wrong and got no answer."""
-        return self.status >= 500
-
-
-def served(store: LocalStore, since: datetime, until: datetime) -> list[Served]:
-    """The requests with `since <= time < until`, oldest first."""
-    rows = store.columns(SERVING, _FIELDS, timestamp(since), timestamp(until))
-    return [
-        Served(time, int(status or 0), (duration or 0) / 1e6, int(tokens_in or 0), int(tokens_out or 0), version or "")
-        for time, status, duration, tokens_in, tokens_out, version in rows
-    ]
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that `share` of the values do not exceed (nearest rank); None without values."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
-
-
-def summary(requests: Sequence[Served]) -> dict[str, Any]:
+def summary(figures: Figures) -> dict[str, Any]:
     """Counts, error rate and latency of some requests; JSON values, null where there is nothing to measure."""
-    good = [r.ms for r in requests if r.answered]
-    failed = sum(r.failed for r in requests)
-    judged = len(good) + failed
-    return {
-        "requests": len(requests),
-        "answered": len(good),
-        "refused": len(requests) - judged,
-        "failed": failed,
-        "error_rate": failed / judged if judged else None,
-        "latency_ms": {name: percentile(good, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
-        "input_tokens": sum(r.input_tokens for r in requests),
-        "output_tokens": sum(r.output_tokens for r in requests),
-    }
+    names = ("requests", "answered", "refused", "failed", "error_rate", "latency_ms", "input_tokens", "output_tokens")
+    return {name: getattr(figures, name) for name in names}
 
 
-def by_version(requests: Iterable[Served]) -> dict[str, dict[str, Any]]:
-    """`summary` per model version."""
-    groups: dict[str, list[Served]] = {}
-    for request in requests:
-        if request.version:
-            groups.setdefault(request.version, []).append(request)
-    return {version: summary(group) for version, group in sorted(groups.items(), key=lambda item: _number(item[0]))}
-
-
-def report(folder: Path, config: Monitoring, since: datetime, until: datetime) -> dict[str, Any]:
+def report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
     """Judge the window `since <= time < until` and emit an alert for each objective that is breached.
 
     What still waits in the spool is not seen: `spool.drain` first. Reporting a window again repeats its alerts with
     the same `event.id`, so that they are stored once.
 
     Args:
-        folder: the events folder, `config.events`.
-        config: the objectives.
+        config: the objectives, and where events are.
         since, until: bounds with time zone.
+        reader: what is read; by default what the configuration says.
 
     Returns:
         `summary` of all requests, `versions`, `judged` (whether there were enough requests), `objectives` (name,
         value, objective, breached) and `alerts` (the names of those breached).
 
     Raises:
-        ConfigError: if events do not go to the local event store.
+        ConfigError: if events go to no sink that can be read.
     """
-    if "local" not in config.sinks:
-        raise ConfigError("The report reads the local event store; name `local` in monitoring.sinks.")
-    requests = served(LocalStore(folder), since, until)
-    total = summary(requests)
-    judged = total["answered"] + total["failed"] >= config.min_requests
+    found = (reader or reader_of(config)).requests(since, until)
+    total, promised = summary(found.total), config.monitoring
+    judged = total["answered"] + total["failed"] >= promised.min_requests
     objectives = [
-        _judge("latency_p95_ms", total["latency_ms"]["p95"], config.latency_p95_ms, judged),
-        _judge("error_rate", total["error_rate"], config.error_rate, judged),
+        _judge("latency_p95_ms", total["latency_ms"]["p95"], promised.latency_p95_ms, judged),
+        _judge("error_rate", total["error_rate"], promised.error_rate, judged),
     ]
     window = {"since": timestamp(since), "until": timestamp(until)}
     breached = [objective for objective in objectives if objective["breached"]]
     for objective in breached:
-        _alert(folder, window, objective, total)
+        _alert(config.events, window, objective, total)
     return {
         **window,
         **total,
-        "versions": by_version(requests),
+        "versions": {version: summary(figures) for version, figures in found.versions.items()},
         "judged": judged,
         "objectives": objectives,
         "alerts": [objective["name"] for objective in breached],
@@ -157,8 +87,3 @@ def _alert(folder: Path, window: dict[str, str], objective: dict[str, Any], tota
             "llmops.slo.until": window["until"],
         },
     )
-
-
-def _number(version: str) -> tuple[int, str]:
-    digits = version.lstrip("v")
-    return (int(digits) if digits.isdecimal() else 0, version)

@@ -22,6 +22,7 @@ from llmops.config import Config
 from llmops.monitoring.datasets import RETENTION
 from llmops.monitoring.events import emit
 from llmops.monitoring.kept_texts import remove_old
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import Registry
 from llmops.retention import disk, plan, removal
 from llmops.retention.plan import Item, Plan
@@ -60,6 +61,8 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
     sameness.check_erased(config.erasure_journal)
     if dry_run:
         return Removed(dry_run, plan.make(config, now), disk.free(config))
+    if (config.events / "store.db").is_file():
+        LocalStore(config.events, config.monitoring).prune(now)  # deliveries prune, too; this is for when none come
     with removal.alone(config):
         removal.finish(config)
         made = plan.make(config, now)

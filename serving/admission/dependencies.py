@@ -19,7 +19,7 @@ from llmops.access.presented import sha256, split
 from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
 from llmops.config import Config
 from llmops.errors import AccessError
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.monitoring.reader import Reader
 from llmops.registry.registry import Registry
 from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
@@ -55,7 +55,7 @@ class AppParts:
     keys: KeyStore
     registry: Registry
     models: Models
-    store: LocalStore
+    reader: Reader | None  #: of events; None where they go to no sink that can be read
     limiter: Limiter
     audit: Audit
     inputs: Inputs

@@ -28,6 +28,7 @@ OPENAI_CODES = {
     "limited": "rate_limit_exceeded",
 }
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_PATHS = ("internal", "state_unreadable", "events_unavailable")  #: their texts may name paths of this machine
 HIDDEN = "Something is wrong here, not with the request; the log says what."
 MOST_DETAIL = 1000  #: characters
 
@@ -54,7 +55,7 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
         headers.update(error.headers or {})
     elif isinstance(error, LlmopsError):
         status, code = next(entry for kind, entry in STATUS.items() if isinstance(error, kind))
-        detail = HIDDEN if code in ("internal", "state_unreadable") else str(error)  # those name paths of this machine
+        detail = HIDDEN if code in _PATHS else str(error)
     else:
         status, code, detail = 500, "internal", HIDDEN
     if detail is HIDDEN:

@@ -1,36 +1,31 @@
-"""The figures of the dashboard, from the local event store, as JSON values."""
+"""The figures of the dashboard, from wherever events are read, as JSON values."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from llmops.monitoring.datasets import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING
+from llmops.monitoring.datasets import CANARY, GATE, HUB, PIPELINE
 from llmops.monitoring.events import timestamp
-from llmops.monitoring.objectives import Served, by_version, percentile, served, summary
-from llmops.monitoring.sinks.local import LocalStore
+from llmops.monitoring.figures.requests import Figures
+from llmops.monitoring.reader import Reader
+from serving.observe.watch import alerts, decay, drift, sinks
 
-Span = Literal["1h", "24h", "7d"]
+Span = Literal["1h", "24h", "7d", "90d"]
 
 #: span → length of one bucket and number of buckets
 SPANS: dict[Span, tuple[timedelta, int]] = {
     "1h": (timedelta(minutes=1), 60),
     "24h": (timedelta(minutes=30), 48),
     "7d": (timedelta(hours=2), 84),
+    "90d": (timedelta(days=1), 90),
 }
-RECENT = {
-    PIPELINE: 26,
-    GATE: 8,
-    ALERT: 8,
-    CANARY: 8,
-    HUB: 1,
-}  #: how many of the latest events are listed; two runs have 26 stages
+RECENT = {PIPELINE: 26, GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed; two runs have 26 stages
 
 
-def dashboard_figures(store: LocalStore, span: Span, now: datetime | None = None) -> dict[str, Any]:
-    """Totals, series over time, versions, and the latest stages, decisions and alerts.
+def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -> dict[str, Any]:
+    """Totals, series over time, versions, what watches the model has found, and the latest stages and decisions.
 
     Series have one entry per bucket, the last one being the bucket that `now` is in.
     """
@@ -38,64 +33,43 @@ def dashboard_figures(store: LocalStore, span: Span, now: datetime | None = None
     step, count = SPANS[span]
     last = datetime.fromtimestamp(now.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
     first = last - (count - 1) * step
-    requests = served(store, first, last + step)
-    buckets: list[list[Served]] = [[] for _ in range(count)]
-    for request in requests:
-        buckets[(datetime.fromisoformat(request.time) - first) // step].append(request)
+    found = reader.requests(first, last + step, step)
     return {
         "now": timestamp(now),
         "step_s": int(step.total_seconds()),
-        "totals": summary(requests),
-        "series": [{"time": timestamp(first + n * step), **_bucket(bucket)} for n, bucket in enumerate(buckets)],
-        "versions": _versions(store, requests, first, last + step),
-        "stages": [_stage(event) for event in _recent(store, PIPELINE)],
-        "gates": [_gate(event) for event in _recent(store, GATE)],
-        "canaries": [_canary(event) for event in _recent(store, CANARY)],
-        "hub": [_hub(event) for event in _recent(store, HUB)],
-        "alerts": [{"time": e["@timestamp"], "message": e.get("message", "")} for e in _recent(store, ALERT)],
+        "totals": found.total.as_json(),
+        "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
+        "versions": _versions(found.versions, reader.ratings(first, last + step)),
+        "stages": [_stage(event) for event in _recent(reader, PIPELINE)],
+        "gates": [_gate(event) for event in _recent(reader, GATE)],
+        "canaries": [_canary(event) for event in _recent(reader, CANARY)],
+        "hub": [_hub(event) for event in _recent(reader, HUB)],
+        "alerts": alerts(reader),
+        "drift": drift(reader),
+        "decay": decay(reader, now),
+        "sinks": sinks(reader),
     }
 
 
-def _bucket(requests: list[Served]) -> dict[str, Any]:
-    good = [r.ms for r in requests if r.answered]
-    failed = sum(r.failed for r in requests)
+def _bucket(figures: Figures) -> dict[str, Any]:
+    names = ("answered", "refused", "failed", "input_tokens", "output_tokens")
+    times = {"": figures.latency_ms, "first_": figures.first_token_ms, "queue_": figures.queue_ms}
+    percentiles = {f"{prefix}{p}": values[p] for prefix, values in times.items() for p in ("p50", "p95")}
+    return {**{name: getattr(figures, name) for name in names}, **percentiles}
+
+
+def _versions(versions: Mapping[str, Figures], rated: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """By version: its figures, its share of the requests, tokens per second of an answer, and its ratings."""
+    everything = sum(figures.requests for figures in versions.values())
     return {
-        "answered": len(good),
-        "refused": len(requests) - len(good) - failed,
-        "failed": failed,
-        "p50": percentile(good, 0.5),
-        "p95": percentile(good, 0.95),
-        "input_tokens": sum(r.input_tokens for r in requests),
-        "output_tokens": sum(r.output_tokens for r in requests),
+        name: {
+            **figures.as_json(),
+            "share": figures.requests / everything,
+            "tokens_per_s": figures.answer_tokens / figures.seconds if figures.seconds else None,
+            **{word: rated.get(name, {}).get(word, 0) for word in ("up", "down")},
+        }
+        for name, figures in versions.items()
     }
-
-
-def _versions(store: LocalStore, requests: list[Served], since: datetime, until: datetime) -> dict[str, dict[str, Any]]:
-    """By version: `objectives.summary`, its share of the requests, tokens per second of an answer, and its ratings."""
-    ups, downs = _ratings(store, since, until)
-    versions = by_version(requests)
-    everything = sum(figures["requests"] for figures in versions.values())
-    for name, figures in versions.items():
-        seconds = sum(r.ms for r in requests if r.version == name and r.answered) / 1000
-        figures["share"] = figures["requests"] / everything
-        figures["tokens_per_s"] = figures["output_tokens"] / seconds if seconds else None
-        figures["up"], figures["down"] = ups[name], downs[name]
-    return versions
-
-
-def _ratings(store: LocalStore, since: datetime, until: datetime) -> tuple[Counter[str], Counter[str]]:
-    """Thumbs up and down per version, for requests of this time, whenever they were rated; a key's last word counts."""
-    fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
-    rated = {(id, key): rating for id, key, rating in store.columns(FEEDBACK, fields, timestamp(since)) if rating}
-    if not rated:
-        return Counter(), Counter()
-    answered = store.columns(SERVING, ("http.request.id", "llmops.model.version"), timestamp(since), timestamp(until))
-    versions = {id: version for id, version in answered if version}
-    counts = {
-        word: Counter(versions[id] for (id, _), r in rated.items() if r == word and id in versions)
-        for word in ("up", "down")
-    }
-    return counts["up"], counts["down"]
 
 
 def _canary(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,5 +109,5 @@ def _hub(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recent(store: LocalStore, dataset: str) -> list[dict[str, Any]]:
-    return list(store.find(dataset, limit=RECENT[dataset], newest_first=True))
+def _recent(reader: Reader, dataset: str) -> list[dict[str, Any]]:
+    return list(reader.find(dataset, limit=RECENT[dataset], newest_first=True))

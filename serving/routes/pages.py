@@ -12,6 +12,7 @@ from llmops.errors import AccessError, RegistryError, StateError
 from llmops.release import rollout
 from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public, require, session_cookie
 from serving.admission.signing import SESSION_S
+from serving.errors import EventsUnreadable
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
 
@@ -47,7 +48,9 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
         "changes": _changes(app),
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
-    return {**dashboard_figures(app.store, span), "serving": serving, "objectives": objectives}
+    if not app.reader:
+        raise EventsUnreadable()
+    return {**dashboard_figures(app.reader, span), "serving": serving, "objectives": objectives}
 
 
 @router.post("/signin", dependencies=[Depends(public)])

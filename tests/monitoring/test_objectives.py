@@ -2,11 +2,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.config import Monitoring
+from llmops.config import Config, Monitoring
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import ALERT, SERVING
 from llmops.monitoring.events import build, emit, timestamp
-from llmops.monitoring.objectives import percentile, report
+from llmops.monitoring.figures.requests import percentile
+from llmops.monitoring.objectives import report
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 
@@ -28,8 +29,17 @@ def request(status=200, ms=100.0, minute=1.0, version="v1"):
 
 
 @pytest.fixture
-def store(tmp_path):
-    return LocalStore(tmp_path)
+def folder(tmp_path):
+    return tmp_path / "events"
+
+
+@pytest.fixture
+def store(folder):
+    return LocalStore(folder)
+
+
+def judged(folder, promised=None):
+    return report(Config(home=folder.parent, monitoring=promised or Monitoring()), SINCE, UNTIL)
 
 
 def alerts(folder):
@@ -45,67 +55,66 @@ def test_percentiles_are_values_that_occurred():
     assert percentile([3.0, 1.0, 2.0], 0.0) == 1.0
 
 
-def test_a_healthy_window(store, tmp_path):
+def test_a_healthy_window(store, folder):
     store.send([request(ms=n) for n in range(1, 101)])
-    result = report(tmp_path, Monitoring(), SINCE, UNTIL)
+    result = judged(folder)
     assert (result["requests"], result["error_rate"], result["output_tokens"]) == (100, 0, 500)
     assert result["latency_ms"] == {"p50": 50, "p95": 95, "p99": 99}
-    assert result["judged"] and result["alerts"] == [] == alerts(tmp_path)
+    assert result["judged"] and result["alerts"] == [] == alerts(folder)
 
 
-def test_each_version_has_its_own_numbers(store, tmp_path):
+def test_each_version_has_its_own_numbers(store, folder):
     store.send([request(version="v10", ms=10), request(version="v9", ms=30), request(status=500, version="v9")])
-    versions = report(tmp_path, Monitoring(), SINCE, UNTIL)["versions"]
+    versions = judged(folder)["versions"]
     assert list(versions) == ["v9", "v10"]
     assert (versions["v9"]["error_rate"], versions["v10"]["error_rate"]) == (0.5, 0)
     assert versions["v10"]["latency_ms"]["p95"] == 10
 
 
-def test_only_the_window_counts(store, tmp_path):
+def test_only_the_window_counts(store, folder):
     store.send([request(minute=m) for m in (-0.001, 0, 59.999, 60)])
-    assert report(tmp_path, Monitoring(), SINCE, UNTIL)["requests"] == 2
+    assert judged(folder)["requests"] == 2
 
 
-def test_mistakes_of_callers_are_counted_apart(store, tmp_path):
+def test_mistakes_of_callers_are_counted_apart(store, folder):
     store.send([request()] + [request(status=s, ms=1) for s in (401, 403, 422, 429)])
-    result = report(tmp_path, Monitoring(), SINCE, UNTIL)
+    result = judged(folder)
     assert (result["requests"], result["answered"], result["refused"], result["failed"]) == (5, 1, 4, 0)
     assert result["error_rate"] == 0
     assert result["latency_ms"]["p50"] == 100
 
 
-def test_a_breach_is_one_alert_however_often_it_is_reported(store, tmp_path):
+def test_a_breach_is_one_alert_however_often_it_is_reported(store, folder):
     store.send([request(ms=900) for _ in range(18)] + [request(status=503) for _ in range(2)])
     config = Monitoring(latency_p95_ms=500, error_rate=0.05)
     for _ in range(2):
-        assert report(tmp_path, config, SINCE, UNTIL)["alerts"] == ["latency_p95_ms", "error_rate"]
-    assert sorted(alerts(tmp_path)) == ["error_rate", "latency_p95_ms"]
+        assert judged(folder, config)["alerts"] == ["latency_p95_ms", "error_rate"]
+    assert sorted(alerts(folder)) == ["error_rate", "latency_p95_ms"]
 
 
-def test_an_objective_that_is_just_met_is_not_breached(store, tmp_path):
+def test_an_objective_that_is_just_met_is_not_breached(store, folder):
     store.send([request(ms=500) for _ in range(20)])
-    assert report(tmp_path, Monitoring(latency_p95_ms=500), SINCE, UNTIL)["alerts"] == []
+    assert judged(folder, Monitoring(latency_p95_ms=500))["alerts"] == []
 
 
-def test_few_requests_are_not_judged(store, tmp_path):
+def test_few_requests_are_not_judged(store, folder):
     store.send([request(status=500) for _ in range(19)] + [request(status=401) for _ in range(50)])
-    result = report(tmp_path, Monitoring(min_requests=20), SINCE, UNTIL)
+    result = judged(folder, Monitoring(min_requests=20))
     assert result["error_rate"] == 1 and not result["judged"] and result["alerts"] == []
 
 
-def test_an_empty_window(tmp_path):
-    result = report(tmp_path, Monitoring(), SINCE, UNTIL)
+def test_an_empty_window(folder):
+    result = judged(folder)
     assert (result["requests"], result["error_rate"], result["latency_ms"]["p95"]) == (0, None, None)
     assert result["alerts"] == []
 
 
-def test_other_events_are_no_requests(tmp_path):
-    emit(tmp_path, "llmops.pipeline", {"@timestamp": timestamp(SINCE), "event.duration": 5})
-    drain(tmp_path, Monitoring())
-    assert report(tmp_path, Monitoring(), SINCE, UNTIL)["requests"] == 0
+def test_other_events_are_no_requests(folder):
+    emit(folder, "llmops.pipeline", {"@timestamp": timestamp(SINCE), "event.duration": 5})
+    drain(folder, Monitoring())
+    assert judged(folder)["requests"] == 0
 
 
-def test_without_the_local_store_there_is_no_report(tmp_path):
-    config = Monitoring(sinks=("elasticsearch",), elasticsearch_url="http://127.0.0.1:9")
+def test_without_a_sink_that_can_be_read_there_is_no_report(folder):
     with pytest.raises(ConfigError):
-        report(tmp_path, config, SINCE, UNTIL)
+        judged(folder, Monitoring(sinks=()))

@@ -40,7 +40,7 @@ def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.
         return OtlpSink(config.otlp_url, _headers(said("OTEL_EXPORTER_OTLP_HEADERS")), config.ca_file)
 
     make: dict[str, Callable[[], Sink]] = {
-        "local": lambda: LocalStore(folder),
+        "local": lambda: LocalStore(folder, config),
         "elasticsearch": elasticsearch,
         "logstash": logstash,
         "otlp": otlp,

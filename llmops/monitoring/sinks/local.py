@@ -1,38 +1,60 @@
-"""The local event store: one SQLite file in the events folder, indexed by time and dataset."""
+"""The local event store: one SQLite file in the events folder, which is a sink and is read from."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from llmops.monitoring.database import connect
+from llmops.config import Monitoring
+from llmops.errors import EventsUnavailable
+from llmops.monitoring.datasets import FEEDBACK, SERVING
+from llmops.monitoring.figures.requests import Requests, Tally, gathered, steps
 from llmops.monitoring.sinks.base import Rejection, SinkError
+from llmops.monitoring.store import pruning, ratings, rollups, schema
+from llmops.monitoring.store.rollups import HOUR, MINUTE
+from llmops.monitoring.times import epoch, timestamp
 
-SCHEMA = """
-CREATE TABLE events (id TEXT PRIMARY KEY, time TEXT NOT NULL, dataset TEXT NOT NULL, document TEXT NOT NULL);
-CREATE INDEX by_dataset ON events (dataset, time);
-CREATE INDEX by_time ON events (time);
-"""
+FEW = 2000  #: so many requests are read one by one, for exact percentiles; that takes 25 ms
+PRUNED = 1000  #: events of a kind that a delivery removes at least, if so many are due
 
 
 class LocalStore:
-    """The local event store: one SQLite file in the events folder, indexed by time and dataset."""
+    """The local event store: events as they are for a while, roll-ups of requests for long.
+
+    What is stored is counted in the same transaction, by `event.id` once.
+
+    Args:
+        folder: the events folder, `config.events`.
+        config: how long what is kept.
+        few: up to so many requests are read one by one.
+    """
 
     name = "local"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Monitoring | None = None, few: int = FEW) -> None:
         self._path = folder / "store.db"
+        self._config = config or Monitoring()
+        self._few = few
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
-        rows = [(e["event.id"], e["@timestamp"], e["event.dataset"], json.dumps(e, ensure_ascii=False)) for e in events]
+        now = datetime.now(UTC)
         try:
-            with closing(self._open()) as db, db:
-                db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)", rows)
+            with closing(schema.opened(self._path)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    new = [event for event in events if _inserted(db, event, int(now.timestamp()))]
+                    requests = [event for event in new if event["event.dataset"] == SERVING]
+                    rollups.add(db, requests, now.timestamp())
+                    ratings.add_requests(db, requests)
+                    ratings.add_ratings(db, [event for event in new if event["event.dataset"] == FEEDBACK])
+                    pruning.prune(db, self._config, now, max(PRUNED, 2 * len(events)))
         except (sqlite3.Error, OSError) as error:
             raise SinkError(f"The event store {self._path} cannot be written ({error}).") from error
         return []
@@ -43,9 +65,9 @@ class LocalStore:
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Events of a dataset with `since <= @timestamp < until`, texts as `events.timestamp` makes them."""
+        """See `Reader`."""
         order = "DESC" if newest_first else "ASC"
-        with closing(self._open()) as db:
+        with self._read() as db:
             rows = db.execute(
                 "SELECT document FROM events WHERE dataset = ? AND time >= ? AND time < ? "
                 f"ORDER BY time {order}, id {order} LIMIT ?",
@@ -55,15 +77,90 @@ class LocalStore:
                 yield json.loads(document)
 
     def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
-        """Only some fields of the events of a dataset, in order of time: a tenth of the work of `find`."""
-        select = ", ".join("json_extract(document, ?)" for _ in fields)
-        paths = [f'$."{field}"' for field in fields]
-        with closing(self._open()) as db:
-            return db.execute(
-                f"SELECT {select} FROM events WHERE dataset = ? AND time >= ? AND time < ? ORDER BY time",
-                (*paths, dataset, since, until),
-            ).fetchall()
+        """See `Reader`: a tenth of the work of `find`."""
+        with self._read() as db:
+            return _columns(db, dataset, fields, since, until)
 
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return connect(self._path, SCHEMA)
+    def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
+        """See `Reader`. Few requests are read one by one, and their percentiles are exact. Of more the roll-ups are
+        read, where the window and its steps are of whole minutes (of the last days) or hours. What is older than the
+        oldest request that is kept is counted in whole hours."""
+        with self._read() as db:
+            first, last = timestamp(since), timestamp(until)
+            whole = first >= pruning.complete_since(db, SERVING)
+            length, count = _length(since, until, step), steps(since, until, step)
+            if whole and (not length or _count(db, first, last, self._few + 1) <= self._few):
+                return gathered(_one_by_one(db, first, last, since, step), count)
+            length, size = length or HOUR, int(step.total_seconds()) if step else 0
+            begun, ended = (int(moment.timestamp()) // length * length for moment in (since, until))
+            return gathered(rollups.between(db, length, begun, ended, int(since.timestamp()), size), count)
+
+    def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+        """See `Reader`."""
+        found: dict[str, dict[str, int]] = {}
+        with self._read() as db:
+            for version, rating, count in ratings.between(db, timestamp(since), timestamp(until)):
+                found.setdefault(version, {})[rating] = count
+        return found
+
+    def prune(self, now: datetime | None = None) -> int:
+        """Remove all that is due, in steps between which others can write; returns how many events went."""
+        gone, step = 0, -1
+        with closing(schema.opened(self._path)) as db:
+            while step:
+                db.execute("BEGIN IMMEDIATE")
+                with db:
+                    step = pruning.prune(db, self._config, now or datetime.now(UTC), PRUNED)
+                gone += step
+                time.sleep(0)
+        return gone
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(schema.opened(self._path)) as db:
+                yield db
+        except (sqlite3.Error, OSError) as error:
+            raise EventsUnavailable(f"The event store {self._path} cannot be read ({error}).") from error
+
+
+def _length(since: datetime, until: datetime, step: timedelta | None) -> int:
+    """The length of the roll-ups that make up a window, seconds; 0 if none do."""
+    edges = [since.timestamp(), until.timestamp(), step.total_seconds() if step else 0.0]
+    if not any(edge % HOUR for edge in edges):
+        return HOUR
+    recent = datetime.now(UTC) - since < timedelta(days=rollups.MINUTE_DAYS, hours=-1)
+    return MINUTE if recent and not any(edge % MINUTE for edge in edges) else 0
+
+
+def _inserted(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
+    """Whether an event was new."""
+    row = (event["event.id"], event["@timestamp"], event["event.dataset"], json.dumps(event, ensure_ascii=False), now)
+    insert = "INSERT OR IGNORE INTO events (id, time, dataset, document, stored) VALUES (?, ?, ?, ?, ?)"
+    return db.execute(insert, row).rowcount == 1
+
+
+def _count(db: sqlite3.Connection, since: str, until: str, most: int) -> int:
+    counted = "SELECT count(*) FROM (SELECT 1 FROM events WHERE dataset = ? AND time >= ? AND time < ? LIMIT ?)"
+    return int(db.execute(counted, (SERVING, since, until, most)).fetchone()[0])
+
+
+def _columns(
+    db: sqlite3.Connection, dataset: str, fields: Sequence[str], since: str, until: str
+) -> list[tuple[Any, ...]]:
+    select = ", ".join("json_extract(document, ?)" for _ in fields)
+    paths = [f'$."{field}"' for field in fields]
+    return db.execute(
+        f"SELECT {select} FROM events WHERE dataset = ? AND time >= ? AND time < ? ORDER BY time",
+        (*paths, dataset, since, until),
+    ).fetchall()
+
+
+def _one_by_one(
+    db: sqlite3.Connection, first: str, last: str, since: datetime, step: timedelta | None
+) -> Iterator[tuple[int, str, Tally]]:
+    begun, size = since.timestamp(), step.total_seconds() if step else 0.0
+    for values in _columns(db, SERVING, rollups.FIELDS, first, last):
+        if (moment := epoch(values[0])) is not None:
+            (version, _, _), tally = rollups.read(values)
+            yield int((moment - begun) // size) if size else -1, version, tally

@@ -20,22 +20,36 @@ function niceTop(value) {
 function clock(time, step) {
   const date = new Date(time);
   const hour = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  if (step >= 86400) return date.toLocaleDateString([], { month: "short", day: "numeric" });
   return step >= 7200 ? date.toLocaleDateString([], { weekday: "short", day: "numeric" }) : hour;
 }
 
-/* Draw into the figure `box`. parts: [{key, label, tone}]; kind: "bars" stacks them, "lines" draws each. */
-function drawChart(box, series, step, { parts, kind, format }) {
+/* Draw into the figure `box`. parts: [{key, label, tone}]; kind: "bars" stacks them, "lines" draws each, with `near`
+   on a scale around its values; `nothing` is said where there are none. */
+function drawChart(box, series, step, { parts, kind, format, near, nothing }) {
+  box.querySelectorAll("svg, .empty").forEach((old) => old.remove());
+  const values = series.flatMap((b) => parts.map((p) => b[p.key])).filter((v) => v !== null && v !== undefined);
+  box.querySelector(".legend").replaceChildren(...parts.flatMap((p) => [swatch(p.tone), document.createTextNode(p.label)]));
+  if (nothing && !values.some((v) => v > 0)) {
+    const line = document.createElement("p");
+    line.className = "empty";
+    line.textContent = nothing;
+    box.append(line);
+    return;
+  }
   const width = Math.min(MOST_WIDTH, box.clientWidth - 36);  // never smaller than drawn, or the words could not be read
   const plotW = width - LEFT - RIGHT, plotH = HEIGHT - TOP - BOTTOM, slot = plotW / series.length;
   const total = (b) => parts.reduce((sum, p) => sum + (b[p.key] || 0), 0);
   const peak = Math.max(0, ...series.map((b) => (kind === "bars" ? total(b) : Math.max(...parts.map((p) => b[p.key] || 0)))));
-  const top = niceTop(peak);
-  const y = (value) => TOP + plotH * (1 - value / top);
+  const lowest = near ? Math.min(...values) : 0, room = near ? (peak - lowest || Math.abs(peak) || 1) * 0.15 : 0;
+  const low = lowest - room, top = near ? peak + room : niceTop(peak);
+  const y = (value) => TOP + plotH * (1 - (value - low) / (top - low));
   const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   chart.append(svg("title", {}, `${parts.map((p) => p.label).join(", ")} over time; highest ${format(peak)}`));
   for (const share of [0, 0.5, 1]) {
-    chart.append(svg("line", { class: "gridline", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }));
-    if (peak > 0) chart.append(svg("text", { x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, format(top * share)));
+    const value = low + (top - low) * share;
+    chart.append(svg("line", { class: "gridline", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }));
+    if (values.length) chart.append(svg("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, format(value)));
   }
   const every = Math.ceil(series.length / (width > 400 ? 6 : 4));
   series.forEach((bucket, n) => {
@@ -43,11 +57,8 @@ function drawChart(box, series, step, { parts, kind, format }) {
   });
   if (kind === "bars") bars(chart, series, parts, slot, y);
   else lines(chart, series, parts, slot, y);
-  if (!(peak > 0)) chart.append(svg("text", { x: LEFT + plotW / 2, y: TOP + plotH / 2, "text-anchor": "middle" }, "nothing in this span"));
   hover(chart, series, step, parts, slot, format);
-  box.querySelector("svg")?.remove();
   box.append(chart);
-  box.querySelector(".legend").replaceChildren(...parts.flatMap((p) => [swatch(p.tone), document.createTextNode(p.label)]));
 }
 
 function bars(chart, series, parts, slot, y) {
@@ -98,10 +109,11 @@ function hover(chart, series, step, parts, slot, format) {
     if (!inside) return;
     cursor.setAttribute("x", LEFT + slot * n);
     const heading = document.createElement("b");
-    heading.textContent = new Date(series[n].time).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit", hour12: false });
+    heading.textContent = new Date(series[n].time).toLocaleString([], step >= 86400
+      ? { month: "short", day: "numeric", timeZone: "UTC" } : { weekday: "short", hour: "2-digit", minute: "2-digit", hour12: false });
     tip.replaceChildren(heading, ...parts.map(({ key, label, tone }) => {
       const row = document.createElement("div");
-      row.append(swatch(tone), `${label}: ${series[n][key] === null ? "–" : format(series[n][key])}`);
+      row.append(swatch(tone), `${label}: ${series[n][key] === null || series[n][key] === undefined ? "–" : format(series[n][key])}`);
       return row;
     }));
     const left = Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8);

@@ -2,6 +2,7 @@
 // Fetches /dashboard/data and draws it; again every five seconds while the page is looked at.
 
 const $ = (id) => document.getElementById(id);
+const NOTHING = "No requests in this span.";
 let span = "1h";
 
 const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
@@ -19,7 +20,9 @@ function element(tag, className, content) {
 }
 
 function badge(text) {
-  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn" }[text] || "";
+  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn",
+    raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drifted: "bad", steady: "good",
+    failing: "bad", refusing: "warn", recovered: "good", settled: "good" }[text] || "";
   return element("span", `badge ${tone}`, text);
 }
 
@@ -86,6 +89,27 @@ function trial(canary) {
   return [{ time: canary.started, version: canary.version, share: canary.share, outcome: "running", why }];
 }
 
+/* A small chart for each metric and set, with a line for each version and its last slope. */
+function drawDecay(box, panels) {
+  box.querySelectorAll(":scope > .empty").forEach((old) => old.remove());
+  if (!panels.length) box.append(element("p", "empty", "The quality of no version has been measured yet."));
+  const tones = ["accent", "good", "warn", "bad", "second"];
+  const format = (v) => `${+v.toPrecision(3)}`;
+  const grid = box.querySelector(".grid");
+  grid.replaceChildren(...panels.map((panel) => {
+    const figure = element("figure", "");
+    const title = element("figcaption", "", `${panel.metric}, ${panel.set} `);
+    title.append(element("span", "legend"));
+    figure.append(title);
+    return figure;
+  }));
+  panels.forEach((panel, n) => {
+    const parts = Object.entries(panel.versions).map(([version, s], i) => ({ key: version, tone: tones[i % tones.length],
+      label: s.slope === null ? version : `${version} ${signed(30 * s.slope)} a month` }));
+    drawChart(grid.children[n], panel.values, 86400, { kind: "lines", near: true, format, parts });
+  });
+}
+
 function draw(data) {
   const { totals, series, step_s: step, serving } = data;
   const latency = totals.latency_ms, goals = data.objectives;
@@ -97,12 +121,20 @@ function draw(data) {
     tile("Tokens", count(totals.input_tokens + totals.output_tokens), `${count(totals.input_tokens)} in, ${count(totals.output_tokens)} out`),
     tile("Champion", serving.version || "none", serving.version ? "is answering" : "not ready"),
   );
-  drawChart($("requests"), series, step, { kind: "bars", format: count, parts: [
+  drawChart($("requests"), series, step, { kind: "bars", format: count, nothing: NOTHING, parts: [
     { key: "answered", label: "answered", tone: "good" }, { key: "refused", label: "refused (4xx)", tone: "warn" }, { key: "failed", label: "failed (5xx)", tone: "bad" }] });
-  drawChart($("latency"), series, step, { kind: "lines", format: duration, parts: [
+  drawChart($("latency"), series, step, { kind: "lines", format: duration, nothing: NOTHING, parts: [
     { key: "p50", label: "p50", tone: "second" }, { key: "p95", label: "p95", tone: "accent" }] });
-  drawChart($("tokens"), series, step, { kind: "bars", format: count, parts: [
+  drawChart($("tokens"), series, step, { kind: "bars", format: count, nothing: NOTHING, parts: [
     { key: "input_tokens", label: "in", tone: "second" }, { key: "output_tokens", label: "out", tone: "accent" }] });
+  for (const [name, nothing] of [["first", "No answer of this span tells when its first token came."], ["queue", "No answer of this span tells how long it waited."]])
+    drawChart($(name), series, step, { kind: "lines", format: duration, nothing, parts: [
+      { key: `${name}_p50`, label: "p50", tone: "second" }, { key: `${name}_p95`, label: "p95", tone: "accent" }] });
+  const errors = Object.entries(totals.errors);
+  table($("errors"), [
+    ["Status and kind", "", ([kind]) => kind], ["Requests", "num", ([, n]) => count(n)],
+    ["Of all", "num", ([, n]) => percent(n / totals.requests)], ["", "", ([, n]) => share(n, errors[0][1])]],
+    errors, "No request was refused or failed in this span.");
   const versions = Object.entries(data.versions).reverse();
   const most = Math.max(1, ...versions.map(([, v]) => v.requests));
   const sides = { [serving.version]: "champion", [serving.canary && serving.canary.version]: "canary" };
@@ -111,6 +143,7 @@ function draw(data) {
     ["Requests", "num", ([, v]) => count(v.requests)], ["Share", "num", ([, v]) => percent(v.share)],
     ["", "", ([, v]) => share(v.requests, most)], ["Errors", "num", ([, v]) => `${count(v.failed)} (${maybe(percent, v.error_rate)})`],
     ["p50", "num", ([, v]) => maybe(duration, v.latency_ms.p50)], ["p95", "num", ([, v]) => maybe(duration, v.latency_ms.p95)],
+    ["First token p95", "num", ([, v]) => maybe(duration, v.first_token_ms.p95)], ["Queue p95", "num", ([, v]) => maybe(duration, v.queue_ms.p95)],
     ["Tokens/s", "num", ([, v]) => maybe(count, v.tokens_per_s)],
     ["Good", "num", ([, v]) => count(v.up)], ["Bad", "num", ([, v]) => count(v.down)]], versions, "No model has answered in this span.");
   $("hub").textContent = data.hub.map((h) => `On the Hub, ${h.repo}: ${h.main || "no model"}`
@@ -131,7 +164,21 @@ function draw(data) {
     ["Interval", "", (g) => (g.difference === null ? "" : interval(g, reach))],
     ["Would have found", "num", (g) => maybe(signed, g.power)], ["Attempt", "time", attempt]],
     data.gates, "No decision yet: the pipeline's stage release makes them.");
-  table($("alerts"), [["Time", "time", (a) => when(a.time)], ["Alert", "", (a) => a.message]], data.alerts, "No alerts.");
+  table($("alerts"), [
+    ["Raised", "time", (a) => when(a.time)], ["State", "", (a) => (a.state ? badge(a.state) : "")],
+    ["Severity", "", (a) => (a.severity ? badge(a.severity) : "")], ["Rule", "", (a) => a.rule], ["About", "", (a) => a.subject || ""],
+    ["What", "dim", (a) => a.message], ["Resolved", "time", (a) => maybe(when, a.resolved)]], data.alerts, "No alerts.");
+  drawDecay($("decay"), data.decay);
+  table($("drift"), [
+    ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.drifted ? "drifted" : "steady")],
+    ["Windows in a row", "num", (d) => maybe(count, d.windows)], ["Test", "", (d) => d.test || ""],
+    ["Effect", "num", (d) => maybe((v) => v.toFixed(3), d.effect)], ["q", "num", (d) => maybe((v) => v.toPrecision(2), d.q_value)],
+    ["Requests", "num", (d) => maybe(count, d.requests)], ["Topics", "dim", (d) => [d.topics || []].flat().join(", ")]],
+    data.drift, "Nothing has been compared with the reference yet.");
+  table($("sinks"), [
+    ["Time", "time", (s) => when(s.time)], ["Sink", "", (s) => s.name || ""], ["State", "", (s) => badge(s.state)],
+    ["Waiting", "num", (s) => maybe(count, s.waiting)], ["Refused for good", "num", (s) => maybe(count, s.rejected)],
+    ["Why", "dim", (s) => s.why]], data.sinks, "No sink has failed.");
   table($("stages"), [
     ["Finished", "time", (s) => when(s.time)], ["Stage", "", (s) => s.stage], ["Outcome", "", (s) => badge(s.outcome)],
     ["Took", "num", (s) => duration(s.seconds * 1000)], ["Interval", "time", (s) => s.interval],

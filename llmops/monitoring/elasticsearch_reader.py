@@ -1,0 +1,212 @@
+"""Events read from Elasticsearch, servers 8.19 and 9: from the data streams `logs-<dataset>-default`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from llmops.errors import EventsUnavailable
+from llmops.monitoring.datasets import FEEDBACK, SERVING
+from llmops.monitoring.figures.requests import SHARES, Figures, Percentiles, Requests, number_of, outcome_of, steps
+from llmops.monitoring.times import timestamp
+
+PAGE = 5000  #: events per request; a server gives 10,000 at most
+ASKED = 1000  #: ids that one query looks for
+VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most that are told apart
+STATUS = "http.response.status_code"
+TIMES = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
+SUMS = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens", "duration": "event.duration"}
+
+
+class ElasticsearchReader:
+    """See `Reader`. Percentiles are Elasticsearch's own (t-digest)."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, environ: Mapping[str, str]) -> ElasticsearchReader:
+        """A reader of the server at `url`; nothing is asked yet.
+
+        The credentials are those of a reader in the environment, `ELASTICSEARCH_READER_API_KEY` or
+        `ELASTICSEARCH_READER_USER` and `ELASTICSEARCH_READER_PASSWORD`; else those of the sink, without `READER_`.
+        """
+        from elasticsearch import Elasticsearch
+
+        return cls(Elasticsearch(url, **credentials(environ), request_timeout=10, max_retries=0))
+
+    def find(
+        self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """See `Reader`."""
+        order = "desc" if newest_first else "asc"
+        yield from self._hits(dataset, [_window(since, until)], True, order, limit)
+
+    def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
+        """See `Reader`."""
+        hits = self._hits(dataset, [_window(since, until)], list(fields))
+        return [tuple(hit.get(field) for field in fields) for hit in hits]
+
+    def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
+        """See `Reader`."""
+        aggs: dict[str, Any] = {**_FIGURES, "versions": _terms("llmops.model.version", VERSIONS, _FIGURES)}
+        if step:
+            size, begun = step // timedelta(milliseconds=1), _milliseconds(since)
+            histogram = {"field": "@timestamp", "fixed_interval": f"{size}ms", "offset": f"{begun % size}ms"}
+            aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _FIGURES}
+        with _told():
+            answer = self._client.search(
+                index=stream(SERVING),
+                ignore_unavailable=True,
+                size=0,
+                query=_window(timestamp(since), timestamp(until)),
+                aggs=aggs,
+            )
+        found = answer.get("aggregations", _NOTHING)
+        series = [Figures()] * steps(since, until, step)
+        if step:
+            for bucket in found.get("series", {"buckets": []})["buckets"]:
+                series[(int(bucket["key"]) - begun) // size] = _figures(bucket)
+        versions = {str(bucket["key"]): _figures(bucket) for bucket in found["versions"]["buckets"]}
+        named = {name: versions[name] for name in sorted(versions, key=number_of) if name}
+        return Requests(_figures(found), named, series)
+
+    def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
+        """See `Reader`."""
+        fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
+        rated = {(id, key): rating for id, key, rating in self.columns(FEEDBACK, fields, timestamp(since)) if rating}
+        ids, versions = sorted({id for id, _ in rated if id}), dict[str, str]()
+        for start in range(0, len(ids), ASKED):
+            asked = {"terms": {"http.request.id": ids[start : start + ASKED]}}
+            window = _window(timestamp(since), timestamp(until))
+            for hit in self._hits(SERVING, [window, asked], ["http.request.id", "llmops.model.version"]):
+                versions[hit["http.request.id"]] = hit.get("llmops.model.version") or ""
+        found: dict[str, dict[str, int]] = {}
+        for (id, _), rating in rated.items():
+            if version := versions.get(id):
+                counts = found.setdefault(version, {})
+                counts[rating] = counts.get(rating, 0) + 1
+        return found
+
+    def _hits(
+        self, dataset: str, filters: list[dict[str, Any]], source: bool | list[str], order: str = "asc", limit: int = -1
+    ) -> Iterator[dict[str, Any]]:
+        """The `_source` of what is found, page by page, as of one moment."""
+        sort = [
+            {"@timestamp": {"order": order, "unmapped_type": "date"}},
+            {"event.id": {"order": order, "unmapped_type": "keyword"}},
+        ]
+        with _told():
+            pit = self._client.open_point_in_time(index=stream(dataset), keep_alive="2m", ignore_unavailable=True)["id"]
+            try:
+                after: list[Any] | None = None
+                while limit:
+                    size = PAGE if limit < 0 else min(PAGE, limit)
+                    page = self._client.search(
+                        pit={"id": pit, "keep_alive": "2m"}, query={"bool": {"filter": filters}}, sort=sort, size=size,
+                        source=source, track_total_hits=False, **({"search_after": after} if after else {}),
+                    )  # fmt: skip
+                    pit, hits = page["pit_id"], page["hits"]["hits"]
+                    for hit in hits:
+                        yield hit["_source"]
+                    if len(hits) < size:
+                        return
+                    after, limit = hits[-1]["sort"], limit - len(hits) if limit > 0 else limit
+            finally:
+                self._client.close_point_in_time(id=pit)
+
+
+def stream(dataset: str) -> str:
+    """The data stream that events of a dataset are in."""
+    return f"logs-{dataset}-default"
+
+
+def credentials(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the client logs in with: a reader's credentials, else the sink's, else none."""
+    for prefix in ("ELASTICSEARCH_READER_", "ELASTICSEARCH_"):
+        if key := environ.get(f"{prefix}API_KEY"):
+            return {"api_key": key}
+        if user := environ.get(f"{prefix}USER"):
+            return {"basic_auth": (user, environ.get(f"{prefix}PASSWORD", ""))}
+    return {}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    from elasticsearch import ApiError, TransportError
+
+    try:
+        yield
+    except (ApiError, TransportError) as error:
+        raise EventsUnavailable(f"Events cannot be read from Elasticsearch ({error}).") from error
+
+
+def _window(since: str, until: str) -> dict[str, Any]:
+    bounds = {**({"gte": since} if since else {}), **({"lt": until} if until != "~" else {})}
+    return {"range": {"@timestamp": bounds}} if bounds else {"match_all": {}}
+
+
+def _terms(field: str, size: int, aggs: dict[str, Any] | None = None, missing: Any = None) -> dict[str, Any]:
+    terms = {"field": field, "size": size, **({} if missing is None else {"missing": missing})}
+    return {"terms": terms, **({"aggs": aggs} if aggs else {})}
+
+
+_PERCENTS = {f"{100 * share:.1f}": name for name, share in SHARES.items()}  #: as Elasticsearch names them
+_FIGURES: dict[str, Any] = {
+    "statuses": _terms(
+        STATUS,
+        STATUSES,
+        {
+            "errors": _terms("error.type", ERRORS, missing=""),
+            **{name: {"sum": {"field": field}} for name, field in SUMS.items()},
+        },
+        missing=0,
+    ),
+    "answered": {
+        "filter": {"range": {STATUS: {"lt": 400}}},
+        "aggs": {
+            name: {"percentiles": {"field": field, "percents": [100 * share for share in SHARES.values()]}}
+            for name, field in TIMES.items()
+        },
+    },
+}
+_NOTHING: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versions": {"buckets": []}}
+
+
+def _figures(bucket: Mapping[str, Any]) -> Figures:
+    """The figures of what `_FIGURES` has counted."""
+    outcomes, errors, sums = Counter[str](), Counter[str](), Counter[str]()
+    for status in bucket["statuses"]["buckets"]:
+        outcome = outcome_of(int(status["key"]))
+        outcomes[outcome] += status["doc_count"]
+        sums.update({"input": status["input"]["value"], "output": status["output"]["value"]})
+        if outcome == "answered":
+            sums.update({"answered": status["output"]["value"], "duration": status["duration"]["value"]})
+        else:
+            for error in status["errors"]["buckets"]:
+                errors[f"{status['key']} {error['key']}".strip()] += error["doc_count"]
+    latency, first_token, queue = (_milliseconds_of(bucket["answered"].get(name)) for name in TIMES)
+    return Figures(
+        requests=outcomes.total(),
+        **outcomes,
+        input_tokens=int(sums["input"]),
+        output_tokens=int(sums["output"]),
+        answer_tokens=int(sums["answered"]),
+        seconds=sums["duration"] / 1e9,
+        latency_ms=latency,
+        first_token_ms=first_token,
+        queue_ms=queue,
+        errors=dict(errors.most_common()),
+    )
+
+
+def _milliseconds_of(found: Mapping[str, Any] | None) -> Percentiles:
+    values = found["values"] if found else {}
+    return {name: None if values.get(key) is None else values[key] / 1e6 for key, name in _PERCENTS.items()}
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,46 @@
+"""What users think of answers, joined to the requests that they are of when either is stored; of a key the last word
+counts. They outlive the requests' own events."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmops.monitoring.datasets import SERVING
+
+_LOOKED_UP = f"""
+SELECT time, coalesce(json_extract(document, '$."llmops.model.version"'), '') FROM events INDEXED BY by_request
+WHERE request = ? AND dataset = '{SERVING}' LIMIT 1
+"""
+
+
+def add_requests(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
+    """Note requests that were rated before their own events came."""
+    waiting = {request for (request,) in db.execute("SELECT request FROM ratings WHERE asked IS NULL")}
+    rows = [(e["@timestamp"], str(e.get("llmops.model.version") or ""), e["http.request.id"])
+            for e in events if waiting and e.get("http.request.id") in waiting]  # fmt: skip
+    db.executemany("UPDATE ratings SET asked = ?, version = ? WHERE request = ? AND asked IS NULL", rows)
+
+
+def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
+    """Note ratings; what is said later stays, in whatever order events come."""
+    for event in events:
+        rating, request = event.get("llmops.feedback.rating"), event.get("http.request.id")
+        if not rating or not request:
+            continue
+        asked, version = db.execute(_LOOKED_UP, (str(request),)).fetchone() or (None, None)
+        db.execute(
+            "INSERT INTO ratings VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (request, key) DO UPDATE "
+            "SET rating = excluded.rating, said = excluded.said WHERE excluded.said >= said",
+            (str(request), str(event.get("llmops.key.prefix")), str(rating), event["@timestamp"], asked, version),
+        )
+
+
+def between(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
+    """(version, rating, how many) of the requests of a window."""
+    return db.execute(
+        "SELECT version, rating, count(*) FROM ratings WHERE asked >= ? AND asked < ? AND version != '' "
+        "GROUP BY version, rating",
+        (since, until),
+    ).fetchall()

@@ -1,0 +1,130 @@
+"""Roll-ups: what the requests of each minute and each hour did, counted when their events are stored.
+
+A row is of one step of time, version, status and kind of error. It holds counts, tokens and histograms of the times.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llmops.monitoring.figures import histogram
+from llmops.monitoring.figures.requests import Tally, Times, outcome_of
+from llmops.monitoring.times import epoch
+
+MINUTE, HOUR = 60, 3600
+MINUTE_DAYS = 4.0  #: how long those of minutes stay: for the dashboard's 24 hours, and alerts' windows of 3 days
+MOST = 10**15  #: what a number in an event can say: 11 days in nanoseconds
+
+#: what is read of an event: status, error, version, and the numbers
+FIELDS = (
+    "@timestamp", "llmops.model.version", "http.response.status_code", "error.type", "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens", "event.duration", "llmops.time_to_first_token", "llmops.queue_time",
+)  # fmt: skip
+
+Step = tuple[int, int]  #: a step of time: length and beginning, seconds
+Key = tuple[str, int, str]  #: version, status, kind of error
+
+
+def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float) -> None:
+    """Count events of requests that are in no roll-up yet; in the caller's transaction, at `now`, seconds."""
+    recent = now - MINUTE_DAYS * 24 * HOUR
+    groups: dict[tuple[Step, Key], Tally] = defaultdict(Tally)
+    for event in events:
+        values = [event.get(field) for field in FIELDS]
+        if (moment := epoch(values[0])) is None:
+            continue
+        key, tally = read(values)
+        for step in (MINUTE, HOUR) if moment >= recent else (HOUR,):
+            groups[(step, int(moment // step * step)), key].add(tally)
+    for ((length, start), (version, status, error)), tally in groups.items():
+        place = (length, start, version, status, error)
+        _add_stored(db, place, tally)
+        db.execute(
+            "INSERT OR REPLACE INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *place,
+                tally.counts.total(),
+                tally.input_tokens,
+                tally.output_tokens,
+                tally.duration_ns,
+                *(_packed(times) for times in tally.times),
+            ),
+        )
+
+
+def between(
+    db: sqlite3.Connection, length: int, since: int, until: int, begun: int, size: int
+) -> Iterator[tuple[int, str, Tally]]:
+    """What is counted of `since <= start < until` in roll-ups of a length, as (number, version, tally): the number of
+    the step of `size` from `begun` on, -1 if `size` is 0. All in seconds."""
+    number = "max(0, (start - ?) / ?)" if size else "-1"
+    where = "FROM rollups WHERE step = ? AND start >= ? AND start < ?"
+    parameters = (*((begun, size) if size else ()), length, since, until)
+    cells = dict[tuple[int, str], Tally]()
+    rows = db.execute(
+        f"SELECT {number} AS number, version, status, error, sum(requests), sum(input_tokens), sum(output_tokens), "
+        f"sum(duration) {where} GROUP BY number, version, status, error",
+        parameters,
+    )
+    for at, version, status, error, requests, tokens_in, tokens_out, duration in rows:
+        tally = cells.setdefault((at, version), Tally())
+        tally.counts[status, error] = requests
+        tally.input_tokens += tokens_in
+        tally.output_tokens += tokens_out
+        if outcome_of(status) == "answered":
+            tally.answer_tokens += tokens_out
+            tally.duration_ns += duration
+    rows = db.execute(f"SELECT {number}, version, latency, first_token, queue {where} AND latency != x''", parameters)
+    for at, version, latency, first_token, queue in rows:
+        times = cells[at, version].times
+        times[0].packed.append(latency)
+        times[1].packed.append(first_token)
+        times[2].packed.append(queue)
+    for (at, version), tally in cells.items():
+        yield at, version, tally
+
+
+def read(values: Sequence[Any]) -> tuple[Key, Tally]:
+    """One request, of the values of `FIELDS`; what is missing or no number counts as 0."""
+    _, version, status, error, tokens_in, tokens_out, duration, first_token, queue = values
+    status = _number(status)
+    answered = outcome_of(status) == "answered"
+    tally = Tally()
+    tally.counts[status, str(error or "")] = 1
+    tally.input_tokens, tally.output_tokens = _number(tokens_in), _number(tokens_out)
+    if answered:
+        tally.answer_tokens, tally.duration_ns = tally.output_tokens, _number(duration)
+        tally.times[0].exact.append(tally.duration_ns)
+        for times, value in zip(tally.times[1:], (first_token, queue), strict=True):
+            if value is not None:
+                times.exact.append(_number(value))
+    return (str(version or ""), status, str(error or "")), tally
+
+
+def _add_stored(db: sqlite3.Connection, place: tuple[int, int, str, int, str], tally: Tally) -> None:
+    row = db.execute(
+        "SELECT requests, input_tokens, output_tokens, duration, latency, first_token, queue FROM rollups "
+        "WHERE step = ? AND start = ? AND version = ? AND status = ? AND error = ?",
+        place,
+    ).fetchone()
+    if row:
+        requests, tokens_in, tokens_out, duration, *packed = row
+        tally.counts[place[3], place[4]] += requests
+        tally.input_tokens += tokens_in
+        tally.output_tokens += tokens_out
+        tally.duration_ns += duration
+        for times, blob in zip(tally.times, packed, strict=True):
+            times.packed += [blob] if blob else []
+
+
+def _packed(times: Times) -> bytes:
+    return histogram.packed(times.counts()) if times.exact or times.packed else b""
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(min(max(value, 0), MOST))
+    return 0

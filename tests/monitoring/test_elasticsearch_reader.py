@@ -1,0 +1,157 @@
+"""The same questions to the local store and to a real Elasticsearch have the same answers."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from elasticsearch import Elasticsearch
+from elasticsearch.helpers import bulk
+
+from llmops.config import Config, Monitoring
+from llmops.errors import ConfigError, EventsUnavailable
+from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
+from llmops.monitoring.elasticsearch_reader import ElasticsearchReader, credentials, stream
+from llmops.monitoring.events import build, timestamp
+from llmops.monitoring.objectives import report
+from llmops.monitoring.reader import reader_of
+from llmops.monitoring.sinks.local import LocalStore
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HOURS = 24 * timedelta(hours=1)
+
+
+def request(n, chance):
+    status = chance.choices((200, 429, 503), (80, 10, 10))[0]
+    said = {"gen_ai.usage.input_tokens": n % 7, "gen_ai.usage.output_tokens": n % 11, "llmops.queue_time": n * 1000}
+    return build(
+        SERVING,
+        {
+            "@timestamp": timestamp(START + HOURS * n / 2000),
+            "http.request.id": f"r{n}",
+            "http.response.status_code": status,
+            "event.duration": int(chance.lognormvariate(5, 1) * 1e6),
+            "llmops.model.version": f"v{8 + n % 3}" if status != 429 else None,
+            **(said if status == 200 else {"error.type": "limited" if status == 429 else "engine_died"}),
+        },
+    )
+
+
+def rating(n, word, key, later):
+    said = {"@timestamp": timestamp(START + HOURS * n / 2000 + timedelta(minutes=later)), "http.request.id": f"r{n}"}
+    return build(FEEDBACK, {**said, "llmops.key.prefix": key, "llmops.feedback.rating": word})
+
+
+@pytest.fixture(scope="module")
+def events():
+    chance = random.Random(5)
+    made = [request(n, chance) for n in range(2000)]
+    made += [rating(n, "up", "a", 1) for n in range(0, 2000, 10)]
+    made += [rating(n, "down", "a", 90) for n in range(0, 2000, 50)]
+    made += [
+        build(GATE, {"@timestamp": timestamp(START + HOURS * n), "llmops.gate.reasons": ["a", "b"]}) for n in range(3)
+    ]
+    return made
+
+
+@pytest.fixture(scope="module")
+def remote(event_server, events):
+    with Elasticsearch(event_server) as client:
+        actions = [
+            {"_op_type": "create", "_index": stream(e["event.dataset"]), "_id": e["event.id"], "_source": e}
+            for e in events
+        ]
+        bulk(client, actions, refresh=True)
+    return ElasticsearchReader.connect(event_server, {})
+
+
+@pytest.fixture
+def local(tmp_path, events):
+    store = LocalStore(tmp_path / "events", Monitoring(raw_days=100_000, history_days=100_000))
+    store.send(events)
+    return store
+
+
+def test_figures_are_those_of_the_local_store(remote, local):
+    for since, until, step in (
+        (START, START + HOURS, timedelta(hours=2)),
+        (START + timedelta(minutes=7), START + timedelta(minutes=501), timedelta(minutes=13)),
+        (START - HOURS, START + timedelta(hours=1), timedelta(minutes=30)),
+        (START, START + HOURS, None),
+    ):
+        ours, theirs = local.requests(since, until, step), remote.requests(since, until, step)
+        assert list(ours.versions) == list(theirs.versions) == ["v8", "v9", "v10"]
+        assert len(ours.series) == len(theirs.series)
+        pairs = zip([ours.total, *ours.versions.values(), *ours.series],
+                    [theirs.total, *theirs.versions.values(), *theirs.series], strict=True)  # fmt: skip
+        for one, other in pairs:
+            names = ("requests", "answered", "refused", "failed", "input_tokens", "output_tokens", "errors")
+            assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+            assert one.seconds == pytest.approx(other.seconds)
+        if ours.total.answered > 1000:  # t-digest, which puts values between those that occurred
+            for times in ("latency_ms", "queue_ms"):
+                assert getattr(ours.total, times) == pytest.approx(getattr(theirs.total, times), rel=0.1)
+        assert ours.total.first_token_ms == theirs.total.first_token_ms == {"p50": None, "p95": None, "p99": None}
+
+
+def test_ratings_are_joined_to_their_requests(remote, local):
+    window = START, START + HOURS / 2
+    assert remote.ratings(*window) == local.ratings(*window) != {}
+
+
+def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatch):
+    monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.PAGE", 300)
+    whole = timestamp(START), timestamp(START + HOURS)
+    assert list(remote.find(SERVING, *whole)) == list(local.find(SERVING))
+    bounds = timestamp(START + HOURS / 4), timestamp(START + HOURS / 3)
+    assert list(remote.find(SERVING, *bounds)) == list(local.find(SERVING, *bounds))
+    assert list(remote.find(GATE, until=timestamp(START + 3 * HOURS), limit=2, newest_first=True)) == list(
+        local.find(GATE, limit=2, newest_first=True)
+    )
+    assert list(remote.find(SERVING, limit=700)) == list(local.find(SERVING, limit=700))
+    assert list(remote.find("llmops.nothing")) == list(remote.find(SERVING, limit=0)) == []
+    fields = ["http.request.id", "error.type", "nowhere"]
+    assert remote.columns(SERVING, fields, *bounds) == local.columns(SERVING, fields, *bounds)
+
+
+def test_without_any_stream_there_is_nothing(remote, monkeypatch):
+    monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.stream", lambda dataset: f"logs-{dataset}-elsewhere")
+    found = remote.requests(START, START + HOURS, timedelta(hours=1))
+    assert (found.total.requests, found.versions, len(found.series)) == (0, {}, 24)
+    assert list(remote.find(SERVING)) == [] and remote.ratings(START, START + HOURS) == {}
+
+
+def test_the_report_is_the_same_from_both(event_server, remote, local, tmp_path):
+    promised = {"latency_p95_ms": 100, "error_rate": 0.5}
+    one = Config(home=tmp_path, monitoring={**promised, "raw_days": 100_000})
+    other = Config(
+        home=tmp_path / "b",
+        monitoring={**promised, "sinks": ("elasticsearch",), "elasticsearch_url": event_server},
+    )
+    ours, theirs = (report(config, START, START + HOURS) for config in (one, other))
+    assert ours["alerts"] == theirs["alerts"] == ["latency_p95_ms"]
+    assert ours["error_rate"] == theirs["error_rate"] and ours["requests"] == theirs["requests"] == 2000
+
+
+def test_a_server_that_does_not_answer_is_said_to():
+    reader = ElasticsearchReader.connect("http://127.0.0.1:9", {})
+    with pytest.raises(EventsUnavailable, match="Elasticsearch"):
+        reader.requests(START, START + HOURS)
+    with pytest.raises(EventsUnavailable):
+        list(reader.find(SERVING))
+
+
+def test_a_reader_has_credentials_of_its_own_or_those_of_the_sink():
+    both = {"ELASTICSEARCH_API_KEY": "w", "ELASTICSEARCH_READER_API_KEY": "r"}
+    assert credentials(both) == {"api_key": "r"} and credentials({"ELASTICSEARCH_API_KEY": "w"}) == {"api_key": "w"}
+    user = {"ELASTICSEARCH_READER_USER": "me", "ELASTICSEARCH_READER_PASSWORD": "pw", "ELASTICSEARCH_API_KEY": "w"}
+    assert credentials(user) == {"basic_auth": ("me", "pw")} and credentials({}) == {}
+
+
+def test_what_is_read_is_what_the_configuration_says(tmp_path):
+    url = "http://127.0.0.1:9200"
+    both = Config(home=tmp_path, monitoring={"sinks": ("elasticsearch", "local"), "elasticsearch_url": url})
+    assert isinstance(reader_of(both), LocalStore)
+    far = Config(home=tmp_path, monitoring={"sinks": ("elasticsearch",), "elasticsearch_url": url})
+    assert isinstance(reader_of(far, {}), ElasticsearchReader)
+    with pytest.raises(ConfigError):
+        reader_of(Config(home=tmp_path, monitoring={"sinks": ()}))

@@ -1,0 +1,89 @@
+"""Two serving processes with homes of their own and one Elasticsearch: one dashboard, one report."""
+
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from elasticsearch import Elasticsearch
+from elasticsearch.helpers import streaming_bulk
+
+from llmops.config import Config
+from llmops.monitoring.elasticsearch_reader import stream
+from llmops.monitoring.objectives import report
+
+
+class Streams:
+    """A sink that puts events into their data streams, to be seen at once."""
+
+    name = "elasticsearch"
+
+    def __init__(self, url):
+        self._client = Elasticsearch(url)
+
+    def send(self, events):
+        actions = [
+            {"_op_type": "create", "_index": stream(e["event.dataset"]), "_id": e["event.id"], "_source": e}
+            for e in events
+        ]
+        done = streaming_bulk(self._client, actions, raise_on_error=False, refresh=True)
+        assert all(item["create"]["status"] in (201, 409) for _, item in done)
+        return []
+
+    def close(self):
+        self._client.close()
+
+
+@pytest.fixture
+def sites(tmp_path, event_server, new_site, monkeypatch):
+    """The same registry and database, two homes."""
+    monkeypatch.setattr("serving.app.sinks_for", lambda *_: [Streams(event_server)])
+    first = new_site(tmp_path / "a").release()
+    second = object.__new__(type(first))
+    second.keys, second.store, second.engines = first.keys, first.store, {}
+    shared = {
+        "state": {"url": f"sqlite:///{tmp_path / 'a' / 'state.db'}"},
+        "release": {"registry": first.config.release.registry},
+        "monitoring": {"sinks": ("elasticsearch",), "elasticsearch_url": event_server, "min_requests": 5},
+        "serving": first.config.serving.model_dump(),
+    }
+    first.config, second.config = (Config(home=tmp_path / home, **shared) for home in ("a", "b"))
+    return first, second
+
+
+def test_two_processes_show_one_dashboard_and_one_report(sites):
+    since = datetime.now(UTC)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(site.client()) for site in sites]
+        for site, client, count in zip(sites, clients, (6, 4), strict=True):
+            site.ready(client)
+            ids = [site.ask(client).headers["X-Request-ID"] for _ in range(count)]
+            assert site.ask(client, prompt="").status_code == 422
+            said = {"id": ids[0], "rating": "up"}
+            assert client.post("/feedback", json=said, headers=site.headers()).status_code == 201
+
+        def told():
+            """Both dashboards and the report; none while a stream that has just been made has no shard to be read."""
+            answers = [
+                client.get("/dashboard/data?span=24h", headers=site.headers("developer"))
+                for site, client in zip(sites, clients, strict=True)
+            ]
+            if {answer.status_code for answer in answers} != {200}:
+                return None
+            return *(answer.json() for answer in answers), report(sites[0].config, since, until)
+
+        until, end = datetime.now(UTC) + timedelta(minutes=5), time.monotonic() + 60
+        while True:
+            found = told()
+            if found and (found[2]["requests"], found[0]["versions"].get("v1", {}).get("up")) == (12, 2):
+                break
+            assert time.monotonic() < end, found
+            time.sleep(0.2)
+    one, other, recent = found
+    assert (recent["requests"], recent["answered"], recent["refused"]) == (12, 10, 2)
+    assert (
+        one["totals"] == other["totals"] and one["series"] == other["series"] and one["versions"] == other["versions"]
+    )
+    assert one["totals"]["requests"] == 12 and one["versions"]["v1"]["up"] == 2
+    assert recent["latency_ms"] == report(sites[1].config, since, until)["latency_ms"]
+    assert recent["latency_ms"]["p95"] > 0 and recent["judged"]
