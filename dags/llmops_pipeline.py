@@ -30,7 +30,17 @@ from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get
 from llmops.config.run_parameters import schemas
 from llmops.model.base.catalog import catalogue
 from llmops.pipeline import STAGES
-from llmops.schedule.tasks import ASSETS, DEFAULT_ARGS, POOL, deadline, gc_failed, published, run_failed, who
+from llmops.schedule.tasks import (
+    ASSETS,
+    DEFAULT_ARGS,
+    POOL,
+    deadline,
+    gc_failed,
+    published,
+    run_failed,
+    run_succeeded,
+    who,
+)
 
 
 @dag(
@@ -45,6 +55,7 @@ from llmops.schedule.tasks import ASSETS, DEFAULT_ARGS, POOL, deadline, gc_faile
     },
     default_args=DEFAULT_ARGS,
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     deadline=deadline(),
     tags=["llmops"],
     doc_md=__doc__,

@@ -15,7 +15,7 @@ class Monitoring(Section):
     sinks: tuple[Literal["local", "elasticsearch"], ...] = Field(("local",), description="Where events go.")
     elasticsearch_url: str = Field("", description="Server URL; key in ELASTICSEARCH_API_KEY.")
     elasticsearch_index: str = Field("llmops-events", description="Data stream or index that events go to.")
-    latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
+    latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
 

@@ -8,8 +8,7 @@ is a latency that really occurred.
 from __future__ import annotations
 
 import math
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 
 from llmops.config import Monitoring
 from llmops.errors import ConfigError
-from llmops.monitoring.datasets import ALERT, SERVING
-from llmops.monitoring.events import emit, timestamp
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.events import timestamp
 from llmops.monitoring.sinks.local import LocalStore
 
 _FIELDS = (
@@ -94,10 +93,9 @@ def by_version(requests: Iterable[Served]) -> dict[str, dict[str, Any]]:
 
 
 def report(folder: Path, config: Monitoring, since: datetime, until: datetime) -> dict[str, Any]:
-    """Judge the window `since <= time < until` and emit an alert for each objective that is breached.
+    """Judge the window `since <= time < until`; alerts are raised by the rules of `llmops.alerts`, not from here.
 
-    What still waits in the spool is not seen: `spool.drain` first. Reporting a window again repeats its alerts with
-    the same `event.id`, so that they are stored once.
+    What still waits in the spool is not seen: `spool.drain` first.
 
     Args:
         folder: the events folder, `config.events`.
@@ -120,43 +118,20 @@ def report(folder: Path, config: Monitoring, since: datetime, until: datetime) -
         _judge("latency_p95_ms", total["latency_ms"]["p95"], config.latency_p95_ms, judged),
         _judge("error_rate", total["error_rate"], config.error_rate, judged),
     ]
-    window = {"since": timestamp(since), "until": timestamp(until)}
-    breached = [objective for objective in objectives if objective["breached"]]
-    for objective in breached:
-        _alert(folder, window, objective, total)
     return {
-        **window,
+        "since": timestamp(since),
+        "until": timestamp(until),
         **total,
         "versions": by_version(requests),
         "judged": judged,
         "objectives": objectives,
-        "alerts": [objective["name"] for objective in breached],
+        "alerts": [objective["name"] for objective in objectives if objective["breached"]],
     }
 
 
 def _judge(name: str, value: float | None, objective: float, judged: bool) -> dict[str, Any]:
     breached = judged and value is not None and value > objective
     return {"name": name, "value": value, "objective": objective, "breached": breached}
-
-
-def _alert(folder: Path, window: dict[str, str], objective: dict[str, Any], total: dict[str, Any]) -> None:
-    name, value, bound, count = objective["name"], objective["value"], objective["objective"], total["requests"]
-    show: Callable[[float], str] = (lambda v: f"{v:,.0f} ms") if name.endswith("_ms") else (lambda v: f"{v:.2%}")
-    identity = "|".join([ALERT, name, window["since"], window["until"]])
-    emit(
-        folder,
-        ALERT,
-        {
-            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, identity)),
-            "event.kind": "alert",
-            "rule.name": name,
-            "message": f"{name} is {show(value)}, above the objective of {show(bound)}, in {count} requests.",
-            "llmops.slo.value": value,
-            "llmops.slo.objective": bound,
-            "llmops.slo.since": window["since"],
-            "llmops.slo.until": window["until"],
-        },
-    )
 
 
 def _number(version: str) -> tuple[int, str]:
