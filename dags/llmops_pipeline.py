@@ -36,6 +36,7 @@ from llmops.schedule.tasks import (
     POOL,
     deadline,
     gc_failed,
+    gc_succeeded,
     published,
     run_failed,
     run_succeeded,
@@ -86,7 +87,7 @@ def llmops_pipeline() -> None:
             context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
         return str(artifact)
 
-    @task(on_failure_callback=gc_failed)
+    @task(on_failure_callback=gc_failed, on_success_callback=gc_succeeded)
     def gc() -> dict[str, int]:
         from airflow.sdk.exceptions import AirflowSkipException
 

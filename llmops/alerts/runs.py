@@ -1,6 +1,6 @@
 """Alerts about runs of DAGs: one that failed, one that is late, one after which old data could not be removed.
 
-They are raised where it happens and resolved when a later run of the DAG succeeds.
+They are raised where it happens and resolved when a later run of the DAG succeeds; the last kind, when old data could.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 FAILED: Rule = "run_failed"
 GC_FAILED: Rule = "gc_failed"
 LATE: Rule = "run_late"
-OF_RUNS: tuple[Rule, ...] = (FAILED, GC_FAILED, LATE)
 
 
 def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Mapping[str, Any]) -> None:
@@ -61,10 +60,10 @@ def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Ma
         emit(config.events, ALERT, said)
 
 
-def succeeded(dag: str) -> None:
-    """A run of a DAG has succeeded: what was raised about earlier ones is over."""
+def succeeded(dag: str, *rules: Rule) -> None:
+    """What these rules have raised about a DAG is over, since it has succeeded now."""
     config = settings()
-    if ledger.over(config, OF_RUNS, dag, datetime.now(UTC)):
+    if ledger.over(config, rules, dag, datetime.now(UTC)):
         deliver_all(database_of(config), receivers_of(config))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from llmops.alerts.judge import Judge
 from llmops.alerts.outbox import deliver
 from llmops.alerts.receivers.base import Receiver
 from llmops.alerts.receivers.kinds import receivers_of
 from llmops.config import Config
-from llmops.monitoring.reader import Reader
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
@@ -27,20 +26,11 @@ class Watch:
 
     Args:
         config: the rules, how often they are judged, and the receivers.
-        reader: of the events; by default what the configuration says.
         waiting: how many requests wait for the engines of this process.
-        receivers: by default those of the configuration.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        reader: Reader | None = None,
-        waiting: Callable[[], int] | None = None,
-        receivers: Sequence[Receiver] | None = None,
-    ) -> None:
-        self._config, self._reader, self._waiting = config, reader, waiting
-        found = receivers_of(config) if receivers is None else receivers
+    def __init__(self, config: Config, waiting: Callable[[], int] | None = None) -> None:
+        self._config, self._waiting = config, waiting
         deliver_s = min(DELIVER_S, config.alerts.every_s)
         self._stopped = threading.Event()
         self._threads = [
@@ -50,7 +40,7 @@ class Watch:
                     target=self._every, args=(deliver_s, self._telling(receiver)), name=f"tell {receiver.name}",
                     daemon=True,
                 )
-                for receiver in found
+                for receiver in receivers_of(config)
             ),
         ]  # fmt: skip
 
@@ -73,7 +63,7 @@ class Watch:
         self._stopped.wait()
 
     def _judge(self) -> None:
-        judge = Judge(self._config, self._reader, self._waiting)
+        judge = Judge(self._config, waiting=self._waiting)
         self._every(self._config.alerts.every_s, judge.judge)
 
     def _telling(self, receiver: Receiver) -> Callable[[], object]:

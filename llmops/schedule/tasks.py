@@ -34,6 +34,7 @@ __all__ = [
     "POOL",
     "deadline",
     "gc_failed",
+    "gc_succeeded",
     "published",
     "run_failed",
     "run_succeeded",
@@ -81,7 +82,12 @@ def run_failed(context: Mapping[str, Any]) -> None:
 
 def run_succeeded(context: Mapping[str, Any]) -> None:
     """Airflow's `on_success_callback` of a DAG: what failed before is over."""
-    runs.succeeded(context["dag"].dag_id)
+    runs.succeeded(context["dag"].dag_id, FAILED, LATE)
+
+
+def gc_succeeded(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_success_callback` of the task that removes what nothing needs."""
+    runs.succeeded(context["dag"].dag_id, GC_FAILED)
 
 
 def task_begins(context: Mapping[str, Any]) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from llmops.alerts import ledger
 from llmops.alerts.judge import Judge
-from llmops.alerts.runs import FAILED, LATE, alert, succeeded
+from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert, succeeded
 from llmops.config import Config, load
 from llmops.monitoring.datasets import ALERT
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import drain
-from llmops.schedule.tasks import run_failed, run_succeeded, task_begins
+from llmops.schedule.tasks import gc_failed, gc_succeeded, run_failed, run_succeeded, task_begins
 
 
 @pytest.fixture
@@ -57,8 +57,16 @@ def test_judging_leaves_alerts_of_runs_as_they_are(config: Config) -> None:
     alert(LATE, "llmops_pipeline", "r1", 0, "It is late.", {})
     Judge(config).judge(datetime.now(UTC) + timedelta(hours=3))
     assert [row["rule"] for row in ledger.listed(config, datetime.now(UTC))["open"]] == [LATE]
-    succeeded("llmops_pipeline")
+    succeeded("llmops_pipeline", FAILED, LATE)
     assert ledger.listed(config, datetime.now(UTC))["open"] == []
+
+
+def test_old_data_that_could_not_be_removed_is_over_when_it_could_not_when_its_run_succeeds(config: Config) -> None:
+    gc_failed(context())
+    run_succeeded(context())
+    assert told(config) == [(GC_FAILED, "raised")]
+    gc_succeeded(context())
+    assert told(config) == [(GC_FAILED, "raised"), (GC_FAILED, "resolved")]
 
 
 def test_a_rule_of_runs_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
