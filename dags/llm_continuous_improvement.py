@@ -14,7 +14,7 @@ from datetime import timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import CronTriggerTimetable, dag
 
-from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
+from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -25,6 +25,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
     max_active_runs=1,
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=30)},
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )

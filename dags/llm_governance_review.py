@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed
+from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
 
 
 @dag(
@@ -29,6 +29,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )

@@ -1,9 +1,10 @@
 """
 ### Every hour: deliver events, look at the service level
 
-Sends what is left in the event spool to its sinks, then judges the latency and the error rate of the requests of the
-data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed. A
-sink that is down stops neither alerts nor the other sinks, but the run is red.
+Sends what is left in the event spool to its sinks, then judges the rules of alerts for the time in which no serving app
+did, tells receivers what waits for them, and reports latency and errors of the data interval beside the objectives of
+the configuration's section `monitoring`. A sink that is down stops neither alerts nor the other sinks, but the run is
+red.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
+from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -25,6 +26,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
     max_active_runs=1,
     default_args=DEFAULT_ARGS | {"retries": 2, "execution_timeout": timedelta(minutes=10)},
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )
@@ -44,13 +46,15 @@ def llm_monitoring() -> None:
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a remote sink that is down must not silence alerts
     def judge() -> dict[str, Any]:
+        from llmops.alerts.judge import catch_up
         from llmops.config import load
         from llmops.monitoring.objectives import report
 
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
         since = run.data_interval_start or until - timedelta(hours=1)
-        return report(config, since, until)
+        told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
+        return {**report(config, since, until), "told": told}
 
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen

@@ -20,7 +20,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag
 
 from llmops.release.trial_tasks import decide, start, wait
-from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
+from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -36,6 +36,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )

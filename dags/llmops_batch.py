@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, POOL, run_failed
+from llmops.schedule.tasks import DEFAULT_ARGS, POOL, run_failed, run_succeeded
 
 
 @dag(
@@ -33,6 +33,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, POOL, run_failed
     },
     default_args=DEFAULT_ARGS,
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )

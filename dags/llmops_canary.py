@@ -19,7 +19,7 @@ from datetime import timedelta
 from airflow.sdk import Asset, Param, dag
 
 from llmops.release.trial_tasks import decide, start, wait
-from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, settings
+from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded, settings
 
 
 @dag(
@@ -48,6 +48,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, settings
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     tags=["llmops"],
     doc_md=__doc__,
 )

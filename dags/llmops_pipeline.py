@@ -30,7 +30,18 @@ from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get
 from llmops.config.run_parameters import schemas
 from llmops.model.base.catalog import catalogue
 from llmops.pipeline import STAGES
-from llmops.schedule.tasks import ASSETS, DEFAULT_ARGS, POOL, deadline, gc_failed, published, run_failed, who
+from llmops.schedule.tasks import (
+    ASSETS,
+    DEFAULT_ARGS,
+    POOL,
+    deadline,
+    gc_failed,
+    gc_succeeded,
+    published,
+    run_failed,
+    run_succeeded,
+    who,
+)
 
 
 @dag(
@@ -45,6 +56,7 @@ from llmops.schedule.tasks import ASSETS, DEFAULT_ARGS, POOL, deadline, gc_faile
     },
     default_args=DEFAULT_ARGS,
     on_failure_callback=run_failed,
+    on_success_callback=run_succeeded,
     deadline=deadline(),
     tags=["llmops"],
     doc_md=__doc__,
@@ -75,7 +87,7 @@ def llmops_pipeline() -> None:
             context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
         return str(artifact)
 
-    @task(on_failure_callback=gc_failed)
+    @task(on_failure_callback=gc_failed, on_success_callback=gc_succeeded)
     def gc() -> dict[str, int]:
         from airflow.sdk.exceptions import AirflowSkipException
 

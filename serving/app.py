@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from llmops import __version__
 from llmops.access.keys import keys_of
+from llmops.alerts.watch import Watch
 from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
 from llmops.machine import spin_briefly
@@ -66,7 +67,7 @@ def create_app(
     """
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
-    objective_s = config.monitoring.latency_p95_ms / 1000
+    objective_s = config.release.canary_slow_ms / 1000
     make = engine_for or _engine_for(config)
     poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
     models = Models(registry, make, poll_s, config.events, guard, objective_s, idle_s, trials)
@@ -93,6 +94,8 @@ def create_app(
         shipper = shipper_for(config.events, config.monitoring)
         shipper.start()
         texts.start()
+        watch = Watch(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
+        watch.start()
         audit.start()
         parts.inputs.warm(registry)
         models.start()
@@ -106,6 +109,7 @@ def create_app(
             await audit.stop()
             await asyncio.to_thread(texts.stop)
             await asyncio.to_thread(traces.close)
+            await asyncio.to_thread(watch.stop)
             shipper.stop()
 
     app = FastAPI(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import gc
 import itertools
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
 from xdist.scheduler import LoadScopeScheduling
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
@@ -332,3 +339,104 @@ def _answers(client: Any) -> bool:
     except (ApiError, TransportError):
         return False
     return True
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Hook:
+    """An address of HTTP that keeps what it gets, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, Mapping[str, str], bytes]] = []
+        self.status = 200
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.got.append((self.path, dict(self.headers), body))
+                self.send_response(hook.status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"no")
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """An address of HTTP; see `Hook`."""
+    hook = Hook()
+    yield hook
+    hook.server.shutdown()
+    hook.server.server_close()
+
+
+class Mailbox:
+    """Keeps what an SMTP server gets."""
+
+    def __init__(self) -> None:
+        self.got: list[EmailMessage] = []
+        self.signed_in: list[tuple[bytes, bytes]] = []
+        self.refuse = ""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        if self.refuse:
+            return self.refuse
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.got.append(message)
+        return "250 OK"
+
+    def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        self.signed_in.append((data.login, data.password))
+        return AuthResult(success=data.password == b"s3cret @/")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2"]
+    subprocess.run([*command, "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True,
+                   capture_output=True)  # fmt: skip
+    return cert, key
+
+
+@pytest.fixture
+def smtp(certificate: tuple[Path, Path], free_port: int) -> Iterator[Callable[[bool], Mailbox]]:
+    """Starts an SMTP server on the free port, that demands STARTTLS and a password, or neither; gives its mailbox."""
+    started: list[Controller] = []
+
+    def start(tls: bool) -> Mailbox:
+        box = Mailbox()
+
+        class Server(Controller):
+            def factory(self) -> SMTP:
+                if not tls:
+                    return SMTP(box)
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*certificate)
+                return SMTP(box, tls_context=context, require_starttls=True, auth_required=True,
+                            authenticator=box.authenticate)  # fmt: skip
+
+        controller = Server(box, hostname="127.0.0.1", port=free_port)
+        controller.start()
+        started.append(controller)
+        return box
+
+    yield start
+    for controller in started:
+        controller.stop()

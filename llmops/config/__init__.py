@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Source, Template
 from llmops.config.features import Features
-from llmops.config.metrics import DESCRIPTIVE, item_metrics
-from llmops.config.model import Compress, Evaluate, Select, Train, Tune
+from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
 from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
@@ -31,9 +31,9 @@ from llmops.config.state import Retention, State
 from llmops.errors import ConfigError
 
 __all__ = [
-    "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern", "Monitoring",
-    "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State", "Template",
-    "Train", "Tune", "load", "merge", "parse_value",
+    "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
+    "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State",
+    "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class Config(Section):
     push_to_hub: PushToHub = PushToHub()
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
+    alerts: Alerts = Alerts()
     schedule: Schedule = Schedule()
     state: State = State()
     retention: Retention = Retention()

@@ -51,7 +51,7 @@ class Monitoring(Section):
     history_days: float = Field(
         400, gt=0, description="Days that the local store keeps hourly figures of requests and all other events."
     )
-    latency_p95_ms: float = Field(20_000, gt=0, description="Objective for the 95th percentile of /generate.")
+    latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
 

@@ -61,6 +61,9 @@ class Release(Section):
         lt=1,
         description="How much larger a canary's shares of errors, rejections and no room may surely be.",
     )
+    canary_slow_ms: Annotated[float, Unhashed()] = Field(
+        20_000, gt=0, description="What an answer may take at most, in a trial; slower ones are counted."
+    )
     canary_requests: Annotated[int, Unhashed()] = Field(
         1000, ge=30, description="Requests of a canary after which the schedule concludes its trial."
     )

@@ -6,15 +6,11 @@ own mistakes (4xx) neither improve nor worsen it and are counted apart.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from llmops.config import Config
-from llmops.monitoring.datasets import ALERT
-from llmops.monitoring.events import emit, timestamp
+from llmops.monitoring.events import timestamp
 from llmops.monitoring.figures.requests import Figures
 from llmops.monitoring.reader import Reader, reader_of
 
@@ -26,10 +22,9 @@ def summary(figures: Figures) -> dict[str, Any]:
 
 
 def report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
-    """Judge the window `since <= time < until` and emit an alert for each objective that is breached.
+    """Judge the window `since <= time < until`; alerts are raised by the rules of `llmops.alerts`, not from here.
 
-    What still waits in the spool is not seen: `spool.drain` first. Reporting a window again repeats its alerts with
-    the same `event.id`, so that they are stored once.
+    What still waits in the spool is not seen: `spool.drain` first.
 
     Args:
         config: the objectives, and where events are.
@@ -50,40 +45,17 @@ def report(config: Config, since: datetime, until: datetime, reader: Reader | No
         _judge("latency_p95_ms", total["latency_ms"]["p95"], promised.latency_p95_ms, judged),
         _judge("error_rate", total["error_rate"], promised.error_rate, judged),
     ]
-    window = {"since": timestamp(since), "until": timestamp(until)}
-    breached = [objective for objective in objectives if objective["breached"]]
-    for objective in breached:
-        _alert(config.events, window, objective, total)
     return {
-        **window,
+        "since": timestamp(since),
+        "until": timestamp(until),
         **total,
         "versions": {version: summary(figures) for version, figures in found.versions.items()},
         "judged": judged,
         "objectives": objectives,
-        "alerts": [objective["name"] for objective in breached],
+        "alerts": [objective["name"] for objective in objectives if objective["breached"]],
     }
 
 
 def _judge(name: str, value: float | None, objective: float, judged: bool) -> dict[str, Any]:
     breached = judged and value is not None and value > objective
     return {"name": name, "value": value, "objective": objective, "breached": breached}
-
-
-def _alert(folder: Path, window: dict[str, str], objective: dict[str, Any], total: dict[str, Any]) -> None:
-    name, value, bound, count = objective["name"], objective["value"], objective["objective"], total["requests"]
-    show: Callable[[float], str] = (lambda v: f"{v:,.0f} ms") if name.endswith("_ms") else (lambda v: f"{v:.2%}")
-    identity = "|".join([ALERT, name, window["since"], window["until"]])
-    emit(
-        folder,
-        ALERT,
-        {
-            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, identity)),
-            "event.kind": "alert",
-            "rule.name": name,
-            "message": f"{name} is {show(value)}, above the objective of {show(bound)}, in {count} requests.",
-            "llmops.slo.value": value,
-            "llmops.slo.objective": bound,
-            "llmops.slo.since": window["since"],
-            "llmops.slo.until": window["until"],
-        },
-    )

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmops.config import Release
-from llmops.config.metrics import LOWER_IS_BETTER
+from llmops.config.model import LOWER_IS_BETTER
 from llmops.errors import ArtifactError, ConfigError
 from llmops.release.ledger import Chance
 from llmops.statistics.intervals import Floats

@@ -208,7 +208,7 @@ def conclude(
 
 def rules(config: Config) -> dict[str, Any]:
     """What `conclude` goes by, as configured: whoever ends a trial, all go by the same."""
-    return {"margin": config.release.canary_margin, "objective_s": config.monitoring.latency_p95_ms / 1000}
+    return {"margin": config.release.canary_margin, "objective_s": config.release.canary_slow_ms / 1000}
 
 
 def going_on(registry: Registry, kind: Kind) -> Canary:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from airflow.sdk import (  # type: ignore[attr-defined]  # the stub of Airflow 3
     RetryRule,
 )
 
+from llmops.alerts import ledger, runs
+from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert
 from llmops.artifacts import read_record
 from llmops.config import Config, load
+from llmops.config.alerts import Rule
 from llmops.errors import ConfigError, LlmopsError, TransientError, said
-from llmops.schedule.alerts import FAILED, GC_FAILED, LATE, alert
 from llmops.schedule.pool import POOL
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "POOL",
     "deadline",
     "gc_failed",
+    "gc_succeeded",
     "published",
     "run_failed",
+    "run_succeeded",
     "settings",
     "task_failed",
     "who",
@@ -76,12 +80,30 @@ def run_failed(context: Mapping[str, Any]) -> None:
     _failed(context, None)
 
 
+def run_succeeded(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_success_callback` of a DAG: what failed before is over."""
+    runs.succeeded(context["dag"].dag_id, FAILED, LATE)
+
+
+def gc_succeeded(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_success_callback` of the task that removes what nothing needs."""
+    runs.succeeded(context["dag"].dag_id, GC_FAILED)
+
+
+def task_begins(context: Mapping[str, Any]) -> None:
+    """Airflow's `on_execute_callback` of a task: notes that a DAG runs by its schedule, so that it is missed if not."""
+    if getattr(context["dag_run"], "run_type", "") == "scheduled":
+        ledger.beat(load(), context["dag"].dag_id, datetime.now(UTC))
+
+
 def gc_failed(context: Mapping[str, Any]) -> None:
     """Airflow's `on_failure_callback` of the task that removes what nothing needs: the run itself has not failed."""
     _failed(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
 
 
-def _failed(context: Mapping[str, Any], error: BaseException | None, rule: str = FAILED, what: str = "The run") -> None:
+def _failed(
+    context: Mapping[str, Any], error: BaseException | None, rule: Rule = FAILED, what: str = "The run"
+) -> None:
     task, run = context.get("ti"), context.get("dag_run")
     dag, run_id = context["dag"].dag_id, str(context["run_id"])
     where = f" at {task.task_id}, try {task.try_number}" if task else f": {context.get('reason')}"
@@ -144,5 +166,6 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_policy": ExceptionRetryPolicy(
         [RetryRule(TransientError, RetryAction.RETRY), RetryRule(LlmopsError, RetryAction.FAIL)]
     ),
+    "on_execute_callback": task_begins,
     "on_failure_callback": task_failed,
 }

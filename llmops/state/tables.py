@@ -158,6 +158,62 @@ keys = Table(
     Column("old_until", Text, nullable=False),
 )
 
+#: what was raised, and when it was over; of a rule and a subject at most one is open
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("subject", Text, nullable=False),  #: what it is about
+    Column("place", Text, nullable=False),  #: the machine that alone can judge it; empty: any
+    Column("severity", Text, nullable=False),
+    Column("finding", JSON, nullable=False),  #: message, numbers, and the window that they are of
+    Column("raised", Text, nullable=False),
+    Column("held", Text, nullable=False),  #: when it was last so
+    Column("told", Text, nullable=False),  #: when receivers were told; empty: not, since it was silenced
+    Column("resolved", Text, nullable=False),  #: empty: it is not over
+    Index("alerts_that_are_open", "resolved", "rule", "subject"),
+)
+
+#: what each receiver of alerts has to be told, and whether it has been
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("alert", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("due", Text, nullable=False),  #: not before; while one sends it, no other does
+    Column("tries", Integer, nullable=False),
+    Column("error", Text, nullable=False),  #: of the last try
+    Column("ended", Text, nullable=False),  #: empty: it waits
+    Column("outcome", Text, nullable=False),  #: `waiting`, `sent` or `given_up`
+    Index("alert_deliveries_that_wait", "ended", "due"),
+)
+
+#: for how long nobody is told of what
+alert_silences = Table(
+    "alert_silences",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("subject", Text, nullable=False),  #: empty: whatever it is about
+    Column("reason", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("until", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: when what runs by a schedule did so last
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("time", Text, nullable=False),
+)
+
 #: who did what to which: a row for every change of the tables above, in the same transaction
 audit = Table(
     "audit",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from llmops.config import load
-from llmops.config.metrics import LOWER_IS_BETTER, TaskName, item_metrics
+from llmops.config.model import LOWER_IS_BETTER, TaskName, item_metrics
 from llmops.errors import ConfigError
 from llmops.model.evaluate.tasks import TASKS
 

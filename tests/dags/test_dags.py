@@ -68,7 +68,7 @@ dags = {
         "hours": clock(dag).interval.total_seconds() / 3600 if hasattr(clock(dag), "interval") else None,
         "assets": triggers(dag),
         "pools": {t.task_id: t.pool for t in dag.tasks}, "late": bool(dag.deadline),
-        "told": bool(dag.on_failure_callback),
+        "told": bool(dag.on_failure_callback and dag.on_success_callback),
         "policy": all(bool(t.retry_policy) and bool(t.on_failure_callback) for t in dag.tasks),
         "params": sorted(dag.params), "first": first_run(dag),
         "teardowns": [t.task_id for t in dag.tasks if t.is_teardown and not t.on_failure_fail_dagrun],
@@ -574,6 +574,7 @@ def test_monitoring_delivers_then_judges_and_the_review_knows_when_there_is_no_c
     assert state == "success"
     assert values["deliver"]["local"]["sent"] >= 1
     assert values["judge"]["judged"] is False and values["judge"]["since"] < values["judge"]["until"]
+    assert values["judge"]["told"] == []
     assert result["llm_governance_review"] == ["success", {"review": {"state": "no champion"}}]
 
 

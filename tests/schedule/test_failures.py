@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from llmops import cli, pipeline
+from llmops.alerts.runs import FAILED, LATE, alert
 from llmops.config import Config, load
 from llmops.config.schedule import Limited
 from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceError, SourceUnavailableError, TimeLimitError
@@ -21,7 +22,6 @@ from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 from llmops.pipeline import STAGES, Stage, run_stage
-from llmops.schedule.alerts import FAILED, LATE, alert
 
 DAY = "2026-01-31"
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 
 from llmops.artifacts import write_whole
-from llmops.config.metrics import DESCRIPTIVE, LOWER_IS_BETTER
+from llmops.config.model import DESCRIPTIVE, LOWER_IS_BETTER
 from llmops.model.scoring.metrics import normalise
 
 NAME = "report.html"

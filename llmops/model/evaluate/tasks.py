@@ -1,5 +1,5 @@
 """What is measured for which task. To add a task, write its function, its row of `TASKS` and its metrics' names in
-`llmops/config/metrics.py`."""
+`llmops/config/model.py`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,166 @@
+"""Rules about everything but requests: what drifts and decays, what waits, fails, is missing or runs out."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from llmops.access.keys import keys_of
+from llmops.alerts.finding import Finding
+from llmops.alerts.ledger import heartbeats
+from llmops.artifacts import locked
+from llmops.config import Config
+from llmops.config.model import LOWER_IS_BETTER
+from llmops.doctor import nearest
+from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.reader import Reader
+from llmops.monitoring.spool import Spool
+
+LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie
+#: figures of which less is better, besides those of answers
+FEWER = LOWER_IS_BETTER | {"refusals", "refusal_share", "misses", "retrieval_misses", "down_share"}
+
+
+def drift(config: Config, reader: Reader, now: datetime) -> list[Finding]:
+    """`drift`: what differs from the reference in the last windows, one alert per version."""
+    windows: dict[tuple[str, str, str], dict[str, bool]] = defaultdict(dict)
+    for event in reader.find(DRIFT, timestamp(now - LOOK), timestamp(now)):
+        what = str(event.get("llmops.drift.feature", "")), str(event.get("llmops.drift.side", ""))
+        window = windows[(str(event.get("llmops.model.version", "")), *what)]
+        until = str(event.get("llmops.drift.until") or event["@timestamp"])
+        window[until] = window.get(until, False) or bool(event.get("llmops.drift.drifted"))
+    drifted: dict[str, list[str]] = defaultdict(list)
+    for (version, feature, side), window in windows.items():
+        last = [window[until] for until in sorted(window)[-config.alerts.drift_windows :]]
+        if len(last) == config.alerts.drift_windows and all(last):
+            drifted[version].append(f"{feature} of the {side}" if side else feature)
+    return [
+        Finding(
+            "drift",
+            f"Requests{f' to {version}' if version else ''} differ from the reference in "
+            f"{config.alerts.drift_windows} windows in a row: {', '.join(sorted(features))}.",
+            subject=version,
+            value=len(features),
+        )
+        for version, features in sorted(drifted.items())
+    ]
+
+
+def decay(config: Config, reader: Reader, now: datetime) -> list[Finding]:
+    """`decay`: figures of the last days whose slope is surely the wrong way."""
+    last: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for event in reader.find(DECAY, timestamp(now - LOOK), timestamp(now)):
+        names = ("llmops.model.version", "llmops.decay.metric", "llmops.decay.set")
+        version, metric, items = (str(event.get(name, "")) for name in names)
+        last[version, metric, items] = event
+    found = []
+    for (version, metric, items), event in sorted(last.items()):
+        low, high = event.get("llmops.decay.slope_low"), event.get("llmops.decay.slope_high")
+        if low is None or high is None or not (low > 0 if metric in FEWER else high < 0):
+            continue
+        value, slope = event.get("llmops.decay.value"), event.get("llmops.decay.slope") or (low + high) / 2
+        message = (
+            f"{metric} of {version or 'the champion'} on {items} items gets worse by {abs(slope):.4g} a day "
+            f"(95 %: {low:.4g} to {high:.4g})" + (f"; it is {value:.4g} now." if value is not None else ".")
+        )
+        subject = " ".join(part for part in (version, metric, items) if part)
+        found.append(Finding("decay", message, subject=subject, value=slope, bound=0.0))
+    return found
+
+
+def stage_failed(config: Config, reader: Reader, now: datetime) -> list[Finding]:
+    """`stage_failed`: stages whose last try in a day has failed, of runs without an orchestrator; those of Airflow have
+    `run_failed`, once they are not tried again."""
+    last = {
+        str(event["event.action"]): event
+        for event in reader.find(PIPELINE, timestamp(now - timedelta(days=1)), timestamp(now))
+        if not event.get("llmops.run") and event.get("event.action")
+    }
+    return [
+        Finding(
+            "stage_failed",
+            f"The stage {stage} of {event.get('llmops.interval', '')} failed at {event['@timestamp']}: "
+            f"{event.get('error.type')}: {str(event.get('error.message'))[:300]}",
+            subject=stage,
+        )
+        for stage, event in sorted(last.items())
+        if event.get("event.outcome") == "failure"
+    ]
+
+
+def spool(config: Config, now: datetime) -> list[Finding]:
+    """`spool`: sinks that have left events waiting for too long, or too many."""
+    if not (config.events / "spool.db").exists():
+        return []
+    found = []
+    with Spool(config.events) as spool:
+        for sink, count in sorted(spool.waiting().items()):
+            _, oldest = spool.read(sink, 1)
+            if not oldest:
+                continue
+            minutes = (now - datetime.fromisoformat(oldest[0]["@timestamp"])).total_seconds() / 60
+            late, many = minutes > config.alerts.spool_minutes, count > config.alerts.spool_events
+            if late or many:
+                message = f"The sink {sink} has yet to take {count:,} events, the oldest of {minutes:,.0f} min ago."
+                value, bound = (minutes, config.alerts.spool_minutes) if late else (count, config.alerts.spool_events)
+                found.append(Finding("spool", message, subject=sink, value=value, bound=bound, place=place(config)))
+    return found
+
+
+def disk(config: Config, now: datetime) -> list[Finding]:
+    """`disk`: too little is free where the home is."""
+    usage = shutil.disk_usage(nearest(config.home))
+    share = usage.free / usage.total
+    if share >= config.alerts.disk_free:
+        return []
+    message = (
+        f"{usage.free / 1e9:,.1f} of {usage.total / 1e9:,.1f} GB are free on the disk of {config.home}, {share:.1%}; "
+        f"{config.alerts.disk_free:.1%} should be."
+    )
+    return [Finding("disk", message, value=share, bound=config.alerts.disk_free, place=place(config))]
+
+
+def dag_missing(config: Config, now: datetime) -> list[Finding]:
+    """`dag_missing`: DAGs that have run by their schedule before and should have again."""
+    beats, found = heartbeats(config), []
+    for dag, hours in sorted(config.alerts.missing_hours.items()):
+        if dag not in beats:
+            continue
+        passed = (now - datetime.fromisoformat(beats[dag])).total_seconds() / 3600
+        if passed > hours:
+            message = f"{dag} ran by its schedule {passed:,.1f} h ago for the last time, at {beats[dag]}."
+            found.append(Finding("dag_missing", message, subject=dag, value=passed, bound=hours))
+    return found
+
+
+def key_expiring(config: Config, now: datetime) -> list[Finding]:
+    """`key_expiring`: keys whose time is over soon, or has been for less than a day; not those of one errand, which are
+    good for no longer than the warning comes before the end."""
+    found = []
+    for key in keys_of(config).list():
+        if not key.expires or key.revoked:
+            continue
+        good_for = datetime.fromisoformat(key.expires) - datetime.fromisoformat(key.created)
+        if good_for <= timedelta(days=config.alerts.key_days):
+            continue
+        days = (datetime.fromisoformat(key.expires) - now).total_seconds() / 86_400
+        if -1 < days < config.alerts.key_days:
+            when = f"expires in {days:.1f} days, on" if days > 0 else "has expired, on"
+            message = f"The API key {key.prefix} of the role {key.role} {when} {key.expires}."
+            found.append(Finding("key_expiring", message, subject=key.prefix, value=days, bound=config.alerts.key_days))
+    return found
+
+
+def place(config: Config) -> str:
+    """Names the home, with its spool and its disk, which several processes may share and other machines cannot see."""
+    file = config.home / "place"
+    if not file.is_file():
+        with locked(file):
+            if not file.is_file():
+                file.write_text(f"{socket.gethostname()}-{secrets.token_hex(3)}", encoding="utf-8")
+    return file.read_text(encoding="utf-8")

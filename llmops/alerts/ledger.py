@@ -1,0 +1,248 @@
+"""What was raised and is not over, in the database: every change is one transaction, whichever process finds it.
+
+An alert is told of apart by its rule, subject and place. The transaction that raises or resolves it also writes down
+who has to be told, so that nothing is lost between the two, whatever kills the process.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmops.alerts.finding import Finding, document
+from llmops.config import Config
+from llmops.errors import ConfigError
+from llmops.monitoring.events import timestamp
+from llmops.state import audit, tables
+from llmops.state.database import database_of
+
+Row = Mapping[str, Any]
+
+KEPT = timedelta(days=90)  #: how long what is over stays in the tables
+GONE = timedelta(hours=1)  #: a machine that says nothing for so long is gone, and with it what it has raised
+JUDGED = "alerts"  #: the heartbeat of whoever judges
+
+
+def judged(
+    config: Config, findings: Iterable[Finding], rules: Collection[str], now: datetime, place: str = ""
+) -> list[dict[str, Any]]:
+    """Raise what is new, resolve what has been over for long enough; returns what was raised or resolved.
+
+    Args:
+        config: for how long a rule has to hold before its alert is over, and who is told.
+        findings: all that is broken, of the rules that could be judged.
+        rules: these. What another rule has raised stays as it is.
+        now: when they were judged.
+        place: the machine that judged; what others alone can judge stays as it is, unless they are gone.
+    """
+    moment = timestamp(now)
+    told: list[dict[str, Any]] = []
+    with database_of(config).change() as connection:
+        open_rows = {_key(row): row for row in _open(connection)}
+        for finding in findings:
+            row = open_rows.pop((finding.rule, finding.subject, finding.place), None)
+            if row is None:
+                row = _insert(connection, finding, uuid.uuid4().hex, moment)
+                told.append(document(config, row, "raised"))
+            else:
+                values = {"held": max(row["held"], moment), "finding": finding.kept()}
+                _update(connection, row["id"], values)
+        fine, gone = timestamp(now - timedelta(minutes=config.alerts.resolve_minutes)), timestamp(now - GONE)
+        for row in open_rows.values():
+            here = row["rule"] in rules and row["place"] in ("", place)
+            if (here and row["held"] <= fine) or (row["place"] not in ("", place) and row["held"] <= gone):
+                told.append(_resolve(connection, config, row, moment))
+        _tell_open(connection, config, moment)
+        _beat(connection, JUDGED, moment)
+        _prune(connection, timestamp(now - KEPT))
+    return told
+
+
+def raise_once(config: Config, finding: Finding, identity: str, now: datetime) -> bool:
+    """Raise what happens at a moment, a run that fails; False if this very thing, over or not, was raised before.
+
+    It is resolved by `over`.
+    """
+    id, moment = uuid.uuid5(uuid.NAMESPACE_URL, identity).hex, timestamp(now)
+    with database_of(config).change() as connection:
+        if connection.scalar(sa.select(tables.alerts.c.id).where(tables.alerts.c.id == id)):
+            return False
+        _insert(connection, finding, id, moment)
+        _tell_open(connection, config, moment)
+    return True
+
+
+def over(config: Config, rules: Collection[str], subject: str, now: datetime) -> int:
+    """Resolve the alerts of these rules about a subject; returns how many were open."""
+    with database_of(config).change() as connection:
+        rows = [row for row in _open(connection) if row["rule"] in rules and row["subject"] == subject]
+        for row in rows:
+            _resolve(connection, config, row, timestamp(now))
+    return len(rows)
+
+
+def silence(
+    config: Config, rule: str, subject: str, reason: str, by: str, now: datetime, until: datetime
+) -> dict[str, Any]:
+    """Tell nobody of a rule's alerts, about one subject or any, until a time.
+
+    What was told already gets no second message but its end.
+
+    Raises:
+        ConfigError: if there is no reason, or the end is not ahead.
+    """
+    if not reason.strip():
+        raise ConfigError("A silence needs a reason: --reason TEXT.")
+    if until <= now:
+        raise ConfigError(f"A silence has to end later than now, not at {timestamp(until)}.")
+    row = {"rule": rule, "subject": subject, "reason": reason, "by": by}
+    row |= {"created": timestamp(now), "until": timestamp(until)}
+    with database_of(config).change() as connection:
+        number = connection.execute(sa.insert(tables.alert_silences).values(row).returning(tables.alert_silences.c.id))
+        made = {"id": number.scalar_one(), **row}
+        audit.note(connection, "silence", by=by, target=rule, fields=made)
+        for open_row in _open(connection):
+            if _matches(made, open_row):
+                _tell_silenced(connection, config, open_row, made)
+    return made
+
+
+def unsilence(config: Config, number: int, by: str, now: datetime) -> None:
+    """End a silence; what is open and was not told yet is told now.
+
+    Raises:
+        ConfigError: if no silence with this number goes on.
+    """
+    silences, moment = tables.alert_silences, timestamp(now)
+    with database_of(config).change() as connection:
+        ended = connection.execute(
+            sa.update(silences).where(silences.c.id == number, silences.c.until > moment).values(until=moment)
+        )
+        if not ended.rowcount:
+            raise ConfigError(f"No silence {number} goes on; `llmops alerts list` shows them.")
+        audit.note(connection, "unsilence", by=by, target=str(number), fields={})
+        _tell_open(connection, config, moment)
+
+
+def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[dict[str, Any]]]:
+    """What is `open`, what is `over` since some days, `silences` that go on, `deliveries` that failed."""
+    alerts, deliveries, silences = tables.alerts, tables.alert_deliveries, tables.alert_silences
+    since = timestamp(now - timedelta(days=days))
+    with database_of(config).read() as connection:
+
+        def rows(select: sa.Select[Any]) -> list[dict[str, Any]]:
+            return [dict(row) for row in connection.execute(select).mappings()]
+
+        going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
+        late = sa.or_(
+            sa.and_(deliveries.c.ended == "", deliveries.c.error != ""),
+            sa.and_(deliveries.c.outcome == "given_up", deliveries.c.ended >= since),
+        )
+        return {
+            "open": rows(sa.select(alerts).where(alerts.c.resolved == "").order_by(alerts.c.raised)),
+            "over": rows(sa.select(alerts).where(alerts.c.resolved >= since).order_by(alerts.c.raised)),
+            "silences": rows(going),
+            "deliveries": rows(sa.select(deliveries).where(late).order_by(deliveries.c.created)),
+        }
+
+
+def beat(config: Config, name: str, now: datetime) -> None:
+    """Note that what runs by a schedule does so."""
+    with database_of(config).change() as connection:
+        _beat(connection, name, timestamp(now))
+
+
+def heartbeats(config: Config) -> dict[str, str]:
+    """When what runs by a schedule did so last."""
+    with database_of(config).read() as connection:
+        return {row.name: row.time for row in connection.execute(sa.select(tables.heartbeats))}
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["rule"], row["subject"], row["place"]
+
+
+def _open(connection: sa.Connection) -> list[Row]:
+    select = sa.select(tables.alerts).where(tables.alerts.c.resolved == "").order_by(tables.alerts.c.raised)
+    return [dict(row) for row in connection.execute(select).mappings()]
+
+
+def _insert(connection: sa.Connection, finding: Finding, id: str, moment: str) -> Row:
+    row = {
+        "id": id, "rule": finding.rule, "subject": finding.subject, "place": finding.place,
+        "severity": finding.severity, "finding": finding.kept(), "raised": moment, "held": moment, "told": "",
+        "resolved": "",
+    }  # fmt: skip
+    connection.execute(sa.insert(tables.alerts).values(row))
+    return row
+
+
+def _update(connection: sa.Connection, id: str, values: Mapping[str, Any]) -> None:
+    connection.execute(sa.update(tables.alerts).where(tables.alerts.c.id == id).values(values))
+
+
+def _resolve(connection: sa.Connection, config: Config, row: Row, moment: str) -> dict[str, Any]:
+    row = {**row, "resolved": moment}
+    _update(connection, row["id"], {"resolved": moment})
+    told = document(config, row, "resolved")
+    _put(connection, config, told, everybody=bool(row["told"]))
+    return told
+
+
+def _tell_open(connection: sa.Connection, config: Config, moment: str) -> None:
+    """Put what is open and was not told into the deliveries, unless it is silenced."""
+    silences = connection.execute(
+        sa.select(tables.alert_silences).where(tables.alert_silences.c.until > moment)
+    ).mappings()
+    going = [dict(row) for row in silences]
+    for row in _open(connection):
+        if row["told"]:
+            continue
+        if silenced := next((s for s in going if _matches(s, row)), None):
+            _tell_silenced(connection, config, row, silenced)
+            continue
+        _put(connection, config, document(config, row, "raised"))
+        _update(connection, row["id"], {"told": moment})
+
+
+def _tell_silenced(connection: sa.Connection, config: Config, row: Row, silenced: Row) -> None:
+    told = document(config, row, "silenced")
+    told |= {"id": f"{told['id']}.{silenced['id']}", "reason": silenced["reason"], "by": silenced["by"]}
+    _put(connection, config, told, everybody=False)
+
+
+def _matches(silence: Row, alert: Row) -> bool:
+    return silence["rule"] == alert["rule"] and silence["subject"] in ("", alert["subject"])
+
+
+def _put(connection: sa.Connection, config: Config, told: dict[str, Any], everybody: bool = True) -> None:
+    """Write down who has to be told; with `everybody` also whoever is not of this house."""
+    names = ["log", "event"]
+    if everybody:
+        names += [r.name for r in config.alerts.receivers if told["severity"] in r.severities]
+    table = tables.alert_deliveries
+    there = set(connection.scalars(sa.select(table.c.id).where(table.c.alert == told["alert"])))
+    created = timestamp()
+    for name in names:
+        if (id := f"{told['id']}.{name}") not in there:
+            row = {"id": id, "alert": told["alert"], "receiver": name, "document": told, "created": created}
+            row |= {"due": created, "tries": 0, "error": "", "ended": "", "outcome": "waiting"}
+            connection.execute(sa.insert(table).values(row))
+
+
+def _beat(connection: sa.Connection, name: str, moment: str) -> None:
+    table = tables.heartbeats
+    done = connection.execute(sa.update(table).where(table.c.name == name).values(time=moment))
+    if not done.rowcount:
+        connection.execute(sa.insert(table).values(name=name, time=moment))
+
+
+def _prune(connection: sa.Connection, before: str) -> None:
+    alerts, deliveries, silences = tables.alerts, tables.alert_deliveries, tables.alert_silences
+    connection.execute(sa.delete(deliveries).where(deliveries.c.created < before))
+    connection.execute(sa.delete(alerts).where(alerts.c.resolved != "", alerts.c.resolved < before))
+    connection.execute(sa.delete(silences).where(silences.c.until < before))

@@ -1,0 +1,160 @@
+"""Rules about requests: how long they take and wait, how many fail, how many answers are cut.
+
+Latency is that of answers of `/generate`, errors are the share of 5xx among answered and failed requests, as in
+`llmops.monitoring.objectives`. Burn rates are those of two windows each (Google, The Site Reliability Workbook,
+chapter 5): the long one tells that it matters, the short one that it goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from llmops.alerts.finding import Finding
+from llmops.config import Config
+from llmops.config.alerts import Rule
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.figures.requests import percentile
+from llmops.monitoring.reader import Reader
+
+_FIELDS = (
+    "@timestamp",
+    "url.path",
+    "http.response.status_code",
+    "event.duration",
+    "llmops.queue_time",
+    "llmops.guard.rules",
+)
+#: rule → windows that both have to burn too fast, in multiples of the window that is judged
+BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
+PARTS = 5  #: of a window, in which the requests of the longer ones are counted
+
+
+class Request(NamedTuple):
+    """A request to a model, answered or failed through no fault of the caller."""
+
+    moment: float  #: when it came, seconds since the epoch
+    path: str
+    failed: bool
+    ms: float
+    waited_ms: float | None
+    cut: bool  #: by the guard
+
+
+class Traffic:
+    """The requests of the window, and counts of those before it: so that hours of requests are read only once.
+
+    Args:
+        reader: of the events.
+        window: how long is judged.
+    """
+
+    def __init__(self, reader: Reader, window: timedelta) -> None:
+        self._reader, self._window = reader, window
+        self._part_s = window.total_seconds() / PARTS
+        self._counts: dict[int, tuple[int, int]] = {}  #: part → requests, failed ones
+        self._known: datetime | None = None
+
+    def read(self, now: datetime) -> list[Request]:
+        """The requests of the window before `now`."""
+        longest = now - max(windows[1] for windows in BURNS.values()) * self._window
+        first = now - self._window if self._known is None else min(now, self._known) - self._window
+        since = self._start(longest if self._known is None else max(first, longest))
+        requests = [
+            Request(
+                datetime.fromisoformat(time).timestamp(), path or "/generate", status >= 500, (duration or 0) / 1e6,
+                None if waited is None else waited / 1e6, bool(rules),
+            )
+            for time, path, status, duration, waited, rules in self._reader.columns(
+                SERVING, _FIELDS, timestamp(since), timestamp(now)
+            )
+            if status and (status < 400 or status >= 500)
+        ]  # fmt: skip
+        self._count(requests, since, longest)
+        self._known = now
+        begin = (now - self._window).timestamp()
+        return [request for request in requests if request.moment >= begin]
+
+    def counted(self, now: datetime, windows: int) -> tuple[int, int]:
+        """Requests, and failed ones, of so many windows before `now`, to a part of a window."""
+        first = self._part((now - windows * self._window).timestamp())
+        found = [counts for part, counts in self._counts.items() if part >= first]
+        return sum(count for count, _ in found), sum(failed for _, failed in found)
+
+    def _count(self, requests: Sequence[Request], since: datetime, longest: datetime) -> None:
+        oldest, anew = self._part(longest.timestamp()), self._part(since.timestamp())
+        self._counts = {part: counts for part, counts in self._counts.items() if oldest <= part < anew}
+        for request in requests:
+            part = self._part(request.moment)
+            count, failed = self._counts.get(part, (0, 0))
+            self._counts[part] = (count + 1, failed + request.failed)
+
+    def _part(self, moment: float) -> int:
+        return math.floor(moment / self._part_s)
+
+    def _start(self, moment: datetime) -> datetime:
+        return datetime.fromtimestamp(self._part(moment.timestamp()) * self._part_s, UTC)
+
+
+def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Finding]:
+    """`latency_p95`, `error_rate`, `queue_time` and `guard_rejections` of the requests of one window."""
+    enough, least = config.monitoring.min_requests, config.alerts.min_bad
+    since, until = timestamp(now - timedelta(minutes=config.alerts.window_minutes)), timestamp(now)
+    last = f"in the last {spoken(config.alerts.window_minutes)}"
+    found: list[Finding] = []
+
+    def times(rule: Rule, what: str, values: Sequence[float], bound: float) -> None:
+        p95, slow = percentile(values, 0.95), sum(value > bound for value in values)
+        if p95 is not None and len(values) >= enough and slow >= least and p95 > bound:
+            message = (
+                f"The 95th percentile of {what} is {p95:,.0f} ms {last}, above the {bound:,.0f} ms that are promised: "
+                f"{slow} of {len(values)} took longer."
+            )
+            found.append(Finding(rule, message, value=p95, bound=bound, since=since, until=until))
+
+    def share(rule: Rule, what: str, bad: int, of: int, bound: float) -> None:
+        if of >= enough and bad >= least and bad / of > bound:
+            message = f"{bad} of {of} {what} {last}, {bad / of:.1%}, more than {bound:.1%}."
+            found.append(Finding(rule, message, value=bad / of, bound=bound, since=since, until=until))
+
+    answered = [request for request in requests if not request.failed]
+    own = [request.ms for request in answered if request.path == "/generate"]
+    waits = [request.waited_ms for request in answered if request.waited_ms is not None]
+    times("latency_p95", "answers of /generate", own, config.monitoring.latency_p95_ms)
+    times("queue_time", "waiting for an engine", waits, config.alerts.queue_time_ms)
+    failed = len(requests) - len(answered)
+    share("error_rate", "requests failed", failed, len(requests), config.monitoring.error_rate)
+    cut = sum(request.cut for request in answered)
+    share("guard_rejections", "answers were cut by the guard", cut, len(answered), config.alerts.guard_share)
+    return found
+
+
+def judge_burns(config: Config, traffic: Traffic, now: datetime) -> list[Finding]:
+    """The burn rates, after `traffic.read`."""
+    budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
+    found: list[Finding] = []
+    for rule, (short, long) in BURNS.items() if budget else ():
+        bound = config.alerts.burn_fast if rule == "burn_rate_fast" else config.alerts.burn_slow
+        (of, failed), (before, failed_before) = traffic.counted(now, short), traffic.counted(now, long)
+        if failed < config.alerts.min_bad or before < config.monitoring.min_requests:
+            continue
+        burn, burn_before = failed / of / budget, failed_before / before / budget
+        if min(burn, burn_before) > bound:
+            message = (
+                f"Requests fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "
+                f"{spoken(short * minutes)} and {burn_before:.1f} times in the last {spoken(long * minutes)} "
+                f"({failed_before} of {before}); {bound:g} times raise this."
+            )
+            since = timestamp(now - timedelta(minutes=long * minutes))
+            found.append(Finding(rule, message, value=burn, bound=bound, since=since, until=timestamp(now)))
+    return found
+
+
+def spoken(minutes: float) -> str:
+    """A time as people say it."""
+    if minutes < 1:
+        return f"{minutes * 60:g} s"
+    return f"{minutes:g} min" if minutes < 120 else f"{minutes / 60:g} h"

@@ -1,0 +1,108 @@
+"""The command about alerts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+from llmops.cli.command import Add, who
+from llmops.config import Config
+from llmops.config.alerts import Rule
+from llmops.errors import ConfigError
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    sub = add(alerts)
+    sub.add_argument("action", choices=["list", "silence", "unsilence", "test", "watch"])
+    sub.add_argument("what", nargs="?", default="", help="for silence: the rule; for unsilence: the silence's number")
+    sub.add_argument("--subject", default="", help="for silence: only alerts about this (default: any)")
+    sub.add_argument("--reason", default="", help="for silence: why")
+    sub.add_argument("--hours", type=float, default=2.0, help="for silence: for how long")
+
+
+def alerts(settings: Config, options: argparse.Namespace) -> int:
+    """List and silence alerts, test their receivers, or judge the rules every minute until stopped."""
+    actions = {"list": _list, "silence": _silence, "unsilence": _unsilence, "test": _test, "watch": _watch}
+    if options.what and options.action not in ("silence", "unsilence"):
+        raise ConfigError(f"alerts {options.action}: it takes no {options.what!r}.")
+    return actions[options.action](settings, options)
+
+
+def _list(settings: Config, options: argparse.Namespace) -> int:
+    from llmops.alerts.ledger import listed
+
+    found = listed(settings, datetime.now(UTC))
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for row in found["open"]:
+        told = "" if row["told"] else "  (silenced)"
+        print(f"{row['severity']:<8}  {row['rule']}  {row['subject'] or '-'}  since {row['raised']}{told}")
+        print(f"          {row['finding']['message']}  {settings.alerts.runbook}#{row['rule']}")
+    for row in found["over"]:
+        print(f"over      {row['rule']}  {row['subject'] or '-'}  {row['raised']} to {row['resolved']}")
+    for row in found["silences"]:
+        print(f"silence {row['id']}  {row['rule']}  {row['subject'] or 'any'}  until {row['until']}: {row['reason']}")
+    for row in found["deliveries"]:
+        print(f"{row['outcome']}  {row['receiver']}  {row['id']}  {row['tries']} tries: {row['error']}")
+    if not found["open"]:
+        print("No alert is open.")
+    return 0
+
+
+def _silence(settings: Config, options: argparse.Namespace) -> int:
+    from llmops.alerts.ledger import silence
+
+    if options.what not in get_args(Rule):
+        raise ConfigError(f"alerts silence: there is no rule {options.what!r}; there are {', '.join(get_args(Rule))}.")
+    if not 0 < options.hours <= 24 * 366:
+        raise ConfigError(f"alerts silence: --hours must be more than 0 and at most a year, not {options.hours:g}.")
+    now = datetime.now(UTC)
+    until = now + timedelta(hours=options.hours)
+    made = silence(settings, options.what, options.subject, options.reason, who(), now, until)
+    print(json.dumps(made) if options.json else f"silence {made['id']} until {made['until']}")
+    return 0
+
+
+def _unsilence(settings: Config, options: argparse.Namespace) -> int:
+    from llmops.alerts.ledger import unsilence
+
+    if not options.what.isdecimal():
+        raise ConfigError("alerts unsilence: give the number that `llmops alerts list` shows.")
+    unsilence(settings, int(options.what), who(), datetime.now(UTC))
+    return 0
+
+
+def _test(settings: Config, options: argparse.Namespace) -> int:
+    from llmops.alerts.receivers.kinds import receivers_of
+    from llmops.alerts.receivers.trial import try_out
+
+    found = try_out(settings, receivers_of(settings))
+    missing = {r.name for r in settings.alerts.receivers} - found.keys()
+    results: dict[str, Any] = {**found, **dict.fromkeys(sorted(missing), "it needs Airflow, which is not here")}
+    if options.json:
+        print(json.dumps(results))
+    for name, error in {} if options.json else results.items():
+        print(f"{name}: {error or 'told'}")
+    return 1 if any(results.values()) else 0
+
+
+def _watch(settings: Config, options: argparse.Namespace) -> int:
+    from llmops.alerts.watch import Watch
+
+    if not settings.alerts.every_s:
+        raise ConfigError("alerts watch: alerts.every_s is 0, so nothing is judged.")
+    watch = Watch(settings)
+    signal.signal(signal.SIGTERM, lambda *_: watch.stop(0.0))
+    watch.start()
+    print(f"The rules are judged every {settings.alerts.every_s:g} s until this is stopped.", file=sys.stderr)
+    try:
+        watch.wait()
+    finally:
+        watch.stop()
+    return 0

@@ -1,0 +1,104 @@
+"""The section of alerts: what raises one, and who is told."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llmops.config.section import Section, Where
+from llmops.config.urls import check_password
+
+Rule = Literal[
+    "latency_p95", "error_rate", "burn_rate_fast", "burn_rate_slow", "queue_length", "queue_time", "drift", "decay",
+    "guard_rejections", "spool", "disk", "stage_failed", "dag_missing", "key_expiring", "run_failed", "run_late",
+    "gc_failed",
+]  # fmt: skip
+Severity = Literal["warning", "critical"]
+
+_SECRET = re.compile(r"\$\{\w+\}")
+#: hours after which a DAG that runs by its schedule should have run again
+MISSING: dict[str, float] = {"llmops_pipeline": 26, "llm_monitoring": 2, "llm_governance_review": 26}
+
+
+class Receiver(Section):
+    """Who is told of alerts: an address of HTTP, people with mail addresses, or one of Airflow's notifiers."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="What deliveries and errors call it.")
+    kind: Literal["webhook", "email", "airflow"] = Field(description="What it is.")
+    severities: tuple[Severity, ...] = Field(("warning", "critical"), description="What it is told of.")
+    timeout_s: float = Field(10, gt=0, le=60, description="How long it may take to accept an alert.")
+    url: str = Field("", description="Webhook: where to, `${NAME}` for what is secret in it.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Webhook: more headers, `${NAME}` for secrets.")
+    template: Literal["json", "slack"] = Field("json", description="Webhook: the form of the body.")
+    template_file: Where | None = Field(None, description="Webhook: a Jinja template of the body, in place of these.")
+    host: str = Field("", description="Mail: the SMTP server.")
+    port: int = Field(587, gt=0, lt=65536, description="Mail: its port.")
+    tls: Literal["starttls", "tls", "off"] = Field("starttls", description="Mail: how the connection is secured.")
+    user: str = Field("", description="Mail: who signs in; empty: nobody.")
+    password: str = Field("", description="Mail: `${NAME}`, a variable of the environment.")
+    sender: str = Field("", description="Mail: the address it comes from.")
+    to: tuple[str, ...] = Field((), description="Mail: the addresses it goes to.")
+    notifier: str = Field("", description="Airflow: the class, as `package.module.Class`.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Airflow: what it is made with; `${NAME}` too.")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Receiver:
+        needed = {"webhook": ("url",), "email": ("host", "sender", "to"), "airflow": ("notifier",)}[self.kind]
+        if missing := [field for field in needed if not getattr(self, field)]:
+            raise ValueError(f"the receiver {self.name!r} of kind {self.kind} needs {' and '.join(missing)}")
+        if self.url:
+            if not self.url.startswith(("http://", "https://", "${")):
+                raise ValueError(f"the receiver {self.name!r} needs a URL of http:// or https://")
+            check_password(self.url)
+        if self.password and not _SECRET.fullmatch(self.password):
+            raise ValueError(
+                f"write the password of the receiver {self.name!r} as ${{NAME}} and set NAME in the environment"
+            )
+        if any(
+            "\n" in address or "\r" in address or "@" not in address for address in (*self.to, self.sender) if address
+        ):
+            raise ValueError(f"the receiver {self.name!r} names an address that is none")
+        return self
+
+
+class Alerts(Section):
+    """What raises an alert, and who is told. Rules about requests have their objectives in `monitoring`."""
+
+    every_s: float = Field(60, ge=0, description="How often the serving app judges the rules, in seconds; 0: never.")
+    window_minutes: float = Field(
+        5, gt=0, description="The time that is judged; burn rates take 1, 6, 12 and 72 of it."
+    )
+    resolve_minutes: float = Field(5, ge=0, description="An alert is over when its rule has held for so long.")
+    off: tuple[Rule, ...] = Field((), description="Rules that raise nothing.")
+    min_bad: int = Field(5, ge=1, description="Fewer slow, failed or rejected requests than this raise nothing.")
+    burn_fast: float = Field(
+        14.4, gt=1, description="Errors so many times as fast as `monitoring.error_rate` allows, in 5 and 60 minutes."
+    )
+    burn_slow: float = Field(6, gt=1, description="The same in 30 minutes and 6 hours.")
+    queue_length: int = Field(32, ge=1, description="Requests that wait for an engine, at three looks in a row.")
+    queue_time_ms: float = Field(500, gt=0, description="95th percentile of the time that requests wait.")
+    drift_windows: int = Field(2, ge=1, description="Windows in a row that must differ from the reference.")
+    guard_share: float = Field(0.05, gt=0, le=1, description="Share of the answers that the guard has cut.")
+    spool_minutes: float = Field(15, gt=0, description="Age of the oldest event that a sink has yet to take.")
+    spool_events: int = Field(100_000, ge=1, description="Events that a sink has yet to take.")
+    disk_free: float = Field(0.05, ge=0, lt=1, description="Share of the home's disk that has to be free.")
+    key_days: float = Field(7, ge=0, description="Days before a key expires.")
+    missing_hours: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: MISSING,
+        description="DAG that runs by its schedule: hours after which it should have run again.",
+    )
+    receivers: tuple[Receiver, ...] = Field(
+        (), description="Who is told, besides the log and the events: docs/monitoring.md."
+    )
+    dashboard: str = Field("", description="Address of the dashboard for links; by default that of the serving app.")
+    runbook: str = Field("docs/runbook.md", description="Where the runbook is, a path or an address.")
+
+    @field_validator("receivers")
+    @classmethod
+    def _names_differ(cls, value: tuple[Receiver, ...]) -> tuple[Receiver, ...]:
+        names = [receiver.name for receiver in value]
+        if twice := sorted({name for name in names if names.count(name) > 1 or name in ("log", "event")}):
+            raise ValueError(f"each receiver needs a name of its own, none of them log or event: {twice[0]!r}")
+        return value

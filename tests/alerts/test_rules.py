@@ -1,0 +1,225 @@
+"""What raises an alert and what does not, judged on events in the local store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.access.keys import keys_of
+from llmops.alerts import conditions, ledger
+from llmops.alerts.judge import Judge
+from llmops.alerts.traffic import BURNS, Traffic
+from llmops.config import Config
+from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE, SERVING
+from llmops.monitoring.events import build, emit, timestamp
+from llmops.monitoring.sinks.local import LocalStore
+
+NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(home=tmp_path, alerts={"disk_free": 0})
+
+
+def requests(
+    count: int, ms: float = 100, status: int = 200, ago: float = 2, every_s: float = 0.1, **fields: Any
+) -> list[dict[str, Any]]:
+    first = NOW - ago * MINUTE
+    return [
+        build(
+            SERVING,
+            {
+                "@timestamp": timestamp(first + timedelta(seconds=n * every_s)),
+                "http.response.status_code": status,
+                "event.duration": int(ms * 1e6),
+                "url.path": "/generate",
+                **fields,
+            },
+        )
+        for n in range(count)
+    ]
+
+
+def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) -> set[str]:
+    LocalStore(config.events).send([event for several in events for event in several])
+    return {told["rule"] for told in Judge(config, **judging).judge(NOW) if told["state"] == "raised"}
+
+
+@pytest.mark.parametrize(
+    ("events", "rules"),
+    [
+        ([requests(60, 1500)], {"latency_p95"}),
+        ([requests(60, 1000)], set()),  # kept to the millisecond
+        ([requests(60, 100)], set()),
+        ([requests(1, 30_000), requests(2)], set()),  # one slow request of three
+        ([requests(1, 30_000), requests(40)], set()),  # a first request that waited for the model
+        ([requests(4, 5000), requests(40)], set()),  # 9 %, but four
+        ([requests(5, 5000), requests(40)], {"latency_p95"}),
+        ([requests(60, 1500, ago=6)], set()),  # before the window
+        ([requests(60, 5000, **{"url.path": "/v1/chat/completions"})], set()),  # the promise is of /generate
+        ([requests(60, 1, status=429), requests(3)], set()),  # a caller's mistakes
+        ([requests(4, status=500), requests(100)], set()),
+        ([requests(5, status=500), requests(100)], {"error_rate"}),
+        ([requests(60, **{"llmops.queue_time": int(8e8)})], {"queue_time"}),
+        ([requests(60, **{"llmops.queue_time": int(1e8)})], set()),
+        ([requests(10, **{"llmops.guard.rules": ["secret"]}), requests(100)], {"guard_rejections"}),
+        ([requests(5, **{"llmops.guard.rules": ["secret"]}), requests(100)], set()),
+    ],
+)
+def test_requests(config: Config, events: Any, rules: set[str]) -> None:
+    assert raised(config, *events) == rules
+
+
+def test_burn_rates_need_both_of_their_windows(config: Config) -> None:
+    good = requests(3000, ago=360, every_s=7.2)  # six hours, 500 an hour
+    assert raised(config, good, requests(8, status=500)) == {"error_rate"}  # too few to matter within the hour
+    assert raised(config, requests(150, status=500, ago=4)) == {"burn_rate_fast"}
+
+
+def test_a_slow_burn_is_found_though_no_hour_stands_out(config: Config) -> None:
+    bad = requests(300, status=500, ago=359, every_s=71.8)  # one in eleven, all the time
+    assert raised(config, requests(3000, ago=360, every_s=7.2), bad) == {"burn_rate_slow"}
+
+
+def test_hours_of_requests_are_read_once(config: Config) -> None:
+    class Counting(LocalStore):
+        read: list[str] = []
+
+        def columns(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
+            self.read.append(since)
+            return super().columns(dataset, fields, since, until)
+
+    store = Counting(config.events)
+    store.send([*requests(100, ago=300), *requests(10, status=500, ago=2)])
+    traffic = Traffic(store, 5 * MINUTE)
+    longest = BURNS["burn_rate_slow"][1]
+    for later in range(4):
+        now = NOW + later * MINUTE
+        assert len(traffic.read(now)) == 10
+        assert traffic.counted(now, longest) == (110, 10)
+    hours = [(NOW - datetime.fromisoformat(since)) > timedelta(hours=1) for since in store.read]
+    assert hours == [True, False, False, False]
+    assert len(traffic.read(NOW + 60 * MINUTE)) == 0  # after a pause, nothing is counted twice
+    assert traffic.counted(NOW + 60 * MINUTE, longest) == (110, 10)
+
+
+def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:
+    lengths = iter([90, 90, 3, 90, 90, 90])
+    judge = Judge(config, waiting=lambda: next(lengths))
+    told = [[t["state"] for t in judge.judge(NOW + n * MINUTE)] for n in range(6)]
+    assert told == [[], [], [], [], [], ["raised"]]
+
+
+def drifts(windows: Sequence[bool], feature: str = "length") -> list[dict[str, Any]]:
+    return [
+        build(
+            DRIFT,
+            {
+                "@timestamp": timestamp(NOW - timedelta(hours=len(windows) - n)),
+                "llmops.drift.until": timestamp(NOW - timedelta(hours=len(windows) - n)),
+                "llmops.drift.feature": feature, "llmops.drift.side": "prompt", "llmops.drift.test": test,
+                "llmops.drift.drifted": drifted and test == "ks", "llmops.model.version": "v1",
+            },
+        )
+        for n, drifted in enumerate(windows) for test in ("ks", "psi")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("windows", "rules"), [([True, True], {"drift"}), ([True], set()), ([True, True, False], set()), ([], set())]
+)
+def test_drift_takes_two_windows_in_a_row(config: Config, windows: list[bool], rules: set[str]) -> None:
+    assert raised(config, drifts(windows), drifts([False, True], "words")) == rules
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "rules"),
+    [
+        ("f1", -0.02, -0.01, {"decay"}),
+        ("f1", -0.02, 0.01, set()),
+        ("f1", 0.01, 0.02, set()),
+        ("perplexity", 0.1, 0.2, {"decay"}),
+        ("perplexity", -0.2, -0.1, set()),
+        ("f1", None, None, set()),
+    ],
+)
+def test_decay(config: Config, metric: str, low: float | None, high: float | None, rules: set[str]) -> None:
+    event = {"@timestamp": timestamp(NOW - timedelta(hours=9)), "llmops.decay.metric": metric}
+    event |= {"llmops.decay.slope_low": low, "llmops.decay.slope_high": high, "llmops.decay.set": "fixed"}
+    assert raised(config, [build(DECAY, event)]) == rules
+
+
+def test_the_last_word_of_a_stage_counts_and_those_of_airflow_have_their_own_alert(config: Config) -> None:
+    def stage(name: str, outcome: str, hours: float, run: str = "") -> dict[str, Any]:
+        fields = {"event.action": name, "event.outcome": outcome, "llmops.run": run}
+        return build(PIPELINE, {"@timestamp": timestamp(NOW - timedelta(hours=hours)), **fields})
+
+    events = [
+        stage("train", "failure", 3),
+        stage("train", "success", 2),
+        stage("collect", "failure", 1, "scheduled__1"),
+    ]
+    assert raised(config, events) == set()
+    assert raised(config, [stage("train", "failure", 1)]) == {"stage_failed"}
+
+
+def test_a_spool_that_is_not_emptied(config: Config) -> None:
+    from llmops.monitoring.spool import Spool
+
+    with Spool(config.events) as spool:
+        spool.register(["elasticsearch"])
+    emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 14 * MINUTE)})
+    assert raised(config) == set()
+    emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 90 * MINUTE)})
+    assert conditions.spool(config, NOW + 2 * MINUTE)[0].subject == "elasticsearch"
+    few = config.model_copy(update={"alerts": config.alerts.model_copy(update={"spool_events": 1})})
+    assert raised(few) == {"spool"}
+
+
+def test_a_full_disk(config: Config) -> None:
+    full = config.model_copy(update={"alerts": config.alerts.model_copy(update={"disk_free": 0.9999})})
+    assert raised(full) == {"disk"}
+
+
+def test_a_dag_is_missed_only_if_it_ever_ran_by_its_schedule(config: Config) -> None:
+    assert raised(config) == set()
+    ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=1.9))
+    assert raised(config) == set()
+    ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=2.1))
+    assert raised(config) == {"dag_missing"}
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "found"), [(90, 6.9, True), (90, 0.1, True), (90, -0.5, True), (90, 7.5, False), (1, 0.5, False)]
+)
+def test_a_key_that_expires_soon(config: Config, days: float, left: float, found: bool) -> None:
+    store = keys_of(config)
+    store._now = lambda: NOW - timedelta(days=days - left)
+    store.create("user", "ana", days)
+    store.create("user", "ben")
+    _, revoked = store.create("user", "cleo", days)
+    store.revoke(revoked.prefix)
+    assert raised(config) == ({"key_expiring"} if found else set())
+
+
+def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:
+    class Broken(LocalStore):
+        def columns(self, *args: Any, **more: Any) -> Any:
+            raise ConnectionError("no server")
+
+    ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=5))
+    assert raised(config, reader=Broken(config.events)) == {"dag_missing"}
+    off = Config(home=config.home / "other", alerts={"off": ["latency_p95"], "disk_free": 0})
+    assert raised(off, requests(60, 1500)) == set()
+
+
+def test_without_a_store_that_can_be_read_the_other_rules_are_judged(tmp_path: Path) -> None:
+    monitoring = {"sinks": ["elasticsearch"], "elasticsearch_url": "http://127.0.0.1:9"}
+    config = Config(home=tmp_path, alerts={"disk_free": 0.9999}, monitoring=monitoring)
+    assert {told["rule"] for told in Judge(config).judge(NOW)} == {"disk"}

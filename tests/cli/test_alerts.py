@@ -1,0 +1,77 @@
+"""The command about alerts: silences, and the process that judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from llmops import cli
+from llmops.alerts import ledger
+from llmops.alerts.finding import SEVERITIES, Finding
+from llmops.config import Config
+from llmops.config.alerts import Rule
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    return Config(home=tmp_path)
+
+
+def test_each_rule_has_a_severity_and_its_line_in_the_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(get_args(Rule)) == sorted(SEVERITIES)
+
+
+def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    ledger.judged(config, [Finding("disk", "It is full.")], {"disk"}, now - timedelta(minutes=1))
+    assert cli.main(["alerts", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "critical" in out and "It is full." in out and "docs/runbook.md#disk" in out
+    assert cli.main(["alerts", "silence", "disk", "--reason", "it is swapped", "--hours", "3", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert cli.main(["alerts", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [row["rule"] for row in listed["open"]] == ["disk"]
+    assert [row["reason"] for row in listed["silences"]] == ["it is swapped"]
+    assert cli.main(["alerts", "unsilence", str(made["id"])]) == 0
+    assert cli.main(["alerts", "unsilence", str(made["id"])]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["silence", "disc", "--reason", "x"], ["silence", "disk"],
+        ["silence", "disk", "--reason", "x", "--hours", "0"],
+        ["silence", "disk", "--reason", "x", "--hours", "nan"], ["unsilence", "x"],
+        ["unsilence", "7"], ["list", "disk"],
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_one_line(config: Config, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["alerts", *words]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_process_that_judges_ends_when_it_is_told_to(config: Config) -> None:
+    command = [sys.executable, "-m", "llmops", "alerts", "watch"]
+    command += ["--set", "alerts.every_s=0.2", "--set", "alerts.disk_free=0.9999"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    for line in process.stderr:
+        if "critical: disk" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert [row["rule"] for row in ledger.listed(config, datetime.now(UTC))["open"]] == ["disk"]
