@@ -29,7 +29,20 @@ from peers import ended
 from report import machine, machine_name
 
 FOLDER = Path(__file__).parent
-NAMES = ("overhead", "features", "data", "workers", "training", "merge", "tuning", "canary", "serving", "load", "gate")
+NAMES = (
+    "overhead",
+    "features",
+    "data",
+    "workers",
+    "training",
+    "merge",
+    "tuning",
+    "canary",
+    "serving",
+    "load",
+    "gate",
+    "drift",
+)
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made
 TAIL = 30  #: lines of the output of one that fails
 

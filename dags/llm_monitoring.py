@@ -2,8 +2,9 @@
 ### Every hour: deliver events, look at the service level
 
 Sends what is left in the event spool to its sinks, then judges the latency and the error rate of the requests of the
-data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed. A
-sink that is down stops neither alerts nor the other sinks, but the run is red.
+data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed, and
+compares the last window of requests that has ended with the champion's reference, once, for drift. A sink that is down
+stops neither alerts nor the other sinks, but the run is red.
 """
 
 from __future__ import annotations
@@ -52,9 +53,17 @@ def llm_monitoring() -> None:
         since = run.data_interval_start or until - timedelta(hours=1)
         return report(config.events, config.monitoring, since, until)
 
+    @task(multiple_outputs=False, trigger_rule="all_done")
+    def drift() -> dict[str, Any]:
+        from llmops.config import load
+        from llmops.drift.watch import watch_drift
+
+        run = get_current_context()["dag_run"]
+        return watch_drift(load(), run.data_interval_end or run.run_after)
+
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen
-    [delivered, delivered >> judge()] >> EmptyOperator(task_id="delivered_and_judged")
+    [delivered, delivered >> judge(), delivered >> drift()] >> EmptyOperator(task_id="delivered_and_judged")
 
 
 llm_monitoring()

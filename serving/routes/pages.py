@@ -14,6 +14,7 @@ from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public
 from serving.admission.signing import SESSION_S
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
+from serving.observe.drift import drift_figures
 
 RECENT = 8  #: changes of aliases that are shown
 
@@ -46,6 +47,20 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
     return {**dashboard_figures(app.store, span), "serving": serving, "objectives": objectives}
+
+
+@router.get("/drift")
+async def drift(
+    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
+) -> Response:
+    """The page of drift; its script fetches `/drift/data`."""
+    return page(request, "drift.html", model=app.config.release.name, key=key)
+
+
+@router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
+def drift_data(app: AppPartsDep) -> dict[str, Any]:
+    """What differs of the last window of requests that was judged, and in what."""
+    return drift_figures(app.store)
 
 
 @router.post("/signin", dependencies=[Depends(public)])
