@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # beside this file is a serv
 from peers import ArmFailedError, Peer, attempted, in_process  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
 
-EVIDENTLY = Peer("evidently", ("evidently==0.7.23", "pandas<3"))
+EVIDENTLY = Peer("evidently", ("evidently==0.7.23", "pandas<3", "psutil>=7.0"))
 KEPT, FEATURES, PEER = "texts kept", "features only", "Evidently"
 SIDE, TRAINED, WINDOW, DEAL, TOPICS = 3_000, 3_000, 2_000, 10, 7
 #: what windows are like → share of the window, and whether of new topics

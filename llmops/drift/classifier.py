@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import rankdata
-from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 Floats = NDArray[np.float64]
@@ -22,7 +21,8 @@ Floats = NDArray[np.float64]
 PARTS = 5  #: of cross-fitting
 PERMUTATIONS = 399
 RIDGE = 1.0  #: penalty, where rows have a length of about 1
-DIRECTIONS = 200  #: that n-grams are brought down to (latent semantic analysis), of both sets together
+BUCKETS = 2**14  #: that words and pieces of words are hashed into, each; time and memory grow with them
+DIRECTIONS = 128  #: that n-grams are brought down to (latent semantic analysis), of both sets together
 
 
 class Told(NamedTuple):
@@ -63,7 +63,7 @@ def of_texts(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> 
     parts = [
         TfidfTransformer(sublinear_tf=True).fit_transform(vectorizer.transform(texts))
         for vectorizer in (
-            HashingVectorizer(ngram_range=(1, 2), n_features=2**18, alternate_sign=False, norm=None),
+            HashingVectorizer(ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None),
             HashingVectorizer(
                 analyzer="char_wb", ngram_range=(3, 5), n_features=2**18, alternate_sign=False, norm=None
             ),
@@ -73,10 +73,23 @@ def of_texts(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> 
     if not table.nnz:
         return np.zeros((len(reference), 1)), np.zeros((len(window), 1))
     most = min(DIRECTIONS, len(texts) - 1)
-    rows = TruncatedSVD(most, n_iter=3, random_state=seed).fit_transform(table)
+    rows = _directions(table, most, np.random.default_rng(seed))
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 1e-9, lengths, 1.0)
     return rows[: len(reference)], rows[len(reference) :]
+
+
+def _directions(table: sparse.csr_matrix, count: int, rng: np.random.Generator) -> Floats:
+    """The rows in the `count` directions in which they vary most, by a random sketch and two rounds (Halko, Martinsson
+    and Tropp 2011, arXiv:0909.4061). Bases are made of the rows' side only, which is the short one."""
+    wider = min(count + 10, table.shape[0])
+    base = np.linalg.qr(table @ rng.normal(size=(table.shape[1], wider)))[0]
+    for _ in range(2):
+        base = np.linalg.qr(table @ (table.T @ base))[0]
+    other = table.T @ base
+    sizes, turns = np.linalg.eigh(other.T @ other)
+    rows: Floats = base @ (turns[:, ::-1] * np.sqrt(np.maximum(sizes[::-1], 0.0)))[:, :count]
+    return rows
 
 
 def _held_out(rows: Floats, labels: Floats, part: NDArray[np.intp]) -> Floats:
