@@ -4,7 +4,7 @@ Texts with their topics, banking77 where it is at hand (`--data`, else `../share
 the training data, other 3,000 what was asked in a version's first days, and windows are drawn from the rest: of the
 same topics; with a share of them about seven topics that were never there (`new`); or with that share moved to seven
 topics that were (`more`). Training data, first days and topics are drawn anew for every ten windows. What is found is
-what differs in two windows in a row, the same comparison in both; `one look` is what a single window says. The method
+what differs in two windows in a row, the same comparison in both; `once` is what a single window says. The method
 is that of `llmops drift`, with the prompts' texts kept and without. The peer is Evidently's text drift with its
 defaults, two windows in a row likewise: a domain classifier.
 
@@ -37,10 +37,10 @@ SIDE, TRAINED, WINDOW, DEAL, TOPICS = 3_000, 3_000, 2_000, 10, 7
 #: what windows are like → share of the window, and whether of new topics
 SHIFTS = {
     "same": (0.0, True),
-    "new 10 %": (0.1, True),
-    "new 30 %": (0.3, True),
-    "more 10 %": (0.1, False),
-    "more 30 %": (0.3, False),
+    "new10": (0.1, True),
+    "new30": (0.3, True),
+    "more10": (0.1, False),
+    "more30": (0.3, False),
 }
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     claims = {
         f"{what}, ours ({ours}) over Evidently": ((ours, what), (PEER, what))
         for ours in (KEPT, FEATURES)
-        for what in ("s a window", "new 10 %", "more 10 %")
+        for what in ("s/window", "new10", "more10")
     }
     finish(told, arms, divided(arms, claims), failed, ("scikit-learn", "scipy"), [EVIDENTLY])
 
@@ -102,8 +102,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         runs: list[list[list[str]]] = found["windows"][name]  # of every deal, of every window: what differs
         pairs = [set(a) & set(b) for run in runs for a, b in zip(run, run[1:], strict=False)]
         out[name] = statistics.mean(bool(pair) for pair in pairs)
-        out[f"{name}, one look"] = statistics.mean(bool(differs) for run in runs for differs in run)
-    return {**out, "s a window": statistics.median(found["seconds"])}
+        out[f"{name} once"] = statistics.mean(bool(differs) for run in runs for differs in run)
+    return {**out, "s/window": statistics.median(found["seconds"])}
 
 
 def corpus(folder: Path | None) -> tuple[list[str], list[str]]:
