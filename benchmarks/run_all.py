@@ -43,6 +43,7 @@ NAMES = (
     "load",
     "gate",
     "events",
+    "drift",
 )
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made
 TAIL = 30  #: lines of the output of one that fails

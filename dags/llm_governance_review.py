@@ -3,7 +3,7 @@
 
 Every day, and when the pipeline has made a new version. Judges the champion's stored answers and its answers to the
 probes by today's rules, which may know more than those of the day it was released, and fails when a finding is above
-the threshold.
+the threshold. Then measures its quality, as an event that tells whether it decays.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
 from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
@@ -47,7 +48,20 @@ def llm_governance_review() -> None:
         with time_limit("The review", settings.schedule.seconds("review")):
             return review_champion(settings)
 
-    review()
+    @task(multiple_outputs=False)
+    def decay() -> dict[str, Any]:
+        from llmops.config import load
+        from llmops.decay.watch import watch_decay
+        from llmops.schedule.limit import time_limit
+
+        settings = load()
+        with time_limit("Measuring decay", settings.schedule.seconds("review")):
+            return watch_decay(settings)
+
+    # one model in memory at a time; a champion that fails today's rules is measured all the same
+    reviewed, measured = review(), decay.override(trigger_rule="all_done")()
+    reviewed >> measured
+    [reviewed, measured] >> EmptyOperator(task_id="reviewed_and_measured")
 
 
 llm_governance_review()

@@ -3,8 +3,8 @@
 
 Sends what is left in the event spool to its sinks, then judges the rules of alerts for the time in which no serving app
 did, tells receivers what waits for them, and reports latency and errors of the data interval beside the objectives of
-the configuration's section `monitoring`. A sink that is down stops neither alerts nor the other sinks, but the run is
-red.
+the configuration's section `monitoring`. The last window of requests that has ended is compared with the champion's
+reference, once, for drift. A sink that is down stops neither alerts nor the other sinks, but the run is red.
 """
 
 from __future__ import annotations
@@ -56,9 +56,17 @@ def llm_monitoring() -> None:
         told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
         return {**report(config, since, until), "told": told}
 
+    @task(multiple_outputs=False, trigger_rule="all_done")
+    def drift() -> dict[str, Any]:
+        from llmops.config import load
+        from llmops.drift.watch import watch_drift
+
+        run = get_current_context()["dag_run"]
+        return watch_drift(load(), run.data_interval_end or run.run_after)
+
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen
-    [delivered, delivered >> judge()] >> EmptyOperator(task_id="delivered_and_judged")
+    [delivered, delivered >> judge(), delivered >> drift()] >> EmptyOperator(task_id="delivered_and_judged")
 
 
 llm_monitoring()

@@ -54,6 +54,9 @@ class Monitoring(Section):
     latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
+    drift_hours: int = Field(24, ge=1, description="Length of the windows of requests that are looked at for drift.")
+    drift_requests: int = Field(200, ge=20, description="With fewer requests in a window, no drift is judged.")
+    drift_days: int = Field(3, ge=1, description="First days of a version, with which later windows are compared.")
 
     @field_validator("elasticsearch_url", "logstash_url", "otlp_url", "traces_url")
     @classmethod

@@ -9,12 +9,14 @@ from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
 from llmops.errors import AccessError, RegistryError, StateError
+from llmops.monitoring.reader import Reader
 from llmops.release import rollout
 from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public, require, session_cookie
 from serving.admission.signing import SESSION_S
 from serving.errors import EventsUnreadable
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
+from serving.observe.drift import drift_figures
 
 RECENT = 8  #: changes of aliases that are shown
 
@@ -48,9 +50,21 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
         "changes": _changes(app),
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
-    if not app.reader:
-        raise EventsUnreadable()
-    return {**dashboard_figures(app.reader, span), "serving": serving, "objectives": objectives}
+    return {**dashboard_figures(_reader(app), span), "serving": serving, "objectives": objectives}
+
+
+@router.get("/drift")
+async def drift(
+    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
+) -> Response:
+    """The page of drift; its script fetches `/drift/data`."""
+    return page(request, "drift.html", model=app.config.release.name, key=key)
+
+
+@router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
+def drift_data(app: AppPartsDep) -> dict[str, Any]:
+    """What differs of the last window of requests that was judged, and in what."""
+    return drift_figures(_reader(app))
 
 
 @router.post("/signin", dependencies=[Depends(public)])
@@ -87,6 +101,17 @@ async def openapi(request: Request) -> dict[str, Any]:
     """The API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description
+
+
+def _reader(app: AppParts) -> Reader:
+    """What events are read from.
+
+    Raises:
+        EventsUnreadable: if they go to no sink that can be read.
+    """
+    if not app.reader:
+        raise EventsUnreadable()
+    return app.reader
 
 
 def _canary(app: AppParts) -> dict[str, Any] | None:

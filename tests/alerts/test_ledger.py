@@ -25,8 +25,8 @@ from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import ALERT, SERVING
 from llmops.monitoring.events import build, timestamp
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.state.database import database_of
 from llmops.state.tables import alert_deliveries
 

@@ -15,8 +15,8 @@ from llmops.alerts.judge import Judge
 from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert, succeeded
 from llmops.config import Config, load
 from llmops.monitoring.datasets import ALERT
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 from llmops.schedule.tasks import gc_failed, gc_succeeded, run_failed, run_succeeded, task_begins
 
 

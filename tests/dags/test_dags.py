@@ -575,7 +575,10 @@ def test_monitoring_delivers_then_judges_and_the_review_knows_when_there_is_no_c
     assert values["deliver"]["local"]["sent"] >= 1
     assert values["judge"]["judged"] is False and values["judge"]["since"] < values["judge"]["until"]
     assert values["judge"]["told"] == []
-    assert result["llm_governance_review"] == ["success", {"review": {"state": "no champion"}}]
+    assert values["drift"]["state"] == "no champion"
+    state, values = result["llm_governance_review"]
+    assert (state, values["review"]) == ("success", {"state": "no champion"})
+    assert values["decay"]["state"] == "no champion"
 
 
 RED = """
@@ -598,4 +601,5 @@ def test_monitoring_is_red_when_a_sink_is_down_and_judges_all_the_same(environ: 
     emit(tmp_path / "events", "llmops.serving", {"http.response.status_code": 200})
     state, tasks = python(RED, down, str(ROOT / "dags"))
     assert state == "failed"
-    assert tasks == {"deliver": "failed", "judge": "success", "delivered_and_judged": "upstream_failed"}
+    judged = {"judge": "success", "drift": "success"}
+    assert tasks == {"deliver": "failed", **judged, "delivered_and_judged": "upstream_failed"}

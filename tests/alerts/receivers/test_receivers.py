@@ -16,8 +16,8 @@ from llmops.alerts.receivers.kinds import receivers_of
 from llmops.config import Config, load
 from llmops.errors import ConfigError, TransientError
 from llmops.monitoring.datasets import ALERT
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import drain
 
 EVIL = 'über\n<!channel> & "\u2028'
 FINDING = Finding("spool", f"It waits, {EVIL}.", subject=EVIL, value=90.0, bound=15.0)

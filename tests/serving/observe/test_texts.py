@@ -19,8 +19,9 @@ from llmops.erasure.forget import forget
 from llmops.monitoring.datasets import SERVING, TEXT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.kept_texts import remove_old
+from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool, drain
+from llmops.monitoring.spool import Spool
 from llmops.retention.gc import gc
 from serving.engines.base import Question
 from serving.observe import texts

@@ -1,0 +1,72 @@
+"""The commands that look after what is served: drift, decay."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+
+from llmops.cli.command import Add
+from llmops.config import Config
+from llmops.errors import ConfigError
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    sub = add(drift)
+    sub.add_argument("--against", choices=["training", "served"], help="the reference (default: as docs/monitoring.md)")
+    sub.add_argument("--until", default="", help="the window that has ended by then, as 2026-01-31 (default: now)")
+    add(decay)
+
+
+def drift(settings: Config, options: argparse.Namespace) -> None:
+    """Compare the last window of requests with the reference of the champion; a window judged before is only shown."""
+    from llmops.drift.watch import watch_drift
+    from llmops.monitoring.shipping import drain
+
+    drain(settings.events, settings.monitoring)
+    found = watch_drift(settings, _moment(options.until), options.against)
+    if options.json:
+        print(json.dumps(found))
+        return
+    if found["state"] != "judged":
+        print(f"Nothing is judged: {found['why']}.")
+        return
+    print(f"{found['requests']} requests to {found['version']}, {found['since']} to {found['until']}, beside what was")
+    print({"training": "in its training data:", "served": "asked in its first days:"}[found["reference"]])
+    for one in found["comparisons"]:
+        state = (
+            f"DRIFT, {one['windows']} windows" if one["windows"] > 1 else "differs" if one["drifted"] else "as before"
+        )
+        figures = f"{one['test']:<18} effect {one['effect']:6.3f}  q {one['q_value']:.3g}"
+        print(f"{one['side']:<7} {one['feature']:<14} {figures:<46} {state}")
+        if one["drifted"] and one["topics"]:
+            print(f"{'':<22} {', '.join(one['topics'])}")
+
+
+def decay(settings: Config, options: argparse.Namespace) -> None:
+    """Measure the champion today, and tell how its quality has changed over the last 90 days."""
+    from llmops.decay.watch import sentence, watch_decay
+    from llmops.monitoring.shipping import drain
+
+    drain(settings.events, settings.monitoring)
+    found = watch_decay(settings)
+    if options.json:
+        print(json.dumps(found))
+        return
+    if found["state"] != "measured":
+        print(f"Nothing is measured: {found['why']}.")
+        return
+    print(f"{found['version']}, {found['day']}")
+    for figure in found["figures"]:
+        print(sentence(figure))
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--until {text!r} is no date or time; write it as 2026-01-31.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,85 @@
+"""The champion's answers to some items, measured as evaluate does: by its servable, through the code that serves it.
+
+What was measured of the same model, the same items and settings on the same libraries and hardware is not measured
+again: it would be the same number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import NamedTuple
+
+from llmops import machine
+from llmops.artifacts import write_json
+from llmops.config import Config
+from llmops.records import Example, content_id
+from llmops.registry.version import Version
+from llmops.statistics import intervals
+
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+class Measured(NamedTuple):
+    """A figure with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def measure(config: Config, version: Version, items: Sequence[Example]) -> dict[str, Measured]:
+    """The primary metric of the task (`token_f1`, `accuracy`, …) and the perplexity of a version on some items.
+
+    Raises:
+        OSError: if the version has no model any more.
+    """
+    path = config.home / "decay" / config.release.name / version.name / f"{_key(config, version, items)}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, _measured(config, version, items))
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return {metric: Measured(*values) for metric, values in kept.items()}
+
+
+def content_of(items: Sequence[Example]) -> str:
+    """A digest of items: what each asks and what the answer should be."""
+    return content_id(*(text for item in items for text in (item.question, item.context, item.answer)))
+
+
+def _key(config: Config, version: Version, items: Sequence[Example]) -> str:
+    files = sorted(file for file in version.servable.rglob("*") if file.is_file())
+    stats = [(str(file.relative_to(version.servable)), file.stat()) for file in files]
+    where = {name: library_version(name) for name in _LIBRARIES} | {"gpu": machine.gpu(), "cpu": _processor()}
+    settings = config.evaluate.model_dump(mode="json", exclude={"slice_items", "worst"})
+    return content_id(
+        version.compress,
+        *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats),
+        json.dumps([where, settings], sort_keys=True),
+        content_of(items),
+    )
+
+
+def _measured(config: Config, version: Version, items: Sequence[Example]) -> dict[str, tuple[float, float, float]]:
+    from llmops.model.evaluate.answered import answer_test, deterministic
+    from llmops.model.evaluate.tasks import TASKS
+
+    settings = config.evaluate
+    with deterministic():
+        answered = answer_test(version.servable, items, settings)
+    names = (TASKS[settings.task].primary, "perplexity")
+    drawn = intervals.sample(
+        {name: answered.items[name] for name in names},
+        [item.group for item in items],
+        settings.bootstrap,
+        settings.seed,
+    )
+    return {name: (float(drawn[name][0]), *intervals.bounds(drawn[name], settings.confidence)) for name in names}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,129 @@
+"""Decay: every day the champion's quality on the fixed test, on what people have corrected since, and in its requests.
+
+One event a figure and day. Of each the slope over the last 90 days is told with its interval: where that lies wholly on
+the bad side of 0, the quality decays.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from llmops.config import Config
+from llmops.config.model import LOWER_IS_BETTER
+from llmops.decay.items import fixed_items, fresh_items
+from llmops.decay.measure import content_of, measure
+from llmops.decay.rates import live_rates
+from llmops.decay.slope import slope_of
+from llmops.monitoring.datasets import DECAY
+from llmops.monitoring.events import emit_all, timestamp
+from llmops.monitoring.reader import Reader, reader_of
+from llmops.registry.registry import registry_of
+from llmops.registry.version import Version
+
+DAYS = 90  #: that a slope is of
+LEAST_FRESH = 10  #: corrections; fewer are not measured
+_LESS_IS_BETTER = LOWER_IS_BETTER | {"refusals", "retrieval_misses"}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a day."""
+
+    set: str  #: `fixed`, `fresh` or `live`
+    metric: str
+    value: float
+    low: float
+    high: float
+    items: int
+    content: str = ""  #: of the items; figures of other items are another series
+
+
+def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
+    """Measure the champion today, and emit one event a figure; measuring again on a day tells the same events again.
+
+    Live rates are of the last whole day (UTC). What waits in the spool is not seen: drain it first.
+
+    Returns:
+        `state`: `measured` or `no champion`; `version`, `day`, `figures` as JSON values with their slopes, and
+        `decayed`: the names of those that get worse.
+    """
+    now = now or datetime.now(UTC)
+    champion = registry_of(config).champion()
+    if champion is None:
+        return {"state": "no champion", "why": "nothing is served yet"}
+    reader = reader_of(config)
+    day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    earlier = list(reader.find(DECAY, timestamp(day - timedelta(days=DAYS - 1)), timestamp(day)))
+    told = [
+        _with_slope(figure, [event for event in earlier if event.get("llmops.model.version") == champion.name], day)
+        for figure in _figures(config, reader, champion, day)
+    ]
+    emit_all(config.events, DECAY, [_event(config, champion, now, day, figure) for figure in told])
+    decayed = [f"{one['metric']} ({one['set']})" for one in told if one["decayed"]]
+    return {
+        "state": "measured",
+        "version": champion.name,
+        "day": day.date().isoformat(),
+        "figures": told,
+        "decayed": decayed,
+    }
+
+
+def _figures(config: Config, reader: Reader, version: Version, day: datetime) -> Iterator[Figure]:
+    for name, items in (("fixed", fixed_items(version)), ("fresh", fresh_items(config))):
+        if len(items) >= (LEAST_FRESH if name == "fresh" else 1):
+            # what is corrected comes on by and by: its items are others every day, and its series goes on
+            content = content_of(items) if name == "fixed" else ""
+            for metric, found in measure(config, version, items).items():
+                yield Figure(name, metric, *found, items=len(items), content=content)
+    for metric, rate in live_rates(reader, version.name, day - timedelta(days=1), day).items():
+        yield Figure("live", metric, rate.rate, rate.low, rate.high, items=rate.total)
+
+
+def _with_slope(figure: Figure, earlier: list[dict[str, Any]], day: datetime) -> dict[str, Any]:
+    """A figure with the slope of its series; a day's last value counts."""
+    series: dict[int, float] = {}
+    for event in earlier:
+        same = all(
+            (event.get(f"llmops.decay.{name}") or "") == getattr(figure, name) for name in ("set", "metric", "content")
+        )
+        value = event.get("llmops.decay.value")
+        if same and value is not None:
+            series[(datetime.fromisoformat(event["@timestamp"]) - day).days] = value
+    series[0] = figure.value
+    days = sorted(series)
+    slope = slope_of(days, [series[n] for n in days])
+    values = {name: getattr(figure, name) for name in figure.__slots__}
+    if slope is None:
+        return {**values, "days": len(days), "slope": None, "slope_low": None, "slope_high": None, "decayed": False}
+    worse = slope.low > 0 if figure.metric in _LESS_IS_BETTER else slope.high < 0
+    slopes = {"slope": slope.value, "slope_low": slope.low, "slope_high": slope.high}
+    return {**values, "days": len(days), **slopes, "decayed": worse}
+
+
+def _event(config: Config, version: Version, now: datetime, day: datetime, figure: Mapping[str, Any]) -> dict[str, Any]:
+    identity = "|".join([DECAY, config.release.name, version.name, figure["set"], figure["metric"], timestamp(day)])
+    return {
+        "@timestamp": timestamp(now),
+        "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, identity)),
+        "event.action": "measure",
+        "event.outcome": "success",
+        "message": sentence(figure),
+        "llmops.model.name": config.release.name,
+        "llmops.model.version": version.name,
+        **{f"llmops.decay.{name}": value for name, value in figure.items()},
+    }
+
+
+def sentence(figure: Mapping[str, Any]) -> str:
+    """A figure in words."""
+    bounds = f"{figure['value']:.4g} ({figure['low']:.4g} to {figure['high']:.4g})"
+    told = f"{figure['metric']} on {figure['items']} {figure['set']} items is {bounds}"
+    if figure["slope"] is None:
+        return f"{told}; {figure['days']} days are too few for a slope."
+    change = f"{figure['slope']:+.3g} a day ({figure['slope_low']:+.3g} to {figure['slope_high']:+.3g})"
+    return f"{told}, {change} over {figure['days']} days{'; it decays' if figure['decayed'] else ''}."

@@ -1,0 +1,112 @@
+"""Can two sets of requests be told apart? A classifier that tries, and the chance that it does as well by luck.
+
+The classifier two-sample test (Friedman 2003; Lopez-Paz and Oquab 2017, arXiv:1610.06545) with ridge regression on the
+labels, cross-fitted. It is fitted anew for every permutation of the labels, all of them at once, so the p-value is
+exact whatever the texts are like. Labels are permuted within the parts, as they were dealt out to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import rankdata
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+Floats = NDArray[np.float64]
+
+PARTS = 5  #: of cross-fitting
+PERMUTATIONS = 399
+RIDGE = 1.0  #: penalty, where rows have a length of about 1
+BUCKETS = 2**14  #: that words and pieces of words are hashed into, each; time and memory grow with them
+DIRECTIONS = 128  #: that n-grams are brought down to (latent semantic analysis), of both sets together
+
+
+class Told(NamedTuple):
+    """How well two sets can be told apart."""
+
+    auc: float  #: the chance that one of the window looks more like the window than one of the reference; 0.5: equal
+    p_value: float
+    unlike: list[int]  #: rows of the window, the most unlike the reference first
+
+
+def tell_apart(reference: Floats, window: Floats, seed: int = 0) -> Told:
+    """Fit a classifier that tells the rows of two sets apart, and judge it on rows that it has not seen.
+
+    Args:
+        reference, window: a row per request, of about length 1; at least `PARTS` rows each.
+        seed: of the parts and the permutations.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = len(reference), len(window)
+    rows = np.concatenate([reference, window])
+    rows = rows - rows.mean(axis=0)
+    labels = np.repeat([0.0, 1.0], sizes)
+    part = np.concatenate([rng.permutation(np.arange(size) % PARTS) for size in sizes])
+    many = np.repeat(labels[:, None], 1 + PERMUTATIONS, axis=1)
+    for number in range(PARTS):
+        own = np.flatnonzero(part == number)
+        many[own, 1:] = rng.permuted(many[own, 1:], axis=0)
+    scores = _held_out(rows, many, part)
+    aucs = _aucs(scores, many)
+    chance = (1 + int((aucs[1:] >= aucs[0] - 1e-12).sum())) / (1 + PERMUTATIONS)
+    order = np.argsort(-scores[sizes[0] :, 0], kind="stable")
+    return Told(float(aucs[0]), chance, order.tolist())
+
+
+def of_texts(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:
+    """Texts as rows for `tell_apart`: hashed words, pairs of words and pieces of words, by tf-idf, in `DIRECTIONS`."""
+    texts = [*reference, *window]
+    parts = [
+        TfidfTransformer(sublinear_tf=True).fit_transform(vectorizer.transform(texts))
+        for vectorizer in (
+            HashingVectorizer(ngram_range=(1, 2), n_features=BUCKETS, alternate_sign=False, norm=None),
+            HashingVectorizer(
+                analyzer="char_wb", ngram_range=(3, 5), n_features=2**18, alternate_sign=False, norm=None
+            ),
+        )
+    ]
+    table = sparse.hstack(parts).tocsr()
+    if not table.nnz:
+        return np.zeros((len(reference), 1)), np.zeros((len(window), 1))
+    most = min(DIRECTIONS, len(texts) - 1)
+    rows = _directions(table, most, np.random.default_rng(seed))
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(lengths > 1e-9, lengths, 1.0)
+    return rows[: len(reference)], rows[len(reference) :]
+
+
+def _directions(table: sparse.csr_matrix, count: int, rng: np.random.Generator) -> Floats:
+    """The rows in the `count` directions in which they vary most, by a random sketch and two rounds (Halko, Martinsson
+    and Tropp 2011, arXiv:0909.4061). Bases are made of the rows' side only, which is the short one."""
+    wider = min(count + 10, table.shape[0])
+    base = np.linalg.qr(table @ rng.normal(size=(table.shape[1], wider)))[0]
+    for _ in range(2):
+        base = np.linalg.qr(table @ (table.T @ base))[0]
+    other = table.T @ base
+    sizes, turns = np.linalg.eigh(other.T @ other)
+    rows: Floats = base @ (turns[:, ::-1] * np.sqrt(np.maximum(sizes[::-1], 0.0)))[:, :count]
+    return rows
+
+
+def _held_out(rows: Floats, labels: Floats, part: NDArray[np.intp]) -> Floats:
+    """What ridge regression, fitted to the other parts, says of each row; a column per column of labels."""
+    centred = labels - labels.mean(axis=0)  # the share of each label is the same in all parts
+    products, targets = rows.T @ rows, rows.T @ centred
+    scores = np.empty_like(labels)
+    for number in range(PARTS):
+        own = rows[part == number]
+        others = products - own.T @ own + RIDGE * np.eye(rows.shape[1])
+        scores[part == number] = own @ np.linalg.solve(others, targets - own.T @ centred[part == number])
+    return scores
+
+
+def _aucs(scores: Floats, labels: Floats) -> Floats:
+    """The area under the ROC curve of each column (Mann and Whitney 1947)."""
+    ranks = rankdata(np.round(scores, 9), axis=0)  # equal rows are equal, however they were added up
+    ones = labels.sum(axis=0)
+    areas: Floats = ((ranks * labels).sum(axis=0) - ones * (ones + 1) / 2) / (ones * (len(labels) - ones))
+    return areas

@@ -1,0 +1,111 @@
+"""What a version's requests are compared with: its training data, and what it was asked in its first days.
+
+The features of both are kept in `{home}/drift/{model}/{version}/`, so that they are the same as long as the version is
+there, whatever becomes of the events and the data; texts are kept in neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from llmops.config import Config
+from llmops.drift import sample
+from llmops.drift.lexicon import read_trained
+from llmops.drift.sample import Sample
+from llmops.errors import LlmopsError
+from llmops.monitoring.datasets import TEXT
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.reader import Reader
+from llmops.registry.version import Version
+from llmops.release.lineage import DATASET, lineage
+
+Against = Literal["training", "served"]
+_SERVED = "served_%Y%m%dT%H%M%S"  #: file of the first days, by when they ended
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a window is compared with."""
+
+    name: Against
+    sample: Sample
+    until: datetime | None  #: of `served`: the end of the first days; windows before it are part of it
+
+
+class NoReferenceError(LlmopsError):
+    """There is nothing to compare with."""
+
+
+def reference_of(
+    config: Config, reader: Reader, version: Version, before: datetime, against: Against | None = None
+) -> Reference:
+    """What the version's requests are compared with: its own first days once they are over and were busy enough, until
+    then its training data.
+
+    Args:
+        before: the first days must have ended by then.
+        against: only this one.
+
+    Raises:
+        NoReferenceError: saying what is missing.
+    """
+    if against != "training":
+        served = _served(config, reader, version, before)
+        if isinstance(served, Reference):
+            return served
+        if against == "served":
+            raise NoReferenceError(f"{version.name} has no reference of requests: {served}.")
+    try:
+        train = config.artifacts / str(lineage(version)["dataset"]["artifact"]) / DATASET
+        path = _folder(config, version) / "training.parquet"
+        if not path.is_file():
+            sample.write(path, sample.of_training(train))
+        made = sample.read(path)
+    except (LlmopsError, OSError) as error:
+        raise NoReferenceError(f"{version.name} has no reference: its training data are gone ({error}).") from error
+    if not len(made):
+        raise NoReferenceError(f"{version.name} has no reference: its training data have no example.")
+    texts = [example.question for example in read_trained(train)] if train.is_file() else []
+    return Reference("training", sample.with_texts(made, texts), None)
+
+
+def _served(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
+    """The version's first days, or why they are no reference; once they are kept, events may be removed."""
+    folder, days, least = _folder(config, version), config.monitoring.drift_days, config.monitoring.drift_requests
+    for path in folder.glob("served_*.parquet"):
+        until = datetime.strptime(path.stem, _SERVED).replace(tzinfo=UTC)
+        return Reference("served", _with_texts(sample.read(path), reader, version, days, until), until)
+    if (first := _first(reader, version)) is None:
+        return "no request of it is known"
+    until = first + timedelta(days=days)
+    if until > before:
+        return f"its first {days} days are not over"
+    made = sample.of_events(reader, timestamp(first), timestamp(until), version.name)
+    if len(made) < least:
+        return f"there are only {len(made)} requests in its first {days} days, fewer than {least}"
+    sample.write(folder / f"{until:{_SERVED}}.parquet", made)
+    return Reference("served", made, until)
+
+
+def _with_texts(kept: Sample, reader: Reader, version: Version, days: int, until: datetime) -> Sample:
+    now = sample.of_events(reader, timestamp(until - timedelta(days=days)), timestamp(until), version.name)
+    return sample.with_texts(kept, now.texts)
+
+
+def _first(reader: Reader, version: Version) -> datetime | None:
+    """When the first request of a version came, to a second; it cannot have been asked before it was made."""
+    try:
+        since = timestamp(datetime.fromisoformat(version.created))
+    except ValueError:  # no time, or none with a zone
+        since = ""
+    for event in reader.find(TEXT, since):
+        if event.get("llmops.model.version") == version.name:
+            return datetime.fromisoformat(event["@timestamp"]).replace(microsecond=0)
+    return None
+
+
+def _folder(config: Config, version: Version) -> Path:
+    return config.home / "drift" / config.release.name / version.name

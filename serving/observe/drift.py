@@ -1,0 +1,93 @@
+"""What the page of drift shows, from the events: the last window that was judged, and those before it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from llmops.drift.watch import IN_A_ROW, told
+from llmops.monitoring.datasets import DRIFT, TEXT
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.reader import Reader
+
+LOOK = timedelta(days=30)
+WINDOWS = 30  #: that are listed
+EXAMPLES = 12
+
+Events = Sequence[Mapping[str, Any]]
+
+
+def drift_figures(reader: Reader, now: datetime | None = None) -> dict[str, Any]:
+    """The last window with its comparisons, what differs first; topics that moved, requests unlike the reference, and
+    how many comparisons differed in the windows before. JSON values; `window` is null where none was judged."""
+    windows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for event in reader.find(DRIFT, timestamp((now or datetime.now(UTC)) - LOOK)):
+        windows.setdefault(tuple(str(value) for value in _facts(event).values()), []).append(event)
+    if not windows:
+        return {"window": None, "comparisons": [], "topics": [], "examples": [], "nearest": [], "windows": []}
+    listed = [windows[key] for key in sorted(windows)[-WINDOWS:]]
+    comparisons = [told(event) for event in listed[-1]]
+    comparisons.sort(key=lambda one: (not one["drifted"], one["q_value"] if one["q_value"] is not None else 1.0))
+    examples, nearest = _unlike(reader, comparisons, _facts(listed[-1][0]))
+    return {
+        "window": {**_facts(listed[-1][0]), "requests": listed[-1][0].get("llmops.drift.requests")},
+        "in_a_row": IN_A_ROW,
+        "comparisons": comparisons,
+        "topics": [moved for one in comparisons if one["feature"] == "topics" for moved in _topics(one)],
+        "examples": examples,
+        "nearest": nearest,
+        "windows": [_line(events) for events in listed],
+    }
+
+
+def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {name: event.get(f"llmops.drift.{name}") for name in ("since", "until", "reference")}
+    return {**facts, "version": event.get("llmops.model.version")}
+
+
+def _line(events: Events) -> dict[str, Any]:
+    found = [told(event) for event in events]
+    return {
+        **_facts(events[0]),
+        "compared": len(found),
+        "differ": sum(bool(one["drifted"]) for one in found),
+        "drift": sum((one["windows"] or 0) >= IN_A_ROW for one in found),
+    }
+
+
+def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The topics whose share differs, with their shares."""
+    shares = comparison["shares"]
+    rows = dict(zip(shares["bins"], zip(shares["reference"], shares["window"], strict=True), strict=True))
+    return [
+        {"side": comparison["side"], "name": name, "before": rows[name][0], "now": rows[name][1]}
+        for name in comparison["topics"] or []
+        if name in rows
+    ]
+
+
+def _unlike(
+    reader: Reader, comparisons: Events, facts: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The texts of requests that are the most unlike the reference, as far as they are kept; and the topics of the
+    training data that these requests are nearest to."""
+    wanted = [id for one in comparisons for id in one["unlike"] or []]
+    if not wanted:
+        return [], []
+    events = {
+        str(event["http.request.id"]): event
+        for event in reader.find(TEXT, facts["since"], facts["until"])
+        if event.get("http.request.id") in set(wanted)
+    }
+    found = [events[id] for id in wanted if id in events]
+    topics = Counter(str(topic) for event in found for topic in (event.get("llmops.prompt.topics") or ["none"])[:1])
+    kept = [event for event in found if event.get("llmops.prompt.text")]
+    return (
+        [
+            {"time": e["@timestamp"], "text": e["llmops.prompt.text"], "topics": e.get("llmops.prompt.topics") or []}
+            for e in kept[:EXAMPLES]
+        ],
+        [{"name": name, "count": count} for name, count in topics.most_common(EXAMPLES)],
+    )

@@ -1,0 +1,172 @@
+"""The way of the data: a champion is measured, what users say is read, events are shipped and make a series."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from llmops.cli import main
+from llmops.config import Config
+from llmops.decay.items import fixed_items, fresh_items
+from llmops.decay.measure import Measured, measure
+from llmops.decay.watch import LEAST_FRESH, watch_decay
+from llmops.monitoring.datasets import DECAY, FEEDBACK, SERVING, TEXT
+from llmops.monitoring.events import emit_all, timestamp
+from llmops.monitoring.reader import reader_of
+from llmops.monitoring.shipping import drain
+from llmops.records import write_table
+from llmops.registry.aliases import Change, move
+from llmops.registry.registry import registry_of
+from llmops.state.database import database_of
+
+DAY = datetime(2026, 3, 1, 4, tzinfo=UTC)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A home with a champion, v1, that has answered three items of its test."""
+    config = Config(home=tmp_path, evaluate={"bootstrap": 100, "max_new_tokens": 4})
+    path = config.registry / config.release.name / "versions" / "v1"
+    (path / "servable").mkdir(parents=True)
+    names = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
+    facts = dict.fromkeys([*names, "run", "dataset"], "x") | {"created": DAY.isoformat(), "name": "v1", "status": ""}
+    (path / "version.json").write_text(json.dumps(facts))
+    rows = [
+        {"id": str(n), "question": f"Where is it {n}?", "context": "", "reference": "On page 3.", "model": model}
+        for n in range(3)
+        for model in ("base", "candidate")
+    ]
+    write_table(path / "answers.parquet", pa.Table.from_pylist(rows))
+    with database_of(config).change() as connection:
+        move(connection, config.release.name, {"champion": "v1"}, Change("promote", "", "a test", "set"))
+    return config
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What the model is measured to be; a test changes it."""
+    values = {"token_f1": 0.5, "perplexity": 9.0}
+    monkeypatch.setattr(
+        "llmops.decay.watch.measure",
+        lambda config, version, items: {name: Measured(v, v - 0.1, v + 0.1) for name, v in values.items()},
+    )
+    return values
+
+
+def ship(config):
+    drain(config.events, config.monitoring)
+
+
+def watch(config, day):
+    found = watch_decay(config, day)
+    ship(config)
+    return {(one["set"], one["metric"]): one for one in found["figures"]}, found
+
+
+def test_a_champion_that_gets_worse_decays_and_one_that_is_the_same_does_not(config, figures):
+    for n in range(20):
+        figures["token_f1"] = 0.5 - 0.005 * n
+        told, found = watch(config, DAY + timedelta(days=n))
+        assert told["fixed", "token_f1"]["days"] == n + 1
+        assert found["decayed"] == ([] if n < 9 else ["token_f1 (fixed)"])
+    same, worse = told["fixed", "perplexity"], told["fixed", "token_f1"]
+    assert (same["slope"], same["slope_low"], same["slope_high"]) == (0, 0, 0)
+    assert worse["slope"] == pytest.approx(-0.005) and worse["slope_high"] < 0
+    events = list(reader_of(config).find(DECAY))
+    assert len(events) == 40 and {e["llmops.model.version"] for e in events} == {"v1"}
+    last = [e for e in events if e["llmops.decay.metric"] == "token_f1"][-1]
+    assert last["llmops.decay.decayed"] and "decays" in last["message"] and last["llmops.decay.items"] == 3
+    watch(config, DAY + timedelta(days=19, hours=3))  # the same day again
+    assert len(list(reader_of(config).find(DECAY))) == 40
+
+
+def test_perplexity_that_rises_decays_and_other_items_are_another_series(config, figures):
+    for n in range(12):
+        figures["perplexity"] = 9 + n
+        told, found = watch(config, DAY + timedelta(days=n))
+    assert found["decayed"] == ["perplexity (fixed)"]
+    path = registry_of(config).champion().path / "answers.parquet"
+    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "model": "candidate"}]
+    write_table(path, pa.Table.from_pylist(rows))  # an erasure took two of the items
+    told, found = watch(config, DAY + timedelta(days=12))
+    assert found["decayed"] == [] and told["fixed", "perplexity"]["days"] == 1
+
+
+def test_what_users_say_and_get(config, figures):
+    times = [{"@timestamp": timestamp(DAY + timedelta(minutes=n)), "llmops.model.version": "v1"} for n in range(10)]
+    ids = [{"http.request.id": f"r{n}"} for n in range(10)]
+    emit_all(
+        config.events,
+        TEXT,
+        [t | i | {"llmops.answer.refusal": n < 2} for n, (t, i) in enumerate(zip(times, ids, strict=True))],
+    )
+    served = [
+        t | i | {"llmops.retrieval.passages": [] if n == 0 else ["p"]}
+        for n, (t, i) in enumerate(zip(times, ids, strict=True))
+    ]
+    emit_all(config.events, SERVING, [*served, {"@timestamp": timestamp(DAY), "llmops.model.version": "v2"}])
+    said = [{"llmops.feedback.rating": r, "llmops.key.prefix": "k"} for r in ("up", "up", "down", "up")]
+    said = [{"@timestamp": timestamp(DAY + timedelta(hours=n)), **ids[n], **one} for n, one in enumerate(said)]
+    again = {**said[0], "@timestamp": timestamp(DAY + timedelta(hours=9)), "llmops.feedback.rating": "down"}
+    emit_all(config.events, FEEDBACK, [*said, again])
+    ship(config)
+    told, _ = watch(config, DAY + timedelta(days=1))
+    live = {metric: (one["value"], one["items"]) for (name, metric), one in told.items() if name == "live"}
+    assert live == {"up_share": (0.5, 4), "refusals": (0.2, 10), "retrieval_misses": (0.1, 10)}
+    assert told["live", "up_share"]["low"] < 0.5 < told["live", "up_share"]["high"]
+    quiet, _ = watch(config, DAY + timedelta(days=3))
+    assert not [name for name, _ in quiet if name == "live"]
+
+
+def test_fresh_items_are_corrections_of_trusted_keys(config, figures):
+    def correction(n, role="admin", **said):
+        fields = {"question": f"Q{n}", "correction": f"A{n}", **said}
+        told = {f"llmops.feedback.{name}": text for name, text in fields.items() if text}
+        return {"@timestamp": timestamp(DAY + timedelta(minutes=n + 1)), "user.roles": [role], **told}
+
+    events = [correction(n) for n in range(LEAST_FRESH - 1)]
+    events += [correction(50, "user"), correction(51, correction=""), correction(52, question="")]
+    before = {**correction(53), "@timestamp": timestamp(DAY - timedelta(days=1))}
+    emit_all(config.events, FEEDBACK, [*events, before])
+    ship(config)
+    assert [item.question for item in fresh_items(config)] == [f"Q{n}" for n in range(LEAST_FRESH - 1)]
+    told, _ = watch(config, DAY + timedelta(days=1))
+    assert not [name for name, _ in told if name == "fresh"]  # too few
+    emit_all(config.events, FEEDBACK, [correction(60), correction(61, question="Q0", correction="better")])
+    ship(config)
+    assert fresh_items(config)[-1].answer == "better" and len(fresh_items(config)) == LEAST_FRESH
+    told, _ = watch(config, DAY + timedelta(days=2))
+    assert told["fresh", "token_f1"]["items"] == LEAST_FRESH
+
+
+def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
+    version = registry_of(config).champion()
+    shutil.rmtree(version.servable)
+    shutil.copytree(tiny_base, version.servable)
+    items = fixed_items(version)
+    assert [item.id for item in items] == ["0", "1", "2"]
+    found = measure(config, version, items)
+    assert found.keys() == {"token_f1", "perplexity"} and found["perplexity"].value > 1000  # random weights
+    asked = []
+    from llmops.model.evaluate import answered
+
+    real = answered.answer_test
+    monkeypatch.setattr(answered, "answer_test", lambda *given: asked.append(given) or real(*given))
+    assert measure(config, version, items) == found and not asked
+    (version.servable / "config.json").touch()  # somebody put something in its place
+    assert measure(config, version, items) == found and len(asked) == 1
+    monkeypatch.setattr("llmops.decay.measure.library_version", lambda name: "99")
+    assert measure(config, version, items) == found and len(asked) == 2
+
+
+def test_the_command(config, figures, capsys, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
+    assert main(["decay", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "v1"
+    assert main(["decay"]) == 0 and "token_f1 on 3 fixed items is 0.5" in capsys.readouterr().out
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path_factory.mktemp("empty")))
+    assert main(["decay"]) == 0 and "Nothing is measured" in capsys.readouterr().out
