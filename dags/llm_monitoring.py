@@ -3,7 +3,8 @@
 
 Sends what is left in the event spool to its sinks, then judges the latency and the error rate of the requests of the
 data interval against the objectives of the configuration's section `monitoring`, with an alert for each one missed. A
-sink that is down stops neither alerts nor the other sinks, but the run is red.
+sink that is down stops neither alerts nor the other sinks, but the run is red. An alert about drift or decay that
+was raised meanwhile is an event of the asset `llmops://decline`, on which `llm_continuous_improvement` runs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
+from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, run_failed
+from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed
 
 
 @dag(
@@ -52,9 +53,22 @@ def llm_monitoring() -> None:
         since = run.data_interval_start or until - timedelta(hours=1)
         return report(config.events, config.monitoring, since, until)
 
+    @task(trigger_rule="all_done", outlets=[AssetAlias(DECLINE)])
+    def decline() -> list[str]:
+        from llmops.config import load
+        from llmops.improve.decline import declines
+
+        context, config = get_current_context(), load()
+        run = context["dag_run"]
+        until = run.data_interval_end or run.run_after
+        found = declines(config, run.data_interval_start or until - timedelta(hours=1), until)
+        if found:  # llm_continuous_improvement is scheduled on it
+            context["outlet_events"][AssetAlias(DECLINE)].add(Asset(DECLINE), extra={"alerts": found})
+        return found
+
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen
-    [delivered, delivered >> judge()] >> EmptyOperator(task_id="delivered_and_judged")
+    [delivered, delivered >> judge() >> decline()] >> EmptyOperator(task_id="delivered_and_judged")
 
 
 llm_monitoring()

@@ -41,7 +41,7 @@ from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
 from serving.observe.metrics import Metrics
-from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages
+from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages, review
 
 
 def create_app(
@@ -120,7 +120,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
-    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, pages):
+    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))

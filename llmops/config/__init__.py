@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.data import Annotate, Clean, Collect, Source, Template
 from llmops.config.features import Features
+from llmops.config.improve import Improve
 from llmops.config.metrics import DESCRIPTIVE, item_metrics
 from llmops.config.model import Compress, Evaluate, Select, Train, Tune
 from llmops.config.monitoring import Monitoring
@@ -31,9 +32,9 @@ from llmops.config.state import Retention, State
 from llmops.errors import ConfigError
 
 __all__ = [
-    "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern", "Monitoring",
-    "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State", "Template",
-    "Train", "Tune", "load", "merge", "parse_value",
+    "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern", "Improve",
+    "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State",
+    "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class Config(Section):
     push_to_hub: PushToHub = PushToHub()
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
+    improve: Improve = Improve()
     schedule: Schedule = Schedule()
     state: State = State()
     retention: Retention = Retention()

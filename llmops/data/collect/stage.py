@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,19 @@ import pyarrow.compute as pc
 
 from llmops import machine
 from llmops.config import Collect, Source
-from llmops.data.collect import forgotten, repository
+from llmops.data.collect import files, forgotten, repository
 from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
 from llmops.data.collect.files import content_of, matching_files, memory
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated
 from llmops.data.credentials import environment
+from llmops.data.feedback import documents as feedback
+from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
 from llmops.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.hashes import remembered
-from llmops.records import Document, Dropped, schema
+from llmops.records import Document, Dropped, schema, write_table
+from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +54,14 @@ class SourceCounts:
         return {name: number for name, number in asdict(self).items() if isinstance(number, int)}
 
 
-def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapping[str, Any]:
+def run(config: Collect, *, interval: str, out: Path, sources: str = "", database: str = "") -> Mapping[str, Any]:
     """Read all sources of `config` for the data interval `interval` (an ISO date).
 
-    `sources` is the content that is to be read (`files.content`); empty: whatever there is.
+    `sources` is the content that is to be read (`files.content`); empty: whatever there is. `database` is the URL of
+    the one of what is decided, which holds what users have said.
 
-    Writes `documents.parquet` and `quarantine.parquet`, and puts the documents into the repository, if there is one.
+    Writes `documents.parquet` and `quarantine.parquet`, where feedback is a source `pairs.parquet`, too, and puts the
+    documents into the repository, if there is one.
 
     Raises:
         SourceError: naming every source that cannot be reached or yields no document, with the reasons.
@@ -71,7 +76,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out)
+                    found = _collect(source, config, interval, documents, quarantine, out, database)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -79,7 +84,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
                 if found.shown:
                     log.warning("source %s: quarantined %s", source.name, _shown(found))
-                if not found.documents:
+                if not found.documents and source.kind != "feedback":  # of which there may be none yet
                     problems.append(SourceError(_why_nothing(source, found)))
         if problems:
             passing = all(isinstance(problem, TransientError) for problem in problems)
@@ -102,7 +107,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
 
 
 def _collect(
-    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path
+    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path, database: str
 ) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
 
@@ -114,11 +119,20 @@ def _collect(
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
         extracts = Extracts(config.cache, scratch, memory(config), forgotten.load(config.forgotten))
+        if source.kind == "feedback":
+            counts.read, counts.versions = 1, [files.feedback_version(database, interval)]
+            said = feedback.trained(database_at(database), interval)
+            origin = Origin(source, feedback.LOCATION, interval)
+            hashed = forgotten.hasher(config.forgotten)
+            path = extracts.of_feedback(said, origin, lambda prefix: hashed(prefix, "key"))
+            copy(extract_rows(path))
+            _write_pairs(source, said, path, out / "pairs.parquet")
+            return counts
         if source.kind != "sql":
             with remembered(memory(config)) as sha256:
-                files = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
-            counts.versions = [(file.location, version) for file, version in files]
-            found = extracts.of_files(files, source, min(machine.cores(), machine.total_memory() // machine.GIB))
+                named = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
+            counts.versions = [(file.location, version) for file, version in named]
+            found = extracts.of_files(named, source, min(machine.cores(), machine.total_memory() // machine.GIB))
             counts.read = sum(new for _, new in found)
             counts.unchanged = len(found) - counts.read
             edges = repeated.edges(extract_rows(path) for path, _ in found) if source.kind == "html" else frozenset()
@@ -134,6 +148,17 @@ def _collect(
             counts.read = 1
             copy(extract_rows(extracts.of_query(origin, config.root, environ)))
     return counts
+
+
+def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
+    """Write the preferences that go with the documents of an extract, those of forgotten rows excepted."""
+    good = {id for batch in extract_rows(extract) for id, rule in _ids(batch) if not rule}
+    rows = [pair for pair in feedback.pairs(source.name, said) if pair["id"] in good]
+    write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
+
+
+def _ids(batch: pa.RecordBatch) -> Iterable[tuple[str, str]]:
+    return zip(batch["id"].to_pylist(), batch["rule"].to_pylist(), strict=True)
 
 
 def _copy(batches: Iterable[pa.RecordBatch], *, documents: RowFile, quarantine: RowFile, counts: SourceCounts) -> None:
