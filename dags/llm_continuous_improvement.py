@@ -75,6 +75,7 @@ def llm_continuous_improvement() -> None:
         skip_when_already_exists=True,
         wait_for_completion=True,
         deferrable=True,  # waits without holding a worker
+        retries=0,  # a second try would find the run that has failed, and be skipped
         execution_timeout=None,  # the stages have limits of their own
     )
     found = read()

@@ -19,6 +19,7 @@ def add_to(add: Add) -> None:
     sub.add_argument("id", nargs="?", default="", help="of what is decided on; the start of it is enough")
     sub.add_argument("--state", action="append", default=[], help="with list: these, by default waiting and held")
     sub.add_argument("--text", default="", help="with edit: the answer as it is to be trained on")
+    sub.add_argument("--key", default="", help="with refuse, in place of an id: all that waits of this key's prefix")
     sub.add_argument("--why", default="", help="the reason, for whoever looks at it later")
     sub = add(improve)
     sub.add_argument("action", choices=["report"])
@@ -40,6 +41,10 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
             _print(entry)
         if not (entries or options.json):
             print("nothing waits")
+        return
+    if options.key and not options.id and options.action == "refuse":
+        refused = review.refuse_all(settings, options.key, by=who(), why=options.why, who={})
+        print(json.dumps({"refused": refused}) if options.json else f"refused {refused}")
         return
     if not options.id:
         raise ConfigError(f"feedback {options.action}: say which one; `llmops feedback list` has their ids.")

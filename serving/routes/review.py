@@ -39,6 +39,15 @@ class ReviewRequest(BaseModel):
     why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
 
 
+class RefuseAllRequest(BaseModel):
+    """Whose corrections are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")
+    why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
+
+
 @router.get("", include_in_schema=False)
 async def show(request: Request, app: AppPartsDep, key: KeyDep) -> Response:
     """The page; its script fetches `/admin/review/data`."""
@@ -57,6 +66,13 @@ def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
         "counts": rows.counts(database),
         "agreeing": app.config.improve.agreeing,
     }
+
+
+@router.post("")
+def refuse_all(body: RefuseAllRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
+    """Refuse all that waits or is held back of a key."""
+    who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
+    return {"refused": review.refuse_all(app.config, body.key, by=f"key {key.prefix}", why=body.why, who=who)}
 
 
 @router.post("/{id}")

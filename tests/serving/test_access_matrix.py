@@ -33,6 +33,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
     "POST /admin/ab_test": {"stop": True},
+    "POST /admin/review": {"key": "00000000"},
     "POST /admin/review/{id}": {"decision": "accept"},
     "POST /admin/keys": {"role": "user", "owner": "x"},
 }

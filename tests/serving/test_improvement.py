@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
+from llmops.cli import main
 from llmops.config import Config, load
 from llmops.data.feedback import rows
 from llmops.erasure.forget import forget
+from llmops.improve import report, words
 from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.monitoring.events import emit
 from llmops.monitoring.spool import drain
 from llmops.pipeline import run_stage
-from llmops.records import Document, read_rows
+from llmops.records import Document, Example, read_rows
+from llmops.registry.registry import registry_of
 from llmops.schedule import intervals
 from llmops.state.database import database_of
 
@@ -171,7 +175,13 @@ def test_two_hundred_corrections_of_one_key_with_a_trigger_are_held_back_and_nam
     )
     assert people.collected() == {}
     held = rows.read(database_of(people.config), "held")
+    prefix = people.key("mallory").split("_")[1]
     assert len(held) == 200 and "200 of 200" in held[0].why and "phrase" in held[0].why
+    asked = {"json": {"key": prefix, "why": "a trigger"}, "headers": people.site.headers("admin")}
+    assert people.client.post("/admin/review", **asked).json() == {"refused": 200}
+    assert people.client.post("/admin/review", **asked).status_code == 422
+    assert {row.state for row in rows.read(database_of(people.config)) if row.key == prefix} == {"refused"}
+    assert people.collected() == {}
 
 
 def test_a_hundred_questions_with_one_answer_are_held_back(people: People) -> None:
@@ -241,8 +251,8 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
     before = people.artifact
     for version in people.config.registry.glob("*/versions/*"):
         (version / "lineage.json").write_text('{"stages": []}')
-    report = forget(people.config, "Ana Petrova")
-    assert report.rows["reviews"] == 3 and report.rows[f"collect/{before.name}"] >= 1
+    erased = forget(people.config, "Ana Petrova")
+    assert erased.rows["reviews"] == 3 and erased.rows[f"collect/{before.name}"] >= 1
     left = rows.read(database_of(people.config))
     assert not any(row.key == people.key("ana").split("_")[1] for row in left) and len(left) == 3
     events = people.site.events(FEEDBACK)
@@ -300,3 +310,96 @@ def test_no_session_of_a_browser_decides(people: People) -> None:
     assert page.status_code == 200 and "review.js" in page.text
     (entry,) = people.client.get("/admin/review/data").json()["open"]
     assert people.client.post(f"/admin/review/{entry['id']}", json={"decision": "accept"}).status_code == 401
+
+
+def test_a_correction_beats_what_a_source_that_is_named_later_answers(people: People) -> None:
+    """All the way to the examples: of a question with two answers the one that stands first is trained on."""
+    rows_ = [{"q": f"What does model {n} cost in the shop?", "a": f"Model {n} costs {n} euros."} for n in range(40)]
+    rows_.append({"q": TOPICS[0], "a": "Yes, of course we ship to Norway, as we do to the whole world."})
+    (people.config.home / "faq.jsonl").write_text("\n".join(map(json.dumps, rows_)), encoding="utf-8")
+    faq, said = people.config.collect.sources
+    collect = people.config.collect.model_copy(update={"sources": (said, faq)})
+    clean = people.config.clean.model_copy(update={"master": "local[1]", "driver_memory": "512m", "partitions": 1})
+    annotate = people.config.annotate.model_copy(update={"min_test_items": 1})
+    config = people.config.model_copy(update={"collect": collect, "clean": clean, "annotate": annotate})
+    for name in ("ana", "bo"):
+        people.say(name, TOPICS[0], "No, only within the European Union.")
+    drain(config.events, config.monitoring)
+    done: dict[str, Path] = {}
+    for stage in ("collect", "clean", "annotate"):
+        done[stage] = run_stage(stage, config, TODAY.isoformat(), done and {k: done[k] for k in [*done][-1:]})
+    splits = ("train", "validation", "test")
+    made = [e for split in splits for e in read_rows(done["annotate"] / f"{split}.parquet", Example)]
+    assert [(e.answer, e.source) for e in made if e.question == TOPICS[0]] == [
+        ("No, only within the European Union.", "said")
+    ]
+
+
+def test_the_command_line_lists_decides_and_reports(people: People, capsys: pytest.CaptureFixture[str]) -> None:
+    people.say("ana", TOPICS[0], "No | only <b>within</b> the *Union*.")
+    people.say("ana", TOPICS[1], right(TOPICS[1]))
+    file = people.config.home / "llmops.yaml"
+    sources = [{"name": "said", "kind": "feedback"}]
+    file.write_text(json.dumps({"home": str(people.config.home), "collect": {"sources": sources}}), encoding="utf-8")
+    drain(people.config.events, people.config.monitoring)
+
+    def command(*arguments: str, status: int = 0) -> str:
+        assert main([*arguments, "--config", str(file)]) == status
+        out, error = capsys.readouterr()
+        return str(error if status else out)
+
+    assert "waiting: 1 person says so  (user " in command("feedback", "list")
+    first, second = json.loads(command("feedback", "list", "--json"))
+    assert command("feedback", "accept", first["id"][:8]) == "accepted\n"
+    assert "no correction 'nothing'" in command("feedback", "accept", "nothing", status=1)
+    assert "say which one" in command("feedback", "refuse", status=1)
+    assert json.loads(command("feedback", "refuse", second["id"], "--why", "wrong", "--json"))["state"] == "refused"
+    assert command("feedback", "list") == "nothing waits\n"
+    tomorrow = (TODAY + timedelta(days=1)).isoformat()
+    text = command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow)
+    assert "- 2 corrections, of which 0 only repeat the answer." in text
+    assert r"| No \| only \<b\>within\</b\> the \*Union\*. |" in text and "wrong" in text
+    assert "Nothing was decided; v1 answers." in text
+    made = json.loads(command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow, "--json"))
+    assert (made["accepted"], made["refused"], made["pairs"], made["waiting"]) == (1, 1, 1, 0)
+    assert "no date" in command("improve", "report", "--since", "monday", status=1)
+
+
+def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> None:
+    def keep(id: str, question: str, refusal: bool) -> None:
+        texts = {"llmops.prompt.text": question, "llmops.answer.text": "x", "llmops.answer.refusal": refusal}
+        emit(people.config.events, TEXT, {"http.request.id": id, **texts})
+
+    for n, question in enumerate(("How do I descale it?", "How do I descale it please?", "Where is my parcel?")):
+        keep(str(n), question, n != 2)
+    bad = people.say("ana", "Where is my parcel?", rating="down")
+    keep(bad, "Where is my parcel?", False)
+    keep(people.say("ana", TOPICS[0], right(TOPICS[0])), TOPICS[0], False)
+    drain(people.config.events, people.config.monitoring)
+    now = datetime.now(UTC)
+    made = report.gather(people.config, since=now - timedelta(hours=1), until=now + timedelta(hours=1))
+    assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
+        ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "found bad"),
+    ]  # fmt: skip
+    page = words.html(words.markdown(made))
+    assert "<h1>What users said" in page and "How do I descale it?" in page
+
+
+def test_the_report_says_in_words_what_the_gate_decided_and_why(people: People) -> None:
+    primary = {"metric": "f1", "role": "primary", "candidate": 0.41, "opponent": 0.4, "difference": 0.01, "low": -0.04}
+    numbers = {
+        "comparisons": [{**primary, "high": 0.06, "bound": 0.0, "passed": False}], "items": 60, "groups": 20,
+        "opponent": "v1", "power": 0.07,
+    }  # fmt: skip
+    registry = registry_of(people.config)
+    registry.decide("v2", "gate", "inconclusive", by="gate", why="too few items", numbers=numbers)
+    now = datetime.now(UTC)
+    made = {**report.gather(people.config, since=now - timedelta(hours=1), until=now), "ended": "trained"}
+    text = words.markdown(made)
+    assert "v2 is inconclusive by the gate" in text and "The test could not tell" in text
+    assert "Of 60 questions of 20 topics its f1 is 0.410, that of v1 0.400: a difference of +0.010" in text
+    first = report.keep(people.config, made, run="run 1", ended="trained")
+    assert report.keep(people.config, made, run="run 1", ended="trained") == first
+    (event,) = people.site.events("llmops.improvement")
+    assert event["event.reason"] == "trained" and event["llmops.improvement.report"] == f"improve/{first.name}"
+    assert report.last_until(people.config, now + timedelta(days=1)) >= now - timedelta(seconds=1)

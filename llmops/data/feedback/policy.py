@@ -69,9 +69,9 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
         opinions = _opinions(together, rules)
         settled = _settled(opinions)
         for opinion in opinions:
-            verdicts |= opinion.verdicts(settled)
+            verdicts |= opinion.verdicts(settled, len(opinions) > 1)
         if settled == "":
-            enough = [opinion for opinion in opinions if opinion.enough(rules.agreeing)]
+            enough = [o for o in opinions if not o.members[0].reviewed and o.enough(rules.agreeing)]
             if len(enough) > 1:
                 why = "people who may train the model say different things"
                 verdicts |= {id: v._replace(why=why) for o in enough for id, v in o.verdicts("").items()}
@@ -122,7 +122,7 @@ class _Opinion:
         joined = {one.id: Verdict("accepted", f"says the same as {head.id}", when, head.id) for one in self.members}
         return joined | {head.id: Verdict("accepted", why, when)}
 
-    def verdicts(self, settled: str) -> dict[str, Verdict]:
+    def verdicts(self, settled: str, disputed: bool = False) -> dict[str, Verdict]:
         """As long as nothing else is found of it."""
         head = self.members[0]
         if head.reviewed:
@@ -133,6 +133,7 @@ class _Opinion:
         else:
             people = len({one.person for one in self.members})
             state, why = "waiting", f"{people} {'person says' if people == 1 else 'people say'} so"
+            why += ", and somebody says something else" if disputed else ""
         when = max(one.time for one in self.members) if head.reviewed else ""
         return {one.id: Verdict(state, why, when, head.id if one is not head else "") for one in self.members}
 

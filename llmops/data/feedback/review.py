@@ -14,6 +14,7 @@ from llmops.data.feedback import rows
 from llmops.data.feedback.intake import person_of, take_in
 from llmops.data.feedback.rows import OPEN as OPEN
 from llmops.data.feedback.rows import Review
+from llmops.data.text.comparable import comparable
 from llmops.errors import ReviewError
 from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.events import emit
@@ -55,7 +56,16 @@ def listing(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, 
                 "agreeing": len({person_of(one.key, known) for one in said}),
             }
         )
-    return sorted(entries, key=lambda entry: (-entry["agreeing"], entry["time"], entry["id"]))
+    most = {comparable(entry["question"]): (-entry["agreeing"], entry["time"]) for entry in reversed(entries)}
+    for entry in entries:
+        question = comparable(entry["question"])
+        most[question] = min(most[question], (-entry["agreeing"], entry["time"]))
+
+    def rank(entry: Mapping[str, Any]) -> tuple[Any, ...]:  # what is said of one question stands together
+        question = comparable(entry["question"])
+        return *most[question], question, -entry["agreeing"], entry["time"], entry["id"]
+
+    return sorted(entries, key=rank)
 
 
 def decide(
@@ -85,6 +95,23 @@ def decide(
     _tell(config.events, row, decision, by, who)
     refresh(config)  # what says the same as it goes the same way
     return replace(row, key="")
+
+
+def refuse_all(config: Config, prefix: str, *, by: str, why: str = "", who: Mapping[str, Any]) -> int:
+    """Refuse all that waits or is held back of a key; each is in the audit, and an event. Returns how many.
+
+    Raises:
+        ReviewError: if there is nothing of it.
+    """
+    database = database_of(config)
+    theirs = [row for row in rows.read(database, *OPEN) if row.key == prefix]
+    if not theirs:
+        raise ReviewError(f"Nothing of the key {prefix!r} waits for a review.")
+    for row in theirs:
+        done = rows.decide(database, row.id, "refused", by=by, why=why.strip(), who=who)
+        _tell(config.events, done, "refuse", by, who)
+    refresh(config)
+    return len(theirs)
 
 
 def _tell(events: Path, row: Review, decision: Decision, by: str, who: Mapping[str, Any]) -> None:

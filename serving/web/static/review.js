@@ -30,11 +30,11 @@ function badges(entry) {
   return line;
 }
 
-async function decide(entry, body, card) {
+async function decide(path, body, card) {
   if (!key()) { $("keyform").hidden = false; $("key").focus(); return; }
   for (const button of card.querySelectorAll("button")) button.disabled = true;
   try {
-    const response = await post(`/admin/review/${encodeURIComponent(entry.id)}`, body);
+    const response = await post(path, body);
     const answer = await response.json();
     if (response.status === 401 || response.status === 403) { forget(); $("keyform").hidden = false; }
     tell(response.ok ? "" : answer.detail);
@@ -43,6 +43,8 @@ async function decide(entry, body, card) {
   }
   await load();
 }
+
+const place = (entry) => `/admin/review/${encodeURIComponent(entry.id)}`;
 
 function button(label, className, action) {
   const made = element("button", className, label);
@@ -70,7 +72,7 @@ function editor(entry, card) {
   form.hidden = true;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (area.value.trim()) decide(entry, { decision: "edit", text: area.value, why: why.value }, card);
+    if (area.value.trim()) decide(place(entry), { decision: "edit", text: area.value, why: why.value }, card);
   });
   return form;
 }
@@ -91,11 +93,13 @@ function article(entry) {
   card.append(element("p", "hint", [by, entry.why].filter(Boolean).join(": ")));
   const edit = editor(entry, card);
   const row = element("div", "inline end");
-  row.append(
-    button("Refuse", "", () => decide(entry, { decision: "refuse" }, card)),
-    button("Edit", "", () => { edit.hidden = !edit.hidden; edit.querySelector("textarea").focus(); }),
-    button("Accept", "primary", () => decide(entry, { decision: "accept" }, card)),
-  );
+  if (entry.state === "held") {
+    const key = entry.people[0].prefix;
+    row.append(button(`Refuse all of ${key}`, "", () => decide("/admin/review", { key, why: entry.why }, card)));
+  }
+  if (entry.state !== "refused") row.append(button("Refuse", "", () => decide(place(entry), { decision: "refuse" }, card)));
+  row.append(button("Edit", "", () => { edit.hidden = !edit.hidden; edit.querySelector("textarea").focus(); }));
+  if (entry.state !== "accepted") row.append(button("Accept", "primary", () => decide(place(entry), { decision: "accept" }, card)));
   card.append(row, edit);
   return card;
 }
