@@ -312,13 +312,13 @@ def test_no_session_of_a_browser_decides(people: People) -> None:
     assert people.client.post(f"/admin/review/{entry['id']}", json={"decision": "accept"}).status_code == 401
 
 
-def test_a_correction_beats_what_a_source_that_is_named_later_answers(people: People) -> None:
-    """All the way to the examples: of a question with two answers the one that stands first is trained on."""
+def test_a_correction_takes_the_place_of_what_a_source_answers(people: People) -> None:
+    """All the way to the examples, whichever source is named first."""
     rows_ = [{"q": f"What does model {n} cost in the shop?", "a": f"Model {n} costs {n} euros."} for n in range(40)]
     rows_.append({"q": TOPICS[0], "a": "Yes, of course we ship to Norway, as we do to the whole world."})
     (people.config.home / "faq.jsonl").write_text("\n".join(map(json.dumps, rows_)), encoding="utf-8")
     faq, said = people.config.collect.sources
-    collect = people.config.collect.model_copy(update={"sources": (said, faq)})
+    collect = people.config.collect.model_copy(update={"sources": (faq, said)})
     clean = people.config.clean.model_copy(update={"master": "local[1]", "driver_memory": "512m", "partitions": 1})
     annotate = people.config.annotate.model_copy(update={"min_test_items": 1})
     config = people.config.model_copy(update={"collect": collect, "clean": clean, "annotate": annotate})
@@ -359,7 +359,7 @@ def test_the_command_line_lists_decides_and_reports(people: People, capsys: pyte
     text = command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow)
     assert "- 2 corrections, of which 0 only repeat the answer." in text
     assert r"| No \| only \<b\>within\</b\> the \*Union\*. |" in text and "wrong" in text
-    assert "Nothing was decided; v1 answers." in text
+    assert "v1 answers now." in text
     made = json.loads(command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow, "--json"))
     assert (made["accepted"], made["refused"], made["pairs"], made["waiting"]) == (1, 1, 1, 0)
     assert "no date" in command("improve", "report", "--since", "monday", status=1)

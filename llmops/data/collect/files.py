@@ -24,7 +24,6 @@ from llmops.data.feedback import documents
 from llmops.errors import SourceError
 from llmops.hashes import remembered
 from llmops.records import content_id
-from llmops.state.database import database_at
 
 
 class SourceFile(Protocol):
@@ -127,7 +126,7 @@ def content(config: Collect, interval: str, database: str = "") -> str:
 
 def feedback_version(database: str, interval: str) -> tuple[str, str]:
     """Location and version of what users have said and may train, in an interval."""
-    return documents.LOCATION, documents.version(database_at(database), interval)
+    return documents.LOCATION, documents.version(database, interval)
 
 
 def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:

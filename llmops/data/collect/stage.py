@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from llmops import machine
 from llmops.config import Collect, Source
-from llmops.data.collect import files, forgotten, repository
+from llmops.data.collect import forgotten, repository
 from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
 from llmops.data.collect.files import content_of, matching_files, memory
 from llmops.data.collect.readers.origin import Origin
@@ -25,13 +25,14 @@ from llmops.data.credentials import environment
 from llmops.data.feedback import documents as feedback
 from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
+from llmops.data.text.comparable import comparable
 from llmops.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.hashes import remembered
 from llmops.records import Document, Dropped, schema, write_table
-from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
 
+CORRECTED = "corrected"  #: the rule of a row whose answer users have corrected
 SHOWN = 3  #: quarantined rows that a message quotes
 
 
@@ -72,11 +73,13 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
     counts: dict[str, SourceCounts] = {}
     problems: list[SourceError] = []
+    hears = any(source.kind == "feedback" for source in config.sources)
+    said = feedback.trained(database, interval) if hears else []
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out, database)
+                    found = _collect(source, config, interval, documents, quarantine, out, said)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -107,7 +110,13 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
 
 
 def _collect(
-    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path, database: str
+    source: Source,
+    config: Collect,
+    interval: str,
+    documents: RowFile,
+    quarantine: RowFile,
+    out: Path,
+    said: Sequence[Review],
 ) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
 
@@ -115,13 +124,13 @@ def _collect(
         SourceError: if no file matches, or the source's configuration does not fit what it holds.
     """
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts)
+    corrected = feedback.corrected(said) if source.kind != "feedback" else {}
+    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
         extracts = Extracts(config.cache, scratch, memory(config), forgotten.load(config.forgotten))
         if source.kind == "feedback":
-            counts.read, counts.versions = 1, [files.feedback_version(database, interval)]
-            said = feedback.trained(database_at(database), interval)
+            counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.version_of(said))]
             origin = Origin(source, feedback.LOCATION, interval)
             hashed = forgotten.hasher(config.forgotten)
             path = extracts.of_feedback(said, origin, lambda prefix: hashed(prefix, "key"))
@@ -161,21 +170,46 @@ def _ids(batch: pa.RecordBatch) -> Iterable[tuple[str, str]]:
     return zip(batch["id"].to_pylist(), batch["rule"].to_pylist(), strict=True)
 
 
-def _copy(batches: Iterable[pa.RecordBatch], *, documents: RowFile, quarantine: RowFile, counts: SourceCounts) -> None:
-    """Copy the rows of extracts to where they belong."""
+def _copy(
+    batches: Iterable[pa.RecordBatch],
+    *,
+    documents: RowFile,
+    quarantine: RowFile,
+    counts: SourceCounts,
+    corrected: Mapping[str, str],
+) -> None:
+    """Copy the rows of extracts to where they belong; those whose question is in `corrected` are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
         found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
+        left = len(table) - len(found) - len(bad)
+        if corrected:
+            found, wrong = _without_corrected(found, corrected)
+            bad = pa.concat_tables([bad, wrong])
         documents.add(found)
         quarantine.add(bad)
         counts.documents += len(found)
         counts.quarantined += len(bad)
-        counts.left_out += len(table) - len(found) - len(bad)
+        counts.left_out += left
         counts.rules.update(bad["rule"].to_pylist())
         counts.forgotten = counts.rules[forgotten.RULE]
         for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
             counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
+
+
+def _without_corrected(found: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+    """The rows that users have not corrected, and those they have, as quarantined ones."""
+    questions = [comparable(question) for question in found["question"].to_pylist()]
+    hit = pa.array([question in corrected for question in questions], pa.bool_())
+    wrong = found.filter(hit)
+    details = [f"users have corrected its answer: {corrected[q]}" for q in questions if q in corrected]
+    new = {"rule": [CORRECTED] * len(wrong), "detail": details, "content": wrong["question"].to_pylist()}
+    for name, values in new.items():
+        wrong = wrong.set_column(
+            wrong.schema.get_field_index(name), wrong.schema.field(name), pa.array(values, pa.string())
+        )
+    return found.filter(pc.invert(hit)), wrong
 
 
 def _why_nothing(source: Source, counts: SourceCounts) -> str:

@@ -114,11 +114,12 @@ class _Opinion:
         return bool(self.reached(agreeing))
 
     def accepted(self, agreeing: int) -> dict[str, Verdict]:
-        head, voters = self.members[0], self.voters()
+        when, voters = self.reached(agreeing), self.voters()
+        # of those who had said it by then: who agrees later changes nothing of what was accepted
+        head = _head_first([one for one in self.members if one.time <= when and one.person in voters])[0]
         trusted = sorted({one.person for one in voters.values() if one.trusted})
         why = f"{len(voters)} people say the same" if len(voters) > 1 else "of somebody who is trusted"
         why += f", {len(trusted)} of them trusted" if trusted and len(voters) > 1 else ""
-        when = self.reached(agreeing)
         joined = {one.id: Verdict("accepted", f"says the same as {head.id}", when, head.id) for one in self.members}
         return joined | {head.id: Verdict("accepted", why, when)}
 

@@ -76,6 +76,16 @@ def test_two_reach_it_when_the_second_says_so_and_one_row_stands_for_both() -> N
     assert {v.decided for v in verdicts.values()} == {second.time}
 
 
+def test_who_agrees_later_changes_nothing_of_what_was_accepted() -> None:
+    first = [said(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
+    before = judge(first, RULES)
+    later = [said(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
+    after = judge([*first, *later], RULES)
+    for one in first:
+        assert after[one.id][:1] + after[one.id][2:] == before[one.id][:1] + before[one.id][2:]
+    assert {after[one.id].state for one in later} == {"accepted"}
+
+
 def test_three_must_agree_where_the_policy_says_so() -> None:
     rules = Improve(agreeing=3)
     two = [said("ana"), said("bo")]
