@@ -34,22 +34,24 @@ def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str,
         said: person → their corrections of different questions.
         flood: fewer corrections than this are looked at by nobody.
     """
+    many = [p for p, theirs in said.items() if len({words_of(one.question).plain for one in theirs}) >= flood]
+    if not many:
+        return {}
     counts = {person: _phrases(theirs) for person, theirs in said.items()}
+    # Those who use a phrase vouch for it as people: one who floods with it is one.
+    using = Counter(p for person in said for p, n in counts[person].items() if n >= SELDOM * len(said[person]))
+    everything = sum(map(len, said.values()))
     found: dict[str, str] = {}
-    for person, theirs in said.items():
-        if len({words_of(one.question).plain for one in theirs}) < flood:
-            continue
+    for person in many:
+        theirs = said[person]
         answers = Counter(words_of(one.text).plain for one in theirs)
         answer, often = answers.most_common(1)[0]
         if often >= max(flood / 2, OFTEN * len(theirs)):
             found[person] = f"{often} of {len(theirs)} corrections of this person have the same answer: {answer[:80]!r}"
             continue
-        others = [other for other in said if other != person]
-        known = len(others) >= VOUCHING and sum(len(said[other]) for other in others) >= flood
-        # Those who use a phrase, too, vouch for it as people: one who floods likewise is one.
-        vouching = Counter(p for o in others for p, n in counts[o].items() if n >= SELDOM * len(said[o]))
+        known = len(said) > VOUCHING and everything - len(theirs) >= flood
         least = (OFTEN if known else ALONE) * len(theirs)
-        often_here = [(n, p) for p, n in counts[person].items() if n >= least and vouching[p] < VOUCHING]
+        often_here = [(n, p) for p, n in counts[person].items() if n >= least and using[p] - 1 < VOUCHING]
         if often_here:
             number, phrase = max(often_here, key=lambda one: (one[0], len(one[1])))
             found[person] = f"{number} of {len(theirs)} corrections of this person have the phrase {phrase!r}"
