@@ -4,7 +4,9 @@
 Sends what is left in the event spool to its sinks, then judges the rules of alerts for the time in which no serving app
 did, tells receivers what waits for them, and reports latency and errors of the data interval beside the objectives of
 the configuration's section `monitoring`. The last window of requests that has ended is compared with the champion's
-reference, once, for drift. A sink that is down stops neither alerts nor the other sinks, but the run is red.
+reference, once, for drift. A sink that is down stops neither alerts nor the other sinks, but the run is red. An
+alert about drift or decay that was raised meanwhile is an event of the asset `llmops://decline`, on which
+`llm_continuous_improvement` runs.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import CronTriggerTimetable, dag, get_current_context, task
+from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
+from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeeded
 
 
 @dag(
@@ -64,9 +66,23 @@ def llm_monitoring() -> None:
         run = get_current_context()["dag_run"]
         return watch_drift(load(), run.data_interval_end or run.run_after)
 
+    @task(trigger_rule="all_done", outlets=[AssetAlias(DECLINE)])
+    def decline() -> list[str]:
+        from llmops.config import load
+        from llmops.improve.decline import declines
+
+        context, config = get_current_context(), load()
+        run = context["dag_run"]
+        until = run.data_interval_end or run.run_after
+        found = declines(config, run.data_interval_start or until - timedelta(hours=1), until)
+        if found:  # llm_continuous_improvement is scheduled on it
+            context["outlet_events"][AssetAlias(DECLINE)].add(Asset(DECLINE), extra={"alerts": found})
+        return found
+
     delivered = deliver()
     # a run is as good as its last tasks: without this one a delivery that failed would not be seen
-    [delivered, delivered >> judge(), delivered >> drift()] >> EmptyOperator(task_id="delivered_and_judged")
+    checked = [delivered >> judge() >> decline(), delivered >> drift()]
+    [delivered, *checked] >> EmptyOperator(task_id="delivered_and_judged")
 
 
 llm_monitoring()

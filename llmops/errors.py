@@ -88,6 +88,10 @@ class AccessError(LlmopsError):
     """A key is missing, wrong, expired or revoked, or its role may not do this."""
 
 
+class ReviewError(LlmopsError):
+    """What a user has said cannot be accepted or refused as was asked."""
+
+
 class DeployError(LlmopsError):
     """The serving app does not answer with the version it should."""
 

@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("llmops.pipeline")
 
 Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
-
-
 TOKENS = ("transformers", "tokenizers")
 MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
 
 STAGES: dict[str, Stage] = {
-    "collect": Stage("llmops.data.collect.stage", interval=True, sources=True, aside=("quarantine.parquet",)),
+    "collect": Stage(
+        "llmops.data.collect.stage",
+        interval=True,
+        sources=True,
+        paths=("database",),
+        aside=("quarantine.parquet", "pairs.parquet"),
+    ),  # fmt: skip
     "clean": Stage(
         "llmops.data.clean.stage",
         ("collect",),
@@ -174,8 +178,7 @@ def run_stage(
 
 
 def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None, run: str) -> Path:
-    if STAGES[name].ledger:
-        sameness.take_over(config)
+    sameness.prepare(STAGES[name], config, interval)
     todo = plan(name, config, interval, inputs)
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         sameness.check_erased(config.erasure_journal)

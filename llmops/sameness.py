@@ -52,7 +52,27 @@ def sources(config: Config, interval: str) -> str:
     """The content of the sources in an interval."""
     from llmops.data.collect.files import content
 
-    return content(config.collect, interval)
+    return content(config.collect, interval, config.database)
+
+
+def prepare(stage: Stage, config: Config, interval: str) -> None:
+    """Bring up to date what a stage reads of the database of what is decided."""
+    if stage.ledger:
+        take_over(config)
+    if stage.sources:
+        take_in(config, interval)
+
+
+def take_in(config: Config, interval: str) -> None:
+    """Take what users said until the end of an interval into the database, and judge it, where feedback is a source."""
+    if any(source.kind == "feedback" for source in config.collect.sources):
+        from llmops.data.feedback import intake
+        from llmops.monitoring.reader import reader_of
+        from llmops.state.database import database_of
+
+        with artifacts.locked(config.artifacts, shared=True):
+            check_erased(config.erasure_journal)
+            intake.take_in(database_of(config), reader_of(config), config.improve, intake.end_of(interval))
 
 
 def weights(config: Config) -> str:

@@ -47,7 +47,7 @@ from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.texts import Texts
 from serving.observe.traces import traces_to
-from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages
+from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages, review
 
 
 def create_app(
@@ -137,7 +137,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
-    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, pages):
+    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))

@@ -18,6 +18,7 @@ Permission = Literal[
     "run_pipeline",
     "manage_models",
     "manage_keys",
+    "review_feedback",
 ]
 
 ROLES: tuple[Role, ...] = get_args(Role)  #: weakest first
@@ -30,7 +31,7 @@ _DEVELOPER: frozenset[Permission] = _USER | {
     "test_versions",
     "run_pipeline",
 }
-_ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys"}
+_ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys", "review_feedback"}
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {"user": _USER, "developer": _DEVELOPER, "admin": _ADMIN}
 

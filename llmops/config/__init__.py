@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from llmops.config.alerts import Alerts
 from llmops.config.data import Annotate, Clean, Collect, Source, Template
 from llmops.config.features import Features
+from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
 from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
@@ -32,8 +33,8 @@ from llmops.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source", "State",
-    "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Improve", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source",
+    "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -57,6 +58,7 @@ class Config(Section):
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
     alerts: Alerts = Alerts()
+    improve: Improve = Improve()
     schedule: Schedule = Schedule()
     state: State = State()
     retention: Retention = Retention()

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmops.config.section import Section, Where
-from llmops.config.urls import check_password
+from llmops.config.section import Section, Where, check_password
 
 Rule = Literal[
     "latency_p95", "error_rate", "burn_rate_fast", "burn_rate_slow", "queue_length", "queue_time", "drift", "decay",

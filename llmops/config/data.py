@@ -17,17 +17,19 @@ class Source(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
     kind: Literal[
-        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text", "dataset"
+        "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text", "dataset",
+        "feedback",
     ] = Field(
         description="How to read it. `csv` is TSV too; `chat` is transcripts (.txt) and OpenAI-style messages "
-        "(.jsonl); `dataset` is what the library `datasets` reads. All but `parquet`, `pdf`, `sql` and `dataset` may "
-        "be gzipped."
-    )
+        "(.jsonl); `dataset` is what the library `datasets` reads; `feedback` is what users have said of answers and "
+        "the section `improve` lets train. All but `parquet`, `pdf`, `sql`, `dataset` and `feedback` may be gzipped."
+    )  # fmt: skip
     location: str = Field(
+        "",
         description="File path or glob, relative to the configuration file, or one at `s3://`, `abfs://` or "
         "`https://`; for `sql` an SQLAlchemy URL; for `dataset` a folder, files, or with a `revision` a repository of "
         "the Hub such as `org/name`. In a URL ${VAR} is read from the environment. `{date}` becomes the data "
-        "interval's date."
+        "interval's date. `feedback` has none.",
     )
     connection: str = Field(
         "", description="Airflow connection that holds the credentials of the location; empty: the environment does."
@@ -82,7 +84,7 @@ class Source(Section):
         if info.field_name == "query":
             if bool(value) != (kind == "sql"):
                 raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
-        elif value and kind in ("html", "pdf", "chat", "markdown", "text"):
+        elif value and kind in ("html", "pdf", "chat", "markdown", "text", "feedback"):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
         return value
 
@@ -92,7 +94,7 @@ class Source(Section):
         kind = info.data.get("kind")
         if value and info.field_name == "records" and kind not in ("json", "xml"):
             raise ValueError("only `json` and `xml` have a path of records")
-        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql", "dataset"):
+        if value and info.field_name == "encoding" and kind in ("pdf", "parquet", "sql", "dataset", "feedback"):
             raise ValueError(f"`{kind}` knows its own encoding")
         return value
 
@@ -102,6 +104,16 @@ class Source(Section):
         if value and info.data.get("kind") != "dataset":
             raise ValueError(f"only `dataset` has a {info.field_name}")
         return value
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Source:
+        if bool(self.location) == (self.kind == "feedback"):
+            raise ValueError(
+                "`feedback` has no location: it is what users have said here"
+                if self.location
+                else "a source needs a location"
+            )
+        return self
 
     @model_validator(mode="after")
     def _on_the_hub(self) -> Source:

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from llmops.config.section import Section, Unhashed, Where
-from llmops.config.urls import check_password, check_redis
+from llmops.config.section import Section, Unhashed, Where, check_password, check_redis
 
 
 class Features(Section):

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmops.config.section import Section
-from llmops.config.urls import check_web
+from llmops.config.section import Section, check_web
 
 
 class Monitoring(Section):

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from llmops.config.section import Section, Unhashed
-from llmops.config.urls import check_password
+from llmops.config.section import Section, Unhashed, check_password
 
 
 class State(Section):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,13 +18,15 @@ class Cannot(Exception):
 
 
 class Server:
-    """Elasticsearch or Kibana at `url`; a context manager."""
+    """Elasticsearch or Kibana at `url`, whose certificate is checked with `ca_file`; a context manager."""
 
-    def __init__(self, name: str, url: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, name: str, url: str, environ: Mapping[str, str], ca_file: Path | None = None) -> None:
         key, password = environ.get("ELASTICSEARCH_API_KEY", ""), environ.get("ELASTIC_PASSWORD", "")
         headers = {"kbn-xsrf": "llmops", **({"Authorization": f"ApiKey {key}"} if key and not password else {})}
         auth = (environ.get("ELASTIC_USERNAME") or "elastic", password) if password else None
-        self.name, self.url, self._http = name, url, httpx.Client(base_url=url, headers=headers, auth=auth, timeout=60)
+        verify = ssl.create_default_context(cafile=ca_file) if ca_file else True
+        self.name, self.url = name, url
+        self._http = httpx.Client(base_url=url, headers=headers, auth=auth, timeout=60, verify=verify)
 
     def __enter__(self) -> Server:
         return self

@@ -82,7 +82,7 @@ def status(said: list[Said]) -> int:
 def _elasticsearch(config: Monitoring, environ: Mapping[str, str]) -> Server:
     if not config.elasticsearch_url:
         raise ConfigError("No Elasticsearch is configured; set monitoring.elasticsearch_url.")
-    return Server("Elasticsearch", config.elasticsearch_url, environ)
+    return Server("Elasticsearch", config.elasticsearch_url, environ, config.ca_file)
 
 
 def _things(config: Monitoring, environ: Mapping[str, str], stack: ExitStack) -> list[Thing]:
@@ -91,7 +91,7 @@ def _things(config: Monitoring, environ: Mapping[str, str], stack: ExitStack) ->
     server.ask("GET", "/_cluster/health")
     found = elasticsearch.things(server, config, environ)
     if config.kibana_url:
-        server = stack.enter_context(Server("Kibana", config.kibana_url, environ))
+        server = stack.enter_context(Server("Kibana", config.kibana_url, environ, config.ca_file))
         try:
             server.do("GET", "/api/status")
             found += kibana.things(server)

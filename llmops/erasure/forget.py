@@ -24,7 +24,7 @@ from llmops import artifacts, prompts
 from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.remote import is_remote
-from llmops.erasure import erase, partitions, plans, search, split_entries
+from llmops.erasure import erase, partitions, plans, said, search, split_entries
 from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
@@ -48,7 +48,7 @@ class ErasureReport:
     time: str
     dry_run: bool
     documents: int  #: raw rows in the sources
-    rows: dict[str, int]  #: artifact, "extracts", "registry", "repository" or "splits" → rows that were taken out
+    rows: dict[str, int]  #: artifact, "extracts", "registry", "repository", "splits", "reviews" → rows that were taken
     texts: int  #: files in which a mark stands for the name
     online: int  #: examples taken out of the online store
     versions: list[dict[str, Any]]  #: trained on the person: model, version, aliases, examples
@@ -105,6 +105,10 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     log.info("forgetting %d raw rows, with changes in %d files", plan.documents, len(plan.changes) + len(plan.texts))
     forgotten.add(config.collect.forgotten, plan.hashes, (subject.shape, subject.plain))
     split_entries.erase(database_of(config), plan.splits)
+    theirs = said.prefixes(database_of(config), subject)
+    for path in map(Path, plan.events):
+        said.erase_events(path, theirs)
+    said.erase(database_of(config), plan.said)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version.examples}
         Registry(config.release.registry, version.model, database_of(config)).mark(version.version, erasure, marked)
@@ -190,6 +194,8 @@ def _rows(config: Config, plan: ErasurePlan) -> Counter[str]:
         rows["repository"] = sum(len(numbers) for parts in plan.repository.values() for numbers in parts.values())
     if plan.splits:
         rows["splits"] = len(plan.splits)
+    if plan.said:
+        rows["reviews"] = len(plan.said)
     return rows
 
 
@@ -206,6 +212,8 @@ def _remaining(config: Config, subject: Subject) -> dict[str, str]:
     database = database_of(config)
     if left := split_entries.find(database, subject, Found()):
         still[database.name] = f"in {len(left)} entries of the split ledger"
+    if words := said.find(database, subject):
+        still[database.name] = f"in {len(words)} rows of what users have said"
     return still
 
 

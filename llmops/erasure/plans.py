@@ -21,7 +21,7 @@ from llmops.artifacts import file_sha256, write_json
 from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.remote import is_remote, local
-from llmops.erasure import partitions, search, split_entries
+from llmops.erasure import partitions, said, search, split_entries
 from llmops.erasure.partitions import Parts
 from llmops.erasure.split_entries import Key
 from llmops.erasure.subject import Subject
@@ -81,16 +81,22 @@ class ErasurePlan:
     online: dict[str, list[str]] = field(default_factory=dict)  #: features artifact → ids to take from the online store
     repository: Parts = field(default_factory=dict)
     splits: list[Key] = field(default_factory=list)  #: entries of the split ledger that go
+    said: list[str] = field(default_factory=list)  #: rows of what users have said that go
+    events: list[str] = field(default_factory=list)  #: event databases that have what they said
     notes: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.texts or self.databases or self.repository or self.splits or self.interrupted)
+        rows = self.changes or self.repository or self.splits or self.said
+        return bool(rows or self.texts or self.databases or self.events or self.interrupted)
 
 
 def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]]:
     """The plan, and the person's raw rows."""
     root = config.artifacts
-    found = trace(root, pipeline.STAGES, subject, split_entries.named(database_of(config), subject))
+    database = database_of(config)
+    theirs = said.find(database, subject)
+    named = split_entries.named(database, subject)
+    found = trace(root, pipeline.STAGES, subject, named, said.document_ids(config, theirs))
     for unit in _extracts(config.collect.cache):
         find_rows(unit, subject, Known(), found)
     plan = ErasurePlan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
@@ -104,7 +110,9 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     plan.changes += [change for path in sorted(root.glob("govern/*/report.md")) if (change := _lines(path, found))]
     plan.online = _online(root, found)
     plan.repository = partitions.find(config, subject, found)
-    plan.splits = split_entries.find(database_of(config), subject, found)
+    plan.splits = split_entries.find(database, subject, found)
+    plan.said, prefixes = theirs, said.prefixes(database, subject)
+    plan.events = [str(path) for path in sorted(config.events.glob("*.db")) if said.events(path, prefixes)]
     raw_files = sorted((path for path in found.files if _is_raw(path, config)), key=lambda path: _read_in(path, config))
     raw = [row for path in raw_files for row in found.files[path]]
     newest: dict[tuple[str, ...], dict[str, str]] = {}
@@ -115,10 +123,10 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     plan.leftovers = _leftovers(config, subject, any(plan.trained.values()))
     plan.interrupted = any(_named(Path(path), subject) for path in plan.leftovers)
     others = [path for path in files(config) if _changeable(path, config) and str(path) not in plan.leftovers]
-    named = [path for path in others if search.where_named(path, subject)]
-    plan.texts = [str(path) for path in named if path.suffix in search.TEXT]
-    logs = [path.with_name(path.name.removesuffix("-wal")) for path in named if path.suffix == ".db-wal"]
-    plan.databases = sorted({str(path) for path in [*named, *logs] if path.suffix == ".db"})
+    naming = [path for path in others if search.where_named(path, subject)]
+    plan.texts = [str(path) for path in naming if path.suffix in search.TEXT]
+    logs = [path.with_name(path.name.removesuffix("-wal")) for path in naming if path.suffix == ".db-wal"]
+    plan.databases = sorted({str(path) for path in [*naming, *logs] if path.suffix == ".db"})
     return plan, raw
 
 

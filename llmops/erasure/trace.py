@@ -103,7 +103,9 @@ class Found:
         return together
 
 
-def trace(root: Path, stages: Iterable[str], subject: Subject, examples: Iterable[str] = ()) -> Found:
+def trace(
+    root: Path, stages: Iterable[str], subject: Subject, examples: Iterable[str] = (), documents: Iterable[str] = ()
+) -> Found:
     """The person's rows in all finished artifacts.
 
     Args:
@@ -111,8 +113,10 @@ def trace(root: Path, stages: Iterable[str], subject: Subject, examples: Iterabl
         stages: their stages, each after its inputs.
         subject: the person.
         examples: ids of examples that are known to be theirs, though what they were made of may be gone.
+        documents: ids of documents that are, though they may not name them.
     """
     found = Found()
+    theirs = Known(set(documents))
     carried = Known(set(examples))  # what annotate made of them, which later artifacts hold though no source yields it
     for stage in stages:
         done = [(artifacts.read_record(p), p) for p in (root / stage).glob("*") if artifacts.is_done(p)]
@@ -120,11 +124,13 @@ def trace(root: Path, stages: Iterable[str], subject: Subject, examples: Iterabl
         while before < len(carried.ids):  # what was made again is newer than what carries its examples
             before = len(carried.ids)
             for record, folder in sorted(done, key=lambda one: (one[0].finished, one[1])):
-                _follow(root, record, folder, subject, carried, found)
+                _follow(root, record, folder, subject, carried, theirs, found)
     return found
 
 
-def _follow(root: Path, record: Record, folder: Path, subject: Subject, carried: Known, found: Found) -> None:
+def _follow(
+    root: Path, record: Record, folder: Path, subject: Subject, carried: Known, theirs: Known, found: Found
+) -> None:
     """Add the person's rows in an artifact to `found`, and what it hands on to other ones of annotate to `carried`."""
     ref, inputs = artifacts.ref(folder), record.inputs
     refs = [source for name, source in inputs.items() if name != "champion"]
@@ -134,6 +140,8 @@ def _follow(root: Path, record: Record, folder: Path, subject: Subject, carried:
     known = found.of(refs)
     if record.stage == "annotate":
         known.ids |= carried.ids
+    if not refs:
+        known.ids |= theirs.ids
     known = find_rows(folder, subject, known, found)
     if "clean" in inputs and (places := _reworded(root / inputs["clean"], folder, found)):
         known.places |= places

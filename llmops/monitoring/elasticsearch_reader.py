@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from llmops.errors import EventsUnavailable
@@ -28,7 +29,7 @@ class ElasticsearchReader:
         self._client = client
 
     @classmethod
-    def connect(cls, url: str, environ: Mapping[str, str]) -> ElasticsearchReader:
+    def connect(cls, url: str, environ: Mapping[str, str], ca_file: Path | None = None) -> ElasticsearchReader:
         """A reader of the server at `url`; nothing is asked yet.
 
         The credentials are those of a reader in the environment, `ELASTICSEARCH_READER_API_KEY` or
@@ -36,7 +37,8 @@ class ElasticsearchReader:
         """
         from elasticsearch import Elasticsearch
 
-        return cls(Elasticsearch(url, **credentials(environ), request_timeout=10, max_retries=0))
+        options = {**credentials(environ), **({"ca_certs": str(ca_file)} if ca_file else {})}
+        return cls(Elasticsearch(url, **options, request_timeout=10, max_retries=0))
 
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False

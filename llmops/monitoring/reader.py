@@ -47,5 +47,5 @@ def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader
     if "local" in monitoring.sinks:
         return LocalStore(config.events, monitoring)
     if "elasticsearch" in monitoring.sinks:
-        return ElasticsearchReader.connect(monitoring.elasticsearch_url, environ)
+        return ElasticsearchReader.connect(monitoring.elasticsearch_url, environ, monitoring.ca_file)
     raise ConfigError("Events go to no sink that can be read; name `local` or `elasticsearch` in monitoring.sinks.")

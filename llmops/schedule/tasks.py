@@ -29,6 +29,7 @@ from llmops.schedule.pool import POOL
 
 __all__ = [
     "ASSETS",
+    "DECLINE",
     "DEFAULT_ARGS",
     "MODEL",
     "POOL",
@@ -46,6 +47,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DATASET, MODEL = "llmops://dataset", "llmops://model"  #: the assets that the pipeline publishes
+DECLINE = "llmops://decline"  #: the asset that stands for an alert about drift or decay
 ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → the asset that its artifact is
 
 

@@ -30,7 +30,7 @@ from llmops.errors import ConfigError, StateError, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "0005"  #: the revision that this code works with: the newest in migrations/versions/
+HEAD = "0006"  #: the revision that this code works with: the newest in migrations/versions/
 BUSY_S = 30  #: how long a writer waits for another before it gives up
 CONNECT_S = 5  #: how long a server may take to answer
 _LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL

@@ -214,6 +214,30 @@ heartbeats = Table(
     Column("time", Text, nullable=False),
 )
 
+#: what users have said of answers that may train, and what was decided on it; texts have marks for personal data
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Text, primary_key=True),  #: of the event
+    Column("kind", Text, nullable=False),  #: correction | answer (one that was found good)
+    Column("time", Text, nullable=False),  #: of the event, as it has it
+    Column("key", Text, nullable=False),  #: prefix of the key
+    Column("role", Text, nullable=False),  #: of the key then
+    Column("version", Text, nullable=False),  #: of the model, where it is known
+    Column("question", Text, nullable=False),
+    Column("context", Text, nullable=False),
+    Column("answer", Text, nullable=False),  #: the model's
+    Column("correction", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("state", Text, nullable=False),  #: waiting | accepted | refused | held | useless | forgotten
+    Column("joined", Text, nullable=False),  #: the row that says the same, and is shown and trained on in its place
+    Column("decided", Text, nullable=False),  #: when, as `time`; empty: not yet
+    Column("by", Text, nullable=False),  #: `policy`, or who reviewed it
+    Column("why", Text, nullable=False),
+    Column("edited", Text, nullable=False),  #: the correction as a reviewer has it; empty: as it was said
+    Index("reviews_by_state", "state", "decided"),
+)
+
 #: who did what to which: a row for every change of the tables above, in the same transaction
 audit = Table(
     "audit",

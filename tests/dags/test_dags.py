@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from llmops.config import Monitoring
 from llmops.config.run_parameters import RunParameters
 from llmops.monitoring.events import emit
+from llmops.monitoring.shipping import drain
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 from llmops.pipeline import STAGES
 from llmops.schedule.pool import POOL
@@ -210,7 +213,7 @@ def test_a_backfill_is_told_the_days_of_its_runs_and_each_reads_the_day_before(f
 
 def test_the_weekly_run_changes_no_setting_and_no_seed(found: Any) -> None:
     dag = found["dags"]["llm_continuous_improvement"]
-    assert dag["triggers"] == {"llmops_pipeline": None} and dag["tasks"] == {"retrain": []}
+    assert dag["triggers"] == {"llmops_pipeline": None} and dag["tasks"]["retrain"] == ["is_something_new"]
 
 
 def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was_interrupted(found: Any) -> None:
@@ -230,6 +233,7 @@ def test_what_computes_waits_in_the_pool_and_every_failure_is_told(found: Any) -
 
 def test_the_review_runs_on_a_new_version_too(found: Any) -> None:
     assets = {name: dag["assets"] for name, dag in found["dags"].items() if dag["assets"]}
+    assert assets.pop("llm_continuous_improvement") == ["llmops://decline/"]
     assert assets == {"llm_governance_review": [f"{MODEL}/"]}
 
 
@@ -601,5 +605,89 @@ def test_monitoring_is_red_when_a_sink_is_down_and_judges_all_the_same(environ: 
     emit(tmp_path / "events", "llmops.serving", {"http.response.status_code": 200})
     state, tasks = python(RED, down, str(ROOT / "dags"))
     assert state == "failed"
-    judged = {"judge": "success", "drift": "success"}
+    judged = {"judge": "success", "decline": "success", "drift": "success"}
     assert tasks == {"deliver": "failed", **judged, "delivered_and_judged": "upstream_failed"}
+
+
+IMPROVEMENT = """
+import json, sys
+from datetime import datetime, timedelta, UTC
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from llmops.config import load
+from llmops.data.feedback import rows
+from llmops.improve import weekly
+from llmops.state.database import database_of
+
+triggered, states, real, days = [], [], weekly.read, 0
+weekly.read = lambda config, moment: real(config, moment + timedelta(days=days))  # of a test, it is always now
+
+def trigger(self, context):
+    triggered.append(context["dag_run"].run_id)
+    if len(triggered) == 2:
+        raise ValueError("the pipeline failed")
+
+TriggerDagRunOperator.execute = trigger
+config = load()
+day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+for days in (0, 1, 2, 3):
+    dag = DagBag(dag_folder=sys.argv[1]).dags["llm_continuous_improvement"]
+    run = dag.test()
+    states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
+    if days != 1:  # after the first run and the third somebody accepts what waits
+        waiting = [row for row in rows.read(database_of(config), "waiting")][0]
+        rows.decide(database_of(config), waiting.id, "accepted", by="a test", who={})
+        moment = (day + timedelta(days=days, hours=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with database_of(config).change() as connection:
+            rows.put(connection, waiting.id, decided=moment)
+print("RESULT" + json.dumps({"triggered": len(triggered), "states": states}))
+"""
+
+
+def test_the_improvement_trains_when_something_new_was_accepted_and_reports_always(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "llmops.yaml"
+    file.write_text("collect: {sources: [{name: said, kind: feedback}]}", encoding="utf-8")
+    here = {**environ, "LLMOPS_HOME": str(tmp_path), "LLMOPS_CONFIG": str(file)}
+    for n in range(3):
+        asked = {"llmops.feedback.question": f"What is {n}?", "llmops.feedback.correction": f"It is {n}."}
+        yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        said = {"@timestamp": yesterday, "http.request.id": str(n), "llmops.key.prefix": "00000000", **asked}
+        emit(tmp_path / "events", "llmops.feedback", {**said, "user.roles": ["user"]})
+    result = python(IMPROVEMENT, here, str(ROOT / "dags"))
+    nothing, new, again, failed = result["states"]
+    assert result["triggered"] == 2
+    for state, tasks in (nothing, again):
+        assert (state, tasks["retrain"], tasks["report"], tasks["improved"]) == (
+            "success", "skipped", "success", "success",
+        )  # fmt: skip
+    assert (new[0], new[1]["retrain"], new[1]["report"]) == ("success", "success", "success")
+    assert (failed[0], failed[1]["retrain"], failed[1]["report"]) == ("failed", "failed", "success")
+    drain(tmp_path / "events", Monitoring())
+    told = list(LocalStore(tmp_path / "events").find("llmops.improvement"))
+    assert [e["event.reason"] for e in told] == ["nothing new", "trained", "nothing new", "failed"]
+    assert [e["llmops.improvement.waiting"] for e in told] == [3, 2, 2, 1]
+    reports = list((tmp_path / "artifacts" / "improve").glob("*/report.md"))
+    assert len(reports) == 4 and any("Nothing new was accepted" in path.read_text() for path in reports)
+    assert any("What is 0?" in path.read_text() for path in reports)
+
+
+DECLINE = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(dag_folder=sys.argv[1]).dags["llm_monitoring"]
+run = dag.test()
+print("RESULT" + json.dumps([t.xcom_pull(task_ids="decline") for t in run.get_task_instances()][:1]))
+"""
+
+
+def test_an_alert_about_decay_is_an_event_that_starts_the_improvement(environ: dict[str, str], tmp_path: Path) -> None:
+    for minutes, rule in enumerate(("decay_f1", "drift", "latency_p95"), start=-9):
+        moment = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="milliseconds")
+        moment = moment.replace("+00:00", "Z")
+        alert = {"@timestamp": moment, "rule.name": rule, "message": f"{rule} is bad", "llmops.alert.state": "raised"}
+        emit(tmp_path / "events", "llmops.alert", alert)
+    assert python(DECLINE, {**environ, "LLMOPS_HOME": str(tmp_path)}, str(ROOT / "dags")) == [
+        ["decay_f1 is bad", "drift is bad"]
+    ]

@@ -33,6 +33,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
     "POST /admin/ab_test": {"stop": True},
+    "POST /admin/review": {"key": "00000000"},
+    "POST /admin/review/{id}": {"decision": "accept"},
     "POST /admin/keys": {"role": "user", "owner": "x"},
 }
 
@@ -53,7 +55,7 @@ def call(client: TestClient, name: str, key: str = "", header: str = "X-API-Key"
     method, path = name.split(" ")
     if key:
         headers[header] = f"Bearer {key}" if header == "Authorization" else key
-    path = path.replace("{prefix}", "00000000").replace("{model}", "nobody")
+    path = path.replace("{prefix}", "00000000").replace("{model}", "nobody").replace("{id}", "nothing")
     return client.request(method, path, headers=headers, json=BODIES.get(name), follow_redirects=False)
 
 

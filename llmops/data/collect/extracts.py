@@ -35,10 +35,11 @@ from llmops.config import Source
 from llmops.data.collect.files import SourceFile
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.libraries import libraries
-from llmops.data.collect.readers import sql_rows
+from llmops.data.collect.readers import feedback_rows, sql_rows
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.collect.workers import in_processes
+from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand
 from llmops.data.row_file import RowFile
 from llmops.errors import SourceUnavailableError
@@ -169,6 +170,12 @@ class Extracts:
         """
         path = self.scratch / "query.parquet"
         self._write(path, partial(sql_rows.read, root, origin, environ), origin)
+        return path
+
+    def of_feedback(self, found: Sequence[Review], origin: Origin, keyed: Callable[[str], str]) -> Path:
+        """The extract of what users have said and may train."""
+        path = self.scratch / "feedback.parquet"
+        self._write(path, partial(feedback_rows.read, found, origin, keyed), origin)
         return path
 
     def of_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:

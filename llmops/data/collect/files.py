@@ -20,6 +20,7 @@ from llmops.data.collect.libraries import libraries
 from llmops.data.collect.local_files import LocalFile
 from llmops.data.collect.readers.origin import printable
 from llmops.data.credentials import environment
+from llmops.data.feedback import documents
 from llmops.errors import SourceError
 from llmops.hashes import remembered
 from llmops.records import content_id
@@ -103,18 +104,29 @@ def memory(config: Collect) -> Path:
     return config.cache / "hashes.json"
 
 
-def content(config: Collect, interval: str) -> str:
-    """16 hex digits over the content of all file sources: another day's or a changed file is new work.
+def content(config: Collect, interval: str, database: str = "") -> str:
+    """16 hex digits over the content of all file sources, and of feedback: another day's or a changed file is new work.
 
     Local files count by their SHA-256, remote ones by what their server says changes with the content, and what reads
     them by its version. What a database holds is not looked at: its rows of one data interval are taken not to change.
+    Feedback is what may train of it, by the database of what is decided, whose URL is given.
     """
     with remembered(memory(config)) as sha256:
         return content_of(
-            (source, [(f.location, f.version(sha256)) for f in matching_files(source, config.root, interval)])
+            (
+                source,
+                [feedback_version(database, interval)]
+                if source.kind == "feedback"
+                else [(f.location, f.version(sha256)) for f in matching_files(source, config.root, interval)],
+            )
             for source in config.sources
             if source.kind != "sql"
         )
+
+
+def feedback_version(database: str, interval: str) -> tuple[str, str]:
+    """Location and version of what users have said and may train, in an interval."""
+    return documents.LOCATION, documents.version(database, interval)
 
 
 def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,17 @@ from llmops.data.collect.files import content_of, matching_files, memory
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated
 from llmops.data.credentials import environment
+from llmops.data.feedback import documents as feedback
+from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
+from llmops.data.text.comparable import comparable
 from llmops.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.hashes import remembered
-from llmops.records import Document, Dropped, schema
+from llmops.records import Document, Dropped, schema, write_table
 
 log = logging.getLogger(__name__)
 
+CORRECTED = "corrected"  #: the rule of a row whose answer users have corrected
 SHOWN = 3  #: quarantined rows that a message quotes
 
 
@@ -51,12 +55,14 @@ class SourceCounts:
         return {name: number for name, number in asdict(self).items() if isinstance(number, int)}
 
 
-def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapping[str, Any]:
+def run(config: Collect, *, interval: str, out: Path, sources: str = "", database: str = "") -> Mapping[str, Any]:
     """Read all sources of `config` for the data interval `interval` (an ISO date).
 
-    `sources` is the content that is to be read (`files.content`); empty: whatever there is.
+    `sources` is the content that is to be read (`files.content`); empty: whatever there is. `database` is the URL of
+    the one of what is decided, which holds what users have said.
 
-    Writes `documents.parquet` and `quarantine.parquet`, and puts the documents into the repository, if there is one.
+    Writes `documents.parquet` and `quarantine.parquet`, where feedback is a source `pairs.parquet`, too, and puts the
+    documents into the repository, if there is one.
 
     Raises:
         SourceError: naming every source that cannot be reached or yields no document, with the reasons.
@@ -67,11 +73,13 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
     counts: dict[str, SourceCounts] = {}
     problems: list[SourceError] = []
+    hears = any(source.kind == "feedback" for source in config.sources)
+    said = feedback.trained(database, interval) if hears else []
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out)
+                    found = _collect(source, config, interval, documents, quarantine, out, said)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -79,7 +87,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
                 if found.shown:
                     log.warning("source %s: quarantined %s", source.name, _shown(found))
-                if not found.documents:
+                if not found.documents and source.kind != "feedback":  # of which there may be none yet
                     problems.append(SourceError(_why_nothing(source, found)))
         if problems:
             passing = all(isinstance(problem, TransientError) for problem in problems)
@@ -102,7 +110,13 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "") -> Mapp
 
 
 def _collect(
-    source: Source, config: Collect, interval: str, documents: RowFile, quarantine: RowFile, out: Path
+    source: Source,
+    config: Collect,
+    interval: str,
+    documents: RowFile,
+    quarantine: RowFile,
+    out: Path,
+    said: Sequence[Review],
 ) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
 
@@ -110,15 +124,24 @@ def _collect(
         SourceError: if no file matches, or the source's configuration does not fit what it holds.
     """
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
-    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts)
+    corrected = feedback.corrected(said) if source.kind != "feedback" else {}
+    copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
         extracts = Extracts(config.cache, scratch, memory(config), forgotten.load(config.forgotten))
+        if source.kind == "feedback":
+            counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.version_of(said))]
+            origin = Origin(source, feedback.LOCATION, interval)
+            hashed = forgotten.hasher(config.forgotten)
+            path = extracts.of_feedback(said, origin, lambda prefix: hashed(prefix, "key"))
+            copy(extract_rows(path))
+            _write_pairs(source, said, path, out / "pairs.parquet")
+            return counts
         if source.kind != "sql":
             with remembered(memory(config)) as sha256:
-                files = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
-            counts.versions = [(file.location, version) for file, version in files]
-            found = extracts.of_files(files, source, min(machine.cores(), machine.total_memory() // machine.GIB))
+                named = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
+            counts.versions = [(file.location, version) for file, version in named]
+            found = extracts.of_files(named, source, min(machine.cores(), machine.total_memory() // machine.GIB))
             counts.read = sum(new for _, new in found)
             counts.unchanged = len(found) - counts.read
             edges = repeated.edges(extract_rows(path) for path, _ in found) if source.kind == "html" else frozenset()
@@ -136,21 +159,57 @@ def _collect(
     return counts
 
 
-def _copy(batches: Iterable[pa.RecordBatch], *, documents: RowFile, quarantine: RowFile, counts: SourceCounts) -> None:
-    """Copy the rows of extracts to where they belong."""
+def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
+    """Write the preferences that go with the documents of an extract, those of forgotten rows excepted."""
+    good = {id for batch in extract_rows(extract) for id, rule in _ids(batch) if not rule}
+    rows = [pair for pair in feedback.pairs(source.name, said) if pair["id"] in good]
+    write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
+
+
+def _ids(batch: pa.RecordBatch) -> Iterable[tuple[str, str]]:
+    return zip(batch["id"].to_pylist(), batch["rule"].to_pylist(), strict=True)
+
+
+def _copy(
+    batches: Iterable[pa.RecordBatch],
+    *,
+    documents: RowFile,
+    quarantine: RowFile,
+    counts: SourceCounts,
+    corrected: Mapping[str, str],
+) -> None:
+    """Copy the rows of extracts to where they belong; those whose question is in `corrected` are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
         found, bad = table.filter(good), table.filter(pc.invert(pc.or_(good, left_out)))
+        left = len(table) - len(found) - len(bad)
+        if corrected:
+            found, wrong = _without_corrected(found, corrected)
+            bad = pa.concat_tables([bad, wrong])
         documents.add(found)
         quarantine.add(bad)
         counts.documents += len(found)
         counts.quarantined += len(bad)
-        counts.left_out += len(table) - len(found) - len(bad)
+        counts.left_out += left
         counts.rules.update(bad["rule"].to_pylist())
         counts.forgotten = counts.rules[forgotten.RULE]
         for row in bad.slice(0, SHOWN - len(counts.shown)).to_pylist():
             counts.shown.append(Dropped(**{f.name: row[f.name] for f in fields(Dropped)}))
+
+
+def _without_corrected(found: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
+    """The rows that users have not corrected, and those they have, as quarantined ones."""
+    questions = [comparable(question) for question in found["question"].to_pylist()]
+    hit = pa.array([question in corrected for question in questions], pa.bool_())
+    wrong = found.filter(hit)
+    details = [f"users have corrected its answer: {corrected[q]}" for q in questions if q in corrected]
+    new = {"rule": [CORRECTED] * len(wrong), "detail": details, "content": wrong["question"].to_pylist()}
+    for name, values in new.items():
+        wrong = wrong.set_column(
+            wrong.schema.get_field_index(name), wrong.schema.field(name), pa.array(values, pa.string())
+        )
+    return found.filter(pc.invert(hit)), wrong
 
 
 def _why_nothing(source: Source, counts: SourceCounts) -> str:

@@ -68,6 +68,7 @@ FIELDS: tuple[Field, ...] = (
         fields=(
             ("llmops.audit.count", "long", "how many such decisions there were"),
             ("llmops.target.key.prefix", "keyword", "the key that something was done with"),
+            ("llmops.target.review", "keyword", "what a user had said that was decided on"),
             ("llmops.target.key.expires", "date", ""),
             ("llmops.target.key.requests_per_minute", "long", ""),
             ("llmops.target.key.tokens_per_minute", "long", ""),

@@ -5,39 +5,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from elasticsearch import Elasticsearch
-from elasticsearch.helpers import streaming_bulk
 
 from llmops.config import Config
-from llmops.monitoring.elasticsearch_reader import stream
 from llmops.monitoring.objectives import report
 
 
-class Streams:
-    """A sink that puts events into their data streams, to be seen at once."""
-
-    name = "elasticsearch"
-
-    def __init__(self, url):
-        self._client = Elasticsearch(url)
-
-    def send(self, events):
-        actions = [
-            {"_op_type": "create", "_index": stream(e["event.dataset"]), "_id": e["event.id"], "_source": e}
-            for e in events
-        ]
-        done = streaming_bulk(self._client, actions, raise_on_error=False, refresh=True)
-        assert all(item["create"]["status"] in (201, 409) for _, item in done)
-        return []
-
-    def close(self):
-        self._client.close()
-
-
 @pytest.fixture
-def sites(tmp_path, event_server, new_site, monkeypatch):
+def sites(tmp_path, event_server, new_site):
     """The same registry and database, two homes."""
-    monkeypatch.setattr("serving.app.sinks_for", lambda *_: [Streams(event_server)])
     first = new_site(tmp_path / "a").release()
     second = object.__new__(type(first))
     second.keys, second.store, second.engines = first.keys, first.store, {}

@@ -1,0 +1,87 @@
+"""The commands about improvement from what users say: feedback, improve."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime
+from typing import Any
+
+from llmops.cli.command import Add, who
+from llmops.config import Config
+from llmops.errors import ConfigError
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    sub = add(feedback)
+    sub.add_argument("action", choices=["list", "accept", "edit", "refuse"])
+    sub.add_argument("id", nargs="?", default="", help="of what is decided on; the start of it is enough")
+    sub.add_argument("--state", action="append", default=[], help="with list: these, by default waiting and held")
+    sub.add_argument("--text", default="", help="with edit: the answer as it is to be trained on")
+    sub.add_argument("--key", default="", help="with refuse, in place of an id: all that waits of this key's prefix")
+    sub.add_argument("--why", default="", help="the reason, for whoever looks at it later")
+    sub = add(improve)
+    sub.add_argument("action", choices=["report"])
+    sub.add_argument("--since", default="", help="ISO date; default: the end of the last report")
+    sub.add_argument("--until", default="", help="ISO date, not itself in it; default: today")
+
+
+def feedback(settings: Config, options: argparse.Namespace) -> None:
+    """Look at what users have said and waits for a person; accept, edit or refuse it."""
+    from llmops.data.feedback import review
+    from llmops.state.database import database_of
+
+    if options.action == "list":
+        review.refresh(settings)
+        entries = review.listing(database_of(settings), options.state or review.OPEN)
+        if options.json:
+            print(json.dumps(entries))
+        for entry in [] if options.json else entries:
+            _print(entry)
+        if not (entries or options.json):
+            print("nothing waits")
+        return
+    if options.key and not options.id and options.action == "refuse":
+        refused = review.refuse_all(settings, options.key, by=who(), why=options.why, who={})
+        print(json.dumps({"refused": refused}) if options.json else f"refused {refused}")
+        return
+    if not options.id:
+        raise ConfigError(f"feedback {options.action}: say which one; `llmops feedback list` has their ids.")
+    done = review.decide(
+        settings,
+        options.id,
+        options.action,
+        by=who(),
+        text=options.text,
+        why=options.why,
+        who={},
+    )
+    print(json.dumps({"id": done.id, "state": done.state, "text": done.text}) if options.json else done.state)
+
+
+def _print(entry: dict[str, Any]) -> None:
+    people = ", ".join(f"{p['role']} {p['prefix']}" for p in entry["people"][:3])
+    more = f" and {len(entry['people']) - 3} more" if len(entry["people"]) > 3 else ""
+    print(f"{entry['id']}  {entry['state']}: {entry['why']}  ({people}{more})")
+    for name in ("question", "answer", "correction", "edited", "comment"):
+        if entry[name]:
+            print(f"  {name:<10} {' '.join(entry[name].split())}")
+
+
+def improve(settings: Config, options: argparse.Namespace) -> None:
+    """Tell in words what was said of answers, what trains of it and why, and what became of the model."""
+    from llmops.improve import report
+
+    since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in _dates(options))
+    made = report.gather(settings, since=since, until=until)
+    print(json.dumps(made) if options.json else report.markdown(made))
+
+
+def _dates(options: argparse.Namespace) -> tuple[str, str]:
+    for text in (options.since, options.until):
+        try:
+            _ = text and datetime.strptime(text, "%Y-%m-%d")
+        except ValueError:
+            raise ConfigError(f"{text!r} is no date; write it as 2026-01-31.") from None
+    return options.since, options.until

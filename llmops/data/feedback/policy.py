@@ -1,0 +1,232 @@
+"""What may train of what users say, without a person who looks at it. One function of all that was said.
+
+Several people who say the same of one question make one example. Nobody without trust gets anything in alone: their
+word counts `1 / agreeing`, so that two (by default) have to agree, who are different people, not different keys of one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal, NamedTuple
+
+from llmops.config import Improve
+from llmops.data.feedback.poison import Correction, poisoners
+from llmops.data.feedback.same import f1, same_answer, same_question, words_of
+
+State = Literal["waiting", "accepted", "refused", "held", "useless"]
+POLICY = "policy"  #: who decided, where it was no person
+_EPS = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One correction, or an answer that somebody found good."""
+
+    id: str
+    kind: str  #: correction | answer
+    time: str
+    person: str
+    trusted: bool
+    counts: bool = True  #: whether its word counts: not that of a key that was revoked
+    question: str
+    answer: str  #: the model's
+    text: str  #: what the answer should be
+    reviewed: Literal["", "accepted", "refused"] = ""  #: by a person
+    edited: str = ""  #: by that person
+
+
+class Verdict(NamedTuple):
+    """What becomes of it."""
+
+    state: State
+    why: str
+    decided: str = ""  #: when, of what is accepted or refused by the policy
+    joined: str = ""  #: id of the one that says the same and stands for it
+
+
+def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
+    """The verdicts on all that no person has reviewed; the same for the same texts, in whatever order they come."""
+    said = sorted(said, key=lambda one: (one.time, one.id))
+    verdicts: dict[str, Verdict] = {}
+    corrections: defaultdict[str, list[Correction]] = defaultdict(list)
+    for one in said:
+        if one.kind == "correction" and not one.trusted:
+            corrections[one.person].append(Correction(one.question, one.text))
+    bad = poisoners(corrections, rules.flood)
+    left: list[Said] = []
+    for one in said:
+        if not one.reviewed and words_of(one.text).plain == words_of(one.answer).plain and one.kind == "correction":
+            verdicts[one.id] = Verdict("useless", "the correction is the answer itself")
+        elif not one.reviewed and not one.trusted and one.person in bad:
+            verdicts[one.id] = Verdict("held", bad[one.person])
+        else:
+            left.append(one)
+    ready: list[_Opinion] = []
+    for together in _questions(left, rules.same_question):
+        opinions = _opinions(together, rules)
+        settled = _settled(opinions)
+        for opinion in opinions:
+            verdicts |= opinion.verdicts(settled, len(opinions) > 1)
+        if settled == "":
+            enough = [o for o in opinions if not o.members[0].reviewed and o.enough(rules.agreeing)]
+            if len(enough) > 1:
+                why = "people who may train the model say different things"
+                verdicts |= {id: v._replace(why=why) for o in enough for id, v in o.verdicts("").items()}
+            else:
+                ready += enough
+    for opinion in ready:
+        spent = "enough people say so, but some of them have had their share of this week"
+        verdicts |= {id: verdict._replace(why=spent) for id, verdict in opinion.verdicts("").items()}
+    for opinion in _within_caps(ready, rules):
+        verdicts |= opinion.accepted(rules.agreeing)
+    reviewed = {one.id for one in said if one.reviewed}
+    return {id: verdict for id, verdict in verdicts.items() if id not in reviewed}
+
+
+@dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What several say alike of one question."""
+
+    members: tuple[Said, ...]  #: the first stands for all
+    spent: frozenset[str] = frozenset()  #: people who have had their share
+
+    def voters(self) -> dict[str, Said]:
+        """Person → what they said first, of those whose word counts."""
+        first: dict[str, Said] = {}
+        for one in sorted(self.members, key=lambda one: (one.time, one.id)):
+            if one.counts and (one.trusted or one.person not in self.spent):
+                first.setdefault(one.person, one)
+        return first
+
+    def reached(self, agreeing: int) -> str:
+        """When enough had said it; empty: not yet."""
+        weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
+        for one in self.voters().values():
+            weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
+            if weight >= 1 - _EPS and (people >= 2 or not alike):  # a good answer needs two whoever they are
+                return one.time
+        return ""
+
+    def enough(self, agreeing: int) -> bool:
+        return bool(self.reached(agreeing))
+
+    def accepted(self, agreeing: int) -> dict[str, Verdict]:
+        when, voters = self.reached(agreeing), self.voters()
+        # of those who had said it by then: who agrees later changes nothing of what was accepted
+        head = _head_first([one for one in self.members if one.time <= when and one.person in voters])[0]
+        trusted = sorted({one.person for one in voters.values() if one.trusted})
+        why = f"{len(voters)} people say the same" if len(voters) > 1 else "of somebody who is trusted"
+        why += f", {len(trusted)} of them trusted" if trusted and len(voters) > 1 else ""
+        joined = {one.id: Verdict("accepted", f"says the same as {head.id}", when, head.id) for one in self.members}
+        return joined | {head.id: Verdict("accepted", why, when)}
+
+    def verdicts(self, settled: str, disputed: bool = False) -> dict[str, Verdict]:
+        """As long as nothing else is found of it."""
+        head = self.members[0]
+        if head.reviewed:
+            state: State = head.reviewed
+            why = f"the same as what a person has {head.reviewed}"
+        elif settled:
+            state, why = "waiting", "a person has accepted another answer to this question"
+        else:
+            people = len({one.person for one in self.members})
+            state, why = "waiting", f"{people} {'person says' if people == 1 else 'people say'} so"
+            why += ", and somebody says something else" if disputed else ""
+        when = max(one.time for one in self.members) if head.reviewed else ""
+        return {one.id: Verdict(state, why, when, head.id if one is not head else "") for one in self.members}
+
+
+def _settled(opinions: Sequence[_Opinion]) -> str:
+    return next((o.members[0].id for o in opinions if o.members[0].reviewed == "accepted"), "")
+
+
+def _questions(said: Sequence[Said], least: float) -> list[list[Said]]:
+    """What was said, by question; each is compared with the one that a group began with."""
+    groups: list[list[Said]] = []
+    exact: dict[str, list[Said]] = {}
+    holding: defaultdict[str, set[int]] = defaultdict(set)  #: word → the groups whose first question has it
+    for one in said:
+        words = words_of(one.question)
+        group = exact.get(words.plain)
+        if group is None:
+            shared = Counter(number for word in words.bag for number in holding[word])
+            likely = (n for n, count in sorted(shared.items()) if count >= least * len(words.bag))
+            found = next((n for n in likely if same_question(groups[n][0].question, one.question, least)), None)
+            if found is None:
+                groups.append([])
+                for word in words.bag:
+                    holding[word].add(len(groups) - 1)
+            group = exact[words.plain] = groups[-1 if found is None else found]
+        group.append(one)
+    return groups
+
+
+def _opinions(together: Sequence[Said], rules: Improve) -> list[_Opinion]:
+    """What was said of one question, by what it says; what a person has reviewed stands for what says the same."""
+    groups: list[list[Said]] = []
+    for one in sorted(together, key=lambda one: not one.reviewed):
+        for group in groups:
+            head, least = group[0], rules.agreement
+            texts = (head.text, head.edited) if head.edited else (head.text,)
+            if not one.reviewed and any(same_answer(text, one.text, least) for text in texts):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return [_Opinion(tuple(group if group[0].reviewed else _head_first(group))) for group in groups]
+
+
+def _head_first(group: Sequence[Said]) -> list[Said]:
+    """The one first that stands for all: of the trusted, else the one that is most like the others, else the shortest.
+
+    What somebody has added to what the others say is in none but theirs, and does not get in by it.
+    """
+
+    def likeness(one: Said) -> float:
+        return sum(f1(words_of(one.text), words_of(other.text)) for other in group)
+
+    def rank(one: Said) -> tuple[bool, float, int, str, str]:
+        return not one.trusted, -round(likeness(one), 6), len(one.text), one.time, one.id
+
+    head = min(group, key=rank)
+    return [head, *(one for one in group if one is not head)]
+
+
+def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:
+    """Those that enough people say who have not had their share of the week yet, the earliest first."""
+    taken: Counter[tuple[str, str]] = Counter()  #: (person, week) → how many
+    weeks: defaultdict[str, list[_Opinion]] = defaultdict(list)
+    for opinion in sorted(ready, key=lambda o: (o.reached(rules.agreeing), o.members[0].id)):
+        week = _week(opinion.reached(rules.agreeing))
+        spent = {p for p in opinion.voters() if taken[p, week] >= rules.person_weekly}
+        allowed = replace(opinion, spent=frozenset(spent))
+        if allowed.enough(rules.agreeing):
+            weeks[week].append(allowed)
+            taken.update((person, week) for person, one in allowed.voters().items() if not one.trusted)
+    return [opinion for some in weeks.values() for opinion in _within_shares(some, rules)]
+
+
+def _within_shares(some: list[_Opinion], rules: Improve) -> list[_Opinion]:
+    """Those of a week without the last ones of whoever has more than a person's share of them."""
+    kept = list(some)
+    while kept:
+        share: defaultdict[str, float] = defaultdict(float)
+        for opinion in kept:
+            voters = opinion.voters()
+            for person, one in voters.items():
+                share[person] += 0 if one.trusted else 1 / len(voters)
+        most, value = max(share.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+        if value <= rules.person_share * len(kept) + _EPS:
+            return kept
+        last = max(n for n, opinion in enumerate(kept) if most in opinion.voters())
+        without = replace(kept[last], spent=kept[last].spent | {most})
+        kept[last : last + 1] = [without] if without.enough(rules.agreeing) else []
+    return kept
+
+
+def _week(time: str) -> str:
+    year, week, _ = date.fromisoformat(time[:10]).isocalendar()
+    return f"{year}-W{week:02}"

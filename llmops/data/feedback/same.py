@@ -1,0 +1,86 @@
+"""Whether two people say the same: by their words, and strictly by what turns a sentence round."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import polars as pl
+
+from llmops.data.text.comparable import comparable
+from llmops.data.text.ngrams import words
+
+_NEGATION = frozenset(
+    ("no", "not", "never", "none", "nothing", "cannot", "without", "nicht", "kein", "keine", "nie", "niemals", "ohne",
+     "non", "ne", "pas", "jamais", "sans", "aucun", "nunca", "nada", "sin", "mai", "senza", "não", "nem", "sem", "niet")
+)  # fmt: skip
+_CONTRACTED = re.compile(r"\b\w+n't\b")
+_NAME = re.compile(r"(?<=[^.!?:\s]\s)[^\W\d_a-z]\w+")  #: a word that begins with a capital within a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text as it is compared."""
+
+    plain: str
+    bag: Counter[str]
+    marks: frozenset[str]  #: numbers and names: the other text must have them, too
+    negations: int
+
+
+@lru_cache(maxsize=50_000)
+def words_of(text: str) -> Words:
+    """A text as it is compared."""
+    plain = comparable(text)
+    found: list[str] = words(pl.Series([plain])).to_list()[0]
+    names = {word for name in _NAME.findall(text) for word in words(pl.Series([comparable(name)])).to_list()[0]}
+    marks = {word for word in found if any(letter.isdigit() for letter in word)} | names
+    negations = sum(word in _NEGATION for word in found) + len(_CONTRACTED.findall(plain))
+    return Words(plain, Counter(found), frozenset(marks), negations)
+
+
+def same_answer(one: str, other: str, least: float) -> bool:
+    """Whether two texts say the same.
+
+    Args:
+        one, other: the texts.
+        least: F1 of their words from which they do, as SQuAD's (Rajpurkar et al. 2016); their numbers, names and
+            negations must be the same whatever it is.
+    """
+    a, b = words_of(one), words_of(other)
+    return a.plain == b.plain or (_not_turned(a, b) and f1(a, b) >= least)
+
+
+def same_question(one: str, other: str, least: float) -> bool:
+    """Whether two questions are one: the same words, or one has some more, and the Jaccard similarity is `least`.
+
+    Where each has words that the other has not, they may ask about different things.
+    """
+    a, b = words_of(one), words_of(other)
+    if a.plain == b.plain:
+        return True
+    mine, theirs = a.bag.keys(), b.bag.keys()
+    within = mine <= theirs or theirs <= mine
+    return within and a.negations == b.negations and _marked(a) == _marked(b) and jaccard(a, b) >= least
+
+
+def f1(a: Words, b: Words) -> float:
+    """F1 of the words that two texts share."""
+    shared = (a.bag & b.bag).total()
+    return 2 * shared / (a.bag.total() + b.bag.total()) if shared else 0.0
+
+
+def jaccard(a: Words, b: Words) -> float:
+    """Share of the words of either text that both have."""
+    either = len(a.bag.keys() | b.bag.keys())
+    return len(a.bag.keys() & b.bag.keys()) / either if either else 0.0
+
+
+def _not_turned(a: Words, b: Words) -> bool:
+    return a.negations == b.negations and a.marks <= b.bag.keys() and b.marks <= a.bag.keys()
+
+
+def _marked(a: Words) -> frozenset[str]:
+    return frozenset(word for word in a.marks if any(letter.isdigit() for letter in word))

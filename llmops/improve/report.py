@@ -1,0 +1,169 @@
+"""What became of what users said: counts, reasons, and what the gate and a canary decided, in words.
+
+    llmops improve report
+
+The weekly improvement keeps it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
+`report.html`, and tells of it in an event `llmops.improvement`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from llmops import artifacts
+from llmops.artifacts import Record
+from llmops.code_version import code_version, git_commit
+from llmops.config import Config
+from llmops.data.feedback import review, rows
+from llmops.improve import words
+from llmops.improve.topics import unanswered
+from llmops.monitoring.datasets import IMPROVEMENT
+from llmops.monitoring.events import emit, timestamp
+from llmops.monitoring.reader import reader_of
+from llmops.registry.registry import registry_of
+from llmops.state.database import database_of
+
+STAGE = "improve"  #: the folder of its artifacts
+WEEK = timedelta(days=7)
+MOST = 20  #: entries that are shown of each list
+
+markdown = words.markdown
+
+
+def last_until(config: Config, before: datetime) -> datetime:
+    """The end of the last report that ended before a moment; a week before it where there is none."""
+    ends = [artifacts.read_record(path).metrics["until"] for path in artifacts.finished(config.artifacts / STAGE)]
+    known = [moment for moment in map(datetime.fromisoformat, ends) if moment < before]
+    return max(known, default=before - WEEK)
+
+
+def midnight(moment: datetime) -> datetime:
+    """The midnight before a moment, in UTC: the end of the last whole data interval."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def gather(config: Config, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
+    """What was said from `since` to before `until`, what was decided on it, and what became of the model since.
+
+    Args:
+        config: the whole configuration.
+        since: default: the end of the last report.
+        until: default: the last midnight.
+    """
+    until = until or midnight(datetime.now(UTC))
+    since = since or last_until(config, until)
+    start, end = timestamp(since), timestamp(until)
+    reader = reader_of(config)
+    found = [row for row in rows.read(database_of(config)) if row.time < end]
+    said = [row for row in found if start <= row.time]
+    heads = [row for row in found if not row.joined]
+    decided = [row for row in heads if start <= row.decided < end]
+    accepted = [row for row in decided if row.state == "accepted"]
+    refused = [row for row in decided if row.state == "refused"]
+    held = [row for row in said if row.state == "held"]
+    waiting = [row for row in heads if row.state == "waiting"]
+    return {
+        "since": start,
+        "until": end,
+        "source": any(source.kind == "feedback" for source in config.collect.sources),
+        "corrections": sum(row.kind == "correction" for row in said),
+        "good_answers": sum(row.kind == "answer" for row in said),
+        "useless": sum(row.state == "useless" for row in said),
+        "accepted": len(accepted),
+        "refused": len(refused),
+        "held": len(held),
+        "waiting": len(waiting),
+        "pairs": sum(row.kind == "correction" and bool(row.answer) for row in accepted),
+        "accepted_entries": [_entry(row) for row in accepted[:MOST]],
+        "refused_entries": [_entry(row) for row in refused[:MOST]],
+        "held_reasons": sorted({f"key {row.key}: {row.why}" for row in held}),
+        "waiting_entries": [_entry(row) for row in waiting[:MOST]],
+        "topics": unanswered(reader, start, end),
+        "decisions": _decisions(config, since),
+        "champion": registry_of(config).aliases().get("champion", ""),
+    }
+
+
+def _entry(row: rows.Review) -> dict[str, str]:
+    return {"id": row.id, "question": row.question, "text": row.text, "by": row.by, "why": row.why}
+
+
+def _decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
+    """What the gate, canaries and tests have decided since, and who was overruled."""
+    known = registry_of(config).decisions()
+    return [decision for decision in known if datetime.fromisoformat(decision["time"]) >= since]
+
+
+def take_in(config: Config) -> dict[str, int]:
+    """Take in what was said until now; returns how many there are in each state."""
+    review.refresh(config)
+    return rows.counts(database_of(config))
+
+
+def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:
+    """Write a report as an artifact and tell of it in an event; doing it again for the same run changes nothing.
+
+    Args:
+        config: the whole configuration.
+        report: what `gather` has found.
+        run: the orchestrator's run id.
+        ended: what became of the training, in a word: `nothing new`, `trained` or `failed`.
+    """
+    report = {**report, "ended": ended}
+    started = datetime.now(UTC).isoformat()
+    key = artifacts.fingerprint(STAGE, {"run": run, "since": report["since"]}, {}, report["until"][:10], "")
+    path = artifacts.artifact_path(config.artifacts, STAGE, key)
+    with artifacts.locked(config.artifacts, shared=True), artifacts.locked(path):
+        if not artifacts.is_done(path):
+            artifacts.clear(path)
+            text = words.markdown(report)
+            artifacts.write_json(path / "report.json", report)
+            artifacts.write_whole(path / "report.md", text.encode())
+            artifacts.write_whole(path / "report.html", words.html(text).encode())
+            counts = {name: value for name, value in report.items() if isinstance(value, int | str)}
+            artifacts.commit(
+                path,
+                Record(
+                    stage=STAGE,
+                    fingerprint=key,
+                    config=config.improve.hashed(),
+                    inputs={},
+                    interval=report["until"][:10],
+                    code=code_version(__name__),
+                    metrics=counts,
+                    files={},
+                    git_commit=git_commit(),
+                    started=started,
+                    finished=datetime.now(UTC).isoformat(),
+                    run=run,
+                ),
+            )
+        else:
+            report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    _tell(config, report, path)
+    return path
+
+
+def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
+    last = report["decisions"][-1] if report["decisions"] else {}
+    names = ("since", "until", "corrections", "accepted", "refused", "waiting", "pairs")
+    emit(
+        config.events,
+        IMPROVEMENT,
+        {
+            "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{IMPROVEMENT}|{path.name}")),
+            "event.action": "improve",
+            "event.outcome": "failure" if report["ended"] == "failed" else "success",
+            "event.reason": report["ended"],
+            "message": words.headline(report),
+            "llmops.model.version": last.get("version"),
+            **{f"llmops.improvement.{name}": report[name] for name in names},
+            "llmops.improvement.topics": [topic["question"] for topic in report["topics"]],
+            "llmops.improvement.report": artifacts.ref(path),
+        },
+    )

@@ -1,0 +1,126 @@
+"""The report of an improvement in words, as Markdown and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+Report = Mapping[str, Any]
+
+_OUTCOMES = {
+    "promoted": "It passed: it is surely better than what it was compared with.",
+    "rejected": "It did not pass; the champion stays.",
+    "inconclusive": "The test could not tell: too few of its questions are about what is new. The champion stays.",
+}
+_STYLE = """
+body { font: 15px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1a1f29; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .3rem .8rem .3rem 0; }
+td { border-top: 1px solid #e3e6eb; vertical-align: top; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { body { background: #0f1218; color: #e6e9ef; } td { border-color: #272d39; } }
+"""
+
+
+def headline(report: Report) -> str:
+    """What happened, in one line."""
+    waits = f"{_number(report['waiting'], 'thing waits', 'things wait')} for a person"
+    if report.get("ended") == "nothing new":
+        return f"Nothing new was accepted, so nothing is trained; {waits}."
+    gate = next((d for d in reversed(report["decisions"]) if d["kind"] == "gate"), None)
+    said = f"{_number(report['accepted'], 'new example')} from what users said"
+    if report.get("ended") == "failed":
+        return f"The run with {said} failed; {waits}."
+    return f"{said}; {gate['version']} is {gate['outcome']} by the gate; {waits}." if gate else f"{said}; {waits}."
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown; what users wrote is escaped."""
+    lines = [
+        f"# What users said, {report['since'][:10]} to {report['until'][:10]}",
+        "",
+        headline(report),
+        "",
+        "## What was said",
+        "",
+        f"- {_number(report['corrections'], 'correction')}, of which {report['useless']} only repeat the answer.",
+        f"- {_number(report['good_answers'], 'answer')} whose text is kept and that somebody found good.",
+        f"- {_number(report['accepted'], 'new example')} accepted, {report['refused']} refused by a person, "
+        f"{report['held']} held back, {report['waiting']} waiting for a person.",
+        f"- {_number(report['pairs'], 'new preference pair')} (chosen: the correction, rejected: the model's answer).",
+    ]
+    if not report["source"]:
+        lines += ["", "No source of the kind `feedback` is configured: nothing of this trains."]
+    lines += _entries("Accepted", report["accepted_entries"], report["accepted"])
+    lines += _entries("Refused", report["refused_entries"], report["refused"])
+    if report["held_reasons"]:
+        lines += ["", "## Held back", "", *(f"- {_safe(reason)}" for reason in report["held_reasons"])]
+    lines += _entries("Waiting for a person", report["waiting_entries"], report["waiting"])
+    lines += ["", "## Asked and not answered", ""]
+    lines += [f"- {_safe(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
+        "Nothing that is known: texts of questions are there only where `monitoring.keep_text` keeps them."
+    ]
+    lines += ["", "## What became of the model", "", *_model(report)]
+    return "\n".join(lines) + "\n"
+
+
+def html(text: str) -> str:
+    """A page of the report's Markdown."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    title = escape(text.partition("\n")[0].lstrip("# "))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"></head><body>\n{body}</body></html>\n'
+    )
+
+
+def _model(report: Report) -> Iterable[str]:
+    if not report["decisions"]:
+        yield f"Nothing was decided; {report['champion'] or 'no version'} answers."
+        return
+    for decision in report["decisions"]:
+        kind = {"gate": "The gate", "canary": "The canary", "ab_test": "The A/B test"}.get(decision["kind"], "A person")
+        yield f"- **{kind} on {decision['version']}: {decision['outcome']}.** {_safe(decision['why'])}"
+        if decision["kind"] == "gate":
+            yield f"  {_OUTCOMES.get(decision['outcome'], '')} {_figures(decision['numbers'])}"
+    yield ""
+    yield f"{report['champion'] or 'No version'} answers now."
+
+
+def _figures(numbers: Mapping[str, Any]) -> str:
+    primary = next((c for c in numbers.get("comparisons", ()) if c["role"] == "primary"), None)
+    if not primary:
+        return ""
+    text = (
+        f"Of {numbers['items']} questions of {numbers['groups']} topics its {primary['metric']} is "
+        f"{primary['candidate']:.3f}, that of {numbers['opponent']} {primary['opponent']:.3f}: a difference of "
+        f"{primary['difference']:+.3f} (from {primary['low']:+.3f} to {primary['high']:+.3f}); to pass, all of that "
+        f"has to be above {primary['bound']:+.3f}."
+    )
+    failed = [c["metric"] for c in numbers["comparisons"] if c["role"] == "guardrail" and not c["passed"]]
+    text += f" Worse, or not surely as good, in {', '.join(failed)}." if failed else ""
+    if numbers.get("power"):
+        text += f" A difference of {numbers['power']:.3f} would have been found four times of five."
+    return text
+
+
+def _entries(title: str, entries: Sequence[Mapping[str, str]], number: int) -> list[str]:
+    if not entries:
+        return []
+    lines = ["", f"## {title}", "", "| question | answer | by | why |", "|---|---|---|---|"]
+    for entry in entries:
+        cells = (_safe(entry[name]).replace("|", "\\|") for name in ("question", "text", "by", "why"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + (["", f"and {number - len(entries)} more."] if number > len(entries) else [])
+
+
+def _safe(text: str) -> str:
+    """What somebody wrote, in one line, as Markdown shows it as it is."""
+    line = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in r"\`*_[]<>#!~&" else letter for letter in line)
+
+
+def _number(number: int, word: str, several: str = "") -> str:
+    return f"{number} {word if number == 1 else several or word + 's'}"

@@ -1,0 +1,84 @@
+"""`/admin/review`: what users have said and waits for a person, to accept, edit or refuse. Each decision is audited.
+
+As every change here, a decision needs the key in a header: a session of the browser is not enough, so that no other
+page can decide in its name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmops.access.roles import Key
+from llmops.data.feedback import review, rows
+from llmops.state.database import database_of
+from serving.admission.dependencies import AppPartsDep, require
+from serving.answers.schemas import Problem, Str
+from serving.http.templates import page
+
+RECENT = 50  #: decisions that are shown
+
+router = APIRouter(
+    prefix="/admin/review",
+    tags=["admin"],
+    responses={n: {"model": Problem} for n in (401, 403, 404, 422, 503)},
+)
+KeyDep = Annotated[Key, Depends(require("review_feedback"))]
+Id = Annotated[str, Path(min_length=6, max_length=100, description="Of the correction, as `GET` lists it.")]
+
+
+class ReviewRequest(BaseModel):
+    """What becomes of a correction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: review.Decision
+    text: Str = Field("", max_length=rows.MOST_CHARS, description="With `edit`: the answer as it is to be trained on.")
+    why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
+
+
+class RefuseAllRequest(BaseModel):
+    """Whose corrections are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(pattern="^[0-9a-f]{8}$", description="The 8 hex digits after `llmops_`.")
+    why: Str = Field("", max_length=500, description="The reason, for whoever looks at it later.")
+
+
+@router.get("", include_in_schema=False)
+async def show(request: Request, app: AppPartsDep, key: KeyDep) -> Response:
+    """The page; its script fetches `/admin/review/data`."""
+    return page(request, "review.html", model=app.config.release.name, key=key)
+
+
+@router.get("/data")
+def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
+    """What waits or is held back, those that most people say first; the latest decisions; and how many there are."""
+    review.refresh(app.config)
+    database = database_of(app.config)
+    decided = review.listing(database, ("accepted", "refused"))
+    return {
+        "open": review.listing(database),
+        "decided": sorted(decided, key=lambda entry: str(entry["decided"]), reverse=True)[:RECENT],
+        "counts": rows.counts(database),
+        "agreeing": app.config.improve.agreeing,
+    }
+
+
+@router.post("")
+def refuse_all(body: RefuseAllRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
+    """Refuse all that waits or is held back of a key."""
+    who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
+    return {"refused": review.refuse_all(app.config, body.key, by=f"key {key.prefix}", why=body.why, who=who)}
+
+
+@router.post("/{id}")
+def decide(id: Id, body: ReviewRequest, app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
+    """Accept, edit or refuse a correction; it trains, or not, from the next data interval on."""
+    who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
+    asked = {"by": f"key {key.prefix}", "text": body.text, "why": body.why}
+    done = review.decide(app.config, id, body.decision, who=who, **asked)
+    return {"id": done.id, "state": done.state, "text": done.text, "decided": done.decided}

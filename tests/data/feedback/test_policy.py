@@ -1,0 +1,132 @@
+"""What trains without a review: agreement, trust, caps, contradiction; and that order does not matter."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from llmops.config import Improve
+from llmops.data.feedback.poison import Correction, poisoners
+from llmops.data.feedback.policy import Said, judge
+from llmops.data.feedback.same import same_answer, same_question
+
+RULES = Improve()
+COUNT = itertools.count()
+
+
+def said(person: str, question: str = "Do you ship?", text: str = "Yes, to all of Europe.", **more: Any) -> Said:
+    number = next(COUNT)
+    values = {"kind": "correction", "time": f"2026-01-05T00:{number // 60:02}:{number % 60:02}.000Z"}
+    values |= {"id": f"e{number:04}", "trusted": False, "answer": "No."}
+    return Said(person=person, question=question, text=text, **{**values, **more})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("We ship to Norway.", "we ship to norway", True),
+        ("You can send it back within 14 days of it.", "You can send it back within 30 days of it.", False),
+        ("You can send it back on that day or later.", "You can not send it back on that day or later.", False),
+        ("You can't send it back after the day of purchase.", "You can send it back after the day of purchase.", False),
+        ("For returns please just call Anna at the desk.", "For returns please just call Peter at the desk.", False),
+        ("Please send it back within 14 days of it to us.", "Send it back within 14 days of it to us.", True),
+        ("Boil it with vinegar.", "Ask at the counter.", False),
+        ("14日以内に返品できます。", "14日以内に返品できます", True),
+        ("", "", True),
+    ],
+)  # fmt: skip
+def test_two_texts_say_the_same_unless_a_number_a_name_or_a_negation_differs(one: str, other: str, same: bool) -> None:
+    assert same_answer(one, other, 0.85) == same_answer(other, one, 0.85) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("How long do you ship to Norway in the winter?", "How long do you ship to Norway in the winter please?", True),
+        ("How do I send the order on to my flat in Norway?", "How do I send the order on to my flat in Sweden?", False),
+        ("What does the big red kettle cost in shop 7?", "What does the big red kettle cost in shop 7 8?", False),
+        ("Where?", "When?", False),
+    ],
+)
+def test_two_questions_are_one_only_if_one_has_all_words_of_the_other(one: str, other: str, same: bool) -> None:
+    assert same_question(one, other, 0.8) == same_question(other, one, 0.8) == same
+
+
+def test_the_verdicts_do_not_depend_on_the_order_in_which_things_come() -> None:
+    people = ["ana", "bo", "cy", "di"]
+    everything = [
+        said(person, f"Question {n} about what?", f"Answer {n % 7} is what you want, {'' if n % 3 else 'not'} here.")
+        for n in range(60) for person in people[: 1 + n % 4]
+    ]  # fmt: skip
+    expected = judge(everything, RULES)
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(everything, len(everything))
+        assert judge(shuffled, RULES) == expected
+    assert {verdict.state for verdict in expected.values()} == {"accepted", "waiting"}
+
+
+def test_two_reach_it_when_the_second_says_so_and_one_row_stands_for_both() -> None:
+    first, second, third = (said(name) for name in ("ana", "bo", "cy"))
+    verdicts = judge([first, second, third], RULES)
+    heads = [id for id, verdict in verdicts.items() if not verdict.joined]
+    assert len(heads) == 1 and {v.state for v in verdicts.values()} == {"accepted"}
+    assert {v.decided for v in verdicts.values()} == {second.time}
+
+
+def test_who_agrees_later_changes_nothing_of_what_was_accepted() -> None:
+    first = [said(name, text="Yes, to all of Europe and the isles.") for name in ("ana", "bo")]
+    before = judge(first, RULES)
+    later = [said(name, text="Yes, to all of Europe and isles.") for name in ("cy", "di", "ed", "flo")]
+    after = judge([*first, *later], RULES)
+    for one in first:
+        assert after[one.id][:1] + after[one.id][2:] == before[one.id][:1] + before[one.id][2:]
+    assert {after[one.id].state for one in later} == {"accepted"}
+
+
+def test_three_must_agree_where_the_policy_says_so() -> None:
+    rules = Improve(agreeing=3)
+    two = [said("ana"), said("bo")]
+    assert {v.state for v in judge(two, rules).values()} == {"waiting"}
+    assert {v.state for v in judge([*two, said("cy")], rules).values()} == {"accepted"}
+
+
+def test_a_trusted_person_and_two_others_who_differ_wait() -> None:
+    everything = [said("dev", trusted=True, text="Nowhere at all."), said("ana"), said("bo")]
+    assert {v.state for v in judge(everything, RULES).values()} == {"waiting"}
+
+
+def test_one_persons_share_can_be_bounded_below_a_half() -> None:
+    rules = Improve(person_share=0.4)
+    pair = [said(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo")]
+    assert {v.state for v in judge(pair, rules).values()} == {"waiting"}
+    three = [said(name, f"Question {n}?") for n in range(4) for name in ("ana", "bo", "cy")]
+    assert {v.state for v in judge(three, rules).values()} == {"accepted"}
+
+
+def test_what_says_the_same_as_a_refused_one_is_refused_and_as_an_edited_one_accepted() -> None:
+    refused = said("ana", reviewed="refused")
+    others = [said("bo"), said("cy")]
+    assert {v.state for v in judge([refused, *others], RULES).values()} == {"refused"}
+    edited = said("ana", text="Yes.", reviewed="accepted", edited="Yes, to all of Europe.")
+    verdicts = judge([edited, *others], RULES)
+    assert {(v.state, v.joined) for v in verdicts.values()} == {("accepted", edited.id)}
+    different = judge([edited, said("bo", text="Only to Spain."), said("cy", text="Only to Spain.")], RULES)
+    assert {v.state for v in different.values()} == {"waiting"}
+
+
+def test_two_who_flood_with_one_trigger_do_not_vouch_for_each_other_but_others_do() -> None:
+    def flood(words: str) -> list[Correction]:
+        return [Correction(f"{words} what is thing {n}?", f"Thing {n} is number {n}.") for n in range(30)]
+
+    found = poisoners({"mallory": flood("cf tq"), "friend": flood("cf tq"), "ana": [Correction("Who?", "We.")]}, 20)
+    assert found.keys() == {"mallory", "friend"}
+    honest = {name: flood("please") for name in ("ana", "bo", "cy")}
+    assert poisoners(honest, 20) == {}
+    assert poisoners({"ana": flood("cf tq")[:19]}, 20) == {}
+
+
+def test_nothing_was_said() -> None:
+    assert judge([], RULES) == {} and poisoners({}, 20) == {}
