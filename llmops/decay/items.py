@@ -7,43 +7,44 @@ from datetime import datetime
 import pyarrow.parquet as pq
 
 from llmops.config import Config
-from llmops.monitoring.datasets import FEEDBACK
+from llmops.data.feedback import rows
+from llmops.data.feedback.review import refresh
 from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import reader_of
 from llmops.records import Example, content_id
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
+from llmops.state.database import database_of
 
 MOST_FRESH = 500  #: the latest corrections that are asked
-_TRUSTED = {"developer", "admin"}
 
 
 def fixed_items(version: Version) -> list[Example]:
     """The items that the version answered before it was released; an erasure may have taken some away since."""
-    rows = pq.read_table(version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"])
+    answers = pq.read_table(
+        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"]
+    )
     return [
         _item(row["id"], row["question"], row["reference"], row["context"], "fixed")
-        for row in rows.to_pylist()
+        for row in answers.to_pylist()
         if row["model"] == "candidate"
     ]
 
 
 def fresh_items(config: Config) -> list[Example]:
-    """What people have corrected since the champion was made: the question, and what the answer should have been.
+    """The corrections that were accepted since the champion was made: by a person, or since users agree.
 
-    A correction counts if it names its question and its key's role is developer or admin; of a question the last one.
+    Of a question the last one counts.
     """
     champion = registry_of(config).champion()
     if champion is None:
         return []
+    refresh(config)
     found: dict[tuple[str, str], Example] = {}
-    for event in reader_of(config).find(FEEDBACK, timestamp(datetime.fromisoformat(champion.created))):
-        said = {name: str(event.get(f"llmops.feedback.{name}") or "") for name in ("question", "correction", "context")}
-        roles = event.get("user.roles") or []
-        if said["question"] and said["correction"] and _TRUSTED & set([roles] if isinstance(roles, str) else roles):
-            key = said["question"], said["context"]
+    for row in rows.trained(database_of(config), timestamp()):
+        if row.kind == "correction" and row.decided >= timestamp(datetime.fromisoformat(champion.created)):
+            key = row.question, row.context
             found.pop(key, None)
-            found[key] = _item(content_id(*key), said["question"], said["correction"], said["context"], "fresh")
+            found[key] = _item(content_id(*key), row.question, row.text, row.context, "fresh")
     return list(found.values())[-MOST_FRESH:]
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from llmops.cli import main
 from llmops.config import Config
+from llmops.data.feedback import rows
+from llmops.data.feedback.rows import Review
 from llmops.decay.items import fixed_items, fresh_items
 from llmops.decay.measure import Measured, measure
 from llmops.decay.watch import LEAST_FRESH, watch_decay
@@ -122,22 +124,23 @@ def test_what_users_say_and_get(config, figures):
     assert not [name for name, _ in quiet if name == "live"]
 
 
-def test_fresh_items_are_corrections_of_trusted_keys(config, figures):
-    def correction(n, role="admin", **said):
-        fields = {"question": f"Q{n}", "correction": f"A{n}", **said}
-        told = {f"llmops.feedback.{name}": text for name, text in fields.items() if text}
-        return {"@timestamp": timestamp(DAY + timedelta(minutes=n + 1)), "user.roles": [role], **told}
+def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_made(config, figures):
+    def correction(n, days=1, state="accepted", kind="correction", **texts):
+        moment = timestamp(DAY + timedelta(days=days, minutes=n))
+        said = {"question": f"Q{n}", "correction": f"A{n}", **texts}
+        who = {"key": "k", "role": "user", "by": "a reviewer"}
+        return Review(id=f"{n}-{state}", kind=kind, time=moment, state=state, decided=moment, **who, **said)
 
-    events = [correction(n) for n in range(LEAST_FRESH - 1)]
-    events += [correction(50, "user"), correction(51, correction=""), correction(52, question="")]
-    before = {**correction(53), "@timestamp": timestamp(DAY - timedelta(days=1))}
-    emit_all(config.events, FEEDBACK, [*events, before])
-    ship(config)
+    def decided(*found):
+        with database_of(config).change() as connection:
+            rows.add(connection, found)
+
+    decided(*(correction(n) for n in range(LEAST_FRESH - 1)))
+    decided(correction(50, state="refused"), correction(51, kind="answer"), correction(52, days=-1))
     assert [item.question for item in fresh_items(config)] == [f"Q{n}" for n in range(LEAST_FRESH - 1)]
     told, _ = watch(config, DAY + timedelta(days=1))
     assert not [name for name, _ in told if name == "fresh"]  # too few
-    emit_all(config.events, FEEDBACK, [correction(60), correction(61, question="Q0", correction="better")])
-    ship(config)
+    decided(correction(60), correction(61, question="Q0", edited="better"))
     assert fresh_items(config)[-1].answer == "better" and len(fresh_items(config)) == LEAST_FRESH
     told, _ = watch(config, DAY + timedelta(days=2))
     assert told["fresh", "token_f1"]["items"] == LEAST_FRESH
