@@ -14,7 +14,6 @@ from llmops.alerts.finding import Finding
 from llmops.alerts.ledger import heartbeats
 from llmops.artifacts import locked
 from llmops.config import Config
-from llmops.config.model import LOWER_IS_BETTER
 from llmops.doctor import nearest
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE
 from llmops.monitoring.events import timestamp
@@ -22,23 +21,19 @@ from llmops.monitoring.reader import Reader
 from llmops.monitoring.spool import Spool
 
 LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie
-#: figures of which less is better, besides those of answers
-FEWER = LOWER_IS_BETTER | {"refusals", "refusal_share", "misses", "retrieval_misses", "down_share"}
 
 
 def drift(config: Config, reader: Reader, now: datetime) -> list[Finding]:
     """`drift`: what differs from the reference in the last windows, one alert per version."""
-    windows: dict[tuple[str, str, str], dict[str, bool]] = defaultdict(dict)
+    last: dict[tuple[str, ...], dict[str, Any]] = {}
     for event in reader.find(DRIFT, timestamp(now - LOOK), timestamp(now)):
-        what = str(event.get("llmops.drift.feature", "")), str(event.get("llmops.drift.side", ""))
-        window = windows[(str(event.get("llmops.model.version", "")), *what)]
-        until = str(event.get("llmops.drift.until") or event["@timestamp"])
-        window[until] = window.get(until, False) or bool(event.get("llmops.drift.drifted"))
-    drifted: dict[str, list[str]] = defaultdict(list)
-    for (version, feature, side), window in windows.items():
-        last = [window[until] for until in sorted(window)[-config.alerts.drift_windows :]]
-        if len(last) == config.alerts.drift_windows and all(last):
-            drifted[version].append(f"{feature} of the {side}" if side else feature)
+        comparison = tuple(str(event.get(f"llmops.drift.{name}", "")) for name in ("feature", "side", "test"))
+        last[str(event.get("llmops.model.version", "")), *comparison] = event
+    drifted: dict[str, set[str]] = defaultdict(set)
+    for (version, feature, side, _), event in last.items():
+        in_a_row = event.get("llmops.drift.windows") or 0
+        if event.get("llmops.drift.drifted") and in_a_row >= config.alerts.drift_windows:
+            drifted[version].add(f"{feature} of the {side}" if side else feature)
     return [
         Finding(
             "drift",
@@ -60,13 +55,14 @@ def decay(config: Config, reader: Reader, now: datetime) -> list[Finding]:
         last[version, metric, items] = event
     found = []
     for (version, metric, items), event in sorted(last.items()):
-        low, high = event.get("llmops.decay.slope_low"), event.get("llmops.decay.slope_high")
-        if low is None or high is None or not (low > 0 if metric in FEWER else high < 0):
+        if not event.get("llmops.decay.decayed"):
             continue
-        value, slope = event.get("llmops.decay.value"), event.get("llmops.decay.slope") or (low + high) / 2
+        slope, low, high, value = (
+            event[f"llmops.decay.{name}"] for name in ("slope", "slope_low", "slope_high", "value")
+        )
         message = (
-            f"{metric} of {version or 'the champion'} on {items} items gets worse by {abs(slope):.4g} a day "
-            f"(95 %: {low:.4g} to {high:.4g})" + (f"; it is {value:.4g} now." if value is not None else ".")
+            f"{metric} of {version} on {items} items gets worse by {abs(slope):.4g} a day "
+            f"(95 %: {low:.4g} to {high:.4g}); it is {value:.4g} now."
         )
         subject = " ".join(part for part in (version, metric, items) if part)
         found.append(Finding("decay", message, subject=subject, value=slope, bound=0.0))

@@ -125,6 +125,7 @@ def drifts(windows: Sequence[bool], feature: str = "length") -> list[dict[str, A
                 "llmops.drift.until": timestamp(NOW - timedelta(hours=len(windows) - n)),
                 "llmops.drift.feature": feature, "llmops.drift.side": "prompt", "llmops.drift.test": test,
                 "llmops.drift.drifted": drifted and test == "ks", "llmops.model.version": "v1",
+                "llmops.drift.windows": [*windows[n::-1], False].index(False) if test == "ks" else 0,
             },
         )
         for n, drifted in enumerate(windows) for test in ("ks", "psi")
@@ -138,21 +139,21 @@ def test_drift_takes_two_windows_in_a_row(config: Config, windows: list[bool], r
     assert raised(config, drifts(windows), drifts([False, True], "words")) == rules
 
 
-@pytest.mark.parametrize(
-    ("metric", "low", "high", "rules"),
-    [
-        ("f1", -0.02, -0.01, {"decay"}),
-        ("f1", -0.02, 0.01, set()),
-        ("f1", 0.01, 0.02, set()),
-        ("perplexity", 0.1, 0.2, {"decay"}),
-        ("perplexity", -0.2, -0.1, set()),
-        ("f1", None, None, set()),
-    ],
-)
-def test_decay(config: Config, metric: str, low: float | None, high: float | None, rules: set[str]) -> None:
-    event = {"@timestamp": timestamp(NOW - timedelta(hours=9)), "llmops.decay.metric": metric}
-    event |= {"llmops.decay.slope_low": low, "llmops.decay.slope_high": high, "llmops.decay.set": "fixed"}
-    assert raised(config, [build(DECAY, event)]) == rules
+@pytest.mark.parametrize(("decayed", "rules"), [((True, True), {"decay"}), ((True, False), set()), ((), set())])
+def test_the_last_word_about_a_figure_counts(config: Config, decayed: Sequence[bool], rules: set[str]) -> None:
+    numbers = {"slope": -0.02, "slope_low": -0.03, "slope_high": -0.01, "value": 0.4}
+    days = [
+        build(
+            DECAY,
+            {
+                "@timestamp": timestamp(NOW - timedelta(days=len(decayed) - n)),
+                "llmops.model.version": "v1", "llmops.decay.metric": "token_f1", "llmops.decay.set": "fixed",
+                "llmops.decay.decayed": is_so, **{f"llmops.decay.{name}": value for name, value in numbers.items()},
+            },
+        )
+        for n, is_so in enumerate(decayed)
+    ]  # fmt: skip
+    assert raised(config, days) == rules
 
 
 def test_the_last_word_of_a_stage_counts_and_those_of_airflow_have_their_own_alert(config: Config) -> None:

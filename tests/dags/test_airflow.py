@@ -97,6 +97,11 @@ class Stand:
         drain(self.config.events, self.config.monitoring)
         return [event for event in LocalStore(self.config.events).find(dataset) if event.get("llmops.run") == run]
 
+    def raised(self, run: str, rule: str) -> list[dict[str, Any]]:
+        """The alerts of a rule that a run has raised; they end when a later run succeeds."""
+        alerts = self.events("llmops.alert", run)
+        return [a for a in alerts if a["rule.name"] == rule and a["llmops.alert.state"] == "raised"]
+
     def until(self, happened: Callable[[], object], seconds: float = 150) -> None:
         """Wait for something that must happen."""
         deadline = time.monotonic() + seconds
@@ -123,8 +128,8 @@ def test_what_may_be_gone_is_tried_again_and_what_stays_is_not(airflow: Stand) -
     [failure] = [e for e in airflow.events("llmops.pipeline", passing) if e["event.outcome"] == "failure"]
     assert (failure["event.action"], failure["llmops.attempt"], failure["llmops.transient"]) == ("collect", 1, True)
     assert failure["error.type"] == "SourceUnavailableError" and failure["llmops.interval"] == "2026-01-01"
-    assert [e for e in airflow.events("llmops.alert", passing) if e["rule.name"] == "run_failed"] == []
-    [alert] = [e for e in airflow.events("llmops.alert", staying) if e["rule.name"] == "run_failed"]
+    assert airflow.raised(passing, "run_failed") == []
+    [alert] = airflow.raised(staying, "run_failed")
     assert "at collect, try 1: source faq yields nothing" in alert["message"]
 
 
@@ -169,7 +174,7 @@ def test_by_hand_the_day_is_yesterday_and_one_that_has_not_ended_is_refused(airf
     days = {(day - timedelta(days=1)).isoformat() for day in (before, intervals.today())}
     read = {e["llmops.interval"] for run in (plain, form) for e in airflow.events("llmops.pipeline", run)}
     assert read and read <= days and not airflow.lines("collect", before.isoformat())
-    [alert] = [e for e in airflow.events("llmops.alert", today) if e["rule.name"] == "run_failed"]
+    [alert] = airflow.raised(today, "run_failed")
     assert f"{before} has not ended" in alert["message"]
 
 
@@ -186,8 +191,8 @@ def test_a_hung_stage_times_out_with_its_processes_and_the_next_day_runs(
     pids = [int(line) for line in (airflow.control / f"{days[0]}.pids").read_text().split()]
     alive = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     assert len(pids) == 2 and [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
-    airflow.until(lambda: airflow.events("llmops.alert", hung))
-    failed = [a for a in airflow.events("llmops.alert", hung) if a["rule.name"] == "run_failed"]
+    airflow.until(lambda: airflow.raised(hung, "run_failed"))
+    failed = airflow.raised(hung, "run_failed")
     assert len(failed) == 1 and failed[0]["llmops.task"] == "collect"
     if how == "hang":
         assert "collect has not ended within 0.05 min" in failed[0]["message"]
@@ -255,8 +260,8 @@ def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(
         ]
         assert sorted(finished) == ["annotate", "collect", "release", "train"]
         assert airflow.api._call("GET", f"/api/v2/pools/{POOL}")["slots"] == 2  # what somebody has set stays
-        airflow.until(lambda: airflow.events("llmops.alert", run))
-        [late] = airflow.events("llmops.alert", run)
+        airflow.until(lambda: airflow.raised(run, "run_late"))
+        [late] = airflow.raised(run, "run_late")
         assert late["rule.name"] == "run_late" and "has not ended 0.004 h" in late["message"]
     finally:
         os.killpg(second.pid, signal.SIGKILL)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from llmops.alerts import conditions
 from llmops.cli import main
 from llmops.config import Config
 from llmops.drift.features import features
@@ -129,6 +130,8 @@ def test_two_windows_in_a_row_are_drift(shop, keep):
     assert bool(page["examples"]) == keep and page["nearest"]
     assert [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
     json.dumps(page)
+    [alert] = conditions.drift(shop.config, reader_of(shop.config), datetime.now(UTC) + timedelta(minutes=1))
+    assert alert.subject == "v1" and "topics of the prompt" in alert.message
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
