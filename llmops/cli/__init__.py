@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops import config
-from llmops.cli import airflow, alerts, data, doctor, elk, events, improve, keys, models, plan, retention, stages, watch
+from llmops.cli import airflow, data, doctor, keys, models, plan, retention, stages
 from llmops.cli.command import Command
+from llmops.cli.monitoring import alerts, elk, events, improve, watch
 from llmops.errors import ConfigError, LlmopsError, TransientError
 from llmops.machine import spin_briefly
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    for group in (stages, plan, airflow, models, keys, data, retention, elk, events, alerts, watch, improve, doctor):
+    for group in (stages, plan, airflow, models, keys, data, retention, events, alerts, watch, improve, elk, doctor):
         group.add_to(add)
     return parser
 

@@ -20,7 +20,7 @@ from llmops.alerts.finding import SEVERITIES, Finding
 from llmops.config import Config
 from llmops.config.alerts import Rule
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
