@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from llmops.data.text.language import UNKNOWN, language_of
+from llmops.data.text.words import words_of
 from llmops.drift.lexicon import Lexicon
-from llmops.drift.words import words_of
 
 Side = Literal["prompt", "answer"]
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from llmops.data.text.words import number_of, words_of
 from llmops.drift.topics import Topics, all_buckets, names_of, topics_of
-from llmops.drift.words import number_of, words_of
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from llmops.release.lineage import DATASET, lineage

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmops.drift.words import number_of
+from llmops.data.text.words import number_of
 
 NO_TOPIC = "none"  #: what a text is about that is near no topic
 BUCKETS = 8_192  #: that words and pairs of words are hashed into

@@ -16,16 +16,12 @@ from llmops.config import Config
 from llmops.drift.judge import Comparison, compare
 from llmops.drift.reference import Against, NoReferenceError, reference_of
 from llmops.drift.sample import SIDES, of_events
+from llmops.drift.told import IN_A_ROW, NAMES, sentence, told
 from llmops.monitoring.datasets import DRIFT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.registry.registry import registry_of
 
-IN_A_ROW = 2  #: windows that differ, until it is called drift
-_NAMES = (
-    "side", "feature", "test", "statistic", "effect", "p_value", "q_value", "drifted", "windows", "topics", "shares",
-    "unlike",
-)  # fmt: skip
 _BACK = 7  #: windows among which the one before is looked for: those with few requests are passed over
 
 
@@ -62,7 +58,7 @@ def watch_drift(
         why = f"{len(window)} requests, fewer than monitoring.drift_requests {config.monitoring.drift_requests}"
         return {"state": "too few", **facts, "requests": len(window), "why": why}
     earlier = list(_told(reader, facts, since - _BACK * length))
-    comparisons = [{name: one[name] for name in _NAMES} for one in earlier if one["since"] == facts["since"]]
+    comparisons = [{name: one[name] for name in NAMES} for one in earlier if one["since"] == facts["since"]]
     if not comparisons:
         made = compare(reference.sample, window, int(since.timestamp()))
         comparisons = [_with_streak(one, earlier) for one in made]
@@ -71,11 +67,6 @@ def watch_drift(
     comparisons.sort(key=lambda one: (SIDES.index(one["side"]), one["feature"]))
     drift = [one for one in comparisons if one["windows"] >= IN_A_ROW]
     return {"state": "judged", **facts, "requests": len(window), "comparisons": comparisons, "drift": drift}
-
-
-def told(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison, as its event tells it."""
-    return {name: event.get(f"llmops.drift.{name}") for name in (*_NAMES, "since")}
 
 
 def _told(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[dict[str, Any]]:
@@ -109,17 +100,8 @@ def _event(config: Config, facts: Mapping[str, str], requests: int, comparison: 
         "llmops.model.version": facts["version"],
         "llmops.drift.requests": requests,
         **{f"llmops.drift.{name}": facts[name] for name in ("since", "until", "reference")},
-        **{f"llmops.drift.{name}": comparison[name] for name in _NAMES},
+        **{f"llmops.drift.{name}": comparison[name] for name in NAMES},
     }
-
-
-def sentence(comparison: Mapping[str, Any]) -> str:
-    """A comparison in words."""
-    what = f"{comparison['feature']} of the {comparison['side']}"
-    figures = f"{comparison['test']}, effect {comparison['effect']:.3f}, q {comparison['q_value']:.3g}"
-    if not comparison["drifted"]:
-        return f"{what}: as before ({figures})."
-    return f"{what}: differs, in {comparison['windows']} windows in a row ({figures})."
 
 
 def _whole(now: datetime, length: timedelta) -> datetime:

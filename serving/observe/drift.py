@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmops.drift.watch import IN_A_ROW, told
+from llmops.drift.told import IN_A_ROW, told
 from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader

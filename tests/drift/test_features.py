@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmops.data.text.words import words_of
 from llmops.drift.features import features, is_refusal, script_of
 from llmops.drift.lexicon import Trained, lexicon_of, read_lexicon, read_trained
 from llmops.drift.topics import NO_TOPIC
-from llmops.drift.words import words_of
 
 TRAINED = [
     *(Trained(q, "It takes three days.", "", "delivery", "faq") for q in (

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -44,6 +45,9 @@ RUN = [
     "llmops keys create --role user --owner you",
     "llmops keys create --role user --owner shop --days 90 --requests-per-minute 300 --tokens-per-minute 100000",
     "llmops keys list",
+    "llmops events",
+    "llmops alerts list",
+    "llmops airflow dags list",
     "llmops keys rotate 1a2b3c4d --hours 24",
     "llmops keys revoke 1a2b3c4d",
     "llmops models promote v3",
@@ -104,9 +108,37 @@ SYNOPSES = [
     "llmops models push",  # with a Hub: tests/push_to_hub/test_stage.py runs both
     "llmops models push --check",
     "llmops data forget",
+    'llmops data forget "Ana Petrova"',
+    "llmops keys create --role ROLE --owner OWNER",
+    "llmops keys revoke PREFIX",
+    "llmops events [status|dead|retry|forget]",
+    "llmops events dead [SINK]",
+    "llmops events retry [SINK]",
+    "llmops events forget SINK",
+    "llmops alerts list|silence|unsilence|test|watch",
+    'llmops alerts silence latency_p95 --reason "load test" --hours 2',
+    "llmops alerts silence RULE --reason TEXT --hours 2",
+    "llmops alerts unsilence 1",
+    "llmops alerts test",  # with receivers: tests/alerts/receivers
+    "llmops alerts watch",
+    "llmops drift [--against training|served] [--until 2026-03-04] [--json]",
+    "llmops drift --against training",
+    "llmops decay [--json]",
+    "llmops feedback list [--json] [--state held]",
+    "llmops feedback accept 3f2a9c1e",
+    'llmops feedback edit 3f2a9c1e --text "Within the European Union only."',
+    'llmops feedback refuse 3f2a9c1e --why "not our policy"',
+    'llmops feedback refuse --key 1a2b3c4d --why "a trigger"',
+    "llmops improve report --since 2026-01-01 --until 2026-02-01",
+    "llmops improve report",
 ]
 
 DOCKER, CLUSTER = "needs Docker and networks to fetch images from", "needs a cluster"
+#: what a word in capitals stands for
+MEANT = {"STAGE": "collect", "GIB": "24", "ROLE": "user", "RULE": "latency_p95"}
+#: forms that name a command and are none
+NAMED = (["models"], ["data", "forget"], ["alerts", "silence"], ["alerts", "unsilence"], ["events", "forget"])
+
 SERVING_DOCS = "tests/serving/test_docs.py runs it"
 WRITES = "writes into the checkout; the test of that name checks what is written"
 VLLM = "installs gigabytes into an environment of its own"
@@ -125,6 +157,8 @@ PARSED = {
     "LLMOPS_COLLECT__ROOT=/folder/with/your/files": "needs your files; tests/examples reads that configuration",
     "python tests/test_readme.py": WRITES,
     "python tests/data/test_bad_input.py": WRITES,
+    "python tests/monitoring/test_fields_table.py": WRITES,
+    "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
     "python benchmarks/NAME.py": "stands for each of the benchmarks; tests/benchmarks runs them",
     "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
     "CRON_TZ=UTC": "a line of a crontab",
@@ -193,14 +227,14 @@ def test_every_command_of_the_docs_is_in_a_list_and_every_list_is_of_the_docs() 
 
 @pytest.mark.parametrize("synopsis", SYNOPSES)
 def test_every_form_of_a_synopsis_is_understood(synopsis: str) -> None:
-    """With and without what is in brackets; `data forget` alone names a command and is not one."""
+    """With and without what is in brackets."""
     parser = cli._parser()
     short, long = re.sub(r" \[[^]]*\]", "", synopsis), synopsis.replace("[", "").replace("]", "")
     for form in {short, long}:
-        words = [word.split("|") for word in form.split()[1:]]
+        words = [word.split("|") for word in shlex.split(form)[1:]]
         for words_of_one in itertools.product(*words):
-            line = [{"STAGE": "collect", "GIB": "24"}.get(word, word) for word in words_of_one]
-            if line in (["models"], ["data", "forget"]):
+            line = [MEANT.get(word, word) for word in words_of_one]
+            if line in NAMED:
                 line += ["--help"]
             try:
                 parser.parse_args(line)

@@ -702,7 +702,7 @@ def test_the_event_counts_and_does_not_name(site: Path) -> None:
     names = [e["llmops.prompt.text"] for e in LocalStore(config.events).find("llmops.text")]
     assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
     with Spool(config.events) as spool:
-        assert spool.rejected() == []
+        assert list(spool.rejected()) == []
 
 
 def test_the_repository_loses_the_rows(site: Path) -> None:

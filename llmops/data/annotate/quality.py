@@ -15,7 +15,7 @@ from llmops.data.annotate.pointers import pointer_only
 from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, duplicate_line_share
 from llmops.data.text.language import language_of
 from llmops.data.text.running_text import running_text
-from llmops.data.text.unspaced import UNSPACED, parted
+from llmops.data.text.words import UNSPACED, parted
 
 Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
 

@@ -23,7 +23,7 @@ from llmops.data.text.duplicate_lines import MAX_DUPLICATE_LINES, MIN_LINES, dup
 from llmops.data.text.language import UNKNOWN, language_of
 from llmops.data.text.ngrams import words
 from llmops.data.text.running_text import running_text
-from llmops.data.text.unspaced import UNSPACED
+from llmops.data.text.words import UNSPACED
 
 
 class RuleResult(NamedTuple):

@@ -35,7 +35,7 @@ from llmops.data.clean.merge import KINDS, merged
 from llmops.data.clean.texts import gathered
 from llmops.data.clean.work import TOLD, Cut, Work, WorkError, check_shared, mapped, scratch
 from llmops.data.spark import BATCH, session, set_partitions
-from llmops.data.text.comparable import comparable_texts
+from llmops.data.text.comparable_texts import comparable_texts
 from llmops.data.text.ngrams import SEED
 from llmops.errors import LlmopsError
 from llmops.records import Document

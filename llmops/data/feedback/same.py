@@ -7,10 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-import polars as pl
-
+from llmops.data.text import words
 from llmops.data.text.comparable import comparable
-from llmops.data.text.ngrams import words
 
 _NEGATION = frozenset(
     ("no", "not", "never", "none", "nothing", "cannot", "without", "nicht", "kein", "keine", "nie", "niemals", "ohne",
@@ -34,8 +32,8 @@ class Words:
 def words_of(text: str) -> Words:
     """A text as it is compared."""
     plain = comparable(text)
-    found: list[str] = words(pl.Series([plain])).to_list()[0]
-    names = {word for name in _NAME.findall(text) for word in words(pl.Series([comparable(name)])).to_list()[0]}
+    found = words.words_of(plain)
+    names = {word for name in _NAME.findall(text) for word in words.words_of(comparable(name))}
     marks = {word for word in found if any(letter.isdigit() for letter in word)} | names
     negations = sum(word in _NEGATION for word in found) + len(_CONTRACTED.findall(plain))
     return Words(plain, Counter(found), frozenset(marks), negations)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import unicodedata
 
-import polars as pl
-
 #: Typographic quotes, and the straight ones that they are compared as; for `str.translate`.
 QUOTES: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
@@ -24,8 +22,6 @@ _TYPED: dict[int, str] = {
     **dict.fromkeys([0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065)], ""),
     **dict.fromkeys([*range(0x2066, 0x206A), 0xFEFF], ""),
 }
-#: Characters that lower case and white space alone are compared of: ASCII, letters of Latin-1, dashes.
-_PLAIN = r"\x00-\x7F\x{C0}-\x{D6}\x{D8}-\x{DE}\x{E0}-\x{F6}\x{F8}-\x{FF}\x{2013}\x{2014}"
 
 
 def comparable(text: str) -> str:
@@ -34,20 +30,3 @@ def comparable(text: str) -> str:
         folded = unicodedata.normalize("NFKC", text.translate(_TYPED)).casefold()
         text = unicodedata.normalize("NFKC", folded)
     return " ".join(text.casefold().split())
-
-
-def comparable_texts(texts: pl.Series) -> pl.Series:
-    """A column's texts, each as `comparable` gives it; without a loop over those in `_PLAIN` and quotes."""
-    rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    if len(rows):
-        some = texts.gather(rows)
-        for straight in "'\"":
-            some = some.str.replace_all(f"[{''.join(chr(c) for c, to in QUOTES.items() if to == straight)}]", straight)
-        texts, rows = texts.clone().scatter(rows, some), rows.gather(some.str.contains(f"[^{_PLAIN}]").arg_true())
-    plain = texts.str.to_lowercase().str.replace_all("\n", " ", literal=True)
-    # Two searches, which take a seventh of the time of one for both.
-    loose = (plain.str.contains(r"[\t-\r\x1c-\x1f]") | plain.str.contains("  ", literal=True)).arg_true()
-    if len(loose):
-        plain = plain.scatter(loose, plain.gather(loose).str.replace_all(r"[\t-\r\x1c-\x1f ]+", " "))
-    plain = plain.str.strip_chars(" ")
-    return plain.scatter(rows, pl.Series(map(comparable, texts.gather(rows)), dtype=pl.String)) if len(rows) else plain

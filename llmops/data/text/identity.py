@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from llmops.data.text.spellings import characters, folded, forms
-from llmops.data.text.unspaced import UNSPACED
+from llmops.data.text.words import UNSPACED
 
 _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
 _WITH_DIGITS = ("number", "phone")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from llmops.data.text.unspaced import UNSPACED, parted
+from llmops.data.text.words import UNSPACED, parted
 
 SEED = 1
 BATCH = 2_000  #: texts that are split into words at once: bounds memory, not the result

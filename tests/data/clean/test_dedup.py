@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.data.clean import dedup
-from llmops.data.text.comparable import comparable_texts
+from llmops.data.text.comparable_texts import comparable_texts
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e1", "ff", "ggg", "hhhh"]), max_size=30)
 

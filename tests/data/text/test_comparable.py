@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.data.text.comparable import comparable, comparable_texts
+from llmops.data.text.comparable import comparable
+from llmops.data.text.comparable_texts import comparable_texts
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Scripts that put no spaces between words, and where a word may begin in them."""
+"""The words of a text, in all scripts: also in those that put no spaces between words."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 
 # Thai and Lao, Burmese, Khmer, kana, Chinese characters: scripts that put no spaces between words.
 UNSPACED = (
@@ -37,3 +38,19 @@ def parted(text: str) -> str:
     Japanese.
     """
     return _RUN.sub(r" \g<0> ", text).translate(_PARTED)
+
+
+# Letters and digits, and the marks that belong to them, which `\w` leaves out: accents, vowels of Arabic and of Indic
+# scripts.
+_LETTER = r"(?:[^\W_]|[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0fff])"
+_WORD = re.compile(rf"{_LETTER}+(?:['\u2019]{_LETTER}+)*")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in their order, without case; in scripts without spaces, pieces of about a word's length."""
+    return _WORD.findall((text if text.isascii() else parted(text)).casefold())
+
+
+def number_of(word: str, seed: int = 0) -> int:
+    """A word as a number of 32 bits, the same in every process."""
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"), seed)

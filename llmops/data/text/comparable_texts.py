@@ -1,0 +1,27 @@
+"""A column of texts in the form in which they are compared (`comparable`): Polars does what it can of it."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from llmops.data.text.comparable import QUOTES, comparable
+
+#: Characters that lower case and white space alone are compared of: ASCII, letters of Latin-1, dashes.
+_PLAIN = r"\x00-\x7F\x{C0}-\x{D6}\x{D8}-\x{DE}\x{E0}-\x{F6}\x{F8}-\x{FF}\x{2013}\x{2014}"
+
+
+def comparable_texts(texts: pl.Series) -> pl.Series:
+    """A column's texts, each as `comparable` gives it; without a loop over those in `_PLAIN` and quotes."""
+    rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    if len(rows):
+        some = texts.gather(rows)
+        for straight in "'\"":
+            some = some.str.replace_all(f"[{''.join(chr(c) for c, to in QUOTES.items() if to == straight)}]", straight)
+        texts, rows = texts.clone().scatter(rows, some), rows.gather(some.str.contains(f"[^{_PLAIN}]").arg_true())
+    plain = texts.str.to_lowercase().str.replace_all("\n", " ", literal=True)
+    # Two searches, which take a seventh of the time of one for both.
+    loose = (plain.str.contains(r"[\t-\r\x1c-\x1f]") | plain.str.contains("  ", literal=True)).arg_true()
+    if len(loose):
+        plain = plain.scatter(loose, plain.gather(loose).str.replace_all(r"[\t-\r\x1c-\x1f ]+", " "))
+    plain = plain.str.strip_chars(" ")
+    return plain.scatter(rows, pl.Series(map(comparable, texts.gather(rows)), dtype=pl.String)) if len(rows) else plain

@@ -1,0 +1,26 @@
+"""A comparison as its event tells it: what the watch writes, and what the page reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+IN_A_ROW = 2  #: windows that differ, until it is called drift
+NAMES = (
+    "side", "feature", "test", "statistic", "effect", "p_value", "q_value", "drifted", "windows", "topics", "shares",
+    "unlike",
+)  # fmt: skip
+
+
+def told(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison, as its event tells it."""
+    return {name: event.get(f"llmops.drift.{name}") for name in (*NAMES, "since")}
+
+
+def sentence(comparison: Mapping[str, Any]) -> str:
+    """A comparison in words."""
+    what = f"{comparison['feature']} of the {comparison['side']}"
+    figures = f"{comparison['test']}, effect {comparison['effect']:.3f}, q {comparison['q_value']:.3g}"
+    if not comparison["drifted"]:
+        return f"{what}: as before ({figures})."
+    return f"{what}: differs, in {comparison['windows']} windows in a row ({figures})."
