@@ -68,7 +68,8 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
         dry_run: only tell what would be done.
 
     Raises:
-        LlmopsError: if nothing names the person, a stage is running, or another erasure has to be finished first.
+        LlmopsError: if nothing names the person, a stage is running, another erasure has to be finished first, or
+            what was said cannot be read from Elasticsearch now.
     """
     subject = Subject(identifier)
     with alone(config):
@@ -77,6 +78,8 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
         plan = plans.resume(config, subject)
         raw = None
         if plan is None:
+            if not dry_run:
+                said.take_in(config)
             plan, raw = plans.make(config, subject)
         if not plan:
             return _nothing_to_do(config, plan, subject, dry_run)

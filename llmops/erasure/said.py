@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import polars as pl
 
 from llmops.access import rows as keys
 from llmops.config import Config
-from llmops.data.feedback import documents, rows
+from llmops.data.feedback import documents, review, rows
 from llmops.data.feedback.rows import Review
 from llmops.erasure.search import quoted
 from llmops.erasure.subject import Subject
+from llmops.errors import ConfigError
 from llmops.monitoring.database import BUSY_S
 from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.state import audit
@@ -37,6 +38,18 @@ def prefixes(database: Database, subject: Subject) -> set[str]:
         return set()
     with database.read() as connection:
         return {key.prefix for key in keys.every(connection) if subject.named_in(key.owner)}
+
+
+def take_in(config: Config) -> None:
+    """Take in what was said and is not there yet, so that its id is known when its event comes again: nothing is erased
+    in Elasticsearch from here. Events of the local store are erased themselves.
+
+    Raises:
+        EventsUnavailable: if they cannot be read now.
+    """
+    if "local" not in config.monitoring.sinks:
+        with suppress(ConfigError):  # events that nobody here can read come back to nobody
+            review.refresh(config)
 
 
 def find(database: Database, subject: Subject) -> list[str]:
@@ -66,8 +79,8 @@ def erase(database: Database, ids: Collection[str]) -> None:
     database.purge()
 
 
-def events(path: Path, theirs: Collection[str]) -> list[int]:
-    """The row numbers of the events in a database that a key of theirs has said, their texts included."""
+def events(path: Path, theirs: Collection[str]) -> list[tuple[str, int]]:
+    """Table and row number of the events in a database that a key of theirs has said, their texts included."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
             return list(_events(database, theirs)) if theirs else []
@@ -79,19 +92,23 @@ def erase_events(path: Path, theirs: Collection[str]) -> None:
     """Delete those events, and leave nothing of them in the file."""
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         with database:
-            gone = [(number,) for number in _events(database, theirs)]
-            database.executemany(f"DELETE FROM {quoted('events')} WHERE rowid = ?", gone)
+            gone = list(_events(database, theirs))
+            for table, number in gone:
+                database.execute(f"DELETE FROM {quoted(table)} WHERE rowid = ?", (number,))
         if gone:
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[int]:
+def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[tuple[str, int]]:
     like = f"%{'llmops.key.prefix'}%"
-    for number, text in database.execute("SELECT rowid, document FROM events WHERE document LIKE ?", (like,)):
-        event = json.loads(text)
-        if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
-            yield number
+    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    for table in sorted(there & {"events", "rejected"}):  # what a sink refused waits to be sent again
+        rows = database.execute(f"SELECT rowid, document FROM {quoted(table)} WHERE document LIKE ?", (like,))
+        for number, text in rows:
+            event = json.loads(text)
+            if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
+                yield table, number
 
 
 def _texts(row: Review) -> str:
