@@ -108,9 +108,11 @@ def create_app(
             await parts.limiter.close()
             await audit.stop()
             await asyncio.to_thread(texts.stop)
-            await asyncio.to_thread(traces.close)
             await asyncio.to_thread(watch.stop)
-            shipper.stop()
+            await asyncio.to_thread(shipper.stop)
+            await asyncio.to_thread(
+                traces.close
+            )  # takes 30 s if the collector hangs: who is killed loses spans
 
     app = FastAPI(
         title="llmops",

@@ -13,9 +13,10 @@ import yaml
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from llmops.monitoring.shipping import Shipper
 from serving import app as app_module
 from serving.engines.echo import EchoEngine
-from serving.observe.traces import traces_to
+from serving.observe.traces import Traces, traces_to
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 COLLECTOR = next((p for up in Path(__file__).parents if (p := up / "shared" / "otel" / "otelcol").exists()), None)
@@ -110,6 +111,17 @@ def test_a_collector_that_is_away_changes_no_answer(site, free_port):
     )
     answer, event = ask(site)
     assert answer.status_code == 200 and event["trace.id"]
+
+
+def test_events_are_shipped_before_a_collector_that_hangs_is_waited_for(site, monkeypatch):
+    ended = []
+    monkeypatch.setattr(app_module.Watch, "stop", lambda watch: ended.append("alerts"))
+    stop = Shipper.stop
+    monkeypatch.setattr(Shipper, "stop", lambda shipper: (stop(shipper), ended.append("events")))
+    monkeypatch.setattr(Traces, "close", lambda traces: ended.append("traces"))
+    with site.client() as client:
+        site.ready(client)
+    assert ended == ["alerts", "events", "traces"]
 
 
 @pytest.mark.skipif(COLLECTOR is None, reason="needs OpenTelemetry's collector beside the project: ../shared/otel")
