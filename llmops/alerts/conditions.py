@@ -20,13 +20,14 @@ from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 from llmops.monitoring.spool import Spool
 
-LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie
+LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie; of longer windows two
 
 
 def drift(config: Config, reader: Reader, now: datetime) -> list[Finding]:
     """`drift`: what differs from the reference in the last windows, one alert per version."""
     last: dict[tuple[str, ...], dict[str, Any]] = {}
-    for event in reader.find(DRIFT, timestamp(now - LOOK), timestamp(now)):
+    look = max(LOOK, 2 * timedelta(hours=config.monitoring.drift_hours))
+    for event in reader.find(DRIFT, timestamp(now - look), timestamp(now)):
         comparison = tuple(str(event.get(f"llmops.drift.{name}", "")) for name in ("feature", "side", "test"))
         last[str(event.get("llmops.model.version", "")), *comparison] = event
     drifted: dict[str, set[str]] = defaultdict(set)

@@ -51,7 +51,9 @@ def judged(
             else:
                 values = {"held": max(row["held"], moment), "finding": finding.kept()}
                 _update(connection, row["id"], values)
-        fine, gone = timestamp(now - timedelta(minutes=config.alerts.resolve_minutes)), timestamp(now - GONE)
+        # another that finds it broken has to have looked again, too
+        hold = max(timedelta(minutes=config.alerts.resolve_minutes), timedelta(seconds=2 * config.alerts.every_s))
+        fine, gone = timestamp(now - hold), timestamp(now - GONE)
         for row in open_rows.values():
             here = row["rule"] in rules and row["place"] in ("", place)
             if (here and row["held"] <= fine) or (row["place"] not in ("", place) and row["held"] <= gone):
@@ -148,6 +150,15 @@ def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[d
             "silences": rows(going),
             "deliveries": rows(sa.select(deliveries).where(late).order_by(deliveries.c.created)),
         }
+
+
+def told_between(config: Config, rules: Collection[str], since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """The alerts of these rules, over or not, of which receivers were to be told from `since` on and before `until`."""
+    alerts = tables.alerts
+    told = sa.and_(alerts.c.told >= timestamp(since), alerts.c.told < timestamp(until))
+    select = sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told)
+    with database_of(config).read() as connection:
+        return [dict(row) for row in connection.execute(select).mappings()]
 
 
 def beat(config: Config, name: str, now: datetime) -> None:

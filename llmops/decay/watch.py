@@ -18,6 +18,7 @@ from llmops.decay.items import fixed_items, fresh_items
 from llmops.decay.measure import content_of, measure
 from llmops.decay.rates import live_rates
 from llmops.decay.slope import slope_of
+from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DECAY
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
@@ -48,14 +49,17 @@ def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
     Live rates are of the last whole day (UTC). What waits in the spool is not seen: drain it first.
 
     Returns:
-        `state`: `measured` or `no champion`; `version`, `day`, `figures` as JSON values with their slopes, and
-        `decayed`: the names of those that get worse.
+        `state`: `measured`, `no champion` or `no reader`; `version`, `day`, `figures` as JSON values with
+        their slopes, and `decayed`: the names of those that get worse.
     """
     now = now or datetime.now(UTC)
     champion = registry_of(config).champion()
     if champion is None:
         return {"state": "no champion", "why": "nothing is served yet"}
-    reader = reader_of(config)
+    try:
+        reader = reader_of(config)
+    except ConfigError as error:
+        return {"state": "no reader", "why": str(error).rstrip(".")}
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     earlier = list(reader.find(DECAY, timestamp(day - timedelta(days=DAYS - 1)), timestamp(day)))
     told = [

@@ -17,6 +17,7 @@ from llmops.drift.judge import Comparison, compare
 from llmops.drift.reference import Against, NoReferenceError, reference_of
 from llmops.drift.sample import SIDES, of_events
 from llmops.drift.told import IN_A_ROW, NAMES, sentence, told
+from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DRIFT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
@@ -38,13 +39,17 @@ def watch_drift(
         tell: emit events.
 
     Returns:
-        `state`: `judged`, `too few`, `no reference` or `no champion`, with `why` where nothing is judged; the window;
-        `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window before.
+        `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` where nothing is
+        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window before.
     """
     champion = registry_of(config).champion()
     if champion is None:
         return {"state": "no champion", "why": "nothing is served yet"}
-    reader, length = reader_of(config), timedelta(hours=config.monitoring.drift_hours)
+    try:
+        reader = reader_of(config)
+    except ConfigError as error:
+        return {"state": "no reader", "why": str(error).rstrip(".")}
+    length = timedelta(hours=config.monitoring.drift_hours)
     until = _whole(now or datetime.now(UTC), length)
     since = until - length
     facts = {"version": champion.name, "since": timestamp(since), "until": timestamp(until)}

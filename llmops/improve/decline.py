@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from llmops.alerts.ledger import told_between
 from llmops.config import Config
-from llmops.monitoring.datasets import ALERT
-from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import reader_of
 
-RULES = ("drift", "decay")  #: the rules' names begin so
+RULES = ("drift", "decay")
 
 
 def declines(config: Config, since: datetime, until: datetime) -> list[str]:
-    """The messages of the alerts about drift or decay that were raised in a span of time."""
-    return [
-        str(event.get("message") or event["rule.name"])
-        for event in reader_of(config).find(ALERT, timestamp(since), timestamp(until))
-        if str(event.get("rule.name", "")).startswith(RULES) and event.get("llmops.alert.state", "raised") == "raised"
-    ]
+    """The messages of the alerts about drift or decay that were raised in a span of time, and not in silence.
+
+    They are read where they are raised: the event of one may reach whoever keeps events long after the span.
+    """
+    return [str(row["finding"]["message"]) for row in told_between(config, RULES, since, until)]

@@ -38,7 +38,8 @@ class Reader(Protocol):
 
 
 def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
-    """What the configuration's events are read from: the local store if they go there, else Elasticsearch.
+    """What the configuration's events are read from: the local store if they go there, else Elasticsearch, which they
+    may reach by Logstash.
 
     Raises:
         ConfigError: if they go to no sink that can be read.
@@ -46,6 +47,9 @@ def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader
     monitoring = config.monitoring
     if "local" in monitoring.sinks:
         return LocalStore(config.events, monitoring)
-    if "elasticsearch" in monitoring.sinks:
+    if monitoring.elasticsearch_url and not {"elasticsearch", "logstash"}.isdisjoint(monitoring.sinks):
         return ElasticsearchReader.connect(monitoring.elasticsearch_url, environ, monitoring.ca_file)
-    raise ConfigError("Events go to no sink that can be read; name `local` or `elasticsearch` in monitoring.sinks.")
+    raise ConfigError(
+        "Events go to no sink that can be read; name `local` or `elasticsearch` in monitoring.sinks, or set "
+        "monitoring.elasticsearch_url if Logstash brings them there."
+    )

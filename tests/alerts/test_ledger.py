@@ -141,6 +141,26 @@ def test_two_replicas_in_step_raise_and_resolve_once(config: Config) -> None:
     assert sorted(state for name, state in waiting(config) if name == "hook") == ["raised", "resolved"]
 
 
+def test_who_looks_rarely_is_not_overruled_between_two_looks(here: Config) -> None:
+    rarely = here.model_copy(update={"alerts": here.alerts.model_copy(update={"every_s": 600.0})})
+    told = [judge(rarely, minute, *([SLOW] if minute % 10 == 0 else [])) for minute in (0, 6, 10, 16, 20, 26, 36, 46)]
+    assert told == [["raised"], [], [], [], [], [], [], ["resolved"]]
+
+
+def test_alerts_of_a_time_are_those_that_were_told(here: Config) -> None:
+    drift = Finding("drift", "It drifts.", subject="v1")
+    made = ledger.silence(here, "drift", "", "we know", "ana", NOW, NOW + timedelta(hours=9))
+    judge(here, 1, SLOW, drift)
+
+    def told(since: float, until: float) -> list[str]:
+        between = NOW + since * MINUTE, NOW + until * MINUTE
+        return [row["rule"] for row in ledger.told_between(here, ("drift", "latency_p95"), *between)]
+
+    assert told(0, 60) == ["latency_p95"] and told(2, 60) == []
+    ledger.unsilence(here, made["id"], "ana", NOW + 70 * MINUTE)
+    assert told(0, 60) == ["latency_p95"] and told(60, 120) == ["drift"]
+
+
 def test_a_silenced_alert_is_told_to_nobody_until_the_silence_ends(config: Config) -> None:
     end = NOW + timedelta(hours=2)
     made = ledger.silence(config, "latency_p95", "", "we move the database", "ana", NOW, end)

@@ -139,6 +139,12 @@ def test_drift_takes_two_windows_in_a_row(config: Config, windows: list[bool], r
     assert raised(config, drifts(windows), drifts([False, True], "words")) == rules
 
 
+def test_drift_of_long_windows_goes_on_until_the_next_one_is_judged(config: Config) -> None:
+    weekly = Config(home=config.home, alerts={"disk_free": 0}, monitoring={"drift_hours": 168})
+    assert raised(weekly, drifts([True, True])) == {"drift"}
+    assert [Judge(weekly).judge(NOW + timedelta(days=days)) for days in (3.1, 7)] == [[], []]
+
+
 @pytest.mark.parametrize(("decayed", "rules"), [((True, True), {"decay"}), ((True, False), set()), ((), set())])
 def test_the_last_word_about_a_figure_counts(config: Config, decayed: Sequence[bool], rules: set[str]) -> None:
     numbers = {"slope": -0.02, "slope_low": -0.03, "slope_high": -0.01, "value": 0.4}

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
-from llmops.config import Monitoring
+from llmops.alerts import ledger
+from llmops.alerts.finding import Finding
+from llmops.config import Config, Monitoring
+from llmops.config.alerts import Rule
 from llmops.config.run_parameters import RunParameters
 from llmops.monitoring.events import emit
 from llmops.monitoring.shipping import drain
@@ -595,12 +598,16 @@ print("RESULT" + json.dumps([run.state, {t.task_id: t.state for t in run.get_tas
 """
 
 
-def test_monitoring_is_red_when_a_sink_is_down_and_judges_all_the_same(environ: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sinks", [["local", "elasticsearch"], ["otlp"]])  # of the second nothing can be read
+def test_monitoring_is_red_when_a_sink_is_down_and_judges_all_the_same(
+    environ: dict[str, str], tmp_path: Path, sinks: list[str]
+) -> None:
     down = {
         **environ,
         "LLMOPS_HOME": str(tmp_path),
-        "LLMOPS_MONITORING__SINKS": '["local", "elasticsearch"]',
+        "LLMOPS_MONITORING__SINKS": json.dumps(sinks),
         "LLMOPS_MONITORING__ELASTICSEARCH_URL": "http://127.0.0.1:1",
+        "LLMOPS_MONITORING__OTLP_URL": "http://127.0.0.1:1",
     }
     emit(tmp_path / "events", "llmops.serving", {"http.response.status_code": 200})
     state, tasks = python(RED, down, str(ROOT / "dags"))
@@ -683,11 +690,10 @@ print("RESULT" + json.dumps([t.xcom_pull(task_ids="decline") for t in run.get_ta
 
 
 def test_an_alert_about_decay_is_an_event_that_starts_the_improvement(environ: dict[str, str], tmp_path: Path) -> None:
-    for minutes, rule in enumerate(("decay_f1", "drift", "latency_p95"), start=-9):
-        moment = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="milliseconds")
-        moment = moment.replace("+00:00", "Z")
-        alert = {"@timestamp": moment, "rule.name": rule, "message": f"{rule} is bad", "llmops.alert.state": "raised"}
-        emit(tmp_path / "events", "llmops.alert", alert)
+    rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
+    for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink
+        raised = datetime.now(UTC) + timedelta(minutes=minutes)
+        ledger.raise_once(Config(home=tmp_path), Finding(rule, f"{rule} is bad"), rule, raised)
     assert python(DECLINE, {**environ, "LLMOPS_HOME": str(tmp_path)}, str(ROOT / "dags")) == [
-        ["decay_f1 is bad", "drift is bad"]
+        ["decay is bad", "drift is bad"]
     ]
