@@ -110,9 +110,7 @@ def create_app(
             await asyncio.to_thread(texts.stop)
             await asyncio.to_thread(watch.stop)
             await asyncio.to_thread(shipper.stop)
-            await asyncio.to_thread(
-                traces.close
-            )  # takes 30 s if the collector hangs: who is killed loses spans
+            await asyncio.to_thread(traces.close)  # 30 s if the collector hangs: who is killed loses spans
 
     app = FastAPI(
         title="llmops",

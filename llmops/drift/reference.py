@@ -6,6 +6,7 @@ there, whatever becomes of the events and the data; texts are kept in neither.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,7 +79,7 @@ def _served(config: Config, reader: Reader, version: Version, before: datetime) 
     for path in folder.glob("served_*.parquet"):
         until = datetime.strptime(path.stem, _SERVED).replace(tzinfo=UTC)
         return Reference("served", _with_texts(sample.read(path), reader, version, days, until), until)
-    if (first := _first(reader, version)) is None:
+    if (first := _known_first(folder / "first", reader, version)) is None:
         return "no request of it is known"
     until = first + timedelta(days=days)
     if until > before:
@@ -93,6 +94,18 @@ def _served(config: Config, reader: Reader, version: Version, before: datetime) 
 def _with_texts(kept: Sample, reader: Reader, version: Version, days: int, until: datetime) -> Sample:
     now = sample.of_events(reader, timestamp(until - timedelta(days=days)), timestamp(until), version.name)
     return sample.with_texts(kept, now.texts)
+
+
+def _known_first(path: Path, reader: Reader, version: Version) -> datetime | None:
+    """`_first`, kept in a file: when the first events are removed, the next ones are not the first."""
+    if path.is_file():
+        return datetime.fromisoformat(path.read_text(encoding="utf-8"))
+    if first := _first(reader, version):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(timestamp(first), encoding="utf-8")
+        os.replace(partial, path)
+    return first
 
 
 def _first(reader: Reader, version: Version) -> datetime | None:

@@ -40,7 +40,8 @@ def watch_drift(
 
     Returns:
         `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` where nothing is
-        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window before.
+        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window
+        before.
     """
     champion = registry_of(config).champion()
     if champion is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,6 +169,18 @@ def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
     again = reference_of(config, reader_of(config), _champion(config), days(1, 2)[0])
     assert (again.name, again.sample.columns, again.until) == (kept.name, kept.sample.columns, kept.until)
     assert shop.watch(days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
+
+
+def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(shop):
+    shop.ask(DAY, {"card": 5})
+    for n in range(1, 6):
+        shop.ask(DAY + timedelta(days=n), {"card": 40, "cash": 40, "login": 40}, seed=n)
+    assert shop.watch(DAY + timedelta(days=1))["reference"] == "training"  # the first days are not over
+    with closing(sqlite3.connect(shop.config.events / "store.db")) as db, db:
+        db.execute("DELETE FROM events WHERE time < ?", (timestamp(DAY + timedelta(days=1, minutes=30)),))
+    assert shop.watch(DAY + timedelta(days=5))["reference"] == "served"
+    made = reference_of(shop.config, reader_of(shop.config), _champion(shop.config), DAY + timedelta(days=9))
+    assert made.until == DAY + timedelta(days=2)
 
 
 def test_without_a_reference_nothing_is_judged(shop, tmp_path_factory):
