@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -92,25 +92,26 @@ def create_app(
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = shipper_for(config.events, config.monitoring)
-        shipper.start()
-        texts.start()
         watch = Watch(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
-        watch.start()
-        audit.start()
-        parts.inputs.warm(registry)
-        models.start()
-        try:
+        async with (
+            AsyncExitStack() as ending
+        ):  # what began last ends first, and if it fails the others end all the same
+            ending.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
+            shipper.start()
+            ending.push_async_callback(asyncio.to_thread, shipper.stop)
+            watch.start()
+            ending.push_async_callback(asyncio.to_thread, watch.stop)
+            texts.start()
+            ending.push_async_callback(asyncio.to_thread, texts.stop)
+            audit.start()
+            ending.push_async_callback(audit.stop)
+            ending.push_async_callback(parts.limiter.close)
+            ending.callback(parts.inputs.close)
+            parts.inputs.warm(registry)
+            models.start()
+            ending.push_async_callback(models.stop)
             await _warm(guard, config)  # while the model is being loaded
             yield
-        finally:
-            await models.stop()
-            parts.inputs.close()
-            await parts.limiter.close()
-            await audit.stop()
-            await asyncio.to_thread(texts.stop)
-            await asyncio.to_thread(watch.stop)
-            await asyncio.to_thread(shipper.stop)
-            await asyncio.to_thread(traces.close)  # 30 s if the collector hangs: who is killed loses spans
 
     app = FastAPI(
         title="llmops",

@@ -13,6 +13,7 @@ import yaml
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from llmops.errors import StateUnavailable
 from llmops.monitoring.shipping import Shipper
 from serving import app as app_module
 from serving.engines.echo import EchoEngine
@@ -113,13 +114,32 @@ def test_a_collector_that_is_away_changes_no_answer(site, free_port):
     assert answer.status_code == 200 and event["trace.id"]
 
 
-def test_events_are_shipped_before_a_collector_that_hangs_is_waited_for(site, monkeypatch):
-    ended = []
-    monkeypatch.setattr(app_module.Watch, "stop", lambda watch: ended.append("alerts"))
+@pytest.fixture
+def ended(monkeypatch):
+    """What has ended when the app ends, in order."""
+    names = []
+    monkeypatch.setattr(app_module.Watch, "stop", lambda watch: names.append("alerts"))
     stop = Shipper.stop
-    monkeypatch.setattr(Shipper, "stop", lambda shipper: (stop(shipper), ended.append("events")))
-    monkeypatch.setattr(Traces, "close", lambda traces: ended.append("traces"))
+    monkeypatch.setattr(Shipper, "stop", lambda shipper: (stop(shipper), names.append("events")))
+    monkeypatch.setattr(Traces, "close", lambda traces: names.append("traces"))
+    return names
+
+
+def test_events_are_shipped_before_a_collector_that_hangs_is_waited_for(site, ended):
     with site.client() as client:
+        site.ready(client)
+    assert ended == ["alerts", "events", "traces"]
+
+
+def test_models_that_cannot_end_keep_no_events_back(site, ended, monkeypatch):
+    stop = app_module.Models.stop
+
+    async def fail(models):
+        await stop(models)
+        raise StateUnavailable("the database is away")
+
+    monkeypatch.setattr(app_module.Models, "stop", fail)
+    with pytest.raises(StateUnavailable), site.client() as client:
         site.ready(client)
     assert ended == ["alerts", "events", "traces"]
 
