@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from llmops.state.tables import reviews
 FORGOTTEN = "forgotten"  #: state of what nothing but its id is left of
 MOST_CHARS = 8000  #: of an edited correction
 OPEN = ("waiting", "held")  #: states that a person is asked about
+_UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,13 @@ def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
     return len(new)
 
 
+def withdraw(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Remove the answers that these ratings found good, but those that a person has decided on."""
+    for row in every(connection, reviews.c.kind == "answer") if ids else ():
+        if row.id in ids and not row.reviewed and row.state != FORGOTTEN:
+            connection.execute(sa.delete(reviews).where(reviews.c.id == row.id))
+
+
 def put(connection: sa.Connection, id: str, **values: str) -> None:
     """Change a row."""
     connection.execute(sa.update(reviews).where(reviews.c.id == id).values(values))
@@ -137,6 +145,10 @@ def decide(
         row = _named(connection, id)
         done = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
         put(connection, row.id, **done)
+        # What it stood for was refused with it, however little of that says the same as the others.
+        theirs = {**done, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
+        for other in every(connection, reviews.c.joined == row.id):
+            put(connection, other.id, **theirs)
         action = "edit_feedback" if edited else {"accepted": "accept_feedback", "refused": "refuse_feedback"}[state]
         fields = {"was": row.state, "reason": why, "key": row.key, **who}
         audit.note(connection, action, by=by, target=row.id, fields=fields)
