@@ -29,6 +29,7 @@ from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
 from llmops.errors import LlmopsError
+from llmops.improve import report as reports
 from llmops.monitoring.datasets import ERASURE
 from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
@@ -108,6 +109,7 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     theirs = said.prefixes(database_of(config), subject)
     for path in map(Path, plan.events):
         said.erase_events(path, theirs)
+    reports.forget(config, plan.said, theirs)
     said.erase(database_of(config), plan.said)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version.examples}

@@ -53,13 +53,18 @@ def document_ids(config: Config, ids: Iterable[str]) -> set[str]:
 
 
 def erase(database: Database, ids: Collection[str]) -> None:
-    """Leave nothing of rows but their ids; what says the same as one of them waits to be judged again."""
+    """Leave nothing of rows but their ids; what says the same as one of them is judged again, or stays refused."""
     if not ids:
         return
     with database.change() as connection:
-        for row in rows.every(connection):
+        found = rows.every(connection)
+        refused = {row.id: row for row in found if row.id in ids and row.reviewed and row.state == "refused"}
+        for row in found:
             if row.id in ids:
                 rows.put(connection, row.id, **_GONE)
+            elif head := refused.get(row.joined):  # a person has refused it, whoever else has said it
+                done = {"state": head.state, "by": head.by, "decided": head.decided}
+                rows.put(connection, row.id, joined="", why="", **done)
             elif row.joined in ids:
                 rows.put(connection, row.id, joined="", state="waiting", by="", decided="", why="")
         audit.note(connection, "forget", by="erasure", target="reviews", fields={"rows": len(ids)})
@@ -70,7 +75,7 @@ def events(path: Path, theirs: Collection[str]) -> list[int]:
     """The row numbers of the events in a database that a key of theirs has said, their texts included."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
-            return list(_events(database, theirs)) if theirs else []
+            return [number for _, number in _events(database, theirs)] if theirs else []
     except sqlite3.DatabaseError:
         return []
 
@@ -79,19 +84,24 @@ def erase_events(path: Path, theirs: Collection[str]) -> None:
     """Delete those events, and leave nothing of them in the file."""
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         with database:
-            gone = [(number,) for number in _events(database, theirs)]
-            database.executemany(f"DELETE FROM {quoted('events')} WHERE rowid = ?", gone)
+            gone = list(_events(database, theirs))
+            for table, number in gone:
+                database.execute(f"DELETE FROM {quoted(table)} WHERE rowid = ?", (number,))
         if gone:
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[int]:
+def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Table and row number of each, dead letters among them."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     like = f"%{'llmops.key.prefix'}%"
-    for number, text in database.execute("SELECT rowid, document FROM events WHERE document LIKE ?", (like,)):
-        event = json.loads(text)
-        if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
-            yield number
+    for table in ("events", *({"rejected"} & tables)):
+        select = f"SELECT rowid, document FROM {quoted(table)} WHERE document LIKE ?"
+        for number, text in database.execute(select, (like,)):
+            event = json.loads(text)
+            if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
+                yield table, number
 
 
 def _texts(row: Review) -> str:
