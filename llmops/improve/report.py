@@ -182,7 +182,7 @@ def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
             "message": words.headline(report),
             "llmops.model.version": last.get("version"),
             **{f"llmops.improvement.{name}": report[name] for name in names},
-            "llmops.improvement.topics": [topic["question"] for topic in report["topics"]],
+            "llmops.improvement.topics": len(report["topics"]),  # not what was asked, which is kept for a while only
             "llmops.improvement.report": artifacts.ref(path),
         },
     )
