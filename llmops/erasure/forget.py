@@ -110,7 +110,7 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     for path in map(Path, plan.events):
         said.erase_events(path, theirs)
     reports.forget(config, plan.said, theirs)
-    said.erase(database_of(config), plan.said)
+    said.erase(database_of(config), plan.said, theirs)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version.examples}
         Registry(config.release.registry, version.model, database_of(config)).mark(version.version, erasure, marked)

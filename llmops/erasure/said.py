@@ -22,6 +22,7 @@ from llmops.erasure.search import quoted
 from llmops.erasure.subject import Subject
 from llmops.monitoring.database import BUSY_S
 from llmops.monitoring.datasets import FEEDBACK, TEXT
+from llmops.monitoring.events import timestamp
 from llmops.state import audit
 from llmops.state.database import Database
 
@@ -52,9 +53,16 @@ def document_ids(config: Config, ids: Iterable[str]) -> set[str]:
     return {documents.document_id(name, id) for id in ids for name in names}
 
 
-def erase(database: Database, ids: Collection[str]) -> None:
-    """Leave nothing of rows but their ids; what says the same as one of them is judged again, or stays refused."""
-    if not ids:
+def erase(database: Database, ids: Collection[str], theirs: Collection[str] = ()) -> None:
+    """Leave nothing of rows but their ids; what says the same as one of them is judged again, or stays refused.
+
+    Args:
+        database: where they are.
+        ids: of the rows.
+        theirs: prefixes of the person's keys: what they have said until now and comes later, from the spool of another
+            machine say, is not taken in any more.
+    """
+    if not ids and not theirs:
         return
     with database.change() as connection:
         found = rows.every(connection)
@@ -67,7 +75,9 @@ def erase(database: Database, ids: Collection[str]) -> None:
                 rows.put(connection, row.id, joined="", why="", **done)
             elif row.joined in ids:
                 rows.put(connection, row.id, joined="", state="waiting", by="", decided="", why="")
-        audit.note(connection, "forget", by="erasure", target="reviews", fields={"rows": len(ids)})
+        rows.forget_reasons(connection, ids)
+        fields = {"rows": len(ids), "keys": sorted(theirs), "until": timestamp()}
+        audit.note(connection, "forget", by="erasure", target="reviews", fields=fields)
     database.purge()
 
 

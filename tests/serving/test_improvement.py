@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from llmops.cli import main
@@ -19,7 +20,7 @@ from llmops.data.feedback import rows
 from llmops.erasure.forget import forget
 from llmops.improve import report, weekly, words
 from llmops.monitoring.datasets import FEEDBACK, TEXT
-from llmops.monitoring.events import emit
+from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.base import Rejection
 from llmops.monitoring.spool import Spool
@@ -27,6 +28,7 @@ from llmops.pipeline import run_stage
 from llmops.records import Document, Example, read_rows
 from llmops.registry.registry import registry_of
 from llmops.schedule import intervals
+from llmops.state import tables
 from llmops.state.database import database_of
 
 TOPICS = [
@@ -315,6 +317,8 @@ def test_a_person_who_is_forgotten_leaves_no_dead_letter_and_no_report_of_what_t
         spool.settle("elasticsearch", [], [refused, replace(refused, id="e2", document={**fields, "event.id": "e2"})])
     people.say("ana", TOPICS[0], right(TOPICS[0]))
     assert people.collected() == {} and len(people.waiting()) == 1
+    database, (row,) = database_of(people.config), people.waiting()
+    rows.decide(database, row.id, "refused", by="a test", why="not what Ana Petrova was told", who={})
     now = datetime.now(UTC)
     caplog.set_level("INFO")
     ref = weekly.report(
@@ -328,6 +332,16 @@ def test_a_person_who_is_forgotten_leaves_no_dead_letter_and_no_report_of_what_t
     assert {p.name for p in (people.config.artifacts / ref).iterdir() if right(TOPICS[0]) in p.read_text()} == set()
     with Spool(people.config.events) as spool:
         assert spool.rejected_counts() == {}
+    with database.read() as connection:
+        assert "Petrova" not in str(
+            connection.execute(sa.select(tables.audit.c.fields).where(tables.audit.c.target == row.id)).all()
+        )
+    said = {"llmops.feedback.question": TOPICS[1], "llmops.feedback.correction": right(TOPICS[1])}
+    late = {"llmops.key.prefix": prefix, "user.roles": ["user"], **said}
+    emit(people.config.events, FEEDBACK, {**late, "@timestamp": timestamp(now)})  # another replica had it in its spool
+    assert people.collected() == {} and people.waiting() == []
+    emit(people.config.events, FEEDBACK, late)
+    assert people.collected() == {} and [row.question for row in people.waiting()] == [TOPICS[1]]
 
 
 def test_the_review_page_over_http(people: People) -> None:
@@ -450,6 +464,9 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
         ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "found bad"),
     ]  # fmt: skip
+    report.keep(people.config, made, run="run 1", ended="nothing new")
+    (event,) = people.site.events("llmops.improvement")
+    assert event["llmops.improvement.topics"] == 2 and "descale" not in json.dumps(event)
     page = words.html(words.markdown(made))
     assert "<h1>What users said" in page and "How do I descale it?" in page
 

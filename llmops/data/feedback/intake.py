@@ -40,7 +40,8 @@ def take_in(database: Database, reader: Reader, rules: Improve, until: datetime)
     if not found and database.absent:
         return 0
     with database.change() as connection:
-        new = rows.add(connection, found)
+        gone = rows.forgotten(connection)
+        new = rows.add(connection, [row for row in found if row.time > gone.get(row.key, "")])
         rows.withdraw(connection, taken_back)
         known = {key.prefix: key for key in keys.every(connection)}
         everything = rows.kept(connection)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from llmops.errors import ReviewError
 from llmops.monitoring.events import timestamp
-from llmops.state import audit
+from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews
 
@@ -86,6 +86,26 @@ def withdraw(connection: sa.Connection, ids: Collection[str]) -> None:
     for row in every(connection, reviews.c.kind == "answer") if ids else ():
         if row.id in ids and not row.reviewed and row.state != FORGOTTEN:
             connection.execute(sa.delete(reviews).where(reviews.c.id == row.id))
+
+
+def forgotten(connection: sa.Connection) -> dict[str, str]:
+    """Prefix of a key → when its owner was forgotten, as its erasure has written it down."""
+    table = tables.audit
+    query = (
+        sa.select(table.c.fields).where(table.c.action == "forget", table.c.target == "reviews").order_by(table.c.id)
+    )
+    return {key: said["until"] for said in connection.execute(query).scalars() for key in said.get("keys", ())}
+
+
+def forget_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Take out of the audit why somebody decided on these rows, and whose they were."""
+    table = tables.audit
+    for id, target, said in connection.execute(
+        sa.select(table.c.id, table.c.target, table.c.fields).where(table.c.action.endswith("_feedback"))
+    ).all():
+        if target in ids:
+            left = {name: value for name, value in said.items() if name not in ("reason", "key")}
+            connection.execute(sa.update(table).where(table.c.id == id).values(fields=left))
 
 
 def put(connection: sa.Connection, id: str, **values: str) -> None:
