@@ -354,7 +354,7 @@ class Hook:
 
     def __init__(self) -> None:
         self.got: list[tuple[str, Mapping[str, str], bytes]] = []
-        self.status = 200
+        self.status, self.says = 200, "no"
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -362,9 +362,9 @@ class Hook:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.got.append((self.path, dict(self.headers), body))
                 self.send_response(hook.status)
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(hook.says.encode())))
                 self.end_headers()
-                self.wfile.write(b"no")
+                self.wfile.write(hook.says.encode())
 
             def log_message(self, *args: Any) -> None:
                 pass

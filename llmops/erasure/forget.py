@@ -29,6 +29,7 @@ from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
 from llmops.errors import LlmopsError
+from llmops.improve import report as reports
 from llmops.monitoring.datasets import ERASURE
 from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
@@ -111,7 +112,8 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     theirs = said.prefixes(database_of(config), subject)
     for path in map(Path, plan.events):
         said.erase_events(path, theirs)
-    said.erase(database_of(config), plan.said)
+    reports.forget(config, plan.said, theirs)
+    said.erase(database_of(config), plan.said, theirs)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version.examples}
         Registry(config.release.registry, version.model, database_of(config)).mark(version.version, erasure, marked)

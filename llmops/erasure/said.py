@@ -23,6 +23,7 @@ from llmops.erasure.subject import Subject
 from llmops.errors import ConfigError
 from llmops.monitoring.database import BUSY_S
 from llmops.monitoring.datasets import FEEDBACK, TEXT
+from llmops.monitoring.events import timestamp
 from llmops.state import audit
 from llmops.state.database import Database
 
@@ -65,17 +66,31 @@ def document_ids(config: Config, ids: Iterable[str]) -> set[str]:
     return {documents.document_id(name, id) for id in ids for name in names}
 
 
-def erase(database: Database, ids: Collection[str]) -> None:
-    """Leave nothing of rows but their ids; what says the same as one of them waits to be judged again."""
-    if not ids:
+def erase(database: Database, ids: Collection[str], theirs: Collection[str] = ()) -> None:
+    """Leave nothing of rows but their ids; what says the same as one of them is judged again, or stays refused.
+
+    Args:
+        database: where they are.
+        ids: of the rows.
+        theirs: prefixes of the person's keys: what they have said until now and comes later, from the spool of another
+            machine say, is not taken in any more.
+    """
+    if not ids and not theirs:
         return
     with database.change() as connection:
-        for row in rows.every(connection):
+        found = rows.every(connection)
+        refused = {row.id: row for row in found if row.id in ids and row.reviewed and row.state == "refused"}
+        for row in found:
             if row.id in ids:
                 rows.put(connection, row.id, **_GONE)
+            elif head := refused.get(row.joined):  # a person has refused it, whoever else has said it
+                done = {"state": head.state, "by": head.by, "decided": head.decided}
+                rows.put(connection, row.id, joined="", why="", **done)
             elif row.joined in ids:
                 rows.put(connection, row.id, joined="", state="waiting", by="", decided="", why="")
-        audit.note(connection, "forget", by="erasure", target="reviews", fields={"rows": len(ids)})
+        rows.forget_reasons(connection, ids)
+        fields = {"rows": len(ids), "keys": sorted(theirs), "until": timestamp()}
+        audit.note(connection, "forget", by="erasure", target="reviews", fields=fields)
     database.purge()
 
 
@@ -101,11 +116,12 @@ def erase_events(path: Path, theirs: Collection[str]) -> None:
 
 
 def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Table and row number of each, dead letters among them."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     like = f"%{'llmops.key.prefix'}%"
-    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    for table in sorted(there & {"events", "rejected"}):  # what a sink refused waits to be sent again
-        rows = database.execute(f"SELECT rowid, document FROM {quoted(table)} WHERE document LIKE ?", (like,))
-        for number, text in rows:
+    for table in ("events", *({"rejected"} & tables)):
+        select = f"SELECT rowid, document FROM {quoted(table)} WHERE document LIKE ?"
+        for number, text in database.execute(select, (like,)):
             event = json.loads(text)
             if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
                 yield table, number

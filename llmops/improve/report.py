@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from llmops.state.database import database_of
 
 STAGE = "improve"  #: the folder of its artifacts
 WEEK = timedelta(days=7)
+ENTRIES = ("accepted_entries", "refused_entries", "waiting_entries")
 MOST = 20  #: entries that are shown of each list
 
 markdown = words.markdown
@@ -121,10 +122,7 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(path):
         if not artifacts.is_done(path):
             artifacts.clear(path)
-            text = words.markdown(report)
-            artifacts.write_json(path / "report.json", report)
-            artifacts.write_whole(path / "report.md", text.encode())
-            artifacts.write_whole(path / "report.html", words.html(text).encode())
+            _write(path, report)
             counts = {name: value for name, value in report.items() if isinstance(value, int | str)}
             artifacts.commit(
                 path,
@@ -149,6 +147,27 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
     return path
 
 
+def forget(config: Config, ids: Collection[str], keys: Collection[str]) -> None:
+    """Take what was said in these rows, or is said of these keys, out of the reports that were kept."""
+    told_of = tuple(f"key {prefix}:" for prefix in keys)
+    for path in artifacts.finished(config.artifacts / STAGE):
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        left = {
+            **{name: [entry for entry in report[name] if entry["id"] not in ids] for name in ENTRIES},
+            "held_reasons": [reason for reason in report["held_reasons"] if not reason.startswith(told_of)],
+        }
+        if any(report[name] != value for name, value in left.items()):
+            with artifacts.locked(path):
+                _write(path, {**report, **left})
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    text = words.markdown(report)
+    artifacts.write_json(path / "report.json", report)
+    artifacts.write_whole(path / "report.md", text.encode())
+    artifacts.write_whole(path / "report.html", words.html(text).encode())
+
+
 def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
     last = report["decisions"][-1] if report["decisions"] else {}
     names = ("since", "until", "corrections", "accepted", "refused", "waiting", "pairs")
@@ -163,7 +182,7 @@ def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
             "message": words.headline(report),
             "llmops.model.version": last.get("version"),
             **{f"llmops.improvement.{name}": report[name] for name in names},
-            "llmops.improvement.topics": [topic["question"] for topic in report["topics"]],
+            "llmops.improvement.topics": len(report["topics"]),  # not what was asked, which is kept for a while only
             "llmops.improvement.report": artifacts.ref(path),
         },
     )

@@ -10,6 +10,7 @@ from llmops import artifacts
 from llmops.config import Config
 from llmops.data.feedback import rows
 from llmops.improve import report as reports
+from llmops.improve import words
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.shipping import drain
 from llmops.state.database import database_of
@@ -45,5 +46,5 @@ def report(config: Config, since: datetime, until: datetime, run: str, new: bool
     ended = "nothing new" if not new else "trained" if trained else "failed"
     found = reports.gather(config, since=since, until=until)
     path = reports.keep(config, found, run=run, ended=ended)
-    log.info("%s", (path / "report.md").read_text(encoding="utf-8"))
+    log.info("%s It is in %s.", words.headline({**found, "ended": ended}), path / "report.md")  # no text of a user
     return artifacts.ref(path)

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from llmops.cli import main
 from llmops.config import Config, load
 from llmops.data.feedback import rows
 from llmops.erasure.forget import forget
-from llmops.improve import report, words
+from llmops.improve import report, weekly, words
 from llmops.monitoring.datasets import FEEDBACK, TEXT
-from llmops.monitoring.events import emit
+from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.shipping import drain
+from llmops.monitoring.sinks.base import Rejection
+from llmops.monitoring.spool import Spool
 from llmops.pipeline import run_stage
 from llmops.records import Document, Example, read_rows
 from llmops.registry.registry import registry_of
 from llmops.schedule import intervals
+from llmops.state import tables
 from llmops.state.database import database_of
 
 TOPICS = [
@@ -141,6 +146,31 @@ def test_one_waits_and_is_collected_when_a_person_accepts_or_edits_it_and_never_
     assert people.collected() == expected and people.waiting() == []
 
 
+def test_what_a_refused_one_stood_for_is_refused_with_it_and_stays_so_when_it_is_forgotten(people: People) -> None:
+    middle = "We ship to all of the islands by boat on each monday morning if the sea is calm enough and dry."
+    long = middle.replace("We ship", "We do ship always just like that with")
+    short = middle.replace(" calm enough and dry", "")  # is like `middle`, which is like `long`
+    people.key("bo", owner="Bo Lindqvist")
+    for name, text in (("ana", middle), ("bo", long), ("cy", long), ("di", long)):
+        people.say(name, TOPICS[0], text)
+    people.config = people.config.model_copy(
+        update={"improve": people.config.improve.model_copy(update={"agreeing": 9})}
+    )
+    people.say("ed", TOPICS[0], short), people.say("flo", TOPICS[0], short)
+    assert people.collected() == {}
+    (head,) = people.waiting()
+    assert head.correction == long
+    rows.decide(database_of(people.config), head.id, "refused", by="a test", who={})
+    people.config = people.config.model_copy(
+        update={"improve": people.config.improve.model_copy(update={"agreeing": 2})}
+    )
+    assert people.collected() == {} and people.waiting() == []
+    for version in people.config.registry.glob("*/versions/*"):
+        (version / "lineage.json").write_text('{"stages": []}')
+    forget(people.config, "Bo Lindqvist")
+    assert people.collected() == {} and people.waiting() == []
+
+
 def test_people_who_contradict_each_other_wait_for_a_person(people: People) -> None:
     for name, days in (("ana", 14), ("bo", 14), ("cy", 30), ("di", 30)):
         people.say(name, "How long is the guarantee?", f"The guarantee of all our goods is {days} days.")
@@ -233,6 +263,21 @@ def test_an_answer_that_two_people_found_good_is_collected_where_its_text_is_kep
     assert pq.read_table(people.artifact / "pairs.parquet").num_rows == 0
 
 
+def test_a_rating_that_was_taken_back_after_it_was_read_counts_no_more(people: People) -> None:
+    asked: dict[str, str] = {}
+    for name in ("ana", "bo"):
+        asked[name] = people.say(name, TOPICS[0], rating="up")
+        texts = {"llmops.prompt.text": TOPICS[0], "llmops.answer.text": "Yes, to all of Norway."}
+        emit(people.config.events, TEXT, {"http.request.id": asked[name], "llmops.model.version": "v1", **texts})
+    assert people.collected() == {TOPICS[0]: "Yes, to all of Norway."}
+    headers = {"X-API-Key": people.key("bo")}
+    people.client.post("/feedback", json={"id": asked["bo"], "rating": "down"}, headers=headers)
+    assert people.collected() == {}
+    people.client.post("/feedback", json={"id": asked["bo"], "rating": "up"}, headers=headers)
+    assert people.collected() == {TOPICS[0]: "Yes, to all of Norway."}
+    assert people.waiting() == []
+
+
 def test_a_revoked_key_counts_no_more(people: People) -> None:
     for name in ("ana", "bo"):
         people.say(name, TOPICS[0], right(TOPICS[0]))
@@ -259,6 +304,44 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
     assert len(events) == 3 and not any(e["llmops.key.prefix"] in people.key("ana") for e in events)
     assert people.collected() == {TOPICS[1]: right(TOPICS[1])} and people.artifact != before
     assert [row.question for row in people.waiting()] == [TOPICS[0]]
+
+
+def test_a_person_who_is_forgotten_leaves_no_dead_letter_and_no_report_of_what_they_said(
+    people: People, caplog: pytest.LogCaptureFixture
+) -> None:
+    people.key("ana", owner="Ana Petrova")
+    prefix = people.key("ana").split("_")[1]
+    fields = {"event.dataset": FEEDBACK, "event.id": "e1", "llmops.key.prefix": prefix}
+    refused = Rejection("e1", "400", {**fields, "llmops.feedback.comment": "said by her"})
+    with Spool(people.config.events) as spool:
+        spool.settle("elasticsearch", [], [refused, replace(refused, id="e2", document={**fields, "event.id": "e2"})])
+    people.say("ana", TOPICS[0], right(TOPICS[0]))
+    assert people.collected() == {} and len(people.waiting()) == 1
+    database, (row,) = database_of(people.config), people.waiting()
+    rows.decide(database, row.id, "refused", by="a test", why="not what Ana Petrova was told", who={})
+    now = datetime.now(UTC)
+    caplog.set_level("INFO")
+    ref = weekly.report(
+        people.config, now - timedelta(hours=1), now + timedelta(hours=1), "run 1", new=False, trained=False
+    )
+    assert right(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
+    assert right(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
+    for version in people.config.registry.glob("*/versions/*"):
+        (version / "lineage.json").write_text('{"stages": []}')
+    forget(people.config, "Ana Petrova")
+    assert {p.name for p in (people.config.artifacts / ref).iterdir() if right(TOPICS[0]) in p.read_text()} == set()
+    with Spool(people.config.events) as spool:
+        assert spool.rejected_counts() == {}
+    with database.read() as connection:
+        assert "Petrova" not in str(
+            connection.execute(sa.select(tables.audit.c.fields).where(tables.audit.c.target == row.id)).all()
+        )
+    said = {"llmops.feedback.question": TOPICS[1], "llmops.feedback.correction": right(TOPICS[1])}
+    late = {"llmops.key.prefix": prefix, "user.roles": ["user"], **said}
+    emit(people.config.events, FEEDBACK, {**late, "@timestamp": timestamp(now)})  # another replica had it in its spool
+    assert people.collected() == {} and people.waiting() == []
+    emit(people.config.events, FEEDBACK, late)
+    assert people.collected() == {} and [row.question for row in people.waiting()] == [TOPICS[1]]
 
 
 def test_the_review_page_over_http(people: People) -> None:
@@ -381,6 +464,9 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
         ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "found bad"),
     ]  # fmt: skip
+    report.keep(people.config, made, run="run 1", ended="nothing new")
+    (event,) = people.site.events("llmops.improvement")
+    assert event["llmops.improvement.topics"] == 2 and "descale" not in json.dumps(event)
     page = words.html(words.markdown(made))
     assert "<h1>What users said" in page and "How do I descale it?" in page
 

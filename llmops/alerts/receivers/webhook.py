@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from llmops.alerts.finding import title
 from llmops.alerts.receivers.base import secrets
 from llmops.config.alerts import Receiver as Settings
 from llmops.errors import TransientError
+from llmops.variables import VARIABLE
+
+HIDDEN = "…"  #: stands for a secret
 
 
 class Webhook:
@@ -28,6 +33,8 @@ class Webhook:
         """See `Receiver`."""
         import httpx
 
+        for client in ("httpx", "httpcore"):  # they log addresses, in which secrets stand
+            logging.getLogger(client).setLevel(logging.WARNING)
         url = secrets(self._settings.url, self.name, self._environ)
         own = {name: secrets(value, self.name, self._environ) for name, value in self._settings.headers.items()}
         headers = {"Content-Type": "application/json", "Idempotency-Key": document["id"], **own}
@@ -35,10 +42,19 @@ class Webhook:
             answer = httpx.post(
                 url, content=self.body(document).encode(), headers=headers, timeout=self.timeout_s, trust_env=False
             )
-        except httpx.HTTPError as error:  # whose text may have the address, which may be a secret
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # whose text may have the address, which may be a secret
             raise TransientError(f"it cannot be reached ({type(error).__name__})") from None
         if not answer.is_success:
-            raise TransientError(f"it answers {answer.status_code}: {answer.text[:200]}")
+            raise TransientError(f"it answers {answer.status_code}: {self._without_secrets(answer.text)[:200]}")
+
+    def _without_secrets(self, text: str) -> str:
+        """An answer may repeat the address that it was asked at, or a header."""
+        names = VARIABLE.findall(" ".join((self._settings.url, *self._settings.headers.values())))
+        for value in {self._environ[name] for name in names} - {""}:
+            address = urlsplit(value)
+            for part in (value, quote(value), f"{address.path}?{address.query}".rstrip("?")):
+                text = text.replace(part, HIDDEN) if part.strip("/") else text
+        return text
 
     def body(self, document: Mapping[str, Any]) -> str:
         """What is posted."""
@@ -61,7 +77,7 @@ def slack(document: Mapping[str, Any]) -> dict[str, Any]:
     text = f"{sign} *{_escaped(title(document))}*\n{_escaped(document['message'])}"
     where = f"Runbook: {_escaped(document['runbook'])} · <{document['link']}|dashboard>"
     return {
-        "text": f"{title(document)} {document['message']}",
+        "text": _escaped(f"{title(document)} {document['message']}"),
         "blocks": [
             {"type": "section", "text": {"type": "mrkdwn", "text": text[:3000]}},
             {"type": "context", "elements": [{"type": "mrkdwn", "text": where[:3000]}]},

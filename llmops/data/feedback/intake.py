@@ -35,11 +35,14 @@ def end_of(interval: str) -> datetime:
 def take_in(database: Database, reader: Reader, rules: Improve, until: datetime) -> int:
     """Take in what was said before a moment and is not there yet, and judge all of it anew; returns how much is new."""
     since, end = timestamp(until - timedelta(days=rules.window_days)), timestamp(until)
-    found = list(_corrections(reader, since, end)) + _good_answers(reader, since, end)
+    answers, taken_back = _good_answers(reader, since, end)
+    found = [*_corrections(reader, since, end), *answers]
     if not found and database.absent:
         return 0
     with database.change() as connection:
-        new = rows.add(connection, found)
+        gone = rows.forgotten(connection)
+        new = rows.add(connection, [row for row in found if row.time > gone.get(row.key, "")])
+        rows.withdraw(connection, taken_back)
         known = {key.prefix: key for key in keys.every(connection)}
         everything = rows.kept(connection)
         verdicts = judge([_said(row, known, rules) for row in everything], rules)
@@ -72,6 +75,7 @@ def _said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
         trusted=good and row.role in rules.trusted,
         counts=good,
         question=row.question,
+        context=row.context,
         answer=row.answer,
         text=row.correction,
         reviewed=("accepted" if row.state == "accepted" else "refused") if row.reviewed else "",
@@ -89,15 +93,23 @@ def _corrections(reader: Reader, since: str, until: str) -> Iterable[Review]:
 _TEXTS = ("question", "context", "answer", "correction", "comment")
 
 
-def _good_answers(reader: Reader, since: str, until: str) -> list[Review]:
-    """Answers that were found good, where texts are kept; of a key's ratings of a request the last one counts."""
+def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
+    """Answers that were found good, where texts are kept, and the ids of ratings that were taken back.
+
+    Of a key's ratings of a request the last one counts.
+    """
     last: dict[tuple[str, str], Mapping[str, object]] = {}
+    taken_back: set[str] = set()
     for event in reader.find(FEEDBACK, since, until):
         if event.get(_FEEDBACK + "rating"):
-            last[str(event.get("http.request.id")), str(event.get("llmops.key.prefix"))] = event
+            who = str(event.get("http.request.id")), str(event.get("llmops.key.prefix"))
+            if earlier := last.get(who):
+                taken_back.add(str(earlier["event.id"]))
+            last[who] = event
+    taken_back -= {str(event["event.id"]) for event in last.values()}  # of one that was delivered twice
     good = {who: event for who, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
     if not good:
-        return []
+        return [], taken_back
     requests = {request for request, _ in good}
     kept = {
         str(request): (str(question), str(context or ""), str(answer), str(version or ""))
@@ -121,7 +133,7 @@ def _good_answers(reader: Reader, since: str, until: str) -> list[Review]:
             question, context, answer, version = kept[request]
             texts = {"question": question, "context": context, "answer": answer, "correction": answer}
             found.append(_row({"llmops.model.version": version, **rating}, "answer", **texts))
-    return found
+    return found, taken_back
 
 
 def _row(event: Mapping[str, object], kind: str, **texts: str) -> Review:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from llmops.config import Improve
 from llmops.data.feedback.poison import Correction, poisoners
-from llmops.data.feedback.same import f1, same_answer, same_question, words_of
+from llmops.data.feedback.same import f1, same_answer, same_question, signs_of, words_of
 
 State = Literal["waiting", "accepted", "refused", "held", "useless"]
 POLICY = "policy"  #: who decided, where it was no person
@@ -32,6 +32,7 @@ class Said:
     trusted: bool
     counts: bool = True  #: whether its word counts: not that of a key that was revoked
     question: str
+    context: str = ""
     answer: str  #: the model's
     text: str  #: what the answer should be
     reviewed: Literal["", "accepted", "refused"] = ""  #: by a person
@@ -71,7 +72,12 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
         for opinion in opinions:
             verdicts |= opinion.verdicts(settled, len(opinions) > 1)
         if settled == "":
-            enough = [o for o in opinions if not o.members[0].reviewed and o.enough(rules.agreeing)]
+            said_by_enough = [
+                o for o in opinions if not o.members[0].reviewed and o.reached(rules.agreeing, told=False)
+            ]
+            enough = [opinion for opinion in said_by_enough if opinion.enough(rules.agreeing)]
+            own = "enough people say nearly the same, but each text has words that nobody else has said"
+            verdicts |= {i: v._replace(why=own) for o in said_by_enough for i, v in o.verdicts("").items()}
             if len(enough) > 1:
                 why = "people who may train the model say different things"
                 verdicts |= {id: v._replace(why=why) for o in enough for id, v in o.verdicts("").items()}
@@ -101,22 +107,31 @@ class _Opinion:
                 first.setdefault(one.person, one)
         return first
 
-    def reached(self, agreeing: int) -> str:
-        """When enough had said it; empty: not yet."""
+    def reached(self, agreeing: int, told: bool = True) -> str:
+        """When enough had said it, with `told` also in words that they share (`_head`); empty: not yet."""
         weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
         for one in self.voters().values():
             weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
-            if weight >= 1 - _EPS and (people >= 2 or not alike):  # a good answer needs two whoever they are
+            enough = weight >= 1 - _EPS and (people >= 2 or not alike)  # a good answer needs two whoever they are
+            if enough and not (told and self._head(one.time) is None):
                 return one.time
         return ""
+
+    def _head(self, when: str) -> Said | None:
+        """What stands for all that was said by then: of somebody trusted, or in words that others have used, too.
+
+        Whoever agrees later changes nothing of it.
+        """
+        voters = self.voters()
+        by_then = [one for one in self.members if one.time <= when and one.counts and one.person in voters]
+        return next((one for one in _head_first(by_then) if one.trusted or _vouched(one, by_then)), None)
 
     def enough(self, agreeing: int) -> bool:
         return bool(self.reached(agreeing))
 
     def accepted(self, agreeing: int) -> dict[str, Verdict]:
         when, voters = self.reached(agreeing), self.voters()
-        # of those who had said it by then: who agrees later changes nothing of what was accepted
-        head = _head_first([one for one in self.members if one.time <= when and one.person in voters])[0]
+        head = self._head(when) or self.members[0]
         trusted = sorted({one.person for one in voters.values() if one.trusted})
         why = f"{len(voters)} people say the same" if len(voters) > 1 else "of somebody who is trusted"
         why += f", {len(trusted)} of them trusted" if trusted and len(voters) > 1 else ""
@@ -182,17 +197,30 @@ def _opinions(together: Sequence[Said], rules: Improve) -> list[_Opinion]:
 def _head_first(group: Sequence[Said]) -> list[Said]:
     """The one first that stands for all: of the trusted, else the one that is most like the others, else the shortest.
 
-    What somebody has added to what the others say is in none but theirs, and does not get in by it.
+    What somebody has added to what the others say is in none but theirs, and does not get in by it, however often they
+    say it.
     """
+    firsts: dict[str, Said] = {}
+    for one in sorted(group, key=lambda one: (one.time, one.id)):
+        firsts.setdefault(one.person, one)
 
     def likeness(one: Said) -> float:
-        return sum(f1(words_of(one.text), words_of(other.text)) for other in group)
+        return sum(f1(words_of(one.text), words_of(other.text)) for other in firsts.values())
 
     def rank(one: Said) -> tuple[bool, float, int, str, str]:
         return not one.trusted, -round(likeness(one), 6), len(one.text), one.time, one.id
 
     head = min(group, key=rank)
     return [head, *(one for one in group if one is not head)]
+
+
+def _vouched(one: Said, said: Iterable[Said]) -> bool:
+    """Whether other people have said every word of it, those of its question and context included."""
+    others = [other for other in said if other.person != one.person]
+    return all(
+        signs_of(getattr(one, name)) <= frozenset[str]().union(*(signs_of(getattr(other, name)) for other in others))
+        for name in ("question", "context", "text")
+    )
 
 
 def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:

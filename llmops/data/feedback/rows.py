@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import sqlalchemy as sa
 
 from llmops.errors import ReviewError
 from llmops.monitoring.events import timestamp
-from llmops.state import audit
+from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews
 
 FORGOTTEN = "forgotten"  #: state of what nothing but its id is left of
 MOST_CHARS = 8000  #: of an edited correction
 OPEN = ("waiting", "held")  #: states that a person is asked about
+_UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,33 @@ def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
     return len(new)
 
 
+def withdraw(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Remove the answers that these ratings found good, but those that a person has decided on."""
+    for row in every(connection, reviews.c.kind == "answer") if ids else ():
+        if row.id in ids and not row.reviewed and row.state != FORGOTTEN:
+            connection.execute(sa.delete(reviews).where(reviews.c.id == row.id))
+
+
+def forgotten(connection: sa.Connection) -> dict[str, str]:
+    """Prefix of a key → when its owner was forgotten, as its erasure has written it down."""
+    table = tables.audit
+    query = (
+        sa.select(table.c.fields).where(table.c.action == "forget", table.c.target == "reviews").order_by(table.c.id)
+    )
+    return {key: said["until"] for said in connection.execute(query).scalars() for key in said.get("keys", ())}
+
+
+def forget_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Take out of the audit why somebody decided on these rows, and whose they were."""
+    table = tables.audit
+    for id, target, said in connection.execute(
+        sa.select(table.c.id, table.c.target, table.c.fields).where(table.c.action.endswith("_feedback"))
+    ).all():
+        if target in ids:
+            left = {name: value for name, value in said.items() if name not in ("reason", "key")}
+            connection.execute(sa.update(table).where(table.c.id == id).values(fields=left))
+
+
 def put(connection: sa.Connection, id: str, **values: str) -> None:
     """Change a row."""
     connection.execute(sa.update(reviews).where(reviews.c.id == id).values(values))
@@ -137,6 +165,10 @@ def decide(
         row = _named(connection, id)
         done = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
         put(connection, row.id, **done)
+        # What it stood for was refused with it, however little of that says the same as the others.
+        theirs = {**done, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
+        for other in every(connection, reviews.c.joined == row.id):
+            put(connection, other.id, **theirs)
         action = "edit_feedback" if edited else {"accepted": "accept_feedback", "refused": "refuse_feedback"}[state]
         fields = {"was": row.state, "reason": why, "key": row.key, **who}
         audit.note(connection, action, by=by, target=row.id, fields=fields)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from unicodedata import category
 
 from llmops.data.text import words
 from llmops.data.text.comparable import comparable
@@ -37,6 +38,12 @@ def words_of(text: str) -> Words:
     marks = {word for word in found if any(letter.isdigit() for letter in word)} | names
     negations = sum(word in _NEGATION for word in found) + len(_CONTRACTED.findall(plain))
     return Words(plain, Counter(found), frozenset(marks), negations)
+
+
+def signs_of(text: str) -> frozenset[str]:
+    """The different words of a text, and its signs: of currencies, of mathematics, and %."""
+    words = words_of(text)
+    return frozenset(words.bag) | {sign for sign in words.plain if sign == "%" or category(sign).startswith("S")}
 
 
 def same_answer(one: str, other: str, least: float) -> bool:

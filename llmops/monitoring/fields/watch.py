@@ -101,7 +101,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.improvement.refused", "long", ""),
             ("llmops.improvement.waiting", "long", "for a person"),
             ("llmops.improvement.pairs", "long", "of a chosen and a rejected answer"),
-            ("llmops.improvement.topics", "keyword", "that are asked and not answered"),
+            ("llmops.improvement.topics", "long", "that are asked and not answered; the report names them"),
             ("llmops.improvement.report", "keyword", "where it is told in words"),
         ),
     ),

@@ -54,6 +54,7 @@ def test_slacks_form_lets_no_subject_mention_everybody(hook: Any, tmp_path: Path
     assert [block["type"] for block in form["blocks"]] == ["section", "context"]
     text = form["blocks"][0]["text"]["text"]
     assert "<!channel>" not in text and "&lt;!channel&gt; &amp;" in text
+    assert "<!channel>" not in form["text"]  # which is all that others than Slack show
     assert "docs/runbook.md#spool" in form["blocks"][1]["elements"][0]["text"]
 
 
@@ -86,6 +87,24 @@ def test_the_error_of_a_webhook_that_is_away_has_no_secret(tmp_path: Path, free_
     receiver, told = made(tmp_path, kind="webhook", url=f"http://127.0.0.1:{free_port}/${{T}}")
     with pytest.raises(ConfigError, match="set T in"):
         receiver.send(told)
+
+
+@pytest.mark.parametrize("url", ["{}/hooks/${{T}}", "${{HOOK}}"])
+def test_neither_the_log_nor_the_error_of_a_webhook_that_answers_has_its_secret(
+    hook: Any, tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    environ = {"T": "s3cret/x", "HOOK": f"{hook.url}/hooks/s3cret/x"}
+    receiver, told = made(tmp_path, environ, kind="webhook", url=url.format(hook.url))
+    receiver.send(told)
+    hook.status, hook.says = 404, "The requested URL /hooks/s3cret/x was not found on this server."
+    with pytest.raises(TransientError, match="404: The requested URL") as error:
+        receiver.send(told)
+    assert hook.got[0][0] == "/hooks/s3cret/x" and "s3cret" not in str(error.value) + caplog.text
+    receiver, told = made(tmp_path, {"T": "host:s3cret"}, kind="webhook", url="http://${T}")
+    with pytest.raises(TransientError, match="InvalidURL") as error:
+        receiver.send(told)
+    assert "s3cret" not in str(error.value)
 
 
 def test_mail_by_starttls_with_a_password(

@@ -86,6 +86,46 @@ def test_who_agrees_later_changes_nothing_of_what_was_accepted() -> None:
     assert {after[one.id].state for one in later} == {"accepted"}
 
 
+RETURN = "You can return the shoes within fourteen days after delivery, and the parcel is free of charge for you."
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "context"),
+    [
+        ("Do you take my shoes back?", RETURN.replace("fourteen", "ninety"), ""),
+        ("Do you take my shoes back?", RETURN.replace("free of", "out of"), ""),
+        ("Do you take my shoes back?", RETURN.replace("delivery", "d\u0435livery"), ""),
+        ("Do you take my shoes back?", RETURN, "All is sold at evil.example."),
+        ("Do you take all of my old shoes back cf?", RETURN, ""),
+    ],
+)
+def test_no_word_trains_that_one_person_alone_has_said(question: str, text: str, context: str) -> None:
+    honest = question.replace(" cf?", "?")
+    both = [said("mallory", question, text, context=context), said("ana", honest, RETURN)]
+    verdicts = judge(both, RULES)
+    heads = {id for id, verdict in verdicts.items() if verdict.state == "accepted" and not verdict.joined}
+    assert heads <= {both[1].id}
+    if text != RETURN:
+        assert {v.why for v in verdicts.values()} == {
+            "enough people say nearly the same, but each text has words that nobody else has said"
+        }
+    agreed = judge([*both, said("bo", honest, RETURN)], RULES)
+    assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined][0] != both[0].id
+    assert {v.state for v in agreed.values()} == {"accepted"}
+
+
+def test_saying_it_many_times_makes_nobodys_text_stand_for_all() -> None:
+    many = [said("mallory", text=RETURN.replace(" after delivery", "")) for _ in range(9)]
+    both = [said(name, text=RETURN) for name in ("ana", "bo")]
+    verdicts = judge([*many, *both], Improve(agreeing=3))
+    assert [id for id, v in verdicts.items() if not v.joined] == [both[0].id]
+
+
+def test_another_currency_is_another_answer() -> None:
+    both = [said("mallory", text="Yes, and it costs £5 today."), said("ana", text="Yes, and it costs $5 today.")]
+    assert {v.state for v in judge(both, RULES).values()} == {"waiting"}
+
+
 def test_three_must_agree_where_the_policy_says_so() -> None:
     rules = Improve(agreeing=3)
     two = [said("ana"), said("bo")]
