@@ -47,7 +47,10 @@ def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
         engine._thread.start()
         first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
         left.cancel()
-        assert first.begun_at and not second.begun_at
+        async with asyncio.timeout(30):
+            while not first.begun_at:  # in the engine's own thread
+                await asyncio.sleep(0.01)
+        assert not second.begun_at
         engine._loop.call_soon_threadsafe(free.set)
         await first.whole()
         await second.whole()
