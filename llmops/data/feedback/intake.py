@@ -67,12 +67,13 @@ def person_of(prefix: str, known: Mapping[str, Key]) -> str:
 def _said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
     key = known.get(row.key)
     good = bool(key and not key.revoked)
+    role = key.role if key else ""  # the key's own word: whoever may write events could write any role
     return Said(
         id=row.id,
         kind=row.kind,
         time=row.time,
         person=person_of(row.key, known),
-        trusted=good and row.role in rules.trusted,
+        trusted=good and role in rules.trusted,
         counts=good,
         question=row.question,
         context=row.context,
