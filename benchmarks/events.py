@@ -34,9 +34,10 @@ from servers import Running, free_port, make_site, running  # noqa: E402
 
 from llmops.monitoring.datasets import SERVING  # noqa: E402
 from llmops.monitoring.delivery import Delivery  # noqa: E402
+from llmops.monitoring.elasticsearch_client import stream_of  # noqa: E402
 from llmops.monitoring.events import build  # noqa: E402
 from llmops.monitoring.sinks.base import Sink  # noqa: E402
-from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink, stream_of  # noqa: E402
+from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink  # noqa: E402
 from llmops.monitoring.sinks.local import LocalStore  # noqa: E402
 from llmops.monitoring.sinks.logstash import LogstashSink  # noqa: E402
 from llmops.monitoring.sinks.otlp import OtlpSink  # noqa: E402

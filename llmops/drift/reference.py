@@ -14,14 +14,13 @@ from typing import Literal
 
 from llmops.config import Config
 from llmops.drift import sample
-from llmops.drift.lexicon import read_trained
+from llmops.drift.lexicon import read_trained, train_of
 from llmops.drift.sample import Sample
 from llmops.errors import LlmopsError
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 from llmops.registry.version import Version
-from llmops.release.lineage import DATASET, lineage
 
 Against = Literal["training", "served"]
 _SERVED = "served_%Y%m%dT%H%M%S"  #: file of the first days, by when they ended
@@ -60,7 +59,7 @@ def reference_of(
         if against == "served":
             raise NoReferenceError(f"{version.name} has no reference of requests: {served}.")
     try:
-        train = config.artifacts / str(lineage(version)["dataset"]["artifact"]) / DATASET
+        train = train_of(version, config.artifacts)
         path = _folder(config, version) / "training.parquet"
         if not path.is_file():
             sample.write(path, sample.of_training(train))

@@ -11,9 +11,11 @@ from typing import Any
 
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, SERVING
+from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_of
 from llmops.monitoring.figures.requests import SHARES, Figures, Percentiles, Requests, number_of, outcome_of, steps
 from llmops.monitoring.times import timestamp
 
+LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: variables, those that count first
 PAGE = 5000  #: events per request; a server gives 10,000 at most
 ASKED = 1000  #: ids that one query looks for
 VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most that are told apart
@@ -35,10 +37,7 @@ class ElasticsearchReader:
         The credentials are those of a reader in the environment, `ELASTICSEARCH_READER_API_KEY` or
         `ELASTICSEARCH_READER_USER` and `ELASTICSEARCH_READER_PASSWORD`; else those of the sink, without `READER_`.
         """
-        from elasticsearch import Elasticsearch
-
-        options = {**credentials(environ), **({"ca_certs": str(ca_file)} if ca_file else {})}
-        return cls(Elasticsearch(url, **options, request_timeout=10, max_retries=0))
+        return cls(client_of(url, login_of(environ, *LOGINS), ca_file))
 
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
@@ -61,7 +60,7 @@ class ElasticsearchReader:
             aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _FIGURES}
         with _told():
             answer = self._client.search(
-                index=stream(SERVING),
+                index=stream_of(SERVING),
                 ignore_unavailable=True,
                 size=0,
                 query=_window(timestamp(since), timestamp(until)),
@@ -102,7 +101,9 @@ class ElasticsearchReader:
             {"event.id": {"order": order, "unmapped_type": "keyword"}},
         ]
         with _told():
-            pit = self._client.open_point_in_time(index=stream(dataset), keep_alive="2m", ignore_unavailable=True)["id"]
+            pit = self._client.open_point_in_time(index=stream_of(dataset), keep_alive="2m", ignore_unavailable=True)[
+                "id"
+            ]
             try:
                 after: list[Any] | None = None
                 while limit:
@@ -119,21 +120,6 @@ class ElasticsearchReader:
                     after, limit = hits[-1]["sort"], limit - len(hits) if limit > 0 else limit
             finally:
                 self._client.close_point_in_time(id=pit)
-
-
-def stream(dataset: str) -> str:
-    """The data stream that events of a dataset are in."""
-    return f"logs-{dataset}-default"
-
-
-def credentials(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the client logs in with: a reader's credentials, else the sink's, else none."""
-    for prefix in ("ELASTICSEARCH_READER_", "ELASTICSEARCH_"):
-        if key := environ.get(f"{prefix}API_KEY"):
-            return {"api_key": key}
-        if user := environ.get(f"{prefix}USER"):
-            return {"basic_auth": (user, environ.get(f"{prefix}PASSWORD", ""))}
-    return {}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from elasticsearch import Elasticsearch
 
-from llmops.monitoring.sinks.elasticsearch import stream_of
+from llmops.monitoring.elasticsearch_client import stream_of
 from llmops.monitoring.spool import Spool
 
 from . import chaos

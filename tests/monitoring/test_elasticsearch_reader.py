@@ -10,7 +10,8 @@ from elasticsearch.helpers import bulk
 from llmops.config import Config, Monitoring
 from llmops.errors import ConfigError, EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
-from llmops.monitoring.elasticsearch_reader import ElasticsearchReader, credentials, stream
+from llmops.monitoring.elasticsearch_client import login_of, stream_of
+from llmops.monitoring.elasticsearch_reader import LOGINS, ElasticsearchReader
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.objectives import report
 from llmops.monitoring.reader import reader_of
@@ -57,7 +58,7 @@ def events():
 def remote(event_server, events):
     with Elasticsearch(event_server) as client:
         actions = [
-            {"_op_type": "create", "_index": stream(e["event.dataset"]), "_id": e["event.id"], "_source": e}
+            {"_op_type": "create", "_index": stream_of(e["event.dataset"]), "_id": e["event.id"], "_source": e}
             for e in events
         ]
         bulk(client, actions, refresh=True)
@@ -114,7 +115,7 @@ def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatc
 
 
 def test_without_any_stream_there_is_nothing(remote, monkeypatch):
-    monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.stream", lambda dataset: f"logs-{dataset}-elsewhere")
+    monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.stream_of", lambda dataset: f"logs-{dataset}-elsewhere")
     found = remote.requests(START, START + HOURS, timedelta(hours=1))
     assert (found.total.requests, found.versions, len(found.series)) == (0, {}, 24)
     assert list(remote.find(SERVING)) == [] and remote.ratings(START, START + HOURS) == {}
@@ -142,9 +143,11 @@ def test_a_server_that_does_not_answer_is_said_to():
 
 def test_a_reader_has_credentials_of_its_own_or_those_of_the_sink():
     both = {"ELASTICSEARCH_API_KEY": "w", "ELASTICSEARCH_READER_API_KEY": "r"}
-    assert credentials(both) == {"api_key": "r"} and credentials({"ELASTICSEARCH_API_KEY": "w"}) == {"api_key": "w"}
+    assert login_of(both, *LOGINS) == {"api_key": "r"} and login_of({"ELASTICSEARCH_API_KEY": "w"}, *LOGINS) == {
+        "api_key": "w"
+    }
     user = {"ELASTICSEARCH_READER_USER": "me", "ELASTICSEARCH_READER_PASSWORD": "pw", "ELASTICSEARCH_API_KEY": "w"}
-    assert credentials(user) == {"basic_auth": ("me", "pw")} and credentials({}) == {}
+    assert login_of(user, *LOGINS) == {"basic_auth": ("me", "pw")} and login_of({}, *LOGINS) == {}
 
 
 def test_what_is_read_is_what_the_configuration_says(tmp_path):

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from llmops.config import Monitoring
 from llmops.errors import ConfigError
+from llmops.monitoring.elasticsearch_client import login_of
 from llmops.monitoring.sinks.base import Sink
 from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink
 from llmops.monitoring.sinks.local import LocalStore
@@ -30,8 +31,7 @@ def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.
         return environ.get(name, "").strip()
 
     def elasticsearch() -> Sink:
-        key, user, password = (said(f"ELASTICSEARCH_{part}") for part in ("API_KEY", "USER", "PASSWORD"))
-        return ElasticsearchSink.connect(config.elasticsearch_url, key, user, password, config.ca_file)
+        return ElasticsearchSink.connect(config.elasticsearch_url, login_of(environ, "ELASTICSEARCH_"), config.ca_file)
 
     def logstash() -> Sink:
         return LogstashSink(config.logstash_url, said("LOGSTASH_USER"), said("LOGSTASH_PASSWORD"), config.ca_file)

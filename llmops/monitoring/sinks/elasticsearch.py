@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import is_busy
+from llmops.monitoring.elasticsearch_client import NAMESPACE, TIMEOUT_S, client_of, stream_of
 from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError
-from llmops.monitoring.sinks.http import TIMEOUT_S
 
-NAMESPACE = "default"
 _VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
 _MISCONFIGURED = frozenset({401, 403, 404})  #: of an event: no rights, or no template of a data stream
 
@@ -30,25 +29,10 @@ class ElasticsearchSink:
 
     @classmethod
     def connect(
-        cls,
-        url: str,
-        api_key: str = "",
-        user: str = "",
-        password: str = "",
-        ca_file: Path | None = None,
-        timeout_s: float = TIMEOUT_S,
+        cls, url: str, login: Mapping[str, Any] | None = None, ca_file: Path | None = None, timeout_s: float = TIMEOUT_S
     ) -> ElasticsearchSink:
-        """A sink for the server at `url`, asked with a key or else a user and password; nothing is sent yet."""
-        from elasticsearch import Elasticsearch
-
-        options: dict[str, Any] = {"request_timeout": timeout_s, "max_retries": 0, "retry_on_timeout": False}
-        if api_key:
-            options["api_key"] = api_key
-        elif user:
-            options["basic_auth"] = (user, password)
-        if ca_file:
-            options["ca_certs"] = str(ca_file)
-        return cls(Elasticsearch(url, **options))
+        """A sink for the server at `url`; nothing is sent yet. The arguments are those of `client_of`."""
+        return cls(client_of(url, login or {}, ca_file, timeout_s))
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
         """See `Sink`."""
@@ -74,11 +58,6 @@ class ElasticsearchSink:
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
-
-
-def stream_of(dataset: str) -> str:
-    """The data stream of a kind of event."""
-    return f"logs-{dataset}-{NAMESPACE}"
 
 
 def _lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,11 +14,12 @@ from elasticsearch import Elasticsearch
 from osmem_server import OsmemServer
 
 from llmops.config import Monitoring
+from llmops.monitoring.elasticsearch_client import stream_of
 from llmops.monitoring.events import build, emit
 from llmops.monitoring.shipping import ship
 from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
 from llmops.monitoring.sinks.configured import sinks_for
-from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink, stream_of
+from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink
 
 from ..conftest import TEMPLATE
 from ..faulty import dead, waits
