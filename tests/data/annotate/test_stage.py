@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from llmops import prompts
 from llmops.config import Annotate, Template
 from llmops.data import worktables
 from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.candidates import TABLES
-from llmops.data.annotate.split import normalized
-from llmops.errors import ConfigError, LlmopsError
+from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
 
-FILES = ("train.parquet", "validation.parquet", "test.parquet", "dropped.parquet", "findings.parquet", "train.txt")
+TOKEN = "hf_" + "aB3dE5gH7j" * 4
 
 
 def document(source: str = "faq", row: int = 0, **parts: Any) -> Document:
@@ -56,125 +54,158 @@ def named(examples: list[Example], source: str) -> list[Example]:
     return sorted((e for e in examples if e.source == source), key=lambda e: e.question)
 
 
-def test_pairs_become_examples_with_splits_and_annotated_text(tmp_path: Path) -> None:
-    metrics, examples, dropped = run(tmp_path, pairs(60))
-    assert len(examples) == 60 and not dropped
-    assert metrics["train"] + metrics["validation"] + metrics["test"] == 60 and metrics["groups"] == 60
-    trained = [e for e in examples if e.split == "train"]
-    text = (tmp_path / "out" / "train.txt").read_text(encoding="utf-8")
+WORLD = [
+    *pairs(60),
+    document("goods", 1, fields={"name": "Tent {x}", "price": "9", "size.m": ""}),
+    document("goods", 2, fields={"name": "", "price": "7", "size.m": "2"}),
+    document("known", question="How much is it?", answer="Five.", context="Prices.", group="cost"),
+    document("known", 4, question="How much?", answer="4 euros.", group="price"),
+    document("known", 5, question="How much?", answer="5 euros.", group="price"),
+    document("re", 1, question="What does it cost?", same_as="how much IS  it"),
+    document("re", 2, question="How much is it", same_as="Is it cheap?"),
+    document("re", 3, question="Who?", same_as="Which?"),
+    document("re", 4, question="What is its price?", same_as="How much?"),
+    document("cut", 1, question="Long?", answer="Dr. No came. He left. " * 9),
+    document("cut", 2, question="Short?", answer="Dr. No came. He left. It rained."),
+    document("cut", 3, question="Where?", answer="Here.", context="word " * 50),
+    document("cut", 4, question="Why? " * 200, answer="So."),
+    document("twice", 1, question="Same?", answer="Yes."),
+    document("twice", 2, question="same", answer="YES"),
+    document("twice", 3, question="Same?", answer="No."),
+    document("twice", 4, question="Same?", answer="No.", context="Elsewhere."),
+    document("twice", 5, text="Only text."),
+    document("twice", 6, question="Topic?", answer="One.", group="t"),
+    document("twice", 7, question="Topic?", answer="Two.", group="t"),
+    *(document("fake", question="Q?", answer=f"Well {mark} then") for mark in ("####", "[Answer]", "<|im_end|>")),
+    document("bad", 1, question="Where is it?", answer="where is it"),
+    document("bad", 2, question="Which form?", answer="https://example.com/form"),
+    document("bad", 3, question="Who are you?", answer="My address is ana@example.com"),
+    document("bad", 4, question="Your address?", answer="ana@example.com"),
+    document("pii", 1, question="I am bob@example.org. Refund?", answer="Yes.", group="bob@example.org"),
+    document("pii", 2, question="Key?", answer=f"Use {TOKEN} here."),
+    document("pii", 3, question="Who is it?", answer="Ana.",
+             context="Customer ana@example.com, card 4111 1111 1111 1111. " + "More. " * 30),
+]  # fmt: skip
+TEMPLATES = {
+    "goods": (
+        Template(question="Price of {name}?", answer="{price} euros.", context="{name}: {price}", group="{name}"),
+        Template(question="Size of {name}?", answer="{size.m} m."),
+    )
+}
+
+
+class Made(NamedTuple):
+    """The output of one run over `WORLD`."""
+
+    out: Path
+    metrics: dict[str, Any]
+    examples: list[Example]
+    dropped: dict[str, list[Dropped]]
+
+    def rules(self, source: str) -> dict[str, list[str]]:
+        """Return rule → positions of a source's dropped rows."""
+        found = {rule: [r.position for r in rows if r.source == source] for rule, rows in self.dropped.items()}
+        return {rule: positions for rule, positions in found.items() if positions}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("world")
+    limits = {"max_answer_sentences": 2, "max_answer_chars": 60, "max_context_chars": 42}
+    entities = ("EMAIL_ADDRESS", "CREDIT_CARD", "SECRET")
+    return Made(folder / "out", *run(folder, WORLD, templates=TEMPLATES, redact=entities, **limits))
+
+
+def test_pairs_become_examples_with_splits_and_annotated_text(made: Made) -> None:
+    plain = named(made.examples, "faq")
+    assert len(plain) == 60 and not made.rules("faq")
+    assert sum(made.metrics[split] for split in ("train", "validation", "test")) == len(made.examples)
+    assert made.metrics["groups"] == len({e.group for e in made.examples})
+    trained = [e for e in made.examples if e.split == "train"]
+    text = (made.out / "train.txt").read_text(encoding="utf-8")
     assert text == "".join(prompts.annotated(e.question, e.answer, e.context) + "\n" for e in trained)
-    assert {e.question: e.position for e in examples}["Question 7?"] == "row 7"
+    assert {e.question: e.position for e in plain}["Question 7?"] == "row 7"
 
 
-def test_templates_are_rendered_and_skipped_where_a_field_is_empty(tmp_path: Path) -> None:
-    goods = [
-        document("goods", 1, fields={"name": "Tent {x}", "price": "9", "size.m": ""}),
-        document("goods", 2, fields={"name": "", "price": "7", "size.m": "2"}),
-    ]
-    templates = {
-        "goods": (
-            Template(question="Price of {name}?", answer="{price} euros.", context="{name}: {price}", group="{name}"),
-            Template(question="Size of {name}?", answer="{size.m} m."),
-        )
-    }
-    metrics, examples, dropped = run(tmp_path, pairs(60) + goods, templates=templates)
-    (made,) = named(examples, "goods")
-    assert (made.question, made.answer, made.context, made.group) == (
+def test_templates_are_rendered_and_skipped_where_a_field_is_empty(made: Made) -> None:
+    (tent,) = named(made.examples, "goods")
+    assert (tent.question, tent.answer, tent.context, tent.group) == (
         *("Price of Tent {x}?", "9 euros.", "Tent {x}: 9", "Tent {x}"),
     )
-    assert metrics["skipped_templates"] == 3
-    assert [row.position for row in dropped["empty_field"]] == ["row 2"]
+    assert made.metrics["skipped_templates"] == 3
+    assert made.rules("goods") == {"empty_field": ["row 2"]}
+
+
+def test_other_wordings_take_all_answers_of_the_known_side(made: Made) -> None:
+    assert sorted((e.question, e.answer, e.context, e.group, e.position) for e in named(made.examples, "re")) == [
+        ("Is it cheap?", "Five.", "Prices.", "cost", "row 2"),
+        ("What does it cost?", "Five.", "Prices.", "cost", "row 1"),
+        ("What is its price?", "4 euros.", "", "price", "row 4"),
+        ("What is its price?", "5 euros.", "", "price", "row 4"),
+    ]
+    assert made.rules("re") == {"unknown_question": ["row 3"]}
+    assert "Who?" in made.dropped["unknown_question"][0].content
+
+
+def test_long_answers_are_dropped_before_the_others_are_cut(made: Made) -> None:
+    assert [(e.question, e.answer, e.context) for e in named(made.examples, "cut")] == [
+        ("Short?", "Dr. No came. He left.", ""),
+        ("Where?", "Here.", " ".join(["word"] * 8)),
+    ]
+    assert made.rules("cut") == {"answer_too_long": ["row 1"], "question_too_long": ["row 4"]}
+
+
+def test_duplicates_conflicts_and_leftovers_are_dropped_with_reasons(made: Made) -> None:
+    kept = named(made.examples, "twice")
+    assert {rule: len(rows) for rule, rows in made.rules("twice").items()} == {
+        "duplicate": 1, "conflict": 1, "no_question": 1,
+    }  # fmt: skip
+    assert [(e.question.casefold().rstrip("?"), e.context) for e in kept].count(("same", "")) == 1
+    assert len({e.split for e in kept if e.group == "t"}) == 1
+    assert made.dropped["no_question"][0].content == "Only text."
+
+
+def test_texts_that_would_fake_a_turn_and_pairs_not_worth_learning_are_dropped(made: Made) -> None:
+    assert not named(made.examples, "fake") and len(made.rules("fake")["prompt_marker"]) == 3
+    assert [e.answer for e in named(made.examples, "bad")] == ["My address is <EMAIL_ADDRESS>"]
+    assert made.rules("bad") == {"echo": ["row 1"], "no_words": ["row 2", "row 4"]}
+
+
+def test_personal_data_and_secrets_are_redacted_counted_and_never_shown(made: Made) -> None:
+    first, key, who = sorted(named(made.examples, "pii"), key=lambda e: e.position)
+    assert first.question == "I am <EMAIL_ADDRESS>. Refund?"
+    assert key.answer == "Use <SECRET> here."
+    assert who.context == "Customer <EMAIL_ADDRESS>, card"
+    assert made.metrics["redactions"] == {"CREDIT_CARD": 1, "EMAIL_ADDRESS": 4, "SECRET": 1}
+    findings = read_rows(made.out / "findings.parquet", Finding)
+    assert [(f.scan, f.rule, f.severity, f.where) for f in findings if f.where.startswith("pii:")] == [
+        ("pii", "EMAIL_ADDRESS", "low", "pii: x.csv, row 1"),
+        ("secrets", "SECRET", "medium", "pii: x.csv, row 2"),
+        ("pii", "CREDIT_CARD", "low", "pii: x.csv, row 3"),
+        ("pii", "EMAIL_ADDRESS", "low", "pii: x.csv, row 3"),
+    ]
+    shown = "".join(map(str, [made.examples, findings, made.metrics])) + (made.out / "train.txt").read_text()
+    assert not any(secret in shown for secret in ("ana@", "bob@", "4111", TOKEN))
 
 
 @pytest.mark.parametrize(
-    ("templates", "named"),
+    ("documents", "config", "named"),
     [
-        ({"godos": [{"question": "q", "answer": "a"}]}, r"'godos'.*faq"),
-        ({"faq": [{"question": "q", "answer": "{nmae}"}]}, r"faq\[0\]\.answer.*'nmae'.*name"),
+        ([document(fields={"name": "x"})], {"templates": {"godos": [{"question": "q", "answer": "a"}]}},
+         r"'godos'.*faq"),
+        ([document(fields={"name": "x"})], {"templates": {"faq": [{"question": "q", "answer": "{nmae}"}]}},
+         r"faq\[0\]\.answer.*'nmae'.*name"),
+        (pairs(3), {"redact": ("SHOE_SIZE",)}, "SHOE_SIZE"),
+        (pairs(30), {"min_test_items": 60}, r"Only \d+ test items, .*min_test_items is 60.*annotate\.test"),
+        ([document(question="Q?", answer="x" * 5000)], {}, "train on"),
     ],
-)
-def test_a_template_for_what_is_not_there_is_an_error(tmp_path: Path, templates: dict[str, Any], named: str) -> None:
+    ids=["template's source", "template's field", "entity", "test items", "nothing left"],
+)  # fmt: skip
+def test_an_impossible_run_is_an_error_that_says_what_to_change(
+    tmp_path: Path, documents: list[Document], config: dict[str, Any], named: str
+) -> None:
     with pytest.raises(LlmopsError, match=named):
-        run(tmp_path, [document(fields={"name": "x"})], templates=templates)
-
-
-def test_other_wordings_take_the_answer_of_the_known_side(tmp_path: Path) -> None:
-    known = document(question="How much is it?", answer="Five.", context="Prices.", group="cost")
-    others = [
-        document("re", 1, question="What does it cost?", same_as="how much IS  it"),
-        document("re", 2, question="How much is it", same_as="Is it cheap?"),
-        document("re", 3, question="Who?", same_as="Which?"),
-    ]
-    _, examples, dropped = run(tmp_path, [*pairs(60), known, *others])
-    assert [(e.question, e.answer, e.context, e.group, e.position) for e in named(examples, "re")] == [
-        ("Is it cheap?", "Five.", "Prices.", "cost", "row 2"),
-        ("What does it cost?", "Five.", "Prices.", "cost", "row 1"),
-    ]
-    assert [row.position for row in dropped["unknown_question"]] == ["row 3"]
-    assert "Who?" in dropped["unknown_question"][0].content
-
-
-def test_a_question_with_several_answers_hands_all_of_them_to_its_other_wording(tmp_path: Path) -> None:
-    known = [document(row=i, question="How much?", answer=f"{i} euros.", group="cost") for i in (4, 5)]
-    other = document("re", 1, question="What does it cost?", same_as="How much?")
-    _, examples, _ = run(tmp_path, [*pairs(60), *known, other])
-    assert sorted(e.answer for e in named(examples, "re")) == ["4 euros.", "5 euros."]
-
-
-def test_long_answers_are_dropped_before_the_others_are_cut(tmp_path: Path) -> None:
-    extra = [
-        document("x", 1, question="Long?", answer="Dr. No came. He left. " * 9),
-        document("x", 2, question="Short?", answer="Dr. No came. He left. It rained."),
-        document("x", 3, question="Where?", answer="Here.", context="word " * 50),
-        document("x", 4, question="Why? " * 200, answer="So."),
-    ]
-    _, examples, dropped = run(
-        tmp_path, pairs(60) + extra, max_answer_sentences=2, max_answer_chars=60, max_context_chars=22
-    )
-    assert [(e.question, e.answer, e.context) for e in named(examples, "x")] == [
-        ("Short?", "Dr. No came. He left.", ""),
-        ("Where?", "Here.", "word word word word"),
-    ]
-    assert [row.position for row in dropped["answer_too_long"]] == ["row 1"]
-    assert [row.position for row in dropped["question_too_long"]] == ["row 4"]
-
-
-def test_duplicates_conflicts_and_leftovers_are_dropped_with_reasons(tmp_path: Path) -> None:
-    extra = [
-        document("x", 1, question="Same?", answer="Yes."),
-        document("x", 2, question="same", answer="YES"),
-        document("x", 3, question="Same?", answer="No."),
-        document("x", 4, question="Same?", answer="No.", context="Elsewhere."),
-        document("x", 5, text="Only text."),
-        document("x", 6, question="Topic?", answer="One.", group="t"),
-        document("x", 7, question="Topic?", answer="Two.", group="t"),
-    ]
-    _, examples, dropped = run(tmp_path, pairs(60) + extra)
-    assert {rule: len(rows) for rule, rows in dropped.items()} == {"duplicate": 1, "conflict": 1, "no_question": 1}
-    assert [(e.question.casefold().rstrip("?"), e.context) for e in named(examples, "x")].count(("same", "")) == 1
-    assert len({e.split for e in examples if e.group == "t"}) == 1
-    assert dropped["no_question"][0].content == "Only text."
-
-
-@pytest.mark.parametrize("marker", ["####", "[Answer]", "<|im_end|>"])
-def test_texts_that_would_fake_a_turn_are_dropped(tmp_path: Path, marker: str) -> None:
-    _, examples, dropped = run(tmp_path, [*pairs(60), document("x", question="Q?", answer=f"Well {marker} then")])
-    assert not named(examples, "x") and len(dropped["prompt_marker"]) == 1
-
-
-def test_pairs_that_are_not_worth_learning_are_dropped_with_the_rule(tmp_path: Path) -> None:
-    extra = [
-        document("x", 1, question="Where is it?", answer="where is it"),
-        document("x", 2, question="Which form?", answer="https://example.com/form"),
-        document("x", 3, question="Who are you?", answer="My address is ana@example.com"),
-        document("x", 4, question="Your address?", answer="ana@example.com"),
-    ]
-    _, examples, dropped = run(tmp_path, pairs(60) + extra, redact=("EMAIL_ADDRESS",))
-    assert [e.answer for e in named(examples, "x")] == ["My address is <EMAIL_ADDRESS>"]
-    assert {rule: [row.position for row in rows] for rule, rows in dropped.items()} == {
-        "echo": ["row 1"],
-        "no_words": ["row 2", "row 4"],
-    }
+        run(tmp_path, documents, **config)
 
 
 LONG = "Send it back within thirty days and you get the whole price again, but not what the parcel cost you."
@@ -231,126 +262,44 @@ def test_rows_of_one_template_share_its_words_and_only_a_rows_values_give_it_awa
     assert set(dropped) == {"contaminated"}
 
 
-ASKED = st.tuples(st.integers(0, 5), st.integers(0, 3), st.sampled_from(["faq", "re", "chat"]), st.booleans())
+MEMORY = """
+import sys, tracemalloc
+from pathlib import Path
+from llmops.config import Annotate
+from llmops.data import worktables
+from llmops.data.annotate import stage
+from llmops.records import Document, content_id, write_rows
+
+worktables.BATCH = 10
+
+def document(row, **parts):
+    return Document(id=content_id(row, *parts.values()), source="faq", location="x.csv", position=row, **parts)
+
+def peak(count):
+    said = [" ".join(f"{'abcdefghij'[i % 10]}{n * i}" for n in range(900)) for i in range(count)]
+    rows = [document(f"row {i}", question=f"Question {i}?", answer=f"{said[i]}.") for i in range(count)]
+    rows += [document(f"row {i}", text=f"{i} {text}") for i, text in enumerate(said)]  # dropped
+    folder = Path(sys.argv[1], str(count))
+    write_rows(folder / "clean" / "documents" / "part-00000.parquet", rows, Document)
+    (folder / "out").mkdir()
+    del rows, said
+    tracemalloc.start()
+    config = Annotate(max_answer_chars=9_000, redact=(), min_test_items=1)
+    stage.run(config, clean=folder / "clean", out=folder / "out")
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+small, large = peak(30), peak(120)
+assert large - small < 2 * 90 * 900 * 5 / 5, (small, large)
+"""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(ASKED, max_size=12),
-    st.lists(ASKED, max_size=12),
-    st.sampled_from(["group", "wording"]),
-    st.sampled_from([(), ("re",)]),
-)
-def test_a_tested_question_is_never_trained_on_however_the_data_grows(
-    tmp_path_factory: pytest.TempPathFactory,
-    old: list[tuple[int, int, str, bool]],
-    new: list[tuple[int, int, str, bool]],
-    by: str,
-    sources: tuple[str, ...],
-) -> None:
-    def documents(asked: list[tuple[int, int, str, bool]]) -> list[Document]:
-        rows = [
-            document(
-                source, 10 * q + a, question=f"Q{q}?", same_as=f"Q{a}?" if re else "", answer="" if re else f"A{a}."
-            )
-            for q, a, source, re in asked
-        ]
-        return list({row.id: row for row in rows}.values())
-
-    found = []
-    for asked in (old, old + new):
-        try:
-            config = {"split_by": by, "test_sources": sources, "test": 0.4, "validation": 0.2}
-            _, examples, _ = run(tmp_path_factory.mktemp("run"), documents(asked) + pairs(40), **config)
-        except LlmopsError:  # too few test items for these
-            return
-        found.append({normalized(e.question): e.split for e in examples})
-    before, after = found
-    tested = {question for question, split in before.items() if split == "test"}
-    assert {after.get(question) for question in tested} <= {"test"}
-    assert not {e for e, split in before.items() if split == "validation" and after.get(e) == "train"}
-
-
-@pytest.mark.parametrize("by", ["group", "wording"])
-def test_no_question_is_in_two_splits(tmp_path: Path, by: str) -> None:
-    documents = pairs(80)
-    documents += [document("re", i, question=f"Reworded {i % 50}?", same_as=f"question {i}") for i in range(80)]
-    documents += [
-        document("chat", i, question=f"Question {i}!", answer="Hm.", group=f"t{i % 3}") for i in range(0, 80, 2)
-    ]
-    _, examples, _ = run(tmp_path, documents, split_by=by)
-    splits: dict[str, set[str]] = {}
-    for e in examples:
-        splits.setdefault(normalized(e.question), set()).add(e.split)
-    assert all(len(found) == 1 for found in splits.values())
-
-
-def test_personal_data_and_secrets_are_redacted_counted_and_never_shown(tmp_path: Path) -> None:
-    token = "hf_" + "aB3dE5gH7j" * 4
-    context = "Customer ana@example.com, card 4111 1111 1111 1111. " + "More. " * 30
-    extra = [
-        document("x", 1, question="I am bob@example.org. Refund?", answer="Yes.", group="bob@example.org"),
-        document("x", 2, question="Key?", answer=f"Use {token} here."),
-        document("x", 3, question="Who?", answer="Ana.", context=context),
-    ]
-    metrics, examples, dropped = run(
-        tmp_path, pairs(60) + extra, redact=("EMAIL_ADDRESS", "CREDIT_CARD", "SECRET"), max_context_chars=42
-    )
-    first, key, who = sorted(named(examples, "x"), key=lambda e: e.position)
-    assert first.question == "I am <EMAIL_ADDRESS>. Refund?"
-    assert key.answer == "Use <SECRET> here."
-    assert who.context == "Customer <EMAIL_ADDRESS>, card"
-    assert metrics["redactions"] == {"CREDIT_CARD": 1, "EMAIL_ADDRESS": 2, "SECRET": 1}
-    findings = read_rows(tmp_path / "out" / "findings.parquet", Finding)
-    assert [(f.scan, f.rule, f.severity, f.where) for f in findings] == [
-        ("pii", "EMAIL_ADDRESS", "low", "x: x.csv, row 1"),
-        ("secrets", "SECRET", "medium", "x: x.csv, row 2"),
-        ("pii", "CREDIT_CARD", "low", "x: x.csv, row 3"),
-        ("pii", "EMAIL_ADDRESS", "low", "x: x.csv, row 3"),
-    ]
-    assert not dropped
-    shown = "".join(map(str, [examples, findings, metrics])) + (tmp_path / "out" / "train.txt").read_text()
-    assert not any(secret in shown for secret in ("ana@", "bob@", "4111", token))
-
-
-def test_an_unknown_entity_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="SHOE_SIZE"):
-        run(tmp_path, pairs(3), redact=("SHOE_SIZE",))
-
-
-def test_the_same_input_in_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
-    documents = [*pairs(60), document("re", 1, question="Reworded?", same_as="Question 1")]
-    documents += [document("x", i, question="Same?", answer=f"{i % 3}") for i in range(9)]
-    found = []
-    for name, rows in (("x", documents), ("y", documents[::-1])):
-        run(tmp_path / name, rows)
-        found.append([(tmp_path / name / "out" / file).read_bytes() for file in FILES])
-    assert found[0] == found[1]
-
-
-def test_memory_does_not_grow_with_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies on the disk and in Arrow is not traced: `benchmarks/data.py` measures all memory."""
-    monkeypatch.setattr(worktables, "BATCH", 10)
-
-    def peak(count: int) -> int:
-        said = [" ".join(f"{'abcdefghij'[i % 10]}{n * i}" for n in range(900)) for i in range(count)]
-        rows = [document(row=i, question=f"Question {i}?", answer=f"{said[i]}.") for i in range(count)]
-        rows += [document(text=f"{i} {text}") for i, text in enumerate(said)]  # dropped
-        folder = tmp_path / str(count)
-        write_rows(folder / "clean" / "documents" / "part-00000.parquet", rows, Document)
-        (folder / "out").mkdir()
-        del rows, said
-        tracemalloc.start()
-        try:
-            config = Annotate(max_answer_chars=9_000, redact=(), min_test_items=1)
-            annotate.run(config, clean=folder / "clean", out=folder / "out")
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    small, large = peak(30), peak(120)
-    text = 2 * 90 * 900 * 5
-    assert large - small < text / 5
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
+    """Texts on the disk and in Arrow are not traced: `benchmarks/data.py` measures all memory."""
+    # In a process of its own: threads that other tests have left behind are counted, too.
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
@@ -368,16 +317,6 @@ def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
         found = tables.ranked_rows(annotate.DROPPED, tables.count("dropped"))
         assert [row["id"] for row in found] == [f"{number:05d}" for number in range(20_000)]
     assert not list(tmp_path.iterdir())
-
-
-def test_too_few_test_items_is_an_error_that_says_what_to_change(tmp_path: Path) -> None:
-    with pytest.raises(LlmopsError, match=r"Only \d+ test items, .*min_test_items is 60.*annotate\.test"):
-        run(tmp_path, pairs(30), min_test_items=60)
-
-
-def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LlmopsError, match="train on"):
-        run(tmp_path, [document(question="Q?", answer="x" * 5000)])
 
 
 def test_impossible_settings_are_refused() -> None:
