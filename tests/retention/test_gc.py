@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import threading
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -230,21 +229,27 @@ def test_beside_a_running_stage_nothing_is_removed_and_the_command_can_be_tried_
 
 
 def test_a_stage_that_begins_meanwhile_waits_and_finds_its_inputs(lived: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    newest, made, finish = lived.run(9), [], removal.finish
+    newest, made, asks = lived.run(9), [], threading.Event()
+    finish, locked = removal.finish, artifacts.locked
+    stage = threading.Thread(target=lambda: made.append(lived.run(9)), daemon=True)
 
-    def slow(config: Any) -> None:
+    def noting(*args: Any, **how: Any) -> Any:
+        if threading.current_thread() is stage:
+            asks.set()
+        return locked(*args, **how)
+
+    def meanwhile(config: Any) -> None:
         finish(config)
-        thread = threading.Thread(target=lambda: made.append(lived.run(9)))
-        made or thread.start()
-        thread.join(0.5)
+        if not stage.ident:
+            stage.start()
+            assert asks.wait(50)
+        assert not made
 
-    with monkeypatch.context() as patch:
-        patch.setattr(removal, "finish", slow)
-        clean(lived)
-    for thread in threading.enumerate():
-        with suppress(RuntimeError):
-            thread.join(20)
-    assert made and all(done == newest for done in made)
+    monkeypatch.setattr(artifacts, "locked", noting)
+    monkeypatch.setattr(removal, "finish", meanwhile)
+    clean(lived)
+    stage.join(50)
+    assert made == [newest]
 
 
 def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:

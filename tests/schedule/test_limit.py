@@ -14,6 +14,7 @@ import pytest
 
 from llmops.errors import TimeLimitError
 from llmops.schedule.limit import time_limit
+from tests.clock import wait_until
 
 # ignores SIGTERM, and so does its own child, which is in a session of its own
 STUBBORN = """
@@ -34,8 +35,7 @@ def stubborn(ready: Path) -> list[psutil.Process]:
 
 def started(ready: Path) -> list[int]:
     files = [ready, ready.with_name(f"{ready.name}.child")]
-    while not all(file.is_file() and file.read_text().endswith(".") for file in files):
-        time.sleep(0.02)
+    wait_until(lambda: all(file.is_file() and file.read_text().endswith(".") for file in files), "the family")
     return [int(file.read_text()[:-1]) for file in files]
 
 

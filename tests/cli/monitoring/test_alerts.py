@@ -19,6 +19,7 @@ from llmops.alerts import ledger
 from llmops.alerts.finding import SEVERITIES, Finding
 from llmops.config import Config
 from llmops.config.alerts import Rule
+from tests.clock import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,11 +68,14 @@ def test_what_makes_no_sense_is_one_line(config: Config, words: list[str], capsy
 def test_the_process_that_judges_ends_when_it_is_told_to(config: Config) -> None:
     command = [sys.executable, "-m", "llmops", "alerts", "watch"]
     command += ["--set", "alerts.every_s=0.2", "--set", "alerts.disk_free=0.9999"]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    for line in process.stderr:
-        if "critical: disk" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    said = config.home / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=file)
+    try:
+        wait_until(lambda: "critical: disk" in said.read_text(), "the alert")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(50) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert [row["rule"] for row in ledger.listed(config, datetime.now(UTC))["open"]] == ["disk"]
