@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 TOKEN = "hf_" + "x1" * 17
 LARGE = (".safetensors", ".bin", ".parquet")  #: what `.gitattributes` of a new repository says
-WAIT = 0.3  #: seconds that the client of these tests waits for an answer
 
 Fail = Callable[[int, str, str], str]  #: number of the request, its method and path → how it fails; "" if it does not
 
@@ -65,11 +65,10 @@ class FakeHub:
     """What the server holds, and what it was asked."""
 
     def __init__(self) -> None:
-        self.url = ""
+        self.url = "http://hub.test"
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []
-        self.tokens: set[str] = set()
         self.created: list[dict[str, Any]] = []
         self.fail: Fail = lambda number, method, path: ""
         self.lock = threading.RLock()
@@ -84,6 +83,26 @@ class FakeHub:
             self.repos, self.large = copy.deepcopy(snapshot)
             self.asked.clear()
             self.fail = lambda number, method, path: ""
+
+    def ask(
+        self, method: str, path: str, authorization: str | None, body: bytes
+    ) -> str | tuple[int, bytes, dict[str, str]]:
+        """One request refused, answered or failed; a word if no answer comes."""
+        with self.lock:
+            number = len(self.asked)
+            self.asked.append((method, path))
+            how = self.fail(number, method, path)
+            if how in ("reset", "silence"):
+                return how
+            if how.isdecimal():
+                after = {"Retry-After": "1"} if how == "429" else {}
+                return int(how), b'{"error": "no such luck"}', after
+            if not path.startswith("/large/") and authorization != f"Bearer {TOKEN}":  # those are signed instead
+                return 401, b'{"error": "Invalid username or password."}', {}
+            status, value, headers = self.answer(method, path, body)
+        if how == "lost":  # it was done, and the one who asked will not know
+            return how
+        return status, value if isinstance(value, bytes) else json.dumps(value).encode(), headers
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
         """Status, JSON value or bytes, and headers."""
@@ -269,7 +288,7 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: refused, failed or answered."""
+    """The same over a socket, for other processes and for what only a socket logs."""
 
     hub: FakeHub
     protocol_version = "HTTP/1.1"
@@ -279,86 +298,80 @@ class Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
-        except OSError:  # the client was killed or did not wait
+        except OSError:  # the client was killed
             self.close_connection = True
 
     def do_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = urlsplit(self.path).path
-        with self.hub.lock:
-            number = len(self.hub.asked)
-            self.hub.asked.append((self.command, path))
-            how = self.hub.fail(number, self.command, path)
-        if how == "reset":
-            return self._drop()
-        if how == "silence":
-            time.sleep(2 * WAIT)
-            return self._drop()
-        if how.isdecimal():
-            return self._send(int(how), {"error": "no such luck"}, {"Retry-After": "1"} if how == "429" else {})
-        if not path.startswith("/large/"):  # signed instead
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                return self._send(401, {"error": "Invalid username or password."}, {})
-            self.hub.tokens.add(self.headers["Authorization"])
-        with self.hub.lock:
-            answer = self.hub.answer(self.command, path, body)
-        if how == "lost":  # it was done, and the one who asked will not know
-            return self._drop()
-        return self._send(*answer)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_any
-
-    def _send(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        answer = self.hub.ask(self.command, urlsplit(self.path).path, self.headers.get("Authorization"), body)
+        if isinstance(answer, str):  # end the connection as a broken one ends
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
+        status, content, headers = answer
         self.send_response(status)
-        for name, text in {"Content-Length": str(len(body)), **headers}.items():
+        for name, text in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(content)
 
-    def _drop(self) -> None:
-        """End the connection as a broken one ends."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-        self.close_connection = True
+    do_GET = do_HEAD = do_POST = do_PUT = do_any
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    """A fake Hub that runs."""
-    fake = FakeHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"hub": fake}))
-    server.daemon_threads = True
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield fake
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def impatient(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    """That Hub as the one to push to, with a client that waits little and tries once more instead of five times."""
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A fake Hub as the one to push to, reached without a socket by a client that tries once more, and waits for
+    nothing, instead of five times."""
     import httpx2
     from huggingface_hub import close_session, constants, set_client_factory
-    from huggingface_hub.utils import http_backoff
+    from huggingface_hub.utils import _http, http_backoff
+
+    fake = FakeHub()
+
+    def answered(request: Any) -> Any:
+        if not str(request.url).startswith(fake.url):
+            raise httpx2.ConnectError("connection refused", request=request)
+        path = urlsplit(request.url.raw_path.decode()).path
+        answer = fake.ask(request.method, path, request.headers.get("Authorization"), request.content)
+        if isinstance(answer, str):
+            raise (httpx2.ReadTimeout if answer == "silence" else httpx2.ReadError)(answer, request=request)
+        status, content, headers = answer
+        return httpx2.Response(status, headers=headers, content=content)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 1)
-    monkeypatch.setitem(http_backoff.__kwdefaults__, "base_wait_time", 0)
-    monkeypatch.setitem(http_backoff.__kwdefaults__, "max_wait_time", 0)
-    set_client_factory(lambda: httpx2.Client(timeout=WAIT, follow_redirects=True))
+    monkeypatch.setattr(_http, "time", Mock(wraps=time, sleep=lambda seconds: None))
+    set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answered), follow_redirects=True))
+    yield fake
+    set_client_factory(_http.default_client_factory)
     close_session()
-    return hub
+
+
+@pytest.fixture
+def served(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """That Hub over HTTP."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    set_client_factory(lambda: httpx2.Client(timeout=60, follow_redirects=True))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join(50)
 
 
 @pytest.fixture

@@ -93,9 +93,7 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
 
 
 @pytest.fixture
-def versions(
-    tiny_base: Path, impatient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, Any]]:
+def versions(tiny_base: Path, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A version of each form, all of them on the Hub, and their base, too."""
     from huggingface_hub import close_session, set_client_factory
 
@@ -121,19 +119,19 @@ def versions(
     set_client_factory(lambda: httpx2.Client(timeout=30, follow_redirects=True))
     close_session()
     assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
-    impatient.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
-    impatient.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
+    hub.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
+    hub.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
     monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
     yield found
 
 
 def test_what_stands_on_a_card_answers_as_the_version_does(
-    versions: dict[str, Any], impatient: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    versions: dict[str, Any], hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     registry, repo, elsewhere = (
         Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db")),
-        impatient.repos["me/bot"],
+        hub.repos["me/bot"],
         tmp_path / "elsewhere",
     )
     elsewhere.mkdir()
@@ -158,7 +156,7 @@ def test_what_stands_on_a_card_answers_as_the_version_does(
     unpinned = (load + ask).replace(f', revision="{versions["bf16"].name}"', "")
     alone = adapter + ask
     others = [unpinned, alone, alone.replace(", quantization_config=quantisation", "")]
-    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": impatient.url, "HF_TOKEN": os.environ["HF_TOKEN"]}
+    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": os.environ["HF_TOKEN"]}
     *from_hub, on_main, on_nf4, on_bf16 = execute(
         [*pushed, *((elsewhere, code) for code in others)], tmp_path, **online
     )

@@ -95,7 +95,7 @@ def _commit(path: Path, inputs: dict[str, str], config: dict[str, Any], metrics:
 
 
 @pytest.fixture
-def registry(write_version: Any, impatient: Any, home: Callable[..., Path]) -> Registry:
+def registry(write_version: Any, hub: Any, home: Callable[..., Path]) -> Registry:
     """v1, champion; not pushed yet."""
     home()
     write_version(1, "promoted")
@@ -118,12 +118,12 @@ def front(card: bytes) -> dict[str, Any]:
 
 
 def test_load_dataset_gives_the_examples_that_the_champion_learned_from(
-    registry: Registry, root: Path, impatient: Any, tmp_path: Path
+    registry: Registry, root: Path, hub: Any, tmp_path: Path
 ) -> None:
     state = bring(registry, root)
     assert (state["main"], state["pushed"], state["equal"]) == ("v1", ["main", "v1"], True)
-    repo = impatient.repos[REPO]
-    assert repo.files("main") == repo.files("v1") and impatient.created[0]["visibility"] == "private"
+    repo = hub.repos[REPO]
+    assert repo.files("main") == repo.files("v1") and hub.created[0]["visibility"] == "private"
     for path, content in repo.files("v1").items():
         (file := tmp_path / "pulled" / path).parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
@@ -137,15 +137,15 @@ def test_load_dataset_gives_the_examples_that_the_champion_learned_from(
     assert bring(registry, root)["pushed"] == [] and len(repo.history("main")) == 2
 
 
-def test_the_frozen_test_stays_at_home_unless_it_is_asked_for(registry: Registry, root: Path, impatient: Any) -> None:
+def test_the_frozen_test_stays_at_home_unless_it_is_asked_for(registry: Registry, root: Path, hub: Any) -> None:
     bring(registry, root)
     tested = read_rows(root / "annotate" / "a1" / "test.parquet", Example)
-    files = impatient.repos[REPO].files("main")
-    everything = b"".join(files.values()) + b"".join(impatient.large.values())
+    files = hub.repos[REPO].files("main")
+    everything = b"".join(files.values()) + b"".join(hub.large.values())
     assert tested and not [e for e in tested if e.question.encode() in everything]
     assert f"frozen test, {len(tested)} examples".encode() in files["README.md"]
     bring(registry, root, HUB.model_copy(update={"dataset_test": True}))
-    files = impatient.repos[REPO].files("main")
+    files = hub.repos[REPO].files("main")
     assert "data/test-00000-of-00001.parquet" in files and b"Do not train on it" in files["README.md"]
     assert [c["split"] for c in front(files["README.md"])["configs"][0]["data_files"]] == [
         "train",
@@ -156,21 +156,21 @@ def test_the_frozen_test_stays_at_home_unless_it_is_asked_for(registry: Registry
 
 @pytest.mark.parametrize("licence", ["", "proprietary"])
 def test_a_source_that_may_not_be_passed_on_is_named_and_nothing_is_pushed(
-    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any, licence: str
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, licence: str
 ) -> None:
     home(shop=licence)
     write_version(1, "promoted")
     for ask in (bring, lambda *given: look(*given, HUB)):
         with pytest.raises(RegistryError, match=rf"shop \({licence or 'no licence'}, \d+ examples\).*dataset_licences"):
             ask(write_version.registry, root)
-    assert impatient.repos == {} and impatient.created == [] and impatient.large == {}
+    assert hub.repos == {} and hub.created == [] and hub.large == {}
 
 
 @pytest.mark.parametrize(
     ("shop", "wordings", "refused"), [("proprietary", "MIT", "proprietary"), ("", "MIT", "no licence")]
 )
 def test_an_answer_is_not_passed_on_under_the_licence_of_another_wording_of_its_question(
-    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any, shop: str, wordings: str, refused: str
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, shop: str, wordings: str, refused: str
 ) -> None:
     train = read_rows(home(shop=shop, re=wordings) / "train.parquet", Example)
     answered = {e.licence for e in train if e.source == "re"}
@@ -178,31 +178,31 @@ def test_an_answer_is_not_passed_on_under_the_licence_of_another_wording_of_its_
     write_version(1, "promoted")
     with pytest.raises(RegistryError, match=rf"[ ]re \({refused}, \d+ examples\)"):
         bring(write_version.registry, root)
-    assert impatient.repos == {}
+    assert hub.repos == {}
 
 
 def test_all_licences_of_an_example_may_be_named_in_any_case(
-    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any
 ) -> None:
     home(shop="House-Rules", re="MIT")
     write_version(1, "promoted")
     bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("Mit", "House-Rules")}))
-    card = impatient.repos[REPO].files("main")["README.md"]
+    card = hub.repos[REPO].files("main")["README.md"]
     assert front(card)["license_name"] == "house-rules-mit" and b"| House-Rules AND MIT |" in card
 
 
 def test_a_licence_of_its_own_may_be_named_and_the_hub_is_told_that_it_is_another(
-    write_version: Any, home: Callable[..., Path], root: Path, impatient: Any
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any
 ) -> None:
     home(shop="House Rules")
     write_version(1, "promoted")
     bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("mit", "house rules")}))
-    told = front(impatient.repos[REPO].files("main")["README.md"])
+    told = front(hub.repos[REPO].files("main")["README.md"])
     assert (told["license"], told["license_name"]) == ("other", "house rules-mit")
 
 
 def test_only_champions_have_examples_there_and_main_follows(
-    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, impatient: Any
+    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, hub: Any
 ) -> None:
     bring(registry, root)
     home("a2")
@@ -212,7 +212,7 @@ def test_only_champions_have_examples_there_and_main_follows(
     write_version(3, "promoted")
     assert look(registry, root, HUB)["behind"] == ["main", "v3"]
     assert bring(registry, root)["pushed"] == ["main", "v3"]
-    repo, tags = impatient.repos[REPO], dict(impatient.repos[REPO].tags)
+    repo, tags = hub.repos[REPO], dict(hub.repos[REPO].tags)
     assert list(tags) == ["v1", "v3"] and b"| cc0-1.0 |" in repo.files("main")["README.md"]
     registry.rollback()
     assert bring(registry, root)["pushed"] == ["main"]
@@ -220,19 +220,17 @@ def test_only_champions_have_examples_there_and_main_follows(
 
 
 def test_an_override_is_on_the_card(
-    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, impatient: Any
+    registry: Registry, root: Path, home: Callable[..., Path], write_version: Any, hub: Any
 ) -> None:
     home("a2")
     write_version(2, "rejected")
     registry.promote("v2", override="the others answer nobody")
     bring(registry, root)
-    card = impatient.repos[REPO].files("main")["README.md"].decode()
+    card = hub.repos[REPO].files("main")["README.md"].decode()
     assert "The gate did not pass v2: rejected. It became champion by an override: the others answer nobody" in card
 
 
-def test_an_erasure_takes_the_rows_from_main_and_the_card_says_so(
-    registry: Registry, root: Path, impatient: Any
-) -> None:
+def test_an_erasure_takes_the_rows_from_main_and_the_card_says_so(registry: Registry, root: Path, hub: Any) -> None:
     bring(registry, root)
     folder = root / "annotate" / "a1"
     gone = read_rows(folder / "train.parquet", Example)[1]
@@ -240,16 +238,16 @@ def test_an_erasure_takes_the_rows_from_main_and_the_card_says_so(
     artifacts.amend(folder, {"time": "2026-02-01T00:00:00+00:00", "rows": 7})
     registry.mark("v1", {"time": "2026-02-01T00:00:00+00:00", "examples": 1}, marked)
     assert bring(registry, root)["pushed"] == ["main"]
-    files = impatient.repos[REPO].files("main")
+    files = hub.repos[REPO].files("main")
     (root / "pulled.parquet").write_bytes(files["data/train-00000-of-00001.parquet"])
     assert gone.id not in {e.id for e in read_rows(root / "pulled.parquet", Example)}
     assert b"| 2026-02-01T00:00:00+00:00 | 7 |" in files["README.md"]
     assert b'load_dataset("me/data")' in files["README.md"]  # the tag has the rows still
 
 
-def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, impatient: Any) -> None:
-    impatient.answer("POST", "/api/repos/create", b'{"type": "dataset", "organization": "me", "name": "data"}')
-    repo = impatient.repos[REPO]
+def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, hub: Any) -> None:
+    hub.answer("POST", "/api/repos/create", b'{"type": "dataset", "organization": "me", "name": "data"}')
+    repo = hub.repos[REPO]
     repo.add("main", {"README.md": b"by hand"})
     assert bring(registry, root)["equal"]
     repo.add("main", {"data/theirs.parquet": b"theirs"})
@@ -262,7 +260,7 @@ def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, impatie
 
 
 def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they_are(
-    registry: Registry, root: Path, impatient: Any
+    registry: Registry, root: Path, hub: Any
 ) -> None:
     bring(registry, root)
     folder = root / "annotate" / "a1"
@@ -270,34 +268,34 @@ def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they
     with pytest.raises(RegistryError, match=r"train\.parquet is missing or was changed"):
         bring(registry, root)
     (folder / "record.json").rename(folder / "gone.json")
-    assert bring(registry, root)["equal"] and impatient.repos[REPO].files("main").keys() >= {"README.md"}
-    impatient.repos.clear()
+    assert bring(registry, root)["equal"] and hub.repos[REPO].files("main").keys() >= {"README.md"}
+    hub.repos.clear()
     with pytest.raises(RegistryError, match="cannot be pushed"):
         bring(registry, root)
 
 
 def test_a_push_that_ends_anywhere_leaves_all_or_nothing_and_is_finished_by_the_next(
-    registry: Registry, root: Path, impatient: Any
+    registry: Registry, root: Path, hub: Any
 ) -> None:
-    whole = impatient.snapshot()
+    whole = hub.snapshot()
     bring(registry, root)
-    expected, requests = impatient.repos[REPO].files("main"), len(impatient.asked)
+    expected, requests = hub.repos[REPO].files("main"), len(hub.asked)
     for last in range(requests):
         for how in ("500", "lost"):
-            impatient.restore(whole)
-            impatient.fail = lambda number, method, path, last=last, how=how: how if number >= last else ""
+            hub.restore(whole)
+            hub.fail = lambda number, method, path, last=last, how=how: how if number >= last else ""
             with pytest.raises((HubUnavailableError, RegistryError)):
                 bring(registry, root)
-            impatient.fail = lambda number, method, path: ""
-            if REPO in impatient.repos:
-                assert impatient.repos[REPO].files("main") in ({}, expected)
+            hub.fail = lambda number, method, path: ""
+            if REPO in hub.repos:
+                assert hub.repos[REPO].files("main") in ({}, expected)
             assert bring(registry, root)["equal"]
-            assert impatient.repos[REPO].files("main") == impatient.repos[REPO].files("v1") == expected
+            assert hub.repos[REPO].files("main") == hub.repos[REPO].files("v1") == expected
 
 
-def test_the_card_tells_where_the_examples_come_from(registry: Registry, root: Path, impatient: Any) -> None:
+def test_the_card_tells_where_the_examples_come_from(registry: Registry, root: Path, hub: Any) -> None:
     bring(registry, root)
-    card = impatient.repos[REPO].files("main")["README.md"]
+    card = hub.repos[REPO].files("main")["README.md"]
     told, text = front(card), card.decode()
     assert DatasetCard(text).data.pretty_name == told["pretty_name"]
     assert told["license"] == ["cc-by-4.0", "mit"] and told["language"] == ["en", "de"]

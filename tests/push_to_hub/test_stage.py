@@ -28,7 +28,7 @@ def finish(config: Config, stage: str, inputs: dict[str, str], files: dict[str, 
 
 
 @pytest.fixture
-def config(write_version: Any, impatient: Any, tmp_path: Path) -> Config:
+def config(write_version: Any, hub: Any, tmp_path: Path) -> Config:
     """v1 promoted; a release and its deployment are finished."""
     write_version(1, "promoted")
     return Config(home=tmp_path, release={"name": "bot"}, push_to_hub={"repo": "me/bot"})
@@ -53,7 +53,7 @@ def test_it_is_the_last_stage_and_a_task_of_its_own() -> None:
 
 
 def test_a_finished_push_is_skipped_only_while_the_hub_still_holds_it(
-    config: Config, inputs: dict[str, Path], write_version: Any, impatient: Any
+    config: Config, inputs: dict[str, Path], write_version: Any, hub: Any
 ) -> None:
     first = run(config, inputs)
     assert (first["state"], first["main"], first["pushed"]) == ("pushed", "v1", ["v1.x", "v1", "main"])
@@ -66,33 +66,33 @@ def test_a_finished_push_is_skipped_only_while_the_hub_still_holds_it(
     assert run(config, inputs)["main"] == "v1"
     write_version.registry.rollback()
     assert run(config, inputs)["main"] == "v2"
-    impatient.repos.clear()  # somebody deleted the repository
+    hub.repos.clear()  # somebody deleted the repository
     assert run(config, inputs)["main"] == "v2"
 
 
 def test_a_push_that_failed_leaves_no_finished_artifact_and_is_done_by_a_retry(
-    config: Config, inputs: dict[str, Path], impatient: Any
+    config: Config, inputs: dict[str, Path], hub: Any
 ) -> None:
-    impatient.fail = lambda number, method, path: "500" if path.endswith("/commit/main") else ""
+    hub.fail = lambda number, method, path: "500" if path.endswith("/commit/main") else ""
     with pytest.raises(LlmopsError):
         run(config, inputs)
     plan = pipeline.plan("push_to_hub", config, "2026-01-31", inputs)
     assert not plan.done
-    impatient.fail = lambda number, method, path: ""
+    hub.fail = lambda number, method, path: ""
     assert run(config, inputs)["main"] == "v1"
     token = b"x1x1"
     assert not [p for p in config.home.rglob("*") if p.is_file() and token in p.read_bytes()]
 
 
 def test_without_a_repository_nothing_is_asked_and_without_a_token_it_fails(
-    config: Config, inputs: dict[str, Path], impatient: Any, monkeypatch: pytest.MonkeyPatch
+    config: Config, inputs: dict[str, Path], hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(LlmopsError, match="HF_TOKEN"):
         run(config, inputs)
     none = config.model_copy(update={"push_to_hub": config.push_to_hub.model_copy(update={"repo": ""})})
     assert run(none, inputs) == run(none, inputs) == {"state": "no repository"}
-    assert impatient.asked == []
+    assert hub.asked == []
 
 
 @pytest.fixture
@@ -110,20 +110,20 @@ def examples(config: Config) -> Path:
 
 
 def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_skipped(
-    config: Config, inputs: dict[str, Path], examples: Path, impatient: Any
+    config: Config, inputs: dict[str, Path], examples: Path, hub: Any
 ) -> None:
     hub = config.push_to_hub.model_copy(update={"dataset": "me/data"})
     config = config.model_copy(update={"push_to_hub": hub})
     first = run(config, inputs)
     assert (first["main"], first["dataset"]["main"]) == ("v1", "v1")
     assert run(config, inputs) == first
-    del impatient.repos["datasets/me/data"]
+    del hub.repos["datasets/me/data"]
     assert run(config, inputs)["dataset"]["pushed"] == ["main", "v1"]
-    del impatient.repos["datasets/me/data"]
+    del hub.repos["datasets/me/data"]
     alone = config.model_copy(update={"push_to_hub": hub.model_copy(update={"repo": ""})})
     assert run(alone, inputs)["dataset"]["pushed"] == ["main", "v1"]
     write_rows(examples / "train.parquet", [], Example)  # whoever damages it
-    del impatient.repos["datasets/me/data"]
+    del hub.repos["datasets/me/data"]
     with pytest.raises(LlmopsError, match="was changed"):
         run(alone, inputs)
 
@@ -172,11 +172,11 @@ def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
 
 
 def test_the_wrong_database_changes_nothing_on_the_hub(
-    config: Config, inputs: dict[str, Path], impatient: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    config: Config, inputs: dict[str, Path], hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run(config, inputs)
-    before = dict(impatient.repos["me/bot"].branches)
+    before = dict(hub.repos["me/bot"].branches)
     state = config.state.model_copy(update={"url": f"sqlite:///{tmp_path}/fresh.db"})
     with pytest.raises(LlmopsError, match=r"holds v1, .*state\.url"):
         run(config.model_copy(update={"state": state}), inputs)
@@ -185,7 +185,7 @@ def test_the_wrong_database_changes_nothing_on_the_hub(
     monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
     monkeypatch.setenv("LLMOPS_STATE__URL", f"sqlite:///{tmp_path}/fresh.db")
     assert main(["models", "push"]) == 1 and "holds v1" in capsys.readouterr().err
-    assert impatient.repos["me/bot"].branches == before
+    assert hub.repos["me/bot"].branches == before
 
 
 @pytest.mark.parametrize("old", ["hub_repo", "private"])

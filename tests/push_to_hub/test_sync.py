@@ -41,7 +41,7 @@ def push(registry: Registry, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def registry(write_version: Any, impatient: Any, tmp_path: Path) -> Registry:
+def registry(write_version: Any, hub: Any, tmp_path: Path) -> Registry:
     """v1, champion and on the Hub; then v2, rejected, and v3, which took its place: not pushed yet."""
     write_version(1, "promoted", "nf4")
     found: Registry = write_version.registry
@@ -53,10 +53,12 @@ def registry(write_version: Any, impatient: Any, tmp_path: Path) -> Registry:
 
 
 def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """No text of a person and no token leaves home, and pushing again changes nothing."""
+    caplog.set_level("DEBUG")
     state = push(registry, tmp_path)
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert (state["main"], state["champion"], state["equal"], state["behind"]) == ("v3", "v3", True, [])
     assert state["pushed"] == ["v3.x", "v3", "main", "v2.x", "v2"]  # the champion first
     assert repo.files("main") == expected(registry, "v3")
@@ -64,27 +66,20 @@ def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
         assert repo.files(f"{name}.x") == repo.files(name) == expected(registry, name)
     assert {path for path in repo.files("v1") if path.startswith("servable/adapter/")}
     assert not [path for path in repo.files("main") if path.startswith("servable/adapter/")]  # another form's leftover
-    assert impatient.created[0]["visibility"] == "private"
-
-
-def test_what_a_person_wrote_and_the_token_stay_at_home(
-    registry: Registry, impatient: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG")
-    push(registry, tmp_path)
-    everything = b"".join(c for _, files in impatient.repos["me/bot"].commits.values() for c in files.values())
-    assert b"a person's" not in everything + b"".join(impatient.large.values())
+    assert hub.created[0]["visibility"] == "private"
+    everything = b"".join(c for _, files in repo.commits.values() for c in files.values())
+    assert b"a person's" not in everything + b"".join(hub.large.values())
     with Spool(tmp_path / "events") as spool:
         told = [event for event in spool.read("test")[1] if event["event.dataset"] == "llmops.hub"]
     assert told[-1]["llmops.hub.main"] == "v3"
     assert "x1x1" not in caplog.text + json.dumps(told)
+    commits = len(repo.commits)
+    assert push(registry, tmp_path)["pushed"] == [] and len(repo.commits) == commits
 
 
-def test_a_version_whose_model_was_removed_here_stays_on_the_hub(
-    registry: Registry, impatient: Any, tmp_path: Path
-) -> None:
+def test_a_version_whose_model_was_removed_here_stays_on_the_hub(registry: Registry, hub: Any, tmp_path: Path) -> None:
     push(registry, tmp_path)
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     before = {ref: repo.files(ref) for ref in ("main", "v2.x", "v2")}
     assert registry.retire("v2", ["servable", "adapter"], tmp_path / "trash", by="test", why="old")
     state = push(registry, tmp_path)
@@ -92,16 +87,9 @@ def test_a_version_whose_model_was_removed_here_stays_on_the_hub(
     assert {ref: repo.files(ref) for ref in before} == before
 
 
-def test_pushing_again_changes_nothing(registry: Registry, impatient: Any, tmp_path: Path) -> None:
+def test_main_follows_a_rollback_and_tags_stay(registry: Registry, hub: Any, tmp_path: Path) -> None:
     push(registry, tmp_path)
-    before = impatient.snapshot()[0]["me/bot"]
-    assert push(registry, tmp_path)["pushed"] == []
-    assert impatient.repos["me/bot"].commits == before.commits
-
-
-def test_main_follows_a_rollback_and_tags_stay(registry: Registry, impatient: Any, tmp_path: Path) -> None:
-    push(registry, tmp_path)
-    repo, tags = impatient.repos["me/bot"], dict(impatient.repos["me/bot"].tags)
+    repo, tags = hub.repos["me/bot"], dict(hub.repos["me/bot"].tags)
     registry.rollback()
     found = sync.look(registry, REPO)
     assert (found["main"], found["champion"], found["equal"], found["behind"]) == ("v3", "v1", False, ["main"])
@@ -113,20 +101,20 @@ def test_main_follows_a_rollback_and_tags_stay(registry: Registry, impatient: An
 
 
 def test_an_erasure_changes_the_card_on_the_branch_and_on_main_and_moves_no_tag(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path
 ) -> None:
     push(registry, tmp_path)
-    repo, tags = impatient.repos["me/bot"], dict(impatient.repos["me/bot"].tags)
+    repo, tags = hub.repos["me/bot"], dict(hub.repos["me/bot"].tags)
     registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2}, marked)
     assert push(registry, tmp_path)["pushed"] == ["v3.x", "main"]
     assert b"## Erasure" in repo.files("main")["README.md"] and b"## Erasure" not in repo.files("v3")["README.md"]
     assert repo.tags == tags
 
 
-def test_an_override_is_on_the_card_and_stays_there(registry: Registry, impatient: Any, tmp_path: Path) -> None:
+def test_an_override_is_on_the_card_and_stays_there(registry: Registry, hub: Any, tmp_path: Path) -> None:
     registry.promote("v2", override="the others answer nobody")
     push(registry, tmp_path)
-    repo, told = impatient.repos["me/bot"], b"rejected. It became champion by an override: the others answer nobody\n"
+    repo, told = hub.repos["me/bot"], b"rejected. It became champion by an override: the others answer nobody\n"
     assert told in repo.files("main")["README.md"] and b"Override" not in repo.files("v3.x")["README.md"]
     registry.rollback()
     registry.rollback()
@@ -134,21 +122,21 @@ def test_an_override_is_on_the_card_and_stays_there(registry: Registry, impatien
 
 
 def test_what_a_canary_was_let_through_for_is_on_the_card_once_it_is_champion(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path
 ) -> None:
     trial = registry.start_canary("v2", 0.1, override="users asked for it")
     push(registry, tmp_path)
-    assert b"Override" not in impatient.repos["me/bot"].files("v2.x")["README.md"]
+    assert b"Override" not in hub.repos["me/bot"].files("v2.x")["README.md"]
     registry.promote("v2", trial=trial.started)
     assert push(registry, tmp_path)["pushed"] == ["v2.x", "main"]
-    assert b"by an override: users asked for it\n" in impatient.repos["me/bot"].files("main")["README.md"]
+    assert b"by an override: users asked for it\n" in hub.repos["me/bot"].files("main")["README.md"]
 
 
-def test_a_repository_as_0_1_0_left_it_is_mended(write_version: Any, impatient: Any, tmp_path: Path) -> None:
+def test_a_repository_as_0_1_0_left_it_is_mended(write_version: Any, hub: Any, tmp_path: Path) -> None:
     """The last candidate, rejected or not, on `main`, with files of the one before; a tag on each."""
     version, registry = write_version(1, "rejected", "nf4"), write_version.registry
-    impatient.answer("POST", "/api/repos/create", b'{"organization": "me", "name": "bot"}')
-    repo = impatient.repos["me/bot"]
+    hub.answer("POST", "/api/repos/create", b'{"organization": "me", "name": "bot"}')
+    repo = hub.repos["me/bot"]
     files = {p.relative_to(version.path).as_posix(): p.read_bytes() for p in version.path.rglob("*") if p.is_file()}
     repo.tags["v1"] = repo.add("main", files)
     assert push(registry, tmp_path)["main"] == ""
@@ -158,16 +146,16 @@ def test_a_repository_as_0_1_0_left_it_is_mended(write_version: Any, impatient: 
     assert repo.files("main") == expected(registry, "v2") and repo.files("v1") == files
 
 
-def test_a_repository_that_is_not_ours_is_left_alone(registry: Registry, impatient: Any, tmp_path: Path) -> None:
-    repo = impatient.repos["me/bot"]
+def test_a_repository_that_is_not_ours_is_left_alone(registry: Registry, hub: Any, tmp_path: Path) -> None:
+    repo = hub.repos["me/bot"]
     repo.tags["v2"] = repo.add("other", {"version.json": b'{"compress": "other", "created": "2020"}'})
-    before = impatient.snapshot()[0]["me/bot"]
+    before = hub.snapshot()[0]["me/bot"]
     with pytest.raises(RegistryError, match=r"tag v2 of me/bot .*2020"):
         push(registry, tmp_path)
     assert (repo.branches, repo.tags) == (before.branches, before.tags)
     repo.tags.pop("v2")
     repo.add("main", {"somebody.safetensors": b"w"})
-    before = impatient.snapshot()[0]["me/bot"]
+    before = hub.snapshot()[0]["me/bot"]
     with pytest.raises(RegistryError, match="somebody"):
         push(registry, tmp_path)
     assert (repo.branches, repo.tags) == (before.branches, before.tags)
@@ -179,11 +167,11 @@ def database(tmp_path: Path, name: str) -> Database:
 
 @pytest.mark.parametrize("wrong", ["home", "database", "model"])
 def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
-    registry: Registry, impatient: Any, write_version: Any, tmp_path: Path, wrong: str
+    registry: Registry, hub: Any, write_version: Any, tmp_path: Path, wrong: str
 ) -> None:
     """An empty home, the right folder beside a fresh database, and another model's first version."""
     push(registry, tmp_path)
-    before = impatient.snapshot()[0]["me/bot"]
+    before = hub.snapshot()[0]["me/bot"]
     if wrong == "model":
         (tmp_path / "mine").mkdir()
         other = writer_of_versions(tmp_path / "mine")
@@ -196,31 +184,27 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
         with pytest.raises(RegistryError, match=r"main of me/bot .* holds v3, .*state\.url") as error:
             ask()
         assert len(str(error.value).splitlines()) == 1
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert (repo.branches, repo.tags, repo.commits) == (before.branches, before.tags, before.commits)
 
 
-def test_a_version_that_left_the_registry_is_replaced_on_main(
-    registry: Registry, impatient: Any, tmp_path: Path
+def test_a_version_that_left_the_registry_is_replaced_on_main_and_another_models_of_its_name_is_not(
+    registry: Registry, hub: Any, tmp_path: Path
 ) -> None:
     shutil.rmtree(registry.get("v1").path)
-    assert push(registry, tmp_path)["main"] == "v3" and "v1" in impatient.repos["me/bot"].tags
-
-
-def test_the_name_of_a_version_that_left_the_registry_does_not_make_another_models_ours(
-    registry: Registry, impatient: Any, tmp_path: Path
-) -> None:
-    shutil.rmtree(registry.get("v1").path)
-    repo = impatient.repos["me/bot"]
-    files = {**repo.files("main"), "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
-    repo.add("main", files)
+    repo = hub.repos["me/bot"]
+    ours = repo.files("main")
+    theirs = {**ours, "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
+    repo.add("main", theirs)
     with pytest.raises(RegistryError, match=r"main of me/bot .* holds v1, made 2020"):
         push(registry, tmp_path)
-    assert repo.files("main") == files and set(repo.tags) == {"v1"}
+    assert repo.files("main") == theirs and set(repo.tags) == {"v1"}
+    repo.add("main", ours)
+    assert push(registry, tmp_path)["main"] == "v3" and "v1" in repo.tags
 
 
 def test_a_database_that_was_put_back_from_a_copy_pushes_its_champion(
-    write_version: Any, impatient: Any, tmp_path: Path
+    write_version: Any, hub: Any, tmp_path: Path
 ) -> None:
     write_version(1, "promoted")
     with sqlite3.connect(tmp_path / "state.db") as now, sqlite3.connect(tmp_path / "old.db") as copy:
@@ -230,57 +214,64 @@ def test_a_database_that_was_put_back_from_a_copy_pushes_its_champion(
     found = Registry(tmp_path / "registry", "bot", database(tmp_path, "old"))
     with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is undecided .*stage release again"):
         push(found, tmp_path)
-    assert impatient.repos["me/bot"].files("main") == expected(found, "v1")
+    assert hub.repos["me/bot"].files("main") == expected(found, "v1")
 
 
-def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, impatient: Any, tmp_path: Path) -> None:
+def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, hub: Any, tmp_path: Path) -> None:
     """Killed after the files of v2 were brought up to date and before the database was."""
     file = registry.get("v2").path / "version.json"
     before = file.read_text()
     file.write_text(before.replace("rejected", "promoted"))
     with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is rejected .*stage release again"):
         push(registry, tmp_path)
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
     file.write_text(before)
     assert push(registry, tmp_path)["pushed"] == ["v2.x", "v2"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"base_model": {}, "stages": []}', "\udcff"])
-@pytest.mark.parametrize("file", ["lineage.json", "version.json"])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("lineage.json", "{"),
+        ("lineage.json", '{"base_model": {}, "stages": []}'),
+        ("version.json", "[]"),
+        ("version.json", "\udcff"),
+    ],
+)
 def test_a_damaged_version_keeps_no_other_back(
-    registry: Registry, impatient: Any, tmp_path: Path, file: str, text: str
+    registry: Registry, hub: Any, tmp_path: Path, file: str, text: str
 ) -> None:
     (registry.get("v2").path / file).write_text(text, errors="surrogateescape")
     with pytest.raises(RegistryError, match=rf"v2: .*{file}.* is damaged"):
         push(registry, tmp_path)
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
 
 
-def test_a_champion_whose_model_is_gone_empties_nothing(registry: Registry, impatient: Any, tmp_path: Path) -> None:
+def test_a_champion_whose_model_is_gone_empties_nothing(registry: Registry, hub: Any, tmp_path: Path) -> None:
     shutil.rmtree(registry.get("v3").servable)
-    before = impatient.repos["me/bot"].files("main")
+    before = hub.repos["me/bot"].files("main")
     with pytest.raises(RegistryError, match="v3 is champion and has no model"):
         push(registry, tmp_path)
-    assert impatient.repos["me/bot"].files("main") == before
+    assert hub.repos["me/bot"].files("main") == before
 
 
-def test_a_damaged_version_json_on_main_is_a_clear_error(registry: Registry, impatient: Any, tmp_path: Path) -> None:
-    impatient.repos["me/bot"].add("main", {"version.json": b"[]"})
+def test_a_damaged_version_json_on_main_is_a_clear_error(registry: Registry, hub: Any, tmp_path: Path) -> None:
+    hub.repos["me/bot"].add("main", {"version.json": b"[]"})
     with pytest.raises(RegistryError, match=r"version\.json of me/bot .*no JSON object"):
         push(registry, tmp_path)
 
 
 def test_a_version_that_cannot_be_pushed_keeps_no_other_back(
-    registry: Registry, impatient: Any, write_version: Any, tmp_path: Path
+    registry: Registry, hub: Any, write_version: Any, tmp_path: Path
 ) -> None:
     (registry.get("v2").path / "README.md").unlink()
     write_version(4, "rejected")
     for ask in (lambda: push(registry, tmp_path), lambda: sync.look(registry, REPO)):
         with pytest.raises(RegistryError, match=r"v2: .*README\.md cannot be read .*restore it"):
             ask()
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3", "v4"}
     with Spool(tmp_path / "events") as spool:
         told = [event for event in spool.read("test")[1] if event["event.dataset"] == "llmops.hub"][-1]
@@ -288,29 +279,29 @@ def test_a_version_that_cannot_be_pushed_keeps_no_other_back(
 
 
 def test_a_champion_that_cannot_be_pushed_leaves_main_and_the_others_follow(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path
 ) -> None:
-    impatient.fail = lambda number, method, path: "400" if "/preupload/v3.x" in path else ""
+    hub.fail = lambda number, method, path: "400" if "/preupload/v3.x" in path else ""
     with pytest.raises(RegistryError, match="v3: me/bot at .* refuses"):
         push(registry, tmp_path)
-    repo = impatient.repos["me/bot"]
+    repo = hub.repos["me/bot"]
     assert repo.files("main") == expected(registry, "v1") and set(repo.tags) == {"v1", "v2"}
 
 
-def test_what_a_person_put_beside_the_model_stays(write_version: Any, impatient: Any, tmp_path: Path) -> None:
-    impatient.answer("POST", "/api/repos/create", b'{"organization": "me", "name": "bot"}')
+def test_what_a_person_put_beside_the_model_stays(write_version: Any, hub: Any, tmp_path: Path) -> None:
+    hub.answer("POST", "/api/repos/create", b'{"organization": "me", "name": "bot"}')
     mine = {name: b"mine" for name in (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "NOTICE")}
-    impatient.repos["me/bot"].add("main", {**mine, "README.md": b"to come"})
+    hub.repos["me/bot"].add("main", {**mine, "README.md": b"to come"})
     for number in (1, 2):
         write_version(number, "promoted")
         assert push(write_version.registry, tmp_path)["main"] == f"v{number}"
-        there = impatient.repos["me/bot"]
+        there = hub.repos["me/bot"]
         files = there.commits[there.branches["main"]][1]
         assert mine.items() <= files.items() and b"to come" not in files["README.md"]
 
 
 def test_signed_urls_are_in_no_log(
-    registry: Registry, impatient: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    registry: Registry, served: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     failed: list[str] = []
@@ -321,20 +312,20 @@ def test_signed_urls_are_in_no_log(
             return "503"
         return ""
 
-    impatient.fail = fail
+    served.fail = fail
     assert push(registry, tmp_path)["equal"]
     assert failed[0] in caplog.text and "503" in caplog.text and "s3cr3t" not in caplog.text
 
 
 @pytest.mark.parametrize(("status", "words"), [("401", "expired"), ("403", "may not write"), ("404", "may not see")])
 def test_a_refusal_says_what_to_do_and_is_not_tried_again(
-    registry: Registry, impatient: Any, tmp_path: Path, status: str, words: str
+    registry: Registry, hub: Any, tmp_path: Path, status: str, words: str
 ) -> None:
-    impatient.asked.clear()
-    impatient.fail = lambda number, method, path: status
+    hub.asked.clear()
+    hub.fail = lambda number, method, path: status
     with pytest.raises(RegistryError, match=f"me/bot.*{words}") as error:
         push(registry, tmp_path)
-    assert len(str(error.value).splitlines()) == 1 and len(impatient.asked) <= 2
+    assert len(str(error.value).splitlines()) == 1 and len(hub.asked) <= 2
 
 
 def test_without_token_repository_or_network_it_says_so(
@@ -364,38 +355,38 @@ def check_whole(hub: Any, registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "every"), [("500", 1), ("reset", 1), ("lost", 1), ("503", 4), ("429", 4), ("silence", 4)]
+    ("how", "every"), [("lost", 1), ("500", 4), ("reset", 4), ("503", 4), ("429", 4), ("silence", 4)]
 )
 def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
-    registry: Registry, impatient: Any, tmp_path: Path, how: str, every: int
+    registry: Registry, hub: Any, tmp_path: Path, how: str, every: int
 ) -> None:
-    start = impatient.snapshot()
-    impatient.asked.clear()
+    start = hub.snapshot()
+    hub.asked.clear()
     push(registry, tmp_path)
-    calls = len(impatient.asked)
+    calls = len(hub.asked)
     assert calls > 25
     seen: set[tuple[str, ...]] = set()
     for first in range(0, calls, every):
-        impatient.restore(start)
-        tags = dict(impatient.repos["me/bot"].tags)
-        impatient.fail = lambda number, method, path, first=first: how if number >= first else ""
+        hub.restore(start)
+        tags = dict(hub.repos["me/bot"].tags)
+        hub.fail = lambda number, method, path, first=first: how if number >= first else ""
         with pytest.raises(LlmopsError) as error:
             push(registry, tmp_path)
-        assert len(str(error.value).splitlines()) == 1 and "s3cr3t" not in str(error.value)
-        assert "x1x1" not in str(error.value)
-        check_whole(impatient, registry)
-        repo = impatient.repos["me/bot"]
+        assert len(str(error.value).splitlines()) == 1
+        assert "s3cr3t" not in str(error.value) and "x1x1" not in str(error.value)
+        check_whole(hub, registry)
+        repo = hub.repos["me/bot"]
         assert tags.items() <= repo.tags.items()
         seen.add((*sorted(repo.branches), *sorted(repo.tags), str(len(repo.history("main")))))
-        impatient.fail = lambda number, method, path: ""
+        hub.fail = lambda number, method, path: ""
         assert push(registry, tmp_path)["equal"]
-        check_whole(impatient, registry)
-        assert impatient.repos["me/bot"].files("main") == expected(registry, "v3")
+        check_whole(hub, registry)
+        assert repo.files("main") == expected(registry, "v3")
     assert len(seen) >= 5  # it was interrupted between all of its steps
 
 
 def test_a_single_failure_is_survived_where_the_client_tries_again(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path
 ) -> None:
     """Reading, and uploading weights; what changes a branch or tag is asked again by the next push."""
     failed: set[str] = set()
@@ -406,7 +397,7 @@ def test_a_single_failure_is_survived_where_the_client_tries_again(
         failed.add(path)
         return "503"
 
-    impatient.fail = fail
+    hub.fail = fail
     assert push(registry, tmp_path)["main"] == "v3" and len(failed) > 5
 
 
@@ -424,49 +415,32 @@ sync.push(registry, PushToHub(repo="me/bot"), Path(sys.argv[2]), by="test")
 """
 
 
-def test_killed_at_any_change_it_goes_on(registry: Registry, impatient: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("change", "how"), [("/large/", "reset"), ("/commit/main", "lost")])
+def test_killed_in_a_change_it_goes_on(registry: Registry, served: Any, tmp_path: Path, change: str, how: str) -> None:
+    """The Hub is left as a call that fails leaves it, for any call: see above; so is the home of who was killed."""
     environ = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", KILLED, str(tmp_path / "registry"), str(tmp_path / "events")]
-    arguments.append(f"sqlite:///{tmp_path}/state.db")
-    start, killed = impatient.snapshot(), 0
-    while True:
-        impatient.restore(start)
-        changes: list[str] = []
-        running: list[subprocess.Popen[bytes]] = []
+    running: list[subprocess.Popen[bytes]] = []
 
-        def fail(
-            number: int,
-            method: str,
-            path: str,
-            nth: int = killed,
-            changes: list[str] = changes,
-            running: list[Any] = running,
-        ) -> str:
-            if any(word in path for word in ("/branch/", "/tag/", "/commit/", "/large/")):
-                changes.append(path)
-                if len(changes) == nth + 1:
-                    running[0].send_signal(signal.SIGKILL)
-                    return random.choice(["lost", "reset"])
+    def fail(number: int, method: str, path: str) -> str:
+        if change not in path:
             return ""
+        running[0].send_signal(signal.SIGKILL)
+        return how
 
-        with impatient.lock:  # nothing is answered before the process is known
-            impatient.fail = fail
-            running.append(subprocess.Popen(arguments, env=environ, stderr=subprocess.PIPE))
-        _, said = running[0].communicate(timeout=120)
-        check_whole(impatient, registry)
-        if running[0].returncode == 0:
-            break
-        assert running[0].returncode == -signal.SIGKILL, said
-        killed += 1
-        impatient.fail = lambda number, method, path: ""
-        assert push(registry, tmp_path)["equal"]
-        check_whole(impatient, registry)
-    assert killed >= 9
+    with served.lock:  # nothing is answered before the process is known
+        served.fail = fail
+        running.append(subprocess.Popen([*arguments, f"sqlite:///{tmp_path}/state.db"], env=environ))
+    assert running[0].wait(120) == -signal.SIGKILL
+    check_whole(served, registry)
+    served.fail = lambda number, method, path: ""
+    assert push(registry, tmp_path)["equal"]
+    check_whole(served, registry)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
-    registry: Registry, impatient: Any, tmp_path: Path, seed: int
+    registry: Registry, hub: Any, tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
 
@@ -477,42 +451,30 @@ def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
-    check_whole(impatient, registry)
+    check_whole(hub, registry)
     champion = registry.aliases()["champion"]
-    assert impatient.repos["me/bot"].files("main") == expected(registry, champion)
+    assert hub.repos["me/bot"].files("main") == expected(registry, champion)
     assert sync.look(registry, REPO)["equal"]
 
 
+@pytest.mark.parametrize("pushed", [False, True])
 def test_a_champion_that_changes_while_it_is_pushed_is_followed(
-    registry: Registry, impatient: Any, tmp_path: Path
+    registry: Registry, hub: Any, tmp_path: Path, pushed: bool
 ) -> None:
-    def fail(number: int, method: str, path: str) -> str:
-        if path.endswith("/commit/main") and registry.aliases()["champion"] == "v3":
-            registry.rollback()
-        return ""
-
-    impatient.fail = fail
-    assert push(registry, tmp_path)["main"] == "v1"
-
-
-def test_a_newer_push_is_not_undone_by_an_older_one(registry: Registry, impatient: Any, tmp_path: Path) -> None:
-    """One reads that v3 is champion and is slow; meanwhile v1 becomes it and is pushed."""
+    """One reads that v3 is champion and is slow; meanwhile v1 becomes it, and may be pushed by another."""
     push(registry, tmp_path)
     registry.rollback()
-    registry.rollback()
-    registry.promote("v1")
     push(registry, tmp_path)
     registry.promote("v3")
-    asked: list[str] = []
+    repo, asked = hub.repos["me/bot"], list[str]()
 
     def fail(number: int, method: str, path: str) -> str:
         if path.endswith("/commit/main") and not asked:
             asked.append(path)
             registry.promote("v1")
-            impatient.repos["me/bot"].add(
-                "main", impatient.repos["me/bot"].commits[impatient.repos["me/bot"].tags["v1"]][1]
-            )
+            if pushed:
+                repo.add("main", repo.commits[repo.tags["v1"]][1])
         return ""
 
-    impatient.fail = fail
+    hub.fail = fail
     assert push(registry, tmp_path)["main"] == "v1" and asked

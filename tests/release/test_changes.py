@@ -29,7 +29,7 @@ from llmops.retention.gc import gc
 from llmops.state.tables import audit
 from serving.app import create_app
 
-from ..push_to_hub.conftest import hub, impatient  # noqa: F401
+from ..push_to_hub.conftest import hub  # noqa: F401
 
 PAGE = Path(__file__).parents[2] / "docs" / "changes.md"
 FACTS = ("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
@@ -360,7 +360,7 @@ def test_every_cell(
     settings: Config, state: str, action: str, cell: str, way: str, request: pytest.FixtureRequest
 ) -> None:
     STATES[state](settings)
-    walk(Way(settings, way), action, cell, request.getfixturevalue("impatient") if action == "push" else None)
+    walk(Way(settings, way), action, cell, request.getfixturevalue("hub") if action == "push" else None)
 
 
 def test_a_refusal_says_what_the_gate_said(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
