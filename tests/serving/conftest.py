@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,39 +15,64 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
+from llmops.access import rows
 from llmops.access.keys import keys_of
-from llmops.access.roles import ROLES
+from llmops.access.presented import new_secret, sha256
+from llmops.access.roles import ROLES, Key, Role
 from llmops.config import Config
-from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.datasets import FEEDBACK, SERVING
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
-from llmops.state.database import database_of
+from llmops.state.database import Database, database_of
 from serving.app import create_app
 from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
+from tests.clock import wait_until
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 
 
+@functools.cache
+def empty_database() -> bytes:
+    """Return the file of a database with all tables; making it again for each site takes a tenth of a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        Database(f"sqlite:///{folder}/state.db").purge()
+        return Path(folder, "state.db").read_bytes()
+
+
 class Site:
-    """A configuration with two versions, v1 the champion, one good key per role, and the app on them."""
+    """A configuration with two versions, v1 the champion, one good key per role, and the app on them.
+
+    The prefixes of its keys are fixed, and so is the side of a trial that each of them is drawn for.
+    """
 
     def __init__(self, home: Path, **serving: Any) -> None:
         self.config = Config(
             home=home,
             serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving},
         )
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "state.db").exists():
+            (home / "state.db").write_bytes(empty_database())
         self.store = keys_of(self.config)
-        self.keys = {role: self.store.create(role, role)[0] for role in ROLES}
+        self.keys = {role: self.add_key(f"{n:08x}", role) for n, role in enumerate(ROLES, 1)}
         self.engines: dict[str, EchoEngine] = {}
+        self._old: set[str] = set()
 
     def release(self) -> Site:
         self.add_version("v1")
         self.add_version("v2")
         self.set_aliases(champion="v1")
         return self
+
+    def add_key(self, prefix: str, role: Role = "user", owner: str = "") -> str:
+        """Keep a key with this prefix, 8 hex digits, and return it."""
+        secret, created = new_secret(), "2026-01-01T00:00:00+00:00"
+        with database_of(self.config).change() as connection:
+            rows.add(connection, Key(prefix, role, owner or role, sha256(secret), created))
+        return f"llmops_{prefix}_{secret}"
 
     def add_version(self, name: str) -> None:
         path = self.config.release.registry / self.config.release.name / "versions" / name
@@ -102,11 +128,8 @@ class Site:
             assert not thread.is_alive()
 
     @staticmethod
-    def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen in time"
-            time.sleep(0.01)
+    def until(condition: Callable[[], Any], seconds: float = 50.0) -> None:
+        wait_until(condition, limit_s=seconds)
 
     def go(self) -> None:
         """Let engines that a test has held up go on: closing them waits for that."""
@@ -126,7 +149,14 @@ class Site:
 
     def events(self, dataset: str = SERVING) -> Sequence[dict[str, Any]]:
         drain(self.config.events, self.config.monitoring)
-        return list(LocalStore(self.config.events).find(dataset))
+        found = LocalStore(self.config.events).find(dataset)
+        return [event for event in found if event["event.id"] not in self._old]
+
+    def forget_events(self) -> None:
+        """Let `events` give only those that come from now on."""
+        drain(self.config.events, self.config.monitoring)
+        store = LocalStore(self.config.events)
+        self._old = {event["event.id"] for dataset in (SERVING, FEEDBACK) for event in store.find(dataset)}
 
 
 class Client(TestClient):
@@ -150,12 +180,33 @@ class Leaking(EchoEngine):
         return row
 
 
+class Stepwise(EchoEngine):
+    """Says only as many words as `say` lets it, until `going` is set again."""
+
+    def say(self, words: int) -> None:
+        """Let so many words be said, and no more."""
+        self._allowed = threading.Semaphore(words)
+        self.going.clear()
+
+    def _step(self, rows: list[EchoRow]) -> None:
+        while not (self.going.is_set() or self._allowed.acquire(timeout=0.01)):
+            pass
+        for row in [] if self._error else rows:
+            self._say(row)
+
+
 @pytest.fixture
 def leaking() -> type[EchoEngine]:
     return Leaking
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def stepwise() -> type[Stepwise]:
+    """An engine that a test lets say word after word; see `Stepwise`."""
+    return Stepwise
+
+
+@pytest.fixture(scope="session")
 def new_site() -> type[Site]:
     """For tests that need a site of their own."""
     return Site
@@ -171,3 +222,27 @@ def client(site: Site) -> Iterator[TestClient]:
     with site.client() as client:
         site.ready(client)
         yield client
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, TestClient]]:
+    """One site and its app for a whole module; see `shared_site`."""
+    site = Site(tmp_path_factory.mktemp("site")).release()
+    with site.client() as client:
+        site.ready(client)
+        yield site, client
+
+
+@pytest.fixture
+def shared_site(running: tuple[Site, TestClient]) -> Site:
+    """The module's site, for tests that leave keys, versions and engines as they are; gives its new events only."""
+    site, client = running
+    client.cookies.clear()
+    site.forget_events()
+    return site
+
+
+@pytest.fixture
+def shared_client(shared_site: Site, running: tuple[Site, TestClient]) -> TestClient:
+    """A client of the module's app."""
+    return running[1]

@@ -11,14 +11,25 @@ from langchain_openai import ChatOpenAI, OpenAI
 from serving.engines.echo import EchoEngine
 
 HELLO = [{"role": "user", "content": "one two three"}]
+LONG = [{"role": "user", "content": "w " * 31}]  #: more tokens than the engine takes
+
+
+@pytest.fixture(scope="module")
+def served(new_site, stepwise, tmp_path_factory):
+    site = new_site(tmp_path_factory.mktemp("site")).release()
+    with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad", max_context=30))) as url:
+        yield site, f"{url}/v1"
 
 
 @pytest.fixture
-def url(site):
-    with site.live(
-        lambda version: site.engines.setdefault(version.name, EchoEngine(fail_on="bad", max_context=30))
-    ) as url:
-        yield f"{url}/v1"
+def site(served):
+    served[0].forget_events()
+    return served[0]
+
+
+@pytest.fixture
+def url(served):
+    return served[1]
 
 
 @pytest.fixture
@@ -48,58 +59,34 @@ def test_a_conversation_is_gone_on_with(site, ours):
     (event,) = site.events()
     assert event["http.request.id"] == answer.id == answer._request_id
     assert event["gen_ai.operation.name"] == "chat" and event["gen_ai.usage.output_tokens"] == 3
+    for name in ("max_tokens", "max_completion_tokens"):
+        (choice,) = chat(ours, **{name: 2}).choices
+        assert (choice.message.content, choice.finish_reason) == ("one two", "length")
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_an_answer_can_be_cut_short(ours, name):
-    (choice,) = chat(ours, **{name: 2}).choices
-    assert (choice.message.content, choice.finish_reason) == ("one two", "length")
-
-
-def test_a_conversation_is_streamed(ours):
+def test_a_conversation_is_streamed_and_counts_its_tokens_when_asked(ours):
     chunks = list(chat(ours, stream=True))
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "one two three"
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[1].choices[0].delta.role is None
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, "stop"]
     assert len({chunk.id for chunk in chunks}) == 1 and all(chunk.usage is None for chunk in chunks)
-
-
-def test_a_stream_counts_its_tokens_when_asked(ours):
     *chunks, last = chat(ours, stream=True, stream_options={"include_usage": True})
-    assert last.choices == [] and last.usage.total_tokens == 6
-    assert all(chunk.usage is None for chunk in chunks)
-
-
-def test_the_clients_own_stream_helper_works(ours):
+    assert last.choices == [] and last.usage.total_tokens == 6 and all(chunk.usage is None for chunk in chunks)
     with ours.chat.completions.stream(model="support-bot", messages=HELLO) as stream:
         assert stream.get_final_completion().choices[0].message.content == "one two three"
 
 
 def test_a_text_is_gone_on_with_whole_and_streamed(ours):
     answer = complete(ours, max_tokens=2)
-    assert (answer.object, answer.choices[0].text, answer.choices[0].finish_reason) == (
-        "text_completion",
-        "one two",
-        "length",
-    )
+    choice = answer.choices[0]
+    assert (answer.object, choice.text, choice.finish_reason) == ("text_completion", "one two", "length")
     assert "".join(chunk.choices[0].text for chunk in complete(ours, stream=True)) == "one two three"
+    assert complete(ours, prompt="w " * 20).usage.completion_tokens == 16  # unless said otherwise
+    for prompt in ([5, 6], [[5, 6]]):
+        assert complete(ours, prompt=prompt).choices[0].text == "5 6"
 
 
-def test_a_completion_is_sixteen_tokens_long_unless_said_otherwise(ours):
-    assert complete(ours, prompt="w " * 20).usage.completion_tokens == 16
-
-
-def test_several_prompts_are_answered_in_order_and_counted_together(site, ours):
-    answer = complete(ours, prompt=["one", "two two", "three three three"])
-    assert [(choice.index, choice.text) for choice in answer.choices] == [
-        (0, "one"), (1, "two two"), (2, "three three three"),
-    ]  # fmt: skip
-    assert answer.usage.prompt_tokens == answer.usage.completion_tokens == 6
-    (event,) = site.events()
-    assert event["gen_ai.usage.output_tokens"] == 6 and len(event["gen_ai.response.finish_reasons"]) == 3
-
-
-def test_a_prompt_may_get_several_answers_each_drawn_with_a_seed_of_its_own(site, ours, monkeypatch):
+def test_several_prompts_get_several_answers_in_order_each_drawn_with_a_seed_of_its_own(site, ours, monkeypatch):
     asks = []
     generate = EchoEngine.generate
     monkeypatch.setattr(EchoEngine, "generate", lambda self, ask: asks.append(ask) or generate(self, ask))
@@ -111,13 +98,17 @@ def test_a_prompt_may_get_several_answers_each_drawn_with_a_seed_of_its_own(site
     assert all(-(2**63) <= ask.seed < 2**63 for ask in asks)
     (event,) = site.events()
     assert event["gen_ai.usage.input_tokens"] == 9  # what the engine was given
+    assert event["gen_ai.usage.output_tokens"] == 9 and len(event["gen_ai.response.finish_reasons"]) == 6
     assert [c.message.content for c in chat(ours, n=2).choices] == ["one two three"] * 2
 
 
-def test_an_answer_can_be_sent_back_as_the_client_gives_it(ours):
+def test_messages_come_as_the_client_gave_them_in_parts_and_from_a_developer(ours):
     message = chat(ours).choices[0].message
-    for back in (message, message.model_dump(), message.to_dict(), {**message.model_dump(), "annotations": []}):
+    for back in (message, message.to_dict(), {**message.model_dump(), "annotations": []}):
         assert chat(ours, messages=[*HELLO, back, {"role": "user", "content": "go on"}]).choices
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": parts}]
+    assert chat(ours, messages=messages).choices[0].message.content == "one two"
 
 
 def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
@@ -126,36 +117,18 @@ def test_if_one_of_several_prompts_fails_the_others_are_given_up(site, ours):
     site.until(lambda: site.engines["v1"].stats().running == 0)
 
 
-@pytest.mark.parametrize("prompt", [[5, 6], [[5, 6]]])
-def test_a_prompt_may_be_token_ids(ours, prompt):
-    assert complete(ours, prompt=prompt).choices[0].text == "5 6"
-
-
-def test_a_message_may_come_in_parts_and_from_a_developer(ours):
-    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-    messages = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": parts}]
-    assert chat(ours, messages=messages).choices[0].message.content == "one two"
-
-
 def test_what_changes_nothing_is_taken(ours):
     more = {"n": 1, "user": "u", "metadata": {"a": "b"}, "store": False, "logprobs": False, "presence_penalty": 0}
-    neutral = {
-        "frequency_penalty": 0.0,
-        "response_format": {"type": "text"},
-        "service_tier": "auto",
-        "tool_choice": "none",
-    }
-    assert chat(ours, **more, **neutral, temperature=0, top_p=1, seed=1, stop=None).choices
+    neutral = {"frequency_penalty": 0.0, "response_format": {"type": "text"}, "tool_choice": "none"}
+    assert chat(ours, **more, **neutral, service_tier="auto", temperature=0, top_p=1, seed=1, stop=None).choices
 
 
 @pytest.mark.parametrize(
     "more",
     [
         {"n": 0},
-        {"n": 21},
         {"n": 2, "stream": True},
         {"logprobs": True},
-        {"top_logprobs": 3},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"response_format": {"type": "json_object"}},
         {"presence_penalty": 0.5},
@@ -186,86 +159,68 @@ def test_what_is_not_done_is_refused_and_named(ours, more):
 @pytest.mark.parametrize(
     "more",
     [{"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-     {"prompt": ["x"] * 21}, {"prompt": ["x"] * 7, "n": 3}],
+     {"prompt": ["x"] * 7, "n": 3}, {"prompt": ["a", "b"], "stream": True}],
 )  # fmt: skip
 def test_what_is_not_done_with_texts_is_refused(ours, more):
     with pytest.raises(openai.BadRequestError):
         complete(ours, **more)
 
 
-def test_two_prompts_cannot_be_streamed(ours):
-    with pytest.raises(openai.BadRequestError, match="one answer"):
-        list(complete(ours, prompt=["a", "b"], stream=True))
-
-
-@pytest.mark.parametrize("model", ["gpt-4", "support-bot:v2", "support-bot:", "", "support-bot:v1:x"])
-def test_a_model_that_is_not_there_is_not_found(ours, model):
-    with pytest.raises(openai.NotFoundError) as refusal:
-        chat(ours, model=model)
-    assert refusal.value.code == "model_not_found"
-
-
-def test_models_are_listed_and_one_version_can_be_named(ours):
+def test_models_are_listed_one_version_can_be_named_and_one_that_is_not_there_is_not_found(ours):
     assert [model.id for model in ours.models.list()] == ["support-bot", "support-bot:v1"]
     assert ours.models.retrieve("support-bot:v1").id == "support-bot:v1"
     assert chat(ours, model="support-bot:v1").model == "support-bot:v1"
     with pytest.raises(openai.NotFoundError):
         ours.models.retrieve("gpt-4")
+    for model in ("gpt-4", "support-bot:v2", "support-bot:", "", "support-bot:v1:x"):
+        with pytest.raises(openai.NotFoundError) as refusal:
+            chat(ours, model=model)
+        assert refusal.value.code == "model_not_found"
 
 
-def test_a_bad_key_is_an_authentication_error(url):
-    with pytest.raises(openai.AuthenticationError) as refusal:
+def test_errors_are_those_that_the_client_knows(url, ours):
+    with pytest.raises(openai.AuthenticationError) as refused:
         chat(openai.OpenAI(base_url=url, api_key="llmops_12345678_wrong", max_retries=0))
-    assert refusal.value.code == "invalid_api_key"
-
-
-def test_too_long_a_prompt_has_openais_word_for_it(ours):
-    with pytest.raises(openai.BadRequestError) as refusal:
-        chat(ours, messages=[{"role": "user", "content": "w " * 31}])
-    assert refusal.value.code == "context_length_exceeded"
-    assert "31" in refusal.value.message and "30" in refusal.value.message
+    assert refused.value.code == "invalid_api_key"
+    with pytest.raises(openai.BadRequestError) as too_long:
+        chat(ours, messages=LONG)
+    assert too_long.value.code == "context_length_exceeded"
+    assert "31" in too_long.value.message and "30" in too_long.value.message
+    with pytest.raises(openai.APIError, match="wrong here"):
+        list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
+    answer = httpx.post(f"{url}/embeddings")
+    assert answer.status_code == 404 and "/docs" in answer.json()["error"]["message"]
 
 
 def test_a_full_queue_is_a_rate_limit_that_the_client_waits_for(new_site, tmp_path):
     site = new_site(tmp_path, max_queue=1, max_batch=1).release()
-    with site.live() as url:
-        site.engines["v1"].going.clear()
-        with httpx.Client(headers=site.headers()) as http:
-            body = {"model": "support-bot", "prompt": "x", "stream": True}
-            threads = [threading.Thread(target=lambda: http.post(f"{url}/v1/completions", json=body)) for _ in range(2)]
-            for thread in threads:
-                thread.start()
-            stats = site.engines["v1"].stats
-            site.until(lambda: stats().running + stats().waiting == 2)
-            with pytest.raises(openai.RateLimitError) as refusal:
-                chat(openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0))
-            assert (
-                refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
-            )
-            threading.Timer(0.3, site.engines["v1"].going.set).start()
-            assert chat(openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=3)).choices
-            for thread in threads:
-                thread.join()
-
-
-def test_an_error_in_the_middle_of_a_stream_is_raised(ours):
-    with pytest.raises(openai.APIError, match="wrong here"):
-        list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
-
-
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/embeddings"])
-def test_errors_outside_the_routes_have_openais_shape_too(url, path):
-    answer = httpx.post(url.removesuffix("/v1") + path)
-    assert answer.status_code == 404 and answer.json()["error"]["message"]
+    with site.live() as url, httpx.Client(headers=site.headers()) as http:
+        engine = site.engines["v1"]
+        engine.going.clear()
+        body = {"model": "support-bot", "prompt": "x", "stream": True}
+        threads = [threading.Thread(target=lambda: http.post(f"{url}/v1/completions", json=body)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        site.until(lambda: engine.stats().running + engine.stats().waiting == 2)
+        with pytest.raises(openai.RateLimitError) as refusal:
+            chat(openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0))
+        assert refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
+        goes_on = {"response": [lambda response: engine.going.set()]}  # once it has been refused
+        patient = httpx.Client(event_hooks=goes_on)
+        assert chat(openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], http_client=patient)).choices
+        for thread in threads:
+            thread.join(50)
 
 
 def test_leaving_a_stream_frees_the_slot(site, ours):
-    site.engines["v1"]._token_s = 0.02
+    engine = site.engines["v1"]
+    engine.say(1)
     stream = chat(ours, messages=[{"role": "user", "content": "w " * 20}], stream=True)
     next(iter(stream))
     stream.close()
-    site.until(lambda: site.engines["v1"].stats().running == 0)
     site.until(site.events)
+    engine.going.set()
+    site.until(lambda: engine.stats().running == 0)
     assert site.events()[0]["error.type"] == "client_left"
 
 
@@ -282,9 +237,8 @@ def test_langchain_chats_streams_and_batches(langchain):
     answer = model.invoke("one two")
     assert answer.content == "one two" and answer.usage_metadata["total_tokens"] == 4
     assert answer.response_metadata["model_name"] == "support-bot:v1"
-    whole = None
-    for chunk in model.stream("one two three", stream_usage=True):
-        whole = chunk if whole is None else whole + chunk
+    first, *others = model.stream("one two three", stream_usage=True)
+    whole = sum(others, first)
     assert whole.content == "one two three" and whole.usage_metadata["output_tokens"] == 3
     assert [m.content for m in model.batch(["a", "b b"])] == ["a", "b b"]
     (several,) = ChatOpenAI(**langchain, n=2, temperature=1).generate([[HumanMessage("one two")]]).generations
@@ -292,26 +246,18 @@ def test_langchain_chats_streams_and_batches(langchain):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_langchain_does_so_asynchronously(langchain):
     model = ChatOpenAI(**langchain)
     assert (await model.ainvoke("one two")).content == "one two"
     assert "".join([chunk.content async for chunk in model.astream("one two")]) == "one two"
 
 
-def test_langchain_completes_texts(langchain):
-    model = OpenAI(**langchain, max_tokens=5)
-    assert model.invoke("one two") == "one two"
-    assert model.batch(["a", "b b"]) == ["a", "b b"]
-    assert "".join(model.stream("one two")) == "one two"
-
-
-def test_langchain_knows_too_long_a_prompt(langchain):
+def test_langchain_completes_texts_and_knows_too_long_a_prompt(langchain):
     from langchain_core.exceptions import ContextOverflowError
 
+    model = OpenAI(**langchain, max_tokens=5)
+    assert model.invoke("one two") == "one two" == "".join(model.stream("one two"))
+    assert model.batch(["a", "b b"]) == ["a", "b b"]
     with pytest.raises(ContextOverflowError):
         ChatOpenAI(**langchain).invoke("w " * 31)
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"

@@ -8,8 +8,14 @@ from llmops.monitoring.datasets import FEEDBACK, SERVING
 from serving.admission import signing
 
 
-def send(site, client, role="user", **body):
-    return client.post("/feedback", json=body, headers=site.headers(role))
+@pytest.fixture
+def site(shared_site):
+    return shared_site
+
+
+@pytest.fixture
+def client(shared_client):
+    return shared_client
 
 
 @pytest.fixture
@@ -17,27 +23,23 @@ def answered(site, client):
     return site.ask(client).json()["id"]
 
 
+def send(site, client, role="user", **body):
+    return client.post("/feedback", json=body, headers=site.headers(role))
+
+
 def test_a_rating_is_an_event_that_joins_the_requests_own(site, client, answered):
-    answer = send(site, client, id=answered, rating="up")
+    answer = send(site, client, "developer", id=answered, rating="up")  # whoever has the id may rate it
     assert answer.status_code == 201
     (event,), (request,) = site.events(FEEDBACK), site.events(SERVING)
     assert event["event.id"] == answer.json()["event"]
     assert event["http.request.id"] == request["http.request.id"] == answered
-    assert event["llmops.feedback.rating"] == "up" and event["llmops.key.prefix"] in site.keys["user"]
+    assert event["llmops.feedback.rating"] == "up" and event["llmops.key.prefix"] in site.keys["developer"]
     assert not any(name in event for name in ("llmops.feedback.question", "llmops.feedback.comment"))
 
 
 def test_a_correction_brings_its_question_and_no_personal_data(site, client, answered):
-    send(
-        site,
-        client,
-        id=answered,
-        rating="down",
-        question="I am ana@example.com, do you ship to Norway?",
-        answer="Yes.",
-        correction="No. Write to bob@example.com.",
-        comment="Tell carl@example.com too",
-    )
+    texts = {"question": "I am ana@example.com, do you ship to Norway?", "comment": "Tell carl@example.com too"}
+    send(site, client, id=answered, rating="down", answer="Yes.", correction="No. Write to bob@example.com.", **texts)
     (event,) = site.events(FEEDBACK)
     assert event["llmops.feedback.question"] == "I am <EMAIL_ADDRESS>, do you ship to Norway?"
     assert event["llmops.feedback.correction"] == "No. Write to <EMAIL_ADDRESS>."
@@ -47,16 +49,11 @@ def test_a_correction_brings_its_question_and_no_personal_data(site, client, ans
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, "rating"),
-        ({"rating": "sideways"}, "rating"),
-        ({"comment": "  "}, "rating"),
-        ({"correction": "No."}, "question"),
-        ({"rating": "up", "question": "x"}, "correction"),
-        ({"rating": "up", "stars": 5}, "stars"),
-        ({"rating": "up", "comment": "x" * 4001}, "comment"),
-        ({"rating": "up", "comment": "\ud800"}, "comment"),
+        ({}, "rating"), ({"rating": "sideways"}, "rating"), ({"comment": "  "}, "rating"),
+        ({"correction": "No."}, "question"), ({"rating": "up", "question": "x"}, "correction"),
+        ({"rating": "up", "comment": "x" * 4001}, "comment"), ({"rating": "up", "comment": "\ud800"}, "comment"),
     ],
-)
+)  # fmt: skip
 def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answered, body, words):
     content = json.dumps({"id": answered, **body})
     answer = client.post("/feedback", content=content, headers={**site.headers(), "Content-Type": "application/json"})
@@ -66,20 +63,13 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(site, client, answere
 
 def test_an_invented_id_is_refused(site, client, answered):
     changed = ("0" if answered[0] != "0" else "1") + answered[1:]
-    for invented in (
-        changed,
-        answered[:-1],
-        answered + "0",
-        "",
-        "0" * 48,
-        "ü" * 48,
-        signing.new_request_id(b"another secret"),
-    ):
+    foreign = signing.new_request_id(b"another secret")
+    for invented in (changed, answered[:-1], answered + "0", "", "ü" * 48, foreign):
         assert send(site, client, id=invented, rating="up").status_code == 422
     assert not site.events(FEEDBACK)
 
 
-def test_an_id_is_good_in_a_replica_and_after_a_restart(site, client, answered):
+def test_an_id_is_good_in_a_replica_and_after_a_restart(site, answered):
     with site.client() as other:
         assert send(site, other, id=answered, rating="down").status_code == 201
 

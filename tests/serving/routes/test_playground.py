@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from llmops.monitoring.datasets import FEEDBACK
-from serving.engines.echo import EchoEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")
@@ -21,23 +20,30 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def url(site, monkeypatch):
-    monkeypatch.setattr(
-        "serving.engines.echo._words", lambda prompt: prompt.messages[-1].content.split(" ")
-    )  # lines stay
-    with site.live(lambda v: site.engines.setdefault(v.name, EchoEngine(token_s=0.01, fail_on="bad"))) as url:
-        yield url
+@pytest.fixture(scope="module")
+def served(new_site, stepwise, tmp_path_factory):
+    """A site and the URL of its app, whose engine keeps the ends of lines."""
+    site = new_site(tmp_path_factory.mktemp("site")).release()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serving.engines.echo._words", lambda prompt: prompt.messages[-1].content.split(" "))
+        with site.live(lambda v: site.engines.setdefault(v.name, stepwise(fail_on="bad"))) as url:
+            yield site, url
 
 
 @pytest.fixture
-def page(browser, url):
+def site(served):
+    served[0].forget_events()
+    return served[0]
+
+
+@pytest.fixture
+def page(browser, served):
     page = browser.new_page(viewport={"width": 1100, "height": 800})
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.set_default_timeout(30_000)
-    page.goto(url)
+    page.set_default_timeout(50_000)
+    page.goto(served[1])
     page.problems = problems
     yield page
     page.close()
@@ -52,7 +58,11 @@ def chat(site, page):
 
 
 def ask(page, text):
-    page.keyboard.type(text)
+    *lines, last = text.split("\n")
+    for line in lines:
+        page.keyboard.type(line)
+        page.keyboard.press("Shift+Enter")
+    page.keyboard.type(last)
     page.keyboard.press("Enter")
 
 
@@ -64,52 +74,58 @@ def answered(page, count=1):
     page.locator(".feedback").nth(count - 1).wait_for()
 
 
-def test_a_question_is_answered_by_keyboard_alone(chat):
-    ask(chat, "one two three")
+def told(page):
+    page.wait_for_selector(".bubble .bad")
+    return page.locator(".bubble .bad").inner_text()
+
+
+def test_a_question_is_answered_by_keyboard_alone_and_everything_has_a_name_for_a_screen_reader(chat):
+    ask(chat, "one two\nthree")
     answered(chat)
-    assert answers(chat) == ["one two three"]
+    assert answers(chat) == ["one two\nthree"] == chat.locator(".bubble.user .text").all_inner_texts()
     facts = chat.locator(".facts .badge").all_inner_texts()
-    assert facts[0] == "v1" and "3 → 3 tokens" in facts
+    assert facts[0] == "v1" and "2 → 2 tokens" in facts
     assert chat.locator("#ready").inner_text() == "v1 is ready"
     assert chat.evaluate("document.activeElement.id") == "prompt"
-    assert chat.problems == []
-
-
-def test_shift_enter_makes_a_new_line(chat):
-    chat.keyboard.type("a")
-    chat.keyboard.press("Shift+Enter")
-    ask(chat, "b")
-    answered(chat)
-    assert chat.locator(".bubble.user .text").inner_text() == "a\nb"
+    unnamed = chat.evaluate(
+        """[...document.querySelectorAll("button, input, textarea")].filter((e) =>
+             e.type !== "hidden" && !e.labels?.length && !e.getAttribute("aria-label") && !e.textContent.trim()
+           ).map((e) => e.outerHTML)"""
+    )
+    assert unnamed == [] and chat.locator("#log").get_attribute("aria-live") == "polite" and chat.problems == []
 
 
 def test_the_conversation_is_sent_along_until_a_new_one_begins(chat):
     sent = []
     chat.on("request", lambda r: sent.append(r.post_data_json) if "completions" in r.url else None)
-    ask(chat, "first")
-    answered(chat)
-    ask(chat, "second")
-    answered(chat, 2)
-    assert [m["content"] for m in sent[1]["messages"]] == ["first", "first", "second"]
+    for count, text in enumerate(("first", "second"), 1):
+        ask(chat, text)
+        answered(chat, count)
     chat.click("#clear")
     ask(chat, "third")
     answered(chat)
-    assert [m["content"] for m in sent[2]["messages"]] == ["third"]
+    assert [[m["content"] for m in one["messages"]] for one in sent] == [
+        ["first"], ["first", "first", "second"], ["third"],
+    ]  # fmt: skip
 
 
 def test_an_answer_grows_and_escape_stops_it(site, chat):
+    engine = site.engines["v1"]
+    engine.say(3)
     ask(chat, "word " * 20)
-    site.until(lambda: answers(chat) and len(answers(chat)[0]) > 4)
+    site.until(lambda: answers(chat) == ["word word word"])
     assert chat.locator("#log").get_attribute("aria-busy") == "true"
     chat.keyboard.press("Escape")
     chat.wait_for_selector("text=Stopped")
-    site.until(lambda: site.engines["v1"].stats().running == 0)
-    assert len(answers(chat)[0].split()) < 20
+    site.until(site.events)
+    engine.going.set()
+    site.until(lambda: engine.stats().running == 0)
+    assert answers(chat)[0].startswith("word word word") and len(answers(chat)[0].split()) < 20
     assert chat.locator("#prompt").input_value().startswith("word")  # to be changed and sent again
     assert chat.locator("#send").is_visible() and chat.problems == []
 
 
-def test_thumbs_send_a_rating_and_no_text(site, chat):
+def test_thumbs_send_a_rating_and_no_text_and_a_correction_is_sent_with_its_question(site, chat):
     ask(chat, "one two")
     answered(chat)
     chat.click("[aria-label='Good answer']")
@@ -117,11 +133,6 @@ def test_thumbs_send_a_rating_and_no_text(site, chat):
     (event,) = site.events(FEEDBACK)
     assert event["llmops.feedback.rating"] == "up" and "llmops.feedback.question" not in event
     assert event["http.request.id"] == site.events()[0]["http.request.id"]
-
-
-def test_a_correction_is_sent_with_its_question(site, chat):
-    ask(chat, "one two")
-    answered(chat)
     chat.click("[aria-label='Bad answer']")
     chat.wait_for_selector(".correction textarea:focus")
     chat.keyboard.press("Control+A")
@@ -137,60 +148,40 @@ def test_a_wrong_key_is_told_and_asked_for_again(page):
     page.keyboard.type("llmops_12345678_wrong")
     page.keyboard.press("Enter")
     ask(page, "hello")
-    page.wait_for_selector(".bubble .bad")
-    assert "not known" in page.locator(".bubble .bad").inner_text()
+    assert "not known" in told(page)
     assert page.evaluate("document.activeElement.id") == "key"
     assert page.locator("#prompt").input_value() == "hello"
 
 
 def test_what_goes_wrong_in_the_middle_is_told_below_what_was_said(chat):
     ask(chat, "good bad")
-    chat.wait_for_selector(".bubble .bad")
-    assert "good" in answers(chat)[0]
+    assert told(chat) and "good" in answers(chat)[0]
 
 
-def test_what_a_model_says_is_never_markup(chat):
-    ask(chat, "<img src=x onerror=alert(1)><b>bold</b>")
-    answered(chat)
-    assert answers(chat) == ["<img src=x onerror=alert(1)><b>bold</b>"]
-    assert chat.locator(".bubble img, .bubble b").count() == 0
-
-
-def ask_lines(page, text):
-    for line in text.split("\n")[:-1]:
-        page.keyboard.type(line)
-        page.keyboard.press("Shift+Enter")
-    ask(page, text.split("\n")[-1])
-
-
-def test_code_stands_out_and_stays_text(chat):
-    ask_lines(chat, "Call `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open")
+def test_what_a_model_says_is_never_markup_and_code_stands_out(chat):
+    said = "<img src=x onerror=alert(1)>\nCall `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open"
+    ask(chat, said)
     answered(chat)
     assert chat.locator(".bubble.model pre").all_inner_texts() == ["if <b>x</b>:\n    f()", "still open"]
     assert chat.locator(".bubble.model code").all_inner_texts() == ["f"]
     assert [line for line in answers(chat)[0].split("\n") if line.strip()] == [
-        "Call f so:", "if <b>x</b>:", "    f()", "Then", "still open",
+        "<img src=x onerror=alert(1)>", "Call f so:", "if <b>x</b>:", "    f()", "Then", "still open",
     ]  # fmt: skip
-    assert chat.locator(".bubble b").count() == 0
+    assert chat.locator(".bubble img, .bubble b").count() == 0
 
 
-def test_a_server_that_is_gone_is_told_and_the_question_kept(chat):
+def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     chat.route("**/v1/**", lambda route: route.abort())
     ask(chat, "hello")
-    chat.wait_for_selector(".bubble .bad")
-    assert chat.locator(".bubble .bad").inner_text() == "The server does not answer."
+    assert told(chat) == "The server does not answer."
     assert chat.locator("#prompt").input_value() == "hello" and chat.locator("#send").is_visible()
     chat.unroute("**/v1/**")
     chat.keyboard.press("Enter")
     answered(chat)
-
-
-def test_a_full_queue_says_when_to_try_again(chat):
-    told = '{"error": {"message": "The queue is full (64 waiting); try again in 3 s."}}'
-    chat.route("**/v1/**", lambda route: route.fulfill(status=429, body=told, content_type="application/json"))
+    full = '{"error": {"message": "The queue is full (64 waiting); try again in 3 s."}}'
+    chat.route("**/v1/**", lambda route: route.fulfill(status=429, body=full, content_type="application/json"))
     ask(chat, "hello")
-    chat.wait_for_selector(".bubble .bad")
-    assert "try again in 3 s" in chat.locator(".bubble .bad").inner_text()
+    chat.wait_for_selector(".bubble .bad >> text=try again in 3 s")
 
 
 def test_settings_do_not_cover_the_last_answer(chat):
@@ -203,11 +194,11 @@ def test_settings_do_not_cover_the_last_answer(chat):
     chat.wait_for_function(f"{box_of.format('.bubble:last-child')}.bottom <= {box_of.format('.composer')}.top")
 
 
-def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
+def test_the_key_stays_in_the_tab_and_can_be_forgotten(chat, served):
     chat.reload()
     assert chat.locator("#keyform").is_hidden()
     other = chat.context.browser.new_page()
-    other.goto(url)
+    other.goto(served[1])
     assert other.locator("#keyform").is_visible()
     other.close()
     chat.click("summary")
@@ -216,24 +207,12 @@ def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
     assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
 
 
-@pytest.mark.parametrize("width", [320, 390, 1100])
-def test_nothing_is_cut_off_at_any_width(chat, width):
-    chat.set_viewport_size({"width": width, "height": 700})
-    ask_lines(chat, "w" * 100 + "\n```\n" + "c" * 80)
+def test_nothing_is_cut_off_at_any_width(chat):
+    ask(chat, "w" * 100 + "\n```\n" + "c" * 80)
     answered(chat)
     chat.click("[aria-label='Bad answer']")
     chat.wait_for_selector(".correction textarea:focus")
     chat.click("summary")
-    assert chat.evaluate("document.scrollingElement.scrollWidth") <= width
-
-
-def test_everything_has_a_name_for_a_screen_reader(chat):
-    ask(chat, "one two")
-    answered(chat)
-    unnamed = chat.evaluate(
-        """[...document.querySelectorAll("button, input, textarea")].filter((e) =>
-             e.type !== "hidden" && !e.labels?.length && !e.getAttribute("aria-label") && !e.textContent.trim()
-           ).map((e) => e.outerHTML)"""
-    )
-    assert unnamed == []
-    assert chat.locator("#log").get_attribute("aria-live") == "polite"
+    for width in (320, 390, 1100):
+        chat.set_viewport_size({"width": width, "height": 700})
+        assert chat.evaluate("document.scrollingElement.scrollWidth") <= width
