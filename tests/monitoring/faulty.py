@@ -13,10 +13,11 @@ class ListSink:
 
     def __init__(self, name="list"):
         self.name, self.got, self.told, self.sizes = name, [], [], []
-        self.down, self.forgetful, self.closed = False, False, False
+        self.down, self.forgetful, self.closed, self.asked = False, False, False, 0
         self.refuse, self.spoil, self.crash, self.most = set(), set(), set(), 10**9
 
     def send(self, events):
+        self.asked += 1
         if self.down:
             raise SinkError("it is down.")
         numbers = [e.get("n") for e in events]

@@ -1,101 +1,83 @@
-"""A receiver of events by HTTP, in a process of its own, that misbehaves as it is told.
+"""A receiver of events by HTTP, in threads of the test, that misbehaves as it is told.
 
-It speaks Elasticsearch's bulk API, takes JSON arrays as Logstash's HTTP input does, and OTLP's logs, and keeps whatever
-it has taken in a file, so that it can be killed at any time. Its faults are in a file, too, and can change meanwhile:
-shares of the requests that are answered `429`, `500`, `hang`, or are taken and not confirmed (`lost`); the `largest`
-body; whether single documents are refused whose field `poison` is true.
+It speaks Elasticsearch's bulk API, takes JSON arrays as Logstash's HTTP input does, and OTLP's logs.
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
+import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
-
-HANG_S = 60.0
+from typing import Any, Self
 
 
 class Receiver:
-    """The receiver as its test sees it."""
+    """The receiver as its test sees it.
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._python, self._process = folder, python, None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+    Attributes:
+        taken: by sink, how often each `event.id` was taken.
+        requests: those that came whole: sink, path, and what they named themselves with.
+    """
+
+    def __init__(self) -> None:
+        self.taken: dict[str, Counter[str]] = {"elasticsearch": Counter(), "logstash": Counter(), "otlp": Counter()}
+        self.requests: list[dict[str, str]] = []
+        self.closed = threading.Event()
         self.misbehave()
+        handler = type("Bound", (Handler,), {"receiver": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def misbehave(self, **faults: Any) -> None:
-        """From now on."""
-        partial = self.folder / "faults.new"
-        partial.write_text(json.dumps(faults))
-        os.replace(partial, self.folder / "faults.json")
+    def misbehave(self, *faults: str, largest: int = 10**9, poison: bool = False, user: str = "") -> None:
+        """Answer from now on so.
 
-    def start(self) -> None:
-        command = [self._python, __file__, str(self.folder), str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-        assert self._process.stdout.readline() == b"ready\n"
+        Args:
+            faults: of the requests, in turn: "429", "500", "hang", "reset" (as of a receiver that is killed), "lost"
+                (taken, and not confirmed), or "" for none.
+            largest: bytes of a body that is not refused.
+            poison: refuse single documents whose field `poison` is true.
+            user: `name:password` that is asked for.
+        """
+        self.faults, self.largest, self.poison, self.user = itertools.cycle(faults or ("",)), largest, poison, user
 
-    def kill(self) -> None:
-        if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process.stdout.close()
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
 
-    def taken(self, sink: str) -> Counter[str]:
-        """How often each `event.id` was taken."""
-        path = self.folder / f"{sink}.taken"
-        return Counter(path.read_text().split()) if path.exists() else Counter()
-
-    def requests(self) -> list[dict[str, str]]:
-        """The requests that came whole: sink, and what they named themselves with."""
-        return [json.loads(line) for line in (self.folder / "requests.jsonl").read_text().splitlines()]
+    def __exit__(self, *_: object) -> None:
+        self.closed.set()
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    folder: Path
+    receiver: Receiver
 
     def log_message(self, *_: Any) -> None: ...
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        faults = json.loads((self.folder / "faults.json").read_text())
+        body, receiver = self.rfile.read(int(self.headers["Content-Length"])), self.receiver
         sink = {"/_bulk": "elasticsearch", "/v1/logs": "otlp"}.get(self.path.split("?")[0], "logstash")
-        asked = {"sink": sink, "authorization": self.headers.get("Authorization", ""), "path": self.path}
-        self._keep("requests.jsonl", [json.dumps(asked)])
-        user = "Basic " + base64.b64encode(faults.get("user", "").encode()).decode()
-        if "user" in faults and self.headers.get("Authorization") != user:
+        authorization = self.headers.get("Authorization", "")
+        receiver.requests.append({"sink": sink, "authorization": authorization, "path": self.path})
+        if receiver.user and authorization != "Basic " + base64.b64encode(receiver.user.encode()).decode():
             return self._answer(401, {"message": "Unauthorized"})
-        luck = random.random()
-        for name in ("429", "500", "hang", "lost"):
-            if luck < faults.get(name, 0):
-                break
-            luck -= faults.get(name, 0)
-        else:
-            name = ""
-        if name == "hang":
-            time.sleep(HANG_S)
+        fault = next(receiver.faults)
+        if fault in ("hang", "reset"):
+            receiver.closed.wait(60 if fault == "hang" else 0)
+            self.close_connection = True
             return None
-        if name in ("429", "500"):
-            return self._answer(int(name), {"error": "busy"})
-        if len(body) > faults.get("largest", 10**9):
+        if fault in ("429", "500"):
+            return self._answer(int(fault), {"error": "busy"})
+        if len(body) > receiver.largest:
             return self._answer(413, {"error": "too large"})
-        status, answer, ids = getattr(self, f"_{sink}")(body, faults.get("poison", False))
-        self._keep(f"{sink}.taken", ids)
-        if name == "lost":
+        status, answer, ids = getattr(self, f"_{sink}")(body, receiver.poison)
+        receiver.taken[sink].update(ids)
+        if fault == "lost":
             self.close_connection = True
             return None
         return self._answer(status, answer)
@@ -134,10 +116,6 @@ class Handler(BaseHTTPRequestHandler):
         ids = [f["event.id"].string_value for f, refused in zip(fields, bad, strict=True) if not refused]
         return 200, answer.SerializeToString(), ids
 
-    def _keep(self, name: str, lines: list[str]) -> None:
-        with open(self.folder / name, "ab", buffering=0) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
-
     def _answer(self, status: int, answer: Any) -> None:
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
@@ -146,15 +124,3 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 128
-
-
-if __name__ == "__main__":
-    Handler.folder = Path(sys.argv[1])
-    server = Server(("127.0.0.1", int(sys.argv[2])), Handler)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    server.serve_forever()

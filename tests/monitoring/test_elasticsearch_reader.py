@@ -8,13 +8,12 @@ from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
 from llmops.config import Config, Monitoring
-from llmops.errors import ConfigError, EventsUnavailable
+from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
 from llmops.monitoring.elasticsearch_client import login_of, stream_of
 from llmops.monitoring.elasticsearch_reader import LOGINS, ElasticsearchReader
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.objectives import report
-from llmops.monitoring.reader import reader_of
 from llmops.monitoring.sinks.local import LocalStore
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -148,13 +147,3 @@ def test_a_reader_has_credentials_of_its_own_or_those_of_the_sink():
     }
     user = {"ELASTICSEARCH_READER_USER": "me", "ELASTICSEARCH_READER_PASSWORD": "pw", "ELASTICSEARCH_API_KEY": "w"}
     assert login_of(user, *LOGINS) == {"basic_auth": ("me", "pw")} and login_of({}, *LOGINS) == {}
-
-
-def test_what_is_read_is_what_the_configuration_says(tmp_path):
-    url = "http://127.0.0.1:9200"
-    both = Config(home=tmp_path, monitoring={"sinks": ("elasticsearch", "local"), "elasticsearch_url": url})
-    assert isinstance(reader_of(both), LocalStore)
-    far = Config(home=tmp_path, monitoring={"sinks": ("elasticsearch",), "elasticsearch_url": url})
-    assert isinstance(reader_of(far, {}), ElasticsearchReader)
-    with pytest.raises(ConfigError):
-        reader_of(Config(home=tmp_path, monitoring={"sinks": ()}))

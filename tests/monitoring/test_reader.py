@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,33 +16,32 @@ from llmops.monitoring.reader import reader_of
 from llmops.monitoring.sinks.local import LocalStore
 
 URL = "http://127.0.0.1:1"
-URLS = {"logstash_url": URL, "otlp_url": URL}
 
 
-def config_of(home: Path, *sinks: str, **more: Any) -> Config:
-    return Config(home=home, monitoring={"sinks": sinks, **URLS, **more})
+def config_of(home: Path, sinks: tuple[str, ...], elasticsearch_url: str = URL) -> Config:
+    urls = {"elasticsearch_url": elasticsearch_url, "logstash_url": URL, "otlp_url": URL}
+    return Config(home=home, monitoring={"sinks": sinks, **urls})
 
 
 @pytest.mark.parametrize(
     ("sinks", "kind"),
     [
-        (("local", "elasticsearch"), LocalStore),
+        (("elasticsearch", "local"), LocalStore),
         (("elasticsearch",), ElasticsearchReader),
-        (("logstash",), ElasticsearchReader),
         (("otlp", "logstash"), ElasticsearchReader),
     ],
 )
 def test_the_local_store_comes_before_elasticsearch_which_logstash_may_fill(
     tmp_path: Path, sinks: tuple[str, ...], kind: type
 ) -> None:
-    assert type(reader_of(config_of(tmp_path, *sinks, elasticsearch_url=URL), {})) is kind
+    assert type(reader_of(config_of(tmp_path, sinks), {})) is kind
 
 
 def test_what_nobody_here_can_read_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for more in ({}, {"elasticsearch_url": URL}):
+    for url in ("", URL):
         with pytest.raises(ConfigError, match="can be read"):
-            reader_of(config_of(tmp_path, "otlp", **more))
-    config = config_of(tmp_path, "logstash")
+            reader_of(config_of(tmp_path, ("otlp",), url))
+    config = config_of(tmp_path, ("logstash",), "")
     champion = SimpleNamespace(champion=lambda: SimpleNamespace(name="v1"))
     for module, watch in ((drift, drift.watch_drift), (decay, decay.watch_decay)):
         monkeypatch.setattr(module, "registry_of", lambda config: champion)
