@@ -20,22 +20,22 @@ def chance(sums: Any, sizes: Any, mean: float) -> float:
     return float(np.mean([np.dot(signs, rest) >= rest.sum() - 1e-9 for signs in product((1, -1), repeat=len(sizes))]))
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("level", [0.3, 0.025, 0.005])
+@pytest.mark.parametrize(("seed", "level"), [(0, 0.3), (1, 0.025), (2, 0.005)])
 def test_the_bounds_are_where_the_test_turns(seed: int, level: float) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 9, 9).astype(float)
     sums = rng.standard_t(2, (9, 1)) * sizes[:, None]
     (low,), (high,) = bounds(sums, sizes, level)
+    (wide,), _ = bounds(sums, sizes, level / 2)
+    assert wide <= low
     for step in (1e-6, 0.01, 1.0):
         assert chance(sums[:, 0], sizes, low - step) <= level < chance(sums[:, 0], sizes, low + step)
         assert chance(-sums[:, 0], sizes, -high - step) <= level < chance(-sums[:, 0], sizes, -high + step)
 
 
-@pytest.mark.parametrize("count", [10, 29])
-@pytest.mark.parametrize("tail", ["normal", "heavy", "zeros"])
+@pytest.mark.parametrize(("count", "tail"), [(10, "normal"), (10, "heavy"), (29, "zeros")])
 def test_of_equal_systems_as_many_pass_as_the_level_says(count: int, tail: str) -> None:
-    rng, tests = np.random.default_rng(7), 3000
+    rng, tests = np.random.default_rng(7), 600
     sizes = np.array(UNEQUAL[count], dtype=float)
     draws = {
         "normal": rng.normal(size=(count, tests)),
@@ -43,8 +43,8 @@ def test_of_equal_systems_as_many_pass_as_the_level_says(count: int, tail: str) 
         "zeros": rng.normal(size=(count, tests)) * (rng.random((count, tests)) < 0.2),
     }
     low, high = bounds(draws[tail] * sizes[:, None], sizes, 0.025)
-    assert np.mean(low > 0) <= 0.025 + 3 * 0.0029
-    assert np.mean(high < 0) <= 0.025 + 3 * 0.0029
+    assert np.mean(low > 0) <= 0.025 + 3 * 0.0064
+    assert np.mean(high < 0) <= 0.025 + 3 * 0.0064
 
 
 def test_a_drawn_sample_of_sets_gives_nearly_what_all_of_them_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,14 +57,6 @@ def test_a_drawn_sample_of_sets_gives_nearly_what_all_of_them_do(monkeypatch: py
         monkeypatch.undo()
 
 
-def test_a_smaller_level_has_a_wider_interval() -> None:
-    rng = np.random.default_rng(4)
-    sizes, sums = np.full(40, 3.0), rng.normal(size=(40, 1))
-    found = [bounds(sums, sizes, 0.05 / (k * (k + 1))) for k in (1, 2, 5, 20, 52)]
-    lows, highs = [float(low[0]) for low, _ in found], [float(high[0]) for _, high in found]
-    assert lows == sorted(lows, reverse=True) and highs == sorted(highs)
-
-
 def test_it_moves_and_grows_with_the_values_and_does_not_know_their_order() -> None:
     rng = np.random.default_rng(5)
     values, topics = rng.normal(size=(60, 1)), [f"t{n // 4}" for n in range(60)]
@@ -73,14 +65,11 @@ def test_it_moves_and_grows_with_the_values_and_does_not_know_their_order() -> N
     np.testing.assert_allclose(bounds(*by_topic(values[order], [topics[n] for n in order]), 0.01), (low, high))
     np.testing.assert_allclose(bounds(*by_topic(3 * values + 2, topics), 0.01), (3 * low + 2, 3 * high + 2))
     np.testing.assert_allclose(bounds(*by_topic(-values, topics), 0.01), (-high, -low))
-
-
-def test_values_that_are_all_the_same_leave_no_doubt() -> None:
     low, high = bounds(*by_topic(np.full((40, 1), 0.1), [f"t{n // 3}" for n in range(40)]), 0.025)
-    assert low == high == 0.1
+    assert low == high == 0.1  # values that are all the same leave no doubt
 
 
-@pytest.mark.parametrize(("count", "smallest"), [(1, 0.5), (10, 1 / 1024), (16, 2.0**-16), (17, 2.0**-17), (500, 4e-6)])
+@pytest.mark.parametrize(("count", "smallest"), [(1, 0.5), (16, 2.0**-16), (17, 2.0**-17), (40, 4e-6)])
 def test_a_level_that_so_few_topics_cannot_reach_is_an_error_that_says_so(count: int, smallest: float) -> None:
     assert smallest_level(count) == pytest.approx(smallest)
     sums, sizes = np.arange(count, dtype=float)[:, None], np.ones(count)
@@ -90,8 +79,7 @@ def test_a_level_that_so_few_topics_cannot_reach_is_an_error_that_says_so(count:
         bounds(sums, sizes, smallest / 10)
 
 
-@pytest.mark.parametrize("level", [0.025, 0.002])
-@pytest.mark.parametrize("count", [10, 29])
+@pytest.mark.parametrize(("count", "level"), [(10, 0.025), (29, 0.002)])
 def test_a_difference_that_is_said_to_be_found_with_80_per_cent_is(count: int, level: float) -> None:
     rng, tests = np.random.default_rng(6), 400
     sizes = np.array(UNEQUAL[count], dtype=float)
