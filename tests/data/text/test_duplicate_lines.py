@@ -18,7 +18,6 @@ from llmops.data.text.duplicate_lines import MIN_LINES, duplicate_line_share
         ("a\na\na", 0.0),  # too few lines to judge
         ("a\na\na\na", 0.75),
         ("a\n\n  a\nb \n\nb\n", 0.5),  # neither blank lines nor white space around a line count
-        ("a\nb\nc\nd", 0.0),
         ("f(a) {\n}\nf(b) {\n}\nf(c) {\n}", 0.0),  # nor lines of code
         ("More\nf(a) {\n}\nMore\n}\nMore\nMore\n}", 0.375),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,11 @@ from llmops.config import Source
 from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.speakers import known_side
-from llmops.records import Document, Dropped
+from llmops.records import Document
+from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
+
+read = partial(read_file, "chat", name="x.txt")
+lines = partial(read_file, "chat", name="x.jsonl")
 
 MESSAGES = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'
 TRANSCRIPT = """# topic: returns
@@ -42,18 +47,11 @@ Agent: Yes.
 """
 
 
-def read(tmp_path: Path, name: str, text: str) -> list[Document | Dropped | None]:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    return list(chat_turns.read(tmp_path / name, Origin(Source(name="s", kind="chat", location=name), name)))
-
-
 @pytest.mark.parametrize(
     ("before", "noon"),
     [
         ("31/12/25, 11:58\u202fa.\u00a0m. - ", "31/12/25, 12:02\u202fp.\u00a0m. - "),
-        ("31/12/25, 11:58 π.μ. - ", "31/12/25, 12:02 μ.μ. - "),
         ("\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١١:٥٨ ص - ", "\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١٢:٠٢ م - "),
-        ("2025/12/31 上午11:58 - ", "2025/12/31 下午12:02 - "),
         ("2025/12/31 午前11:58 - ", "2025/12/31 午後0:02 - "),
         ("2025년 12월 31일 오전 11:58, ", "2025년 12월 31일 오후 12:02, "),
         ("31.12.2025 klo 11.58 - ", "31.12.2025 klo 12.02 - "),
@@ -61,20 +59,16 @@ def read(tmp_path: Path, name: str, text: str) -> list[Document | Dropped | None
 )
 def test_the_halves_of_a_day_are_no_part_of_a_name(before: str, noon: str, tmp_path: Path) -> None:
     text = f"{before}Ana: Is it new?\n{before}Luis: Yes.\n{noon}Ana: In blue?\n{noon}Luis: In red."
-    assert [(i.question, i.answer) for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)] == [
-        ("Is it new?", "Yes."),
-        ("In blue?", "In red."),
-    ]
+    assert pairs(read(tmp_path, text)) == [("Is it new?", "Yes."), ("In blue?", "In red.")]
 
 
 def test_code_keeps_its_indentation(tmp_path: Path) -> None:
     text = "Customer: How?\nAgent: So:\n      if a:\n          b()\n"
-    (item,) = read(tmp_path, "x.txt", text)
-    assert isinstance(item, Document) and item.answer == "So:\nif a:\n    b()"
+    assert only(read(tmp_path, text)).answer == "So:\nif a:\n    b()"
 
 
 def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
-    items = [i for i in read(tmp_path, "x.txt", TRANSCRIPT) if isinstance(i, Document)]
+    items = documents(read(tmp_path, TRANSCRIPT))
     assert [(i.group, i.context, i.question, i.answer, i.text) for i in items] == [
         ("returns", "", "", "", "Hello!"),
         ("returns", "Policy: 30 days.", "Can I send it back? It is a tent.", "Yes.\nWithin 30 days.", ""),
@@ -87,10 +81,6 @@ def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
 
 
 ODD = {
-    "a name answers": (
-        "Customer: When does it come?\nMaria: It arrives tomorrow.",
-        ["When does it come?|It arrives tomorrow."],
-    ),
     "two names": ("Anna: Is it new?\nMaria: Yes.", ["Is it new?|Yes."]),
     "the agent greets": (
         "Maria: Hello, how can I help you?\nTom: My tent is broken.\nMaria: We repair it.",
@@ -101,14 +91,10 @@ ODD = {
         ["Is it new? Note: the blue one|Yes.\nPrice: 10 €"],
     ),
     "stamps after names": ("Anna (10:32): Is it new?\nMaria (10:33): Yes.", ["Is it new?|Yes."]),
-    "a messenger's export": (
-        "12/01/2026, 10:32 - Anna Lind: Is it new?\n12/01/2026, 10:33 - Shop: Yes, https://x.example/a is it.",
-        ["Is it new?|Yes, https://x.example/a is it."],
-    ),
     "numbers and names that are not in the address book": (
-        "31.01.26, 10:32 - \u202a+49 151 2345 67 89\u202c: Is it new?\n\u200e31.01.26, 10:33 - Shop: Yes.\n"
-        "31.01.26, 10:34 - \u202a+49 151 2345 67 89\u202c: And it?\n31.01.26, 10:35 - Shop: Yes, too.",
-        ["Is it new?|Yes.", "And it?|Yes, too."],
+        "31.01.26, 10:32 - \u202a+49 151 2345 67 89\u202c: Is it new?\n"
+        "\u200e31.01.26, 10:33 - Shop: Yes, https://x.example/a is it.",
+        ["Is it new?|Yes, https://x.example/a is it."],
     ),
     "an export of another system": (
         "\u200e[31.01.26, 10:32:01] ~\u202fAnna: \u200eIs it new?\n[31.01.26, 10:33:12] Shop: Yes.\n"
@@ -130,10 +116,8 @@ ODD = {
     ),
     "German": ("Kunde: Ist es neu?\nFrau Weber: Ja.\nHinweis: nur heute", ["Ist es neu?|Ja.\nHinweis: nur heute"]),
     "Chinese": ("客户：是新的吗？\n客服：是的。\n价格：10", ["是新的吗？|是的。\n价格：10"]),
-    "Russian names": ("Анна: Это новое?\nМария: Да.", ["Это новое?|Да."]),
     "Arabic": ("العميل: هل هو جديد؟\nمريم: نعم، جديد.", ["هل هو جديد؟|نعم، جديد."]),
     "bold": ("**Anna:** Is it new?\n**Maria:** Yes.", ["Is it new?|Yes."]),
-    "numbered": ("Customer 1: Is it new?\nSupport 2: Yes.", ["Is it new?|Yes."]),
     "steps": (
         "Anna: How does it work?\nMaria: So:\nStep 1: open\nStep 2: close\nStep 3: done",
         ["How does it work?|So:\nStep 1: open\nStep 2: close\nStep 3: done"],
@@ -147,18 +131,10 @@ ODD = {
         "Agent 2: Never.",
         ["Is it new?|Yes.", "Is it red?|", "Is it big?|No.\nNever."],
     ),
-    "what is said begins with a time": (
-        "10:30 Anna: When is it open?\n10:31 Maria: It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n"
-        "09:00-18:00 Mon-Fri: phone\n9:30 Sat: chat\n10:32 Anna: And on Sunday?\n10:33 Maria: At\n12:00 or so.",
-        [
-            "When is it open?|It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n09:00-18:00 Mon-Fri: phone\n"
-            "9:30 Sat: chat",
-            "And on Sunday?|At\n12:00 or so.",
-        ],
-    ),
-    "past midnight": (
-        "11:58 PM Anna: Is it new?\n12:01 AM Maria: Yes.\n12:02 AM Anna: And it?\n12:03 AM Jun: Yes, too.",
-        ["Is it new?|Yes.", "And it?|Yes, too."],
+    "past midnight, with times in what is said": (
+        "11:58 PM Anna: Is it new?\n12:01 AM Maria: It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n"
+        "12:02 AM Anna: And it?\n12:03 AM Jun: At\n12:00 or so.",
+        ["Is it new?|It opens at\n10:00 on Monday,\n11:00 on Tuesday:", "And it?|At\n12:00 or so."],
     ),
     "questions and answers": ("Q: Is it new?\nA: Yes.", ["Is it new?|Yes."]),
     "nobody answers": ("Customer: Is it new?\nsize: 42", ["Is it new? size: 42|"]),
@@ -167,10 +143,10 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_speakers_are_found_by_structure(tmp_path: Path, name: str) -> None:
-    text, pairs = ODD[name]
-    items = [i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)]
+    text, expected = ODD[name]
+    items = documents(read(tmp_path, text))
     found = [f"{i.question}|{i.answer or i.text}" for i in items]
-    assert found[: len(pairs)] == pairs and not any(i.answer for i in items[len(pairs) :])
+    assert found[: len(expected)] == expected and not any(i.answer for i in items[len(expected) :])
 
 
 ANSWERING = """
@@ -192,23 +168,17 @@ def test_of_the_words_of_a_label_those_that_answer_say_more() -> None:
 
 
 def test_a_conversation_with_customer_support_is_not_reversed(tmp_path: Path) -> None:
-    text = (
-        "Anna Miller: Where is it?\nCustomer Support: On its way.\nAnna Miller: Since when?\nCustomer Support: Monday."
-    )
-    items = [i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document)]
-    assert [(i.question, i.answer) for i in items] == [("Where is it?", "On its way."), ("Since when?", "Monday.")]
+    text = "Anna Miller: Where is it?\nCustomer Support: On its way.\nAnna Miller: When?\nCustomer Support: Monday."
+    assert pairs(read(tmp_path, text)) == [("Where is it?", "On its way."), ("When?", "Monday.")]
     said = [{"role": "user", "content": "Where is it?"}, {"role": "human agent", "content": "On its way."}]
-    (item,) = read(tmp_path, "x.jsonl", json.dumps({"messages": said}))
-    assert isinstance(item, Document) and (item.question, item.answer) == ("Where is it?", "On its way.")
+    assert pairs(lines(tmp_path, json.dumps({"messages": said}))) == [("Where is it?", "On its way.")]
 
 
 OFFERS = [  # what the agent greets with, and how a customer asks for help
     ("Hello, how may I assist you?", "My tent is torn. Can you help me?"),
     ("What can I do for you?", "Can I get help? Could someone please help us, can I return it?"),
-    ("Guten Tag, was kann ich für Sie tun?", "Können Sie mir helfen?"),
     ("Womit kann ich Ihnen helfen?", "Mein Zelt ist undicht, was kann ich tun?"),
     ("Hola, ¿en qué puedo servirle?", "¿Me puede ayudar?"),
-    ("¿Cómo puedo ayudarle?", "¿Pueden ayudarme con la tienda?"),
     ("Bonjour. Comment puis-je vous aider ?", "Pouvez-vous m'aider ?"),
     ("Como posso ajudar?", "Pode me ajudar com a barraca?"),
     ("Come posso aiutarla?", "Mi può aiutare?"),
@@ -229,33 +199,32 @@ OFFERS = [  # what the agent greets with, and how a customer asks for help
 @pytest.mark.parametrize(("offer", "request_"), OFFERS)
 def test_who_offers_help_answers_and_who_asks_for_it_asks(tmp_path: Path, offer: str, request_: str) -> None:
     greeted = f"Maria: {offer}\nJonas: {request_}\nMaria: The zip first.\nJonas: Then?\nMaria: The rest."
-    first, second, third = (i for i in read(tmp_path, "x.txt", greeted) if isinstance(i, Document))
+    first, second, third = documents(read(tmp_path, greeted))
     assert (first.text, second.question, third.question) == (offer, request_, "Then?")
     begun = f"Jonas: {request_}\nMaria: {offer}\nJonas: Then?\nMaria: The rest."
-    assert [i.question for i in read(tmp_path, "y.txt", begun) if isinstance(i, Document)] == [request_, "Then?"]
+    assert [question for question, _ in pairs(read(tmp_path, begun))] == [request_, "Then?"]
     # the one who asks comes second and asks for help only
     late = f"Maria: Welcome. {offer}\nJonas: Hello.\nMaria: Yes.\nJonas: {request_}\nMaria: Gladly."
-    assert [i.question for i in read(tmp_path, "z.txt", late) if isinstance(i, Document)][-1] == request_
+    assert documents(read(tmp_path, late))[-1].question == request_
 
 
 def test_earlier_turns_are_the_context_the_newest_of_them(tmp_path: Path) -> None:
     text = "# context: Tents.\nAnna: Do you have it?\nMaria: Yes, we do.\nAnna: And in blue?\nMaria: No, only in red."
-    first, second = (i for i in read(tmp_path, "x.txt", text) if isinstance(i, Document))
+    first, second = documents(read(tmp_path, text))
     assert (first.question, first.context) == ("Do you have it?", "Tents.")
     assert (second.question, second.answer) == ("And in blue?", "No, only in red.")
     assert second.context == "Tents.\nCustomer: Do you have it?\nAgent: Yes, we do."
     long = "\n".join(f"Customer: Question {n}?\nAgent: {'word ' * 30}{n}." for n in range(20))
-    items = [i for i in read(tmp_path, "y.txt", long) if isinstance(i, Document)]
+    items = documents(read(tmp_path, long))
     assert all(len(i.context) <= 700 for i in items) and items[-1].context.endswith("word 18.")
-    huge = f"Customer: A?\nAgent: {'word ' * 900}end.\nCustomer: B?\nAgent: C."
-    last = [i for i in read(tmp_path, "z.txt", huge) if isinstance(i, Document)][-1]
+    last = documents(read(tmp_path, f"Customer: A?\nAgent: {'word ' * 900}end.\nCustomer: B?\nAgent: C."))[-1]
     assert last.context.startswith("… word") and last.context.endswith("end.") and len(last.context) <= 700
 
 
 @given(st.text("Aa:：1[] \n?-#", max_size=200))
 def test_no_line_is_lost(text: str) -> None:
     with TemporaryDirectory() as folder:
-        items = read(Path(folder), "x.txt", text)
+        items = read(Path(folder), text)
     kept = "".join(i.question + i.answer + i.text if isinstance(i, Document) else i.content for i in items if i)
     for line in text.split("\n"):
         if not line.strip().startswith(("#", "-")):
@@ -263,24 +232,28 @@ def test_no_line_is_lost(text: str) -> None:
             assert "".join(re.findall(r"[Aa1?]", said)) in "".join(re.findall(r"[Aa1?]", kept))
 
 
-def test_a_line_without_a_speaker_is_quarantined(tmp_path: Path) -> None:
-    bad, good = read(tmp_path, "x.txt", "Ticket 12, 3 January\nCustomer: Q?\nAgent: A.")
-    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("malformed", "line 1")
-    assert isinstance(good, Document) and good.answer == "A."
-
-
-def test_a_line_of_the_messengers_own_is_quarantined_and_no_part_of_a_turn(tmp_path: Path) -> None:
-    chat = "1/3/26, 9:05 AM - Anna: Is it new?\n1/3/26, 11:15 PM - Tom joined\n1/3/26, 9:06 AM - Shop: Yes,\n10:30."
-    notice, pair = read(tmp_path, "x.txt", chat)
-    assert isinstance(notice, Dropped) and (notice.rule, notice.position) == ("malformed", "line 2")
-    assert isinstance(pair, Document) and (pair.question, pair.answer) == ("Is it new?", "Yes,\n10:30.")
-
-
-def test_a_notice_at_a_bare_time_is_known_by_its_order(tmp_path: Path) -> None:
-    chat = "10:30 Anna: Is it new?\n10:31 Tom joined\n10:31 Shop: Yes,\n10:29 it is.\n10:45 Tom left"
-    *notices, pair = read(tmp_path, "x.txt", chat)
-    assert [i.position for i in notices if isinstance(i, Dropped)] == ["line 2", "line 5"]
-    assert isinstance(pair, Document) and (pair.question, pair.answer) == ("Is it new?", "Yes,\n10:29 it is.")
+@pytest.mark.parametrize(
+    ("chat", "positions", "answer"),
+    [
+        ("Ticket 12, 3 January\nCustomer: Is it new?\nAgent: A.", ["line 1"], "A."),
+        (
+            "1/3/26, 9:05 AM - Anna: Is it new?\n1/3/26, 11:15 PM - Tom joined\n1/3/26, 9:06 AM - Shop: Yes,\n10:30.",
+            ["line 2"],
+            "Yes,\n10:30.",
+        ),
+        (  # a bare time is known by its order
+            "10:30 Anna: Is it new?\n10:31 Tom joined\n10:31 Shop: Yes,\n10:29 it is.\n10:45 Tom left",
+            ["line 2", "line 5"],
+            "Yes,\n10:29 it is.",
+        ),
+    ],
+)
+def test_a_line_of_nobody_is_quarantined_and_no_part_of_a_turn(
+    tmp_path: Path, chat: str, positions: list[str], answer: str
+) -> None:
+    items = read(tmp_path, chat)
+    assert dropped(items) == [("malformed", position) for position in positions]
+    assert pairs(items) == [("Is it new?", answer)]
 
 
 def test_what_another_customer_asked_is_context_under_a_number(tmp_path: Path) -> None:
@@ -289,8 +262,8 @@ def test_what_another_customer_asked_is_context_under_a_number(tmp_path: Path) -
         {"role": "user", "name": "Tom", "content": "Is it red?"},
         {"role": "assistant", "content": "Yes."},
     ]
-    items = read(tmp_path, "x.jsonl", json.dumps({"messages": messages}))
-    assert [(i.question, i.answer, i.context) for i in items if isinstance(i, Document)] == [
+    items = documents(lines(tmp_path, json.dumps({"messages": messages})))
+    assert [(i.question, i.answer, i.context) for i in items] == [
         ("Is it new?", "", ""),
         ("Is it red?", "Yes.", "Customer 1: Is it new?"),
     ]
@@ -306,8 +279,8 @@ def test_messages(tmp_path: Path) -> None:
         {"role": "tool", "content": "42"},
         {"role": "assistant", "content": "A2"},
     ]
-    items = read(tmp_path, "x.jsonl", json.dumps({"topic": "t", "context": "c", "messages": messages}))
-    assert [(i.question, i.answer, i.context, i.group, i.position) for i in items if isinstance(i, Document)] == [
+    items = documents(lines(tmp_path, json.dumps({"topic": "t", "context": "c", "messages": messages})))
+    assert [(i.question, i.answer, i.context, i.group, i.position) for i in items] == [
         ("Q1", "A1", "c", "t", "line 1, message 2"),
         ("Q2", "A2", "c\nCustomer: Q1\nAgent: A1", "t", "line 1, message 4"),
     ]
@@ -324,42 +297,30 @@ def test_messages(tmp_path: Path) -> None:
         '{"messages": [{"content": "x"}]}',
         '{"messages": [{"role": "alien", "content": "x"}]}',
         '{"messages": [{"role": "user", "content": 5}]}',
+        '{"messages": [{"role": "system", "content": "Be kind."}]}',
+        '{"messages": [{"role": "user", "content": ""}]}',
     ],
 )
 def test_a_malformed_conversation_costs_its_line(tmp_path: Path, bad: str) -> None:
-    good = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}'
-    first, second = read(tmp_path, "x.jsonl", f"{bad}\n{good}")
-    assert isinstance(first, Dropped) and (first.rule, first.position) == ("malformed", "line 1")
-    assert isinstance(second, Document)
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [[{"role": "system", "content": "Be kind."}], [{"role": "user", "content": ""}]],
-    ids=["system", "blank"],
-)
-def test_a_conversation_in_which_nobody_speaks_is_quarantined(tmp_path: Path, messages: list[dict[str, str]]) -> None:
-    (item,) = read(tmp_path, "x.jsonl", json.dumps({"messages": messages}))
-    assert isinstance(item, Dropped) and (item.rule, item.position) == ("malformed", "line 1")
+    items = lines(tmp_path, f"{bad}\n{MESSAGES}")
+    assert dropped(items) == [("malformed", "line 1")] and pairs(items) == [("Q", "A")]
 
 
 @pytest.mark.parametrize(("name", "text"), [("x.jsonl.gz", MESSAGES), ("x.txt.gz", "Customer: Q\nAgent: A")])
 def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "kept elsewhere").write_bytes(gzip.compress(text.encode()))
-    items = list(
-        chat_turns.read(tmp_path / "kept elsewhere", Origin(Source(name="s", kind="chat", location="x"), name))
-    )
-    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [("Q", "A")]
+    origin = Origin(Source(name="s", kind="chat", location="x"), name)
+    assert pairs(chat_turns.read(tmp_path / "kept elsewhere", origin)) == [("Q", "A")]
 
 
 def test_a_number_sign_alone_begins_no_header(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, "x.txt", "Customer: My order is\n#1234, where is it?\nAgent: On its way.")
-    assert isinstance(item, Document) and item.question == "My order is #1234, where is it?"
+    item = only(read(tmp_path, "Customer: My order is\n#1234, where is it?\nAgent: On its way."))
+    assert item.question == "My order is #1234, where is it?"
 
 
-@pytest.mark.parametrize("text", ["", " \n", "# topic: only\n---\n"])
+@pytest.mark.parametrize("text", ["", "# topic: only\n---\n"])
 def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None:
-    assert [i.rule for i in read(tmp_path, "x.txt", text) if isinstance(i, Dropped)] == ["empty"]
+    assert [rule for rule, _ in dropped(read(tmp_path, text))] == ["empty"]
 
 
 @pytest.mark.parametrize(
@@ -375,42 +336,26 @@ def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None
 )
 def test_a_stamp_may_name_its_month(tmp_path: Path, stamp: str) -> None:
     said = ["Messages are encrypted", "Anna: Can I send it back?", "Maria: Yes, by May 3, 2026.", "Leo joined"]
-    items = read(tmp_path, "x.txt", "\n".join(stamp + line for line in said))
-    assert [(i.question, i.answer) for i in items if isinstance(i, Document)] == [
-        ("Can I send it back?", "Yes, by May 3, 2026.")
-    ]
-    assert sorted(i.position for i in items if isinstance(i, Dropped)) == ["line 1", "line 4"]
+    items = read(tmp_path, "\n".join(stamp + line for line in said))
+    assert pairs(items) == [("Can I send it back?", "Yes, by May 3, 2026.")]
+    assert sorted(dropped(items)) == [("malformed", "line 1"), ("malformed", "line 4")]
 
 
 @pytest.mark.parametrize(
     "more",
-    [
-        "# install it\npip install x",
-        "# one\n# two\npip install x",
-        "---\nThen restart it and wait.",
-        "```\n# 1\nname: b\n---\nc: d\n```",
-    ],
+    ["# install it\npip install x", "---\nThen restart it and wait.", "```\n# 1\nname: b\n---\nc: d\n```"],
 )
 def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str) -> None:
     chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."
-    first, second = read(tmp_path, "x.txt", chat)
-    assert isinstance(first, Document) and isinstance(second, Document)
-    assert (first.answer, second.question, second.answer) == (f"Run this:\n{more}", "Is it free?", "Yes.")
+    expected = [("How do I install it?", f"Run this:\n{more}"), ("Is it free?", "Yes.")]
+    assert pairs(read(tmp_path, chat)) == expected
 
 
 @pytest.mark.parametrize(
     ("between", "lost"),
-    [
-        ("---", 0),
-        ("---\nTicket 12", 1),
-        ("# Conversation 12\nTicket 12", 1),
-        ("# topic: x\nTo be read.", 1),
-        ("```\n# topic: x", 0),
-        ("# Chat", 0),
-    ],
+    [("---", 0), ("# Conversation 12\nTicket 12", 1), ("# topic: x\nTo be read.", 1), ("```\n# topic: x", 0)],
 )
 def test_rules_and_headers_between_conversations_are_not(tmp_path: Path, between: str, lost: int) -> None:
-    chat = f"Anna: Where?\nMaria: Here.\n{between}\nBob: When?\nMaria: Now."
-    items = read(tmp_path, "x.txt", chat)
-    pairs = [(i.question, i.context) for i in items if isinstance(i, Document)]
-    assert pairs == [("Where?", ""), ("When?", "")] and sum(isinstance(i, Dropped) for i in items) == lost
+    items = read(tmp_path, f"Anna: Where?\nMaria: Here.\n{between}\nBob: When?\nMaria: Now.")
+    assert [(i.question, i.context) for i in documents(items)] == [("Where?", ""), ("When?", "")]
+    assert len(dropped(items)) == lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmops.config import Source
-from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.pages import markdown as markdown_pages
 from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
-from llmops.records import Document, Dropped
+from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
+
+read = partial(read_file, "markdown")
 
 PAGE = """---
 title: Help
@@ -50,22 +50,12 @@ Who pays?
 """
 
 
-def read(tmp_path: Path, text: str) -> list[Document | Dropped | None]:
-    (tmp_path / "x").write_text(text, encoding="utf-8")
-    return list(markdown_pages.read(tmp_path / "x", Origin(Source(name="s", kind="markdown", location="x"), "x")))
-
-
 def test_headings_become_questions(tmp_path: Path) -> None:
-    items = [i for i in read(tmp_path, PAGE) if isinstance(i, Document)]
+    code = "```sh\n# no heading either\n## nor this\n```"
+    items = documents(read(tmp_path, PAGE))
     assert [(i.position, i.question, i.answer, i.text, i.group) for i in items] == [
         ("line 5", "", "", "Welcome.", ""),
-        (
-            "line 9",
-            "How long does it take?",
-            "Three days:\n\n- fast\n- safe\n\n```sh\n# no heading either\n## nor this\n```",
-            "",
-            "duration",
-        ),
+        ("line 9", "How long does it take?", f"Three days:\n\n- fast\n- safe\n\n{code}", "", "duration"),
         ("line 23", "Who pays?", "> # quoted, no heading\n\n| a | b |\n|---|---|\n| 1 | 2 |", "", "who-pays"),
         ("line 32", "Unanswered?", "", "", "unanswered"),
     ]
@@ -73,17 +63,19 @@ def test_headings_become_questions(tmp_path: Path) -> None:
 
 def test_the_title_and_the_headings_above_are_the_context(tmp_path: Path) -> None:
     text = "# Returns\n## Refunds\n### How long does it take?\n3 days.\n## Is it free?\nYes.\n## Overview\nAll here."
-    items = [i for i in read(tmp_path, text) if isinstance(i, Document)]
-    assert [(i.context, i.question, i.answer, i.text) for i in items] == [
+    assert [(i.context, i.question, i.answer, i.text) for i in documents(read(tmp_path, text))] == [
         ("Returns › Refunds", "How long does it take?", "3 days.", ""),
         ("Returns", "Is it free?", "Yes.", ""),
         ("Returns › Overview", "", "", "All here."),
     ]
-    (item,) = read(tmp_path, "---\ntitle: 'Returns'\n---\n## How long does it take?\n3 days.")
-    assert isinstance(item, Document) and item.context == "Returns"
-    for front in ('---\ntitle: "How long does it take?"\n---', "+++\ntitle = 'How long does it take?'\n+++"):
-        (item,) = read(tmp_path, f"{front}\n3 days.")
-        assert isinstance(item, Document) and (item.question, item.answer) == ("How long does it take?", "3 days.")
+    for begins, context in (
+        ("---\ntitle: 'Returns'\n---\n## How long?", "Returns"),
+        ('---\ntitle: "How long?"\n---', ""),
+        ("+++\ntitle = 'How long?'\n+++", ""),
+        ("# How long?", ""),  # one heading is no title
+    ):
+        item = only(read(tmp_path, f"{begins}\n3 days."))
+        assert (item.context, item.question, item.answer) == (context, "How long?", "3 days.")
 
 
 LINKED = """# How do I return it?
@@ -108,23 +100,21 @@ So.
 
 
 def test_a_link_keeps_the_address_that_is_defined_elsewhere(tmp_path: Path) -> None:
-    item, _ = read(tmp_path, LINKED)
     guide, policy = '(https://shop.example/guide "The \\"guide\\"")', "(https://shop.example/a%20b)"
-    assert isinstance(item, Document) and item.answer.split("\n") == [
-        f"See [the guide]{guide}, [Form](/form), ![map]{guide} and [policy]{policy} (new), not [this], `[policy]` or "
-        "[inline](http://a.example).",
-        "",
-        "> Of [a",
-        f"> broken]{guide} line",
-        "",
-        "| a | b |",
-        "|---|---|",
-        f"| [policy]{policy} | [![x](/form)]{guide} |",
-        "",
-        "```",
-        "[policy]",
-        "```",
-    ]
+    answer = f"""See [the guide]{guide}, [Form](/form), ![map]{guide} and [policy]{policy} (new), not [this], \
+`[policy]` or [inline](http://a.example).
+
+> Of [a
+> broken]{guide} line
+
+| a | b |
+|---|---|
+| [policy]{policy} | [![x](/form)]{guide} |
+
+```
+[policy]
+```"""
+    assert pairs(read(tmp_path, LINKED)) == [("How do I return it?", answer), ("Why?", "So.")]
 
 
 @given(st.text('[]()!a:> \n|-`\\"*', max_size=60))
@@ -136,41 +126,29 @@ def test_a_page_says_the_same_with_the_addresses_in_their_places(text: str) -> N
     assert parser.render("\n".join(with_addresses(text.split("\n"), blocks, edits))) == parser.render(text)
 
 
-def test_one_heading_is_no_title(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, "# How to return it\nWithin 30 days.")
-    assert isinstance(item, Document) and (item.question, item.answer) == ("How to return it", "Within 30 days.")
-
-
-def test_text_without_headings_is_one_document(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, "Just\n\ntext\n#hash stays")
-    assert isinstance(item, Document) and item.text == "Just\n\ntext\n#hash stays"
-
-
-@pytest.mark.parametrize("text", ["", "\n", "---\ntitle: x\n---\n", "<!-- nothing -->", "# Chapter\n## Chapter"])
+@pytest.mark.parametrize("text", ["\n", "---\ntitle: x\n---\n", "<!-- nothing -->", "# Chapter\n## Chapter"])
 def test_a_page_without_text_is_quarantined(tmp_path: Path, text: str) -> None:
-    assert [i.rule for i in read(tmp_path, text) if isinstance(i, Dropped)] == ["empty"]
+    assert [rule for rule, _ in dropped(read(tmp_path, text))] == ["empty"]
 
 
 def test_bytes_that_do_not_decode_cost_their_section(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes("# Good é?\nA\n# Bad?\ncaf".encode() + b"\xe9\n")
-    good, bad = markdown_pages.read(tmp_path / "x", Origin(Source(name="s", kind="markdown", location="x"), "x"))
-    assert isinstance(good, Document)
-    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("encoding", "line 3")
+    items = read(tmp_path, "# Good é?\nA\n# Bad?\ncaf".encode() + b"\xe9\n")
+    assert pairs(items) == [("Good é?", "A")] and dropped(items) == [("encoding", "line 3")]
 
 
 def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
     for begins in ("\nRefunds take 5 days.", "Refunds take 5 days.", "Note: see below.\nIt is new."):
-        (item,) = read(tmp_path, f"---\n{begins}\n\n---\n\nMore.")
-        assert isinstance(item, Document) and item.text == f"---\n\n{begins.strip()}\n\n---\n\nMore."
+        item = only(read(tmp_path, f"---\n{begins}\n\n---\n\nMore."))
+        assert item.text == f"---\n\n{begins.strip()}\n\n---\n\nMore."
     front = '---\n# Site\ntitle: Returns\n"date made": 2025-01-01\ntags:\n- a\n  b: c\n\nlist: [\n]\n---'
-    (item,) = read(tmp_path, f"{front}\n## Who pays?\nWe do.")
-    assert isinstance(item, Document) and (item.context, item.answer) == ("Returns", "We do.")
+    item = only(read(tmp_path, f"{front}\n## Who pays?\nWe do."))
+    assert (item.context, item.answer) == ("Returns", "We do.")
 
 
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("<!-- x --> Refunds take 5 days.", "Refunds take 5 days."),
+        ("Just\n\ntext\n#hash stays", "Just\n\ntext\n#hash stays"),
         ("<!-- x\n\ny --> Refunds\ntake <!-- z -->5 days.", "Refunds\n\ntake <!-- z -->5 days."),
         ("<!-- a --><b>Now</b> <!-- b -->", "<b>Now</b>"),
         ("<!--> Now", "Now"),
@@ -178,5 +156,4 @@ def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
     ],
 )
 def test_only_comments_are_left_out(tmp_path: Path, text: str, left: str) -> None:
-    (item,) = read(tmp_path, text)
-    assert isinstance(item, Document) and item.text == left
+    assert only(read(tmp_path, text)).text == left

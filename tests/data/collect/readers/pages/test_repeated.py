@@ -7,33 +7,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from llmops.config import Source
-from llmops.data.collect.readers.origin import Origin
-from llmops.data.collect.readers.pages import html as html_pages
 from llmops.data.collect.readers.pages import repeated
-from llmops.records import Document, Dropped
+from tests.data.collect.readers.reading import read_file
 
 NAMES = ("position", "rule", "detail", "content", "question", "answer", "text")
 
 
 def extract(tmp_path: Path, page: str) -> list[pa.RecordBatch]:
-    (tmp_path / "x").write_text(page, encoding="utf-8")
-    items = html_pages.read(tmp_path / "x", Origin(Source(name="s", kind="html", location="x"), "x"))
-    rows = [{name: getattr(i, name, "") for name in NAMES} for i in items if isinstance(i, Document | Dropped)]
+    rows = [{name: getattr(item, name, "") for name in NAMES} for item in read_file("html", tmp_path, page)]
     return [pa.RecordBatch.from_pylist([row]) for row in rows]
 
 
 def read(tmp_path: Path, pages: Iterable[str]) -> list[list[tuple[str, ...]]]:
     extracts = [extract(tmp_path, page) for page in pages]
     found = repeated.edges(extracts)
-    return [
-        [
-            (row["rule"] or row["position"], row["question"], row["answer"] or row["text"])
-            for batch in repeated.without(page, found)
-            for row in batch.to_pylist()
-        ]
-        for page in extracts
-    ]
+    kept = [[row for batch in repeated.without(page, found) for row in batch.to_pylist()] for page in extracts]
+    return [[(r["rule"] or r["position"], r["question"], r["answer"] or r["text"]) for r in page] for page in kept]
 
 
 def test_lines_at_the_edge_of_most_pages_are_left_out(tmp_path: Path) -> None:
@@ -43,13 +32,10 @@ def test_lines_at_the_edge_of_most_pages_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_a_document_of_nothing_else_is_quarantined(tmp_path: Path) -> None:
+def test_a_document_of_nothing_else_is_quarantined_and_a_page_once(tmp_path: Path) -> None:
     pages = [f"<p>Free delivery!</p><h2>Q{n}?</h2><p>A{n}.</p>" for n in range(3)]
     for n, rows in enumerate(read(tmp_path, pages)):
         assert rows == [("boilerplate", "", "Free delivery!"), ("section 2", f"Q{n}?", f"A{n}.")]
-
-
-def test_a_page_of_nothing_else_is_quarantined_once(tmp_path: Path) -> None:
     assert read(tmp_path, ["<p>Free!</p><p>Now!</p>"] * 3) == [[("boilerplate", "", "Free!\nNow!")]] * 3
 
 

@@ -1,0 +1,41 @@
+"""Read one file with the reader of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from llmops.config import Source
+from llmops.data.collect.readers.kinds import READERS
+from llmops.data.collect.readers.origin import Item, Origin
+from llmops.records import Document, Dropped
+
+
+def read_file(kind: str, folder: Path, data: str | bytes | None, name: str = "x", **source: object) -> list[Item]:
+    """Return all that the reader gives of a file: one with these contents, or one that is there already."""
+    if data is not None:
+        (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    origin = Origin(Source(name="s", kind=kind, location=name, **source), name, "2026-01-31")
+    return list(READERS[kind](folder / name, origin))
+
+
+def documents(items: Iterable[Item]) -> list[Document]:
+    """Return the documents alone."""
+    return [item for item in items if isinstance(item, Document)]
+
+
+def dropped(items: Iterable[Item]) -> list[tuple[str, str]]:
+    """Return rule and position of each quarantined row."""
+    return [(item.rule, item.position) for item in items if isinstance(item, Dropped)]
+
+
+def only(items: Iterable[Item]) -> Document:
+    """Return the one document that there is, beside nothing else."""
+    (item,) = items
+    assert isinstance(item, Document), item
+    return item
+
+
+def pairs(items: Iterable[Item]) -> list[tuple[str, str]]:
+    """Return question and answer of each document."""
+    return [(item.question, item.answer) for item in documents(items)]
