@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,30 +33,64 @@ AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as
 BUCKET_NUMBERS = itertools.count()
 DATABASE_NUMBERS = itertools.count()
 
+#: Ports below those that the system gives to anybody who asks for any; each process of the tests begins elsewhere.
+PORTS = itertools.count(10_000 + os.getpid() * 23 % 20_000)
+
+#: The tier of the tests below a path; the first that fits counts. Marks of a test or of a parameter come before.
+PATHS = {
+    "tests/e2e/": "journey",
+    "tests/dags/test_airflow.py": "journey",
+    "tests/docker/": "check",
+    "tests/test_house.py": "check",
+    "tests/test_readme.py": "check",
+    "tests/test_makefile.py": "check",
+}
+
+#: The tier of tests that use one of these fixtures.
+FIXTURES = {
+    "airflow": "journey",
+    "postgresql_server": "service",
+    "redis": "service",
+    "start_redis": "service",
+    "azure_server": "service",
+    "event_server": "service",
+    "browser": "service",
+}
+
+#: Tests that share a server which is dear to start run in one process.
+TOGETHER = {"tests/e2e/": "airflow", "tests/dags/test_airflow.py": "airflow", "tests/elk/": "elasticsearch"}
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a process of its own
-hypothesis.settings.register_profile("llmops", deadline=None)  # a busy machine must not decide a test, either
+os.environ["OMP_NUM_THREADS"] = "1"  # the same numbers with one process as with many, and no fork that hangs
+# No example is drawn by chance, and a busy machine decides nothing.
+hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("llmops")
 for name in [n for n in os.environ if n.startswith("LLMOPS_")]:
     del os.environ[name]  # a developer's own settings must not decide a test
 
 
 class ByFile(LoadScopeScheduling):
-    """A file's tests run in one process, for they share what its fixtures start; those of `e2e`, an Airflow."""
+    """A file's tests run in one process, because they share what its fixtures start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "e2e" if nodeid.startswith("tests/e2e/") else nodeid.split("::")[0]
+        path = nodeid.split("::")[0]
+        return next((group for start, group in TOGETHER.items() if path.startswith(start)), path)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """How the tests are dealt out to the processes of `-n`."""
+    """Deal the tests out to the processes of `-n`."""
     return ByFile(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip, with the reason, where there is no CUDA device."""
+    """Mark each test with its tier, and skip those marked `gpu` where there is no CUDA device."""
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in ("check", "service", "journey")):
+            by_path = [tier for start, tier in PATHS.items() if item.nodeid.startswith(start)]
+            by_fixture = [FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES]
+            for tier in (by_fixture + by_path)[:1]:
+                item.add_marker(tier)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -64,6 +98,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def find_free_port() -> int:
+    """Return a port that nobody uses and that the system gives to nobody who asks for any."""
+    while True:
+        port = 10_000 + next(PORTS) % 20_000
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+@pytest.fixture(autouse=True)
+def no_time_limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no watching process for each stage that a test runs, but in tests marked `time_limit`."""
+    if not request.node.get_closest_marker("time_limit"):
+        monkeypatch.setattr("llmops.pipeline.time_limit", lambda what, seconds: nullcontext())
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +142,7 @@ def postgresql_server() -> Iterator[str]:
         subprocess.run(
             [*as_user, initdb, "-D", str(folder / "data"), *options], check=True, capture_output=True, cwd="/"
         )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = find_free_port()
         control = [*as_user, str(Path(initdb).with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
         settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         with open(folder / "log", "w") as log:
@@ -166,10 +214,7 @@ def serve_redis(folder: Path, port: int = 0) -> Iterator[tuple[str, str]]:
     binary, password = shutil.which("redis-server"), "pässw0rd@/"
     if not binary:
         pytest.skip("redis-server is not installed")
-    if not port:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    port = port or find_free_port()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", password, "--save", ""]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     assert server.stdout
@@ -216,9 +261,7 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     if not AZURITE.is_file():
         pytest.fail(f"Azurite is not at {AZURITE}; run `make setup`.", pytrace=False)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     folder = tmp_path_factory.mktemp("azurite")
     command = [Path(ROOT_DIR) / "bin" / "node", AZURITE, "--blobHost", "127.0.0.1", "--blobPort", str(port)]
     command += ["--location", folder, "--skipApiVersionCheck", "--disableTelemetry"]
@@ -306,9 +349,7 @@ def event_server() -> Iterator[str]:
     start = next((place for place in places if place.is_file()), None)
     if start is None:
         pytest.skip("there is no shared/elasticsearch/start beside the project")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     url, command = f"http://127.0.0.1:{port}", [str(start), "--port", str(port)]
     server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
@@ -343,10 +384,8 @@ def _answers(client: Any) -> bool:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody uses."""
+    return find_free_port()
 
 
 class Hook:
