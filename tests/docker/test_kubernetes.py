@@ -23,6 +23,8 @@ from serving.app import create_app
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.service  # kustomize builds the objects
+
 FOLDER = ROOT / "docker" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "canary")
 ROUTES = "gateway.networking.k8s.io/v1"  #: not part of Kubernetes itself: has a schema of its own
@@ -66,14 +68,6 @@ def test_kubernetes_own_schemas_accept_every_object(objects):
             kubernetes_validate.validate(thing, "1.37", strict=True)
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "base").glob("*.yaml")), ids=lambda p: p.name)
-def test_files_of_the_base_say_what_they_are(path):
-    """Also where kustomize is not installed; it adds the selectors, so schemas judge its output only."""
-    for thing in yaml.safe_load_all(path.read_text()):
-        assert {"apiVersion", "kind"} <= set(thing)
-        assert thing["kind"] == "Kustomization" or thing["metadata"]["name"]
-
-
 def test_schemas_would_find_a_mistake(canary):
     deployment = json.loads(json.dumps(kind(canary, "Deployment")[0]))
     deployment["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
@@ -102,7 +96,9 @@ def test_gateway_api_accepts_the_route(canary):
 # --- policies
 
 
-def test_pods_meet_the_restricted_pod_security_standard(objects):
+def test_pods_meet_the_restricted_pod_security_standard_as_the_user_of_the_images(objects):
+    for path in (ROOT / "docker").glob("*.Dockerfile"):
+        assert "USER 10001:10001" in path.read_text()
     for pod in pods(objects):
         context = pod["securityContext"]
         assert context["runAsNonRoot"] is True and context["runAsUser"] == 10001
@@ -118,22 +114,14 @@ def test_pods_meet_the_restricted_pod_security_standard(objects):
             }
 
 
-def test_the_user_is_the_one_of_the_images(objects):
-    for path in (ROOT / "docker").glob("*.Dockerfile"):
-        assert "USER 10001:10001" in path.read_text()
-    assert {pod["securityContext"]["runAsUser"] for pod in pods(objects)} == {10001}
-
-
-def test_images_have_a_version(objects):
-    for pod in pods(objects):
-        for container in pod["containers"]:
-            assert re.search(r":\d+\.\d+\.\d+-(cpu|cuda|vllm)$", container["image"]), container["image"]
-
-
-def test_probes_ask_routes_that_the_app_has(objects, tmp_path):
+def test_a_pod_is_one_serving_app_of_a_version_whose_probes_ask_routes_that_it_has(objects, tmp_path):
+    """The pipeline runs elsewhere; serving reads what the registry has and never asks the Hub."""
     paths = {route.path for route in create_app(Config(home=tmp_path)).routes}
+    assert not [name for environ in settings(objects) for name in environ if name.startswith("HF_")]
     for pod in pods(objects):
         (container,) = pod["containers"]
+        assert container["name"] == "serving"
+        assert re.search(r":\d+\.\d+\.\d+-(cpu|cuda|vllm)$", container["image"]), container["image"]
         ports = {port["name"] for port in container["ports"]}
         asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
         assert {get["path"] for get in asked.values()} <= paths and {get["port"] for get in asked.values()} <= ports
@@ -145,19 +133,21 @@ def settings(objects: Objects) -> list[dict[str, str]]:
     return [config["data"] for config in kind(objects, "ConfigMap")]
 
 
-def test_settings_are_ones_that_the_app_has(objects):
+def test_settings_are_the_apps_their_paths_are_mounted_and_pods_have_the_time_that_draining_takes(objects):
     assert settings(objects)
-    for environ in settings(objects):
+    for environ, pod in zip(settings(objects), pods(objects), strict=True):
         config = load(environ=environ)  # refuses what it does not know
         assert config.monitoring.sinks == ("local", "elasticsearch")
-
-
-def test_pods_have_the_time_that_draining_takes(objects):
-    for environ, pod in zip(settings(objects), pods(objects), strict=True):
-        serving = load(environ=environ).serving
-        assert pod["terminationGracePeriodSeconds"] >= serving.drain_s + serving.timeout_s + 10
-        probe = pod["containers"][0]["readinessProbe"]
-        assert serving.drain_s > probe["periodSeconds"] * probe["failureThreshold"]
+        (container,) = pod["containers"]
+        assert pod["terminationGracePeriodSeconds"] >= config.serving.drain_s + config.serving.timeout_s + 10
+        probe = container["readinessProbe"]
+        assert config.serving.drain_s > probe["periodSeconds"] * probe["failureThreshold"]
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        assert mounts[environ["LLMOPS_RELEASE__REGISTRY"]]["readOnly"] is True
+        named = {variable["name"] for variable in container["env"]}
+        assert set(re.findall(r"\$\{(\w+)\}", environ["LLMOPS_STATE__URL"])) <= named
+        assert "readOnly" not in mounts["/var/lib/llmops"] and "readOnly" not in mounts["/tmp"]
+        assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_the_gateway_is_believed_who_calls_and_callers_are_not(objects):
@@ -176,17 +166,6 @@ def test_the_gateway_is_believed_who_calls_and_callers_are_not(objects):
         assert seen == [("203.0.113.9", "https"), ("198.51.100.7", "http")]
 
 
-def test_paths_in_settings_are_mounted(objects):
-    for environ, pod in zip(settings(objects), pods(objects), strict=True):
-        mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
-        assert mounts[environ["LLMOPS_RELEASE__REGISTRY"]]["readOnly"] is True
-        assert set(re.findall(r"\$\{(\w+)\}", environ["LLMOPS_STATE__URL"])) <= {
-            variable["name"] for variable in pod["containers"][0]["env"]
-        }
-        assert "readOnly" not in mounts["/var/lib/llmops"] and "readOnly" not in mounts["/tmp"]
-        assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["volumes"]}
-
-
 def test_secrets_are_named_and_never_written(objects):
     assert not kind(objects, "Secret")
     for pod in pods(objects):
@@ -196,18 +175,17 @@ def test_secrets_are_named_and_never_written(objects):
         assert not [name for name in environ if re.search(r"PASSWORD|SECRET|TOKEN|API_KEY", name)]
 
 
-def test_only_the_gateway_gets_in_and_only_what_is_needed_out(objects):
-    policies = kind(objects, "NetworkPolicy")
-    assert policies
-    for policy in policies:
-        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-        for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]:
-            assert rule["ports"] and (rule.get("from") or rule.get("to"))
-
-
-def test_prometheus_may_scrape_the_metrics_and_nobody_beside_it(objects):
+def test_only_the_gateway_and_prometheus_get_in_and_only_what_is_needed_out(objects):
     """`/metrics` is on the app's port; a whole namespace is let in for the gateway only."""
     (policy,) = kind(objects, "NetworkPolicy")
+    assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+    # Kustomize adds our labels wherever a selector has some: names could not be asked of pods that have both
+    ours = {label for thing in kind(objects, "Deployment") for label in thing["spec"]["selector"]["matchLabels"]}
+    assert ours
+    for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]:
+        peers = rule.get("from", []) + rule.get("to", [])
+        assert rule["ports"] and peers
+        assert not any(ours & set(peer.get("podSelector", {}).get("matchLabels", {})) for peer in peers)
     ports = {port["containerPort"] for pod in pods(objects) for port in pod["containers"][0]["ports"]}
     let_in = {}
     for rule in policy["spec"]["ingress"]:
@@ -219,16 +197,6 @@ def test_prometheus_may_scrape_the_metrics_and_nobody_beside_it(objects):
     assert let_in == {"gateway": None, "observability": {"matchExpressions": [prometheus]}}
 
 
-def test_rules_about_the_pods_of_others_do_not_ask_for_our_labels(objects):
-    """Kustomize adds our labels wherever a selector has some: names could not be asked of pods that have both."""
-    ours = {label for thing in kind(objects, "Deployment") for label in thing["spec"]["selector"]["matchLabels"]}
-    assert ours
-    for policy in kind(objects, "NetworkPolicy"):
-        for rule in policy["spec"]["ingress"] + policy["spec"]["egress"]:
-            for peer in rule.get("from", []) + rule.get("to", []):
-                assert not ours & set(peer.get("podSelector", {}).get("matchLabels", {}))
-
-
 def test_the_autoscaler_and_the_disruption_budget_are_about_this_deployment(objects):
     names = {deployment["metadata"]["name"] for deployment in kind(objects, "Deployment")}
     accounts = {account["metadata"]["name"] for account in kind(objects, "ServiceAccount")}
@@ -236,12 +204,6 @@ def test_the_autoscaler_and_the_disruption_budget_are_about_this_deployment(obje
     assert {scaler["spec"]["scaleTargetRef"]["name"] for scaler in kind(objects, "HorizontalPodAutoscaler")} == names
     assert len(kind(objects, "PodDisruptionBudget")) == len(names)
     assert all("replicas" not in deployment["spec"] for deployment in kind(objects, "Deployment"))
-
-
-def test_there_is_no_worker_here_and_serving_stays_offline(objects):
-    """The pipeline runs elsewhere; serving reads what the registry has and never asks the Hub."""
-    assert all(pod["containers"][0]["name"] == "serving" for pod in pods(objects))
-    assert not [name for environ in settings(objects) for name in environ if name.startswith("HF_")]
 
 
 def test_the_gpu_overlay_asks_for_a_gpu():

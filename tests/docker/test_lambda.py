@@ -21,6 +21,8 @@ from llmops.monitoring.spool import Spool
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.service  # the runtime client of AWS runs in a process of its own
+
 FOLDER = ROOT / "docker" / "lambda"
 BODY = json.dumps({"prompt": "Where is my order?", "max_new_tokens": 4})
 
