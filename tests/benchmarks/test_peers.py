@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +19,7 @@ def peers(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, 
     return module
 
 
-def test_an_environment_beside_the_project_has_its_packages(peers: ModuleType) -> None:
-    peer = peers.Peer("other", ("pytest>=8",), beside=True)
-    python = peer.python()
-    code = "import sys, pytest; print(sys.prefix, pytest.__version__)"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(peer.folder), pytest.__version__]
-    made = (peer.folder / "done").stat().st_mtime_ns
-    assert peer.python() == python and (peer.folder / "done").stat().st_mtime_ns == made  # made once
-
-
+@pytest.mark.journey
 def test_a_peer_that_cannot_be_installed_is_named_and_the_rest_goes_on(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +32,8 @@ def test_a_peer_that_cannot_be_installed_is_named_and_the_rest_goes_on(
     assert measured == ["ours"] and set(failed) == {"theirs", "theirs again"}
     assert "no-such-peer" in failed["theirs"] and "\n" not in failed["theirs"]
     assert peer.version() == {}
+    with pytest.raises(KeyError), peers.attempted("ours", {}):
+        raise KeyError("loss")  # a mistake in a benchmark is no missing arm
 
 
 def test_an_arm_that_fails_tells_the_end_of_its_errors(peers: ModuleType, tmp_path: Path) -> None:
@@ -51,8 +43,3 @@ def test_an_arm_that_fails_tells_the_end_of_its_errors(peers: ModuleType, tmp_pa
     with peers.attempted("slow", failed):
         peers.in_process(str(tmp_path / "arm.py"), "two")
     assert "could not convert string to float: 'two'" in failed["slow"]
-
-
-def test_a_mistake_in_a_benchmark_is_no_missing_arm(peers: ModuleType) -> None:
-    with pytest.raises(KeyError), peers.attempted("ours", {}):
-        raise KeyError("loss")

@@ -6,7 +6,6 @@ import importlib.util
 import io
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -67,35 +66,24 @@ def test_a_key_is_printed_whole_on_a_narrow_screen(
     assert password not in printed(demo)
 
 
-def test_decisions_show_their_numbers_whole_on_a_narrow_screen(demo: ModuleType) -> None:
-    comparison = {
-        "metric": "token_f1", "role": "primary", "candidate": 0.374, "opponent": 0.345, "difference": 0.029,
-        "low": 0.002, "high": 0.058, "bound": 0.01, "passed": False,
-    }  # fmt: skip
-    decided: dict[str, Any] = {
+def test_it_shows_stages_dags_and_decisions_with_their_numbers_whole(demo: ModuleType) -> None:
+    demo.console.print(demo.progress("first", "queued", [Task("collect", "success", 1, 3.0)], ["scheduled__x"], 12.0))
+    demo.show_schedule({"llm_monitoring": True})
+    figures = dict(candidate=0.374, opponent=0.345, difference=0.029, low=0.002, high=0.058, bound=0.01, passed=False)
+    decided = {
         "version": "v2", "outcome": "rejected", "opponent": "v1", "items": 85, "confidence": 0.95, "reasons": ["why"],
-        "comparisons": [comparison], "floors": [{"metric": "token_f1", "value": 0.374, "floor": 0.1, "passed": True}],
+        "comparisons": [{"metric": "token_f1", "role": "primary", **figures}], "floors": [],
     }  # fmt: skip
     demo.show_decisions({"second run": decided})
-    for text in ("v2 rejected against v1", "85", "0.374", "0.345", "+0.029", "+0.002", "+0.058", "+0.010"):
+    for text in (
+        *demo.STAGES,
+        "scheduled__x",
+        "Paused are llm_monitoring",
+        "v2 rejected against v1",
+        "0.374",
+        "+0.010",
+    ):
         assert text in printed(demo)
-    demo.show_decisions(
-        {"run": {**decided, "outcome": "inconclusive", "comparisons": [], "reasons": ["too few items"]}}
-    )
-    assert "too few items" in printed(demo)
-
-
-def test_the_table_has_a_line_for_every_stage_and_names_what_runs_first(demo: ModuleType) -> None:
-    tasks = [Task("collect", "success", 1, 3.0), Task("clean", "running", 2, 9.0)]
-    demo.console.print(demo.progress("first run", "queued", tasks, ["scheduled__x"], 12.0))
-    assert all(stage in printed(demo) for stage in demo.STAGES) and "scheduled__x" in printed(demo)
-
-
-def test_it_says_which_dags_run_by_themselves_and_which_are_paused(demo: ModuleType) -> None:
-    demo.show_schedule({"llm_monitoring": False, "llmops_pipeline": False})
-    assert "llm_monitoring, llmops_pipeline" in printed(demo) and "Paused" not in printed(demo)
-    demo.show_schedule({"llm_monitoring": True})
-    assert "none of the DAGs" in printed(demo) and "Paused are llm_monitoring" in printed(demo)
 
 
 def test_what_is_missing_stops_it_before_any_work(

@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from llmops.pipeline import STAGES
+from tests.clock import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "prefect"
@@ -55,29 +55,26 @@ def server(prefect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     command = [prefect, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(home / "server.log", "wb") as log:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
+
+    def answers() -> bool:
+        assert process.poll() is None, (home / "server.log").read_text()[-3000:]
+        try:
+            return httpx.get(f"{environ['PREFECT_API_URL']}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
     try:
-        while not _answers(environ):
-            assert process.poll() is None, (home / "server.log").read_text()[-3000:]
-            time.sleep(0.3)
+        wait_until(answers, "Prefect's server", 300)
         yield environ
     finally:
         process.terminate()
-        process.wait()
+        process.wait(60)
 
 
-def _answers(environ: dict[str, str]) -> bool:
-    try:
-        return httpx.get(f"{environ['PREFECT_API_URL']}/health").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def run(
-    prefect: Path, environ: dict[str, str], parameters: str, delays: str = "[0]"
-) -> subprocess.CompletedProcess[str]:
+def run(prefect: Path, environ: dict[str, str], parameters: str) -> subprocess.CompletedProcess[str]:
     """Run the flow, without the example's minutes between tries."""
-    code = f"import flow; flow.stage.retry_delay_seconds = {delays}; flow.pipeline({parameters})"
-    return subprocess.run([prefect, "-c", code], cwd=EXAMPLE, env=environ, capture_output=True, text=True)
+    code = f"import flow; flow.stage.retry_delay_seconds = [0]; flow.pipeline({parameters})"
+    return subprocess.run([prefect, "-c", code], cwd=EXAMPLE, env=environ, capture_output=True, text=True, timeout=600)
 
 
 def tasks(environ: dict[str, str]) -> dict[str, tuple[str, int]]:
@@ -106,6 +103,7 @@ def test_the_flow_has_every_stage_in_its_order() -> None:
     assert block and re.findall(r'"(\w+)"', block[1]) == list(STAGES)
 
 
+@pytest.mark.journey
 def test_all_stages_run_with_the_parameters_and_what_may_pass_is_tried_again(
     prefect: Path, replaced: dict[str, str], tmp_path: Path
 ) -> None:
@@ -113,38 +111,18 @@ def test_all_stages_run_with_the_parameters_and_what_may_pass_is_tried_again(
     done = run(prefect, replaced, "interval='2026-01-31', epochs=2, trials=3")
     assert done.returncode == 0, done.stderr[-3000:]
     states = {name: ("COMPLETED", 2 if name == "clean" else 1) for name in STAGES}
-    assert _until(lambda: tasks(replaced), states) == states
+    wait_until(lambda: tasks(replaced) == states, "the last states")
     records = {path.parts[-3]: json.loads(path.read_text()) for path in tmp_path.glob("home/artifacts/*/*/record.json")}
     assert set(records) == set(STAGES) and {record["interval"] for record in records.values()} == {"2026-01-31"}
     assert (records["train"]["config"]["epochs"], records["tune"]["config"]["trials"]) == (2, 3)
     assert len({record["run"] for record in records.values()}) == 1
 
 
+@pytest.mark.journey
 def test_what_stays_is_not_tried_again_and_the_flow_says_why(
     prefect: Path, replaced: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "2026-02-01.json").write_text(json.dumps({"collect": "fail"}))
     done = run(prefect, replaced, "interval='2026-02-01'")
     assert done.returncode != 0 and "collect: llmops: source faq yields nothing" in done.stderr
-    assert _until(lambda: tasks(replaced), {"collect": ("FAILED", 1)}) == {"collect": ("FAILED", 1)}
-
-
-def test_the_real_first_stages_run(prefect: Path, server: dict[str, str], tmp_path: Path) -> None:
-    environ = server | {
-        "LLMOPS": shlex.join([sys.executable, "-m", "llmops"]),
-        "LLMOPS_HOME": str(tmp_path / "home"),
-        "LLMOPS_CONFIG": str(ROOT / "examples" / "support_bot" / "config.yaml"),
-        "PYTHONPATH": str(ROOT),
-    }
-    done = run(prefect, environ, "interval='2026-01-31', stages=['collect', 'clean', 'annotate']")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list(tmp_path.glob("home/artifacts/*/*/record.json"))) == 3
-
-
-def _until(ask: Any, wanted: Any) -> Any:
-    """What `ask` gives, once it is what is wanted: the server takes the last states in a moment later."""
-    for _ in range(100):
-        if (found := ask()) == wanted:
-            return found
-        time.sleep(0.1)
-    return found
+    wait_until(lambda: tasks(replaced) == {"collect": ("FAILED", 1)}, "the last state")

@@ -1,6 +1,5 @@
 """The example's committed sources are what its generator writes, and every planted defect is really in them."""
 
-import csv
 import importlib.util
 import json
 import re
@@ -11,9 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from lxml import etree
 from pypdf import PdfReader
-from pypdf.errors import PyPdfError
 
 from llmops.config import Config, load
 from llmops.data.collect import stage as collect
@@ -57,10 +54,6 @@ def chats() -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def asked() -> list[str]:
-    return [m["content"] for c in chats() for m in c.get("messages", []) if m["role"] == "user"]  # type: ignore[attr-defined]
-
-
 def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, tmp_path: Path) -> None:
     generator.write(tmp_path)
     committed, written = files(SOURCES), files(tmp_path)
@@ -74,13 +67,6 @@ def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, 
             assert path.read_bytes() == written[name].read_bytes(), name
 
 
-def test_writing_again_changes_nothing(generator: ModuleType, tmp_path: Path) -> None:
-    generator.write(tmp_path)
-    before = {name: path.read_bytes() for name, path in files(tmp_path).items()}
-    generator.write(tmp_path)
-    assert {name: path.read_bytes() for name, path in files(tmp_path).items()} == before
-
-
 def test_config_names_files_that_exist_and_licences(config: Config) -> None:
     said, *others = config.collect.sources
     assert said.kind == "feedback" and len(others) == 9
@@ -91,113 +77,16 @@ def test_config_names_files_that_exist_and_licences(config: Config) -> None:
     assert {s.kind for s in config.collect.sources} >= {"csv", "sql", "json", "xml", "html", "pdf", "chat"}
 
 
-def test_templates_name_fields_that_the_sources_have(config: Config) -> None:
-    with sqlite3.connect(SOURCES / "shop.db") as connection:
-        order = {c[0] for c in connection.execute("SELECT * FROM order_status").description}
-    product = etree.parse(SOURCES / "catalogue.xml").getroot()[0]
-    review = json.loads((SOURCES / "reviews.json").read_text(encoding="utf-8"))["reviews"][0]
-    header = (SOURCES / "customers.csv").read_bytes().splitlines()[0].decode()
-    known = {
-        "orders": order,
-        "customers": set(header.split(",")),
-        "catalogue": {"sku", "size.weight", *(str(child.tag) for child in product)},
-        "reviews": {f"{k}.{n}" for k, v in review.items() if isinstance(v, dict) for n in v} | set(review),
-    }
-    assert known.keys() == config.annotate.templates.keys()
-    for name, templates in config.annotate.templates.items():
-        for t in templates:
-            used = set(re.findall(r"\{([^}]+)\}", " ".join((t.question, t.answer, t.context, t.group))))
-            assert used <= known[name], name
-            assert t.context, "answers about rows must be readable in the context, not memorised"
-
-
-def test_group_keys_tie_chats_to_help_policy_and_faq(generator: ModuleType) -> None:
-    html = "".join(path.read_text(encoding="utf-8") for path in (SOURCES / "help").glob("*.html"))
-    keys = set(re.findall(r'<h[23] id="([^"]+)"', html))
-    headings = [
-        m for page in pages(SOURCES / "policy" / "returns_policy.pdf") for m in re.findall(r"\d\. (.+\?)", page)
-    ]
-    keys |= {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in headings}
-    with (SOURCES / "faq.csv").open(encoding="cp1252", newline="") as file:
-        keys |= {row["topic"] for row in csv.DictReader(file)}
-    topics = {str(chat["topic"]) for chat in chats()}
-    assert topics <= keys
-    assert len(topics) == 58
-
-
-def test_malformed_chat_lines() -> None:
-    lines = (SOURCES / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(lines[20])
-    assert "messages" not in json.loads(lines[60])
-    assert sum(not line.endswith("}") for line in lines) == 1
-
-
-def test_customers_hold_ragged_duplicate_and_wrongly_encoded_rows() -> None:
-    lines = (SOURCES / "customers.csv").read_bytes().splitlines()
-    width = lines[0].count(b",")
-    assert [n for n, line in enumerate(lines) if line.count(b",") != width] == [5, 9]
-    assert [n for n, line in enumerate(lines) if not _decodes(line)] == [21]
-    assert [n for line, n in Counter(lines).items() if n > 1] == [2]
-    assert b"Zo\xc3\xab" in lines[10]
-    assert sum(b",,," in line for line in lines) == 1
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def test_corrupt_policy_cannot_be_read() -> None:
-    with pytest.raises(PyPdfError):
-        pages(SOURCES / "policy" / "returns_policy_2019.pdf")
-
-
-def test_unanswered_questions() -> None:
-    empty = [m for c in chats() for m in c.get("messages", []) if not m["content"]]  # type: ignore[attr-defined]
-    assert [m["role"] for m in empty] == ["assistant"]
-    text = "---\n".join(path.read_text(encoding="utf-8") for path in (SOURCES / "transcripts").glob("*.txt"))
-    assert sum("Agent:" not in talk for talk in text.split("---\n")) == 2
-    assert text.count("Agent: ?\n") == 1
-    page = (SOURCES / "help" / "shops.html").read_text(encoding="utf-8")
-    assert re.search(r"\?</h2>\s*</main>", page)
-    with (SOURCES / "faq.csv").open(encoding="cp1252", newline="") as file:
-        assert sum(not row["answer"] for row in csv.DictReader(file)) == 1
-    with pytest.raises(UnicodeDecodeError):
-        (SOURCES / "faq.csv").read_text(encoding="utf-8")
-
-
-def test_duplicates_and_near_duplicates() -> None:
-    lines = (SOURCES / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-    assert sum(n - 1 for n in Counter(lines).values()) == 4
-    assert sum(question.isupper() for question in asked()) == 4
-    reviews = json.loads((SOURCES / "reviews.json").read_text(encoding="utf-8"))["reviews"]
-    assert sum(n - 1 for n in Counter(json.dumps(r) for r in reviews).values()) == 1
-    assert sum(not review["text"] for review in reviews) == 1
-
-
-@pytest.mark.parametrize(
-    ("pattern", "chats_count", "reviews_count"),
-    [
-        (r"@example\.(com|org)", 4, 1),
-        (r"555[-]01\d\d", 3, 0),
-        (r"\b(4111 1111 1111 1111|5555 5555 5555 4444)\b", 2, 0),
-        (r"AKIAIOSFODNN7EXAMPLE", 1, 0),
-        (r"&\w+;|&#\d+;", 3, 1),
-        (r"â€|Ã", 2, 1),
-    ],
-    ids=["e-mail", "phone", "card", "key", "entity", "mojibake"],
-)
-def test_personal_data_and_garbled_text(pattern: str, chats_count: int, reviews_count: int) -> None:
-    assert sum(bool(re.search(pattern, question)) for question in asked()) == chats_count
-    reviews = json.loads((SOURCES / "reviews.json").read_text(encoding="utf-8"))["reviews"]
-    assert sum(bool(re.search(pattern, review["text"])) for review in reviews) == reviews_count
-
-
-def test_personal_data_is_fictional() -> None:
+def test_personal_data_is_there_and_fictional() -> None:
+    said = " ".join(m["content"] for c in chats() for m in c.get("messages", []) if m["role"] == "user")  # type: ignore[attr-defined]
+    for pattern in (
+        r"@example\.(com|org)",
+        r"555[-]01\d\d",
+        r"\b4111 1111 1111 1111\b",
+        "AKIAIOSFODNN7EXAMPLE",
+        "â€|Ã",
+    ):
+        assert re.search(pattern, said), pattern
     text = "".join(p.read_bytes().decode("latin-1") for p in files(SOURCES).values() if p.suffix != ".pdf")
     assert set(re.findall(r"@([a-z]+\.[a-z]+)", text)) == {"example.com", "example.org"}
     assert all(number.startswith("202-555-01") for number in re.findall(r"\d{3}-\d{3}-\d{4}", text))
