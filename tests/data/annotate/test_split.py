@@ -71,19 +71,6 @@ def test_the_test_only_grows(
             assert now != TRAIN
 
 
-@settings(max_examples=200, deadline=None)
-@given(claims, claims, seeds)
-def test_with_test_sources_no_wording_moves_from_train_to_test(old: list[Claim], new: list[Claim], seed: int) -> None:
-    """But one that both a test source and another ask: it may not leave the test, whichever was first."""
-    chosen = config(split_by="wording", test_sources=["re"], seed=seed)
-    asked_by = defaultdict(set)
-    for claim in [*new, *old]:
-        asked_by[claim.wording].add(claim.source)
-    before, after = by_wording(old, chosen), by_wording([*new, *old], chosen)
-    moved = {w for w, split in before.items() if split == TRAIN and after.get(w) == TEST}
-    assert all(asked_by[w] == {"faq", "re"} for w in moved)
-
-
 @settings(deadline=None)
 @given(claims, modes, sources, seeds)
 def test_a_wording_is_in_one_group_and_a_group_on_one_side_whatever_the_order(

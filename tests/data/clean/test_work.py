@@ -14,13 +14,9 @@ from llmops.data.clean.work import Cut, Work, WorkError
 TABLE = pa.table({"text": [f"line {number}" for number in range(1000)]})
 
 
-def overwritten(start: int) -> Callable[[Path], object]:
-    def damage(path: Path) -> None:
-        whole = path.read_bytes()
-        first = start % len(whole)
-        path.write_bytes(whole[:first] + b"\xff" * (len(whole) - first))
-
-    return damage
+def overwritten(path: Path, start: int) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + b"\xff" * 100 + data[start + 100 :])
 
 
 @pytest.mark.parametrize(
@@ -28,39 +24,22 @@ def overwritten(start: int) -> Callable[[Path], object]:
     [
         (Path.unlink, "is not there"),
         (lambda path: path.write_bytes(b""), "is damaged"),
-        (lambda path: path.write_bytes(b"not Parquet at all"), "is damaged"),
-        (overwritten(-8), "is damaged"),
-        (lambda path: path.write_bytes(b"PAR1" + b"\xff" * 100 + path.read_bytes()[104:]), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged"),
+        (lambda path: overwritten(path, 4), "is damaged"),
     ],
-    ids=["missing", "empty", "other", "footer", "pages"],
+    ids=["missing", "empty", "short", "overwritten"],
 )
-def test_an_input_that_is_missing_or_damaged_is_named(
+def test_a_file_that_is_missing_or_damaged_is_named(
     tmp_path: Path, damage: Callable[[Path], object], problem: str
 ) -> None:
     pq.write_table(TABLE, tmp_path / "documents.parquet", compression="zstd")
-    read = Work(str(tmp_path)).read_row_groups
-    assert list(read("documents.parquet", [0], ["text"])) == [TABLE]
-    damage(tmp_path / "documents.parquet")
-    with pytest.raises(WorkError, match=rf"documents\.parquet .*{problem}"):
-        list(read("documents.parquet", [0], ["text"]))
-
-
-@pytest.mark.parametrize(
-    ("damage", "problem"),
-    [
-        (Path.unlink, "is not there"),
-        (lambda path: path.write_bytes(b""), "is damaged"),
-        (overwritten(0), "is damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged"),
-    ],
-    ids=["missing", "empty", "overwritten", "short"],
-)
-def test_a_part_that_is_missing_or_damaged_is_named(
-    tmp_path: Path, damage: Callable[[Path], object], problem: str
-) -> None:
     work = Work(str(tmp_path))
     cut = Cut.written(work, "parts/0.arrow", [TABLE])
     assert cut.read(work, 0) == TABLE
+    assert list(work.read_row_groups("documents.parquet", [0], ["text"])) == [TABLE]
+    damage(tmp_path / "documents.parquet")
     damage(tmp_path / "parts" / "0.arrow")
+    with pytest.raises(WorkError, match=rf"documents\.parquet .*{problem}"):
+        list(work.read_row_groups("documents.parquet", [0], ["text"]))
     with pytest.raises(WorkError, match=rf"parts/0\.arrow .*{problem}"):
         cut.read(work, 0)
