@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def for_hub(version: Version, repo: str, override: str = "") -> str:
     return card
 
 
+@cache
 def _template(name: str) -> Template:
     environment = Environment(undefined=StrictUndefined, trim_blocks=False, keep_trailing_newline=True)
     environment.filters["figure"] = _figure

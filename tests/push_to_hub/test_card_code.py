@@ -93,10 +93,8 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
 
 
 @pytest.fixture
-def versions(tiny_base: Path, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def versions(tiny_base: Path, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A version of each form, all of them on the Hub, and their base, too."""
-    from huggingface_hub import close_session, set_client_factory
-
     from llmops.model.base.load import load_tokenizer
     from llmops.model.training.merge import save_merged
 
@@ -114,18 +112,15 @@ def versions(tiny_base: Path, hub: Any, tmp_path: Path, monkeypatch: pytest.Monk
             tokenizer.save_pretrained(full)
         scratch = tmp_path / f"variants-{number}"
         found[form] = publish(registry, form.split()[0], full, tiny_base, adapter, scratch)
-    import httpx2
-
-    set_client_factory(lambda: httpx2.Client(timeout=30, follow_redirects=True))
-    close_session()
     assert sync.push(registry, PushToHub(repo="me/bot"), tmp_path / "events", by="test")["equal"]
-    hub.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
-    hub.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
+    served.answer("POST", "/api/repos/create", b'{"organization": "org", "name": "tiny"}')
+    served.repos["org/tiny"].add("main", {p.name: p.read_bytes() for p in tiny_base.iterdir()})
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
     monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
     yield found
 
 
+@pytest.mark.journey
 def test_what_stands_on_a_card_answers_as_the_version_does(
     versions: dict[str, Any], hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +161,7 @@ def test_what_stands_on_a_card_answers_as_the_version_does(
     assert execute(here, tmp_path) == expected
 
 
+@pytest.mark.journey
 def test_the_adapter_of_the_packaged_base_is_loaded_on_what_it_was_trained_on(tmp_path: Path) -> None:
     from llmops.model.base.catalog import catalogue
     from llmops.model.base.weights import convert_gguf

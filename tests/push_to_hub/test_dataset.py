@@ -154,51 +154,43 @@ def test_the_frozen_test_stays_at_home_unless_it_is_asked_for(registry: Registry
     ]
 
 
-@pytest.mark.parametrize("licence", ["", "proprietary"])
+@pytest.mark.parametrize(
+    ("licences", "named"),
+    [
+        ({"shop": ""}, r"shop \(no licence"),
+        ({"shop": "proprietary"}, r"shop \(proprietary"),
+        ({"shop": "proprietary", "re": "MIT"}, r"[ ]re \(proprietary"),  # an answer to another wording of its question
+        ({"shop": "", "re": "MIT"}, r"[ ]re \(no licence"),
+    ],
+)
 def test_a_source_that_may_not_be_passed_on_is_named_and_nothing_is_pushed(
-    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, licence: str
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, licences: dict[str, str], named: str
 ) -> None:
-    home(shop=licence)
+    train = read_rows(home(**licences) / "train.parquet", Example)
+    assert {e.licence for e in train if e.source == "re"} <= {"mit", "MIT AND proprietary" if licences["shop"] else ""}
     write_version(1, "promoted")
     for ask in (bring, lambda *given: look(*given, HUB)):
-        with pytest.raises(RegistryError, match=rf"shop \({licence or 'no licence'}, \d+ examples\).*dataset_licences"):
+        with pytest.raises(RegistryError, match=rf"{named}, \d+ examples\).*dataset_licences"):
             ask(write_version.registry, root)
     assert hub.repos == {} and hub.created == [] and hub.large == {}
 
 
 @pytest.mark.parametrize(
-    ("shop", "wordings", "refused"), [("proprietary", "MIT", "proprietary"), ("", "MIT", "no licence")]
+    ("licences", "allowed", "name", "row"),
+    [
+        ({"shop": "House Rules"}, ("mit", "house rules"), "house rules-mit", b"| House Rules |"),
+        ({"shop": "House-Rules", "re": "MIT"}, ("Mit", "House-Rules"), "house-rules-mit", b"| House-Rules AND MIT |"),
+    ],
 )
-def test_an_answer_is_not_passed_on_under_the_licence_of_another_wording_of_its_question(
-    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, shop: str, wordings: str, refused: str
-) -> None:
-    train = read_rows(home(shop=shop, re=wordings) / "train.parquet", Example)
-    answered = {e.licence for e in train if e.source == "re"}
-    assert answered == {"mit", "MIT AND proprietary" if shop else ""}
+def test_licences_of_its_own_may_be_named_in_any_case_and_the_hub_is_told_that_they_are_others(
+    write_version: Any, home: Callable[..., Path], root: Path, hub: Any, licences: dict[str, str],
+    allowed: tuple[str, ...], name: str, row: bytes,
+) -> None:  # fmt: skip
+    home(**licences)
     write_version(1, "promoted")
-    with pytest.raises(RegistryError, match=rf"[ ]re \({refused}, \d+ examples\)"):
-        bring(write_version.registry, root)
-    assert hub.repos == {}
-
-
-def test_all_licences_of_an_example_may_be_named_in_any_case(
-    write_version: Any, home: Callable[..., Path], root: Path, hub: Any
-) -> None:
-    home(shop="House-Rules", re="MIT")
-    write_version(1, "promoted")
-    bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("Mit", "House-Rules")}))
+    bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": allowed}))
     card = hub.repos[REPO].files("main")["README.md"]
-    assert front(card)["license_name"] == "house-rules-mit" and b"| House-Rules AND MIT |" in card
-
-
-def test_a_licence_of_its_own_may_be_named_and_the_hub_is_told_that_it_is_another(
-    write_version: Any, home: Callable[..., Path], root: Path, hub: Any
-) -> None:
-    home(shop="House Rules")
-    write_version(1, "promoted")
-    bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("mit", "house rules")}))
-    told = front(hub.repos[REPO].files("main")["README.md"])
-    assert (told["license"], told["license_name"]) == ("other", "house rules-mit")
+    assert (front(card)["license"], front(card)["license_name"]) == ("other", name) and row in card
 
 
 def test_only_champions_have_examples_there_and_main_follows(
@@ -274,23 +266,23 @@ def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they
         bring(registry, root)
 
 
+@pytest.mark.parametrize(("how", "every"), [("lost", 1), ("500", 4)])
 def test_a_push_that_ends_anywhere_leaves_all_or_nothing_and_is_finished_by_the_next(
-    registry: Registry, root: Path, hub: Any
+    registry: Registry, root: Path, hub: Any, how: str, every: int
 ) -> None:
     whole = hub.snapshot()
     bring(registry, root)
     expected, requests = hub.repos[REPO].files("main"), len(hub.asked)
-    for last in range(requests):
-        for how in ("500", "lost"):
-            hub.restore(whole)
-            hub.fail = lambda number, method, path, last=last, how=how: how if number >= last else ""
-            with pytest.raises((HubUnavailableError, RegistryError)):
-                bring(registry, root)
-            hub.fail = lambda number, method, path: ""
-            if REPO in hub.repos:
-                assert hub.repos[REPO].files("main") in ({}, expected)
-            assert bring(registry, root)["equal"]
-            assert hub.repos[REPO].files("main") == hub.repos[REPO].files("v1") == expected
+    for first in range(0, requests, every):
+        hub.restore(whole)
+        hub.fail = lambda number, method, path, first=first: how if number >= first else ""
+        with pytest.raises((HubUnavailableError, RegistryError)):
+            bring(registry, root)
+        hub.fail = lambda number, method, path: ""
+        if REPO in hub.repos:
+            assert hub.repos[REPO].files("main") in ({}, expected)
+        assert bring(registry, root)["equal"]
+        assert hub.repos[REPO].files("main") == hub.repos[REPO].files("v1") == expected
 
 
 def test_the_card_tells_where_the_examples_come_from(registry: Registry, root: Path, hub: Any) -> None:

@@ -47,11 +47,6 @@ def run(config: Config, inputs: dict[str, Path]) -> dict[str, Any]:
     return document
 
 
-def test_it_is_the_last_stage_and_a_task_of_its_own() -> None:
-    assert list(pipeline.STAGES)[-2:] == ["deploy", "push_to_hub"]
-    assert "deploy" in pipeline.STAGES["push_to_hub"].inputs
-
-
 def test_a_finished_push_is_skipped_only_while_the_hub_still_holds_it(
     config: Config, inputs: dict[str, Path], write_version: Any, hub: Any
 ) -> None:
@@ -112,15 +107,15 @@ def examples(config: Config) -> Path:
 def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_skipped(
     config: Config, inputs: dict[str, Path], examples: Path, hub: Any
 ) -> None:
-    hub = config.push_to_hub.model_copy(update={"dataset": "me/data"})
-    config = config.model_copy(update={"push_to_hub": hub})
+    both = config.push_to_hub.model_copy(update={"dataset": "me/data"})
+    config = config.model_copy(update={"push_to_hub": both})
     first = run(config, inputs)
     assert (first["main"], first["dataset"]["main"]) == ("v1", "v1")
     assert run(config, inputs) == first
     del hub.repos["datasets/me/data"]
     assert run(config, inputs)["dataset"]["pushed"] == ["main", "v1"]
     del hub.repos["datasets/me/data"]
-    alone = config.model_copy(update={"push_to_hub": hub.model_copy(update={"repo": ""})})
+    alone = config.model_copy(update={"push_to_hub": both.model_copy(update={"repo": ""})})
     assert run(alone, inputs)["dataset"]["pushed"] == ["main", "v1"]
     write_rows(examples / "train.parquet", [], Example)  # whoever damages it
     del hub.repos["datasets/me/data"]
@@ -128,30 +123,31 @@ def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_s
         run(alone, inputs)
 
 
+@pytest.fixture
+def environ(config: Config, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The same configuration for the command line."""
+    for name, value in {"HOME": str(config.home), "RELEASE__NAME": "bot", "PUSH_TO_HUB__REPO": "me/bot"}.items():
+        monkeypatch.setenv(f"LLMOPS_{name}", value)
+    return monkeypatch
+
+
 def test_the_command_line_tells_of_the_examples(
-    config: Config, examples: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    examples: Path, environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
-    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
-    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
-    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__DATASET", "me/data")
+    environ.setenv("LLMOPS_PUSH_TO_HUB__DATASET", "me/data")
     assert main(["models", "push", "--check"]) == 1
     assert "main of me/data: no examples; champion: v1\nbehind: main, v1" in capsys.readouterr().out
     assert main(["models", "push", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["main"], found["dataset"]["main"], found["dataset"]["repo"]) == ("v1", "v1", "me/data")
     assert main(["models", "push", "--check"]) == 0 and "main of me/bot" in capsys.readouterr().out
-    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "")
+    environ.setenv("LLMOPS_PUSH_TO_HUB__REPO", "")
     assert main(["models", "push"]) == 0 and "me/bot" not in capsys.readouterr().out
 
 
 def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
-    config: Config, write_version: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    environ: pytest.MonkeyPatch, write_version: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
-    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
-    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
-
     def llmops(*words: str) -> tuple[int, str, str]:
         status = main(["models", *words])
         return status, *capsys.readouterr()
@@ -172,7 +168,7 @@ def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
 
 
 def test_the_wrong_database_changes_nothing_on_the_hub(
-    config: Config, inputs: dict[str, Path], hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    config: Config, inputs: dict[str, Path], environ: pytest.MonkeyPatch, hub: Any, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run(config, inputs)
@@ -180,10 +176,7 @@ def test_the_wrong_database_changes_nothing_on_the_hub(
     state = config.state.model_copy(update={"url": f"sqlite:///{tmp_path}/fresh.db"})
     with pytest.raises(LlmopsError, match=r"holds v1, .*state\.url"):
         run(config.model_copy(update={"state": state}), inputs)
-    monkeypatch.setenv("LLMOPS_HOME", str(config.home))
-    monkeypatch.setenv("LLMOPS_RELEASE__NAME", "bot")
-    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__REPO", "me/bot")
-    monkeypatch.setenv("LLMOPS_STATE__URL", f"sqlite:///{tmp_path}/fresh.db")
+    environ.setenv("LLMOPS_STATE__URL", f"sqlite:///{tmp_path}/fresh.db")
     assert main(["models", "push"]) == 1 and "holds v1" in capsys.readouterr().err
     assert hub.repos["me/bot"].branches == before
 

@@ -415,6 +415,7 @@ sync.push(registry, PushToHub(repo="me/bot"), Path(sys.argv[2]), by="test")
 """
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize(("change", "how"), [("/large/", "reset"), ("/commit/main", "lost")])
 def test_killed_in_a_change_it_goes_on(registry: Registry, served: Any, tmp_path: Path, change: str, how: str) -> None:
     """The Hub is left as a call that fails leaves it, for any call: see above; so is the home of who was killed."""
@@ -431,7 +432,7 @@ def test_killed_in_a_change_it_goes_on(registry: Registry, served: Any, tmp_path
     with served.lock:  # nothing is answered before the process is known
         served.fail = fail
         running.append(subprocess.Popen([*arguments, f"sqlite:///{tmp_path}/state.db"], env=environ))
-    assert running[0].wait(120) == -signal.SIGKILL
+    assert running[0].wait(300) == -signal.SIGKILL
     check_whole(served, registry)
     served.fail = lambda number, method, path: ""
     assert push(registry, tmp_path)["equal"]
