@@ -47,23 +47,27 @@ def du(home: Path) -> int:
     return int(said.split()[0])
 
 
-def test_a_home_is_bounded_over_thirty_daily_runs_and_all_records_stay(tmp_path: Path, small: None) -> None:
+def test_a_home_is_bounded_over_many_daily_runs_and_all_records_stay(tmp_path: Path, small: None) -> None:
     site, sizes = Site(tmp_path / "home", runs=2, days=3, versions=3), []
-    for number in range(30):
+    for number in range(14):
         site.run(number)
         clean(site, number)
         sizes.append(disk.usage(site.config)["total"])
-    assert max(sizes[10:]) < 12 * 3 * WEIGHTS and max(sizes[20:]) < max(sizes[8:18]) * 1.3
-    assert max(site.data().values()) <= 7 and len(list(site.config.artifacts.glob("*/*/gone.json"))) > 200
+    assert max(sizes) < 12 * 3 * WEIGHTS and max(sizes[10:]) < max(sizes[4:10]) * 1.3
+    assert max(site.data().values()) <= 7 and len(list(site.config.artifacts.glob("*/*/gone.json"))) > 70
     for govern in (site.config.artifacts / "govern").glob("[!.]*"):  # every release ever made is told to its sources
         assert {record.stage for record in artifacts.walk(govern)} >= {"collect", "clean", "annotate", "train"}
-    assert len(site.registry.versions()) == 30
-    assert [v.name for v in site.registry.versions() if v.servable.is_dir()][-3:] == ["v28", "v29", "v30"]
+    assert len(site.registry.versions()) == 14
+    assert [v.name for v in site.registry.versions() if v.servable.is_dir()][-3:] == ["v12", "v13", "v14"]
 
 
 def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> None:
     before, told = tree(lived.home), clean(lived, dry_run=True)
     assert tree(lived.home) == before and told.plan.frees > 5 * WEIGHTS
+    items, champion = {item.name: item for item in told.plan.items}, lived.registry.get("champion")
+    compress = items[f"compress/{champion.compress}"]  # a version links to its weights: they are not freed
+    assert disk.freed(compress.files) < WEIGHTS <= compress.size
+    assert disk.freed([*compress.files, *items[champion.name].files]) >= WEIGHTS
     size = du(lived.home)
     done = clean(lived)
     assert done.plan.frees == told.plan.frees
@@ -74,15 +78,6 @@ def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> N
     with Spool(lived.config.events) as spool:
         (event,) = [e for e in spool.read("test", 1000)[1] if e["event.dataset"] == "llmops.retention"]
     assert event["llmops.retention.freed"] == done.plan.frees and event["llmops.retention.versions"]
-
-
-def test_weights_that_a_version_still_links_to_are_not_counted_as_freed(lived: Site) -> None:
-    items = {item.name: item for item in clean(lived, dry_run=True).plan.items}
-    champion = lived.registry.champion()
-    assert champion
-    compress = items[f"compress/{champion.compress}"]
-    assert disk.freed(compress.files) < WEIGHTS <= compress.size
-    assert disk.freed([*compress.files, *items[champion.name].files]) >= WEIGHTS
 
 
 def test_what_the_newest_runs_and_the_served_versions_need_stays(lived: Site) -> None:
@@ -190,25 +185,18 @@ def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
 def test_killed_at_any_step_it_goes_on_where_it_was(lived: Site, tmp_path: Path) -> None:
     other = Site(tmp_path / "other", runs=2, days=2, versions=2)
     copy(lived.home, other.home)
-    clean(other)
-    wanted = held(other.home)
     with pytest.MonkeyPatch.context() as patch:
         counter = killing(patch, 10**9)
-        one = Site(tmp_path / "one", runs=2, days=2, versions=2)
-        copy(lived.home, one.home)
-        clean(one)
-        steps = counter[0]
-    for number, after in enumerate(range(0, steps, max(1, steps // 13))):
+        clean(other)
+        steps, wanted = counter[0], held(other.home)
+    for number, after in enumerate(range(0, steps, max(1, steps // 6))):
         here = Site(tmp_path / f"killed-{number}", runs=2, days=2, versions=2)
         copy(lived.home, here.home)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             killing(patch, after)
             clean(here)
         for version in here.registry.versions():  # no version is half a model
-            files = (
-                [p.name for p in version.servable.rglob("*")] if version.servable.is_dir() else ["model.safetensors"]
-            )
-            assert files == ["model.safetensors"], after
+            assert not version.servable.is_dir() or os.listdir(version.servable) == ["model.safetensors"], after
         for path in here.config.artifacts.glob("*/[!.]*/record.json"):  # and no artifact is taken for whole that is not
             assert artifacts.verify(path.parent) == [], after
         clean(here)
@@ -263,28 +251,19 @@ def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:
     assert done["train"] == old and all(artifacts.is_done(path) for path in done.values())
 
 
-def test_unfinished_work_stays_while_it_may_go_on(lived: Site) -> None:
-    train = lived.config.artifacts / "train"
-    for name, age in (("new", 1), ("old", 5)):
-        (train / name).mkdir()
-        (train / name / "checkpoint").write_text("x")
-        moment = (lived.moment(9) - timedelta(days=age)).timestamp()
-        os.utime(train / name / "checkpoint", (moment, moment))
+def test_unfinished_work_and_logs_stay_while_they_are_new(lived: Site) -> None:
+    train, tasks = lived.config.artifacts / "train", lived.home / "logs" / "tasks" / "dag_id=llmops_pipeline"
+    ages = {train / "new/checkpoint": 1, train / "old/checkpoint": 5, tasks / "1/a.log": 40, tasks / "2/a.log": 3}
+    for path, days in ages.items():
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        moment = (lived.moment(9) - timedelta(days=days)).timestamp()
+        os.utime(path, (moment, moment))
+    (lived.home / "logs" / "serving.log").write_text("x")
     reasons = {item.name: item.why for item in clean(lived).plan.items if item.kind == "unfinished"}
     assert (train / "new" / "checkpoint").exists() and not (train / "old").exists()
     assert "not finished" in reasons["train/new"]
-
-
-def test_logs_of_tasks_go_after_their_days_and_others_stay(lived: Site) -> None:
-    tasks = lived.home / "logs" / "tasks" / "dag_id=llmops_pipeline"
-    for name, age in (("run_id=1/a.log", 40), ("run_id=2/a.log", 3)):
-        (tasks / name).parent.mkdir(parents=True)
-        (tasks / name).write_text("x")
-        moment = (lived.moment(9) - timedelta(days=age)).timestamp()
-        os.utime(tasks / name, (moment, moment))
-    (lived.home / "logs" / "serving.log").write_text("x")
-    clean(lived)
-    assert [p.name for p in tasks.iterdir()] == ["run_id=2"] and (lived.home / "logs" / "serving.log").exists()
+    assert [p.name for p in tasks.iterdir()] == ["2"] and (lived.home / "logs" / "serving.log").exists()
 
 
 def test_an_interrupted_erasure_is_finished_first(lived: Site) -> None:
@@ -307,13 +286,8 @@ def test_a_person_is_forgotten_in_what_is_left_and_nothing_that_is_gone_holds_th
     assert not any(person.encode() in body for _, body in tree(lived.home).values())
     with pytest.raises(LlmopsError, match="Nothing in"):
         forget(lived.config, person)
-    assert [p for p in lived.config.artifacts.glob("*/*/gone.json") if artifacts.is_gone(p.parent)]
-
-
-def test_a_note_of_an_erasure_stays_with_a_record_whose_data_is_gone(lived: Site) -> None:
-    clean(lived)
     gone = next(p.parent for p in lived.config.artifacts.glob("collect/*/gone.json"))
-    artifacts.amend(gone, {"time": "t", "rows": 1})
+    artifacts.amend(gone, {"time": "t", "rows": 1})  # a note of an erasure stays with a record whose data is gone
     assert artifacts.is_gone(gone) and artifacts.read_record(gone).erasures == [{"time": "t", "rows": 1}]
 
 
@@ -331,14 +305,6 @@ def test_status_tells_what_is_gone_and_what_takes_the_room(lived: Site, capsys: 
     assert disk_use["artifacts"]["train"] >= WEIGHTS and disk_use["registry"] < disk_use["total"] and disk_use["free"]
     files = sum({p.stat().st_ino: p.stat().st_blocks * 512 for p in lived.home.rglob("*") if p.is_file()}.values())
     assert abs(disk_use["total"] - files) < 200_000
-
-
-def test_the_table_names_each_with_its_reason(lived: Site, capsys: Any) -> None:
-    assert cli.main(["gc", "--dry-run", "--json", "--set", f"home={lived.home}"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["dry_run"] and said["items"] and all(item["why"] and "size" in item for item in said["items"])
-    assert cli.main(["gc", "--dry-run", "--set", f"home={lived.home}"]) == 0
-    assert "it is candidate" in capsys.readouterr().out
 
 
 def test_an_empty_home_has_nothing_to_remove(site: Site, capsys: Any) -> None:

@@ -23,7 +23,7 @@ def left_by_a_kill(place: str, file: Path) -> None:
         Work.at(f"{place}/{name}").take(file, "parts/0.arrow")
 
 
-@pytest.fixture(params=[LOCAL, "s3", "azure"])
+@pytest.fixture(params=[LOCAL, "s3", pytest.param("azure", marks=pytest.mark.service)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == LOCAL:
         return str(tmp_path / LOCAL)
