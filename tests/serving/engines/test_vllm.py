@@ -10,7 +10,6 @@ An engine takes half a minute to start on 2 cores; there are four.
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -18,6 +17,9 @@ from serving.engines.base import Chat, Chunk, EngineRequest, Message, Question, 
 from serving.engines.trim import Trim
 from serving.engines.vllm import VllmEngine
 from serving.errors import EngineDied, PromptRefused, QueueFull
+from tests.clock import wait_until
+
+pytestmark = pytest.mark.anyio
 
 WINDOW = 512
 FEW = 4  #: tokens that are compared with transformers; later ones of a random model hang on the last bits of a sum
@@ -30,34 +32,24 @@ def test_white_space_at_the_ends_of_an_answer_is_left_out():
         assert "".join(trim.feed(piece) for piece in pieces) == "".join(pieces).strip()
 
 
-def test_an_engine_that_was_never_loaded_is_not_alive_and_closes(tmp_path):
-    engine = VllmEngine(tmp_path, 1, 1)
-    assert not engine.stats().alive
-    engine.close()
-
-
-def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
+async def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
     engine, free = VllmEngine(tmp_path, max_queue=2, max_batch=1), asyncio.Event()
+    assert not engine.stats().alive
 
     async def answer(engine, request, stream):
         await free.wait()
         stream.push(Chunk("", 1, 1, "stop"))
 
-    async def run():
-        engine._thread.start()
-        first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
-        left.cancel()
-        async with asyncio.timeout(30):
-            while not first.begun_at:  # in the engine's own thread
-                await asyncio.sleep(0.01)
-        assert not second.begun_at
-        engine._loop.call_soon_threadsafe(free.set)
-        await first.whole()
-        await second.whole()
-        assert second.begun_at >= first.begun_at and not left.begun_at
-
     monkeypatch.setattr(VllmEngine, "_answer", answer)
-    asyncio.run(run())
+    engine._thread.start()
+    first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
+    left.cancel()
+    await asyncio.to_thread(wait_until, lambda: first.begun_at)  # in the engine's own thread
+    assert not second.begun_at
+    engine._loop.call_soon_threadsafe(free.set)
+    await first.whole()
+    await second.whole()
+    assert second.begun_at >= first.begun_at and not left.begun_at
     engine.close()
 
 
@@ -103,10 +95,10 @@ def engine(base):
 
 
 def whole(engine, request):
-    async def run():
+    async def answer():
         return await engine.generate(request).whole()
 
-    return asyncio.run(run())
+    return asyncio.run(answer())
 
 
 def said(folder, ids, count, change=lambda model: None):
@@ -141,48 +133,36 @@ def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that
         assert answer.finish_reason == ("length" if len(expected) == FEW else "stop")
 
 
-def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
-    async def run(request):
-        return [chunk async for chunk in engine.generate(request)]
-
+async def test_pieces_add_up_to_the_answer_and_a_stop_string_ends_it(engine):
     request = EngineRequest(Question("Where is it?"), 20)
-    chunks = asyncio.run(run(request))
+    chunks = [chunk async for chunk in engine.generate(request)]
     text = "".join(chunk.text for chunk in chunks)
     assert len(chunks) > 5 and chunks[-1].finish_reason == "length"
     stop = text[len(text) // 2 :][:4]
-    stopped = whole(engine, EngineRequest(request.prompt, 20, stop=(stop,)))
+    stopped = await engine.generate(EngineRequest(request.prompt, 20, stop=(stop,))).whole()
     assert stopped.finish_reason == "stop"
     assert stopped.text == text[: text.index(stop)].strip()
 
 
-def test_a_seed_repeats_a_sample(engine):
+def test_a_seed_repeats_a_sample_and_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     requests = [EngineRequest(Question("Where?"), 12, temperature=1.0, top_p=0.95, seed=seed) for seed in (1, 1, 2)]
     one, same, other = [whole(engine, request).text for request in requests]
     assert one == same != other
-
-
-def test_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
         whole(engine, EngineRequest(TokenIds((5,) * 600), 5))
 
 
-def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
-    async def run():
-        streams = [engine.generate(EngineRequest(Question(str(n)), 400)) for n in range(4)]
-        with pytest.raises(QueueFull) as refused:
-            engine.generate(EngineRequest(Question("one too many"), 1))
-        assert refused.value.retry_after_s >= 1
-        assert (engine.stats().waiting, engine.stats().running) == (2, 2)
-        for stream in streams:
-            stream.cancel()
-        end = time.monotonic() + 10
-        while engine.stats().running:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.01)
-        assert await engine.generate(EngineRequest(Question("again"), 2)).whole()
-        assert engine._llm.get_num_unfinished_requests() == 0
-
-    asyncio.run(run())
+async def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
+    streams = [engine.generate(EngineRequest(Question(str(n)), 400)) for n in range(4)]
+    with pytest.raises(QueueFull) as refused:
+        engine.generate(EngineRequest(Question("one too many"), 1))
+    assert refused.value.retry_after_s >= 1
+    assert (engine.stats().waiting, engine.stats().running) == (2, 2)
+    for stream in streams:
+        stream.cancel()
+    await asyncio.to_thread(wait_until, lambda: not engine.stats().running)
+    assert await engine.generate(EngineRequest(Question("again"), 2)).whole()
+    assert engine._llm.get_num_unfinished_requests() == 0
 
 
 def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, tmp_path):
@@ -220,40 +200,33 @@ def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, 
     assert answer.text == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
-def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
+async def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
     import psutil
 
     before = set(psutil.Process().children(recursive=True))
     engine = VllmEngine(base, 8, 2, options=OPTIONS)
     engine.load()
-
-    async def run():
-        streams = [engine.generate(EngineRequest(Question(str(n)), 450)) for n in range(4)]
-        await asyncio.sleep(0.1)
-        for process in set(psutil.Process().children(recursive=True)) - before:
-            process.kill()
-        for stream in streams:
-            with pytest.raises(EngineDied):
-                await asyncio.wait_for(stream.whole(), 30)
-        assert not engine.stats().alive
+    streams = [engine.generate(EngineRequest(Question(str(n)), 450)) for n in range(4)]
+    async for _ in streams[0]:
+        break  # while it is answered
+    for process in set(psutil.Process().children(recursive=True)) - before:
+        process.kill()
+    for stream in streams[1:]:
         with pytest.raises(EngineDied):
-            await engine.generate(EngineRequest(Question("later"), 1)).whole()
-
-    asyncio.run(run())
+            await asyncio.wait_for(stream.whole(), 50)
+    assert not engine.stats().alive
+    with pytest.raises(EngineDied):
+        await engine.generate(EngineRequest(Question("later"), 1)).whole()
     engine.close()
 
 
-def test_closing_answers_what_was_accepted_and_nothing_more(vllm, base):
+async def test_closing_answers_what_was_accepted_and_nothing_more(vllm, base):
     engine = VllmEngine(base, 8, 2, options=OPTIONS)
     engine.load()
-
-    async def run():
-        streams = [engine.generate(EngineRequest(Question(str(n)), 100)) for n in range(5)]
-        await asyncio.to_thread(engine.close)
-        for stream in streams:
-            assert (await stream.whole()).finish_reason
-        assert not engine.stats().alive
-        with pytest.raises(EngineDied):
-            await engine.generate(EngineRequest(Question("later"), 1)).whole()
-
-    asyncio.run(run())
+    streams = [engine.generate(EngineRequest(Question(str(n)), 100)) for n in range(5)]
+    await asyncio.to_thread(engine.close)
+    for stream in streams:
+        assert (await stream.whole()).finish_reason
+    assert not engine.stats().alive
+    with pytest.raises(EngineDied):
+        await engine.generate(EngineRequest(Question("later"), 1)).whole()

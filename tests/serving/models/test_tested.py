@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +13,35 @@ from fastapi.testclient import TestClient
 from serving.engines.echo import EchoEngine
 
 
-@pytest.fixture
-def client(site: Any) -> Iterator[TestClient]:
-    """v1 answers; v2 and v3 are not loaded."""
-    site.add_version("v3")
-    with site.client() as client:
+@pytest.fixture(scope="module")
+def served(new_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A site, its client, and which tested versions were alive when another was made. v1 answers; v4 cannot be loaded,
+    v5 is never tested, and v6 has no model."""
+    site, overlaps = new_site(tmp_path_factory.mktemp("tested")).release(), list[str]()
+    for name in ("v3", "v4", "v5", "v6"):
+        site.add_version(name)
+    (site.config.release.registry / site.config.release.name / "versions" / "v6" / "servable").rmdir()
+
+    def engine(version: Any) -> EchoEngine:
+        if version.name == "v4":
+            return EchoEngine(load_error=OSError("no weights"))
+        overlaps.extend(name for name, other in site.engines.items() if name != "v1" and other.stats().alive)
+        return site.engine(version)
+
+    with site.client(engine) as client:
         site.ready(client)
-        yield client
+        yield SimpleNamespace(site=site, client=client, overlaps=overlaps)
+
+
+@pytest.fixture
+def site(served: Any) -> Any:
+    return served.site
+
+
+@pytest.fixture
+def client(served: Any) -> TestClient:
+    client: TestClient = served.client
+    return client
 
 
 def ask(site: Any, client: TestClient, role: str, version: str, path: str = "/generate") -> Any:
@@ -40,69 +62,39 @@ def test_a_version_that_is_not_loaded_answers_who_may_test_it(site: Any, client:
 
 
 def test_a_user_cannot_have_a_version_loaded_nor_use_one_that_a_developer_tests(site: Any, client: TestClient) -> None:
-    for path in ("/generate", "/v1/completions"):
-        assert ask(site, client, "user", "v2", path).status_code == 404
-    assert list(site.engines) == ["v1"]
     assert ask(site, client, "developer", "v2").status_code == 200
     for path in ("/generate", "/v1/completions"):
-        assert ask(site, client, "user", "v2", path).status_code == 404
+        for version in ("v2", "v5"):
+            assert ask(site, client, "user", version, path).status_code == 404
+    assert "v5" not in site.engines
     assert {site.ask(client).json()["model_version"] for _ in range(5)} == {"v1"}
 
 
-def test_what_cannot_be_tested_is_said(site: Any, client: TestClient) -> None:
-    assert ask(site, client, "developer", "v9").status_code == 404
-    assert "v1" in ask(site, client, "developer", "v9").json()["detail"]
-    (site.config.release.registry / site.config.release.name / "versions" / "v3" / "servable").rmdir()
-    assert "no model" in ask(site, client, "developer", "v3").json()["detail"]
+def test_what_cannot_be_tested_is_an_error_for_the_developer_alone(
+    site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = ask(site, client, "developer", "v9")
+    assert unknown.status_code == 404 and "v1" in unknown.json()["detail"]
+    assert "no model" in ask(site, client, "developer", "v6").json()["detail"]
+    broken = ask(site, client, "developer", "v4")
+    assert broken.status_code == 503 and "v4 cannot be loaded (OSError)" in broken.json()["detail"]
+    monkeypatch.setattr(client.app.state.parts.models.tested, "_idle_s", 0)  # type: ignore[attr-defined]
+    off = ask(site, client, "developer", "v2")
+    assert off.status_code == 404 and "serving.test_idle_s" in off.json()["detail"]
+    assert client.get("/readyz").status_code == 200 and site.ask(client).status_code == 200
 
 
-def test_the_version_tested_before_is_gone_when_the_next_one_is_loaded(site: Any) -> None:
-    site.add_version("v3")
-    alive: list[list[str]] = []
-
-    def engine(version: Any) -> EchoEngine:
-        alive.append([name for name, other in site.engines.items() if name != "v1" and other.stats().alive])
-        return site.engine(version)
-
-    with site.client(engine) as client:
-        site.ready(client)
-        for version in ("v2", "v3", "v2"):
-            assert ask(site, client, "developer", version).json()["model_version"] == version
-    assert alive == [[]] * 4
-
-
-def test_one_that_cannot_be_loaded_is_an_error_for_the_developer_alone(site: Any) -> None:
-    class Broken(EchoEngine):
-        def load(self) -> None:
-            raise OSError("no weights")
-
-    def engine(version: Any) -> EchoEngine:
-        return Broken(4, 4) if version.name == "v2" else site.engine(version)
-
-    with site.client(engine) as client:
-        site.ready(client)
-        answer = ask(site, client, "developer", "v2")
-        assert answer.status_code == 503 and "v2 cannot be loaded (OSError)" in answer.json()["detail"]
-        assert client.get("/readyz").status_code == 200 and site.ask(client).status_code == 200
-
-
-def test_an_idle_one_is_closed_and_comes_again(tmp_path: Path, new_site: Any) -> None:
-    site = new_site(tmp_path, test_idle_s=0.2).release()
-    with site.client() as client:
-        site.ready(client)
-        assert ask(site, client, "developer", "v2").status_code == 200
-        first = site.engines["v2"]
+def test_the_one_before_is_gone_when_the_next_is_loaded_and_an_idle_one_is_closed_and_comes_again(
+    served: Any, site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("v2", "v3", "v2"):
+        assert ask(site, client, "developer", version).json()["model_version"] == version
+    first = site.engines["v2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(client.app.state.parts.models.tested, "_idle_s", 0.01)  # type: ignore[attr-defined]
         site.until(lambda: not first.stats().alive)
-        assert ask(site, client, "developer", "v2").status_code == 200 and site.engines["v2"] is not first
-        assert site.engines["v1"].stats().alive
-
-
-def test_it_can_be_turned_off(tmp_path: Path, new_site: Any) -> None:
-    site = new_site(tmp_path, test_idle_s=0).release()
-    with site.client() as client:
-        site.ready(client)
-        answer = ask(site, client, "developer", "v2")
-        assert answer.status_code == 404 and "serving.test_idle_s" in answer.json()["detail"]
+    assert ask(site, client, "developer", "v2").status_code == 200 and site.engines["v2"] is not first
+    assert site.engines["v1"].stats().alive and served.overlaps == []
 
 
 def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_are_told(
@@ -118,7 +110,8 @@ def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_
     for _ in range(20):
         assert site.ask(client).json()["model_version"] == "v1"
     for thread in threads:
-        thread.join()
+        thread.join(50)
+    assert len(answers) == 12
     assert {a.status_code for a in answers} <= {200, 404, 503} and any(a.status_code == 200 for a in answers)
     for answer in answers:
         assert answer.status_code == 200 or "v" in answer.json()["detail"]
