@@ -22,7 +22,7 @@ from llmops.features.online import OnlineTokens, forget_online, read_online
 from llmops.retention import removal
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.service)])
 def made(
     request: pytest.FixtureRequest, tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Features, Path]:
@@ -56,6 +56,10 @@ def test_online_reads_what_offline_reads(made: tuple[Features, Path]) -> None:
     offline = {t.id: t for t in read_offline(made[1], "train")}
     assert len(offline) == 8
     assert read_online(made[1], ["id7", "nobody", "id0"]) == [offline["id7"], None, offline["id0"]]
+    references = [f"{declarations.VIEW}:{name}" for name in ("token_ids", "attention_mask", "meta")]
+    row = declarations.open_store(made[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
+    assert row["attention_mask"] == [[1] * len(row["token_ids"][0])]
+    assert '"split": "train"' in row["meta"][0]
 
 
 def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[Features, Path], make: Any) -> None:
@@ -79,13 +83,6 @@ def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[
     assert not any(id.encode() in held(features, home) for id in ids)
 
 
-def test_the_view_offers_mask_and_meta_online_too(made: tuple[Features, Path]) -> None:
-    references = [f"{declarations.VIEW}:{name}" for name in ("token_ids", "attention_mask", "meta")]
-    row = declarations.open_store(made[1]).get_online_features(references, [{"input_id": "id5"}]).to_dict()
-    assert row["attention_mask"] == [[1] * len(row["token_ids"][0])]
-    assert '"split": "train"' in row["meta"][0]
-
-
 def test_a_later_interval_replaces_and_another_base_model_does_not(
     made: tuple[Features, Path], tmp_path: Path, make: Any
 ) -> None:
@@ -102,13 +99,15 @@ def test_what_is_forgotten_is_gone_from_every_project_and_from_the_bytes(
 ) -> None:
     config, out = made
     _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
-    victim = read_online(out, ["id6"])[0]
+    reader = OnlineTokens(out)  # forgetting waits for nobody who reads
+    victim = reader.read(["id6"])[0]
     assert victim
     tokens = Int32List(val=victim.token_ids).SerializeToString()
     needles = (b"id6", b"group 6", tokens)
     assert all(needle in held(config, tmp_path) for needle in needles)
     assert forget_online(config, out, ["id6", "nobody"]) == 1
     assert not any(needle in held(config, tmp_path) for needle in needles)
+    assert reader.read(["id6"]) == [None]
     for artifact in (out, other):
         assert read_online(artifact, ["id6"]) == [None]
         assert all(read_online(artifact, [f"id{n}" for n in (0, 1, 2, 3, 4, 5, 7)]))
@@ -135,14 +134,6 @@ def test_remnants_of_rows_deleted_before_go_too(tmp_path: Path, make: Any) -> No
     assert remnants
     assert forget_online(config, out, [f"id{n}" for n in remnants]) == 0
     assert not any(f'"group {n}"'.encode() in held(config, tmp_path) for n in remnants)
-
-
-def test_forgetting_waits_for_nobody_who_reads(tmp_path: Path, make: Any) -> None:
-    config, out = make.artifact(tmp_path)
-    reader = OnlineTokens(out)
-    assert reader.read(["id3"])[0]
-    assert forget_online(config, out, ["id3"]) == 1
-    assert reader.read(["id3"]) == [None]
 
 
 def test_an_unknown_store_is_an_error_and_an_absent_one_holds_nothing(tmp_path: Path, make: Any) -> None:

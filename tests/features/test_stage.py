@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +43,6 @@ def test_offline_gives_what_the_prompt_format_makes_in_the_order_written(world: 
     for tokens, item in zip(found[:41], world["train"], strict=False):
         expected = training_ids(tokenizer, item.question, item.answer, item.context)
         assert (tokens.token_ids, tokens.prompt_tokens) == expected
-
-
-def test_splits_do_not_mix(world: dict[str, Any]) -> None:
     assert [t.id for t in read_offline(world["out"], "validation")] == ["id200"]
     assert [t.id for t in read_offline(world["out"], "test")] == ["id300"]
     with pytest.raises(ArtifactError, match="'dev'"):
@@ -94,13 +88,6 @@ def test_two_artifacts_share_the_online_store_and_each_keeps_its_own_tokens(worl
     assert (world["out"] / "registry.db").read_bytes() == registry
     assert read_online(out, ["id7"]) != before[0]
     assert OnlineTokens(out).read(["id200"]) == list(read_offline(out, "validation"))
-
-
-def test_feasts_command_line_works_on_an_artifact(world: dict[str, Any]) -> None:
-    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(world["out"]), "feature-services", "list"]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("LLMOPS_")}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0 and "llm_training" in done.stdout
 
 
 def test_nothing_left_to_train_on_is_an_error(tmp_path: Path, make: Any) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from llmops.config import Annotate
 from llmops.data.annotate import stage as annotate
@@ -34,14 +31,6 @@ DOCUMENTS = [
     row("file", "row 1", location="chats/fay_li.csv", question="Is it loud?", answer="As a drum.", group="sound"),
 ]  # fmt: skip
 SHOP = {"question": "What does the {product} cost?", "answer": "It costs {price} at most.", "group": "{product}"}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'state.db'}"
-    fresh: Callable[[], str] = request.getfixturevalue("postgresql")
-    return fresh()
 
 
 def test_who_is_named_in_what_an_example_was_made_of(url: str, tmp_path: Path) -> None:

@@ -86,12 +86,19 @@ WORLD = [
     document("pii", 3, question="Who is it?", answer="Ana.",
              context="Customer ana@example.com, card 4111 1111 1111 1111. " + "More. " * 30),
 ]  # fmt: skip
-TEMPLATES = {
-    "goods": (
-        Template(question="Price of {name}?", answer="{price} euros.", context="{name}: {price}", group="{name}"),
-        Template(question="Size of {name}?", answer="{size.m} m."),
-    )
-}
+CONFIG = Annotate(
+    min_test_items=1,
+    redact=("EMAIL_ADDRESS", "CREDIT_CARD", "SECRET"),
+    max_answer_sentences=2,
+    max_answer_chars=60,
+    max_context_chars=42,
+    templates={
+        "goods": (
+            Template(question="Price of {name}?", answer="{price} euros.", context="{name}: {price}", group="{name}"),
+            Template(question="Size of {name}?", answer="{size.m} m."),
+        )
+    },
+)
 
 
 class Made(NamedTuple):
@@ -111,9 +118,20 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("world")
-    limits = {"max_answer_sentences": 2, "max_answer_chars": 60, "max_context_chars": 42}
-    entities = ("EMAIL_ADDRESS", "CREDIT_CARD", "SECRET")
-    return Made(folder / "out", *run(folder, WORLD, templates=TEMPLATES, redact=entities, **limits))
+    return Made(folder / "out", *run(folder, WORLD, **dict(CONFIG)))
+
+
+def test_the_same_documents_in_any_order_and_files_give_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    for number, part in enumerate((WORLD[50:][::-1], WORLD[:50][::-1])):
+        write_rows(tmp_path / "clean" / "documents" / f"part-{number:05d}.parquet", part, Document)
+    (tmp_path / "out").mkdir()
+    metrics = annotate.run(CONFIG, clean=tmp_path / "clean", out=tmp_path / "out")
+    assert dict(metrics) == made.metrics
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in made.out.iterdir()}
+    assert files.keys() == {
+        "train.parquet", "validation.parquet", "test.parquet", "dropped.parquet", "findings.parquet", "train.txt",
+    }  # fmt: skip
 
 
 def test_pairs_become_examples_with_splits_and_annotated_text(made: Made) -> None:

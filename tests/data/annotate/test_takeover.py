@@ -7,7 +7,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -135,14 +134,6 @@ def example(name: str, split: str, question: str = "", answer: str = "Yes.", gro
         id=content_id("", question, answer), question=question, answer=answer, group=group or name, split=split,
         source="shop", location="l", position=name,
     )  # fmt: skip
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'state.db'}"
-    fresh: Any = request.getfixturevalue("postgresql")
-    return str(fresh())
 
 
 def honoured(url: str, config: Annotate) -> dict[str, str]:
