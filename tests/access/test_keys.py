@@ -1,7 +1,8 @@
 import json
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ from llmops.access.roles import (
 from llmops.errors import StateError, StateUnavailable
 from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
-from llmops.state.database import database_at
+from llmops.state.database import Database, database_at
 from llmops.state.tables import audit
 
 
@@ -38,6 +39,9 @@ def store_in(home, url="", **more):
 
 
 def test_a_created_key_is_good_and_its_secret_is_not_in_the_file(store, tmp_path):
+    with pytest.raises(UnknownKey):
+        store.check("llmops_12345678_secret")
+    assert list(store.list()) == []
     shown, key = store.create("user", "shop")
     assert store.check(shown) == key
     assert shown.startswith(f"llmops_{key.prefix}_")
@@ -46,31 +50,12 @@ def test_a_created_key_is_good_and_its_secret_is_not_in_the_file(store, tmp_path
     assert key.prefix.encode() in content
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda s: "",
-        lambda s: "llmops_",
-        lambda s: s[:-1],
-        lambda s: s + "x",
-        lambda s: s.upper(),
-        lambda s: s.replace("llmops_", "other_"),
-        lambda s: s.split("_")[1],
-        lambda s: s.rsplit("_", 1)[0] if s.count("_") == 2 else s[:16],
-        lambda s: "llmops_00000000_" + s[16:],
-        lambda s: s[:16] + "ü\udcff",
-    ],
-)
-def test_anything_but_the_key_is_unknown(store, change):
+def test_anything_but_the_key_is_unknown(store):
     shown, _ = store.create("admin", "ops")
-    with pytest.raises(UnknownKey):
-        store.check(change(shown))
-
-
-def test_in_an_empty_database_every_key_is_unknown(store):
-    with pytest.raises(UnknownKey):
-        store.check("llmops_12345678_secret")
-    assert list(store.list()) == []
+    others = ["", "llmops_", shown[:-1], shown + "x", shown.upper(), shown.replace("llmops_", "other_"), shown[:16]]
+    for other in (*others, shown.split("_")[1], "llmops_00000000_" + shown[16:], shown[:16] + "ü\udcff"):
+        with pytest.raises(UnknownKey):
+            store.check(other)
 
 
 def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
@@ -90,69 +75,46 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
         store.good(store.proven(forever_key.prefix, bool))
 
 
-def test_only_who_has_the_secret_learns_that_a_key_was_revoked(store):
+def test_a_revocation_keeps_its_first_time_and_counts_at_once_for_others(store, tmp_path):
     shown, key = store.create("user", "a")
-    store.revoke(key.prefix)
-    with pytest.raises(UnknownKey):
+    store.check(shown)
+    assert store_in(tmp_path / "home").revoke(key.prefix).revoked == store.revoke(key.prefix).revoked != ""
+    with pytest.raises(RevokedKey):
+        store.check(shown)
+    with pytest.raises(UnknownKey):  # only who has the secret learns of it
         store.check(f"llmops_{key.prefix}_guess")
-
-
-def test_revoking_twice_keeps_the_first_time_and_a_wrong_prefix_is_an_error(store):
-    _, key = store.create("user", "a")
-    assert store.revoke(key.prefix).revoked == store.revoke(key.prefix).revoked != ""
     for change in (store.revoke, store.rotate):
         with pytest.raises(NoSuchKey):
             change("nothere")
 
 
-def test_a_revocation_by_another_process_counts_at_once(store, tmp_path):
-    shown, key = store.create("user", "a")
-    store.check(shown)
-    store_in(tmp_path / "home").revoke(key.prefix)
-    with pytest.raises(RevokedKey):
-        store.check(shown)
-
-
 @pytest.mark.parametrize("by", ROLES)
-@pytest.mark.parametrize("role", ROLES)
-def test_nobody_mints_above_the_own_role(store, by, role):
-    if ROLES.index(role) > ROLES.index(by):
-        with pytest.raises(Forbidden):
-            store.create(role, "x", by=by)
-        assert list(store.list()) == []
-    else:
-        assert store.create(role, "x", by=by)[1].role == role
+def test_nobody_mints_or_changes_a_key_above_the_own_role(store, by):
+    for role in ROLES:
+        _, key = store.create(role, "boss")
+        keys_before = list(store.list())
+        acts = [partial(act, key.prefix, by=by) for act in (store.rotate, store.revoke)]
+        for act in (partial(store.create, role, "x", by=by), *acts):
+            if ROLES.index(role) > ROLES.index(by):
+                with pytest.raises(Forbidden):
+                    act()
+                assert list(store.list()) == keys_before
+            else:
+                act()
 
 
-@pytest.mark.parametrize("change", ["revoke", "rotate"])
-def test_nobody_changes_a_key_above_the_own_role(store, change):
-    shown, key = store.create("admin", "boss")
-    with pytest.raises(Forbidden):
-        getattr(store, change)(key.prefix, by="developer")
-    assert store.check(shown) == key
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"role": "root"},
-        {"owner": "  "},
-        {"owner": "a\nb"},
-        {"owner": "a\x1b[2J"},
-        {"owner": "x" * 101},
-        {"days": 0},
-        {"days": -1},
-        {"days": float("nan")},
-        {"days": float("inf")},
-        {"days": MAX_DAYS + 1},
-        {"requests_per_minute": -1},
-        {"tokens_per_minute": -1},
-    ],
-)
-def test_wrong_arguments_make_no_key(store, arguments):
-    with pytest.raises(KeyRefused):
-        store.create(**{"role": "user", "owner": "x", **arguments})
+def test_wrong_arguments_make_no_key_and_no_rotation(store):
+    owners = [{"owner": owner} for owner in ("  ", "a\nb", "a\x1b[2J", "x" * 101)]
+    days = [{"days": days} for days in (0, -1, float("nan"), float("inf"), MAX_DAYS + 1)]
+    for wrong in (*owners, *days, {"role": "root"}, {"requests_per_minute": -1}, {"tokens_per_minute": -1}):
+        with pytest.raises(KeyRefused):
+            store.create(**{"role": "user", "owner": "x", **wrong})
     assert list(store.list()) == []
+    shown, key = store.create("user", "a")
+    for hours in (-1, float("nan"), float("inf")):
+        with pytest.raises(KeyRefused):
+            store.rotate(key.prefix, hours)
+    assert store.check(shown) == key
 
 
 def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
@@ -165,42 +127,22 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
     assert all(getattr(rotated, name) == getattr(key, name) for name in kept)
     assert store.check(first) == store.check(second) == rotated
     moment += timedelta(hours=2)
-    assert store.check(second) == rotated
-    with pytest.raises(UnknownKey):
-        store.check(first)
-    third, _ = store.rotate(key.prefix, hours=0)
-    assert store.check(third)
-    for old in (first, second):
-        with pytest.raises(UnknownKey):
-            store.check(old)
-
-
-def test_only_the_last_secret_before_a_rotation_goes_on(store):
-    first, key = store.create("user", "a")
-    second, _ = store.rotate(key.prefix)
-    third, _ = store.rotate(key.prefix)
+    third, _ = store.rotate(key.prefix, hours=2)
     assert store.check(second) == store.check(third)
     with pytest.raises(UnknownKey):
         store.check(first)
-
-
-def test_a_rotated_key_that_is_revoked_is_so_with_both_secrets(store):
-    first, key = store.create("user", "a")
-    second, _ = store.rotate(key.prefix)
+    fourth, _ = store.rotate(key.prefix, hours=0)  # only the last secret goes on, if any
+    assert store.check(fourth)
+    for old in (second, third):
+        with pytest.raises(UnknownKey):
+            store.check(old)
+    fifth, _ = store.rotate(key.prefix)
     store.revoke(key.prefix)
-    for shown in (first, second):
+    for shown in (fourth, fifth):
         with pytest.raises(RevokedKey):
             store.check(shown)
     with pytest.raises(KeyRefused):
         store.rotate(key.prefix)
-
-
-@pytest.mark.parametrize("hours", [-1, float("nan"), float("inf")])
-def test_a_rotation_with_a_wrong_time_changes_nothing(store, hours):
-    shown, key = store.create("user", "a")
-    with pytest.raises(KeyRefused):
-        store.rotate(key.prefix, hours)
-    assert store.check(shown) == key
 
 
 def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(store, monkeypatch):
@@ -221,22 +163,23 @@ def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(s
     assert len(set(done)) == 1 and len(done[0][0]) == 2
 
 
-def test_each_change_is_an_event_without_secrets(store, tmp_path):
+def test_each_change_is_an_event_and_a_row_of_audit_without_secrets(store, tmp_path):
     shown, key = store.create("user", "shop", days=1, tokens_per_minute=7, who="alice")
     again, _ = store.rotate(key.prefix, who="bob")
     store.revoke(key.prefix, by="admin", who="key ab12cd34")
     store.revoke(key.prefix)  # changes nothing
+    done = [("create_key", "alice"), ("rotate_key", "bob"), ("revoke_key", "key ab12cd34")]
     with Spool(tmp_path / "home" / "events") as spool:
         events = spool.read("x")[1]
-    assert [(e["event.action"], e["user.name"]) for e in events] == [
-        ("create_key", "alice"),
-        ("rotate_key", "bob"),
-        ("revoke_key", "key ab12cd34"),
-    ]
+    assert [(e["event.action"], e["user.name"]) for e in events] == done
     for event in events:
         assert event["event.dataset"] == AUDIT and event["event.outcome"] == "success"
         assert event["llmops.target.key.prefix"] == key.prefix and event["user.target.name"] == "shop"
         assert event["llmops.target.key.tokens_per_minute"] == 7
+    with store._database.read() as connection:
+        rows = connection.execute(sa.select(audit).order_by(audit.c.id)).all()
+    assert [(r.action, r.by, r.target) for r in rows] == [(*one, key.prefix) for one in done]
+    assert "sha256" not in json.dumps([r.fields for r in rows]) and rows[0].fields["owner"] == "shop"
     for path in (tmp_path / "home").rglob("*"):
         for secret in (shown, again):
             assert path.is_dir() or secret.split("_", 2)[2].encode() not in path.read_bytes()
@@ -289,36 +232,19 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
         assert [e["event.action"] for e in spool.read("x")[1]] == ["create_key", "rotate_key", "revoke_key"]
 
 
-def test_a_change_of_a_key_and_its_row_of_audit_are_one(store):
-    shown, key = store.create("user", "shop", who="alice")
-    store.revoke(key.prefix, who="bob")
-    with store._database.read() as connection:
-        rows = connection.execute(sa.select(audit).order_by(audit.c.id)).all()
-    assert [(r.action, r.by, r.target) for r in rows] == [
-        ("create_key", "alice", key.prefix),
-        ("revoke_key", "bob", key.prefix),
-    ]
-    assert "sha256" not in json.dumps([r.fields for r in rows]) and rows[0].fields["owner"] == "shop"
-
-
-def _create(home, url):
-    store_in(home, url).create("user", "worker")
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_keys_made_at_once_by_several_processes_are_all_kept(tmp_path, kind, request):
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def test_keys_made_at_once_are_all_kept(tmp_path, kind, request):
+    """By stores with databases of their own, as several processes have them; see `state` for real processes."""
     url = f"sqlite:///{tmp_path / 'state.db'}" if kind == "sqlite" else request.getfixturevalue("postgresql")()
-    workers = [multiprocessing.get_context("fork").Process(target=_create, args=(tmp_path, url)) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert len(store_in(tmp_path, url).list()) == 6
-    shown, key = store_in(tmp_path, url).create("user", "a")
-    assert store_in(tmp_path, url).check(shown) == key
-    store_in(tmp_path, url).revoke(key.prefix)
+    stores = [KeyStore(Database(url), tmp_path / "events", tmp_path / "keys.json") for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda store: store.create("user", "worker"), stores))
+    assert len(stores[0].list()) == 6
+    for shown, key in made:
+        assert stores[0].check(shown) == key
+    stores[0].revoke(made[1][1].prefix)
     with pytest.raises(RevokedKey):
-        store_in(tmp_path, url).check(shown)
+        stores[1].check(made[1][0])
 
 
 # --- while the database is away
@@ -360,35 +286,25 @@ def test_a_damaged_database_lets_nobody_in(tmp_path):
 # --- the file of 0.1.0
 
 
-def old_file(home):
-    """A file as 0.1.0 wrote it, with one key; gives the key as it is shown."""
-    home.mkdir(parents=True, exist_ok=True)
+def test_its_keys_are_taken_over_once_and_a_damaged_one_lets_nobody_in(tmp_path):
     secret = "s" * 43
     kept = Key("0a1b2c3d", "admin", "boss", keys.sha256(secret), created="2026-01-01T00:00:00+00:00")
-    (home / "keys.json").write_text(json.dumps({"keys": [asdict(kept)]}))
-    return f"llmops_0a1b2c3d_{secret}", kept
-
-
-def test_its_keys_are_taken_over_once(tmp_path):
-    shown, kept = old_file(tmp_path)
+    shown, file = f"llmops_0a1b2c3d_{secret}", tmp_path / "keys.json"
+    for damaged in ("", "[]", '{"keys": [{"prefix": "x"}]}'):
+        file.write_text(damaged)
+        store = store_in(tmp_path)
+        for use in (partial(store.check, shown), partial(store.create, "admin", "b"), store.list):
+            with pytest.raises(StateError, match="keys.json"):
+                use()
+        assert file.read_text() == damaged
+    file.write_text(json.dumps({"keys": [asdict(kept)]}))
     store = store_in(tmp_path)
     assert store.check(shown) == kept
     assert [p.name for p in tmp_path.glob("keys.json*")] == ["keys.json.taken-over"]
     store.revoke(kept.prefix)
-    (tmp_path / "keys.json.taken-over").rename(tmp_path / "keys.json")
+    (tmp_path / "keys.json.taken-over").rename(file)
     with pytest.raises(RevokedKey):
         store_in(tmp_path).check(shown)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"prefix": "x"}]}', '{"keys": [1]}'])
-def test_a_damaged_one_lets_nobody_in_and_is_left(tmp_path, content):
-    shown, _ = old_file(tmp_path)
-    (tmp_path / "keys.json").write_text(content)
-    store = store_in(tmp_path)
-    for use in (lambda: store.check(shown), lambda: store.create("admin", "b"), store.list):
-        with pytest.raises(StateError, match="keys.json"):
-            use()
-    assert (tmp_path / "keys.json").read_text() == content
 
 
 def test_each_role_may_all_that_the_one_below_may():
