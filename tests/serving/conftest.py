@@ -124,7 +124,7 @@ class Site:
         finally:
             self.go()
             server.should_exit = True
-            thread.join(20)
+            thread.join(50)
             assert not thread.is_alive()
 
     @staticmethod

@@ -13,9 +13,7 @@ PATHS = ["/generate", "/feedback", "/v1/chat/completions", "/v1/completions", "/
 KEYS = [*"abcdefgh", "prompt", "model", "messages", "role", "content", "stop", "stream", "max_tokens", "id", "rating"]
 
 quick = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
+    max_examples=4,
     database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
@@ -54,19 +52,16 @@ json_values = st.recursive(
 bodies = st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode())
 header_values = st.binary(max_size=60).map(lambda value: value.translate(None, b"\r\n\0").strip())
 headers = st.dictionaries(
-    st.sampled_from(
-        ["Content-Type", "Accept", "Cookie", "X-Llmops-Side", "Authorization", "Content-Encoding", "Range"]
-    ),
+    st.sampled_from(["Content-Type", "Accept", "Cookie", "X-Llmops-Side", "Authorization", "Content-Encoding"]),
     header_values | st.sampled_from([b"application/json", b"text/html", b"multipart/form-data", b"*/*", b"Bearer "]),
     max_size=4,
 )
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_no_bytes_make_the_app_fail(site, client, path):
-    @settings(quick, max_examples=60)
-    @given(body=bodies, given=headers, typed=st.booleans())
-    def send(body, given, typed):
+def test_no_bytes_make_the_app_fail(site, client):
+    @settings(quick, max_examples=100)
+    @given(path=st.sampled_from(PATHS), body=bodies, given=headers, typed=st.booleans())
+    def send(path, body, given, typed):
         kind = {"Content-Type": b"application/json"} if typed else {}
         key = {} if "Authorization" in given else {"X-API-Key": site.keys["admin"]}
         assert client.post(path, content=body, headers={**given, **kind, **key}).status_code < 500

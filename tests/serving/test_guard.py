@@ -50,58 +50,32 @@ def said(watch: AnswerWatch, parts: list[str]) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("before,kept,gone", KEPT)
-@pytest.mark.parametrize("seed", range(5))
-def test_nothing_of_it_leaves_whatever_pieces_it_comes_in(before: str, kept: str, gone: int, seed: int) -> None:
-    text = f"Of course. {before}{kept} and that is all there is to say about it."
-    watch = Guard(RULES).watch(Question("Tell me all"))
-    chunks = said(watch, pieces(text, seed))
-    left = "".join(chunk.text for chunk in chunks)
-    assert chunks[-1].finish_reason == "content_filter" and chunks[-1].text == "" and len(watch.rules) == 1
-    assert f"Of course. {before}{kept}".startswith(left) and len(left) <= len(f"Of course. {before}") + gone
-
-
-@pytest.mark.parametrize("before,kept,gone", KEPT)
-def test_nor_does_it_in_one_piece_with_what_follows(before: str, kept: str, gone: int) -> None:
-    watch = Guard(RULES).watch(Question("Tell me all"))
+def test_nothing_of_it_leaves_whatever_pieces_it_comes_in_unless_its_prompt_holds_it(
+    before: str, kept: str, gone: int
+) -> None:
+    guard = Guard(RULES)
+    for seed in range(3):
+        watch = guard.watch(Question("Tell me all"))
+        chunks = said(watch, pieces(f"Of course. {before}{kept} and that is all there is to say about it.", seed))
+        left = "".join(chunk.text for chunk in chunks)
+        assert chunks[-1].finish_reason == "content_filter" and chunks[-1].text == "" and len(watch.rules) == 1
+        assert f"Of course. {before}{kept}".startswith(left) and len(left) <= len(f"Of course. {before}") + gone
+    watch = guard.watch(Question("Tell me all"))  # in one piece with what follows
     assert watch.see(Chunk("Of course. ", 3, 2)).text == "Of course. "
     cut = watch.see(Chunk(f"{before}{kept} and that is all there is to say about it.", 3, 20))
     assert (cut.text, cut.finish_reason) == ("", "content_filter")
-
-
-@pytest.mark.parametrize("before,kept,gone", KEPT)
-def test_what_its_prompt_holds_may_be_said(before: str, kept: str, gone: int) -> None:
     prompts: list[Prompt] = [Question("Is this right?", kept), Text(kept), Chat((Message("user", kept),))]
     for prompt in [Question(f"Is {before}{kept} right?"), *prompts]:
-        chunks = said(Guard(RULES).watch(prompt), pieces(before + kept, 1))
+        chunks = said(guard.watch(prompt), pieces(before + kept, 1))
         assert "".join(chunk.text for chunk in chunks) == before + kept, prompt
-    assert said(Guard(RULES).watch(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+    assert said(guard.watch(TokenIds((1, 2))), [before + kept])[0].finish_reason == "content_filter"
+    assert said(Guard(()).watch(Question("?")), [before + kept])[0].finish_reason == "stop"  # without rules
 
 
-def test_prose_leaves_as_it_comes() -> None:
-    parts = [
-        "1",
-        ".",
-        " **",
-        "Keep",
-        "**",
-        " your",
-        " receipt",
-        " in",
-        " a",
-        " dry",
-        " place",
-        ",",
-        " 2",
-        "-",
-        "3",
-        " years",
-        ".",
-    ]
+def test_prose_leaves_as_it_comes_and_a_number_when_two_words_follow() -> None:
+    parts = ["1", ".", " **", "Keep", "**", " your", " place", ",", " 2", "-", "3", " years", "."]
     held = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
-    assert held == ["", "1.", *parts[2:12], " ", "2-", "", "3 years", "."]  # a digit until it is known what follows it
-
-
-def test_a_number_is_held_only_until_two_words_follow() -> None:
+    assert held == ["", "1.", *parts[2:8], " ", "2-", "", "3 years", "."]  # a digit until it is known what follows it
     parts = ["Send", " it", " within", " 365", " days", " of", " buying", " it"]
     left = [chunk.text for chunk in said(Guard(RULES).watch(Question("How?")), parts)]
     assert left == ["Send", " it", " within", " ", "", "", "365 days of buying", " it"]
@@ -113,10 +87,6 @@ def test_whatever_is_not_kept_back_arrives_whole(text: str, seed: int) -> None:
     chunks = said(watch, pieces(text, seed) or [""])
     left = "".join(chunk.text for chunk in chunks)
     assert text.startswith(left) and (left == text) == (not watch.rules)
-
-
-def test_without_rules_all_may_be_said() -> None:
-    assert said(Guard(()).watch(Question("?")), [SECRET])[0].finish_reason == "stop"
 
 
 def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any, leaking: Any) -> None:
@@ -131,8 +101,8 @@ def test_a_cut_answer_is_an_answer_with_its_rule_in_the_event(site: Any, leaking
         assert '"finish_reason":"content_filter"' in stream and SECRET[:6] not in stream
         assert site.ask(client, prompt=f"Say {SECRET}").json()["finish_reason"] == "stop"
     *cut, told = site.events()
-    assert "llmops.guard.rules" not in told
+    assert "llmops.guard.rules" not in told and len(cut) == 3
     for event in cut:
-        assert event["llmops.guard.rules"] == ["SECRET"]
+        assert (event["llmops.guard.verdict"], event["llmops.guard.rules"]) == ("cut", ["SECRET"])
         assert event["gen_ai.response.finish_reasons"] == ["content_filter"]
-        assert event["http.response.status_code"] == 200
+        assert event["http.response.status_code"] == 200 and event["llmops.answer.digest"]

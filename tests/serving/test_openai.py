@@ -5,13 +5,14 @@ import threading
 import httpx
 import openai
 import pytest
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
 from serving.engines.echo import EchoEngine
 
 HELLO = [{"role": "user", "content": "one two three"}]
-LONG = [{"role": "user", "content": "w " * 31}]  #: more tokens than the engine takes
+LONG = "w " * 31  #: more tokens than the engine takes
 
 
 @pytest.fixture(scope="module")
@@ -126,44 +127,32 @@ def test_what_changes_nothing_is_taken(ours):
 @pytest.mark.parametrize(
     "more",
     [
-        {"n": 0},
-        {"n": 2, "stream": True},
-        {"logprobs": True},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"response_format": {"type": "json_object"}},
-        {"presence_penalty": 0.5},
-        {"logit_bias": {"50256": -100}},
-        {"modalities": ["text", "audio"]},
-        {"max_tokens": 2, "max_completion_tokens": 2},
-        {"max_tokens": 21},
-        {"temperature": 2.5},
-        {"messages": []},
-        {"messages": [{"role": "user", "content": ""}]},
-        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]},
+        {"n": 0}, {"n": 2, "stream": True}, {"logprobs": True}, {"presence_penalty": 0.5},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"response_format": {"type": "json_object"}},
+        {"logit_bias": {"50256": -100}}, {"modalities": ["text", "audio"]}, {"extra_body": {"guided_json": {}}},
+        {"max_tokens": 2, "max_completion_tokens": 2}, {"max_tokens": 21}, {"temperature": 2.5},
+        {"messages": []}, {"messages": [{"role": "user", "content": ""}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}], "content": "x"}]},
         {"stream_options": {"include_usage": True}},
-        {"extra_body": {"guided_json": {}}},
     ],
-)
+)  # fmt: skip
 def test_what_is_not_done_is_refused_and_named(ours, more):
     with pytest.raises(openai.BadRequestError) as refusal:
         chat(ours, **more)
-    error = refusal.value
+    error, given = refusal.value, {*more, *more.get("extra_body", ())}
     assert error.type == "invalid_request_error" and error.code
-    named = [name for name in (*more, *more.get("extra_body", ())) if name in error.message]
-    assert error.code != "invalid" or error.param.split(".")[0] in {*more, *more.get("extra_body", ())}
-    assert named or "prompt_refused" in error.code
+    assert error.code != "invalid" or error.param.split(".")[0] in given
+    assert any(name in error.message for name in given) or "prompt_refused" in error.code
 
 
-@pytest.mark.parametrize(
-    "more",
-    [{"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-     {"prompt": ["x"] * 7, "n": 3}, {"prompt": ["a", "b"], "stream": True}],
-)  # fmt: skip
-def test_what_is_not_done_with_texts_is_refused(ours, more):
-    with pytest.raises(openai.BadRequestError):
-        complete(ours, **more)
+def test_what_is_not_done_with_texts_is_refused(ours):
+    for more in (
+        {"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
+        {"prompt": ["x"] * 7, "n": 3}, {"prompt": ["a", "b"], "stream": True},
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError):
+            complete(ours, **more)
 
 
 def test_models_are_listed_one_version_can_be_named_and_one_that_is_not_there_is_not_found(ours):
@@ -183,7 +172,7 @@ def test_errors_are_those_that_the_client_knows(url, ours):
         chat(openai.OpenAI(base_url=url, api_key="llmops_12345678_wrong", max_retries=0))
     assert refused.value.code == "invalid_api_key"
     with pytest.raises(openai.BadRequestError) as too_long:
-        chat(ours, messages=LONG)
+        chat(ours, messages=[{"role": "user", "content": LONG}])
     assert too_long.value.code == "context_length_exceeded"
     assert "31" in too_long.value.message and "30" in too_long.value.message
     with pytest.raises(openai.APIError, match="wrong here"):
@@ -212,18 +201,6 @@ def test_a_full_queue_is_a_rate_limit_that_the_client_waits_for(new_site, tmp_pa
             thread.join(50)
 
 
-def test_leaving_a_stream_frees_the_slot(site, ours):
-    engine = site.engines["v1"]
-    engine.say(1)
-    stream = chat(ours, messages=[{"role": "user", "content": "w " * 20}], stream=True)
-    next(iter(stream))
-    stream.close()
-    site.until(site.events)
-    engine.going.set()
-    site.until(lambda: engine.stats().running == 0)
-    assert site.events()[0]["error.type"] == "client_left"
-
-
 # --- LangChain
 
 
@@ -245,19 +222,8 @@ def test_langchain_chats_streams_and_batches(langchain):
     assert [one.text for one in several] == ["one two"] * 2
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_langchain_does_so_asynchronously(langchain):
-    model = ChatOpenAI(**langchain)
-    assert (await model.ainvoke("one two")).content == "one two"
-    assert "".join([chunk.content async for chunk in model.astream("one two")]) == "one two"
-
-
 def test_langchain_completes_texts_and_knows_too_long_a_prompt(langchain):
-    from langchain_core.exceptions import ContextOverflowError
-
     model = OpenAI(**langchain, max_tokens=5)
-    assert model.invoke("one two") == "one two" == "".join(model.stream("one two"))
-    assert model.batch(["a", "b b"]) == ["a", "b b"]
+    assert model.batch(["a", "b b"]) == ["a", "b b"] and "".join(model.stream("one two")) == "one two"
     with pytest.raises(ContextOverflowError):
-        ChatOpenAI(**langchain).invoke("w " * 31)
+        ChatOpenAI(**langchain).invoke(LONG)

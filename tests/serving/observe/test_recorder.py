@@ -9,7 +9,12 @@ from serving.observe.recorder import Recorder
 
 def kept(folder):
     with Spool(folder) as spool:
-        return [event["event.duration"] for event in spool.read("nobody")[1]]
+        return sorted(event["event.duration"] for event in spool.read("nobody")[1])
+
+
+def all_of(one, numbers):
+    recording = (one.record({"event.duration": n}) for n in numbers)
+    return asyncio.gather(*recording, return_exceptions=True)
 
 
 def test_what_comes_while_another_is_written_is_committed_together(tmp_path, monkeypatch):
@@ -19,13 +24,12 @@ def test_what_comes_while_another_is_written_is_committed_together(tmp_path, mon
 
     async def record():
         one = Recorder(tmp_path)
-        await asyncio.gather(*(one.record({"event.duration": n}) for n in range(50)))
-        assert sorted(kept(tmp_path)) == list(range(50))  # all there once all have returned
+        await all_of(one, range(50))
+        assert kept(tmp_path) == list(range(50))  # all there once all have returned
         await one.record({"event.duration": 50})
 
     asyncio.run(record())
-    assert sum(commits) == 51 and len(commits) == 3
-    assert sorted(kept(tmp_path)) == list(range(51))
+    assert sum(commits) == 51 and len(commits) == 3 and kept(tmp_path) == list(range(51))
 
 
 def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_one_is_kept(tmp_path, monkeypatch):
@@ -36,10 +40,7 @@ def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_one_is_kept(tmp_pa
         one = Recorder(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(recorder, "Spool", full)
-            results = await asyncio.gather(
-                *(one.record({"event.duration": n}) for n in range(5)), return_exceptions=True
-            )
-            assert all(isinstance(result, OSError) for result in results)
+            assert all(isinstance(result, OSError) for result in await all_of(one, range(5)))
         await one.record({"event.duration": 9})
 
     asyncio.run(record())

@@ -23,31 +23,42 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 COLLECTOR = next((p for up in Path(__file__).parents if (p := up / "shared" / "otel" / "otelcol").exists()), None)
 
 
-@pytest.fixture
-def spans(monkeypatch):
-    exporter = InMemorySpanExporter()
-    monkeypatch.setattr(app_module, "traces_to", lambda url: traces_to(url, SimpleSpanProcessor(exporter)))
-    return exporter.get_finished_spans
+EXPORTER = InMemorySpanExporter()
 
 
-def ask(site, headers=None, engine_for=None, **body):
-    with site.client(engine_for) as client:
+@pytest.fixture(scope="module")
+def traced(new_site, tmp_path_factory):
+    """A site and a client of its app, whose spans are kept; its engine fails on a word."""
+    site = new_site(tmp_path_factory.mktemp("site")).release()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app_module, "traces_to", lambda url: traces_to(url, SimpleSpanProcessor(EXPORTER)))
+        client = site.client(lambda v: EchoEngine(fail_on="bad"))
+    with client:
         site.ready(client)
+        yield site, client
+
+
+@pytest.fixture
+def asked(traced):
+    """Ask, and return the answer, the request's event and its spans."""
+    site, client = traced
+    site.forget_events()
+    EXPORTER.clear()
+
+    def ask(headers=None, **body):
         body = {"prompt": "one two three", **body}
         answer = client.post("/generate", json=body, headers={**site.headers(), **(headers or {})})
-    [event] = site.events()
-    return answer, event
+        [event] = site.events()
+        return answer, event, EXPORTER.get_finished_spans()
+
+    return ask
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_has_a_span_and_below_it_guard_and_engine(site, spans, stream):
-    _, event = ask(site, stream=stream, temperature=0.5)
-    engine, guard, request = spans()
-    assert (request.name, guard.name, engine.name) == (
-        "POST /generate",
-        "guard",
-        f"text_completion {site.config.release.name}",
-    )
+def test_a_request_has_a_span_and_below_it_guard_and_engine(asked, stream):
+    _, event, spans = asked(stream=stream, temperature=0.5)
+    engine, guard, request = spans
+    assert [span.name for span in spans] == ["text_completion support-bot", "guard", "POST /generate"]
     assert f"{request.context.trace_id:032x}" == event["trace.id"] and request.parent is None
     assert guard.parent.span_id == engine.parent.span_id == request.context.span_id
     assert request.attributes["gen_ai.usage.output_tokens"] == 3
@@ -59,91 +70,81 @@ def test_a_request_has_a_span_and_below_it_guard_and_engine(site, spans, stream)
     assert request.start_time <= engine.start_time <= guard.start_time <= guard.end_time == engine.end_time
     assert engine.end_time <= request.end_time
     assert abs(request.start_time - time.time_ns()) < 600e9
-    assert "two" not in "".join(span.to_json() for span in spans())
+    assert "two" not in "".join(span.to_json() for span in spans)
 
 
-def test_the_trace_of_the_caller_goes_on(site, spans):
-    _, event = ask(site, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    request = spans()[-1]
-    assert event["trace.id"] == TRACE == f"{request.context.trace_id:032x}"
-    assert f"{request.parent.span_id:016x}" == PARENT
+def test_the_trace_of_the_caller_goes_on(asked):
+    _, event, spans = asked({"traceparent": f"00-{TRACE}-{PARENT}-01"})
+    assert event["trace.id"] == TRACE == f"{spans[-1].context.trace_id:032x}"
+    assert f"{spans[-1].parent.span_id:016x}" == PARENT
 
 
-def test_what_the_caller_does_not_sample_is_left_out_and_the_event_names_the_trace(site, spans):
-    _, event = ask(site, {"traceparent": f"00-{TRACE}-{PARENT}-00"})
-    assert event["trace.id"] == TRACE and not spans()
+def test_what_the_caller_does_not_sample_is_left_out_and_the_event_names_the_trace(asked):
+    _, event, spans = asked({"traceparent": f"00-{TRACE}-{PARENT}-00"})
+    assert event["trace.id"] == TRACE and not spans
 
 
-@pytest.mark.parametrize("wrong", ["", "x", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-zz-01", "00-" + "ü" * 32])
-def test_a_traceparent_that_is_none_is_left_aside(site, spans, wrong):
-    answer, event = ask(site, {"traceparent": wrong.encode("latin-1")})
-    assert answer.status_code == 200 and event["trace.id"] != TRACE and len(spans()) == 3
+@pytest.mark.parametrize("wrong", ["", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-zz-01", "00-" + "ü" * 32])
+def test_a_traceparent_that_is_none_is_left_aside(asked, wrong):
+    answer, event, spans = asked({"traceparent": wrong.encode("latin-1")})
+    assert answer.status_code == 200 and event["trace.id"] != TRACE and len(spans) == 3
 
 
-def test_without_traces_the_event_still_names_the_trace_of_the_caller(site):
-    _, event = ask(site, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    assert event["trace.id"] == TRACE
-
-
-def test_without_traces_and_without_a_caller_s_there_is_none(site):
-    _, event = ask(site)
-    assert "trace.id" not in event
-
-
-def test_a_failure_is_one_in_its_spans(site, spans):
-    ask(site, engine_for=lambda v: site.engines.setdefault(v.name, EchoEngine(fail_on="two")))
-    engine, _, request = spans()
+def test_a_failure_is_one_in_its_spans_and_a_refusal_is_none(asked, traced):
+    engine, _, request = asked(prompt="good bad", stream=True)[2]
     assert not request.status.is_ok and not engine.status.is_ok
     assert request.attributes["error.type"] == engine.attributes["error.type"] == "internal"
+    traced[0].forget_events()
+    EXPORTER.clear()
+    [request] = asked(prompt=" ")[2]
+    assert request.attributes["http.response.status_code"] == 422
+    assert request.attributes["error.type"] == "prompt_refused" and request.status.is_unset
 
 
-def test_a_refusal_is_no_failure(site, spans):
-    ask(site, prompt=" ")
-    [request] = spans()
-    assert (
-        request.attributes["http.response.status_code"] == 422 and request.attributes["error.type"] == "prompt_refused"
-    )
-    assert request.status.is_unset
+def test_without_traces_the_event_names_the_trace_of_a_caller_who_has_one(shared_site, shared_client):
+    shared_site.ask(shared_client)
+    headers = {**shared_site.headers(), "traceparent": f"00-{TRACE}-{PARENT}-01"}
+    shared_client.post("/generate", json={"prompt": "one"}, headers=headers)
+    none, of_the_caller = shared_site.events()
+    assert "trace.id" not in none and of_the_caller["trace.id"] == TRACE
 
 
-def test_a_collector_that_is_away_changes_no_answer(site, free_port):
-    site.config = site.config.model_copy(
-        update={"monitoring": site.config.monitoring.model_copy(update={"traces_url": f"http://127.0.0.1:{free_port}"})}
-    )
-    answer, event = ask(site)
-    assert answer.status_code == 200 and event["trace.id"]
-
-
-@pytest.fixture
-def ended(monkeypatch):
-    """What has ended when the app ends, in order."""
-    names = []
-    monkeypatch.setattr(app_module.Watch, "stop", lambda watch: names.append("alerts"))
-    stop = Shipper.stop
-    monkeypatch.setattr(Shipper, "stop", lambda shipper: (stop(shipper), names.append("events")))
-    monkeypatch.setattr(Traces, "close", lambda traces: names.append("traces"))
-    return names
-
-
-def test_events_are_shipped_before_a_collector_that_hangs_is_waited_for(site, ended):
+def with_traces(site, url):
+    """Ask an app that sends its spans to this URL."""
+    monitoring = site.config.monitoring.model_copy(update={"traces_url": url})
+    site.config = site.config.model_copy(update={"monitoring": monitoring})
     with site.client() as client:
         site.ready(client)
-    assert ended == ["alerts", "events", "traces"]
+        headers = {**site.headers(), "traceparent": f"00-{TRACE}-{PARENT}-01"}
+        answer = client.post("/generate", json={"prompt": "one two three"}, headers=headers)
+    [event] = site.events()
+    assert answer.status_code == 200 and event["trace.id"] == TRACE
 
 
-def test_models_that_cannot_end_keep_no_events_back(site, ended, monkeypatch):
-    stop = app_module.Models.stop
+def test_a_collector_that_is_away_changes_no_answer(site, free_port, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # after which the end waits for it no longer
+    with_traces(site, f"http://127.0.0.1:{free_port}")
+
+
+def test_models_that_cannot_end_keep_no_events_back_and_these_wait_for_no_collector(site, monkeypatch):
+    ended, stop_models = [], app_module.Models.stop
+
+    def note(kind, method, name):
+        original = getattr(kind, method)
+        monkeypatch.setattr(kind, method, lambda one: (original(one), ended.append(name)))
 
     async def fail(models):
-        await stop(models)
+        await stop_models(models)
         raise StateUnavailable("the database is away")
 
     monkeypatch.setattr(app_module.Models, "stop", fail)
+    note(app_module.Watch, "stop", "alerts"), note(Shipper, "stop", "events"), note(Traces, "close", "traces")
     with pytest.raises(StateUnavailable), site.client() as client:
         site.ready(client)
     assert ended == ["alerts", "events", "traces"]
 
 
+@pytest.mark.service
 @pytest.mark.skipif(COLLECTOR is None, reason="needs OpenTelemetry's collector beside the project: ../shared/otel")
 def test_a_real_collector_gets_the_spans(site, tmp_path, free_port):
     received = tmp_path / "received.jsonl"
@@ -160,15 +161,11 @@ def test_a_real_collector_gets_the_spans(site, tmp_path, free_port):
     collector = subprocess.Popen([COLLECTOR, "--config", tmp_path / "otel.yaml"], stdout=log, stderr=log)
     try:
         site.until(lambda: _listens(free_port))
-        url = f"http://127.0.0.1:{free_port}/"
-        site.config = site.config.model_copy(
-            update={"monitoring": site.config.monitoring.model_copy(update={"traces_url": url})}
-        )
-        _, event = ask(site, {"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        with_traces(site, f"http://127.0.0.1:{free_port}/")
         site.until(lambda: received.exists() and received.read_text().endswith("\n"))
     finally:
         collector.terminate()
-        collector.wait(20)
+        collector.wait(50)
     spans = [
         span
         for line in received.read_text().splitlines()
@@ -176,7 +173,7 @@ def test_a_real_collector_gets_the_spans(site, tmp_path, free_port):
         for scope in resource["scopeSpans"]
         for span in scope["spans"]
     ]
-    assert {span["traceId"] for span in spans} == {event["trace.id"]} == {TRACE}
+    assert {span["traceId"] for span in spans} == {TRACE}
     assert len(spans) == 3 and [span["name"] for span in spans].count("POST /generate") == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from typing import Any
 
 import pytest
@@ -125,37 +124,6 @@ def test_feedback_is_kept_while_the_database_is_away(site: Any, client: Any, mon
     assert event["http.request.id"] == id and "llmops.model.version" not in event
 
 
-def test_what_was_answered_before_the_test_or_is_said_after_it_does_not_count(site: Any, client: Any) -> None:
-    early = site.ask(client).json()["id"]
-    begin(site, client)
-    parts = client.app.state.parts
-    started, trial = parts.registry.canary().started, parts.models._trial
-    rate(client, early, site.headers(), rating="up")
-    late = site.ask(client).json()["id"]
-    site.until(lambda: (trial.own.canary + trial.own.champion).requests == 1)
-    done = post(site, client, {"conclude": True}).json()
-    assert done["decision"]["outcome"] == "inconclusive" and done["aliases"]["champion"] == "v1"
-    site.until(lambda: parts.models._trial is None)
-    rate(client, late, site.headers(), rating="up")
-    counted = trials.counted(parts.registry, started)
-    assert counted.canary.total("up") + counted.champion.total("up") == 0
-
-
-def test_what_users_like_is_not_promoted_before_it_is_sure_that_it_fails_nobody(site: Any, client: Any) -> None:
-    begin(site, client)
-    registry, sides = client.app.state.parts.registry, trials.Sides()
-    for n in range(300):
-        answered = partial(sides.canary.add, seconds=1.0, input_tokens=5, output_tokens=5)
-        (sides.canary.fail if n % 9 == 0 else answered)(f"a {n}")
-        sides.champion.add(f"b {n}", 1.0, 5, 5)
-        sides.canary.rate(f"a {n}", up=1)
-        sides.champion.rate(f"b {n}", down=1)
-    trials.write(registry, registry.canary(), "another replica", sides)
-    done = post(site, client, {"conclude": True, "promote": True}).json()
-    assert done["decision"]["outcome"] == "mixed" and "higher rating" in done["decision"]["why"]
-    assert done["aliases"]["champion"] == "v1" and done["ab_test"] is None
-
-
 def test_a_version_on_test_that_fails_is_pulled_and_no_caller_notices(site: Any) -> None:
     with site.client(lambda version: EchoEngine(fail_on="bad" if version.name == "v2" else "")) as client:
         site.ready(client)
@@ -178,12 +146,3 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     assert post(shared_site, shared_client, body).status_code == status
     assert post(shared_site, shared_client, body, "developer").status_code == 403
-
-
-def test_a_canary_and_a_test_do_not_go_on_together(site: Any, client: Any) -> None:
-    begin(site, client)
-    canary = client.post("/admin/canary", json={"version": "v2"}, headers=site.headers("admin"))
-    assert canary.status_code == 409 and "one trial at a time" in canary.json()["detail"]
-    stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin"))
-    assert stopped.status_code == 409 and client.app.state.parts.registry.canary()
-    assert post(site, client, {"stop": True}).json()["ab_test"] is None

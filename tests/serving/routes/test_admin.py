@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import socket
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -64,17 +61,15 @@ def test_what_makes_no_sense_is_refused(
     assert registry_of(shared_site.config).aliases() == {"champion": "v1"}
 
 
-@pytest.mark.parametrize(("asked", "outcome"), [(200, "promoted"), (20, "inconclusive")])
-def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient, asked: int, outcome: str) -> None:
+def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient) -> None:
     start(site, client)
     registry, sides = registry_of(site.config), trials.Sides()
-    for n in range(asked):
+    for n in range(200):
         sides.canary.add(f"a {n}", 1.0, 5, 5)
         sides.champion.add(f"b {n}", 1.0, 5, 5)
     trials.write(registry, registry.canary(), "another replica", sides)
     done = client.post("/admin/canary", json={"conclude": True}, headers=site.headers("admin")).json()
-    assert (done["decision"]["outcome"], done["canary"]) == (outcome, None)
-    assert done["aliases"]["champion"] == ("v2" if outcome == "promoted" else "v1")
+    assert (done["decision"]["outcome"], done["canary"], done["aliases"]["champion"]) == ("promoted", None, "v2")
 
 
 def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> None:
@@ -87,28 +82,6 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
     listed = {card["id"] for card in client.get("/v1/models", headers=headers).json()["data"]}
     assert listed == {"support-bot", "support-bot:v1", "support-bot:v2"}
     assert side(site, client, "nonsense").status_code == 404
-
-
-def test_a_request_that_its_caller_gives_up_counts_against_the_side_that_kept_it_waiting(site: Any) -> None:
-    with site.live() as url, httpx.Client(base_url=url, headers=site.headers("admin")) as admin:
-        admin.post("/admin/canary", json={"version": "v2", "share": 0.999})
-        site.until(lambda: "support-bot:v2" in admin.get("/v1/models").text)
-        stats = site.engines["v2"].stats
-        site.engines["v2"].going.clear()
-        for waiting, stream in enumerate((False, True)):
-            content = json.dumps({"prompt": "a", "stream": stream})
-            head = f"Host: x\r\nX-API-Key: {site.keys['user']}\r\nContent-Type: application/json\r\n"
-            with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as caller:
-                caller.sendall(
-                    f"POST /generate HTTP/1.1\r\n{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
-                )
-                site.until(lambda n=waiting: (stats().running, stats().waiting) == (1, n))
-
-        def counted() -> Any:
-            return admin.get("/admin/models").json()["canary"]
-
-        site.until(lambda: counted()["canary"]["left"] == 2)
-        assert counted()["canary"]["failed"] == counted()["champion"]["requests"] == 0
 
 
 def test_each_of_several_answers_to_one_request_counts_and_has_the_champion_behind_it(site: Any) -> None:
