@@ -6,15 +6,13 @@ The stage runs in a process of its own, whose address space is limited.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from reportlab.pdfgen.canvas import Canvas
@@ -33,20 +31,20 @@ ENVIRONMENT = os.environ | {
 
 RUN = """
 import json, resource, sys
-from pathlib import Path
 from llmops.config import Config
 from llmops.pipeline import run_stage
 from llmops.records import Document, Dropped, read_rows
 import llmops.data.collect.stage
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
-source = {"name": "s", "kind": sys.argv[2], "location": "in/*"}
-config = Config.model_validate({"home": "home", "collect": {"root": ".", "sources": [source]}})
+kinds, space = sys.argv[1].split(), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (space, space))
+sources = [{"name": kind, "kind": kind, "location": f"{kind}/*"} for kind in kinds]
+config = Config.model_validate({"home": "home", "collect": {"root": ".", "sources": sources}})
 out = run_stage("collect", config, "2026-01-31")
 documents, dropped = read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
-print(json.dumps({
-    "good": sum("good" in row.location for row in documents),
-    "bad": [f"{row.rule}: {row.detail}"[:300] for row in dropped if "bad" in row.location],
-}))
+print(json.dumps({kind: {
+    "good": [row.location for row in documents if row.source == kind],
+    "bad": [f"{row.rule}: {row.detail}"[:300] for row in dropped if row.source == kind and "bad" in row.location],
+} for kind in kinds}))
 """
 
 
@@ -65,36 +63,16 @@ def zipped(*parts: tuple[bytes, int]) -> Callable[[Path], None]:
 
 def pdf(path: Path) -> None:
     packer = zlib.compressobj(1)
-    stream = b"".join(chunks(packer))
-    head = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
-    page = b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n"
-    body = (
-        head
-        + page
-        + b"4 0 obj<</Length %d/Filter/FlateDecode>>" % len(stream)
-        + b"stream\n"
-        + stream
-        + b"\nendstream endobj\n"
+    stream = b"".join([*(packer.compress(b"(a) Tj\n" * (MIB // 7)) for _ in range(HELD)), packer.flush()])
+    path.write_bytes(
+        b"%%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n4 0 obj<</Length %d"
+        b"/Filter/FlateDecode>>stream\n%b\nendstream endobj\ntrailer<</Root 1 0 R/Size 5>>\n%%%%EOF"
+        % (len(stream), stream)
     )
-    path.write_bytes(body + b"trailer<</Root 1 0 R/Size 5>>\n%%EOF")
-
-
-def chunks(packer: zlib._Compress) -> Iterator[bytes]:
-    for _ in range(HELD):
-        yield packer.compress(b"(a) Tj\n" * (MIB // 7))
-    yield packer.flush()
-
-
-def page() -> bytes:
-    file = io.BytesIO()
-    canvas = Canvas(file)
-    canvas.drawString(72, 700, "Text here.")
-    canvas.save()
-    return file.getvalue()
 
 
 GOOD: dict[str, bytes] = {
-    "pdf": page(),
     "csv": b"q,a\n1,2\n",
     "json": b'[{"q": "1"}]',
     "jsonl": b'{"q": "1"}\n',
@@ -127,28 +105,28 @@ BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
 }
 
 
-def collected(kind: str, folder: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "", kind, str(SPACE)],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
+    """The good rows of each kind, and what is said of its bombs, of one run over them all."""
+    root = tmp_path_factory.mktemp("bombs")
+    for kind, bombs in BOMBS.items():
+        (root / kind).mkdir()
+        for number, (write, _) in enumerate(bombs):
+            write(root / kind / f"bad{number}")
+        if kind in GOOD:
+            (root / kind / "good").write_bytes(GOOD[kind])
+    canvas = Canvas(str(root / "pdf" / "good"))
+    canvas.drawString(72, 700, "Text here.")
+    canvas.save()
+    command = [sys.executable, "-c", RUN, " ".join(BOMBS), str(SPACE)]
+    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_bomb_costs_itself_alone(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "good").write_bytes(GOOD[kind])
-    for number, (write, _) in enumerate(BOMBS[kind]):
-        write(tmp_path / "in" / f"bad{number}")
-    found = collected(kind, tmp_path)
-    assert found["good"] == 1
-    assert len(found["bad"]) == len(BOMBS[kind])
-    for said, (_, expected) in zip(found["bad"], BOMBS[kind], strict=True):
+def test_a_bomb_costs_itself_alone(kind: str, collected: dict[str, dict[str, list[str]]]) -> None:
+    assert collected[kind]["good"] == [f"{kind}/good"]
+    for said, (_, expected) in zip(collected[kind]["bad"], BOMBS[kind], strict=True):
         assert said.startswith(expected)

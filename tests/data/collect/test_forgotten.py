@@ -50,7 +50,7 @@ def spelled(person: str) -> st.SearchStrategy[str]:
     return st.builds(lambda p, s, h: re.sub(" ", s, p[:2] + h + p[2:]), cased, spaced, hidden)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), person=st.sampled_from(PEOPLE))
 def test_a_row_that_names_them_stays_out_whatever_changes(data: st.DataObject, person: str) -> None:
     """Spelling, the field it stands in, the rest of the row, its place, its file, its source."""
@@ -78,43 +78,33 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(pieces=st.lists(PIECES, max_size=14))
 @example(["x", ".", "ana", "example", ".", "ana"])
 @example(["İ", " ", "Ana", " ", "li"])
 @example(["49", " ", "30", " ", "1234567", "10234"])
+@example(["Ana", " ", "Lima", " and Diana Li ask together with Ana Maria, not Ana Li-Smith."])
+@example(["bana.li@example.org, ana.li@example.org.uk and x.ana.li@example.org"])
+@example(["It costs 10234.50 at BC-10234-7; call +49 30 12345678; Seán and O’Brien"])
 def test_collect_keeps_out_exactly_what_an_erasure_finds(pieces: list[str]) -> None:
     text = "".join(pieces)
     for person, list_ in EACH.items():
         assert kept(list_, said(text)) == (not Subject(person).named_in(text)), (person, text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Ana Lima and Diana Li ask together with Ana Maria.",
-        "Ana Li-Smith, not she",
-        "bana.li@example.org, ana.li@example.org.uk and x.ana.li@example.org",
-        "It costs 10234.50 at BC-10234-7; call +49 30 12345678",
-        "Seán and O’Brien",
-    ],
-)
-def test_another_person_is_not_suppressed(text: str) -> None:
-    assert kept(ALL, said(text))
-
-
-@pytest.mark.parametrize("before", [*range(65_520, 65_540), 64_500, 64_512, 200_000])
+@pytest.mark.parametrize("before", [*range(65_520, 65_540, 3), 64_512, 200_000])
 def test_a_long_text_is_looked_through_in_parts_and_no_part_makes_a_word(before: int) -> None:
     text = "x" * (before % 7) + " x" * (before // 2)
     assert not kept(ALL, said(text + " Ana Li. " + "y " * 9))
-    assert kept(ALL, said(text + " Ana Lima. " + "y " * 70_000))
-    assert kept(ALL, said(text + " Diana Li. " + "y " * 70_000))
+    assert kept(ALL, said(text + " Ana Lima. Diana Li. " + "y " * 70_000))
 
 
-def test_a_number_of_a_row_is_no_customer_number_but_a_key_is() -> None:
+def test_a_number_of_a_row_is_no_customer_number_but_a_key_is_and_names_are_hidden() -> None:
     assert kept(ALL, said("Yes?", "row 10234"))
     (out,) = ALL.without([said("Yes?", "key 10234")])
     assert isinstance(out, Dropped) and out.position == ""  # it would name them
+    (out,) = ALL.without([Document(id="1", source="s", location="chats/ana_li.txt", position="line 1", text="Yes.")])
+    assert isinstance(out, Dropped) and (out.location, out.position) == (forgotten.HIDDEN, "")
 
 
 def test_a_row_with_a_key_stays_out_without_the_name(tmp_path: Path) -> None:
@@ -133,13 +123,7 @@ def test_a_conversation_goes_with_all_its_messages_and_the_next_one_stays() -> N
     assert [isinstance(row, Dropped) for row in ALL.without(rows)] == [True, True, True, False]
 
 
-def test_a_file_that_is_named_after_them_is_hidden() -> None:
-    row = Document(id="1", source="s", location="chats/ana_li.txt", position="line 1", text="Yes.")
-    (out,) = ALL.without([row])
-    assert isinstance(out, Dropped) and (out.location, out.position) == (forgotten.HIDDEN, "")
-
-
-@pytest.mark.parametrize("damage", ["{", "[]", '{"key": "xy", "rows": []}', '{"rows": []}', '{"key": "00", "rows": 1}',
+@pytest.mark.parametrize("damage", ["{", '{"key": "xy", "rows": []}', '{"rows": []}', '{"key": "00", "rows": 1}',
                                     '{"key": "00", "rows": [], "people": {"name": {"a": 1}}}'])  # fmt: skip
 def test_a_damaged_list_is_an_error(tmp_path: Path, damage: str) -> None:
     (tmp_path / "forgotten.json").write_text(damage)

@@ -6,8 +6,10 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from llmops.data.collect import extracts, workers
 from llmops.data.collect import stage as collect
 from llmops.errors import SourceError, SourceUnavailableError
 from llmops.machine import cores
+from tests.clock import wait_until
 
 FIELDS = {"question": "q", "answer": "a"}
 
@@ -51,7 +54,7 @@ def source(**more: object) -> Source:
 def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llmops.machine.cores", lambda: 3)
+    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
     alone = run(root, source())
     said = [record.getMessage() for record in caplog.records]
     caplog.clear()
@@ -62,29 +65,31 @@ def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     assert not list(root.rglob("copies")) and not list((root / "cache").glob(".*.new"))
 
 
-def test_the_error_is_that_of_one_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_is_that_of_one_process_and_a_few_small_files_start_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (root / "04.csv").write_text("other,names\n1,2\n")
     (root / "08.csv").write_text("and,other\n1,2\n")
-    monkeypatch.setattr("llmops.machine.cores", lambda: 3)
+    monkeypatch.setattr("llmops.machine.cores", lambda: 2)
     errors = []
-    for worth in (9e9, 0.0):
+    for worth, processes in ((extracts.WORTH_S, lambda *_: pytest.fail("a process")), (0.0, workers.in_processes)):
         monkeypatch.setattr(extracts, "WORTH_S", worth)
+        monkeypatch.setattr(extracts, "in_processes", processes)
         with pytest.raises(SourceError) as caught:
             run(root, source())
         errors.append((type(caught.value), str(caught.value)))
     assert errors[0] == errors[1] and "04.csv" in errors[0][1]
 
 
-def test_a_few_small_files_start_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmops.machine.cores", lambda: 64)
-    monkeypatch.setattr(extracts, "in_processes", lambda *_: pytest.fail("a process"))
-    run(root, source())
-
-
 def die(how: int, after: Path) -> None:
     while not after.exists():
         time.sleep(0.01)
     os.kill(os.getpid(), how)
+
+
+def linger(mark: Path) -> None:
+    mark.touch()
+    signal.pause()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
@@ -95,17 +100,19 @@ def test_a_process_that_is_killed_is_told_with_its_file_and_leaves_none(tmp_path
 
 
 def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
+    started, marks = [], [tmp_path / name for name in "xy"]
     original = workers._started
     monkeypatch.setattr(workers, "_started", lambda: started.append(original()) or started[-1])
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        wait_until(lambda: all(mark.exists() for mark in marks))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        signal.signal(signal.SIGALRM, interrupted)
-        signal.setitimer(signal.ITIMER_REAL, 1.0)
-        workers.in_processes([("x", partial(time.sleep, 60)), ("y", partial(time.sleep, 60))], 2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            workers.in_processes([(mark.name, partial(linger, mark)) for mark in marks], 2)
+        waiting.result(50)
     assert len(started) == 2 and all(worker.poll() is not None for worker in started)
 
 
@@ -130,13 +137,13 @@ def test_cores_are_those_of_the_container(tmp_path: Path) -> None:
 
 
 def test_files_of_a_store_are_read_so_too(
-    store: str, tmp_path: Path, objects: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, objects: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(4):
-        objects(store).pipe_file(f"{store}/{number}.csv", f"q,a\n{number},ja\n".encode())
-    alone = run(tmp_path, source(location=f"{store}/*.csv"))
+        objects(s3).pipe_file(f"{s3}/{number}.csv", f"q,a\n{number},ja\n".encode())
+    alone = run(tmp_path, source(location=f"{s3}/*.csv"))
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr("llmops.machine.cores", lambda: 2)
     monkeypatch.setattr(extracts, "WORTH_S", 0.0)
-    assert run(tmp_path, source(location=f"{store}/*.csv")) == alone
+    assert run(tmp_path, source(location=f"{s3}/*.csv")) == alone
     assert not [p for p in (tmp_path / "cache" / "downloads").rglob("*") if p.is_file()]

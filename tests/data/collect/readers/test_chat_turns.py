@@ -18,7 +18,7 @@ from llmops.data.collect.readers import chat_turns
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.speakers import known_side
 from llmops.records import Document
-from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
+from tests.data.collect.readers.reading import documents, dropped, pairs, read_file
 
 read = partial(read_file, "chat", name="x.txt")
 lines = partial(read_file, "chat", name="x.jsonl")
@@ -62,11 +62,6 @@ def test_the_halves_of_a_day_are_no_part_of_a_name(before: str, noon: str, tmp_p
     assert pairs(read(tmp_path, text)) == [("Is it new?", "Yes."), ("In blue?", "In red.")]
 
 
-def test_code_keeps_its_indentation(tmp_path: Path) -> None:
-    text = "Customer: How?\nAgent: So:\n      if a:\n          b()\n"
-    assert only(read(tmp_path, text)).answer == "So:\nif a:\n    b()"
-
-
 def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
     items = documents(read(tmp_path, TRANSCRIPT))
     assert [(i.group, i.context, i.question, i.answer, i.text) for i in items] == [
@@ -81,7 +76,6 @@ def test_each_turn_pair_of_a_transcript_is_a_document(tmp_path: Path) -> None:
 
 
 ODD = {
-    "two names": ("Anna: Is it new?\nMaria: Yes.", ["Is it new?|Yes."]),
     "the agent greets": (
         "Maria: Hello, how can I help you?\nTom: My tent is broken.\nMaria: We repair it.",
         ["|Hello, how can I help you?", "My tent is broken.|We repair it."],
@@ -102,9 +96,8 @@ ODD = {
         ["Is it new?|Yes.", "And it?|Yes, too."],
     ),
     "opening hours": (
-        "Anna: When is it open?\nMaria: It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat\n"
-        "Anna: Sunday?\nMaria: No.",
-        ["When is it open?|It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat", "Sunday?|No."],
+        "Anna: When?\nMaria: It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat\nAnna: Sunday?\nMaria: No.",
+        ["When?|It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat", "Sunday?|No."],
     ),
     "colons in what is said": (
         "Customer: I want:\nPrice: 10 €\nsize: 42\nTent: red\nSee https://x.example\nAgent: Gladly.\nTip: dry it.",
@@ -114,9 +107,12 @@ ODD = {
         "Customer: Is it new?\nMaria: I ask.\nCustomer: And?\nJun: It is.\nCustomer: Sure?\nJun: Yes.",
         ["Is it new?|I ask.", "And?|It is.", "Sure?|Yes."],
     ),
+    "a number sign": (
+        "Customer: My order is\n#1234, where is it?\nAgent: So:\n      if a:\n          b()\n",
+        ["My order is #1234, where is it?|So:\nif a:\n    b()"],
+    ),
     "German": ("Kunde: Ist es neu?\nFrau Weber: Ja.\nHinweis: nur heute", ["Ist es neu?|Ja.\nHinweis: nur heute"]),
     "Chinese": ("客户：是新的吗？\n客服：是的。\n价格：10", ["是新的吗？|是的。\n价格：10"]),
-    "Arabic": ("العميل: هل هو جديد؟\nمريم: نعم، جديد.", ["هل هو جديد؟|نعم، جديد."]),
     "bold": ("**Anna:** Is it new?\n**Maria:** Yes.", ["Is it new?|Yes."]),
     "steps": (
         "Anna: How does it work?\nMaria: So:\nStep 1: open\nStep 2: close\nStep 3: done",
@@ -167,23 +163,12 @@ def test_of_the_words_of_a_label_those_that_answer_say_more() -> None:
         assert {label: known_side(label.casefold()) for label in wanted} == wanted
 
 
-def test_a_conversation_with_customer_support_is_not_reversed(tmp_path: Path) -> None:
-    text = "Anna Miller: Where is it?\nCustomer Support: On its way.\nAnna Miller: When?\nCustomer Support: Monday."
-    assert pairs(read(tmp_path, text)) == [("Where is it?", "On its way."), ("When?", "Monday.")]
-    said = [{"role": "user", "content": "Where is it?"}, {"role": "human agent", "content": "On its way."}]
-    assert pairs(lines(tmp_path, json.dumps({"messages": said}))) == [("Where is it?", "On its way.")]
-
-
 OFFERS = [  # what the agent greets with, and how a customer asks for help
     ("Hello, how may I assist you?", "My tent is torn. Can you help me?"),
-    ("What can I do for you?", "Can I get help? Could someone please help us, can I return it?"),
     ("Womit kann ich Ihnen helfen?", "Mein Zelt ist undicht, was kann ich tun?"),
     ("Hola, ¿en qué puedo servirle?", "¿Me puede ayudar?"),
     ("Bonjour. Comment puis-je vous aider ?", "Pouvez-vous m'aider ?"),
-    ("Como posso ajudar?", "Pode me ajudar com a barraca?"),
     ("Come posso aiutarla?", "Mi può aiutare?"),
-    ("Waar kan ik u mee helpen?", "Kunt u mij helpen?"),
-    ("Hur kan jag hjälpa dig?", "Kan du hjälpa mig?"),
     ("W czym mogę pomóc?", "Czy może mi Pan pomóc?"),
     ("Здравствуйте, чем могу помочь?", "Вы можете мне помочь?"),
     ("Πώς μπορώ να σας βοηθήσω;", "Μπορείτε να με βοηθήσετε;"),
@@ -256,33 +241,20 @@ def test_a_line_of_nobody_is_quarantined_and_no_part_of_a_turn(
     assert pairs(items) == [("Is it new?", answer)]
 
 
-def test_what_another_customer_asked_is_context_under_a_number(tmp_path: Path) -> None:
-    messages = [
-        {"role": "user", "name": "Ana", "content": "Is it new?"},
-        {"role": "user", "name": "Tom", "content": "Is it red?"},
-        {"role": "assistant", "content": "Yes."},
-    ]
-    items = documents(lines(tmp_path, json.dumps({"messages": messages})))
-    assert [(i.question, i.answer, i.context) for i in items] == [
-        ("Is it new?", "", ""),
-        ("Is it red?", "Yes.", "Customer 1: Is it new?"),
-    ]
-
-
 def test_messages(tmp_path: Path) -> None:
     messages = [
         {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Q1"},
+        {"role": "user", "name": "Ana", "content": "Q1"},
         {"role": "assistant", "content": [{"type": "text", "text": "A1"}, {"type": "image_url"}]},
-        {"role": "user", "content": "Q2"},
+        {"role": "user", "name": "Tom", "content": "Q2"},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "42"},
-        {"role": "assistant", "content": "A2"},
+        {"role": "human agent", "content": "A2"},
     ]
     items = documents(lines(tmp_path, json.dumps({"topic": "t", "context": "c", "messages": messages})))
     assert [(i.question, i.answer, i.context, i.group, i.position) for i in items] == [
         ("Q1", "A1", "c", "t", "line 1, message 2"),
-        ("Q2", "A2", "c\nCustomer: Q1\nAgent: A1", "t", "line 1, message 4"),
+        ("Q2", "A2", "c\nCustomer 1: Q1\nAgent: A1", "t", "line 1, message 4"),
     ]
 
 
@@ -291,8 +263,6 @@ def test_messages(tmp_path: Path) -> None:
     [
         '{"messages": [',
         "[]",
-        "{}",
-        '{"messages": []}',
         '{"messages": ["x"]}',
         '{"messages": [{"content": "x"}]}',
         '{"messages": [{"role": "alien", "content": "x"}]}',
@@ -313,11 +283,6 @@ def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path, name: str, 
     assert pairs(chat_turns.read(tmp_path / "kept elsewhere", origin)) == [("Q", "A")]
 
 
-def test_a_number_sign_alone_begins_no_header(tmp_path: Path) -> None:
-    item = only(read(tmp_path, "Customer: My order is\n#1234, where is it?\nAgent: On its way."))
-    assert item.question == "My order is #1234, where is it?"
-
-
 @pytest.mark.parametrize("text", ["", "# topic: only\n---\n"])
 def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None:
     assert [rule for rule, _ in dropped(read(tmp_path, text))] == ["empty"]
@@ -328,9 +293,7 @@ def test_a_file_without_conversation_is_named(tmp_path: Path, text: str) -> None
     [
         "31 Dec 2025, 10:32 - ",
         "Dec 31, 2025, 10:32 AM - ",
-        "31. Dezember 2025, 10:32 - ",
         "31 de dic. de 2025 10:32 - ",
-        "[31-Dec-2025 10:32:01] ",
         "Wed, December 31st, 2025 at 10:32 - ",
     ],
 )

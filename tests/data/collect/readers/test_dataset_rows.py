@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,6 @@ import pytest
 from pydantic import ValidationError
 
 from llmops.config import Config, Source
-from llmops.data.collect.libraries import LIBRARIES
 from llmops.errors import SourceError, SourceUnavailableError
 from llmops.pipeline import plan, run_stage
 from llmops.records import Document, Dropped, read_rows
@@ -62,36 +62,20 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not list(tmp_path.rglob("copies"))
 
 
-def test_what_was_saved(tmp_path: Path) -> None:
-    rows("one", "two", "three").save_to_disk(tmp_path / "saved")
-    assert read(tmp_path, "saved") == [
-        ("saved", "row 1", "one", "To one", "pay"),
-        ("saved", "row 2", "two", "To two", "send"),
-        ("saved", "row 3", "three", "To three", ""),
-    ]
-
-
-def test_splits_that_were_saved(tmp_path: Path) -> None:
-    datasets.DatasetDict({"train": rows("one"), "test": rows("two")}).save_to_disk(tmp_path / "saved")
-    both = [(position, question) for _, position, question, *_ in read(tmp_path, "saved")]
-    assert sorted(both) == [("split test, row 1", "two"), ("split train, row 1", "one")]
-    assert [row[1:3] for row in read(tmp_path, "saved", split="test")] == [("split test, row 1", "two")]
-    with pytest.raises(SourceError, match="it has train, test"):
-        read(tmp_path, "saved", split="dev")
-
-
 def test_files_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
     folder = tmp_path / "[set]"
-    folder.mkdir()
-    rows("one").to_parquet(folder / "train-0.parquet")
-    rows("two").to_parquet(folder / "test-0.parquet")
-    (folder / ".git").mkdir()
+    (folder / ".git").mkdir(parents=True)
     (folder / ".git" / "index").write_text("x")
-    expected = [("[set]", "split train, row 1", "one", "To one", "pay")]
+    for name in ("train", "test"):
+        rows(name).to_parquet(folder / f"{name}-0.parquet")
+    expected = [("[set]", "split train, row 1", "train", "To train", "pay")]
     assert read(tmp_path, "[set]", split="train") == expected
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"q": name, "a": {"text": "x"}, "topic": None}) + "\n")
     assert [row[1:3] for row in read(tmp_path, "*.jsonl")] == [("split train, row 1", "a"), ("split train, row 2", "b")]
+    (tmp_path / "x.jsonl").write_text('{"q": "x"}\n')
+    with pytest.raises(SourceError, match=r"a\.text"):
+        read(tmp_path, "x.jsonl")
 
 
 def test_subsets_of_its_card(tmp_path: Path) -> None:
@@ -108,20 +92,15 @@ def test_subsets_of_its_card(tmp_path: Path) -> None:
             read(tmp_path, "set", **wrong)
 
 
-def csv_files(folder: Path, *names: str) -> None:
-    for name in names:
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(f"q,a\n{name},x\n")
-
-
 def test_no_file_is_left_out_for_its_name(tmp_path: Path) -> None:
     fields = {"question": "q", "answer": "a"}
-    csv_files(tmp_path / "set", "faq.csv", "returns-test.csv", "tent [1].csv")
     expected = ["faq.csv", "returns-test.csv", "tent [1].csv"]
+    for name in (*(f"set/{name}" for name in expected), "splits/train.csv", "splits/test.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"q,a\n{Path(name).name},x\n")
     assert [row[2] for row in read(tmp_path, "set", fields=fields)] == expected
     with pytest.raises(SourceError, match=r"faq\.csv, tent \[1\]\.csv would be in no split"):
         read(tmp_path, "set", fields=fields, split="test")
-    csv_files(tmp_path / "splits", "train.csv", "test.csv")
     assert [row[2] for row in read(tmp_path, "splits", fields=fields, split="test")] == ["test.csv"]
     (tmp_path / "set" / "more.jsonl").write_text('{"q": "x", "a": "y"}\n')
     with pytest.raises(SourceError, match=r"mixes CSV and JSON .*more\.jsonl"):
@@ -133,10 +112,8 @@ def test_values_of_csv_are_those_that_kind_csv_reads(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text(text)
     found = []
     for kind in ("csv", "dataset"):
-        source = {"name": "s", "kind": kind, "location": "shops.csv"}
-        settings = Config(home=tmp_path / kind, collect={"root": tmp_path, "sources": [source]})
-        documents = read_rows(run_stage("collect", settings, DAY) / "documents.parquet", Document)
-        found.append([(row.text, row.fields) for row in documents])
+        made = run_stage("collect", config(tmp_path, "shops.csv", kind=kind, fields={}), DAY)
+        found.append([(row.text, row.fields) for row in read_rows(made / "documents.parquet", Document)])
     assert found[0] == found[1] and "04109" in str(found) and "NA" in str(found)
 
 
@@ -152,40 +129,40 @@ def test_an_unchanged_one_is_not_read_again_and_a_changed_one_is(tmp_path: Path)
     assert len(read(tmp_path, "set")) == 2
 
 
-def test_more_rows_than_a_batch(tmp_path: Path) -> None:
-    rows(*map(str, range(2500))).save_to_disk(tmp_path / "saved")
-    assert [row[2] for row in read(tmp_path, "saved")] == list(map(str, range(2500)))
+def test_what_was_saved_also_more_rows_than_a_batch_and_splits(tmp_path: Path) -> None:
+    rows("one", "two", *map(str, range(2, 1300))).save_to_disk(tmp_path / "saved")
+    found = read(tmp_path, "saved")
+    assert found[:3] == [
+        ("saved", "row 1", "one", "To one", "pay"),
+        ("saved", "row 2", "two", "To two", "send"),
+        ("saved", "row 3", "2", "To 2", ""),
+    ]
+    assert [row[2] for row in found[2:]] == list(map(str, range(2, 1300)))
+    datasets.DatasetDict({"train": rows("one"), "test": rows("two")}).save_to_disk(tmp_path / "split")
+    both = [row[1:3] for row in read(tmp_path, "split")]
+    assert sorted(both) == [("split test, row 1", "two"), ("split train, row 1", "one")]
+    assert [row[1:3] for row in read(tmp_path, "split", split="test")] == [("split test, row 1", "two")]
+    with pytest.raises(SourceError, match="it has train, test"):
+        read(tmp_path, "split", split="dev")
 
 
 def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> None:
-    (tmp_path / "good.jsonl").write_text('{"q": "x", "a": {"text": "y"}, "topic": "z"}\n')
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "train.parquet").write_bytes(b"PAR1 but no more")
-    good = {"name": "good", "kind": "dataset", "location": "good.jsonl", "fields": FIELDS}
-    bad = {"name": "bad", "kind": "dataset", "location": "bad", "fields": FIELDS}
-    settings = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [good, bad]})
     with pytest.raises(SourceError, match="bad, file: unreadable: no readable data set"):
-        run_stage("collect", settings, DAY)
+        read(tmp_path, "bad")
     (quarantine,) = (tmp_path / "home").glob("artifacts/collect/*/quarantine.parquet")
     assert [row.rule for row in read_rows(quarantine, Dropped)] == ["unreadable"]
     with pytest.raises(SourceError, match="revision"):
         read(tmp_path, "org/name")
 
 
-def test_a_field_that_no_row_has_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"q": "x"}\n')
-    with pytest.raises(SourceError, match=r"a\.text"):
-        read(tmp_path, "x.jsonl")
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
         {"kind": "csv", "revision": "main"},
-        {"kind": "csv", "split": "train"},
         {"location": "a/b/c", "revision": "main"},
         {"location": "s3://bucket/set"},
-        {"encoding": "utf-8"},
         {"records": "x"},
     ],
 )
@@ -212,25 +189,19 @@ class Hub:
         self.asked.append(path)
         if self.status:
             return self.status, {}, b"{}"
-        api = "/api/datasets/org/name"
-        for prefix in (f"{api}/revision/", f"{api}/tree/", "/datasets/org/name/resolve/"):
-            if not path.startswith(prefix):
-                continue
-            revision, _, name = path.removeprefix(prefix).partition("/")
-            commit = self.main if revision == "main" else revision
-            files = self.commits.get(commit)
-            if files is None:
-                return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-            if "tree" in prefix:
-                tree = [
-                    {"type": "file", "path": n, "size": len(data), "oid": f"{commit}{n}"} for n, data in files.items()
-                ]
-                return 200, {}, json.dumps(tree).encode()
-            if "revision" in prefix:
-                siblings = [{"rfilename": name} for name in files]
-                return 200, {}, json.dumps({"id": "org/name", "sha": commit, "siblings": siblings}).encode()
+        found = re.fullmatch(r"(?:/api)?/datasets/org/name/(revision|tree|resolve)/(\w+)/?(.*)", path)
+        if not found:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        what, revision, name = found.groups()
+        commit = self.main if revision == "main" else revision
+        files = self.commits.get(commit)
+        if files is None:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+        if what == "resolve":
             return 200, {"X-Repo-Commit": commit, "ETag": f'"{commit}{name}"'}, files[name]
-        return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        tree = [{"type": "file", "path": n, "size": len(data), "oid": f"{commit}{n}"} for n, data in files.items()]
+        told = {"id": "org/name", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+        return 200, {}, json.dumps(tree if what == "tree" else told).encode()
 
 
 @pytest.fixture
@@ -321,7 +292,3 @@ def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: Hub, tmp_path: P
     hub.status = 503
     with pytest.raises(SourceUnavailableError, match="org/name"):
         read(tmp_path, "org/name", revision="main")
-
-
-def test_the_library_is_part_of_what_decides() -> None:
-    assert "datasets" in LIBRARIES["dataset"]

@@ -57,22 +57,11 @@ def test_a_broken_quote_costs_one_row(tmp_path: Path, bad: bytes) -> None:
 
 def test_bytes_that_do_not_decode_cost_their_row(tmp_path: Path) -> None:
     data = "q,a\ncafé,1\n".encode() + "crème,2\n".encode("cp1252") + "naïve,3\n".encode()
-    documents, dropped, _ = read(tmp_path, data, fields=QA)
-    assert [d.question for d in documents] == ["café", "naïve"]
-    assert [(d.rule, d.position) for d in dropped] == [("encoding", "row 3")]
-    assert "0xE8" in dropped[0].detail and "\\xe8" in dropped[0].content
-
-
-def test_a_wrong_encoding_setting_costs_the_rows_it_cannot_read(tmp_path: Path) -> None:
-    documents, dropped, _ = read(tmp_path, "q,a\nplain,1\ncafé,2\n".encode("cp1252"), encoding="utf-8", fields=QA)
-    assert [d.question for d in documents] == ["plain"]
-    assert dropped[0].rule == "encoding"
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_delimiters(tmp_path: Path, delimiter: str) -> None:
-    documents, _, _ = read(tmp_path, delimiter.join(["q", "a"]).encode() + f"\n1{delimiter}2".encode(), fields=QA)
-    assert (documents[0].question, documents[0].answer) == ("1", "2")
+    for settings in ({}, {"encoding": "utf-8"}):
+        documents, dropped, _ = read(tmp_path, data, fields=QA, **settings)
+        assert [d.question for d in documents] == ["café", "naïve"]
+        assert [(d.rule, d.position) for d in dropped] == [("encoding", "row 3")]
+        assert "0xE8" in dropped[0].detail and "\\xe8" in dropped[0].content
 
 
 def test_rows_without_a_question_keep_all_their_fields(tmp_path: Path) -> None:
@@ -88,18 +77,11 @@ def test_where_leaves_rows_out_without_quarantining_them(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("extra", [{"fields": {"question": "frage"}}, {"where": {"frage": "1"}}])
-def test_a_column_that_is_not_there_is_named(tmp_path: Path, extra: dict[str, object]) -> None:
+def test_a_column_that_is_not_there_or_twice_is_named(tmp_path: Path, extra: dict[str, object]) -> None:
     with pytest.raises(SourceError, match=r"'frage'.*q, a"):
         read(tmp_path, b"q,a\n1,2\n", **extra)
-
-
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="'q'"):
         read(tmp_path, b"q,q\n1,2\n")
-
-
-def test_an_empty_file_is_quarantined(tmp_path: Path) -> None:
-    assert [d.rule for d in read(tmp_path, b"\n \n")[1]] == ["empty"]
 
 
 def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
@@ -112,47 +94,44 @@ def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "delimiter"),
     [
-        (b"question, please;answer\nhow, when, why;so\n", ";"),
-        (b'"a,b,c";"d"\n1;2\n', ";"),
-        (b"q\ta\nYes, of course, sir;\tok\n", "\t"),
-        (b"question\nhow, when, why\n", ","),
-        (b"q|a\n1|2,3,4\n5|6\n", "|"),
-        (b'q;a\n"1\n2,3";4\n', ";"),
+        ("question, please;answer\nhow, when, why;so\n", ";"),
+        ("q\ta\nYes, of course, sir;\tok\n", "\t"),
+        ("question\nhow, when, why\n", ","),
+        ("q|a\n1|2,3,4\n5|6\n", "|"),
+        ('q;a\n"1\n2,3";4\n', ";"),
+        ("q,a\r1,2\r3,4\r", ","),  # old line ends
     ],
 )
-def test_the_delimiter_is_the_one_that_cuts_all_rows_alike(data: bytes, delimiter: str) -> None:
-    assert delimited.sniff(data.decode().splitlines(keepends=True)) == delimiter
-
-
-def test_a_header_that_cannot_be_read_costs_the_file(tmp_path: Path) -> None:
-    documents, dropped, _ = read(tmp_path, b'q,"a\n1,2\n3,4\n')
-    assert not documents and [(d.rule, d.position) for d in dropped] == [("malformed", "row 1")]
+def test_the_delimiter_is_the_one_that_cuts_all_rows_alike(tmp_path: Path, data: str, delimiter: str) -> None:
+    assert delimited.sniff(data.splitlines(keepends=True)) == delimiter
+    rows = [row for row in csv.DictReader(data.splitlines(keepends=True), delimiter=delimiter) if None not in row]
+    assert [json.loads(document.fields) for document in read(tmp_path, data.encode())[0]] == rows
 
 
 def test_every_broken_quote_costs_its_line_and_no_more(tmp_path: Path) -> None:
-    good = [f"{n},{n}" for n in range(300)]
-    bad = [f'"{n},x' for n in range(300)]
+    good, bad = ([f"{quote}{n},{n}" for n in range(300)] for quote in ("", '"'))
     rows = "\n".join(row for pair in zip(good, bad, strict=True) for row in pair)
     documents, dropped, _ = read(tmp_path, f"q,a\n{rows}\n".encode(), fields=QA)
     assert [d.question for d in documents] == [str(n) for n in range(300)]
     assert [d.content.strip() for d in dropped] == bad
 
 
-def test_a_quote_that_never_closes_holds_only_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("data", "good", "bad"),
+    [
+        (b"\n \n", 0, ("empty", "file")),
+        (b'q,"a\n1,2\n3,4\n', 0, ("malformed", "row 1")),  # a header that cannot be read
+        (b'q,a\n"open,1\n' + b"2,3\n" * 2000, 2000, ("malformed", "row 2")),
+        (b"q,a\n" + b"x,y" * 900 + b"\n2,3\n", 1, ("malformed", "row 2")),  # an endless line
+    ],
+    ids=["empty", "header", "quote", "line"],
+)
+def test_one_thing_that_is_wrong_costs_no_more_than_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, good: int, bad: tuple[str, str]
+) -> None:
     monkeypatch.setattr(delimited, "LARGEST", 1000)
-    documents, dropped, _ = read(tmp_path, b'q,a\n"open,1\n' + b"2,3\n" * 2000, fields=QA)
-    assert (len(documents), [d.position for d in dropped]) == (2000, ["row 2"])
-
-
-def test_an_endless_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "LARGEST", 1000)
-    documents, dropped, _ = read(tmp_path, b"q,a\n" + b"x,y" * 900 + b"\n2,3\n", fields=QA)
-    assert ([d.question for d in documents], [d.rule for d in dropped]) == (["2"], ["malformed"])
-
-
-def test_old_line_ends(tmp_path: Path) -> None:
-    documents, _, _ = read(tmp_path, b"q,a\r1,2\r3,4\r", fields=QA)
-    assert [d.question for d in documents] == ["1", "3"]
+    documents, dropped, _ = read(tmp_path, data)
+    assert (len(documents), [(d.rule, d.position) for d in dropped]) == (good, [bad])
 
 
 @given(

@@ -14,19 +14,17 @@ import pytest
 from llmops.config import Source
 from llmops.data.collect.readers import parquet_rows
 from llmops.data.collect.readers.decode import Unreadable
-from llmops.data.collect.readers.origin import Origin
+from llmops.data.collect.readers.origin import Item, Origin
 from llmops.errors import SourceError
-from llmops.records import Document, Dropped
+from llmops.records import Document
+from tests.data.collect.readers.reading import dropped, only, read_file
 
 
-def read(tmp_path: Path, table: pa.Table | list[dict[str, Any]], **more: Any) -> list[Document | Dropped | None]:
-    table = table if isinstance(table, pa.Table) else pa.Table.from_pylist(table)
-    pq.write_table(table, tmp_path / "x", row_group_size=2)
-    return list(parquet_rows.read(tmp_path / "x", origin(**more)))
-
-
-def origin(**more: Any) -> Origin:
-    return Origin(Source(name="s", kind="parquet", location="x", **more), "x")
+def read(tmp_path: Path, table: pa.Table | list[dict[str, Any]], **more: Any) -> list[Item]:
+    pq.write_table(
+        table if isinstance(table, pa.Table) else pa.Table.from_pylist(table), tmp_path / "x", row_group_size=2
+    )
+    return read_file("parquet", tmp_path, None, **more)
 
 
 def test_values_of_all_types_become_text(tmp_path: Path) -> None:
@@ -35,8 +33,8 @@ def test_values_of_all_types_become_text(tmp_path: Path) -> None:
         **{"day": date(2026, 1, 31), "at": datetime(2026, 1, 31, 12), "raw": b"caf\xc3\xa9", "tags": ["a", "b"]},
         "author": {"name": "Ana", "books": [{"title": "T"}]},
     }
-    (item,) = read(tmp_path, [row])
-    assert isinstance(item, Document) and item.position == "row 1"
+    item = only(read(tmp_path, [row]))
+    assert item.position == "row 1"
     assert json.loads(item.fields) == {
         **{"s": "x", "n": "1", "f": "1.5", "nan": "", "none": "", "yes": "true"},
         **{"day": "2026-01-31", "at": "2026-01-31 12:00:00", "raw": "café", "tags": "a, b"},
@@ -55,41 +53,33 @@ def test_rows_of_all_groups_in_order_and_where(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_cost_their_row(tmp_path: Path) -> None:
-    bad, good = read(tmp_path, [{"raw": b"\xff"}, {"raw": b"fine"}])
-    assert isinstance(bad, Dropped) and (bad.rule, bad.position) == ("encoding", "row 1")
-    assert isinstance(good, Document)
+    items = read(tmp_path, [{"raw": b"\xff"}, {"raw": b"fine"}])
+    assert dropped(items) == [("encoding", "row 1")] and only(items[1:])
 
 
 @pytest.mark.parametrize(("name", "there"), [("frage", "q, other"), ("q.text", "q")])
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, name: str, there: str) -> None:
     with pytest.raises(SourceError, match=rf"'{name}'.*it has {there}"):
         read(tmp_path, [{"q": "1", "other": "2"}], fields={"question": name})
-
-
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
-    table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["q", "q"])
     with pytest.raises(SourceError, match="'q'"):
-        read(tmp_path, table)
+        read(tmp_path, pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["q", "q"]))
 
 
 def test_the_rows_before_the_damage_are_read(tmp_path: Path) -> None:
-    rows = [{"q": f"{n} " * 2000} for n in range(3000)]
-    pq.write_table(
-        pa.Table.from_pylist(rows), tmp_path / "x", row_group_size=1000, compression="zstd", use_dictionary=False
-    )
+    table = pa.Table.from_pylist([{"q": f"{n} " * 200} for n in range(3000)])
+    pq.write_table(table, tmp_path / "x", row_group_size=1000, compression="zstd", use_dictionary=False)
     data = bytearray((tmp_path / "x").read_bytes())
     offset = pq.ParquetFile(tmp_path / "x").metadata.row_group(2).column(0).data_page_offset
     data[offset : offset + 200] = bytes(200)
     (tmp_path / "x").write_bytes(data)
-    got = []
+    items, got = parquet_rows.read(tmp_path / "x", Origin(Source(name="s", kind="parquet", location="x"), "x")), 0
     with pytest.raises(Unreadable):
-        for item in parquet_rows.read(tmp_path / "x", origin()):
-            got.append(item)
-    assert len(got) == 2000
+        for _ in items:
+            got += 1
+    assert got == 2000
 
 
 @pytest.mark.parametrize("data", [b"", b"q,a\n1,2\n", b"PAR1 but no more PAR1"])
 def test_what_is_no_parquet_is_unreadable(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x").write_bytes(data)
     with pytest.raises(Unreadable):
-        list(parquet_rows.read(tmp_path / "x", origin()))
+        read_file("parquet", tmp_path, data)

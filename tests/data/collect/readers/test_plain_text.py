@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from llmops.config import Source
 from llmops.data.collect.readers import plain_text
-from llmops.data.collect.readers.origin import Origin
-from llmops.records import Document, Dropped
+from tests.data.collect.readers.reading import documents, dropped, only, read_file
+
+read = partial(read_file, "text")
 
 
-def read(tmp_path: Path, text: str) -> list[Document | Dropped | None]:
-    (tmp_path / "x").write_text(text, encoding="utf-8")
-    return list(plain_text.read(tmp_path / "x", Origin(Source(name="s", kind="text", location="x"), "x")))
-
-
-def test_a_short_file_is_one_document(tmp_path: Path) -> None:
-    (item,) = read(tmp_path, "\n\n# no heading\n\n  indented\nend\n\n")
-    assert isinstance(item, Document)
+def test_a_short_file_is_one_document_and_an_empty_one_is_quarantined(tmp_path: Path) -> None:
+    item = only(read(tmp_path, "\n\n# no heading\n\n  indented\nend\n\n"))
     assert (item.position, item.text) == ("line 3", "# no heading\n\n  indented\nend")
+    assert [rule for rule, _ in dropped(read(tmp_path, " \n\n"))] == ["empty"]
 
 
 def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_text, "PART", 20)
     text = "\n\n".join(f"paragraph {n}\nof two lines" for n in range(6)) + "\n" + "no blank line\n" * 9
-    items = [i for i in read(tmp_path, text) if isinstance(i, Document)]
+    items = documents(read(tmp_path, text))
     assert "".join(i.text for i in items).replace("\n", "") == text.replace("\n", "")
     assert all(len(i.text) < 60 for i in items) and len(items) > 5
     lines = text.split("\n")
@@ -42,7 +38,7 @@ def test_a_long_file_is_cut_before_a_question_and_keeps_the_headings_above(
         "1.2. Who pays?\n\nYou do, as a rule.\n\nWe, if it broke.\n\nChapter 2. Lamps\n\nMany.\n\n"
         f"2.1. Which are new?\n\nThis one.\n\n{'And more about it, '.strip() * 12}\n\nThe end."
     )
-    items = [i for i in read(tmp_path, text) if isinstance(i, Document)]
+    items = documents(read(tmp_path, text))
     assert [i.text.split("\n\n")[:3] for i in items] == [
         ["Chapter\u00a01.\u00a0Tents", "1.1. Who\nwashes them?", "We do, in our workshop."],
         ["Chapter 1. Tents", "1.2. Who pays?", "You do, as a rule."],
@@ -53,8 +49,3 @@ def test_a_long_file_is_cut_before_a_question_and_keeps_the_headings_above(
     assert [lines[int(i.position.removeprefix("line ")) - 1] for i in items[1:]] == [
         "1.2. Who pays?", "2.1. Which are new?", "The end.",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", ["", " \n\n"])
-def test_an_empty_file_is_quarantined(tmp_path: Path, text: str) -> None:
-    assert [i.rule for i in read(tmp_path, text) if isinstance(i, Dropped)] == ["empty"]

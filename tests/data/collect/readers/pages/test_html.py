@@ -36,14 +36,22 @@ def test_headings_become_questions_and_the_rest_of_the_page_is_left_out(tmp_path
     assert len(items) == 5
 
 
-def test_text_before_the_first_heading_is_a_document_without_a_question(tmp_path: Path) -> None:
-    items = documents(read(tmp_path, "<p>Intro</p><h1>Q?</h1>A"))
-    assert [(i.question, i.answer, i.text) for i in items] == [("", "", "Intro"), ("Q?", "A", "")]
-
-
-def test_a_main_element_is_the_page(tmp_path: Path) -> None:
-    page = "<h1>Ad</h1><p>buy</p><main><header><h1>Q?</h1></header><p>A</p></main>"
-    assert only(read(tmp_path, page)).question == "Q?"
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<p>Intro</p><h1>Q?</h1>A", [("", "Intro"), ("Q?", "A")]),
+        ("<h1>Ad</h1><p>buy</p><main><header><h1>Q?</h1></header><p>A</p></main>", [("Q?", "A")]),
+        (  # marks of links and footnotes
+            '<h2><a href="#id3">Q?</a><a class="headerlink" href="#q">¶</a></h2><p>We do<sup><a href="#f1">[1]</a>'
+            "</sup>, up to 10<sup>2</sup> € for H<sub>2</sub>O.</p>",
+            [("Q?", "We do, up to 10² € for H₂O.")],
+        ),
+    ],
+)
+def test_text_before_the_first_heading_and_around_the_page(
+    tmp_path: Path, page: str, expected: list[tuple[str, str]]
+) -> None:
+    assert [(i.question, i.answer or i.text) for i in documents(read(tmp_path, page))] == expected
 
 
 def test_bytes_that_do_not_decode_cost_their_section_and_a_declared_encoding_is_used(tmp_path: Path) -> None:
@@ -63,11 +71,9 @@ SAYS = ("The shop pays for everything that was wrong. " * 9).strip()
 TEXT = f"<h2>Who pays?</h2><p>{SAYS}</p>"
 AROUND = [
     '<div class="cookie-banner">We use cookies. <button>Accept</button></div>',
-    '<section id="CookieConsent"><p>Choose</p><a class="btn-primary">OK</a></section>',
     '<div role="dialog">Subscribe!</div>',
     '<ul class="breadcrumbs"><li><a href="/">Home</a></li><li><a href="/h">Help</a></li></ul>',
     '<div class="main-nav"><a href="/">Home</a> <a href="/h">Help</a></div>',
-    '<div class="site-footer">© Shop</div>',
     '<div id="sidebar"><h3>News</h3><p>Sale</p></div>',
     '<div role="navigation"><a href="/">Home</a></div>',
     '<form action="/search"><p>Search</p><input></form>',
@@ -116,7 +122,6 @@ def test_what_is_only_called_so_stays(tmp_path: Path, page: str) -> None:
         '<ul><li><a href="a.html">Manual A</a></li><li><a href="b.html">Manual B</a></li></ul>',
         '<p>Press <a href="b.html">Next</a> and wait.</p>',
         '<p><a href="#top">Delivery</a></p>',
-        "<hr><p>On islands you pay half.</p>",
     ],
 )
 def test_links_that_say_something_at_the_end_stay(tmp_path: Path, end: str) -> None:
@@ -144,7 +149,6 @@ def test_the_same_question_of_two_pages_has_two_contexts(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("page", "context"),
     [
-        ("<title>Returns – Shop</title><h2>Who pays?</h2>", "Returns – Shop"),
         ("<title>Returns and refunds – Help</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns and refunds"),
         ("<title>Shop</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns"),
         ("<title>Who pays? | Returns | Shop</title><h1>Who pays?</h1>", "Shop › Returns"),
@@ -215,24 +219,13 @@ def test_contents_and_teasers_are_no_questions(tmp_path: Path, page: str) -> Non
         'href="javascript:void(0)"',
         'href=""',
         'href="#a1"',
-        'href="?open=1"',
-        'href="/faq" data-toggle="collapse"',
         'href="/faq" data-bs-toggle="collapse"',
         'href="/faq" aria-expanded="false"',
-        'href="/faq" role="button"',
     ],
 )
 def test_a_heading_that_opens_its_text_is_a_heading(tmp_path: Path, link: str) -> None:
     page = f"<h3><a {link}>Who pays?</a></h3><div><p>We do.</p></div><h3><a {link}>Why?</a></h3><div><p>So.</p></div>"
     assert pairs(read(tmp_path, page)) == [("Who pays?", "We do."), ("Why?", "So.")]
-
-
-def test_marks_of_links_and_footnotes_are_left_out(tmp_path: Path) -> None:
-    page = (
-        '<h2><a href="#id3">Who pays?</a><a class="headerlink" href="#who">¶</a></h2><p>We do<sup><a href="#f1">[1]</a>'
-        "</sup>, up to 10<sup>2</sup> € for H<sub>2</sub>O.</p>"
-    )
-    assert pairs(read(tmp_path, page)) == [("Who pays?", "We do, up to 10² € for H₂O.")]
 
 
 ANSWERS = [
