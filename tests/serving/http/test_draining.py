@@ -52,7 +52,7 @@ def test_what_was_taken_before_sigterm_is_answered(new_site, tmp_path):
         try:
             url = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
             threading.Thread(target=process.stderr.read, daemon=True).start()  # so that a full pipe stops nobody
-            site.until(lambda: httpx.get(f"{url}/readyz", timeout=50).status_code == 200)
+            site.until(lambda: httpx.get(f"{url}/readyz", timeout=50).status_code == 200, 200)
 
             def ask(n):
                 body = {"prompt": "word " * 10, "stream": n % 2 == 0}

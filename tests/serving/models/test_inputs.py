@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
-from fastapi.testclient import TestClient
 
 from llmops.features import declarations
 from llmops.features.tokenize import Tokens
@@ -109,28 +108,22 @@ def test_the_stores_of_champion_and_canary_stay_open_and_no_others():
     assert set(inputs._stores) == {"v3", "v1"}
 
 
-def test_the_champions_store_is_open_before_anybody_asks(site):
-    (site.config.release.registry / "support-bot" / "versions" / "v1" / "features").mkdir()
-    opened = []
-    app = site.app()
-    app.state.parts.inputs._open = lambda version, model: opened.append(version.name) or Online()
-    with TestClient(app) as client:
-        site.until(lambda: opened == ["v1"])
-        site.ready(client)
-
-
 @pytest.mark.service  # importing Feast takes seconds
-def test_the_prompt_comes_from_feasts_online_store(ask, inputs, shared_site):
+def test_the_prompt_comes_from_feasts_online_store_which_is_open_before_anybody_asks(site):
     make = runpy.run_path(str(Path(__file__).parents[2] / "features" / "conftest.py"))
-    _, features = make["artifact"](shared_site.config.home)
+    _, features = make["artifact"](site.config.home)
     name = declarations.service_name("support-bot", "v1")
-    place = shared_site.config.release.registry / "support-bot" / "versions" / "v1" / "features"
+    place = site.config.release.registry / "support-bot" / "versions" / "v1" / "features"
     declarations.declare_version(features, name, {}, place, place)
     mapped = [Dataset.from_file(str(path)) for path in sorted(features.glob("*.arrow"))]
     (expected,) = (
         row["token_ids"][: row["prompt_tokens"]] for rows in mapped for row in rows if row["input_id"] == "id3"
     )
-    answer = ask(input_id="id3").json()
+    with site.client() as client:
+        site.until(lambda: client.app.state.parts.inputs._stores)
+        site.ready(client)
+        answer = client.post("/generate", json={"input_id": "id3"}, headers=site.headers()).json()
+        unknown = client.post("/generate", json={"input_id": "nobody"}, headers=site.headers())
     assert answer["response"] == " ".join(map(str, expected))
     assert answer["usage"]["input_tokens"] == len(expected)
-    assert ask(input_id="nobody").status_code == 404
+    assert unknown.status_code == 404

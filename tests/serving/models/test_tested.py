@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from serving.engines.echo import EchoEngine
 
@@ -33,96 +32,82 @@ def served(new_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield SimpleNamespace(site=site, client=client, overlaps=overlaps)
 
 
-@pytest.fixture
-def site(served: Any) -> Any:
-    return served.site
-
-
-@pytest.fixture
-def client(served: Any) -> TestClient:
-    client: TestClient = served.client
-    return client
-
-
-def ask(site: Any, client: TestClient, role: str, version: str, path: str = "/generate") -> Any:
-    headers = {**site.headers(role), "X-LLMOps-Side": version}
+def ask(served: Any, role: str, version: str, path: str = "/generate") -> Any:
+    headers = served.site.headers(role)
     if path == "/generate":
-        return client.post(path, json={"prompt": "one two"}, headers=headers)
-    body = {"model": f"support-bot:{version}", "prompt": "one two"}
-    return client.post(path, json=body, headers=site.headers(role))
+        return served.client.post(path, json={"prompt": "one two"}, headers={**headers, "X-LLMOps-Side": version})
+    return served.client.post(path, json={"model": f"support-bot:{version}", "prompt": "one two"}, headers=headers)
 
 
 @pytest.mark.parametrize("role", ["developer", "admin"])
-def test_a_version_that_is_not_loaded_answers_who_may_test_it(site: Any, client: TestClient, role: str) -> None:
-    assert ask(site, client, role, "v2").json()["model_version"] == "v2"
-    assert ask(site, client, role, "v3", "/v1/completions").status_code == 200
-    assert ask(site, client, role, "v1").json()["model_version"] == "v1"
-    aliases = client.get("/admin/models", headers=site.headers("developer")).json()
+def test_a_version_that_is_not_loaded_answers_who_may_test_it(served: Any, role: str) -> None:
+    assert ask(served, role, "v2").json()["model_version"] == "v2"
+    assert ask(served, role, "v3", "/v1/completions").status_code == 200
+    assert ask(served, role, "v1").json()["model_version"] == "v1"
+    aliases = served.client.get("/admin/models", headers=served.site.headers("developer")).json()
     assert aliases["aliases"] == {"champion": "v1"} and aliases["serving"] == "v1" and aliases["canary"] is None
 
 
-def test_a_user_cannot_have_a_version_loaded_nor_use_one_that_a_developer_tests(site: Any, client: TestClient) -> None:
-    assert ask(site, client, "developer", "v2").status_code == 200
+def test_a_user_cannot_have_a_version_loaded_nor_use_one_that_a_developer_tests(served: Any) -> None:
+    assert ask(served, "developer", "v2").status_code == 200
     for path in ("/generate", "/v1/completions"):
         for version in ("v2", "v5"):
-            assert ask(site, client, "user", version, path).status_code == 404
-    assert "v5" not in site.engines
-    assert {site.ask(client).json()["model_version"] for _ in range(5)} == {"v1"}
+            assert ask(served, "user", version, path).status_code == 404
+    assert "v5" not in served.site.engines
+    assert {served.site.ask(served.client).json()["model_version"] for _ in range(5)} == {"v1"}
 
 
 def test_what_cannot_be_tested_is_an_error_for_the_developer_alone(
-    site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown = ask(site, client, "developer", "v9")
+    unknown = ask(served, "developer", "v9")
     assert unknown.status_code == 404 and "v1" in unknown.json()["detail"]
-    assert "no model" in ask(site, client, "developer", "v6").json()["detail"]
-    broken = ask(site, client, "developer", "v4")
+    assert "no model" in ask(served, "developer", "v6").json()["detail"]
+    broken = ask(served, "developer", "v4")
     assert broken.status_code == 503 and "v4 cannot be loaded (OSError)" in broken.json()["detail"]
-    monkeypatch.setattr(client.app.state.parts.models.tested, "_idle_s", 0)  # type: ignore[attr-defined]
-    off = ask(site, client, "developer", "v2")
+    monkeypatch.setattr(served.client.app.state.parts.models.tested, "_idle_s", 0)
+    off = ask(served, "developer", "v2")
     assert off.status_code == 404 and "serving.test_idle_s" in off.json()["detail"]
-    assert client.get("/readyz").status_code == 200 and site.ask(client).status_code == 200
+    assert served.client.get("/readyz").status_code == 200 and served.site.ask(served.client).status_code == 200
 
 
 def test_the_one_before_is_gone_when_the_next_is_loaded_and_an_idle_one_is_closed_and_comes_again(
-    served: Any, site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in ("v2", "v3", "v2"):
-        assert ask(site, client, "developer", version).json()["model_version"] == version
-    first = site.engines["v2"]
+        assert ask(served, "developer", version).json()["model_version"] == version
+    first = served.site.engines["v2"]
     with monkeypatch.context() as patch:
-        patch.setattr(client.app.state.parts.models.tested, "_idle_s", 0.01)  # type: ignore[attr-defined]
-        site.until(lambda: not first.stats().alive)
-    assert ask(site, client, "developer", "v2").status_code == 200 and site.engines["v2"] is not first
-    assert site.engines["v1"].stats().alive and served.overlaps == []
+        patch.setattr(served.client.app.state.parts.models.tested, "_idle_s", 0.01)
+        served.site.until(lambda: not first.stats().alive)
+    assert ask(served, "developer", "v2").status_code == 200 and served.site.engines["v2"] is not first
+    assert served.site.engines["v1"].stats().alive and served.overlaps == []
 
 
-def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_are_told(
-    site: Any, client: TestClient
-) -> None:
+def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_are_told(served: Any) -> None:
     answers: list[Any] = []
     threads = [
-        threading.Thread(target=lambda v=version: answers.append(ask(site, client, "developer", v)))
+        threading.Thread(target=lambda v=version: answers.append(ask(served, "developer", v)))
         for version in ("v2", "v3") * 6
     ]
     for thread in threads:
         thread.start()
     for _ in range(20):
-        assert site.ask(client).json()["model_version"] == "v1"
+        assert served.site.ask(served.client).json()["model_version"] == "v1"
     for thread in threads:
         thread.join(50)
     assert len(answers) == 12
     assert {a.status_code for a in answers} <= {200, 404, 503} and any(a.status_code == 200 for a in answers)
     for answer in answers:
         assert answer.status_code == 200 or "v" in answer.json()["detail"]
-    assert ask(site, client, "developer", "v3").json()["model_version"] == "v3"
+    assert ask(served, "developer", "v3").json()["model_version"] == "v3"
 
 
-def test_a_canary_is_not_counted_by_tests(site: Any, client: TestClient) -> None:
+def test_a_canary_is_not_counted_by_tests(served: Any) -> None:
     body = {"version": "v2", "share": 0.999}
-    assert client.post("/admin/canary", json=body, headers=site.headers("admin")).status_code == 200
-    site.until(lambda: client.app.state.parts.models.canary)  # type: ignore[attr-defined]
+    assert served.client.post("/admin/canary", json=body, headers=served.site.headers("admin")).status_code == 200
+    served.site.until(lambda: served.client.app.state.parts.models.canary)
     for _ in range(5):
-        assert ask(site, client, "developer", "v3").json()["model_version"] == "v3"
-    state = client.get("/admin/models", headers=site.headers("developer")).json()["canary"]
+        assert ask(served, "developer", "v3").json()["model_version"] == "v3"
+    state = served.client.get("/admin/models", headers=served.site.headers("developer")).json()["canary"]
     assert state["canary"]["requests"] == state["champion"]["requests"] == 0
