@@ -75,16 +75,12 @@ def conclude(canary: Figures, champion: Figures, share: float = 0.5) -> Decision
 
 def test_twenty_sticky_callers_who_differ_in_everything_cry_wolf_no_more_often_than_promised() -> None:
     """Alike they are on both sides; by request one in five of such trials was pulled."""
-    alarms = sum(trial(request(), seed, 1000, 0.5, 20, unequal=True)[0] is not None for seed in range(100))
-    assert alarms <= 3  # 1 expected at most; 4 or more have a chance below 2 %
-
-
-def test_many_callers_cry_wolf_no_more_often_than_promised_either() -> None:
-    assert sum(trial(request(), seed, 1000, 0.3)[0] is not None for seed in range(40)) <= 2
+    alarms = sum(trial(request(), seed, 1000, 0.5, 20, unequal=True)[0] is not None for seed in range(50))
+    assert alarms <= 2  # 0.5 expected at most; 3 or more have a chance below 2 %
 
 
 def test_a_canary_that_is_a_little_slower_is_tolerated() -> None:
-    assert all(trial(request(factor=1.15), seed, 2000)[0] is None for seed in range(10))
+    assert all(trial(request(factor=1.15), seed, 2000)[0] is None for seed in range(4))
 
 
 @pytest.mark.parametrize(("what", "draw", "most"), [
@@ -92,7 +88,7 @@ def test_a_canary_that_is_a_little_slower_is_tolerated() -> None:
     ("slow answers", request(tail=0.1), 260),
 ])  # fmt: skip
 def test_what_is_worse_is_found_soon(what: str, draw: Request, most: int) -> None:
-    for seed in range(10):
+    for seed in range(4):
         verdict, canary, _ = trial(draw, seed, 6000)
         assert verdict is not None and what in verdict.worse
         assert canary.requests <= most
@@ -100,13 +96,13 @@ def test_what_is_worse_is_found_soon(what: str, draw: Request, most: int) -> Non
 
 def test_a_tail_that_leaves_the_median_as_it_is_is_found() -> None:
     """5 % of the answers take 20 times as long."""
-    for seed in range(10):
+    for seed in range(4):
         verdict, *_ = trial(request(tail=0.05), seed, 10_000, share=0.3)
         assert verdict is not None and "slow answers" in verdict.worse
 
 
 def test_one_in_ten_failing_is_never_promoted() -> None:
-    for seed in range(30):
+    for seed in range(12):
         _, canary, champion = trial(request(errors=0.12), seed, 2000, share=0.3, callers=20, unequal=True)
         assert conclude(canary, champion, 0.3).outcome != "promoted"
 
@@ -152,10 +148,6 @@ def test_who_was_always_cut_before_is_no_sign_of_a_bad_canary() -> None:
     assert compare(canary, champion, bound(1), share=0.2, before=before).worse == ()
     broken = canary + side("c", 2, 60, failed=60)
     assert compare(broken, champion, bound(1), share=0.2, before=before).worse == ("blatant",)
-
-
-def test_of_few_callers_it_says_that_they_are_few() -> None:
-    assert "had 4 callers" in conclude(side("a", 4, 900), side("b", 9, 900)).why
 
 
 @pytest.mark.parametrize("callers", [1, 2, 3])

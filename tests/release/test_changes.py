@@ -380,12 +380,6 @@ def test_every_cell(settings: Config, action: str, cell: str, way: str, request:
     walk(Way(settings, way), action, cell, request.getfixturevalue("hub") if action == "push" else None)
 
 
-def test_a_refusal_says_what_the_gate_said(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(settings, SUBJECT, "rejected")
-    assert cli.main(["models", "promote", "candidate", "--set", f"home={settings.home}"]) == 1
-    assert re.search(r"v3 is rejected by the gate: what the gate said of v3\. .*--override", capsys.readouterr().err)
-
-
 def test_the_command_line_shows_reasons_and_decisions(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
     publish(settings, SUBJECT, "rejected")
 
@@ -401,8 +395,3 @@ def test_the_command_line_shows_reasons_and_decisions(settings: Config, capsys: 
     assert json.loads(run("decisions", "v3", "--json")) == decided
     lines = run("decisions").splitlines()
     assert len(lines) == 4 and lines[-1].endswith(f": {REASON}")
-
-
-def test_a_reason_belongs_to_a_version(settings: Config) -> None:
-    for words in (["rollback"], ["list"], ["promote"], ["canary", "--stop"]):
-        assert cli.main(["models", *words, "--override", REASON, "--set", f"home={settings.home}"]) == 1

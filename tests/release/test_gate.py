@@ -25,8 +25,12 @@ def scores(values: Any, per_group: int = 1, **others: Any) -> Scores:
     return Scores(ids, groups, {"token_f1": values, **{name: list(v) for name, v in others.items()}})
 
 
+def judged(candidate: Scores, opponent: Scores, chance: Chance = FIRST, void: str = "", **changed: Any) -> Decision:
+    return decide(candidate, opponent, Release(**{**CONFIG, **changed}), "v1", chance, void=void)
+
+
 def outcome(candidate: Scores, opponent: Scores, **changed: Any) -> str:
-    return decide(candidate, opponent, Release(**{**CONFIG, **changed}), "v1", FIRST).outcome
+    return judged(candidate, opponent, **changed).outcome
 
 
 def attempt(number: int) -> Chance:
@@ -35,15 +39,15 @@ def attempt(number: int) -> Chance:
     return Chance(number, level, left, left - level)
 
 
-@pytest.mark.parametrize("per_group", [1, 4, 12])
+@pytest.mark.parametrize("per_group", [1, 12])
 def test_of_two_equal_systems_hardly_any_is_promoted(per_group: int) -> None:
     """Nominal rate 2.5 %, from 120 topics to 10; the wordings of a topic rise and fall together."""
-    rng, trials, promoted = np.random.default_rng(1), 300, 0
+    rng, trials, promoted = np.random.default_rng(1), 150, 0
     for _ in range(trials):
         shared = np.repeat(rng.normal(0, 0.2, 120 // per_group), per_group)
         a, b = (np.clip(0.5 + side * shared / 2 + rng.normal(0, 0.05, 120), 0, 1) for side in (1, -1))
         promoted += outcome(scores(a, per_group), scores(b, per_group)) == "promoted"
-    assert promoted / trials <= 0.052  # 2.5 % and three standard errors
+    assert promoted / trials <= 0.063  # 2.5 % and three standard errors
 
 
 def test_a_clearly_better_system_is_promoted() -> None:
@@ -53,15 +57,17 @@ def test_a_clearly_better_system_is_promoted() -> None:
     assert wins >= 45
 
 
-def test_the_same_answers_are_no_improvement() -> None:
-    decision = decide(scores([0.5] * 40), scores([0.5] * 40), Release(**CONFIG), "v1", FIRST)
-    assert decision.outcome == "rejected"
-    assert decision.comparisons[0].low == decision.comparisons[0].high == 0
-
-
-def test_better_by_less_than_the_minimum_effect_is_rejected() -> None:
-    assert outcome(scores([0.505] * 40), scores([0.5] * 40), min_effect=0.01) == "rejected"
-    assert outcome(scores([0.52] * 40), scores([0.5] * 40), min_effect=0.01) == "promoted"
+def test_better_by_less_than_the_minimum_effect_is_rejected_and_the_reason_holds_the_numbers() -> None:
+    base = scores([0.5] * 40)
+    same = judged(base, base)
+    assert same.outcome == "rejected" and same.comparisons[0].low == same.comparisons[0].high == 0
+    assert outcome(scores([0.505] * 40), base, min_effect=0.01) == "rejected"
+    better = judged(scores([0.7] * 40), base, min_effect=0.01)
+    assert better.outcome == "promoted" and all(n in better.reasons[0] for n in ("0.700", "+0.200", "v1"))
+    assert Decision.of(json.loads(json.dumps({**asdict(better), "version": "v2"}))) == better
+    void = judged(scores([0.9] * 40), base, attempt(3), void="it is v2 again")
+    assert (void.outcome, void.reasons[0], void.attempt) == ("inconclusive", "it is v2 again", 0)
+    assert void.left == attempt(3).before
 
 
 def test_a_worse_guardrail_rejects_and_one_within_its_margin_does_not() -> None:
@@ -75,69 +81,44 @@ def test_a_worse_guardrail_rejects_and_one_within_its_margin_does_not() -> None:
 
 
 def test_a_floor_that_is_not_reached_rejects() -> None:
-    decision = decide(
-        scores([0.08] * 40), scores([0.01] * 40), Release(**CONFIG | {"floors": {"token_f1": 0.1}}), "base", FIRST
-    )
-    assert decision.outcome == "rejected"
-    assert not decision.floors[0].passed
+    decision = judged(scores([0.08] * 40), scores([0.01] * 40), floors={"token_f1": 0.1})
+    assert decision.outcome == "rejected" and not decision.floors[0].passed
     assert outcome(scores([0.1] * 40), scores([0.01] * 40), floors={"token_f1": 0.1}) == "promoted"
 
 
-@pytest.mark.parametrize("count", [0, 1, 29])
-def test_too_few_items_are_inconclusive(count: int) -> None:
-    assert outcome(scores([1.0] * count), scores([0.0] * count)) == "inconclusive"
-
-
-def test_too_few_topics_are_inconclusive() -> None:
-    assert outcome(scores([1.0] * 60, per_group=20), scores([0.0] * 60, per_group=20)) == "inconclusive"
+@pytest.mark.parametrize(("count", "per_group"), [(0, 1), (29, 1), (60, 20)])
+def test_too_few_items_or_topics_are_inconclusive(count: int, per_group: int) -> None:
+    assert outcome(scores([1.0] * count, per_group), scores([0.0] * count, per_group)) == "inconclusive"
 
 
 def test_the_order_of_items_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     a, b = scores(rng.uniform(0.2, 1, 60)), scores(rng.uniform(0, 0.8, 60))
     order = rng.permutation(60)
-    mixed = Scores(
-        tuple(b.ids[i] for i in order),
-        tuple(b.groups[i] for i in order),
-        {"token_f1": [b.values["token_f1"][i] for i in order]},
-    )
-    assert decide(a, b, Release(**CONFIG), "v1", FIRST) == decide(a, mixed, Release(**CONFIG), "v1", FIRST)
+    ids, groups = (tuple(names[i] for i in order) for names in (b.ids, b.groups))
+    assert judged(a, b) == judged(a, Scores(ids, groups, {"token_f1": [b.values["token_f1"][i] for i in order]}))
 
 
-def test_the_reasons_hold_the_numbers() -> None:
-    decision = decide(scores([0.7] * 40), scores([0.5] * 40), Release(**CONFIG), "v1", FIRST)
-    assert "0.700" in decision.reasons[0]
-    assert "+0.200" in decision.reasons[0]
-    assert "v1" in decision.reasons[0]
-
-
-def test_other_items_are_an_error() -> None:
+def test_scores_that_cannot_be_compared_are_an_error() -> None:
+    base = scores([0.5] * 40)
     with pytest.raises(ArtifactError, match="same items"):
-        outcome(scores([0.5] * 40), scores([0.5] * 41))
-
-
-def test_an_item_twice_is_an_error() -> None:
+        outcome(base, scores([0.5] * 41))
     twice = Scores(("a", "a"), ("g", "g"), {"token_f1": [1.0, 1.0]})
     with pytest.raises(ArtifactError, match="two answers"):
         outcome(twice, twice)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_no_number_is_an_error(value: float) -> None:
-    with pytest.raises(ArtifactError, match="i0007"):
-        outcome(scores([0.5] * 40), scores([0.5] * 7 + [value] + [0.5] * 32))
-
-
-def test_an_unknown_metric_is_an_error_that_names_those_there_are() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ArtifactError, match="i0007"):
+            outcome(base, scores([0.5] * 7 + [value] + [0.5] * 32))
     with pytest.raises(ConfigError, match="token_f1"):
-        outcome(scores([0.5] * 40), scores([0.5] * 40), guardrails={"perplexity": 1.0})
+        outcome(base, base, guardrails={"perplexity": 1.0})
 
 
 LESS: dict[str, Any] = {"primary": "hamming_loss"}
 
 
 def losses(values: Any) -> Scores:
-    return Scores(*(scores(values).ids, scores(values).groups), {"hamming_loss": list(values)})
+    made = scores(values)
+    return Scores(made.ids, made.groups, {"hamming_loss": list(values)})
 
 
 def test_of_a_metric_of_which_less_is_better_more_is_worse() -> None:
@@ -149,13 +130,7 @@ def test_of_a_metric_of_which_less_is_better_more_is_worse() -> None:
 def test_its_decision_says_so_and_its_numbers_are_as_they_were_measured() -> None:
     rng = np.random.default_rng(1)
     base = rng.uniform(0.3, 0.6, 60)
-    decision = decide(
-        losses(base - rng.uniform(0.0, 0.2, 60)),
-        losses(base),
-        Release(**CONFIG | LESS | {"min_effect": 0.01}),
-        "v1",
-        FIRST,
-    )
+    decision = judged(losses(base - rng.uniform(0.0, 0.2, 60)), losses(base), **LESS, min_effect=0.01)
     (found,) = decision.comparisons
     assert found.low < found.difference < found.high < found.bound == -0.01 and found.passed
     assert "lower is better" in decision.reasons[0] and "upper bound is below -0.01" in decision.reasons[0]
@@ -171,8 +146,7 @@ def test_a_guardrail_and_a_floor_of_such_a_metric_are_turned_too() -> None:
     assert outcome(scores(better, hamming_loss=[0.0] * 40), opponent, **guarded) == "promoted"
     ceiling = {"floors": {"hamming_loss": 0.25}}
     assert outcome(scores(better, hamming_loss=[0.25] * 40), opponent, **ceiling) == "promoted"
-    config = Release(**CONFIG | ceiling)
-    broken = decide(scores(better, hamming_loss=[0.26] * 40), opponent, config, "v1", FIRST)
+    broken = judged(scores(better, hamming_loss=[0.26] * 40), opponent, **ceiling)
     assert broken.outcome == "rejected" and "0.260 is above the ceiling 0.25" in broken.reasons[0]
 
 
@@ -180,9 +154,7 @@ def test_a_late_attempt_needs_more_and_says_which_it_is() -> None:
     rng = np.random.default_rng(4)
     base = rng.uniform(0, 0.6, 60)
     better = base + rng.normal(0.07, 0.2, 60)
-    first, late = (
-        decide(scores(better, 2), scores(base, 2), Release(**CONFIG), "v1", attempt(number)) for number in (1, 7)
-    )
+    first, late = (judged(scores(better, 2), scores(base, 2), attempt(number)) for number in (1, 7))
     assert (first.outcome, late.outcome) == ("promoted", "rejected")
     assert (late.attempt, late.level, late.left) == (7, ALPHA / 56, attempt(7).left)
     assert f"attempt 7 on this frozen test (level 0.00089, left {late.left:.2g})" in late.reasons
@@ -195,7 +167,7 @@ def test_a_late_attempt_needs_more_and_says_which_it_is() -> None:
 def test_a_level_that_few_topics_cannot_reach_is_inconclusive_and_spends_nothing(number: int, reached: bool) -> None:
     """Of 10 topics there are 1,024 cases, and the level of attempt 7 is below 1 in 1,024."""
     better, base = scores([0.7] * 40, 4), scores([0.5] * 40, 4)
-    decision = decide(better, base, Release(**CONFIG), "v1", attempt(number))
+    decision = judged(better, base, attempt(number))
     assert decision.outcome == ("promoted" if reached else "inconclusive")
     assert decision.attempt == (number if reached else 0)
     assert decision.left == pytest.approx(attempt(number).left if reached else attempt(number).before)
@@ -204,32 +176,14 @@ def test_a_level_that_few_topics_cannot_reach_is_inconclusive_and_spends_nothing
         assert "no attempt" in decision.reasons[1]
 
 
-def test_a_comparison_that_is_void_decides_and_spends_nothing() -> None:
-    decision = decide(
-        scores([0.9] * 40), scores([0.5] * 40), Release(**CONFIG), "v1", attempt(3), void="it is v2 again"
-    )
-    assert (decision.outcome, decision.reasons[0], decision.attempt) == ("inconclusive", "it is v2 again", 0)
-    assert decision.left == attempt(3).before
-
-
-@pytest.mark.parametrize("per_group", [2, 6])
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize(("per_group", "number"), [(2, 1), (6, 4)])
 def test_the_difference_that_is_said_to_be_found_is_found(per_group: int, number: int) -> None:
-    rng, trials = np.random.default_rng(5), 60
+    rng, trials, base = np.random.default_rng(5), 60, scores([0.5] * 60, per_group)
 
     def other(shift: float) -> Decision:
         shared = np.repeat(rng.normal(0, 0.1, 60 // per_group), per_group)
         values = 0.5 + shift + shared + rng.normal(0, 0.1, 60)
-        return decide(
-            scores(values, per_group), scores([0.5] * 60, per_group), Release(**CONFIG), "v1", attempt(number)
-        )
+        return judged(scores(values, per_group), base, attempt(number))
 
     told = float(np.median([other(0.0).power or np.nan for _ in range(trials)]))
     assert 0.65 <= sum(other(told).outcome == "promoted" for _ in range(trials)) / trials <= 0.95
-
-
-def test_a_decision_is_read_as_it_was_written() -> None:
-    decision = decide(
-        scores([0.7] * 40), scores([0.5] * 40), Release(**CONFIG | {"floors": {"token_f1": 0.1}}), "v1", FIRST
-    )
-    assert Decision.of(json.loads(json.dumps({**asdict(decision), "version": "v2"}))) == decision
