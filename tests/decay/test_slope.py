@@ -27,10 +27,10 @@ def test_a_fall_is_found_though_days_are_missing_and_odd():
 def test_noise_seldom_falls(correlation, most):
     rng = np.random.default_rng(1)
     wrong = 0
-    for _ in range(200):
+    for _ in range(100):
         values = [0.0]
         for step in rng.normal(size=89):
             values.append(correlation * values[-1] + step)
         found = slope_of(range(90), values)
         wrong += found.high < 0 or found.low > 0
-    assert wrong / 200 <= most  # without the correction 0.35 of those that resemble the day before
+    assert wrong / 100 <= most  # without the correction 0.35 of those that resemble the day before

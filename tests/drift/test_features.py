@@ -51,18 +51,20 @@ def test_the_nearest_topic_is_the_group_of_the_training_examples_and_of_small_gr
     assert not any("C-17" in name for name in (*lexicon.prompt.names, *lexicon.answer.names))
     [answer] = features(["Send it back within 10 days."], lexicon, "answer")
     assert answer.topics[0] == "returns"
-
-
-def test_a_lexicon_of_nothing_knows_nothing():
     [found] = features(["hello world"], lexicon_of([]))
     assert found.unknown_share == 1 and found.topics == (NO_TOPIC,)
 
 
 @pytest.mark.parametrize(
     ("text", "script"),
-    [("Привет мир", "Cyrillic"), ("你好世界 ok", "Han"), ("नमस्ते", "Devanagari"), ("مرحبا", "Arabic"),
-     ("12 + 4", "unknown"), ("", "unknown"), ("ＡＢＣ", "Latin")],
-)  # fmt: skip
+    [
+        ("Привет мир", "Cyrillic"),
+        ("你好世界 ok", "Han"),
+        ("नमस्ते", "Devanagari"),
+        ("12 + 4", "unknown"),
+        ("ＡＢＣ", "Latin"),
+    ],
+)
 def test_scripts(text, script):
     assert script_of(text) == script
 
@@ -74,21 +76,21 @@ def test_words_keep_their_marks_and_have_no_case():
 
 
 @pytest.mark.parametrize(
-    "answer",
-    ["I'm sorry, I can't help with that.", "I don’t have information about this.", "Es tut mir leid, nein.",
-     "As an AI, I …", "Lo siento, no puedo ayudar.", "Unfortunately we are unable to answer this."],
-)  # fmt: skip
-def test_refusals(answer):
-    assert is_refusal(answer)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    ["You can return it within 45 days.", "Opened food can not be returned.", "We are sorry for the delay; it is here.",
-     "", "Sure. " * 100 + "I cannot"],
-)  # fmt: skip
-def test_no_refusals(answer):
-    assert not is_refusal(answer)
+    ("answer", "refusal"),
+    [
+        ("I'm sorry, I can't help with that.", True),
+        ("I don’t have information about this.", True),
+        ("Es tut mir leid, nein.", True),
+        ("As an AI, I …", True),
+        ("Unfortunately we are unable to answer this.", True),
+        ("Opened food can not be returned.", False),
+        ("We are sorry for the delay; it is here.", False),
+        ("", False),
+        ("Sure. " * 100 + "I cannot", False),
+    ],
+)
+def test_refusals(answer, refusal):
+    assert is_refusal(answer) == refusal
 
 
 @given(st.text(max_size=300))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from llmops.alerts import conditions
@@ -26,25 +22,13 @@ from llmops.monitoring.reader import reader_of
 from llmops.monitoring.shipping import drain
 from llmops.records import Example, content_id, write_rows
 from llmops.registry.aliases import Change, move
+from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
 from serving.observe.drift import drift_figures
 
-WORDS = {
-    "card": "card arrived lost stolen bank plastic pin replace mail wait",
-    "cash": "cash machine withdraw money limit notes fee abroad swallowed amount",
-    "login": "login password reset phone app verify code email account locked",
-}
-DAGS = Path(__file__).parents[2] / "dags"
+from .sentences import WORDS, prompts
+
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def prompts(counts, seed=0):
-    rng = np.random.default_rng(seed)
-    return [
-        f"how do I {' '.join(rng.choice(WORDS[topic].split(), 4))} please today"
-        for topic, count in counts.items()
-        for _ in range(count)
-    ]
 
 
 class Shop:
@@ -102,8 +86,8 @@ def shop(tmp_path):
     return Shop(tmp_path)
 
 
-USUAL = {"card": 30, "cash": 30, "login": 30}
-OTHER = {"card": 90}
+USUAL = {"card": 25, "cash": 25, "login": 25}
+OTHER = {"card": 75}
 
 
 def days(count, start=0):
@@ -111,11 +95,11 @@ def days(count, start=0):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_two_windows_in_a_row_are_drift(shop, keep):
+def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     for n, day in enumerate(days(3)):
         shop.ask(day, USUAL, keep, seed=n)
     usual = shop.watch(days(3)[2])
-    assert (usual["state"], usual["reference"], usual["requests"], usual["drift"]) == ("judged", "served", 90, [])
+    assert (usual["state"], usual["reference"], usual["requests"], usual["drift"]) == ("judged", "served", 75, [])
     for n, day in enumerate(days(2, 3)):
         shop.ask(day, OTHER, keep, seed=5 + n)
     first, second = (shop.watch(day) for day in days(2, 3))
@@ -123,7 +107,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep):
     drifted = {one["feature"]: one for one in second["drift"]}
     assert {"topics", "texts" if keep else "features"} <= drifted.keys()
     assert set(drifted["topics"]["topics"]) >= {"card", "login"} and drifted["topics"]["windows"] == 2
-    # the events say the same, and so does the page
+    # the events say the same, and so do the page, the alert and the command
     last = [e for e in shop.events() if e["llmops.drift.since"] == second["since"]]
     assert len(last) == len(second["comparisons"]) and {e["llmops.drift.reference"] for e in last} == {"served"}
     page = drift_figures(reader_of(shop.config), days(1, 6)[0])
@@ -134,6 +118,13 @@ def test_two_windows_in_a_row_are_drift(shop, keep):
     json.dumps(page)
     [alert] = conditions.drift(shop.config, reader_of(shop.config), datetime.now(UTC) + timedelta(minutes=1))
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
+    for name, value in {"HOME": str(shop.config.home), "MONITORING__DRIFT_REQUESTS": "40"}.items():
+        monkeypatch.setenv(f"LLMOPS_{name}", value)
+    assert main(["drift", "--until", "2026-03-06", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "judged"
+    assert main(["drift", "--until", "2026-03-06"]) == 0
+    assert "DRIFT, 2 windows" in capsys.readouterr().out
+    assert main(["drift", "--until", "tomorrow"]) == 1
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
@@ -148,25 +139,30 @@ def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
     assert shop.watch(days(1, 5)[0])["state"] == "too few"  # none at all
 
 
-def test_until_the_first_days_are_over_it_is_the_training_data(shop):
+def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_nothing_is_judged(shop, tmp_path):
     shop.ask(DAY, USUAL)
+    shop.train.rename(tmp_path / "away")
+    found = shop.watch(DAY)
+    assert found["state"] == "no reference" and "training data" in found["why"] and not shop.events()
+    with pytest.raises(NoReferenceError):
+        reference_of(shop.config, reader_of(shop.config), registry_of(shop.config).champion(), DAY, "training")
+    (tmp_path / "away").rename(shop.train)
     found = shop.watch(DAY)
     assert (found["state"], found["reference"]) == ("judged", "training")
     assert not {one["feature"] for one in found["comparisons"] if one["drifted"] and one["side"] == "prompt"}
     assert shop.watch(DAY, against="served")["state"] == "no reference"
     shop.train.unlink()  # its features are kept
-    again = shop.watch(DAY, against="training", tell=False)
-    assert again["state"] == "judged"
+    assert shop.watch(DAY, against="training", tell=False)["state"] == "judged"
 
 
 def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
     for day in days(3):
         shop.ask(day, USUAL)
     config, reader = shop.config, reader_of(shop.config)
-    kept = reference_of(config, reader, _champion(config), days(1, 2)[0])
+    kept = reference_of(config, reader, registry_of(config).champion(), days(1, 2)[0])
     (config.events / "store.db").unlink()
     shop.ask(days(1, 2)[0], USUAL, version="v2")
-    again = reference_of(config, reader_of(config), _champion(config), days(1, 2)[0])
+    again = reference_of(config, reader_of(config), registry_of(config).champion(), days(1, 2)[0])
     assert (again.name, again.sample.columns, again.until) == (kept.name, kept.sample.columns, kept.until)
     assert shop.watch(days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
 
@@ -179,45 +175,14 @@ def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(
     with closing(sqlite3.connect(shop.config.events / "store.db")) as db, db:
         db.execute("DELETE FROM events WHERE time < ?", (timestamp(DAY + timedelta(days=1, minutes=30)),))
     assert shop.watch(DAY + timedelta(days=5))["reference"] == "served"
-    made = reference_of(shop.config, reader_of(shop.config), _champion(shop.config), DAY + timedelta(days=9))
+    made = reference_of(
+        shop.config, reader_of(shop.config), registry_of(shop.config).champion(), DAY + timedelta(days=9)
+    )
     assert made.until == DAY + timedelta(days=2)
 
 
-def test_without_a_reference_nothing_is_judged(shop, tmp_path_factory):
-    shop.ask(DAY, USUAL)
-    shop.train.unlink()
-    found = shop.watch(DAY)
-    assert found["state"] == "no reference" and "training data" in found["why"] and not shop.events()
-    with pytest.raises(NoReferenceError):
-        reference_of(shop.config, reader_of(shop.config), _champion(shop.config), DAY, "training")
-    empty = Config(home=tmp_path_factory.mktemp("empty"))
+def test_without_a_champion_nothing_is_judged(tmp_path):
+    empty = Config(home=tmp_path)
     assert watch_drift(empty)["state"] == "no champion"
     page = drift_figures(reader_of(empty))
     assert page["window"] is None and page["windows"] == []
-
-
-def test_the_command_and_the_task(shop, capsys, monkeypatch):
-    for day, counts in zip(days(4), (USUAL, USUAL, OTHER, OTHER), strict=True):
-        shop.ask(day, counts)
-    monkeypatch.setenv("LLMOPS_HOME", str(shop.config.home))
-    monkeypatch.setenv("LLMOPS_MONITORING__DRIFT_REQUESTS", "40")
-    monkeypatch.setenv("LLMOPS_MONITORING__DRIFT_DAYS", "2")
-    assert main(["drift", "--until", "2026-03-04", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["state"] == "judged"
-    assert main(["drift", "--until", "2026-03-05"]) == 0
-    assert "DRIFT, 2 windows" in capsys.readouterr().out
-    assert main(["drift", "--until", "tomorrow"]) == 1
-    monkeypatch.setenv("AIRFLOW_HOME", str(shop.config.home / "airflow"))
-    spec = importlib.util.spec_from_file_location("watched", DAGS / "llm_monitoring.py")
-    file = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(file)
-    task = file.llm_monitoring().task_dict["drift"]
-    run = SimpleNamespace(data_interval_end=days(1, 4)[0], run_after=None)
-    monkeypatch.setattr(file, "get_current_context", lambda: {"dag_run": run})
-    assert {one["feature"] for one in task.python_callable()["drift"]} >= {"topics"}
-
-
-def _champion(config):
-    from llmops.registry.registry import registry_of
-
-    return registry_of(config).champion()
