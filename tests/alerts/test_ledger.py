@@ -178,7 +178,7 @@ def test_a_silence_needs_a_reason_and_an_end(here: Config, reason: str, hours: f
 
 
 def test_a_receiver_that_was_down_is_told_in_order(here: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "FIRST_S", 60.0)
+    monkeypatch.setattr(outbox, "FIRST_S", 3600.0)
     judge(here, 0, SLOW)
     judge(here, 9)
     hook = Told(failures=2)

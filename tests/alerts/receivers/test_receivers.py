@@ -79,18 +79,8 @@ def test_what_is_not_accepted_is_an_error(hook: Any, tmp_path: Path, status: int
         receiver.send(told)
 
 
-def test_the_error_of_a_webhook_that_is_away_has_no_secret(tmp_path: Path, free_port: int) -> None:
-    receiver, told = made(tmp_path, {"T": "s3cret"}, kind="webhook", url=f"http://127.0.0.1:{free_port}/${{T}}")
-    with pytest.raises(TransientError) as error:
-        receiver.send(told)
-    assert "s3cret" not in str(error.value)
-    receiver, told = made(tmp_path, kind="webhook", url=f"http://127.0.0.1:{free_port}/${{T}}")
-    with pytest.raises(ConfigError, match="set T in"):
-        receiver.send(told)
-
-
 @pytest.mark.parametrize("url", ["{}/hooks/${{T}}", "${{HOOK}}"])
-def test_neither_the_log_nor_the_error_of_a_webhook_that_answers_has_its_secret(
+def test_neither_the_log_nor_the_error_of_a_webhook_has_its_secret(
     hook: Any, tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -101,10 +91,14 @@ def test_neither_the_log_nor_the_error_of_a_webhook_that_answers_has_its_secret(
     with pytest.raises(TransientError, match="404: The requested URL") as error:
         receiver.send(told)
     assert hook.got[0][0] == "/hooks/s3cret/x" and "s3cret" not in str(error.value) + caplog.text
-    receiver, told = made(tmp_path, {"T": "host:s3cret"}, kind="webhook", url="http://${T}")
-    with pytest.raises(TransientError, match="InvalidURL") as error:
+    for wrong in ("http://${T}", "http://127.0.0.1:9/${T}"):  # no address, and nobody there
+        receiver, _ = made(tmp_path, {"T": "host:s3cret"}, kind="webhook", url=wrong)
+        with pytest.raises(TransientError) as error:
+            receiver.send(told)
+        assert "s3cret" not in str(error.value)
+    receiver, _ = made(tmp_path, kind="webhook", url="http://127.0.0.1:9/${T}")
+    with pytest.raises(ConfigError, match="set T in"):
         receiver.send(told)
-    assert "s3cret" not in str(error.value)
 
 
 def mail(port: int, **more: Any) -> dict[str, Any]:
