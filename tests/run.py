@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,7 @@ MOST_FLAKY = 2
 OVER_BUDGET = 2.5  #: a tier that takes more than this multiple of its budget fails
 TOO_LONG = 124  #: exit status of a run that was ended because it took too long
 QUIET_WITHIN_S = 60  #: the time that the machine gets to become quiet before failed tests run again
+RUN = "TESTS_RUN"  #: environment variable that names the run which a process belongs to
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -133,13 +136,14 @@ def run_pytest(arguments: Sequence[str], root: Path, limit_s: float) -> Outcomes
         record = Path(folder) / "record"
         record.touch()
         command = [sys.executable, str(Path(__file__).resolve()), "--record", str(record), *arguments]
-        process = subprocess.Popen(command, cwd=root, start_new_session=True)
+        environ = {**os.environ, RUN: record.parent.name}
+        process = subprocess.Popen(command, cwd=root, env=environ)
         try:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             status = TOO_LONG
         finally:
-            end_group(process.pid)
+            end_leftovers(record.parent.name)
         found = Outcomes(status)
         for line in record.read_text(encoding="utf-8").splitlines():
             node, outcome, seconds, text = json.loads(line)
@@ -156,12 +160,12 @@ def run_pytest(arguments: Sequence[str], root: Path, limit_s: float) -> Outcomes
     return found
 
 
-def end_group(group: int) -> None:
-    """Kill the processes that a run left behind."""
-    try:
-        os.killpg(group, 9)
-    except ProcessLookupError:
-        return
+def end_leftovers(run: str) -> None:
+    """Kill what a run left behind, such as a server whose test was ended: its environment names the run."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(RUN) == run:
+                process.kill()
 
 
 def wait_until_quiet(clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:

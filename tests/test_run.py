@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import run
+from tests.clock import wait_until
 
 TIER = run.Tier("not check", budget_s=600, timeout_s=50, workers=0)
 
@@ -83,6 +85,16 @@ def test_a_run_that_hangs_as_a_whole_is_ended(judge: Judge) -> None:
     """As when the plugin for timeouts cannot interrupt: here, while tests are collected."""
     result = judge("import signal\nsignal.pause()", replace(TIER, budget_s=2))
     assert "pytest ended with 124 (took too long)" in result.reasons
+
+
+def test_what_a_run_leaves_running_is_ended(judge: Judge, tmp_path: Path) -> None:
+    judge(
+        "def test_server():\n    import subprocess\n"
+        "    server = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(server.pid))"
+    )
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_worker_that_crashes_fails_the_test_that_it_ran(judge: Judge) -> None:
