@@ -175,19 +175,6 @@ def test_classic_is_an_option() -> None:
     assert tidy(texts, True, Clean(classic=True)).to_list() == ["is it émail v2", "yes it is"]
 
 
-# Letters, marks and symbols that Unicode has had for long, none of those that are listed as repaired.
-GOOD = st.characters(exclude_categories=["C", "Zs", "Zl", "Zp"], exclude_characters="&ŒœÃÂ\ufffc").filter(
-    lambda c: unicodedata.normalize("NFC", c) == c and not re.match("[⼀-⿕⺟⻳ﬀ-ﬆﭐ-ﮱﯓ-ﯿﺀ-ﻼ０-９Ａ-Ｚａ-ｚｦ-ﾟ]", c)
-)
-
-
-@settings(deadline=None)  # the first call starts polars' threads
-@given(GOOD)
-def test_every_other_character_stays(character: str) -> None:
-    for text in (character, f"a {character} b"):
-        assert tidied(text) == unicodedata.normalize("NFC", text)
-
-
 # Text as a wrong program leaves it: UTF-8 taken for another encoding, once or twice.
 @example("’€ß", "cp1252")
 @given(
