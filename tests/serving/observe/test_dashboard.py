@@ -47,19 +47,22 @@ def test_a_bucket_tells_answers_from_refusals_and_failures(store):
 def test_stages_decisions_and_alerts_are_listed_newest_first(store):
     for n, stage in enumerate(["collect", "clean"]):
         when = timestamp(NOW - timedelta(days=30, hours=-n))
-        metrics = {"documents": 3, "nested": {"a": 1}}
-        store.send([build(PIPELINE, {"@timestamp": when, "event.action": stage, "event.duration": 2_000_000_000,
-                                     "event.outcome": "success", "llmops.metrics": metrics})])  # fmt: skip
+        fields = {"@timestamp": when, "event.action": stage, "event.duration": 2_000_000_000}
+        store.send([build(PIPELINE, {**fields, "llmops.metrics": {"documents": 3, "nested": {"a": 1}}})])
     numbers = {"low": -0.1, "attempt": 7, "level": 0.0009, "left": 0.006, "power": 0.06}
     gate = {f"llmops.gate.{name}": value for name, value in numbers.items()}
     store.send([build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", **gate})])
+    pulled = {"outcome": "rolled back", "share": 0.1, "numbers": {"worse": ["errors"]}}
+    canary = {f"llmops.canary.{name}": value for name, value in pulled.items()}
+    store.send([build(CANARY, {**canary, "event.reason": "errors", "llmops.model.version": "v2"})])
     store.send([build(ALERT, {"message": "slow"})])
     result = dashboard_figures(store, "1h", NOW)
     assert [stage["stage"] for stage in result["stages"]] == ["clean", "collect"]
     assert result["stages"][0]["seconds"] == 2 and result["stages"][0]["metrics"] == {"documents": 3}
-    assert (result["gates"][0]["version"], result["gates"][0]["outcome"]) == ("v2", "rejected")
-    assert {name: result["gates"][0][name] for name in numbers} == numbers
-    assert result["gates"][0]["difference"] is None
+    (one,), (tried,) = result["gates"], result["canaries"]
+    assert (one["version"], one["outcome"], one["difference"]) == ("v2", "rejected", None)
+    assert {name: one[name] for name in numbers} == numbers
+    assert (tried["version"], tried["outcome"], tried["share"], tried["why"]) == ("v2", "rolled back", 0.1, "errors")
     assert result["alerts"][0]["message"] == "slow"
 
 
@@ -107,11 +110,3 @@ def test_the_last_word_of_a_key_counts_and_so_does_what_is_said_later(store):
     store.send([rating("old", "up"), rating("a", "down", key="b", ago=timedelta(minutes=-30))])
     one = dashboard_figures(store, "1h", NOW)["versions"]["v1"]
     assert (one["requests"], one["up"], one["down"]) == (1, 1, 1)
-
-
-def test_decisions_on_canaries_are_listed_with_their_reason(store):
-    fields = {"llmops.canary.outcome": "rolled back", "llmops.canary.share": 0.1, "event.reason": "errors"}
-    numbers = {"llmops.model.version": "v2", "llmops.canary.numbers": {"worse": ["errors"]}}
-    store.send([build(CANARY, fields | numbers)])
-    (one,) = dashboard_figures(store, "1h")["canaries"]
-    assert (one["version"], one["outcome"], one["share"], one["why"]) == ("v2", "rolled back", 0.1, "errors")
