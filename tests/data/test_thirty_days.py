@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from pyspark.sql import SparkSession
 
 from llmops import config, pipeline
 from llmops.config import Config
-from llmops.data import spark
 from llmops.data.annotate.decontaminate import overlaps
 from llmops.data.annotate.split import wording_id
 from llmops.erasure.forget import forget
@@ -35,12 +34,6 @@ DAYS = [FIRST + timedelta(days=number) for number in range(30)]
 STAGES = ("collect", "clean", "annotate")
 ANNA = "anna.lind@example.com"
 TWIN = "Hello there, a question: how do I store a tent over the winter without it getting mouldy?"
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[SparkSession]:
-    with spark.session(config.Clean(master="local[2]", driver_memory="512m", partitions=2)) as active:
-        yield active
 
 
 class Shop:
@@ -83,6 +76,7 @@ class Shop:
         return paths
 
 
+@pytest.mark.journey
 def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
     session: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
