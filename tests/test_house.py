@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from llmops.config import Config
 from llmops.pipeline import STAGES
 
@@ -26,11 +24,11 @@ def test_no_module_is_too_long() -> None:
     assert {module: size for module, size in sizes.items() if size > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_a_folder_with_its_word(stage: str) -> None:
-    *_, folder, module = STAGES[stage].module.split(".")
-    assert (folder, module) == (stage, "stage") and stage in Config.model_fields
-    assert (ROOT / STAGES[stage].module.replace(".", "/")).with_suffix(".py").is_file()
+def test_a_stage_is_a_folder_with_its_word() -> None:
+    for name, stage in STAGES.items():
+        *_, folder, module = stage.module.split(".")
+        assert (folder, module) == (name, "stage") and name in Config.model_fields
+        assert (ROOT / stage.module.replace(".", "/")).with_suffix(".py").is_file()
 
 
 def test_tests_stand_where_what_they_test_stands() -> None:

@@ -43,9 +43,8 @@ def test_no_parameter_sets_what_decides_or_where_things_are() -> None:
     assert all(mark.field in type(getattr(Config(), mark.section)).model_fields for mark in marks)
 
 
-@pytest.mark.parametrize("given", [{}, dict.fromkeys(GOOD)])
-def test_what_is_not_given_or_null_stays_as_it_is_configured(given: dict[str, Any]) -> None:
-    assert overrides(given) == (None, {})
+def test_what_is_not_given_or_null_stays_as_it_is_configured() -> None:
+    assert overrides({}) == overrides(dict.fromkeys(GOOD)) == (None, {})
 
 
 def test_another_base_model_does_not_get_the_configured_ones_revision() -> None:
@@ -56,33 +55,22 @@ def test_another_base_model_does_not_get_the_configured_ones_revision() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [
-        {"release": {"min_effect": 0}},
-        {"annotate": {"seed": 5}},
-        {"train": {"epochs": 5}},
-        {"train.epochs": 5},
-        {"config": "evil.yaml"},
-        {"Epochs": 5},
-        {"epochs ": 5},
-        {"model_config": {}},
-        {"__class__": 1},
-    ],
-)
+    [{"release": {"min_effect": 0}}, {"train.epochs": 5}, {"config": "evil.yaml"}, {"Epochs": 5}, {"epochs ": 5},
+     {"epochs": 5, "govern": {"fail_on": "never"}}, {"": 1}, {"__class__": 1}],
+)  # fmt: skip
 def test_another_name_is_refused_and_the_list_is_told(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         overrides(given)
-    assert repr(next(iter(given))) in str(caught.value) and all(name in str(caught.value) for name in GOOD)
+    assert repr(list(given)[-1]) in str(caught.value) and all(name in str(caught.value) for name in GOOD)
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        {"epochs": 0}, {"epochs": -1}, {"epochs": 1e9}, {"epochs": "5"}, {"epochs": True}, {"epochs": [5]},
-        {"epochs": {"value": 5}}, {"epochs": float("nan")}, {"epochs": float("inf")}, {"learning_rate": 2},
-        {"rank": 1.5}, {"rank": -1}, {"batch": "8"}, {"seed": -1}, {"seed": 2**32}, {"trials": 10**6},
-        {"interval": ""}, {"interval": "yesterday"}, {"interval": "2026-02-31"}, {"interval": "2026-01-31T00:00"},
-        {"interval": 20260131}, {"base_model": "/tmp/model"}, {"base_model": "../model"}, {"base_model": ""},
-        {"base_model": "~/model"}, {"base_model": "a/../b"}, {"base_model": "a/b\n"},
+        {"epochs": 0}, {"epochs": 1e9}, {"epochs": "5"}, {"epochs": True}, {"epochs": {"value": 5}},
+        {"epochs": float("nan")}, {"learning_rate": 2}, {"rank": 1.5}, {"seed": 2**32}, {"trials": 10**6},
+        {"interval": ""}, {"interval": "2026-02-31"}, {"interval": "2026-01-31T00:00"}, {"interval": 20260131},
+        {"base_model": "/tmp/model"}, {"base_model": "~/model"}, {"base_model": "a/../b"}, {"base_model": "a/b\n"},
     ],
 )  # fmt: skip
 def test_a_value_out_of_its_limits_is_refused_by_name(given: dict[str, Any]) -> None:

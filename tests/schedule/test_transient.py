@@ -69,11 +69,11 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("error", PASSING.values(), ids=list(PASSING))
-def test_what_passes_by_itself_is_named_and_says_what_to_do(error: Exception) -> None:
-    named = transient(error)
-    assert isinstance(named, TransientError) and not isinstance(named, DiskFullError)
-    assert type(error).__name__ in str(named) and "Run it again" in str(named)
+def test_what_passes_by_itself_is_named_and_says_what_to_do() -> None:
+    for name, error in PASSING.items():
+        named = transient(error)
+        assert isinstance(named, TransientError) and not isinstance(named, DiskFullError), name
+        assert type(error).__name__ in str(named) and "Run it again" in str(named), name
 
 
 FULL = {
@@ -85,10 +85,10 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("error", FULL.values(), ids=list(FULL))
-def test_a_full_disk_says_so(error: Exception) -> None:
-    assert isinstance(transient(error), DiskFullError)
-    assert "disk is full" in str(transient(error)) and "Make room" in str(transient(error))
+def test_a_full_disk_says_so() -> None:
+    for name, error in FULL.items():
+        assert isinstance(transient(error), DiskFullError), name
+        assert "disk is full" in str(transient(error)) and "Make room" in str(transient(error)), name
 
 
 STAYING: dict[str, Exception] = {
@@ -109,9 +109,8 @@ STAYING: dict[str, Exception] = {
 }
 
 
-@pytest.mark.parametrize("error", STAYING.values(), ids=list(STAYING))
-def test_what_is_the_same_at_every_try_stays_what_it_is(error: Exception) -> None:
-    assert transient(error) is None
+def test_what_is_the_same_at_every_try_stays_what_it_is() -> None:
+    assert [name for name, error in STAYING.items() if transient(error) is not None] == []
 
 
 def test_a_locked_database_passes(tmp_path: Path) -> None:
@@ -136,11 +135,6 @@ def test_an_error_that_cannot_tell_its_text_hides_neither_itself_nor_its_cause()
     assert transient(Speechless()) is None
     named = transient(raised_from(Speechless(), ConnectionResetError("reset by peer")))
     assert isinstance(named, TransientError) and "Speechless" in str(named)
-
-
-def test_an_error_that_is_transient_already_keeps_its_words() -> None:
-    error = SourceUnavailableError("the shop's server is away")
-    assert transient(error) is error
 
 
 def test_a_kind_that_passes_is_still_of_the_kind_that_callers_catch() -> None:

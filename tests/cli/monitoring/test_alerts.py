@@ -54,10 +54,8 @@ def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "words",
     [
-        ["silence", "disc", "--reason", "x"], ["silence", "disk"],
-        ["silence", "disk", "--reason", "x", "--hours", "0"],
-        ["silence", "disk", "--reason", "x", "--hours", "nan"], ["unsilence", "x"],
-        ["unsilence", "7"], ["list", "disk"],
+        ["silence", "disc", "--reason", "x"], ["silence", "disk"], ["unsilence", "x"], ["list", "disk"],
+        ["silence", "disk", "--reason", "x", "--hours", "nan"],
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_one_line(config: Config, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
