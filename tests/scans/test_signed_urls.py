@@ -12,7 +12,7 @@ from huggingface_hub.utils import hf_raise_for_status
 
 from llmops.model.base import weights
 from llmops.model.base.catalog import catalogue
-from llmops.scans.signed_urls import keep_out_of_logs, unsigned
+from llmops.scans.signed_urls import unsigned
 
 SIGNED = "https://cdn.hub.test/repos/ab/model.safetensors?X-Amz-Signature=s3cr3t&Policy=p0l1cy"
 
@@ -40,10 +40,3 @@ def test_a_download_that_is_refused_tells_no_signature(
         weights.download(catalogue()[0], "")
     told = "".join(traceback.format_exception(error.value)) + caplog.text
     assert "model.safetensors" in told and "403 Forbidden" in told and "s3cr3t" not in told and "p0l1cy" not in told
-
-
-def test_asking_twice_filters_once() -> None:
-    keep_out_of_logs()
-    before = list(logging.getLogger("httpx2").filters)
-    keep_out_of_logs()
-    assert logging.getLogger("httpx2").filters == before

@@ -42,7 +42,7 @@ config = Config.model_validate({"home": "home", "collect": {"root": ".", "source
 out = run_stage("collect", config, "2026-01-31")
 documents, dropped = read_rows(out / "documents.parquet", Document), read_rows(out / "quarantine.parquet", Dropped)
 print(json.dumps({kind: {
-    "good": [row.location for row in documents if row.source == kind],
+    "good": [row.location for row in documents if row.source == kind and "good" in row.location],
     "bad": [f"{row.rule}: {row.detail}"[:300] for row in dropped if row.source == kind and "bad" in row.location],
 } for kind in kinds}))
 """

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from llmops.data.collect import extracts
 from llmops.data.collect import stage as collect
 from llmops.data.collect.extracts import _chain
 from llmops.data.collect.readers import sql_rows
-from llmops.records import Document, Dropped, read_rows
+from llmops.records import Document, read_rows
 from llmops.schedule import intervals
 
 Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
@@ -99,16 +98,6 @@ def test_a_row_that_where_leaves_out_replaces_the_older_one(tmp_path: Path) -> N
     run(tmp_path, "2026-01-01", source)
     assert run(tmp_path, "2026-01-02", source)["left_out"] == 1
     assert got(tmp_path, "2026-01-02") == [("key 2", "fine")]
-
-
-def test_rows_without_a_key_or_a_day_are_all_named(tmp_path: Path) -> None:
-    fill(tmp_path, [(1, "fine", "2026-01-01"), (None, "no key", "2026-01-01"), (None, "nor here", "2026-01-02")])
-    fill(tmp_path, [(7, "no day", None), (7, "but now", "2026-01-02")])
-    run(tmp_path, "2026-01-01")
-    run(tmp_path, "2026-01-02")
-    bad = [row.content for row in read_rows(tmp_path / "out-2026-01-02" / "quarantine.parquet", Dropped)]
-    assert len(bad) == 3 and all(any(t in row for row in bad) for t in ("no key", "nor here", "no day"))
-    assert got(tmp_path, "2026-01-02") == [("key 1", "fine"), ("key 7", "but now")]
 
 
 def test_days_in_which_rows_may_still_come_are_asked_for_again(
@@ -207,38 +196,36 @@ def test_interrupted_between_rows_and_windows_the_next_run_gives_the_same_bytes(
         assert bytes_of(root, "2026-01-04") == whole
 
 
-KILLED = textwrap.dedent("""
-    import os, signal, sys
-    from datetime import date
-    from pathlib import Path
-    from llmops.config import Collect, Source
-    from llmops.data.collect import extracts, stage as collect
-    from llmops.schedule import intervals
-    at, root, replaced, original = int(sys.argv[1]), Path(sys.argv[2]), 0, os.replace
-    def replace(*arguments):
-        global replaced
-        replaced += 1
-        if replaced == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        original(*arguments)
-    os.replace = replace
-    intervals.today = lambda: date(2026, 1, 4)
-    source = Source.model_validate_json(sys.argv[3])
-    config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
-    collect.run(config, interval="2026-01-04", out=root / "out-2026-01-04")
-""")
+KILLED = """
+import os, signal, sys
+from datetime import date
+from pathlib import Path
+from llmops.config import Collect, Source
+from llmops.data.collect import stage as collect
+from llmops.schedule import intervals
+root, replaced, original = Path(sys.argv[1]), 0, os.replace
+def replace(*arguments):
+    global replaced
+    replaced += 1
+    if replaced == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(*arguments)
+os.replace = replace
+intervals.today = lambda: date(2026, 1, 4)
+source = Source.model_validate_json(sys.argv[2])
+config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
+collect.run(config, interval="2026-01-04", out=root / "out-2026-01-04")
+"""
 
 
-@pytest.mark.parametrize("at", [1, 2, 4])  # in the first window, between the two, before documents.parquet
-def test_killed_between_windows_nothing_is_lost_doubled_or_half_written(tmp_path: Path, at: int) -> None:
+def test_killed_between_windows_nothing_is_lost_doubled_or_half_written(tmp_path: Path) -> None:
     fill(tmp_path, [(key, f"text {key}", f"2026-01-0{1 + key % 4}") for key in range(20)])
     (tmp_path / "out-2026-01-04").mkdir()
-    command = [sys.executable, "-c", KILLED, str(at), str(tmp_path), ORDERS.model_dump_json()]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, str(tmp_path), ORDERS.model_dump_json()]
+    assert subprocess.run(command, timeout=50).returncode == -signal.SIGKILL
     assert not (tmp_path / "out-2026-01-04" / "documents.parquet").exists()
-    kept = list((tmp_path / "cache").rglob("[!.]*.parquet"))
-    assert len(kept) == (0 if at == 1 else 1)
-    assert run(tmp_path, "2026-01-04")["unchanged"] == len(kept)
+    assert len(list((tmp_path / "cache").rglob("[!.]*.parquet"))) == 1
+    assert run(tmp_path, "2026-01-04")["unchanged"] == 1
     after = bytes_of(tmp_path, "2026-01-04")
     assert len(got(tmp_path, "2026-01-04")) == 20
     shutil.rmtree(tmp_path / "cache")

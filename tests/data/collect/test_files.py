@@ -222,9 +222,8 @@ def test_a_line_that_stays_broken_fails_and_the_next_run_goes_on(
     assert not [p for p in (tmp_path / "cache").rglob("*.partial")]
 
 
-@pytest.mark.parametrize(
-    ("where", "at"), [("web", 0), ("web", 3), ("s3", 1), pytest.param("azure", 1, marks=pytest.mark.service)]
-)
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("where", ["web", "s3", pytest.param("azure", marks=pytest.mark.service)])
 def test_a_file_that_becomes_another_and_what_it_was_is_not_mixed(
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -334,13 +333,8 @@ def test_changed_at_any_moment_the_artifact_holds_what_its_fingerprint_says(
             digest = hashlib.sha256()
             return SimpleNamespace(update=before(digest.update), hexdigest=digest.hexdigest)
 
-        config = Config(
-            home=root / "home",
-            collect={
-                "root": root,
-                "sources": [{"name": "s", "kind": "csv", "location": "*.csv", "fields": {"question": "q"}}],
-            },
-        )
+        sources = [source("*.csv", fields={"question": "q"}).model_dump()]
+        config = Config(home=root / "home", collect={"root": root, "sources": sources})
         with patch.context() as during:
             during.setattr("llmops.hashes._state", before(hashes._state))
             during.setattr("llmops.hashes.file_sha256", before(hashes.file_sha256))

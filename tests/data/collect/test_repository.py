@@ -127,27 +127,22 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from llmops.data.collect import repository
-calls, at = 0, int(sys.argv[1])
-def killing(before):
-    def call(*args, **more):
-        global calls
-        calls += 1
-        if calls == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return before(*args, **more)
-    return call
-if "://" in sys.argv[3]:
-    repository._Partition.put = killing(repository._Partition.put)
-else:
-    os.replace = killing(os.replace)
+calls, at, replace = 0, int(sys.argv[1]), os.replace
+def killing(*arguments):
+    global calls
+    calls += 1
+    if calls == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*arguments)
+os.replace = killing
 repository.upload(Path(sys.argv[2]), sys.argv[3], "2026-01-31")
 """
 
 
 @pytest.mark.parametrize(("at", "left"), [(2, 2), (4, 0)])
-def test_a_killed_upload_goes_on_and_leaves_nothing(target: str, tmp_path: Path, at: int, left: int) -> None:
-    file = documents(tmp_path / "d.parquet", "a", "b", "c")
-    process = subprocess.run([sys.executable, "-c", KILLED, str(at), str(file), target])
+def test_a_killed_upload_to_a_folder_goes_on_and_leaves_nothing(tmp_path: Path, at: int, left: int) -> None:
+    file, target = documents(tmp_path / "d.parquet", "a", "b", "c"), str(tmp_path / "repository")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(at), str(file), target], timeout=50)
     assert process.returncode == -signal.SIGKILL
     assert not any(name.endswith(MANIFEST) and "/." not in name for name in stored(target))
     assert upload(file, target, DAY)["sent"] == left

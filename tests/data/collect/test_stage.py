@@ -96,18 +96,6 @@ def test_the_date_in_a_location_is_the_intervals_and_locations_do_not_tell_where
     assert documents[1].location.startswith("../") and documents[1].location.endswith("other0/x.txt")
 
 
-def test_a_file_that_cannot_be_opened_is_quarantined(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, origin: object) -> object:
-        if path.name == "a.csv":
-            raise PermissionError(13, "Permission denied")
-        return iter([Origin(source("t", "csv", "x"), path.name).document("row 1", text="fine")])
-
-    monkeypatch.setitem(READERS, "csv", refuse)
-    _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv"))
-    assert [d.text for d in documents] == ["fine"]
-    assert [(q.location, q.rule, q.detail) for q in quarantine] == [("in/a.csv", "unreadable", "Permission denied")]
-
-
 def test_every_source_that_yields_nothing_is_named_with_its_reason(root: Path) -> None:
     (root / "in" / "bad.json").write_text("{nope", encoding="utf-8")
     (root / "in" / "header.csv").write_text("q,a\n", encoding="utf-8")
@@ -158,18 +146,18 @@ def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.Mon
     assert len(read) == 7  # how it is read has changed
 
 
-def test_what_did_not_open_is_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_did_not_open_is_quarantined_and_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = READERS["csv"]
 
     def breaking(path: Path, origin: Origin) -> Items:
         yield origin.document("row 1", text="before the break")
-        raise TimeoutError("the network drive sleeps")
+        raise PermissionError(13, "Permission denied")
 
     breaking.__module__ = original.__module__
     monkeypatch.setitem(READERS, "csv", breaking)
     _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
     assert [d.text for d in documents] == ["before the break"]
-    assert [(q.position, q.rule) for q in quarantine] == [("file", "unreadable")]
+    assert [(q.position, q.rule, q.detail) for q in quarantine] == [("file", "unreadable", "Permission denied")]
     monkeypatch.setitem(READERS, "csv", original)
     _, documents, quarantine = run(root, source("tables", "csv", "in/b.csv"))
     assert ([d.position for d in documents], quarantine) == (["row 2"], [])

@@ -100,10 +100,6 @@ def test_no_word_trains_that_one_person_alone_has_said(question: str, text: str,
     verdicts = judge(both, RULES)
     heads = {id for id, verdict in verdicts.items() if verdict.state == "accepted" and not verdict.joined}
     assert heads <= {both[1].id}
-    if text != RETURN:
-        assert {v.why for v in verdicts.values()} == {
-            "enough people say nearly the same, but each text has words that nobody else has said"
-        }
     agreed = judge([*both, said("bo", honest, RETURN)], RULES)
     assert [id for id, v in agreed.items() if v.state == "accepted" and not v.joined][0] != both[0].id
     assert {v.state for v in agreed.values()} == {"accepted"}

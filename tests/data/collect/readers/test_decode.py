@@ -57,14 +57,6 @@ def test_a_guess_is_logged_with_file_and_encoding(tmp_path: Path, caplog: pytest
     assert "in/x" in caplog.text and "cp1252" in caplog.text
 
 
-@pytest.mark.parametrize("data", [b"odd", b"even"])
-def test_an_encoding_that_cannot_read_the_file_is_named(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x").write_bytes(data)
-    origin = Origin(Source(name="src", kind="text", location="x", encoding="utf-16"), "x")
-    with pytest.raises(Unreadable, match="it is not utf-16"):
-        read_text(tmp_path / "x", origin, 99, "split it")
-
-
 def test_what_cannot_be_stored_is_found_and_printed() -> None:
     text = b"a\xe9".decode("utf-8", "surrogateescape")
     assert "0xE9 at character 2" in undecodable(text, "utf-8")

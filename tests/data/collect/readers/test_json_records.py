@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.collect.readers.origin import Item, flatten
-from llmops.errors import SourceError
 from llmops.records import Dropped
-from tests.data.collect.readers.reading import documents, only, read_file
+from tests.data.collect.readers.reading import only, read_file
 
 read = partial(read_file, "json")
 read_lines = partial(read_file, "jsonl")
@@ -35,42 +34,6 @@ def test_nested_fields_and_records_path(tmp_path: Path) -> None:
     assert json.loads(document.fields) == flat
 
 
-def test_a_malformed_line_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    items = read_lines(tmp_path, '{"q": "1"}\n{"q": \n\n[1]\n{"q": "2"}\n{"q": "\\ud83d"}\n' + "[" * 100_000)
-    assert seen(items) == [
-        ("ok", "line 1"),
-        ("malformed", "line 2"),
-        ("malformed", "line 4"),
-        ("ok", "line 5"),
-        ("encoding", "line 6"),  # half a character
-        ("malformed", "line 7"),
-    ]
-    assert isinstance(items[1], Dropped) and items[1].content == '{"q": '
-
-
-def test_the_records_before_a_break_go_on(tmp_path: Path) -> None:
-    items = read(tmp_path, '[{"q": "1"}, {"q": "2"},\n {"q": oops}, {"q": "4"}]')
-    assert seen(items) == [("ok", "record 1"), ("ok", "record 2"), ("malformed", "line 2")]
-    assert isinstance(items[-1], Dropped) and "line 2, column 8" in items[-1].detail
-
-
-@pytest.mark.parametrize("text", ["", "nonsense", "[" * 100_000, '{"a": [1, 2', "[1"])
-def test_hopeless_files_are_quarantined(tmp_path: Path, text: str) -> None:
-    assert all(isinstance(item, Dropped) for item in read(tmp_path, text))
-
-
-def test_a_records_path_or_field_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"'items'.*reviews"):
-        read(tmp_path, '{"reviews": []}', records="items")
-    with pytest.raises(SourceError, match=r"'frage'.*\bq\b"):
-        read(tmp_path, '[{"q": 1}]', fields={"question": "frage"})
-
-
-def test_a_field_that_some_records_lack_is_empty_there(tmp_path: Path) -> None:
-    items = read(tmp_path, '[{"q": "1", "a": "2"}, {"q": "3"}]', fields={"question": "q", "answer": "a"})
-    assert [i.answer for i in documents(items)] == ["2", ""]
-
-
 BROKEN = '{"shop": "x", "data": {"items": [{"q": "1"}, {"q": "2"}, {"q": "3'
 
 
@@ -83,16 +46,6 @@ def test_a_file_cut_anywhere_gives_what_precedes_and_names_the_break(tmp_path: P
 @pytest.mark.parametrize("after", ["] trailing", ",]", ' {"q": "2"}]'])
 def test_what_follows_a_break_is_not_lost_silently(tmp_path: Path, after: str) -> None:
     assert [rule for rule, _ in seen(read(tmp_path, '[{"q": "1"}' + after))] == ["ok", "malformed"]
-    good, bad = read(tmp_path, '{"q": "1"}\n{"q": "2"}')  # records one a line are told from a list
-    assert documents([good]) and isinstance(bad, Dropped) and "jsonl" in bad.detail
-
-
-@pytest.mark.parametrize("kind", ["json", "jsonl"])
-def test_two_values_of_one_name_cost_the_record(tmp_path: Path, kind: str) -> None:
-    rows = ['{"q": "1"}', '{"q": "2", "a": {"x": 1, "x": 2}}', '{"q": "3"}']
-    items = read_file(kind, tmp_path, "[" + ",".join(rows) + "]" if kind == "json" else "\n".join(rows))
-    assert [rule for rule, _ in seen(items)] == ["ok", "malformed", "ok"]
-    assert isinstance(items[1], Dropped) and "'x'" in items[1].detail
 
 
 def test_nothing_after_the_records_is_read(tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from llmops.data.collect.readers import plain_text
-from tests.data.collect.readers.reading import documents, dropped, only, read_file
+from tests.data.collect.readers.reading import documents, only, read_file
 
 read = partial(read_file, "text")
 
 
-def test_a_short_file_is_one_document_and_an_empty_one_is_quarantined(tmp_path: Path) -> None:
+def test_a_short_file_is_one_document(tmp_path: Path) -> None:
     item = only(read(tmp_path, "\n\n# no heading\n\n  indented\nend\n\n"))
     assert (item.position, item.text) == ("line 3", "# no heading\n\n  indented\nend")
-    assert [rule for rule, _ in dropped(read(tmp_path, " \n\n"))] == ["empty"]
 
 
 def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,12 @@ def test_variables_are_read_from_the_environment_and_a_missing_database_is_not_c
     environ = {"DB": "shop.db", "URL": "sqlite:///db/shop.db"}
     assert len(read(root, "sqlite:///db/${DB}", environ=environ)) == 4
     assert read(root, "${URL}", environ=environ)[0].location == "${URL}"
-    with pytest.raises(SourceError, match="NO_SUCH"):
-        read(root, "sqlite:///${NO_SUCH}")
     with pytest.raises(SourceError, match=r"db/none\.db"):
         read(root, "sqlite:///db/none.db")
     assert not (root / "db" / "none.db").exists()
+    with pytest.raises(SourceError, match="password") as caught:
+        read(root, "postgresql://host/db?password=hunter22")
+    assert "hunter22" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -96,23 +97,6 @@ def test_a_password_is_in_no_message(
     with pytest.raises(SourceError, match=r"no entry for ana:\*\*\* at host") as caught:
         read(root, "postgresql://ana:${PW}@host/shop", environ={"PW": PASSWORD})
     assert PASSWORD not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("how", "named"),
-    [
-        ({"query": "selec"}, "Source orders"),
-        ({"query": "select :other from o"}, "Source orders"),
-        ({"fields": {"question": "q"}}, r"'q'.*id, day"),
-        ({"query": "select a.id, b.id from o a join o b using (id) order by a.id"}, "'id'"),
-        ({"location": "postgresql://ana:hunter22@host/db"}, "password"),
-        ({"location": "postgresql://host/db?password=hunter22"}, "password"),
-    ],
-)
-def test_what_cannot_be_asked_is_named(root: Path, how: dict[str, Any], named: str) -> None:
-    with pytest.raises(SourceError, match=named) as caught:
-        read(root, **how)
-    assert "hunter22" not in str(caught.value)
 
 
 @pytest.fixture
@@ -161,12 +145,7 @@ def test_only_the_days_of_the_window_are_asked_for_and_ids_do_not_depend_on_it(v
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"cursor": "changed"}, "changed"),
-        ({"cursor": "note", "key": ("id",)}, "'1 early'"),
-        ({"cursor": "id", "key": ("note",)}, "'1'"),
-    ],
+    ("wrong", "named"), [({"cursor": "changed"}, "changed"), ({"cursor": "note", "key": ("id",)}, "'1 early'")]
 )
 def test_a_cursor_or_key_that_cannot_be_used_is_named(versions: Path, wrong: dict[str, object], named: str) -> None:
     with pytest.raises(SourceError, match=named):

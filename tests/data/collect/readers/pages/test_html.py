@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
+from tests.data.collect.readers.reading import documents, only, pairs, read_file
 
 read = partial(read_file, "html")
 
@@ -54,17 +54,9 @@ def test_text_before_the_first_heading_and_around_the_page(
     assert [(i.question, i.answer or i.text) for i in documents(read(tmp_path, page))] == expected
 
 
-def test_bytes_that_do_not_decode_cost_their_section_and_a_declared_encoding_is_used(tmp_path: Path) -> None:
-    page = '<meta charset="utf-8"><h1>Good é?</h1><p>A</p><h1>Bad</h1><p>caf'.encode() + b"\xe9</p>"
-    items = read(tmp_path, page, encoding="utf-8")
-    assert pairs(items) == [("Good é?", "A")] and dropped(items) == [("encoding", "section 2")]
+def test_a_declared_encoding_is_used(tmp_path: Path) -> None:
     page = '<meta charset="iso-8859-1"><h1>Café?</h1>Oui'.encode("latin-1")
     assert only(read(tmp_path, gzip.compress(page))).question == "Café?"
-
-
-@pytest.mark.parametrize("page", [" \n", "<nav>only</nav>", "<html></html>"])
-def test_an_empty_page_is_quarantined(tmp_path: Path, page: str) -> None:
-    assert [rule for rule, _ in dropped(read(tmp_path, page))] == ["empty"]
 
 
 SAYS = ("The shop pays for everything that was wrong. " * 9).strip()
