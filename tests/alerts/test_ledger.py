@@ -190,13 +190,15 @@ def test_a_receiver_that_was_down_is_told_in_order(here: Config, monkeypatch: py
     assert deliver(database_of(here), hook) == 0
 
 
-def test_one_bad_receiver_stops_no_other(tmp_path: Path) -> None:
-    receivers = [{**HOOK, "name": name} for name in ("bad", "good")]
+def test_one_bad_receiver_stops_no_other_and_each_is_told_of_its_severities(tmp_path: Path) -> None:
+    receivers = [{**HOOK, "name": "bad"}, {**HOOK, "name": "good", "severities": ["critical"]}]
     config = Config(home=tmp_path, alerts={"receivers": receivers})
-    judge(config, 0, SLOW)
-    good = Told("good")
-    assert deliver_all(database_of(config), [Told("bad", failures=9), good]) == {"bad": 0, "good": 1}
-    assert [row["error"] for row in ledger.listed(config, NOW)["deliveries"]] == ["ConnectionError: it is down"]
+    judge(config, 0, SLOW, Finding("spool", "It waits."))
+    names = [name for name, _ in waiting(config)]
+    assert (names.count("bad"), names.count("good")) == (2, 1)
+    sent = deliver_all(database_of(config), [Told("bad", failures=9), Told("good")])
+    assert sent == {"bad": 0, "good": 1}
+    assert "ConnectionError: it is down" in [row["error"] for row in ledger.listed(config, NOW)["deliveries"]]
 
 
 def test_after_a_day_it_is_given_up_and_said(here: Config) -> None:
@@ -207,14 +209,6 @@ def test_after_a_day_it_is_given_up_and_said(here: Config) -> None:
     assert deliver(database_of(here), Told(failures=1)) == 0
     listed = ledger.listed(here, datetime.now(UTC))["deliveries"]
     assert [(row["receiver"], row["outcome"]) for row in listed] == [("hook", "given_up")]
-
-
-def test_whoever_is_told_of_what(tmp_path: Path) -> None:
-    receivers = [{**HOOK, "severities": ["critical"]}, {**HOOK, "name": "all"}]
-    config = Config(home=tmp_path, alerts={"receivers": receivers})
-    judge(config, 0, SLOW, Finding("spool", "It waits."))
-    names = [name for name, _ in waiting(config)]
-    assert (names.count("hook"), names.count("all")) == (1, 2)
 
 
 DIE = """
