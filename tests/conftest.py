@@ -354,7 +354,7 @@ def event_server() -> Iterator[str]:
     server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         with Elasticsearch(url, request_timeout=60) as client:
-            end = time.monotonic() + 120
+            end = time.monotonic() + 240
             while not _answers(client):
                 assert server.poll() is None and time.monotonic() < end, "Elasticsearch does not answer"
                 time.sleep(0.2)
