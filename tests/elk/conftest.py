@@ -1,4 +1,4 @@
-"""A real Elasticsearch, where one is beside the project, and its users."""
+"""A real Elasticsearch that is empty at first, where one is beside the project, and its users."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,42 +15,40 @@ import yaml
 
 from llmops.config import Monitoring
 from llmops.elk.objects import READER, WRITER, roles
+from tests.clock import wait_until
+from tests.monitoring.conftest import shared
 
-ROOT = Path(__file__).parents[2]
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
 WRITES, READS = (WRITER, "secret-writer"), (READER, "secret-reader")
 
 
-def start_script() -> Path:
-    """`shared/elasticsearch/start` beside the project, or beside the checkout that a worktree is of."""
-    places = [parent / "shared" / "elasticsearch" / "start" for parent in ROOT.parents]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        pytest.skip("there is no shared/elasticsearch/start beside the project")
-    return found
+@pytest.fixture(scope="module")
+def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server with an admin, and with our roles, from a file, for a writer and a reader.
 
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server with an admin, and with our roles, from a file, for a writer and a reader."""
-    file = tmp_path_factory.mktemp("roles") / "roles.yml"
-    file.write_text(yaml.safe_dump(roles()))
+    `event_server` is not it: what is set up here, and taken down, is all that the server has.
+    """
+    folder = tmp_path_factory.mktemp("roles")
+    (folder / "roles.yml").write_text(yaml.safe_dump(roles()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    users = [f"{ADMIN['ELASTIC_USERNAME']}:{ADMIN['ELASTIC_PASSWORD']}:superuser"]
-    users += [f"{name}:{password}:{name}" for name, password in (WRITES, READS)]
-    command = [str(start_script()), "--port", str(port), "--roles", str(file)]
-    with open(file.with_name("log"), "wb") as log:
-        process = subprocess.Popen(
-            [*command, *(word for user in users for word in ("--user", user))],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(folder / "roles.yml")]
+    command += ["--user", ":".join([*ADMIN.values(), "superuser"])]
+    command += [word for name, password in (WRITES, READS) for word in ("--user", f"{name}:{password}:{name}")]
     url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+        try:
+            return httpx.get(f"{url}/_cluster/health", auth=tuple(ADMIN.values())).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait(url, process, file.with_name("log"))
+        wait_until(answers, "Elasticsearch", 240)
         yield url
     finally:
         process.terminate()
@@ -62,30 +58,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while True:
-        try:
-            if httpx.get(f"{url}/_cluster/health", auth=tuple(ADMIN.values())).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.5)
-
-
 @pytest.fixture
-def config(server: str) -> Monitoring:
+def config(secured_server: str) -> Monitoring:
     """The configuration of a server."""
-    return Monitoring(sinks=("elasticsearch",), elasticsearch_url=server)
+    return Monitoring(sinks=("elasticsearch",), elasticsearch_url=secured_server)
 
 
-@pytest.fixture(scope="session")
-def ask(server: str) -> Callable[..., Any]:
+@pytest.fixture(scope="module")
+def ask(secured_server: str) -> Callable[..., Any]:
     """Asks the server as admin, and gives what it says."""
 
     def ask(method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, server + path, json=body, auth=tuple(ADMIN.values()), timeout=60)
+        answer = httpx.request(method, secured_server + path, json=body, auth=tuple(ADMIN.values()), timeout=60)
         assert answer.status_code < 400, answer.text
         return answer.json()
 

@@ -5,9 +5,10 @@ Percentiles are Elasticsearch's: of few values it interpolates between neighbour
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from .known import FIRST, MS, SECOND
+from .known import FIRST, MS, SECOND, known
 
 SHOWN: dict[tuple[str, str], list[tuple[Any, ...]]] = {
     ("llmops-requests", "Latency"): [(FIRST, 200 * MS, 290 * MS, 298 * MS), (SECOND, 600 * MS, 690 * MS, 698 * MS)],
@@ -108,36 +109,11 @@ SHOWN: dict[tuple[str, str], list[tuple[Any, ...]]] = {
         (SECOND, "elasticsearch", 2.0),
     ],
     ("llmops-operations", "Events by kind"): [
-        (FIRST, "llmops.serving", 4),
-        (FIRST, "llmops.feedback", 3),
-        (FIRST, "llmops.alert", 2),
-        (FIRST, "llmops.audit", 2),
-        (FIRST, "llmops.decay", 2),
-        (FIRST, "llmops.gate", 2),
-        (FIRST, "llmops.pipeline", 2),
-        (FIRST, "llmops.sink", 2),
-        (FIRST, "llmops.text", 2),
-        (FIRST, "llmops.admin", 1),
-        (FIRST, "llmops.drift", 1),
-        (FIRST, "llmops.erasure", 1),
-        (FIRST, "llmops.governance", 1),
-        (FIRST, "llmops.hub", 1),
-        (FIRST, "llmops.hub_dataset", 1),
-        (FIRST, "llmops.serving.model", 1),
-        (SECOND, "llmops.decay", 7),
-        (SECOND, "llmops.serving", 4),
-        (SECOND, "llmops.drift", 3),
-        (SECOND, "llmops.admin", 2),
-        (SECOND, "llmops.alert", 2),
-        (SECOND, "llmops.audit", 1),
-        (SECOND, "llmops.canary", 1),
-        (SECOND, "llmops.feedback", 1),
-        (SECOND, "llmops.governance", 1),
-        (SECOND, "llmops.improvement", 1),
-        (SECOND, "llmops.pipeline", 1),
-        (SECOND, "llmops.retention", 1),
-        (SECOND, "llmops.serving.model", 1),
-        (SECOND, "llmops.sink", 1),
-        (SECOND, "llmops.text", 1),
+        (day, dataset, count)
+        for day in (FIRST, SECOND)
+        for dataset, count in sorted(
+            Counter(event["event.dataset"] for event in known() if event["@timestamp"].startswith(day)).items(),
+            key=lambda counted: (-counted[1], counted[0]),
+        )
     ],
 }

@@ -44,7 +44,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with the compiler, in an environment of its own."""
     folder = tmp_path_factory.mktemp("compiler") / "venv"
     subprocess.run([newer_python(), "-m", "venv", folder], check=True)
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "3", "--timeout", "60"]
     packages = ["-r", KIBANA / "requirements.txt", "logstash-pipeline-parser==0.0.3"]
     installed = subprocess.run([folder / "bin" / "python", *pip, *packages], capture_output=True, text=True)
     if installed.returncode:
@@ -52,6 +52,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
+@pytest.mark.journey
 def test_the_dashboards_are_what_their_yaml_compiles_to(python: Path) -> None:
     """By what docker/kibana/requirements.txt pins; its models, which are Kibana's, check the objects."""
     done = subprocess.run([python, KIBANA / "compile.py"], capture_output=True, text=True, timeout=300)
@@ -59,6 +60,7 @@ def test_the_dashboards_are_what_their_yaml_compiles_to(python: Path) -> None:
     assert done.stdout == (ROOT / "llmops" / "elk" / "kibana.ndjson").read_text(encoding="utf-8")
 
 
+@pytest.mark.journey
 def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: Path) -> None:
     parse = "import json, sys, logstash_pipeline_parser as parser; "
     parse += "print(json.dumps(parser.Pipeline(sys.stdin.read()).parse(), default=str))"

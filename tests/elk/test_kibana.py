@@ -110,7 +110,7 @@ def ours(steps: Any) -> dict[str, str]:
     return {one.thing: one.what for one in steps if one.thing.split()[0] in ("index-pattern", "dashboard", "rule")}
 
 
-def test_dashboards_and_rules_are_made_once_and_made_anew_where_they_changed(config: Monitoring) -> None:
+def test_dashboards_and_rules_are_made_once_made_anew_where_they_changed_and_removed(config: Monitoring) -> None:
     first = ours(setup.setup(config, {}))
     assert set(first.values()) == {"created"} and len(first) == len(kibana.saved_objects()) + len(kibana.rules())
     assert next(iter(first)) == "index-pattern llmops-events"  # dashboards refer to it
@@ -125,6 +125,10 @@ def test_dashboards_and_rules_are_made_once_and_made_anew_where_they_changed(con
     assert changed == {"index-pattern llmops-events", "dashboard llmops-quality", f"rule {rule['name']}"}
     assert rule["actions"] == [{"id": "my-mail"}]  # whom a person has told to tell
 
+    assert set(ours(setup.down(config, False, {})).values()) == {"removed"}
+    assert Kibana.objects == {} and Kibana.rules == {}
+    assert set(ours(setup.down(config, False, {})).values()) == {"unchanged"}
+
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring) -> None:
     Kibana.refused = "llmops: requests"
@@ -134,26 +138,16 @@ def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monito
     assert setup.status(steps) == setup.INCOMPLETE
 
 
-def test_down_removes_them(config: Monitoring) -> None:
-    list(setup.setup(config, {}))
-    assert set(ours(setup.down(config, False, {})).values()) == {"removed"}
-    assert Kibana.objects == {} and Kibana.rules == {}
-    assert set(ours(setup.down(config, False, {})).values()) == {"unchanged"}
-
-
 def test_a_kibana_that_does_not_answer_is_said_and_elasticsearch_is_set_up_all_the_same(config: Monitoring) -> None:
     steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
     assert steps[-1].what == "cannot" and "Kibana" in steps[-1].thing and "does not answer" in steps[-1].why
     assert len(steps) > 3 and setup.status(steps) == setup.INCOMPLETE
 
 
-def test_ids_of_rules_are_what_kibana_takes_and_none_is_there_twice() -> None:
+def test_ids_are_what_kibana_takes_and_a_dashboard_says_its_version() -> None:
     ids = [rule["id"] for rule in kibana.rules()]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", id) for id in ids)
-
-
-def test_a_dashboard_says_its_version() -> None:
     for said in kibana.saved_objects():
         if said["type"] == "dashboard":
             assert re.search(r"\(llmops, version [0-9a-f]{12}\)$", said["attributes"]["description"])

@@ -44,7 +44,7 @@ def write(folder: Path) -> None:
             ]
             spool.append(events)
             os.write(noted, "".join(f"{event['event.id']} {int(event['poison'])}\n" for event in events).encode())
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def accepted(folder: Path) -> dict[str, bool]:

@@ -62,15 +62,6 @@ def test_a_confirmation_that_is_lost_means_twice_not_never(tmp_path):
     assert sink.got == [1, 2, 1, 2]
 
 
-def test_a_process_without_a_sink_does_not_drop_its_events(tmp_path):
-    elsewhere, here = ListSink("elsewhere"), ListSink("here")
-    ship(tmp_path, [elsewhere])
-    put(tmp_path, 1)
-    ship(tmp_path, [here])
-    ship(tmp_path, [elsewhere])
-    assert elsewhere.got == here.got == [1]
-
-
 def test_what_a_sink_refuses_for_good_is_kept_with_the_reason_stops_nothing_and_is_told_once(tmp_path):
     sink, other = ListSink(), ListSink("other")
     sink.refuse = {2, 4}

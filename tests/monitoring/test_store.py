@@ -91,11 +91,8 @@ def test_percentiles_of_histograms_are_within_one_percent_of_exact_ones(draw):
         exact = percentile(values, share)
         found = histogram.percentile_ns(whole, share)
         assert found == pytest.approx(exact, rel=histogram.ERROR * 1.0001, abs=histogram.SMALLEST_NS)
-
-
-def test_durations_without_measure_are_counted_all_the_same():
-    counts = histogram.counted([0, 1, 10**15, 10**18])
-    assert counts.sum() == 4 and histogram.percentile_ns(counts, 0.5) == 0.0
+    without_measure = histogram.counted([0, 1, 10**15, 10**18])
+    assert without_measure.sum() == 4 and histogram.percentile_ns(without_measure, 0.5) == 0.0
     assert histogram.percentile_ns(histogram.added([]), 0.5) is None
 
 

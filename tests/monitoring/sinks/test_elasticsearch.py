@@ -31,7 +31,7 @@ def dataset():
 
 @pytest.fixture
 def client(event_server):
-    with Elasticsearch(event_server, max_retries=0) as client:
+    with Elasticsearch(event_server, max_retries=0, request_timeout=60) as client:
         yield client
 
 
@@ -66,16 +66,14 @@ def test_an_event_that_elasticsearch_refuses_is_kept_with_the_reason_and_the_res
     assert "400" in reason and N in reason and "Preview" not in reason and "ana" not in reason
 
 
-def test_events_wait_while_elasticsearch_is_away_and_each_kind_has_a_data_stream(client, event_server, tmp_path):
+def test_events_wait_while_elasticsearch_is_away_and_each_kind_has_a_data_stream(client, tmp_path):
     datasets = [f"llmops.test{next(NUMBERS)}" for _ in range(2)]
     for dataset in datasets:
         emit(tmp_path, dataset, {N: 1})
     away = ElasticsearchSink.connect("http://127.0.0.1:9")
     assert ship(tmp_path, [away])["elasticsearch"].error
     away.close()
-    (sink,) = sinks_for(tmp_path, Monitoring(sinks=("elasticsearch",), elasticsearch_url=event_server), {})
-    assert ship(tmp_path, [sink])["elasticsearch"].sent >= 2
-    sink.close()
+    assert ship(tmp_path, [ElasticsearchSink(client)])["elasticsearch"].sent >= 2
     for dataset in datasets:
         (event,) = stored(client, dataset)
         assert event["event.dataset"] == event["data_stream.dataset"] == dataset
@@ -87,7 +85,10 @@ def test_without_a_template_events_wait_and_no_index_of_guessed_types_is_made(cl
     sink, stream = ElasticsearchSink(client), stream_of("elsewhere")
     assert "template" in ship(tmp_path, [sink])["elasticsearch"].error
     assert not client.indices.exists(index=stream) and waits(tmp_path)["elasticsearch"] and dead(tmp_path) == []
-    client.indices.put_index_template(name="elsewhere", index_patterns=[stream], data_stream={}, priority=500)
+    template = {"settings": {"number_of_replicas": 0}}
+    client.indices.put_index_template(
+        name="elsewhere", index_patterns=[stream], data_stream={}, priority=500, template=template
+    )
     assert ship(tmp_path, [sink])["elasticsearch"].error == ""
     assert len(stored(client, "elsewhere")) == 1
 
