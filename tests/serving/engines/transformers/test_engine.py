@@ -42,7 +42,7 @@ from serving.errors import PromptRefused, PromptTooLong
 
 REQUESTS = [EngineRequest(Question(text), tokens) for text, tokens in zip(
     ["Hello", "Where is my parcel, and when will it come?", "word " * 90, "Hi", "Ünïcödé 你好 🙂", "a b c " * 20],
-    [9, 30, 12, 3, 25, 17],
+    [9, 16, 8, 3, 12, 9],
     strict=True,
 )]  # fmt: skip
 
