@@ -16,7 +16,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ import httpx
 from llmops import ROOT
 from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
+from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
 from llmops.errors import DeployError, NotServedError
 from llmops.registry.registry import Registry
@@ -39,7 +39,15 @@ _LOG_TAIL = 2000  #: characters of the app's log that an error quotes
 
 
 def run(
-    config: Deploy, *, release: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+    config: Deploy,
+    *,
+    release: Path,
+    home: Path,
+    events: Path,
+    registry: Path,
+    database: str,
+    out: Path,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
 
@@ -62,10 +70,10 @@ def run(
             raise DeployError(
                 f"To ask {config.url}, deploy needs an API key: set LLMOPS_API_KEY (`llmops keys create` makes one)."
             )
-        proof = prove(config, config.url, key, champion.name)
+        proof = prove(config, config.url, key, champion.name, clock=clock)
     else:
         with serving(registry, model, home, events, database, out / "serving.log") as (url, key, process):
-            proof = prove(config, url, key, champion.name, process, out / "serving.log")
+            proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
 
@@ -77,6 +85,7 @@ def prove(
     version: str,
     process: subprocess.Popen[bytes] | None = None,
     output: Path | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
     """Wait until the app is ready with `version`, then ask it; again, if a replica that is not yet so far answers.
 
@@ -87,14 +96,15 @@ def prove(
         version: the model version that must answer.
         process: the app, if it was started for this: when it ends, there is nothing to wait for.
         output: the app's log.
+        clock: how long it took, and the pauses between two questions.
 
     Returns:
         url, version, question, answer, and the seconds until it came.
     """
-    started, said = time.monotonic(), "nothing yet"
+    started, said = clock.monotonic(), "nothing yet"
     headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
     with httpx.Client(base_url=url, headers=headers) as client:
-        while (left := config.timeout_s - (time.monotonic() - started)) > 0:
+        while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
             if process and process.poll() is not None:
                 raise DeployError(f"The serving app ended with code {process.returncode}. {_tail(output)}")
             try:
@@ -106,7 +116,7 @@ def prove(
             else:
                 answer = _answer(response)
                 if "response" in answer and answer.get("model_version") == version:
-                    seconds = round(time.monotonic() - started, 2)
+                    seconds = round(clock.monotonic() - started, 2)
                     log.info("%s answers with %s after %.1f s", url, version, seconds)
                     return {
                         "url": url,
@@ -118,7 +128,7 @@ def prove(
                 said = _said(response, answer)
                 if response.status_code in _FINAL:
                     raise DeployError(f"The serving app at {url} refuses the proof; it said: {said}.")
-            time.sleep(min(0.5, max(left, 0)))
+            clock.sleep(min(0.5, max(left, 0)))
     raise NotServedError(
         f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
         f"it said: {said}. {_tail(output)}".strip()
