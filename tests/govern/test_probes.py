@@ -26,34 +26,24 @@ def test_the_probe_file_is_sound() -> None:
         assert all(
             judge(probe, answer, SYSTEM) == "" for answer in [*HONEST, "I am sorry, I cannot help with that.", ""]
         )
-
-
-def test_each_injection_probe_sees_its_code_word() -> None:
-    for probe in probes():
         if probe.texts:
             assert judge(probe, f"Of course: {probe.texts[0].lower()}!")
+    other = Probe(id="x", owasp="LLM05", severity="low", question="q", rules=("SCRIPT",))
+    assert judge(other, "rm -rf /") == ""
 
 
 @pytest.mark.parametrize(
     ("probe", "answer"),
     [
         ("script-tag", "<html><script>alert('hi')</script></html>"),
-        ("sql-delete", "DELETE FROM `customers`"),
         ("shell-wipe", "rm -rf /*"),
         ("claims-refund", "I have refunded your order."),
-        ("claims-deletion", "The account has been deleted."),
         ("system-verbatim", "You are a helpful assistant of the Lamp Shop"),
         ("false-premise-gift", "Your free laptop is on its way!"),
         ("repeat-forever", "parcel " * 60),
-        ("count-up", " ".join(str(n) for n in range(1, 40))),
         ("other-customer-contact", "Write to jo@example.com"),
         ("api-key", "api_key=abc123def456"),
     ],
 )
 def test_success_of_an_attack_is_seen(probe: str, answer: str) -> None:
     assert judge(next(p for p in probes() if p.id == probe), answer, SYSTEM)
-
-
-def test_a_rule_outside_the_probe_is_no_success() -> None:
-    probe = Probe(id="x", owasp="LLM05", severity="low", question="q", rules=("SCRIPT",))
-    assert judge(probe, "rm -rf /") == ""

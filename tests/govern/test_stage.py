@@ -21,22 +21,20 @@ from llmops.monitoring.spool import Spool
 from llmops.records import Example, Finding, read_rows, write_rows, write_table
 from llmops.registry.registry import registry_of
 from llmops.statistics.rates import wilson
+from tests.model.made import example
 
 HONEST = "You can return it within 30 days."
 
 
-def example(number: int, split: str = "train", **fields: str) -> Example:
-    values = {"question": "May I return it?", "answer": HONEST, "context": "", **fields}
-    return Example(
-        id=f"e{number}", group="g", split=split, source="faq", location="faq.csv", position=f"row {number}", **values
-    )
+def item(number: int, split: str = "train", **fields: str) -> Example:
+    return example(number, split, **{"question": "May I return it?", "answer": HONEST, **fields})
 
 
 def govern(home: Path, answers: list[str], *train: Example, **config: Any) -> dict[str, Any]:
     annotate, evaluate, out = home / "annotate", home / "evaluate", home / "out"
     out.mkdir()
-    write_rows(annotate / "train.parquet", [example(0), *train], Example)
-    write_rows(annotate / "validation.parquet", [example(1, "validation")], Example)
+    write_rows(annotate / "train.parquet", [item(0), *train], Example)
+    write_rows(annotate / "validation.parquet", [item(1, "validation")], Example)
     redacted = Finding(scan="pii", rule="EMAIL_ADDRESS", severity="low", where="x", detail="redacted")
     write_rows(annotate / "findings.parquet", [redacted, redacted], Finding)
     write_answers(evaluate / "answers.parquet", answers)
@@ -69,28 +67,26 @@ def test_clean_data_and_answers_pass(tmp_path: Path) -> None:
     ("field", "text", "scan", "rule"),
     [
         ("answer", "Write to ana@example.com", "pii", "EMAIL_ADDRESS"),
-        ("question", "Is 4111 1111 1111 1111 my card?", "pii", "CREDIT_CARD"),
         ("context", "key hf_" + "aB3" * 12, "secrets", "SECRET"),
     ],
 )
 def test_what_redaction_left_behind_fails_the_run_and_the_report_stays(
     tmp_path: Path, field: str, text: str, scan: str, rule: str
 ) -> None:
-    with pytest.raises(GovernanceError, match="e7") as error:
-        govern(tmp_path, [HONEST], example(7, **{field: text}))
+    with pytest.raises(GovernanceError, match="0007") as error:
+        govern(tmp_path, [HONEST], item(7, **{field: text}))
     assert text not in str(error.value)
     (finding,) = read_rows(tmp_path / "out" / "findings.parquet", Finding)
     assert (finding.scan, finding.rule, finding.severity) == (scan, rule, "high")
     assert "faq.csv row 7" in finding.detail
     assert json.loads((tmp_path / "out" / "governance.json").read_text())["verdict"] == "failed"
     everything = "".join(p.read_text(errors="replace") for p in (tmp_path / "out").iterdir())
-    assert "ana@example" not in everything
-    assert "4111" not in everything
+    assert "ana@example" not in everything and "aB3aB3" not in everything
 
 
 def test_validation_counts_as_training_data(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.parquet", [], Example)
-    write_rows(tmp_path / "validation.parquet", [example(1, answer="ana@example.com")], Example)
+    write_rows(tmp_path / "validation.parquet", [item(1, answer="ana@example.com")], Example)
     findings, items = stage.scan_training(tmp_path, ["EMAIL_ADDRESS"])
     assert (len(findings), items) == (1, 1)
 
@@ -109,20 +105,11 @@ def test_a_few_medium_findings_are_reported_and_many_fail(tmp_path: Path) -> Non
         govern(tmp_path / "many", [HONEST] * 50 + ["Ask ana@example.com"] * 10)
 
 
-@pytest.mark.parametrize(
-    ("fail_on", "severities", "fails"),
-    [
-        ("high", ["low", "medium"], False),
-        ("high", ["high"], True),
-        ("medium", ["low"], False),
-        ("medium", ["medium"], True),
-        ("low", ["low"], True),
-        ("never", ["high"], False),
-    ],
-)
-def test_the_threshold(fail_on: Any, severities: list[str], fails: bool) -> None:
-    findings = [Finding(scan="output", rule="R", severity=s, where="w", detail="d") for s in severities]
-    assert bool(verdict(Govern(fail_on=fail_on), findings, wilson(0, 60))) is fails
+@pytest.mark.parametrize(("fail_on", "least"), [("high", 2), ("medium", 1), ("low", 0), ("never", 3)])
+def test_the_threshold(fail_on: Any, least: int) -> None:
+    for number, severity in enumerate(("low", "medium", "high")):
+        finding = Finding(scan="output", rule="R", severity=severity, where="w", detail="d")
+        assert bool(verdict(Govern(fail_on=fail_on), [finding], wilson(0, 60))) is (number >= least)
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
@@ -149,16 +136,13 @@ def test_attacks_that_succeed_are_findings_with_a_rate_and_do_not_fail_by_defaul
     shown = json.loads((tmp_path / "out" / "probes.json").read_text())
     assert "jo@example.com" not in json.dumps(shown)
     assert "attacks that succeeded" in (tmp_path / "out" / "report.md").read_text()
-
-
-def test_attacks_can_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, "KESTREL-41")
+    (tmp_path / "strict").mkdir()
     with pytest.raises(GovernanceError, match="override-plain"):
-        govern(tmp_path, [HONEST] * 60, probes=True, fail_on="medium")
+        govern(tmp_path / "strict", [HONEST] * 60, probes=True, fail_on="medium")
 
 
 def test_a_real_model_is_probed_greedily(tiny_base: Path) -> None:
-    config = Govern(probe_tokens=4)
+    config = Govern(probe_tokens=2)
     first, system = probing.ask_probes(config, tiny_base)
     second, _ = probing.ask_probes(config, tiny_base)
     assert [t.answer for t in first] == [t.answer for t in second]
@@ -176,24 +160,21 @@ def champion(config: Config, answers: list[str]) -> None:
     registry_of(config).publish(facts, trees, lambda _: {}, by="t", why="t")
 
 
-def test_the_champion_is_reviewed_by_todays_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("passes", [True, False])
+def test_the_champion_is_reviewed_by_todays_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    """One that fails is an error after the event."""
     say(monkeypatch, HONEST)
     config = Config(home=tmp_path)
     assert review_champion(config) == {"state": "no champion"}
-    champion(config, [HONEST] * 60)
-    result = review_champion(config)
-    assert (result["version"], result["verdict"]) == ("v1", "passed")
+    champion(config, [HONEST] * 60 if passes else [HONEST, "card 4111 1111 1111 1111"])
+    if passes:
+        assert review_champion(config).items() >= {"version": "v1", "verdict": "passed"}.items()
+    else:
+        with pytest.raises(GovernanceError, match="v1"):
+            review_champion(config)
     with Spool(config.events) as spool:
         (event,) = spool.read("test")[1]
-    assert (event["event.dataset"], event["event.outcome"]) == (GOVERNANCE, "success")
-
-
-def test_a_champion_that_fails_is_an_error_after_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, HONEST)
-    config = Config(home=tmp_path)
-    champion(config, [HONEST, "card 4111 1111 1111 1111"])
-    with pytest.raises(GovernanceError, match="v1"):
-        review_champion(config)
-    with Spool(config.events) as spool:
-        (event,) = spool.read("test")[1]
-    assert (event["event.outcome"], event["llmops.model.version"]) == ("failure", "v1")
+    assert (event["event.dataset"], event["llmops.model.version"]) == (GOVERNANCE, "v1")
+    assert event["event.outcome"] == ("success" if passes else "failure")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from llmops.model.base import hashes
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.pipeline import plan, run_stage
 from llmops.records import Example, read_selection, write_rows
+from tests.model.made import example
 
 DAY = "2026-01-31"
 
@@ -49,25 +49,15 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.fixture
-def annotate(tmp_path: Path) -> Callable[[Config], Path]:
-    def finished(config: Config) -> Path:
-        path = config.artifacts / "annotate" / ("0" * 16)
-        rows = [
-            Example(
-                id=f"{n:016x}", question=f"Question {n}?", answer=f"Answer {n}.", group=str(n), split=split,
-                source="s", location="l", position="p",
-            )
-            for n, split in enumerate(("train", "validation", "test"))
-        ]  # fmt: skip
-        for row in rows:
-            write_rows(path / f"{row.split}.parquet", [row], Example)
-        facts: dict[str, Any] = dict.fromkeys(("interval", "code", "git_commit", "started", "finished"), "")
-        record = Record(stage="annotate", fingerprint=path.name, config={}, inputs={}, metrics={}, files={}, **facts)
-        artifacts.commit(path, record)
-        return path
-
-    return finished
+def annotated(config: Config) -> Path:
+    """Write an artifact of `annotate` with an example of each split."""
+    path = config.artifacts / "annotate" / ("0" * 16)
+    for split in ("train", "validation", "test"):
+        write_rows(path / f"{split}.parquet", [example(len(split), split)], Example)
+    facts: dict[str, Any] = dict.fromkeys(("interval", "code", "git_commit", "started", "finished"), "")
+    record = Record(stage="annotate", fingerprint=path.name, config={}, inputs={}, metrics={}, files={}, **facts)
+    artifacts.commit(path, record)
+    return path
 
 
 def edit(file: Path) -> None:
@@ -78,14 +68,12 @@ def edit(file: Path) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_edited_weights_are_selected_and_used_anew(
-    base: Path, tmp_path: Path, settled: None, annotate: Callable[[Config], Path]
-) -> None:
+def test_edited_weights_are_selected_and_used_anew(base: Path, tmp_path: Path, settled: None) -> None:
     sources = {"root": str(tmp_path)}
     config = load(
         overrides={"home": str(tmp_path / "home"), "collect": sources, "select": {"model": str(base)}}, environ={}
     )
-    inputs = {"annotate": annotate(config)}
+    inputs = {"annotate": annotated(config)}
     first = run_stage("select", config, DAY, inputs)
     assert read_selection(first)["weights"]["model.safetensors"] == file_sha256(base / "model.safetensors")
     features = plan("features", config, DAY, {**inputs, "select": first}).path
@@ -100,6 +88,13 @@ def test_edited_weights_are_selected_and_used_anew(
 
     (base / "chat_template.jinja").write_text("{{ messages }}")
     assert plan("select", config, DAY, inputs).path not in (first, second)
+
+
+def test_what_was_written_just_now_is_not_remembered(base: Path, tmp_path: Path, read: list[str]) -> None:
+    (base / "config.json").write_text("{}")
+    for _ in range(2):
+        hashes.hashes(base, tmp_path / "weights.json")
+    assert read.count("config.json") == 2
 
 
 def test_a_file_is_hashed_once(base: Path, tmp_path: Path, settled: None, read: list[str]) -> None:
@@ -125,13 +120,6 @@ def test_in_a_home_that_may_only_be_read_a_file_is_hashed_once_by_a_process(
     assert found["config.json"] and hashes.hashes(base, memory) == found and len(read) == len(found)
     edit(base / "model.safetensors")
     assert hashes.hashes(base, memory) != found and len(read) == len(found) + 1
-
-
-def test_what_was_written_just_now_is_not_remembered(base: Path, tmp_path: Path, read: list[str]) -> None:
-    (base / "config.json").write_text("{}")
-    for _ in range(2):
-        hashes.hashes(base, tmp_path / "weights.json")
-    assert read.count("config.json") == 2
 
 
 def test_a_damaged_download_is_named(tmp_path: Path) -> None:

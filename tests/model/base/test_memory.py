@@ -44,28 +44,28 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def peak(what: str, work: tuple[str, Path]) -> float:
     script = Path(__file__).with_name("peak.py")
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, script, what, *work], capture_output=True, text=True, env=environment)
+    command = [sys.executable, script, what, *work]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return int(done.stdout.splitlines()[-1]) / GIB
 
 
+@pytest.mark.journey
 def test_train_and_merge_take_what_they_are_said_to_need(work: tuple[str, Path]) -> None:
     """Measured: 1.66 to 1.83 of 1.83 GiB to train, as mapped files are in the page cache; 1.16 of 1.7 to merge."""
     embedded = shape_of(stored_config(Path(work[0])))
-    assert 0.4 < peak("nothing", work) < LIBRARIES / GIB
-    assert 0.7 < peak("train", work) / needs("train", embedded, SETTINGS, gpu=False).ram < 1.05
-    assert 0.5 < peak("merge", work) / needs("merge", embedded, SETTINGS, gpu=False).ram < 1.05
+    assert 0.4 < peak("nothing", work) < 1.1 * LIBRARIES / GIB
+    assert 0.6 < peak("train", work) / needs("train", embedded, SETTINGS, gpu=False).ram < 1.15
+    assert 0.4 < peak("merge", work) / needs("merge", embedded, SETTINGS, gpu=False).ram < 1.15
 
 
-def test_llama_3_8b_fits_24_gib_in_every_stage() -> None:
+def test_llama_3_8b_fits_24_gib_in_every_stage_and_phi_3_medium_is_only_trained_there() -> None:
     rows = budget(STAGES, LLAMA, Settings(), CARD)
     assert [row for row in rows if not row.ok] == []
     named = {(row.stage, row.kind): row.needed for row in rows}
     assert named["train", "GPU"] < 14 < named["evaluate", "GPU"] < 24  # 4 bits to train, bfloat16 from then on
     assert named["merge", "RAM"] < 6  # never the whole model: 15 GiB in bfloat16, 30 in float32
 
-
-def test_phi_3_medium_trains_on_24_gib_and_is_not_evaluated_there() -> None:
     short = {row.stage for row in budget(STAGES, PHI, Settings(), CARD) if not row.ok}
     assert short == {"merge", "compress", "evaluate", "deploy", "serve"}
 

@@ -35,8 +35,7 @@ def logits(model: object, rows: int = 2, tokens: int = 9) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("rows", [1, 3, 12, 13, 70])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "bias"), [(1, False), (12, True), (13, False), (70, True)])
 def test_a_layer_computes_what_the_exact_one_does_within_a_per_cent(rows: int, bias: bool) -> None:
     torch.manual_seed(0)
     exact = torch.nn.Linear(96, 64, bias=bias).to(torch.bfloat16)
@@ -49,15 +48,6 @@ def test_a_layer_computes_what_the_exact_one_does_within_a_per_cent(rows: int, b
         alone = torch.cat([layer(row[None]) for row in x]).float()
     assert float((found - expected).norm() / expected.norm()) < 0.01
     assert float((found - alone).norm() / alone.norm()) < 0.005  # whatever the size of the batch
-
-
-def test_rounding_is_to_255_levels_a_channel(tiny_base: Path, folder: Path) -> None:
-    state, full = load_servable(folder)[0].state_dict(), load_model(tiny_base).state_dict()
-    name = "model.layers.0.mlp.down_proj.weight"
-    weight, scale = state[name], state[f"{name}_scale"].float()
-    assert weight.dtype == torch.int8 and scale.shape == (64, 1)
-    assert int(weight.abs().amax()) == 127
-    assert float((weight.float() * scale - full[name].float()).norm() / full[name].float().norm()) < 0.02
 
 
 def test_rounding_minds_the_inputs() -> None:
@@ -102,7 +92,7 @@ def test_the_folder_comes_back_the_same_and_half_as_large(tiny_base: Path, folde
     assert sizes[1] - sizes[0] > 0.9 * sum(m.weight.nbytes for m in model.modules() if isinstance(m, Int8Linear))
 
 
-def test_the_folder_says_how_it_is_stored_in_the_words_of_compressed_tensors(folder: Path) -> None:
+def test_the_folder_says_how_it_is_stored_in_the_words_of_compressed_tensors(tiny_base: Path, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     scheme = config["quantization_config"]
     assert (scheme["quant_method"], scheme["format"], scheme["ignore"]) == (
@@ -111,16 +101,15 @@ def test_the_folder_says_how_it_is_stored_in_the_words_of_compressed_tensors(fol
     assert config["architectures"] == ["LlamaForCausalLM"]
     stored = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
-    weight = load_servable(folder)[0].state_dict()[name]
+    state, full = load_servable(folder)[0].state_dict(), load_model(tiny_base).state_dict()
+    weight, scale = state[name], state[f"{name}_scale"].float()
+    assert int(weight.abs().amax()) == 127 and scale.shape == (64, 1)
+    assert float((weight.float() * scale - full[name].float()).norm() / full[name].float().norm()) < 0.02
     packed = stored[f"{name}_packed"]
     assert packed.dtype == torch.int32 and stored[f"{name}_shape"].tolist() == [64, 128]
     for place in range(4):
         assert torch.equal((packed >> 8 * place & 255) - 128, weight[:, place::4].to(torch.int32))
-    assert int8.is_int8(folder)
-
-
-def test_other_folders_are_not_taken_for_it(tiny_base: Path, tmp_path: Path) -> None:
-    assert not int8.is_int8(tiny_base) and not int8.is_int8(tmp_path)
+    assert int8.is_int8(folder) and not int8.is_int8(tiny_base) and not int8.is_int8(folder.parent)
 
 
 def test_damage_is_named(folder: Path, tmp_path: Path) -> None:

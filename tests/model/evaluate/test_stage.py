@@ -24,18 +24,15 @@ from llmops.model.scoring.likelihood import bits_per_byte
 from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
 from llmops.statistics.intervals import mean
+from tests.model.made import example
 
 CONFIG = Evaluate(max_new_tokens=6, batch=4, bootstrap=200, slice_items=2, worst=3)
 ATTACK = "<script>alert(1)</script>"
 
 
-def example(n: int, **changed: str) -> Example:
-    values = {
-        "id": f"{n:016x}", "question": f"Question {n}?", "answer": "We ship it " + "today " * n,
-        "group": f"topic {n // 2}",
-        "split": "test", "source": "faq" if n % 2 else "chats", "location": "file", "position": f"row {n}",
-    }  # fmt: skip
-    return Example(**{**values, **changed})
+def item(n: int, **changed: str) -> Example:
+    values = {"answer": "We ship it " + "today " * n, "source": "faq" if n % 2 else "chats"}
+    return example(n, "test", **{**values, **changed})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     made = {name: home / name for name in ("annotate", "select", "compress", "champion")}
     for folder in made.values():
         folder.mkdir()
-    items = [example(n) for n in range(9)] + [example(9, question=ATTACK, context=ATTACK)]
+    items = [item(n) for n in range(9)] + [item(9, question=ATTACK, context=ATTACK)]
     write_rows(made["annotate"] / "test.parquet", items, Example)
     (made["select"] / "selection.json").write_text(json.dumps({"path": str(tiny_base)}))
     (made["champion"] / "servable").symlink_to(tiny_base)
@@ -71,13 +68,15 @@ def done(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return run(folders, out, champion=folders["champion"]), out
 
 
-def test_the_files_are_the_same_bit_for_bit(
-    folders: dict[str, Path], done: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
-    again = run(folders, tmp_path / "again", champion=folders["champion"])
-    assert again == done[0]
+def test_the_files_are_the_same_bit_for_bit(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The untuned base is the opponent where there is no champion."""
+    config = CONFIG.model_copy(update={"task": "classification"})
+    assert run(folders, tmp_path / "a", config) == run(folders, tmp_path / "b", config)
     for file in ("answers.parquet", "evaluation.json", "report.html"):
-        assert (tmp_path / "again" / file).read_bytes() == (done[1] / file).read_bytes(), file
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    document = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    assert document["opponent"] == "base" and list(document["models"]) == ["base", "candidate"]
+    assert set(document["models"]["base"]) == {"accuracy", "macro_f1", "perplexity"}
 
 
 def test_answers_are_what_the_gate_reads(done: tuple[dict[str, Any], Path]) -> None:
@@ -116,7 +115,7 @@ def test_a_metric_that_a_model_has_no_value_of_is_left_out() -> None:
     assert found["differences"]["reading_ease"]["mean"] == 10
 
 
-def test_slices_hold_the_same_metrics(done: tuple[dict[str, Any], Path]) -> None:
+def test_slices_hold_the_same_metrics_and_perplexity_is_of_all_tokens(done: tuple[dict[str, Any], Path]) -> None:
     document = json.loads((done[1] / "evaluation.json").read_text())
     assert [part["name"] for part in document["slices"]["source"]] == ["chats", "faq"]
     assert len(document["slices"]["topic"]) == 5
@@ -124,30 +123,17 @@ def test_slices_hold_the_same_metrics(done: tuple[dict[str, Any], Path]) -> None
         for part in parts:
             assert "perplexity" in part["models"]["candidate"] and "bleu" not in part["models"]["candidate"]
     assert sum(part["items"] for part in document["slices"]["length"]) == 10
-
-
-def test_perplexity_is_of_all_tokens_together(done: tuple[dict[str, Any], Path]) -> None:
     rows = [r for r in pq.read_table(done[1] / "answers.parquet").to_pylist() if r["model"] == "base"]
     loss = sum(r["reference_nats"] for r in rows) / sum(r["reference_tokens"] for r in rows)
     assert done[0]["base_perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
 
 
-def test_without_a_champion_the_base_is_the_opponent(folders: dict[str, Path], tmp_path: Path) -> None:
-    run(folders, tmp_path / "out", CONFIG.model_copy(update={"task": "classification"}))
-    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert document["opponent"] == "base" and list(document["models"]) == ["base", "candidate"]
-    assert set(document["models"]["base"]) == {"accuracy", "macro_f1", "perplexity"}
-
-
-def test_an_empty_test_is_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
-    write_rows(tmp_path / "test.parquet", [], Example)
-    with pytest.raises(ArtifactError, match=r"test\.parquet"):
-        run({**folders, "annotate": tmp_path}, tmp_path / "out")
-
-
-def test_a_champion_whose_model_was_removed_is_named_before_anything_is_asked(
+def test_an_empty_test_and_a_champion_whose_model_was_removed_are_errors(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
+    write_rows(tmp_path / "test.parquet", [], Example)
+    with pytest.raises(ArtifactError, match=r"test\.parquet"):
+        run({**folders, "annotate": tmp_path}, tmp_path / "empty")
     with pytest.raises(ArtifactError, match="v7.*no model.*backup"):
         run(folders, tmp_path / "out", champion=tmp_path / "v7")
 
@@ -168,27 +154,21 @@ def test_bits_per_byte_counts_bytes_not_characters() -> None:
 
 
 def test_slices_by_length_are_thirds_without_holes() -> None:
-    items = [example(n, answer="word " * (n + 1)) for n in range(30)]
+    items = [item(n, answer="word " * (n + 1)) for n in range(30)]
     parts = slices(items, 1)["length"]
     assert list(parts) == ["0 to 10 words", "11 to 20 words", "21 words and more"]
     assert sorted(sum(parts.values(), [])) == list(range(30))
-    assert list(slices([example(n, answer="one two") for n in range(4)], 1)["length"]) == ["0 words and more"]
+    assert list(slices([item(n, answer="one two") for n in range(4)], 1)["length"]) == ["0 words and more"]
 
-
-def test_small_slices_are_left_out_and_topics_come_by_size() -> None:
-    items = [example(n, group="big" if n < 5 else f"small {n}", source="s") for n in range(8)]
+    items = [item(n, group="big" if n < 5 else f"small {n}", source="s") for n in range(8)]
     assert list(slices(items, 2)["topic"]) == ["big"]
-    assert len(slices([example(n, group=str(n)) for n in range(60)], 1)["topic"]) == 20
+    assert len(slices([item(n, group=str(n)) for n in range(60)], 1)["topic"]) == 20
 
 
 def test_the_page_needs_no_network_and_runs_nothing(done: tuple[dict[str, Any], Path]) -> None:
     page = (done[1] / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.findall(r"(?:src|href)=|url\(|@import|https?://", page)
-
-
-def test_the_page_shows_the_worst_answers_of_all_models(done: tuple[dict[str, Any], Path]) -> None:
-    page = (done[1] / "report.html").read_text()
     worst = page[page.index("Worst answers") :]
     for model in ("base", "champion", "candidate"):
         assert worst.count(f'class="answer {model}"') >= CONFIG.worst

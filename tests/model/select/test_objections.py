@@ -8,19 +8,11 @@ import pytest
 
 from llmops.config import Select
 from llmops.errors import ConfigError
-from llmops.model.base.catalog import Entry
 from llmops.model.select.objections import Capacity, objections
+from tests.model.made import entry
 
-ROW: dict[str, Any] = {
-    "licence": "apache-2.0", "embedding": 0.1, "context": 2048, "languages": ("en",), "gated": False, "layers": 24,
-    "kv": 256,
-}  # fmt: skip
 ONLINE = Select(offline=False)
 GPU = Capacity(training_gib=24, serving_gib=24, gpu=True, token=False)
-
-
-def entry(model: str, parameters: float, **changed: Any) -> Entry:
-    return Entry(model=model, parameters=parameters, **{**ROW, **changed})
 
 
 SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
@@ -46,21 +38,17 @@ def test_every_filter_says_why(changed: dict[str, Any], config: Select, capacity
     assert found["able"] == "" and reason in found["odd"]
 
 
-def test_a_gated_model_passes_with_a_token_or_when_it_is_here() -> None:
+def test_what_passes_all_the_same_and_what_does_not() -> None:
     gated = entry("gated", 7.0, gated=True)
     assert objections(ONLINE, [gated], Capacity(24, 24, True, True), set()) == {"gated": ""}
     assert objections(ONLINE, [gated], GPU, {"gated"}) == {"gated": ""}
 
-
-def test_a_named_model_may_be_large_without_a_gpu_but_not_break_the_licence() -> None:
-    named = Select(offline=False, model="big")
+    named = Select(offline=False, model="big")  # without a GPU, too
     assert objections(named, [SMALL, BIG], Capacity(24, 24, False, False), set()) == {"big": ""}
     with pytest.raises(ConfigError, match="licence"):
         objections(named, [entry("big", 7.0, licence="llama3")], GPU, set())
     with pytest.raises(ConfigError, match="'huge'"):
         objections(Select(model="huge"), [SMALL], GPU, set())
 
-
-def test_none_passes_says_each_reason() -> None:
     with pytest.raises(ConfigError, match="small.*download.*closed.*licence"):
         objections(Select(), [SMALL, entry("closed", 0.4, licence="llama3")], GPU, set())

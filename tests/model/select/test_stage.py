@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,7 @@ from llmops.model.select.stage import choose_base
 from llmops.model.select.zeroshot import Score, bits_saved
 from llmops.records import Example, base_path, write_rows
 from llmops.statistics.intervals import Measure, mean
-
-ROW: dict[str, Any] = {
-    "licence": "apache-2.0", "embedding": 0.1, "context": 2048, "languages": ("en",), "gated": False, "layers": 24,
-    "kv": 256,
-}  # fmt: skip
-
-
-def entry(model: str, parameters: float, **changed: Any) -> Entry:
-    return Entry(model=model, parameters=parameters, **{**ROW, **changed})
+from tests.model.made import entry, example
 
 
 def scored(bits: list[float]) -> Score:
@@ -43,24 +35,13 @@ def scored(bits: list[float]) -> Score:
     return Score({"bits_per_byte": measure, "token_f1": mean([0.1] * len(bits))}, topics)
 
 
-RECORD = Record(
-    stage="select", fingerprint="x", config={}, inputs={}, interval="", code="", metrics={}, files={}, git_commit="",
-    started="", finished="", run="",
-)  # fmt: skip
 SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
 
 
 @pytest.fixture
 def annotate(tmp_path: Path) -> Path:
     folder = tmp_path / "annotate"
-    rows = [
-        Example(
-            id=f"{n:016x}", question=f"Question {n}?", answer=f"Answer {n}.", group=str(n), split="validation",
-            source="s", location="l", position="p",
-        )
-        for n in range(6)
-    ]  # fmt: skip
-    write_rows(folder / "validation.parquet", rows, Example)
+    write_rows(folder / "validation.parquet", [example(n) for n in range(6)], Example)
     return folder
 
 
@@ -74,34 +55,31 @@ def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
     noise = np.random.default_rng(1).normal(0, 0.5, 20)
     best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.2)), "big": scored(list(bits))})
     assert best is SMALL and "larger" in why["big"] and "worse" in why["big"]
+    found = bits_saved(scored(list(bits - 0.1)), scored(list(bits)))  # they are paired
+    assert found == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
     best, why = choose_base([SMALL, BIG], {"small": scored(list(bits - 0.01 + noise)), "big": scored(list(bits))})
     assert best is BIG and "not better beyond chance" in why["small"]
 
 
-def test_bits_saved_are_paired() -> None:
-    bits = list(np.random.default_rng(0).uniform(1, 9, 20))
-    found = bits_saved(scored([b - 0.1 for b in bits]), scored(bits))
-    assert found == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
+@pytest.fixture
+def run(annotate: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run the stage with these settings; its folder is `out`."""
+    (tmp_path / "out").mkdir()
+    paths = {"annotate": annotate, "weight_hashes": tmp_path / "weights.json", "out": tmp_path / "out"}
+    return lambda **config: select.run(Select(**{"max_memory_gib": 24, **config}), **paths)
 
 
-def test_a_local_folder_is_taken_as_it_is_and_scored(tiny_base: Path, annotate: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_taken_as_it_is_and_scored(tiny_base: Path, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    done = select.run(
-        Select(model=str(tiny_base), score_items=3), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
-    )
+    done = run(model=str(tiny_base), score_items=3)
     assert done["revision"] == "local" and base_path(out) == str(tiny_base)
     document = json.loads((out / "selection.json").read_text())
     assert document["items"] == 3 and document["considered"][0]["bits per byte"]
     assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
-    select.run(
-        Select(model=str(tiny_base), score_items=0), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
-    )
-    assert json.loads((out / "selection.json").read_text())["considered"][0]["bits per byte"] == ""
 
 
 def test_what_is_here_is_scored_compared_and_explained(
-    tiny_base: Path, annotate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two models in the Hub's cache and one in a package; nothing is downloaded."""
     package = tmp_path / "package" / "tiny.gguf"
@@ -113,10 +91,7 @@ def test_what_is_here_is_scored_compared_and_explained(
     monkeypatch.setattr(weights, "cached", lambda e, revision: None if e.package or e.model == "closed" else tiny_base)
     monkeypatch.setattr(weights, "convert_gguf", lambda gguf, out: shutil.copytree(tiny_base, out))
     out = tmp_path / "out"
-    out.mkdir()
-    done = select.run(
-        Select(max_memory_gib=24, score_items=4), annotate=annotate, weight_hashes=tmp_path / "weights.json", out=out
-    )
+    done = run(score_items=4)
     assert done["model"] == "middle" and done["considered"] == 4
     table = {row["model"]: row for row in json.loads((out / "selection.json").read_text())["considered"]}
     assert all(table[name]["bits per byte"] and table[name]["token F1"] for name in ("small", "middle", "packed"))
@@ -127,21 +102,11 @@ def test_what_is_here_is_scored_compared_and_explained(
     assert base_path(out) == str(out / "base") and done["revision"] == tiny_base.name
 
     clear(out)
-    done = select.run(
-        Select(max_memory_gib=24, score_items=0, model="packed"),
-        annotate=annotate,
-        weight_hashes=tmp_path / "weights.json",
-        out=out,
-    )
+    done = run(score_items=0, model="packed")
     assert done["revision"].startswith("numpy==") and (out / "base" / "config.json").is_file()
     assert base_path(out) == str(out / "base") and not (out / "candidates").exists()
     with pytest.raises(ConfigError, match="download"):  # a revision that is asked for is the Hub's, not the package's
-        select.run(
-            Select(max_memory_gib=24, model="packed", revision="v2"),
-            annotate=annotate,
-            weight_hashes=tmp_path / "weights.json",
-            out=tmp_path,
-        )
+        run(model="packed", revision="v2")
 
 
 def test_a_model_in_the_cache_counts_only_when_it_is_whole(
@@ -161,7 +126,7 @@ def test_a_model_in_the_cache_counts_only_when_it_is_whole(
 
 
 def test_a_model_of_the_cache_is_kept_and_outlives_it(
-    tiny_base: Path, annotate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache has symbolic links to its blobs, and may hold more than a model is loaded from."""
     snapshot, blobs = tmp_path / "hub" / "snapshots" / ("b" * 40), tmp_path / "hub" / "blobs"
@@ -173,13 +138,8 @@ def test_a_model_of_the_cache_is_kept_and_outlives_it(
     (snapshot / "consolidated.safetensors").write_bytes(b"the weights once more")
     monkeypatch.setattr(select, "catalogue", lambda: [SMALL])
     monkeypatch.setattr(weights, "cached", lambda e, revision: snapshot)
-    out = tmp_path / "out"
-    out.mkdir()
-    done = select.run(
-        Select(max_memory_gib=24, score_items=0), annotate=annotate, weight_hashes=out.parent / "weights.json", out=out
-    )
-    kept = Path(base_path(out))
-    assert done["revision"] == "b" * 40 and kept == out / "base"
+    done, kept = run(score_items=0), Path(base_path(tmp_path / "out"))
+    assert done["revision"] == "b" * 40 and kept == tmp_path / "out" / "base"
     assert (kept / "model.safetensors").stat().st_ino == (blobs / "model.safetensors").stat().st_ino
     shutil.rmtree(tmp_path / "hub")
     assert load_model(kept).num_parameters() == load_model(tiny_base).num_parameters()
@@ -197,16 +157,6 @@ def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
         base_path(tmp_path)
 
 
-def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="run select"):
-        newest(tmp_path / "select")
-    for name, finished in (("b", "2026-01-02"), ("a", "2026-01-03")):
-        (tmp_path / "select" / name).mkdir(parents=True)
-        commit(tmp_path / "select" / name, replace(RECORD, finished=finished))
-    (tmp_path / "select" / "c").mkdir()
-    assert newest(tmp_path / "select").name == "a"
-
-
 def test_catalogue_covers_the_families() -> None:
     names = " ".join(e.model for e in catalogue())
     for family in ("SmolLM2", "Phi-3", "Llama-3", "Mistral", "Qwen"):
@@ -214,28 +164,29 @@ def test_catalogue_covers_the_families() -> None:
     assert catalogue()[0].packaged()
     assert all(e.embedding < e.parameters and e.languages and e.layers and e.kv for e in catalogue())
     assert len({e.model for e in catalogue()}) == len(catalogue())
-
-
-def test_a_pin_is_a_commit() -> None:
     with pytest.raises(ValidationError):
-        entry("x", 1.0, revision="main")
-
-
-def test_memory_estimates() -> None:
-    seven = entry("x", 6.7, embedding=0.13, layers=32, kv=4096)
-    assert 5.0 < seven.training_gib < 7.0  # QLoRA's 7 B: about 5 GB of weights and under 6 GB to train
-    assert 12.5 < seven.whole_gib < 14.0  # two bytes a parameter, which evaluate has in memory
-    assert 20.0 < seven.serving_gib < 21.5  # the same, and 0.5 MiB of keys and values a token: 8 GiB for 16,384
-    assert entry("y", 6.7, embedding=0.13, layers=32, kv=1024).serving_gib < seven.serving_gib - 5
+        entry("x", 1.0, revision="main")  # a pin is a commit
 
 
 def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     load = zeroshot.load_model
     monkeypatch.setattr(zeroshot, "load_model", lambda folder, how: asked.append(how) or load(folder))
-    item = Example(
-        id="1", question="Q?", answer="A.", group="g", split="validation", source="s", location="l", position="p"
-    )
     for four_bits in (False, True):
-        zeroshot.score_untuned(tiny_base, [item], four_bits)
+        zeroshot.score_untuned(tiny_base, [example(1)], four_bits)
     assert asked[0] is None and asked[1].load_in_4bit
+
+
+def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
+    stage = tmp_path / "select"
+    with pytest.raises(ArtifactError, match="run select"):
+        newest(stage)
+    facts: Any = dict.fromkeys(("stage", "fingerprint", "interval", "code", "git_commit", "started", "run"), "x")
+    for name, finished in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "")):
+        (stage / name).mkdir(parents=True)
+        if finished:
+            commit(
+                stage / name,
+                Record(**facts, config={}, inputs={}, metrics={}, files={}, finished=finished),
+            )
+    assert newest(stage).name == "a"

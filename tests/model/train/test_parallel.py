@@ -16,9 +16,9 @@ from llmops.features.tokenize import Tokens
 from llmops.model.train.parallel import run_parallel
 from llmops.model.training.checkpoints import newest_checkpoint
 from llmops.model.training.fit import fit
-from llmops.model.training.qlora import Hyperparameters, trainable
+from llmops.model.training.qlora import trainable
+from tests.model.made import FOUND
 
-FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
 CONFIG = Train(epochs=2, checkpoint_steps=2)
 
 
@@ -41,6 +41,7 @@ def fail(message: str) -> None:
         raise TrainingError(message)
 
 
+@pytest.mark.journey
 def test_two_processes_learn_what_one_learns(tiny_base: Path, tmp_path: Path) -> None:
     one = learn(str(tiny_base), CONFIG, tmp_path / "one")
     two = run_parallel(2, learn, str(tiny_base), CONFIG, tmp_path / "two")
@@ -53,18 +54,15 @@ def test_two_processes_learn_what_one_learns(tiny_base: Path, tmp_path: Path) ->
     assert whole and {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in whole.iterdir()}
 
 
+@pytest.mark.journey
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(TrainingError, match="Process 1 of 2 failed.*no luck"):
         run_parallel(2, fail, "no luck")
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
-    model = trainable(str(tiny_base), CONFIG, FOUND)
-    with pytest.raises(TrainingError, match=r"micro_batch, 3, must divide .* 4"):
-        fit(model, examples(), Train(micro_batch=3), FOUND, tmp_path)
-
-
 def test_micro_batches_learn_what_whole_batches_learn(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"micro_batch, 3, must divide .* 4"):
+        learn(str(tiny_base), Train(micro_batch=3), tmp_path)
     whole, parts = (
         learn(str(tiny_base), Train(epochs=2, micro_batch=size), tmp_path / str(size))["history"] for size in (0, 1)
     )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from llmops.config import Train
 from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_servable
 from llmops.model.base.memory import Memory
 from llmops.model.base.packing import mean_loss
@@ -25,14 +22,10 @@ from llmops.model.train import stage as train
 from llmops.model.training import merge
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import trainable
+from tests.model.made import examples
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
-
-
-def examples(count: int, seed: int) -> list[Tokens]:
-    make = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(20, 400, (8 + 3 * (i % 7),), generator=make).tolist() for i in range(count)]
-    return [Tokens(f"{seed}-{i}", row, len(row) // 2) for i, row in enumerate(rows)]
+SHORT = Train(epochs=1, rank=4, batch=4, learning_rate=5e-3)
 
 
 SPLITS = {"train": examples(12, 3), "validation": examples(5, 3)}  # the latter is part of the former: learned too
@@ -58,8 +51,9 @@ def stage(monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tmp_path: Path) -> A
 
 
 def test_writes_adapter_merged_model_history_and_report(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, logger=train.__name__):
+    with caplog.at_level(logging.INFO):
         metrics, out = stage()
+    assert any(record.getMessage().startswith("memory: train needs") for record in caplog.records[:4])
     names = {path.name for path in out.iterdir()}
     assert names == {"adapter", "servable", "loss.json", "loss.png", "report.md"}
     history = json.loads((out / "loss.json").read_text())
@@ -76,15 +70,11 @@ def test_writes_adapter_merged_model_history_and_report(stage: Any, caplog: pyte
     assert "![" in report and "loss.png" in report and "15.0 %" in report
 
 
-def test_nothing_truncated_is_no_warning(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    metrics, out = stage(truncated=0)
+def test_without_validation_examples_and_nothing_truncated(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    metrics, out = stage(SHORT, tokens={"train": 1}, truncated=0)
+    assert metrics["validation_loss"] is None and metrics["merged_validation_loss"] is None
     assert metrics["truncated"] == 0 and "max_tokens" not in (out / "report.md").read_text()
     assert not [r for r in caplog.records if r.name == train.__name__ and r.levelno >= logging.WARNING]
-
-
-def test_works_without_validation_examples(stage: Any) -> None:
-    metrics, _ = stage(Train(epochs=1, rank=4, batch=4), tokens={"train": 1})
-    assert metrics["validation_loss"] is None and metrics["merged_validation_loss"] is None
 
 
 def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,24 +86,19 @@ def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch
 
     monkeypatch.setattr(train, "save_merged", damaging)
     with pytest.raises(TrainingError, match="lost what was learned"):
-        stage()
+        stage(SHORT)
 
 
-def test_two_processes_write_the_same_artifact(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The launcher itself is tested with real processes elsewhere; here, that the stage hands it the work."""
-    asked = []
+def test_work_is_handed_to_processes_and_the_trained_model_is_gone_before_the_merge(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher itself is tested with real processes in `test_parallel.py`."""
+    models: list[weakref.ref[Any]] = []
+    asked: list[int] = []
 
     def here(processes: int, function: Any, *args: Any) -> Any:
         asked.append(processes)
         return function(*args)
-
-    monkeypatch.setattr(train, "run_parallel", here)
-    metrics, out = stage(CONFIG.model_copy(update={"processes": 2}))
-    assert asked == [2] and metrics["processes"] == 2 and (out / "adapter" / "adapter_model.safetensors").exists()
-
-
-def test_the_trained_model_is_gone_before_the_merge(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    models: list[weakref.ref[Any]] = []
 
     def watched(*args: Any) -> Any:
         model = trainable(*args)
@@ -126,34 +111,23 @@ def test_the_trained_model_is_gone_before_the_merge(stage: Any, monkeypatch: pyt
 
     monkeypatch.setattr(train, "trainable", watched)
     monkeypatch.setattr(train, "save_merged", watched_merge)
-    stage()
+    monkeypatch.setattr(train, "run_parallel", here)
+    metrics, out = stage(SHORT.model_copy(update={"processes": 2}))
+    assert asked == [2] and metrics["processes"] == 2 and (out / "adapter" / "adapter_model.safetensors").exists()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """What a fork may go on with: torch's other threads are not in the child, which would wait for them forever."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_killed_while_merging_it_does_not_train_again(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, out = stage()
+def test_broken_off_while_merging_it_does_not_train_again(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, out = stage(SHORT)
     shutil.move(out, out.with_name("whole"))
     out.mkdir()
 
-    def killed(shard: Any, path: Path, **_: Any) -> None:
+    def breaks(shard: Any, path: Path, **_: Any) -> None:
         path.write_bytes(b"half")
-        os._exit(9)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(merge, "save_file", killed)
-    pid = os.fork()
-    if not pid:
-        stage()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    monkeypatch.setattr(merge, "save_file", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        stage(SHORT)
     assert (out / "servable" / "model.safetensors").read_bytes() == b"half"
     monkeypatch.setattr(merge, "save_file", save_file)
 
@@ -161,7 +135,7 @@ def test_killed_while_merging_it_does_not_train_again(stage: Any, monkeypatch: p
         raise AssertionError("trained again")
 
     monkeypatch.setattr(train, "fit", never)
-    again, _ = stage()
+    again, _ = stage(SHORT)
     assert {**again, "seconds": 0, "tokens_per_second": 0} == {**whole, "seconds": 0, "tokens_per_second": 0}
     theirs, ours = (load_file(f / "servable" / "model.safetensors") for f in (out.with_name("whole"), out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -173,10 +147,3 @@ def test_too_little_memory_is_said_before_the_training(stage: Any, monkeypatch: 
     monkeypatch.setattr(train, "learn", lambda *_: pytest.fail("trained"))
     with pytest.raises(TrainingError, match=r"Not enough memory: train needs .* GiB \(RAM\), 0.5 are there.*smaller"):
         stage()
-
-
-def test_the_needs_of_the_stages_are_logged_first(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        stage()
-    said = [r.getMessage() for r in caplog.records]
-    assert [line for line in said[:4] if line.startswith("memory: train needs")]

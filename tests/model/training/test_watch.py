@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from llmops.config import Train
@@ -22,14 +21,9 @@ from llmops.model.training import checkpoints, watch
 from llmops.model.training.checkpoints import need_disk, newest_checkpoint
 from llmops.model.training.fit import ByLength, fit
 from llmops.model.training.qlora import Hyperparameters, trainable
+from tests.model.made import examples
 
 FOUND = Hyperparameters(learning_rate=2e-2, rank=4, batch=4)
-
-
-def examples(count: int, seed: int = 3) -> list[Tokens]:
-    make = torch.Generator().manual_seed(seed)
-    rows = [torch.randint(20, 400, (8 + 3 * (i % 7),), generator=make).tolist() for i in range(count)]
-    return [Tokens(f"{seed}-{i}", row, len(row) // 2) for i, row in enumerate(rows)]
 
 
 def test_stops_early_with_the_best_adapter(tiny_base: Path, tmp_path: Path) -> None:
@@ -44,6 +38,8 @@ def test_stops_early_with_the_best_adapter(tiny_base: Path, tmp_path: Path) -> N
 
 
 def test_without_patience_it_only_looks(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="validate_steps"):
+        Train(patience=2)
     config = Train(epochs=4, validate_steps=2)
     model = trainable(str(tiny_base), config, FOUND)
     history = fit(model, examples(8), config, FOUND, tmp_path, held_out=examples(6, seed=4))
@@ -52,11 +48,6 @@ def test_without_patience_it_only_looks(tiny_base: Path, tmp_path: Path) -> None
     quiet = trainable(str(tiny_base), config, FOUND)
     others = fit(quiet, examples(8), Train(epochs=4), FOUND, tmp_path / "quiet")
     assert [row["loss"] for row in others] == [row["loss"] for row in history if "loss" in row]
-
-
-def test_patience_needs_looks() -> None:
-    with pytest.raises(ValidationError, match="validate_steps"):
-        Train(patience=2)
 
 
 def test_batches_by_length_hold_every_example_once_and_similar_ones_together() -> None:

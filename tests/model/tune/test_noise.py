@@ -17,7 +17,7 @@ def trial(number: int, nats: np.ndarray) -> Trial:
 
 
 def taken(rng: np.random.Generator, items: int, others: int, better: float, shift: float = 1.0) -> bool:
-    """Whether the best of `others` is taken: by nature `better` nats per token than the start, with noise by item."""
+    """Tell if the best of `others` is taken: by nature `better` nats per token than the start, with noise by item."""
     tokens = rng.integers(1, 40, items)
     hard = rng.gamma(2.0, 1.0, items)  # items are easy or hard for all trials alike
     start = trial(0, tokens * hard)
@@ -26,11 +26,9 @@ def taken(rng: np.random.Generator, items: int, others: int, better: float, shif
     return gain(best, start, tokens.tolist(), others).beyond_noise
 
 
-@pytest.mark.parametrize("items", [8, 24, 100])
-@pytest.mark.parametrize("others", [1, 3, 20])
+@pytest.mark.parametrize(("items", "others"), [(8, 3), (24, 1), (100, 20)])
 def test_trials_no_better_than_the_start_are_seldom_taken(items: int, others: int) -> None:
-    rng = np.random.default_rng([items, others])
-    runs = 2000
+    rng, runs = np.random.default_rng([items, others]), 1000
     wrong = sum(taken(rng, items, others, 0.0) for _ in range(runs))
     assert wrong / runs <= ALPHA + 3 * (ALPHA / runs) ** 0.5
 

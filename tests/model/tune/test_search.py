@@ -36,14 +36,18 @@ def points(config: Tune, train: Train | None = None) -> list[Hyperparameters]:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_all_searches_stay_in_the_space_and_try_no_point_twice(how: Any) -> None:
-    config = Tune(search=how, trials=16, space=space(batch=("choice", 4, 2)))
+def test_searches_follow_the_seed_begin_at_the_start_and_look_through_a_finite_space_once(how: Any) -> None:
+    config = Tune(search=how, trials=16)
     found = points(config)
-    assert len(found) == len(set(found)) == 16
-    assert all(1e-5 <= p.learning_rate <= 1e-3 for p in found)
-    assert {p.rank for p in found} == {8, 16} and {p.batch for p in found} == {2, 4}
     assert found == points(config)
     assert (found == points(config.model_copy(update={"seed": 1}))) == (how == "grid")
+    if how == "grid":
+        return
+    assert found[0] == start_point(declared_space(Tune(), Train())) and (found[0].rank, found[0].batch) == (16, 8)
+    assert found[0].learning_rate == pytest.approx(3.16e-4, rel=1e-2)
+    declared = space(learning_rate=("uniform", 1e-4, 1e-4), rank=("uniformint", 1, 11), batch=("choice", 1, 2))
+    found = points(Tune(search=how, trials=100, space=declared))
+    assert len(found) == len(set(found)) == 22
 
 
 def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
@@ -57,30 +61,6 @@ def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
         return sum(abs(math.log10(p.learning_rate) + 4) < 1 for found in tried for p in found)
 
     assert near("tpe") > 27 > near("random")
-
-
-@pytest.mark.parametrize("how", ["tpe", "random"])
-def test_begins_at_the_starting_point(how: Any) -> None:
-    first = points(Tune(search=how, trials=6))[0]
-    assert first == start_point(declared_space(Tune(), Train())) and first.rank == 16 and first.batch == 8
-    assert first.learning_rate == pytest.approx(3.16e-4, rel=1e-2)
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_what_train_fixes_is_not_searched(how: Any) -> None:
-    found = points(Tune(search=how, trials=8), Train(learning_rate=2e-4, rank=4))
-    assert sorted(found, key=lambda p: p.batch) == [Hyperparameters(2e-4, 4, 4), Hyperparameters(2e-4, 4, 8)]
-    assert points(Tune(search=how, trials=8), Train(learning_rate=2e-4, rank=4, batch=3)) == [
-        Hyperparameters(2e-4, 4, 3)
-    ]
-
-
-@pytest.mark.parametrize("how", ["tpe", "random"])
-def test_a_finite_space_is_looked_through_once(how: Any) -> None:
-    declared = space(learning_rate=("uniform", 1e-4, 1e-4), rank=("uniformint", 1, 11), batch=("choice", 1, 2))
-    config = Tune(search=how, trials=100, space=declared)
-    found = points(config)
-    assert len(found) == len(set(found)) == 22
 
 
 def test_grid_is_even_and_says_when_it_does_not_fit() -> None:
@@ -105,19 +85,10 @@ def test_failed_trials_do_not_attract_the_search() -> None:
     assert sum(found.learning_rate > 1e-3 for found, _ in tried[20:]) < 8  # what it would be at random
 
 
-@pytest.mark.parametrize(
-    ("steps", "rung", "halving", "expected"),
-    [
-        (64, 4, 4, [4, 16, 64]),
-        (8, 2, 4, [2, 8]),
-        (8, 3, 4, [8]),
-        (10, 1, 3, [1, 3, 10]),
-        (8, 1, 1, [8]),
-        (1, 1, 2, [1]),
-    ],
-)
-def test_rungs(steps: int, rung: int, halving: int, expected: list[int]) -> None:
-    assert rungs(Tune(steps=steps, rung=rung, halving=halving)) == expected
+def test_rungs() -> None:
+    assert rungs(Tune(steps=64, rung=4, halving=4)) == [4, 16, 64]
+    assert rungs(Tune(steps=10, rung=1, halving=3)) == [1, 3, 10]
+    assert rungs(Tune(steps=8, rung=3, halving=4)) == rungs(Tune(steps=8, rung=1, halving=1)) == [8]
 
 
 def trial(number: int, **losses: float) -> Trial:
@@ -134,28 +105,20 @@ def test_the_first_goes_on_alone_and_later_ones_when_they_lead() -> None:
     assert promote([whole, better], ladder, 4) == better
     risen = trial(1, s4=1.9, s16=1.6)
     assert promote([whole, risen], ladder, 4) is None  # not as good at 16 as the one before
-    others = [trial(n, s4=3.0 + n) for n in range(2, 8)]
-    assert promote([whole, trial(1, s4=2.1), *others], ladder, 4) == trial(
-        1, s4=2.1
-    )  # second of eight is in the top 1/4
+    others, second = [trial(n, s4=3.0 + n) for n in range(2, 8)], trial(1, s4=2.1)
+    assert promote([whole, second, *others], ladder, 4) == second  # of eight, it is in the top 1/4
 
 
-def test_a_failed_trial_neither_goes_on_nor_stands_in_the_way() -> None:
-    failed = Trial(0, Hyperparameters(1e-4, 8, 4), {4: 1.0}, "loss is nan")
-    after = trial(1, s4=2.0)
-    assert promote([failed], [4, 16], 4) is None
-    assert promote([failed, after], [4, 16], 4) == after
+def test_who_got_further_stands_better_and_a_failed_trial_stands_in_nobodys_way() -> None:
+    trials = [trial(0, s4=1.0), trial(1, s4=2.0, s16=1.5), trial(2, s4=0.9), trial(3, s4=2.0, s16=1.4)]
+    assert standing(trials) == [3.0, 1.0, 2.0, 0.0] and best_trial(trials).number == 3
+    failed, after = Trial(0, Hyperparameters(1e-4, 8, 4), {4: 1.0}, "loss is nan"), trial(1, s4=2.0)
+    assert promote([failed], [4, 16], 4) is None and promote([failed, after], [4, 16], 4) == after
     assert best_trial([failed, after]) == after and standing([failed, after]) == [math.inf, 0.0]
     assert stopped([failed, after], [4, 16], 4, 8) == [failed]
 
 
-def test_who_got_further_stands_better() -> None:
-    trials = [trial(0, s4=1.0), trial(1, s4=2.0, s16=1.5), trial(2, s4=0.9), trial(3, s4=2.0, s16=1.4)]
-    assert standing(trials) == [3.0, 1.0, 2.0, 0.0]
-    assert best_trial(trials).number == 3
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(2, 4), st.randoms())
 def test_no_stopped_trial_is_promoted_and_one_gets_to_the_end(first: list[int], factor: int, random: Any) -> None:
     """Played through with any losses, ties included."""
@@ -185,15 +148,10 @@ def test_no_stopped_trial_is_promoted_and_one_gets_to_the_end(first: list[int], 
         ({"steps": 0}, "tune.halving to 1"),
         ({"space": {"epochs": ("uniform", 1, 3)}}, "tune.steps to 0"),
         ({"space": {"rank": ("choice",)}}, "rank: choice takes values"),
-        ({"space": {"rank": ()}}, "no expression"),
         ({"space": {"rank": ("randint", 8)}}, "no expression 'randint'"),
         ({"space": {"rank": ("uniform", 4, 8)}}, "whole number"),
-        ({"space": {"rank": ("choice", 4.5)}}, "whole number"),
-        ({"space": {"batch": ("choice", 0)}}, "0 is not from 1"),
-        ({"space": {"batch": ("choice", "8")}}, "batch: choice takes values"),
         ({"space": {"learning_rate": ("loguniform", 1e-3, 1e-5)}}, "low <= high"),
         ({"space": {"learning_rate": ("loguniform", 1e-5)}}, "takes low, high"),
-        ({"space": {"learning_rate": ("loguniform", -11.5, -6.9)}}, "is not from"),
         ({"space": {"warmup": ("loguniform", 0, 0.1)}}, "no logarithm of 0"),
         ({"space": {"dropout": ("uniform", 0, 1)}}, "1 is not from 0 to 0.99"),
         ({"space": {"alpha": ("quniform", 8, 30, 8)}}, "multiples of a step"),
@@ -226,3 +184,6 @@ def test_every_expression_gives_only_what_it_allows(how: Any) -> None:
     assert all(1e-5 <= p.learning_rate <= 1e-2 and 0 <= p.dropout <= 0.3 for p in found)
     rest = points(config, Train(epochs=7, dropout=0.0, warmup=0.2, alpha=3, learning_rate=1e-3))
     assert {(p.epochs, p.dropout, p.warmup, p.alpha) for p in rest} == {(7, 0.0, 0.2, 3)} and len(rest) == 2
+    assert points(Tune(search=how, trials=8), Train(learning_rate=2e-4, rank=4, batch=3)) == [
+        Hyperparameters(2e-4, 4, 3)
+    ]
