@@ -30,6 +30,7 @@ def test_a_store_is_asked(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not problem(master, f"{s3}/work", monkeypatch)
     assert "credential" in problem(master, "abfs://container/work", monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # else it waits between them
     assert "cannot be reached" in problem(master, "s3://bucket/work", monkeypatch)
 
 
