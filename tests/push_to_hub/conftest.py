@@ -7,18 +7,17 @@ import copy
 import hashlib
 import json
 import re
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
 
 TOKEN = "hf_" + "x1" * 17
 LARGE = (".safetensors", ".bin", ".parquet")  #: what `.gitattributes` of a new repository says
@@ -185,12 +184,8 @@ def preupload(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
         path = file["path"]
         found = entry(path, there[path]) if path in there else {}
         oid = found.get("lfs", found).get("oid")
-        return {
-            "path": path,
-            "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
-            "shouldIgnore": False,
-            "oid": oid,
-        }
+        how = "lfs" if path.endswith(LARGE) else "regular"
+        return {"path": path, "uploadMode": how, "shouldIgnore": False, "oid": oid}
 
     return 200, {"files": [mode(file) for file in json.loads(body)["files"]]}, {}
 
@@ -287,42 +282,6 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
 ]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The same over a socket, for other processes and for what only a socket logs."""
-
-    hub: FakeHub
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer takes 40 ms
-    wbufsize = -1
-
-    def handle_one_request(self) -> None:
-        try:
-            super().handle_one_request()
-        except OSError:  # the client was killed
-            self.close_connection = True
-
-    def do_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.hub.ask(self.command, urlsplit(self.path).path, self.headers.get("Authorization"), body)
-        if isinstance(answer, str):  # end the connection as a broken one ends
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-            return
-        status, content, headers = answer
-        self.send_response(status)
-        for name, text in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_any
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A fake Hub as the one to push to, reached without a socket by a client that tries once more, and waits for
@@ -357,12 +316,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def served(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """That Hub over HTTP."""
+    """That Hub over HTTP, for other processes and for what only a socket logs."""
     import httpx2
     from huggingface_hub import set_client_factory
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    @Request.application
+    def answered(request: Request) -> Response:
+        path = urlsplit(request.environ["RAW_URI"]).path
+        answer = hub.ask(request.method, path, request.headers.get("Authorization"), request.get_data())
+        status, content, headers = (500, b"", {}) if isinstance(answer, str) else answer
+        return Response(content, status, headers)
+
+    quiet = type("Quiet", (WSGIRequestHandler,), {"log_request": lambda *_: None})  # else the URLs are in its log
+    server = make_server("127.0.0.1", 0, answered, threaded=True, request_handler=quiet)
     hub.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     set_client_factory(lambda: httpx2.Client(timeout=60, follow_redirects=True))

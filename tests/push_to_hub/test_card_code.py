@@ -75,21 +75,28 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
 
     examples = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(8)]
     servable = make(form, Material(Compress(), full, str(base), adapter, examples), scratch)
+    champion = registry.champion()
     facts = dict.fromkeys(("licence", "interval", "run", "dataset"), "x") | {"base_model": "org/tiny"}
     facts |= {"status": "promoted", "quantisation": form, "compress": str(scratch), "base_revision": "main"}
-    lineage = {
-        "base_model": {"model": "org/tiny", "revision": "main"},
-        "stages": [{"artifact": "train/t1", "config": {"method": "qlora"}}],
-    }
+    facts["compared_with"] = champion.name if champion else "base"
+    known = lineage("org/tiny", "main")
 
     def documents(version: Any) -> dict[str, str]:
-        section = card.how_to_load(version, lineage, card.has_chat_template(servable))
-        return {"README.md": f"# bot\n\n## Intended use\n\n{section}", "lineage.json": json.dumps(lineage)}
+        section = card.how_to_load(version, known, card.has_chat_template(servable))
+        return {"README.md": f"# bot\n\n## Intended use\n\n{section}", "lineage.json": json.dumps(known)}
 
-    trees = {"servable": servable, "adapter": adapter}
-    champion = registry.champion()
-    facts["compared_with"] = champion.name if champion else "base"
-    return registry.publish(facts, trees, documents, by="gate", why="test")
+    return registry.publish(facts, {"servable": servable, "adapter": adapter}, documents, by="gate", why="test")
+
+
+def lineage(model: str, revision: str) -> dict[str, Any]:
+    stages = [{"artifact": "train/t1", "config": {"method": "qlora"}}]
+    return {"base_model": {"model": model, "revision": revision}, "stages": stages}
+
+
+class Unpublished:
+    """The part of a version that its card is made of."""
+
+    name, quantisation = "v1", "bf16"
 
 
 @pytest.fixture
@@ -166,32 +173,18 @@ def test_the_adapter_of_the_packaged_base_is_loaded_on_what_it_was_trained_on(tm
     from llmops.model.base.catalog import catalogue
     from llmops.model.base.weights import convert_gguf
 
-    entry = catalogue()[0]
+    entry, version = catalogue()[0], tmp_path / "version"
     gguf = entry.packaged()
     assert gguf
-    version = tmp_path / "version"
     convert_gguf(gguf, version / "servable")
     write_adapter(version / "servable", version / "adapter")
-    lineage = {
-        "base_model": {"model": entry.model, "revision": f"{entry.package}==0.1.2/{entry.file}"},
-        "stages": [{"artifact": "train/t1", "config": {"method": "qlora"}}],
-    }
-
-    class Packaged:
-        name, quantisation = "v1", "bf16"
-
-    *_, ask, adapter = blocks(card.how_to_load(Packaged(), lineage, chat=True))  # type: ignore[arg-type]
+    known = lineage(entry.model, f"{entry.package}==0.1.2/{entry.file}")
+    *_, ask, adapter = blocks(card.how_to_load(Unpublished(), known, chat=True))  # type: ignore[arg-type]
     (answer,) = execute([(version, adapter + ask.replace("96", "8"))], tmp_path)
     assert answer
 
 
 def test_an_adapter_of_a_local_folder_has_no_code_that_could_not_run() -> None:
-    class Local:
-        name, quantisation = "v1", "bf16"
-
-    lineage = {
-        "base_model": {"model": "ours", "revision": "local"},
-        "stages": [{"artifact": "train/t1", "config": {"method": "lora"}}],
-    }
-    section = card.how_to_load(Local(), lineage, chat=True, repo="me/bot")  # type: ignore[arg-type]
-    assert len(blocks(section)) == 2 and "`ours`" in section and "NF4" not in section
+    known = lineage("ours", "local")
+    section = card.how_to_load(Unpublished(), known, chat=True, repo="me/bot")  # type: ignore[arg-type]
+    assert len(blocks(section)) == 2 and "`ours`" in section

@@ -167,28 +167,9 @@ def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
     assert llmops("push", "v1")[0] == 1 and llmops("list", "--check")[0] == 1
 
 
-def test_the_wrong_database_changes_nothing_on_the_hub(
-    config: Config, inputs: dict[str, Path], environ: pytest.MonkeyPatch, hub: Any, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    run(config, inputs)
-    before = dict(hub.repos["me/bot"].branches)
-    state = config.state.model_copy(update={"url": f"sqlite:///{tmp_path}/fresh.db"})
-    with pytest.raises(LlmopsError, match=r"holds v1, .*state\.url"):
-        run(config.model_copy(update={"state": state}), inputs)
-    environ.setenv("LLMOPS_STATE__URL", f"sqlite:///{tmp_path}/fresh.db")
-    assert main(["models", "push"]) == 1 and "holds v1" in capsys.readouterr().err
-    assert hub.repos["me/bot"].branches == before
-
-
-@pytest.mark.parametrize("old", ["hub_repo", "private"])
-def test_the_keys_of_0_1_0_are_named_with_their_new_place(tmp_path: Path, old: str) -> None:
+def test_a_repository_has_an_owner_and_the_keys_of_0_1_0_are_named_with_their_new_place(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(f"release: {{{old}: true}}\n")
-    with pytest.raises(ConfigError, match=r"push_to_hub\."):
-        load(file, environ={})
-
-
-def test_a_repository_has_an_owner() -> None:
-    with pytest.raises(ConfigError, match=r"push_to_hub\.repo"):
-        load(overrides={"push_to_hub": {"repo": "bot"}}, environ={})
+    for wrong in ("release: {hub_repo: true}\n", "release: {private: true}\n", "push_to_hub: {repo: bot}\n"):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match=r"push_to_hub\."):
+            load(file, environ={})

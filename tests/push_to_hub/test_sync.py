@@ -7,9 +7,9 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def expected(registry: Registry, name: str) -> dict[str, bytes]:
     return {path: c if isinstance(c, bytes) else c.read_bytes() for path, c in files.items()}
 
 
-def push(registry: Registry, tmp_path: Path) -> dict[str, Any]:
+def push_from(registry: Registry, tmp_path: Path) -> dict[str, Any]:
     return sync.push(registry, REPO, tmp_path / "events", by="test")
 
 
@@ -45,20 +45,29 @@ def registry(write_version: Any, hub: Any, tmp_path: Path) -> Registry:
     """v1, champion and on the Hub; then v2, rejected, and v3, which took its place: not pushed yet."""
     write_version(1, "promoted", "nf4")
     found: Registry = write_version.registry
-    push(found, tmp_path)
+    push_from(found, tmp_path)
     write_version(2, "rejected")
     write_version(3, "promoted", "bf16")
     assert found.aliases()["champion"] == "v3"
     return found
 
 
+@pytest.fixture
+def repo(registry: Registry, hub: Any) -> Any:
+    return hub.repos["me/bot"]
+
+
+@pytest.fixture
+def push(registry: Registry, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+    return lambda: push_from(registry, tmp_path)
+
+
 def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
-    registry: Registry, hub: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    registry: Registry, hub: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, push: Any, repo: Any
 ) -> None:
     """No text of a person and no token leaves home, and pushing again changes nothing."""
     caplog.set_level("DEBUG")
-    state = push(registry, tmp_path)
-    repo = hub.repos["me/bot"]
+    state = push()
     assert (state["main"], state["champion"], state["equal"], state["behind"]) == ("v3", "v3", True, [])
     assert state["pushed"] == ["v3.x", "v3", "main", "v2.x", "v2"]  # the champion first
     assert repo.files("main") == expected(registry, "v3")
@@ -74,62 +83,56 @@ def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
     assert told[-1]["llmops.hub.main"] == "v3"
     assert "x1x1" not in caplog.text + json.dumps(told)
     commits = len(repo.commits)
-    assert push(registry, tmp_path)["pushed"] == [] and len(repo.commits) == commits
+    assert push()["pushed"] == [] and len(repo.commits) == commits
 
 
-def test_a_version_whose_model_was_removed_here_stays_on_the_hub(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    push(registry, tmp_path)
-    repo = hub.repos["me/bot"]
+def test_a_version_whose_model_was_removed_here_stays_on_the_hub(
+    registry: Registry, tmp_path: Path, push: Any, repo: Any
+) -> None:
+    push()
     before = {ref: repo.files(ref) for ref in ("main", "v2.x", "v2")}
     assert registry.retire("v2", ["servable", "adapter"], tmp_path / "trash", by="test", why="old")
-    state = push(registry, tmp_path)
+    state = push()
     assert state["equal"] and state["pushed"] == []
     assert {ref: repo.files(ref) for ref in before} == before
 
 
-def test_main_follows_a_rollback_and_tags_stay(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    push(registry, tmp_path)
-    repo, tags = hub.repos["me/bot"], dict(hub.repos["me/bot"].tags)
+def test_main_follows_a_rollback_and_tags_stay(registry: Registry, push: Any, repo: Any) -> None:
+    push()
+    tags = dict(repo.tags)
     registry.rollback()
     found = sync.look(registry, REPO)
     assert (found["main"], found["champion"], found["equal"], found["behind"]) == ("v3", "v1", False, ["main"])
-    assert push(registry, tmp_path)["pushed"] == ["main"]
+    assert push()["pushed"] == ["main"]
     assert repo.files("main") == expected(registry, "v1") and repo.tags == tags
     registry.rollback()
-    assert push(registry, tmp_path)["pushed"] == ["main"]
+    assert push()["pushed"] == ["main"]
     assert repo.files("main") == expected(registry, "v3") and repo.tags == tags
 
 
 def test_an_erasure_changes_the_card_on_the_branch_and_on_main_and_moves_no_tag(
-    registry: Registry, hub: Any, tmp_path: Path
+    registry: Registry, push: Any, repo: Any
 ) -> None:
-    push(registry, tmp_path)
-    repo, tags = hub.repos["me/bot"], dict(hub.repos["me/bot"].tags)
+    push()
+    tags = dict(repo.tags)
     registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2}, marked)
-    assert push(registry, tmp_path)["pushed"] == ["v3.x", "main"]
+    assert push()["pushed"] == ["v3.x", "main"]
     assert b"## Erasure" in repo.files("main")["README.md"] and b"## Erasure" not in repo.files("v3")["README.md"]
     assert repo.tags == tags
 
 
-def test_an_override_is_on_the_card_and_stays_there(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    registry.promote("v2", override="the others answer nobody")
-    push(registry, tmp_path)
-    repo, told = hub.repos["me/bot"], b"rejected. It became champion by an override: the others answer nobody\n"
+def test_an_override_is_on_the_card_and_stays_there(registry: Registry, push: Any, repo: Any) -> None:
+    """There once its version is champion, and not while it is on trial."""
+    trial = registry.start_canary("v2", 0.1, override="the others answer nobody")
+    push()
+    assert b"Override" not in repo.files("v2.x")["README.md"]
+    registry.promote("v2", trial=trial.started)
+    assert push()["pushed"] == ["v2.x", "main"]
+    told = b"rejected. It became champion by an override: the others answer nobody\n"
     assert told in repo.files("main")["README.md"] and b"Override" not in repo.files("v3.x")["README.md"]
     registry.rollback()
     registry.rollback()
-    assert push(registry, tmp_path)["main"] == "v2" and told in repo.files("main")["README.md"]
-
-
-def test_what_a_canary_was_let_through_for_is_on_the_card_once_it_is_champion(
-    registry: Registry, hub: Any, tmp_path: Path
-) -> None:
-    trial = registry.start_canary("v2", 0.1, override="users asked for it")
-    push(registry, tmp_path)
-    assert b"Override" not in hub.repos["me/bot"].files("v2.x")["README.md"]
-    registry.promote("v2", trial=trial.started)
-    assert push(registry, tmp_path)["pushed"] == ["v2.x", "main"]
-    assert b"by an override: users asked for it\n" in hub.repos["me/bot"].files("main")["README.md"]
+    assert push()["main"] == "v2" and told in repo.files("main")["README.md"]
 
 
 def test_a_repository_as_0_1_0_left_it_is_mended(write_version: Any, hub: Any, tmp_path: Path) -> None:
@@ -139,26 +142,27 @@ def test_a_repository_as_0_1_0_left_it_is_mended(write_version: Any, hub: Any, t
     repo = hub.repos["me/bot"]
     files = {p.relative_to(version.path).as_posix(): p.read_bytes() for p in version.path.rglob("*") if p.is_file()}
     repo.tags["v1"] = repo.add("main", files)
-    assert push(registry, tmp_path)["main"] == ""
+    assert push_from(registry, tmp_path)["main"] == ""
     assert repo.files("main") == {}  # nothing is champion
     champion = write_version(2, "promoted")
-    assert push(registry, tmp_path)["main"] == champion.name
+    assert push_from(registry, tmp_path)["main"] == champion.name
     assert repo.files("main") == expected(registry, "v2") and repo.files("v1") == files
 
 
-def test_a_repository_that_is_not_ours_is_left_alone(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    repo = hub.repos["me/bot"]
+def test_a_repository_that_is_not_ours_is_left_alone(hub: Any, push: Any, repo: Any) -> None:
     repo.tags["v2"] = repo.add("other", {"version.json": b'{"compress": "other", "created": "2020"}'})
-    before = hub.snapshot()[0]["me/bot"]
-    with pytest.raises(RegistryError, match=r"tag v2 of me/bot .*2020"):
-        push(registry, tmp_path)
-    assert (repo.branches, repo.tags) == (before.branches, before.tags)
-    repo.tags.pop("v2")
-    repo.add("main", {"somebody.safetensors": b"w"})
-    before = hub.snapshot()[0]["me/bot"]
-    with pytest.raises(RegistryError, match="somebody"):
-        push(registry, tmp_path)
-    assert (repo.branches, repo.tags) == (before.branches, before.tags)
+    for says, main in (
+        (r"tag v2 of me/bot .*2020", None),
+        ("somebody", {"somebody.safetensors": b"w"}),
+        (r"version\.json of me/bot .*no JSON object", {"version.json": b"[]"}),
+    ):
+        if main:
+            repo.tags.pop("v2", None)
+            repo.add("main", main)
+        before = hub.snapshot()[0]["me/bot"]
+        with pytest.raises(RegistryError, match=says):
+            push()
+        assert (repo.branches, repo.tags) == (before.branches, before.tags)
 
 
 def database(tmp_path: Path, name: str) -> Database:
@@ -167,10 +171,10 @@ def database(tmp_path: Path, name: str) -> Database:
 
 @pytest.mark.parametrize("wrong", ["home", "database", "model"])
 def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
-    registry: Registry, hub: Any, write_version: Any, tmp_path: Path, wrong: str
+    registry: Registry, hub: Any, tmp_path: Path, wrong: str, push: Any, repo: Any
 ) -> None:
     """An empty home, the right folder beside a fresh database, and another model's first version."""
-    push(registry, tmp_path)
+    push()
     before = hub.snapshot()[0]["me/bot"]
     if wrong == "model":
         (tmp_path / "mine").mkdir()
@@ -180,111 +184,85 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
     else:
         folder = tmp_path / ("empty" if wrong == "home" else "registry")
         found = Registry(folder, "bot", database(tmp_path, "fresh"))
-    for ask in (lambda: sync.look(found, REPO), lambda: push(found, tmp_path)):
+    for ask in (lambda: sync.look(found, REPO), lambda: push_from(found, tmp_path)):
         with pytest.raises(RegistryError, match=r"main of me/bot .* holds v3, .*state\.url") as error:
             ask()
         assert len(str(error.value).splitlines()) == 1
-    repo = hub.repos["me/bot"]
     assert (repo.branches, repo.tags, repo.commits) == (before.branches, before.tags, before.commits)
 
 
 def test_a_version_that_left_the_registry_is_replaced_on_main_and_another_models_of_its_name_is_not(
-    registry: Registry, hub: Any, tmp_path: Path
+    registry: Registry, push: Any, repo: Any
 ) -> None:
     shutil.rmtree(registry.get("v1").path)
-    repo = hub.repos["me/bot"]
     ours = repo.files("main")
     theirs = {**ours, "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
     repo.add("main", theirs)
     with pytest.raises(RegistryError, match=r"main of me/bot .* holds v1, made 2020"):
-        push(registry, tmp_path)
+        push()
     assert repo.files("main") == theirs and set(repo.tags) == {"v1"}
     repo.add("main", ours)
-    assert push(registry, tmp_path)["main"] == "v3" and "v1" in repo.tags
+    assert push()["main"] == "v3" and "v1" in repo.tags
 
 
-def test_a_database_that_was_put_back_from_a_copy_pushes_its_champion(
-    write_version: Any, hub: Any, tmp_path: Path
-) -> None:
-    write_version(1, "promoted")
-    with sqlite3.connect(tmp_path / "state.db") as now, sqlite3.connect(tmp_path / "old.db") as copy:
-        now.backup(copy)
-    write_version(2, "promoted")
-    assert push(write_version.registry, tmp_path)["main"] == "v2"
-    found = Registry(tmp_path / "registry", "bot", database(tmp_path, "old"))
-    with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is undecided .*stage release again"):
-        push(found, tmp_path)
-    assert hub.repos["me/bot"].files("main") == expected(found, "v1")
-
-
-def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, hub: Any, tmp_path: Path) -> None:
+def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, push: Any, repo: Any) -> None:
     """Killed after the files of v2 were brought up to date and before the database was."""
     file = registry.get("v2").path / "version.json"
     before = file.read_text()
     file.write_text(before.replace("rejected", "promoted"))
     with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is rejected .*stage release again"):
-        push(registry, tmp_path)
-    repo = hub.repos["me/bot"]
+        push()
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
     file.write_text(before)
-    assert push(registry, tmp_path)["pushed"] == ["v2.x", "v2"]
+    assert push()["pushed"] == ["v2.x", "v2"]
 
 
 @pytest.mark.parametrize(
-    ("file", "text"),
+    ("file", "text", "says"),
     [
-        ("lineage.json", "{"),
-        ("lineage.json", '{"base_model": {}, "stages": []}'),
-        ("version.json", "[]"),
-        ("version.json", "\udcff"),
+        ("lineage.json", '{"base_model": {}, "stages": []}', "is damaged"),
+        ("version.json", "[]", "is damaged"),
+        ("version.json", "\udcff", "is damaged"),
+        ("README.md", None, "cannot be read .*restore it"),
     ],
 )
 def test_a_damaged_version_keeps_no_other_back(
-    registry: Registry, hub: Any, tmp_path: Path, file: str, text: str
+    registry: Registry,
+    hub: Any,
+    write_version: Any,
+    tmp_path: Path,
+    file: str,
+    text: str | None,
+    says: str,
+    push: Any,
+    repo: Any,
 ) -> None:
-    (registry.get("v2").path / file).write_text(text, errors="surrogateescape")
-    with pytest.raises(RegistryError, match=rf"v2: .*{file}.* is damaged"):
-        push(registry, tmp_path)
-    repo = hub.repos["me/bot"]
-    assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
-
-
-def test_a_champion_whose_model_is_gone_empties_nothing(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    shutil.rmtree(registry.get("v3").servable)
-    before = hub.repos["me/bot"].files("main")
-    with pytest.raises(RegistryError, match="v3 is champion and has no model"):
-        push(registry, tmp_path)
-    assert hub.repos["me/bot"].files("main") == before
-
-
-def test_a_damaged_version_json_on_main_is_a_clear_error(registry: Registry, hub: Any, tmp_path: Path) -> None:
-    hub.repos["me/bot"].add("main", {"version.json": b"[]"})
-    with pytest.raises(RegistryError, match=r"version\.json of me/bot .*no JSON object"):
-        push(registry, tmp_path)
-
-
-def test_a_version_that_cannot_be_pushed_keeps_no_other_back(
-    registry: Registry, hub: Any, write_version: Any, tmp_path: Path
-) -> None:
-    (registry.get("v2").path / "README.md").unlink()
     write_version(4, "rejected")
-    for ask in (lambda: push(registry, tmp_path), lambda: sync.look(registry, REPO)):
-        with pytest.raises(RegistryError, match=r"v2: .*README\.md cannot be read .*restore it"):
+    damaged = registry.get("v2").path / file
+    damaged.write_text(text, errors="surrogateescape") if text else damaged.unlink()
+    for ask in (push, lambda: sync.look(registry, REPO)):
+        with pytest.raises(RegistryError, match=rf"v2: .*{file}.* {says}"):
             ask()
-    repo = hub.repos["me/bot"]
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3", "v4"}
     with Spool(tmp_path / "events") as spool:
         told = [event for event in spool.read("test")[1] if event["event.dataset"] == "llmops.hub"][-1]
     assert (told["llmops.hub.main"], told["event.outcome"], told["llmops.hub.behind"]) == ("v3", "failure", ["v2"])
 
 
+def test_a_champion_whose_model_is_gone_empties_nothing(registry: Registry, push: Any, repo: Any) -> None:
+    shutil.rmtree(registry.get("v3").servable)
+    before = repo.files("main")
+    with pytest.raises(RegistryError, match="v3 is champion and has no model"):
+        push()
+    assert repo.files("main") == before
+
+
 def test_a_champion_that_cannot_be_pushed_leaves_main_and_the_others_follow(
-    registry: Registry, hub: Any, tmp_path: Path
+    registry: Registry, hub: Any, push: Any, repo: Any
 ) -> None:
     hub.fail = lambda number, method, path: "400" if "/preupload/v3.x" in path else ""
     with pytest.raises(RegistryError, match="v3: me/bot at .* refuses"):
-        push(registry, tmp_path)
-    repo = hub.repos["me/bot"]
+        push()
     assert repo.files("main") == expected(registry, "v1") and set(repo.tags) == {"v1", "v2"}
 
 
@@ -294,15 +272,13 @@ def test_what_a_person_put_beside_the_model_stays(write_version: Any, hub: Any, 
     hub.repos["me/bot"].add("main", {**mine, "README.md": b"to come"})
     for number in (1, 2):
         write_version(number, "promoted")
-        assert push(write_version.registry, tmp_path)["main"] == f"v{number}"
+        assert push_from(write_version.registry, tmp_path)["main"] == f"v{number}"
         there = hub.repos["me/bot"]
         files = there.commits[there.branches["main"]][1]
         assert mine.items() <= files.items() and b"to come" not in files["README.md"]
 
 
-def test_signed_urls_are_in_no_log(
-    registry: Registry, served: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_signed_urls_are_in_no_log(served: Any, caplog: pytest.LogCaptureFixture, push: Any) -> None:
     caplog.set_level("DEBUG")
     failed: list[str] = []
 
@@ -313,35 +289,33 @@ def test_signed_urls_are_in_no_log(
         return ""
 
     served.fail = fail
-    assert push(registry, tmp_path)["equal"]
+    assert push()["equal"]
     assert failed[0] in caplog.text and "503" in caplog.text and "s3cr3t" not in caplog.text
 
 
 @pytest.mark.parametrize(("status", "words"), [("401", "expired"), ("403", "may not write"), ("404", "may not see")])
-def test_a_refusal_says_what_to_do_and_is_not_tried_again(
-    registry: Registry, hub: Any, tmp_path: Path, status: str, words: str
-) -> None:
+def test_a_refusal_says_what_to_do_and_is_not_tried_again(hub: Any, status: str, words: str, push: Any) -> None:
     hub.asked.clear()
     hub.fail = lambda number, method, path: status
     with pytest.raises(RegistryError, match=f"me/bot.*{words}") as error:
-        push(registry, tmp_path)
+        push()
     assert len(str(error.value).splitlines()) == 1 and len(hub.asked) <= 2
 
 
 def test_without_token_repository_or_network_it_says_so(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, push: Any
 ) -> None:
     with pytest.raises(RegistryError, match=r"push_to_hub\.repo"):
         sync.push(registry, PushToHub(), tmp_path / "events", by="test")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(LlmopsError, match=r"127\.0\.0\.1:9"):
-        push(registry, tmp_path)
+        push()
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(RegistryError, match="HF_TOKEN"):
-        push(registry, tmp_path)
+        push()
     monkeypatch.setenv("HF_TOKEN", "hf_one hf_two")
     with pytest.raises(RegistryError, match="no Hub token"):
-        push(registry, tmp_path)
+        push()
 
 
 def check_whole(hub: Any, registry: Registry) -> None:
@@ -358,11 +332,11 @@ def check_whole(hub: Any, registry: Registry) -> None:
     ("how", "every"), [("lost", 1), ("500", 4), ("reset", 4), ("503", 4), ("429", 4), ("silence", 4)]
 )
 def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
-    registry: Registry, hub: Any, tmp_path: Path, how: str, every: int
+    registry: Registry, hub: Any, how: str, every: int, push: Any
 ) -> None:
     start = hub.snapshot()
     hub.asked.clear()
-    push(registry, tmp_path)
+    push()
     calls = len(hub.asked)
     assert calls > 25
     seen: set[tuple[str, ...]] = set()
@@ -371,7 +345,7 @@ def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
         tags = dict(hub.repos["me/bot"].tags)
         hub.fail = lambda number, method, path, first=first: how if number >= first else ""
         with pytest.raises(LlmopsError) as error:
-            push(registry, tmp_path)
+            push()
         assert len(str(error.value).splitlines()) == 1
         assert "s3cr3t" not in str(error.value) and "x1x1" not in str(error.value)
         check_whole(hub, registry)
@@ -379,15 +353,13 @@ def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
         assert tags.items() <= repo.tags.items()
         seen.add((*sorted(repo.branches), *sorted(repo.tags), str(len(repo.history("main")))))
         hub.fail = lambda number, method, path: ""
-        assert push(registry, tmp_path)["equal"]
+        assert push()["equal"]
         check_whole(hub, registry)
         assert repo.files("main") == expected(registry, "v3")
     assert len(seen) >= 5  # it was interrupted between all of its steps
 
 
-def test_a_single_failure_is_survived_where_the_client_tries_again(
-    registry: Registry, hub: Any, tmp_path: Path
-) -> None:
+def test_a_single_failure_is_survived_where_the_client_tries_again(hub: Any, push: Any) -> None:
     """Reading, and uploading weights; what changes a branch or tag is asked again by the next push."""
     failed: set[str] = set()
 
@@ -398,7 +370,7 @@ def test_a_single_failure_is_survived_where_the_client_tries_again(
         return "503"
 
     hub.fail = fail
-    assert push(registry, tmp_path)["main"] == "v3" and len(failed) > 5
+    assert push()["main"] == "v3" and len(failed) > 5
 
 
 KILLED = """
@@ -417,7 +389,9 @@ sync.push(registry, PushToHub(repo="me/bot"), Path(sys.argv[2]), by="test")
 
 @pytest.mark.journey
 @pytest.mark.parametrize(("change", "how"), [("/large/", "reset"), ("/commit/main", "lost")])
-def test_killed_in_a_change_it_goes_on(registry: Registry, served: Any, tmp_path: Path, change: str, how: str) -> None:
+def test_killed_in_a_change_it_goes_on(
+    registry: Registry, served: Any, tmp_path: Path, change: str, how: str, push: Any
+) -> None:
     """The Hub is left as a call that fails leaves it, for any call: see above; so is the home of who was killed."""
     environ = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", KILLED, str(tmp_path / "registry"), str(tmp_path / "events")]
@@ -435,37 +409,37 @@ def test_killed_in_a_change_it_goes_on(registry: Registry, served: Any, tmp_path
     assert running[0].wait(300) == -signal.SIGKILL
     check_whole(served, registry)
     served.fail = lambda number, method, path: ""
-    assert push(registry, tmp_path)["equal"]
+    assert push()["equal"]
     check_whole(served, registry)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
-    registry: Registry, hub: Any, tmp_path: Path, seed: int
+    registry: Registry, hub: Any, seed: int, push: Any, repo: Any
 ) -> None:
     chance = random.Random(seed)
 
     def work(number: int) -> None:
         for _ in range(2):
             registry.promote(chance.choice(["v1", "v3"]))
-            push(registry, tmp_path)
+            push()
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
     check_whole(hub, registry)
     champion = registry.aliases()["champion"]
-    assert hub.repos["me/bot"].files("main") == expected(registry, champion)
+    assert repo.files("main") == expected(registry, champion)
     assert sync.look(registry, REPO)["equal"]
 
 
 @pytest.mark.parametrize("pushed", [False, True])
 def test_a_champion_that_changes_while_it_is_pushed_is_followed(
-    registry: Registry, hub: Any, tmp_path: Path, pushed: bool
+    registry: Registry, hub: Any, pushed: bool, push: Any, repo: Any
 ) -> None:
     """One reads that v3 is champion and is slow; meanwhile v1 becomes it, and may be pushed by another."""
-    push(registry, tmp_path)
+    push()
     registry.rollback()
-    push(registry, tmp_path)
+    push()
     registry.promote("v3")
     repo, asked = hub.repos["me/bot"], list[str]()
 
@@ -478,4 +452,4 @@ def test_a_champion_that_changes_while_it_is_pushed_is_followed(
         return ""
 
     hub.fail = fail
-    assert push(registry, tmp_path)["main"] == "v1" and asked
+    assert push()["main"] == "v1" and asked

@@ -35,6 +35,7 @@ from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
 
 ITEMS = 40
+Second = Callable[..., dict[str, Any]]
 PASSWORD = "s3cr3tPassw0rd"
 
 
@@ -212,9 +213,15 @@ def test_the_card_has_the_metadata_of_the_hub(tmp_path: Path) -> None:
 
 def test_lineage_goes_from_the_answer_to_the_base_model_and_outlives_the_artifacts(tmp_path: Path) -> None:
     inputs = chain(tmp_path, base=0.2, candidate=0.5)
+    for ref in ("collect/c1", "clean/k1", "annotate/a1"):  # made on the 29th, and found unchanged ever since
+        file = tmp_path / "artifacts" / ref / "record.json"
+        artifacts.write_json(file, json.loads(file.read_text()) | {"interval": "2026-01-29"})
     release(tmp_path, inputs)
     version = registry_in(tmp_path).get("v1")
     known, text = lineage(version), lineage_text(version)
+    assert "data of 2026-01-31, unchanged since 2026-01-29" in text
+    days = {stage["artifact"]: stage["interval"] for stage in known["stages"]}
+    assert (days["collect/c1"], days["train/t1"]) == ("2026-01-29", "2026-01-31")
     digest = artifacts.read_record(inputs["annotate"]).files["train.parquet"]
     assert known["dataset"]["sha256"] == version.dataset == digest
     made_by = "torch 2.13, peft 0.21, on NVIDIA L4 (8.9)"
@@ -252,19 +259,6 @@ def test_a_day_without_change_evaluates_nothing_though_the_champion_is_another_s
     assert registry.aliases()["champion"] == "v1"
     for day in ("2026-02-01", "2026-02-02"):
         assert (planned(first, day), planned(second, day)) == (before, new)
-
-
-def test_lineage_tells_which_days_data_were_trained_on(tmp_path: Path) -> None:
-    """The candidate is of the 31st; its dataset was made on the 29th, and collect has found the same ever since."""
-    inputs = chain(tmp_path, base=0.2, candidate=0.5)
-    for ref in ("collect/c1", "clean/k1", "annotate/a1"):
-        file = tmp_path / "artifacts" / ref / "record.json"
-        artifacts.write_json(file, json.loads(file.read_text()) | {"interval": "2026-01-29"})
-    release(tmp_path, inputs)
-    version = registry_in(tmp_path).get("v1")
-    assert "data of 2026-01-31, unchanged since 2026-01-29" in lineage_text(version)
-    days = {stage["artifact"]: stage["interval"] for stage in lineage(version)["stages"]}
-    assert (days["collect/c1"], days["train/t1"]) == ("2026-01-29", "2026-01-31")
 
 
 def test_lineage_tells_what_the_gate_said_last(tmp_path: Path) -> None:
@@ -314,7 +308,7 @@ def ledger_of(home: Path) -> list[Attempt]:
 
 
 @pytest.fixture
-def second(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def second(tmp_path: Path) -> Second:
     """v1 is the champion; release t2, which is better by 0.2, by some rules."""
     next_release(tmp_path, "t1")
     inputs = chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.7)
@@ -378,9 +372,7 @@ def test_new_items_refill_the_budget_by_their_share_and_questions_that_are_writt
     assert next_release(tmp_path, "t7", items=40)["left"] < grown["left"]  # shrunk: nothing new
 
 
-def test_each_question_of_the_gate_has_its_own_answer_again(
-    tmp_path: Path, second: Callable[..., dict[str, Any]]
-) -> None:
+def test_each_question_of_the_gate_has_its_own_answer_again(tmp_path: Path, second: Second) -> None:
     strict, lenient = second(min_effect=0.3), second(min_effect=0.01)
     assert (strict["outcome"], lenient["outcome"]) == ("rejected", "promoted")
     before = ledger_of(tmp_path)
@@ -412,7 +404,7 @@ def test_what_was_said_against_another_champion_is_no_answer(tmp_path: Path, mon
 
 
 def test_a_model_that_somebody_removed_is_there_again_before_its_version_is_champion(
-    tmp_path: Path, second: Callable[..., dict[str, Any]]
+    tmp_path: Path, second: Second
 ) -> None:
     registry = registry_in(tmp_path)
     assert second(min_effect=0.3)["outcome"] == "rejected"
@@ -422,16 +414,14 @@ def test_a_model_that_somebody_removed_is_there_again_before_its_version_is_cham
     assert [p.name for p in registry.get("v2").path.parent.iterdir() if p.name.startswith(".")] == []
 
 
-def test_what_a_finished_comparison_was_with_may_be_gone(tmp_path: Path, second: Callable[..., dict[str, Any]]) -> None:
+def test_what_a_finished_comparison_was_with_may_be_gone(tmp_path: Path, second: Second) -> None:
     first, registry = second(), registry_in(tmp_path)
     shutil.rmtree(registry.get("v1").path)
     assert registry.opponent("c-t2") == registry.folder / "versions" / "v1"
     assert second()["outcome"] == first["outcome"] == "promoted"
 
 
-def test_again_gives_the_decision_there_was_whatever_came_since(
-    tmp_path: Path, second: Callable[..., dict[str, Any]]
-) -> None:
+def test_again_gives_the_decision_there_was_whatever_came_since(tmp_path: Path, second: Second) -> None:
     first = second(min_effect=0.3)
     next_release(tmp_path, "t3")
     before = ledger_of(tmp_path)
@@ -481,7 +471,7 @@ MOVE = "llmops.registry.registry.Registry._move"
     ],
 )
 def test_a_kill_spends_an_attempt_neither_twice_nor_never(
-    tmp_path: Path, second: Callable[..., dict[str, Any]], where: str, after: bool
+    tmp_path: Path, second: Second, where: str, after: bool
 ) -> None:
     if where.endswith("process"):
         kill = partial(signal.raise_signal, signal.SIGKILL)
@@ -523,7 +513,7 @@ def test_one_that_was_decided_on_meanwhile_costs_the_other_a_level(
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_kill_while_a_version_is_judged_anew_lets_nothing_through(
-    tmp_path: Path, second: Callable[..., dict[str, Any]], kept: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, second: Second, kept: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its folder has been told already, the database has not."""
     assert second(min_effect=0.3)["outcome"] == "rejected"
@@ -540,9 +530,7 @@ def test_a_kill_while_a_version_is_judged_anew_lets_nothing_through(
     assert (again["outcome"], again["attempt"]) == (("rejected", 2) if kept else ("promoted", 3))
 
 
-def test_a_canary_that_is_judged_again_and_not_passed_ends(
-    tmp_path: Path, second: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_canary_that_is_judged_again_and_not_passed_ends(tmp_path: Path, second: Second) -> None:
     registry = registry_in(tmp_path)
     assert second(canary=True)["aliases"]["canary"] == "v2"
     assert second(canary=True, min_effect=0.3)["outcome"] == "rejected"
@@ -552,9 +540,7 @@ def test_a_canary_that_is_judged_again_and_not_passed_ends(
     assert registry.aliases()["canary"] == "v2"  # it is there for that reason, not by the gate
 
 
-def test_what_its_canary_pulled_is_not_promoted_by_a_run_without_canaries(
-    tmp_path: Path, second: Callable[..., dict[str, Any]]
-) -> None:
+def test_what_its_canary_pulled_is_not_promoted_by_a_run_without_canaries(tmp_path: Path, second: Second) -> None:
     second(canary=True)
     registry = registry_in(tmp_path)
     trial = registry.canary()
