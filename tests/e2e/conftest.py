@@ -1,20 +1,18 @@
-"""One whole run of the pipeline on the example's data, with a tiny base model so that it takes a minute."""
+"""A home for one whole run of the pipeline on the example's data, with a tiny base model so that it takes a minute."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmops import stack
-from llmops.config import load
-from llmops.orchestrator import Airflow
+from tests.conftest import find_free_port
+
+from .commands import FIRST
 
 ROOT = Path(__file__).parents[2]
 DAY = "2026-01-31"
@@ -33,68 +31,56 @@ SMALL = {
     "LLMOPS_RELEASE__MIN_EFFECT": "0.0",
 }
 
-Llmops = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def free_port() -> str:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+#: Runs a command line in bash, in the checkout.
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
 def settings(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment that says where the home is, what is read and how small everything is."""
+    """Return the settings that say where the home is, what is read and how small everything is."""
     return {
         "LLMOPS_HOME": str(tmp_path_factory.mktemp("home")),
         "LLMOPS_CONFIG": str(ROOT / "examples/support_bot/config.yaml"),
         "LLMOPS_SELECT__MODEL": str(tiny_base),
-        "LLMOPS_AIRFLOW_PORT": free_port(),
-        "LLMOPS_SERVING__PORT": free_port(),
+        "LLMOPS_AIRFLOW_PORT": str(find_free_port()),
+        "LLMOPS_SERVING__PORT": str(find_free_port()),
         **SMALL,
     }
 
 
 @pytest.fixture(scope="session")
-def llmops(settings: dict[str, str]) -> Llmops:
-    """Runs a command line of `llmops`."""
+def environ(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a user's terminal, with an empty home folder."""
+    user = tmp_path_factory.mktemp("user")
+    programs = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+    return {**kept, **settings, "HOME": str(user), "PATH": programs, "PYTHONPATH": str(ROOT)}
 
-    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "llmops", *arguments]
-        environ = {**os.environ, **settings, **environ}
-        return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600)
+
+@pytest.fixture(scope="session")
+def shell(environ: dict[str, str]) -> Shell:
+    """Return a function that runs a command of the docs with this home's addresses in place of those of the docs."""
+
+    def run(command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        for written, here in (
+            ("127.0.0.1:8000", f"127.0.0.1:{environ['LLMOPS_SERVING__PORT']}"),
+            ("/data/", f"{environ['HOME']}/data/"),
+            ("1a2b3c4d", more.get("KEY", "_1a2b3c4d_").split("_")[1]),
+            (".venv/bin/llmops", "llmops"),
+            ("examples/faq/config.yaml", "examples/support_bot/config.yaml"),
+        ):
+            command = command.replace(written, here)
+        line = ["bash", "-c", command]
+        return subprocess.run(line, cwd=ROOT, env=environ | more, capture_output=True, text=True)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def home(llmops: Llmops, settings: dict[str, str]) -> Path:
-    """The home of one whole run."""
-    path = Path(settings["LLMOPS_HOME"])
-    done = llmops("run", "all", "--interval", DAY, "--run-id", "test-run", "--json")
+def home(shell: Shell, settings: dict[str, str]) -> Path:
+    """Return the home of one whole run, by the command of the README."""
+    done = shell(f"{FIRST} --interval {DAY} --run-id test")
     assert done.returncode == 0, done.stderr[-4000:]
-    (path / "printed.jsonl").write_text(done.stdout)
+    path = Path(settings["LLMOPS_HOME"])
+    (path / "printed").write_text(done.stdout)
     return path
-
-
-@pytest.fixture(scope="session")
-def service(home: Path, settings: dict[str, str]) -> Iterator[stack.Service]:
-    """A real Airflow on that home, with all of its DAGs."""
-    config = load(settings["LLMOPS_CONFIG"], environ=settings)
-    service = stack.start_airflow(config, int(settings["LLMOPS_AIRFLOW_PORT"]), {**os.environ, **settings})
-    try:
-        with Airflow(service.url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
-            for file in (ROOT / "dags").glob("*.py"):
-                airflow.wait_for_dag(file.stem)
-            (home / "scheduled.json").write_text(json.dumps(airflow.scheduled()))  # before a test pauses one
-        yield service
-    finally:
-        stack.stop(home, ["airflow"])
-
-
-@pytest.fixture
-def airflow(service: stack.Service, home: Path) -> Iterator[Airflow]:
-    """Signed in as the developer."""
-    with Airflow(service.url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
-        yield airflow

@@ -1,103 +1,146 @@
-"""The front door, as a new user finds it: a real Airflow, its forms in a browser, its REST API, its command line."""
+"""The front door, as a new user finds it: the docs' commands, a real Airflow with its forms, REST API and commands."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmops import artifacts, stack
+from llmops.config import load
 from llmops.orchestrator import Airflow, OrchestratorError
 from llmops.pipeline import STAGES
+from llmops.registry.registry import registry_of
+from tests.clock import wait_until
 
-from .conftest import DAY, ROOT, Llmops
+from .commands import AIRFLOW, RUN, SERVE
+from .conftest import DAY, ROOT, Shell
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DAGS = sorted(file.stem for file in (ROOT / "dags").glob("*.py"))
+DAGS = {file.stem for file in (ROOT / "dags").glob("*.py")}
 PIPELINE = "llmops_pipeline"
 
 
-def sign_in(service: stack.Service, home: Path, user: str) -> Airflow:
-    return Airflow(service.url, user, stack.passwords(home)[0][user])
+@pytest.fixture(scope="module")
+def versions(home: Path, settings: dict[str, str]) -> None:
+    """Publish two more versions, which the gate has passed, the first of them the champion."""
+    registry = registry_of(load(settings["LLMOPS_CONFIG"], environ=settings))
+    first = registry.get("v1")
+    facts = json.loads((first.path / "version.json").read_text())
+    facts = {key: value for key, value in facts.items() if key not in ("name", "created", "path")}
+    trees = {path.name: path for path in first.path.iterdir() if path.name != "version.json"}
+    for n in (2, 3):
+        opponent = registry.aliases().get("champion", "base")
+        made = facts | {"status": "promoted", "compared_with": opponent, "compress": f"copy-{n}"}
+        version = registry.publish(made, trees, lambda version: {}, by="test", why="test")
+        assert version.status == "promoted"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def key(versions: None, shell: Shell, environ: dict[str, str]) -> str:
+    (Path(environ["HOME"]) / "data").mkdir()
+    pq.write_table(pa.table({"question": ["Where?"]}), Path(environ["HOME"]) / "data" / "in.parquet")
+    return str(json.loads(shell("llmops keys create --json").stdout)["key"])
+
+
+@pytest.fixture(scope="module")
+def service(home: Path, key: str, environ: dict[str, str]) -> Iterator[stack.Service]:
+    """Start Airflow with all of the DAGs, and the serving app, by the commands of the docs, until these tests end."""
+    started = {}
+    for name, command in (("serving", SERVE), ("airflow", AIRFLOW)):
+        line = ["bash", "-c", f"exec {command.replace('examples/faq', 'examples/support_bot')}"]
+        port = int(environ["LLMOPS_SERVING__PORT" if name == "serving" else "LLMOPS_AIRFLOW_PORT"])
+        started[name] = stack._start(home, name, line, port, environ)
+    try:
+        stack._wait(home, started["serving"], lambda s: stack._answers(f"{s.url}/readyz"), timeout_s=300)
+        stack._wait(home, started["airflow"], stack._airflow_is_ready, timeout_s=300)
+        with Airflow(started["airflow"].url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
+            for dag in sorted(DAGS):
+                airflow.wait_for_dag(dag)
+            (home / "scheduled.json").write_text(json.dumps(airflow.scheduled()))  # before a command pauses one
+        yield started["airflow"]
+    finally:
+        stack.stop(home)
+    assert not (Path(environ["HOME"]) / "airflow").exists()  # where Airflow would put its database without being told
+
+
+@pytest.fixture
+def airflow(service: stack.Service, home: Path) -> Iterator[Airflow]:
+    """Sign in as the developer."""
+    with Airflow(service.url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
+        yield airflow
+
+
+@pytest.fixture
+def page(service: stack.Service, home: Path) -> Iterator[Any]:
+    """Open Airflow's pages in a browser, signed in as the developer."""
     if not CHROMIUM:
         pytest.skip("needs Chromium on the PATH; on Debian, apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
+        page = browser.new_page(viewport={"width": 1300, "height": 1600})
+        page.set_default_timeout(120_000)
+        page.goto(f"{service.url}/auth/login")
+        page.locator("input[name=username]").fill("developer")
+        page.locator("input[name=password]").fill(stack.passwords(home)[0]["developer"])
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "/auth/login" not in url)
+        yield page
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Any, service: stack.Service, home: Path) -> Iterator[Any]:
-    """Airflow's pages, signed in as the developer."""
-    page = browser.new_page(viewport={"width": 1300, "height": 1600})
-    page.set_default_timeout(60_000)
-    page.goto(f"{service.url}/auth/login")
-    page.locator("input[name=username]").fill("developer")
-    page.locator("input[name=password]").fill(stack.passwords(home)[0]["developer"])
-    page.keyboard.press("Enter")
-    page.wait_for_url(lambda url: "/auth/login" not in url)
-    yield page
-    page.close()
-
-
-def form(page: Any, service: stack.Service, dag: str) -> Any:
-    """The form that triggers a run of the DAG, opened."""
+def form(page: Any, service: stack.Service, dag: str) -> tuple[Any, Any]:
+    """Open the form that triggers a run of the DAG; return it and its button."""
     page.goto(f"{service.url}/dags/{dag}")
     page.get_by_role("button", name="Trigger Dag").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("button", name="Trigger", exact=True).wait_for()
-    return dialog
+    button = dialog.get_by_role("button", name="Trigger", exact=True)
+    button.wait_for()
+    return dialog, button
 
 
 def end(airflow: Airflow, dag: str, run: str) -> tuple[str, dict[str, str]]:
-    """How a run ends, and its tasks."""
+    """Follow a run; return the state that it ends in, and the states of its tasks."""
     for state, tasks in airflow.follow(dag, run):
         last = state, {task.name: task.state for task in tasks}
     return last
 
 
-def latest(airflow: Airflow, dag: str, before: set[str]) -> str:
-    """The run that is new, once it is there."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if new := set(runs(airflow, dag)) - before:
-            return new.pop()
-        time.sleep(0.5)
-    raise AssertionError(f"no new run of {dag}")
+def runs(airflow: Airflow, dag: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = airflow._call("GET", f"/api/v2/dags/{dag}/dagRuns")["dag_runs"]
+    return found
 
 
-def runs(airflow: Airflow, dag: str) -> list[str]:
-    return [run["dag_run_id"] for run in airflow._call("GET", f"/api/v2/dags/{dag}/dagRuns")["dag_runs"]]
+def test_the_dags_that_should_run_are_not_paused(airflow: Airflow, home: Path) -> None:
+    scheduled = json.loads((home / "scheduled.json").read_text())
+    assert set(scheduled) == DAGS - {"llmops_ab_test", "llmops_batch", "llmops_canary"}
+    assert not any(scheduled.values())
+    assert airflow.parameters("llmops_canary") and airflow.parameters("llmops_batch")
 
 
-@pytest.mark.parametrize("dag", DAGS)
-def test_every_form_can_be_sent_as_it_opens(page: Any, service: stack.Service, dag: str) -> None:
-    dialog = form(page, service, dag)
-    button = dialog.get_by_role("button", name="Trigger", exact=True)
-    if dag == "llmops_batch":  # nothing to answer is no batch: the form says so, and asks for nothing else
-        assert dialog.get_by_text("This field is required").count() == 2 and not button.is_enabled()
-        dialog.locator("[name=element_input]").fill("in.parquet")
-        dialog.locator("[name=element_output]").fill("out.parquet")
-        page.keyboard.press("Tab")
-    assert dialog.get_by_text("This field is required").count() == 0
-    assert button.is_enabled()
+def test_the_form_of_a_batch_asks_for_its_files(page: Any, service: stack.Service) -> None:
+    dialog, button = form(page, service, "llmops_batch")
+    assert dialog.get_by_text("This field is required").count() == 2 and not button.is_enabled()
+    dialog.locator("[name=element_input]").fill("in.parquet")
+    dialog.locator("[name=element_output]").fill("out.parquet")
+    page.keyboard.press("Tab")
+    assert dialog.get_by_text("This field is required").count() == 0 and button.is_enabled()
 
 
-def test_the_form_of_the_pipeline_offers_the_list_with_its_limits(page: Any, service: stack.Service) -> None:
-    dialog = form(page, service, PIPELINE)
+def test_the_form_of_the_pipeline_offers_the_list_with_its_limits_and_hands_on_what_is_set(
+    page: Any, service: stack.Service, airflow: Airflow
+) -> None:
+    dialog, button = form(page, service, PIPELINE)
+    assert dialog.get_by_text("This field is required").count() == 0 and button.is_enabled()
     names = [name for field in dialog.locator("[name^=element_]").all() if (name := field.get_attribute("name"))]
     wanted = ["interval", "epochs", "learning_rate", "rank", "batch", "seed", "trials", "base_model"]
     assert names == [f"element_{name}" for name in wanted]
@@ -107,96 +150,38 @@ def test_the_form_of_the_pipeline_offers_the_list_with_its_limits(page: Any, ser
     dialog.locator("[name=element_rank]").fill("5000")
     page.keyboard.press("Tab")
     assert dialog.locator("[name=element_rank]").input_value() == "1024"
-
-
-def test_other_epochs_are_set_in_the_form_and_the_run_ends_with_them(
-    page: Any, service: stack.Service, airflow: Airflow
-) -> None:
-    before = set(runs(airflow, PIPELINE))
-    dialog = form(page, service, PIPELINE)
     dialog.locator("[name=element_interval]").fill(DAY)
     dialog.locator("[name=element_epochs]").fill("0.25")
     page.keyboard.press("Tab")
-    dialog.get_by_role("button", name="Trigger", exact=True).click()
-    run = latest(airflow, PIPELINE, before)
-    assert end(airflow, PIPELINE, run) == ("success", dict.fromkeys([*STAGES, "gc"], "success"))
-    record = artifacts.read_record(Path(airflow.outputs(PIPELINE, run, "train")))
-    assert (record.interval, record.config["epochs"]) == (DAY, 0.25)
-    page.goto(f"{service.url}/dags/{PIPELINE}/runs/{run}")
-    page.get_by_text("Success").first.wait_for()
+    button.click()
+    [run] = wait_until(lambda: [run for run in runs(airflow, PIPELINE) if run["conf"].get("epochs") == 0.25], "the run")
+    assert (run["conf"]["interval"], run["conf"]["rank"]) == (DAY, 1024)
+    airflow.abandon(PIPELINE, run["dag_run_id"])  # a command of the docs goes the whole way
 
 
-EVIL: list[dict[str, Any]] = [
-    {"release": {"primary": "reading_ease", "guardrails": {}, "floors": {}, "min_effect": 0}},
-    {"annotate": {"seed": 5}, "epochs": 0.5},
-    {"config": "/tmp/evil.yaml"},
-    {"EPOCHS": 9},
-]
-
-
-@pytest.mark.parametrize("conf", EVIL, ids=lambda conf: next(iter(conf)))
-def test_over_rest_another_name_ends_the_run_at_its_first_task(
-    airflow: Airflow, home: Path, conf: dict[str, Any]
-) -> None:
+def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path, shell: Shell, tmp_path: Path) -> None:
+    """Over REST, and by Airflow's own command line, which works on this home and writes nowhere else."""
     before = sorted((home / "artifacts").glob("*/*"))
-    run = airflow.trigger(PIPELINE, {"interval": "2026-02-02", **conf})
-    state, tasks = end(airflow, PIPELINE, run)
-    assert (state, tasks["collect"]) == ("failed", "failed")
-    assert {state for task, state in tasks.items() if task != "gc"} == {"failed", "upstream_failed"}
-    said = "\n".join(airflow.log(PIPELINE, run, "collect", 1))
-    assert f"may not be given {next(iter(conf))!r}" in said and "only interval, epochs" in said
-    assert sorted((home / "artifacts").glob("*/*")) == before
-
-
-@pytest.mark.parametrize(
-    "conf", [{"epochs": 0}, {"epochs": {"value": 1}}, {"epochs": "1"}, {"base_model": "/tmp/model"}, {"interval": "x"}]
-)
-def test_over_rest_a_value_out_of_its_limits_starts_nothing(airflow: Airflow, conf: dict[str, Any]) -> None:
-    before = runs(airflow, PIPELINE)
-    with pytest.raises(OrchestratorError, match=next(iter(conf))):
-        airflow.trigger(PIPELINE, conf)
-    assert runs(airflow, PIPELINE) == before
-
-
-def test_airflows_command_line_works_on_this_home_and_is_no_way_around(
-    airflow: Airflow, llmops: Llmops, home: Path, service: stack.Service, tmp_path: Path
-) -> None:
-    before = set(runs(airflow, "llm_governance_review"))
-    done = llmops("airflow", "dags", "trigger", "llm_governance_review", HOME=str(tmp_path))
+    evil = {"interval": "2026-02-02", "release": {"primary": "reading_ease", "floors": {}}}
+    asked = airflow.trigger(PIPELINE, evil)
+    conf = json.dumps({"interval": DAY, "config": "/tmp/evil.yaml"})
+    done = shell(f"llmops airflow dags trigger {PIPELINE} --conf '{conf}' --run-id evil", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert end(airflow, "llm_governance_review", latest(airflow, "llm_governance_review", before))[0] == "success"
-    before = set(runs(airflow, PIPELINE))
-    conf = json.dumps({"config": "/tmp/evil.yaml", "interval": DAY})
-    done = llmops("airflow", "dags", "trigger", PIPELINE, "--conf", conf, HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert end(airflow, PIPELINE, latest(airflow, PIPELINE, before))[0] == "failed"
-    assert list(tmp_path.iterdir()) == []  # nothing in the user's own home
+    for run, name in ((asked, "release"), ("evil", "config")):
+        state, tasks = end(airflow, PIPELINE, run)
+        assert (state, tasks.pop("collect"), tasks.pop("gc")) == ("failed", "failed", "success")
+        assert set(tasks.values()) == {"upstream_failed"}
+        said = "\n".join(airflow.log(PIPELINE, run, "collect", 1))
+        assert f"may not be given '{name}'" in said and "only interval, epochs" in said
+    assert sorted((home / "artifacts").glob("*/*")) == before and list(tmp_path.iterdir()) == []
 
 
-def test_the_json_of_the_form_is_no_way_around(page: Any, service: stack.Service, airflow: Airflow, home: Path) -> None:
-    before = set(runs(airflow, PIPELINE))
-    dialog = form(page, service, PIPELINE)
-    dialog.get_by_role("button", name="Advanced Options").click()
-    dialog.locator(".monaco-editor .view-line").first.click()
-    page.keyboard.press("Control+a")
-    page.keyboard.press("Delete")
-    page.keyboard.insert_text(json.dumps({"interval": DAY, "govern": {"fail_on": "never"}}))
-    page.get_by_text("fail_on").wait_for()
-    dialog.get_by_role("button", name="Trigger", exact=True).click()
-    run = latest(airflow, PIPELINE, before)
-    assert airflow._call("GET", f"/api/v2/dags/{PIPELINE}/dagRuns/{run}")["conf"]["govern"] == {"fail_on": "never"}
-    assert end(airflow, PIPELINE, run)[0] == "failed"
-
-
-def test_llmops_trigger_follows_a_run_to_its_end(llmops: Llmops, service: stack.Service) -> None:
-    done = llmops("trigger", "--interval", DAY, "--wait")
-    assert done.returncode == 0, done.stderr[-3000:]
-    ended = [line.split()[0] for line in done.stdout.splitlines() if " success" in line]
-    assert sorted(ended) == sorted([*STAGES, "gc"])
-    refused = llmops("trigger", "--set", "release.min_effect=0")
-    assert refused.returncode == 1 and "release.min_effect" in refused.stderr and "epochs" in refused.stderr
-    failed = llmops("trigger", "llmops_canary", "--set", "version=v99", "--wait")
-    assert failed.returncode == 1 and "v99" in failed.stderr and "start failed" in failed.stderr
+def test_over_rest_a_value_out_of_its_limits_starts_nothing(airflow: Airflow) -> None:
+    before = {run["dag_run_id"] for run in runs(airflow, PIPELINE)}
+    for conf in ({"epochs": 0}, {"base_model": "/tmp/model"}):
+        with pytest.raises(OrchestratorError, match=next(iter(conf))):
+            airflow.trigger(PIPELINE, conf)
+    assert {run["dag_run_id"] for run in runs(airflow, PIPELINE)} == before
 
 
 def test_a_user_of_the_api_has_no_place_and_a_developer_only_triggers_and_looks(
@@ -208,13 +193,34 @@ def test_a_user_of_the_api_has_no_place_and_a_developer_only_triggers_and_looks(
     for path in ("connections", "variables"):
         with pytest.raises(OrchestratorError, match="403"):
             airflow._call("GET", f"/api/v2/{path}")
-    with sign_in(service, home, "admin") as admin:
+    with Airflow(service.url, "admin", stack.passwords(home)[0]["admin"]) as admin:
         assert admin._call("GET", "/api/v2/connections")["total_entries"] == 0
     assert httpx.get(f"{service.url}/api/v2/dags").status_code == 401
 
 
-def test_the_dags_that_should_run_are_not_paused(airflow: Airflow, home: Path) -> None:
-    scheduled = json.loads((home / "scheduled.json").read_text())  # as Airflow first knew them
-    assert set(scheduled) == set(DAGS) - {"llmops_ab_test", "llmops_batch", "llmops_canary"}
-    assert not any(scheduled.values())
-    assert airflow.parameters("llmops_canary") and airflow.parameters("llmops_batch")
+def test_the_commands_of_the_docs_work_one_after_another(
+    service: stack.Service, airflow: Airflow, shell: Shell, key: str, settings: dict[str, str]
+) -> None:
+    revoke = next(command for command in RUN if command.startswith("llmops keys revoke"))
+    for command in [*(command for command in RUN if command != revoke), revoke]:  # of the key that is used here
+        done = shell(command, KEY=key)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        if command.startswith("curl"):
+            assert '"response"' in done.stdout
+        if command.endswith("epochs=2 --wait"):
+            ended = [line.split()[0] for line in done.stdout.splitlines() if " success" in line]
+            assert sorted(ended) == sorted([*STAGES, "gc"])
+            train = artifacts.newest(Path(settings["LLMOPS_HOME"]) / "artifacts" / "train")
+            assert artifacts.read_record(train).config["epochs"] == 2
+        if any(word in command for word in ("trigger llmops_canary", "trigger llmops_ab", "backfill", "trials=10")):
+            for dag in (PIPELINE, "llmops_canary", "llmops_ab_test"):
+                for run in airflow.active(dag):
+                    airflow.abandon(dag, run)
+
+
+def test_a_run_that_fails_says_why_and_an_answer_comes_without_warnings(service: stack.Service, shell: Shell) -> None:
+    failed = shell("llmops trigger llmops_canary --set version=v99 --wait")
+    assert failed.returncode == 1 and "v99" in failed.stderr and "start failed" in failed.stderr
+    done = shell('llmops generate "How long does delivery take?" --version v3 --max-new-tokens 4')
+    assert done.returncode == 0 and done.stdout
+    assert "bitsandbytes" not in done.stderr and "arning" not in done.stderr and "kernels" not in done.stderr

@@ -1,0 +1,469 @@
+"""Runs of the DAGs by `dag.test()`, without a scheduler: the tasks call the stages and the other work as promised.
+
+Airflow reads its home when it is imported, so everything here happens in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.alerts import ledger
+from llmops.alerts.finding import Finding
+from llmops.config import Config, Monitoring
+from llmops.config.alerts import Rule
+from llmops.monitoring.events import emit
+from llmops.monitoring.shipping import drain
+from llmops.monitoring.sinks.local import LocalStore
+from llmops.monitoring.spool import Spool
+
+from .conftest import ROOT, python
+
+pytestmark = pytest.mark.journey
+
+RUN = """
+import json, sys, types
+from datetime import datetime
+from pathlib import Path
+from llmops import pipeline
+from llmops.errors import SourceError
+
+calls = []
+
+def collect(config, *, interval, out):
+    calls.append(["collect", interval])
+    if interval == "2026-02-28":
+        raise SourceError("source faq yields nothing")
+    (out / "documents").write_text(interval)
+    return {"documents": 1}
+
+def train(config, *, collect, out):
+    calls.append(["train", (collect / "documents").read_text(), config.epochs, config.seed])
+    return {"steps": 1}
+
+for function in (collect, train):
+    module = types.ModuleType("stand_in_" + function.__name__)
+    module.run = function
+    sys.modules[module.__name__] = module
+pipeline.STAGES = {
+    "collect": pipeline.Stage("stand_in_collect", interval=True),
+    "train": pipeline.Stage("stand_in_train", ("collect",)),
+}
+from airflow.dag_processing.dagbag import DagBag
+states = []
+for conf in json.loads(sys.argv[2]):
+    # a DAG keeps what a run was given
+    dag = DagBag(dag_folder=sys.argv[1] + "/llmops_pipeline.py").dags["llmops_pipeline"]
+    logical = conf.pop("logical date", None)
+    run = dag.test(run_conf=conf, logical_date=logical and datetime.fromisoformat(logical))
+    states.append([run.state, {t.task_id: [t.state, t.try_number] for t in run.get_task_instances()}])
+print("RESULT" + json.dumps({"calls": calls, "states": states}))
+"""
+
+
+@pytest.fixture(scope="module")
+def environ(airflow_home: dict[str, str]) -> dict[str, str]:
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(command, env=airflow_home, capture_output=True, check=True)
+    return airflow_home
+
+
+def test_a_run_calls_the_stages_with_overrides_interval_and_paths(environ: dict[str, str]) -> None:
+    # `dag.test()` of Airflow 3.3.2 stumbles over any deadline after the run (apache/airflow issue 73428)
+    environ = {**environ, "LLMOPS_SCHEDULE__LATE_HOURS": "0"}
+    confs: list[dict[str, Any]] = [
+        {"interval": "2026-01-31", "epochs": 9},
+        {"interval": "2026-01-31", "epochs": 9, "seed": None},
+        {"interval": "2026-02-28"},
+        {"logical date": "2026-03-31T00:00:00+00:00"},
+        {"interval": datetime.now(UTC).date().isoformat()},
+        {"interval": None},
+        {},
+    ]
+    result = python(RUN, environ, str(ROOT / "dags"), json.dumps(confs))
+    done, again, empty, dated, today, form, by_hand = result["states"]
+    assert done[0] == again[0] == dated[0] == form[0] == by_hand[0] == "success"
+    # a day that has not ended: nothing is read, and it is not tried again
+    assert today[0] == "failed" and today[1]["collect"] == ["failed", 1]
+    # the second run finds both artifacts done; the third is not tried again
+    yesterday = result["calls"][-1][1]
+    assert result["calls"] == [
+        ["collect", "2026-01-31"], ["train", "2026-01-31", 9.0, 0], ["collect", "2026-02-28"],
+        ["collect", "2026-03-30"], ["train", "2026-03-30", 0.0, 0],
+        ["collect", yesterday], ["train", yesterday, 0.0, 0],
+    ]  # fmt: skip
+    days = {(datetime.now(UTC) - timedelta(days=1, minutes=m)).date().isoformat() for m in (0, 30)}
+    assert yesterday in days  # by hand, without an interval; the form says null
+    assert empty[0] == "failed" and empty[1]["train"][0] == "upstream_failed"
+    assert [tasks["gc"] for _, tasks in result["states"]] == [["success", 1]] * 7  # whatever the run came to
+
+
+GC = """
+import json, sys
+from llmops.retention import gc
+from airflow.dag_processing.dagbag import DagBag
+
+def broken(*_, **__):
+    raise RuntimeError("the disk is gone")
+
+states = []
+for off, broke in ((False, True), (True, False)):
+    real = gc.gc
+    if broke:
+        gc.gc = broken
+    import os
+    os.environ["LLMOPS_RETENTION__DAILY"] = str(not off)
+    dag = DagBag(dag_folder=sys.argv[1] + "/llmops_pipeline.py").dags["llmops_pipeline"]
+    dag.get_task("gc").retries = 0
+    run = dag.test(run_conf={"interval": "2026-01-31"})
+    gc.gc = real
+    states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
+print("RESULT" + json.dumps(states))
+"""
+
+
+def test_old_data_that_cannot_be_removed_fails_no_run_and_is_told(environ: dict[str, str], tmp_path: Path) -> None:
+    here = {**environ, "LLMOPS_SCHEDULE__LATE_HOURS": "0", "LLMOPS_HOME": str(tmp_path)}
+    broken, off = python(RUN.split("from airflow")[0] + GC, here, str(ROOT / "dags"))
+    assert broken == ["success", {"collect": "success", "train": "success", "gc": "failed"}]
+    assert off == ["success", {"collect": "success", "train": "success", "gc": "skipped"}]
+    with Spool(tmp_path / "events") as spool:
+        alerts = [event for event in spool.read("test")[1] if event["event.dataset"] == "llmops.alert"]
+    assert [alert["rule.name"] for alert in alerts] == ["gc_failed"] and "the disk is gone" in alerts[0]["message"]
+
+
+OTHERS = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(dag_folder=sys.argv[1])
+states = {}
+for name, conf in json.loads(sys.argv[2]).items():
+    run = bag.dags[name].test(run_conf=conf)
+    states[name] = {t.task_id: [t.state, t.try_number] for t in run.get_task_instances()}
+print("RESULT" + json.dumps(states))
+"""
+
+
+def test_no_dag_takes_other_settings_than_those_of_its_list(environ: dict[str, str]) -> None:
+    evil = {"config": "/tmp/evil.yaml"}
+    confs = {
+        "llmops_pipeline": {"epochs": 5, "govern": {"fail_on": "never"}},
+        "llm_monitoring": evil,
+        "llm_governance_review": evil,
+        "llmops_canary": {"version": "v1", **evil},
+        "llmops_ab_test": {"version": "v1", **evil},
+        "llmops_batch": {"input": "in.parquet", "output": "out.parquet", **evil},
+    }
+    environ = {**environ, "LLMOPS_SCHEDULE__LATE_HOURS": "0"}
+    states = python(OTHERS, environ, str(ROOT / "dags"), json.dumps(confs))
+    firsts = {
+        "llmops_pipeline": "collect",
+        "llm_monitoring": "deliver",
+        "llm_governance_review": "review",
+        "llmops_batch": "answer",
+    }
+    for name in confs:
+        assert states[name][firsts.get(name, "start")] == ["failed", 1], name
+
+
+BATCH = """
+import json, os, sys, types
+from dataclasses import make_dataclass
+from llmops.errors import SourceError
+
+calls = []
+
+def batch(settings, source, output, **asked):
+    calls.append([str(source), str(output), asked])
+    if str(source) == "bad":
+        raise SourceError("bad is no file")
+    return make_dataclass("Summary", ["rows"])(3)
+
+module = types.ModuleType("llmops.batch.batch")
+module.batch = batch
+sys.modules["llmops.batch.batch"] = module
+from airflow.dag_processing.dagbag import DagBag
+states = []
+evil, served = {"url": "http://evil.test"}, {"through_server": True}
+for source, asked in (("good", {}), ("bad", {}), ("good", evil), ("good", served), ("good", served)):
+    # a DAG keeps what a run was given
+    dag = DagBag(dag_folder=sys.argv[1] + "/llmops_batch.py").dags["llmops_batch"]
+    run = dag.test(run_conf={"input": source, "output": "out", "version": "v2", **asked})
+    if "through_server" in asked:
+        os.environ["LLMOPS_DEPLOY__URL"] = "http://serving:8000"
+    states.append([run.state, [t.try_number for t in run.get_task_instances()],
+                   [t.xcom_pull(task_ids="answer") for t in run.get_task_instances()]])
+print("RESULT" + json.dumps({"calls": calls, "states": states}))
+"""
+
+
+def test_a_batch_hands_its_parameters_on_and_is_not_tried_again_on_a_bad_file(environ: dict[str, str]) -> None:
+    result = python(BATCH, environ, str(ROOT / "dags"))
+    asked = {"version": "v2", "url": "", "max_new_tokens": 96}
+    served = {**asked, "url": "http://serving:8000"}  # the key goes to the deployed address and to no other
+    assert result["calls"] == [["good", "out", asked], ["bad", "out", asked], ["good", "out", served]]
+    assert [state[0] for state in result["states"]] == ["success", "failed", "failed", "failed", "success"]
+    assert result["states"][0][2] == [{"rows": 3}]
+
+
+CANARY = """
+import json, os, sys
+from pathlib import Path
+from llmops.config import Config
+from llmops.release import rollout, trials
+from llmops.release.figures import Figures
+from llmops.registry.registry import registry_of
+
+settings = Config(home=Path(sys.argv[2]))
+registry = registry_of(settings)
+facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
+source = Path(sys.argv[2]) / "servable"
+source.mkdir(parents=True)
+for n, status in enumerate(("rejected", "promoted", "promoted", "rejected"), 1):  # by the gate
+    passed = {**facts, "compress": str(n), "status": status, "compared_with": "v1"}
+    registry.publish(passed, {"servable": source}, lambda v: {}, by="test", why="")
+    registry.promote("v1", override="the first")
+
+pokes = []
+due = rollout.due
+
+def counting(registry, trial, requests, minutes, margin):  # stands for the serving app: more requests at every look
+    pokes.append([requests, minutes])
+    sides = trials.Sides()
+    for n in range(200 * len(pokes)):
+        for name, side in (("canary", sides.canary), ("champion", sides.champion)):
+            caller = f"{name} {n % 50}"
+            if side is sides.canary and registry.canary().version == "v3" and n % 5 == 0:
+                side.fail(caller)
+            else:
+                side.add(caller, 1.0, 5, 5)
+    trials.write(registry, registry.canary(), "app", sides)
+    return due(registry, trial, requests, minutes, margin)
+
+rollout.due = counting
+from airflow.dag_processing.dagbag import DagBag
+runs = []
+none = dict.fromkeys(("version", "requests", "minutes"))
+for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.2, "requests": 400},
+             {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none):
+    if conf == "the gate's":  # as the pipeline begins it where `release.canary` is on
+        facts |= {"compress": "5", "status": "promoted", "compared_with": registry.aliases()["champion"]}
+        registry.publish(facts, {"servable": source}, lambda v: {}, by="gate", why="better", canary=0.1)
+        continue
+    # a DAG keeps what a run was given
+    dag = DagBag(dag_folder=sys.argv[1] + "/llmops_canary.py").dags["llmops_canary"]
+    dag.get_task("wait").poke_interval = 0.01
+    run = dag.test(run_conf=conf)
+    tasks = {t.task_id: t for t in run.get_task_instances()}
+    decision = tasks["decide"].xcom_pull(task_ids="decide") or {}
+    runs.append([run.state, decision.get("outcome"), tasks["start"].try_number, registry.aliases()["champion"]])
+events = [h["by"] for h in registry.history() if "canary" in h["why"]]
+begun = [h["by"] for h in registry.history() if "canary" in h["aliases"]][-1]
+reschedules = dag.get_task("wait").reschedule
+print("RESULT" + json.dumps({"runs": runs, "pokes": pokes, "by": events, "reschedules": reschedules,
+                            "begun": begun, "kind": registry.decisions("v5")[-1]["outcome"]}))
+"""
+
+
+def test_a_canary_is_started_waited_for_without_a_worker_and_promoted_or_not(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    result = python(
+        CANARY, {**environ, "LLMOPS_HOME": str(tmp_path / "home")}, str(ROOT / "dags"), str(tmp_path / "home")
+    )
+    rejected, with_a_reason, good, bad, unknown, none, going = result["runs"]
+    assert good == ["success", "promoted", 1, "v2"]
+    assert bad == ["success", "worse", 1, "v2"]
+    for refused in (rejected, with_a_reason):  # who may trigger runs may not deploy what the gate did not pass
+        assert refused[0] == "failed" and refused[2:] == [1, "v1"]
+    assert unknown[0] == "failed" and unknown[2:] == [1, "v2"]
+    assert none == ["success", None, 1, "v2"]  # skipped: there is no canary to go on with
+    assert going == ["success", "promoted", 1, "v5"] and (result["begun"], result["kind"]) == ("gate", "promoted")
+    assert result["pokes"] == [[400, 1440], [400, 1440], [30, 60], *[[1000, 1440]] * 2] and result["reschedules"]
+    assert result["by"] and all(by.startswith("dag_test, run ") for by in result["by"])  # who triggered it
+
+
+AB_TEST = (
+    CANARY.split("pokes = []")[0]
+    + """
+from llmops.errors import StateUnavailable
+due, away = rollout.due, [1] * 5
+
+def liked(registry, trial, requests, minutes, margin):  # stands for the serving app: v2 is liked, v3 is not
+    if away and away.pop():  # more often than a task is tried
+        raise StateUnavailable("the database is away")
+    going, sides = registry.canary(), trials.Sides()
+    for n in range(400):
+        for name, side in (("a", sides.canary), ("b", sides.champion)):
+            up = (n % 10 < 9) if (side is sides.canary) == (going.version == "v2") else (n % 10 < 2)
+            side.add(f"{name} {n % 40}", 1.0, 5, 5)
+            side.rate(f"{name} {n % 40}", up=int(up), down=int(not up))
+    written = trials.write(registry, going, "app", sides)
+    if written.ab_look:
+        trials.look_at_ab_test(registry, going, sides, written.ab_look)
+    return due(registry, trial, requests, minutes, margin)
+
+rollout.due = liked
+from airflow.dag_processing.dagbag import DagBag
+runs = []
+for conf, configured in (({"version": "v4"}, "false"), ({"version": "v2", "promote": True}, "false"),
+                         ({"version": "v2"}, "false"), ({"version": "v2"}, "true"), ({"version": "v3"}, "true")):
+    os.environ["LLMOPS_RELEASE__AB_PROMOTE"] = configured
+    # a DAG keeps what a run was given
+    dag = DagBag(dag_folder=sys.argv[1] + "/llmops_ab_test.py").dags["llmops_ab_test"]
+    dag.get_task("wait").poke_interval = 0.01
+    run = dag.test(run_conf=conf)
+    tasks = {t.task_id: t for t in run.get_task_instances()}
+    decision = tasks["decide"].xcom_pull(task_ids="decide") or {}
+    runs.append([run.state, decision.get("outcome"), registry.aliases()["champion"]])
+kept = [[one["version"], one["outcome"]] for one in registry.decisions() if one["kind"] == "ab_test"]
+print("RESULT" + json.dumps({"runs": runs, "kept": kept}))
+"""
+)
+
+
+def test_an_ab_test_ends_when_somebody_has_won_and_switches_nobody_without_that(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    result = python(
+        AB_TEST, {**environ, "LLMOPS_HOME": str(tmp_path / "home")}, str(ROOT / "dags"), str(tmp_path / "home")
+    )
+    assert result["runs"] == [
+        ["failed", None, "v1"],
+        ["failed", None, "v1"],
+        ["success", "won", "v1"],
+        ["success", "won", "v2"],
+        ["success", "lost", "v2"],
+    ]
+    assert result["kept"] == [["v2", "won"], ["v2", "won"], ["v3", "lost"]]
+
+
+SMALL = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(dag_folder=sys.argv[1])
+result = {}
+for name in ("llm_monitoring", "llm_governance_review"):
+    run = bag.dags[name].test()
+    values = {t.task_id: t.xcom_pull(task_ids=t.task_id) for t in run.get_task_instances()}
+    result[name] = [run.state, values]
+print("RESULT" + json.dumps(result))
+"""
+
+
+def test_monitoring_delivers_then_judges_and_the_review_knows_when_there_is_no_champion(
+    environ: dict[str, str],
+) -> None:
+    emit(Path(environ["LLMOPS_HOME"]) / "events", "llmops.serving", {"http.response.status_code": 200})
+    result = python(SMALL, environ, str(ROOT / "dags"))
+    state, values = result["llm_monitoring"]
+    assert state == "success"
+    assert values["deliver"]["local"]["sent"] >= 1
+    assert values["judge"]["judged"] is False and values["judge"]["since"] < values["judge"]["until"]
+    assert values["judge"]["told"] == []
+    assert values["drift"]["state"] == "no champion"
+    state, values = result["llm_governance_review"]
+    assert (state, values["review"]) == ("success", {"state": "no champion"})
+    assert values["decay"]["state"] == "no champion"
+
+
+RED = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(dag_folder=sys.argv[1] + "/llm_monitoring.py").dags["llm_monitoring"]
+dag.get_task("deliver").retries = 0
+run = dag.test()
+tasks = {t.task_id: t for t in run.get_task_instances()}
+decline = tasks["decline"].xcom_pull(task_ids="decline")
+print("RESULT" + json.dumps([run.state, {name: t.state for name, t in tasks.items()}, decline]))
+"""
+
+
+def test_monitoring_is_red_when_a_sink_is_down_and_judges_and_hands_on_the_decline_all_the_same(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    down = {
+        **environ,
+        "LLMOPS_HOME": str(tmp_path),
+        "LLMOPS_MONITORING__SINKS": '["otlp"]',
+        "LLMOPS_MONITORING__OTLP_URL": "http://127.0.0.1:1",
+    }
+    emit(tmp_path / "events", "llmops.serving", {"http.response.status_code": 200})
+    rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
+    for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink
+        raised = datetime.now(UTC) + timedelta(minutes=minutes)
+        ledger.raise_once(Config(home=tmp_path), Finding(rule, f"{rule} is bad"), rule, raised)
+    state, tasks, decline = python(RED, down, str(ROOT / "dags"))
+    assert state == "failed" and decline == ["decay is bad", "drift is bad"]  # which starts the improvement
+    judged = {"judge": "success", "decline": "success", "drift": "success"}
+    assert tasks == {"deliver": "failed", **judged, "delivered_and_judged": "upstream_failed"}
+
+
+IMPROVEMENT = """
+import json, sys
+from datetime import datetime, timedelta, UTC
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from llmops.config import load
+from llmops.data.feedback import rows
+from llmops.improve import weekly
+from llmops.state.database import database_of
+
+triggered, states, real, days = [], [], weekly.read, 0
+weekly.read = lambda config, moment: real(config, moment + timedelta(days=days))  # of a test, it is always now
+
+def trigger(self, context):
+    triggered.append(context["dag_run"].run_id)
+    if len(triggered) == 2:
+        raise ValueError("the pipeline failed")
+
+TriggerDagRunOperator.execute = trigger
+config = load()
+day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+for days in (0, 1, 2, 3):
+    dag = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"]
+    run = dag.test()
+    states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
+    if days != 1:  # after the first run and the third somebody accepts what waits
+        waiting = [row for row in rows.read(database_of(config), "waiting")][0]
+        rows.decide(database_of(config), waiting.id, "accepted", by="a test", who={})
+        moment = (day + timedelta(days=days, hours=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        with database_of(config).change() as connection:
+            rows.put(connection, waiting.id, decided=moment)
+print("RESULT" + json.dumps({"triggered": len(triggered), "states": states}))
+"""
+
+
+def test_the_improvement_trains_when_something_new_was_accepted_and_reports_always(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "llmops.yaml"
+    file.write_text("collect: {sources: [{name: said, kind: feedback}]}", encoding="utf-8")
+    here = {**environ, "LLMOPS_HOME": str(tmp_path), "LLMOPS_CONFIG": str(file)}
+    for n in range(3):
+        asked = {"llmops.feedback.question": f"What is {n}?", "llmops.feedback.correction": f"It is {n}."}
+        yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        said = {"@timestamp": yesterday, "http.request.id": str(n), "llmops.key.prefix": "00000000", **asked}
+        emit(tmp_path / "events", "llmops.feedback", {**said, "user.roles": ["user"]})
+    result = python(IMPROVEMENT, here, str(ROOT / "dags"))
+    nothing, new, again, failed = result["states"]
+    assert result["triggered"] == 2
+    for state, tasks in (nothing, again):
+        assert (state, tasks["retrain"], tasks["report"], tasks["improved"]) == (
+            "success", "skipped", "success", "success",
+        )  # fmt: skip
+    assert (new[0], new[1]["retrain"], new[1]["report"]) == ("success", "success", "success")
+    assert (failed[0], failed[1]["retrain"], failed[1]["report"]) == ("failed", "failed", "success")
+    drain(tmp_path / "events", Monitoring())
+    told = list(LocalStore(tmp_path / "events").find("llmops.improvement"))
+    assert [e["event.reason"] for e in told] == ["nothing new", "trained", "nothing new", "failed"]
+    assert [e["llmops.improvement.waiting"] for e in told] == [3, 2, 2, 1]
+    reports = list((tmp_path / "artifacts" / "improve").glob("*/report.md"))
+    assert len(reports) == 4 and any("Nothing new was accepted" in path.read_text() for path in reports)
+    assert any("What is 0?" in path.read_text() for path in reports)

@@ -1,0 +1,145 @@
+"""The command lines of the README, docs/ and the DAGs' pages: which are run by these tests, and why others are not.
+
+A command that is new in the docs fails `tests/test_commands.py` until it is in one of the lists.
+"""
+
+from __future__ import annotations
+
+#: Makes the home that all others work on.
+FIRST = ".venv/bin/llmops run all --config examples/support_bot/config.yaml"
+
+#: Run until the tests of `test_front_door.py` have ended.
+AIRFLOW, SERVE = "llmops airflow --config examples/faq/config.yaml standalone", "llmops serve"
+
+#: Run in this order on a real home, with Airflow and the serving app running.
+RUN = [
+    "llmops status",
+    "llmops status --verify",
+    "llmops gc --dry-run",
+    "llmops gc",
+    "llmops keys create --role user",
+    "llmops keys create --role user --owner you",
+    "llmops keys create --role user --owner shop --days 90 --requests-per-minute 300 --tokens-per-minute 100000",
+    "llmops keys list",
+    "llmops events",
+    "llmops alerts list",
+    "llmops airflow dags list",
+    "llmops keys rotate 1a2b3c4d --hours 24",
+    "llmops keys revoke 1a2b3c4d",
+    "llmops models promote v3",
+    "llmops models list",
+    'curl -H "X-API-Key: $KEY" -H "Content-Type: application/json" -d \'{"prompt": "How long does delivery take?"}\' '
+    "http://127.0.0.1:8000/generate",
+    "llmops models rollback",
+    "llmops models canary v3 --share 0.1",
+    "llmops models canary",
+    "llmops models canary --conclude",
+    "llmops models canary --stop",
+    "llmops models ab v3",
+    "llmops models ab --conclude",
+    "llmops models ab v3 --share 0.5",
+    "llmops models ab --conclude --promote",
+    "llmops data forget anna.lind@example.com --dry-run",
+    "llmops trigger --set epochs=2 --wait",
+    "llmops trigger llmops_pipeline --set epochs=3 --set trials=10",
+    "llmops trigger llmops_canary --set version=v3 --set share=0.1 --set minutes=60",
+    "llmops trigger llmops_ab_test --set version=v3 --set share=0.5 --set minutes=10080",
+    "llmops trigger llmops_batch --set input=/data/in.parquet --set output=/data/out.parquet",
+    "llmops airflow backfill create --dag-id llmops_pipeline --from-date 2026-01-30 --to-date 2026-01-31",
+    "llmops airflow dags pause llm_continuous_improvement",
+    'llmops airflow pools set llmops_compute 1 "Tasks that need the accelerator or all cores"',
+]
+
+#: What may be put in is in brackets, capitals or behind a bar: every form of them is parsed.
+SYNOPSES = [
+    "llmops run STAGE|all [--interval 2026-01-31] [--set train.seed=1]",
+    "llmops trigger [DAG] [--set epochs=2] [--wait]",
+    "llmops airflow …",
+    "llmops lineage [VERSION]",
+    "llmops models list|show|promote|rollback|canary|ab|decisions [VERSION]",
+    "llmops models decisions [v3]",
+    "llmops models decisions",
+    "llmops models push [--check]",
+    "llmops keys create|list|rotate|revoke",
+    "llmops generate PROMPT [--version VERSION|base]",
+    "llmops batch IN.parquet OUT.parquet [--url URL]",
+    "llmops data forget SUBJECT [--dry-run]",
+    "llmops gc [--dry-run]",
+    "llmops elk setup|check|down",
+    "llmops elk setup",  # with an Elasticsearch: tests/elk runs all of them
+    "llmops elk check",
+    "llmops elk down",
+    "llmops elk down --data",
+    "llmops doctor",
+    "llmops plan [--gpu GIB]",
+    "llmops status [--verify]",
+    "llmops plan",
+    "llmops lineage",
+    "llmops models push",  # with a Hub: tests/push_to_hub/test_stage.py runs both
+    "llmops models push --check",
+    "llmops data forget",
+    'llmops data forget "Ana Petrova"',
+    "llmops keys create --role ROLE --owner OWNER",
+    "llmops keys revoke PREFIX",
+    "llmops events [status|dead|retry|forget]",
+    "llmops events dead [SINK]",
+    "llmops events retry [SINK]",
+    "llmops events forget SINK",
+    "llmops alerts list|silence|unsilence|test|watch",
+    'llmops alerts silence latency_p95 --reason "load test" --hours 2',
+    "llmops alerts silence RULE --reason TEXT --hours 2",
+    "llmops alerts unsilence 1",
+    "llmops alerts test",  # with receivers: tests/alerts/receivers
+    "llmops alerts watch",
+    "llmops drift [--against training|served] [--until 2026-03-04] [--json]",
+    "llmops drift --against training",
+    "llmops decay [--json]",
+    "llmops feedback list [--json] [--state held]",
+    "llmops feedback accept 3f2a9c1e",
+    'llmops feedback edit 3f2a9c1e --text "Within the European Union only."',
+    'llmops feedback refuse 3f2a9c1e --why "not our policy"',
+    'llmops feedback refuse --key 1a2b3c4d --why "a trigger"',
+    "llmops improve report --since 2026-01-01 --until 2026-02-01",
+    "llmops improve report",
+]
+
+DOCKER, CLUSTER = "needs Docker and networks to fetch images from", "needs a cluster"
+#: what a word in capitals stands for
+MEANT = {"STAGE": "collect", "GIB": "24", "ROLE": "user", "RULE": "latency_p95"}
+#: forms that name a command and are none
+NAMED = (["models"], ["data", "forget"], ["alerts", "silence"], ["alerts", "unsilence"], ["events", "forget"])
+
+SERVING_DOCS = "tests/serving/test_docs.py runs it"
+WRITES = "writes into the checkout; the test of that name checks what is written"
+VLLM = "installs gigabytes into an environment of its own"
+
+#: Only checked for their grammar: beginning of the command → why it is not run.
+PARSED = {
+    "llmops plan --config examples/support_bot/config.yaml --set select.model=": "its weights are on the Hub and its "
+    "licence asks for a token; tests/test_plan.py plans for it",
+    "make demo": "leaves everything running; what it starts is started by these tests",
+    "make test": "runs these tests",
+    "make setup PYTHON=": "installs gigabytes; tests/test_makefile.py runs its choice of Python",
+    "make stop": "ends what a developer has running; tests/test_stack.py stops services",
+    "make bench": "takes an hour; tests/benchmarks does a part of it",
+    "make pipeline": "trains for minutes; tests/e2e runs the pipeline in Airflow",
+    "LLMOPS_COLLECT__ROOT=/folder/with/your/files": "needs your files; tests/examples reads that configuration",
+    "python tests/test_readme.py": WRITES,
+    "python tests/data/test_bad_input.py": WRITES,
+    "python tests/monitoring/test_fields_table.py": WRITES,
+    "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
+    "python benchmarks/NAME.py": "stands for each of the benchmarks; tests/benchmarks runs them",
+    "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
+    "CRON_TZ=UTC": "a line of a crontab",
+    "docker ": DOCKER,
+    "for name in POSTGRES_PASSWORD": DOCKER,
+    'echo "AIRFLOW_FERNET_KEY': DOCKER,
+    "chmod 600 .env": DOCKER,
+    "kubectl ": CLUSTER,
+    "uv pip compile": "the whole line stands in the files that it writes; it asks a package index",
+    "curl -s": SERVING_DOCS,
+    "id=$(curl -s": SERVING_DOCS,
+    "python3.11 -m venv .venv-vllm": VLLM,
+    ".venv-vllm/bin/pip ": VLLM,
+    "pip install bitsandbytes": VLLM,
+}
