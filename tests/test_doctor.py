@@ -54,15 +54,7 @@ def python(monkeypatch: pytest.MonkeyPatch, *version: int, inside: bool = False,
 
 @pytest.mark.parametrize(
     ("version", "ok"),
-    [
-        ((3, 9, 18), False),
-        ((3, 11, 4), False),
-        ((3, 11, 5), True),
-        ((3, 12, 0), True),
-        ((3, 13, 99), True),
-        ((3, 14, 0), False),
-        ((4, 0, 0), False),
-    ],
+    [((3, 9, 18), False), ((3, 11, 4), False), ((3, 11, 5), True), ((3, 13, 99), True), ((3, 14, 0), False)],
 )
 def test_python_is_3_11_5_to_3_13_and_it_says_which_and_where(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], ok: bool
@@ -85,17 +77,11 @@ def test_what_is_let_in_is_what_can_be_installed() -> None:
     assert project["requires-python"] == f">={oldest},<{above}"
 
 
-def test_an_old_python_can_read_it_and_say_that_it_is_too_old() -> None:
-    ast.parse((ROOT / "llmops" / "doctor.py").read_text(encoding="utf-8"), feature_version=(3, 8))
-
-
 @pytest.mark.parametrize(
     ("version", "modules", "ok"),
     [
         ("17.0.21", "java.base@17\\njdk.incubator.vector@17", True),
-        ("21", "jdk.incubator.vector@21", True),
-        ("11.0.2", "jdk.incubator.vector@11", False),
-        ("1.8.0_402", "", False),
+        ("1.8.0_402", "jdk.incubator.vector@8", False),
         ("17.0.1", "java.base@17", False),
         ("nonsense", "jdk.incubator.vector", False),
     ],
@@ -149,21 +135,16 @@ def test_too_little_disk_or_memory_fails(tmp_path: Path, monkeypatch: pytest.Mon
     checks = survey(tmp_path / "not" / "there" / "yet", ["disk", "memory"], {})
     assert [c.ok for c in checks] == [False, False]
     assert "LLMOPS_HOME" in checks[0].remedy
-
-
-def test_the_configured_port_counts(tmp_path: Path) -> None:
+    text = report([*checks, Check("a", True, "fine", "never")])
+    assert "LLMOPS_HOME" in text and "never" not in text
     config = load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVING__PORT": "48123"})
     assert "port 48123" in [c.name for c in check(config, ["ports"])]
-
-
-def test_a_report_gives_the_remedy_only_for_what_failed() -> None:
-    text = report([Check("a", True, "fine", "never"), Check("b", False, "gone", "do this")])
-    assert "never" not in text and "do this" in text
 
 
 def test_it_runs_alone_on_the_standard_library(tmp_path: Path) -> None:
     """As `make` runs it, before anything is installed: isolated, without site packages."""
     command = [sys.executable, "-I", "-S", str(ROOT / "llmops" / "doctor.py")]
+    ast.parse((ROOT / "llmops" / "doctor.py").read_text(encoding="utf-8"), feature_version=(3, 8))  # by an old Python
     done = subprocess.run([*command, "python", "disk"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["Python:", "disk:"]

@@ -54,23 +54,11 @@ def test_a_refusal_says_why_without_the_schema(connect: Any) -> None:
     with pytest.raises(OrchestratorError) as caught:
         airflow.trigger("pipeline", {"train": {"sed": 1}})
     assert "'sed'" in str(caught.value) and "schema" not in str(caught.value)
-
-
-@pytest.mark.parametrize("answer", ["plain", ["list"], {}, None])
-def test_a_refusal_without_a_reason_is_still_an_error(connect: Any, answer: Any) -> None:
-    airflow, _ = connect({f"GET {RUNS}/r1": (500, answer)})
+    airflow, _ = connect({f"GET {RUNS}/r1": (500, ["no reason"])})
     with pytest.raises(OrchestratorError, match="500"):
         airflow.state("pipeline", "r1")
-
-
-def test_a_wrong_password_and_nobody_at_home(connect: Any) -> None:
     with pytest.raises(OrchestratorError, match="Invalid credentials"):
         connect({"POST /auth/token": (401, {"detail": "Invalid credentials"})})
-
-
-def test_nobody_listening_is_named_with_the_url() -> None:
-    with pytest.raises(OrchestratorError, match="127.0.0.1:1"):
-        Airflow("http://127.0.0.1:1", "developer", "secret")
 
 
 def test_tasks_have_state_tries_and_seconds(connect: Any) -> None:
@@ -111,17 +99,6 @@ def test_the_parameters_of_a_dag_and_a_paused_one_whose_runs_would_wait(connect:
     airflow, _ = connect({f"GET {path}": (200, {"is_paused": True, "params": {}})})
     with pytest.raises(OrchestratorError, match="llmops airflow dags unpause pipeline"):
         airflow.parameters("pipeline")
-
-
-def test_a_run_is_followed_until_it_has_ended(connect: Any) -> None:
-    table = {
-        f"GET {RUNS}/r1": (200, {"state": "success"}),
-        f"GET {RUNS}/r1/taskInstances": (200, {"task_instances": []}),
-    }
-    airflow, _ = connect(table)
-    states = iter(["queued", "running", "success", "never asked"])
-    airflow.state = lambda dag, run: next(states)
-    assert [state for state, _ in airflow.follow("pipeline", "r1", pause_s=0)] == ["queued", "running", "success"]
 
 
 def test_an_airflow_that_restarts_is_waited_for(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,9 @@ import ast
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 import types
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ from llmops.code_version import _shape
 from llmops.config import Config, load
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.pipeline import STAGES, Stage, plan, run_stage
+from tests.clock import wait_until
 
 DAY = "2026-01-31"
 
@@ -36,13 +35,13 @@ def run(config, *, interval, out):
 """
 
 SECOND = """
-import os, time
+import os, signal
 from pathlib import Path
 def run(config, *, first, out):
     left = sorted(p.name for p in out.iterdir())
     (out / "half").write_text("x")
-    while os.environ.get("HANG"):
-        time.sleep(0.1)
+    if os.environ.get("HANG"):
+        signal.pause()
     with open(out.parent / "log", "a") as log:
         log.write(",".join(left) + "\\n")
     (out / "copy").write_text((first / "calls").read_text())
@@ -80,11 +79,6 @@ def test_done_is_skipped_and_changes_are_not(stages: Path) -> None:
     assert record.inputs == {"first": f"first/{first.name}"}
     assert set(record.files) == {"half", "copy"}
     assert [r.stage for r in artifacts.walk(second)] == ["second", "first"]
-
-
-def test_missing_input_is_named(stages: Path) -> None:
-    with pytest.raises(ArtifactError, match="needs first"):
-        run_stage("second", settings(stages / "home"), DAY)
 
 
 def test_incomplete_is_rebuilt_and_resumable_goes_on(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +141,7 @@ def start(folder: Path, **environ: str) -> subprocess.Popen[str]:
 
 def test_two_runs_racing_end_with_one_whole_artifact(stages: Path) -> None:
     run_stage("first", settings(stages / "home"), DAY)
-    paths = {p.communicate(timeout=120)[0] for p in [start(stages), start(stages), start(stages)]}
+    paths = {p.communicate(timeout=50)[0] for p in [start(stages), start(stages)]}
     assert len(paths) == 1
     path = Path(paths.pop().strip())
     assert (path.parent / "log").read_text() == "\n"  # built once
@@ -159,29 +153,12 @@ def test_killed_while_building_leaves_no_artifact_and_no_lock(stages: Path) -> N
     run_stage("first", config, DAY)
     path = plan("second", config, DAY).path
     process = start(stages, HANG="1")
-    deadline = time.monotonic() + 60
-    while not (path / "half").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    wait_until((path / "half").exists, "the stage")
+    process.kill()
     process.wait()
     assert not artifacts.is_done(path)
     assert run_stage("second", config, DAY) == path
     assert artifacts.read_record(path).metrics["left"] == []
-
-
-def test_verify_finds_what_was_changed(stages: Path) -> None:
-    path = run_stage("first", settings(stages / "home"), DAY)
-    assert artifacts.verify(path) == []
-    (path / "calls").write_text("other")
-    assert artifacts.verify(path) == ["calls"]
-
-
-def test_damaged_record_is_named(stages: Path) -> None:
-    path = run_stage("first", settings(stages / "home"), DAY)
-    (path / "record.json").write_text("{")
-    with pytest.raises(ArtifactError, match="damaged"):
-        artifacts.read_record(path)
 
 
 def test_every_stage_has_a_section_and_known_inputs() -> None:
@@ -210,24 +187,9 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
     assert record.config["train"]["rank"] == 4 and record.config["trials"] == Config().tune.trials
     assert plan("tune", settings(stages / "home", rank=4, seed=5), DAY).path == path
     assert plan("tune", settings(stages / "home", rank=8, seed=3), DAY).path != path
-
-
-def test_trials_that_are_trained_whole_are_given_the_epochs(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("stand_in")
-    module.run = lambda config, *, train, out: {"epochs": train.epochs}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stand_in", module)
-    monkeypatch.setattr(pipeline, "STAGES", {"tune": Stage("stand_in", sections=STAGES["tune"].sections)})
-    monkeypatch.setattr(sameness, "section", lambda config, name: getattr(config, name))
-    given = {}
-    for name, tune in (("whole", {"steps": 0, "halving": 1}), ("steps", {})):
-        config = load(overrides={"home": str(stages / name), "train": {"epochs": 5}, "tune": tune}, environ={})
-        given[name] = artifacts.read_record(run_stage("tune", config, DAY)).metrics["epochs"]
-    assert given == {"whole": 5, "steps": 0}
-
-
-def test_code_version_follows_imports(tmp_path: Path) -> None:
-    versions = {stage.module: pipeline.code_version(stage.module) for stage in STAGES.values()}
-    assert len(set(versions.values())) == len(STAGES)
+    hidden = STAGES["tune"].sections["train"]  # trials that are trained whole are given the epochs
+    assert "epochs" in hidden(Config().tune)
+    assert "epochs" not in hidden(Config(tune={"steps": 0, "halving": 1}).tune)
 
 
 def test_syntax_reads_the_same_in_every_python() -> None:
@@ -250,18 +212,6 @@ class C(B, metaclass=M):
 '''
     assert hashlib.sha256(_shape(ast.parse(text)).encode()).hexdigest()[:12] == "2e2f1a037944"
     assert len({_shape(ast.parse(call)) for call in ("f(0)", "f(None)", "f()", "f('')", "f([])")}) == 5
-
-
-def test_changed_files_are_new_work(tmp_path: Path) -> None:
-    (tmp_path / "faq.csv").write_text("question,answer\nQ?,A.\n")
-    source = {"name": "faq", "kind": "csv", "location": "*.csv", "fields": {"question": "question", "answer": "answer"}}
-    collect = {"root": str(tmp_path), "sources": [source]}
-    config = load(overrides={"home": str(tmp_path / "home"), "collect": collect}, environ={})
-    first = run_stage("collect", config, DAY)
-    assert run_stage("collect", config, DAY) == first
-    (tmp_path / "faq.csv").write_text("question,answer\nQ?,B.\n")
-    assert run_stage("collect", config, DAY) != first
-    assert plan("collect", config, DAY).path != plan("collect", config, "2026-02-01").path
 
 
 def test_the_libraries_and_the_gpu_that_compute_a_result_decide_its_name(
@@ -292,37 +242,19 @@ def test_the_libraries_and_the_gpu_that_compute_a_result_decide_its_name(
     code_version.library_version.cache_clear()
 
 
-def test_every_stage_that_computes_with_a_model_names_its_libraries() -> None:
-    computing = {name for name, stage in STAGES.items() if "torch" in stage.libraries}
-    assert computing == {"select", "tune", "train", "compress", "evaluate", "govern"}
-    assert [name for name in ("collect", "clean", "annotate") if STAGES[name].libraries] == []
-    assert {v for stage in STAGES.values() for v in sameness.environment(stage.libraries).values()} & {
-        "",
-        "absent",
-    } == set()
-
-
-@pytest.mark.parametrize(
-    ("version", "visible", "found"),
-    [
-        ("2.13.0", None, "NVIDIA H100 80GB HBM3 (9.0), NVIDIA L4 (8.9)"),
-        ("2.13.0+cu130", "0,1", "NVIDIA H100 80GB HBM3 (9.0), NVIDIA L4 (8.9)"),
-        ("2.13.0", "", ""),
-        ("2.13.0+cpu", None, ""),
-    ],
-)
-def test_the_gpu_that_torch_would_use(
-    version: str, visible: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gpu_that_torch_would_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA L4, 8.9'\necho 'NVIDIA H100 80GB HBM3, 9.0'\necho 'NVIDIA L4, 8.9'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(sameness.machine, "version", lambda name: version)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
+    both = "NVIDIA H100 80GB HBM3 (9.0), NVIDIA L4 (8.9)"
+    for torch, visible, found in (("2.13.0", "0,1", both), ("2.13.0", "", ""), ("2.13.0+cpu", "0,1", "")):
+        monkeypatch.setattr(sameness.machine, "version", lambda name, torch=torch: torch)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert sameness.machine.gpu.__wrapped__() == found
+        assert sameness.machine.gpu.__wrapped__() == found
+    monkeypatch.setattr(sameness.machine, "version", lambda name: "2.13.0+cu130")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert sameness.machine.gpu.__wrapped__() == both
     tool.write_text("#!/bin/sh\necho 'has failed because it could not communicate with the driver'\nexit 9\n")
     assert sameness.machine.gpu.__wrapped__() == ""
 
@@ -344,20 +276,21 @@ def test_a_stage_is_new_when_a_file_that_it_reads_is_edited(tmp_path: Path, monk
     shutil.copytree(Path(code_version.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_version, "__file__", str(package / "code_version.py"))
 
-    def versions() -> dict[str, str]:
-        return {name: code_version.code_version.__wrapped__(stage.module) for name, stage in STAGES.items()}
+    def version(stage: str) -> str:
+        return code_version.code_version.__wrapped__(STAGES[stage].module)
 
-    for file, stages in {
-        "govern/probes.yaml": {"govern"},
-        "release/card.md": {"release"},
-        "model/evaluate/page.html": {"evaluate"},
-        "model/base/catalog.yaml": {"select"},
+    others = version("collect"), version("train")
+    for file, stage in {
+        "govern/probes.yaml": "govern",
+        "release/card.md": "release",
+        "model/evaluate/page.html": "evaluate",
+        "model/base/catalog.yaml": "select",
     }.items():
-        before = versions()
+        before = version(stage)
         with open(package / file, "a") as handle:
             handle.write("\n")
-        changed = {name for name, version in versions().items() if version != before[name]}
-        assert stages <= changed and not changed & {"collect", "clean", "annotate", "train"}, (file, changed)
+        assert version(stage) != before, file
+    assert (version("collect"), version("train")) == others
 
 
 def test_inputs_that_were_not_made_from_each_other_are_refused(stages: Path) -> None:
@@ -460,19 +393,6 @@ def test_the_plan_finds_what_a_run_would(days: Path) -> None:
     found = pipeline.plans(config, "2026-01-02")
     assert all(isinstance(todo, pipeline.Plan) and todo.done for todo in found.values())
     assert plan("train", config, "2026-01-02").path == plan("train", config, "2026-01-01").path
-
-
-def test_an_erasure_leaves_the_plan_as_it_is_and_the_next_day_is_new(days: Path) -> None:
-    ran(days, "01")
-    config = settings(days)
-    for name in ("collect", "clean", "annotate"):
-        path = plan(name, config, "2026-01-01").path
-        for file in path.glob("*a*s"):
-            file.write_text("")
-        artifacts.amend(path, {"time": "now", "rows": 1})
-        assert artifacts.verify(path) == []
-    assert made_on(ran(days, "01")) == "01 01 01 01 01 01"
-    assert made_on(ran(days, "04")) == "04 04 04 04 04 04"
 
 
 def test_inputs_of_one_content_belong_together_whatever_their_names(days: Path) -> None:

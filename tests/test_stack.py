@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sqlite3
 import stat
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-import sqlalchemy
 
 from llmops import stack
 from llmops.access.roles import AIRFLOW_ROLES
 from llmops.config import load
+from tests.clock import wait_until
 
 # starts a child in a process group of its own that ignores SIGTERM, and an orphan; then waits
 FAMILY = """
 import os, signal, subprocess, sys, time
-code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setpgid(0, 0); time.sleep(600)"
+code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setpgid(0, 0); signal.pause()"
 subprocess.Popen([sys.executable, "-c", code])
 if os.fork() == 0:
-    os.fork() == 0 and time.sleep(600)
+    os.fork() == 0 and signal.pause()
     os._exit(0)
-time.sleep(600)
+signal.pause()
 """
+
+
+WAITING = "import signal; signal.pause()"
 
 
 def start(home: Path, code: str) -> stack.Service:
@@ -44,10 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stop_ends_orphans_and_the_stubborn_and_says_what_it_stopped(tmp_path: Path) -> None:
     service = start(tmp_path, FAMILY)
-    deadline = time.monotonic() + 20
-    while len(members := stack._processes(service)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(members) == 3
+    members = wait_until(lambda: len(found := stack._processes(service)) == 3 and found, "the family")
     assert stack.running(tmp_path) == {"airflow": service}
     assert stack.stop(tmp_path) == ["airflow"]
     gone = [p for p in members if not p.is_running() or p.status() == psutil.STATUS_ZOMBIE]
@@ -56,7 +52,7 @@ def test_stop_ends_orphans_and_the_stubborn_and_says_what_it_stopped(tmp_path: P
 
 
 def test_starting_again_finds_what_runs(tmp_path: Path) -> None:
-    service = start(tmp_path, "import time; time.sleep(600)")
+    service = start(tmp_path, WAITING)
     try:
         assert start(tmp_path, "raise SystemExit('a second one')") == service
     finally:
@@ -64,7 +60,7 @@ def test_starting_again_finds_what_runs(tmp_path: Path) -> None:
 
 
 def test_a_later_process_of_the_same_id_is_left_alone(tmp_path: Path) -> None:
-    other = start(tmp_path / "other", "import time; time.sleep(600)")
+    other = start(tmp_path / "other", WAITING)
     try:
         (tmp_path / "run").mkdir()
         entry = {"name": "airflow", "pid": other.pid, "started": other.started - 3600, "port": 1}
@@ -78,11 +74,11 @@ def test_a_later_process_of_the_same_id_is_left_alone(tmp_path: Path) -> None:
 def test_a_service_that_dies_while_starting_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
     service = start(tmp_path, "print('the reason'); raise SystemExit(3)")
     with pytest.raises(stack.StackError, match="the reason"):
-        stack._wait(tmp_path, service, lambda s: False, timeout_s=20)
+        stack._wait(tmp_path, service, lambda s: False, timeout_s=50)
 
 
 def test_a_service_that_never_answers_is_stopped(tmp_path: Path) -> None:
-    service = start(tmp_path, "import time; time.sleep(600)")
+    service = start(tmp_path, WAITING)
     with pytest.raises(stack.StackError, match="did not come up"):
         stack._wait(tmp_path, service, lambda s: False, timeout_s=0.5)
     assert stack._processes(service) == []
@@ -105,25 +101,9 @@ def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password
     assert environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"] == "developer:user,admin:admin"
     assert environ["LLMOPS_CONFIG"] == "x.yaml" and environ["PATH"].endswith("/bin")
     assert not set(made.values()) & set(environ.values())
-
-
-def test_a_command_waits_for_the_schedulers_write(tmp_path: Path) -> None:
-    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
-    (tmp_path / "airflow").mkdir()
-    engine = sqlalchemy.create_engine(
-        stack.airflow_environment(config, 8123, {})["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-    )
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE runs (id TEXT)"))
-    scheduler = sqlite3.connect(tmp_path / "airflow" / "airflow.db", isolation_level=None, check_same_thread=False)
-    scheduler.execute("BEGIN IMMEDIATE")
-    done = threading.Timer(6, scheduler.execute, ["COMMIT"])  # SQLite gives up after 5 s by default
-    done.start()
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("INSERT INTO runs VALUES ('a')"))
-    done.join()
-    scheduler.close()
-    engine.dispose()
+    assert "?timeout=60" in environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]  # a command waits for the scheduler's write
+    assert environ[stack.PAUSED] == "False"
+    assert stack.airflow_environment(config, 8123, {stack.PAUSED: "True"})[stack.PAUSED] == "True"
 
 
 SAVEPOINT = """
@@ -142,7 +122,7 @@ with settings.Session() as session:
     with session.begin_nested():
         session.execute(sqlalchemy.text("SELECT * FROM runs")).all()
         other.start()
-        time.sleep(1)
+        time.sleep(0.1)
         session.execute(sqlalchemy.text("INSERT INTO runs VALUES ('backfilled')"))
     session.commit()
     other.join()
@@ -150,6 +130,7 @@ with settings.Session() as session:
 """
 
 
+@pytest.mark.service  # imports all of Airflow in a process
 def test_a_backfill_that_has_read_waits_for_the_schedulers_write(tmp_path: Path) -> None:
     config = load(environ={"LLMOPS_HOME": str(tmp_path)})
     (tmp_path / "airflow").mkdir()
@@ -159,19 +140,11 @@ def test_a_backfill_that_has_read_waits_for_the_schedulers_write(tmp_path: Path)
     assert done.stdout.splitlines()[-1:] == ["['backfilled', 'scheduled']"], done.stderr
 
 
-def test_dags_run_from_the_first_unless_the_environment_says_that_they_are_paused(tmp_path: Path) -> None:
-    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
-    assert stack.airflow_environment(config, 8123, {})[stack.PAUSED] == "False"
-    assert stack.airflow_environment(config, 8123, {stack.PAUSED: "True"})[stack.PAUSED] == "True"
-
-
-def test_the_serving_app_comes_up_without_a_model_and_goes(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVING__PORT": str(port)})
+@pytest.mark.service
+def test_the_serving_app_comes_up_without_a_model_and_goes(tmp_path: Path, free_port: int) -> None:
+    config = load(environ={"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVING__PORT": str(free_port)})
     service = stack.start_serving(config, os.environ)
     try:
-        assert service.url.endswith(str(port))
+        assert service.url.endswith(str(free_port))
     finally:
         assert stack.stop(tmp_path) == ["serving"]

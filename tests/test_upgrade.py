@@ -123,12 +123,6 @@ def test_training_and_serving_find_its_examples(config: Config, registry: Regist
     assert store.read([examples[0].id]) == [examples[0]]
 
 
-def test_the_champion_still_answers(registry: Registry) -> None:
-    model, tokenizer = load_servable(registry.get("champion").servable)
-    asked = [("How do I send back a vase?", "")]
-    assert answer(model, tokenizer, asked, 24) == ["Yes, you can return the basket within 15 days of delivery."]
-
-
 def test_what_nothing_needs_is_removed_and_what_is_served_goes_on(config: Config, registry: Registry) -> None:
     later = datetime.now(UTC) + timedelta(days=100)
     few = config.model_copy(update={"retention": Retention(runs=1, versions=1)})
@@ -138,7 +132,8 @@ def test_what_nothing_needs_is_removed_and_what_is_served_goes_on(config: Config
     assert lineage_text(registry.get("v3"), config.artifacts).count("data removed on") >= 3
     champion = registry.get("champion")
     model, tokenizer = load_servable(champion.servable)
-    assert len(answer(model, tokenizer, [("How can I contact you?", "")], 4)) == 1
+    asked = [("How do I send back a vase?", "")]
+    assert answer(model, tokenizer, asked, 24) == ["Yes, you can return the basket within 15 days of delivery."]
     assert registry.rollback().name == "v1" and registry.rollback().name == champion.name
     for path in (config.artifacts / "govern").glob("[!.]*"):
         assert "collect" in {record.stage for record in artifacts.walk(path)}
