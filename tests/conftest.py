@@ -109,6 +109,12 @@ def find_free_port() -> int:
                 return port
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Return the event loop of tests marked `anyio`: the one that the app runs on."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def no_time_limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start no watching process for each stage that a test runs, but in tests marked `time_limit`."""

@@ -30,6 +30,7 @@ MOST_FLAKY = 2
 OVER_BUDGET = 2.5  #: a tier that takes more than this multiple of its budget fails
 TOO_LONG = 124  #: exit status of a run that was ended because it took too long
 QUIET_WITHIN_S = 60  #: the time that the machine gets to become quiet before failed tests run again
+NO_GPU = "needs a CUDA device"  #: the start of the only reason that a test may be skipped for
 RUN = "TESTS_RUN"  #: environment variable that names the run which a process belongs to
 CHECKS = (
     ("ruff", "check", "."),
@@ -236,7 +237,7 @@ def run_tier(name: str, tier: Tier, root: Path = ROOT) -> Result:
 
 def objections(result: Result, limit_s: float) -> list[str]:
     """Return why a tier fails whose tests have run: a sentence each, none if it passes."""
-    wrong = [node for node, reason in result.skipped.items() if "CUDA" not in reason]
+    wrong = [node for node, reason in result.skipped.items() if not reason.startswith(NO_GPU)]
     found = {
         f"{len(result.broken)} broken": result.broken,
         f"{len(result.flaky)} flaky": len(result.flaky) > MOST_FLAKY,

@@ -58,7 +58,7 @@ async def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeyp
 
 @pytest.fixture(scope="module")
 def vllm():
-    return pytest.importorskip("vllm", reason="vLLM has an environment of its own")
+    return pytest.importorskip("vllm", reason="needs a CUDA device with vLLM, or vLLM in an environment of its own")
 
 
 @pytest.fixture(scope="module")
