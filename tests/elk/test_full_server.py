@@ -111,7 +111,7 @@ def config() -> Iterator[Monitoring]:
     Full.passwords, Full.asked = {}, []
     Full.lifecycles = {f"logs-llmops.{name}-default": {"enabled": True} for name in ("serving", "text")}
     with ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield Monitoring(elasticsearch_url=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 

@@ -99,7 +99,7 @@ class Kibana(BaseHTTPRequestHandler):
 def config() -> Iterator[Monitoring]:
     Kibana.objects, Kibana.rules, Kibana.refused = {}, {}, ""
     with ThreadingHTTPServer(("127.0.0.1", 0), Kibana) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         yield Monitoring(elasticsearch_url=url, kibana_url=url)
         server.shutdown()

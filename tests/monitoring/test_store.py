@@ -198,9 +198,8 @@ def test_requests_go_after_their_days_and_their_figures_and_all_else_stay(tmp_pa
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     store = LocalStore(tmp_path, Monitoring(raw_days=30, history_days=400))
     old = [request(now - timedelta(days=40), ms=n) for n in range(100)]
-    store.send(
-        [*old, request(now - timedelta(days=10)), build(GATE, {"@timestamp": timestamp(now - timedelta(days=40))})]
-    )
+    gate = build(GATE, {"@timestamp": timestamp(now - timedelta(days=40))})
+    store.send([*old, request(now - timedelta(days=10)), gate])
     assert store.prune() == 0  # a shipper that was cut off may bring them again
     aged(tmp_path)
     assert store.prune() == 100
@@ -267,17 +266,12 @@ def test_a_store_of_an_earlier_release_is_taken_over(tmp_path):
     shutil.copytree(HOME / "events", tmp_path, dirs_exist_ok=True)
     with closing(sqlite3.connect(tmp_path / "store.db")) as db:
         before = dict(db.execute("SELECT dataset, count(*) FROM events GROUP BY dataset"))
+    since, until = START - timedelta(days=365), START + timedelta(days=365)
     with ThreadPoolExecutor(4) as pool:  # by several at once
-        found = [
-            *pool.map(
-                lambda _: rolled_up(tmp_path).requests(START - timedelta(days=365), START + timedelta(days=365)),
-                range(4),
-            )
-        ]
+        found = list(pool.map(lambda _: rolled_up(tmp_path).requests(since, until), range(4)))
     assert [each.total.requests for each in found] == [before[SERVING]] * 4
     store = LocalStore(tmp_path)
     assert {dataset: len(list(store.find(dataset))) for dataset in before} == before
-    since, until = START - timedelta(days=365), START + timedelta(days=365)
     assert_alike(*both(tmp_path, since, until, None))
     assert sum(sum(words.values()) for words in store.ratings(since, until).values()) == 1
 
