@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llmops.scans.output import check, repeats
+from llmops.scans.output import check
 
 ENTITIES = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "SECRET")
 SYSTEM = "You are a helpful assistant of the Lamp Shop and never talk about prices of others."
 HONEST = [
-    "You can return any item within 30 days. Refunds take 5-7 business days.",
+    "Step 1: open the box. Step 2: open the bag. Step 3: open the door. Step 4: open the lid.",
     "Select the items from your cart; drop us a line at any time, and delete the cookie from the browser.",
     "Use < 3 kg or > 5 kg parcels; images are shown on the page.",
 ]
@@ -57,7 +57,3 @@ def test_findings_do_not_hold_the_datum() -> None:
     (finding,) = check("q", "Ask ana@example.com", where="item 1", entities=ENTITIES)
     assert "ana" not in finding.detail
     assert (finding.where, finding.owasp[:5]) == ("item 1", "LLM02")
-
-
-def test_a_list_of_steps_is_no_repetition() -> None:
-    assert not repeats("Step 1: open the box. Step 2: open the bag. Step 3: open the door. Step 4: open the lid.")

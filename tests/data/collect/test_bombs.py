@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
+pytestmark = pytest.mark.journey  # some 15 s of processor time for 1.6 GiB
+
 MIB = 1 << 20
 SPACE = 1408 * MIB  #: of which the interpreter and its libraries take some 700 before anything is read
 HELD = 160  #: MiB in a bomb

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -96,15 +95,15 @@ def test_an_interruption_ends_the_processes(tmp_path: Path, monkeypatch: pytest.
     original = workers._started
     monkeypatch.setattr(workers, "_started", lambda: started.append(original()) or started[-1])
 
-    def interrupt() -> None:
-        wait_until(lambda: all(mark.exists() for mark in marks))
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    class Interrupted(ThreadPoolExecutor):
+        def map(self, *arguments: Any) -> NoReturn:
+            super().map(*arguments)
+            wait_until(lambda: all(mark.exists() for mark in marks), "both processes at work")
+            raise KeyboardInterrupt
 
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            workers.in_processes([(mark.name, partial(linger, mark)) for mark in marks], 2)
-        waiting.result(50)
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.in_processes([(mark.name, partial(linger, mark)) for mark in marks], 2)
     assert len(started) == 2 and all(worker.poll() is not None for worker in started)
 
 

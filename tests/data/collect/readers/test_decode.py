@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 from pathlib import Path
 
 import pytest
@@ -48,13 +47,6 @@ def test_most_lines_decide_wherever_they_stand(tmp_path: Path) -> None:
     assert detect(file(tmp_path, good + bad * 3)) == "cp1252"
     assert detect(file(tmp_path, plain + bad)) == "cp1252"
     assert detect(file(tmp_path, plain + good)) == "utf-8"
-
-
-def test_a_guess_is_logged_with_file_and_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "x").write_bytes("Müller,Köln\n".encode("cp1252"))
-    with caplog.at_level(logging.WARNING):
-        read_text(tmp_path / "x", Origin(Source(name="src", kind="text", location="x"), "in/x"), 99, "split it")
-    assert "in/x" in caplog.text and "cp1252" in caplog.text
 
 
 def test_what_cannot_be_stored_is_found_and_printed() -> None:

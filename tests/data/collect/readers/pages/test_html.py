@@ -129,15 +129,6 @@ def test_an_accordion_is_read_closed(tmp_path: Path) -> None:
     assert pairs(read(tmp_path, page)) == [("How long?", "3 days."), ("How much?", "5 €."), ("Where?", "Here.")]
 
 
-def test_the_same_question_of_two_pages_has_two_contexts(tmp_path: Path) -> None:
-    page = "<title>{0} | Shop help</title><h1>{0}</h1><h2>2. Money</h2><h3>2.1. How long does it take?</h3>{1} days."
-    found = [documents(read(tmp_path, page.format(*about)))[0] for about in (("Returns", 3), ("Delivery", 5))]
-    assert [(i.context, i.question, i.answer) for i in found] == [
-        ("Returns › Money", "How long does it take?", "3 days."),
-        ("Delivery › Money", "How long does it take?", "5 days."),
-    ]
-
-
 @pytest.mark.parametrize(
     ("page", "context"),
     [
@@ -146,6 +137,7 @@ def test_the_same_question_of_two_pages_has_two_contexts(tmp_path: Path) -> None
         ("<title>Who pays? | Returns | Shop</title><h1>Who pays?</h1>", "Shop › Returns"),
         ("<title>Shop: Who pays?</title><h1>Who pays?</h1>", ""),
         ("<title>Shop - Who pays?</title>", "Shop"),
+        ("<title>Returns | Shop</title><h1>Returns</h1><h2>2. Money</h2><h3>2.1. Who pays?</h3>", "Returns › Money"),
         ("<body><svg><title>Icon</title></svg><h1>Who pays?</h1>", ""),
     ],
 )
