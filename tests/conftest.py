@@ -54,11 +54,20 @@ FIXTURES = {
     "start_redis": "service",
     "azure_server": "service",
     "event_server": "service",
+    "secured_server": "service",
+    "collector": "service",
     "browser": "service",
 }
 
 #: Tests that share a server which is dear to start run in one process.
-TOGETHER = {"tests/e2e/": "airflow", "tests/dags/test_airflow.py": "airflow", "tests/elk/": "elasticsearch"}
+TOGETHER = {
+    "tests/e2e/": "airflow",
+    "tests/dags/test_airflow.py": "airflow",
+    "tests/elk/test_elasticsearch.py": "elasticsearch",
+    "tests/monitoring/sinks/test_elasticsearch.py": "elasticsearch",
+    "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",
+    "tests/serving/observe/test_shared_events.py": "elasticsearch",
+}
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # the same numbers with one process as with many, and no fork that hangs
@@ -416,7 +425,7 @@ class Hook:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
 
 @pytest.fixture
