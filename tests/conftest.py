@@ -338,7 +338,7 @@ def _made(url: str) -> str:
     return url
 
 
-@pytest.fixture(params=["s3", "azure"])
+@pytest.fixture(params=["s3", pytest.param("azure", marks=pytest.mark.service)])
 def store(request: pytest.FixtureRequest) -> str:
     """The URL of an empty bucket of S3, then of an empty container of Azure Blob."""
     url: str = request.getfixturevalue(request.param)
