@@ -185,8 +185,5 @@ def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
     for name, finished in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "")):
         (stage / name).mkdir(parents=True)
         if finished:
-            commit(
-                stage / name,
-                Record(**facts, config={}, inputs={}, metrics={}, files={}, finished=finished),
-            )
+            commit(stage / name, Record(**facts, config={}, inputs={}, metrics={}, files={}, finished=finished))
     assert newest(stage).name == "a"

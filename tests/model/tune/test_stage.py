@@ -251,7 +251,7 @@ def test_epochs_are_searched_by_whole_trainings(tmp_path: Path) -> None:
     best = json.loads((tmp_path / "best.json").read_text())
     assert {k: metrics[k] for k in best} == best and best["learning_rate"] == 1e-2
     report = (tmp_path / "report.md").read_text()
-    assert "| trial | epochs | dropout | steps | loss | what became of it |" in report
+    assert "| trial | epochs | steps | loss | what became of it |" in report
 
 
 def test_a_whole_training_that_is_killed_goes_on_from_its_checkpoint(
