@@ -278,6 +278,7 @@ def repeat(node: str, times: int) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status."""
     if arguments and arguments[0] == "--record":
+        sys.path[0] = os.getcwd()  # not this folder, whose `serving` would hide the app
         return int(pytest.main(list(arguments[2:]), plugins=[Recorder(Path(arguments[1]))]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tiers", nargs="*", choices=[*TIERS, []], help="run in this order, until one fails")

@@ -36,9 +36,9 @@ from llmops.access.roles import Role
 from llmops.artifacts import write_json
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
-from llmops.orchestrator import Airflow, Task
 from llmops.pipeline import STAGES
 from llmops.schedule.intervals import parse_interval
+from llmops.schedule.orchestrator import Airflow, Task
 
 CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"

@@ -24,7 +24,7 @@ from llmops import stack
 from llmops.config import Config, load
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.orchestrator import DONE, Airflow, OrchestratorError
+from llmops.schedule.orchestrator import DONE, Airflow, OrchestratorError
 from llmops.schedule.pool import POOL
 from tests.conftest import find_free_port
 

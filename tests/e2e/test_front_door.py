@@ -15,9 +15,9 @@ import pytest
 
 from llmops import artifacts, stack
 from llmops.config import load
-from llmops.orchestrator import Airflow, OrchestratorError
 from llmops.pipeline import STAGES
 from llmops.registry.registry import registry_of
+from llmops.schedule.orchestrator import Airflow, OrchestratorError
 from tests.clock import wait_until
 
 from .commands import AIRFLOW, RUN, SERVE

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llmops.access.keys import keys_of
 from llmops.config import Config, load
-from llmops.orchestrator import Task
+from llmops.schedule.orchestrator import Task
 
 FILE = Path(__file__).parents[2] / "examples" / "support_bot" / "demo.py"
 

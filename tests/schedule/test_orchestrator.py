@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from llmops import orchestrator
 from llmops.errors import TransientError
-from llmops.orchestrator import Airflow, OrchestratorError, Task
+from llmops.schedule import orchestrator
+from llmops.schedule.orchestrator import Airflow, OrchestratorError, Task
 
 RUNS = "/api/v2/dags/pipeline/dagRuns"
 
