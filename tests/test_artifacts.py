@@ -39,9 +39,7 @@ def test_a_lock_may_be_taken_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("after", range(4))
-def test_what_a_kill_leaves_of_a_cleared_artifact_is_not_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
+def test_what_a_kill_leaves_of_a_cleared_artifact_is_not_done(tmp_path: Path, after: int) -> None:
     class Killed(BaseException):
         pass
 
@@ -49,17 +47,19 @@ def test_what_a_kill_leaves_of_a_cleared_artifact_is_not_done(
     for name in ("a.parquet", artifacts.RECORD, "z.parquet", "parts/0.parquet"):
         (tmp_path / name).write_text("{}")
     left = after
-    for module, function in ((os, "unlink"), (os, "rmdir")):
-        remove = getattr(module, function)
 
-        def counted(*args: Any, remove: Any = remove, **more: Any) -> None:
+    def counted(remove: Any) -> Any:
+        def removed(*args: Any, **more: Any) -> None:
             nonlocal left
             if not left:
                 raise Killed
             left -= 1
             remove(*args, **more)
 
-        monkeypatch.setattr(module, function, counted)
-    with pytest.raises(Killed):
+        return removed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "unlink", counted(os.unlink))
+        patch.setattr(os, "rmdir", counted(os.rmdir))
         artifacts.clear(tmp_path)
     assert artifacts.is_done(tmp_path) == (after == 0) and len(list(tmp_path.rglob("*"))) == 5 - after

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ from llmops.config import Config, Retention
 from llmops.data import spark
 from llmops.data.collect import forgotten
 from llmops.erasure import erase
-from llmops.erasure.forget import _write_texts, forget
+from llmops.erasure.forget import ErasureReport, _write_texts, forget
 from llmops.errors import LlmopsError
 from llmops.features.examples import read_offline
 from llmops.features.online import read_online
@@ -172,15 +172,38 @@ def publish(config: Config, done: dict[str, Path]) -> None:
     registry_of(config).publish(facts, trees, documents, by="test", why="test")
 
 
+def copied(built: Path, site: Path) -> Path:
+    """Copy `built`, hard links of the registry included."""
+    shutil.copytree(built, site)
+    answers = site / "home" / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
+    answers.unlink()
+    answers.hardlink_to(site / "home" / "artifacts" / "evaluate" / "e1" / "answers.parquet")
+    return site
+
+
 @pytest.fixture
 def site(built: Path, tmp_path: Path) -> Path:
-    """A copy of `built`, hard links of the registry included."""
-    shutil.copytree(built, tmp_path / "site")
-    home = tmp_path / "site" / "home"
-    answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
-    answers.unlink()
-    answers.hardlink_to(home / "artifacts" / "evaluate" / "e1" / "answers.parquet")
-    return tmp_path / "site"
+    return copied(built, tmp_path / "site")
+
+
+class Erased(NamedTuple):
+    """A copy of `built` without the person, to be read only, and the reports of a dry run and of the erasure."""
+
+    site: Path
+    would: ErasureReport
+    did: ErasureReport
+
+
+@pytest.fixture(scope="module")
+def erased(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
+    site = copied(built, tmp_path_factory.mktemp("erased") / "site")
+    return Erased(site, forget(at(site), MAIL, dry_run=True), forget(at(site), MAIL.upper(), by="admin"))
+
+
+@pytest.fixture
+def after(erased: Erased, tmp_path: Path) -> Path:
+    """Return a copy of the home without the person, to go on with."""
+    return copied(erased.site, tmp_path / "site")
 
 
 def at(site: Path, **collect: Any) -> Config:
@@ -216,48 +239,47 @@ def ids(path: Path, column: str = "id") -> set[str]:
     return set(pq.read_table(path, columns=[column])[column].to_pylist())
 
 
-def test_nothing_of_a_person_is_left_anywhere(site: Path) -> None:
-    config = at(site)
-    home = config.home
-    annotate = only(config, "annotate")
-    gone = {e.id for e in persons(annotate)}
-    trained = {e.id for e in persons(annotate) if e.split == "train"}
-    others = {
-        e.id for s in ("train", "validation", "test") for e in read_rows(annotate / f"{s}.parquet", Example)
-    } - gone
+def test_nothing_of_a_person_is_left_anywhere(built: Path, erased: Erased) -> None:
+    config, before, report = at(erased.site), at(built), erased.did
+    gone = {e.id for e in persons(only(before, "annotate"))}
+    trained = {e.id for e in persons(only(before, "annotate")) if e.split == "train"}
+    splits = ("train", "validation", "test")
+    others = set().union(*(ids(only(before, "annotate") / f"{s}.parquet") for s in splits)) - gone
     assert len(gone) == 4 and trained and len(others) == 11
-    features = only(config, "features")
-    assert all(read_online(features, sorted(gone)))
-    assert len({p.split("/")[0] for p in holding(home, *SECRETS)}) >= 5
+    assert all(read_online(only(before, "features"), sorted(gone)))
+    assert len({p.split("/")[0] for p in holding(before.home, *SECRETS)}) >= 5
 
-    report = forget(config, MAIL.upper(), by="admin")
-
-    assert holding(home, *SECRETS) == set()
+    assert holding(config.home, *SECRETS) == set()
     assert report.remaining == {} and report.documents == 5 and report.online == 4
+    features = only(config, "features")
     assert read_online(features, sorted(gone)) == [None] * 4
     assert all(read_online(features, sorted(others)))
     assert ids(features / "features.parquet", "input_id") == others
-    mapped = {s: {t.id for t in read_offline(features, s)} for s in ("train", "validation", "test")}
+    mapped = {s: {t.id for t in read_offline(features, s)} for s in splits}
+    annotate = only(config, "annotate")
     assert set().union(*mapped.values()) == others and mapped["train"] == ids(annotate / "train.parquet")
     assert not [path for path in features.rglob("*") if any(id.encode() in path.read_bytes() for id in gone)]
-    assert {i for s in ("train", "validation", "test") for i in ids(annotate / f"{s}.parquet")} == others
+    assert set().union(*(ids(annotate / f"{s}.parquet") for s in splits)) == others
     text = (annotate / "train.txt").read_text()
     assert text.count("[Question]") == len(ids(annotate / "train.parquet")) == text.count("####\n")
-    answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
-    assert (
-        gone.isdisjoint(ids(answers))
-        and ids(answers)
-        and ids(answers) == ids(only(config, "evaluate") / "answers.parquet")
-    )
+    answers = ids(config.registry / "support-bot" / "versions" / "v1" / "answers.parquet")
+    assert answers and gone.isdisjoint(answers) and answers == ids(only(config, "evaluate") / "answers.parquet")
     govern = only(config, "govern")
     assert not [f for f in read_rows(govern / "findings.parquet", Finding) if f.where.split()[-1] in gone]
     assert not any(i in (govern / "report.md").read_text() for i in gone)
     assert (govern / "report.md").read_text().startswith("# Report\n|")
-    assert not [
-        f for f in read_rows(annotate / "findings.parquet", Finding) if "row 12" in f.where or "line 1," in f.where
-    ]
-    assert (home / "logs" / "serving.log").read_text() == "00:00 started\n00:01 key of <FORGOTTEN> is used\n00:02 Ana\n"
+    found = [f.where for f in read_rows(annotate / "findings.parquet", Finding)]
+    assert not [where for where in found if "row 12" in where or "line 1," in where]
+    log = (config.home / "logs" / "serving.log").read_text()
+    assert log == "00:00 started\n00:01 key of <FORGOTTEN> is used\n00:02 Ana\n"
     assert [v["examples"] for v in report.versions] == [len(trained)]
+
+
+def test_the_dry_run_tells_what_is_then_done(erased: Erased) -> None:
+    names = ("documents", "rows", "texts", "online", "versions", "sources")
+    assert {n: asdict(erased.would)[n] for n in names} == {n: asdict(erased.did)[n] for n in names}
+    places = {(p["source"], p["position"].split(",")[0]) for p in erased.did.sources}
+    assert places == {("faq", "row 12"), ("faq", "row 13"), ("faq", "row 14"), ("chats", "line 1")}
 
 
 def test_what_only_the_split_ledger_still_yields_is_forgotten_too(site: Path, session: SparkSession) -> None:
@@ -369,6 +391,7 @@ def test_they_are_found_in_the_ledger_when_all_else_is_gone(left: Config, sessio
     assert not about(set().union(*asked(left, "2026-02-03")), HERS)
 
 
+@pytest.mark.journey
 def test_what_a_killed_run_has_written_into_the_ledger_goes_too(left: Config, session: SparkSession) -> None:
     replaced_rows(left.collect.root, "cy.oz@example.org")
     for name in ("faq.csv", "chats.jsonl"):
@@ -386,7 +409,7 @@ def dying(*args):
 SplitLedger.write = dying
 pipeline.run_stage("annotate", pickle.load(sys.stdin.buffer), "2026-02-02")
 """
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(left), capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(left), capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     theirs = ("shelf", "stool", "milk sold")
     assert entries(left, *theirs) >= 3 and not pipeline.plan("annotate", left, "2026-02-02").done
@@ -410,28 +433,23 @@ def test_where_data_was_removed_the_rest_is_followed_and_the_records_stay(site: 
     assert all(artifacts.is_gone(path) and len(list(path.iterdir())) == 1 for path in removed)
 
 
-def test_artifacts_keep_their_folders_and_their_records_tell(site: Path) -> None:
-    config = at(site)
-    before = {
-        p.name: p
-        for s in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train")
-        for p in [only(config, s)]
-    }
-    report = forget(config, MAIL)
-    for name, path in before.items():
-        assert artifacts.verify(path) == [], name
+def test_artifacts_keep_their_folders_and_their_records_tell(built: Path, after: Path, erased: Erased) -> None:
+    config = at(after)
+    for stage in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train"):
+        path = only(config, stage)
+        assert path.name == only(at(built), stage).name and artifacts.verify(path) == [], stage
         (erasure,) = artifacts.read_record(path).erasures
-        assert erasure["time"] == report.time and MAIL not in json.dumps(erasure)
-    assert artifacts.read_record(only(config, "train")).erasures[0]["examples"] == report.versions[0]["examples"]
+        assert erasure["time"] == erased.did.time and MAIL not in json.dumps(erasure)
+    assert artifacts.read_record(only(config, "train")).erasures[0]["examples"] == erased.did.versions[0]["examples"]
     for stage in ("collect", "clean", "annotate"):
-        assert pipeline.run_stage(stage, config, DAY) in before.values()
+        assert pipeline.run_stage(stage, config, DAY) == only(config, stage)
     assert pipeline.plan("annotate", config, DAY).done
 
 
-def test_collect_does_not_bring_the_rows_back(site: Path) -> None:
-    config = at(site)
-    documents = len(read_rows(only(config, "collect") / "documents.parquet", Document))
-    forget(config, MAIL)
+def test_collect_does_not_bring_the_rows_back(built: Path, after: Path) -> None:
+    """Neither from the sources as they were, nor from changed ones."""
+    config = at(after)
+    documents = len(read_rows(only(at(built), "collect") / "documents.parquet", Document))
     shutil.rmtree(config.artifacts / "collect")
     shutil.rmtree(config.collect.cache)  # the sources are read again, and still hold the person
     again = pipeline.run_stage("collect", config, DAY)
@@ -440,12 +458,7 @@ def test_collect_does_not_bring_the_rows_back(site: Path) -> None:
     suppressed = [r for r in read_rows(again / "quarantine.parquet", Dropped) if r.rule == forgotten.RULE]
     assert len(suppressed) == 5 and not any(row.content for row in suppressed)
     assert {row.location for row in suppressed} == {"faq.csv", "chats.jsonl"}
-
-
-def test_a_changed_source_does_not_bring_them_back_either(site: Path) -> None:
-    config = at(site)
-    forget(config, MAIL)
-    faq = site / "sources" / "faq.csv"
+    faq = after / "sources" / "faq.csv"
     head, *rows = faq.read_text().splitlines()
     faq.write_text("\n".join([head, "Is it new?,Yes it is brand new.,new", *rows]) + "\n")
     again = pipeline.run_stage("collect", config, "2026-02-01")
@@ -453,10 +466,9 @@ def test_a_changed_source_does_not_bring_them_back_either(site: Path) -> None:
     assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
 
 
-def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(site: Path, session: SparkSession) -> None:
-    config = at(site)
-    forget(config, MAIL)
-    faq = site / "sources" / "faq.csv"
+def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(after: Path, session: SparkSession) -> None:
+    config = at(after)
+    faq = after / "sources" / "faq.csv"
     faq.write_text(
         faq.read_text()
         .replace("It is on its way to you, Ana.", "It came on Monday, Ana; you have 11 points.")
@@ -465,7 +477,7 @@ def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(site:
     )
     roles, texts = ("user", "assistant") * 2, (f"I moved, {MAIL.upper()}", "Fine.", "Is my cat Momo well?", "She is.")
     again = {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]}
-    with open(site / "sources" / "chats.jsonl", "a") as chats:
+    with open(after / "sources" / "chats.jsonl", "a") as chats:
         chats.write(json.dumps(again) + "\n")
     done = {name: pipeline.run_stage(name, config, "2026-02-01") for name in ("collect", "clean", "annotate")}
     assert holding(config.home, *SECRETS) == set()
@@ -498,36 +510,19 @@ def test_a_customer_number_is_no_number_of_a_row(tmp_path: Path, session: SparkS
     assert after["test"] <= ids(run_day(config, "2026-02-02") / "test.parquet")
 
 
-def test_a_customer_number_is_no_count(tmp_path: Path, session: SparkSession) -> None:
+def test_a_name_in_running_text_of_any_script_is_forgotten_for_good(tmp_path: Path, session: SparkSession) -> None:
     config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
     sources(tmp_path)
-    rows = [f"What does chair {n} cost?,Chair {n} costs {n} euros,{n}" for n in range(1000, 1100)]
-    faq.write_text("\n".join(["question,answer,topic", *rows, "Is it mine?,It is of customer 104.,m"]) + "\n")
-    emit(config.events, "llmops.text", {"llmops.prompt.text": "customer 104", "llmops.prompt.words": 104})
-    record = artifacts.read_record(run_day(config, DAY, ("collect", "clean")))
-    (config.home / "logs").mkdir()
-    (config.home / "logs" / "days.log").write_text(json.dumps({"day": DAY, "rows": 104}) + "\n")
-    assert record.metrics["kept"] == 104
-    report = forget(config, "104")
-    assert report.remaining == {} and report.rows[f"clean/{record.fingerprint}"] == 1
-    assert artifacts.read_record(config.artifacts / "clean" / record.fingerprint).metrics == record.metrics
-    assert not holding(config.home, "customer 104") and "104" in (config.home / "logs" / "days.log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("who", "asks"), [("李小龙", "我叫{}，我的订单在哪里？"), ("Ana Lima", "Where is the order of _{}_ now?")]
-)
-def test_a_name_in_running_text_of_any_script_is_forgotten_for_good(
-    tmp_path: Path, session: SparkSession, who: str, asks: str
-) -> None:
-    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
-    sources(tmp_path)
-    faq.write_text(faq.read_text() + f"{asks.format(who)},It has been sent on its way today.,theirs\n")
+    asks = {"李小龙": "我叫{}，我的订单在哪里？", "Ana Lima": "Where is the order of _{}_ now?"}
+    rows = [f"{text.format(who)},It has been sent on its way today.,{who}\n" for who, text in asks.items()]
+    faq.write_text(faq.read_text() + "".join(rows))
     first = run_day(config, DAY)
-    assert holding(config.home, who)
-    assert forget(config, who).remaining == {} and holding(config.home, who) == set()
+    assert all(holding(config.home, who) for who in asks)
+    for who in asks:
+        assert forget(config, who).remaining == {}
+    assert holding(config.home, *asks) == set()
     faq.write_text(faq.read_text().replace("today", "on Monday"))
-    assert run_day(config, "2026-02-01") != first and holding(config.home, who) == set()
+    assert run_day(config, "2026-02-01") != first and holding(config.home, *asks) == set()
 
 
 def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
@@ -557,9 +552,8 @@ def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Pat
     assert artifacts.read_record(collected).metrics["forgotten"] == 2
 
 
-def test_the_list_of_what_is_forgotten_tells_nothing(site: Path) -> None:
-    config = at(site)
-    forget(config, MAIL)
+def test_the_list_of_what_is_forgotten_tells_nothing(erased: Erased) -> None:
+    config = at(erased.site)
     path = config.collect.forgotten
     assert path.stat().st_mode & 0o777 == 0o600
     list_ = path.read_text()
@@ -577,11 +571,10 @@ def test_the_list_of_what_is_forgotten_tells_nothing(site: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 7])
-def test_a_kill_in_the_middle_is_mended_by_repeating(site: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_a_kill_in_the_middle_is_mended_by_repeating(
+    site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
     config = at(site)
-    other = site.parent / "other"
-    shutil.copytree(site, other)
-    forget(at(other), MAIL)
     calls = 0
     real = erase.take_rows
 
@@ -601,7 +594,7 @@ def test_a_kill_in_the_middle_is_mended_by_repeating(site: Path, monkeypatch: py
         forget(config, "somebody@example.org")
     report = forget(config, MAIL)
     assert not journal.exists() and report.remaining == {} and holding(config.home, *SECRETS) == set()
-    assert state(config) == state(at(other))
+    assert state(config) == state(at(erased.site))
 
 
 def state(config: Config) -> dict[str, Any]:
@@ -638,36 +631,34 @@ def contents(home: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(home.rglob("*")) if p.is_file() and not p.name.endswith(own)}
 
 
-def test_what_it_would_do_is_what_it_does(site: Path) -> None:
-    config = at(site)
-    would, did = forget(config, MAIL, dry_run=True), forget(config, MAIL)
-    names = ("documents", "rows", "texts", "online", "versions", "sources")
-    assert {n: asdict(would)[n] for n in names} == {n: asdict(did)[n] for n in names}
-    assert {(p["source"], p["position"].split(",")[0]) for p in did.sources} == {
-        ("faq", "row 12"),
-        ("faq", "row 13"),
-        ("faq", "row 14"),
-        ("chats", "line 1"),
-    }
-    with pytest.raises(LlmopsError):
-        forget(config, MAIL)
-
-
-def test_the_model_version_and_its_card_say_so(site: Path) -> None:
-    config = at(site)
-    forget(config, MAIL)
+def test_the_card_and_the_event_tell_and_do_not_name_and_the_repository_loses_the_rows(
+    built: Path, erased: Erased
+) -> None:
+    config = at(erased.site)
     version = registry_of(config).get("v1")
     assert len(version.erasures) == 1
     card = (version.path / "README.md").read_text()
     assert card.index("## Training data") < card.index("## Erasure") < card.index("## Training\n")
     assert MAIL not in card + (version.path / "version.json").read_text()
+    drain(config.events, config.monitoring)
+    (event,) = LocalStore(config.events).find("llmops.erasure")
+    assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
+    assert event["user.name"] == "admin" and event["event.outcome"] == "success"
+    names = [e["llmops.prompt.text"] for e in LocalStore(config.events).find("llmops.text")]
+    assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
+    with Spool(config.events) as spool:
+        assert list(spool.rejected()) == []
+    folder = Path("repository") / "documents" / f"interval={DAY}"
+    before = sum(pq.read_metadata(p).num_rows for p in (built / "home" / folder).glob("*.parquet"))
+    manifest = json.loads((config.home / folder / "_manifest.json").read_text())
+    assert {part["name"] for part in manifest["parts"]} == {p.name for p in (config.home / folder).glob("*.parquet")}
+    assert erased.did.rows["repository"] == before - manifest["rows"] == 4
 
 
 def test_no_stage_may_run_meanwhile(site: Path) -> None:
     config = at(site)
     with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
         forget(config, MAIL)
-    forget(config, MAIL)
 
 
 def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
@@ -690,30 +681,6 @@ def test_what_cannot_be_changed_is_named(site: Path, capsys: pytest.CaptureFixtu
     report = forget(config, MAIL)
     assert list(report.remaining) == [str(config.home / "keys.json")]
     assert list(forget(config, MAIL).remaining) == list(report.remaining)  # and again, as long as it is so
-
-
-def test_the_event_counts_and_does_not_name(site: Path) -> None:
-    config = at(site)
-    forget(config, MAIL, by="admin")
-    drain(config.events, config.monitoring)
-    (event,) = LocalStore(config.events).find("llmops.erasure")
-    assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
-    assert event["user.name"] == "admin" and event["event.outcome"] == "success"
-    names = [e["llmops.prompt.text"] for e in LocalStore(config.events).find("llmops.text")]
-    assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
-    with Spool(config.events) as spool:
-        assert list(spool.rejected()) == []
-
-
-def test_the_repository_loses_the_rows(site: Path) -> None:
-    config = at(site)
-    folder = config.home / "repository" / "documents" / f"interval={DAY}"
-    before = sum(pq.read_metadata(p).num_rows for p in folder.glob("*.parquet"))
-    report = forget(config, MAIL)
-    manifest = json.loads((folder / "_manifest.json").read_text())
-    parts = {p.name for p in folder.glob("*.parquet")}
-    assert {part["name"] for part in manifest["parts"]} == parts
-    assert report.rows["repository"] == before - manifest["rows"] == 4
 
 
 def test_the_command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

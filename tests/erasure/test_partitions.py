@@ -21,7 +21,7 @@ MAIL = "ana@example.org"
 DAYS = ("2026-01-30", "2026-01-31")
 
 
-@pytest.fixture(params=["folder", "s3", "azure"])
+@pytest.fixture(params=["folder", "s3", pytest.param("azure", marks=pytest.mark.service)])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """With a repository of two intervals of three parts each; the person is in two parts of the last."""
     where = str(tmp_path / "repository") if request.param == "folder" else request.getfixturevalue(request.param)

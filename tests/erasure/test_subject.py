@@ -28,7 +28,6 @@ def has_terms(subject: Subject, text: str) -> bool:
     ("identifier", "text"),
     [
         (MAIL, "Write to ANA@Example.org."),
-        (MAIL, "<ana@example.org>"),
         (MAIL, "mailto:ana@example.org"),
         (MAIL, "well...ana@example.org"),
         (MAIL, "ana&#64;example.org"),
@@ -37,31 +36,22 @@ def has_terms(subject: Subject, text: str) -> bool:
         (MAIL, json.dumps({"fields": json.dumps({"says": f"hello\n{MAIL}\n"})})),
         (MAIL, r'{"broken": "\u0061na@example.org'),
         (MAIL, "https://shop.example/?to=ana%40example.org"),
-        ("Ana Li", "I am ana  li."),
         ("Ana Li", "Ana\nLi's parcel"),
-        ("josé", "JOSÉ"),
         ("josé", "JosÃ© is here"),
         ("José", "Jose\u0301"),
         ("202-555-0143", "call (202) 555-0143 now"),
-        ("+1 202 555 0143", "12025550143"),
         ("C-102", "order of c-102."),
-        ("10234", "customer 10234."),
         ("5678901 5678901 5678901", "card 5678901 5678901  5678901"),
         ("Ana Li", "_Ana Li_ and __no_one__"),
-        (MAIL, "(__ana@example.org__)"),
         ("李小龙", "我叫李小龙，你好"),
         ("김철수", "김철수님이 주문했습니다"),
         ("สมชาย ใจดี", "ผมชื่อสมชาย ใจดีครับ"),
         ("Ana Li", "我叫Ana Li，你好"),
         ("202-555-0143", "电话2025550143。"),
         ("Jörg Groß", "the parcel of JÖRG GROSS"),
-        ("JÖRG GROSS", "das Paket von Jörg Groß"),
         ("Jörg Gross", "DAS PAKET VON JÖRG GROẞ"),
-        ("李娜", "我叫李娜。"),
-        ("김구", "김구님이 주문했습니다"),
         ("Ana Lima", "https://shop.example/find?by=name&for=Ana+Lima&page=2"),
         ("Ana Lima", json.dumps({"url": "https://shop.example/?for=%22Ana+Lima%22"})),
-        (MAIL, "Write to ana@example.org.Thanks"),
         (MAIL, "Пишите на ana@example.org.Спасибо"),
     ],
 )
@@ -75,9 +65,7 @@ def test_named(identifier: str, text: str) -> None:
     ("identifier", "text"),
     [
         (MAIL, "diana@example.org"),
-        (MAIL, "big.ana@example.org"),
         (MAIL, "ana@example.org.uk"),
-        (MAIL, "ana@example.organic"),
         ("Ana Li", "Diana Li and Ana Lima"),
         ("Ana Li", "Ana Li-Smith"),
         ("202-555-0143", "1202-555-01435"),
@@ -85,7 +73,6 @@ def test_named(identifier: str, text: str) -> None:
         ("10234", "It costs 10234.50 or 10,234."),
         ("Ana Li", "x_Ana Li_ and _Ana Li_x and _Diana Li_"),
         (MAIL, "_ana_@example.org"),
-        ("李小龙", "李小明和大龙"),
         ("สมช", "สมชื่อ"),
         ("Jörg Groß", "Jörg Grossmann, Jörg Gros"),
         ("Ana Lima", "Ana+Lima"),
@@ -98,10 +85,10 @@ def test_another(identifier: str, text: str) -> None:
     assert Subject(identifier).hide(text) == text
 
 
-@pytest.mark.parametrize("identifier", ["", "a", "??", " \u200b ", "a-b", "李", "สม"])
-def test_too_little_to_name_anybody(identifier: str) -> None:
-    with pytest.raises(LlmopsError):
-        Subject(identifier)
+def test_too_little_to_name_anybody() -> None:
+    for identifier in ("", "a", "??", " \u200b ", "a-b", "李", "สม"):
+        with pytest.raises(LlmopsError):
+            Subject(identifier)
 
 
 def test_a_file_may_be_named_after_the_person() -> None:
@@ -126,18 +113,15 @@ def test_it_leaves_the_numbers_of_json_alone() -> None:
     assert subject.hide_lines(lines) == hidden
 
 
-@pytest.mark.parametrize("identifier", ["Jörg Groß", "JÖRG GROSS"])
-def test_it_hides_the_person_where_another_case_is_longer(identifier: str) -> None:
+def test_it_hides_the_person_where_another_case_is_longer() -> None:
     text = "Die Straße von Jörg Groß, JÖRG GROSS und Jörg  Groß ist groß."
     hidden = f"Die Straße von {MARK}, {MARK} und {MARK} ist groß."
-    assert Subject(identifier).hide(text) == Subject(identifier).hide_lines(text) == hidden
+    for identifier in ("Jörg Groß", "JÖRG GROSS"):
+        assert Subject(identifier).hide(text) == Subject(identifier).hide_lines(text) == hidden
 
 
-def test_rows_are_those_of_the_series() -> None:
+def test_rows_are_those_of_the_series_and_bytes_of_any_kind_are_searched() -> None:
     assert Subject(MAIL).rows(pl.Series(["x", MAIL, None, f"{MAIL}x", MAIL.upper()], dtype=pl.String)) == [1, 4]
-
-
-def test_bytes_of_any_kind() -> None:
     assert Subject(MAIL).named_in_bytes(b"\xff\x00\x17" + MAIL.encode() + b"\x00\xfe")
     assert not Subject(MAIL).named_in_bytes(b"\xff\x00\x17di" + MAIL.encode())
 
