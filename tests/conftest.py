@@ -124,11 +124,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
-def no_time_limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start no watching process for each stage that a test runs, but in tests marked `time_limit`."""
-    if not request.node.get_closest_marker("time_limit"):
-        monkeypatch.setattr("llmops.pipeline.time_limit", lambda what, seconds: nullcontext())
+@pytest.fixture(autouse=True, scope="session")
+def no_time_limit() -> Iterator[None]:
+    """Start no watching process for each stage that a test runs; tests/dags has runs with the real limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmops.pipeline.time_limit", lambda what, seconds: nullcontext())
+        yield
 
 
 @pytest.fixture(autouse=True)
