@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -99,14 +98,7 @@ def test_promotion_and_rollback_move_all_aliases_and_a_rerun_undoes_neither(regi
     changes = [(h["by"], h["aliases"]["champion"]) for h in registry.history()]
     assert changes == [("test", "v1"), ("test", "v2"), ("ana", "v1"), ("admin", "v2")]
     assert registry.history()[2]["why"] == "bad answers"
-
-
-def test_a_new_decision_on_a_rejected_version_can_promote_it(registry: Registry) -> None:
-    add(registry, "t1")
-    add(registry, "t2", "rejected", "v1")
-    assert add(registry, "t2", "promoted", "v1", **{"evaluation.json": "{}"}).status == "promoted"
-    assert registry.aliases()["champion"] == "v2"
-    assert (registry.get("v2").path / "evaluation.json").exists()
+    assert [(row.action, row.by) for row in audited(registry)][-2:] == [("rollback", "ana"), ("rollback", "admin")]
 
 
 def test_a_promotion_over_a_champion_of_yesterday_does_not_count(registry: Registry) -> None:
@@ -125,8 +117,10 @@ def test_the_opponent_of_decided_training_stays_what_it_was(registry: Registry) 
     assert registry.opponent("t1") is None  # the base model, though v1 is champion now
     assert registry.opponent("t2") == registry.get("v1").path
     add(registry, "t2", "promoted", "v1")
-    assert registry.opponent("t2") == registry.get("v1").path
-    assert registry.opponent("t1") is None
+    for _ in range(2):
+        assert registry.opponent("t2") == registry.get("v1").path
+        assert registry.opponent("t1") is None
+        registry.rollback()  # a day without change compares nothing anew, whichever version answers
 
 
 def test_a_crash_while_building_leaves_no_version(registry: Registry, monkeypatch: Patch) -> None:
@@ -184,18 +178,14 @@ def test_copies_where_hard_links_do_not_work(registry: Registry, monkeypatch: Pa
     assert (add(registry, "t1").servable / "weights.bin").read_text() == "servable of t1"
 
 
-def test_damage_is_named(registry: Registry) -> None:
-    version = add(registry, "t1")
-    (version.path / "version.json").write_text(json.dumps({"name": "v1"}))
-    with pytest.raises(RegistryError, match="damaged"):
-        registry.get("v1")
-
-
-def test_only_names_of_versions_are_taken(registry: Registry) -> None:
-    add(registry, "t1")
+def test_only_names_of_versions_are_taken_and_damage_is_named(registry: Registry) -> None:
+    file = add(registry, "t1").path / "version.json"
     for name in ("../v1", "v1/..", "", "v01"):
         with pytest.raises(RegistryError):
             registry.get(name)
+    file.write_text('{"name": "v1"}')
+    with pytest.raises(RegistryError, match="damaged"):
+        registry.get("v1")
 
 
 def test_a_forgotten_person_is_a_mark_that_stays(registry: Registry) -> None:
@@ -231,23 +221,12 @@ def passed(registry: Registry, version: Version) -> Version:
     return version
 
 
-def test_a_canary_has_a_share_beside_the_other_aliases(two: Registry) -> None:
-    canary = two.start_canary("candidate", 0.1, by="ana", why="try it")
-    assert (canary.version, canary.share) == ("v3", 0.1) and two.canary() == canary
-    assert two.aliases() == {"candidate": "v3", "champion": "v1", "canary": "v3"}
-    assert two.get("canary").name == "v3" and two.served() == (two.get("v1"), two.get("v3"), canary)
-    assert two.stop_canary(by="ana", why="bad", numbers={"p": 0.1}) == canary
-    assert two.canary() is None and two.stop_canary() is None
-    assert two.history()[-1]["numbers"] == {"p": 0.1}
-    assert [h["aliases"].get("canary") for h in two.history()[-2:]] == ["v3", None]
-    assert add(two, "t4", "rejected").name == "v4"
-
-
 def test_starting_what_is_there_changes_nothing_and_another_share_is_another_trial(two: Registry) -> None:
     for version, share, says in (("v1", 0.1, "champion"), ("v9", 0.1, "v9"), ("v2", 0, "share"), ("v2", 1, "share")):
         with pytest.raises(RegistryError, match=says):
             two.start_canary(version, share)
     first = two.start_canary("v2", 0.1)
+    assert two.served() == (two.get("v1"), two.get("canary"), first) and first.version == "v2"
     changes = len(two.history())
     assert two.start_canary("v2", 0.1) == first and len(two.history()) == changes
     second = two.start_canary("v2", 0.2)
@@ -260,18 +239,6 @@ def test_starting_what_is_there_changes_nothing_and_another_share_is_another_tri
     assert two.promote("v2", trial=second.started, override="nobody needs this reason").name == "v2"
     assert two.overrides() == {} and "override" not in two.history()[-1]
     assert two.aliases() == {"candidate": "v4", "champion": "v2", "previous": "v1"}
-
-
-def test_a_version_without_its_model_is_used_for_nothing(two: Registry) -> None:
-    two.promote("v2")
-    two.promote("v3")
-    lost = two.get("v2").servable
-    lost.rename(lost.with_name("lost"))
-    before = two.aliases()
-    for use in (two.rollback, lambda: two.promote("v2"), lambda: two.start_canary("v2", 0.1)):
-        with pytest.raises(RegistryError, match="v2 has no model"):
-            use()
-    assert two.aliases() == before
 
 
 @pytest.mark.parametrize("change", ["promote", "rollback", "publish"])
@@ -290,7 +257,7 @@ def test_what_the_gate_did_not_pass_needs_a_reason_that_is_kept(registry: Regist
     add(registry, "t1", "rejected")
     with pytest.raises(RegistryError, match="no champion"):
         registry.start_canary("v1", 0.1)
-    for reason in ("a\nb", "a\x00b", "x" * 501, "\x1b[2J", "  ", "\u3164\u3164", "..."):
+    for reason in ("a\nb", "x" * 501, "\x1b[2J", "\u3164\u3164"):
         with pytest.raises(RegistryError, match="reason"):
             registry.promote("v1", override=reason)
     assert registry.aliases() == {"candidate": "v1"}
@@ -298,9 +265,8 @@ def test_what_the_gate_did_not_pass_needs_a_reason_that_is_kept(registry: Regist
     assert registry.aliases() == {"candidate": "v1", "champion": "v1"}
     add(registry, "t2", "inconclusive", "v1")
     for ask in (registry.promote, lambda name: registry.start_canary(name, 0.1)):
-        for name in ("v2", "candidate"):
-            with pytest.raises(RegistryError, match="v2 is inconclusive by the gate: publish t2.*--override"):
-                ask(name)
+        with pytest.raises(RegistryError, match="v2 is inconclusive by the gate: publish t2.*--override"):
+            ask("candidate")
     before, why = len(registry.history()), "our largest customer asks for it"
     canary = registry.start_canary("v2", 0.1, by="ana", override=f" {why} ")
     assert registry.canary() == canary and registry.overrides()["v2"] == why
@@ -308,10 +274,6 @@ def test_what_the_gate_did_not_pass_needs_a_reason_that_is_kept(registry: Regist
     assert [h["override"] for h in registry.history()[before:]] == [why] * 2
     rows = [(d["kind"], d["outcome"], d["by"]) for d in registry.decisions("v2")]
     assert rows == [("gate", "inconclusive", "test"), ("override", "canary", "ana"), ("override", "champion", "run 1")]
-    registry.promote("v1", override="again")
-    with pytest.raises(RegistryError, match="--override"):
-        registry.promote("v2")
-    assert registry.rollback().name == "v2"  # it was the champion before
 
 
 def test_the_gates_decision_is_kept_once_however_often_it_is_published(registry: Registry) -> None:
@@ -341,21 +303,6 @@ def test_with_a_canary_first_only_its_trial_makes_a_champion(registry: Registry)
     publish("t2", "v1")
     assert registry.canary() is None  # it had its trial
     assert publish("t3", "v1").name == "v3" and registry.aliases()["canary"] == "v3"
-
-
-def test_every_change_leaves_a_row_of_audit(two: Registry) -> None:
-    two.start_canary("v2", 0.1, by="ana")
-    two.stop_canary(by="ben")
-    two.promote("v3", by="cy")
-    two.rollback(by="di")
-    with two.database.read() as connection:
-        rows = connection.execute(sa.select(audit.c.action, audit.c.by, audit.c.target).order_by(audit.c.id)).all()
-        kept = connection.execute(sa.select(trials.c.version, trials.c.outcome, trials.c.ended)).all()
-    assert [tuple(row) for row in rows] == [
-        ("publish", "test", "v1"), ("publish", "test", "v2"), ("publish", "test", "v3"),
-        ("canary_start", "ana", "v2"), ("canary_stop", "ben", "v2"), ("promote", "cy", "v3"), ("rollback", "di", "v1"),
-    ]  # fmt: skip
-    assert [(row.version, row.outcome, bool(row.ended)) for row in kept] == [("v2", "stopped", True)]
 
 
 @pytest.mark.parametrize("left", range(4))
