@@ -54,12 +54,12 @@ def accepted(folder: Path) -> dict[str, bool]:
 
 
 class Children:
-    """The processes of a run; `of` is "all" sinks or Elasticsearch alone."""
+    """The processes of a run."""
 
-    def __init__(self, folder: Path, url: str, of: str = "all") -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
         self._commands = {f"writer{n}": ["write", str(folder)] for n in range(WRITERS)}
-        self._commands["shipper"] = ["ship", str(folder), url, of]
+        self._commands["shipper"] = ["ship", str(folder), url]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str) -> None:
@@ -82,12 +82,11 @@ class Children:
             self.kill(name)
 
 
-def _main(role: str, folder: Path, url: str = "", of: str = "") -> None:
+def _main(role: str, folder: Path, url: str = "") -> None:
     if role == "write":
         write(folder)
     else:
-        chosen = sinks(folder, url) if of == "all" else [ElasticsearchSink.connect(url)]
-        Shipper(folder, chosen, period_s=0.02, longest_s=0.5).start()
+        Shipper(folder, sinks(folder, url), period_s=0.02, longest_s=0.5).start()
         signal.pause()
 
 

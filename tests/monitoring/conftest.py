@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,43 +22,30 @@ def shared(name: str) -> Path:
     pytest.skip(f"there is no shared/{name} beside the project")
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=30):
-            return True
-    except OSError:
-        return False
-
-
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def collector(tmp_path: Path, free_port: int) -> Iterator[tuple[str, Path]]:
     """A collector that takes OTLP over HTTP; gives its URL and the file that it writes."""
     program, received = shared("otel/otelcol"), tmp_path / "received.jsonl"
-    for _ in range(5):  # somebody else may take a free port before the collector does
-        with socket.socket() as one, socket.socket() as other:
-            for free in (one, other):
-                free.bind(("127.0.0.1", 0))
-            port, health = one.getsockname()[1], other.getsockname()[1]
-        (tmp_path / "collector.yaml").write_text(f"""
-receivers: {{otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{port}"}}}}}}}}
+    (tmp_path / "collector.yaml").write_text(f"""
+receivers: {{otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{free_port}"}}}}}}}}
 exporters: {{file: {{path: {received}, flush_interval: 50ms}}}}
-extensions: {{health_check: {{endpoint: "127.0.0.1:{health}"}}}}
 service:
-  extensions: [health_check]
   telemetry: {{metrics: {{level: none}}}}
   pipelines: {{logs: {{receivers: [otlp], exporters: [file]}}}}
 """)
-        command = [str(program), "--config", str(tmp_path / "collector.yaml")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                url = f"http://127.0.0.1:{health}"
-                wait_until(lambda p=process, url=url: p.poll() is not None or answers(url), "the collector")
-                if process.poll() is None:
-                    yield f"http://127.0.0.1:{port}", received
-                    return
-            finally:
-                process.terminate()
-    pytest.fail("the collector does not start")
+
+    def listens() -> bool:
+        assert process.poll() is None
+        with socket.socket() as probe:
+            return not probe.connect_ex(("127.0.0.1", free_port))
+
+    command = [str(program), "--config", str(tmp_path / "collector.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(listens, "the collector")
+            yield f"http://127.0.0.1:{free_port}", received
+        finally:
+            process.terminate()
 
 
 @pytest.fixture
