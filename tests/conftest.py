@@ -40,7 +40,9 @@ PORTS = itertools.count(10_000 + os.getpid() * 23 % 20_000)
 PATHS = {
     "tests/e2e/": "journey",
     "tests/dags/test_airflow.py": "journey",
+    "tests/erasure/test_forget.py": "journey",
     "tests/docker/": "check",
+    "tests/test_commands.py": "check",
     "tests/test_house.py": "check",
     "tests/test_readme.py": "check",
     "tests/test_makefile.py": "check",
@@ -129,6 +131,14 @@ def no_time_limit() -> Iterator[None]:
     """Start no watching process for each stage that a test runs; tests/dags has runs with the real limit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmops.pipeline.time_limit", lambda what, seconds: nullcontext())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_fsync() -> Iterator[None]:
+    """Wait for no disk: a killed process loses nothing that it has written, only a machine without power does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

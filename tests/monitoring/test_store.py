@@ -78,7 +78,6 @@ def assert_alike(some, others):
     [
         lambda c: c.lognormvariate(0, 2) * 1e8,
         lambda c: c.choice((4e7, 4.1e7, 9e9)),  # between the modes there is nothing
-        lambda c: c.expovariate(1) * 1e3,
     ],
 )
 def test_percentiles_of_histograms_are_within_one_percent_of_exact_ones(draw):
@@ -96,17 +95,17 @@ def test_percentiles_of_histograms_are_within_one_percent_of_exact_ones(draw):
     assert histogram.percentile_ns(histogram.added([]), 0.5) is None
 
 
-def test_roll_ups_tell_what_events_tell_in_whatever_order_they_come_and_count_an_event_once(tmp_path):
+def test_roll_ups_tell_what_events_tell_whoever_brings_them_in_whatever_order_and_how_often(tmp_path):
     events = many(200)
-    random.Random(7).shuffle(events)
-    for n in range(0, len(events), 7):
-        LocalStore(tmp_path, LONG).send(events[n : n + 7])
+    with ThreadPoolExecutor(4) as pool:
+        for n in range(4):
+            mine = random.Random(n).sample(events, 200)
+            for start in range(0, 200, 25):
+                pool.submit(LocalStore(tmp_path, LONG).send, mine[start : start + 25])
     before = both(tmp_path)
     assert_alike(*before)
     assert before[0].total.requests == 200
-    store = LocalStore(tmp_path, LONG)
-    store.send([*events[:30], *events[:30]])
-    store.send([{**events[0], "event.duration": 10**12}])
+    LocalStore(tmp_path, LONG).send([*events[:30], *events[:30], {**events[0], "event.duration": 10**12}])
     assert both(tmp_path) == before
 
 
@@ -123,18 +122,6 @@ def test_late_events_are_counted_where_they_belong(tmp_path):
     assert found.total.requests == 12
     minutes = rolled_up(tmp_path, config).requests(now - 24 * HOUR, now, timedelta(minutes=30))
     assert [figures.requests for figures in minutes.series if figures.requests] == [3, 3]
-
-
-def test_two_shippers_at_once_lose_nothing_and_count_nothing_twice(tmp_path):
-    events = many(200)
-    with ThreadPoolExecutor(4) as pool:
-        for n in range(4):
-            mine = events if n % 2 else events[::-1]
-            for start in range(0, 200, 25):
-                pool.submit(LocalStore(tmp_path, LONG).send, mine[start : start + 25])
-    some, others = both(tmp_path)
-    assert some.total.requests == 200
-    assert_alike(some, others)
 
 
 KILLED = """
@@ -238,7 +225,7 @@ def test_the_file_does_not_grow_without_bound(tmp_path):
         LocalStore(tmp_path, config).send(events)
         aged(tmp_path)
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("store.db")))
-    assert max(sizes) < 6_000_000 and sizes[-1] == sizes[-2] == sizes[-3]
+    assert max(sizes[3:]) <= 1.05 * sizes[2] < 6_000_000
     until = now.replace(minute=0, second=0, microsecond=0) + HOUR
     assert rolled_up(tmp_path, config).requests(until - timedelta(days=1), until).total.requests == 1600
 
