@@ -86,21 +86,6 @@ class Site:
         with database_of(self.config).change() as connection:
             move(connection, self.config.release.name, aliases, Change("promote", "", "a test", "set"))
 
-    @contextmanager
-    def damaged_database(self) -> Iterator[None]:
-        """In the database's place is something else."""
-        files = list(self.config.home.glob("state.db*"))
-        for file in files:
-            file.rename(file.with_name(f"good-{file.name}"))
-        (self.config.home / "state.db").write_text("{" * 5000)
-        try:
-            yield
-        finally:
-            for file in self.config.home.glob("state.db*"):
-                file.unlink()
-            for file in files:
-                file.with_name(f"good-{file.name}").rename(file)
-
     def engine(self, version: Any) -> EchoEngine:
         serving = self.config.serving
         self.engines[version.name] = EchoEngine(serving.max_queue, serving.max_batch)

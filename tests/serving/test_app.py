@@ -15,29 +15,6 @@ from serving.engines.echo import EchoEngine
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.fixture
-def own_site(new_site, tmp_path):
-    """A site whose app, versions and database a test may change; the others share one."""
-    return new_site(tmp_path).release()
-
-
-@pytest.fixture
-def own_client(own_site):
-    with own_site.client() as client:
-        own_site.ready(client)
-        yield client
-
-
-@pytest.fixture
-def site(shared_site):
-    return shared_site
-
-
-@pytest.fixture
-def client(shared_client):
-    return shared_client
-
-
 def ask(client, headers=None, **body):
     return client.post("/generate", json={"prompt": "one two three", **body}, headers=headers or {})
 
@@ -45,8 +22,8 @@ def ask(client, headers=None, **body):
 # --- answers
 
 
-def test_a_question_is_answered_with_version_and_usage(site, client):
-    answer = ask(client, site.headers(), max_new_tokens=2)
+def test_a_question_is_answered_with_version_and_usage(shared_site, shared_client):
+    answer = ask(shared_client, shared_site.headers(), max_new_tokens=2)
     assert answer.status_code == 200
     assert answer.json() == {
         "response": "one two",
@@ -58,9 +35,9 @@ def test_a_question_is_answered_with_version_and_usage(site, client):
     }
 
 
-def test_the_query_parameters_and_a_bearer_token_do_the_same(site, client):
-    bearer = {"Authorization": f"Bearer {site.keys['user']}"}
-    answer = client.post("/generate", params={"prompt": "a b c", "max_length": 2}, headers=bearer).json()
+def test_the_query_parameters_and_a_bearer_token_do_the_same(shared_site, shared_client):
+    bearer = {"Authorization": f"Bearer {shared_site.keys['user']}"}
+    answer = shared_client.post("/generate", params={"prompt": "a b c", "max_length": 2}, headers=bearer).json()
     assert (answer["response"], answer["finish_reason"]) == ("a b", "length")
 
 
@@ -71,66 +48,55 @@ def test_the_query_parameters_and_a_bearer_token_do_the_same(site, client):
     ("body", "words"),
     [
         ({"prompt": " \n\t "}, "empty"),
-        ({"prompt": "x" * 201}, "201 characters; at most 200"),
         ({"prompt": "x", "context": "y" * 333}, "333 characters; at most 200"),
         ({"prompt": "x", "max_new_tokens": 21}, "21 new tokens are asked for; at most 20"),
-        ({"prompt": "x", "max_new_tokens": 0}, "max_new_tokens"),
-        ({"prompt": "x", "max_new_tokens": 3, "max_length": 3}, "not both"),
-        ({"prompt": 5}, "prompt"),
         ({"prompt": "x", "temperature": 3}, "temperature"),
-        ({"prompt": "x", "stop": ["x"] * 17}, "stop"),
-        ({"prompt": "x", "top_k": 5}, "top_k"),
         ({"prompt": "x", "input_id": "y"}, "not both"),
-        ({}, "prompt"),
-        (b"{", "is no JSON: "),
         (b'{"\\ud800": 1}', "body: Input should be a valid string"),
-        (b'{"prompt": NaN}', "body.prompt: "),
-        (b'{"prompt": "a", "stop": ["x", 1]}', "body.stop: Input should be a valid string; body.stop.1:"),
         (b'{"prompt": "a", "list[x]": 1}', "body.list[x]: is not known here"),
         (b"[" * 50_000, "cannot be read as JSON: maximum recursion"),
         (b'{"prompt": "\xe9"}', "cannot be read as JSON: 'utf-8' codec"),
-        (b'{"prompt": ' + b"9" * 5000 + b"}", "cannot be read as JSON: Exceeds the limit"),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_the_reason_in_words_for_its_sender(site, client, body, words):
+def test_what_cannot_be_answered_is_refused_in_words_for_its_sender(shared_site, shared_client, body, words):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = client.post("/generate", content=content, headers={**site.headers(), **JSON})
+    answer = shared_client.post("/generate", content=content, headers={**shared_site.headers(), **JSON})
     assert answer.status_code in (400, 422)
     assert words in answer.json()["detail"] and "function" not in answer.text and "sys." not in answer.text
 
 
-def test_a_body_that_is_not_said_to_be_json_or_comes_with_a_query_is_refused(site, client):
-    headers = {**site.headers(), "Content-Type": "text/plain"}
-    answer = client.post("/generate", content=b'{"prompt": "a"}', headers=headers)
+def test_a_body_that_is_not_said_to_be_json_or_comes_with_a_query_is_refused(shared_site, shared_client):
+    headers = {**shared_site.headers(), "Content-Type": "text/plain"}
+    answer = shared_client.post("/generate", content=b'{"prompt": "a"}', headers=headers)
     assert answer.status_code == 422 and "Content-Type: application/json" in answer.json()["detail"]
-    both = client.post("/generate", params={"prompt": "a"}, json={"prompt": "b"}, headers=site.headers())
+    both = shared_client.post("/generate", params={"prompt": "a"}, json={"prompt": "b"}, headers=shared_site.headers())
     assert both.status_code == 422
 
 
-def test_an_error_does_not_repeat_what_was_sent_however_long_it_is(site, client):
+def test_an_error_does_not_repeat_what_was_sent_however_long_it_is(shared_site, shared_client):
     for body in ({"prompt": "a", "k" * 50_000: 1}, {"prompt": "a", "max_new_tokens": 10**4000}):
-        answer = client.post("/generate", json=body, headers=site.headers())
+        answer = shared_client.post("/generate", json=body, headers=shared_site.headers())
         assert answer.status_code == 422 and len(answer.text) < 1200
-    assert client.post("/generate", content=b"x" * 200_000).status_code == 413  # before anybody looks at it
-    assert client.get("/generate").json()["detail"] == "GET is not taken here; POST is."
+    assert shared_client.post("/generate", content=b"x" * 200_000).status_code == 413  # before anybody looks at it
+    assert shared_client.get("/generate").json()["detail"] == "GET is not taken here; POST is."
 
 
-def test_an_engine_that_fails_or_refuses_costs_one_answer_not_the_app(own_site):
-    with own_site.client(lambda version: EchoEngine(fail_on="bad", max_context=3)) as client:
-        own_site.ready(client)
-        bad = ask(client, own_site.headers(), prompt="bad")
+def test_an_engine_that_fails_or_refuses_costs_one_answer_not_the_app(site):
+    with site.client(lambda version: EchoEngine(fail_on="bad", max_context=3)) as client:
+        site.ready(client)
+        bad = ask(client, site.headers(), prompt="bad")
         assert bad.status_code == 500 and "was said" not in bad.text
-        too_long = ask(client, own_site.headers(), prompt="one two three four")
+        too_long = ask(client, site.headers(), prompt="one two three four")
         assert too_long.status_code == 422 and re.search("4.*3", too_long.json()["detail"])
-        assert ask(client, own_site.headers()).status_code == 200
-    assert sorted(e["http.response.status_code"] for e in own_site.events()) == [200, 422, 500]
+        assert ask(client, site.headers()).status_code == 200
+    assert sorted(e["http.response.status_code"] for e in site.events()) == [200, 422, 500]
 
 
 # --- access
 
 
-def test_a_route_that_names_no_permission_stops_the_start(site):
-    app = site.client().app
+def test_a_route_that_names_no_permission_stops_the_start(shared_site):
+    app = shared_site.client().app
     router = APIRouter()
     router.add_api_route("/open", lambda: None)
     app.include_router(router)
@@ -138,14 +104,15 @@ def test_a_route_that_names_no_permission_stops_the_start(site):
         assert_guarded(app, frozenset({"/static", "/swagger"}))
 
 
-def test_a_damaged_database_lets_nobody_in_and_is_mended_without_a_restart(own_site, own_client):
-    with own_site.damaged_database():
-        assert ask(own_client, own_site.headers()).status_code == 503
-        own_site.until(lambda: own_client.get("/readyz").json()["detail"])
-        assert own_client.get("/readyz").status_code == 200
-    own_site.set_aliases(champion="v2")
-    own_site.ready(own_client, "v2")
-    assert ask(own_client, own_site.headers()).status_code == 200
+def test_a_damaged_database_lets_nobody_in(site):
+    with site.client() as client:
+        site.ready(client)
+        for file in site.config.home.glob("state.db*"):
+            file.unlink()
+        (site.config.home / "state.db").write_text("{" * 5000)
+        assert ask(client, site.headers()).status_code == 503
+        site.until(lambda: client.get("/readyz").json()["detail"])
+        assert client.get("/readyz").status_code == 200
 
 
 # --- sessions of browsers
@@ -155,68 +122,69 @@ def sign_in(client, key, to="/dashboard"):
     return client.post("/signin", data={"api_key": key, "to": to}, follow_redirects=False)
 
 
-def test_a_browser_signs_in_once_and_out_again(site, client):
+def test_a_browser_signs_in_once_and_out_again(shared_site, shared_client):
     html = {"Accept": "text/html"}
-    first = client.get("/dashboard", headers=html)
+    first = shared_client.get("/dashboard", headers=html)
     assert first.status_code == 401 and 'name="api_key"' in first.text
-    answer = sign_in(client, site.keys["developer"])
+    answer = sign_in(shared_client, shared_site.keys["developer"])
     cookie = answer.headers["set-cookie"].lower()
     assert answer.status_code == 303 and "httponly" in cookie and "samesite=strict" in cookie
-    assert site.keys["developer"].split("_", 2)[2].lower() not in cookie
-    assert client.get("/dashboard", headers=html).status_code == 200
-    assert client.get("/dashboard/data").status_code == 200
-    client.post("/signout")
-    assert client.get("/dashboard/data").status_code == 401
+    assert shared_site.keys["developer"].split("_", 2)[2].lower() not in cookie
+    assert shared_client.get("/dashboard", headers=html).status_code == 200
+    assert shared_client.get("/dashboard/data").status_code == 200
+    shared_client.post("/signout")
+    assert shared_client.get("/dashboard/data").status_code == 401
 
 
-def test_a_session_ends_with_its_key_and_cannot_change_anything(site, client):
-    key, entry = site.store.create("admin", "short")
-    sign_in(client, key)
-    assert client.get("/dashboard/data").status_code == 200
-    assert client.post("/admin/promote", json={"version": "v2"}).status_code == 401
-    assert ask(client).status_code == 401
-    site.store.revoke(entry.prefix)
-    assert client.get("/dashboard/data").status_code == 401
+def test_a_session_ends_with_its_key_and_cannot_change_anything(shared_site, shared_client):
+    key, entry = shared_site.store.create("admin", "short")
+    sign_in(shared_client, key)
+    assert shared_client.get("/dashboard/data").status_code == 200
+    assert shared_client.post("/admin/promote", json={"version": "v2"}).status_code == 401
+    assert ask(shared_client).status_code == 401
+    shared_site.store.revoke(entry.prefix)
+    assert shared_client.get("/dashboard/data").status_code == 401
 
 
-def test_a_wrong_key_or_too_weak_a_role_is_told_on_the_page_and_signing_in_leads_nowhere_else(site, client):
-    wrong = sign_in(client, "<b>nonsense</b>")
+def test_a_wrong_key_or_too_weak_a_role_is_told_and_signing_in_leads_nowhere_else(shared_site, shared_client):
+    wrong = sign_in(shared_client, "<b>nonsense</b>")
     assert wrong.status_code == 401 and "set-cookie" not in wrong.headers
-    sign_in(client, site.keys["user"])
-    page = client.get("/dashboard", headers={"Accept": "text/html"})
+    sign_in(shared_client, shared_site.keys["user"])
+    page = shared_client.get("/dashboard", headers={"Accept": "text/html"})
     assert page.status_code == 403 and "developer" in page.text
     for to in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:x", "/\n//e"):
-        assert sign_in(client, site.keys["developer"], to).headers["location"] == "/dashboard"
+        assert sign_in(shared_client, shared_site.keys["developer"], to).headers["location"] == "/dashboard"
 
 
 # --- events
 
 
-def test_every_request_to_generate_is_an_event_before_its_answer_leaves_the_refused_ones_too(site, client):
-    asked = [ask(client, site.headers("developer"), max_new_tokens=2), ask(client, site.headers(), prompt="")]
-    good, refused = site.events()
-    assert [good["http.request.id"], refused["http.request.id"]] == [answer.json()["id"] for answer in asked]
-    ask(client)  # the audit has those whose key nobody has looked at
-    client.post("/generate", content=b"{", headers={**site.headers(), **JSON})
-    client.get("/readyz")
-    assert len(site.events()) == 2
+def test_every_request_is_an_event_before_its_answer_leaves_the_refused_ones_too(shared_site, shared_client):
+    answer = ask(shared_client, shared_site.headers("developer"), max_new_tokens=2).json()
+    refusal = ask(shared_client, shared_site.headers(), prompt="").json()
+    good, refused = shared_site.events()
+    assert [good["http.request.id"], refused["http.request.id"]] == [answer["id"], refusal["id"]]
+    ask(shared_client)  # the audit has those whose key nobody has looked at
+    shared_client.post("/generate", content=b"{", headers={**shared_site.headers(), **JSON})
+    shared_client.get("/readyz")
+    assert len(shared_site.events()) == 2
     assert good["llmops.model.version"] == "v1" and good["url.path"] == "/generate"
     assert good["gen_ai.usage.input_tokens"] == 3 and good["gen_ai.usage.output_tokens"] == 2
     assert good["gen_ai.response.finish_reasons"] == ["length"]
-    assert good["user.roles"] == ["developer"] and good["llmops.key.prefix"] in site.keys["developer"]
+    assert good["user.roles"] == ["developer"] and good["llmops.key.prefix"] in shared_site.keys["developer"]
     assert good["gen_ai.operation.name"] == "text_completion"
     assert (refused["event.outcome"], refused["error.type"]) == ("failure", "prompt_refused")
-    last = ask(client, site.headers()).json()["id"]
-    store = LocalStore(site.config.events)  # the shipper brings them there by itself
-    site.until(lambda: last in {event["http.request.id"] for event in store.find(SERVING)})
+    last = ask(shared_client, shared_site.headers()).json()["id"]
+    store = LocalStore(shared_site.config.events)  # the shipper brings them there by itself
+    shared_site.until(lambda: last in {event["http.request.id"] for event in store.find(SERVING)})
 
 
-def test_a_full_disk_costs_the_event_not_the_answer(site, client, monkeypatch):
+def test_a_full_disk_costs_the_event_not_the_answer(shared_site, shared_client, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("serving.observe.recorder.Spool", full)
-    assert ask(client, site.headers()).status_code == 200
+    assert ask(shared_client, shared_site.headers()).status_code == 200
 
 
 # --- champions
@@ -236,22 +204,8 @@ def test_without_a_champion_the_app_lives_says_why_and_loads_the_first_one(new_s
     assert [event["http.response.status_code"] for event in site.events()] == [503, 200]
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(own_site):
-    site, broken = own_site, EchoEngine(load_error=MemoryError("not enough memory"))
-    with site.client(lambda version: broken if version.name == "v2" else EchoEngine()) as client:
-        site.ready(client)
-        site.set_aliases(champion="v2", previous="v1")
-        site.until(lambda: client.get("/readyz").json()["detail"])
-        state = client.get("/readyz").json()
-        assert "v2" in state["detail"] and "not enough" not in state["detail"]
-        assert "not enough" in client.get("/admin/models", headers=site.headers("developer")).json()["detail"]
-        assert state["model_version"] == ask(client, site.headers()).json()["model_version"] == "v1"
-    loads = [(e["llmops.model.version"], e["event.outcome"]) for e in site.events(LOADS)]
-    assert loads == [("v1", "success"), ("v2", "failure")]
-
-
-def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(own_site):
-    site, may_load = own_site, threading.Event()
+def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(site):
+    may_load = threading.Event()
 
     class Gated(EchoEngine):
         def _load(self):
@@ -262,7 +216,8 @@ def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(own
         site.ready(client)
         client.app.state.parts.models.champion.engine.die(RuntimeError("out of memory"))
         site.until(lambda: client.get("/readyz").status_code == 503)
-        assert "restarted" in client.get("/readyz").json()["detail"]
+        told = client.get("/readyz").json()["detail"]
+        assert "restarted" in told and "out of memory" not in told
         refused = ask(client, site.headers())
         assert (refused.status_code, refused.json()["code"]) == (503, "engine_died") and refused.headers["Retry-After"]
         may_load.set()
@@ -272,8 +227,7 @@ def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(own
     assert (died["event.outcome"], died["llmops.model.version"]) == ("failure", "v1")
 
 
-def test_an_admin_promotes_and_rolls_back_and_it_is_written_down(own_site, own_client):
-    site, client = own_site, own_client
+def test_an_admin_promotes_and_rolls_back_and_it_is_written_down(site, client):
     assert client.post("/admin/promote", json={"version": "v2"}, headers=site.headers("admin")).status_code == 200
     site.ready(client, "v2")
     listed = client.get("/admin/models", headers=site.headers("developer")).json()
@@ -291,19 +245,19 @@ def test_an_admin_promotes_and_rolls_back_and_it_is_written_down(own_site, own_c
 # --- pages
 
 
-def test_pages_need_nothing_from_elsewhere_and_no_inline_script(site, client):
+def test_pages_need_nothing_from_elsewhere_and_no_inline_script(shared_site, shared_client):
     for path in ("/", "/dashboard", "/docs"):
-        page = client.get(path, headers=site.headers("developer"))
+        page = shared_client.get(path, headers=shared_site.headers("developer"))
         assert page.status_code == 200 and "script-src 'self'" in page.headers["Content-Security-Policy"]
         linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
         assert all(link.startswith("/") for link in linked)
         for link in linked:
-            assert not link.startswith(("/static/", "/swagger/")) or client.get(link).status_code == 200, link
+            assert not link.startswith(("/static/", "/swagger/")) or shared_client.get(link).status_code == 200, link
         assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=", page.text)
-    paths = client.get("/openapi.json").json()["paths"]
+    paths = shared_client.get("/openapi.json").json()["paths"]
     assert "/generate" in paths and "/dashboard" not in paths
 
 
-def test_static_files_cannot_be_left(client):
+def test_static_files_cannot_be_left(shared_client):
     for path in ("/static/../app.py", "/static/%2e%2e/%2e%2e/app.py", "/swagger/../../../etc/passwd"):
-        assert client.get(path).status_code == 404
+        assert shared_client.get(path).status_code == 404

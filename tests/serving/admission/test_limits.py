@@ -7,7 +7,6 @@ import logging
 import math
 import random
 import socket
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -163,22 +162,6 @@ def test_there_are_limits_unless_they_are_lifted_and_a_keys_own_come_first() -> 
     assert limiter.of(key(7, 0)) == KeyLimits(7, 0)
 
 
-async def test_at_the_same_time_no_more_is_let_in_than_the_tokens_allow() -> None:
-    limiter = limiter_of()
-
-    async def is_let_in(n: int) -> bool:
-        one, _ = allowance(limiter, key(0, 1000), f"r{n}")
-        await one.enter()
-        await asyncio.sleep(0)
-        try:
-            await one.reserve([text("x" * 36, 100)])  # 200 at the most
-        except Limited:
-            return False
-        return True
-
-    assert sum(await asyncio.gather(*(is_let_in(n) for n in range(50)))) == 5
-
-
 async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(windows: OwnWindows, clock: FakeClock) -> None:
     limiter = limiter_of(windows)
     big, event = allowance(limiter, key(0, 50), "big")
@@ -288,15 +271,6 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def app(new_site: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, TestClient]]:
-    """A site and a client of its app, for tests that make keys with limits of their own."""
-    site = new_site(tmp_path_factory.mktemp("limits")).release()
-    with site.client() as client:
-        site.ready(client)
-        yield site, client
-
-
 def new_key(site: Any, requests: int, tokens: int) -> tuple[dict[str, str], str]:
     """The headers of a new key with these limits, and its prefix."""
     presented, kept = site.store.create("user", "x", requests_per_minute=requests, tokens_per_minute=tokens)
@@ -310,9 +284,9 @@ def events_of(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", BODIES)
 def test_every_route_that_asks_a_model_is_limited_and_says_what_is_left(
-    app: tuple[Any, TestClient], path: str, stream: bool
+    running: tuple[Any, TestClient], path: str, stream: bool
 ) -> None:
-    site, client = app
+    site, client = running
     headers, prefix = new_key(site, 2, 500)
     answers = [client.post(path, json={**BODIES[path], "stream": stream}, headers=headers) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -338,17 +312,17 @@ def test_every_route_that_asks_a_model_is_limited_and_says_what_is_left(
     assert [(e["event.reason"], e["llmops.audit.count"]) for e in events_of(site, prefix, AUDIT)] == [("limited", 1)]
 
 
-def test_several_prompts_are_reserved_for_together(app: tuple[Any, TestClient]) -> None:
-    site, client = app
+def test_several_prompts_are_reserved_for_together(running: tuple[Any, TestClient]) -> None:
+    site, client = running
     body = {"model": "support-bot", "prompt": ["one", "two"], "max_tokens": 5}
     answer = client.post("/v1/completions", json=body, headers=new_key(site, 0, 300)[0])
     assert answer.status_code == 200
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(300 - answer.json()["usage"]["total_tokens"])
 
 
-def test_feedback_and_requests_that_are_refused_for_what_they_say_count_too(app: tuple[Any, TestClient]) -> None:
+def test_feedback_and_requests_that_are_refused_for_what_they_say_count_too(running: tuple[Any, TestClient]) -> None:
     """Each of them becomes an event, and nobody may fill the disk."""
-    site, client = app
+    site, client = running
     headers, prefix = new_key(site, 3, 0)
     codes = [client.post("/generate", json={"prompt": ""}, headers=headers).status_code for _ in range(5)]
     assert codes == [422, 422, 422, 429, 429]

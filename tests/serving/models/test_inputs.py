@@ -4,14 +4,12 @@ import runpy
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 
 from llmops.features import declarations
 from llmops.features.tokenize import Tokens
-from serving.models.inputs import Inputs
 
 
 class Online:
@@ -97,15 +95,6 @@ def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
     finally:
         release.set()
     shared_site.until(lambda: ask(input_id="known").status_code == 200)
-
-
-def test_the_stores_of_champion_and_canary_stay_open_and_no_others():
-    opened = []
-    inputs = Inputs("support-bot", lambda version, model: opened.append(version.name) or Online())
-    for name in ("v1", "v2", "v1", "v2", "v3", "v2", "v3", "v1"):
-        inputs._read(SimpleNamespace(name=name), "known")
-    assert opened == ["v1", "v2", "v3", "v1"]
-    assert set(inputs._stores) == {"v3", "v1"}
 
 
 @pytest.mark.service  # importing Feast takes seconds

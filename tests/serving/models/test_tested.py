@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -82,25 +81,6 @@ def test_the_one_before_is_gone_when_the_next_is_loaded_and_an_idle_one_is_close
         served.site.until(lambda: not first.stats().alive)
     assert ask(served, "developer", "v2").status_code == 200 and served.site.engines["v2"] is not first
     assert served.site.engines["v1"].stats().alive and served.overlaps == []
-
-
-def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_are_told(served: Any) -> None:
-    answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda v=version: answers.append(ask(served, "developer", v)))
-        for version in ("v2", "v3") * 6
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in range(20):
-        assert served.site.ask(served.client).json()["model_version"] == "v1"
-    for thread in threads:
-        thread.join(50)
-    assert len(answers) == 12
-    assert {a.status_code for a in answers} <= {200, 404, 503} and any(a.status_code == 200 for a in answers)
-    for answer in answers:
-        assert answer.status_code == 200 or "v" in answer.json()["detail"]
-    assert ask(served, "developer", "v3").json()["model_version"] == "v3"
 
 
 def test_a_canary_is_not_counted_by_tests(served: Any) -> None:

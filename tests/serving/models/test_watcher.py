@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.monitoring.datasets import LOADS
-from llmops.registry.version import Version
-from serving.engines.base import EngineRequest, Question
 from serving.engines.echo import EchoEngine
-from serving.errors import EngineDied
 from serving.guard import Guard
 from serving.models import loader
 from serving.models.watcher import Models
@@ -92,40 +89,6 @@ async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_an
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
 
 
-async def test_an_engine_that_dies_says_so_and_is_started_again(world: Any) -> None:
-    async with world.models() as models:
-        world.make = {"v1": Gated}  # the next ones
-        first = world.engines["v1"][0]
-        first.going.clear()
-        accepted = [asyncio.create_task(world.ask(models)) for _ in range(20)]
-        await asyncio.sleep(0)
-        first.die(RuntimeError("out of memory"))
-        results = await asyncio.gather(*accepted, return_exceptions=True)
-        assert {type(result) for result in results} == {EngineDied}
-        await world.until(lambda: len(world.engines["v1"]) == 2)
-        assert not models.champion.alive and "restarted" in models.reason()
-        with pytest.raises(EngineDied):
-            models.generate(EngineRequest(Question("hi"), 5), caller="a")
-        world.engines["v1"][1].open.set()
-        await world.until(lambda: models.champion.alive)
-        assert models.reason() == "" and await world.ask(models) == "v1"
-
-
-async def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(
-    world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader, "FIRST_RETRY_S", 0.02)
-
-    async with world.models() as models:
-        for n in range(4):
-            await world.until(lambda: models.champion.alive)
-            world.engines["v1"][n].die(RuntimeError("again"))
-            await world.until(lambda n=n: len(world.engines["v1"]) == n + 2)
-        assert models._champion._tries == 4
-        monkeypatch.setattr(loader, "STEADY_S", -1.0)  # it has lived long enough
-        await world.until(lambda: models._champion._tries == 0)
-
-
 async def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) -> None:
     world.make = {"v2": lambda: EchoEngine(load_s=0.05)}
     async with world.models():
@@ -145,17 +108,3 @@ async def test_it_stops_though_it_is_woken_at_that_moment(world: Any) -> None:
             await asyncio.sleep(0)
         async with asyncio.timeout(50):
             await models.stop()
-
-
-async def test_what_was_loaded_is_told_of_though_it_stops_at_that_moment(world: Any) -> None:
-    told: list[str] = []
-
-    async def report(version: Version, seconds: float, error: Exception | None) -> None:
-        await asyncio.sleep(0.05)
-        told.append(version.name)
-
-    loading = loader.Loader(world.engine, report)
-    loading.keep_loaded(world.registry.served()[0])
-    await world.until(lambda: loading.current)
-    await loading.close()
-    assert told == ["v1"]
