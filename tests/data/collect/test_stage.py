@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,11 +79,6 @@ def test_all_sources_in_order_with_counts_and_quarantine_and_again_the_same_byte
     assert once == [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
 
 
-def test_a_file_that_a_pattern_finds_several_times_is_read_once(root: Path) -> None:
-    _, documents, _ = run(root, source("s", "csv", "**/**/b.csv"))
-    assert [document.position for document in documents] == ["row 2"]
-
-
 def test_the_date_in_a_location_is_the_intervals_and_locations_do_not_tell_where_the_machine_keeps_them(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -110,9 +104,9 @@ def test_every_source_that_yields_nothing_is_named_with_its_reason(root: Path) -
             source("good", "csv", "in/b.csv"),
         )
     message = str(caught.value)
-    for part in ("Source broken", "in/bad.json", "malformed", "line 1", "Source headed", "Source choosy", "gone"):
+    for part in ("Source broken", "in/bad.json", "line 1", "Source headed", "Source choosy", "in/none*.csv", "folder"):
         assert part in message
-    assert "in/none*.csv" in message and "folder/*.html" in message and "good" not in message
+    assert "good" not in message
     assert [q.source for q in read_rows(root / "out" / "quarantine.parquet", Dropped)] == ["broken"]
     assert not (root / "out" / "documents.parquet").exists()
     with pytest.raises(SourceError, match="sources"):
@@ -132,7 +126,7 @@ def test_an_unchanged_file_is_not_read_twice(root: Path, monkeypatch: pytest.Mon
     _, documents, quarantine = run(root, source("tables", "csv", "in/*.csv", where={"q": "1"}))
     (root / "in" / "b.csv").write_text("q,a\n1,8\n", encoding="utf-8")
     (root / "in" / "d.csv").write_text("q,a\n1,9\n2,9\n", encoding="utf-8")
-    wider = source("tables", "csv", "in/**/*.csv", where={"q": "1"})  # names the same files in other words
+    wider = source("tables", "csv", "in/**/**/*.csv", where={"q": "1"})  # names the same files, some twice
     for new, unchanged in ((2, 1), (0, 3)):
         metrics, later, later_quarantine = run(root, wider, interval="2026-02-01")
         assert metrics["sources"]["tables"] == {
@@ -163,22 +157,6 @@ def test_what_did_not_open_is_quarantined_and_tried_again(root: Path, monkeypatc
     assert ([d.position for d in documents], quarantine) == (["row 2"], [])
 
 
-def test_forgotten_rows_are_not_collected_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def keep(item: Document | Dropped) -> Document | Dropped:
-        return Origin(source("tables", "csv", "x"), item.location).dropped(item.position, "forgotten", "by request")
-
-    def load(path: Path) -> SimpleNamespace:
-        assert path == root / "forgotten.json"
-        return SimpleNamespace(without=lambda items: map(keep, items))
-
-    monkeypatch.setattr(forgotten, "load", load)
-    with pytest.raises(SourceError, match="forgotten"):
-        run(root, source("tables", "csv", "in/b.csv"))
-    (extract,) = (root / "cache").glob("*.parquet")
-    for path in (extract, root / "out" / "quarantine.parquet"):
-        assert [(row.rule, row.content) for row in read_rows(path, Dropped)] == [("forgotten", "")]
-
-
 def test_documents_go_to_the_repository_once(root: Path) -> None:
     tables = source("tables", "csv", "in/*.csv")
     metrics, documents, _ = run(root, tables, repository="shelf")
@@ -190,27 +168,20 @@ def test_documents_go_to_the_repository_once(root: Path) -> None:
     assert len(list((root / "shelf").rglob("*.parquet"))) == 1
 
 
-@pytest.mark.parametrize("kind", ["csv", "sql"])
-def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extracts, "BATCH", 3)
     monkeypatch.setattr(extracts, "COPIED", 4)
     monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
     numbers = [str(n) for n in range(23)]
     (root / "in" / "many.csv").write_text("q\n" + "\n".join(numbers) + "\n", encoding="utf-8")
-    with sqlite3.connect(root / "many.db") as database:
-        database.execute("create table t (q)")
-        database.executemany("insert into t values (?)", [(n,) for n in numbers])
-    location, query = "in/many.csv", {}
-    if kind == "sql":
-        location, query = "sqlite:///many.db", {"query": "select q from t order by rowid"}
-    _, documents, _ = run(root, source("many", kind, location, fields={"question": "q"}, **query))
+    _, documents, _ = run(root, source("many", "csv", "in/many.csv", fields={"question": "q"}))
     assert [d.question for d in documents] == numbers
     assert pq.ParquetFile(root / "out" / "documents.parquet").num_row_groups == 5
 
 
-@pytest.mark.parametrize("at", [0, 7, 22])
+@pytest.mark.parametrize(("at", "unchanged"), [(0, 0), (7, 2), (22, 3)])
 def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(
-    root: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    root: Path, monkeypatch: pytest.MonkeyPatch, at: int, unchanged: int
 ) -> None:
     for name in ("d", "e"):
         (root / "in" / f"{name}.csv").write_text("q\n" + "\n".join(map(str, range(10))) + "\n", encoding="utf-8")
@@ -232,7 +203,7 @@ def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(
     assert not (root / "out" / "documents.parquet").exists()
     metrics, _, _ = run(root, tables)
     assert (root / "out" / "documents.parquet").read_bytes() == whole
-    assert metrics["sources"]["tables"]["unchanged"] == {0: 0, 7: 2, 22: 3}[at]
+    assert metrics["sources"]["tables"]["unchanged"] == unchanged
 
 
 @pytest.mark.parametrize(
@@ -243,10 +214,15 @@ def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(
         {"kind": "pdf", "fields": {"question": "q"}},
         {"kind": "csv", "fields": {"antwort": "q"}},
         {"kind": "csv", "encoding": "utf-99"},
+        {"kind": "csv", "revision": "main"},
+        {"kind": "dataset", "location": "a/b/c", "revision": "main"},
+        {"kind": "dataset", "location": "s3://bucket/set"},
+        {"kind": "sql", "query": "select 1 as id", "cursor": "changed"},
+        {"kind": "sql", "query": "select * from o where changed >= :start", "cursor": "changed", "key": ("id",)},
     ],
 )
 def test_sources_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        Source(name="s", location="x", **wrong)
+        Source(**{"name": "s", "location": "x", **wrong})
     with pytest.raises(ValueError, match="named 'a'"):
         Collect(sources=(source("a", "csv", "x"), source("a", "csv", "y")))

@@ -52,7 +52,9 @@ def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("llmops.machine.cores", lambda: 2)
-    alone = run(root, source())
+    with monkeypatch.context() as patch:
+        patch.setattr(extracts, "in_processes", lambda *_: pytest.fail("a process for a few small files"))
+        alone = run(root, source())
     said = [record.getMessage() for record in caplog.records]
     caplog.clear()
     shutil.rmtree(root / "cache")
@@ -62,20 +64,12 @@ def test_the_same_bytes_counts_and_warnings_as_in_one_process(
     assert not list(root.rglob("copies")) and not list((root / "cache").glob(".*.new"))
 
 
-def test_the_error_is_that_of_one_process_and_a_few_small_files_start_none(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_process_is_that_of_its_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "04.csv").write_text("other,names\n1,2\n")
-    (root / "08.csv").write_text("and,other\n1,2\n")
     monkeypatch.setattr("llmops.machine.cores", lambda: 2)
-    errors = []
-    for worth, processes in ((extracts.WORTH_S, lambda *_: pytest.fail("a process")), (0.0, workers.in_processes)):
-        monkeypatch.setattr(extracts, "WORTH_S", worth)
-        monkeypatch.setattr(extracts, "in_processes", processes)
-        with pytest.raises(SourceError) as caught:
-            run(root, source())
-        errors.append((type(caught.value), str(caught.value)))
-    assert errors[0] == errors[1] and "04.csv" in errors[0][1]
+    monkeypatch.setattr(extracts, "WORTH_S", 0.0)
+    with pytest.raises(SourceError, match=r"04\.csv"):
+        run(root, source())
 
 
 def linger(mark: Path) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from pydantic import ValidationError
 
-from llmops.config import Config, Source
+from llmops.config import Config
 from llmops.errors import SourceError, SourceUnavailableError
 from llmops.pipeline import plan, run_stage
 from llmops.records import Document, Dropped, read_rows
+from tests.data.collect.served import served
 
 DAY = "2026-01-31"
 FIELDS = {"question": "q", "answer": "a.text", "group": "topic"}
@@ -73,9 +71,6 @@ def test_files_in_a_folder_and_by_a_pattern(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"q": name, "a": {"text": "x"}, "topic": None}) + "\n")
     assert [row[1:3] for row in read(tmp_path, "*.jsonl")] == [("split train, row 1", "a"), ("split train, row 2", "b")]
-    (tmp_path / "x.jsonl").write_text('{"q": "x"}\n')
-    with pytest.raises(SourceError, match=r"a\.text"):
-        read(tmp_path, "x.jsonl")
 
 
 def test_subsets_of_its_card(tmp_path: Path) -> None:
@@ -125,8 +120,6 @@ def test_an_unchanged_one_is_not_read_again_and_a_changed_one_is(tmp_path: Path)
     rows("two").to_parquet(tmp_path / "set" / "1.parquet")
     assert plan("collect", config(tmp_path, "set"), DAY).path != before
     assert [row[2] for row in read(tmp_path, "set")] == ["one", "two"]
-    (tmp_path / "set" / "1.parquet").rename(tmp_path / "set" / "2.parquet")
-    assert len(read(tmp_path, "set")) == 2
 
 
 def test_what_was_saved_also_more_rows_than_a_batch_and_splits(tmp_path: Path) -> None:
@@ -155,20 +148,6 @@ def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> Non
     assert [row.rule for row in read_rows(quarantine, Dropped)] == ["unreadable"]
     with pytest.raises(SourceError, match="revision"):
         read(tmp_path, "org/name")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kind": "csv", "revision": "main"},
-        {"location": "a/b/c", "revision": "main"},
-        {"location": "s3://bucket/set"},
-        {"records": "x"},
-    ],
-)
-def test_a_source_that_makes_no_sense_is_refused(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValidationError):
-        Source(**{"name": "s", "kind": "dataset", "location": "org/name", **wrong})
 
 
 class Hub:
@@ -210,46 +189,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub.utils import http_backoff
 
     held = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, headers, body = held.answer(self.path.partition("?")[0])
-            self.send_response(status)
-            for name, text in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, text)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", url)
-    for name, value in {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
-    }.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr("huggingface_hub._snapshot_download.HF_HUB_CACHE", tmp_path / "hub-cache", raising=False)
-    monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 0)
-    close_session()
-    yield held
-    close_session()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(lambda _, path, __: held.answer(path.partition("?")[0])) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        for name, value in {
+            "ENDPOINT": url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr("huggingface_hub._snapshot_download.HF_HUB_CACHE", tmp_path / "hub-cache", raising=False)
+        monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 0)
+        close_session()
+        yield held
+        close_session()
 
 
 def parquet(tmp_path: Path, *questions: str) -> bytes:

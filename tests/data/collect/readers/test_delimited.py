@@ -13,32 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.collect.readers import delimited
-from llmops.errors import SourceError
 from llmops.records import Document, Dropped
 from tests.data.collect.readers.reading import documents, only, pairs, read_file
 
 QA = {"question": "q", "answer": "a"}
 
 
-def read(tmp_path: Path, data: bytes, **source: object) -> tuple[list[Document], list[Dropped], int]:
+def read(tmp_path: Path, data: bytes, **source: object) -> tuple[list[Document], list[Dropped]]:
     items = read_file("csv", tmp_path, data, **source)
-    return documents(items), [item for item in items if isinstance(item, Dropped)], items.count(None)
+    return documents(items), [item for item in items if isinstance(item, Dropped)]
 
 
 def test_rows_without_a_question_keep_all_their_fields(tmp_path: Path) -> None:
     item = only(read_file("csv", tmp_path, "name,price,note\nTent,9,\n"))
     assert json.loads(item.fields) == {"name": "Tent", "price": "9", "note": ""}
     assert (item.text, item.question) == ("name: Tent\nprice: 9", "")
-
-
-def test_where_leaves_rows_out_without_quarantining_them(tmp_path: Path) -> None:
-    found, dropped, left_out = read(tmp_path, b"q,a,ok\n1,2,yes\n3,4,no\n", fields=QA, where={"ok": "yes"})
-    assert ([d.question for d in found], dropped, left_out) == (["1"], [], 1)
-
-
-def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"'frage'.*q, a"):
-        read(tmp_path, b"q,a\n1,2\n", where={"frage": "1"})
 
 
 def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
@@ -51,7 +40,6 @@ def test_ids_are_stable_and_unique(tmp_path: Path) -> None:
     [
         ("question, please;answer\nhow, when, why;so\n", ";"),
         ("q\ta\nYes, of course, sir;\tok\n", "\t"),
-        ("question\nhow, when, why\n", ","),
         ("q|a\n1|2,3,4\n5|6\n", "|"),
         ('q;a\n"1\n2,3";4\n', ";"),
         ("q,a\r1,2\r3,4\r", ","),  # old line ends
@@ -66,7 +54,7 @@ def test_the_delimiter_is_the_one_that_cuts_all_rows_alike(tmp_path: Path, data:
 def test_every_broken_quote_costs_its_line_and_no_more(tmp_path: Path) -> None:
     good, bad = ([f"{quote}{n},{n}" for n in range(300)] for quote in ("", '"'))
     rows = "\n".join(row for pair in zip(good, bad, strict=True) for row in pair)
-    found, dropped, _ = read(tmp_path, f"q,a\n{rows}\n".encode(), fields=QA)
+    found, dropped = read(tmp_path, f"q,a\n{rows}\n".encode(), fields=QA)
     assert [d.question for d in found] == [str(n) for n in range(300)]
     assert [d.content.strip() for d in dropped] == bad
 
@@ -76,7 +64,7 @@ def test_a_quote_that_never_closes_and_an_endless_line_hold_only_so_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, good: int
 ) -> None:
     monkeypatch.setattr(delimited, "LARGEST", 1000)
-    documents, dropped, _ = read(tmp_path, b"q,a\n" + data)
+    documents, dropped = read(tmp_path, b"q,a\n" + data)
     assert (len(documents), [(d.rule, d.position) for d in dropped]) == (good, [("malformed", "row 2")])
 
 

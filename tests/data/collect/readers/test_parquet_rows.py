@@ -15,15 +15,12 @@ from llmops.config import Source
 from llmops.data.collect.readers import parquet_rows
 from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Item, Origin
-from llmops.errors import SourceError
 from llmops.records import Document
 from tests.data.collect.readers.reading import only, read_file
 
 
-def read(tmp_path: Path, table: pa.Table | list[dict[str, Any]], **more: Any) -> list[Item]:
-    pq.write_table(
-        table if isinstance(table, pa.Table) else pa.Table.from_pylist(table), tmp_path / "x", row_group_size=2
-    )
+def read(tmp_path: Path, rows: list[dict[str, Any]], **more: Any) -> list[Item]:
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x", row_group_size=2)
     return read_file("parquet", tmp_path, None, **more)
 
 
@@ -50,13 +47,6 @@ def test_rows_of_all_groups_in_order_and_where(tmp_path: Path) -> None:
         *(("Q2", "row 3"), None),
         ("Q4", "row 5"),
     ]
-
-
-def test_a_column_that_is_not_there_or_twice_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"'q\.text'.*it has q"):
-        read(tmp_path, [{"q": "1"}], fields={"question": "q.text"})
-    with pytest.raises(SourceError, match="'q'"):
-        read(tmp_path, pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["q", "q"]))
 
 
 def test_the_rows_before_the_damage_are_read(tmp_path: Path) -> None:
