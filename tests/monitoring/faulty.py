@@ -9,11 +9,11 @@ from llmops.monitoring.spool import Spool
 
 
 class ListSink:
-    """Keeps what it gets; can be down, refuse events, refuse batches, or fail after having stored."""
+    """Keeps what it gets; can be down, refuse events or batches, or fail."""
 
     def __init__(self, name="list"):
         self.name, self.got, self.told, self.sizes = name, [], [], []
-        self.down, self.forgetful, self.closed, self.asked = False, False, False, 0
+        self.down, self.closed, self.asked = False, False, 0
         self.refuse, self.spoil, self.crash, self.most = set(), set(), set(), 10**9
 
     def send(self, events):
@@ -29,8 +29,6 @@ class ListSink:
         self.told += [e for e in events if e["event.dataset"] == SINK]
         refused = [Rejection(e["event.id"], "no", e) for e in events if e.get("n") in self.refuse]
         self.got += [n for n in numbers if n is not None and n not in self.refuse]
-        if self.forgetful:
-            raise SinkError("the answer was lost.")
         return refused
 
     def close(self):

@@ -7,13 +7,12 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from llmops.config import Config, Monitoring
+from llmops.config import Monitoring
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
 from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_of
 from llmops.monitoring.elasticsearch_reader import LOGINS, ElasticsearchReader
 from llmops.monitoring.events import build, timestamp
-from llmops.monitoring.objectives import report
 from llmops.monitoring.sinks.local import LocalStore
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -114,13 +113,6 @@ def test_without_any_stream_there_is_nothing(remote, monkeypatch):
     found = remote.requests(START, START + HOURS, timedelta(hours=1))
     assert (found.total.requests, found.versions, len(found.series)) == (0, {}, 24)
     assert list(remote.find(SERVING)) == [] and remote.ratings(START, START + HOURS) == {}
-
-
-def test_the_report_is_the_same_from_both(remote, local, tmp_path):
-    config = Config(home=tmp_path, monitoring={"latency_p95_ms": 100, "error_rate": 0.5})
-    ours, theirs = (report(config, START, START + HOURS, reader) for reader in (local, remote))
-    assert ours["alerts"] == theirs["alerts"] == ["latency_p95_ms"]
-    assert ours["error_rate"] == theirs["error_rate"] and ours["requests"] == theirs["requests"] == 2000
 
 
 def test_a_server_that_does_not_answer_is_said_to():

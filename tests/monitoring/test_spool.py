@@ -1,13 +1,13 @@
 import shutil
-import sqlite3
 from collections import namedtuple
 
 import pytest
 
+from llmops.config import Monitoring
 from llmops.monitoring.events import build, emit
-from llmops.monitoring.shipping import ship
+from llmops.monitoring.shipping import ship, shipper_for
 from llmops.monitoring.sinks.base import Rejection
-from llmops.monitoring.spool import BATCH, BATCH_CHARACTERS, SCHEMA, Spool, SpoolFullError
+from llmops.monitoring.spool import BATCH, BATCH_CHARACTERS, Spool, SpoolFullError
 
 from .faulty import ListSink, put
 
@@ -57,8 +57,7 @@ def test_a_full_disk_is_refused_before_it_is_full_and_what_was_taken_stays(tmp_p
 
 
 def test_a_bound_of_size_holds_in_every_process_and_ends_with_delivery(tmp_path):
-    with Spool(tmp_path) as spool:
-        spool.bound(1, 0)
+    shipper_for(tmp_path, Monitoring(spool_max_mb=1, spool_free_mb=0))
     taken = 0
     with pytest.raises(SpoolFullError, match="spool_max_mb"):
         while taken < 100:
@@ -81,26 +80,3 @@ def test_a_forgotten_sink_holds_nothing_back(tmp_path):
         spool.forget("gone")
         assert spool.waiting() == {"here": 0} and spool.read("gone")[1] == []
         assert spool.rejected_counts() == {} and spool.in_state("failing") == {}
-
-
-def test_a_spool_of_an_earlier_version_goes_on(tmp_path):
-    with sqlite3.connect(tmp_path / "spool.db") as db:
-        db.executescript(SCHEMA)
-        db.execute("""INSERT INTO events (document) VALUES ('{"n": 1, "event.id": "id1", "event.dataset": "x"}')""")
-        db.execute("INSERT INTO rejected VALUES ('list', 'id0', 'old', '{}')")
-    put(tmp_path, 2)
-    sink = ListSink()
-    ship(tmp_path, [sink])
-    assert sink.got == [1, 2]
-    with Spool(tmp_path) as spool:
-        assert spool.rejected_counts() == {"list": 1}
-
-
-def test_dead_letters_are_read_page_by_page(tmp_path):
-    with Spool(tmp_path) as spool:
-        for sink in ("a", "b"):
-            spool.ack(sink, 0, [Rejection(f"{n:05}", "no", {"n": n}) for n in range(BATCH + 7)])
-        assert [r.document["n"] for _, r in spool.rejected("b")] == list(range(BATCH + 7))
-        assert len(list(spool.rejected())) == 2 * BATCH + 14 and list(spool.rejected("c")) == []
-        spool.settle("a", ["00001"], [])
-        assert spool.rejected_counts() == {"a": BATCH + 6, "b": BATCH + 7}
