@@ -176,14 +176,6 @@ def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path,
     assert sorted((home / "artifacts").glob("*/*")) == before and list(tmp_path.iterdir()) == []
 
 
-def test_over_rest_a_value_out_of_its_limits_starts_nothing(airflow: Airflow) -> None:
-    before = {run["dag_run_id"] for run in runs(airflow, PIPELINE)}
-    for conf in ({"epochs": 0}, {"base_model": "/tmp/model"}):
-        with pytest.raises(OrchestratorError, match=next(iter(conf))):
-            airflow.trigger(PIPELINE, conf)
-    assert {run["dag_run_id"] for run in runs(airflow, PIPELINE)} == before
-
-
 def test_a_user_of_the_api_has_no_place_and_a_developer_only_triggers_and_looks(
     service: stack.Service, airflow: Airflow, home: Path
 ) -> None:
