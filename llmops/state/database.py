@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from functools import lru_cache
@@ -36,6 +37,7 @@ CONNECT_S = 5  #: how long a server may take to answer
 _LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL
 _LOCK_TIMEOUT = "55P03"  #: PostgreSQL's word for a lock that did not come in time
 _SQLITE = "sqlite:///"
+_PREPARING = threading.Lock()  #: Alembic keeps its context in global names, so threads take turns
 
 
 class Database:
@@ -113,7 +115,8 @@ class Database:
             self._pid = os.getpid()
         try:
             if self._ready is None or self._ready != self._inode():
-                self._prepare()
+                with _PREPARING:
+                    self._prepare()
             with self._engine.connect() as connection:
                 mode = {"writing": True} if writing else {} if self._file else {"isolation_level": "AUTOCOMMIT"}
                 yield connection.execution_options(**mode)
