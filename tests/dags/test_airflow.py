@@ -145,20 +145,6 @@ def test_new_datasets_and_versions_are_assets_and_the_review_follows(airflow: St
     airflow.until(lambda: airflow.api.state("llm_governance_review", reviews[0]["run_id"]) == "success", "the review")
 
 
-def test_a_day_without_change_makes_nothing_and_is_a_success(airflow: Stand) -> None:
-    """Its tasks hand on what was made before, and nobody is told of anything new."""
-    first = airflow.trigger("2026-01-11")
-    second = airflow.trigger("2026-01-12", collect="hold 2026-01-11")
-    assert airflow.ended(first) == airflow.ended(second) == "success"
-    assert {state for state, _ in airflow.tries(second).values()} == {"success"}
-    assert airflow.said("collect", "2026-01-12") == ["started", "built"]
-    assert airflow.said("train", "2026-01-11") == ["started", "built"]  # once, by the first
-    made = [e["event.action"] for e in airflow.events("llmops.pipeline", second)]
-    assert made == ["collect"]
-    found = airflow.api._call("GET", "/api/v2/assets/events", params={"limit": 100})["asset_events"]
-    assert {e["source_run_id"] for e in found} & {first, second} == {first}
-
-
 def test_a_stage_that_hangs_in_native_code_ends_with_its_processes_and_the_next_day_runs(airflow: Stand) -> None:
     days = ("2026-02-03", "2026-02-04")
     hung, following = airflow.trigger(days[0], collect="hang in native code"), airflow.trigger(days[1])

@@ -108,14 +108,11 @@ def found(airflow_home: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     return python(STRUCTURE, airflow_home, str(ROOT / "dags"), json.dumps(CONFS), str(broken))
 
 
-def test_parsing_the_files_imports_nothing_heavy(found: Any) -> None:
-    assert found["heavy"] == []
-
-
-def test_one_dag_a_file_named_like_it_and_no_import_error(found: Any) -> None:
-    assert found["errors"] == {}
+def test_one_dag_a_file_named_like_it_and_parsing_imports_nothing_heavy_and_no_error(found: Any) -> None:
+    assert found["heavy"] == [] and found["errors"] == {}
     assert sorted(found["dags"]) == [file.stem for file in FILES]
     assert all(dag["doc"] for dag in found["dags"].values())
+    assert found["broken"] == [{}, True]  # and a configuration that cannot be read takes no DAG away
 
 
 def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> None:
@@ -123,6 +120,7 @@ def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> No
     stages = {name: sorted(stage.inputs) for name, stage in STAGES.items()}
     assert dag["tasks"] == stages | {"gc": [list(STAGES)[-1]]}
     assert list(dag["tasks"]) == [*STAGES, "gc"] and dag["teardowns"] == ["gc"]
+    assert all(dag["retries"][name] >= 2 for name, stage in STAGES.items() if stage.resumable)
 
 
 def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees_it(found: Any) -> None:
@@ -142,16 +140,9 @@ def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees
 
 
 def test_a_backfill_is_told_the_days_of_its_runs_and_each_reads_the_day_before(found: Any) -> None:
-    days = ["logical date", "the day that is read", "the day of the run"]
-    assert [dict(zip(days, run, strict=True)) for run in found["backfill"]] == [
-        {"logical date": "2026-01-29", "the day that is read": "2026-01-29", "the day of the run": "2026-01-30"},
-        {"logical date": "2026-01-30", "the day that is read": "2026-01-30", "the day of the run": "2026-01-31"},
-    ]  # of --from-date 2026-01-30 --to-date 2026-01-31, as the README has it
-
-
-def test_the_weekly_run_changes_no_setting_and_no_seed(found: Any) -> None:
-    dag = found["dags"]["llm_continuous_improvement"]
-    assert dag["triggers"] == {"llmops_pipeline": None} and dag["tasks"]["retrain"] == ["is_something_new"]
+    # logical date, day that is read, day of the run; --from-date 2026-01-30 --to-date 2026-01-31, as in the README
+    days = [["2026-01-29", "2026-01-29", "2026-01-30"], ["2026-01-30", "2026-01-30", "2026-01-31"]]
+    assert found["backfill"] == days
 
 
 def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was_interrupted(found: Any) -> None:
@@ -169,23 +160,13 @@ def test_what_computes_waits_in_the_pool_and_every_failure_is_told(found: Any) -
     assert found["dags"]["llmops_pipeline"]["late"]
 
 
-def test_the_review_runs_on_a_new_version_too(found: Any) -> None:
+def test_what_follows_a_new_version_and_a_decline(found: Any) -> None:
     assets = {name: dag["assets"] for name, dag in found["dags"].items() if dag["assets"]}
     assert assets.pop("llm_continuous_improvement") == ["llmops://decline/"]
     assert assets == {"llm_governance_review": [f"{MODEL}/"]}
-
-
-def test_where_versions_are_tried_as_canaries_the_schedule_concludes_their_trials(found: Any) -> None:
-    assert found["canary"] == [f"{MODEL}/"]
-
-
-def test_a_broken_configuration_takes_no_dag_away(found: Any) -> None:
-    assert found["broken"] == [{}, True]
-
-
-def test_long_stages_are_tried_again(found: Any) -> None:
-    retries = found["dags"]["llmops_pipeline"]["retries"]
-    assert all(retries[name] >= 2 for name, stage in STAGES.items() if stage.resumable)
+    assert found["canary"] == [f"{MODEL}/"]  # where versions are tried as canaries, the end of their trials
+    dag = found["dags"]["llm_continuous_improvement"]  # which changes no setting and no seed
+    assert dag["triggers"] == {"llmops_pipeline": None} and dag["tasks"]["retrain"] == ["is_something_new"]
 
 
 def test_the_parameters_of_the_pipeline_are_the_list_and_wrong_values_are_refused_when_triggering(found: Any) -> None:

@@ -105,7 +105,7 @@ def test_a_run_calls_the_stages_with_overrides_interval_and_paths(environ: dict[
 
 
 GC = """
-import json, sys
+import json, os, sys
 from llmops.retention import gc
 from airflow.dag_processing.dagbag import DagBag
 
@@ -117,7 +117,6 @@ for off, broke in ((False, True), (True, False)):
     real = gc.gc
     if broke:
         gc.gc = broken
-    import os
     os.environ["LLMOPS_RETENTION__DAILY"] = str(not off)
     dag = DagBag(dag_folder=sys.argv[1] + "/llmops_pipeline.py").dags["llmops_pipeline"]
     dag.get_task("gc").retries = 0
@@ -142,11 +141,9 @@ OTHERS = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(dag_folder=sys.argv[1])
-states = {}
-for name, conf in json.loads(sys.argv[2]).items():
-    run = bag.dags[name].test(run_conf=conf)
-    states[name] = {t.task_id: [t.state, t.try_number] for t in run.get_task_instances()}
-print("RESULT" + json.dumps(states))
+runs = {name: bag.dags[name].test(run_conf=conf) for name, conf in json.loads(sys.argv[2]).items()}
+tasks = {name: [[t.state, t.try_number] for t in run.get_task_instances()] for name, run in runs.items()}
+print("RESULT" + json.dumps(tasks))
 """
 
 
@@ -161,15 +158,8 @@ def test_no_dag_takes_other_settings_than_those_of_its_list(environ: dict[str, s
         "llmops_batch": {"input": "in.parquet", "output": "out.parquet", **evil},
     }
     environ = {**environ, "LLMOPS_SCHEDULE__LATE_HOURS": "0"}
-    states = python(OTHERS, environ, str(ROOT / "dags"), json.dumps(confs))
-    firsts = {
-        "llmops_pipeline": "collect",
-        "llm_monitoring": "deliver",
-        "llm_governance_review": "review",
-        "llmops_batch": "answer",
-    }
-    for name in confs:
-        assert states[name][firsts.get(name, "start")] == ["failed", 1], name
+    for name, tasks in python(OTHERS, environ, str(ROOT / "dags"), json.dumps(confs)).items():
+        assert ["failed", 1] in tasks, name  # refused at the first try
 
 
 BATCH = """
@@ -416,7 +406,8 @@ from llmops.improve import weekly
 from llmops.state.database import database_of
 
 triggered, states, real, days = [], [], weekly.read, 0
-weekly.read = lambda config, moment: real(config, moment + timedelta(days=days))  # of a test, it is always now
+day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+weekly.read = lambda config, moment: real(config, day + timedelta(days=days, hours=12))  # a run of a test is of now
 
 def trigger(self, context):
     triggered.append(context["dag_run"].run_id)
@@ -425,7 +416,6 @@ def trigger(self, context):
 
 TriggerDagRunOperator.execute = trigger
 config = load()
-day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 for days in (0, 1, 2, 3):
     dag = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"]
     run = dag.test()

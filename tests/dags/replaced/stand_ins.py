@@ -67,8 +67,7 @@ def behave(stage: str, interval: str) -> None:
 
 def collect(config: Any, *, interval: str, out: Path) -> dict[str, Any]:
     behave("collect", interval)
-    how = behaviour("collect", interval)
-    (out / "interval").write_text(how.split()[1] if how.startswith("hold") else interval)
+    (out / "interval").write_text(interval)
     note("collect", interval, "built")
     return {}
 
