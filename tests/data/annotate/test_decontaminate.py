@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,18 +32,14 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d", "e f g", "h i j k l m n"])
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(words, max_size=6), st.lists(words, max_size=6))
-def test_it_finds_what_comparing_all_with_all_finds(training: list[str], held_out: list[str]) -> None:
+def test_it_finds_what_comparing_all_with_all_finds_however_little_is_in_memory_at_once(
+    training: list[str], held_out: list[str]
+) -> None:
     found = overlaps(training, held_out)
     for index, text in enumerate(training):
         twins = [other for other, held in enumerate(held_out) if close(text, held)]
         assert (index in found) == bool(twins)
         assert not twins or found[index][0] in twins
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(words, max_size=6), st.lists(words, max_size=6))
-def test_it_finds_the_same_however_little_is_in_memory_at_once(training: list[str], held_out: list[str]) -> None:
-    found = overlaps(training, held_out)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("BATCH", 2), ("WORDS", 9), ("MOST", 2), ("PAIRS", 1)):
             patch.setattr(decontaminate, name, value)
@@ -57,7 +51,6 @@ def test_it_finds_the_same_however_little_is_in_memory_at_once(training: list[st
     [
         ("How MUCH is it?!", "how much, is it", "the same words"),
         (f"x y z {RUN_OF_13} a b c", f"Before {RUN_OF_13}. After it", f"13 words in a row, '{RUN_OF_13}'"),
-        ("a b c d e f g h i j k l", "a b c d e f g h i j k m", "82% of all their runs of 3 words"),
         ("我的包裹什么时候能够送到我家里来呢", "我的包裹什么时候能够送到我家里来", "86% of all their runs of 3 words"),
     ],
 )
@@ -68,39 +61,14 @@ def test_it_says_what_is_shared(text: str, held: str, shared: str) -> None:
 @pytest.mark.parametrize(
     ("text", "held"),
     [
-        ("", ""),
         ("?!", "..."),
         ("Can I get it from my cat?", "Can I get it from my dog?"),
-        ("Can dogs infect cats?", "Can cats infect dogs?"),
         (
             "退货需要几天？三十天之内。如有任何问题，请随时联系我们的客服。",
             "运费是多少？五元。如有任何问题，请随时联系我们的客服。",
         ),
-        ("คืนสินค้าได้ไหม ได้ค่ะ กรุณาติดต่อเรา", "เปิดกี่โมง เก้าโมงเช้าค่ะ กรุณาติดต่อเรา"),
         (RUN_OF_13.removesuffix("thirteen") + "a b c", "x y z u v w " + RUN_OF_13.removesuffix("thirteen")),
     ],
 )
 def test_what_is_only_similar_stays(text: str, held: str) -> None:
-    assert overlaps([text], [held]) == {}
-
-
-def test_nothing_held_out_or_nothing_to_train_on() -> None:
-    assert overlaps(["a b c"], []) == overlaps([], ["a b c"]) == {}
-
-
-def test_large_sides_are_compared_in_batches_and_not_all_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, asked = random.Random(0), list[int]()
-    vocabulary = [f"w{i}" for i in range(1000)]
-    held = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(800)]
-    training = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(1400)]
-    training[1005] = held[77]
-    of = decontaminate._Sets.of
-
-    def counted(sets: decontaminate._Sets, rows: pl.Series) -> pl.Series:
-        asked.append(len(rows))
-        return of(sets, rows)
-
-    monkeypatch.setattr(decontaminate._Sets, "of", counted)
-    monkeypatch.setattr(decontaminate, "BATCH", 1000)
-    assert overlaps(training, held) == {1005: (77, "the same words")}
-    assert 2 <= sum(asked) < len(training) * len(held) / 1000
+    assert overlaps([text], [held]) == overlaps([], [held]) == overlaps([text], []) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 from itertools import product
 
@@ -34,22 +33,10 @@ def test_the_similarity_is_that_of_the_sets_of_word_triples(left: list[list[str]
             assert similarity == pytest.approx(len(one & other) / len(one | other))
 
 
-@pytest.mark.parametrize(
-    ("text", "close", "other"),
-    [
-        (
-            "如果您对我们的产品不满意，请在收到货物之日起三十天内联系客服办理退货，运费由我们承担。",
-            "如果您对我们的产品不满意，请在收到货物之日起三十天内联系客服办理退货，运费由本店承担。",
-            "如果您对我们的产品不满意，请写信告诉经理您的看法，我们会认真改进并且送上一份小礼物。",
-        ),
-        (
-            "กรุณาติดต่อเราเพื่อขอคืนสินค้าภายในสามสิบวันหลังจากที่คุณได้รับสินค้าและเก็บใบเสร็จไว้",
-            "กรุณาติดต่อเราเพื่อขอคืนสินค้าภายในสามสิบวันหลังจากที่คุณได้รับสินค้าและเก็บใบเสร็จไว้ด้วย",
-            "กรุณาติดต่อเราเพื่อสอบถามเกี่ยวกับการสมัครสมาชิกและส่วนลดพิเศษในช่วงเทศกาลปีใหม่นี้",
-        ),
-    ],
-)
-def test_texts_without_spaces_are_compared_too(text: str, close: str, other: str) -> None:
+def test_texts_without_spaces_are_compared_too() -> None:
+    text = "如果您对我们的产品不满意，请在收到货物之日起三十天内联系客服办理退货，运费由我们承担。"
+    close = text.replace("我们承担", "本店承担")
+    other = "如果您对我们的产品不满意，请写信告诉经理您的看法，我们会认真改进并且送上一份小礼物。"
     near, far = dedup.jaccard(pl.Series([text, text]), pl.Series([close, other])).to_list()
     assert 0.7 < near < 1 and far < 0.3
     shared = [set(bands(t)[0] or ()) for t in (text, close, other)]
@@ -125,30 +112,3 @@ def test_of_documents_that_say_the_same_the_first_tested_one_stays(
         found = sorted(pair for pairs in dedup.exact(lambda: iter(parts)) for pair in pairs.rows())
     firsts = {key: min((later, row) for row, (k, later) in enumerate(documents) if k == key)[1] for key, _ in documents}
     assert found == [(row, firsts[key]) for row, (key, _) in enumerate(documents) if row != firsts[key]]
-
-
-@settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.sets(st.integers(0, 6), min_size=1)), max_size=30))
-def test_each_document_is_compared_with_the_first_one_of_each_band(
-    documents: list[tuple[int, bool, set[int]]],
-) -> None:
-    rows = {row: (later, bands) for row, later, bands in documents}
-    banded = [(row, band << 1 | later) for row, (later, bands) in rows.items() for band in sorted(bands)]
-    found = dedup.candidates(pl.DataFrame(banded, schema={"row": pl.Int64, "band": pl.Int64}, orient="row"))
-    firsts = {
-        band: min((later, row) for row, (later, bands) in rows.items() if band in bands)[1]
-        for band in range(7)
-        if any(band in bands for _, bands in rows.values())
-    }
-    assert sorted(found.rows()) == sorted(
-        {(row, firsts[band]) for row, (_, bands) in rows.items() for band in bands if firsts[band] != row}
-    )
-
-
-@given(st.lists(st.text("Ab 1²①ﬁß’'-\n", min_size=20, max_size=60), min_size=2, max_size=8))
-def test_exact_duplicates_share_all_bands(texts: list[str]) -> None:
-    """So that none of them is ever the first of a band: `candidates` need not know them."""
-    again = [text.swapcase().replace("'", "’") for text in texts]
-    plain = [comparable_texts(pl.Series(some)).to_list() for some in (texts, again)]
-    for one, other, same in zip(bands(*texts), bands(*again), map(operator.eq, *plain), strict=True):
-        assert not same or one == other
