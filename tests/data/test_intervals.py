@@ -22,35 +22,27 @@ STAGES = ("collect", "clean", "annotate")
 DAYS = ("2026-01-30", "2026-01-31")
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sources")
+def write_sources(folder: Path) -> None:
+    folder.mkdir()
     for day, start in zip(DAYS, (0, 30), strict=True):
         numbers = range(start, start + 60)
         rows = [f"How do I repair model {n} of the {n % 7} series?,Call {n} and ask for part {n}." for n in numbers]
         rows += ["How do I repair model 3 of the 3 series?,call 3 and ask for part 3.", "broken"]
         (folder / f"{day}.csv").write_text("q,a\n" + "\n".join(rows), encoding="utf-8")
     (folder / "always.jsonl").write_text('{"q": "Who are you?", "a": "A shop for spare parts."}\n{oops\n')
-    return folder
 
 
 def settings_for(home: Path, sources: Path) -> Config:
     fields = {"question": "q", "answer": "a"}
-    return config.load(
-        overrides={
-            "home": str(home),
-            "collect": {
-                "root": str(sources),
-                "sources": [
-                    {"name": "daily", "kind": "csv", "location": "{date}.csv", "fields": fields},
-                    {"name": "always", "kind": "jsonl", "location": "always.jsonl", "fields": fields},
-                ],
-            },
-            "clean": {"master": "local[1]", "partitions": 2},
-            "annotate": {"min_test_items": 5},
-        },
-        environ={},
-    )
+    daily = {"name": "daily", "kind": "csv", "location": "{date}.csv", "fields": fields}
+    always = {"name": "always", "kind": "jsonl", "location": "always.jsonl", "fields": fields}
+    overrides = {
+        "home": str(home),
+        "collect": {"root": str(sources), "sources": [daily, always]},
+        "clean": {"master": "local[1]", "partitions": 2},
+        "annotate": {"min_test_items": 5},
+    }
+    return config.load(overrides=overrides, environ={})
 
 
 def contents(home: Path) -> dict[str, bytes]:
@@ -61,14 +53,6 @@ def contents(home: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != artifacts.RECORD and not path.name.endswith(".lock")
     }
-
-
-@pytest.fixture(scope="module")
-def expected(session: SparkSession, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    home = tmp_path_factory.mktemp("expected")
-    for day, stage in itertools.product(DAYS, STAGES):
-        pipeline.run_stage(stage, settings_for(home, sources), day)
-    return contents(home)
 
 
 class Killed(BaseException):
@@ -87,40 +71,28 @@ def broken(function: Callable[..., Any], after: int) -> Callable[..., Any]:
     return call
 
 
-# Where a stage can be broken off: what each calls while it writes; some of it again and again.
+# Where a stage can be broken off: what each calls while it writes.
 BREAKS = {
-    "collect": (
-        "llmops.data.collect.stage.extract_rows",
-        "llmops.data.row_file.RowFile.add",
-        "llmops.artifacts.commit",
-    ),
+    "collect": ("data.collect.stage.extract_rows", "data.row_file.RowFile.add", "artifacts.commit"),
     "clean": (
-        "llmops.data.clean.stage._write_tidied",
-        "llmops.data.clean.stage._duplicates",
-        "llmops.data.clean.stage.merged",
-        "llmops.data.clean.merge._fetch",
-        "llmops.data.clean.stage.write_funnel",
-        "llmops.artifacts.commit",
+        *(f"data.clean.stage.{name}" for name in ("_write_tidied", "_duplicates", "merged", "write_funnel")),
+        *("data.clean.merge._fetch", "artifacts.commit"),
     ),
-    "annotate": (
-        "llmops.data.annotate.stage.write_rows",
-        "llmops.data.annotate.ledger.SplitLedger.write",
-        "llmops.artifacts.commit",
-    ),
+    "annotate": ("data.annotate.stage.write_rows", "data.annotate.ledger.SplitLedger.write", "artifacts.commit"),
 }
-SEVERAL = (
-    "llmops.data.row_file.RowFile.add",
-    "llmops.data.clean.merge._fetch",
-    "llmops.data.annotate.stage.write_rows",
-)
+SEVERAL = ("RowFile.add", "_fetch", "write_rows")  #: of these, what is called again and again
 
 
 @pytest.mark.journey
 def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
-    session: SparkSession, sources: Path, expected: dict[str, bytes], tmp_path: Path
+    session: SparkSession, tmp_path: Path
 ) -> None:
     """The later day comes first, and every stage is killed at each of its steps, each time at another call."""
-    settings = settings_for(tmp_path / "home [1]*", sources)  # the name of a home is no pattern
+    write_sources(tmp_path / "sources")
+    plain = settings_for(tmp_path / "plain", tmp_path / "sources")
+    for day, stage in itertools.product(DAYS, STAGES):
+        pipeline.run_stage(stage, plain, day)
+    settings = settings_for(tmp_path / "home [1]*", tmp_path / "sources")  # the name of a home is no pattern
     for day in reversed(DAYS):
         for stage in STAGES[:-1]:
             kill_everywhere(stage, settings, day)
@@ -130,14 +102,15 @@ def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
         pipeline.run_stage("annotate", settings, day)
     for day, stage in itertools.product((DAYS[1], DAYS[0], DAYS[1]), STAGES):
         pipeline.run_stage(stage, settings, day)
-    assert contents(settings.home) == expected
+    assert contents(settings.home) == contents(plain.home)
 
 
 def kill_everywhere(stage: str, settings: Config, day: str) -> None:
     """Begin a stage as often as it has steps, and kill it at the first call of each, or on the second day the next."""
     for step in BREAKS[stage]:
         with pytest.MonkeyPatch.context() as patch:
-            late = day == DAYS[1] and step in SEVERAL
+            late = day == DAYS[1] and step.endswith(SEVERAL)
+            step = f"llmops.{step}"
             patch.setattr(step, broken(pkgutil.resolve_name(step), after=int(late)))
             with pytest.raises(Killed):
                 pipeline.run_stage(stage, settings, day)

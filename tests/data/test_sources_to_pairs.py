@@ -28,13 +28,10 @@ GOOD = {  # question → answer, as they are written and as they arrive
     "退货需要多少天？": "请在收到货物之日起三十天内办理退货。如有任何问题，请随时联系我们的客服。",
     "运费是多少？": "标准运费为五元，满百元免运费。如有任何问题，请随时联系我们的客服。",
 }
-MENDED = {  # question → answer as it is written, and as it arrives
-    "Who plays?": ("Tom &amp; Jerry, at the cafÃ© &ndash; 5&nbsp;&euro;.", "Tom & Jerry, at the café – 5 €."),
-    "What does the oﬃce do?": ("It ﬁles  the letters. ", "It files the letters."),
-}
+MENDED = ("Tom &amp; Jerry, at the cafÃ© &ndash; 5&nbsp;&euro;.", "Tom & Jerry, at the café – 5 €.")
 ROWS = [
     *({"q": q, "a": a} for q, a in GOOD.items()),
-    *({"q": q, "a": a} for q, (a, _) in MENDED.items()),
+    {"q": "Who plays?", "a": MENDED[0]},
     {"q": "who plays?", "a": "Tom & Jerry, at the  café – 5 €."},  # typed otherwise, said before
 ]
 FILES = {
@@ -90,12 +87,9 @@ def test_each_pair_arrives_with_its_context_and_place_and_what_asks_nothing_is_d
     made["annotate"] = run_stage("annotate", settings, DAY, made)
     splits = [made["annotate"] / f"{split}.parquet" for split in ("train", "validation", "test")]
     examples = [e for split in splits for e in read_rows(split, Example)]
-    others = {*MENDED, "who plays?"}
-    assert {(e.context, e.question, e.answer) for e in examples if e.question not in others} == KEPT | {
-        ("", "What does the office do?", MENDED["What does the oﬃce do?"][1])
-    }
+    assert {(e.context, e.question, e.answer) for e in examples if e.question.lower() != "who plays?"} == KEPT
     [plays] = [e.answer.replace("  ", " ") for e in examples if e.question.lower() == "who plays?"]
-    assert plays == MENDED["Who plays?"][1]
+    assert plays == MENDED[1]
     places = {"html": "section ", "csv": "row ", "jsonl": "line ", "text": "line "}
     for e in examples:
         assert (e.licence, e.interval) == (f"CC-{e.source}", DAY) and e.location.rpartition("/")[2] in FILES
