@@ -10,7 +10,7 @@ import pytest
 from llmops.drift import classifier, comparisons
 from llmops.drift.judge import LEVEL, Comparison, compare, judged
 from llmops.drift.lexicon import Trained, lexicon_of
-from llmops.drift.sample import FEATURES, MOST, Sample, of_examples, of_prompts
+from llmops.drift.sample import of_examples, of_prompts
 
 from .sentences import WORDS, prompts
 
@@ -112,8 +112,3 @@ def test_training_examples_are_told_by_the_words_of_the_others():
     assert columns["llmops.prompt.unknown_share"][-1] == 1.0 and max(columns["llmops.prompt.unknown_share"][:-1]) == 0.0
     assert columns["llmops.answer.refusal"] == ["false"] * 40 + ["true"]
     assert len(of_examples([])) == 0 and len(of_examples([unusual])) == 1
-
-
-def test_of_many_requests_so_many_are_drawn():
-    many = Sample({feature: [None] * (MOST + 5) for feature in FEATURES}, [""] * (MOST + 5), [""] * (MOST + 5))
-    assert len(many.drawn(0)) == MOST and many.drawn(0) == many.drawn(0)

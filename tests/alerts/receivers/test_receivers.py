@@ -193,9 +193,7 @@ def test_a_notifier_of_airflow_by_the_path_of_its_class(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"kind": "webhook"}, "needs url"),
         ({"kind": "webhook", "url": "https://a:b@x/"}, "NAME"),
-        ({"kind": "email", "host": "h"}, "sender and to"),
         ({"kind": "email", "host": "h", "sender": "a@b", "to": ["c@d"], "password": "plain"}, "NAME"),
         ({"kind": "email", "host": "h", "sender": "a@b", "to": ["c@d\nBcc: e@f"]}, "address"),
         ({"kind": "airflow"}, "notifier"),

@@ -93,36 +93,29 @@ def test_without_a_template_events_wait_and_no_index_of_guessed_types_is_made(cl
     assert len(stored(client, "elsewhere")) == 1
 
 
-class FakeNode(Urllib3HttpNode):
-    """A server with one answer."""
-
-    status, body = 200, {}
-
-    def perform_request(self, method, target, body=None, headers=None, request_timeout=None):
-        content = HttpHeaders({"content-type": "application/json", "x-elastic-product": "Elasticsearch"})
-        meta = ApiResponseMeta(self.status, "1.1", content, 0.0, self.config)
-        return NodeApiResponse(meta, json.dumps(self.body).encode())
-
-
-def answering(status, body):
-    node = type("Node", (FakeNode,), {"status": status, "body": body})
-    return ElasticsearchSink(Elasticsearch("http://127.0.0.1:9", node_class=node, max_retries=0))
-
-
-@pytest.mark.parametrize("status", [429, 500, 503, 403, 404])
-def test_what_is_not_an_event_s_fault_is_no_reason_to_give_it_up(status):
+def failed(status):
+    """The answer to two documents of which one was not stored."""
     items = [{"create": {"status": s, "error": {"type": "error", "reason": "is full"}}} for s in (201, status)]
-    with pytest.raises(SinkError, match="full"):
-        answering(200, {"errors": True, "items": items}).send([build("x", {}), build("x", {})])
+    return {"errors": True, "items": items}
 
 
 @pytest.mark.parametrize(
-    "status,error",
-    [(413, BatchRefusedError), (400, SinkError), (401, SinkError), (403, SinkError), (429, SinkError)],
+    ("status", "body", "error"),
+    [
+        *((200, failed(status), SinkError) for status in (429, 503, 403, 404)),
+        *((status, {"error": "is full"}, SinkError) for status in (400, 401, 429)),
+        (413, {"error": "is full"}, BatchRefusedError),
+    ],
 )
-def test_what_an_answer_to_a_whole_batch_means(status, error):
-    with pytest.raises(error):
-        answering(status, {"error": {"type": "x", "reason": "y"}}).send([build("x", {})])
+def test_what_is_not_an_event_s_fault_is_no_reason_to_give_it_up(status, body, error):
+    class Node(Urllib3HttpNode):
+        def perform_request(self, *_, **__):
+            headers = HttpHeaders({"content-type": "application/json", "x-elastic-product": "Elasticsearch"})
+            return NodeApiResponse(ApiResponseMeta(status, "1.1", headers, 0.0, self.config), json.dumps(body).encode())
+
+    sink = ElasticsearchSink(Elasticsearch("http://127.0.0.1:9", node_class=Node, max_retries=0))
+    with pytest.raises(error, match="full"):
+        sink.send([build("x", {}), build("x", {})])
 
 
 def test_the_key_or_the_user_of_the_environment_is_sent_and_never_told(receiver, tmp_path, caplog):
