@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -27,6 +23,7 @@ from llmops import artifacts, cli, pipeline
 from llmops.artifacts import Record
 from llmops.config import Config, Retention
 from llmops.data import spark
+from llmops.data.annotate.ledger import SplitLedger
 from llmops.data.collect import forgotten
 from llmops.erasure import erase
 from llmops.erasure.forget import ErasureReport, _write_texts, forget
@@ -211,23 +208,19 @@ def at(site: Path, **collect: Any) -> Config:
     return configured(home, site / "sources", **{"repository": str(home / "repository"), **collect})
 
 
-def everything(home: Path) -> Iterator[tuple[Path, str]]:
-    """Every byte under the home, Parquet unpacked, as text."""
-    for path in sorted(p for p in home.rglob("*") if p.is_file()):
-        yield path, str(path.relative_to(home))
-        yield path, path.read_bytes().decode("latin-1")
-        yield path, path.read_bytes().decode("utf-8", "replace")
+def holding(home: Path, *texts: str) -> set[str]:
+    """The files under the home that hold one of the texts: in their names, bytes, rows or statistics of Parquet."""
+    found = set()
+    for path in (p for p in home.rglob("*") if p.is_file()):
+        name, body = str(path.relative_to(home)), path.read_bytes()
+        said = name + body.decode("latin-1") + body.decode("utf-8", "replace")
         if path.suffix == ".parquet":
             file = pq.ParquetFile(path)
-            yield path, str(file.read().to_pylist())
             groups = [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
-            yield path, str([group.column(c).to_dict() for group in groups for c in range(group.num_columns)])
-
-
-def holding(home: Path, *texts: str) -> set[str]:
-    return {
-        str(path.relative_to(home)) for path, text in everything(home) if any(t.lower() in text.lower() for t in texts)
-    }
+            said += str(file.read().to_pylist())
+            said += str([group.column(c).to_dict() for group in groups for c in range(group.num_columns)])
+        found |= {name} if any(text.lower() in said.lower() for text in texts) else set()
+    return found
 
 
 def only(config: Config, stage: str) -> Path:
@@ -280,26 +273,6 @@ def test_the_dry_run_tells_what_is_then_done(erased: Erased) -> None:
     assert {n: asdict(erased.would)[n] for n in names} == {n: asdict(erased.did)[n] for n in names}
     places = {(p["source"], p["position"].split(",")[0]) for p in erased.did.sources}
     assert places == {("faq", "row 12"), ("faq", "row 13"), ("faq", "row 14"), ("chats", "line 1")}
-
-
-def test_what_only_the_split_ledger_still_yields_is_forgotten_too(site: Path, session: SparkSession) -> None:
-    """The person's rows have left the sources, and the test carries what they said from day to day."""
-    config = at(site)
-    tested = {e.id for e in persons(only(config, "annotate")) if e.split == "test"}
-    assert tested
-    head, *rows = (site / "sources" / "faq.csv").read_text().splitlines()
-    (site / "sources" / "faq.csv").write_text("\n".join([head, *(r for r in rows if "ana" not in r.lower())]) + "\n")
-    (site / "sources" / "chats.jsonl").write_text((site / "sources" / "chats.jsonl").read_text().splitlines()[1] + "\n")
-    days = ("2026-02-01", "2026-02-02")
-    later = [pipeline.run_stage(stage, config, days[0]) for stage in ("collect", "clean", "annotate")][-1]
-    assert tested <= ids(later / "test.parquet")
-    report = forget(config, MAIL)
-    assert report.remaining == {} and holding(config.home, *SECRETS) == set()
-    assert report.rows["splits"] == 4 and tested.isdisjoint(ids(later / "test.parquet"))
-    with open(site / "sources" / "faq.csv", "a") as faq:
-        faq.write("What is new?,All of it.,new\n")
-    last = [pipeline.run_stage(stage, config, days[1]) for stage in ("collect", "clean", "annotate")][-1]
-    assert tested.isdisjoint(ids(last / "test.parquet")) and ids(later / "test.parquet") <= ids(last / "test.parquet")
 
 
 def run_day(config: Config, day: str, stages: tuple[str, ...] = ("collect", "clean", "annotate")) -> Path:
@@ -391,26 +364,22 @@ def test_they_are_found_in_the_ledger_when_all_else_is_gone(left: Config, sessio
     assert not about(set().union(*asked(left, "2026-02-03")), HERS)
 
 
-@pytest.mark.journey
-def test_what_a_killed_run_has_written_into_the_ledger_goes_too(left: Config, session: SparkSession) -> None:
+def test_what_a_killed_run_has_written_into_the_ledger_goes_too(
+    left: Config, session: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replaced_rows(left.collect.root, "cy.oz@example.org")
     for name in ("faq.csv", "chats.jsonl"):
         path = left.collect.root / name
         path.write_text(path.read_text().replace("sofa", "shelf").replace("lamp", "stool").replace("tea", "milk"))
-    run_day(left, "2026-02-02", ("collect", "clean"))
-    code = """
-import os, pickle, signal, sys
-from llmops import pipeline
-from llmops.data.annotate.ledger import SplitLedger
-write = SplitLedger.write
-def dying(*args):
-    write(*args)
-    os.kill(os.getpid(), signal.SIGKILL)
-SplitLedger.write = dying
-pipeline.run_stage("annotate", pickle.load(sys.stdin.buffer), "2026-02-02")
-"""
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(left), capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    write = SplitLedger.write
+
+    def dying(*args: Any) -> None:
+        write(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SplitLedger, "write", dying)
+        run_day(left, "2026-02-02")
     theirs = ("shelf", "stool", "milk sold")
     assert entries(left, *theirs) >= 3 and not pipeline.plan("annotate", left, "2026-02-02").done
     assert forget(left, "cy.oz@example.org").remaining == {}
@@ -510,21 +479,6 @@ def test_a_customer_number_is_no_number_of_a_row(tmp_path: Path, session: SparkS
     assert after["test"] <= ids(run_day(config, "2026-02-02") / "test.parquet")
 
 
-def test_a_name_in_running_text_of_any_script_is_forgotten_for_good(tmp_path: Path, session: SparkSession) -> None:
-    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
-    sources(tmp_path)
-    asks = {"李小龙": "我叫{}，我的订单在哪里？", "Ana Lima": "Where is the order of _{}_ now?"}
-    rows = [f"{text.format(who)},It has been sent on its way today.,{who}\n" for who, text in asks.items()]
-    faq.write_text(faq.read_text() + "".join(rows))
-    first = run_day(config, DAY)
-    assert all(holding(config.home, who) for who in asks)
-    for who in asks:
-        assert forget(config, who).remaining == {}
-    assert holding(config.home, *asks) == set()
-    faq.write_text(faq.read_text().replace("today", "on Monday"))
-    assert run_day(config, "2026-02-01") != first and holding(config.home, *asks) == set()
-
-
 def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
     def ask(*statements: str) -> None:
         with sqlite3.connect(tmp_path / "shop.db") as database:
@@ -564,9 +518,8 @@ def test_the_list_of_what_is_forgotten_tells_nothing(erased: Erased) -> None:
         question=f"Where is the blue parcel of {MAIL}?", answer="It is on its way to you,  ana.",
     )  # fmt: skip
     other = Document(id="2", source="faq", location="faq.csv", position="row 11", question="Yes?", answer="Thank you.")
-    empty = Dropped(id="", source="", location="", position="", rule="empty", detail="", content="")
-    gone, *kept = forgotten.load(path).without([row, other, empty, None])
-    assert isinstance(gone, Dropped) and kept == [other, empty, None]
+    gone, *kept = forgotten.load(path).without([row, other, None])
+    assert isinstance(gone, Dropped) and kept == [other, None]
     assert list(forgotten.load(config.home / "none.json").without([row])) == [row]
 
 
@@ -614,7 +567,7 @@ def state(config: Config) -> dict[str, Any]:
     }
 
 
-def test_an_unknown_person_is_an_error_and_nothing_changes(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_person_a_dry_run_and_a_running_stage_change_nothing(site: Path) -> None:
     config = at(site)
     before = contents(config.home)
     for nobody in ("nobody@example.org", "diana.li@example.org", "a", "??"):
@@ -622,6 +575,8 @@ def test_an_unknown_person_is_an_error_and_nothing_changes(site: Path, capsys: p
             forget(config, nobody)
         assert nobody == "a" or nobody not in str(error.value)
     forget(config, MAIL, dry_run=True)
+    with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
+        forget(config, MAIL)
     assert contents(config.home) == before
 
 
@@ -655,12 +610,6 @@ def test_the_card_and_the_event_tell_and_do_not_name_and_the_repository_loses_th
     assert erased.did.rows["repository"] == before - manifest["rows"] == 4
 
 
-def test_no_stage_may_run_meanwhile(site: Path) -> None:
-    config = at(site)
-    with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
-        forget(config, MAIL)
-
-
 def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
     config = at(site)
     broken = config.artifacts / "collect" / "half"
@@ -675,15 +624,9 @@ def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
     assert holding(config.home, MAIL) == set()
 
 
-def test_what_cannot_be_changed_is_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = at(site)
-    (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
-    report = forget(config, MAIL)
-    assert list(report.remaining) == [str(config.home / "keys.json")]
-    assert list(forget(config, MAIL).remaining) == list(report.remaining)  # and again, as long as it is so
-
-
-def test_the_command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_names_what_cannot_be_changed(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = at(site)
     monkeypatch.setattr(cli.config, "load", lambda *_: config)
     assert cli.main(["data", "forget", MAIL, "--dry-run"]) == 0
@@ -693,8 +636,9 @@ def test_the_command(site: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert json.loads(printed.out.splitlines()[-1])["documents"] == 5
     assert cli.main(["data", "forget", MAIL]) == 1
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
-    assert cli.main(["data", "forget", MAIL]) == 1
-    assert "keys.json" in capsys.readouterr().out
+    for _ in range(2):  # and again, as long as it is so
+        assert cli.main(["data", "forget", MAIL]) == 1
+        assert "keys.json" in capsys.readouterr().out
 
 
 def test_the_page_of_an_evaluation_is_made_of_the_answers_that_are_left(
