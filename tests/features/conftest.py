@@ -18,13 +18,15 @@ from llmops.records import Example, write_rows
 WORDS = ("a", "b", "c", "Question", "Answer", "Context", "[", "]", "#")
 
 
-def select(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
-    """A select artifact with a word-level tokenizer."""
+def tokenizer_of(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(("<unk>", "<eos>", *words))}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>").save_pretrained(
-        folder / "base"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
+
+
+def select(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
+    """A select artifact with a word-level tokenizer."""
+    tokenizer_of(words).save_pretrained(folder / "base")
     (folder / "selection.json").write_text(json.dumps({"model": "tiny", "path": "base"}))
     return folder
 
@@ -43,15 +45,15 @@ def example(number: int, split: str = "train", **changes: Any) -> Example:
     return Example(**{**fields, **changes})
 
 
-def artifact(home: Path, key: str = "fedcba9876543210", count: int = 8, **config: Any) -> tuple[Features, Path]:
+def artifact(
+    home: Path, key: str = "fedcba9876543210", count: int = 8, words: tuple[str, ...] = WORDS, **config: Any
+) -> tuple[Features, Path]:
     """A features artifact of `count` training examples id0, id1, … and the configuration it was made with."""
     out = home / "artifacts" / "features" / key
     train = [example(n) for n in range(count)]
     settings = Features(store=home / "feast", **config)
-    run(
-        settings, annotate=annotate(home / "annotate", train=train), select=select(home / "artifacts" / "select" / "s"),
-        out=out,
-    )  # fmt: skip
+    base = select(home / "artifacts" / "select" / words[0], words)
+    run(settings, annotate=annotate(home / "annotate", train=train), select=base, out=out)
     return settings, out
 
 

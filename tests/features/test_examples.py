@@ -48,10 +48,8 @@ def test_the_mapped_rows_are_those_of_feasts_file_in_its_order(tmp_path: Path, m
     known = pq.read_table(out / "features.parquet").to_pylist()
     found = read_offline(out, "train")
     assert [(t.id, t.token_ids) for t in found] == [(row["input_id"], row["token_ids"]) for row in known]
-    assert found[-1] == found[len(found) - 1] == list(found)[-1] and found[2:4] == [found[2], found[3]]
+    assert found[-1] == list(found)[-1] and found[2:4] == [found[2], found[3]]
     assert token_counts(found) == token_counts(list(found)) == [len(t.token_ids) for t in found]
-    with pytest.raises(IndexError):
-        found[len(found)]
 
 
 def test_feast_is_asked_for_every_row_part_by_part(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,13 +82,9 @@ def test_reading_writes_nothing_into_the_artifact_a_cache_or_the_folder_of_tempo
 def test_examples_are_the_records_that_were_written(texts: list[tuple[str, str, str]]) -> None:
     """Surrogates cannot be written at all; everything else comes back, in order, by number and by slice."""
     texts = [tuple(t.encode("utf-8", "ignore").decode() for t in row) for row in texts]  # type: ignore[misc]
-    written = [
-        Example(
-            id=f"{n}", question=question, answer=answer, context=context, group="g", split="test", source="s",
-            location="l", position=f"row {n}",
-        )
-        for n, (question, answer, context) in enumerate(texts)
-    ]  # fmt: skip
+    fixed = {"group": "g", "split": "test", "source": "s", "location": "l", "position": "p"}
+    names = ("question", "answer", "context")
+    written = [Example(id=f"{n}", **dict(zip(names, row, strict=True)), **fixed) for n, row in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "test.parquet"
         write_rows(path, written, Example)

@@ -8,34 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from llmops.features.tokenize import tokenize, tokenize_all
 from llmops.prompts import all_training_ids, answer_ids, prompt_ids, training_ids
 from llmops.records import Example
+from tests.features.conftest import example as conftest_example
+from tests.features.conftest import tokenizer_of
 
-TOKENIZER = PreTrainedTokenizerFast(
-    tokenizer_object=(lambda t: (setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace()), t)[1])(
-        Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "word": 2, "answer": 3}, unk_token="<unk>"))
-    ),
-    eos_token="<eos>",
-    unk_token="<unk>",
-)
+TOKENIZER = tokenizer_of(("word", "answer"))
 
 
-def example(question: str = "word", answer: str = "answer", context: str = "") -> Example:
-    return Example(
-        id="e", question=question, answer=answer, context=context, group="g", split="train", source="s",
-        location="l", position="p",
-    )  # fmt: skip
+def example(**texts: str) -> Example:
+    return conftest_example(0, **{"question": "word", "answer": "answer", **texts})
 
 
 def test_a_context_gives_way_by_as_little_as_needed_and_an_answer_never() -> None:
     item = example(context="word word")
     tokens, cut = tokenize(TOKENIZER, item, 100)
     ids, prompt = training_ids(TOKENIZER, item.question, item.answer, item.context)
-    assert tokens and not cut and (tokens.id, tokens.token_ids, tokens.prompt_tokens) == ("e", ids, prompt)
+    assert tokens and not cut and (tokens.id, tokens.token_ids, tokens.prompt_tokens) == (item.id, ids, prompt)
     tokens, cut = tokenize(TOKENIZER, example(context="word " * 200), 64)
     assert tokens and cut and len(tokens.token_ids) == 64
     bare = training_ids(TOKENIZER, "word", "answer")[0]
@@ -67,8 +58,7 @@ def test_many_at_once_are_what_each_is_alone(tokenizer: Any, template: str) -> N
     rows = [(question, answer, context) for question in texts for answer in texts[2:5] for context in texts[:3]]
     assert all_training_ids(chosen, rows) == [training_ids(chosen, *row) for row in rows]
     for (question, answer, context), (ids, prompt) in zip(rows, all_training_ids(chosen, rows), strict=True):
-        assert ids[:prompt] == prompt_ids(chosen, question, context)
-        assert ids[prompt:] == answer_ids(chosen, answer)
+        assert (ids[:prompt], ids[prompt:]) == (prompt_ids(chosen, question, context), answer_ids(chosen, answer))
     assert all_training_ids(chosen, []) == []
 
 
