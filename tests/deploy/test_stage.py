@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
-import sys
-from collections.abc import Callable
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,48 +82,43 @@ def app(monkeypatch: pytest.MonkeyPatch) -> App:
 URL = "http://app"
 V1: Said = (200, {"response": "Here.", "model_version": "v1"})
 OLD: Said = (200, {"response": "There.", "model_version": "v0"})
-LOADING: Said = (503, {"detail": "v1 is being loaded"})
 
 
-def test_the_champion_answers(tmp_path: Path, app: App) -> None:
-    app.answers = [V1]
-    assert prove(tmp_path, url=URL) == {
-        "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 0.0,
-    }  # fmt: skip
-
-
-def test_it_asks_again_when_a_replica_that_is_not_so_far_answers(tmp_path: Path, app: App) -> None:
-    app.answers = [OLD, LOADING, V1]
-    proof = prove(tmp_path, url=URL)
-    assert proof["answer"] == "Here." and proof["seconds"] == 1.0
-
-
-def test_while_the_old_version_answers_or_the_new_one_loads_nothing_is_asked(tmp_path: Path, app: App) -> None:
+def test_the_champion_answers_and_while_the_old_version_is_ready_or_the_new_one_loads_nothing_is_asked(
+    tmp_path: Path, app: App
+) -> None:
+    """It asks again when a replica that is not so far answers."""
     old = (200, {"status": "ready", "model_version": "v0", "detail": "v1 is being loaded"})
     nothing = (503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})
     going = (503, {"status": "not ready", "model_version": "v1", "detail": "It is being stopped."})
-    app.answers, app.ready = [V1], [nothing, old, going, old, *app.ready]
-    assert prove(tmp_path, url=URL, timeout_s=10)["answer"] == "Here."
-    assert app.given == [V1]
+    app.answers, app.ready = [OLD, V1], [nothing, old, going, old, *app.ready]
+    assert prove(tmp_path, url=URL, timeout_s=10) == {
+        "state": "served", "url": URL, "version": "v1", "question": "Where?", "answer": "Here.", "seconds": 2.5,
+    }  # fmt: skip
+    assert app.given == [OLD, V1]
 
 
-@pytest.mark.parametrize(("said", "words"), [(OLD, "v0"), ((500, {"detail": "boom"}), "boom"), (None, "being loaded")])
-def test_in_the_end_it_says_what_the_app_said(tmp_path: Path, app: App, said: Said | None, words: str) -> None:
-    """One that does not get ready is asked nothing."""
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        (OLD, NotServedError, "v0"),
+        ((500, {"detail": "boom"}), NotServedError, "boom"),
+        (None, NotServedError, "being loaded"),
+        ((403, {"detail": "this role may not generate"}), DeployError, "may not"),
+    ],
+)
+def test_in_the_end_it_says_what_the_app_said(
+    tmp_path: Path, app: App, said: Said | None, error: type[Exception], words: str
+) -> None:
+    """One that does not get ready is asked nothing, and a refusal is final."""
     if said:
         app.answers = [said]
     else:
         app.ready = [(503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})]
-    with pytest.raises(NotServedError, match=words):
+    with pytest.raises(error, match=words):
         prove(tmp_path, url=URL)
-    assert not (tmp_path / "out" / "deployment.json").exists() and bool(app.given) == bool(said)
-
-
-def test_a_refusal_is_final(tmp_path: Path, app: App) -> None:
-    app.answers = [(403, {"detail": "this role may not generate"})]
-    with pytest.raises(DeployError, match="may not"):
-        prove(tmp_path, url=URL)
-    assert len(app.given) == 1
+    assert not (tmp_path / "out" / "deployment.json").exists()
+    assert len(app.given) == (0 if not said else 4 if error is NotServedError else 1)
 
 
 @pytest.mark.parametrize(("key", "words"), [("llmops_key", "127.0.0.1:9"), ("", "LLMOPS_API_KEY")])
@@ -140,68 +132,29 @@ def test_without_a_champion_nothing_is_deployed(tmp_path: Path) -> None:
     assert prove(tmp_path, status="rejected") == {"state": "no champion"}
 
 
-APP = """#!{python}
-import json, os, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from llmops.config import load
-from llmops.access.keys import keys_of
-config = load()
-Path({pid!r}).write_text(str(os.getpid()))
-print("starting", config.release.name, "trials", config.serving.trials, flush=True)
-if {dies}: sys.exit(3)
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.say({{"status": "ready", "model_version": "v1"}})
-    def do_POST(self):
-        keys_of(config).check(self.headers["X-API-Key"])
-        self.say({{"response": "Mine.", "model_version": "v1"}})
-    def say(self, answer):
-        body = json.dumps(answer).encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
-        self.wfile.write(body)
-HTTPServer((config.serving.host, config.serving.port), Handler).serve_forever()
-"""
+@pytest.mark.parametrize(
+    ("does", "clock", "error", "words"),
+    [("exit 3", SYSTEM_CLOCK, DeployError, "starting .bot"), ("exec sleep 600", FakeClock(), NotServedError, "within")],
+)
+def test_of_an_app_that_is_started_for_the_proof_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, clock: Clock, error: type[Exception], words: str
+) -> None:
+    """`python -m serving` is a program that dies or hangs; e2e has the real one."""
+    program, started = tmp_path / "python", list[subprocess.Popen[bytes]]()
+    program.write_text(f"#!/bin/sh\necho starting $LLMOPS_RELEASE__NAME, trials $LLMOPS_SERVING__TRIALS\n{does}\n")
+    program.chmod(0o755)
 
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
 
-@pytest.fixture
-def own_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Lets `python -m serving` be a small app that reads the same configuration; returns the file with its pid."""
-
-    def install(dies: bool = False) -> Path:
-        script, pid = tmp_path / "python", tmp_path / "pid"
-        root = str(Path(deploy.__file__).parents[2])
-        script.write_text(APP.format(python=sys.executable, root=root, pid=str(pid), dies=dies))
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(deploy.sys, "executable", str(script))
-        return pid
-
-    return install
-
-
-def gone(pid: Path) -> bool:
-    try:
-        os.kill(int(pid.read_text()), 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def test_an_app_is_started_for_the_proof_and_nothing_of_it_stays(tmp_path: Path, own_app: Callable[..., Path]) -> None:
-    pid = own_app()
-    proof = prove(tmp_path, SYSTEM_CLOCK, timeout_s=60)
-    assert (proof["version"], proof["answer"]) == ("v1", "Mine.")
-    assert gone(pid)
+    monkeypatch.setattr(deploy.sys, "executable", str(program))
+    monkeypatch.setattr(deploy.subprocess, "Popen", Started)
+    with pytest.raises(error, match=words):
+        prove(tmp_path, clock, timeout_s=50)
+    assert started[0].returncode is not None
     (key,) = KeyStore(database_at(url(tmp_path)), tmp_path / "events").list()
     assert (key.role, bool(key.revoked)) == ("user", True)
     log = (tmp_path / "out" / "serving.log").read_text()
-    assert "llmops_" not in log and "trials False" in log
-
-
-def test_an_app_that_dies_is_an_error_with_its_log(tmp_path: Path, own_app: Callable[..., Path]) -> None:
-    pid = own_app(dies=True)
-    with pytest.raises(DeployError, match="starting bot"):
-        prove(tmp_path, SYSTEM_CLOCK, timeout_s=60)
-    assert gone(pid)
-    assert KeyStore(database_at(url(tmp_path)), tmp_path / "events").list()[0].revoked
+    assert "llmops_" not in log and (does != "exit 3" or "trials false" in log)
