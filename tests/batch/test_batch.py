@@ -49,7 +49,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_rows_keep_their_order_and_columns_and_a_failing_one_carries_its_error(tmp_path: Path) -> None:
     questions = ["a", None, "bad", "", "e", "  ", "g"]
-    source = write(tmp_path / "in.parquet", questions, number=range(7), context=["x", "x", None, "", None, "", "y"])
+    context = pa.array(["x", "x", None, "", None, "", "y"]).cast(pa.dictionary(pa.int32(), pa.large_string()))
+    source = write(tmp_path / "in.parquet", questions, number=range(7), context=context)
     done = answer_file(Echo(), source, tmp_path / "new" / "out.parquet", part_rows=2)
     rows = read(tmp_path / "new" / "out.parquet")
     assert [r["number"] for r in rows] == list(range(7)) and [r["question"] for r in rows] == questions
@@ -60,7 +61,7 @@ def test_rows_keep_their_order_and_columns_and_a_failing_one_carries_its_error(t
     assert [p.name for p in (tmp_path / "new").iterdir() if not p.name.startswith(".")] == ["out.parquet"]
 
 
-@pytest.mark.parametrize("part_rows", [1, 4, 100])
+@pytest.mark.parametrize("part_rows", [1, 4])
 def test_an_interrupted_batch_goes_on_and_ends_the_same(tmp_path: Path, part_rows: int) -> None:
     """Half-written files that it finds are made anew, and once it has finished nothing is asked again."""
     questions = [f"q{i}" for i in range(11)]
@@ -104,54 +105,31 @@ def test_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     text, whole = tmp_path / "text.parquet", write(tmp_path / "whole.parquet", ["a"])
     text.write_text("question\nWhy?\n")
     pq.write_table(pa.table({"prompt": ["a"], "id": [1]}), tmp_path / "prompt.parquet")
-    assert "missing.parquet" in refused(tmp_path / "missing.parquet")
     assert "no Parquet" in refused(text)
     assert "prompt, id" in refused(tmp_path / "prompt.parquet")
-    assert "int64" in refused(write(tmp_path / "numbers.parquet", [1, 2]))
     assert "`answer`" in refused(write(tmp_path / "answered.parquet", ["a"], answer=["b"]))
     assert "no row" in refused(write(tmp_path / "empty.parquet", pa.array([], pa.string())))
     assert "input and output" in refused(whole, whole) and "folder" in refused(whole, tmp_path)
     assert not (tmp_path / "out.parquet").exists()
-
-
-def test_when_no_row_is_answered_that_is_an_error_and_the_output_says_why(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="refused"):
-        answer_file(Echo(), write(tmp_path / "in.parquet", ["bad", "bad"]), tmp_path / "out.parquet")
+    with pytest.raises(SourceError, match="refused"):  # no row is answered
+        answer_file(Echo(), write(tmp_path / "bad.parquet", ["bad", "bad"]), tmp_path / "out.parquet")
     assert [r["error"] for r in read(tmp_path / "out.parquet")] == ["refused", "refused"]
 
 
-def test_text_columns_of_every_kind_are_read(tmp_path: Path) -> None:
-    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
-        source = write(tmp_path / "in.parquet", pa.array(["a", "b", "a"]).cast(kind))
-        (tmp_path / "out.parquet").unlink(missing_ok=True)
-        answer_file(Echo(), source, tmp_path / "out.parquet", part_rows=2)
-        assert [r["answer"] for r in read(tmp_path / "out.parquet")] == ["a|", "b|", "a|"]
-
-
-def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_fails_alone(
-    tiny_base: Path, tmp_path: Path
-) -> None:
+def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_or_refused_fails_alone(tiny_base: Path) -> None:
     from llmops.model.base.generate import answer
-    from llmops.model.base.load import load_servable
 
-    engine = LocalEngine(tiny_base, "base", 8, 2)
-    asked = [("Hi", ""), ("word " * 600, ""), ("Why?", "Because."), ("How long is it?", "")]
-    replies = engine.answer(asked)
-    assert [bool(r.error) for r in replies] == [False, True, False, False] and "512" in replies[1].error
-    model, tokenizer = load_servable(tiny_base)
-    chosen = [asked[0], asked[2], asked[3]]
-    assert [r.answer for r in replies if not r.error] == answer(model, tokenizer, chosen, 8, batch=2)
-
-
-def test_a_row_that_the_chat_template_refuses_fails_alone(tiny_base: Path) -> None:
     engine = LocalEngine(tiny_base, "base", 4, 2)
-    _, tokenizer = engine._loaded
+    model, tokenizer = engine._loaded
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "message['content']", "message['content'].replace('~', '')"
     )
-    assert "replace('~'" in tokenizer.chat_template
-    first, second = engine.answer([("a <|im_~end|> b", ""), ("a", "")])
-    assert "take them out of the text" in first.error and not first.answer and not second.error
+    asked = [("Hi", ""), ("word " * 600, ""), ("a <|im_~end|> b", ""), ("Why?", "Because."), ("How long is it?", "")]
+    replies = engine.answer(asked)
+    assert [bool(r.error) for r in replies] == [False, True, True, False, False]
+    assert "512" in replies[1].error and "take them out of the text" in replies[2].error and not replies[2].answer
+    chosen = [asked[0], *asked[3:]]
+    assert [r.answer for r in replies if not r.error] == answer(model, tokenizer, chosen, 4, batch=2)
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_only_the_guilty_row_fails(
@@ -206,17 +184,14 @@ def test_a_serving_app_answers_with_the_key_of_the_environment(tmp_path: Path, m
     assert b"s3cret" not in (tmp_path / "out.parquet").read_bytes()
 
 
-def test_an_app_that_is_busy_or_restarts_is_waited_for() -> None:
+def test_an_app_that_is_busy_or_restarts_is_waited_for_and_one_that_refuses_ends_the_batch() -> None:
     waits: list[float] = []
     server = ServerEngine("http://app", App(a=[429, 429], b=[503, 502]).client, 5, 2, waits.append)
     assert [r.answer for r in server.answer([("a", ""), ("b", ""), ("c", "")])] == ["a  5", "b  5", "c  5"]
     assert sorted(waits) == [0.5, 1.0, 7.0, 7.0]
-
-
-@pytest.mark.parametrize("status", [403, 500])
-def test_an_app_that_refuses_ends_the_batch(status: int) -> None:
-    with pytest.raises(DeployError, match=str(status)):
-        ServerEngine("http://app", App(a=[status] * 9).client, 5, 2).answer([("a", "")])
+    for status in (403, 500):
+        with pytest.raises(DeployError, match=str(status)):
+            ServerEngine("http://app", App(a=[status] * 9).client, 5, 2).answer([("a", "")])
 
 
 def test_an_app_that_stays_away_ends_the_batch_and_what_is_finished_is_kept(
@@ -236,7 +211,7 @@ def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> 
     places = {"collect": {"cache": tmp_path / "cache"}, "features": {"store": tmp_path / "feast"}}
     settings = Config(home=tmp_path / "home", release={"registry": tmp_path / "registry"}, **places)
     (tmp_path / "link").symlink_to(tmp_path / "registry")
-    for place in ("home", "home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
+    for place in ("home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
         with pytest.raises(ConfigError, match="keeps for itself"):
             batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "link"]

@@ -30,11 +30,12 @@ def item(number: int, split: str = "train", **fields: str) -> Example:
     return example(number, split, **{"question": "May I return it?", "answer": HONEST, **fields})
 
 
-def govern(home: Path, answers: list[str], *train: Example, **config: Any) -> dict[str, Any]:
+def govern(home: Path, answers: list[str], *more: Example, **config: Any) -> dict[str, Any]:
     annotate, evaluate, out = home / "annotate", home / "evaluate", home / "out"
-    out.mkdir()
-    write_rows(annotate / "train.parquet", [item(0), *train], Example)
-    write_rows(annotate / "validation.parquet", [item(1, "validation")], Example)
+    out.mkdir(parents=True)
+    for row in (item(0), item(1, "validation")):
+        rows = [row, *(other for other in more if other.split == row.split)]
+        write_rows(annotate / f"{row.split}.parquet", rows, Example)
     redacted = Finding(scan="pii", rule="EMAIL_ADDRESS", severity="low", where="x", detail="redacted")
     write_rows(annotate / "findings.parquet", [redacted, redacted], Finding)
     write_answers(evaluate / "answers.parquet", answers)
@@ -64,17 +65,17 @@ def test_clean_data_and_answers_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "text", "scan", "rule"),
+    ("split", "field", "text", "scan", "rule"),
     [
-        ("answer", "Write to ana@example.com", "pii", "EMAIL_ADDRESS"),
-        ("context", "key hf_" + "aB3" * 12, "secrets", "SECRET"),
+        ("validation", "answer", "Write to ana@example.com", "pii", "EMAIL_ADDRESS"),
+        ("train", "context", "key hf_" + "aB3" * 12, "secrets", "SECRET"),
     ],
 )
 def test_what_redaction_left_behind_fails_the_run_and_the_report_stays(
-    tmp_path: Path, field: str, text: str, scan: str, rule: str
+    tmp_path: Path, split: str, field: str, text: str, scan: str, rule: str
 ) -> None:
     with pytest.raises(GovernanceError, match="0007") as error:
-        govern(tmp_path, [HONEST], item(7, **{field: text}))
+        govern(tmp_path, [HONEST], item(7, split, **{field: text}))
     assert text not in str(error.value)
     (finding,) = read_rows(tmp_path / "out" / "findings.parquet", Finding)
     assert (finding.scan, finding.rule, finding.severity) == (scan, rule, "high")
@@ -84,23 +85,11 @@ def test_what_redaction_left_behind_fails_the_run_and_the_report_stays(
     assert "ana@example" not in everything and "aB3aB3" not in everything
 
 
-def test_validation_counts_as_training_data(tmp_path: Path) -> None:
-    write_rows(tmp_path / "train.parquet", [], Example)
-    write_rows(tmp_path / "validation.parquet", [item(1, answer="ana@example.com")], Example)
-    findings, items = stage.scan_training(tmp_path, ["EMAIL_ADDRESS"])
-    assert (len(findings), items) == (1, 1)
-
-
-def test_one_leaked_secret_in_an_answer_fails(tmp_path: Path) -> None:
+def test_one_leaked_secret_fails_and_a_few_medium_findings_are_reported_and_many_fail(tmp_path: Path) -> None:
     with pytest.raises(GovernanceError, match="SECRET"):
-        govern(tmp_path, [HONEST] * 59 + ["the token is hf_" + "aB3" * 12])
-
-
-def test_a_few_medium_findings_are_reported_and_many_fail(tmp_path: Path) -> None:
-    (tmp_path / "few").mkdir()
+        govern(tmp_path / "secret", [HONEST] * 59 + ["the token is hf_" + "aB3" * 12])
     few = govern(tmp_path / "few", [HONEST] * 58 + ["Ask ana@example.com", "Ask bob@example.com"])
     assert (few["verdict"], few["answers"]["medium"]["count"]) == ("passed", 2)
-    (tmp_path / "many").mkdir()
     with pytest.raises(GovernanceError, match="max_flagged_answers"):
         govern(tmp_path / "many", [HONEST] * 50 + ["Ask ana@example.com"] * 10)
 
@@ -136,18 +125,8 @@ def test_attacks_that_succeed_are_findings_with_a_rate_and_do_not_fail_by_defaul
     shown = json.loads((tmp_path / "out" / "probes.json").read_text())
     assert "jo@example.com" not in json.dumps(shown)
     assert "attacks that succeeded" in (tmp_path / "out" / "report.md").read_text()
-    (tmp_path / "strict").mkdir()
     with pytest.raises(GovernanceError, match="override-plain"):
         govern(tmp_path / "strict", [HONEST] * 60, probes=True, fail_on="medium")
-
-
-def test_a_real_model_is_probed_greedily(tiny_base: Path) -> None:
-    config = Govern(probe_tokens=2)
-    first, system = probing.ask_probes(config, tiny_base)
-    second, _ = probing.ask_probes(config, tiny_base)
-    assert [t.answer for t in first] == [t.answer for t in second]
-    assert len(first) == len(probes())
-    assert "SmolLM" in system
 
 
 def champion(config: Config, answers: list[str]) -> None:
