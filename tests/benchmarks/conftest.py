@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,4 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Gives a script by its name; `serving.py` does not take the place of the package."""
     importlib.import_module("serving")
     monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])
-    return load
-
-
-def load(name: str) -> ModuleType:
-    if name != "serving":
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location("benchmark_serving", FOLDER / "serving.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module

@@ -1,7 +1,9 @@
-"""Peers that are installed, that cannot be, and arms that fail: always offline."""
+"""Arms of a benchmark that fail."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,37 +11,20 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture
-def peers(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    module = script("peers")
-    monkeypatch.setattr(module, "ENVIRONMENTS", tmp_path)
-    monkeypatch.setattr(module, "_REFUSED", {})
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": "/dev/null"}.items():
-        monkeypatch.setenv(name, value)
-    return module
-
-
-@pytest.mark.journey
-def test_a_peer_that_cannot_be_installed_is_named_and_the_rest_goes_on(
-    peers: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_an_arm_that_fails_or_whose_server_does_not_start_tells_the_end_of_its_errors(
+    script: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    failed: dict[str, str] = {}
-    peer, measured = peers.Peer("other", ("no-such-peer==1.0",), beside=True), []
-    for arm in ("theirs", "theirs again", "ours"):
-        with peers.attempted(arm, failed):
-            measured.append("ours" if arm == "ours" else peer.python())
-        monkeypatch.setattr(peers.venv, "create", lambda *_, **__: pytest.fail("it was tried twice"))
-    assert measured == ["ours"] and set(failed) == {"theirs", "theirs again"}
-    assert "no-such-peer" in failed["theirs"] and "\n" not in failed["theirs"]
-    assert peer.version() == {}
-    with pytest.raises(KeyError), peers.attempted("ours", {}):
-        raise KeyError("loss")  # a mistake in a benchmark is no missing arm
-
-
-def test_an_arm_that_fails_tells_the_end_of_its_errors(peers: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "arm.py").write_text("import sys, json\nprint('noise')\nprint(json.dumps({'s': float(sys.argv[1])}))")
+    peers, servers = script("peers"), script("servers")
     assert peers.in_process(str(tmp_path / "arm.py"), "2") == {"s": 2.0}
-    failed: dict[str, str] = {}
+    failed, before = dict[str, str](), signal.getsignal(signal.SIGTERM)
     with peers.attempted("slow", failed):
         peers.in_process(str(tmp_path / "arm.py"), "two")
+    try:
+        for command in ([sys.executable, "-c", "raise ImportError('no kernel')"], ["no-such-server"]):
+            with peers.attempted(command[0], failed), servers.running(command, 9, {}, tmp_path / "log"):
+                pytest.fail("it runs")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert set(failed) == {"slow", sys.executable, "no-such-server"} and "no kernel" in failed[sys.executable]
     assert "could not convert string to float: 'two'" in failed["slow"]

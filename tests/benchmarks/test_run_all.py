@@ -26,13 +26,9 @@ def run_all(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("run_all")
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str, str], Path]:
-    def one(name: str, code: str) -> Path:
-        (path := tmp_path / f"{name}.py").write_text(code.format(name=name, rest=repr(OBJECT)))
-        return path
-
-    return one
+def write(folder: Path, name: str, code: str) -> Path:
+    (path := folder / f"{name}.py").write_text(code.format(name=name, rest=repr(OBJECT)))
+    return path
 
 
 def test_make_bench_runs_all_that_tell_figures(run_all: ModuleType) -> None:
@@ -41,13 +37,15 @@ def test_make_bench_runs_all_that_tell_figures(run_all: ModuleType) -> None:
 
 
 def test_one_that_fails_is_named_and_the_rest_goes_on(
-    run_all: ModuleType, write: Callable[[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_all: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scripts = [
-        write("broken", "print('half a table')\nraise ValueError('the peer is gone')"),
-        write("late", GOOD + "sys.exit(3)"),
-        write("killed", "import os, signal\nprint('working', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"),
-        write("last", GOOD),
+        write(tmp_path, "broken", "print('half a table')\nraise ValueError('the peer is gone')"),
+        write(tmp_path, "late", GOOD + "sys.exit(3)"),
+        write(
+            tmp_path, "killed", "import os, signal\nprint('working', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+        ),
+        write(tmp_path, "last", GOOD),
     ]
     assert run_all.run_all(scripts, tmp_path) == FAILED
     output = capsys.readouterr().out
@@ -60,15 +58,13 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(
     assert "Title of last." in text and "the peer is gone" in text
 
 
-def test_one_that_hangs_is_stopped_with_what_it_started(
-    run_all: ModuleType, write: Callable[[str, str], Path], tmp_path: Path
-) -> None:
+def test_one_that_hangs_is_stopped_with_what_it_started(run_all: ModuleType, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     code = f"import signal; held = open({str(pipe)!r}, 'w'); signal.pause()"
     hang = f'import subprocess, sys\nsubprocess.run([sys.executable, "-c", """{code}"""])'
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as held:
-        assert run_all.run_all([write("hangs", hang)], tmp_path, limit_s=1) == ["hangs"]
+        assert run_all.run_all([write(tmp_path, "hangs", hang)], tmp_path, limit_s=1) == ["hangs"]
         os.set_blocking(held.fileno(), True)
         assert held.read() == b""  # nobody has it open any more
     (runs,) = json.loads((tmp_path / "benchmarks.json").read_text()).values()
