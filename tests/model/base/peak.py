@@ -33,17 +33,13 @@ def train(base: str, out: Path) -> None:
     model.save_pretrained(out / "adapter")
 
 
-def peak() -> int:
-    """Not `getrusage`: its maximum is inherited over fork and exec, so it would be that of the process that asked."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
-
-
 if __name__ == "__main__":
     work, base, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     if work == "train":
         train(base, out)
     elif work == "merge":
         save_merged(base, out / "adapter", "qlora", out / "merged")
-    sys.stdout.write(f"{peak()}\n")
+    # `getrusage` has a maximum that is inherited over fork and exec: that of the process that asked
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    sys.stdout.write(f"{int(found[1]) * 1024}\n")

@@ -15,9 +15,7 @@ import torch
 
 from llmops.config import Evaluate
 from llmops.errors import ArtifactError
-from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model
-from llmops.model.base.packing import answer_nats, mean_loss
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
 from llmops.model.scoring.likelihood import bits_per_byte
@@ -79,30 +77,23 @@ def test_the_files_are_the_same_bit_for_bit(folders: dict[str, Path], tmp_path: 
     assert set(document["models"]["base"]) == {"accuracy", "macro_f1", "perplexity"}
 
 
-def test_answers_are_what_the_gate_reads(done: tuple[dict[str, Any], Path]) -> None:
+def test_answers_are_what_the_gate_reads_and_every_figure_has_an_interval(done: tuple[dict[str, Any], Path]) -> None:
     candidate, champion = read_scores(done[1] / "answers.parquet", "champion")
     assert candidate.ids == champion.ids and len(candidate.ids) == 10
-    for metric in ("token_f1", "exact_match", "rouge_l"):
-        assert all(0 <= v <= 1 for v in candidate.values[metric])
     table = pq.read_table(done[1] / "answers.parquet")
     assert {"id", "question", "context", "reference", "source", "group", "model", "answer"} <= set(table.column_names)
     assert set(table["model"].to_pylist()) == {"base", "candidate", "champion"}
 
-
-def test_every_figure_has_an_interval_around_it(done: tuple[dict[str, Any], Path]) -> None:
     document = json.loads((done[1] / "evaluation.json").read_text())
     assert document["items"] == 10 and document["topics"] == 5 and document["opponent"] == "champion"
     metrics = document["models"]["candidate"]
     assert {"token_f1", "exact_match", "rouge_l", "sentence_bleu", "bleu", "perplexity"} <= set(metrics)
     for model in document["models"].values():
-        assert all(f["low"] <= f["high"] for f in model.values())
-        assert model.keys() == metrics.keys()
+        assert all(f["low"] <= f["high"] for f in model.values()) and model.keys() == metrics.keys()
     assert document["models"]["base"] == document["models"]["champion"]
     assert done[0]["candidate_token_f1"] == metrics["token_f1"]["mean"]
-    difference = document["differences"]["perplexity"]
-    assert difference["mean"] == pytest.approx(
-        metrics["perplexity"]["mean"] - document["models"]["base"]["perplexity"]["mean"], abs=1e-3
-    )
+    added = metrics["perplexity"]["mean"] - document["models"]["base"]["perplexity"]["mean"]
+    assert document["differences"]["perplexity"]["mean"] == pytest.approx(added, abs=1e-3)
 
 
 def test_a_metric_that_a_model_has_no_value_of_is_left_out() -> None:
@@ -115,13 +106,10 @@ def test_a_metric_that_a_model_has_no_value_of_is_left_out() -> None:
     assert found["differences"]["reading_ease"]["mean"] == 10
 
 
-def test_slices_hold_the_same_metrics_and_perplexity_is_of_all_tokens(done: tuple[dict[str, Any], Path]) -> None:
+def test_slices_are_of_all_items_and_perplexity_is_of_all_tokens(done: tuple[dict[str, Any], Path]) -> None:
     document = json.loads((done[1] / "evaluation.json").read_text())
     assert [part["name"] for part in document["slices"]["source"]] == ["chats", "faq"]
     assert len(document["slices"]["topic"]) == 5
-    for parts in document["slices"].values():
-        for part in parts:
-            assert "perplexity" in part["models"]["candidate"] and "bleu" not in part["models"]["candidate"]
     assert sum(part["items"] for part in document["slices"]["length"]) == 10
     rows = [r for r in pq.read_table(done[1] / "answers.parquet").to_pylist() if r["model"] == "base"]
     loss = sum(r["reference_nats"] for r in rows) / sum(r["reference_tokens"] for r in rows)
@@ -138,16 +126,6 @@ def test_an_empty_test_and_a_champion_whose_model_was_removed_are_errors(
         run(folders, tmp_path / "out", champion=tmp_path / "v7")
 
 
-def test_likelihood_is_the_training_loss_by_item(tiny_base: Path) -> None:
-    make = torch.Generator().manual_seed(0)
-    examples = [Tokens(str(n), torch.randint(9, 99, (6 + n,), generator=make).tolist(), 3) for n in range(7)]
-    model = load_model(tiny_base).float()
-    found = answer_nats(model, examples, batch=3)
-    assert [count for _, count in found] == [3 + n for n in range(7)]
-    assert sum(n for n, _ in found) / sum(c for _, c in found) == pytest.approx(mean_loss(model, examples), rel=1e-5)
-    assert found[4][0] == pytest.approx(answer_nats(model, [examples[4]])[0][0], rel=1e-4)
-
-
 def test_bits_per_byte_counts_bytes_not_characters() -> None:
     measure = bits_per_byte([np.log(2) * 8, np.log(2) * 8], ["é", "ab"])
     assert measure.combine(measure.columns.sum(axis=0, keepdims=True))[0] == pytest.approx(4)
@@ -159,9 +137,6 @@ def test_slices_by_length_are_thirds_without_holes() -> None:
     assert list(parts) == ["0 to 10 words", "11 to 20 words", "21 words and more"]
     assert sorted(sum(parts.values(), [])) == list(range(30))
     assert list(slices([item(n, answer="one two") for n in range(4)], 1)["length"]) == ["0 words and more"]
-
-    items = [item(n, group="big" if n < 5 else f"small {n}", source="s") for n in range(8)]
-    assert list(slices(items, 2)["topic"]) == ["big"]
     assert len(slices([item(n, group=str(n)) for n in range(60)], 1)["topic"]) == 20
 
 
@@ -172,7 +147,6 @@ def test_the_page_needs_no_network_and_runs_nothing(done: tuple[dict[str, Any], 
     worst = page[page.index("Worst answers") :]
     for model in ("base", "champion", "candidate"):
         assert worst.count(f'class="answer {model}"') >= CONFIG.worst
-    assert "by source" in page and "by topic" in page and "by length" in page
 
 
 @pytest.mark.gpu

@@ -8,19 +8,10 @@ from sacrebleu import corpus_bleu as reference_bleu
 from llmops.model.scoring.metrics import bleu, corpus_bleu, exact_match, reading_ease, rouge, token_f1
 
 
-@pytest.mark.parametrize(
-    ("answer", "reference", "f1", "em"),
-    [
-        ("The cat sat.", "a cat sat", 1.0, 1.0),
-        ("", "", 1.0, 1.0),
-        ("", "x", 0.0, 0.0),
-        ("no no no", "no", 0.5, 0.0),
-        ("sat cat", "cat sat", 1.0, 0.0),
-    ],
-)
-def test_known_values(answer: str, reference: str, f1: float, em: float) -> None:
-    assert token_f1(answer, reference) == pytest.approx(f1)
-    assert exact_match(answer, reference) == em
+def test_known_values() -> None:
+    assert (token_f1("The cat sat.", "a cat sat"), exact_match("The cat sat.", "a cat sat")) == (1.0, 1.0)
+    assert (token_f1("sat cat", "cat sat"), exact_match("sat cat", "cat sat")) == (1.0, 0.0)
+    assert (token_f1("", ""), token_f1("", "x")) == (1.0, 0.0) and token_f1("no no no", "no") == pytest.approx(0.5)
 
 
 def test_rouge_l_sees_order_and_rouge_1_does_not() -> None:
@@ -36,11 +27,7 @@ def test_bleu_of_many_is_the_librarys() -> None:
     counts = [bleu(*pair)[1] for pair in zip(answers, references, strict=True)]
     summed = [sum(column) for column in zip(*counts, strict=True)]
     assert corpus_bleu(summed) == pytest.approx(reference_bleu(answers, [references]).score)
-
-
-def test_bleu_of_one_short_answer_is_over_the_ngrams_it_has() -> None:
-    assert bleu("yes", "yes")[0] == pytest.approx(100)
-    assert bleu("", "yes")[0] == 0
+    assert bleu("yes", "yes")[0] == pytest.approx(100)  # a short answer is judged by the n-grams that it has
 
 
 def test_reading_ease_orders_texts_and_knows_the_formula() -> None:

@@ -13,8 +13,6 @@ from tests.model.made import entry
 
 ONLINE = Select(offline=False)
 GPU = Capacity(training_gib=24, serving_gib=24, gpu=True, token=False)
-
-
 SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
 
 
@@ -43,8 +41,8 @@ def test_what_passes_all_the_same_and_what_does_not() -> None:
     assert objections(ONLINE, [gated], Capacity(24, 24, True, True), set()) == {"gated": ""}
     assert objections(ONLINE, [gated], GPU, {"gated"}) == {"gated": ""}
 
-    named = Select(offline=False, model="big")  # without a GPU, too
-    assert objections(named, [SMALL, BIG], Capacity(24, 24, False, False), set()) == {"big": ""}
+    named = Select(offline=False, model="big")
+    assert objections(named, [SMALL, BIG], Capacity(24, 24, False, False), set()) == {"big": ""}  # without a GPU, too
     with pytest.raises(ConfigError, match="licence"):
         objections(named, [entry("big", 7.0, licence="llama3")], GPU, set())
     with pytest.raises(ConfigError, match="'huge'"):

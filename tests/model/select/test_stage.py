@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import snapshot_download
-from pydantic import ValidationError
 
 from llmops.artifacts import Record, clear, commit, newest
 from llmops.config import Select
 from llmops.errors import ArtifactError, ConfigError
 from llmops.model.base import weights
-from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.base.catalog import Entry
 from llmops.model.base.load import load_model
 from llmops.model.select import stage as select
 from llmops.model.select import zeroshot
@@ -38,13 +37,6 @@ def scored(bits: list[float]) -> Score:
 SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
 
 
-@pytest.fixture
-def annotate(tmp_path: Path) -> Path:
-    folder = tmp_path / "annotate"
-    write_rows(folder / "validation.parquet", [example(n) for n in range(6)], Example)
-    return folder
-
-
 def test_the_largest_is_chosen_where_nothing_can_be_compared() -> None:
     best, why = choose_base([SMALL, BIG], {"small": scored([1.0] * 8)})
     assert best is BIG and "not compared" in why["big"] and "smaller" in why["small"]
@@ -62,20 +54,12 @@ def test_a_smaller_one_is_chosen_only_if_it_is_better_beyond_chance() -> None:
 
 
 @pytest.fixture
-def run(annotate: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the stage with these settings; its folder is `out`."""
     (tmp_path / "out").mkdir()
-    paths = {"annotate": annotate, "weight_hashes": tmp_path / "weights.json", "out": tmp_path / "out"}
+    write_rows(tmp_path / "annotate" / "validation.parquet", [example(n) for n in range(6)], Example)
+    paths = {"annotate": tmp_path / "annotate", "weight_hashes": tmp_path / "weights.json", "out": tmp_path / "out"}
     return lambda **config: select.run(Select(**{"max_memory_gib": 24, **config}), **paths)
-
-
-def test_a_local_folder_is_taken_as_it_is_and_scored(tiny_base: Path, run: Any, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = run(model=str(tiny_base), score_items=3)
-    assert done["revision"] == "local" and base_path(out) == str(tiny_base)
-    document = json.loads((out / "selection.json").read_text())
-    assert document["items"] == 3 and document["considered"][0]["bits per byte"]
-    assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
 
 
 def test_what_is_here_is_scored_compared_and_explained(
@@ -99,6 +83,7 @@ def test_what_is_here_is_scored_compared_and_explained(
     assert table["small"]["revision"] == "not pinned" and table["packed"]["revision"].startswith("numpy==")
     assert (out / "selection.md").read_text().index("| middle") < (out / "selection.md").read_text().index("| closed")
     assert sorted(p.name for p in out.iterdir()) == ["base", "selection.json", "selection.md"]
+    assert "Question" not in (out / "selection.json").read_text() + (out / "selection.md").read_text()
     assert base_path(out) == str(out / "base") and done["revision"] == tiny_base.name
 
     clear(out)
@@ -107,6 +92,7 @@ def test_what_is_here_is_scored_compared_and_explained(
     assert base_path(out) == str(out / "base") and not (out / "candidates").exists()
     with pytest.raises(ConfigError, match="download"):  # a revision that is asked for is the Hub's, not the package's
         run(model="packed", revision="v2")
+    assert run(score_items=0, model=str(tiny_base))["revision"] == "local" and base_path(out) == str(tiny_base)
 
 
 def test_a_model_in_the_cache_counts_only_when_it_is_whole(
@@ -152,20 +138,6 @@ def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
     (tmp_path / "selection.json").write_text(json.dumps(row))
     with pytest.raises(ArtifactError, match=r"hf download org/tiny --revision c{40}.*llmops run select"):
         base_path(tmp_path)
-    (tmp_path / "selection.json").write_text(json.dumps({**row, "revision": "local"}))
-    with pytest.raises(ArtifactError, match="put the folder back"):
-        base_path(tmp_path)
-
-
-def test_catalogue_covers_the_families() -> None:
-    names = " ".join(e.model for e in catalogue())
-    for family in ("SmolLM2", "Phi-3", "Llama-3", "Mistral", "Qwen"):
-        assert family in names
-    assert catalogue()[0].packaged()
-    assert all(e.embedding < e.parameters and e.languages and e.layers and e.kv for e in catalogue())
-    assert len({e.model for e in catalogue()}) == len(catalogue())
-    with pytest.raises(ValidationError):
-        entry("x", 1.0, revision="main")  # a pin is a commit
 
 
 def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +151,6 @@ def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkey
 
 def test_the_newest_selection_is_the_one_finished_last(tmp_path: Path) -> None:
     stage = tmp_path / "select"
-    with pytest.raises(ArtifactError, match="run select"):
-        newest(stage)
     facts: Any = dict.fromkeys(("stage", "fingerprint", "interval", "code", "git_commit", "started", "run"), "x")
     for name, finished in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "")):
         (stage / name).mkdir(parents=True)
