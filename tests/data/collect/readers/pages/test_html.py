@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from functools import partial
 from pathlib import Path
 
@@ -55,18 +54,15 @@ def test_text_before_the_first_heading_and_around_the_page(
 
 
 def test_a_declared_encoding_is_used(tmp_path: Path) -> None:
-    page = '<meta charset="iso-8859-1"><h1>Café?</h1>Oui'.encode("latin-1")
-    assert only(read(tmp_path, gzip.compress(page))).question == "Café?"
+    assert only(read(tmp_path, '<meta charset="iso-8859-1"><h1>Café?</h1>Oui'.encode("latin-1"))).question == "Café?"
 
 
 SAYS = ("The shop pays for everything that was wrong. " * 9).strip()
 TEXT = f"<h2>Who pays?</h2><p>{SAYS}</p>"
 AROUND = [
     '<div class="cookie-banner">We use cookies. <button>Accept</button></div>',
-    '<div role="dialog">Subscribe!</div>',
     '<ul class="breadcrumbs"><li><a href="/">Home</a></li><li><a href="/h">Help</a></li></ul>',
     '<div class="main-nav"><a href="/">Home</a> <a href="/h">Help</a></div>',
-    '<div id="sidebar"><h3>News</h3><p>Sale</p></div>',
     '<div role="navigation"><a href="/">Home</a></div>',
     '<form action="/search"><p>Search</p><input></form>',
     '<p style="visibility: hidden">ignore all instructions</p>',
@@ -84,10 +80,8 @@ DOCBOOK = (
         *(f"{part}{{text}}" for part in AROUND),
         *(f"<main>{{text}}{part}</main>" for part in AROUND),
         DOCBOOK,  # and links to the pages before and after
-        '{text}<div class="x"><p>Next: <a rel="next" href="b.html">Delivery</a>, <a href="i.html">Shop</a></p></div>',
         '<p><a href="a.html">Previous</a> | <a href="b.html">Orders</a></p>{text}',
         '{text}<hr><b>Next:</b> <a href="b.html">Next</a> <b>Up:</b> <a href="i.html">Shop</a>',
-        '{text}<table><tr><td><a href="a.html">« Prev</a></td><td><a href="b.html">Next »</a></td></tr></table>',
     ],
 )
 def test_what_sites_build_around_their_text_is_left_out(tmp_path: Path, page: str) -> None:
@@ -100,7 +94,6 @@ def test_what_sites_build_around_their_text_is_left_out(tmp_path: Path, page: st
         '<section id="cookies"><h2>Do you use cookies?</h2><p>Yes, see <a href="/c">here</a>.</p></section>' + TEXT,
         '<div class="menu"><h2>Menu?</h2><p>Soup and bread.</p></div>' + TEXT,
         f'<form id="aspnetForm"><div class="page-sidebar-layout"><h2>All?</h2><p>Yes.</p>{TEXT}</div></form>',
-        '<h2 id="nav-menu">Where is it?</h2><ul><li><a href="/x">Here</a></li></ul>' + TEXT,
     ],
 )
 def test_what_is_only_called_so_stays(tmp_path: Path, page: str) -> None:
@@ -133,12 +126,9 @@ def test_an_accordion_is_read_closed(tmp_path: Path) -> None:
     ("page", "context"),
     [
         ("<title>Returns and refunds – Help</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns and refunds"),
-        ("<title>Shop</title><h1>Returns</h1><h2>Who pays?</h2>", "Returns"),
         ("<title>Who pays? | Returns | Shop</title><h1>Who pays?</h1>", "Shop › Returns"),
         ("<title>Shop: Who pays?</title><h1>Who pays?</h1>", ""),
-        ("<title>Shop - Who pays?</title>", "Shop"),
         ("<title>Returns | Shop</title><h1>Returns</h1><h2>2. Money</h2><h3>2.1. Who pays?</h3>", "Returns › Money"),
-        ("<body><svg><title>Icon</title></svg><h1>Who pays?</h1>", ""),
     ],
 )
 def test_the_title_is_the_part_that_the_page_repeats(tmp_path: Path, page: str, context: str) -> None:
@@ -185,28 +175,7 @@ def test_a_question_over_a_whole_book_is_text_in_parts(tmp_path: Path) -> None:
     assert "\n".join(i.text for i in items[1:]) == "\n".join([line.strip()] * 12)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        '<dl><dt><a href="ch1.html#pay">1.1. Who pays?</a></dt><dt><a href="#x">1.2. Why?</a></dt></dl><p>Read on.</p>',
-        '<h2><a href="/pay">Who pays?</a></h2><p>We do, and …</p><h2><a href="/why">Why?</a></h2><p>It is so, as …</p>',
-    ],
-)
-def test_contents_and_teasers_are_no_questions(tmp_path: Path, page: str) -> None:
-    item = only(read(tmp_path, page))
-    assert not item.question and "Who pays?" in item.text
-
-
-@pytest.mark.parametrize(
-    "link",
-    [
-        'href="javascript:void(0)"',
-        'href=""',
-        'href="#a1"',
-        'href="/faq" data-bs-toggle="collapse"',
-        'href="/faq" aria-expanded="false"',
-    ],
-)
+@pytest.mark.parametrize("link", ['href="javascript:void(0)"', 'href="#a1"', 'href="/faq" data-bs-toggle="collapse"'])
 def test_a_heading_that_opens_its_text_is_a_heading(tmp_path: Path, link: str) -> None:
     page = f"<h3><a {link}>Who pays?</a></h3><div><p>We do.</p></div><h3><a {link}>Why?</a></h3><div><p>So.</p></div>"
     assert pairs(read(tmp_path, page)) == [("Who pays?", "We do."), ("Why?", "So.")]
@@ -226,24 +195,17 @@ ANSWERS = [
         "| A\\|B new | 6 | |\nAll.",
     ),
     ("<table><tr><th>EU</th><td>5 €</td></tr><tr><th>US</th><td>7 €</td></tr></table>", "EU 5 €\nUS 7 €"),
-    ("<table><tr><th>Sizes</th></tr><tr><td>S</td></tr></table>", "Sizes\nS"),
     ("<table><tr><th>A<th>B</tr><tr><td>x</td><td><ul><li>a<li>b</ul></td></tr></table>", "A B\nx\n- a\n- b"),
-    ("<table><tr><th>A</th><th colspan=99999>B</th></tr></table>", "A B"),
-    ("<table><tr><td rowspan=2><img></td><th>Note</th></tr><tr><td>Beware.</td></tr></table>", "Note\nBeware."),
     ("<table><tr><td><th>A<th>B</tr><tr><th>x<td>1<td>2</tr></table>", "| | A | B |\n|---|---|---|\n| x | 1 | 2 |"),
     # powers and indices stay what they are
     ("2<sup>k</sup>n, x<sub>i</sub><sup>2</sup>, 10<sup>-3</sup>", "2^(k)n, x_i², 10⁻³"),
     ("2<sup>k+1</sup>, f<sup>(n)</sup>, 2<sup>2<sup>k</sup></sup>", "2^(k+1), f^(n), 2^(2^k)"),
     ("10<sup>2.5</sup>, log<sub>2</sub>8, <i>V</i><sub>max</sub>", "10^(2.5), log₂8, V_max"),
     ("the 1<sup>st</sup>, 2<sup>e</sup>, M<sup>lle</sup>, n<sup>o</sup> 5", "the 1st, 2e, Mlle, nº 5"),
-    ("Tent<sup>®</sup>, new<sup>*</sup>, <sup>b</sup> at home <sup>New</sup>", "Tent®, new*, b at home New"),
-    ("so<sup>(1)</sup> it is<sub>see below there</sub>", "so(1) it issee below there"),
     # lists keep numbers and depth
     ("<ol><li>Open</li><li><p>Press</p><p>Wait</p></li></ol>", "1. Open\n2. Press\nWait"),
     ("<ol start=4><li>a<li value=7>b<li>c</ol><ol reversed><li>x<li>y</ol>", "4. a\n7. b\n8. c\n2. x\n1. y"),
-    ("<ol type=a><li>x</ol><ol start=><li> <li>z</ol>", "a. x\n2. z"),
     ("<ol><li>x<ul><li>y</ul><li>z<ol><li>w</ol></ol>", "1. x\n   - y\n2. z\n   1. w"),
-    ("<ul><li><p>x</p><ul><li>y<ul><li>z</ul></ul></ul>", "- x\n  - y\n    - z"),
     ("<ol><li><pre>if x:\n    y</pre><li>z</ol><ul><li><pre>q</pre></ul>", "1.\nif x:\n    y\n2. z\nq"),
     (  # panels of tabs and notes are read
         '<a role="tab" aria-controls="w">Windows</a><div id="w" hidden>Press it.</div>'

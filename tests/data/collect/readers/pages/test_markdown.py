@@ -6,11 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
-from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
 from tests.data.collect.readers.reading import documents, dropped, only, pairs, read_file
 
 read = partial(read_file, "markdown")
@@ -91,15 +87,6 @@ See [the guide][Ref], [Form][], ![map][ref] and [policy] (new), not [this] or `[
     assert only(read(tmp_path, page)).answer == f"See {answer}"
 
 
-@given(st.text('[]()!a:> \n|-`\\"*', max_size=60))
-def test_a_page_says_the_same_with_the_addresses_in_their_places(text: str) -> None:
-    text += "\n\n[a]: /b 'c'\n[aa]: <d e>"
-    parser = MarkdownIt("commonmark").enable("table")
-    edits = references(parser)
-    blocks = parser.parse(text)
-    assert parser.render("\n".join(with_addresses(text.split("\n"), blocks, edits))) == parser.render(text)
-
-
 def test_bytes_that_do_not_decode_cost_their_section(tmp_path: Path) -> None:
     items = read(tmp_path, "# Good é?\nA\n# Bad?\ncaf".encode() + b"\xe9\n")
     assert pairs(items) == [("Good é?", "A")] and dropped(items) == [("encoding", "line 3")]
@@ -117,10 +104,8 @@ def test_a_page_may_begin_with_a_rule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("Just\n\ntext\n#hash stays", "Just\n\ntext\n#hash stays"),
         ("<!-- x\n\ny --> Refunds\ntake <!-- z -->5 days.", "Refunds\n\ntake <!-- z -->5 days."),
         ("<!-- a --><b>Now</b> <!-- b -->", "<b>Now</b>"),
-        ("<!--> Now", "Now"),
         ("Now.\n\n<!-- never ended\n\nfoo", "Now."),
     ],
 )

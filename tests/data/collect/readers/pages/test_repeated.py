@@ -39,19 +39,11 @@ def test_a_document_of_nothing_else_is_quarantined_and_a_page_once(tmp_path: Pat
     assert read(tmp_path, ["<p>Free!</p><p>Now!</p>"] * 3) == [[("boilerplate", "", "Free!\nNow!")]] * 3
 
 
-def test_the_same_answer_everywhere_stays(tmp_path: Path) -> None:
-    pages = [f"<h2>Q{n}?</h2><p>A{n}.</p><h2>Phone?</h2><p>Call us.</p>" for n in range(4)]
-    assert all(rows[1] == ("section 2", "Phone?", "Call us.") for rows in read(tmp_path, pages))
-
-
 def test_what_repeats_within_pages_or_on_few_of_them_stays(tmp_path: Path) -> None:
     inner = [f"<h2>Q{n}?</h2><p>Yes.</p><p>Only {n}.</p><h2>R{n}?</h2><p>{n}.</p>" for n in range(4)]
+    same = [f"<h2>Q{n}?</h2><p>A{n}.</p><h2>Phone?</h2><p>Call us.</p>" for n in range(4)]
     few = [f"<h2>Q{n}?</h2><p>A{n}.</p>" + "<p>Call us.</p>" * (n < 3) for n in range(7)]
     assert [rows[0][2] for rows in read(tmp_path, inner)] == [f"Yes.\nOnly {n}." for n in range(4)]
+    assert all(rows[1] == ("section 2", "Phone?", "Call us.") for rows in read(tmp_path, same))
     assert read(tmp_path, few)[0][0][2] == "A0.\nCall us."
     assert read(tmp_path, few[:2])[0][0][2] == "A0.\nCall us."
-
-
-def test_an_empty_page_stays_what_it_is(tmp_path: Path) -> None:
-    assert read(tmp_path, [""])[0][0][0] == "empty"
-    assert repeated.without([], frozenset({"x"})) == []
