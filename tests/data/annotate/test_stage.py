@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +33,16 @@ def pairs(count: int) -> list[Document]:
     return [document(row=i, question=f"Question {i}?", answer=f"Answer {i}.") for i in range(count)]
 
 
+def write(folder: Path, documents: list[Document]) -> None:
+    write_rows(folder / "clean" / "documents" / "part-00000.parquet", documents, Document)
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+
+
 def run(
     folder: Path, documents: list[Document], **config: Any
 ) -> tuple[dict[str, Any], list[Example], dict[str, list[Dropped]]]:
     settings = Annotate(**{"redact": (), "min_test_items": 1, **config})
-    write_rows(folder / "clean" / "documents" / "part-00000.parquet", documents, Document)
-    (folder / "out").mkdir(parents=True, exist_ok=True)
+    write(folder, documents)
     metrics = annotate.run(settings, clean=folder / "clean", out=folder / "out")
     rows: dict[str, list[Dropped]] = {}
     for row in read_rows(folder / "out" / "dropped.parquet", Dropped):
@@ -129,9 +134,6 @@ def test_the_same_documents_in_any_order_and_files_give_the_same_bytes(made: Mad
     assert dict(metrics) == made.metrics
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert files == {path.name: path.read_bytes() for path in made.out.iterdir()}
-    assert files.keys() == {
-        "train.parquet", "validation.parquet", "test.parquet", "dropped.parquet", "findings.parquet", "train.txt",
-    }  # fmt: skip
 
 
 def test_pairs_become_examples_with_splits_and_annotated_text(made: Made) -> None:
@@ -145,16 +147,11 @@ def test_pairs_become_examples_with_splits_and_annotated_text(made: Made) -> Non
     assert {e.question: e.position for e in plain}["Question 7?"] == "row 7"
 
 
-def test_templates_are_rendered_and_skipped_where_a_field_is_empty(made: Made) -> None:
-    (tent,) = named(made.examples, "goods")
-    assert (tent.question, tent.answer, tent.context, tent.group) == (
-        *("Price of Tent {x}?", "9 euros.", "Tent {x}: 9", "Tent {x}"),
-    )
-    assert made.metrics["skipped_templates"] == 3
-    assert made.rules("goods") == {"empty_field": ["row 2"]}
-
-
-def test_other_wordings_take_all_answers_of_the_known_side(made: Made) -> None:
+def test_templates_are_rendered_and_other_wordings_take_all_answers_of_the_known_side(made: Made) -> None:
+    assert [(e.question, e.answer, e.context, e.group) for e in named(made.examples, "goods")] == [
+        ("Price of Tent {x}?", "9 euros.", "Tent {x}: 9", "Tent {x}")
+    ]
+    assert made.metrics["skipped_templates"] == 3 and made.rules("goods") == {"empty_field": ["row 2"]}
     assert sorted((e.question, e.answer, e.context, e.group, e.position) for e in named(made.examples, "re")) == [
         ("Is it cheap?", "Five.", "Prices.", "cost", "row 2"),
         ("What does it cost?", "Five.", "Prices.", "cost", "row 1"),
@@ -165,25 +162,18 @@ def test_other_wordings_take_all_answers_of_the_known_side(made: Made) -> None:
     assert "Who?" in made.dropped["unknown_question"][0].content
 
 
-def test_long_answers_are_dropped_before_the_others_are_cut(made: Made) -> None:
+def test_what_is_long_double_or_not_worth_learning_is_dropped_with_its_reason(made: Made) -> None:
+    """Answers are dropped by their length before the others are cut."""
     assert [(e.question, e.answer, e.context) for e in named(made.examples, "cut")] == [
         ("Short?", "Dr. No came. He left.", ""),
         ("Where?", "Here.", " ".join(["word"] * 8)),
     ]
     assert made.rules("cut") == {"answer_too_long": ["row 1"], "question_too_long": ["row 4"]}
-
-
-def test_duplicates_conflicts_and_leftovers_are_dropped_with_reasons(made: Made) -> None:
-    kept = named(made.examples, "twice")
-    assert {rule: len(rows) for rule, rows in made.rules("twice").items()} == {
-        "duplicate": 1, "conflict": 1, "no_question": 1,
-    }  # fmt: skip
+    kept, twice = named(made.examples, "twice"), made.rules("twice")
+    assert {rule: len(rows) for rule, rows in twice.items()} == {"duplicate": 1, "conflict": 1, "no_question": 1}
     assert [(e.question.casefold().rstrip("?"), e.context) for e in kept].count(("same", "")) == 1
     assert len({e.split for e in kept if e.group == "t"}) == 1
     assert made.dropped["no_question"][0].content == "Only text."
-
-
-def test_texts_that_would_fake_a_turn_and_pairs_not_worth_learning_are_dropped(made: Made) -> None:
     assert not named(made.examples, "fake") and len(made.rules("fake")["prompt_marker"]) == 3
     assert [e.answer for e in named(made.examples, "bad")] == ["My address is <EMAIL_ADDRESS>"]
     assert made.rules("bad") == {"echo": ["row 1"], "no_words": ["row 2", "row 4"]}
@@ -216,13 +206,14 @@ def test_personal_data_and_secrets_are_redacted_counted_and_never_shown(made: Ma
         (pairs(3), {"redact": ("SHOE_SIZE",)}, "SHOE_SIZE"),
         (pairs(30), {"min_test_items": 60}, r"Only \d+ test items, .*min_test_items is 60.*annotate\.test"),
         ([document(question="Q?", answer="x" * 5000)], {}, "train on"),
+        ([], {"test": 0.6, "validation": 0.4}, "share for training"),
     ],
-    ids=["template's source", "template's field", "entity", "test items", "nothing left"],
+
 )  # fmt: skip
 def test_an_impossible_run_is_an_error_that_says_what_to_change(
     tmp_path: Path, documents: list[Document], config: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(LlmopsError, match=named):
+    with pytest.raises((LlmopsError, ValueError), match=named):
         run(tmp_path, documents, **config)
 
 
@@ -249,15 +240,11 @@ def test_what_would_give_the_test_away_is_not_trained_on(tmp_path: Path) -> None
 
 def test_in_wording_mode_only_the_question_gives_the_test_away(tmp_path: Path) -> None:
     documents = [document("faq", i, question=f"Official {i}?", answer=f"Thing {i}. {LONG}") for i in range(40)]
+    asked = "So what about{} official {} {}, I have wondered for quite a while?"
     documents += [
-        document(
-            "re",
-            10 * i + n,
-            question=f"{opening} {i} {i}, I have wondered for quite a while?",
-            same_as=f"Official {i}?",
-        )
+        document("re", 10 * i + n, question=asked.format(comma, i, i), same_as=f"Official {i}?")
         for i in range(40)
-        for n, opening in enumerate(("So what about official", "So what about, official"))
+        for n, comma in enumerate(("", ","))
     ]
     _, examples, dropped = run(tmp_path, documents, split_by="wording", test_sources=["re"], test=0.4)
     assert len(named(examples, "faq")) == 40, "answers are meant to be known"
@@ -280,44 +267,28 @@ def test_rows_of_one_template_share_its_words_and_only_a_rows_values_give_it_awa
     assert set(dropped) == {"contaminated"}
 
 
-MEMORY = """
-import sys, tracemalloc
-from pathlib import Path
-from llmops.config import Annotate
-from llmops.data import worktables
-from llmops.data.annotate import stage
-from llmops.records import Document, content_id, write_rows
-
-worktables.BATCH = 10
-
-def document(row, **parts):
-    return Document(id=content_id(row, *parts.values()), source="faq", location="x.csv", position=row, **parts)
-
-def peak(count):
+def peak(folder: Path, count: int) -> int:
+    """Return the most memory that a run over so many documents, and as many that are dropped, has held."""
     said = [" ".join(f"{'abcdefghij'[i % 10]}{n * i}" for n in range(900)) for i in range(count)]
-    rows = [document(f"row {i}", question=f"Question {i}?", answer=f"{said[i]}.") for i in range(count)]
-    rows += [document(f"row {i}", text=f"{i} {text}") for i, text in enumerate(said)]  # dropped
-    folder = Path(sys.argv[1], str(count))
-    write_rows(folder / "clean" / "documents" / "part-00000.parquet", rows, Document)
-    (folder / "out").mkdir()
+    rows = [document(row=i, question=f"Question {i}?", answer=f"{text}.") for i, text in enumerate(said)]
+    write(folder / str(count), rows + [document(row=i, text=f"{i} {text}") for i, text in enumerate(said)])
     del rows, said
     tracemalloc.start()
     config = Annotate(max_answer_chars=9_000, redact=(), min_test_items=1)
-    stage.run(config, clean=folder / "clean", out=folder / "out")
+    annotate.run(config, clean=folder / str(count) / "clean", out=folder / str(count) / "out")
     found = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return found
-
-small, large = peak(30), peak(120)
-assert large - small < 2 * 90 * 900 * 5 / 5, (small, large)
-"""
 
 
 def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     """Texts on the disk and in Arrow are not traced: `benchmarks/data.py` measures all memory."""
     # In a process of its own: threads that other tests have left behind are counted, too.
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code = (
+        f"from tests.data.annotate import test_stage as t; t.worktables.BATCH = 10; folder = t.Path({str(tmp_path)!r});"
+        "small, large = t.peak(folder, 30), t.peak(folder, 120); assert large - small < 2 * 90 * 900, (small, large)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
@@ -335,8 +306,3 @@ def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
         found = tables.ranked_rows(annotate.DROPPED, tables.count("dropped"))
         assert [row["id"] for row in found] == [f"{number:05d}" for number in range(20_000)]
     assert not list(tmp_path.iterdir())
-
-
-def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError):
-        Annotate(test=0.6, validation=0.4)
