@@ -104,14 +104,6 @@ def test_the_public_routes_are_these_and_mind_no_bad_key(client: TestClient, rou
             assert call(client, name, key).status_code < 400, name
 
 
-def test_no_strange_key_gets_in_or_breaks_anything(client: TestClient) -> None:
-    for key in ("x" * 5000, "llmops_" + "_" * 3000, "Bearer llmops_x", "' OR 1=1 --", "llmops_\x7f_ü", "_" * 3):
-        value = key.encode("latin-1")
-        for header in ({b"X-API-Key": value}, {b"Authorization": b"Bearer " + value}):
-            answer = client.get("/admin/keys", headers=header)
-            assert answer.status_code == 401 and "set-cookie" not in answer.headers
-
-
 def test_the_documentation_has_the_table_of_the_code(routes: dict[str, Any]) -> None:
     rows = re.findall(r"^\| `([A-Z]+ /\S*)` \| (\S+) \| (.?) \| (.?) \| (.?) \|", DOCS.read_text("utf-8"), re.MULTILINE)
     said = {name: (permission.strip("`"), *marks) for name, permission, *marks in rows}
@@ -153,16 +145,7 @@ def test_keys_are_made_listed_rotated_and_revoked(site: Any, client: TestClient)
     assert {e["user.name"] for e in changes} == {f"key {site.keys['admin'].split('_')[1]}"}
 
 
-def test_nobody_mints_above_the_own_role_or_a_key_that_makes_no_sense(
-    site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even if developers were allowed to manage keys one day."""
-    monkeypatch.setitem(PERMISSIONS, "developer", PERMISSIONS["developer"] | {"manage_keys"})
-    path, headers = f"/admin/keys/{site.keys['admin'].split('_')[1]}", site.headers("developer")
-    assert client.post("/admin/keys", json={"role": "admin", "owner": "x"}, headers=headers).status_code == 403
-    assert client.delete(path, headers=headers).status_code == 403
-    assert client.post(f"{path}/rotate", headers=headers).status_code == 403
-    assert site.store.check(site.keys["admin"])
+def test_a_key_that_makes_no_sense_is_not_made(site: Any, client: TestClient) -> None:
     for more in ({"by": "admin"}, {"days": 1e308}, {"tokens_per_minute": 2**63}):
         body = {"role": "user", "owner": "x", **more}
         assert client.post("/admin/keys", json=body, headers=site.headers("admin")).status_code == 422

@@ -20,7 +20,6 @@ KEPT = [
     ("Use the token ", "ghp_" + "aB3dE7" * 6, 3),
     ("It is ", "AKIAIOSFODNN7EXAMPLE", 0),
     ("The password is ", "hunter2x", 0),
-    ("Your password: ", "hunter2x", 0),
     ("Log in with api_key=", "s3cret9value", 0),
     ("Your card is ", "4111 1111 1111 1111", 0),
     ("Pay to ", "DE89 3704 0044 0532 0130 00", 2),

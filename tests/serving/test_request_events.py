@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from threading import Thread
 
 import pytest
 
@@ -17,14 +15,13 @@ ROUTES = {
     "/v1/chat/completions": {"model": "support-bot", "messages": [{"role": "user", "content": "one two three"}]},
     "/v1/completions": {"model": "support-bot", "prompt": "one two three"},
 }
-each_route = pytest.mark.parametrize("path", ROUTES)
 
 
 def post(site, client, path, **body):
     return client.post(path, json={**ROUTES[path], **body}, headers=site.headers())
 
 
-@each_route
+@pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_is_told_with_its_settings_digests_and_times(shared_site, shared_client, path, stream):
     settings = {"temperature": 0.5, "top_p": 0.9, "seed": 7}
@@ -51,8 +48,6 @@ def test_digests_are_of_what_is_asked_and_said_by_every_route(shared_site, share
     post(site, client, "/v1/chat/completions", messages=turns)
     post(site, client, "/v1/completions", prompt=["a", "b"], n=2)
     *events, several = site.events()
-    asked = {name for name in events[0] if name.startswith("gen_ai.request.")}
-    assert asked == {"gen_ai.request.model", "gen_ai.request.max_tokens"}  # what was not given is not told
     *same, another, conversation = (event["llmops.prompt.digest"] for event in events)
     assert len(same) == 4 and len({*same}) == 1 and len({same[0], another, conversation}) == 3
     assert several["gen_ai.request.choice.count"] == 2 == len(several["llmops.prompt.digest"])
@@ -60,54 +55,6 @@ def test_digests_are_of_what_is_asked_and_said_by_every_route(shared_site, share
     assert a == again != b
     one, restarted, other = (Digests(secret).text("one two three") for secret in (b"x", b"x", b"y"))
     assert one == restarted != other
-
-
-@each_route
-def test_what_is_refused_is_told_with_its_settings_and_digest_and_without_a_verdict(shared_site, shared_client, path):
-    text = "x" * 201
-    body = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
-    answer = post(shared_site, shared_client, path, **body, temperature=1)
-    assert answer.status_code in (400, 422)
-    [event] = shared_site.events()
-    assert event["gen_ai.request.temperature"] == 1 and event["llmops.prompt.digest"]
-    assert not {"llmops.answer.digest", "llmops.guard.verdict", "llmops.queue_time"} & event.keys()
-
-
-def test_who_waits_is_told_to_have_waited(new_site, tmp_path):
-    site = new_site(tmp_path, max_batch=1).release()
-    with site.client() as client:
-        site.ready(client)
-        engine = site.engines["v1"]
-        engine.going.clear()
-        asking = [Thread(target=site.ask, args=(client,)) for _ in range(2)]
-        for thread in asking:
-            thread.start()
-        site.until(lambda: engine.stats().waiting == 1)
-        since = time.perf_counter_ns()
-        time.sleep(0.1)
-        held = time.perf_counter_ns() - since
-        engine.going.set()
-        for thread in asking:
-            thread.join(50)
-        waited = [event["llmops.queue_time"] for event in site.events()]
-    assert max(waited) >= held and min(waited) > 0
-
-
-def test_the_side_of_a_trial_and_a_version_under_test_are_told(site):
-    def post(side, role="user"):
-        headers = {**site.headers(role), "X-Llmops-Side": side}
-        return client.post("/generate", json={"prompt": "a"}, headers=headers)
-
-    with site.client() as client:
-        site.ready(client)
-        assert post("v2", "developer").status_code == 200
-        trial = {"version": "v2", "share": 0.5}
-        assert client.post("/admin/canary", json=trial, headers=site.headers("admin")).status_code == 200
-        site.until(lambda: post("canary").status_code == 200)
-        post("champion")
-        events = [event for event in site.events() if event["http.response.status_code"] == 200]
-    answered = [(event["llmops.canary.side"], event["llmops.model.version"]) for event in events]
-    assert answered == [("tested", "v2"), ("canary", "v2"), ("champion", "v1")]
 
 
 def test_a_guard_that_cannot_be_loaded_is_told_and_nothing_is_served(site, monkeypatch):

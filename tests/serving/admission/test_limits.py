@@ -190,7 +190,6 @@ async def test_one_that_may_use_more_than_the_whole_limit_gets_in_alone(windows:
         (ClientLeft(""), 0, 700),
         (ClientLeft(""), 12, 988),
         (RuntimeError(""), 0, 1000),
-        (RuntimeError(""), 12, 988),
     ],
 )
 async def test_what_stays_in_the_window_afterwards(error: Exception | None, used: int, left: int) -> None:
@@ -203,13 +202,6 @@ async def test_what_stays_in_the_window_afterwards(error: Exception | None, used
     one.settle(error)
     await asyncio.sleep(0)
     assert 1000 - (await limiter.take(key(0, 1000), "r1", 0)).tokens == left
-
-
-async def test_without_limits_nothing_is_kept_and_nothing_is_said(windows: OwnWindows) -> None:
-    one, _ = allowance(limiter_of(windows), key(0, 0))
-    await one.enter()
-    await one.reserve([text("x", 10)])
-    assert one.headers() == {} and not windows._logs
 
 
 @pytest.mark.parametrize("content", ["the quick brown fox", "ääääää", "日本語のテキスト🙂🙃", "\x00\x01 \t\n((((((]]"])

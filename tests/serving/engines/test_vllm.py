@@ -32,7 +32,7 @@ def test_white_space_at_the_ends_of_an_answer_is_left_out():
         assert "".join(trim.feed(piece) for piece in pieces) == "".join(pieces).strip()
 
 
-async def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
+async def test_a_request_begins_when_the_batch_has_room_for_it_and_a_full_queue_refuses(tmp_path, monkeypatch):
     engine, free = VllmEngine(tmp_path, max_queue=2, max_batch=1), asyncio.Event()
     assert not engine.stats().alive
 
@@ -43,6 +43,8 @@ async def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeyp
     monkeypatch.setattr(VllmEngine, "_answer", answer)
     engine._thread.start()
     first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
+    with pytest.raises(QueueFull):
+        engine.generate(EngineRequest(Question("one too many"), 1))
     left.cancel()
     await asyncio.to_thread(wait_until, lambda: first.begun_at)  # in the engine's own thread
     assert not second.begun_at
@@ -150,19 +152,6 @@ def test_a_seed_repeats_a_sample_and_a_prompt_that_does_not_fit_is_refused_with_
     assert one == same != other
     with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
         whole(engine, EngineRequest(TokenIds((5,) * 600), 5))
-
-
-async def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):
-    streams = [engine.generate(EngineRequest(Question(str(n)), 400)) for n in range(4)]
-    with pytest.raises(QueueFull) as refused:
-        engine.generate(EngineRequest(Question("one too many"), 1))
-    assert refused.value.retry_after_s >= 1
-    assert (engine.stats().waiting, engine.stats().running) == (2, 2)
-    for stream in streams:
-        stream.cancel()
-    await asyncio.to_thread(wait_until, lambda: not engine.stats().running)
-    assert await engine.generate(EngineRequest(Question("again"), 2)).whole()
-    assert engine._llm.get_num_unfinished_requests() == 0
 
 
 def test_an_adapter_beside_its_base_answers_as_if_merged(vllm, base, tokenizer, tmp_path):

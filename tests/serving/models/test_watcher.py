@@ -10,9 +10,7 @@ import pytest
 
 from llmops.monitoring.datasets import LOADS
 from serving.engines.echo import EchoEngine
-from serving.guard import Guard
 from serving.models import loader
-from serving.models.watcher import Models
 
 pytestmark = pytest.mark.anyio
 
@@ -26,19 +24,6 @@ class Gated(EchoEngine):
 
     def _load(self) -> None:
         assert self.open.wait(60)
-
-
-async def test_a_swap_under_load_fails_nothing_and_the_old_engine_goes(world: Any) -> None:
-    world.make = {name: lambda: EchoEngine(token_s=0.002, load_s=0.02) for name in ("v1", "v2")}
-    async with world.models() as models, world.load(models) as result:
-        await world.until(lambda: len(result.answered) > 20)
-        world.registry.promote("v2")
-        await world.until(lambda: result.answered[-1] == "v2")
-        world.registry.rollback()
-        await world.until(lambda: result.answered[-1] == "v1")
-        await world.until(lambda: not world.engines["v2"][0].stats().alive)
-    assert result.failed == []
-    assert [len(world.engines[name]) for name in ("v1", "v2")] == [2, 1]
 
 
 async def test_the_old_one_answers_while_the_new_one_loads_and_then_what_it_has_accepted(world: Any) -> None:
@@ -95,16 +80,3 @@ async def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) ->
         world.registry.promote("v2")
         await world.until(lambda: "v2" in world.engines)
     assert not any(engine.stats().alive for engines in world.engines.values() for engine in engines)
-
-
-async def test_it_stops_though_it_is_woken_at_that_moment(world: Any) -> None:
-    """However many turns of the event loop lie between: the two must not cancel each other out."""
-    for turns in range(5):
-        models = Models(world.registry, world.engine, 60.0, world.events, Guard(("SECRET",)))
-        models.start()
-        await world.until(lambda models=models: models.champion and models._wake._waiters)  # it pauses now
-        models._wake.set()
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        async with asyncio.timeout(50):
-            await models.stop()

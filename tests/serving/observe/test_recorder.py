@@ -2,9 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from llmops.monitoring.spool import Spool
 from serving.observe import recorder
 from serving.observe.recorder import Recorder
+
+pytestmark = pytest.mark.anyio
 
 
 def kept(folder):
@@ -17,44 +21,23 @@ def all_of(one, numbers):
     return asyncio.gather(*recording, return_exceptions=True)
 
 
-def test_what_comes_while_another_is_written_is_committed_together(tmp_path, monkeypatch):
-    commits = []
-    commit = Recorder._commit
-    monkeypatch.setattr(Recorder, "_commit", lambda self, events: commits.append(len(events)) or commit(self, events))
-
-    async def record():
-        one = Recorder(tmp_path)
-        await all_of(one, range(50))
-        assert kept(tmp_path) == list(range(50))  # all there once all have returned
-        await one.record({"event.duration": 50})
-
-    asyncio.run(record())
-    assert sum(commits) == 51 and len(commits) == 3 and kept(tmp_path) == list(range(51))
-
-
-def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_one_is_kept(tmp_path, monkeypatch):
+async def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_ones_are_kept(tmp_path, monkeypatch):
     def full(_):
         raise OSError("No space left on device")
 
-    async def record():
-        one = Recorder(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(recorder, "Spool", full)
-            assert all(isinstance(result, OSError) for result in await all_of(one, range(5)))
-        await one.record({"event.duration": 9})
-
-    asyncio.run(record())
-    assert kept(tmp_path) == [9]
+    one = Recorder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "Spool", full)
+        assert all(isinstance(result, OSError) for result in await all_of(one, range(5)))
+    await all_of(one, range(50))
+    assert kept(tmp_path) == list(range(50))  # all there once all have returned
 
 
-def test_whoever_is_cancelled_while_writing_loses_no_event_of_others(tmp_path):
-    async def record():
-        one = Recorder(tmp_path)
-        tasks = [asyncio.create_task(one.record({"event.duration": n})) for n in range(5)]
-        await asyncio.sleep(0)
-        tasks[0].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(results[0], asyncio.CancelledError) and results[1:] == [None] * 4
-
-    asyncio.run(record())
+async def test_whoever_is_cancelled_while_writing_loses_no_event_of_others(tmp_path):
+    one = Recorder(tmp_path)
+    tasks = [asyncio.create_task(one.record({"event.duration": n})) for n in range(5)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError) and results[1:] == [None] * 4
     assert set(kept(tmp_path)) >= {1, 2, 3, 4}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from llmops.config import Config
 from llmops.erasure.forget import forget
@@ -34,19 +32,6 @@ def keeping(site, **monitoring):
         update={"monitoring": site.config.monitoring.model_copy(update={"keep_text": True, **monitoring})}
     )
     return site
-
-
-def trained(site, examples):
-    """Give v1 a lineage whose training split has these examples."""
-    folder = site.config.artifacts / "annotate" / "abc"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(examples), folder / "train.parquet")
-    version = site.config.release.registry / site.config.release.name / "versions" / "v1"
-    (version / "lineage.json").write_text(json.dumps({"dataset": {"artifact": "annotate/abc"}}))
-
-
-def example(question, group="delivery"):
-    return {"question": question, "answer": "soon", "context": "", "group": group, "source": "faq"}
 
 
 def answered(site, *asked):
@@ -76,7 +61,13 @@ def test_an_answer_has_an_event_with_its_features_and_not_its_words(site):
 
 
 def test_words_and_topics_are_compared_with_the_training_data_of_the_version(site):
-    trained(site, [example(q) for q in ("When does my parcel come?", "Is my parcel sent?", "my parcel is late")])
+    questions = ("When does my parcel come?", "Is my parcel sent?", "my parcel is late")
+    row = {"answer": "soon", "context": "", "group": "delivery", "source": "faq"}
+    folder = site.config.artifacts / "annotate" / "abc"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"question": q, **row} for q in questions]), folder / "train.parquet")
+    version = site.config.release.registry / site.config.release.name / "versions" / "v1"
+    (version / "lineage.json").write_text(json.dumps({"dataset": {"artifact": "annotate/abc"}}))
     asked = [("/generate", {"prompt": prompt}) for prompt in ("is my parcel late", "zebra stripes")]
     known, other = answered(site, *asked)
     assert (known["llmops.prompt.unknown_share"], known["llmops.prompt.topics"]) == (0, ["delivery"])
@@ -184,27 +175,6 @@ def test_what_finds_no_room_is_lost_aloud_and_what_waits_is_made(tmp_path, monke
     [told] = [e for e in events if e["event.action"] == "lose"]
     assert (told["event.reason"], told["llmops.text.lost"]) == ("too many at a time", 2)
     assert told["event.outcome"] == "failure"
-
-
-@pytest.mark.parametrize(
-    ("broken", "error", "why"),
-    [("is_refusal", ZeroDivisionError, "ZeroDivisionError"), ("emit_all", OSError, "they could not be written")],
-)
-def test_what_cannot_be_made_or_written_is_lost_aloud_and_harms_nothing_else(tmp_path, monkeypatch, broken, error, why):
-    def fail(*_):
-        raise error
-
-    config = Config(home=tmp_path)
-    made, lost = worker(config)
-    made.offer({}, exchange())
-    with monkeypatch.context() as patch, nullcontext() if broken == "is_refusal" else pytest.raises(OSError):
-        patch.setattr(texts, broken, fail)
-        made._turn()
-    made.offer({}, exchange())
-    run(made)
-    assert lost == [(why, 1)]
-    drain(config.events, config.monitoring)
-    assert [e["event.action"] for e in LocalStore(config.events).find(TEXT)].count("describe") == 1
 
 
 def test_answers_do_not_wait_for_features_and_losses_are_figures(site, monkeypatch):

@@ -31,11 +31,6 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
     assert site.ask(client).json()["model_version"] == "v2"
     listed = client.get("/admin/models", headers=site.headers("developer")).json()
     assert listed["serving"] == "v1" and listed["canary"]["version"] == "v2"
-
-    def shown() -> dict[str, Any]:
-        return client.get("/dashboard/data", headers=site.headers("developer")).json()["serving"]["canary"]["canary"]
-
-    site.until(lambda: shown()["requests"])
     stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
     assert stopped == {"aliases": {"champion": "v1"}, "canary": None, "decision": None}
     site.until(lambda: site.ask(client).json()["model_version"] == "v1")
@@ -44,20 +39,17 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
     assert all(e["llmops.key.prefix"] in site.keys["admin"] and e["user.roles"] == ["admin"] for e in changes)
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
+@pytest.mark.parametrize("route", ["canary", "ab_test"])
+def test_what_makes_no_sense_is_refused(shared_site: Any, shared_client: TestClient, route: str) -> None:
+    bodies: list[tuple[dict[str, Any], int]] = [
         ({}, 422), ({"version": "v2", "stop": True}, 422), ({"version": "v2", "share": 1}, 422),
-        ({"version": "v2", "shares": 0.1}, 422), ({"version": "v1"}, 409), ({"version": "../v2"}, 409),
-        ({"stop": True}, 200), ({"stop": True, "conclude": True}, 422), ({"conclude": True}, 409),
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused(
-    shared_site: Any, shared_client: TestClient, body: dict[str, Any], status: int
-) -> None:
-    for role, expected in (("admin", status), ("developer", 403)):
-        answer = shared_client.post("/admin/canary", json=body, headers=shared_site.headers(role))
-        assert answer.status_code == expected
+        ({"version": "v2", "shares": 0.1}, 422), ({"version": "v2", "promote": True}, 422), ({"version": "v1"}, 409),
+        ({"version": "../v2"}, 409), ({"stop": True}, 200), ({"conclude": True}, 409),
+    ]  # fmt: skip
+    for body, status in bodies:
+        for role, expected in (("admin", status), ("developer", 403)):
+            answer = shared_client.post(f"/admin/{route}", json=body, headers=shared_site.headers(role))
+            assert answer.status_code == expected, (body, role)
     assert registry_of(shared_site.config).aliases() == {"champion": "v1"}
 
 
@@ -82,18 +74,8 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
     listed = {card["id"] for card in client.get("/v1/models", headers=headers).json()["data"]}
     assert listed == {"support-bot", "support-bot:v1", "support-bot:v2"}
     assert side(site, client, "nonsense").status_code == 404
-
-
-def test_each_of_several_answers_to_one_request_counts_and_has_the_champion_behind_it(site: Any) -> None:
-    with site.client(lambda v: EchoEngine(fail_on="bad" if v.name == "v2" else "")) as client:
-        site.ready(client)
-        start(site, client)
-        trial = client.app.state.parts.models._trial  # type: ignore[attr-defined]
-        several = {"model": "support-bot", "prompt": ["one", "bad"], "n": 2}
-        for path, body, versions in (("chat/completions", {**CHAT, "n": 2}, 2), ("completions", several, 4)):
-            answer = client.post(f"/v1/{path}", json=body, headers=site.headers())
-            assert answer.status_code == 200 and len(answer.json()["choices"]) == versions
-        assert (trial.own.canary.answered, trial.own.canary.failed, trial.own.champion.requests) == (4, 2, 0)
+    told = [event["llmops.canary.side"] for event in site.events() if event["event.outcome"] == "success"]
+    assert told == ["canary", "champion", "canary", "champion", "canary"]
 
 
 def test_when_the_champion_stands_in_answer_and_event_say_so(site: Any) -> None:

@@ -144,20 +144,6 @@ def test_thumbs_send_a_rating_and_no_text_and_a_correction_is_sent_with_its_ques
     assert texts == ["one two", "one two", "three four"]
 
 
-def test_a_wrong_key_is_told_and_asked_for_again(page):
-    page.keyboard.type("llmops_12345678_wrong")
-    page.keyboard.press("Enter")
-    ask(page, "hello")
-    assert "not known" in told(page)
-    assert page.evaluate("document.activeElement.id") == "key"
-    assert page.locator("#prompt").input_value() == "hello"
-
-
-def test_what_goes_wrong_in_the_middle_is_told_below_what_was_said(chat):
-    ask(chat, "good bad")
-    assert told(chat) and "good" in answers(chat)[0]
-
-
 def test_what_a_model_says_is_never_markup_and_code_stands_out(chat):
     said = "<img src=x onerror=alert(1)>\nCall `f` so:\n```python\nif <b>x</b>:\n    f()\n```\nThen\n```\nstill open"
     ask(chat, said)
@@ -182,16 +168,10 @@ def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):
     chat.route("**/v1/**", lambda route: route.fulfill(status=429, body=full, content_type="application/json"))
     ask(chat, "hello")
     chat.wait_for_selector(".bubble .bad >> text=try again in 3 s")
-
-
-def test_settings_do_not_cover_the_last_answer(chat):
-    chat.set_viewport_size({"width": 390, "height": 800})
-    for n in range(6):
-        ask(chat, "one two")
-        answered(chat, n + 1)
-    chat.click("summary")
-    box_of = "document.querySelector('{}').getBoundingClientRect()"
-    chat.wait_for_function(f"{box_of.format('.bubble:last-child')}.bottom <= {box_of.format('.composer')}.top")
+    chat.unroute("**/v1/**")
+    chat.click("#clear")
+    ask(chat, "good bad")  # it fails in the middle
+    assert told(chat) and "good" in answers(chat)[0]
 
 
 def test_the_key_stays_in_the_tab_and_can_be_forgotten(chat, served):
@@ -205,14 +185,3 @@ def test_the_key_stays_in_the_tab_and_can_be_forgotten(chat, served):
     chat.click("#forget")
     assert chat.locator("#key").input_value() == ""
     assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
-
-
-def test_nothing_is_cut_off_at_any_width(chat):
-    ask(chat, "w" * 100 + "\n```\n" + "c" * 80)
-    answered(chat)
-    chat.click("[aria-label='Bad answer']")
-    chat.wait_for_selector(".correction textarea:focus")
-    chat.click("summary")
-    for width in (320, 390, 1100):
-        chat.set_viewport_size({"width": width, "height": 700})
-        assert chat.evaluate("document.scrollingElement.scrollWidth") <= width
