@@ -6,32 +6,26 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmops.config import Train, Tune
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.tune.halving import Trial, best_trial, promote, ranking, rungs, standing, stopped
+from llmops.model.tune.halving import Trial, best_trial, promote, rungs, standing, stopped
 from llmops.model.tune.search import count_points, grid, propose
 from llmops.model.tune.space import declared_space, start_point
 
 HOW: tuple[Any, ...] = ("tpe", "random", "grid")
 
 
-def space(**changes: Any) -> Any:
-    """The default space with other expressions."""
-    return {**Tune().space, **changes}
-
-
-def points(config: Tune, train: Train | None = None) -> list[Hyperparameters]:
-    """All that a search tries; the score is how far the learning rate is from 1e-4."""
+def points(config: Tune, train: Train | None = None, fails_from: float = 1.0) -> list[Hyperparameters]:
+    """All that a search tries; the score is how far the learning rate is from 1e-4, infinite from `fails_from` on."""
     searched = declared_space(config, train or Train())
     tried: list[tuple[Hyperparameters, float]] = []
     for _ in range(count_points(config, searched)):
         found = propose(config, searched, tried)
-        tried.append((found, abs(math.log10(found.learning_rate) + 4)))
+        rate = found.learning_rate
+        tried.append((found, abs(math.log10(rate) + 4) if rate <= fails_from else math.inf))
     return [found for found, _ in tried]
 
 
@@ -45,7 +39,7 @@ def test_searches_follow_the_seed_begin_at_the_start_and_look_through_a_finite_s
         return
     assert found[0] == start_point(declared_space(Tune(), Train())) and (found[0].rank, found[0].batch) == (16, 8)
     assert found[0].learning_rate == pytest.approx(3.16e-4, rel=1e-2)
-    declared = space(learning_rate=("uniform", 1e-4, 1e-4), rank=("uniformint", 1, 11), batch=("choice", 1, 2))
+    declared = {"learning_rate": ("uniform", 1e-4, 1e-4), "rank": ("uniformint", 1, 11), "batch": ("choice", 1, 2)}
     found = points(Tune(search=how, trials=100, space=declared))
     assert len(found) == len(set(found)) == 22
 
@@ -54,41 +48,28 @@ def test_tpe_closes_in_on_what_did_well_and_random_does_not() -> None:
     """Of 60 points over six decades, 20 are within one of the best at random; HyperOpt's own `fmin` has 31 there."""
 
     def near(how: Any) -> int:
-        tried = [
-            points(Tune(search=how, trials=30, space=space(learning_rate=("loguniform", 1e-7, 1e-1)), seed=s))[10:]
-            for s in range(3)
-        ]
+        space = {**Tune().space, "learning_rate": ("loguniform", 1e-7, 1e-1)}
+        tried = [points(Tune(search=how, trials=30, space=space, seed=seed))[10:] for seed in range(3)]
         return sum(abs(math.log10(p.learning_rate) + 4) < 1 for found in tried for p in found)
 
     assert near("tpe") > 27 > near("random")
 
 
 def test_grid_is_even_and_says_when_it_does_not_fit() -> None:
-    config = Tune(space=space(rank=("choice", 4, 8, 8), batch=("choice", 2)))
+    config = Tune(space={**Tune().space, "rank": ("choice", 4, 8, 8), "batch": ("choice", 2)})
     searched = declared_space(config, Train())
     rates = sorted({p.learning_rate for p in grid(searched, 9)})
     assert len(grid(searched, 9)) == 8 and len(rates) == 4  # a ninth would leave a rate without one of the ranks
     steps = [math.log10(b / a) for a, b in zip(rates, rates[1:], strict=False)]
     assert steps == pytest.approx([0.5] * 3) and rates[0] == pytest.approx(10**-4.75)
-    assert {p.learning_rate for p in grid(searched, 3)} == {start_point(searched).learning_rate}
     with pytest.raises(ConfigError, match=r"2 of rank has 2 points.* tune.trials"):
         grid(searched, 1)
 
 
 def test_failed_trials_do_not_attract_the_search() -> None:
     config = Tune(search="tpe", trials=40, space={"learning_rate": ("loguniform", 1e-6, 1e-1)})
-    searched = declared_space(config, Train())
-    tried: list[tuple[Hyperparameters, float]] = []
-    for _ in range(40):
-        found = propose(config, searched, tried)
-        tried.append((found, math.inf if found.learning_rate > 1e-3 else abs(math.log10(found.learning_rate) + 5)))
-    assert sum(found.learning_rate > 1e-3 for found, _ in tried[20:]) < 8  # what it would be at random
-
-
-def test_rungs() -> None:
-    assert rungs(Tune(steps=64, rung=4, halving=4)) == [4, 16, 64]
-    assert rungs(Tune(steps=10, rung=1, halving=3)) == [1, 3, 10]
-    assert rungs(Tune(steps=8, rung=3, halving=4)) == rungs(Tune(steps=8, rung=1, halving=1)) == [8]
+    found = points(config, fails_from=1e-3)
+    assert sum(point.learning_rate > 1e-3 for point in found[20:]) < 8  # what it would be at random
 
 
 def trial(number: int, **losses: float) -> Trial:
@@ -96,7 +77,8 @@ def trial(number: int, **losses: float) -> Trial:
 
 
 def test_the_first_goes_on_alone_and_later_ones_when_they_lead() -> None:
-    ladder = [4, 16, 64]
+    ladder = rungs(Tune(steps=64, rung=4, halving=4))
+    assert ladder == [4, 16, 64] and rungs(Tune(steps=8, rung=3, halving=4)) == rungs(Tune(halving=1)) == [8]
     assert promote([trial(0, s4=2.0)], ladder, 4) == trial(0, s4=2.0)
     whole = trial(0, s4=2.0, s16=1.5, s64=1.0)
     assert promote([whole], ladder, 4) is None
@@ -118,45 +100,18 @@ def test_who_got_further_stands_better_and_a_failed_trial_stands_in_nobodys_way(
     assert stopped([failed, after], [4, 16], 4, 8) == [failed]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(2, 4), st.randoms())
-def test_no_stopped_trial_is_promoted_and_one_gets_to_the_end(first: list[int], factor: int, random: Any) -> None:
-    """Played through with any losses, ties included."""
-    ladder = rungs(Tune(steps=factor**2, rung=1, halving=factor))
-    trials: list[Trial] = []
-    dead: set[int] = set()
-    for number, loss in enumerate(first):
-        trials.append(trial(number, **{f"s{ladder[0]}": float(loss)}))
-        while going := promote(trials, ladder, factor):
-            assert going.number not in dead
-            rung = ladder[ladder.index(going.steps) + 1]
-            trials[going.number] = trial(
-                going.number, **{f"s{k}": v for k, v in going.losses.items()}, **{f"s{rung}": random.randint(0, 30)}
-            )
-        dead |= {t.number for t in stopped(trials, ladder, factor, len(first))}
-    assert best_trial(trials).steps == ladder[-1]
-    for rung in ladder[:-1]:
-        assert any(t.steps > rung for t in ranking(trials, rung)[:1])
-
-
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"spark": "local[2]"}, "tune.halving to 1"),
         ({"halving": 1, "parallel": 2}, "tune.spark"),
         ({"search": "tpe"}, "first 5 trials are random"),
         ({"steps": 0}, "tune.halving to 1"),
         ({"space": {"epochs": ("uniform", 1, 3)}}, "tune.steps to 0"),
-        ({"space": {"rank": ("choice",)}}, "rank: choice takes values"),
         ({"space": {"rank": ("randint", 8)}}, "no expression 'randint'"),
         ({"space": {"rank": ("uniform", 4, 8)}}, "whole number"),
         ({"space": {"learning_rate": ("loguniform", 1e-3, 1e-5)}}, "low <= high"),
-        ({"space": {"learning_rate": ("loguniform", 1e-5)}}, "takes low, high"),
         ({"space": {"warmup": ("loguniform", 0, 0.1)}}, "no logarithm of 0"),
         ({"space": {"dropout": ("uniform", 0, 1)}}, "1 is not from 0 to 0.99"),
-        ({"space": {"alpha": ("quniform", 8, 30, 8)}}, "multiples of a step"),
-        ({"space": {"momentum": ("uniform", 0, 1)}}, "momentum"),
-        ({"search": "genetic"}, "search"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], named: str) -> None:

@@ -24,7 +24,7 @@ CONFIG = Tune(trials=3, halving=1, spark="local[2]", parallel=2, space=SPACE)
 
 
 def objective() -> Callable[[TrialJob, Path], Trial]:
-    """How far the learning rate is from 1e-4; local, so that it travels to the workers by value."""
+    """Return a function that travels to the workers by value; its loss is how far the learning rate is from 1e-4."""
 
     def attempt(job: TrialJob, folder: Path) -> Trial:
         assert folder.is_dir() and os.environ["OMP_NUM_THREADS"] == "1"
@@ -71,18 +71,15 @@ def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
 
 @pytest.mark.journey
 def test_a_training_that_fails_is_a_failed_trial_and_a_broken_task_an_error(session: Any) -> None:
-    def of_rank(rank: int) -> list[Trial]:
-        return search(CONFIG.model_copy(update={"trials": 2, "space": {**SPACE, "rank": ("choice", rank)}}), [])
-
-    assert all(trial.error for trial in of_rank(3))
+    failing, full = (CONFIG.model_copy(update={"trials": 2, "space": {**SPACE, "rank": ("choice", n)}}) for n in (3, 6))
+    assert all(trial.error for trial in search(failing, []))
     with pytest.raises(DiskFullError, match="No space left"):
-        of_rank(6)
+        search(full, [])
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        ("", TransientError),
         ("ExecutorLostFailure (executor 3 exited)", TransientError),
         (("<class 'llmops.errors.DiskFullError'>", "A checkpoint could not be written"), DiskFullError),
         (("<class 'ModuleNotFoundError'>", "No module named 'llmops'"), TrainingError),

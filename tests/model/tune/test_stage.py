@@ -1,13 +1,9 @@
-"""The stage `tune`: what it writes, real trials with real checkpoints, killed and gone on with, here and on Spark."""
+"""The stage `tune`: what it writes, real trials with real checkpoints, broken off and gone on with."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,27 +14,21 @@ import torch
 
 from llmops.config import Train, Tune
 from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
+from tests.model.made import examples
 
 HALVING = Tune(search="tpe", trials=9, steps=8, halving=2, rung=2)
-SPACE: Any = {"learning_rate": ("loguniform", 1e-3, 1e-1), "rank": ("choice", 2, 4), "batch": ("choice", 2)}
-REAL = Tune(search="tpe", trials=6, steps=4, halving=2, rung=1, space=SPACE, validation_items=4)
-
-
-def examples(first: int, count: int = 16) -> list[Tokens]:
-    make = torch.Generator().manual_seed(first)
-    return [Tokens(f"{first}-{i}", torch.randint(20, 60, (12,), generator=make).tolist(), 4) for i in range(count)]
+REAL = Tune(search="tpe", trials=6, steps=4, halving=2, rung=1, validation_items=4)
 
 
 @pytest.fixture(autouse=True)
-def data(monkeypatch: pytest.MonkeyPatch, tiny_base: Path) -> Iterator[None]:
-    """Examples without a feature store, and the tiny model as base."""
-    splits = {"train": examples(1), "validation": examples(2, 8)}
+def data(monkeypatch: pytest.MonkeyPatch, base: str) -> Iterator[None]:
+    """Examples without a feature store, and a tiny model as base."""
+    splits = {"train": examples(16, 1), "validation": examples(8, 2)}
     monkeypatch.setattr(tune, "read_offline", lambda features, split: splits[split])
-    monkeypatch.setattr(tune, "base_path", lambda select: str(tiny_base))
+    monkeypatch.setattr(tune, "base_path", lambda select: base)
     tune.draw_examples.cache_clear()
     yield
     tune.draw_examples.cache_clear()
@@ -81,11 +71,6 @@ def test_halving_stops_losers_and_writes_what_it_found(jobs: list[tuple[int, int
     assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_halving_every_trial_is_whole(jobs: list[tuple[int, int]], tmp_path: Path) -> None:
-    assert run(Tune(trials=6, halving=1), tmp_path)["steps"] == 48
-    assert jobs == [(n, 8) for n in range(6)]
-
-
 @pytest.mark.parametrize(
     ("config", "train"), [(Tune(trials=1), Train()), (Tune(), Train(learning_rate=1e-4, rank=8, batch=4))]
 )
@@ -102,7 +87,7 @@ def test_a_search_broken_off_anywhere_ends_the_same(
     jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, through, attempt = run(HALVING, tmp_path / "whole"), list(jobs), tune.attempt_job
-    for point in range(0, len(through), 3):
+    for point in (0, 4, len(through) - 1):
         out = tmp_path / str(point)
         jobs.clear()
 
@@ -114,34 +99,49 @@ def test_a_search_broken_off_anywhere_ends_the_same(
         monkeypatch.setattr(tune, "attempt_job", die)
         with pytest.raises(KeyboardInterrupt):
             run(HALVING, out)
+        assert (out / "trials.json").exists() == (point > 0) and not (out / "best.json").exists()
         monkeypatch.setattr(tune, "attempt_job", attempt)
-        assert run(HALVING, out) == expected
+        assert run(HALVING, out) == expected and not (out / ".trials").exists()
         assert jobs == through  # nothing was trained twice
         names = ("best.json", "trials.json", "report.md", "trials.png")
         assert [(out / n).read_bytes() for n in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
 
 
-def test_failed_trials_are_told_and_passed_over(
+def test_a_failed_trial_is_told_and_passed_over(
     jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt = tune.attempt_job
 
-    def fail(job: TrialJob, folder: Path, *, all_of_them: bool = False, **rest: Any) -> Trial:
+    def fail(job: TrialJob, folder: Path, **rest: Any) -> Trial:
         trial = attempt(job, folder, **rest)
-        return replace(job.trial, error="The loss is nan | at step 1.") if trial.number == 0 or all_of_them else trial
+        return trial if trial.number else replace(job.trial, error="The loss is nan | at step 1.")
 
     monkeypatch.setattr(tune, "attempt_job", fail)
-    assert run(HALVING, tmp_path / "one")["trials"] == 9
+    metrics = run(HALVING, tmp_path / "one")
+    assert metrics["trials"] == 9 and "gain" not in metrics  # a start that failed is beaten by anything
     assert json.loads((tmp_path / "one" / "trials.json").read_text())[0]["error"]
     assert "failed: The loss is nan \\| at step 1." in (tmp_path / "one" / "report.md").read_text()
-    monkeypatch.setattr(tune, "attempt_job", lambda *a, **k: fail(*a, all_of_them=True, **k))
-    with pytest.raises(TrainingError, match="All 9 trials"):
-        run(HALVING, tmp_path / "all")
 
 
-def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, tiny_base: Path) -> None:
+def test_trials_train_as_the_section_train_says_and_if_all_fail_that_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Train, int]] = []
+
+    def spy(base: str, config: Train, found: Hyperparameters) -> Any:
+        seen.append((config, found.batch))
+        raise TrainingError("no model")
+
+    monkeypatch.setattr(tune, "trainable", spy)
+    train = Train(method="lora", target_modules=("q_proj",), dropout=0.2, alpha=3, batch=3)
+    with pytest.raises(TrainingError, match=r"All 2 trials.*no model"):
+        run(HALVING.model_copy(update={"seed": 7, "trials": 2}), tmp_path, train)
+    assert seen == [(train.model_copy(update={"seed": 7}), 3)] * 2
+
+
+def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, base: str) -> None:
     """The loss after 2 + 2 steps is that after 4 in one go: weights, optimizer, schedule, data order and dropout."""
-    settings = {"config": REAL, "train": Train(dropout=0.1), "features": tmp_path, "base": str(tiny_base)}
+    settings = {"config": REAL, "train": Train(dropout=0.1), "features": tmp_path, "base": base}
     fresh = Trial(0, Hyperparameters(3e-2, 4, 2))
     whole = tune.attempt_job(TrialJob(fresh, 4), tmp_path / "whole", **settings)
     half = tune.attempt_job(TrialJob(fresh, 2), tmp_path / "parts", **settings)
@@ -152,61 +152,6 @@ def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, 
     assert tune.attempt_job(TrialJob(half, 4), tmp_path / "parts", **settings).losses[4] == pytest.approx(
         whole.losses[4], abs=1e-6
     )
-
-
-def test_trials_train_as_the_section_train_says(
-    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Train] = []
-    real = tune.trainable
-
-    def spy(base: str, config: Train, found: Hyperparameters) -> Any:
-        seen.append(config)
-        return real(base, config, found)
-
-    monkeypatch.setattr(tune, "trainable", spy)
-    train = Train(method="lora", target_modules=("q_proj",), dropout=0.2, alpha=3, batch=2)
-    found = run(REAL.model_copy(update={"seed": 7, "trials": 2, "steps": 1, "halving": 1}), tmp_path, train)
-    assert {config.model_copy(update={"seed": 0}) for config in seen} == {train}
-    assert {config.seed for config in seen} == {7}
-    assert math.isfinite(found["best_loss"]) and found["batch"] == 2
-
-
-SEARCH = """
-import os, signal, sys
-from pathlib import Path
-from llmops.config import Train
-from llmops.model.tune import stage as tune
-from tests.model.tune.test_stage import REAL, examples
-splits = {"train": examples(1), "validation": examples(2, 8)}
-tune.read_offline = lambda features, split: splits[split]
-tune.base_path = lambda select: sys.argv[1]
-write, left = tune.write_json, int(sys.argv[3])
-def write_and_die(path, value):
-    global left
-    write(path, value)
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-tune.write_json = write_and_die
-out = Path(sys.argv[2])
-tune.run(REAL, train=Train(), features=out, select=out, out=out)
-"""
-
-
-@pytest.mark.journey
-def test_killed_twice_the_search_finds_the_same_best_trial(tiny_base: Path, tmp_path: Path) -> None:
-    """The search kills itself once it has written its second, then its third further measurement."""
-    expected, out = run(REAL, tmp_path / "whole"), tmp_path / "killed"
-    out.mkdir()
-    environ = {**os.environ, "PYTHONPATH": os.getcwd()}
-    for measurements in ("2", "3"):
-        command = [sys.executable, "-c", SEARCH, str(tiny_base), str(out), measurements]
-        assert subprocess.run(command, env=environ, timeout=300).returncode == -signal.SIGKILL
-        assert (out / "trials.json").exists() and not (out / "best.json").exists()
-    assert run(REAL, out) == expected
-    assert (out / "trials.json").read_bytes() == (tmp_path / "whole" / "trials.json").read_bytes()
-    assert not (out / ".trials").exists()
 
 
 def test_what_leads_within_the_noise_is_not_taken(
@@ -230,14 +175,8 @@ def test_what_leads_within_the_noise_is_not_taken(
     assert "its point is taken" in (tmp_path / "clear" / "report.md").read_text()
 
 
-EPOCHS = Tune(
-    search="grid",
-    trials=2,
-    steps=0,
-    halving=1,
-    space={"epochs": ("choice", 1, 2), "dropout": ("choice", 0.3)},
-    validation_items=8,
-)
+SPACE: Any = {"epochs": ("choice", 1, 2), "dropout": ("choice", 0.3)}
+EPOCHS = Tune(search="grid", trials=2, steps=0, halving=1, space=SPACE, validation_items=8)
 
 
 def test_epochs_are_searched_by_whole_trainings(tmp_path: Path) -> None:
@@ -255,12 +194,11 @@ def test_epochs_are_searched_by_whole_trainings(tmp_path: Path) -> None:
 
 
 def test_a_whole_training_that_is_killed_goes_on_from_its_checkpoint(
-    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = TrialJob(Trial(0, Hyperparameters(1e-2, 2, 4, epochs=1)), 0)
-    settings: dict[str, Any] = {
-        "config": EPOCHS, "train": Train(checkpoint_steps=1), "features": tmp_path, "base": str(tiny_base)
-    }  # fmt: skip
+    train = Train(checkpoint_steps=1)
+    settings: dict[str, Any] = {"config": EPOCHS, "train": train, "features": tmp_path, "base": base}
     whole = tune.attempt_job(job, tmp_path / "whole", **settings)
     with monkeypatch.context() as broken:
         broken.setattr(tune, "answer_nats", lambda *_: 1 / 0)  # killed between training and judging
@@ -272,9 +210,3 @@ def test_a_whole_training_that_is_killed_goes_on_from_its_checkpoint(
     monkeypatch.setattr(tune, "answer_nats", lambda *_: [(math.nan, 1)])
     done = tune.attempt_job(job, tmp_path / "killed", **settings)
     assert "nan" in done.error and done.losses == {}  # a trial that diverges is an error of its own
-
-
-def test_a_start_that_failed_is_beaten_by_anything(tmp_path: Path) -> None:
-    failed = Trial(0, Hyperparameters(1e-1, 2, 2), error="The validation loss is nan after 4 steps.")
-    other = Trial(1, Hyperparameters(1e-3, 2, 2), {4: 2.0}, nats=(1.0,) * 4, trained=4)
-    assert tune.take([failed, other], REAL, tmp_path) == (other, None)
