@@ -270,10 +270,9 @@ def test_events_tell_how_it_stands_and_are_stored_once(here: Config) -> None:
     drain(here.events, here.monitoring)
     raised, resolved = LocalStore(here.events).find(ALERT)
     assert raised["llmops.alert.id"] == resolved["llmops.alert.id"]
-    assert [e["llmops.alert.state"] for e in (raised, resolved)] == ["raised", "resolved"]
-    assert raised["rule.name"] == "latency_p95"
+    assert (raised["llmops.alert.state"], raised["rule.name"]) == ("raised", "latency_p95")
     assert (raised["llmops.alert.value"], raised["llmops.alert.bound"]) == (1500, 1000)
-    assert raised["llmops.alert.runbook"] == "docs/runbook.md#latency_p95"
+    assert resolved["llmops.alert.state"] == "resolved"
     assert resolved["llmops.alert.resolved"] == timestamp(NOW + 9 * MINUTE)
 
 
@@ -292,10 +291,3 @@ def test_catching_up_finds_what_nobody_judged_and_only_that(tmp_path: Path) -> N
     assert catch_up(config, *hour) == []
     ledger.judged(config, [], [], NOW + 90 * MINUTE)  # somebody has judged since
     assert catch_up(config, NOW + 30 * MINUTE, NOW + 90 * MINUTE) == []
-
-
-def test_old_alerts_are_forgotten(here: Config) -> None:
-    judge(here, 0, SLOW)
-    judge(here, 9)
-    judge(here, 60 * 24 * 100)
-    assert ledger.listed(here, NOW, days=1000)["over"] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from llmops.config import Monitoring
 from llmops.elk.objects import READER, WRITER, roles
 from tests.clock import wait_until
+from tests.conftest import find_free_port
 from tests.monitoring.conftest import shared
 
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
@@ -30,9 +30,7 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     folder = tmp_path_factory.mktemp("roles")
     (folder / "roles.yml").write_text(yaml.safe_dump(roles()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(folder / "roles.yml")]
     command += ["--user", ":".join([*ADMIN.values(), "superuser"])]
     command += [word for name, password in (WRITES, READS) for word in ("--user", f"{name}:{password}:{name}")]

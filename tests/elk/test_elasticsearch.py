@@ -14,7 +14,7 @@ from llmops import cli
 from llmops.config import Monitoring
 from llmops.elk import kibana, setup
 from llmops.elk.objects import LONGEST, STREAMS, mappings
-from llmops.errors import ConfigError, TransientError
+from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DATASETS
 from llmops.monitoring.fields import FIELDS
 
@@ -97,8 +97,6 @@ def test_the_command_says_each_thing_and_how_it_went(
 def test_without_a_server_it_is_said_what_to_set() -> None:
     with pytest.raises(ConfigError, match="elasticsearch_url"):
         list(setup.setup(Monitoring(), {}))
-    with pytest.raises(TransientError):
-        list(setup.setup(Monitoring(elasticsearch_url="http://127.0.0.1:9"), {}))
 
 
 # --- events
@@ -188,13 +186,6 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secur
     assert status(READS, "POST", "/.security-7/_search") in (403, 404)
     found = httpx.post(f"{secured_server}/*/_search", json={"size": 0}, auth=READS).json()
     assert found["hits"]["total"]["value"] == len(known())
-
-
-def test_a_writer_who_sets_up_is_told_that_it_may_not(config: Monitoring) -> None:
-    longer = config.model_copy(update={"elasticsearch_days": 365, "keep_text_days": 365})
-    steps = list(setup.setup(longer, {"ELASTIC_USERNAME": WRITES[0], "ELASTIC_PASSWORD": WRITES[1]}))
-    assert templates_of(steps) == ["cannot"] * 2 and "unauthorized" in steps[0].why
-    assert setup.status(steps) == setup.INCOMPLETE
 
 
 # --- panels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,14 +29,11 @@ def test_templates_and_roles_are_those_that_are_set_up() -> None:
 
 
 def newer_python() -> str:
-    """A Python that the compiler runs on, with venv."""
+    """Return a Python that the compiler runs on, with venv."""
+    ask = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
     for name in (sys.executable, "python3.13", "python3.12", "/usr/bin/python3.13", "/usr/bin/python3.12"):
-        try:
-            ask = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
-            if subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:
-                return name
-        except OSError:
-            continue
+        if shutil.which(name) and subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:
+            return name
     pytest.skip("there is no Python 3.12 or newer with venv, which kb-dashboard-core needs")
 
 
