@@ -91,7 +91,9 @@ class FakeHub:
             number = len(self.asked)
             self.asked.append((method, path))
             how = self.fail(number, method, path)
-            if how in ("reset", "silence"):
+            if how == "kill":
+                raise KeyboardInterrupt
+            if how == "reset":
                 return how
             if how.isdecimal():
                 after = {"Retry-After": "1"} if how == "429" else {}
@@ -193,10 +195,7 @@ def preupload(hub: FakeHub, body: bytes, repo: str, revision: str) -> Any:
 def batch(hub: FakeHub, body: bytes, repo: str) -> Any:
     objects = []
     for asked in json.loads(body)["objects"]:
-        actions = {
-            "upload": {"href": f"{hub.url}/large/{asked['oid']}?X-Signature=s3cr3t"},
-            "verify": {"href": f"{hub.url}/verify"},
-        }
+        actions = {"upload": {"href": f"{hub.url}/large/{asked['oid']}?X-Signature=s3cr3t"}}
         objects.append(asked if asked["oid"] in hub.large else {**asked, "actions": actions})
     return 200, {"objects": objects, "transfer": "basic"}, {}
 
@@ -206,10 +205,6 @@ def upload(hub: FakeHub, body: bytes, digest: str) -> Any:
         return 400, {"error": "content does not match"}, {}
     hub.large[digest] = body
     return 200, {}, {}
-
-
-def verify(hub: FakeHub, body: bytes) -> Any:
-    return (200 if json.loads(body)["oid"] in hub.large else 404), {}, {}
 
 
 def commit(hub: FakeHub, body: bytes, repo: str, branch: str) -> Any:
@@ -275,7 +270,6 @@ ROUTES: list[tuple[str, Callable[..., Any]]] = [
     (rf"POST {API}/commit/([^/]+)", commit),
     (rf"POST /{NAME}\.git/info/lfs/objects/batch", batch),
     (r"PUT /large/(\w+)", upload),
-    (r"POST /verify", verify),
     (rf"(?:GET|HEAD) {API}/revision/([^/]+)", info),
     (rf"GET {API}", info),
     (rf"(?:GET|HEAD) /{NAME}/resolve/([^/]+)/(.+)", resolve),
@@ -298,7 +292,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         path = urlsplit(request.url.raw_path.decode()).path
         answer = fake.ask(request.method, path, request.headers.get("Authorization"), request.content)
         if isinstance(answer, str):
-            raise (httpx2.ReadTimeout if answer == "silence" else httpx2.ReadError)(answer, request=request)
+            raise httpx2.ReadError(answer, request=request)
         status, content, headers = answer
         return httpx2.Response(status, headers=headers, content=content)
 
@@ -340,19 +334,29 @@ def served(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     thread.join(50)
 
 
+def commit_artifact(path: Path, inputs: dict[str, str], config: dict[str, Any], metrics: dict[str, Any]) -> Path:
+    """Finish the artifact in a folder."""
+    from llmops import artifacts
+    from llmops.artifacts import Record
+
+    known: dict[str, Any] = {"stage": path.parent.name, "fingerprint": path.name, "interval": "2026-01-31"}
+    known |= {"inputs": inputs, "config": config, "metrics": metrics, "files": {}}
+    artifacts.commit(path, Record(**known, **dict.fromkeys(("code", "git_commit", "started", "finished"), "")))
+    return path
+
+
 @pytest.fixture
-def write_version(tmp_path: Path) -> Callable[..., Any]:
-    """Publishes a version with files of its form; returns it."""
+def write_version(tmp_path: Path) -> Any:
+    """Return a function that publishes a version with files of its form; its `registry` is where."""
     return writer_of_versions(tmp_path)
 
 
 def writer_of_versions(tmp_path: Path) -> Any:
-    """The same, for another registry."""
+    """Return such a function for a registry in a folder."""
     from llmops.registry.registry import Registry
     from llmops.state.database import database_at
 
     registry = Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db"))
-
     sources = [
         {"name": name, "kind": "csv", "location": "/home/of/shop.csv", "licence": "", "owner": owner}
         for name, owner in (("faq", "Service desk"), ("shop", "Sales|Shop"))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from llmops.state.database import database_at
 QUESTION = "How can I contact you?"
 FORMS = ["bf16", "nf4", "int8", "pruned", "bf16 without a chat template"]
 ROOT = Path(__file__).parents[2]
+UNPUBLISHED: Any = SimpleNamespace(name="v1", quantisation="bf16")  #: the part of a version that its card is made of
 
 #: Runs each [folder, code] of a list in a namespace of its own and prints what it has as `answer`.
 RUNNER = """
@@ -93,12 +95,6 @@ def lineage(model: str, revision: str) -> dict[str, Any]:
     return {"base_model": {"model": model, "revision": revision}, "stages": stages}
 
 
-class Unpublished:
-    """The part of a version that its card is made of."""
-
-    name, quantisation = "v1", "bf16"
-
-
 @pytest.fixture
 def versions(tiny_base: Path, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """A version of each form, all of them on the Hub, and their base, too."""
@@ -131,11 +127,8 @@ def versions(tiny_base: Path, served: Any, tmp_path: Path, monkeypatch: pytest.M
 def test_what_stands_on_a_card_answers_as_the_version_does(
     versions: dict[str, Any], hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    registry, repo, elsewhere = (
-        Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db")),
-        hub.repos["me/bot"],
-        tmp_path / "elsewhere",
-    )
+    registry = Registry(tmp_path / "registry", "bot", database_at(f"sqlite:///{tmp_path}/state.db"))
+    repo, elsewhere = hub.repos["me/bot"], tmp_path / "elsewhere"
     elsewhere.mkdir()
     for form in ("nf4", "bf16"):  # on `main`, one form after another
         registry.promote(versions[form].name)
@@ -159,9 +152,8 @@ def test_what_stands_on_a_card_answers_as_the_version_does(
     alone = adapter + ask
     others = [unpinned, alone, alone.replace(", quantization_config=quantisation", "")]
     online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_TOKEN": os.environ["HF_TOKEN"]}
-    *from_hub, on_main, on_nf4, on_bf16 = execute(
-        [*pushed, *((elsewhere, code) for code in others)], tmp_path, **online
-    )
+    pushed += [(elsewhere, code) for code in others]
+    *from_hub, on_main, on_nf4, on_bf16 = execute(pushed, tmp_path, **online)
     assert from_hub == expected
     assert on_main == answers["bf16"]  # nothing that the nf4 version before it has left there
     assert on_nf4 == answers["nf4"] != on_bf16  # base in NF4 and adapter beside it is what the form nf4 serves
@@ -179,12 +171,12 @@ def test_the_adapter_of_the_packaged_base_is_loaded_on_what_it_was_trained_on(tm
     convert_gguf(gguf, version / "servable")
     write_adapter(version / "servable", version / "adapter")
     known = lineage(entry.model, f"{entry.package}==0.1.2/{entry.file}")
-    *_, ask, adapter = blocks(card.how_to_load(Unpublished(), known, chat=True))  # type: ignore[arg-type]
+    *_, ask, adapter = blocks(card.how_to_load(UNPUBLISHED, known, chat=True))
     (answer,) = execute([(version, adapter + ask.replace("96", "8"))], tmp_path)
     assert answer
 
 
 def test_an_adapter_of_a_local_folder_has_no_code_that_could_not_run() -> None:
     known = lineage("ours", "local")
-    section = card.how_to_load(Unpublished(), known, chat=True, repo="me/bot")  # type: ignore[arg-type]
+    section = card.how_to_load(UNPUBLISHED, known, chat=True, repo="me/bot")
     assert len(blocks(section)) == 2 and "`ours`" in section

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +18,11 @@ from llmops.monitoring.spool import Spool
 from llmops.push_to_hub import sync
 from llmops.registry.registry import Registry
 from llmops.release.card import marked
-from llmops.state.database import Database, database_at
+from llmops.state.database import database_at
 
 from .conftest import writer_of_versions
 
 REPO = PushToHub(repo="me/bot")
-ROOT = Path(__file__).parents[2]
 
 
 def expected(registry: Registry, name: str) -> dict[str, bytes]:
@@ -86,39 +81,24 @@ def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
     assert push()["pushed"] == [] and len(repo.commits) == commits
 
 
-def test_a_version_whose_model_was_removed_here_stays_on_the_hub(
+def test_main_follows_a_rollback_and_an_erasure_and_tags_stay(
     registry: Registry, tmp_path: Path, push: Any, repo: Any
 ) -> None:
     push()
-    before = {ref: repo.files(ref) for ref in ("main", "v2.x", "v2")}
-    assert registry.retire("v2", ["servable", "adapter"], tmp_path / "trash", by="test", why="old")
-    state = push()
-    assert state["equal"] and state["pushed"] == []
-    assert {ref: repo.files(ref) for ref in before} == before
-
-
-def test_main_follows_a_rollback_and_tags_stay(registry: Registry, push: Any, repo: Any) -> None:
-    push()
     tags = dict(repo.tags)
+    assert registry.retire("v2", ["servable", "adapter"], tmp_path / "trash", by="test", why="old")
     registry.rollback()
     found = sync.look(registry, REPO)
     assert (found["main"], found["champion"], found["equal"], found["behind"]) == ("v3", "v1", False, ["main"])
     assert push()["pushed"] == ["main"]
     assert repo.files("main") == expected(registry, "v1") and repo.tags == tags
     registry.rollback()
-    assert push()["pushed"] == ["main"]
-    assert repo.files("main") == expected(registry, "v3") and repo.tags == tags
-
-
-def test_an_erasure_changes_the_card_on_the_branch_and_on_main_and_moves_no_tag(
-    registry: Registry, push: Any, repo: Any
-) -> None:
-    push()
-    tags = dict(repo.tags)
     registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2}, marked)
     assert push()["pushed"] == ["v3.x", "main"]
+    assert repo.files("main") == expected(registry, "v3") and repo.tags == tags
     assert b"## Erasure" in repo.files("main")["README.md"] and b"## Erasure" not in repo.files("v3")["README.md"]
-    assert repo.tags == tags
+    # the model of v2 was removed here, and stays there
+    assert repo.files("v2.x") == repo.files("v2") and "servable/model.safetensors" in repo.files("v2")
 
 
 def test_an_override_is_on_the_card_and_stays_there(registry: Registry, push: Any, repo: Any) -> None:
@@ -165,10 +145,6 @@ def test_a_repository_that_is_not_ours_is_left_alone(hub: Any, push: Any, repo: 
         assert (repo.branches, repo.tags) == (before.branches, before.tags)
 
 
-def database(tmp_path: Path, name: str) -> Database:
-    return database_at(f"sqlite:///{tmp_path}/{name}.db")
-
-
 @pytest.mark.parametrize("wrong", ["home", "database", "model"])
 def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
     registry: Registry, hub: Any, tmp_path: Path, wrong: str, push: Any, repo: Any
@@ -183,7 +159,7 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
         found = other.registry
     else:
         folder = tmp_path / ("empty" if wrong == "home" else "registry")
-        found = Registry(folder, "bot", database(tmp_path, "fresh"))
+        found = Registry(folder, "bot", database_at(f"sqlite:///{tmp_path}/fresh.db"))
     for ask in (lambda: sync.look(found, REPO), lambda: push_from(found, tmp_path)):
         with pytest.raises(RegistryError, match=r"main of me/bot .* holds v3, .*state\.url") as error:
             ask()
@@ -191,57 +167,24 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
     assert (repo.branches, repo.tags, repo.commits) == (before.branches, before.tags, before.commits)
 
 
-def test_a_version_that_left_the_registry_is_replaced_on_main_and_another_models_of_its_name_is_not(
-    registry: Registry, push: Any, repo: Any
-) -> None:
-    shutil.rmtree(registry.get("v1").path)
-    ours = repo.files("main")
-    theirs = {**ours, "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
-    repo.add("main", theirs)
-    with pytest.raises(RegistryError, match=r"main of me/bot .* holds v1, made 2020"):
-        push()
-    assert repo.files("main") == theirs and set(repo.tags) == {"v1"}
-    repo.add("main", ours)
-    assert push()["main"] == "v3" and "v1" in repo.tags
-
-
 def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, push: Any, repo: Any) -> None:
     """Killed after the files of v2 were brought up to date and before the database was."""
     file = registry.get("v2").path / "version.json"
-    before = file.read_text()
-    file.write_text(before.replace("rejected", "promoted"))
+    file.write_text(file.read_text().replace("rejected", "promoted"))
     with pytest.raises(RegistryError, match=r"v2: its files say promoted, and it is rejected .*stage release again"):
         push()
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3"}
-    file.write_text(before)
-    assert push()["pushed"] == ["v2.x", "v2"]
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "says"),
-    [
-        ("lineage.json", '{"base_model": {}, "stages": []}', "is damaged"),
-        ("version.json", "[]", "is damaged"),
-        ("version.json", "\udcff", "is damaged"),
-        ("README.md", None, "cannot be read .*restore it"),
-    ],
-)
+@pytest.mark.parametrize("file", ["lineage.json", "version.json", "README.md"])
 def test_a_damaged_version_keeps_no_other_back(
-    registry: Registry,
-    hub: Any,
-    write_version: Any,
-    tmp_path: Path,
-    file: str,
-    text: str | None,
-    says: str,
-    push: Any,
-    repo: Any,
+    registry: Registry, write_version: Any, tmp_path: Path, file: str, push: Any, repo: Any
 ) -> None:
     write_version(4, "rejected")
     damaged = registry.get("v2").path / file
-    damaged.write_text(text, errors="surrogateescape") if text else damaged.unlink()
+    damaged.unlink() if file == "README.md" else damaged.write_text("[]")
     for ask in (push, lambda: sync.look(registry, REPO)):
-        with pytest.raises(RegistryError, match=rf"v2: .*{file}.* {says}"):
+        with pytest.raises(RegistryError, match=rf"v2: .*{file}.* (is damaged|cannot be read .*restore it)"):
             ask()
     assert repo.files("main") == expected(registry, "v3") and set(repo.tags) == {"v1", "v3", "v4"}
     with Spool(tmp_path / "events") as spool:
@@ -249,19 +192,14 @@ def test_a_damaged_version_keeps_no_other_back(
     assert (told["llmops.hub.main"], told["event.outcome"], told["llmops.hub.behind"]) == ("v3", "failure", ["v2"])
 
 
-def test_a_champion_whose_model_is_gone_empties_nothing(registry: Registry, push: Any, repo: Any) -> None:
-    shutil.rmtree(registry.get("v3").servable)
-    before = repo.files("main")
-    with pytest.raises(RegistryError, match="v3 is champion and has no model"):
-        push()
-    assert repo.files("main") == before
-
-
 def test_a_champion_that_cannot_be_pushed_leaves_main_and_the_others_follow(
     registry: Registry, hub: Any, push: Any, repo: Any
 ) -> None:
     hub.fail = lambda number, method, path: "400" if "/preupload/v3.x" in path else ""
     with pytest.raises(RegistryError, match="v3: me/bot at .* refuses"):
+        push()
+    shutil.rmtree(registry.get("v3").servable)
+    with pytest.raises(RegistryError, match="v3 is champion and has no model"):
         push()
     assert repo.files("main") == expected(registry, "v1") and set(repo.tags) == {"v1", "v2"}
 
@@ -313,9 +251,6 @@ def test_without_token_repository_or_network_it_says_so(
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(RegistryError, match="HF_TOKEN"):
         push()
-    monkeypatch.setenv("HF_TOKEN", "hf_one hf_two")
-    with pytest.raises(RegistryError, match="no Hub token"):
-        push()
 
 
 def check_whole(hub: Any, registry: Registry) -> None:
@@ -328,12 +263,11 @@ def check_whole(hub: Any, registry: Registry) -> None:
         assert repo.files(name) == expected(registry, name)
 
 
-@pytest.mark.parametrize(
-    ("how", "every"), [("lost", 1), ("500", 4), ("reset", 4), ("503", 4), ("429", 4), ("silence", 4)]
-)
+@pytest.mark.parametrize(("how", "every"), [("lost", 1), ("kill", 1), ("500", 4), ("429", 4), ("reset", 4)])
 def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
     registry: Registry, hub: Any, how: str, every: int, push: Any
 ) -> None:
+    """A kill is an exception that nobody catches."""
     start = hub.snapshot()
     hub.asked.clear()
     push()
@@ -344,9 +278,9 @@ def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
         hub.restore(start)
         tags = dict(hub.repos["me/bot"].tags)
         hub.fail = lambda number, method, path, first=first: how if number >= first else ""
-        with pytest.raises(LlmopsError) as error:
+        with pytest.raises(KeyboardInterrupt if how == "kill" else LlmopsError) as error:
             push()
-        assert len(str(error.value).splitlines()) == 1
+        assert len(str(error.value).splitlines()) <= 1
         assert "s3cr3t" not in str(error.value) and "x1x1" not in str(error.value)
         check_whole(hub, registry)
         repo = hub.repos["me/bot"]
@@ -359,65 +293,10 @@ def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
     assert len(seen) >= 5  # it was interrupted between all of its steps
 
 
-def test_a_single_failure_is_survived_where_the_client_tries_again(hub: Any, push: Any) -> None:
-    """Reading, and uploading weights; what changes a branch or tag is asked again by the next push."""
-    failed: set[str] = set()
-
-    def fail(number: int, method: str, path: str) -> str:
-        if path in failed or not (method == "PUT" or "/tree/" in path or "/preupload/" in path):
-            return ""
-        failed.add(path)
-        return "503"
-
-    hub.fail = fail
-    assert push()["main"] == "v3" and len(failed) > 5
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from huggingface_hub import constants
-from llmops.config import PushToHub
-from llmops.push_to_hub import sync
-from llmops.registry.registry import Registry
-from llmops.state.database import database_at
-
-registry = Registry(Path(sys.argv[1]), "bot", database_at(sys.argv[3]))
-sync.push(registry, PushToHub(repo="me/bot"), Path(sys.argv[2]), by="test")
-"""
-
-
-@pytest.mark.journey
-@pytest.mark.parametrize(("change", "how"), [("/large/", "reset"), ("/commit/main", "lost")])
-def test_killed_in_a_change_it_goes_on(
-    registry: Registry, served: Any, tmp_path: Path, change: str, how: str, push: Any
-) -> None:
-    """The Hub is left as a call that fails leaves it, for any call: see above; so is the home of who was killed."""
-    environ = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "registry"), str(tmp_path / "events")]
-    running: list[subprocess.Popen[bytes]] = []
-
-    def fail(number: int, method: str, path: str) -> str:
-        if change not in path:
-            return ""
-        running[0].send_signal(signal.SIGKILL)
-        return how
-
-    with served.lock:  # nothing is answered before the process is known
-        served.fail = fail
-        running.append(subprocess.Popen([*arguments, f"sqlite:///{tmp_path}/state.db"], env=environ))
-    assert running[0].wait(300) == -signal.SIGKILL
-    check_whole(served, registry)
-    served.fail = lambda number, method, path: ""
-    assert push()["equal"]
-    check_whole(served, registry)
-
-
-@pytest.mark.parametrize("seed", range(2))
 def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
-    registry: Registry, hub: Any, seed: int, push: Any, repo: Any
+    registry: Registry, hub: Any, push: Any, repo: Any
 ) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(0)
 
     def work(number: int) -> None:
         for _ in range(2):
@@ -441,7 +320,7 @@ def test_a_champion_that_changes_while_it_is_pushed_is_followed(
     registry.rollback()
     push()
     registry.promote("v3")
-    repo, asked = hub.repos["me/bot"], list[str]()
+    asked: list[str] = []
 
     def fail(number: int, method: str, path: str) -> str:
         if path.endswith("/commit/main") and not asked:
