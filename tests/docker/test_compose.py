@@ -130,14 +130,11 @@ def test_airflow_gets_its_admin_whose_password_no_command_line_shows(tmp_path: P
 # --- the file
 
 
-def test_there_is_no_password_in_the_file():
+def test_there_is_no_password_in_the_file_and_theirs_is_neither_committed_nor_in_an_image():
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             if re.search(r"PASSWORD|SECRET|TOKEN|FERNET|AUTH$|CONN$|BROKER|RESULT_BACKEND", name):
                 assert "${" in value, name
-
-
-def test_the_file_of_passwords_is_neither_committed_nor_in_an_image():
     assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in ignored and "!.env" not in ignored
@@ -172,6 +169,8 @@ def test_images_from_elsewhere_are_pinned_and_what_is_mounted_is_there():
             assert re.search(r"@sha256:[0-9a-f]{64}$", tag)
         here = [v.split(":")[0] for v in service.get("volumes", []) if v.startswith("./")]
         assert all((ROOT / volume).exists() for volume in here), here
+    (folder,) = set(re.findall(r"\$\{LLMOPS_CONFIG_FOLDER:-([^}]+)\}", TEXT))
+    assert (ROOT / folder / "config.yaml").is_file()  # the example's
 
 
 def test_settings_are_ones_that_llmops_and_airflow_have():
@@ -196,17 +195,11 @@ def test_vllm_loads_the_kernels_that_it_compiles_from_a_volume():
         assert any(folder.startswith(volume) for volume in mounted), folder
 
 
-def test_databases_can_only_be_reached_from_inside():
-    networks = yaml.safe_load(TEXT)["networks"]
-    assert networks["inside"]["internal"] is True
-    for name in ("postgres", "redis"):
+def test_databases_are_reached_from_inside_only_and_elasticsearch_by_those_with_a_password():
+    assert yaml.safe_load(TEXT)["networks"]["inside"]["internal"] is True
+    for name in ("postgres", "redis", "elasticsearch"):
         assert SERVICES[name]["networks"] == ["inside"] and "ports" not in SERVICES[name]
-
-
-def test_elasticsearch_is_reached_from_inside_and_by_those_with_a_password_only():
-    service = SERVICES["elasticsearch"]
-    assert service["networks"] == ["inside"] and "ports" not in service
-    assert service["environment"]["xpack.security.enabled"] == "true"
+    assert SERVICES["elasticsearch"]["environment"]["xpack.security.enabled"] == "true"
     own = {name: SERVICES[name]["environment"] for name in ("serving", "airflow-worker", "logstash")}
     for environment in own.values():  # whoever sends events may not read them
         assert environment["ELASTICSEARCH_USER"] == "llmops_writer"
@@ -233,12 +226,6 @@ def test_logstash_keeps_what_it_has_taken_and_what_is_refused():
     assert SERVICES["logstash"]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
-def seconds(text: str) -> float:
-    number = re.fullmatch(r"(\d+)s", text)
-    assert number, text
-    return float(number[1])
-
-
 @pytest.mark.parametrize("name", PROFILES.values())
 def test_serving_reads_the_pipelines_configuration_and_has_the_time_of_its_longest_answer(name, tmp_path):
     """Else it would look for another model than the one that the pipeline releases."""
@@ -252,34 +239,28 @@ def test_serving_reads_the_pipelines_configuration_and_has_the_time_of_its_longe
     environment = {k: str(v) for k, v in serving["environment"].items() if k != "LLMOPS_CONFIG"}
     for config in (load(own, environ=environment), load(environ=environment)):
         longest = config.serving.drain_s + config.serving.timeout_s
-        assert seconds(serving["stop_grace_period"]) >= longest + 10
+        assert float(serving["stop_grace_period"].removesuffix("s")) >= longest + 10
     assert load(own, environ=environment).release.name == "my-bot"
     assert "HF_HUB_OFFLINE=1" in (ROOT / serving["build"]["dockerfile"]).read_text()  # it never asks the Hub
     assert not [key for key in serving["environment"] if key.startswith("HF_")]
 
 
-def test_the_example_has_a_configuration_where_compose_looks():
-    folder = re.search(r"\$\{LLMOPS_CONFIG_FOLDER:-([^}]+)\}", TEXT)
-    assert folder and (ROOT / folder[1] / "config.yaml").is_file()
-
-
 @pytest.mark.parametrize("name", sorted(set(WORKERS.values())))
-def test_temporary_files_of_the_stages_are_on_the_volume_of_the_home(name):
+def test_temporary_files_of_the_stages_and_the_hubs_cache_are_on_volumes(name):
     """In a tmpfs they would be memory: examples are mapped from them, and Spark writes there what does not fit."""
-    environment, made = SERVICES[name]["environment"], SERVICES["airflow-init"]["environment"]["TMPDIR"]
-    assert environment["TMPDIR"] == environment["SPARK_LOCAL_DIRS"] == made
-    mounted = [volume.split(":")[1] for volume in SERVICES[name]["volumes"] if volume.startswith("llmops:")]
-    assert [volume for volume in mounted if made.startswith(f"{volume}/")]
-    assert mounted == [v.split(":")[1] for v in SERVICES["airflow-init"]["volumes"] if v.startswith("llmops:")]
-    assert not [mount for mount in SERVICES[name]["tmpfs"] if made.startswith(mount.split(":")[0] + "/")]
-
-
-@pytest.mark.parametrize("name", sorted(set(WORKERS.values())))
-def test_the_hub_can_be_asked_and_its_cache_stays(name):
-    """Whether it is asked, the configuration says: an image that is offline could neither download nor push."""
-    dockerfile = (ROOT / SERVICES[name]["build"]["dockerfile"]).read_text()
-    assert "HF_HUB_OFFLINE" not in dockerfile and "HF_HUB_OFFLINE" not in SERVICES[name]["environment"]
-    cache = re.search(r"HF_HOME=(\S+)", dockerfile)
-    volumes = [volume.split(":")[1] for volume in SERVICES[name]["volumes"] if not volume.endswith(":ro")]
-    assert cache and any(cache[1].startswith(f"{volume}/") for volume in volumes)
-    assert not any(cache[1].startswith(mount.split(":")[0] + "/hub") for mount in SERVICES[name]["tmpfs"])
+    service, made = SERVICES[name], SERVICES["airflow-init"]["environment"]["TMPDIR"]
+    assert service["environment"]["TMPDIR"] == service["environment"]["SPARK_LOCAL_DIRS"] == made
+    dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+    (cache,) = re.findall(r"HF_HOME=(\S+)", dockerfile)
+    home = [v.split(":")[1] for v in service["volumes"] if v.startswith("llmops:")]
+    assert home == [v.split(":")[1] for v in SERVICES["airflow-init"]["volumes"] if v.startswith("llmops:")]
+    for folder, volumes in {
+        made: home,
+        cache: [v.split(":")[1] for v in service["volumes"] if v[-3:] != ":ro"],
+    }.items():
+        assert [volume for volume in volumes if folder.startswith(f"{volume}/")], folder
+        assert not [mount for mount in service["tmpfs"] if f"{folder}/hub".startswith(mount.split(":")[0] + "/")], (
+            folder
+        )
+    # the configuration says if the Hub is asked: an image that is offline could neither download nor push
+    assert "HF_HUB_OFFLINE" not in dockerfile and "HF_HUB_OFFLINE" not in service["environment"]

@@ -5,12 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-import os
-import queue
-import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -21,7 +16,7 @@ from llmops.monitoring.spool import Spool
 
 from .conftest import ROOT
 
-pytestmark = pytest.mark.service  # the runtime client of AWS runs in a process of its own
+pytestmark = pytest.mark.service  # loads the model for each function
 
 FOLDER = ROOT / "docker" / "lambda"
 BODY = json.dumps({"prompt": "Where is my order?", "max_new_tokens": 4})
@@ -130,77 +125,21 @@ def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released,
         assert spool.waiting() == {"local": 0}
 
 
-def test_events_wait_when_the_sink_is_down(released, tmp_path, caplog):
-    config = Config(
-        home=tmp_path,
-        release={"registry": released.path / "registry"},
-        monitoring={"sinks": ["elasticsearch"], "elasticsearch_url": "http://127.0.0.1:9"},
-    )
-    function = started(config, released)
-    try:
-        headers = {"content-type": "application/json", "x-api-key": released.key}
-        assert function(v2("POST", "/generate", headers, BODY), None)["statusCode"] == 200
-        assert "elasticsearch" in caplog.text
-        with Spool(tmp_path / "events") as spool:
-            assert spool.waiting()["elasticsearch"] >= 1
-    finally:
-        function.close()
-
-
 def test_without_a_model_it_says_why_instead_of_starting(tmp_path):
     with pytest.raises(RuntimeError, match="no champion"):
         function_module().Function(Config(home=tmp_path), wait_s=0.2)
 
 
-def test_the_runtime_client_of_aws_runs_the_handler(released, tmp_path):
-    """`awslambdaric` itself, as in the image, with a server that speaks Lambda's runtime API."""
-    headers = {"content-type": "application/json", "x-api-key": released.key}
-    answers: queue.Queue[tuple[str, dict]] = queue.Queue()
-    waiting = [v1("POST", "/generate", headers, BODY), v2("GET", "/healthz", {})]
-    done = threading.Event()
-
-    class Runtime(BaseHTTPRequestHandler):
-        def do_GET(self):  # /2018-06-01/runtime/invocation/next
-            if not waiting:
-                done.wait(30)
-                return
-            body = json.dumps(waiting.pop(0)).encode()
-            self.send_response(200)
-            self.send_header("Lambda-Runtime-Aws-Request-Id", f"request-{len(waiting)}")
-            self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
-            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:0:function:llmops")
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            answers.put((self.path, json.loads(body)))
-            self.send_response(202)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {
-        **os.environ,
-        **environment(released, tmp_path),
-        "PYTHONPATH": str(ROOT),
-        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "awslambdaric", "handler.handler"], cwd=FOLDER, env=env)
+def test_the_handler_is_made_when_it_is_imported_with_the_keys_of_the_image(released, home, tmp_path, monkeypatch):
+    for name, value in environment(released, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("handler", FOLDER / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     try:
-        path, answer = answers.get(timeout=120)
-        assert path == "/2018-06-01/runtime/invocation/request-1/response", answer
-        assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"
-        assert answers.get(timeout=30)[1]["statusCode"] == 200
+        headers = {"content-type": "application/json", "x-api-key": released.key}
+        assert module.handler(v1("POST", "/generate", headers, BODY), None)["statusCode"] == 200
     finally:
-        done.set()
-        process.kill()
-        process.wait()
-        server.shutdown()
-        server.server_close()
+        module.handler.close()
+        sys.modules.pop("function")
