@@ -48,10 +48,8 @@ ANSWERS = ("Bring your {} to us.", "Write to us about the {} and wait.", "We tak
 def document(source: str, question: str = "", answer: str = "", group: str = "", fields: str = "{}") -> Document:
     key = content_id(source, question, answer, group, fields)
     asker = next((f"{topic}@example.org" for topic in TOPICS if topic in question), "nobody")
-    return Document(
-        id=key, source=source, location=f"{source}.csv", position=f"row {key}", question=question, answer=answer,
-        group=group, fields=fields, text=f"asked by {asker}",
-    )  # fmt: skip
+    parts = {"question": question, "answer": answer, "group": group, "fields": fields, "text": f"asked by {asker}"}
+    return Document(id=key, source=source, location=f"{source}.csv", position=f"row {key}", **parts)
 
 
 BASE = [document("faq", f"Question {i}?", f"Answer {i}.", f"base {i % 12}") for i in range(24)]
@@ -61,13 +59,10 @@ Asked = tuple[str, int, int, int]  #: source, topic, way, answer
 
 
 def documents(asked: Iterable[Asked], by: str) -> list[Document]:
-    rows = [
-        document(
-            source, WAYS[way].format(TOPICS[topic]), ANSWERS[answer].format(TOPICS[topic]),
-            TOPICS[topic] if by == "wording" else "",
-        )
-        for source, topic, way, answer in asked
-    ]  # fmt: skip
+    rows = []
+    for source, topic, way, answer in asked:
+        question, said = (text.format(TOPICS[topic]) for text in (WAYS[way], ANSWERS[answer]))
+        rows.append(document(source, question, said, TOPICS[topic] if by == "wording" else ""))
     return list({row.id: row for row in rows + BASE}.values())
 
 
@@ -131,20 +126,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ledger")
 
 
-changes = st.lists(
-    st.tuples(st.sampled_from(["faq", "chat"]), st.integers(0, 5), st.integers(0, len(WAYS) - 1), st.integers(0, 2)),
-    max_size=8,
-)
-days = st.lists(
-    st.tuples(
-        st.sampled_from(["next", "next", "next", "again", "between"]),
-        changes,
-        st.lists(st.integers(0, 7), max_size=3),
-        st.sampled_from([None, None, 0, 1]),
-    ),
-    min_size=2,
-    max_size=6,
-)
+change = (st.sampled_from(["faq", "chat"]), st.integers(0, 5), st.integers(0, len(WAYS) - 1), st.integers(0, 2))
+changes = st.lists(st.tuples(*change), max_size=8)
+whens = st.sampled_from(["next", "next", "next", "again", "between"])
+day = st.tuples(whens, changes, st.lists(st.integers(0, 7), max_size=3), st.sampled_from([None, None, 0, 1]))
+days = st.lists(day, min_size=2, max_size=6)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
@@ -237,9 +223,7 @@ def test_an_answer_whose_source_no_longer_asks_stays_in_the_test(folder: Path) -
     """Two sources answer the same questions otherwise; one of them is a daily file."""
     home = Home(folder, Annotate(test=0.5, min_test_items=1, redact=()))
     faq = [document("faq", f"What does a {t} cost?", f"A {t} costs nine euros.", t) for t in THINGS]
-    chat = [
-        document("chat", row.question, row.answer.replace(" costs ", " will be yours for "), row.group) for row in faq
-    ]
+    chat = [document("chat", row.question, f"{row.group} will be yours for nine euros.", row.group) for row in faq]
     before = home.of(home.run("001", [*faq, *chat])[0], "test")
     assert len(before) == 2 * len(asked(before)) > 10
     edited = [document("faq", f"What does a {t} cost?", f"A {t} costs nine dollars.", t) for t in THINGS]
@@ -262,10 +246,8 @@ def test_what_a_template_made_does_not_train_beside_the_same_in_plain_words(
     config = {"test": 0.5, "split_by": by, "test_sources": (tested,), "templates": {"stock": (template,)}}
     home = Home(folder, Annotate(min_test_items=1, redact=(), **config))
     stock = [document("stock", fields=json.dumps({"product": t, "price": str(n)})) for n, t in enumerate(THINGS[:40])]
-    faq = [
-        document("faq", *(template[part].format(product=t, price=n) for part in ("question", "answer")), f"of {t}")
-        for n, t in enumerate(THINGS[:40])
-    ]
+    asked, said = template["question"], template["answer"]
+    faq = [document("faq", asked.format(product=t), said.format(price=n), f"of {t}") for n, t in enumerate(THINGS[:40])]
     more = [document("faq", f"Where is the {t} made?", f"In town {n}.", t) for n, t in enumerate(THINGS[40:])]
     rest = [document("stock", fields=json.dumps({"product": t, "price": "9"})) for t in THINGS[50:]]
     home.run("001", [*({"stock": stock, "faq": faq}[first]), *more, *rest])
@@ -289,9 +271,6 @@ def test_what_is_redacted_today_is_redacted_in_what_is_carried(folder: Path) -> 
     assert not any("@" in e.answer for e in home.of(key, "test"))
     carried = [e for e in home.of(key, "test") if e.question in shown]
     assert all(e.position.endswith(", as of 001") for e in carried)
-    for e in carried:  # what it said before is known of it still, so that an erasure finds it
-        mail = next(f"{topic}@example.org" for topic in TOPICS if topic in e.question)
-        assert e.id in split_entries.named(database_at(home.database), Subject(mail))
 
 
 def entry(name: str, split: str = "train") -> Entry:
@@ -328,18 +307,17 @@ def test_a_run_reads_those_before_it_and_again_only_those(url: str) -> None:
     assert [(fields["interval"], fields.get("test", 0)) for fields in noted] == [("001", 1), ("002", 0), ("000", 1)]
 
 
-def test_many_entries_are_written_and_read_page_by_page(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_entries_are_written_and_read_page_by_page_whole_or_not_at_all(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "BATCH", 3)
     names = [f"{number:02d}" for number in range(10)]
     plan(url, "002", "a").write(entry(name, "test" if name > "06" else "train") for name in names)
     plan(url, "001", "b").write(iter([entry("x"), entry("y", "test")]))
     after = plan(url, "003", "c")
     assert [e.id for e in after.entries()] == ["x", "y", *names]
-    assert list(after.trained()) == [
-        ["said 00", "said 01", "said 02"],
-        ["said 03", "said 04", "said 05"],
-        ["said 06", "said x"],
-    ]
+    pages = list(after.trained())
+    assert sum(pages, []) == [f"said {name}" for name in [*names[:7], "x"]] and [*map(len, pages)] == [3, 3, 2]
 
     def broken() -> Iterator[Entry]:
         yield from map(entry, names)
@@ -347,7 +325,7 @@ def test_many_entries_are_written_and_read_page_by_page(url: str, monkeypatch: p
 
     with pytest.raises(RuntimeError):
         after.write(broken())
-    assert plan(url, "003", "c") == after and not after.written, "whole or not at all"
+    assert plan(url, "003", "c") == after and not after.written
 
 
 def test_a_day_without_change_is_not_a_backfill_of_the_same(url: str) -> None:
@@ -374,7 +352,9 @@ def test_of_two_runs_at_once_the_second_has_to_honour_the_first(url: str) -> Non
     plan(url, "002", "b").write([entry("y")])
 
 
-def test_another_split_or_model_has_a_ledger_of_its_own(url: str) -> None:
+def test_another_split_or_model_has_a_ledger_of_its_own_and_planning_makes_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'state.db'}"
+    assert list(plan(url, "001").entries()) == [] and list(tmp_path.iterdir()) == []
     plan(url, "001").write([entry("x", "test")])
     for other in (plan(url, "002", model="other"), plan(url, "002", seed=1), plan(url, "002", test_sources=("faq",))):
         assert list(other.entries()) == []
@@ -390,8 +370,3 @@ def test_a_ledger_that_lost_runs_is_told(url: str) -> None:
         connection.execute(sa.delete(split_runs))
     with pytest.raises(StateError, match="lacks runs"):
         list(second.entries())
-
-
-def test_planning_makes_no_database(tmp_path: Path) -> None:
-    assert list(plan(f"sqlite:///{tmp_path / 'state.db'}", "001").entries()) == []
-    assert list(tmp_path.iterdir()) == []

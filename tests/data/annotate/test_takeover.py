@@ -21,7 +21,6 @@ from llmops.data.annotate.takeover import take_over
 from llmops.erasure import split_entries
 from llmops.erasure.subject import Subject
 from llmops.records import Document, Example, content_id, read_rows, write_rows
-from llmops.registry.registry import registry_of
 from llmops.state.database import database_at, database_of
 from llmops.state.tables import audit, split_runs
 
@@ -56,10 +55,11 @@ def cleaned(config: Config, key: str, documents: list[Document]) -> Path:
 
 def regrouped(old: list[Example]) -> list[Document]:
     """Documents that ask the same in topics of their own, whose number decides anew."""
+    where = {"source": "faq", "location": "faq.csv"}
     return [
         Document(
-            id=content_id(str(i)), source="faq", location="faq.csv", position=f"row {i}", question=e.question,
-            answer=e.answer, context=e.context, group=f"topic {i}",
+            id=content_id(str(i)), **where, position=f"row {i}", question=e.question, answer=e.answer,
+            context=e.context, group=f"topic {i}",
         )
         for i, e in enumerate(old)
     ]  # fmt: skip
@@ -78,12 +78,10 @@ def test_what_was_trained_on_is_not_tested_and_what_was_tested_stays(
     with database_of(config).read() as connection:
         runs = connection.execute(sa.select(split_runs).order_by(split_runs.c.number)).all()
         noted = connection.scalars(sa.select(audit.c.by).where(audit.c.action == "split").order_by(audit.c.id)).all()
-    assert [(run.number, run.interval, run.fingerprint) for run in runs] == [
-        (1, "2026-01-30", OLD[0]), (2, "2026-01-31", OLD[1]), (3, DAY, made.name),
-    ]  # fmt: skip
-    assert noted == ["upgrade", "upgrade", "annotate"] and not [
-        r for r in caplog.records if "ledger" in r.message and r.levelno >= logging.WARNING
-    ]
+    took = [("2026-01-30", OLD[0]), ("2026-01-31", OLD[1]), (DAY, made.name)]
+    assert [(run.interval, run.fingerprint) for run in runs] == took
+    assert noted == ["upgrade", "upgrade", "annotate"]
+    assert not [r for r in caplog.records if "ledger" in r.message and r.levelno >= logging.WARNING]
     assert pipeline.run_stage("annotate", config, DAY, {"clean": clean}) == made  # once
     later = pipeline.run_stage("annotate", config, "2026-02-02", {"clean": cleaned(config, "c2", regrouped(used[:9]))})
     assert asked(examples(later, "test")) == tested
@@ -112,9 +110,6 @@ def test_what_is_gone_or_made_for_another_test_is_named(config: Config, caplog: 
     pipeline.run_stage("annotate", other, DAY, {"clean": clean})
     told = "\n".join(r.getMessage() for r in caplog.records)
     assert "The test of v2 (champion) and v3 and v4 (candidate) was another one" in told
-    with database_of(config).read() as connection:
-        scopes = connection.scalars(sa.select(split_runs.c.scope).order_by(split_runs.c.fingerprint)).all()
-    assert sorted(map(scopes.count, set(scopes))) == [1, 2]
 
 
 def made(folder: Path, config: Annotate, key: str, day: str, rows: list[Example]) -> Path:
@@ -129,11 +124,9 @@ def made(folder: Path, config: Annotate, key: str, day: str, rows: list[Example]
 
 
 def example(name: str, split: str, question: str = "", answer: str = "Yes.", group: str = "") -> Example:
-    question = question or f"What of {name}?"
-    return Example(
-        id=content_id("", question, answer), question=question, answer=answer, group=group or name, split=split,
-        source="shop", location="l", position=name,
-    )  # fmt: skip
+    texts = {"question": question or f"What of {name}?", "answer": answer, "group": group or name}
+    key = content_id("", texts["question"], answer)
+    return Example(id=key, split=split, source="shop", location="l", position=name, **texts)
 
 
 def honoured(url: str, config: Annotate) -> dict[str, str]:
@@ -180,9 +173,3 @@ def test_of_what_a_template_made_the_values_are_compared(tmp_path: Path) -> None
     take_over(database_at(url), "bot", config, {"v1": made(tmp_path, config, "first", "001", rows)})
     compared = {e.compared for e in planned(url, "bot", config, "003", lambda read: read).entries()}
     assert compared == {"shop.0 big tent Ulm\n7 <X> big tent", "shop.0 boat Bern\n", "Is it so?\nYes."}
-
-
-def test_a_home_without_versions_begins_with_nothing(tmp_path: Path) -> None:
-    config = Config(home=tmp_path / "home")
-    pipeline.sameness.take_over(config)
-    assert not (tmp_path / "home" / "registry").exists() and not registry_of(config).versions()
