@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from llmops.config import Train
 from llmops.features.tokenize import Tokens
 from llmops.model.base.catalog import Entry
-from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.qlora import Hyperparameters, trainable
 from llmops.records import Example
 
 FOUND = Hyperparameters(learning_rate=5e-3, rank=4, batch=4)
@@ -23,6 +25,17 @@ def causal(family: str, **shape: Any) -> Any:
     torch.manual_seed(0)
     heads = {} if family == "gpt2" else {"num_key_value_heads": 2}
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SHAPE, **heads, **shape}))
+
+
+def random_adapter(base: Path, config: Train, out: Path) -> Path:
+    """Write an adapter whose every weight changes something; return `out`."""
+    model = trainable(str(base), config, FOUND)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.05
+    model.save_pretrained(out)
+    return out
 
 
 def examples(count: int, seed: int = 3) -> list[Tokens]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from llmops.config import Compress, Train
-from llmops.config import model as sections
 from llmops.errors import ConfigError, LlmopsError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
@@ -25,10 +21,9 @@ from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import Measured, choose_variant, compare_variants
 from llmops.model.training.merge import save_merged
-from llmops.model.training.qlora import Hyperparameters, trainable
 from llmops.prompts import training_ids
 from llmops.records import Example, write_rows
-from tests.model.made import causal, example
+from tests.model.made import causal, example, random_adapter
 
 QUIET = Speed(10.0, 100.0, 500.0)
 
@@ -41,14 +36,8 @@ def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         write_rows(root / "annotate" / f"{split}.parquet", [example(n, split) for n in range(8)], Example)
     (root / "select").mkdir()
     (root / "select" / "selection.json").write_text(json.dumps({"path": str(tiny_base)}))
-    model = trainable(str(tiny_base), Train(), Hyperparameters(learning_rate=1e-3, rank=4, batch=4))
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    model.save_pretrained(root / "train" / "adapter")
-    save_merged(str(tiny_base), root / "train" / "adapter", "qlora", root / "train" / "servable")
+    adapter = random_adapter(tiny_base, Train(), root / "train" / "adapter")
+    save_merged(str(tiny_base), adapter, "qlora", root / "train" / "servable")
     return {name: root / name for name in ("annotate", "select", "train")} | {"features": root / "features"}
 
 
@@ -62,13 +51,8 @@ def tokens(base: Path, split: str) -> list[Tokens]:
 def stubbed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Features without a Feast store, and speeds without a process for each; gives the folders that were measured."""
     asked: list[Path] = []
-
-    def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tokens: int) -> Speed:
-        asked.append(folder)
-        return QUIET
-
     monkeypatch.setattr(compress, "read_offline", lambda features, split: tokens(tiny_base, split))
-    monkeypatch.setattr(compress, "measure", measure)
+    monkeypatch.setattr(compress, "measure", lambda folder, *_: asked.append(folder) or QUIET)
     return asked
 
 
@@ -76,30 +60,17 @@ def loss(folder: Path, base: Path) -> float:
     return mean_loss(load_servable(folder)[0], tokens(base, "validation"))
 
 
-def test_by_default_the_full_model_is_served_as_it_is(
-    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path
-) -> None:
-    metrics = compress.run(Compress(max_new_tokens=4), **trained, out=tmp_path)
-    assert metrics["chosen"] == "bf16" and metrics["items"] == 8
-    full = trained["train"] / "servable"
-    assert {p.name: p.read_bytes() for p in (tmp_path / "servable").iterdir()} == {
-        p.name: p.read_bytes() for p in full.iterdir()
-    }
-    assert {p.name for p in tmp_path.iterdir()} == {"servable", "compression.json", "report.md", "compression.png"}
-    (row,) = json.loads((tmp_path / "compression.json").read_text())["variants"]
-    assert row["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-
-
 def test_every_form_is_measured_and_the_smallest_within_is_served(
     trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
     names = ("nf4", "int8", "pruned")
-    config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=4)
+    config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2)
     metrics = compress.run(config, **trained, out=tmp_path)
     document = json.loads((tmp_path / "compression.json").read_text())
     rows = {row["variant"]: row for row in document["variants"]}
-    assert list(rows) == ["bf16", *names]
+    assert list(rows) == ["bf16", *names] and metrics["items"] == 8
     assert rows["bf16"]["loss"] == pytest.approx(loss(trained["train"] / "servable", tiny_base), abs=1e-3)
+    assert rows["bf16"]["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert abs(rows["int8"]["loss_added"]["mean"]) < 0.01 and abs(rows["nf4"]["loss_added"]["mean"]) < 0.05
     for row in rows.values():
         assert row["loss_added"]["low"] <= row["loss_added"]["mean"] <= row["loss_added"]["high"]
@@ -107,32 +78,33 @@ def test_every_form_is_measured_and_the_smallest_within_is_served(
     assert min(rows.values(), key=lambda r: r["size_mib"])["variant"] == metrics["chosen"]
     assert loss(tmp_path / "servable", tiny_base) == pytest.approx(rows[metrics["chosen"]]["loss"], abs=1e-3)
     report = (tmp_path / "report.md").read_text()
-    assert all(f"| {name} |" in report for name in rows) and "chosen" in report
+    assert all(f"| {name} |" in report for name in rows)
     assert {p.name for p in tmp_path.iterdir()} == {"servable", "compression.json", "report.md", "compression.png"}
 
 
-def test_an_interrupted_run_goes_on_with_what_it_has(
+def test_an_interrupted_run_goes_on_with_what_it_has_and_the_full_model_is_served_as_it_is(
     trained: dict[str, Path], stubbed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Compress(variants=("int8", "pruned"), within=10.0, max_new_tokens=4)
+    made: list[str] = []
 
-    def breaks(*_: Any) -> None:
-        raise MemoryError
+    def copies(_: variants.Material, out: Path, scratch: Path) -> None:
+        made.append(out.name)
+        if made == [".int8.partial", ".pruned.partial"]:
+            raise MemoryError
+        shutil.copytree(trained["train"] / "servable", out)
 
-    with monkeypatch.context() as patch:
-        patch.setitem(variants._MAKERS, "pruned", breaks)
-        with pytest.raises(MemoryError):
-            compress.run(config, **trained, out=tmp_path)
-    made = tmp_path / "variants" / "int8" / "model.safetensors"
-    before = made.stat().st_mtime_ns, len(stubbed)
-    assert before[1] == 2
-    linked = tmp_path / "kept"
-    os.link(made, linked)
+    for name in ("int8", "pruned"):
+        monkeypatch.setitem(variants._MAKERS, name, copies)
+    config = Compress(variants=("int8", "pruned"), prefer="fastest", max_new_tokens=2)
+    with pytest.raises(MemoryError):
+        compress.run(config, **trained, out=tmp_path)
+    assert len(stubbed) == 2
     (tmp_path / "servable").mkdir()  # killed while placing: the wrong files must not stay
     (tmp_path / "servable" / "stale.bin").write_text("x")
-    compress.run(config, **trained, out=tmp_path)
-    assert linked.stat().st_mtime_ns == before[0] and len(stubbed) == 3  # neither made nor measured again
-    assert not (tmp_path / "servable" / "stale.bin").exists()
+    assert compress.run(config, **trained, out=tmp_path)["chosen"] == "bf16"
+    assert made.count(".int8.partial") == 1 and len(stubbed) == 3  # neither made nor measured again
+    served, full = tmp_path / "servable", trained["train"] / "servable"
+    assert {p.name: p.read_bytes() for p in served.iterdir()} == {p.name: p.read_bytes() for p in full.iterdir()}
 
 
 def rows(**added: tuple[float, float, float]) -> list[dict[str, Any]]:
@@ -148,9 +120,7 @@ def test_the_rule() -> None:
     assert choose_variant(found, Compress()) == "nf4"
     assert choose_variant(found, Compress(within=0.6)) == "pruned"
     assert choose_variant(found, Compress(within=0.003)) == "bf16"
-    assert choose_variant(found, Compress(prefer="fastest")) == "bf16"
     assert choose_variant(found, Compress(prefer="fastest", within=0.03)) == "int8"
-    assert choose_variant(rows(bf16=(260, 300, 0)), Compress()) == "bf16"
 
 
 def test_the_interval_follows_the_spread_of_the_differences() -> None:
@@ -167,15 +137,9 @@ def test_the_interval_follows_the_spread_of_the_differences() -> None:
         return dict(row["loss_added"])
 
     assert added(0.1) == {"mean": 0.01, "low": 0.01, "high": 0.01}
-    wide, narrow = added(1.0, 1.0, -1.0, -1.0), added(0.1, 0.1, -0.1, -0.1)  # a topic has two wordings
-    assert wide["high"] > narrow["high"] > 0.001 and wide["low"] < narrow["low"] < -0.001
+    wide = added(1.0, 1.0, -1.0, -1.0)  # a topic has two wordings
+    assert wide["low"] < -0.01 < 0.01 < wide["high"]
     assert added(1.0, -1.0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_settings_that_cannot_be_are_refused() -> None:
-    for values in ({"variants": ["int8", "int8"]}, {"variants": ["int2"]}, {"prune": 1.0}):
-        with pytest.raises(ValidationError):
-            Compress(**values)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -198,6 +162,8 @@ def test_pruning_leaves_out_the_neurons_that_do_least_and_shrinks_the_shapes(
     assert again.config.intermediate_size == 64
     assert torch.equal(getattr(again.model.layers[1].mlp, name).weight, alive)
     assert mean_loss(again, examples) == pytest.approx(before, abs=5e-3)
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel"):  # it has no gated layers
+        prune(causal("gpt2"), examples, 0.2)
 
 
 def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str, Path], tmp_path: Path) -> None:
@@ -212,12 +178,6 @@ def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str
     assert mean_loss(models[1], examples) < mean_loss(models[0], examples) - 0.1
 
 
-def test_a_model_without_gated_mlps_cannot_be_pruned_and_that_is_said() -> None:
-    model = causal("gpt2")
-    with pytest.raises(ConfigError, match="GPT2LMHeadModel"):
-        prune(model, [Tokens("x", [1, 2, 3], 1)], 0.2)
-
-
 @pytest.mark.journey
 def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
     hog = bytearray(600 * 2**20)  # what this process holds is not the model's
@@ -228,15 +188,6 @@ def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Pa
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(LlmopsError, match="broken"):
         speed.measure(tmp_path / "broken", [[1, 2, 3]], 2, 4)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_fp8_without_a_gpu_says_what_it_needs(
-    trained: dict[str, Path], stubbed: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sections, "find_spec", lambda name: name)
-    with pytest.raises(ConfigError, match=r"fp8.*8\.9"):
-        compress.run(Compress(variants=("fp8",), max_new_tokens=4), **trained, out=tmp_path)
 
 
 @pytest.mark.gpu

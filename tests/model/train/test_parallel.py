@@ -8,30 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from llmops.config import Train
 from llmops.errors import TrainingError
-from llmops.features.tokenize import Tokens
 from llmops.model.train.parallel import run_parallel
 from llmops.model.training.checkpoints import newest_checkpoint
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import trainable
-from tests.model.made import FOUND
+from tests.model.made import FOUND, examples
 
 CONFIG = Train(epochs=2, checkpoint_steps=2)
 
 
-def examples() -> list[Tokens]:
-    """Answers of very different lengths: a mean of the processes' means would not be the mean."""
-    make = torch.Generator().manual_seed(3)
-    rows = [torch.randint(20, 400, (6 + 5 * (i % 5),), generator=make).tolist() for i in range(12)]
-    return [Tokens(str(i), row, 3) for i, row in enumerate(rows)]
-
-
 def learn(base: str, config: Train, out: Path) -> dict[str, Any]:
     model = trainable(base, config, FOUND)
-    history = fit(model, examples(), config, FOUND, out)
+    history = fit(model, examples(12), config, FOUND, out)
     weights = {n: p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
     return {"history": history, "weights": weights, "world": int(os.environ.get("WORLD_SIZE", "1"))}
 
@@ -42,9 +33,9 @@ def fail(message: str) -> None:
 
 
 @pytest.mark.journey
-def test_two_processes_learn_what_one_learns(tiny_base: Path, tmp_path: Path) -> None:
-    one = learn(str(tiny_base), CONFIG, tmp_path / "one")
-    two = run_parallel(2, learn, str(tiny_base), CONFIG, tmp_path / "two")
+def test_two_processes_learn_what_one_learns(base: str, tmp_path: Path) -> None:
+    one = learn(base, CONFIG, tmp_path / "one")
+    two = run_parallel(2, learn, base, CONFIG, tmp_path / "two")
     assert (one["world"], two["world"]) == (1, 2)
     assert [row["tokens"] for row in two["history"]] == [row["tokens"] for row in one["history"]]
     assert [row["loss"] for row in two["history"]] == pytest.approx([row["loss"] for row in one["history"]], abs=5e-3)
@@ -60,11 +51,9 @@ def test_a_process_that_fails_says_why() -> None:
         run_parallel(2, fail, "no luck")
 
 
-def test_micro_batches_learn_what_whole_batches_learn(tiny_base: Path, tmp_path: Path) -> None:
+def test_micro_batches_learn_what_whole_batches_learn(base: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"micro_batch, 3, must divide .* 4"):
-        learn(str(tiny_base), Train(micro_batch=3), tmp_path)
-    whole, parts = (
-        learn(str(tiny_base), Train(epochs=2, micro_batch=size), tmp_path / str(size))["history"] for size in (0, 1)
-    )
+        learn(base, Train(micro_batch=3), tmp_path)
+    whole, parts = (learn(base, Train(epochs=2, micro_batch=size), tmp_path / str(size))["history"] for size in (0, 1))
     assert [row["loss"] for row in parts] == pytest.approx([row["loss"] for row in whole], abs=5e-3)
     assert [row["tokens"] for row in parts] == [row["tokens"] for row in whole]

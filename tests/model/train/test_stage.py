@@ -26,8 +26,6 @@ from tests.model.made import examples
 
 CONFIG = Train(epochs=3, validate_steps=3, rank=4, batch=4, learning_rate=5e-3)
 SHORT = Train(epochs=1, rank=4, batch=4, learning_rate=5e-3)
-
-
 SPLITS = {"train": examples(12, 3), "validation": examples(5, 3)}  # the latter is part of the former: learned too
 
 
@@ -50,9 +48,28 @@ def stage(monkeypatch: pytest.MonkeyPatch, tiny_base: Path, tmp_path: Path) -> A
     return run
 
 
-def test_writes_adapter_merged_model_history_and_report(stage: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_writes_adapter_merged_model_history_and_report(
+    stage: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work is handed to processes (see `test_parallel.py`), and the trained model is gone before the merge."""
+    models: list[weakref.ref[Any]] = []
+    asked: list[int] = []
+
+    def watched(*args: Any) -> Any:
+        model = trainable(*args)
+        models.append(weakref.ref(model))
+        return model
+
+    def watched_merge(*args: Any) -> None:
+        assert len(models) == 1 and models[0]() is None
+        save_merged(*args)
+
+    monkeypatch.setattr(train, "trainable", watched)
+    monkeypatch.setattr(train, "save_merged", watched_merge)
+    monkeypatch.setattr(train, "run_parallel", lambda n, function, *args: asked.append(n) or function(*args))
     with caplog.at_level(logging.INFO):
-        metrics, out = stage()
+        metrics, out = stage(CONFIG.model_copy(update={"processes": 2}))
+    assert asked == [2] and metrics["processes"] == 2
     assert any(record.getMessage().startswith("memory: train needs") for record in caplog.records[:4])
     names = {path.name for path in out.iterdir()}
     assert names == {"adapter", "servable", "loss.json", "loss.png", "report.md"}
@@ -87,33 +104,6 @@ def test_a_merge_that_loses_what_was_learned_is_an_error(stage: Any, monkeypatch
     monkeypatch.setattr(train, "save_merged", damaging)
     with pytest.raises(TrainingError, match="lost what was learned"):
         stage(SHORT)
-
-
-def test_work_is_handed_to_processes_and_the_trained_model_is_gone_before_the_merge(
-    stage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The launcher itself is tested with real processes in `test_parallel.py`."""
-    models: list[weakref.ref[Any]] = []
-    asked: list[int] = []
-
-    def here(processes: int, function: Any, *args: Any) -> Any:
-        asked.append(processes)
-        return function(*args)
-
-    def watched(*args: Any) -> Any:
-        model = trainable(*args)
-        models.append(weakref.ref(model))
-        return model
-
-    def watched_merge(*args: Any) -> None:
-        assert len(models) == 1 and models[0]() is None
-        save_merged(*args)
-
-    monkeypatch.setattr(train, "trainable", watched)
-    monkeypatch.setattr(train, "save_merged", watched_merge)
-    monkeypatch.setattr(train, "run_parallel", here)
-    metrics, out = stage(SHORT.model_copy(update={"processes": 2}))
-    assert asked == [2] and metrics["processes"] == 2 and (out / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_broken_off_while_merging_it_does_not_train_again(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,9 @@ def test_scaling_is_alpha_over_rank_or_over_its_root() -> None:
     assert scaling(Train(alpha=4, rslora=True)) == 2.0
 
 
-def test_dora_trains_a_magnitude_too(tiny_base: Path, tmp_path: Path) -> None:
+def test_dora_trains_a_magnitude_too(base: str, tmp_path: Path) -> None:
     config = Train(dora=True, epochs=4)
-    model = trainable(str(tiny_base), config, FOUND)
+    model = trainable(base, config, FOUND)
     extra = {n for n in training(model) if "lora_magnitude_vector" in n}
     assert len(extra) == len(training(model)) // 3 == 14
     before, weights = mean_loss(model, EXAMPLES), {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}

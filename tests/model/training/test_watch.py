@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,6 @@ from pydantic import ValidationError
 
 from llmops.config import Train
 from llmops.errors import DiskFullError, TrainingError
-from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import mean_loss
 from llmops.model.training import checkpoints, watch
 from llmops.model.training.checkpoints import need_disk, newest_checkpoint
@@ -26,9 +23,11 @@ from tests.model.made import examples
 FOUND = Hyperparameters(learning_rate=2e-2, rank=4, batch=4)
 
 
-def test_stops_early_with_the_best_adapter(tiny_base: Path, tmp_path: Path) -> None:
+def test_stops_early_with_the_best_adapter(base: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="validate_steps"):
+        Train(patience=3)
     config = Train(epochs=20, validate_steps=1, patience=3)
-    model = trainable(str(tiny_base), config, FOUND)
+    model = trainable(base, config, FOUND)
     held_out = examples(6, seed=4)  # random answers: what is learned of others makes it worse, sooner or later
     history = fit(model, examples(8), config, FOUND, tmp_path, held_out=held_out)
     looks = [row["validation_loss"] for row in history if "validation_loss" in row]
@@ -37,63 +36,30 @@ def test_stops_early_with_the_best_adapter(tiny_base: Path, tmp_path: Path) -> N
     assert mean_loss(model, held_out) == pytest.approx(min(looks), abs=1e-4)
 
 
-def test_without_patience_it_only_looks(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="validate_steps"):
-        Train(patience=2)
-    config = Train(epochs=4, validate_steps=2)
-    model = trainable(str(tiny_base), config, FOUND)
-    history = fit(model, examples(8), config, FOUND, tmp_path, held_out=examples(6, seed=4))
-    assert [row["step"] for row in history if "validation_loss" in row] == [2, 4, 6, 8]
-    assert [row["step"] for row in history if "loss" in row] == list(range(1, 9))
-    quiet = trainable(str(tiny_base), config, FOUND)
-    others = fit(quiet, examples(8), Train(epochs=4), FOUND, tmp_path / "quiet")
-    assert [row["loss"] for row in others] == [row["loss"] for row in history if "loss" in row]
-
-
 def test_batches_by_length_hold_every_example_once_and_similar_ones_together() -> None:
     lengths = [10 + 7 * i % 97 for i in range(200)]
     sampler = ByLength(lengths, batch=4, seed=1)
     order = list(sampler)
     assert sorted(order) == list(range(200)) == list(range(len(sampler)))
-
-    def spread(indices: list[int]) -> float:
-        batches = [[lengths[i] for i in indices[start : start + 4]] for start in range(0, 200, 4)]
-        return sum(max(batch) - min(batch) for batch in batches) / len(batches)
-
-    assert spread(order) < spread(list(range(200))) / 2
+    batches = [[lengths[i] for i in order[start : start + 4]] for start in range(0, 200, 4)]
+    assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 20  # about 58 at random
     assert list(sampler) == order
     sampler.set_epoch(1)
     assert list(sampler) != order
 
 
-def test_progress_says_speed_and_time_left(
-    tiny_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_reports_to_tensorboard_and_names_a_tracker_that_is_not_installed(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "PROGRESS_S", 600.0)  # on a busy machine a step may take longer than 5 s
-    with caplog.at_level(logging.INFO, logger=watch.__name__):
-        history = fit(trainable(str(tiny_base), Train(), FOUND), examples(8), Train(), FOUND, tmp_path)
-    lines = [re.search(r"step (\d+)/6 .* (\d+) tokens/s  (\d+) s left", r.getMessage()) for r in caplog.records]
-    found = [line for line in lines if line]
-    assert [int(line[1]) for line in found] == [1, 6]
-    speed = sum(row["tokens"] for row in history) / sum(row["seconds"] for row in history)
-    assert int(found[-1][2]) == pytest.approx(speed, rel=0.01, abs=1)
-    assert found[-1][3] == "0"
-    assert sum(row["tokens"] for row in history) == 3 * sum(len(e.token_ids) for e in examples(8))
-
-
-def test_reports_to_tensorboard(tiny_base: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = Train(epochs=2, validate_steps=2, report_to=("tensorboard",))
-    history = fit(trainable(str(tiny_base), config, FOUND), examples(8), config, FOUND, tmp_path, held_out=examples(3))
+    history = fit(trainable(base, config, FOUND), examples(8), config, FOUND, tmp_path, held_out=examples(3))
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses == pytest.approx([row["loss"] for row in history if "loss" in row], abs=1e-3)
     assert len(events.Scalars("eval/loss")) == 2
-
-
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrainingError, match="pip install tensorboard"):
         watch.tensorboard(["tensorboard"], tmp_path)
@@ -111,13 +77,13 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_a_plain_error_and_training_goes_on_when_there_is_room(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_plain_error_and_training_goes_on_when_there_is_room(base: str, tmp_path: Path) -> None:
     config = Train(epochs=2, checkpoint_steps=1)
     out = tmp_path / "out"
     with files_of_at_most(20_000), pytest.raises(DiskFullError, match="GB are free.*Make room"):
-        fit(trainable(str(tiny_base), config, FOUND), examples(8), config, FOUND, out)
+        fit(trainable(base, config, FOUND), examples(8), config, FOUND, out)
     assert newest_checkpoint(out / "checkpoints") is None
-    history = fit(trainable(str(tiny_base), config, FOUND), examples(8), config, FOUND, out)
+    history = fit(trainable(base, config, FOUND), examples(8), config, FOUND, out)
     assert len(history) == 4
 
 
@@ -128,9 +94,3 @@ def test_a_disk_that_would_not_do_is_refused_before_training(tmp_path: Path, mon
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DiskFullError, match="GB"):
         need_disk(tmp_path, tmp_path)
-
-
-def test_an_example_longer_than_the_context_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
-    rows = [*examples(3), Tokens("long", [50] * 600, 2)]
-    with pytest.raises(TrainingError, match="long has 600 tokens.*512"):
-        fit(trainable(str(tiny_base), Train(), FOUND), rows, Train(), FOUND, tmp_path)
