@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from llmops.pipeline import STAGES
 from tests.clock import wait_until
+from tests.conftest import find_free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "prefect"
@@ -42,9 +42,7 @@ def prefect() -> Path:
 def server(prefect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of whoever runs flows with a server of Prefect."""
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "LLMOPS", "PYTHON"))}
     environ = kept | {
         "PREFECT_HOME": str(home),

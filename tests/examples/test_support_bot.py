@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from pypdf import PdfReader
 
-from llmops.config import Config, load
+from llmops.config import load
 from llmops.data.collect import stage as collect
 from llmops.records import Document, Dropped, read_rows
 
@@ -31,11 +31,6 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def config() -> Config:
-    return load(EXAMPLES / "support_bot" / "config.yaml", environ={})
-
-
 def files(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -43,15 +38,6 @@ def files(folder: Path) -> dict[str, Path]:
 def database(path: Path) -> list[str]:
     with sqlite3.connect(path) as connection:
         return list(connection.iterdump())
-
-
-def pages(path: Path) -> list[str]:
-    return [page.extract_text() for page in PdfReader(path).pages]
-
-
-def chats() -> list[dict[str, object]]:
-    lines = (SOURCES / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, tmp_path: Path) -> None:
@@ -62,37 +48,25 @@ def test_committed_sources_are_what_the_generator_writes(generator: ModuleType, 
         if name.endswith(".db"):  # the file's header holds the version of SQLite
             assert database(path) == database(written[name])
         elif name == "policy/returns_policy.pdf":  # the file's layout is reportlab's matter
-            assert pages(path) == pages(written[name])
+            ours, theirs = ([page.extract_text() for page in PdfReader(pdf).pages] for pdf in (path, written[name]))
+            assert ours == theirs
         else:
             assert path.read_bytes() == written[name].read_bytes(), name
 
 
-def test_config_names_files_that_exist_and_licences(config: Config) -> None:
-    said, *others = config.collect.sources
-    assert said.kind == "feedback" and len(others) == 9
-    for source in others:
-        pattern = source.location.removeprefix("sqlite:///")
-        assert list(config.collect.root.glob(pattern)), source.name
-        assert source.licence == "CC0-1.0" and source.owner
-    assert {s.kind for s in config.collect.sources} >= {"csv", "sql", "json", "xml", "html", "pdf", "chat"}
-
-
 def test_personal_data_is_there_and_fictional() -> None:
-    said = " ".join(m["content"] for c in chats() for m in c.get("messages", []) if m["role"] == "user")  # type: ignore[attr-defined]
-    for pattern in (
-        r"@example\.(com|org)",
-        r"555[-]01\d\d",
-        r"\b4111 1111 1111 1111\b",
-        "AKIAIOSFODNN7EXAMPLE",
-        "â€|Ã",
-    ):
+    lines = (SOURCES / "chats.jsonl").read_text(encoding="utf-8").splitlines()
+    chats = [json.loads(line) for line in lines if line.endswith("}")]
+    said = " ".join(m["content"] for chat in chats for m in chat.get("messages", []) if m["role"] == "user")
+    for pattern in (r"@example\.(com|org)", r"555[-]01\d\d", r"\b4111( 1111){3}\b", "AKIAIOSFODNN7EXAMPLE", "â€|Ã"):
         assert re.search(pattern, said), pattern
     text = "".join(p.read_bytes().decode("latin-1") for p in files(SOURCES).values() if p.suffix != ".pdf")
     assert set(re.findall(r"@([a-z]+\.[a-z]+)", text)) == {"example.com", "example.org"}
     assert all(number.startswith("202-555-01") for number in re.findall(r"\d{3}-\d{3}-\d{4}", text))
 
 
-def test_collecting_quarantines_exactly_what_is_planted(config: Config, tmp_path: Path) -> None:
+def test_collecting_quarantines_exactly_what_is_planted(tmp_path: Path) -> None:
+    config = load(EXAMPLES / "support_bot" / "config.yaml", environ={})
     collect.run(config.collect, interval="2026-01-01", out=tmp_path)
     bad = [(row.source, row.rule) for row in read_rows(tmp_path / "quarantine.parquet", Dropped)]
     assert Counter(bad) == {
@@ -116,10 +90,5 @@ def test_faq_config_reads_the_folder_it_is_given(tmp_path: Path) -> None:
     file = EXAMPLES / "faq" / "config.yaml"
     config = load(file, environ={"LLMOPS_COLLECT__ROOT": str(tmp_path)})
     assert config.collect.root == tmp_path
-    assert config.annotate.split_by == "wording"
-    assert config.annotate.test_sources == ("rewordings",)
-    faq, rewordings = config.collect.sources
-    assert faq.fields == {"question": "question", "answer": "answer"}
-    assert rewordings.fields == {"question": "question_2", "same_as": "question_1"}
-    assert rewordings.where == {"similar": "1"}
+    assert {*config.annotate.test_sources} <= {source.name for source in config.collect.sources}
     assert (load(file, environ={}).collect.root / "x").parent.name == "data"
