@@ -9,22 +9,12 @@ from typing import Any
 import pytest
 
 from llmops import artifacts, pipeline
-from llmops.artifacts import Record
 from llmops.cli import main
-from llmops.config import Config, load
-from llmops.errors import ConfigError, LlmopsError
+from llmops.config import Config
+from llmops.errors import LlmopsError
 from llmops.records import Example, write_rows
 
-
-def finish(config: Config, stage: str, inputs: dict[str, str], files: dict[str, Any]) -> Path:
-    path = config.artifacts / stage / f"{stage}-1"
-    path.mkdir(parents=True)
-    for name, content in files.items():
-        (path / name).write_text(json.dumps(content))
-    known = {"stage": stage, "fingerprint": path.name, "inputs": inputs, "interval": "2026-01-31", "code": "c0de"}
-    empty = {"config": {}, "metrics": {}, "files": {}, "git_commit": "", "started": "", "finished": "2026-01-31"}
-    artifacts.commit(path, Record(**known, **empty))  # type: ignore[arg-type]
-    return path
+from .conftest import commit_artifact
 
 
 @pytest.fixture
@@ -36,9 +26,15 @@ def config(write_version: Any, hub: Any, tmp_path: Path) -> Config:
 
 @pytest.fixture
 def inputs(config: Config) -> dict[str, Path]:
-    release = finish(config, "release", {}, {"decision.json": {"registry": "/where/it/was", "model": "bot"}})
-    deploy = finish(config, "deploy", {"release": "release/release-1"}, {"deployment.json": {"state": "served"}})
-    return {"release": release, "deploy": deploy}
+    release, deploy = config.artifacts / "release" / "r1", config.artifacts / "deploy" / "d1"
+    for folder in (release, deploy):
+        folder.mkdir(parents=True)
+    artifacts.write_json(release / "decision.json", {"registry": "/where/it/was", "model": "bot"})
+    artifacts.write_json(deploy / "deployment.json", {"state": "served"})
+    return {
+        "release": commit_artifact(release, {}, {}, {}),
+        "deploy": commit_artifact(deploy, {"release": "release/r1"}, {}, {}),
+    }
 
 
 def run(config: Config, inputs: dict[str, Path]) -> dict[str, Any]:
@@ -71,12 +67,10 @@ def test_a_push_that_failed_leaves_no_finished_artifact_and_is_done_by_a_retry(
     hub.fail = lambda number, method, path: "500" if path.endswith("/commit/main") else ""
     with pytest.raises(LlmopsError):
         run(config, inputs)
-    plan = pipeline.plan("push_to_hub", config, "2026-01-31", inputs)
-    assert not plan.done
+    assert not pipeline.plan("push_to_hub", config, "2026-01-31", inputs).done
     hub.fail = lambda number, method, path: ""
     assert run(config, inputs)["main"] == "v1"
-    token = b"x1x1"
-    assert not [p for p in config.home.rglob("*") if p.is_file() and token in p.read_bytes()]
+    assert not [p for p in config.home.rglob("*") if p.is_file() and b"x1x1" in p.read_bytes()]
 
 
 def test_without_a_repository_nothing_is_asked_and_without_a_token_it_fails(
@@ -97,11 +91,8 @@ def examples(config: Config) -> Path:
     for split in ("train", "validation", "test"):
         fields = dict.fromkeys(("id", "question", "answer", "group", "source", "location", "position"), f"a {split}")
         write_rows(path / f"{split}.parquet", [Example(**fields, split=split, licence="mit")], Example)
-    empty = {"config": {}, "inputs": {}, "files": {}, "git_commit": "", "started": "", "finished": "", "code": ""}
     counts = {"train": 1, "validation": 1, "test": 1, "groups": 3, "dropped": {}, "redactions": {}}
-    known = {"stage": "annotate", "fingerprint": "a1", "interval": "2026-01-31", "metrics": counts}
-    artifacts.commit(path, Record(**known, **empty))  # type: ignore[arg-type]
-    return path
+    return commit_artifact(path, {}, {}, counts)
 
 
 def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_skipped(
@@ -123,31 +114,13 @@ def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_s
         run(alone, inputs)
 
 
-@pytest.fixture
-def environ(config: Config, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The same configuration for the command line."""
-    for name, value in {"HOME": str(config.home), "RELEASE__NAME": "bot", "PUSH_TO_HUB__REPO": "me/bot"}.items():
-        monkeypatch.setenv(f"LLMOPS_{name}", value)
-    return monkeypatch
-
-
-def test_the_command_line_tells_of_the_examples(
-    examples: Path, environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environ.setenv("LLMOPS_PUSH_TO_HUB__DATASET", "me/data")
-    assert main(["models", "push", "--check"]) == 1
-    assert "main of me/data: no examples; champion: v1\nbehind: main, v1" in capsys.readouterr().out
-    assert main(["models", "push", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["main"], found["dataset"]["main"], found["dataset"]["repo"]) == ("v1", "v1", "me/data")
-    assert main(["models", "push", "--check"]) == 0 and "main of me/bot" in capsys.readouterr().out
-    environ.setenv("LLMOPS_PUSH_TO_HUB__REPO", "")
-    assert main(["models", "push"]) == 0 and "me/bot" not in capsys.readouterr().out
-
-
 def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
-    environ: pytest.MonkeyPatch, write_version: Any, capsys: pytest.CaptureFixture[str]
+    config: Config, examples: Path, write_version: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    settings = {"HOME": str(config.home), "RELEASE__NAME": "bot", "PUSH_TO_HUB__REPO": "me/bot"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"LLMOPS_{name}", value)
+
     def llmops(*words: str) -> tuple[int, str, str]:
         status = main(["models", *words])
         return status, *capsys.readouterr()
@@ -161,15 +134,13 @@ def test_the_command_line_pushes_checks_and_says_that_the_hub_does_not_follow(
     status, _, err = llmops("rollback")
     assert status == 0 and "me/bot" in err and "models push" in err
     assert "models push" in llmops("promote", "v2")[2]
-    assert llmops("push", "--check")[0] == 1
     status, out, _ = llmops("push")
     assert status == 0 and "main of me/bot: v2; champion: v2" in out
     assert llmops("push", "v1")[0] == 1 and llmops("list", "--check")[0] == 1
-
-
-def test_a_repository_has_an_owner_and_the_keys_of_0_1_0_are_named_with_their_new_place(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    for wrong in ("release: {hub_repo: true}\n", "release: {private: true}\n", "push_to_hub: {repo: bot}\n"):
-        file.write_text(wrong)
-        with pytest.raises(ConfigError, match=r"push_to_hub\."):
-            load(file, environ={})
+    llmops("rollback")
+    llmops("push")
+    monkeypatch.setenv("LLMOPS_PUSH_TO_HUB__DATASET", "me/data")
+    status, out, _ = llmops("push", "--check")
+    assert status == 1 and "main of me/data: no examples; champion: v1\nbehind: main, v1" in out
+    assert json.loads(llmops("push", "--json")[1])["dataset"]["main"] == "v1"
+    assert llmops("push", "--check")[0] == 0

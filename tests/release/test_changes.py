@@ -31,9 +31,10 @@ from llmops.state.tables import audit
 from serving.app import create_app
 
 from ..push_to_hub.conftest import hub  # noqa: F401
+from .conftest import FACTS
 
+Capture = pytest.CaptureFixture[str]
 PAGE = Path(__file__).parents[2] / "docs" / "changes.md"
-FACTS = ("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 SUBJECT, SHARE, REASON = "v3", 0.25, "the largest customer waits for it"
 REPO = "me/bot"
 ALL = ("command line", "api", "function")
@@ -43,16 +44,9 @@ WAYS |= {"push": ("command line", "function"), "forget": ("function",)}
 
 def table() -> dict[tuple[str, str], str]:
     """(state, action) → what happens."""
-    text = PAGE.read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    start = next(n for n, row in enumerate(rows) if row[0] == "state of the version")
-    actions = rows[start][1:]
-    cells: dict[tuple[str, str], str] = {}
-    for state, *row in rows[start + 2 :]:
-        if len(row) != len(actions):
-            break
-        cells |= {(state, action): cell for action, cell in zip(actions, row, strict=True)}
-    return cells
+    text = PAGE.read_text(encoding="utf-8").partition("| state of the version")[2].partition("\n\n")[0]
+    actions, _, *rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
+    return {(state, action): cell for state, *cells in rows for action, cell in zip(actions, cells, strict=True)}
 
 
 TABLE = table()
@@ -111,7 +105,7 @@ def undecided(settings: Config) -> None:
 
 def marked(settings: Config) -> None:
     passed(settings)
-    forget(settings, SUBJECT)
+    forget(settings)
 
 
 def previous(settings: Config) -> None:
@@ -192,40 +186,30 @@ class Way:
     name: str
 
     def promote(self, override: str = "") -> bool:
-        more = ["--override", override] if override else []
-        return self._do(
-            ["promote", SUBJECT, *more],
-            ("promote", {"version": SUBJECT, "override": override}),
-            lambda r, e: rollout.promote(r, e, SUBJECT, by="ana", why="w", override=override),
-        )
+        why = {"by": "ana", "why": "w", "override": override}
+        words, body = ["promote", SUBJECT], {"version": SUBJECT, "override": override}
+        words += ["--override", override] if override else []
+        return self._do(words, ("promote", body), lambda r, e: rollout.promote(r, e, SUBJECT, **why))
 
-    def canary(self, override: str = "") -> bool:
-        more = ["--override", override] if override else []
-        return self._do(
-            ["canary", SUBJECT, "--share", str(SHARE), *more],
-            ("canary", {"version": SUBJECT, "share": SHARE, "override": override}),
-            lambda r, e: rollout.start(r, e, SUBJECT, SHARE, by="ana", why="w", override=override),
-        )
+    def canary(self, override: str = "", kind: Any = "canary") -> bool:
+        why = {"by": "ana", "why": "w", "override": override, "kind": kind}
+        words, body = [kind.removesuffix("_test"), SUBJECT], {"version": SUBJECT, "override": override, "share": SHARE}
+        words += ["--share", str(SHARE), *(["--override", override] if override else [])]
+        return self._do(words, (kind, body), lambda r, e: rollout.start(r, e, SUBJECT, SHARE, **why))
 
     def ab_test(self, override: str = "") -> bool:
-        more = ["--override", override] if override else []
-        return self._do(
-            ["ab", SUBJECT, "--share", str(SHARE), *more],
-            ("ab_test", {"version": SUBJECT, "share": SHARE, "override": override}),
-            lambda r, e: rollout.start(r, e, SUBJECT, SHARE, by="ana", why="w", override=override, kind="ab_test"),
-        )
+        return self.canary(override, "ab_test")
 
     def push(self) -> bool:
-        def by_function(registry: Registry, events: Path) -> Any:
-            return sync.push(registry, self.settings.push_to_hub, events, by="ana")
-
-        return self._do(["push", "--set", f"push_to_hub.repo={REPO}"], ("", {}), by_function)
+        words, target = ["push", "--set", f"push_to_hub.repo={REPO}"], self.settings.push_to_hub
+        return self._do(words, ("", {}), lambda r, e: sync.push(r, target, e, by="ana"))
 
     def rollback(self) -> bool:
         return self._do(["rollback"], ("rollback", {}), lambda r, e: rollout.rollback(r, e, by="ana", why="w"))
 
     def forget(self) -> bool:
-        return _done(lambda: forget(self.settings, SUBJECT))  # what `llmops data forget` does with a version
+        """Do what `llmops data forget` does with a version."""
+        return _done(lambda: forget(self.settings))
 
     def _do(self, words: list[str], route: tuple[str, Any], function: Callable[[Registry, Path], Any]) -> bool:
         if self.name == "command line":
@@ -239,9 +223,9 @@ class Way:
         return _done(lambda: function(registry_of(self.settings), self.settings.events))
 
 
-def forget(settings: Config, version: str) -> None:
+def forget(settings: Config) -> None:
     erasure = {"time": "2026-01-31T00:00:00+00:00", "examples": 2}
-    registry_of(settings).mark(version, erasure, lambda text, _: text)
+    registry_of(settings).mark(SUBJECT, erasure, lambda text, _: text)
 
 
 def _done(action: Callable[[], Any]) -> bool:
@@ -255,39 +239,29 @@ def _done(action: Callable[[], Any]) -> bool:
 # --- the cells
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What can be seen of a registry."""
+Seen = tuple[dict[str, str], tuple[int, int, int], int]
 
-    aliases: dict[str, str]
-    changes: int
-    audit: int
-    events: int
-    marks: int
 
-    @classmethod
-    def of(cls, settings: Config) -> Seen:
-        registry = registry_of(settings)
-        drain(settings.events, Monitoring())
-        with registry.database.read() as connection:
-            rows = connection.scalar(
-                sa.select(sa.func.count()).select_from(audit).where(audit.c.action.not_like("%key%"))
-            )
-        marks = sum(len(version.erasures) for version in registry.versions())
-        events = len(list(LocalStore(settings.events).find(ADMIN)))
-        return cls(registry.aliases(), len(registry.history()), rows or 0, events, marks)
+def look(settings: Config) -> Seen:
+    """Return the aliases; how many changes, rows of audit and events there are; how many marks versions have."""
+    registry = registry_of(settings)
+    drain(settings.events, Monitoring())
+    with registry.database.read() as connection:
+        rows = connection.scalars(sa.select(audit.c.id).where(audit.c.action.not_like("%key%"))).all()
+    counts = (len(registry.history()), len(rows), len(list(LocalStore(settings.events).find(ADMIN))))
+    return registry.aliases(), counts, sum(len(version.erasures) for version in registry.versions())
 
 
 def changed(before: Seen, after: Seen, aliases: dict[str, str]) -> None:
-    """One change, written down once everywhere."""
-    assert after.aliases == aliases
-    steps = (after.changes - before.changes, after.audit - before.audit, after.events - before.events)
-    assert steps == (1, 1, 1)
+    """Make sure that there was one change, written down once everywhere."""
+    changes, rows, events = before[1]
+    assert after[:2] == (aliases, (changes + 1, rows + 1, events + 1))
 
 
-def now_champion(before: Seen) -> dict[str, str]:
-    others = {alias: name for alias, name in before.aliases.items() if alias != "canary"}
-    return {**others, "champion": SUBJECT, "previous": before.aliases["champion"]}
+def switched(aliases: dict[str, str], champion: str) -> dict[str, str]:
+    """Return the aliases after a switch to another champion, which ends every trial."""
+    others = {alias: name for alias, name in aliases.items() if alias != "canary"}
+    return {**others, "champion": champion, "previous": aliases["champion"]}
 
 
 def pushed(repo: Any, cell: str) -> None:
@@ -298,71 +272,21 @@ def pushed(repo: Any, cell: str) -> None:
     assert cell in ("on `main`", "on its branch", "left out")
 
 
-def walk(way: Way, action: str, cell: str, on_hub: Any) -> None:
-    settings = way.settings
-    before = Seen.of(settings)
-    do = getattr(way, action.replace("A/B test", "ab_test"))
-    done = do()
-    after = Seen.of(settings)
-    canary = {**before.aliases, "canary": SUBJECT}
-    if cell == "nothing changes":
-        assert done and after == before
-    elif cell == "refused":
-        assert not done and after == before
-        if action == "push":
-            pushed(on_hub.repos[REPO], "left out")
-    elif cell == "needs a reason":
-        assert not done and after == before
-        assert do(override=REASON)
-        changed(before, Seen.of(settings), now_champion(before) if action == "promote" else canary)
-        shown_everywhere(settings)
-    elif cell == "champion":
-        assert done
-        changed(before, after, now_champion(before))
-    elif cell in ("canary", "A/B test"):
-        assert done
-        changed(before, after, canary)
-        trial = registry_of(settings).canary()
-        assert trial and trials.kind_of(registry_of(settings), trial.started) == do.__name__
-    elif action == "push":
-        assert done and after == before
-        pushed(on_hub.repos[REPO], cell)
-    elif cell == "marked":
-        assert done and after.aliases == before.aliases and after.changes == before.changes
-        assert registry_of(settings).get(SUBJECT).erasures
-    else:
-        assert action == "rollback" and done
-        swapped = {"champion": before.aliases["previous"], "previous": before.aliases["champion"]}
-        others = {alias: name for alias, name in before.aliases.items() if alias != "canary"}
-        changed(before, after, {**others, **swapped})
-        if cell == "becomes `previous`":
-            assert after.aliases["previous"] == SUBJECT
-        elif cell == "its trial ends":
-            assert before.aliases["canary"] == SUBJECT and "canary" not in after.aliases
-        else:
-            assert cell == "stays" and SUBJECT not in (after.aliases["champion"], after.aliases["previous"])
-
-
-def shown_everywhere(settings: Config) -> None:
-    """The reason stands in the history, the audit, the decisions, the event and what the API shows."""
+def shown_everywhere(settings: Config, capsys: Capture) -> None:
+    """The reason stands in the history, the audit, the decisions, the event and what API and command line show."""
     registry = registry_of(settings)
     assert registry.history()[-1]["override"] == REASON and registry.overrides()[SUBJECT] == REASON
     with registry.database.read() as connection:
-        fields = connection.scalars(
-            sa.select(audit.c.fields).where(audit.c.target == SUBJECT).order_by(audit.c.id.desc())
-        ).first()
-    assert fields and fields["override"] == REASON
-    event = list(LocalStore(settings.events).find(ADMIN))[-1]
-    assert event["llmops.override"] == REASON
+        rows = sa.select(audit.c.fields).where(audit.c.target == SUBJECT).order_by(audit.c.id)
+        assert connection.scalars(rows).all()[-1]["override"] == REASON
+    assert list(LocalStore(settings.events).find(ADMIN))[-1]["llmops.override"] == REASON
     key = keys_of(settings).create("developer", "ben")[0]
     shown = TestClient(create_app(settings, environ={})).get("/admin/models", headers={"X-API-Key": key}).json()
     assert {v["name"]: v["override"] for v in shown["versions"]}[SUBJECT] == REASON
     assert shown["decisions"][-1]["why"] == REASON
-
-
-def test_the_table_has_all_states_and_actions() -> None:
-    assert {state for state, _ in TABLE} == set(STATES)
-    assert {action for _, action in TABLE} == {*WAYS}
+    for words, row in ((["list"], rf"{SUBJECT} .*override: {REASON}"), (["decisions", SUBJECT], rf".*: {REASON}")):
+        assert cli.main(["models", *words, "--set", f"home={settings.home}"]) == 0
+        assert re.search(rf"(?m)^{row}$", capsys.readouterr().out)
 
 
 def cells() -> Iterator[Any]:
@@ -375,23 +299,53 @@ def cells() -> Iterator[Any]:
                 yield pytest.param(state, action, cell, way, id=f"{state}-{action}-{way}")
 
 
+def test_the_table_has_all_states_and_actions() -> None:
+    assert {state for state, _ in TABLE} == set(STATES)
+    assert {action for _, action in TABLE} == {*WAYS}
+
+
 @pytest.mark.parametrize(("settings", "action", "cell", "way"), cells(), indirect=["settings"])
-def test_every_cell(settings: Config, action: str, cell: str, way: str, request: pytest.FixtureRequest) -> None:
-    walk(Way(settings, way), action, cell, request.getfixturevalue("hub") if action == "push" else None)
-
-
-def test_the_command_line_shows_reasons_and_decisions(settings: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(settings, SUBJECT, "rejected")
-
-    def run(*words: str) -> str:
-        assert cli.main(["models", *words, "--set", f"home={settings.home}"]) == 0
-        return capsys.readouterr().out
-
-    run("promote", SUBJECT, "--override", REASON)
-    assert re.search(rf"(?m)^v3 .*rejected .*override: {REASON}$", run("list"))
-    assert {row["name"]: row["override"] for row in json.loads(run("list", "--json"))}["v3"] == REASON
-    decided = json.loads(run("show", "v3"))["decisions"]
-    assert [(d["kind"], d["outcome"]) for d in decided] == [("gate", "rejected"), ("override", "champion")]
-    assert json.loads(run("decisions", "v3", "--json")) == decided
-    lines = run("decisions").splitlines()
-    assert len(lines) == 4 and lines[-1].endswith(f": {REASON}")
+def test_every_cell(
+    settings: Config, action: str, cell: str, way: str, request: pytest.FixtureRequest, capsys: Capture
+) -> None:
+    repos = request.getfixturevalue("hub").repos if action == "push" else {}
+    before = look(settings)
+    do = getattr(Way(settings, way), action.replace("A/B test", "ab_test"))
+    done = do()
+    after = look(settings)
+    aliases, now = before[0], after[0]
+    canary = {**aliases, "canary": SUBJECT}
+    if cell == "nothing changes":
+        assert done and after == before
+    elif cell == "refused":
+        assert not done and after == before
+        if action == "push":
+            pushed(repos[REPO], "left out")
+    elif cell == "needs a reason":
+        assert not done and after == before
+        assert do(override=REASON)
+        changed(before, look(settings), switched(aliases, SUBJECT) if action == "promote" else canary)
+        shown_everywhere(settings, capsys)
+    elif cell == "champion":
+        assert done
+        changed(before, after, switched(aliases, SUBJECT))
+    elif cell in ("canary", "A/B test"):
+        assert done
+        changed(before, after, canary)
+        trial = registry_of(settings).canary()
+        assert trial and trials.kind_of(registry_of(settings), trial.started) == do.__name__
+    elif action == "push":
+        assert done and after == before
+        pushed(repos[REPO], cell)
+    elif cell == "marked":
+        assert done and now == aliases and after[1][0] == before[1][0]
+        assert registry_of(settings).get(SUBJECT).erasures
+    else:
+        assert action == "rollback" and done
+        changed(before, after, switched(aliases, aliases["previous"]))
+        if cell == "becomes `previous`":
+            assert now["previous"] == SUBJECT
+        elif cell == "its trial ends":
+            assert aliases["canary"] == SUBJECT and "canary" not in now
+        else:
+            assert cell == "stays" and SUBJECT not in (now["champion"], now["previous"])

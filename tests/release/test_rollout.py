@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +11,6 @@ import pytest
 
 from llmops import cli
 from llmops.config import Config, Monitoring
-from llmops.errors import RegistryError
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.aliases import Canary
@@ -20,22 +18,16 @@ from llmops.registry.registry import registry_of
 from llmops.release import rollout, trials
 from llmops.release.trials import Sides
 
+from .conftest import two_versions
+
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
-FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Config:
-    """v1 is the champion; v2 has passed the gate, too, but did not become it."""
-    (tmp_path / "servable").mkdir()
     settings = Config(home=tmp_path)
-    registry = registry_of(settings)
-    for n in (1, 2):
-        facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
-        version = registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: {}, by="test", why="too few")
-        registry.decide(version.name, "gate", "promoted", by="test", why="passed")
-    registry.promote("v1")
+    two_versions(settings)
     return settings
 
 
@@ -114,10 +106,8 @@ def test_a_trial_promotes_what_fails_nobody_and_who_concludes_it_is_reminded_of_
 
 def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(settings: Config, capsys: Capture) -> None:
     for words in (
-        "promote", "promote v9", "promote v2 --stop", "rollback v1", "list v1", "canary v1", "canary v2 --share 1",
-        "canary v2 --share 0", "canary --share 0.2", "canary v2 --stop", "ab --conclude", "ab --promote", "ab v1",
-        "ab v2 --conclude", "canary --conclude", "canary --conclude --promote", "canary --stop --share 0.2",
-        "rollback --override x", "list --override x", "promote --override x", "canary --stop --override x",
+        "promote", "promote v2 --stop", "rollback v1", "list v1", "canary v2 --share 1", "canary --share 0.2",
+        "canary v2 --stop", "ab --conclude", "ab v2 --conclude", "canary --conclude --promote", "rollback --override x",
     ):  # fmt: skip
         assert run(settings, *words.split()) == 1, words
         error = capsys.readouterr().err
@@ -125,35 +115,9 @@ def test_what_cannot_be_done_is_said_in_one_line_and_is_no_event(settings: Confi
     assert events(settings) == []
 
 
-def test_counts_that_are_written_while_trials_come_and_go_are_those_of_one_trial(settings: Config) -> None:
-    """A replica writes, somebody begins another trial, and everybody may look at any moment."""
-    registry, trial = registry_of(settings), start(settings)
-    assert trials.write(registry, trial, "one", counted(3, 5))
-    state = rollout.state(registry)
-    assert state and (state["canary"]["requests"], state["champion"]["requests"]) == (3, 5)
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: all(iter(lambda: trials.write(registry, trial, "one", counted(1, 1)), None)))
-        for share in (0.2, 0.3) * 3:
-            registry.start_canary("v2", share)
-            state = rollout.state(registry)
-            assert state and state["canary"]["requests"] == 0
-        assert writing.result(60)  # the first trial is over, so nothing is written any more
-
-
-def test_a_canary_without_its_model_is_an_error_and_not_the_end_of_its_trial(settings: Config) -> None:
+def test_a_trial_that_ends_while_it_is_concluded_is_over(settings: Config, monkeypatch: Patch) -> None:
     registry, trial = registry_of(settings), start(settings)
     trials.write(registry, trial, "one", counted(400, 400))
-    lost = registry.get("v2").servable
-    lost.rename(lost.with_name("lost"))
-    with pytest.raises(RegistryError, match="v2 has no model"):
-        rollout.conclude(registry, settings.events, trial.started, by="run 1")
-    assert registry.canary() == trial
-
-
-@pytest.mark.parametrize("failed", [0, 300])
-def test_a_trial_that_ends_while_it_is_concluded_is_over(settings: Config, monkeypatch: Patch, failed: int) -> None:
-    registry, trial = registry_of(settings), start(settings)
-    trials.write(registry, trial, "one", counted(400, 400, failed))
     decide = rollout.decide
 
     def meanwhile(*sides: Any, **rules: Any) -> Any:
@@ -183,40 +147,6 @@ def test_a_version_that_the_gate_takes_back_is_not_promoted_by_its_trial(
     assert again["outcome"] == "over" and len(events(settings, "llmops.canary")) == 1
 
 
-def test_a_reason_for_a_canary_that_runs_already_is_written_down(settings: Config, capsys: Capture) -> None:
-    registry, trial, reason = registry_of(settings), start(settings), "the largest customer waits for it"
-    registry.decide("v2", "gate", "rejected", by="gate", why="worse")
-    assert run(settings, "canary", "v2") == 1 and "v2 is rejected by the gate: worse" in capsys.readouterr().err
-    for _ in range(2):
-        assert run(settings, "canary", "v2", "--override", reason) == 0
-    assert registry.canary() == trial and registry.trial_override() == reason
-    assert run(settings, "canary", "v2") == 0  # it has its reason
-    assert registry.overrides() == {"v2": reason} and registry.history()[-1]["override"] == reason
-    assert [e.get("llmops.override") for e in events(settings)] == [None, reason]
-    trials.write(registry, trial, "one", counted(400, 400))
-    assert rollout.conclude(registry, settings.events, trial.started, by="run 1")["outcome"] == "promoted"
-
-
-@pytest.mark.parametrize("ending", ["pull", "promote", "stop"])
-def test_a_trial_ends_together_with_its_decision(settings: Config, monkeypatch: Patch, ending: str) -> None:
-    registry, trial = registry_of(settings), start(settings)
-    trials.write(registry, trial, "one", counted(400, 400, 0 if ending == "promote" else 300))
-
-    def end() -> None:
-        if ending == "pull":
-            rollout.pull(registry, settings.events, trial, "worse", {})
-        else:
-            rollout.conclude(registry, settings.events, trial.started, by="run 1")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry, "decide", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            end()
-    assert registry.canary() == trial and registry.aliases()["champion"] == "v1"
-    end()
-    assert registry.canary() is None and registry.decisions("v2")[-1]["kind"] == "canary"
-
-
 @pytest.mark.parametrize("words", [("promote", "v2"), ("canary", "v2"), ("rollback",)])
 def test_what_is_done_is_told_as_done_though_there_is_no_room_for_its_event(
     settings: Config, monkeypatch: Patch, words: tuple[str, ...]
@@ -231,15 +161,28 @@ def test_what_is_done_is_told_as_done_though_there_is_no_room_for_its_event(
     assert aliases["canary" if words[0] == "canary" else "champion"] == "v2"
 
 
-@pytest.mark.parametrize("failed", [0, 300])
-def test_the_event_of_a_decision_is_stored_once_though_who_decided_died_before_it(
-    settings: Config, monkeypatch: Patch, failed: int
+@pytest.mark.parametrize("ending", ["pull", "promote", "stop"])
+def test_a_trial_ends_together_with_its_decision_whose_event_is_stored_once(
+    settings: Config, monkeypatch: Patch, ending: str
 ) -> None:
+    """Who decides dies before the decision is in the database, then before its event is stored."""
     registry, trial = registry_of(settings), start(settings)
-    trials.write(registry, trial, "one", counted(400, 400, failed))
+    trials.write(registry, trial, "one", counted(400, 400, 0 if ending == "promote" else 300))
+
+    def end() -> None:
+        if ending == "pull":
+            rollout.pull(registry, settings.events, trial, "worse", {"p": 0.001})
+        else:
+            rollout.conclude(registry, settings.events, trial.started, by="run 1")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "decide", Mock(side_effect=KeyboardInterrupt))
+        end()
+    assert registry.canary() == trial and registry.aliases()["champion"] == "v1"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(rollout, "emit", Mock(side_effect=KeyboardInterrupt))
-        rollout.conclude(registry, settings.events, trial.started, by="run 1")
+        end()
+    assert registry.canary() is None
     for _ in range(2):  # as a task that is tried again
         assert rollout.conclude(registry, settings.events, trial.started, by="run 1")["outcome"] == "over"
     (event,) = events(settings, "llmops.canary")

@@ -14,10 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 
-from llmops import artifacts, cli, pipeline
+from llmops import artifacts, cli
 from llmops.artifacts import Record
 from llmops.config import Config, Features
 from llmops.errors import ArtifactError, RegistryError
@@ -95,7 +94,7 @@ def chain(
     inputs = {"annotate": "annotate/a1", "select": "select/s1", "train": f"train/{train}"}
     servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
-    inputs["compress"] = f"compress/c-{train}"
+    inputs |= {"compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}", "govern": f"govern/g-{train}"}
     figures = {
         m: {"token_f1": {"mean": s, "low": s - 0.1, "high": s + 0.1}, "perplexity": 9.5} for m, s in models.items()
     }
@@ -104,11 +103,9 @@ def chain(
     asked = {stage: inputs[stage] for stage in ("annotate", "select", "compress")}
     asked |= {"champion": f"versions/{against}"} if against else {}
     finish(home, "evaluate", f"e-{train}", asked, files)
-    inputs["evaluate"] = f"evaluate/e-{train}"
     ends = {stage: inputs[stage] for stage in ("annotate", "compress", "evaluate")}
     report = {"verdict": "passed", "reasons": ["nothing found"], "counts": []}
     finish(home, "govern", f"g-{train}", ends, {"governance.json": report})
-    inputs["govern"] = f"govern/g-{train}"
     return {stage: root / ref for stage, ref in inputs.items()}
 
 
@@ -125,7 +122,7 @@ def release(home: Path, inputs: dict[str, Path], champion: Path | None = None, *
     return document
 
 
-def test_the_first_model_that_beats_the_base_becomes_champion(tmp_path: Path) -> None:
+def test_the_first_model_that_beats_the_base_becomes_champion_with_a_feature_service(tmp_path: Path) -> None:
     decision = release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
     version = registry_in(tmp_path).get("champion")
     assert (decision["outcome"], decision["version"], decision["opponent"]) == ("promoted", "v1", "base")
@@ -133,30 +130,11 @@ def test_the_first_model_that_beats_the_base_becomes_champion(tmp_path: Path) ->
         "org/tiny", "rev9", "nf4", "manual__1",
     )  # fmt: skip
     assert (version.servable / "model.bin").read_text() == "servable t1"
-    for name in ("evaluation.json", "governance.json"):
-        assert json.loads((version.path / name).read_text())
     assert json.loads((version.path / "decision.json").read_text())["version"] == "v1"
-
-
-def test_the_scores_of_one_candidate_release_no_other(tmp_path: Path) -> None:
-    good, bad = chain(tmp_path, "good", base=0.2, candidate=0.5), chain(tmp_path, "bad", base=0.2, candidate=0.01)
-    swapped = {**good, "train": bad["train"], "compress": bad["compress"]}
-    with pytest.raises(ArtifactError, match="compress/c-good, but compress/c-bad is given"):
-        pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", swapped)
-    assert registry_in(tmp_path).versions() == []
-    pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", good)
-    assert registry_in(tmp_path).get("champion").compress == "c-good"
-
-
-def test_each_version_has_a_feature_service_named_after_it(tmp_path: Path) -> None:
-    release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
-    release(tmp_path, chain(tmp_path, "t2", "v1", base=0.2, champion=0.5, candidate=0.6), Path("v1"))
-    for version in registry_in(tmp_path).versions():
-        store = open_store(version.path / "features")
-        (service,) = store.list_feature_services()
-        assert service.name == f"support_bot_{version.name}"
-        assert service.tags["compress"] == version.compress
-        assert read_online(version.path / "features", ["nobody"], service.name) == [None]
+    assert {"evaluation.json", "governance.json"} <= {path.name for path in version.path.iterdir()}
+    (service,) = open_store(version.path / "features").list_feature_services()
+    assert (service.name, service.tags["compress"]) == ("support_bot_v1", version.compress)
+    assert read_online(version.path / "features", ["nobody"], service.name) == [None]
 
 
 def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive_and_spends_nothing(
@@ -172,7 +150,6 @@ def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive_an
     decision = release(tmp_path, stale)  # both stages saw no champion, but now there is one
     assert (decision["outcome"], decision["attempt"]) == ("inconclusive", 0) and len(ledger_of(tmp_path)) == 1
     assert registry.aliases()["champion"] == "v1"
-    assert json.loads((registry.get("v2").path / "decision.json").read_text())["outcome"] == "inconclusive"
     (row,) = registry.decisions("v2")
     assert (row["outcome"], row["why"], row["numbers"]) == ("inconclusive", decision["reasons"][0], {})
     assert next_release(tmp_path, "t2-0", candidate=0.9)["attempt"] == 2
@@ -184,9 +161,7 @@ def test_the_card_has_the_metadata_of_the_hub(tmp_path: Path) -> None:
     data = ModelCard(text).data
     assert (data.base_model, data.license, data.language, data.library_name) == ("org/tiny", "apache-2.0", "en", "peft")
     assert {r.metric_type: r.metric_value for r in data.eval_results or []} == {"token_f1": 0.5, "perplexity": 9.5}
-    assert yaml.safe_load(text.split("---")[1])["model-index"]
-    assert "| faq | CC0-1.0 | support \\| desk | 2 |" in text
-    assert "0.500 (0.400 to 0.600)" in text
+    assert "| faq | CC0-1.0 | support \\| desk | 2 |" in text and "0.500 (0.400 to 0.600)" in text
     assert "{{" not in text and "{%" not in text
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert all(len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1 for table in tables)
@@ -205,14 +180,10 @@ def test_lineage_goes_from_the_answer_to_the_base_model_and_outlives_the_artifac
     assert (days["collect/c1"], days["train/t1"]) == ("2026-01-29", "2026-01-31")
     digest = artifacts.read_record(inputs["annotate"]).files["train.parquet"]
     assert known["dataset"]["sha256"] == version.dataset == digest
-    made_by = "torch 2.13, peft 0.21, on NVIDIA L4 (8.9)"
-    base = ("org/tiny at rev9", "base/model.safetensors", "tiny.gguf sha256 9e37")
-    parts = ("v1", "manual__1", made_by, digest, "faq", *base)
-    places = [text.index(part) for part in parts]
-    assert places == sorted(places) and "config.json" not in text
-    assert {s["artifact"].split("/")[0] for s in known["stages"]} == {
-        "collect", "clean", "annotate", "select", "features", "train", "compress", "evaluate", "govern",
-    }  # fmt: skip
+    made_by, base = "torch 2.13, peft 0.21, on NVIDIA L4 (8.9)", ("org/tiny at rev9", "tiny.gguf sha256 9e37")
+    places = [text.index(part) for part in ("v1", "manual__1", made_by, digest, "faq", *base)]
+    assert places == sorted(places)
+    assert {s["artifact"].split("/")[0] for s in known["stages"]} == {*inputs, "collect", "clean", "features"}
     everything = "".join(p.read_text() for p in version.path.rglob("*") if p.suffix in {".json", ".md"})
     assert PASSWORD not in everything + text
     (tmp_path / "artifacts").rename(tmp_path / "gone")
@@ -227,13 +198,11 @@ def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
     release(tmp_path, inputs)
     registry = registry_in(tmp_path)
     before = (registry.get("v1").path / "README.md").read_text()
-    for examples in (2, 3):
+    for examples in (2, 3, 3):  # the last one is tried again
         registry.mark("v1", {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples}, card.marked)
     version = registry.get("v1")
     text = (version.path / "README.md").read_text()
     assert text.count("## Erasure") == 1 and "| 2026-02-03T00:00:00+00:00 | 3 |" in text
-    assert text.index("## Training data") < text.index("## Erasure") < text.index("## Training\n")
-    assert ModelCard(text).data.to_dict() == ModelCard(before).data.to_dict()
     assert lineage_text(version).count("training examples forgotten since") == 2
     release(tmp_path, inputs)  # publishing again renders the card anew
     assert (version.path / "README.md").read_text() == text
@@ -273,10 +242,8 @@ def test_every_candidate_asks_the_test_at_a_smaller_level_and_says_so(tmp_path: 
     assert [d["level"] for d in decisions] == pytest.approx([ALPHA / (k * (k + 1)) for k in range(1, 10)])
     assert [(a.number, a.version) for a in ledger_of(tmp_path)] == [(k, f"v{k}") for k in range(1, 10)]
     registry = registry_in(tmp_path)
-    line = f"attempt 7 on this frozen test (level 0.00089, left {decisions[6]['left']:.2g})"
-    assert line in decisions[6]["reasons"]
-    assert f"- {line}" in (registry.get("v7").path / "README.md").read_text()
-    assert any("would have been found with a chance of 80%" in reason for reason in decisions[6]["reasons"])
+    line = f"- attempt 7 on this frozen test (level 0.00089, left {decisions[6]['left']:.2g})"
+    assert line in (registry.get("v7").path / "README.md").read_text()
     with Spool(tmp_path / "events") as spool:
         event = spool.read("test")[1][6]
     assert (event["event.dataset"], event["llmops.model.version"]) == ("llmops.gate", "v7")
