@@ -31,13 +31,6 @@ def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
     return plain
 
 
-def test_annotated_text() -> None:
-    assert prompts.annotated(QUESTION, ANSWER, CONTEXT) == (
-        f"[Context] {CONTEXT}\n[Question] {QUESTION}\n[Answer] {ANSWER}\n####"
-    )
-    assert prompts.annotated(QUESTION, ANSWER) == f"[Question] {QUESTION}\n[Answer] {ANSWER}\n####"
-
-
 def test_training_evaluation_and_serving_render_the_same_ids(
     any_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,11 +58,6 @@ def test_plain_text_is_the_annotated_text(any_tokenizer: Any) -> None:
 
 def test_answer_text_comes_back_whole(any_tokenizer: Any) -> None:
     assert generate.decode(any_tokenizer, prompts.answer_ids(any_tokenizer, ANSWER)) == ANSWER
-
-
-def test_a_conversation_of_one_question_is_that_question(tokenizer: Any) -> None:
-    asked = prompts.chat_ids(tokenizer, [{"role": "user", "content": QUESTION}])
-    assert asked == prompts.prompt_ids(tokenizer, QUESTION)
 
 
 def test_in_a_conversation_each_question_is_asked_as_it_was_taught(tokenizer: Any) -> None:

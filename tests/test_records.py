@@ -18,8 +18,3 @@ def test_rows_come_back(tmp_path: Path) -> None:
     assert write_rows(tmp_path / "new" / "x.parquet", rows, Document) == 3
     assert read_rows(tmp_path / "new" / "x.parquet", Document) == rows
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.parquet"]
-
-
-def test_no_rows_keep_their_schema(tmp_path: Path) -> None:
-    write_rows(tmp_path / "x.parquet", [], Document)
-    assert read_rows(tmp_path / "x.parquet", Document) == []

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import sqlite3
 import stat
-import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from llmops import stack
 from llmops.access.roles import AIRFLOW_ROLES
@@ -106,38 +109,20 @@ def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password
     assert stack.airflow_environment(config, 8123, {stack.PAUSED: "True"})[stack.PAUSED] == "True"
 
 
-SAVEPOINT = """
-import sqlite3, sys, threading, time
-import sqlalchemy
-from airflow import settings
-
-settings.initialize()
-with settings.Session() as session:
-    session.execute(sqlalchemy.text("CREATE TABLE runs (id TEXT)"))
-    session.commit()
-    def write():
-        with sqlite3.connect(sys.argv[1], timeout=60) as scheduler:
-            scheduler.execute("INSERT INTO runs VALUES ('scheduled')")
-    other = threading.Thread(target=write)
-    with session.begin_nested():
-        session.execute(sqlalchemy.text("SELECT * FROM runs")).all()
-        other.start()
-        time.sleep(0.1)
-        session.execute(sqlalchemy.text("INSERT INTO runs VALUES ('backfilled')"))
-    session.commit()
-    other.join()
-    print(sorted(session.scalars(sqlalchemy.text("SELECT id FROM runs"))))
-"""
-
-
-@pytest.mark.service  # imports all of Airflow in a process
-def test_a_backfill_that_has_read_waits_for_the_schedulers_write(tmp_path: Path) -> None:
-    config = load(environ={"LLMOPS_HOME": str(tmp_path)})
-    (tmp_path / "airflow").mkdir()
-    environ = stack.airflow_environment(config, 8123, os.environ)
-    command = [sys.executable, "-c", SAVEPOINT, str(tmp_path / "airflow" / "airflow.db")]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1:] == ["['backfilled', 'scheduled']"], done.stderr
+def test_a_backfill_that_has_read_takes_the_right_to_write_and_waits_for_the_schedulers_write(tmp_path: Path) -> None:
+    environ = stack.airflow_environment(load(environ={"LLMOPS_HOME": str(tmp_path)}), 8123, {})
+    plugin = f"{environ['AIRFLOW__CORE__PLUGINS_FOLDER']}/airflow_local_settings.py"
+    begin = runpy.run_path(plugin)["begin_to_write"]
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'airflow.db'}")
+    try:
+        with engine.connect() as backfill, backfill.begin_nested():
+            backfill.execute(sa.text("SELECT 1")).all()
+            scheduler = sqlite3.connect(tmp_path / "airflow.db", timeout=0)
+            with closing(scheduler), pytest.raises(sqlite3.OperationalError, match="locked"):
+                scheduler.execute("CREATE TABLE runs (id TEXT)")
+    finally:
+        sa.event.remove(sa.Engine, "savepoint", begin)
+        engine.dispose()
 
 
 @pytest.mark.service

@@ -112,18 +112,6 @@ def test_waiting_prints_each_step_once_and_fails_with_the_run(
     assert said.out == "" and "collect broke" in said.err
 
 
-def test_whoever_stops_waiting_leaves_the_run_alone(
-    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def follow(self: Fake, dag: str, run: str) -> Iterator[Any]:
-        raise KeyboardInterrupt
-        yield
-
-    monkeypatch.setattr(Fake, "follow", follow)
-    assert cli.main(["trigger", "--wait"]) == 130
-    assert "manual__1 goes on" in capsys.readouterr().err
-
-
 def test_an_airflow_elsewhere_needs_a_user_of_its_own(
     fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -35,25 +34,3 @@ def test_a_metric_that_the_task_does_not_have_is_refused(task: str, release: dic
     with pytest.raises(ConfigError, match=told) as caught:
         load(overrides={"evaluate": {"task": task}, "release": release}, environ={})
     assert "sources" not in str(caught.value)  # not the whole configuration
-
-
-def test_those_that_it_has_are_taken() -> None:
-    for task, release in {
-        "qa": {"primary": "exact_match", "guardrails": {"reading_ease": 5}},
-        "classification": {"primary": "accuracy", "guardrails": {}, "floors": {"accuracy": 0.5}},
-        "multilabel": {"primary": "hamming_loss", "guardrails": {"precision_at_3": 0.1}, "floors": {}},
-    }.items():
-        assert load(overrides={"evaluate": {"task": task}, "release": release}, environ={}).release.primary
-
-
-def test_it_is_refused_from_a_file_and_the_environment_too(tmp_path: Path) -> None:
-    (file := tmp_path / "config.yaml").write_text("release: {primary: accuracy}\n")
-    with pytest.raises(ConfigError, match=r"config.yaml is wrong: release.primary names 'accuracy'"):
-        load(file, environ={})
-    with pytest.raises(ConfigError, match="accuracy"):
-        load(environ={"LLMOPS_RELEASE__PRIMARY": "accuracy"})
-
-
-def test_a_margin_below_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="guardrails"):
-        load(overrides={"release": {"guardrails": {"rouge_l": -0.1}}}, environ={})

@@ -1,12 +1,10 @@
-"""The front door, as a new user finds it: the docs' commands, a real Airflow with its forms, REST API and commands."""
+"""The front door, as a new user finds it: the docs' commands, a real Airflow with its REST API and commands."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -18,12 +16,10 @@ from llmops.config import load
 from llmops.pipeline import STAGES
 from llmops.registry.registry import registry_of
 from llmops.schedule.orchestrator import Airflow, OrchestratorError
-from tests.clock import wait_until
 
 from .commands import AIRFLOW, RUN, SERVE
 from .conftest import DAY, ROOT, Shell
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DAGS = {file.stem for file in (ROOT / "dags").glob("*.py")}
 PIPELINE = "llmops_pipeline"
 
@@ -78,36 +74,6 @@ def airflow(service: stack.Service, home: Path) -> Iterator[Airflow]:
         yield airflow
 
 
-@pytest.fixture
-def page(service: stack.Service, home: Path) -> Iterator[Any]:
-    """Open Airflow's pages in a browser, signed in as the developer."""
-    if not CHROMIUM:
-        pytest.skip("needs Chromium on the PATH; on Debian, apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1600})
-        page.set_default_timeout(120_000)
-        page.goto(f"{service.url}/auth/login")
-        page.locator("input[name=username]").fill("developer")
-        page.locator("input[name=password]").fill(stack.passwords(home)[0]["developer"])
-        page.keyboard.press("Enter")
-        page.wait_for_url(lambda url: "/auth/login" not in url)
-        yield page
-        browser.close()
-
-
-def form(page: Any, service: stack.Service, dag: str) -> tuple[Any, Any]:
-    """Open the form that triggers a run of the DAG; return it and its button."""
-    page.goto(f"{service.url}/dags/{dag}")
-    page.get_by_role("button", name="Trigger Dag").click()
-    dialog = page.get_by_role("dialog")
-    button = dialog.get_by_role("button", name="Trigger", exact=True)
-    button.wait_for()
-    return dialog, button
-
-
 def end(airflow: Airflow, dag: str, run: str) -> tuple[str, dict[str, str]]:
     """Follow a run; return the state that it ends in, and the states of its tasks."""
     for state, tasks in airflow.follow(dag, run):
@@ -115,48 +81,11 @@ def end(airflow: Airflow, dag: str, run: str) -> tuple[str, dict[str, str]]:
     return last
 
 
-def runs(airflow: Airflow, dag: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = airflow._call("GET", f"/api/v2/dags/{dag}/dagRuns")["dag_runs"]
-    return found
-
-
 def test_the_dags_that_should_run_are_not_paused(airflow: Airflow, home: Path) -> None:
     scheduled = json.loads((home / "scheduled.json").read_text())
     assert set(scheduled) == DAGS - {"llmops_ab_test", "llmops_batch", "llmops_canary"}
     assert not any(scheduled.values())
     assert airflow.parameters("llmops_canary") and airflow.parameters("llmops_batch")
-
-
-def test_the_form_of_a_batch_asks_for_its_files(page: Any, service: stack.Service) -> None:
-    dialog, button = form(page, service, "llmops_batch")
-    assert dialog.get_by_text("This field is required").count() == 2 and not button.is_enabled()
-    dialog.locator("[name=element_input]").fill("in.parquet")
-    dialog.locator("[name=element_output]").fill("out.parquet")
-    page.keyboard.press("Tab")
-    assert dialog.get_by_text("This field is required").count() == 0 and button.is_enabled()
-
-
-def test_the_form_of_the_pipeline_offers_the_list_with_its_limits_and_hands_on_what_is_set(
-    page: Any, service: stack.Service, airflow: Airflow
-) -> None:
-    dialog, button = form(page, service, PIPELINE)
-    assert dialog.get_by_text("This field is required").count() == 0 and button.is_enabled()
-    names = [name for field in dialog.locator("[name^=element_]").all() if (name := field.get_attribute("name"))]
-    wanted = ["interval", "epochs", "learning_rate", "rank", "batch", "seed", "trials", "base_model"]
-    assert names == [f"element_{name}" for name in wanted]
-    assert dialog.get_by_text("Passes over the training examples.").is_visible()
-    dialog.get_by_role("combobox").click()
-    assert page.get_by_text("HuggingFaceTB/SmolLM2-135M-Instruct").is_visible()
-    dialog.locator("[name=element_rank]").fill("5000")
-    page.keyboard.press("Tab")
-    assert dialog.locator("[name=element_rank]").input_value() == "1024"
-    dialog.locator("[name=element_interval]").fill(DAY)
-    dialog.locator("[name=element_epochs]").fill("0.25")
-    page.keyboard.press("Tab")
-    button.click()
-    [run] = wait_until(lambda: [run for run in runs(airflow, PIPELINE) if run["conf"].get("epochs") == 0.25], "the run")
-    assert (run["conf"]["interval"], run["conf"]["rank"]) == (DAY, 1024)
-    airflow.abandon(PIPELINE, run["dag_run_id"])  # a command of the docs goes the whole way
 
 
 def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path, shell: Shell, tmp_path: Path) -> None:

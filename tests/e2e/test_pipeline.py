@@ -10,7 +10,7 @@ import pytest
 
 from llmops import artifacts
 from llmops.model.base.int8 import is_int8
-from llmops.records import Dropped, Example, read_rows
+from llmops.records import Example, read_rows
 from llmops.scans.pii import scan_all
 
 from .conftest import DAY, Shell
@@ -39,17 +39,6 @@ def test_a_day_without_change_only_collects(stages: dict[str, Path], shell: Shel
     assert [line.split()[:2] for line in others] == [[n, str(p)] for n, p in stages.items() if n != "collect"]
     assert all(f"unchanged since {DAY}" in line for line in others)
     assert "nothing to train" in next(line for line in others if line.startswith("train"))
-
-
-def test_bad_rows_are_kept_with_their_place(stages: dict[str, Path]) -> None:
-    quarantined = {
-        (row.source, row.location, row.rule) for row in read_rows(stages["collect"] / "quarantine.parquet", Dropped)
-    }
-    assert ("returns_policy", "sources/policy/returns_policy_2019.pdf", "unreadable") in quarantined
-    assert ("chats", "sources/chats.jsonl", "malformed") in quarantined
-    assert ("customers", "sources/customers.csv", "encoding") in quarantined
-    dropped = {row.rule for row in read_rows(stages["clean"] / "dropped", Dropped)}
-    assert {"duplicate", "missing", "too_short"} <= dropped
 
 
 def test_splits_share_no_group_and_hold_no_personal_data(stages: dict[str, Path]) -> None:

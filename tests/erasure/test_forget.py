@@ -435,50 +435,6 @@ def test_collect_does_not_bring_the_rows_back(built: Path, after: Path) -> None:
     assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
 
 
-def test_a_changed_row_does_not_bring_them_back_on_its_way_to_the_examples(after: Path, session: SparkSession) -> None:
-    config = at(after)
-    faq = after / "sources" / "faq.csv"
-    faq.write_text(
-        faq.read_text()
-        .replace("It is on its way to you, Ana.", "It came on Monday, Ana; you have 11 points.")
-        .replace("Where is the blue parcel of ana.li@", "And where is the blue parcel of\xa0Ana.Li@")
-        .replace("my refund?", "my refund of Ana Roe?")
-    )
-    roles, texts = ("user", "assistant") * 2, (f"I moved, {MAIL.upper()}", "Fine.", "Is my cat Momo well?", "She is.")
-    again = {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]}
-    with open(after / "sources" / "chats.jsonl", "a") as chats:
-        chats.write(json.dumps(again) + "\n")
-    done = {name: pipeline.run_stage(name, config, "2026-02-01") for name in ("collect", "clean", "annotate")}
-    assert holding(config.home, *SECRETS) == set()
-    metrics = artifacts.read_record(done["collect"]).metrics
-    quarantine = read_rows(done["collect"] / "quarantine.parquet", Dropped)
-    assert metrics["forgotten"] == sum(row.rule == forgotten.RULE for row in quarantine) >= 5
-    assert metrics["sources"]["faq"]["forgotten"] == 3
-    splits = [done["annotate"] / f"{split}.parquet" for split in ("train", "validation", "test")]
-    assert any("Ana Roe" in example.question for path in splits for example in read_rows(path, Example))
-
-
-def test_a_customer_number_is_no_number_of_a_row(tmp_path: Path, session: SparkSession) -> None:
-    """What is tested stands in the row of that number, and is nobody's."""
-    config, faq = configured(tmp_path / "home", tmp_path), tmp_path / "faq.csv"
-    rows = [f"What does chair {n} of row {n % 7} cost?,Chair {n} costs {n} euros,{n}" for n in range(1000, 1120)]
-    chat = {"messages": [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "It is not."}]}
-    (tmp_path / "chats.jsonl").write_text(json.dumps(chat) + "\n")
-    faq.write_text("\n".join(["question,answer,topic", *rows]) + "\n")
-    run_day(config, DAY)
-    number = next(
-        e.position for e in read_rows(only(config, "annotate") / "test.parquet", Example) if len(e.position) == 7
-    )
-    faq.write_text("\n".join(["question,answer,topic", *rows, f"Is it mine?,It is of customer {number[4:]}.,m"]) + "\n")
-    last = run_day(config, "2026-02-01")
-    before = {split: ids(last / f"{split}.parquet") for split in ("train", "validation", "test")}
-    forget(config, number[4:])
-    after = {split: ids(last / f"{split}.parquet") for split in before}
-    assert sum(len(before[split] - after[split]) for split in before) == 1
-    faq.write_text("\n".join(["question,answer,topic", *rows[:50], "What is new?,All of it.,new"]) + "\n")
-    assert after["test"] <= ids(run_day(config, "2026-02-02") / "test.parquet")
-
-
 def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
     def ask(*statements: str) -> None:
         with sqlite3.connect(tmp_path / "shop.db") as database:
@@ -513,14 +469,6 @@ def test_the_list_of_what_is_forgotten_tells_nothing(erased: Erased) -> None:
     list_ = path.read_text()
     assert set(json.loads(list_)) == {"key", "rows", "people"} and not any(secret in list_ for secret in SECRETS)
     assert not {word for word in ("ana", "Ana", "parcel", "faq", "example") if word in list_}
-    row = Document(
-        id="1", source="other", location="moved.csv", position="row 99",
-        question=f"Where is the blue parcel of {MAIL}?", answer="It is on its way to you,  ana.",
-    )  # fmt: skip
-    other = Document(id="2", source="faq", location="faq.csv", position="row 11", question="Yes?", answer="Thank you.")
-    gone, *kept = forgotten.load(path).without([row, other, None])
-    assert isinstance(gone, Dropped) and kept == [other, None]
-    assert list(forgotten.load(config.home / "none.json").without([row])) == [row]
 
 
 @pytest.mark.parametrize("after", [1, 7])

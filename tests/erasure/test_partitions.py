@@ -76,8 +76,3 @@ def test_the_rows_go_and_all_else_stays(config: Config, monkeypatch: pytest.Monk
     assert partitions.find(config, Subject(MAIL), Found()) == {}
     partitions.erase(config, rows)
     assert files(config) == after
-
-
-def test_without_a_repository_there_is_nothing_to_do(tmp_path: Path) -> None:
-    for collect in ({}, {"repository": str(tmp_path / "none yet")}):
-        assert partitions.find(Config(home=tmp_path, collect=collect), Subject(MAIL), Found()) == {}

@@ -41,6 +41,8 @@ def test_the_earlier_answer_of_a_tested_question_goes_with_it(tmp_path: Path) ->
     found = Found(known={"annotate/x": Known({"new"})})
     keys = split_entries.find(database_at(url), Subject(MAIL), found)
     assert {key[2] for key in keys} == {"older", "old", "new"}
+    write(url, "005", [entry("1005", "table")])  # tested, and stands in the row of a customer's number
+    assert split_entries.find(database_at(url), Subject("1005"), Found()) == []
     split_entries.erase(database_at(url), keys)
     assert split_entries.find(database_at(url), Subject(MAIL), found) == []
 

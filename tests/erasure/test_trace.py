@@ -104,9 +104,9 @@ def test_older_versions_of_a_database_row_go_too(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_who_is_in_charge_of_a_source_owns_none_of_its_rows(tmp_path: Path) -> None:
-    finish(tmp_path, "collect/a", {}, documents=[document(1, text="text", owner=MAIL)])
-    assert numbers(tmp_path) == {}
+def test_who_is_in_charge_of_a_source_and_whose_number_is_that_of_a_row_own_none_of_its_rows(tmp_path: Path) -> None:
+    finish(tmp_path, "collect/a", {}, documents=[document(1005, text="text", owner=MAIL)])
+    assert numbers(tmp_path) == {} and not trace(tmp_path, STAGES, Subject("1005")).files
 
 
 def test_what_is_forgotten_only_in_its_file_or_with_its_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,6 @@ def test_an_interval_is_a_day_and_yesterday_if_none_is_given(today: None) -> Non
     assert parse_interval() == "2026-01-31"
     with pytest.raises(ConfigError, match="yesterday"):
         parse_interval("yesterday")
-
-
-def test_the_day_is_that_of_utc() -> None:
-    before, now = datetime.now(UTC).date(), intervals.today()
-    assert now in {before, before + timedelta(days=1)}
 
 
 def test_a_stage_of_today_or_later_is_refused_before_anything_is_read_or_written(today: None, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -112,50 +111,3 @@ def test_code_that_tries_again_after_every_error_does_not_after_this_one() -> No
                 signal.pause()
             except Exception:
                 continue
-
-
-def test_an_alarm_that_somebody_else_has_set_comes_after_the_block() -> None:
-    seen: list[int] = []
-    old = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 600)
-        with time_limit("It", 300):
-            assert signal.getitimer(signal.ITIMER_REAL)[0] <= 300
-        assert 590 < signal.getitimer(signal.ITIMER_REAL)[0] <= 600 and seen == []
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-
-
-HANGING = """
-import ctypes, subprocess, sys
-from llmops.schedule import limit
-limit.GRACE_S = 1.0
-with limit.time_limit("The stage train", 5):
-    subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
-    mutex, lock = ctypes.create_string_buffer(64), ctypes.{library}(None).pthread_mutex_lock
-    lock(mutex), lock(mutex)  # a deadlock, as two libraries of threads make one
-"""
-
-
-@pytest.mark.journey  # takes all of its 6 s
-@pytest.mark.parametrize("library", ["PyDLL", "CDLL"], ids=["holds the interpreter", "lets others run"])
-def test_native_code_that_never_returns_is_killed_with_its_children(library: str, tmp_path: Path) -> None:
-    code, ready = HANGING.format(library=library), tmp_path / "ready"
-    done = subprocess.run([sys.executable, "-c", code, STUBBORN, str(ready)], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL
-    assert "The stage train hangs" in done.stderr
-    assert [pid for pid in started(ready) if psutil.pid_exists(pid) and not is_gone(psutil.Process(pid))] == []
-
-
-def test_in_another_thread_what_ends_in_time_ends_well() -> None:
-    said: list[str] = []
-
-    def work() -> None:
-        with time_limit("It", 600):
-            said.append("done")
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(50)
-    assert said == ["done"]

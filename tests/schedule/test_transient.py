@@ -6,10 +6,7 @@ import errno
 import socket
 import sqlite3
 from contextlib import closing
-from email.message import Message
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
 
 import httpx
 import httpx2
@@ -19,8 +16,7 @@ import redis
 import sqlalchemy as sa
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from llmops import errors
-from llmops.errors import ConfigError, DiskFullError, LlmopsError, SourceUnavailableError, TransientError
+from llmops.errors import ConfigError, DiskFullError, SourceUnavailableError, TransientError
 from llmops.schedule.transient import transient
 
 
@@ -47,11 +43,8 @@ def by_the_driver() -> Exception:
 
 
 PASSING = {
-    "Hub 503": answered(503),
     "Hub 429": answered(429),
-    "time out": httpx.ConnectTimeout("no answer"),
     "time out of the Hub's client": httpx2.ConnectTimeout("no answer"),
-    "reset": ConnectionResetError("reset by peer"),
     "wrapped": raised_from(RuntimeError("the loader failed"), answered(500)),
     "server of a database": of_database("postgresql+psycopg://nobody@127.0.0.1:1/none"),
     "server of a database, by its driver": by_the_driver(),
@@ -62,8 +55,6 @@ PASSING = {
     "name server": socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
     "no way to the host": OSError(errno.EHOSTUNREACH, "No route to host"),
     "no network": OSError(errno.ENETUNREACH, "Network is unreachable"),
-    "web server 503": HTTPError("https://shop.test", 503, "Service Unavailable", Message(), None),
-    "Redis": redis.exceptions.ConnectionError("Connection refused"),
     "Redis, starting": redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"),
     "ours, wrapped": raised_from(RuntimeError("a worker failed"), SourceUnavailableError("the shop is away")),
 }
@@ -93,17 +84,12 @@ def test_a_full_disk_says_so() -> None:
 
 STAYING: dict[str, Exception] = {
     "ours": ConfigError("train.sed is unknown"),
-    "ours, after a time out": raised_from(ConfigError("no such model"), httpx.ConnectTimeout("no answer")),
     "Hub 404": answered(404),
-    "Hub 401": answered(401),
     "Hub, told to stay offline": OfflineModeIsEnabled("HF_HUB_OFFLINE is set"),
     "a defect": TypeError("None"),
-    "no file": FileNotFoundError(errno.ENOENT, "No such file"),
     "no table": of_database("sqlite://"),
     "a row that talks of a full disk": ValueError("row 3: 'No space left on device' is no answer"),
     "no address of the web": httpx.UnsupportedProtocol("Request URL is missing an 'http://' or 'https://' protocol."),
-    "a key with a line break": httpx.LocalProtocolError("Illegal header value"),
-    "web server 404": HTTPError("https://shop.test", 404, "Not Found", Message(), None),
     "Redis, wrong password": redis.exceptions.AuthenticationError("invalid username-password pair"),
     "ours, wrapped": raised_from(RuntimeError("a worker failed"), ConfigError("train.sed is unknown")),
 }
@@ -122,23 +108,3 @@ def test_a_locked_database_passes(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.OperationalError) as raw, closing(sqlite3.connect(file, timeout=0.1)) as connection:
             connection.execute("SELECT * FROM t")
     assert isinstance(transient(error), TransientError) and isinstance(transient(raw.value), TransientError)
-
-
-class Speechless(Exception):
-    """As py4j's error of the JVM, once that is gone."""
-
-    def __str__(self) -> str:
-        raise ConnectionRefusedError("no JVM")
-
-
-def test_an_error_that_cannot_tell_its_text_hides_neither_itself_nor_its_cause() -> None:
-    assert transient(Speechless()) is None
-    named = transient(raised_from(Speechless(), ConnectionResetError("reset by peer")))
-    assert isinstance(named, TransientError) and "Speechless" in str(named)
-
-
-def test_a_kind_that_passes_is_still_of_the_kind_that_callers_catch() -> None:
-    kinds: list[Any] = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, TransientError)]
-    assert len(kinds) > 5 and all(issubclass(kind, LlmopsError) for kind in kinds)
-    assert issubclass(errors.HubUnavailableError, errors.RegistryError)
-    assert issubclass(errors.NotServedError, errors.DeployError)

@@ -51,18 +51,6 @@ def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[st
     assert cli.main(["alerts", "unsilence", str(made["id"])]) == 1
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["silence", "disc", "--reason", "x"], ["silence", "disk"], ["unsilence", "x"], ["list", "disk"],
-        ["silence", "disk", "--reason", "x", "--hours", "nan"],
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_one_line(config: Config, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["alerts", *words]) == 1
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
 def test_the_process_that_judges_ends_when_it_is_told_to(config: Config) -> None:
     command = [sys.executable, "-m", "llmops", "alerts", "watch"]
     command += ["--set", "alerts.every_s=0.2", "--set", "alerts.disk_free=0.9999"]
