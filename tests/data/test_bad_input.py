@@ -52,44 +52,27 @@ class Case:
         """The table's last column."""
         if isinstance(self.becomes, str):
             return f"the run stops: “… {self.says} …”"
-        where = [
-            f"`{rule}` at {position}" if position != "file" else f"`{rule}`, the file"
-            for rule, position in self.becomes
-        ]
+        where = [f"`{rule}`, the file" if at == "file" else f"`{rule}` at {at}" for rule, at in self.becomes]
         what = f"quarantined: {', '.join(where)}: “… {self.says} …”" if where else f"read: {self.says}"
         rest = {0: "nothing of it", 1: "1 document of it"}.get(self.documents, f"{self.documents} documents of it")
         return f"{what}; {rest} and all other files go on"
 
 
-def pdf(draw: Callable[[Canvas], object], **options: Any) -> bytes:
+def pdf(*pages: str, **options: Any) -> bytes:
+    """Return a PDF whose pages hold a `text`, a `scan` or nothing."""
     file = io.BytesIO()
     canvas = Canvas(file, **options)
-    draw(canvas)
+    for page in pages:
+        if page == "text":
+            canvas.drawString(72, 700, "Text here.")
+        if page == "scan":
+            canvas.drawImage(ImageReader(Image.new("L", (60, 80), 200)), 0, 0, 595, 842)
+        canvas.showPage()
     canvas.save()
     return file.getvalue()
 
 
-def page(canvas: Canvas) -> None:
-    canvas.drawString(72, 700, "Text here.")
-    canvas.showPage()
-
-
-def scan(canvas: Canvas) -> None:
-    page(canvas)
-    canvas.drawImage(ImageReader(Image.new("L", (60, 80), 200)), 0, 0, 595, 842)
-    canvas.showPage()
-
-
-def blank(canvas: Canvas) -> None:
-    page(canvas)
-    canvas.showPage()
-
-
-def parquet(*rows: dict[str, Any]) -> bytes:
-    return parquet_of({name: [row[name] for row in rows] for name in rows[0]})
-
-
-def parquet_of(columns: dict[str, Any]) -> bytes:
+def parquet(**columns: Any) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)
     return file.getvalue()
@@ -121,21 +104,20 @@ CURSOR = {"query": "select * from o", "cursor": "at", "key": ("id",)}
 
 GOOD: dict[str, tuple[str, bytes]] = {
     "csv": ("csv", CSV.encode()),
-    "parquet": ("parquet", parquet({"q": "1", "a": "2"})),
+    "parquet": ("parquet", parquet(q=["1"], a=["2"])),
     "json": ("json", f'{{"r": [{LINE}]}}'.encode()),
     "jsonl": ("jsonl", LINE.encode()),
     "xml": ("xml", b"<r><p><q>1</q><a>2</a></p></r>"),
     "html": ("html", b"<h1>Q?</h1>A"),
-    "pdf": ("pdf", pdf(page)),
+    "pdf": ("pdf", pdf("text")),
     "chat": ("jsonl", TALK.encode()),
     "markdown": ("md", b"# Q?\nA"),
     "text": ("txt", b"text"),
 }
 ROWS: dict[str, Any] = {"fields": {"question": "q"}}
 OPTIONS: dict[str, dict[str, Any]] = {
-    **{"csv": ROWS, "parquet": ROWS, "jsonl": ROWS, "xml": ROWS},
-    "json": {**ROWS, "records": "r"},
-}
+    **dict.fromkeys(("csv", "parquet", "jsonl", "xml"), ROWS), "json": {**ROWS, "records": "r"},
+}  # fmt: skip
 
 CASES = [
     Case("csv", "a row with too few or too many values", b"q,a\n1,2\n1\n1,2,3\n3,4\n",
@@ -165,17 +147,17 @@ CASES = [
          "it is a ZIP archive, such as an Excel workbook, not text"),
     Case("csv", "an empty file", b"", [("empty", "file")], "the file is empty"),
     Case("csv", "a gzip file, whatever its name", gzip.compress(CSV.encode()), [], "it is unzipped", 1, first="1"),
-    Case("parquet", "a file cut off", cut(parquet({"q": "1" * 999})), [("unreadable", "file")],
+    Case("parquet", "a file cut off", cut(parquet(q=["1" * 999])), [("unreadable", "file")],
          "no readable Parquet"),
     Case("parquet", "no Parquet at all", CSV.encode(), [("unreadable", "file")], "no readable Parquet"),
-    Case("parquet", "a binary value that is no text", parquet({"q": b"\xff", "a": ""}, {"q": b"x", "a": ""}),
+    Case("parquet", "a binary value that is no text", parquet(q=[b"\xff", b"x"], a=["", ""]),
          [("encoding", "row 1")], "byte 0xFF at character 1 is not valid", 1),
     Case("parquet", "a text value that is not UTF-8",
-         parquet_of({"q": pa.array([b"\xff", b"x"]).view(pa.string()), "a": ["", ""]}),
+         parquet(q=pa.array([b"\xff", b"x"]).view(pa.string()), a=["", ""]),
          [("encoding", "row 1")], "byte 0xFF at character 1 is not valid", 1),
-    Case("parquet", "a column that `fields` names is missing", parquet({"frage": "1"}), STOPS,
+    Case("parquet", "a column that `fields` names is missing", parquet(frage=["1"]), STOPS,
          "no field 'q', which `fields.question` names; it has frage"),
-    Case("parquet", "nulls and not-a-numbers", parquet({"q": "1", "a": float("nan")}, {"q": "2", "a": None}), [],
+    Case("parquet", "nulls and not-a-numbers", parquet(q=["1", "2"], a=[float("nan"), None]), [],
          "such values are empty", 2),
     Case("json", "a file cut off within a record", b'{"r": [{"q": "1"}, {"q": "2"}, {"q": "3',
          [("malformed", "line 1")], "Unterminated string", 2),
@@ -226,11 +208,11 @@ CASES = [
     Case("html", "a cell over more columns than a number counts",
          b"<h2>Why?</h2><table><tr><th>A<th>B<tr><td colspan=" + b"9" * 5000 + b">So.</table>", [],
          "as over 50", 1),
-    Case("pdf", "a file cut off", cut(pdf(page)), [("unreadable", "file")], "no readable PDF"),
-    Case("pdf", "a password", pdf(page, encrypt=StandardEncryption("secret", "owner")), [("encrypted", "file")],
+    Case("pdf", "a file cut off", cut(pdf("text")), [("unreadable", "file")], "no readable PDF"),
+    Case("pdf", "a password", pdf("text", encrypt=StandardEncryption("secret", "owner")), [("encrypted", "file")],
          "it needs a password"),
-    Case("pdf", "a scanned page", pdf(scan), [("scanned", "page 2")], "an image without text; run OCR", 1),
-    Case("pdf", "an empty page", pdf(blank), [("empty", "page 2")], "no text on this page", 1),
+    Case("pdf", "a scanned page", pdf("text", "scan"), [("scanned", "page 2")], "an image without text; run OCR", 1),
+    Case("pdf", "an empty page", pdf("text", ""), [("empty", "page 2")], "no text on this page", 1),
     Case("chat", "a line without a speaker", b"Ticket 12\nCustomer: Q?\nAgent: A.", [("malformed", "line 1")],
          "no speaker", 1, suffix="txt"),
     Case("chat", "a conversation without `messages`", f'{{"m": []}}\n{TALK}'.encode(), [("malformed", "line 1")],
@@ -281,19 +263,15 @@ def run(case: Case, root: Path) -> tuple[list[Document], list[Dropped]]:
         options = {"location": "sqlite:///in/bad.db", **case.source}
     else:
         suffix, good = GOOD[case.kind]
-        good = case.good or good
         (root / "in" / f"bad.{case.suffix or suffix}").write_bytes(case.data)
         if case.becomes != STOPS:
-            encoding = case.source.get("encoding")
-            text = good.decode().encode(encoding) if encoding else good
-            (root / "in" / f"good.{suffix}").write_bytes(text)
+            encoding, good = case.source.get("encoding"), case.good or good
+            (root / "in" / f"good.{suffix}").write_bytes(good.decode().encode(encoding) if encoding else good)
     source = Source(name="s", kind=case.kind, **options)
     config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
     collect.run(config, interval="2026-01-31", out=root / "out")
-    return (
-        read_rows(root / "out" / "documents.parquet", Document),
-        read_rows(root / "out" / "quarantine.parquet", Dropped),
-    )
+    made = root / "out"
+    return read_rows(made / "documents.parquet", Document), read_rows(made / "quarantine.parquet", Dropped)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.what}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,14 @@ def s3_url(tmp_path: Path) -> Iterator[str]:
     server.wait(50)
 
 
+@dataclass
 class Cluster:
-    """A standalone cluster of a master and workers without a credential, each in a mount namespace of its own.
+    """A standalone cluster of a master and workers without a credential, each in a mount namespace of its own."""
 
-    Args:
-        folder: where its logs are.
-        hidden: a folder that the driver alone sees; None: namespaces need root and `unshare`.
-    """
-
-    def __init__(self, folder: Path, hidden: Path | None) -> None:
-        self.folder, self.hidden = folder, hidden
-        self.processes: list[subprocess.Popen[str]] = []
-        self.master = ""
-
-    def start_all(self) -> None:
-        self.master = self.start("master.Master", r"Starting Spark master at (spark://\S+)")
-        for _ in range(2):
-            memory = ("--cores", "1", "--memory", "600m")
-            self.start("worker.Worker", "(Successfully registered)", *memory, self.master)
+    folder: Path  #: where its logs are
+    hidden: Path | None  #: a folder that the driver alone sees; None: namespaces need root and `unshare`
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    master: str = ""
 
     def start(self, role: str, wanted: str, *arguments: str) -> str:
         command = [str(CLASSES), f"org.apache.spark.deploy.{role}", "--host", "127.0.0.1", "--port", "0"]
@@ -91,22 +82,17 @@ class Cluster:
         environ |= {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
         environ |= {"SPARK_WORKER_DIR": str(own / "work"), "SPARK_LOCAL_DIRS": str(own / "tmp")}
         with open(own / "log", "w") as output:
-            process = subprocess.Popen(
-                command, env=environ, stdout=output, stderr=output, text=True, start_new_session=True
+            self.processes.append(
+                subprocess.Popen(command, env=environ, stdout=output, stderr=output, text=True, start_new_session=True)
             )
-        self.processes.append(process)
 
         def said() -> re.Match[str] | None:
-            assert process.poll() is None, (own / "log").read_text()
+            assert self.processes[-1].poll() is None, (own / "log").read_text()
             return re.search(wanted, (own / "log").read_text())
 
         match = wait_until(said, limit_s=120)
         assert match
         return match[1]
-
-    def logs(self) -> str:
-        files = [*self.folder.glob("*/log"), *self.folder.rglob("std*")]
-        return "".join(path.read_text(errors="replace") for path in files)
 
 
 @pytest.fixture
@@ -116,7 +102,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     able = able and not subprocess.run(["unshare", "-m", "true"], check=False).returncode
     started = Cluster(tmp_path / "cluster", tmp_path / "driver" if able else None)
     try:
-        started.start_all()
+        started.master = started.start("master.Master", r"Starting Spark master at (spark://\S+)")
+        for _ in range(2):
+            memory = ("--cores", "1", "--memory", "600m")
+            started.start("worker.Worker", "(Successfully registered)", *memory, started.master)
         yield started
     finally:
         if active := SparkSession.getActiveSession():
@@ -131,21 +120,16 @@ def settings(home: Path, **clean: Any) -> config.Config:
     """Return the configuration of a home, whose sources are written."""
     words = "how do I mend the red bicycle of my little brother when it was left out in the rain".split()  # noqa: SIM905
     names = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(250)]  # texts that differ in a number all stay
-    home.mkdir(exist_ok=True)
-    for name, count in (("shop", 250), ("forum", 150)):
-        rows = [
-            {"q": " ".join(words[n % 9 :]) + f" {names[n % 90]}?", "a": f"Call {names[n]}, ask for part {names[n]}."}
-            for n in range(count)
-        ]
-        (home / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    fields = {"question": "q", "answer": "a"}
-    sources = [
-        {"name": name, "kind": "jsonl", "location": f"{name}.jsonl", "fields": fields} for name in ("shop", "forum")
+    rows = [
+        {"q": " ".join(words[n % 9 :]) + f" {names[n % 90]}?", "a": f"Call {names[n]}, ask for part {names[n]}."}
+        for n in (*range(250), *range(150))
     ]
+    home.mkdir(exist_ok=True)
+    (home / "shop.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = {"name": "shop", "kind": "jsonl", "location": "shop.jsonl", "fields": {"question": "q", "answer": "a"}}
     clean = {"driver_memory": "512m", "partitions": 4, **clean}
-    return config.load(
-        overrides={"home": str(home), "collect": {"root": str(home), "sources": sources}, "clean": clean}, environ={}
-    )
+    collect = {"root": str(home), "sources": [source]}
+    return config.load(overrides={"home": str(home), "collect": collect, "clean": clean}, environ={})
 
 
 def run(settings: config.Config) -> dict[str, str]:
@@ -194,6 +178,7 @@ def test_neither_hosts_nor_a_killed_worker_nor_a_hidden_disk_change_a_byte(
     victim.wait(50)
     assert cluster.processes[2].poll() is None
     assert store.address().filesystem.ls("cleaning") == []
-    logs = cluster.logs()
+    files = [*cluster.folder.glob("*/log"), *cluster.folder.rglob("std*")]
+    logs = "".join(path.read_text(errors="replace") for path in files)
     assert "llmops" in logs and SECRET not in logs
     assert run(settings(driver / "alone", master="local[1]")) == on_hosts

@@ -57,10 +57,11 @@ def run(folder: Path, config: Clean, *documents: Document) -> Cleaned:
     return Cleaned(out, dict(metrics), kept, {d.position.split()[1]: d for d in read_rows(out / "dropped", Dropped)})
 
 
-@pytest.fixture(scope="module")
-def short(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
-    return run(
-        tmp_path_factory.mktemp("short"),
+def test_texts_are_tidied_rules_drop_with_their_reasons_and_of_duplicates_the_smallest_id_survives(
+    session: SparkSession, tmp_path: Path
+) -> None:
+    short = run(
+        tmp_path,
         CONFIG,
         document("a", question="How many?", answer="Five euros."),
         document("b", question="Never answered?"),
@@ -91,15 +92,11 @@ def short(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cl
         ),
         document("Y", text="می\u200cخواهم 👩\u200d🚀 no\u200cjoiner"),
     )
-
-
-def test_rules_drop_with_their_reasons_and_the_rest_is_kept(short: Cleaned, session: SparkSession) -> None:
     assert {name: rule for name, (rule, _) in short.reasons("abcdefghijklm").items()} == {
         **{"b": "missing", "c": "missing", "d": "missing", "e": "missing", "l": "missing"},
         **{"f": "too_short", "m": "too_short", "g": "too_long", "h": "symbols"},
     }
     assert {"a", "i", "j", "k"} <= short.kept.keys() and not short.kept.keys() & short.dropped.keys()
-    assert short.dropped["f"].detail == "answer: 2 characters, fewer than 3"
     assert short.dropped["h"].detail == "question: 86 % symbols, more than 50 %"
     assert "Never answered?" in short.dropped["b"].content and short.dropped["b"].position == "row b"
     assert short.metrics == {
@@ -110,16 +107,10 @@ def test_rules_drop_with_their_reasons_and_the_rest_is_kept(short: Cleaned, sess
     }
     table = (short.out / "report.md").read_text()
     assert "| src | 22 | 5 | 2 | 1 | 1 | 3 | 10 | 45.5% |" in table and (short.out / "funnel.png").stat().st_size
-    assert session.range(2).count() == 2, "a session that was there is left alone"
-
-
-def test_of_duplicates_the_smallest_id_survives(short: Cleaned) -> None:
     assert {name: (rule, detail.split()[-1]) for name, (rule, detail) in short.reasons("OPQRSTU").items()} == {
         **{"P": ("duplicate", key("O")), "Q": ("duplicate", key("O")), "U": ("duplicate", key("T"))}
     }
-
-
-def test_texts_are_tidied(short: Cleaned) -> None:
+    assert session.range(2).count() == 2, "a session that was there is left alone"
     assert short.kept["X"].question == "What is “café”?"
     assert short.kept["X"].answer == "One  line\n\n\n two & three"
     assert short.kept["X"].group == "a b"
@@ -127,14 +118,16 @@ def test_texts_are_tidied(short: Cleaned) -> None:
     assert short.kept["Y"].text == "می\u200cخواهم 👩\u200d🚀 nojoiner"
 
 
-@pytest.fixture(scope="module")
-def long(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cleaned:
+def test_near_duplicates_and_repetition_are_dropped_and_texts_of_other_contexts_numbers_and_wordings_stay(
+    session: SparkSession, tmp_path: Path
+) -> None:
+    """A page is the context of many questions, and one question may be asked of many pages."""
     other = STORY.replace("boats", "ships").replace("keeper", "warden").replace("harbour", "port")
     page = f"{STORY}, and {STORY}, and then {STORY}."
     questions = ["When does he walk?", "Where does he walk to?", "Who walks?", "What is old?"]
     asked = "Going by the report above, in which year did the town begin to pay the keeper for his work?"
-    return run(
-        tmp_path_factory.mktemp("long"),
+    long = run(
+        tmp_path,
         LONG,
         document("a", text=STORY),
         document("b", text=STORY.upper().replace(" EVERY", ", every") + "!"),
@@ -152,31 +145,15 @@ def long(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Cle
         document("Y", answer="buy now " * 15, question="What?"),
         document("Z", text="One line\nanother\na third\na fourth\nanother"),
     )
-
-
-def test_near_duplicates_are_dropped_with_what_they_share(long: Cleaned) -> None:
-    assert long.reasons("abcdefg") == {
+    assert long.reasons("abcdefgXYZ") == {
         "b": ("near_duplicate", f"shares 100 % of its word 3-grams with {key('a')}"),
         "c": ("near_duplicate", f"shares 94 % of its word 3-grams with {key('a')}"),
         "e": ("near_duplicate", f"shares 85 % of its word 3-grams with {key('a')}"),
-    }
-
-
-def test_what_is_asked_and_answered_is_compared_within_one_context(long: Cleaned) -> None:
-    """A page is the context of many questions, and one question may be asked of many pages."""
-    assert {"0", "1", "2", "3", "10", "11", "12"} <= long.kept.keys()
-    assert long.dropped["A"].rule == "near_duplicate" and long.dropped["A"].detail.endswith(key(10))
-
-
-def test_rows_that_differ_in_a_number_and_other_wordings_are_no_near_duplicates(long: Cleaned) -> None:
-    assert {"30", "31", "42", "43"} <= long.kept.keys()
-
-
-def test_repetition_is_dropped(long: Cleaned) -> None:
-    assert long.reasons("XYZ") == {
         "X": ("repetition", "text: 67 % of its lines are duplicates"),
         "Y": ("repetition", "answer: only 7 % of its words are different"),
     }
+    assert {"0", "1", "2", "3", "10", "11", "12", "30", "31", "42", "43"} <= long.kept.keys()
+    assert long.dropped["A"].rule == "near_duplicate" and long.dropped["A"].detail.endswith(key(10))
 
 
 def test_other_languages_and_exact_duplicates_alone_are_dropped_if_asked(tmp_path: Path, session: SparkSession) -> None:
@@ -186,7 +163,6 @@ def test_other_languages_and_exact_duplicates_alone_are_dropped_if_asked(tmp_pat
         document("a", question="Where is my order?", answer="It left the warehouse on Monday."),
         document("b", question="Où est ma commande ?", answer="Elle a quitté l'entrepôt lundi dernier."),
         document("c", question="Wo ist meine Bestellung?", answer="Sie hat das Lager am Montag verlassen."),
-        document("d", question="OK?", answer="No 17"),
         document("e", text=STORY),
         document("f", text=STORY + "!"),
         document("g", text=STORY),
@@ -250,19 +226,14 @@ def test_work_files_may_be_in_any_store(
     monkeypatch: pytest.MonkeyPatch,
     objects: Callable[[str], Any],
 ) -> None:
-    secrets = {
-        "s3": {
-            "conn_type": "aws",
-            "login": os.environ.get("AWS_ACCESS_KEY_ID"),
-            "password": os.environ.get("AWS_SECRET_ACCESS_KEY"),
-            "extra": {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")},
-        },
-        "abfs": {
-            "conn_type": "wasb",
-            "extra": {"connection_string": os.environ.get("AZURE_STORAGE_CONNECTION_STRING")},
-        },
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_WORK", json.dumps(secrets[store.partition(":")[0]]))
+    if store.startswith("s3"):
+        extra = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
+        login = {"login": os.environ["AWS_ACCESS_KEY_ID"], "password": os.environ["AWS_SECRET_ACCESS_KEY"]}
+        connection = {"conn_type": "aws", **login, "extra": extra}
+    else:
+        extra = {"connection_string": os.environ["AZURE_STORAGE_CONNECTION_STRING"]}
+        connection = {"conn_type": "wasb", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_WORK", json.dumps(connection))
     here = cleaned(tmp_path / "here", many(), 40)
     assert cleaned(tmp_path / "there", many(), 40, work=f"{store}/work", connection="work") == here
     assert not objects(store).find(remote.connect(store, os.environ).path)
@@ -270,44 +241,31 @@ def test_work_files_may_be_in_any_store(
         cleaned(tmp_path / "nowhere", many(), 40, work=f"{store}-not-there/work")
 
 
-def test_a_part_that_is_gone_damaged_or_lost_is_named(
+def test_documents_that_are_lost_on_the_way_are_counted(
     tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a worker does not see what another one wrote."""
+    """As when a worker does not see what another one wrote; test_work.py has files that are gone or damaged."""
     written = clean._write_tidied
 
-    def shortened(parts: Any) -> Any:
-        (part,) = tmp_path.rglob("parts/1.arrow")
-        part.write_bytes(part.read_bytes()[:-5])
-        return parts
+    def lost(*args: Any) -> Any:
+        parts = written(*args)
+        return {**parts, 1: parts[0]}
 
-    def unlinked(parts: Any) -> Any:
-        next(tmp_path.rglob("parts/1.arrow")).unlink()
-        return parts
-
-    for number, (harm, problem) in enumerate(
-        (
-            (unlinked, r"parts/1\.arrow.* is not there"),
-            (shortened, r"parts/1\.arrow.* is damaged"),
-            (lambda parts: {**parts, 1: parts[0]}, "lost.* src: 80 came in, "),
-        )
-    ):
-        monkeypatch.setattr(clean, "_write_tidied", lambda *args, harm=harm: harm(written(*args)))
-        with pytest.raises(work.WorkError, match=problem):
-            cleaned(tmp_path / str(number), many(), 40)
-        assert not list(tmp_path.rglob("parts"))
+    monkeypatch.setattr(clean, "_write_tidied", lost)
+    with pytest.raises(work.WorkError, match="lost.* src: 80 came in, "):
+        cleaned(tmp_path, many(), 40)
+    assert not list(tmp_path.rglob("parts"))
 
 
-def test_nothing_left_is_an_error_that_counts_the_reasons(tmp_path: Path, session: SparkSession) -> None:
+def test_nothing_left_is_an_error_that_counts_the_reasons_and_a_missing_java_is_named(
+    tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(LlmopsError, match="none of 1 documents.*missing"):
-        run(tmp_path, CONFIG, document("a"))
-
-
-def test_a_missing_java_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run(tmp_path / "nothing", CONFIG, document("a"))
     monkeypatch.setattr(SparkSession, "getActiveSession", classmethod(lambda cls: None))
     monkeypatch.setattr(spark, "java_problem", lambda: "Spark needs Java 17 or newer")
     with pytest.raises(LlmopsError, match="Java 17"):
-        run(tmp_path, CONFIG, document("a", text="Some text."))
+        run(tmp_path / "java", CONFIG, document("a", text="Some text."))
 
 
 def test_a_session_of_its_own_is_stopped(tmp_path: Path) -> None:
