@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 
 from llmops import artifacts, code_version, pipeline, sameness
-from llmops.code_version import _shape
 from llmops.config import Config, load
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.pipeline import STAGES, Stage, plan, run_stage
@@ -189,28 +187,6 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
     hidden = STAGES["tune"].sections["train"]  # trials that are trained whole are given the epochs
     assert "epochs" in hidden(Config().tune)
     assert "epochs" not in hidden(Config(tune={"steps": 0, "halving": 1}).tune)
-
-
-def test_syntax_reads_the_same_in_every_python() -> None:
-    """The digest was made on 3.11; where a later Python's differs, everything would be built again after an update."""
-    text = '''
-@cache
-async def f(a: int = 1, *b, c=None, **d) -> list[str]:
-    """Docstring
-    of two lines."""
-    match a:
-        case [1, *_] | {"k": None}:
-            return [f"{x!r:>{a}}" f'{b["q"]}' async for x in b if x]
-    try:
-        lambda: (yield)
-    except* ValueError:
-        global g
-        del d[1:], g
-class C(B, metaclass=M):
-    x: float = 1e-5; y = ..., -0.0, 2j, b"\\xff", "\\u00e9"
-'''
-    assert hashlib.sha256(_shape(ast.parse(text)).encode()).hexdigest()[:12] == "2e2f1a037944"
-    assert len({_shape(ast.parse(call)) for call in ("f(0)", "f(None)", "f()", "f('')", "f([])")}) == 5
 
 
 def test_the_libraries_and_the_gpu_that_compute_a_result_decide_its_name(

@@ -70,12 +70,6 @@ def test_a_file_is_pinned_constrained_without_root_and_without_secrets(path):
     assert "curl" not in path.read_text()
 
 
-def test_all_images_are_made_from_the_same_bases():
-    text = "".join(path.read_text() for path in FILES)
-    for name in ("PYTHON", "CUDA", "TORCH"):
-        assert len(set(re.findall(rf"ARG {name}=(\S+)", text))) == 1
-
-
 # --- the build context
 
 
