@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {name: root / name for name in ("annotate", "select", "train")} | {"features": root / "features"}
 
 
+@cache
 def tokens(base: Path, split: str) -> list[Tokens]:
     tokenizer = load_tokenizer(base)
     rows = [example(n, split) for n in range(8)]
@@ -64,7 +66,7 @@ def test_every_form_is_measured_and_the_smallest_within_is_served(
     trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
     names = ("nf4", "int8", "pruned")
-    config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2)
+    config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2, bootstrap=200)
     metrics = compress.run(config, **trained, out=tmp_path)
     document = json.loads((tmp_path / "compression.json").read_text())
     rows = {row["variant"]: row for row in document["variants"]}
@@ -95,7 +97,7 @@ def test_an_interrupted_run_goes_on_with_what_it_has_and_the_full_model_is_serve
 
     for name in ("int8", "pruned"):
         monkeypatch.setitem(variants._MAKERS, name, copies)
-    config = Compress(variants=("int8", "pruned"), prefer="fastest", max_new_tokens=2)
+    config = Compress(variants=("int8", "pruned"), prefer="fastest", max_new_tokens=2, bootstrap=200)
     with pytest.raises(MemoryError):
         compress.run(config, **trained, out=tmp_path)
     assert len(stubbed) == 2
