@@ -136,6 +136,19 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
         store.rotate(key.prefix)
 
 
+def test_a_session_of_the_old_secret_ends_with_it(tmp_path):
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    store = store_in(tmp_path, now=lambda: moment)
+    _, key = store.create("admin", "a")
+    _, rotated = store.rotate(key.prefix, hours=2)
+    old, new = (of.sha256.__eq__ for of in (key, rotated))  # what each session proves
+    assert store.proven(key.prefix, old) == store.proven(key.prefix, new) == rotated
+    moment += timedelta(hours=2)
+    assert store.proven(key.prefix, new) == rotated
+    with pytest.raises(UnknownKey):
+        store.proven(key.prefix, old)
+
+
 def test_a_wrong_secret_costs_the_same_work_whether_or_not_the_prefix_is_known(store, monkeypatch):
     """What could differ in time, hashing and comparing, is done as often and on as much."""
     _, key = store.create("user", "a")

@@ -211,7 +211,7 @@ def test_nothing_is_written_where_the_platform_keeps_its_own(tmp_path: Path) -> 
     places = {"collect": {"cache": tmp_path / "cache"}, "features": {"store": tmp_path / "feast"}}
     settings = Config(home=tmp_path / "home", release={"registry": tmp_path / "registry"}, **places)
     (tmp_path / "link").symlink_to(tmp_path / "registry")
-    for place in ("home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
+    for place in ("home", "home/artifacts/train/x", "registry/support-bot/versions/v2", "cache", "feast", "link/m"):
         with pytest.raises(ConfigError, match="keeps for itself"):
             batch(settings, source, tmp_path / place / "out.parquet", url="http://127.0.0.1:9")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "link"]

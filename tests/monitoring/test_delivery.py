@@ -34,6 +34,9 @@ def test_parts_that_were_taken_or_refused_before_the_sink_failed_are_not_sent_ag
         shipment = Delivery(sink).ship(spool)
     assert (shipment.sent, shipment.rejected) == (20, 1) and shipment.error
     assert sink.got == [n for n in range(20) if n != 3]
+    assert waits(tmp_path) == {"list": 20}
+    sink.crash = set()
+    assert tries(tmp_path, Delivery(sink)) == 1 and sink.got == [n for n in range(40) if n != 3]
 
 
 def test_events_over_which_the_sink_fails_become_dead_letters_and_the_rest_arrives(tmp_path):

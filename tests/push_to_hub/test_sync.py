@@ -167,6 +167,20 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
     assert (repo.branches, repo.tags, repo.commits) == (before.branches, before.tags, before.commits)
 
 
+def test_a_version_that_left_the_registry_is_replaced_on_main_and_another_models_of_its_name_is_not(
+    registry: Registry, push: Any, repo: Any
+) -> None:
+    shutil.rmtree(registry.get("v1").path)
+    ours = repo.files("main")
+    theirs = {**ours, "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
+    repo.add("main", theirs)
+    with pytest.raises(RegistryError, match=r"main of me/bot .* holds v1, made 2020"):
+        push()
+    assert repo.files("main") == theirs and set(repo.tags) == {"v1"}
+    repo.add("main", ours)
+    assert push()["main"] == "v3" and "v1" in repo.tags
+
+
 def test_what_the_gate_did_not_say_is_not_pushed(registry: Registry, push: Any, repo: Any) -> None:
     """Killed after the files of v2 were brought up to date and before the database was."""
     file = registry.get("v2").path / "version.json"

@@ -192,6 +192,15 @@ def test_starting_what_is_there_changes_nothing_and_another_share_is_another_tri
     assert two.aliases() == {"candidate": "v4", "champion": "v2", "previous": "v1"}
 
 
+def test_the_reason_for_a_trial_that_goes_on_is_in_history_and_audit(two: Registry) -> None:
+    going = two.start_canary("v2", 0.1)
+    two.decide("v2", "gate", "rejected", by="test", why="judged again")
+    changes, rows = len(two.history()), len(audited(two))
+    assert two.start_canary("v2", 0.1, by="ana", override="our largest customer asks for it") == going
+    assert (len(two.history()), len(audited(two))) == (changes + 1, rows + 1)
+    assert audited(two)[-1].fields["override"] == "our largest customer asks for it"
+
+
 @pytest.mark.parametrize("change", ["promote", "rollback", "publish"])
 def test_another_champion_ends_a_canary(two: Registry, change: str) -> None:
     two.promote("v2")

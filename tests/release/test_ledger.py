@@ -59,6 +59,14 @@ def test_only_new_items_give_back_and_only_their_share(attempts: list[Attempt]) 
         assert next_chance(attempts, items).before == pytest.approx(left)
 
 
+def test_items_that_have_been_asked_too_often_have_nothing_left() -> None:
+    attempts: list[Attempt] = []
+    for n in range(9):  # one item in nine tests, new ones beside it
+        spent(attempts, [ITEMS[0], *(f"s{n}-{i}" for i in range(59))])
+    chance = next_chance(attempts, ITEMS[:1])
+    assert (chance.before, chance.level) == (0, 0)
+
+
 def test_a_test_of_new_items_alone_starts_anew_and_the_old_one_has_what_it_had(attempts: list[Attempt]) -> None:
     old = attempts[-1].left
     others = [f"o{n}" for n in range(60)]

@@ -150,6 +150,7 @@ def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive_an
     decision = release(tmp_path, stale)  # both stages saw no champion, but now there is one
     assert (decision["outcome"], decision["attempt"]) == ("inconclusive", 0) and len(ledger_of(tmp_path)) == 1
     assert registry.aliases()["champion"] == "v1"
+    assert json.loads((registry.get("v2").path / "decision.json").read_text())["outcome"] == "inconclusive"
     (row,) = registry.decisions("v2")
     assert (row["outcome"], row["why"], row["numbers"]) == ("inconclusive", decision["reasons"][0], {})
     assert next_release(tmp_path, "t2-0", candidate=0.9)["attempt"] == 2

@@ -91,6 +91,14 @@ def test_a_number_of_a_row_is_no_customer_number_but_a_key_is_and_names_are_hidd
     assert isinstance(out, Dropped) and (out.location, out.position) == (forgotten.HIDDEN, "")
 
 
+def test_a_row_with_a_key_stays_out_without_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "forgotten.json"
+    forgotten.add(path, [forgotten.hasher(path)(said("Ana Li has 10 points", "key 7"), "key")], identifier("Ana Li"))
+    list_ = forgotten.load(path)
+    assert not kept(list_, said("11 points", "key 7"))
+    assert kept(list_, said("11 points", "key 70")) and kept(list_, said("11 points", "row 7"))
+
+
 def test_a_conversation_goes_with_all_its_messages_and_the_next_one_stays() -> None:
     rows = [said(text, f"line {line}, message {number}") for line, number, text in [
         (1, 1, "My cat?"), (1, 2, "Of Ana Li"), (1, 3, "Thanks!"), (2, 1, "Thanks!"),

@@ -13,6 +13,7 @@ from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import load_model, load_servable
 from llmops.model.base.packing import answer_loss, mean_loss, pack
+from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint
 from llmops.model.training.fit import PackedTrainer, fit
 from llmops.model.training.qlora import trainable
 from tests.model.made import FOUND, examples
@@ -125,6 +126,15 @@ def test_what_cannot_be_trained_on_is_an_error(base: str, tmp_path: Path) -> Non
         next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(TrainingError, match="nan at step 1"):
         fit(model, examples(16), CONFIG, FOUND, tmp_path)
+
+
+def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Path) -> None:
+    for step, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert newest_checkpoint(tmp_path / "none") is None
 
 
 def test_generation_does_not_depend_on_the_batch(tiny_base: Path) -> None:

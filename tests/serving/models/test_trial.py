@@ -225,6 +225,16 @@ async def test_what_a_caller_does_wrong_or_forces_and_what_the_champion_answers_
         assert (own.canary.failed, own.champion.requests) == (1, 0)
 
 
+async def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: FakeClock) -> None:
+    async with world.models() as models:
+        await world.canary(models)
+        for n in range(20):
+            await world.ask(models, str(n))
+        second = rollout.start(world.registry, world.events, "v2", 0.6, by="test", why="more").started
+        await world.until(lambda: models._trial and models._trial.registered.started == second)
+        assert models._trial.own.canary.requests == 0 and len(world.engines["v2"]) == 1
+
+
 async def test_one_replica_pulls_for_all_and_their_counts_are_added(world: Any, still: FakeClock) -> None:
     world.make = {"v2": lambda: EchoEngine(fail_on="bad")}
     async with world.models(replicas=2) as (one, two):
