@@ -181,10 +181,11 @@ def test_errors_are_those_that_the_client_knows(url, ours):
 
 
 def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
-    site = new_site(tmp_path, max_queue=0, max_batch=1).release()
-    with site.live() as url, openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0) as client:
-        engine = site.engines["v1"]
-        engine.going.clear()
+    site = new_site(tmp_path).release()
+    engine = site.engines["v1"] = EchoEngine(max_queue=0, max_batch=1)
+    engine.going.clear()
+    with site.live(lambda version: engine) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=site.keys["user"], max_retries=0)
         first = threading.Thread(target=complete, args=(client,))
         first.start()
         site.until(lambda: engine.stats().running == 1)
