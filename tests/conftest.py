@@ -69,7 +69,6 @@ TOGETHER = {
     "tests/elk/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/sinks/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",
-    "tests/serving/observe/test_shared_events.py": "elasticsearch",
 }
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
