@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from llmops.errors import RegistryError
 from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.registry.version import Version, build_partial
 from llmops.state.database import Database, database_at
 from llmops.state.tables import audit, trials
 
@@ -104,6 +104,17 @@ def test_a_promotion_over_a_champion_of_yesterday_does_not_count(registry: Regis
     assert registry.aliases()["champion"] == "v3"
 
 
+def test_a_champion_that_comes_while_a_version_is_built_counts_and_is_told(two: Registry, monkeypatch: Patch) -> None:
+    def slow(*given: Any) -> Path:
+        two.promote("v2")
+        return build_partial(*given)
+
+    monkeypatch.setattr("llmops.registry.registry.build_partial", slow)
+    late = add(two, "t4", "promoted", "v1")
+    assert (late.status, two.aliases()["champion"]) == ("inconclusive", "v2")
+    assert (late.path / "README.md").read_text() == "v4 inconclusive"
+
+
 def test_the_opponent_of_decided_training_stays_what_it_was(registry: Registry) -> None:
     add(registry, "t1")
     assert registry.opponent("t1") is None  # the base model, though v1 is champion now
@@ -113,6 +124,8 @@ def test_the_opponent_of_decided_training_stays_what_it_was(registry: Registry) 
         assert registry.opponent("t2") == registry.get("v1").path
         assert registry.opponent("t1") is None
         registry.rollback()  # a day without change compares nothing anew, whichever version answers
+    registry.get("v1").path.rename(registry.folder / "gone")
+    assert registry.opponent("t2") == registry.folder / "versions" / "v1"
 
 
 @pytest.mark.parametrize(("owner", "step"), [(Path, "rename"), (Registry, "_move")])

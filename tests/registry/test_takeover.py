@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -34,3 +35,17 @@ def test_files_of_0_1_0_are_taken_over_once_unless_they_are_damaged(tmp_path: Pa
     file.write_text(whole)  # it comes back, and is not read again
     again = Registry(tmp_path / "registry", NAME, registry.database)
     assert again.aliases()["champion"] == "v1" and len(again.history()) == changes + 1
+
+
+def test_another_registry_of_the_name_is_left_and_a_canary_that_the_gate_had_not_passed_ends(tmp_path: Path) -> None:
+    for root in ("one", "two"):
+        shutil.copytree(HOME / "registry", tmp_path / root)
+    file, known = tmp_path / "two" / NAME / "aliases.json", database_at(f"sqlite:///{tmp_path / 'one.db'}")
+    canary = {"version": "v4", "share": 0.1, "started": "2026-02-01T00:00:00.000001+00:00"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "canary": canary}))
+    assert Registry(tmp_path / "one", NAME, known).champion()
+    with pytest.raises(RegistryError, match=rf"knows another one named {NAME}"):
+        Registry(tmp_path / "two", NAME, known).aliases()
+    assert file.exists()
+    own = Registry(tmp_path / "two", NAME, database_at(f"sqlite:///{tmp_path / 'two.db'}"))
+    assert own.canary() is None and "v4 is rejected by the gate" in own.ended(str(canary["started"]))["why"]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from huggingface_hub import ModelCard
 
-from llmops import artifacts, cli
+from llmops import artifacts, cli, pipeline
 from llmops.artifacts import Record
 from llmops.config import Config, Features
 from llmops.errors import ArtifactError, RegistryError
@@ -135,6 +135,14 @@ def test_the_first_model_that_beats_the_base_becomes_champion_with_a_feature_ser
     (service,) = open_store(version.path / "features").list_feature_services()
     assert (service.name, service.tags["compress"]) == ("support_bot_v1", version.compress)
     assert read_online(version.path / "features", ["nobody"], service.name) == [None]
+
+
+def test_the_scores_of_one_candidate_release_no_other(tmp_path: Path) -> None:
+    good, bad = chain(tmp_path, "good", base=0.2, candidate=0.5), chain(tmp_path, "bad", base=0.2, candidate=0.01)
+    swapped = {**good, "train": bad["train"], "compress": bad["compress"]}
+    with pytest.raises(ArtifactError, match="compress/c-good, but compress/c-bad is given"):
+        pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", swapped)
+    assert registry_in(tmp_path).versions() == []
 
 
 def test_a_champion_that_changed_after_evaluation_is_an_error_or_inconclusive_and_spends_nothing(
@@ -290,6 +298,16 @@ def test_each_question_of_the_gate_has_its_own_answer_whatever_came_since(tmp_pa
     assert {**again, "aliases": strict["aliases"]} == strict and again["aliases"]["champion"] == "v2"
     assert registry_in(tmp_path).get("v2").status == "rejected" and ledger_of(tmp_path) == before
     assert {**second(), "aliases": lenient["aliases"]} == lenient
+
+
+def test_what_was_said_against_another_champion_is_no_answer(second: Second, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, asked = publish.judge, list[Any]()
+    monkeypatch.setattr(publish, "judge", lambda *given: asked.append(given) or judge(*given))
+    second()
+    ((candidate, *given),) = asked
+    assert judge(candidate, *given).chance is None  # the decision there was
+    again = judge(replace(candidate, opponent="v7"), *given)
+    assert again.chance and again.decision.opponent == "v7"
 
 
 class Killed(BaseException):
