@@ -107,6 +107,7 @@ def test_a_route_that_names_no_permission_stops_the_start(shared_site):
 def test_a_damaged_database_lets_nobody_in(site):
     with site.client() as client:
         site.ready(client)
+        assert ask(client, site.headers()).status_code == 200  # nor one whose key was good a moment ago
         for file in site.config.home.glob("state.db*"):
             file.unlink()
         (site.config.home / "state.db").write_text("{" * 5000)
@@ -142,6 +143,12 @@ def test_a_session_ends_with_its_key_and_cannot_change_anything(shared_site, sha
     assert shared_client.get("/dashboard/data").status_code == 200
     assert shared_client.post("/admin/promote", json={"version": "v2"}).status_code == 401
     assert ask(shared_client).status_code == 401
+    cookie, another = shared_client.cookies["llmops_session"], shared_site.keys["admin"].split("_")[1]
+    for forged in (cookie + "0", cookie.replace(entry.prefix, another)):
+        shared_client.cookies.clear()
+        headers = {"Cookie": f"llmops_session={forged}"}
+        assert shared_client.get("/dashboard/data", headers=headers).status_code == 401
+    sign_in(shared_client, key)
     shared_site.store.revoke(entry.prefix)
     assert shared_client.get("/dashboard/data").status_code == 401
 

@@ -17,9 +17,9 @@ from llmops.registry.aliases import Canary
 from llmops.release import rollout, trials
 from llmops.release.figures import Figures
 from llmops.release.trials import Sides
-from serving.engines.base import TokenIds
+from serving.engines.base import EngineRequest, Question, TokenIds
 from serving.engines.echo import EchoEngine, EchoRow
-from serving.errors import EngineDied, PromptRefused, QueueFull
+from serving.errors import ClientLeft, EngineDied, PromptRefused, QueueFull
 from serving.guard import Guard
 from serving.models import stream
 from serving.models import trial as trial_module
@@ -223,6 +223,30 @@ async def test_what_a_caller_does_wrong_or_forces_and_what_the_champion_answers_
         assert models.canary and own.canary.requests == 0
         assert await world.ask(models, prompt="bad") == "v1"
         assert (own.canary.failed, own.champion.requests) == (1, 0)
+
+
+async def test_a_request_that_is_given_up_counts_and_one_begun_before_the_trial_does_not(
+    world: Any, still: FakeClock
+) -> None:
+    async with world.models() as models:
+        await world.until(lambda: models._before_of == "v1")
+        world.engines["v1"][0].going.clear()
+        early = asyncio.create_task(world.ask(models))
+        await asyncio.sleep(0)
+        await world.canary(models)
+        world.engines["v2"][0].going.clear()
+        given = [models.generate(EngineRequest(Question("one"), 5), caller=str(n))[1] for n in range(8)]
+        readers = [asyncio.create_task(one.whole()) for one in given]
+        await asyncio.sleep(0)
+        for one in given:
+            one.push(ClientLeft())
+            one.cancel()
+        assert {type(end) for end in await asyncio.gather(*readers, return_exceptions=True)} == {ClientLeft}
+        for engines in world.engines.values():
+            engines[0].going.set()
+        own = models._trial.own
+        assert await early == "v1" and own.before.answered == 1
+        assert own.canary.total("left") + own.champion.total("left") == requests(own) == 8
 
 
 async def test_another_trial_of_the_same_version_begins_at_nothing(world: Any, still: FakeClock) -> None:

@@ -7,6 +7,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,9 @@ def test_a_seed_decides_a_sampled_answer_whoever_else_asks(engine: TransformersE
         engine, EngineRequest(Text("Once"), 12), EngineRequest(Text("Once"), 12, temperature=2.0, top_p=1e-9)
     )
     assert greedy == nucleus
+    stop = alone[0][len(alone[0]) // 2 :][:5]
+    (cut,) = answered(engine, replace(requests[0], stop=(stop, "never said")))
+    assert (cut.text, cut.finish_reason) == (alone[0][: alone[0].index(stop)], "stop")
 
 
 @pytest.mark.anyio
