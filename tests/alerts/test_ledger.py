@@ -100,7 +100,9 @@ def test_what_comes_and_goes_is_one_alert(here: Config) -> None:
     flapping = [judge(here, minute, *([SLOW] if minute % 4 == 0 else [])) for minute in range(20)]
     assert [state for states in flapping for state in states] == ["raised"]
     assert ledger.judged(here, [], {"error_rate"}, NOW + 80 * MINUTE) == []  # what could not be judged is not over
-    assert judge(here, 81) == ["resolved"]
+    assert judge(here, 81) == ["resolved"] and len(ledger.listed(here, NOW)["over"]) == 1
+    judge(here, 81 + 60 * 24 * 91)  # what has been over for long is forgotten
+    assert ledger.listed(here, NOW)["over"] == []
 
 
 def test_what_another_machine_alone_can_see_is_its_own_until_it_is_gone(here: Config) -> None:

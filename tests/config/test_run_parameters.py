@@ -60,7 +60,8 @@ def test_another_name_is_refused_and_the_list_is_told(given: dict[str, Any]) -> 
     [
         {"epochs": 0}, {"epochs": 1e9}, {"epochs": "5"}, {"epochs": True}, {"epochs": float("nan")}, {"rank": 1.5},
         {"interval": ""}, {"interval": "2026-02-31"}, {"interval": "2026-01-31T00:00"},
-        {"base_model": "/tmp/model"}, {"base_model": "a/../b"}, {"base_model": "a/b\n"},
+        {"base_model": "/tmp/model"}, {"base_model": "a/../b"}, {"base_model": "a/b\n"}, {"base_model": "../model"},
+        {"base_model": "~/model"}, {"seed": -1}, {"trials": 10**6},
     ],
 )  # fmt: skip
 def test_a_value_out_of_its_limits_is_refused_by_name(given: dict[str, Any]) -> None:

@@ -44,6 +44,24 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
+HANGING = """
+import ctypes, subprocess, sys
+from llmops.schedule import limit
+limit.GRACE_S = 0.5
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+print(child.pid, flush=True)
+with limit.time_limit("The stage train", 2):
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock
+    lock(mutex), lock(mutex)  # a deadlock, as two libraries of threads make one
+"""
+
+
+def test_native_code_that_never_returns_is_killed_with_its_children() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50)
+    assert done.returncode == -signal.SIGKILL and "The stage train hangs" in done.stderr
+    assert not psutil.pid_exists(child := int(done.stdout)) or is_gone(psutil.Process(child))
+
+
 @pytest.mark.timeout(0)  # that limit is an alarm, too
 def test_what_ends_in_time_goes_on_undisturbed() -> None:
     old = signal.getsignal(signal.SIGALRM)

@@ -42,7 +42,15 @@ def by_the_driver() -> Exception:
     return caught.value
 
 
+class Speechless(Exception):
+    """As py4j's error of the JVM, once that is gone."""
+
+    def __str__(self) -> str:
+        raise ConnectionRefusedError("no JVM")
+
+
 PASSING = {
+    "cannot tell its text": raised_from(Speechless(), ConnectionResetError("reset by peer")),
     "Hub 429": answered(429),
     "time out of the Hub's client": httpx2.ConnectTimeout("no answer"),
     "wrapped": raised_from(RuntimeError("the loader failed"), answered(500)),

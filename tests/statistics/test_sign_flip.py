@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmops.statistics import sign_flip
-from llmops.statistics.sign_flip import bounds, detectable, smallest_level
+from llmops.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 
 UNEQUAL = [1] * 10 + [3] * 10 + [8] * 6 + [30, 60, 90]
 
@@ -38,6 +38,11 @@ def test_of_equal_systems_no_more_pass_than_the_level_says() -> None:
     heavy = rng.standard_t(1.5, (29, 600)) * (rng.random((29, 600)) < 0.5)  # tails, and topics without a difference
     low, high = bounds(heavy * sizes[:, None], sizes, 0.025)
     assert max(np.mean(low > 0), np.mean(high < 0)) <= 0.025 + 3 * 0.0064
+
+
+def test_values_that_are_all_the_same_leave_no_doubt() -> None:
+    low, high = bounds(*by_topic(np.full((40, 1), 0.1), [f"t{n // 3}" for n in range(40)]), 0.025)
+    assert low == high == 0.1
 
 
 def test_a_drawn_sample_of_sets_gives_nearly_what_all_of_them_do(monkeypatch: pytest.MonkeyPatch) -> None:
