@@ -68,6 +68,7 @@ def test_clean_data_and_answers_pass(tmp_path: Path) -> None:
     ("split", "field", "text", "scan", "rule"),
     [
         ("validation", "answer", "Write to ana@example.com", "pii", "EMAIL_ADDRESS"),
+        ("train", "question", "Is 4111 1111 1111 1111 my card?", "pii", "CREDIT_CARD"),
         ("train", "context", "key hf_" + "aB3" * 12, "secrets", "SECRET"),
     ],
 )
