@@ -260,5 +260,6 @@ def test_the_card_tells_where_the_examples_come_from(registry: Registry, root: P
     assert f"| EMAIL_ADDRESS | {record.metrics['redactions']['EMAIL_ADDRESS']} |" in text
     assert 'load_dataset("me/data", revision="v1")' in text and "**promoted** against base" in text
     assert MAIL not in text and "/home/of" not in text  # nor where the sources lie
+    assert not [name for name in HUB.dataset_licences if "-nc" in name or "-nd" in name]  # they let pass texts on
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len(tables) > 20 and all(line.endswith("|") for line in tables)

@@ -262,6 +262,9 @@ def test_without_token_repository_or_network_it_says_so(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(LlmopsError, match=r"127\.0\.0\.1:9"):
         push()
+    monkeypatch.setenv("HF_TOKEN", "hf_one hf_two")
+    with pytest.raises(RegistryError, match="no Hub token"):
+        push()
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(RegistryError, match="HF_TOKEN"):
         push()
