@@ -78,6 +78,12 @@ def test_a_changed_mind_counts_once_and_a_comment_or_a_side_that_was_asked_for_c
     forced = client.post("/generate", json={"prompt": "one"}, headers=headers).json()
     rate(client, forced["id"], site.headers(), rating="up")
     assert sum(said(site, client)) == 1
+    canary = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin"))
+    assert canary.status_code == 409  # it ends no A/B test
+    assert post(site, client, {"stop": True}).json()["ab_test"] is None
+    begin(site, client)
+    rate(client, id, site.headers(), rating="down")  # of what was answered in another trial
+    assert sum(said(site, client)) == 0
 
 
 def test_a_rating_counts_once_for_the_side_that_answered_whoever_says_it_and_whichever_replica_hears_it(
