@@ -23,6 +23,9 @@ ALL = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS"
     [
         ("John+x@shop.internal, b@xn--80ak6aa92e.com", "<EMAIL_ADDRESS>, <EMAIL_ADDRESS>"),
         ("x" * 80 + "@example.com", "x" * 16 + "<EMAIL_ADDRESS>"),
+        ("+999 123 456 789", "<PHONE_NUMBER>"),
+        ("card 4111\u20131111\u20131111\u20131111, 2223 0031 2200 3222", "card <CREDIT_CARD>, <CREDIT_CARD>"),
+        ("ssn 219-09-9999", "ssn <US_SSN>"),
         ("my phone is 4155550132", "my phone is <PHONE_NUMBER>"),
         ("card 4111\u00a01111\u00a01111\u00a01111", "card <CREDIT_CARD>"),
         ("card \uff14111111111111111", "card <CREDIT_CARD>"),
@@ -42,6 +45,7 @@ def test_personal_data_is_replaced(text: str, redacted: str) -> None:
         "Order #4155550132",
         "tracking number 9400 1102 0088 1234",
         "2024-01-31 2024-02-01 and 2024-01-31T10:00:00",
+        "0.123456789 in all",
         "version 1.2.3.4 and v1.2.3.4",
         "$1,234,567.89 or 1 299.00 to 2 499.00",
         "2019-2020-2021 and 2020 2021 2022 2023",

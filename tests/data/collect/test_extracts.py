@@ -19,7 +19,7 @@ from llmops.config import Collect, Source
 from llmops.data.collect import extracts
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import sql_rows
-from llmops.records import Document, read_rows
+from llmops.records import Document, Dropped, read_rows
 from llmops.schedule import intervals
 
 Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
@@ -91,6 +91,16 @@ def test_a_row_that_where_leaves_out_replaces_the_older_one(tmp_path: Path) -> N
     run(tmp_path, "2026-01-01", source)
     assert run(tmp_path, "2026-01-02", source)["left_out"] == 1
     assert got(tmp_path, "2026-01-02") == [("key 2", "fine")]
+
+
+def test_rows_without_a_key_or_a_day_are_all_named(tmp_path: Path) -> None:
+    fill(tmp_path, [(1, "fine", "2026-01-01"), (None, "no key", "2026-01-01"), (None, "nor here", "2026-01-02")])
+    fill(tmp_path, [(7, "no day", None), (7, "but now", "2026-01-02")])
+    for day in ("2026-01-01", "2026-01-02"):
+        run(tmp_path, day)
+    bad = [row.content for row in read_rows(tmp_path / "out-2026-01-02" / "quarantine.parquet", Dropped)]
+    assert len(bad) == 3 and all(any(text in row for row in bad) for text in ("no key", "nor here", "no day"))
+    assert got(tmp_path, "2026-01-02") == [("key 1", "fine"), ("key 7", "but now")]
 
 
 def test_days_in_which_rows_may_still_come_are_asked_for_again(
