@@ -59,6 +59,7 @@ def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) ->
         ([requests(5, 5000), requests(40)], {"latency_p95"}),
         ([requests(60, 1500, ago=6)], set()),  # before the window
         ([requests(60, 5000, **{"url.path": "/v1/chat/completions"})], set()),  # the promise is of /generate
+        ([requests(60, 5000, status=429)], set()),  # a caller's mistakes
         ([requests(4, status=500), requests(100)], set()),
         ([requests(5, status=500), requests(100)], {"error_rate"}),
         ([requests(60, **{"llmops.queue_time": int(8e8)})], {"queue_time"}),

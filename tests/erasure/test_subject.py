@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.data.annotate import names
 from llmops.data.text import identity
-from llmops.erasure.subject import MARK, Subject
+from llmops.erasure.subject import MARK, Subject, without_numbers
 from llmops.errors import LlmopsError
 
 MAIL = "ana@example.org"
@@ -94,6 +94,7 @@ def test_it_hides_the_person_and_nothing_else() -> None:
 
 
 def test_it_leaves_the_numbers_of_json_alone() -> None:
+    assert without_numbers('{"rows": 104, "says": "104"}') == '{"rows": 0, "says": "104"}'  # a count is nobody's
     subject = Subject("122")
     lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
     hidden = f'{{"at": "customer {MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK} and {MARK}\n'
