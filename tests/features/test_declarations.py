@@ -66,6 +66,11 @@ def test_a_home_can_be_moved(tmp_path: Path, make: Any, monkeypatch: pytest.Monk
     moved = tmp_path / "two" / out.relative_to(tmp_path / "one")
     assert list(read_offline(moved, "train")) == expected
     assert read_online(moved, ["id3"]) == [expected[3]]
+    place = tmp_path / "elsewhere" / "features"  # a version outside of the home may move, too
+    declare_version(moved, "support_bot_v1", {}, place, place)
+    (tmp_path / "further").mkdir()
+    place = place.parent.rename(tmp_path / "further" / "away") / "features"
+    assert OnlineTokens(place, "support_bot_v1").read(["id3"]) == [expected[3]]
 
 
 def test_a_version_serves_by_a_service_of_its_own(tmp_path: Path, make: Any) -> None:

@@ -102,6 +102,8 @@ def test_what_is_forgotten_is_gone_from_every_project_and_from_the_bytes(
 ) -> None:
     config, out = made
     _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
+    projects = {declarations.settings_of(artifact).project for artifact in (out, other)}
+    assert len(projects) == 2, "tokens that were cut elsewhere do not mix"
     reader = OnlineTokens(out)  # forgetting waits for nobody who reads
     victim = reader.read(["id6"])[0]
     assert victim
