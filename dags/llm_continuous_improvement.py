@@ -58,12 +58,14 @@ def llm_continuous_improvement() -> None:
         return bool(found["new"])
 
     @task(multiple_outputs=False, trigger_rule="all_done")
-    def report(found: dict[str, Any]) -> str:
+    def report(found: dict[str, Any] | None) -> str:
         from llmops.config import load
         from llmops.improve import weekly
 
         context = get_current_context()
         run, ti = context["dag_run"], context["ti"]
+        if found is None:  # `read` has failed
+            return weekly.report_unread(load(), run.run_after, run.run_id)
         states = ti.get_task_states(dag_id=ti.dag_id, task_ids=["retrain"], run_ids=[run.run_id])
         trained = states.get(run.run_id, {}).get("retrain") == "success"
         since, until = (datetime.fromisoformat(found[name]) for name in ("since", "until"))

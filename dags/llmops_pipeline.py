@@ -1,11 +1,13 @@
 """
 ### From raw data to a served model
 
-`collect clean annotate features select tune train compress evaluate govern release deploy push_to_hub`, one task per
-stage, each handing the next the path of its artifact. A stage whose artifact is there already has nothing to do, so a
-retry or a second run only does what is missing, and on a day that brought nothing new every task after `collect`
-succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if the gate says
-so. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
+`collect clean index annotate select features tune train compress evaluate govern release deploy push_to_hub`, one task
+per stage, each handing the path of its artifact to those that read it. A stage whose artifact is there already has
+nothing to do, so a retry or a second run only does what is missing, and on a day that brought nothing new every task
+after `collect` succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if
+the gate says so. With `grounding.enabled` there is one more task, `fall_back`: where nothing would be served, it has
+the base judged with the documents. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on
+which other DAGs can be scheduled.
 
 At the end `gc` removes what nothing needs any more (section `retention`), also when the run has failed. It decides
 nothing about the run: where it fails there is an alert, and while another run is at work it is skipped.
@@ -24,6 +26,7 @@ read the days before, 2026-01-29 and 30:
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import Asset, AssetAlias, CronTriggerTimetable, Param, dag, get_current_context, task
 
@@ -40,8 +43,11 @@ from llmops.schedule.tasks import (
     published,
     run_failed,
     run_succeeded,
+    settings,
     who,
 )
+
+FALL_BACK = "fall_back"
 
 
 @dag(
@@ -68,6 +74,7 @@ def llmops_pipeline() -> None:
 
         from llmops.config import load
         from llmops.config.run_parameters import overrides
+        from llmops.fallback import fall_back
         from llmops.pipeline import run_stage
         from llmops.schedule.intervals import parse_interval
 
@@ -75,16 +82,16 @@ def llmops_pipeline() -> None:
         run = context["dag_run"]
         own_day = run.data_interval_start or run.run_after - timedelta(days=1)
         interval, sections = overrides(context["params"])
-        artifact = run_stage(
-            name,
-            load(overrides=sections),
-            parse_interval(interval or own_day.isoformat()),
-            {i: Path(path) for i, path in inputs.items()},
-            run=run.run_id,
-            attempt=context["ti"].try_number,
-        )
-        if name in ASSETS and (extra := published(artifact, run.run_id)):
-            context["outlet_events"][AssetAlias(ASSETS[name])].add(Asset(ASSETS[name]), extra=extra)
+        config, day = load(overrides=sections), parse_interval(interval or own_day.isoformat())
+        done = {i: Path(path) for i, path in inputs.items()}
+        how: dict[str, Any] = {"run": run.run_id, "attempt": context["ti"].try_number}
+        if name == FALL_BACK:
+            artifact = fall_back(config, day, done, **how)
+            asset = ASSETS["release"] if artifact != done["release"] else ""
+        else:
+            artifact, asset = run_stage(name, config, day, done, **how), ASSETS.get(name, "")
+        if asset and (extra := published(artifact, run.run_id)):
+            context["outlet_events"][AssetAlias(asset)].add(Asset(asset), extra=extra)
         return str(artifact)
 
     @task(on_failure_callback=gc_failed, on_success_callback=gc_succeeded)
@@ -110,7 +117,12 @@ def llmops_pipeline() -> None:
         outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
         task_of = stage.override(task_id=name, outlets=outlets, **where)
         artifacts[name] = task_of(name, {i: artifacts[i] for i in spec.inputs})
-    artifacts[name] >> gc().as_teardown()  # runs whatever happened before, and does not make the run succeed or fail
+        if name == "release" and settings().grounding.enabled:
+            task_of = stage.override(task_id=FALL_BACK, outlets=outlets, pool=POOL)
+            artifacts[name] = task_of(FALL_BACK, dict(artifacts))
+    read = {source for spec in STAGES.values() for source in spec.inputs}
+    ends = [artifact for name, artifact in artifacts.items() if name not in read]
+    ends >> gc().as_teardown()  # runs whatever happened before, and does not make the run succeed or fail
 
 
 llmops_pipeline()

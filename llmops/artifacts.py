@@ -116,15 +116,14 @@ def finished(stage: Path) -> list[Path]:
 
 
 def newest(stage: Path) -> Path:
-    """The artifact of a stage that was finished last, for a person who asks; `stage` is the folder that it is in.
+    """The artifact of a stage that a run made or used last, for a person who asks; `stage` is the folder that it is in.
 
     Raises:
         ArtifactError: if there is none.
     """
-    done = finished(stage)
-    if not done:
+    if not (done := finished(stage)):
         raise ArtifactError(f"There is no finished artifact in {stage}; run `llmops run {stage.name}` first.")
-    return max(done, key=lambda path: read_record(path).finished)
+    return max(done, key=lambda path: ((path / RECORD).stat().st_mtime_ns, read_record(path).finished))
 
 
 @contextmanager
@@ -173,8 +172,7 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
     files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
     for folder in [*(f for f in found if f.is_dir()), path, *path.absolute().parents[:2]]:
         _sync(folder)
-    unread = (*FOR_PEOPLE, *aside)
-    content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
+    content = {n: digest for n, digest in files.items() if not any(fnmatch(n, p) for p in (*FOR_PEOPLE, *aside))}
     digest = record.content or _digest([content, {name: record.metrics.get(name) for name in read}])
     whole = replace(record, files=files, content=digest)
     write_json(path / RECORD, asdict(whole))
@@ -185,16 +183,19 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
 def amend(path: Path, note: Mapping[str, Any]) -> Record:
     """Record again what an artifact holds, after an erasure, and why: `note` is kept in the record.
 
-    The artifact keeps its folder, its fingerprint, which says what it was made from, and its content, so that a plan
-    finds done what it found done before. A note that is there already is not added again.
+    The artifact keeps its folder, fingerprint and content, so that a plan finds done what it found done before, and the
+    time of its last use. A note that is there already is not added again.
     """
     record = read_record(path)
     erasures = record.erasures if dict(note) in record.erasures else [*record.erasures, dict(note)]
     whole = replace(record, erasures=erasures)
     if is_gone(path):
         write_json(path / GONE, asdict(whole))
-        return whole
-    return commit(path, whole)
+    else:
+        used = (path / RECORD).stat().st_mtime_ns
+        whole = commit(path, whole)
+        os.utime(path / RECORD, ns=(used, used))
+    return whole
 
 
 def verify(path: Path) -> list[str]:
@@ -241,8 +242,7 @@ def _sync(folder: Path) -> None:
 
 
 def _digest(parts: Any) -> str:
-    document = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(document.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def write_whole(path: Path, data: bytes) -> None:

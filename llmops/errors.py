@@ -56,6 +56,10 @@ class ArtifactError(LlmopsError):
     """An artifact is missing, incomplete or damaged."""
 
 
+class ChildFailed(LlmopsError):
+    """A process that does a part of the work ended or hung, and so it did when it was started again."""
+
+
 class TrainingError(LlmopsError):
     """Training cannot go on: no gradient, NaN loss, nothing to learn from."""
 
@@ -76,8 +80,20 @@ class StateUnavailable(StateError, TransientError):
     """The database of what is decided cannot be reached or written for now."""
 
 
+class StateReadOnly(StateError):
+    """The database of what is decided can be read here and not written."""
+
+
 class EventsUnavailable(TransientError):
     """Events cannot be read now."""
+
+
+class IndexUnavailable(TransientError):
+    """The server that passages are searched in does not do now what it is asked."""
+
+
+class IndexRefused(LlmopsError):
+    """The server that passages are searched in does not do what it is asked, whenever it is."""
 
 
 class HubUnavailableError(RegistryError, TransientError):

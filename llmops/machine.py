@@ -10,8 +10,10 @@ as good as either. Training tokens/s on 2 cores, alone and beside one busy proce
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +28,13 @@ def spin_briefly(environ: MutableMapping[str, str]) -> None:
     """
     if "OMP_WAIT_POLICY" not in environ:
         environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+#: what `/proc/cpuinfo` says of a processor's kind: of x86, then of ARM
+_KIND = (
+    *("model name", "cpu family", "model", "stepping", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features"),
+)
 
 
 @cache
@@ -48,6 +57,20 @@ def gpu() -> str:
         return ""
     kinds = {" (".join(part.strip() for part in line.rsplit(",", 1)) + ")" for line in said.splitlines() if line}
     return ", ".join(sorted(kinds))
+
+
+def processor(root: Path = Path("/")) -> str:
+    """The machine's processor: its name, which may be a hypervisor's for many, its model and what it can compute with.
+
+    Args:
+        root: where `/proc` is.
+    """
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    known = dict(re.findall(r"^(\S[^:\n]*?)\s*: *(.*)$", text, re.MULTILINE))
+    return "; ".join(f"{key} {known[key]}" for key in _KIND if key in known) or platform.processor()
 
 
 def total_memory(root: Path = Path("/")) -> int:
@@ -80,3 +103,12 @@ def cores(root: Path = Path("/")) -> int:
             continue
         shares += [int(text[0]) / int(text[1])] if text[0] not in ("max", "-1") else []
     return max(1, round(min(shares)))
+
+
+def threads(environ: Mapping[str, str] = os.environ) -> int:
+    """With how many threads a model computes: as many as there are cores, or fewer if `OMP_NUM_THREADS` says so.
+
+    torch reads that variable by itself; what runs beside other work is so told to take less, whatever runs the model.
+    """
+    told = environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(told)) if told.isdecimal() and int(told) else cores()

@@ -22,8 +22,8 @@ from llmops import artifacts, sameness
 from llmops.artifacts import Record
 from llmops.code_version import code_version, git_commit
 from llmops.config import Config
-from llmops.errors import LlmopsError
 from llmops.monitoring import stage_events
+from llmops.monitoring.figures import stages
 from llmops.sameness import Stage
 from llmops.schedule import intervals
 from llmops.schedule.limit import time_limit
@@ -35,45 +35,43 @@ if TYPE_CHECKING:
 log = logging.getLogger("llmops.pipeline")
 
 Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
-TOKENS = ("transformers", "tokenizers")
-MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
-        "llmops.data.collect.stage",
-        interval=True,
-        sources=True,
-        paths=("database",),
+        "llmops.data.collect.stage", interval=True, sources=True, paths=("database",),
         aside=("quarantine.parquet", "pairs.parquet"),
-    ),  # fmt: skip
+    ),
     "clean": Stage(
-        "llmops.data.clean.stage",
-        ("collect",),
-        compute=True,
-        aside=("dropped/*",),
+        "llmops.data.clean.stage", ("collect",), compute=True, aside=("dropped/*",),
         sections={"annotate": sameness.useless_to_clean},
     ),
-    "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
+    "index": Stage(
+        "llmops.data.index.stage", ("clean",), before=True, libraries=sameness.VECTORS, read=("model",),
+        aside=("index.db", "vectors.npy"),  # made of the passages, and not the same bit for bit everywhere
+        sections={"annotate": sameness.useless_to_index},
+    ),
+    "annotate": Stage(
+        "llmops.data.annotate.stage", ("clean",), ledger=True, sections={"grounding": sameness.useless_to_annotate},
+        aside=("dropped.parquet",),
+    ),
     "select": Stage(
         "llmops.model.select.stage",
         ("annotate",),
-        base=True,
-        paths=("weight_hashes",),
-        libraries=MODELS,
-        compute=True,
+        base=True, compute=True, paths=("weight_hashes",),
+        libraries=sameness.MODELS,
     ),
     "features": Stage(
         "llmops.features.stage",
         ("annotate", "select"),
         declarations=True,
-        libraries=TOKENS,
+        libraries=sameness.TOKENS,
         aside=("dropped.parquet", "registry.db"),  # Feast writes the time into its registry
         read=("examples", "tokens", "truncated"),
     ),
     "tune": Stage(
         "llmops.model.tune.stage",
         ("features", "select"),
-        libraries=MODELS,
+        libraries=sameness.MODELS,
         compute=True,
         resumable=True,
         sections={"train": sameness.useless_to_a_search},
@@ -82,7 +80,7 @@ STAGES: dict[str, Stage] = {
     "train": Stage(
         "llmops.model.train.stage",
         ("features", "select", "tune"),
-        libraries=MODELS,
+        libraries=sameness.MODELS,
         compute=True,
         resumable=True,
         aside=("loss.json",),
@@ -90,7 +88,7 @@ STAGES: dict[str, Stage] = {
     "compress": Stage(
         "llmops.model.compress.stage",
         ("annotate", "features", "select", "train"),
-        libraries=MODELS,
+        libraries=sameness.ANSWERS,
         compute=True,
         resumable=True,
         aside=("compression.json",),
@@ -98,17 +96,18 @@ STAGES: dict[str, Stage] = {
     ),
     "evaluate": Stage(
         "llmops.model.evaluate.stage",
-        ("annotate", "select", "compress"),
-        champion=True,
-        libraries=MODELS,
-        compute=True,
+        ("annotate", "select", "compress", "index"),
+        champion=True, before=True, compute=True,
+        libraries=sameness.ANSWERS,
+        sections={"grounding": lambda evaluate: (), "train": sameness.useless_to_evaluate},
+        aside=("asked*.json",),
     ),
-    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=MODELS),
+    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=sameness.ANSWERS),
     "release": Stage(
         "llmops.release.stage",
-        ("train", "compress", "select", "annotate", "evaluate", "govern"),
-        champion=True,
-        paths=("events", "database"),
+        ("train", "compress", "select", "annotate", "evaluate", "govern", "index"),
+        champion=True, outside=True, day=True,
+        paths=("events", "database", "search_server"),
         aside=("features/*",),
     ),
     "deploy": Stage(
@@ -117,7 +116,7 @@ STAGES: dict[str, Stage] = {
     "push_to_hub": Stage(
         "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
             artifacts.touch(todo.path)
             return todo.path
         record = _build(todo, config, run)
-    log.info("%s: %s", name, record.metrics)
+    log.info("%s", stages.told(todo.path, record))
     stage_events.made(config.events, record)
     return todo.path
 
@@ -204,22 +203,6 @@ def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | 
             are damaged.
     """
     return _plan(name, config, interval, dict(inputs or {}))
-
-
-def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]:
-    """The plan of each stage, or what stands in its way; None: it depends on what a stage before it will make."""
-    known: dict[str, Path] = {}
-    found: dict[str, Plan | LlmopsError | None] = {}
-    for name, stage in STAGES.items():
-        found[name] = None
-        if known.keys() >= set(stage.inputs):
-            try:
-                found[name] = todo = plan(name, config, interval, known)
-            except LlmopsError as error:
-                found[name] = error
-            else:
-                known |= {name: todo.path} if todo.done else {}
-    return found
 
 
 def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:
@@ -263,8 +246,7 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
     log.info("%s: building %s", todo.stage, path)
     if "select" in todo.inputs:
         sameness.check_base(config, todo.inputs["select"])
-    started = datetime.now(UTC)
-    metrics: Metrics = _call(todo, config, "run")
+    started, metrics = datetime.now(UTC), dict(_call(todo, config, "run"))
     return artifacts.commit(
         path,
         Record(
@@ -274,7 +256,7 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
             inputs={name: artifacts.ref(source) for name, source in sorted(todo.inputs.items())},
             interval=todo.interval,
             code=code_version(stage.module),
-            metrics=dict(metrics),
+            metrics=metrics,
             files={},
             environment=sameness.environment(stage.libraries),
             git_commit=git_commit(),
@@ -291,10 +273,11 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
 def _call(todo: Plan, config: Config, function: str) -> Any:
     """What a function of the stage's module returns: `run`, or `stands`, which takes the same."""
     stage = STAGES[todo.stage]
-    called: Callable[..., Any] = getattr(importlib.import_module(stage.module), function)
     extra: dict[str, Any] = {name: getattr(config, name) for name in stage.paths}
-    extra |= {"interval": todo.interval} if stage.interval else {}
+    extra |= {name: getattr(todo, name) for name in ("interval", "sources") if getattr(stage, name)}
     extra |= {"ledger": todo.ledger} if todo.ledger else {}
-    extra |= {"sources": todo.sources} if stage.sources else {}
+    extra |= {"interval": todo.interval} if stage.day else {}
+    extra |= {"before": sameness.before(stage, todo.path)} if stage.before else {}
     sections = sameness.sections(stage, config, todo.stage)
+    called: Callable[..., Any] = getattr(importlib.import_module(stage.module), function)
     return called(sections.pop(todo.stage), **sections, **todo.inputs, **extra, out=todo.path)

@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # its HTTP client's own
 from transformers import AutoTokenizer
 
-from llmops import artifacts, doctor, pipeline, sameness
+from llmops import artifacts, doctor, fallback, sameness
 from llmops.config import Config
 from llmops.config.space import largest
 from llmops.data.clean.place import check_place
@@ -85,7 +85,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
         gpu_gib: plan for a machine with a GPU of that memory instead of for this one's.
     """
     found = Outlook()
-    plans = pipeline.plans(config, interval)
+    plans = fallback.plans(config, interval)
     found.stages = list(_stages(plans, config))
     if failed := [str(why) for why in plans.values() if isinstance(why, LlmopsError)]:
         found.checks.append(Check("sources", False, failed[0], "see the message"))
@@ -107,10 +107,11 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
         hub = list(_hub(config, base))
         unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
         found.checks.append(_tokenizer(base, unreachable))
-        settings = settings_of(config)
-        found.memory = budget(STAGES, shape, settings, _there(config, gpu_gib))
+        there = _there(config, gpu_gib)
+        settings = settings_of(config, gpu=bool(there.gpu))
+        found.memory = budget(STAGES, shape, settings, there)
         found.checks += _memory(found.memory, shape, settings, config, gpu_gib)
-        found.checks.append(_disk(config, shape, base))
+        found.checks.append(_disk(config, shape, settings, base))
         found.checks += hub
     found.checks += list(_home(config))
     found.checks += list(_search(config))
@@ -120,7 +121,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
     return found
 
 
-def settings_of(config: Config) -> Settings:
+def settings_of(config: Config, gpu: bool) -> Settings:
     """What of the configuration decides the memory that is needed; tune may take the largest of what it tries."""
     usual = Settings()
     most = {name: int(largest(expression)) for name, expression in config.tune.space.items()}
@@ -131,7 +132,7 @@ def settings_of(config: Config) -> Settings:
         tokens=config.features.max_tokens,
         answers=max(config.evaluate.max_new_tokens, config.compress.max_new_tokens),
         batch=max(config.evaluate.batch, config.compress.batch),
-        variants=config.compress.variants,
+        variants=config.compress.tried(gpu),
         slots=config.serving.max_batch,
         context=config.serving.max_context,
     )
@@ -205,10 +206,10 @@ def _tokenizer(base: Base, unreachable: bool) -> Check:
     return Check(name, True, f"{len(found):,} tokens, {template}")
 
 
-def _disk(config: Config, shape: Shape, base: Base) -> Check:
+def _disk(config: Config, shape: Shape, settings: Settings, base: Base) -> Check:
     """The base, if it is not kept yet; the merged model and every smaller form; and the version, where links fail."""
     full: Form = "bf16"
-    forms = [bytes_of(shape, form) for form in (full, *config.compress.variants)]
+    forms = [bytes_of(shape, form) for form in (full, *settings.variants)]
     copies = 0 if base.revision == "local" else bytes_of(shape, "bf16")
     needed = (copies + sum(forms) + max(forms)) / GIB + CHECKPOINTS_GIB
     there = doctor.nearest(config.home)

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmops.errors import ArtifactError
+
+if TYPE_CHECKING:  # serving reads no Parquet file, and its image for CPUs has no pyarrow
+    import pyarrow as pa
 
 MESSAGE = ", message "  #: in the position of a chat message, after that of its conversation
 KEY = "key "  #: a position begins so where it is the key of a table's row, and no number that another row may get
@@ -77,6 +77,21 @@ class Example:
     interval: str = ""  #: ISO date of the data interval in which it was made first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of a document that retrieval finds, without personal data and secrets."""
+
+    id: str  #: hash of its document, its headings and its text: stable between runs
+    document: str  #: id of its document
+    source: str
+    location: str
+    position: str
+    title: str = ""  #: of the page, or what the document asks
+    headings: str = ""  #: the path of headings that it stands under, the outermost first
+    text: str
+    licence: str = ""
+
+
 def as_of(position: str, interval: str) -> str:
     """A position as of an interval: other than the same one today, which may be another row's by then.
 
@@ -123,7 +138,7 @@ class Finding:
     owasp: str = ""  #: e.g. "LLM02:2025 sensitive information disclosure"
 
 
-Row = TypeVar("Row", Document, Dropped, Example, Finding)
+Row = TypeVar("Row", Document, Dropped, Example, Finding, Passage)
 
 
 def content_id(*parts: str) -> str:
@@ -137,17 +152,23 @@ def content_id(*parts: str) -> str:
 
 def schema(kind: type[Row]) -> pa.Schema:
     """The Arrow schema of a record type: one non-null string column per field, in order."""
+    import pyarrow as pa
+
     return pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(kind)])
 
 
 def write_rows(path: Path, rows: Iterable[Row], kind: type[Row]) -> int:
     """Write records to one Parquet file, whole or not at all; returns how many rows."""
+    import pyarrow as pa
+
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
     return write_table(path, table)
 
 
 def write_table(path: Path, table: pa.Table) -> int:
     """Write an Arrow table to one Parquet file, whole or not at all; returns how many rows."""
+    import pyarrow.parquet as pq
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, partial, compression="zstd")
@@ -157,6 +178,8 @@ def write_table(path: Path, table: pa.Table) -> int:
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """Read the records of one Parquet file, or of a folder of them (as Spark writes), in file order."""
+    import pyarrow.parquet as pq
+
     columns: Sequence[str] = [f.name for f in fields(kind)]
     items: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
     return [kind(**item) for item in items]

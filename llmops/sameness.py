@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops import artifacts, machine
 from llmops.artifacts import Record
-from llmops.code_version import library_version
-from llmops.config import Annotate, Clean, Config, Section, Tune
+from llmops.code_version import code_version, library_version
+from llmops.config import Annotate, Clean, Config, Evaluate, Grounding, Index, Section, Train, Tune
 from llmops.errors import ArtifactError, LlmopsError, RegistryError
 
 if TYPE_CHECKING:
     from llmops.data.annotate.ledger import SplitLedger
     from llmops.registry.version import Version
+
+
+#: Libraries that decide what a stage makes of texts, of models, of what a finished model answers, and of vectors.
+TOKENS = ("transformers", "tokenizers")
+MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
+ANSWERS = (*MODELS, "openvino-genai", "gguf")
+VECTORS = ("tokenizers", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +38,13 @@ class Stage:
     declarations: bool = False  #: reads the Feast feature repository: its content counts as its input
     base: bool = False  #: chooses the base model: the weights that lie on this machine count as its input
     champion: bool = False  #: also reads the champion's version folder, if there is one
+    before: bool = False  #: may take over what its own earlier artifacts hold
     paths: tuple[str, ...] = ()  #: paths of the configuration, and its database: they say where, and decide no result
     libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch among them the GPU counts, too
     compute: bool = False  #: needs the accelerator, or all cores: the schedule runs one of these at a time
     resumable: bool = False  #: goes on from what an interrupted run left in its folder
-    outside: bool = False  #: what it makes lies elsewhere and may change there: its function `stands` tells if it has
+    outside: bool = False  #: what it makes lies elsewhere and may change there: `stands` tells if it has, or mends it
+    day: bool = False  #: is told the interval, which decides nothing of its artifact
     aside: tuple[str, ...] = ()  #: patterns of its files that no other stage reads: measured times, what it drops
     read: tuple[str, ...] = ()  #: its metrics that other stages read
     #: other sections that it is given, each with the fields that it has no use for, as its own section decides: it sees
@@ -46,6 +56,19 @@ def environment(libraries: Sequence[str]) -> dict[str, str]:
     """With what a stage would compute here: its libraries' versions; with torch among them the GPU, if there is one."""
     found = {name: library_version(name) for name in libraries}
     return found | ({"gpu": machine.gpu()} if "torch" in found and machine.gpu() else {})
+
+
+def before(stage: Stage, path: Path) -> list[Path]:
+    """The finished artifacts beside the one at `path` that the same code has made with the same libraries, the newest
+    first; without those that an erasure has changed since."""
+    code, libraries = code_version(stage.module), environment(stage.libraries)
+    found: dict[Path, str] = {}
+    for other in artifacts.finished(path.parent):
+        with suppress(ArtifactError):  # damaged, so nothing is known of it
+            record = artifacts.read_record(other)
+            if (record.code, record.environment) == (code, libraries) and not record.erasures:
+                found[other] = record.finished
+    return sorted(found, key=lambda other: found[other], reverse=True)
 
 
 def sources(config: Config, interval: str) -> str:
@@ -238,3 +261,18 @@ def useless_to_a_search(tune: Tune) -> tuple[str, ...]:
 def useless_to_clean(clean: Clean) -> tuple[str, ...]:
     """The fields of `annotate` that cleaning has no use for: all but which sources are tested."""
     return tuple(name for name in Annotate.model_fields if name != "test_sources")
+
+
+def useless_to_index(index: Index) -> tuple[str, ...]:
+    """The fields of `annotate` that indexing has no use for: all but what is redacted."""
+    return tuple(name for name in Annotate.model_fields if name != "redact")
+
+
+def useless_to_annotate(annotate: Annotate) -> tuple[str, ...]:
+    """The fields of `grounding` that annotate has no use for: all but whether answers rest on documents."""
+    return tuple(name for name in Grounding.model_fields if name != "enabled")
+
+
+def useless_to_evaluate(evaluate: Evaluate) -> tuple[str, ...]:
+    """The fields of `train` that evaluation has no use for: all but whether something is trained."""
+    return tuple(name for name in Train.model_fields if name != "enabled")

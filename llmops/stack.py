@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from llmops import ROOT
+from llmops import ROOT, python_path
 from llmops.access.roles import AIRFLOW_ROLES
 from llmops.artifacts import write_json
 from llmops.config import Config, load
@@ -148,7 +148,7 @@ def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout=60",
         **environ,
         "PATH": path,  # standalone starts its parts as `airflow …`
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": python_path(environ),
         "LLMOPS_HOME": str(config.home),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),

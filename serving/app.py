@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -23,8 +22,10 @@ from llmops import __version__
 from llmops.access.keys import keys_of
 from llmops.alerts.watch import Watch
 from llmops.config import Config
-from llmops.errors import ConfigError, LlmopsError
+from llmops.data.index.elasticsearch import opener
+from llmops.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.machine import spin_briefly
+from llmops.model.gguf.pipeline import is_gguf
 from llmops.monitoring.datasets import LOADS
 from llmops.monitoring.events import emit
 from llmops.monitoring.reader import Reader, reader_of
@@ -39,15 +40,18 @@ from serving.guard import Guard
 from serving.http.draining import DrainingServer
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import problem_response
-from serving.http.protocol import StayingProtocol
+from serving.models.documents import Documents
+from serving.models.embeddings import Embeddings
 from serving.models.inputs import Inputs
+from serving.models.turns import Turns
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
 from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
+from serving.observe.redaction import Redaction
 from serving.observe.texts import Texts
 from serving.observe.traces import traces_to
-from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages, review
+from serving.routes import ab_test, admin, embeddings, feedback, generate, health, keys, metrics, openai, pages, review
 
 
 def create_app(
@@ -59,7 +63,7 @@ def create_app(
 
     Args:
         config: where registry, keys and events are, and the section `serving`.
-        engine_for: makes the engine of a version; by default transformers on its servable folder.
+        engine_for: makes the engine of a version; by default the one of `serving.engine` on its servable folder.
         environ: the environment; `LLMOPS_SESSION_SECRET` is what replicas without a common home sign with.
 
     Raises:
@@ -68,9 +72,14 @@ def create_app(
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
     objective_s = config.release.canary_slow_ms / 1000
-    make = engine_for or _engine_for(config)
+    engine_of = engine_for or _engine_for(config)
+
+    def make(version: Version) -> Engine:
+        return Turns(engine_of(version), config.serving.max_queue, config.serving.max_batch)
+
     poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
     models = Models(registry, make, poll_s, config.events, guard, objective_s, idle_s, trials)
+    documents = Documents(registry, config.grounding, poll_s, opener(config, environ))
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = AppParts(
@@ -80,10 +89,13 @@ def create_app(
         audit=audit,
         registry=registry,
         models=models,
+        documents=documents,
+        embeddings=Embeddings(config.serving.threads, config.serving.max_queue),
         reader=_reader(config, environ),
         inputs=Inputs(config.release.name),
         metrics=Metrics(models),
         digests=Digests(secret),
+        redaction=Redaction(config.govern.entities),
         session_secret=secret,
     )
 
@@ -107,9 +119,13 @@ def create_app(
             ending.push_async_callback(audit.stop)
             ending.push_async_callback(parts.limiter.close)
             ending.callback(parts.inputs.close)
+            ending.push_async_callback(asyncio.to_thread, parts.redaction.close)
+            ending.push_async_callback(asyncio.to_thread, parts.embeddings.close)
             parts.inputs.warm(registry)
             models.start()
             ending.push_async_callback(models.stop)
+            documents.start()
+            ending.push_async_callback(documents.stop)
             await _warm(guard, config)  # while the model is being loaded
             yield
 
@@ -123,6 +139,7 @@ def create_app(
         openapi_url=None,
     )
     app.state.parts = parts
+    app.state.texts = texts
     app.state.draining = False  #: whether `/readyz` tells to send no more requests here
     max_body = 16 * config.serving.max_prompt_chars + 65_536
     timeout_s = config.serving.timeout_s
@@ -131,14 +148,13 @@ def create_app(
         folder=config.events,
         max_body=max_body,
         timeout_s=timeout_s,
-        secret=secret,
         count=parts.metrics.count,
         texts=texts,
         traces=traces,
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
-    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, review, pages):
+    for module in (generate, openai, embeddings, feedback, health, metrics, admin, ab_test, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
@@ -165,16 +181,7 @@ def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None)
     """Run the app until it is told to stop (SIGTERM, Ctrl-C); what it has taken is answered first."""
     spin_briefly(os.environ)
     app = create_app(config, engine_for)
-    settings = uvicorn.Config(
-        app,
-        host=config.serving.host,
-        port=config.serving.port,
-        http=StayingProtocol,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # by then all that was taken has its answer
-        access_log=False,  # it would hold prompts; every request is an event without them
-    )
-    DrainingServer(settings, app, config.serving.drain_s).run()
+    DrainingServer(app, config.serving).run()
 
 
 def _reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
@@ -189,14 +196,26 @@ def _engine_for(config: Config) -> Callable[[Version], Engine]:
     serving = config.serving
 
     def engine_for(version: Version) -> Engine:
-        if serving.engine == "vllm":
+        usual = (version.servable, serving.max_queue, serving.max_batch, serving.max_context)
+        kind = serving.engine
+        if kind == "auto":
+            kind = "openvino" if is_gguf(version.servable) else "transformers"
+        if kind == "vllm":
             from serving.engines.vllm import VllmEngine
 
-            return VllmEngine(version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.vllm)
-        from serving.engines.transformers.engine import TransformersEngine
+            return VllmEngine(*usual, serving.vllm, serving.tool_call_parser)
+        if kind == "openvino":
+            from serving.engines.openvino import OpenvinoEngine
 
-        return TransformersEngine(
-            version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.threads
-        )
+            return OpenvinoEngine(*usual, serving.threads, serving.precision)
+        if find_spec("torch") is None:
+            raise ArtifactError(
+                f"{version.name} is no GGUF file, and this server, which has no torch, answers with those alone. Serve "
+                "it from the image of docker/serving.Dockerfile or docker/vllm.Dockerfile, or release one that is: "
+                "compress.variants: [q8_0]."
+            )
+        from serving.engines.transformers import TransformersEngine
+
+        return TransformersEngine(*usual, serving.threads)
 
     return engine_for

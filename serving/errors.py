@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
+import traceback
+from collections.abc import Iterator
 
 from llmops.access.roles import (
     ExpiredKey,
     Forbidden,
+    ForeignPage,
     KeyRefused,
     NoSuchKey,
     RevokedKey,
     UnknownKey,
 )
 from llmops.data.feedback.rows import NoSuchReview
-from llmops.errors import AccessError, EventsUnavailable, LlmopsError, RegistryError, ReviewError, StateError
+from llmops.errors import (
+    AccessError,
+    EventsUnavailable,
+    LlmopsError,
+    RegistryError,
+    ReviewError,
+    StateError,
+    StateReadOnly,
+)
+
+_NO_ROOM = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class NotReady(LlmopsError):
@@ -22,6 +36,10 @@ class NotReady(LlmopsError):
 
 class PromptRefused(LlmopsError):
     """The prompt is empty or too long, or asks for too much."""
+
+
+class NotOffered(PromptRefused):
+    """The engine does not do what is asked for; the one of another version may."""
 
 
 class PromptTooLong(PromptRefused):
@@ -56,6 +74,10 @@ class FeaturesDown(LlmopsError):
     """The online store does not answer."""
 
 
+class NoDocuments(LlmopsError):
+    """No index of documents is served, or it cannot be searched."""
+
+
 class TimedOut(LlmopsError):
     """The answer was not complete within `serving.timeout_s`."""
 
@@ -69,6 +91,13 @@ class ClientLeft(LlmopsError):
 
 class FeedbackRefused(LlmopsError):
     """The feedback is about no request of ours, or says nothing."""
+
+
+class RedactionFailed(LlmopsError):
+    """The texts of a feedback were not cleared of personal data, so nothing of it is kept."""
+
+    def __init__(self) -> None:
+        super().__init__("The texts could not be cleared of personal data, so nothing is kept. Send it again.")
 
 
 class EventsUnreadable(LlmopsError):
@@ -85,13 +114,44 @@ class EngineDied(LlmopsError):
         super().__init__("The engine stopped before the answer was complete; it is being restarted. Send it again.")
 
 
+class OutOfMemory(LlmopsError):
+    """A model did not fit in memory, wherever and under whatever name that was noticed."""
+
+
+def told_of_memory(error: Exception) -> Exception:
+    """An error, or `OutOfMemory` where it comes from that."""
+    for cause in _chain(error):
+        # torch's own for a GPU, known by its name as torch need not be there; of the CPU it tells by words only
+        no_room = isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError"
+        if no_room or (isinstance(cause, RuntimeError) and _NO_ROOM.search(str(cause))):
+            return OutOfMemory(f"There is not enough memory for it ({type(cause).__name__}: {cause}).")
+    return error
+
+
+def let_go(error: BaseException) -> None:
+    """Empty the frames of an error that is kept, which hold all that was there when it was raised: a model, say."""
+    for cause in _chain(error):
+        traceback.clear_frames(cause.__traceback__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from or while that was handled."""
+    seen: set[int] = set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+
+
 #: error → HTTP status and a code for programs; the first entry that an error is an instance of counts
 STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     UnknownKey: (401, "key_unknown"),
     ExpiredKey: (401, "key_expired"),
     RevokedKey: (401, "key_revoked"),
     Forbidden: (403, "forbidden"),
+    ForeignPage: (403, "foreign_page"),
     AccessError: (401, "access"),
+    StateReadOnly: (409, "state_read_only"),
     StateError: (503, "state_unreadable"),
     PromptTooLong: (422, "prompt_too_long"),
     PromptRefused: (422, "prompt_refused"),
@@ -107,8 +167,10 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     ClientLeft: (499, "client_left"),
     NotReady: (503, "not_ready"),
     FeaturesDown: (503, "features_down"),
+    NoDocuments: (503, "no_documents"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
+    RedactionFailed: (503, "redaction_failed"),
     EventsUnreadable: (404, "events_unreadable"),
     EventsUnavailable: (503, "events_unavailable"),
     RegistryError: (409, "registry"),

@@ -28,6 +28,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 from xdist.scheduler import LoadScopeScheduling
 
+from .event_server import EventServer, running
+
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it
 BUCKET_NUMBERS = itertools.count()
@@ -296,49 +298,22 @@ def objects() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
+def elasticsearch() -> Iterator[EventServer]:
+    """A real Elasticsearch for all tests, which may be stopped and started again."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def event_server() -> Iterator[str]:
-    """The URL of a real Elasticsearch with the data streams of events, whose mappings are made from the registry."""
-    from elasticsearch import Elasticsearch
+    """The URL of a real Elasticsearch that `llmops elk setup` has been at, and that has no events."""
+    from llmops.config import Monitoring
+    from llmops.elk import setup
 
-    from llmops.monitoring.fields import FIELDS
-
-    places = [parent / "shared" / "elasticsearch" / "start" for parent in Path(__file__).resolve().parents]
-    start = next((place for place in places if place.is_file()), None)
-    if start is None:
-        pytest.skip("there is no shared/elasticsearch/start beside the project")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, command = f"http://127.0.0.1:{port}", [str(start), "--port", str(port)]
-    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    try:
-        with Elasticsearch(url, request_timeout=60) as client:
-            end = time.monotonic() + 120
-            while not _answers(client):
-                assert server.poll() is None and time.monotonic() < end, "Elasticsearch does not answer"
-                time.sleep(0.2)
-            fields = {field.name: {"type": field.type} for field in FIELDS if field.type != "object"}
-            client.indices.put_index_template(
-                name="events",
-                index_patterns=["logs-llmops.*-*"],
-                priority=500,
-                data_stream={},
-                template={"mappings": {"properties": fields}, "settings": {"number_of_replicas": 0}},
-            )
-        yield url
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _answers(client: Any) -> bool:
-    from elasticsearch import ApiError, TransportError
-
-    try:
-        client.cluster.health()  # this server does not know `GET /`
-    except (ApiError, TransportError):
-        return False
-    return True
+    with running() as server:
+        done = setup.setup(Monitoring(sinks=("elasticsearch",), elasticsearch_url=server.url), {})
+        assert {"created"} == {one.what for one in done if one.thing.startswith("index template")}
+        yield server.url
 
 
 @pytest.fixture

@@ -52,6 +52,15 @@ def test_mistakes_are_named(tmp_path: Path, text: str, says: str) -> None:
         load(write(tmp_path, text), environ={})
 
 
+def test_a_source_that_is_left_out_of_the_index_is_one() -> None:
+    sources = [{"name": name, "kind": "csv", "location": "x.csv"} for name in ("help", "customers")]
+    for names in (["customer"], ["customers", "Help"]):
+        with pytest.raises(ConfigError, match=rf"index.leave_out names '{names[-1]}'.*there are help, customers"):
+            load(overrides={"collect": {"sources": sources}, "index": {"leave_out": names}}, environ={})
+    known = {"collect": {"sources": sources}, "index": {"leave_out": ["customers"]}}
+    assert load(overrides=known, environ={}).index.leave_out == ("customers",)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml", environ={})

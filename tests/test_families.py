@@ -230,7 +230,7 @@ def test_an_answer_ends_as_the_turns_of_its_family_do(family: str, its: Any, mon
     end = tokens.token_ids[-1]
     assert end in prompts.end_ids(its) and its.eos_token_id in prompts.end_ids(its)
     answer = prompts.answer_ids(its, "We do.")
-    assert generate._until([*answer, *answer], prompts.end_ids(its)) == answer[:-1]
+    assert generate.until([*answer, *answer], prompts.end_ids(its)) == answer[:-1]
     assert "We do." in generate.decode(its, answer)
 
 
@@ -476,8 +476,8 @@ def test_what_is_saved_is_served_as_it_was_trained(name: str, tmp_path: Path) ->
     """A servable stops where its answers were trained to end, and its own template has no clock any more."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from llmops.model.base.folder import read_folder
     from llmops.model.base.load import load_tokenizer
-    from serving.engines.transformers.servable import open_servable
 
     its, base, servable = made(name), tmp_path / "base", tmp_path / "servable"
     its.save_pretrained(base)
@@ -487,7 +487,7 @@ def test_what_is_saved_is_served_as_it_was_trained(name: str, tmp_path: Path) ->
     )  # fmt: skip
     LlamaForCausalLM(shape).save_pretrained(servable)
     load_tokenizer(base).save_pretrained(servable)
-    served = open_servable(servable, 1, 64)
+    served = read_folder(servable)
     assert prompts.training_ids(its, "Who pays?", "We do.") == prompts.training_ids(
         served.tokenizer, "Who pays?", "We do."
     )

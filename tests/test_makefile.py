@@ -101,6 +101,15 @@ def environment(checkout: Path, python: str, age_s: float) -> None:
         os.utime(checkout / name, (time, time))
 
 
+def test_an_environment_that_is_a_link_is_not_made_anew(checkout: Path) -> None:
+    """`venv --clear` empties what a link leads to, an environment that other checkouts use, say."""
+    put(checkout, python3_11=version(3, 11, 9))
+    (checkout / "shared").mkdir()
+    (checkout / ".venv").symlink_to("shared")
+    done = make(checkout, "setup", "NEED=python")
+    assert done.returncode != 0 and ".venv is a link" in done.stderr
+
+
 def test_the_other_is_another_than_the_environment_s(checkout: Path) -> None:
     """However it was made: what is tested on already is not tested again."""
     put(checkout, python3_11=version(3, 11, 9), python3_13=version(3, 13, 5))

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from llmops import artifacts, code_version, pipeline, sameness
+from llmops import artifacts, code_version, fallback, pipeline, sameness
 from llmops.code_version import _shape
 from llmops.config import Config, load
 from llmops.errors import ArtifactError, LlmopsError
@@ -80,6 +80,22 @@ def test_done_is_skipped_and_changes_are_not(stages: Path) -> None:
     assert record.inputs == {"first": f"first/{first.name}"}
     assert set(record.files) == {"half", "copy"}
     assert [r.stage for r in artifacts.walk(second)] == ["second", "first"]
+
+
+def test_what_a_stage_measured_is_told_beside_the_run_before(
+    stages: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", logger="llmops.pipeline")
+    module = types.ModuleType("first_stage")
+    exec(FIRST.replace('{"n": 1}', '{"n": int(interval[-2:]), "final_loss": 2.5}'), module.__dict__)
+    monkeypatch.setitem(sys.modules, "first_stage", module)
+    for day in ("2026-01-01", "2026-01-03", "2026-01-03"):  # the last finds it done
+        run_stage("first", settings(stages / "home"), day)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("first:\n")]
+    assert told == [
+        "first:\n  n             1\n  final loss  2.5  nats/token",
+        "first:\n  n             3              +2\n  final loss  2.5  nats/token  =",
+    ]
 
 
 def test_missing_input_is_named(stages: Path) -> None:
@@ -352,10 +368,12 @@ def test_a_stage_is_new_when_a_file_that_it_reads_is_edited(tmp_path: Path, monk
         "release/card.md": {"release"},
         "model/evaluate/page.html": {"evaluate"},
         "model/base/catalog.yaml": {"select"},
+        "model/gguf/worker.py": {"compress", "evaluate", "govern"},  # it runs in a process of its own
+        "model/gguf/grammar.py": {"evaluate"},
     }.items():
         before = versions()
         with open(package / file, "a") as handle:
-            handle.write("\n")
+            handle.write("\nX = 1\n")
         changed = {name for name, version in versions().items() if version != before[name]}
         assert stages <= changed and not changed & {"collect", "clean", "annotate", "train"}, (file, changed)
 
@@ -449,7 +467,7 @@ def test_a_day_that_brings_nothing_new_makes_nothing_behind_collect(
 
 def test_the_plan_finds_what_a_run_would(days: Path) -> None:
     config = settings(days)
-    assert {name: bool(found) for name, found in pipeline.plans(config, DAY[:8] + "01").items()} == {
+    assert {name: bool(found) for name, found in fallback.plans(config, DAY[:8] + "01").items()} == {
         "collect": True, "clean": False, "annotate": False, "features": False, "train": False,
         "compress": False,
     }  # fmt: skip
@@ -457,7 +475,7 @@ def test_the_plan_finds_what_a_run_would(days: Path) -> None:
         plan("train", config, "2026-01-01")
     ran(days, "01")
     run_stage("collect", config, "2026-01-02")
-    found = pipeline.plans(config, "2026-01-02")
+    found = fallback.plans(config, "2026-01-02")
     assert all(isinstance(todo, pipeline.Plan) and todo.done for todo in found.values())
     assert plan("train", config, "2026-01-02").path == plan("train", config, "2026-01-01").path
 

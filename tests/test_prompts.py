@@ -9,8 +9,10 @@ import pytest
 
 from llmops import prompts
 from llmops.features.tokenize import tokenize
-from llmops.model.base import generate
+from llmops.model.base import answering, generate
 from llmops.records import Example
+from serving.engines.base import EngineRequest, Question
+from serving.engines.prompt import ids_of
 
 QUESTION, ANSWER, CONTEXT = "How long can I return it?", "You have 30 days.", "Returns policy, section 2"
 
@@ -44,14 +46,15 @@ def test_training_evaluation_and_serving_render_the_same_ids(
     trained, _ = tokenize(any_tokenizer, example(), 512)
     assert trained
     asked: list[list[int]] = []
+    model = answering.TorchModel(None, any_tokenizer)
 
-    def record(_model: Any, _tokenizer: Any, requests: Any, _longest: int) -> list[list[int]]:
+    def record(requests: Any, _longest: int, _batch: int) -> list[list[int]]:
         asked.extend(list(r) for r in requests)
-        return [[] for _ in requests]
+        return [list[int]() for _ in requests]
 
-    monkeypatch.setattr(generate, "generate", record)
-    generate.answer(None, any_tokenizer, [(QUESTION, CONTEXT)], 8)  # evaluation's way
-    served = prompts.prompt_ids(any_tokenizer, QUESTION, CONTEXT)  # the engine's way
+    monkeypatch.setattr(model, "generate", record)
+    answering.answer(model, [(QUESTION, CONTEXT)], 8)  # evaluation's way
+    served = ids_of(any_tokenizer, EngineRequest(Question(QUESTION, CONTEXT), 8), 512)  # the engine's way
     assert asked == [served] == [trained.token_ids[: trained.prompt_tokens]]
 
 
@@ -70,6 +73,15 @@ def test_answer_text_comes_back_whole(any_tokenizer: Any) -> None:
 def test_a_conversation_of_one_question_is_that_question(tokenizer: Any) -> None:
     asked = prompts.chat_ids(tokenizer, [{"role": "user", "content": QUESTION}])
     assert asked == prompts.prompt_ids(tokenizer, QUESTION)
+    grounded = prompts.chat_ids(tokenizer, [{"role": "user", "content": QUESTION}], "Two days.\nOr three.")
+    assert grounded == prompts.prompt_ids(tokenizer, QUESTION, "Two days.\nOr three.")
+
+
+def test_the_context_of_a_conversation_stands_before_its_last_question_alone(tokenizer: Any) -> None:
+    turns = [("user", "First?"), ("assistant", ANSWER), ("user", "Last?"), ("assistant", "Well,")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.decode(prompts.chat_ids(tokenizer, messages, "The context."))
+    assert text.count("[Context]") == 1 and "[Context] The context.\n[Question] Last?" in text
 
 
 def test_in_a_conversation_each_question_is_asked_as_it_was_taught(tokenizer: Any) -> None:

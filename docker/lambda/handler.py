@@ -4,9 +4,10 @@ import logging
 import os
 from pathlib import Path
 
-from function import Function, bring
+from function import Function
 
 from llmops.config import load
+from serving.serverless import bring
 
 logging.getLogger().setLevel(logging.INFO)
 config = load()

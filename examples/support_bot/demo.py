@@ -36,12 +36,14 @@ from llmops.access.roles import Role
 from llmops.artifacts import write_json
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
-from llmops.orchestrator import Airflow, Task
 from llmops.pipeline import STAGES
 from llmops.schedule.intervals import parse_interval
+from llmops.schedule.orchestrator import Airflow, Task
 
 CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"
+Rows = list[tuple[str, str]]  #: of a table: name and text
+OPENING_S = 30.0  #: in which a published index is opened
 USER: Role = "developer"  # may trigger runs and look at everything, but not deploy by hand
 COLOURS = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "upstream_failed": "red"}
 
@@ -114,7 +116,8 @@ def demo(config: Config) -> None:
     with airflow(config, proof) as orchestrator:
         first = follow(orchestrator, {"interval": day}, "first run")
         ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
-        second = follow(orchestrator, {"interval": day, "epochs": 1}, "second run, with half the training")
+        ask_documents(config, own)
+        second = follow(orchestrator, {"interval": day, "epochs": 0.25}, "second run, with a quarter of the training")
         show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
         show_schedule(orchestrator.scheduled())
     show_places(config, own)
@@ -183,26 +186,49 @@ def ask(config: Config, api_key: str, evaluate: Path) -> None:
     """Ask the served model the first question of the frozen test; show its answer beside the untuned model's."""
     rows = pq.read_table(evaluate / "answers.parquet").to_pylist()
     base = min((row for row in rows if row["model"] == "base"), key=lambda row: str(row["id"]))
+    said = answered(config, api_key, prompt=base["question"], context=base["context"], ground=False)
+    context = [("context", base["context"])] if base["context"] else []
+    others = [("untuned model", base["answer"]), ("reference", base["reference"])]
+    show_answer("one question of the frozen test, over HTTP", base["question"], context, said, others)
+
+
+def ask_documents(config: Config, api_key: str) -> None:
+    """Ask the served model what the documents say; show its answer with the passages that it rests on."""
+    end = time.monotonic() + OPENING_S
+    while not httpx.get(f"{serving_url(config)}/readyz").json()["index"] and time.monotonic() < end:
+        time.sleep(0.5)
+    said = answered(config, api_key, prompt=config.deploy.question, ground=True)
+    sources = [
+        (f"source {n}", f"{one['headings']} ({one['location']}, {one['position']}): {one['snippet']}")
+        for n, one in enumerate(said["sources"], 1)
+    ]
+    show_answer("one question that the documents answer, over HTTP", config.deploy.question, [], said, sources)
+
+
+def answered(config: Config, api_key: str, **asked: Any) -> dict[str, Any]:
+    """What the served model answers."""
     answer = httpx.post(
         f"{serving_url(config)}/generate",
         headers={"X-API-Key": api_key},
-        json={
-            "prompt": base["question"], "context": base["context"], "max_new_tokens": config.evaluate.max_new_tokens
-        },
+        json={**asked, "max_new_tokens": config.evaluate.max_new_tokens},
         timeout=120,
-    )  # fmt: skip
-    said = answer.json()
+    )
+    said: dict[str, Any] = answer.json()
     if answer.is_error:
         raise RunFailed(f"The serving app does not answer ({answer.status_code}): {said.get('detail', said)}")
-    table = Table(title="one question of the frozen test, over HTTP", show_header=False, title_justify="left")
+    return said
+
+
+def show_answer(title: str, question: str, before: Rows, said: Mapping[str, Any], after: Rows) -> None:
+    """A question and its answer, with what stands between them and what follows."""
+    table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("question", Text(base["question"]))
-    if base["context"]:
-        table.add_row("context", Text(base["context"]))
+    for name, text in [("question", question), *before]:
+        table.add_row(name, Text(text))
     table.add_row(f"served ({said['model']} {said['model_version']})", Text(said["response"], "green"))
-    table.add_row("untuned model", Text(base["answer"], "yellow"))
-    table.add_row("reference", Text(base["reference"]))
+    for name, text in after:
+        table.add_row(name, Text(text))
     console.print(table)
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from llmops.access.presented import new_secret, sha256, split
-from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
-from llmops.access.rows import add, every, find, put, take_over
+from llmops.access.presented import is_formed, new_secret, sha256, split
+from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, RevokedKey, Role, UnknownKey
+from llmops.access.rows import add, end_session, every, find, has_ended, named, put, take_over
 from llmops.config import Config
 from llmops.errors import AccessError, StateUnavailable
 from llmops.monitoring.datasets import AUDIT
@@ -126,7 +126,7 @@ class KeyStore:
             Forbidden: if its role is above `by`.
         """
         with self._changing() as connection:
-            key = _named(connection, prefix)
+            key = named(connection, prefix)
             _not_above(key, by, "revoke")
             if not key.revoked:
                 key = put(connection, replace(key, revoked=_iso(self._now())))
@@ -151,7 +151,7 @@ class KeyStore:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
         secret = new_secret()
         with self._changing() as connection:
-            key = _named(connection, prefix)
+            key = named(connection, prefix)
             _not_above(key, by, "rotate")
             try:
                 self.good(key)
@@ -188,21 +188,27 @@ class KeyStore:
             raise UnknownKey("This API key is not known here; ask an admin for one.")
         return key
 
-    def proven(self, prefix: str, proof: Callable[[str], bool]) -> Key:
+    def proven(self, prefix: str, session: str, proof: Callable[[str], bool]) -> Key:
         """The key with this prefix, good or not; for sessions, whose owner has shown a secret of it before.
 
         Args:
             prefix: of the key.
+            session: id of the session.
             proof: whether it was the secret with this SHA-256 that was shown.
 
         Raises:
-            UnknownKey: if there is no such key, or the secret that was shown is not good any more.
+            UnknownKey: if there is no such key, the secret that was shown is not good any more, or it was signed out.
         """
-        key = self._find(prefix)
+        key = self._find(prefix, session) if session else NOBODY  # an earlier version's sessions had no id
         before = key.old_sha256 and _iso(self._now()) < key.old_until
         if not (proof(key.sha256) or (before and proof(key.old_sha256))):
             raise UnknownKey("The session is over; sign in again.")
         return key
+
+    def end_session(self, session: str, seconds: float) -> None:
+        """Sign a session out, which would have lasted `seconds` more at most; raises what `Database.change` does."""
+        with self._changing() as connection:
+            end_session(connection, session, _iso(self._now()), _iso(self._now() + timedelta(seconds=seconds)))
 
     def good(self, key: Key) -> Key:
         """The key itself.
@@ -233,19 +239,24 @@ class KeyStore:
         audit.note(connection, action, by=who, target=key.prefix, fields={**key.shown(), "by_role": by})
         emit(self._events, AUDIT, fields)
 
-    def _find(self, prefix: str) -> Key:
-        """The key with this prefix, or `NOBODY`; while the database is away, as it was found last."""
+    def _find(self, prefix: str, session: str = "") -> Key:
+        """The key with this prefix, or `NOBODY`, also if the session was signed out; while the database is away, as it
+        was found last, but for no session: it may have been signed out."""
+        if not is_formed(prefix, session):
+            return NOBODY
         moment = time.monotonic()
         try:
             if moment < self._rest_until:
                 raise StateUnavailable("The database of keys cannot be reached; try again in a few seconds.")
             with self._reading() as connection:
                 key = find(connection, prefix)
+                if session and has_ended(connection, session):
+                    return NOBODY
         except StateUnavailable:
             if moment >= self._rest_until:
                 self._rest_until = time.monotonic() + REST_S
             seen, key = self._seen.get(prefix, (-math.inf, None))
-            if key is None or moment - seen > AWAY_S:
+            if session or key is None or moment - seen > AWAY_S:
                 raise
             return key
         if key is None:
@@ -275,13 +286,6 @@ class KeyStore:
 def keys_of(config: Config) -> KeyStore:
     """The keys of a configuration."""
     return KeyStore(database_of(config), config.events, config.home / "keys.json")
-
-
-def _named(connection: sa.Connection, prefix: str) -> Key:
-    key = find(connection, prefix)
-    if key is None:
-        raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")
-    return key
 
 
 def _not_above(key: Key, by: Role, action: str) -> None:

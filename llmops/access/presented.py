@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 
 
@@ -11,6 +12,11 @@ def split(presented: str) -> tuple[str, str, str]:
     head, _, rest = presented.strip().partition("_")
     prefix, _, secret = rest.partition("_")
     return head, prefix, secret
+
+
+def is_formed(prefix: str, session: str = "") -> bool:
+    """Whether there can be a key with this prefix, and a session with this id: else no database need be asked."""
+    return bool(re.fullmatch(r"[0-9A-Za-z]{1,32}", prefix) and re.fullmatch(r"([0-9a-f]{32})?", session))
 
 
 def new_secret() -> str:

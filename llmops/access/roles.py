@@ -59,6 +59,10 @@ class Forbidden(AccessError):
     """The key is good, but its role may not do this."""
 
 
+class ForeignPage(AccessError):
+    """A page of another origin has sent the request in the name of whoever is signed in."""
+
+
 class NoSuchKey(LlmopsError):
     """No key has the prefix that was named."""
 

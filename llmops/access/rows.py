@@ -11,12 +11,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.access.roles import Key
+from llmops.access.roles import Key, NoSuchKey
 from llmops.errors import StateError
 from llmops.state import audit
 from llmops.state.database import Database
-from llmops.state.tables import keys
+from llmops.state.tables import ended_sessions, keys
 
+_FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once: each request asks for a key
 DONE = ".taken-over"  #: ends the name of the file afterwards
 
 
@@ -27,8 +28,20 @@ def every(connection: sa.Connection) -> Iterator[Key]:
 
 def find(connection: sa.Connection, prefix: str) -> Key | None:
     """The key with this prefix, if there is one."""
-    row = connection.execute(sa.select(keys).where(keys.c.prefix == prefix)).first()
+    row = connection.execute(_FIND, {"prefix": prefix}).first()
     return _key(row) if row else None
+
+
+def named(connection: sa.Connection, prefix: str) -> Key:
+    """The key with this prefix.
+
+    Raises:
+        NoSuchKey: if there is none.
+    """
+    key = find(connection, prefix)
+    if key is None:
+        raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")
+    return key
 
 
 def add(connection: sa.Connection, key: Key) -> None:
@@ -40,6 +53,18 @@ def put(connection: sa.Connection, key: Key) -> Key:
     """Put a key in the place of the one with its prefix."""
     connection.execute(sa.update(keys).where(keys.c.prefix == key.prefix).values(asdict(key)))
     return key
+
+
+def end_session(connection: sa.Connection, session: str, now: str, until: str) -> None:
+    """Remember that a session was signed out, until it would have been over; and forget those that are by now."""
+    connection.execute(sa.delete(ended_sessions).where(ended_sessions.c.until <= now))
+    if not has_ended(connection, session):
+        connection.execute(sa.insert(ended_sessions).values(session=session, until=until))
+
+
+def has_ended(connection: sa.Connection, session: str) -> bool:
+    """Whether a session was signed out."""
+    return connection.scalar(sa.select(ended_sessions.c.until).where(ended_sessions.c.session == session)) is not None
 
 
 def take_over(database: Database, file: Path) -> None:

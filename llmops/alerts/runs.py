@@ -40,7 +40,7 @@ def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Ma
         rule: `FAILED`, `GC_FAILED` or `LATE`.
         dag: the DAG.
         run: the run's id.
-        cleared: how often the run was cleared.
+        cleared: how often the run was cleared; 0 for `LATE`, of which Airflow calls once a run.
         message: for a person.
         fields: more that the event says.
     """
@@ -68,8 +68,13 @@ def succeeded(dag: str, *rules: Rule) -> None:
 
 
 def settings() -> Config:
-    """The configuration; if that is what is wrong, the defaults in the home of the environment."""
-    try:
-        return load()
-    except ConfigError:
-        return load(environ={"LLMOPS_HOME": os.environ.get("LLMOPS_HOME", "")})
+    """The configuration; if that is what is wrong, the defaults in the home and with the database of the environment,
+    where later runs find what is raised; if those of the database are wrong, too, without them."""
+    home = {"LLMOPS_HOME": os.environ.get("LLMOPS_HOME", "")}
+    state = {name: value for name, value in os.environ.items() if name.startswith("LLMOPS_STATE__")}
+    for environ in (os.environ, home | state):
+        try:
+            return load(environ=environ)
+        except ConfigError:
+            continue
+    return load(environ=home)

@@ -1,8 +1,9 @@
 """Rules about requests: how long they take and wait, how many fail, how many answers are cut.
 
 Latency is that of answers of `/generate`, errors are the share of 5xx among answered and failed requests, as in
-`llmops.monitoring.objectives`. Burn rates are those of two windows each (Google, The Site Reliability Workbook,
-chapter 5): the long one tells that it matters, the short one that it goes on.
+`llmops.monitoring.objectives`; those for embeddings, which are many and quick, are judged apart. Burn
+rates are those of two windows each (Google, The Site Reliability Workbook, chapter 5): the long one
+tells that it matters, the short one that it goes on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _FIELDS = (
 )
 #: rule → windows that both have to burn too fast, in multiples of the window that is judged
 BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
+EMBEDDINGS = "/v1/embeddings"
 PARTS = 5  #: of a window, in which the requests of the longer ones are counted
 
 
@@ -45,7 +47,7 @@ class Request(NamedTuple):
 
 
 class Traffic:
-    """The requests of the window, and counts of those before it: so that hours of requests are read only once.
+    """The requests of the window, and counts of those before it: those of hours are not read one by one, and once.
 
     Args:
         reader: of the events.
@@ -63,20 +65,25 @@ class Traffic:
         longest = now - max(windows[1] for windows in BURNS.values()) * self._window
         first = now - self._window if self._known is None else min(now, self._known) - self._window
         since = self._start(longest if self._known is None else max(first, longest))
+        begin = max(since, self._start(now - 2 * self._window))
+        self._forget(longest, since)
+        self._count_figures(since, begin)
         requests = [
             Request(
                 datetime.fromisoformat(time).timestamp(), path or "/generate", status >= 500, (duration or 0) / 1e6,
                 None if waited is None else waited / 1e6, bool(rules),
             )
             for time, path, status, duration, waited, rules in self._reader.columns(
-                SERVING, _FIELDS, timestamp(since), timestamp(now)
+                SERVING, _FIELDS, timestamp(begin), timestamp(now)
             )
             if status and (status < 400 or status >= 500)
         ]  # fmt: skip
-        self._count(requests, since, longest)
+        for request in requests:
+            if request.path != EMBEDDINGS:
+                self._count(self._part(request.moment), 1, int(request.failed))
         self._known = now
-        begin = (now - self._window).timestamp()
-        return [request for request in requests if request.moment >= begin]
+        window = (now - self._window).timestamp()
+        return [request for request in requests if request.moment >= window]
 
     def counted(self, now: datetime, windows: int) -> tuple[int, int]:
         """Requests, and failed ones, of so many windows before `now`, to a part of a window."""
@@ -84,13 +91,22 @@ class Traffic:
         found = [counts for part, counts in self._counts.items() if part >= first]
         return sum(count for count, _ in found), sum(failed for _, failed in found)
 
-    def _count(self, requests: Sequence[Request], since: datetime, longest: datetime) -> None:
+    def _forget(self, longest: datetime, since: datetime) -> None:
+        """Drop what is older than the longest window, and what is counted anew."""
         oldest, anew = self._part(longest.timestamp()), self._part(since.timestamp())
         self._counts = {part: counts for part, counts in self._counts.items() if oldest <= part < anew}
-        for request in requests:
-            part = self._part(request.moment)
-            count, failed = self._counts.get(part, (0, 0))
-            self._counts[part] = (count + 1, failed + request.failed)
+
+    def _count_figures(self, since: datetime, until: datetime) -> None:
+        """Count what came before the window, of a first look or after a pause, by the reader's figures of it."""
+        if since < until:
+            step = timedelta(seconds=self._part_s)
+            for number, figures in enumerate(self._reader.requests(since, until, step).series):
+                part = self._part((since + (number + 0.5) * step).timestamp())
+                self._count(part, figures.answered + figures.failed, figures.failed)
+
+    def _count(self, part: int, requests: int, failed: int) -> None:
+        known, known_failed = self._counts.get(part, (0, 0))
+        self._counts[part] = known + requests, known_failed + failed
 
     def _part(self, moment: float) -> int:
         return math.floor(moment / self._part_s)
@@ -115,25 +131,28 @@ def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -
             )
             found.append(Finding(rule, message, value=p95, bound=bound, since=since, until=until))
 
-    def share(rule: Rule, what: str, bad: int, of: int, bound: float) -> None:
+    def share(rule: Rule, what: str, bad: int, of: int, bound: float, subject: str = "") -> None:
         if of >= enough and bad >= least and bad / of > bound:
             message = f"{bad} of {of} {what} {last}, {bad / of:.1%}, more than {bound:.1%}."
-            found.append(Finding(rule, message, value=bad / of, bound=bound, since=since, until=until))
+            found.append(Finding(rule, message, subject, value=bad / of, bound=bound, since=since, until=until))
 
     answered = [request for request in requests if not request.failed]
     own = [request.ms for request in answered if request.path == "/generate"]
     waits = [request.waited_ms for request in answered if request.waited_ms is not None]
     times("latency_p95", "answers of /generate", own, config.monitoring.latency_p95_ms)
     times("queue_time", "waiting for an engine", waits, config.alerts.queue_time_ms)
-    failed = len(requests) - len(answered)
-    share("error_rate", "requests failed", failed, len(requests), config.monitoring.error_rate)
-    cut = sum(request.cut for request in answered)
-    share("guard_rejections", "answers were cut by the guard", cut, len(answered), config.alerts.guard_share)
+    for what, subject in (("requests failed", ""), ("requests for embeddings failed", "embeddings")):
+        same = [request for request in requests if (request.path == EMBEDDINGS) == bool(subject)]
+        failed = sum(request.failed for request in same)
+        share("error_rate", what, failed, len(same), config.monitoring.error_rate, subject)
+    said = [request for request in answered if request.path != EMBEDDINGS]
+    cut = sum(request.cut for request in said)
+    share("guard_rejections", "answers were cut by the guard", cut, len(said), config.alerts.guard_share)
     return found
 
 
 def judge_burns(config: Config, traffic: Traffic, now: datetime) -> list[Finding]:
-    """The burn rates, after `traffic.read`."""
+    """The burn rates, after `traffic.read`; no bound is further than half way from what is promised to everything."""
     budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
     found: list[Finding] = []
     for rule, (short, long) in BURNS.items() if budget else ():
@@ -142,6 +161,7 @@ def judge_burns(config: Config, traffic: Traffic, now: datetime) -> list[Finding
         if failed < config.alerts.min_bad or before < config.monitoring.min_requests:
             continue
         burn, burn_before = failed / of / budget, failed_before / before / budget
+        bound = min(bound, (1 + 1 / budget) / 2)  # if all requests fail, they burn 1 / budget times as fast as allowed
         if min(burn, burn_before) > bound:
             message = (
                 f"Requests fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "

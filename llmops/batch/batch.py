@@ -80,7 +80,7 @@ def batch(
 
 
 def servable(settings: Config, version: str) -> tuple[str, Path]:
-    """Name and model folder of a version, an alias, or `base`, the untuned model that was selected last."""
+    """Name and model folder of a version, an alias, or `base`, the untuned model that a run selected last."""
     if version == "base":
         from llmops.artifacts import newest
         from llmops.records import base_path

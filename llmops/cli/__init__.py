@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops import config
-from llmops.cli import airflow, data, doctor, keys, models, plan, retention, stages
+from llmops.cli import airflow, ask, data, doctor, index, keys, models, plan, retention, stages
 from llmops.cli.command import Command
 from llmops.cli.monitoring import alerts, elk, events, improve, watch
 from llmops.errors import ConfigError, LlmopsError, TransientError
 from llmops.machine import spin_briefly
+
+LIBRARIES = (  #: that say much of what is nothing to the user
+    "alembic", "bitsandbytes", "elastic_transport", "httpx", "httpx2", "hyperopt", "matplotlib", "presidio-analyzer",
+    "py4j",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("httpx", "httpx2", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
+    for noisy in LIBRARIES:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Where it is used, it warns on newer processors that it could fetch no kernel from the Hub: it is not meant to.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -36,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LlmopsError as error:
         print(f"llmops: {error}", file=sys.stderr)
         return os.EX_TEMPFAIL if isinstance(error, TransientError) else 1
+    except ModuleNotFoundError as error:
+        print(
+            f"llmops: this command needs {error.name}, which is not installed here: an image has what its own work "
+            "needs. Run the command where the pipeline runs.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("llmops: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
@@ -57,7 +69,24 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    for group in (stages, plan, airflow, models, keys, data, retention, events, alerts, watch, improve, elk, doctor):
+    groups = (
+        stages,
+        plan,
+        airflow,
+        models,
+        keys,
+        data,
+        index,
+        ask,
+        retention,
+        events,
+        alerts,
+        watch,
+        improve,
+        elk,
+        doctor,
+    )
+    for group in groups:
         group.add_to(add)
     return parser
 

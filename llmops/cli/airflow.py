@@ -14,7 +14,7 @@ from llmops.cli.command import Add
 from llmops.config import Config, parse_value
 from llmops.config.run_parameters import RunParameters, refuse_unknown
 from llmops.errors import ConfigError
-from llmops.orchestrator import Airflow, OrchestratorError
+from llmops.schedule.orchestrator import Airflow, OrchestratorError
 
 USER, PASSWORD = "LLMOPS_AIRFLOW_USER", "LLMOPS_AIRFLOW_PASSWORD"  #: environment variables, for an Airflow elsewhere
 

@@ -15,9 +15,16 @@ from llmops.errors import ConfigError
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(models)
-    sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push"])
+    actions = ["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push", "export"]
+    sub.add_argument("action", choices=actions)
     sub.add_argument(
         "version", nargs="?", default="", help="version or alias; canary and ab without one tell how it does"
+    )
+    sub.add_argument(
+        "--to",
+        nargs=2,
+        metavar=("gguf|hf", "DIRECTORY"),
+        help="with export: a GGUF file with a Modelfile for Ollama, or safetensors; the folder is made",
     )
     sub.add_argument("--share", type=float, help="of the callers that it answers (default: canary 0.1, ab 0.5)")
     sub.add_argument("--stop", action="store_true", help="end the trial; the champion answers everybody")
@@ -43,7 +50,7 @@ def add_to(add: Add) -> None:
 
 
 def models(settings: Config, options: argparse.Namespace) -> int | None:
-    """List, show, promote and roll back model versions, try one on callers, tell what was decided, push to the Hub."""
+    """List, show, promote and roll back model versions, try one on callers, tell what was decided, hand them on."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
     from llmops.release import rollout
@@ -59,6 +66,12 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         hub.remind(settings)
     elif options.action == "push":
         return hub.push(settings, registry, check=options.check, as_json=options.json)
+    elif options.action == "export":
+        from llmops.push_to_hub.export import export
+
+        kind, directory = options.to
+        print(export(registry.get(options.version), kind, Path(directory), settings.artifacts))
+        return None
     elif options.action in ("canary", "ab"):
         _try(settings, options, by)
         return None
@@ -97,11 +110,10 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
     from llmops.batch.batch import servable
-    from llmops.model.base.generate import answer
-    from llmops.model.base.load import load_servable
+    from llmops.model.base.answering import answer, open_model
 
-    model, tokenizer = load_servable(servable(settings, options.version)[1])
-    text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]
+    model = open_model(servable(settings, options.version)[1])
+    text = answer(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
 
 
@@ -162,6 +174,10 @@ def _check_words(options: argparse.Namespace) -> None:
     """Refuse words of `llmops models` that do not go together: something else would be done than was asked."""
     action, version, stop, share = options.action, options.version, options.stop, options.share is not None
     conclude, tries = options.conclude, action in ("canary", "ab")
+    if (action == "export") != bool(options.to):
+        raise ConfigError("models export: name a form and a folder, --to gguf DIRECTORY; nothing else has a --to.")
+    if action == "export" and (not version or options.to[0] not in ("gguf", "hf")):
+        raise ConfigError("models export: name the version, and --to gguf or --to hf.")
     if action == "promote" and not version:
         raise ConfigError("models promote: name the version.")
     if options.check and action != "push":

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from llmops import artifacts, pipeline, sameness
+from llmops import artifacts, fallback, pipeline, sameness
 from llmops.artifacts import Record
 from llmops.cli.command import Add
 from llmops.config import Config
@@ -40,18 +41,27 @@ def add_to(add: Add) -> None:
 def run(settings: Config, options: argparse.Namespace) -> None:
     """Run one stage, or all of them in order; what is done already is skipped."""
     interval = parse_interval(options.interval)
+    how: dict[str, Any] = {"run": options.run_id, "attempt": options.attempt}
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
     done = _inputs(options.input)  # what stages before made, so that a source that changes meanwhile changes nothing
     for name in names:
-        path = pipeline.run_stage(name, settings, interval, done, run=options.run_id, attempt=options.attempt)
-        done[name] = path
-        record = artifacts.read_record(path)
-        if options.json:
-            row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
-            print(json.dumps(row))
-        else:
-            since = f"  {sameness.unchanged(record, interval)}" if record.interval != interval else ""
-            print(f"{name:<10} {path}{since}")
+        done[name] = pipeline.run_stage(name, settings, interval, done, **how)
+        _tell(name, done[name], interval, options.json)
+        if name == "release" and options.stage == "all":
+            decided = fallback.fall_back(settings, interval, done, **how)
+            if decided != done[name]:
+                _tell(name, decided, interval, options.json)
+            done[name] = decided
+
+
+def _tell(name: str, path: Path, interval: str, as_json: bool) -> None:
+    record = artifacts.read_record(path)
+    if as_json:
+        row = {"stage": name, "artifact": str(path), "interval": record.interval, "metrics": record.metrics}
+        print(json.dumps(row))
+    else:
+        since = f"  {sameness.unchanged(record, interval)}" if record.interval != interval else ""
+        print(f"{name:<10} {path}{since}")
 
 
 def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
@@ -68,7 +78,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     """What the next run would build, and what there is, newest first."""
     interval = parse_interval(options.interval)
     check_ended(interval)
-    plans = pipeline.plans(settings, interval)
+    plans = fallback.plans(settings, interval)
     problem = next((str(plan) for plan in plans.values() if isinstance(plan, LlmopsError)), "")
     found, damaged = _artifacts(settings.artifacts, whole=options.verify)
     there = [row for row in found if not row[1].removed]

@@ -19,11 +19,11 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
-from llmops.config.data import Annotate, Clean, Collect, Source, Template
+from llmops.config.data import Annotate, Clean, Collect, Grounding, Index, Source, Template
 from llmops.config.features import Features
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
-from llmops.config.monitoring import Monitoring
+from llmops.config.monitoring import Monitoring, SearchServer
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
 from llmops.config.section import Section
@@ -33,8 +33,8 @@ from llmops.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Improve", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source",
-    "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Grounding", "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "SearchServer",
+    "Section", "Select", "Serving", "Source", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class Config(Section):
     home: Path = Field(Path(".llmops"), description="Where artifacts, registry, events and keys live.")
     collect: Collect = Collect()
     clean: Clean = Clean()
+    index: Index = Index()
     annotate: Annotate = Annotate()
     select: Select = Select()
     features: Features = Features()
@@ -55,6 +56,7 @@ class Config(Section):
     release: Release = Release()
     deploy: Deploy = Deploy()
     push_to_hub: PushToHub = PushToHub()
+    grounding: Grounding = Grounding()
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
     alerts: Alerts = Alerts()
@@ -103,6 +105,35 @@ class Config(Section):
                 "from one that is worse; name another"
             )
         return self
+
+    @model_validator(mode="after")
+    def _something_is_made_of_the_base(self) -> Config:
+        if not (self.train.enabled or self.grounding.enabled):
+            raise ValueError("train.enabled is off, so the base answers from the documents: turn grounding.enabled on")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_left_out_is_a_source(self) -> Config:
+        known = [source.name for source in self.collect.sources]
+        if known and (unknown := [name for name in self.index.leave_out if name not in known]):
+            raise ValueError(
+                f"index.leave_out names {unknown[0]!r}, which is no source of collect.sources; there are "
+                f"{', '.join(known)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_searches_has_an_address(self) -> Config:
+        if self.index.backend == "elasticsearch" and not self.monitoring.elasticsearch_url:
+            raise ValueError("index.backend is elasticsearch; set monitoring.elasticsearch_url too")
+        return self
+
+    @property
+    def search_server(self) -> SearchServer | None:
+        """Where the served index is searched; None: in its own files."""
+        if self.index.backend == "embedded":
+            return None
+        return SearchServer(self.monitoring.elasticsearch_url, self.monitoring.ca_file)
 
     @property
     def artifacts(self) -> Path:

@@ -73,12 +73,17 @@ class Alerts(Section):
     off: tuple[Rule, ...] = Field((), description="Rules that raise nothing.")
     min_bad: int = Field(5, ge=1, description="Fewer slow, failed or rejected requests than this raise nothing.")
     burn_fast: float = Field(
-        14.4, gt=1, description="Errors so many times as fast as `monitoring.error_rate` allows, in 5 and 60 minutes."
+        14.4,
+        gt=1,
+        description="Errors so many times as fast as `monitoring.error_rate` allows, in 5 and 60 minutes; "
+        "more than half way from that to all requests does in any case.",
     )
     burn_slow: float = Field(6, gt=1, description="The same in 30 minutes and 6 hours.")
     queue_length: int = Field(32, ge=1, description="Requests that wait for an engine, at three looks in a row.")
     queue_time_ms: float = Field(500, gt=0, description="95th percentile of the time that requests wait.")
-    drift_windows: int = Field(2, ge=1, description="Windows in a row that must differ from the reference.")
+    drift_windows: int = Field(
+        2, ge=1, description="Windows in a row that must differ from the reference, to be called drift."
+    )
     guard_share: float = Field(0.05, gt=0, le=1, description="Share of the answers that the guard has cut.")
     spool_minutes: float = Field(15, gt=0, description="Age of the oldest event that a sink has yet to take.")
     spool_events: int = Field(100_000, ge=1, description="Events that a sink has yet to take.")

@@ -1,4 +1,4 @@
-"""The sections that make examples of sources: collect, clean, annotate."""
+"""The sections that make examples and passages of sources: collect, clean, index, annotate."""
 
 from __future__ import annotations
 
@@ -207,6 +207,45 @@ class Clean(Section):
         description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
     classic: bool = Field(False, description="Lower-case and strip all but letters and digits. Ruins training text.")
+
+
+class Index(Section):
+    """Cut documents into passages that can be searched, by their words and by what they mean."""
+
+    enabled: bool = Field(True, description="Off: the index is empty.")
+    leave_out: tuple[str, ...] = Field(
+        (), description="Sources that are not indexed, such as a table of customers: whoever may search finds all."
+    )
+    words: int = Field(
+        120, ge=20, le=180, description="Most words of a passage; it ends where a paragraph or a sentence does."
+    )
+    model: Literal["all-MiniLM-L6-v2", ""] = Field(
+        "all-MiniLM-L6-v2",
+        description="What makes vectors of passages, some 200 a second on two cores; empty: nothing does, and passages "
+        "are found by their words alone.",
+    )
+    backend: Annotated[Literal["embedded", "elasticsearch"], Unhashed()] = Field(
+        "embedded",
+        description="What searches the served index. `embedded`: its own files; `elasticsearch`: the server at "
+        "monitoring.elasticsearch_url, into which `release` puts it.",
+    )
+
+
+class Grounding(Section):
+    """Put what was found in the index into the prompt, and name it beside the answer."""
+
+    enabled: bool = Field(
+        False, description="Whether answers are grounded where a request does not say; `ground` of a request decides."
+    )
+    passages: int = Field(3, ge=1, le=20, description="Most passages that go into a prompt, the best first.")
+    words: int = Field(300, ge=20, le=4000, description="Most words of them together.")
+    likeness: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Least cosine of the question and the best passage: below it the documents do not say, and no "
+        "model is asked.",
+    )
 
 
 class Template(Section):

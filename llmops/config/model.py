@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -34,6 +34,8 @@ SPACE: dict[HyperparameterName, Expression] = {
 }
 TPE_STARTUP = 5  #: trials before TPE begins to model; HyperOpt's own 20 would make a search of 20 a random one
 
+SmallForm = Literal["q8_0", "q4_1", "nf4", "w8a16", "fp8", "pruned", "recovered"]
+
 
 def item_metrics(task: TaskName, k: int) -> tuple[str, ...]:
     """Names of what is measured of each answer; `k` is that of precision@k."""
@@ -58,7 +60,10 @@ class Select(Section):
     max_serving_gib: float = Field(0.0, ge=0, description="The same for serving; 0: as much as for a stage.")
     offline: bool = Field(True, description="Only models that need no download.")
     score_items: int = Field(
-        16, ge=0, description="Validation examples that models whose weights are here are scored on, untuned; 0: none."
+        16,
+        ge=0,
+        description="Validation examples that models whose weights are here, if there are several, are scored on, "
+        "untuned; 0: none.",
     )
 
 
@@ -137,7 +142,10 @@ class Tune(Section):
 class Train(Section):
     """Fine-tune with QLoRA."""
 
-    method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: in bfloat16.")
+    enabled: bool = Field(
+        True, description="Off: nothing is trained, and the base answers from the documents; needs `grounding.enabled`."
+    )
+    method: Literal["qlora", "lora"] = Field("qlora", description="`qlora`: the base in NF4; `lora`: whole.")
     epochs: float = Field(
         0.0, ge=0, description="Passes over the training examples; 0 takes what `tune` found, 3 if it searched none."
     )
@@ -194,13 +202,13 @@ class Train(Section):
 class Compress(Section):
     """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
 
-    variants: tuple[Literal["nf4", "int8", "fp8", "pruned", "recovered"], ...] = Field(
-        (),
-        description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
-        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU and with the "
-        "package kernels; `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
-        "again. Empty: the bfloat16 model "
-        "is served.",
+    variants: tuple[SmallForm, ...] | None = Field(
+        None,
+        description="Smaller forms to try. For CPUs `q8_0` and `q4_1`, GGUF files with weights in 8 and 4 bits. For "
+        "GPUs `nf4`, the base in NF4 and the adapter beside it; `w8a16`, weights of linear layers in 8 bits; `fp8`, "
+        "the same as floats, with the package kernels. For both `pruned`, without the least used neurons of every MLP; "
+        "`recovered`, pruned and trained again. Unset: `q8_0` without a GPU; with one `nf4`, and `w8a16` if that is "
+        "not within. An empty list: the full model is served, a GGUF file in 16 bits for CPUs, else bfloat16.",
     )
     within: float = Field(
         0.01,
@@ -221,9 +229,23 @@ class Compress(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
 
+    def tried(self, gpu: bool) -> tuple[SmallForm, ...]:
+        """The smaller forms to try, with a GPU or without one."""
+        default: tuple[SmallForm, ...] = ("nf4", "w8a16") if gpu else ("q8_0",)
+        return default if self.variants is None else self.variants
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _renamed(cls, value: object) -> object:
+        if isinstance(value, Sequence) and "int8" in value:
+            raise ValueError("int8 is now called w8a16, and is for GPUs; for CPUs there is q8_0")
+        return value
+
     @field_validator("variants")
     @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
         if len(set(value)) < len(value):
             raise ValueError("name every variant once")
         if "fp8" in value and find_spec("kernels") is None:
@@ -248,6 +270,11 @@ class Evaluate(Section):
     max_new_tokens: int = Field(96, ge=1, description="Longest answer, in tokens.")
     batch: int = Field(16, ge=1, description="Items that are answered together.")
     k: int = Field(3, ge=1, description="For `multilabel`: k of precision@k.")
+    grounded_items: int = Field(
+        60,
+        ge=0,
+        description="With `grounding.enabled`: most items that are asked with retrieved passages, too; 0: none.",
+    )
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap.")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from llmops.config.section import Section, check_web
+
+
+class SearchServer(NamedTuple):
+    """An Elasticsearch that passages are searched in."""
+
+    url: str
+    ca_file: Path | None  #: certificates (PEM) to check its own with, if not the system's
 
 
 class Monitoring(Section):

@@ -17,18 +17,36 @@ class Serving(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback unless asked.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    max_connections: int = Field(
+        500,
+        ge=1,
+        description="Connections at a time, kept ones of load balancers included; the one that has asked for nothing "
+        "the longest makes room for a new one.",
+    )
     max_new_tokens: int = Field(256, ge=1, description="Most tokens one request may ask for.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
     max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
     max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")
     max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What runs the model; `vllm` needs its own environment: docs/vllm.md."
+    engine: Literal["auto", "openvino", "transformers", "vllm"] = Field(
+        "auto",
+        description="What runs the model. `auto`: `openvino` for a version in GGUF, else `transformers`; `vllm` needs "
+        "its own environment: docs/vllm.md.",
+    )
+    precision: Literal["f32", "bf16"] = Field(
+        "f32",
+        description="How the engine `openvino` computes. `f32`: what a caller is answered does not depend on who else "
+        "asks; `bf16`: more tokens/s, and near ties between tokens may fall the other way.",
     )
     vllm: dict[str, Any] = Field(
         default_factory=dict,
         description="Further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes` or "
         "`gpu_memory_utilization`.",
+    )
+    tool_call_parser: str = Field(
+        "",
+        description="How the engine `vllm` reads calls of tools: one of vLLM's parsers, as `vllm serve "
+        "--tool-call-parser` has them. Empty: `hermes` for a model whose chat template writes calls so.",
     )
     poll_s: float = Field(1.0, gt=0, description="Seconds between looks at the registry's aliases.")
     trials: bool = Field(
@@ -47,7 +65,11 @@ class Serving(Section):
         description="Seconds after SIGTERM in which `/readyz` is red and requests are still taken, so that a load "
         "balancer can look elsewhere first.",
     )
-    threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads that compute; 0: one per core that the container may use, at most `OMP_NUM_THREADS`.",
+    )
     guard: tuple[Guarded, ...] = Field(
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
         description="What no answer may hold unless its prompt does; such an answer is cut with `content_filter`.",

@@ -21,10 +21,10 @@ MOST_FRESH = 500  #: the latest corrections that are asked
 def fixed_items(version: Version) -> list[Example]:
     """The items that the version answered before it was released; an erasure may have taken some away since."""
     answers = pq.read_table(
-        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"]
+        version.path / "answers.parquet", columns=["id", "question", "context", "reference", "group", "model"]
     )
     return [
-        _item(row["id"], row["question"], row["reference"], row["context"], "fixed")
+        _item(row["id"], row["question"], row["reference"], row["context"], row["group"], "fixed")
         for row in answers.to_pylist()
         if row["model"] == "candidate"
     ]
@@ -44,12 +44,13 @@ def fresh_items(config: Config) -> list[Example]:
         if row.kind == "correction" and row.decided >= timestamp(datetime.fromisoformat(champion.created)):
             key = row.question, row.context
             found.pop(key, None)
-            found[key] = _item(content_id(*key), row.question, row.text, row.context, "fresh")
+            id = content_id(*key)
+            found[key] = _item(id, row.question, row.text, row.context, id, "fresh")  # each its own topic
     return list(found.values())[-MOST_FRESH:]
 
 
-def _item(id: str, question: str, answer: str, context: str, source: str) -> Example:
+def _item(id: str, question: str, answer: str, context: str, group: str, source: str) -> Example:
     return Example(
-        id=id, question=question, answer=answer, context=context or "", group=id, split="test", source=source,
+        id=id, question=question, answer=answer, context=context or "", group=group, split="test", source=source,
         location="", position="",
     )  # fmt: skip

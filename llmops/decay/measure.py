@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.metadata import version as library_version
-from pathlib import Path
 from typing import NamedTuple
 
 from llmops import machine
@@ -19,7 +18,7 @@ from llmops.records import Example, content_id
 from llmops.registry.version import Version
 from llmops.statistics import intervals
 
-_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "openvino-genai")
 
 
 class Measured(NamedTuple):
@@ -52,13 +51,14 @@ def content_of(items: Sequence[Example]) -> str:
 def _key(config: Config, version: Version, items: Sequence[Example]) -> str:
     files = sorted(file for file in version.servable.rglob("*") if file.is_file())
     stats = [(str(file.relative_to(version.servable)), file.stat()) for file in files]
-    where = {name: library_version(name) for name in _LIBRARIES} | {"gpu": machine.gpu(), "cpu": _processor()}
+    where = {name: library_version(name) for name in _LIBRARIES} | {"gpu": machine.gpu(), "cpu": machine.processor()}
     settings = config.evaluate.model_dump(mode="json", exclude={"slice_items", "worst"})
     return content_id(
         version.compress,
         *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats),
         json.dumps([where, settings], sort_keys=True),
         content_of(items),
+        *(item.group for item in items),
     )
 
 
@@ -77,9 +77,3 @@ def _measured(config: Config, version: Version, items: Sequence[Example]) -> dic
         settings.seed,
     )
     return {name: (float(drawn[name][0]), *intervals.bounds(drawn[name], settings.confidence)) for name in names}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

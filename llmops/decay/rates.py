@@ -15,15 +15,18 @@ from llmops.statistics.rates import Rate, wilson
 def live_rates(reader: Reader, version: str, since: datetime, until: datetime) -> dict[str, Rate]:
     """Of the requests of a time, with Wilson's intervals; what nothing is known of is left out.
 
-    `up_share`: of the ratings, a key's last word on a request counts; `refusals`: of the answers; `retrieval_misses`:
-    of the questions that passages were looked for.
+    `up_share`: of the ratings, a key's last word on a request counts; `refusals`: of the answers; in both without those
+    that no model was asked for, since the documents do not say. `retrieval_misses`: of the questions that passages were
+    looked for.
     """
     between = timestamp(since), timestamp(until)
-    texts = reader.columns(TEXT, ("llmops.model.version", "llmops.answer.refusal"), *between)
-    refused = [bool(refusal) for name, refusal in texts if name == version and refusal is not None]
-    served = reader.columns(SERVING, ("llmops.model.version", "http.request.id", "llmops.retrieval.passages"), *between)
-    passages = [_list(found) for name, _, found in served if name == version and found is not None]
-    ours = {id for name, id, _ in served if name == version}
+    of_requests = "llmops.model.version", "http.request.id", "llmops.retrieval.passages", "llmops.retrieval.outcome"
+    served = reader.columns(SERVING, of_requests, *between)
+    unasked = {id for _, id, _, outcome in served if outcome == "refused"}
+    texts = reader.columns(TEXT, ("llmops.model.version", "llmops.answer.refusal", "http.request.id"), *between)
+    refused = [bool(no) for name, no, id in texts if name == version and no is not None and id not in unasked]
+    passages = [_list(found) for name, _, found, _ in served if name == version and found is not None]
+    ours = {id for name, id, _, _ in served if name == version} - unasked
     fields = ("http.request.id", "llmops.key.prefix", "llmops.feedback.rating")
     said = reader.columns(FEEDBACK, fields, timestamp(since))
     rated = {(id, key): rating for id, key, rating in said if rating and id in ours}

@@ -24,12 +24,13 @@ from typing import Any
 
 import httpx
 
-from llmops import ROOT
+from llmops import python_path
 from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.config import Deploy
 from llmops.errors import DeployError, NotServedError
 from llmops.registry.registry import Registry
+from llmops.registry.version import QUOTE, Version
 from llmops.state.database import database_at
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def run(
             raise DeployError(
                 f"To ask {config.url}, deploy needs an API key: set LLMOPS_API_KEY (`llmops keys create` makes one)."
             )
-        proof = prove(config, config.url, key, champion.name)
+        proof = prove(config, config.url, key, champion)
     else:
         with serving(registry, model, home, events, database, out / "serving.log") as (url, key, process):
-            proof = prove(config, url, key, champion.name, process, out / "serving.log")
+            proof = prove(config, url, key, champion, process, out / "serving.log")
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
 
@@ -74,11 +75,13 @@ def prove(
     config: Deploy,
     url: str,
     key: str,
-    version: str,
+    version: Version,
     process: subprocess.Popen[bytes] | None = None,
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Wait until the app is ready with `version`, then ask it; again, if a replica that is not yet so far answers.
+
+    The version itself is to answer, so it is asked without documents; but one that quotes them, with them.
 
     Args:
         config: the question and how long to wait.
@@ -99,18 +102,19 @@ def prove(
                 raise DeployError(f"The serving app ended with code {process.returncode}. {_tail(output)}")
             try:
                 response = client.get("/readyz", timeout=max(left, 1.0))
-                if _answer(response).get("model_version") == version:
-                    response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
+                if _answer(response).get("model_version") == version.name:
+                    asked = {"prompt": config.question, "ground": version.answers == QUOTE}
+                    response = client.post("/generate", json=asked, timeout=max(left, 1.0))
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
             else:
                 answer = _answer(response)
-                if "response" in answer and answer.get("model_version") == version:
+                if "response" in answer and answer.get("model_version") == version.name:
                     seconds = round(time.monotonic() - started, 2)
-                    log.info("%s answers with %s after %.1f s", url, version, seconds)
+                    log.info("%s answers with %s after %.1f s", url, version.name, seconds)
                     return {
                         "url": url,
-                        "version": version,
+                        "version": version.name,
                         "question": config.question,
                         "answer": answer["response"],
                         "seconds": seconds,
@@ -120,8 +124,8 @@ def prove(
                     raise DeployError(f"The serving app at {url} refuses the proof; it said: {said}.")
             time.sleep(min(0.5, max(left, 0)))
     raise NotServedError(
-        f"The serving app at {url} did not answer with {version} within {config.timeout_s:g} s (deploy.timeout_s); "
-        f"it said: {said}. {_tail(output)}".strip()
+        f"The serving app at {url} did not answer with {version.name} within {config.timeout_s:g} s "
+        f"(deploy.timeout_s); it said: {said}. {_tail(output)}".strip()
     )
 
 
@@ -144,7 +148,7 @@ def serving(
         "LLMOPS_SERVING__PORT": str(port),
         "LLMOPS_SERVING__TRIALS": "false",
         "LLMOPS_STATE__URL": database,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": python_path(),
     }
     try:
         with open(output, "wb") as log_file:

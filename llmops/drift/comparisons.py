@@ -1,9 +1,10 @@
 """One feature of two sets of requests: does it differ, and how much?
 
-The p-value says whether: Kolmogorov and Smirnov's of numbers, of categories that of chi-square over tables drawn with
-the same margins (Patefield 1981), which few of a category do not spoil. The population stability index says how much:
-0.1 is commonly called moderate, 0.25 large. Chance alone makes an index of about (bins - 1)(1/n + 1/m) (Yurdakul 2018,
-"Statistical properties of population stability index"); that is taken off, so that it means the same for few requests.
+The p-value says whether: Kolmogorov and Smirnov's of numbers, Mann and Whitney's of those of which only less is worse,
+of categories that of chi-square over tables drawn with the same margins (Patefield 1981), which few of a category do
+not spoil. The population stability index says how much: 0.1 is commonly called moderate, 0.25 large. Chance alone makes
+an index of about (bins - 1)(1/n + 1/m) (Yurdakul 2018, "Statistical properties of population stability index"); that
+is taken off, so that it means the same for few requests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp, random_table
+from scipy.stats import ks_2samp, mannwhitneyu, random_table
 from scipy.stats.contingency import expected_freq
 
 BINS = 10
@@ -30,25 +31,34 @@ class Compared(NamedTuple):
 
     test: str
     statistic: float
-    effect: float
+    effect: float  #: the index, less chance
     p_value: float
     shares: dict[str, Any]  #: `bins`, names in words; `reference`, `window`: the share of each
 
 
 def numbers(reference: Sequence[float | None], window: Sequence[float | None]) -> Compared | None:
     """Compare a number. What is missing or not finite does not count; None where a side has none, or all are equal."""
-    ours, theirs = _finite(reference), _finite(window)
-    if not len(ours) or not len(theirs) or (ours[0] == ours).all() and (theirs == ours[0]).all():
+    if (sides := _sides(reference, window)) is None:
         return None
-    edges = np.unique(np.quantile(ours, np.arange(1, BINS) / BINS, method="lower"))
-    if len(edges) == 1:  # what was constant differs from what is less, and from what is more
-        edges = np.array([np.nextafter(edges[0], -np.inf), edges[0]])
-    counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (ours, theirs)]
-    spans = [f"{_shown(a)} to {_shown(b)}" if b - a > 1e-9 else _shown(b) for a, b in itertools.pairwise(edges)]
-    names = [f"≤ {_shown(edges[0])}", *spans, f"> {_shown(edges[-1])}"]
-    method = "exact" if len(ours) * len(theirs) <= _EXACT else "asymp"
-    found = ks_2samp(ours, theirs, method=method)
-    return _compared("ks", float(found.statistic), float(found.pvalue), names, *counts)
+    method = "exact" if len(sides[0]) * len(sides[1]) <= _EXACT else "asymp"
+    found = ks_2samp(*sides, method=method)
+    names, *counts = _binned(*sides)
+    return Compared("ks", float(found.statistic), index(*counts), float(found.pvalue), _shares(names, *counts))
+
+
+def less(reference: Sequence[float | None], window: Sequence[float | None]) -> Compared | None:
+    """Whether a number is less in the window, otherwise as `numbers`; the effect is the chance that one of the window
+    is less than one of the reference, 0.5 where they are equal.
+
+    By Mann and Whitney's test of one side: a few requests that are much less are lost in one that looks for any
+    difference.
+    """
+    if (sides := _sides(reference, window)) is None:
+        return None
+    ours, theirs = sides
+    found = mannwhitneyu(ours, theirs, alternative="greater", method="asymptotic")
+    chance = float(found.statistic) / (len(ours) * len(theirs))
+    return Compared("mann_whitney", float(found.statistic), chance, float(found.pvalue), _shares(*_binned(*sides)))
 
 
 def categories(reference: Sequence[str | None], window: Sequence[str | None], seed: int = 0) -> Compared | None:
@@ -64,7 +74,7 @@ def categories(reference: Sequence[str | None], window: Sequence[str | None], se
     observed = float(((table - expected) ** 2 / expected).sum())
     chance = ((drawn - expected) ** 2 / expected).sum(axis=(1, 2))
     p_value = (1 + int((chance >= observed * (1 - 1e-9)).sum())) / (1 + _TABLES)
-    return _compared("chi_square", observed, p_value, names, *counts)
+    return Compared("chi_square", observed, index(*counts), p_value, _shares(names, *counts))
 
 
 def moved(
@@ -94,15 +104,35 @@ def index(reference: NDArray[np.int64], window: NDArray[np.int64]) -> float:
     return max(0.0, float(((theirs - ours) * np.log(theirs / ours)).sum() - chance))
 
 
-def _compared(
-    test: str, statistic: float, p_value: float, names: list[str], ours: NDArray[np.int64], theirs: NDArray[np.int64]
-) -> Compared:
-    shares = {
+def _sides(
+    reference: Sequence[float | None], window: Sequence[float | None]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """The numbers of both; None where there is nothing to compare."""
+    ours, theirs = _finite(reference), _finite(window)
+    if not len(ours) or not len(theirs) or (ours[0] == ours).all() and (theirs == ours[0]).all():
+        return None
+    return ours, theirs
+
+
+def _binned(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64]
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+    """Names of `BINS` spans that have about as much of `ours`, and how many of either are in each."""
+    edges = np.unique(np.quantile(ours, np.arange(1, BINS) / BINS, method="lower"))
+    if len(edges) == 1:  # what was constant differs from what is less, and from what is more
+        edges = np.array([np.nextafter(edges[0], -np.inf), edges[0]])
+    spans = [f"{_shown(a)} to {_shown(b)}" if b - a > 1e-9 else _shown(b) for a, b in itertools.pairwise(edges)]
+    names = [f"≤ {_shown(edges[0])}", *spans, f"> {_shown(edges[-1])}"]
+    counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (ours, theirs)]
+    return names, counts[0], counts[1]
+
+
+def _shares(names: list[str], ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> dict[str, Any]:
+    return {
         "bins": names,
         "reference": [round(float(share), 4) for share in ours / ours.sum()],
         "window": [round(float(share), 4) for share in theirs / theirs.sum()],
     }
-    return Compared(test, statistic, index(ours, theirs), p_value, shares)
 
 
 def _finite(values: Sequence[float | None]) -> NDArray[np.float64]:

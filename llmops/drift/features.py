@@ -14,13 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from llmops.data.text.language import UNKNOWN, language_of
 from llmops.data.text.words import words_of
-from llmops.drift.lexicon import Lexicon
-
-Side = Literal["prompt", "answer"]
+from llmops.drift.lexicon import Lexicon, Side
 
 MOST_CHARS = 4_000  #: of a text that language, script, words and topics are told by; its length is told of all
 _BEGINNING = 300  #: characters of an answer; one that declines says so there
@@ -36,6 +34,7 @@ class Features:
     script: str  #: of most of its letters, as Unicode names it: `Latin`, `Cyrillic`, `Han`, …; `unknown`: no letters
     unknown_share: float | None  #: of its words that the training data do not have; None: not known, or no words
     topics: tuple[str, ...] | None  #: of the training data, nearest first; `(NO_TOPIC,)`: near none; None: not known
+    fit: float | None  #: with the training data, see `Fit.of`; None: not known, or no words
 
     def fields(self, side: Side) -> dict[str, Any]:
         """As fields of an event of the dataset `llmops.text`."""
@@ -46,6 +45,7 @@ class Features:
             "script": self.script,
             "unknown_share": self.unknown_share,
             "topics": None if self.topics is None else list(self.topics),
+            "fit": self.fit,
         }
         return {f"llmops.{side}.{name}": value for name, value in values.items() if value is not None}
 
@@ -86,6 +86,7 @@ def _features(text: str, lexicon: Lexicon | None, side: Side) -> Features:
         script=script_of(part),
         unknown_share=lexicon.unknown_share(told) if lexicon else None,
         topics=lexicon.nearest(told, side) if lexicon else None,
+        fit=lexicon.fit(told, side) if lexicon else None,
     )
 
 

@@ -17,6 +17,7 @@ from llmops.drift.sample import FEATURES, Feature, Sample
 LEVEL = 0.05  #: of the comparisons that are said to differ, so many do not (Benjamini and Hochberg 1995)
 LEAST_INDEX = 0.02  #: differences below it are not called drift, however sure they are
 LEAST_AUC = 0.52
+_APART = 0.02  #: share of requests by which two sides may differ in how many have a value
 EXAMPLES = 20  #: requests that are named as the most unlike
 
 
@@ -28,7 +29,7 @@ class Comparison:
     feature: str
     test: str
     statistic: float
-    effect: float  #: the population stability index, less chance; of the classifier its AUC
+    effect: float  #: the population stability index, less chance; of the classifier and of `fit` an AUC
     p_value: float
     q_value: float = math.nan
     drifted: bool = False
@@ -53,17 +54,17 @@ def judged(found: Sequence[Comparison]) -> list[Comparison]:
     q_values = false_discovery_control([one.p_value for one in found])
     made = []
     for one, q in zip(found, q_values, strict=True):
-        least = LEAST_AUC if one.test == "domain_classifier" else LEAST_INDEX
+        least = LEAST_INDEX if one.test in ("ks", "chi_square") else LEAST_AUC
         made.append(replace(one, q_value=float(q), drifted=bool(q <= LEVEL and one.effect >= least)))
     return made
 
 
 def _feature(feature: Feature, reference: Sample, window: Sample, seed: int) -> Comparison | None:
     ours, theirs = reference.columns[feature], window.columns[feature]
-    if feature.kind == "number":
-        found = comparisons.numbers(ours, theirs)
-    else:
+    if feature.kind == "category":
         found = comparisons.categories(ours, theirs, seed)
+    else:
+        found = (comparisons.less if feature.kind == "least" else comparisons.numbers)(ours, theirs)
     if found is None:
         return None
     moved = comparisons.moved(ours, theirs, LEVEL) if feature.name == "topics" else []
@@ -87,14 +88,24 @@ def _whole(reference: Sample, window: Sample, seed: int) -> Comparison | None:
     return Comparison("prompt", name, "domain_classifier", told.auc, told.auc, told.p_value, unlike=named)
 
 
+def _known_alike(*sides: Sequence[Any]) -> bool:
+    """Whether a feature is known of about as many requests on both sides: what is not known would tell them apart.
+
+    It is not, where a part of one side is older than the feature.
+    """
+    shares = [np.mean([value is not None for value in side]) if side else 0.0 for side in sides]
+    return bool(min(shares) > 0 and max(shares) - min(shares) <= _APART)
+
+
 def _vectors(reference: Sample, window: Sample) -> NDArray[np.float64]:
     """The features of the prompts as rows of about length 1: numbers by their ranks, a column per category."""
-    columns: list[NDArray[np.float64]] = []
+    columns = [np.zeros(len(reference) + len(window))]  # for prompts of which nothing is known
     for feature in FEATURES:
-        if feature.side != "prompt":
+        sides = reference.columns[feature], window.columns[feature]
+        if feature.side != "prompt" or not _known_alike(*sides):
             continue
-        values = reference.columns[feature] + window.columns[feature]
-        if feature.kind == "number":
+        values = [*sides[0], *sides[1]]
+        if feature.kind != "category":
             known = np.array([math.nan if value is None else value for value in values], np.float64)
             ranks = rankdata(known, nan_policy="omit") / len(values) - 0.5
             ranks = np.where(np.isfinite(known), ranks, 0.0)

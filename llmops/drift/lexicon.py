@@ -7,23 +7,24 @@ names, whenever it is needed: there is no copy that an erasure would have to rea
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmops.data.text.words import number_of, words_of
+from llmops.drift.fit import Fit, fit_of
 from llmops.drift.topics import Topics, all_buckets, names_of, topics_of
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from llmops.release.lineage import DATASET, lineage
 
 log = logging.getLogger(__name__)
+
+Side = Literal["prompt", "answer"]
 
 MOST_EXAMPLES = 20_000  #: of more, every second, third … is taken: some seconds' work
 
@@ -45,6 +46,7 @@ class Lexicon:
     words: NDArray[np.uint32]  #: sorted
     prompt: Topics
     answer: Topics
+    fits: Mapping[Side, Fit]
 
     def unknown_share(self, words: Sequence[str]) -> float | None:
         """The share of some words that the training data do not have; None without words. Numbers do not count."""
@@ -55,9 +57,13 @@ class Lexicon:
         known = self.words[at] == asked if len(self.words) else np.zeros(len(asked), bool)
         return round(1 - float(known.mean()), 4)
 
-    def nearest(self, words: Sequence[str], side: Literal["prompt", "answer"]) -> tuple[str, ...]:
+    def nearest(self, words: Sequence[str], side: Side) -> tuple[str, ...]:
         """See `Topics.nearest`: among what is asked, or among what is answered."""
         return (self.prompt if side == "prompt" else self.answer).nearest(words)
+
+    def fit(self, words: Sequence[str], side: Side) -> float | None:
+        """See `Fit.of`: with what is asked, or with what is answered."""
+        return self.fits[side].of(words)
 
 
 def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
@@ -73,7 +79,8 @@ def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
         sources.append(example.source)
     names = names_of(groups, sources)
     words = np.array(sorted(known), np.uint32)
-    return Lexicon(words, topics_of(all_buckets(questions), names), topics_of(all_buckets(answers), names))
+    fits: dict[Side, Fit] = {"prompt": fit_of(questions, groups), "answer": fit_of(answers, groups)}
+    return Lexicon(words, topics_of(all_buckets(questions), names), topics_of(all_buckets(answers), names), fits)
 
 
 def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
@@ -85,7 +92,7 @@ def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
     """
     try:
         return read_lexicon(train_of(version, artifacts))
-    except (LlmopsError, OSError, ValueError) as error:
+    except (LlmopsError, OSError, ValueError, ImportError) as error:
         log.warning("The training data of %s are not known here (%s); features do without them", version.name, error)
         return None
 
@@ -110,6 +117,9 @@ def read_lexicon(train: Path) -> Lexicon:
 
 def read_trained(train: Path, most: int = MOST_EXAMPLES) -> Iterable[Trained]:
     """The examples of a training split, of many an even sample of at most `most`."""
+    import pyarrow as pa  # not above: the serving image for CPUs goes without
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(train) as file:
         every = -(-file.metadata.num_rows // most)
         at = 0

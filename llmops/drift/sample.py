@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.drift.features import Features, Side, features, is_refusal
-from llmops.drift.lexicon import Lexicon, Trained, lexicon_of, read_trained
+from llmops.drift.features import Features, features, is_refusal
+from llmops.drift.lexicon import Lexicon, Side, Trained, lexicon_of, read_trained
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.reader import Reader
 from llmops.records import write_table
@@ -22,12 +22,15 @@ MOST = 5_000  #: requests of a set that are compared: of more, so many are drawn
 _FOLDS = 5
 
 
+Kind = Literal["number", "least", "category"]  #: `least`: a number that is compared for being less
+
+
 class Feature(NamedTuple):
     """What is compared."""
 
     side: Side
     name: str
-    kind: Literal["number", "category"]
+    kind: Kind
 
     @property
     def field(self) -> str:
@@ -35,13 +38,14 @@ class Feature(NamedTuple):
         return f"llmops.{self.side}.{self.name}"
 
 
-_KINDS: tuple[tuple[str, Literal["number", "category"]], ...] = (
+_KINDS: tuple[tuple[str, Kind], ...] = (
     ("characters", "number"),
     ("words", "number"),
     ("unknown_share", "number"),
     ("language", "category"),
     ("script", "category"),
     ("topics", "category"),
+    ("fit", "least"),
 )
 SIDES: tuple[Side, ...] = ("prompt", "answer")
 REFUSAL = Feature("answer", "refusal", "category")
@@ -94,7 +98,11 @@ def of_training(train: Path) -> Sample:
 
 
 def of_examples(examples: Sequence[Trained]) -> Sample:
-    """As `of_training`. With words and topics of its own an example would know all of its words."""
+    """As `of_training`. With words and topics of its own an example would know all of its words.
+
+    How well they fit is not told: that of the examples that a lexicon is made of depends on one another, so that a
+    difference from requests would seem surer than it is.
+    """
     told: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
     folds = min(_FOLDS, len(examples))
     for fold in range(folds):
@@ -104,7 +112,7 @@ def of_examples(examples: Sequence[Trained]) -> Sample:
         for side in SIDES:
             texts = [examples[n].question if side == "prompt" else examples[n].answer for n in chosen]
             for n, found in zip(chosen, features(texts, lexicon, side), strict=True):
-                told[side][n] = found
+                told[side][n] = replace(found, fit=None)
     columns = {
         feature: [_value(feature, getattr(found, feature.name)) for found in told[feature.side]]
         for feature in FEATURES
@@ -130,9 +138,13 @@ def write(path: Path, sample: Sample) -> None:
 
 
 def read(path: Path) -> Sample:
-    """What `write` has kept."""
+    """What `write` has kept; what an earlier release did not tell of requests is not known."""
     table = pq.read_table(path)
-    columns = {feature: table.column(feature.field).to_pylist() for feature in FEATURES}
+    kept, unknown = set(table.column_names), [None] * table.num_rows
+    columns: dict[Feature, list[Any]] = {
+        feature: table.column(feature.field).to_pylist() if feature.field in kept else [*unknown]
+        for feature in FEATURES
+    }
     return Sample(columns, [""] * table.num_rows, [""] * table.num_rows)
 
 
@@ -143,7 +155,7 @@ def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
 
 def _value(feature: Feature, value: Any) -> Any:
     """As it is compared: of the topics the nearest."""
-    if feature.kind == "number" or value is None:
+    if feature.kind != "category" or value is None:
         return None if value is None else float(value)
     if feature.name == "topics":
         values = json.loads(value) if isinstance(value, str) and value.startswith("[") else value

@@ -1,11 +1,13 @@
 """Drift: the last whole window of the champion's requests, compared with its reference; one event a comparison.
 
 Windows follow one another without a gap or an overlap (of 24 hours: days of UTC), so that each is a look of its own. A
-comparison that differs in two of them in a row is called drift. A window that was judged is not judged again.
+comparison that differs in `alerts.drift_windows` of them in a row is called drift. A window that was judged is not
+judged again.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,12 +18,14 @@ from llmops.config import Config
 from llmops.drift.judge import Comparison, compare
 from llmops.drift.reference import Against, NoReferenceError, reference_of
 from llmops.drift.sample import SIDES, of_events
-from llmops.drift.told import IN_A_ROW, NAMES, sentence, told
+from llmops.drift.told import NAMES, sentence, told
 from llmops.errors import ConfigError
-from llmops.monitoring.datasets import DRIFT
+from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.registry.registry import registry_of
+
+log = logging.getLogger(__name__)
 
 _BACK = 7  #: windows among which the one before is looked for: those with few requests are passed over
 
@@ -40,8 +44,8 @@ def watch_drift(
 
     Returns:
         `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` where nothing is
-        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window
-        before.
+        judged; the window, with `kept_since` if those of its requests that came before are not kept; `comparisons`, as
+        JSON values; and `drift`: those that have differed in enough windows in a row.
     """
     champion = registry_of(config).champion()
     if champion is None:
@@ -59,20 +63,26 @@ def watch_drift(
     except NoReferenceError as error:
         return {"state": "no reference", **facts, "why": str(error)}
     facts["reference"] = reference.name
-    window = of_events(reader, facts["since"], facts["until"], champion.name)
+    window, kept = of_events(reader, facts["since"], facts["until"], champion.name), reader.kept_since(TEXT)
+    partial = {"kept_since": kept} if kept > facts["since"] else {}
     if len(window) < config.monitoring.drift_requests:
         why = f"{len(window)} requests, fewer than monitoring.drift_requests {config.monitoring.drift_requests}"
-        return {"state": "too few", **facts, "requests": len(window), "why": why}
+        return {"state": "too few", **facts, **partial, "requests": len(window), "why": why}
     earlier = list(_told(reader, facts, since - _BACK * length))
     comparisons = [{name: one[name] for name in NAMES} for one in earlier if one["since"] == facts["since"]]
-    if not comparisons:
+    if comparisons:
+        partial = {}  # nothing is known any more of what was judged then
+    else:
+        if partial:
+            log.warning("Of the window from %s, only requests since %s are kept: raise monitoring.raw_mb or raw_days.",
+                        facts["since"], kept)  # fmt: skip
         made = compare(reference.sample, window, int(since.timestamp()))
         comparisons = [_with_streak(one, earlier) for one in made]
         if tell:
             emit_all(config.events, DRIFT, [_event(config, facts, len(window), one) for one in comparisons])
     comparisons.sort(key=lambda one: (SIDES.index(one["side"]), one["feature"]))
-    drift = [one for one in comparisons if one["windows"] >= IN_A_ROW]
-    return {"state": "judged", **facts, "requests": len(window), "comparisons": comparisons, "drift": drift}
+    drift = [one for one in comparisons if one["windows"] >= config.alerts.drift_windows]
+    return {"state": "judged", **facts, **partial, "requests": len(window), "comparisons": comparisons, "drift": drift}
 
 
 def _told(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any, Literal, Protocol
 
-from llmops.elk.objects import READER, STREAMS, WRITER, holds, mappings, roles, stamped, templates
+from llmops.elk.objects import INDEXER, READER, STREAMS, WRITER, holds, mappings, roles, stamped, templates
 from llmops.elk.server import Cannot, Server, reason
 
 State = Literal["same", "differs", "missing"]
@@ -175,6 +175,7 @@ def things(server: Server, config: Any, environ: Mapping[str, str]) -> list[Thin
     for variable, user, role_name in (
         ("ELASTICSEARCH_WRITER_PASSWORD", WRITER, WRITER),
         ("ELASTICSEARCH_READER_PASSWORD", READER, READER),
+        ("ELASTICSEARCH_INDEXER_PASSWORD", INDEXER, INDEXER),
         ("KIBANA_SYSTEM_PASSWORD", "kibana_system", ""),
     ):
         if environ.get(variable):

@@ -10,12 +10,12 @@ from typing import Any
 from llmops import __version__
 from llmops.config import Monitoring
 from llmops.monitoring.datasets import TEXT
-from llmops.monitoring.fields import FIELDS
+from llmops.monitoring.fields import FIELDS, LONGEST_KEYWORD
 from llmops.monitoring.fields.field import Field
 
 STREAMS = "logs-llmops.*-*"  #: all our data streams
-WRITER, READER = "llmops_writer", "llmops_reader"
-LONGEST = 8191  #: characters of a keyword: of four bytes each, the most that Lucene takes as one term (32,766)
+PASSAGES = "llmops-passages-*"  #: all indexes of passages, see `llmops.data.index.filling`
+WRITER, READER, INDEXER = "llmops_writer", "llmops_reader", "llmops_indexer"
 
 
 def mappings() -> dict[str, Any]:
@@ -29,7 +29,7 @@ def mappings() -> dict[str, Any]:
 
 def _mapping(field: Field) -> dict[str, Any]:
     if field.type == "keyword":
-        return {"type": "keyword", "ignore_above": LONGEST}
+        return {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
     if field.type == "object":
         return {"type": "object", "enabled": False}
     return {"type": field.type}
@@ -65,7 +65,8 @@ def templates(config: Monitoring) -> dict[str, dict[str, Any]]:
 
 
 def roles() -> dict[str, dict[str, Any]]:
-    """Who writes may add events and cannot read any; who reads may look at them, in Kibana too, and change nothing."""
+    """Who writes may add events and cannot read any; who reads may look at them, in Kibana too, and at passages, and
+    change nothing; who indexes may do everything with passages, and nothing else."""
     return {
         WRITER: {
             "cluster": ["monitor"],  # to ask which server it is
@@ -73,9 +74,10 @@ def roles() -> dict[str, dict[str, Any]]:
         },
         READER: {
             "cluster": ["monitor"],
-            "indices": [{"names": [STREAMS], "privileges": ["read", "view_index_metadata"]}],
+            "indices": [{"names": [STREAMS, PASSAGES], "privileges": ["read", "view_index_metadata"]}],
             "applications": [{"application": "kibana-.kibana", "privileges": ["read"], "resources": ["*"]}],
         },
+        INDEXER: {"cluster": [], "indices": [{"names": [PASSAGES], "privileges": ["manage", "read", "write"]}]},
     }
 
 

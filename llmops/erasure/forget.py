@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops import artifacts, prompts
+from llmops import artifacts
 from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.remote import is_remote
-from llmops.erasure import erase, partitions, plans, said, search, split_entries
+from llmops.erasure import derived, erase, partitions, passages, plans, said, search, split_entries
 from llmops.erasure.plans import ErasurePlan
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found
@@ -32,7 +32,6 @@ from llmops.errors import LlmopsError
 from llmops.improve import report as reports
 from llmops.monitoring.datasets import ERASURE
 from llmops.monitoring.events import emit
-from llmops.records import Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.release.card import marked
 from llmops.retention import removal
@@ -70,12 +69,13 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
 
     Raises:
         LlmopsError: if nothing names the person, a stage is running, another erasure has to be finished first, or
-            what was said cannot be read from Elasticsearch now.
+            what was said cannot be read from Elasticsearch now, or passages there cannot be changed.
     """
     subject = Subject(identifier)
     with alone(config):
         if not dry_run:
             removal.finish(config)
+            passages.clear(config)
         plan = plans.resume(config, subject)
         raw = None
         if plan is None:
@@ -130,10 +130,11 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
     for folder in sorted(of.keys() - {None}, key=str):
         with artifacts.locked(folder):
             _apply_changes(of[folder], plan, subject)
-            _write_texts(folder)
-            artifacts.amend(folder, _note(config, plan, folder))
+            if derived.write(folder, plan):
+                artifacts.amend(folder, _note(config, plan, folder))
             log.info("%s/%s is done", folder.parent.name, folder.name)
     _apply_changes(of[None], plan, subject)
+    passages.renew(config)
     partitions.erase(config, plan.repository)
     for path in map(Path, plan.databases):
         erase.hide_in_database(path, subject)
@@ -141,12 +142,13 @@ def _carry_out(config: Config, plan: ErasurePlan, subject: Subject) -> int:
 
 
 def _by_artifact(config: Config, plan: ErasurePlan) -> Mapping[Any, list[Path]]:
-    """The files that change, by the folder of their artifact; those that belong to no artifact are under None."""
+    """The files that change, by the folder of their artifact or published index; those of none are under None."""
     of: defaultdict[Path | None, list[Path]] = defaultdict(list)
+    indexes = plans.published_indexes(config)
     for path in map(Path, [*(change.path for change in plan.changes), *plan.texts]):
         inside = path.is_relative_to(config.artifacts) and len(path.relative_to(config.artifacts).parts) > 2
         folder = config.artifacts.joinpath(*path.relative_to(config.artifacts).parts[:2]) if inside else None
-        of[folder].append(path)
+        of[next((index for index in indexes if path.is_relative_to(index)), folder)].append(path)
     for ref in plan.trained:
         of[config.artifacts / ref] += []
     return of
@@ -166,23 +168,12 @@ def _apply_changes(paths: list[Path], plan: ErasurePlan, subject: Subject) -> No
             erase.hide(path, subject)
 
 
-def _write_texts(folder: Path) -> None:
-    """Write the annotated text anew from the examples that are left, and the page of an evaluation from its answers."""
-    if folder.parent.name == "evaluate" and (folder / "report.html").exists():
-        from llmops.model.evaluate import page
-
-        page.write(folder, artifacts.read_record(folder).config["worst"])
-    text = folder / "train.txt"
-    if folder.parent.name == "annotate" and text.exists():
-        examples = read_rows(folder / "train.parquet", Example)
-        lines = [prompts.annotated(e.question, e.answer, e.context) for e in examples]
-        artifacts.write_whole(text, "\n".join([*lines, ""]).encode())
-
-
 def _note(config: Config, plan: ErasurePlan, folder: Path) -> dict[str, Any]:
     """What is added to the artifact's record: the time of the erasure, and how many rows and examples it took."""
     ref = artifacts.ref(folder)
-    note: dict[str, Any] = {"time": plan.time, "rows": _rows(config, plan)[ref]}
+    own = [change for change in plan.changes if change.path.endswith(".parquet")]
+    rows = sum(len(change.numbers) for change in own if Path(change.path).is_relative_to(folder))
+    note: dict[str, Any] = {"time": plan.time, "rows": rows}
     return note | ({"examples": plan.trained[ref]} if ref in plan.trained else {})
 
 
@@ -219,7 +210,7 @@ def _remaining(config: Config, subject: Subject) -> dict[str, str]:
         still[database.name] = f"in {len(left)} entries of the split ledger"
     if words := said.find(database, subject):
         still[database.name] = f"in {len(words)} rows of what users have said"
-    return still
+    return still | passages.where_named(config, subject)
 
 
 def _report(config: Config, plan: ErasurePlan, remaining: dict[str, str], online: int, dry_run: bool) -> ErasureReport:
@@ -272,7 +263,7 @@ def _unreached(config: Config) -> list[str]:
         unreached.append(f"events wherever {' and '.join(others)} brings them, which may hold names of users and texts")
     if config.features.online != "sqlite":
         unreached.append("what the server of the online store saved on its own disk before")
-    return unreached
+    return unreached + passages.unreached(config)
 
 
 def _announce(config: Config, plan: ErasurePlan, report: ErasureReport, by: str) -> None:

@@ -27,8 +27,9 @@ from llmops.erasure.split_entries import Key
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found, Known, PersonRow, collected_row, find_rows, trace, trained_on
 from llmops.errors import ArtifactError, LlmopsError
+from llmops.improve import report as reports
 from llmops.registry.registry import Registry
-from llmops.release.lineage import lineage
+from llmops.release.lineage import is_trained, lineage
 from llmops.state.database import database_of
 
 _PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial|gone)")  #: what was left by who was killed while writing or removing
@@ -38,7 +39,7 @@ _NAMED, _ALWAYS, _TRAINED = "named", "always", "trained"
 #: trained: if any model was trained on the person, since the run would go on from what it learned.
 #: named: if it names the person. So it is for all stages that are not listed.
 UNFINISHED = {
-    **dict.fromkeys(("collect", "annotate", "features", "evaluate", "govern"), _ALWAYS),
+    **dict.fromkeys(("collect", "index", "annotate", "features", "evaluate", "govern"), _ALWAYS),
     **dict.fromkeys(("tune", "train", "compress"), _TRAINED),
 }
 
@@ -83,10 +84,11 @@ class ErasurePlan:
     splits: list[Key] = field(default_factory=list)  #: entries of the split ledger that go
     said: list[str] = field(default_factory=list)  #: rows of what users have said that go
     events: list[str] = field(default_factory=list)  #: event databases that have what they said
+    reports: list[str] = field(default_factory=list)  #: of the improvement, that show what they said or asked
     notes: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        rows = self.changes or self.repository or self.splits or self.said
+        rows = self.changes or self.repository or self.splits or self.said or self.reports
         return bool(rows or self.texts or self.databases or self.events or self.interrupted)
 
 
@@ -99,13 +101,15 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     found = trace(root, pipeline.STAGES, subject, named, said.document_ids(config, theirs))
     for unit in _extracts(config.collect.cache):
         find_rows(unit, subject, Known(), found)
+    for folder in published_indexes(config):
+        find_rows(folder, subject, found.of(artifacts.read_record(folder).inputs.values()), found)
     plan = ErasurePlan(time=datetime.now(UTC).isoformat(timespec="seconds"), notes=found.notes)
     plan.versions = list(_versions(config, subject, found))
     for ref in found.known:
-        if ref.startswith("train/") and (
-            count := trained_on(found, artifacts.read_record(root / ref).inputs.values(), root)
-        ):
-            plan.trained[ref] = count
+        if ref.startswith("train/"):
+            record = artifacts.read_record(root / ref)
+            if record.config.get("enabled", True) and (count := trained_on(found, record.inputs.values(), root)):
+                plan.trained[ref] = count
     plan.changes = [_change(path, [row.number for row in rows]) for path, rows in sorted(found.files.items())]
     plan.changes += [change for path in sorted(root.glob("govern/*/report.md")) if (change := _lines(path, found))]
     plan.online = _online(root, found)
@@ -113,6 +117,7 @@ def make(config: Config, subject: Subject) -> tuple[ErasurePlan, list[PersonRow]
     plan.splits = split_entries.find(database, subject, found)
     plan.said, prefixes = theirs, said.prefixes(database, subject)
     plan.events = [str(path) for path in sorted(config.events.glob("*.db")) if said.events(path, prefixes)]
+    plan.reports = [str(path) for path in reports.telling(config, theirs, prefixes)]
     raw_files = sorted((path for path in found.files if _is_raw(path, config)), key=lambda path: _read_in(path, config))
     raw = [row for path in raw_files for row in found.files[path]]
     newest: dict[tuple[str, ...], dict[str, str]] = {}
@@ -175,6 +180,11 @@ def files(config: Config) -> list[Path]:
     return [p for p in search.files(roots) if search.searchable(p) and p != config.erasure_journal]
 
 
+def published_indexes(config: Config) -> list[Path]:
+    """The folders of all indexes in the registry, whatever model they are served with."""
+    return sorted(path for path in config.release.registry.glob("*/indexes/[!.]*") if artifacts.is_done(path))
+
+
 def _extracts(cache: Path) -> list[Path]:
     """The extracts that belong together: the file of one source file, or the folder with all periods of a table."""
     found = cache.iterdir() if cache.is_dir() else ()
@@ -186,12 +196,13 @@ def _versions(config: Config, subject: Subject, found: Found) -> Iterator[Traine
         registry = Registry(config.release.registry, folder.name, database_of(config))
         aliases = registry.aliases()
         for version in registry.versions():
-            refs = [stage["artifact"] for stage in lineage(version)["stages"]]
+            history = lineage(version)
+            refs = [stage["artifact"] for stage in history["stages"]]
             find_rows(version.path, subject, found.of(refs), found)
             if not {"annotate", "features"} & {ref.split("/")[0] for ref in refs if ref in found.known}:
                 gone = "its artifacts are gone" + (", and its model" if version.removed else "")
                 found.notes.append(f"{folder.name} {version.name}: {gone}; what it was trained on is not known")
-            if count := trained_on(found, refs, config.artifacts):
+            if is_trained(history) and (count := trained_on(found, refs, config.artifacts)):
                 names = sorted(alias for alias, name in aliases.items() if name == version.name)
                 yield TrainedVersion(model=folder.name, version=version.name, examples=count, aliases=names)
 

@@ -1,7 +1,8 @@
 """Search every file for a person: what an erasure is proved with.
 
 Parquet is searched cell by cell, a SQLite file cell by cell and byte by byte (deleted rows stay in its free pages until
-it is rewritten), text line by line, and anything else byte by byte. The numbers in JSON of texts and databases are
+it is rewritten), that of an index, which is never changed, cell by cell and word by word, text line by line, and
+anything else byte by byte. The numbers in JSON of texts and databases are
 counts, which are nobody's. Not searched are weights, which are numbers, and the tokenizers and pictures, which are made
 of no row.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmops.data.index.files import DATABASE
 from llmops.erasure.subject import Subject, without_numbers
 from llmops.records import is_key
 
@@ -45,12 +47,22 @@ def searchable(path: Path) -> bool:
 
 
 def where_named(path: Path, subject: Subject) -> str:
-    """Where in the file the person is named, in words; empty: nowhere."""
+    """Where in the file the person is named, in words; empty: nowhere, also in one that an app which runs has put
+    something in the place of meanwhile."""
+    try:
+        return _where_named(path, subject)
+    except FileNotFoundError:
+        return ""
+
+
+def _where_named(path: Path, subject: Subject) -> str:
     if path.suffix == ".parquet" and not path.name.startswith("."):
         return _in_parquet(path, subject)
     if path.suffix in TEXT:
         return _in_lines(path, subject)
     database = is_database(path)
+    if database and path.name == DATABASE and (there := _in_index(path, subject)) is not None:
+        return there
     if database and (cell := _in_cells(path, subject)):
         return cell
     for chunk in _chunks(path):
@@ -141,6 +153,31 @@ def _in_cells(path: Path, subject: Subject) -> str:
     except sqlite3.DatabaseError:  # no database after all, or one that needs an extension: its bytes are searched still
         return ""
     return ""
+
+
+def _in_index(path: Path, subject: Subject) -> str | None:
+    """Where the database of an index names the person, in its passages or in its words; None if it cannot be read.
+
+    Its bytes would tell wrongly, for of a word that begins as the one before it has only the rest: `smith` of
+    `goldsmith`.
+    """
+    from llmops.data.index.database import misplaced
+
+    def named(words: Sequence[str]) -> list[str]:
+        return [words[at] for at in subject.rows(pl.Series(words, dtype=pl.String))]
+
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            found = (cell for cell in cells(database) if cell[1] != "position" or is_key(cell[3]))
+            for table, column, row, _ in naming_cells(found, subject):
+                return f"in the table {table}, column {column}, row {row}"
+            places = [place for (place,) in database.execute("SELECT DISTINCT location FROM passages")]
+        if _in_locations(places, subject):
+            return "in the table passages, column location"
+        number = misplaced(path.parent, named)
+    except sqlite3.Error:
+        return None
+    return "" if number is None else f"in the words of passage {number}"
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -2,9 +2,9 @@
 
 Where rows stand raw, they are found by their texts. `annotate` redacts e-mail addresses and the like, so from there on
 they are followed by descent, along the inputs that the artifacts' records name: by place (source, location, position)
-and id into clean and annotate, by the ids of the examples made of them into features, evaluate, govern and the model
-versions. A place alone would not do: row 12 of today's file may be another person's than row 12 of yesterday's. What
-the test carries from earlier days is known by its id alone, also from the split ledger.
+and id into clean, index and annotate, by the ids of the examples made of them into features, evaluate, govern and the
+model versions. A place alone would not do: row 12 of today's file may be another person's than row 12 of yesterday's.
+What the test carries from earlier days is known by its id alone, also from the split ledger.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from llmops.erasure.subject import Subject
 from llmops.records import Document, Dropped, is_key, without_message
 from llmops.retention.policy import ROWS
 
+#: Columns that tell what a row was made of; one that is named by such an id is the same person's.
+IDS = ("id", "input_id", "document")
 #: Columns that say what kind of row it is or who is in charge, not what it holds.
 NAMES = {
-    "id",
-    "input_id",
+    *IDS,
     "source",
     "licence",
     "owner",
@@ -58,14 +59,14 @@ class Known:
 
     def add(self, row: Mapping[str, str], *, place: bool) -> None:
         """Know a row by its id and, if asked, by its place."""
-        self.ids |= {row[name] for name in ("id", "input_id") if row.get(name)}
+        self.ids |= {row[name] for name in IDS if row.get(name)}
         if place and "location" in row:
             self.places.add((row["source"], row["location"], without_message(row["position"])))
 
     def rows(self, columns: Mapping[str, Sequence[str]]) -> set[int]:
         """The positions of the known rows in some columns of a file."""
         found: set[int] = set()
-        for name in ("id", "input_id"):
+        for name in IDS:
             found |= {row for row, value in enumerate(columns.get(name, ())) if value in self.ids}
         if "location" in columns:
             places = zip(columns["source"], columns["location"], map(without_message, columns["position"]), strict=True)

@@ -58,6 +58,12 @@ class Rows(Sequence[Row], Generic[Row]):
         return [self.kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
+def holds(features: Path, split: str) -> bool:
+    """Whether a features artifact has an example of a split: where nothing is trained, it has none to train on."""
+    path = mapped_path(features, split)
+    return not path.is_file() or len(Dataset.from_file(str(path))) > 0
+
+
 def read_offline(features: Path, split: str) -> Rows[Tokens]:
     """The tokens of one split, in the order they were written; Feast's point-in-time retrieval has to know them all.
 

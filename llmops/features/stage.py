@@ -46,7 +46,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
     Examples that cannot be used go to `dropped.parquet` with the reason.
 
     Raises:
-        ArtifactError: if no training example is left, or Feast refuses the declarations.
+        ArtifactError: if no training example is left of those there were, or Feast refuses the declarations.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_path(select))
     counts = _Counts()
@@ -58,7 +58,7 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
                     feast.write_table(rows.select(VIEW_SCHEMA.names).cast(VIEW_SCHEMA))
                     mapped.write_table(rows.select(MAPPED_SCHEMA.names))
     write_rows(out / "dropped.parquet", counts.dropped, Dropped)
-    if not counts.tokens["train"]:
+    if not counts.tokens["train"] and pq.read_metadata(annotate / "train.parquet").num_rows:
         raise ArtifactError(
             f"No training example is left of {len(counts.ids) + len(counts.dropped)} in {annotate}: "
             f"{len(counts.dropped)} were dropped, see {out / 'dropped.parquet'}; raise features.max_tokens (now "

@@ -38,9 +38,21 @@ markdown = words.markdown
 
 def last_until(config: Config, before: datetime) -> datetime:
     """The end of the last report that ended before a moment; a week before it where there is none."""
-    ends = [artifacts.read_record(path).metrics["until"] for path in artifacts.finished(config.artifacts / STAGE)]
-    known = [moment for moment in map(datetime.fromisoformat, ends) if moment < before]
-    return max(known, default=before - WEEK)
+    last = _last(config, before)
+    return datetime.fromisoformat(last["until"]) if last else before - WEEK
+
+
+def last_decided(config: Config, before: datetime) -> datetime:
+    """The end of the decisions that this report tells: those on its own training were made after the days it is of."""
+    last = _last(config, before)
+    return datetime.fromisoformat(last.get("decided_until") or last["until"]) if last else before - WEEK
+
+
+def _last(config: Config, before: datetime) -> dict[str, Any]:
+    """What is recorded of the last report that ended before a moment; what could not be read, the next one tells."""
+    told = [artifacts.read_record(path).metrics for path in artifacts.finished(config.artifacts / STAGE)]
+    known = [one for one in told if one["ended"] != words.UNREAD and datetime.fromisoformat(one["until"]) < before]
+    return max(known, key=lambda one: (one["until"], one.get("decided_until", "")), default={})
 
 
 def midnight(moment: datetime) -> datetime:
@@ -48,24 +60,34 @@ def midnight(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def gather(config: Config, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
-    """What was said from `since` to before `until`, what was decided on it, and what became of the model since.
+def gather(
+    config: Config,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    decided: tuple[datetime, datetime] | None = None,
+    readable: bool = True,
+) -> dict[str, Any]:
+    """What was said from `since` to before `until`, what was decided on it, and what became of the model then.
 
     Args:
         config: the whole configuration.
         since: default: the end of the last report.
         until: default: the last midnight.
+        decided: from when to before when the gate's and canaries' decisions are told; default: since and until.
+        readable: whether events can be read, which alone know what is asked and not answered.
     """
     until = until or midnight(datetime.now(UTC))
     since = since or last_until(config, until)
     start, end = timestamp(since), timestamp(until)
-    reader = reader_of(config)
-    found = [row for row in rows.read(database_of(config)) if row.time < end]
+    decided_since, decided_until = decided or (since, until)
+    database = database_of(config)
+    found = [row for row in rows.read(database) if row.time < end]
     said = [row for row in found if start <= row.time]
     heads = [row for row in found if not row.joined]
-    decided = [row for row in heads if start <= row.decided < end]
-    accepted = [row for row in decided if row.state == "accepted"]
-    refused = [row for row in decided if row.state == "refused"]
+    settled = [row for row in heads if start <= row.decided < end]
+    accepted = [row for row in settled if row.state == "accepted"]
+    refused = [row for row in settled if row.state == "refused"]
     held = [row for row in said if row.state == "held"]
     waiting = [row for row in heads if row.state == "waiting"]
     return {
@@ -84,8 +106,9 @@ def gather(config: Config, *, since: datetime | None = None, until: datetime | N
         "refused_entries": [_entry(row) for row in refused[:MOST]],
         "held_reasons": sorted({f"key {row.key}: {row.why}" for row in held}),
         "waiting_entries": [_entry(row) for row in waiting[:MOST]],
-        "topics": unanswered(reader, start, end),
-        "decisions": _decisions(config, since),
+        "topics": unanswered(reader_of(config), start, end, rows.forgotten_keys(database)) if readable else [],
+        "decisions": _decisions(config, decided_since, decided_until),
+        "decided_until": decided_until.isoformat(),
         "champion": registry_of(config).aliases().get("champion", ""),
     }
 
@@ -94,10 +117,10 @@ def _entry(row: rows.Review) -> dict[str, str]:
     return {"id": row.id, "question": row.question, "text": row.text, "by": row.by, "why": row.why}
 
 
-def _decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
-    """What the gate, canaries and tests have decided since, and who was overruled."""
+def _decisions(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """What the gate, canaries and tests decided from `since` to before `until`, and who was overruled."""
     known = registry_of(config).decisions()
-    return [decision for decision in known if datetime.fromisoformat(decision["time"]) >= since]
+    return [decision for decision in known if since <= datetime.fromisoformat(decision["time"]) < until]
 
 
 def take_in(config: Config) -> dict[str, int]:
@@ -113,7 +136,7 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
         config: the whole configuration.
         report: what `gather` has found.
         run: the orchestrator's run id.
-        ended: what became of the training, in a word: `nothing new`, `trained` or `failed`.
+        ended: what became of the training, in a word: `nothing new`, `trained`, `failed` or `not read`.
     """
     report = {**report, "ended": ended}
     started = datetime.now(UTC).isoformat()
@@ -142,23 +165,57 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
                 ),
             )
         else:
-            report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+            report = _read(path)
     _tell(config, report, path)
     return path
 
 
+def telling(config: Config, ids: Collection[str], keys: Collection[str]) -> list[Path]:
+    """The reports that show what was said in these rows, or was asked by these keys or is said of them."""
+    kept = artifacts.finished(config.artifacts / STAGE)
+    return [path for path in kept if _without(report := _read(path), ids, keys) != report]
+
+
 def forget(config: Config, ids: Collection[str], keys: Collection[str]) -> None:
-    """Take what was said in these rows, or is said of these keys, out of the reports that were kept."""
-    told_of = tuple(f"key {prefix}:" for prefix in keys)
+    """Take what `telling` finds out of the reports that were kept."""
+    for path in telling(config, ids, keys):
+        _write_again(path, _without(_read(path), ids, keys))
+
+
+def remove_old_texts(config: Config, now: datetime | None = None) -> None:
+    """Take questions that were kept for a while (`monitoring.keep_text_days`) out of the reports when that is over.
+
+    Args:
+        config: the whole configuration.
+        now: the moment that ages are counted from; default: this one.
+    """
+    before = timestamp((now or datetime.now(UTC)) - timedelta(days=config.monitoring.keep_text_days))
     for path in artifacts.finished(config.artifacts / STAGE):
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        left = {
-            **{name: [entry for entry in report[name] if entry["id"] not in ids] for name in ENTRIES},
-            "held_reasons": [reason for reason in report["held_reasons"] if not reason.startswith(told_of)],
-        }
-        if any(report[name] != value for name, value in left.items()):
-            with artifacts.locked(path):
-                _write(path, {**report, **left})
+        report = _read(path)
+        left = [topic for topic in report["topics"] if topic.get("time", "") >= before]
+        if len(left) < len(report["topics"]):
+            _write_again(path, {**report, "topics": left})
+
+
+def _without(report: Mapping[str, Any], ids: Collection[str], keys: Collection[str]) -> dict[str, Any]:
+    told_of = tuple(f"key {prefix}:" for prefix in keys)
+    return {
+        **report,
+        **{name: [entry for entry in report[name] if entry["id"] not in ids] for name in ENTRIES},
+        "held_reasons": [reason for reason in report["held_reasons"] if not reason.startswith(told_of)],
+        "topics": [topic for topic in report["topics"] if topic.get("key") not in keys],
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _write_again(path: Path, report: Mapping[str, Any]) -> None:
+    with artifacts.locked(path):
+        _write(path, report)
+        artifacts.commit(path, artifacts.read_record(path))
 
 
 def _write(path: Path, report: Mapping[str, Any]) -> None:
@@ -177,7 +234,7 @@ def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
         {
             "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{IMPROVEMENT}|{path.name}")),
             "event.action": "improve",
-            "event.outcome": "failure" if report["ended"] == "failed" else "success",
+            "event.outcome": "failure" if report["ended"] in ("failed", words.UNREAD) else "success",
             "event.reason": report["ended"],
             "message": words.headline(report),
             "llmops.model.version": last.get("version"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmops.data.feedback.same import jaccard, words_of
 from llmops.monitoring.datasets import FEEDBACK, TEXT
@@ -14,11 +14,27 @@ ALIKE = 0.4  #: Jaccard similarity of the words from which two questions are of 
 MOST = 50  #: topics that are listed
 
 
-def unanswered(reader: Reader, since: str, until: str) -> list[dict[str, Any]]:
-    """Topics, the most asked first: a question that stands for it, how often, why.
+class _Asked(NamedTuple):
+    """A question that was kept."""
+
+    text: str
+    why: str  #: it has no good answer
+    key: str  #: prefix of the key that asked it
+    time: str
+
+
+def unanswered(reader: Reader, since: str, until: str, gone: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Topics, the most asked first: a question that stands for it, how often, why; and by whose key and when that
+    question was asked, for whom the report has to lose it one day.
 
     Asked are the questions that the model declined to answer, and those whose answer somebody found bad without saying
     what is right. Their texts are known where they are kept.
+
+    Args:
+        reader: of the events.
+        since: from then on.
+        until: before then.
+        gone: prefix of a key whose owner was forgotten → when: what it asked until then is left out.
     """
     bad: dict[str, str] = {}
     for event in reader.find(FEEDBACK, since, until):
@@ -27,26 +43,28 @@ def unanswered(reader: Reader, since: str, until: str) -> list[dict[str, Any]]:
             bad.pop(request, None)
         elif event.get("llmops.feedback.rating") == "down":
             bad[request] = "found bad"
-    names = ("http.request.id", "llmops.prompt.text", "llmops.answer.refusal")
-    asked: list[tuple[str, str]] = []
-    for request, text, refused in reader.columns(TEXT, names, since, until):
+    names = ("http.request.id", "llmops.prompt.text", "llmops.answer.refusal", "llmops.key.prefix", "@timestamp")
+    asked: list[_Asked] = []
+    for request, text, refused, key, time in reader.columns(TEXT, names, since, until):
         why = "declined" if refused else bad.get(str(request), "")
-        if text and why:
-            asked.append((str(text), why))
+        if text and why and str(time) > gone.get(str(key), ""):
+            asked.append(_Asked(str(text), why, str(key), str(time)))
     return _topics(asked)
 
 
-def _topics(asked: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    heads: list[str] = []
-    whys: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for text, why in asked:
-        words = words_of(text)
-        head = next((h for h in heads if words_of(h).plain == words.plain or jaccard(words_of(h), words) >= ALIKE), "")
+def _topics(asked: Iterable[_Asked]) -> list[dict[str, Any]]:
+    heads: list[_Asked] = []
+    whys: defaultdict[_Asked, Counter[str]] = defaultdict(Counter)
+    for one in asked:
+        words = words_of(one.text)
+        alike = (h for h in heads if words_of(h.text).plain == words.plain or jaccard(words_of(h.text), words) >= ALIKE)
+        head = next(alike, None)
         if not head:
-            heads.append(head := text)
-        whys[head][why] += 1
+            heads.append(head := one)
+        whys[head][one.why] += 1
     found: list[dict[str, Any]] = [
-        {"question": head, "count": why.total(), "why": _words(why)} for head, why in whys.items()
+        {"question": head.text, "count": why.total(), "why": _words(why), "key": head.key, "time": head.time}
+        for head, why in whys.items()
     ]
     return sorted(found, key=lambda topic: (-topic["count"], topic["question"]))[:MOST]
 

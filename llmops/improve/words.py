@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 Report = Mapping[str, Any]
+UNREAD = "not read"  #: how a run ended in which what users said could not be taken in
 
 _OUTCOMES = {
     "promoted": "It passed: it is surely better than what it was compared with.",
@@ -27,6 +28,8 @@ def headline(report: Report) -> str:
     waits = f"{_number(report['waiting'], 'thing waits', 'things wait')} for a person"
     if report.get("ended") == "nothing new":
         return f"Nothing new was accepted, so nothing is trained; {waits}."
+    if report.get("ended") == UNREAD:
+        return f"What users said could not be taken in, so nothing is trained; the next report tells of it. {waits}."
     gate = next((d for d in reversed(report["decisions"]) if d["kind"] == "gate"), None)
     said = f"{_number(report['accepted'], 'new example')} from what users said"
     if report.get("ended") == "failed":
@@ -58,7 +61,9 @@ def markdown(report: Report) -> str:
     lines += _entries("Waiting for a person", report["waiting_entries"], report["waiting"])
     lines += ["", "## Asked and not answered", ""]
     lines += [f"- {_safe(t['question'])} ({t['count']}: {t['why']})" for t in report["topics"]] or [
-        "Nothing that is known: texts of questions are there only where `monitoring.keep_text` keeps them."
+        "They could not be read."
+        if report.get("ended") == UNREAD
+        else "Nothing that is known: questions are there only where `monitoring.keep_text` keeps them, and as long."
     ]
     lines += ["", "## What became of the model", "", *_model(report)]
     return "\n".join(lines) + "\n"
@@ -99,11 +104,21 @@ def _figures(numbers: Mapping[str, Any]) -> str:
         f"{primary['difference']:+.3f} (from {primary['low']:+.3f} to {primary['high']:+.3f}); to pass, all of that "
         f"has to be above {primary['bound']:+.3f}."
     )
-    failed = [c["metric"] for c in numbers["comparisons"] if c["role"] == "guardrail" and not c["passed"]]
+    failed = [_failed(c) for c in numbers["comparisons"] if c["role"] == "guardrail" and not c["passed"]]
     text += f" Worse, or not surely as good, in {', '.join(failed)}." if failed else ""
     if numbers.get("power"):
         text += f" A difference of {numbers['power']:.3f} would have been found four times of five."
     return text
+
+
+def _failed(comparison: Mapping[str, Any]) -> str:
+    """A guardrail; earlier releases knew no part of the topics."""
+    if not (topics := comparison.get("old_topics")):
+        return str(comparison["metric"])
+    return (
+        f"{comparison['metric']} on the {topics} topics besides those that it alone was taught "
+        f"({comparison['difference']:+.3f}, from {comparison['low']:+.3f} to {comparison['high']:+.3f})"
+    )
 
 
 def _entries(title: str, entries: Sequence[Mapping[str, str]], number: int) -> list[str]:

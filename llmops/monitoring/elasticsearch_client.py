@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops.errors import ConfigError
+
 TIMEOUT_S = 10.0  #: for one answer
 NAMESPACE = "default"
 
@@ -18,13 +20,19 @@ def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, t
         login: as `login_of` gives it.
         ca_file: certificates (PEM) to check the server's with, if not the system's.
         timeout_s: how long an answer may take, seconds.
+
+    Raises:
+        ConfigError: if the address is none, or does not go with certificates.
     """
     from elasticsearch import Elasticsearch
 
     options: dict[str, Any] = {**login, "request_timeout": timeout_s, "max_retries": 0, "retry_on_timeout": False}
     if ca_file:
         options["ca_certs"] = str(ca_file)
-    return Elasticsearch(url, **options)
+    try:
+        return Elasticsearch(url, **options)
+    except ValueError as error:
+        raise ConfigError(f"monitoring.elasticsearch_url or monitoring.ca_file cannot be used ({error}).") from error
 
 
 def login_of(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from typing import Any
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, SERVING
 from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_of
-from llmops.monitoring.figures.requests import SHARES, Figures, Percentiles, Requests, number_of, outcome_of, steps
+from llmops.monitoring.figures.requests import (
+    EMBEDDINGS,
+    SHARES,
+    Figures,
+    Percentiles,
+    Requests,
+    number_of,
+    outcome_of,
+    steps,
+)
 from llmops.monitoring.times import timestamp
 
 LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: variables, those that count first
@@ -51,6 +60,10 @@ class ElasticsearchReader:
         hits = self._hits(dataset, [_window(since, until)], list(fields))
         return [tuple(hit.get(field) for field in fields) for hit in hits]
 
+    def kept_since(self, dataset: str) -> str:
+        """See `Reader`: what Elasticsearch removes is its own affair."""
+        return ""
+
     def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
         """See `Reader`."""
         aggs: dict[str, Any] = {**_FIGURES, "versions": _terms("llmops.model.version", VERSIONS, _FIGURES)}
@@ -63,7 +76,12 @@ class ElasticsearchReader:
                 index=stream_of(SERVING),
                 ignore_unavailable=True,
                 size=0,
-                query=_window(timestamp(since), timestamp(until)),
+                query={
+                    "bool": {
+                        "filter": [_window(timestamp(since), timestamp(until))],
+                        "must_not": [{"term": {"gen_ai.operation.name": EMBEDDINGS}}],
+                    }
+                },
                 aggs=aggs,
             )
         found = answer.get("aggregations", _NOTHING)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.monitoring.datasets import DATASETS
-from llmops.monitoring.fields import names_of
+from llmops.monitoring.fields import longest, names_of
 from llmops.monitoring.spool import Spool
 from llmops.monitoring.times import timestamp
 
@@ -46,13 +46,17 @@ def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -
 
 
 def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of one event; NaN and infinities, which JSON and Elasticsearch refuse, become null."""
+    """The document of one event.
+
+    NaN and infinities, which JSON and Elasticsearch refuse, become null. Texts are cut to `fields.longest` characters:
+    some are as long as their caller likes.
+    """
     event: dict[str, Any] = {
         "@timestamp": timestamp(),
         "ecs.version": ECS_VERSION,
         "event.id": str(uuid.uuid4()),
         "service.name": "llmops",
-        **{name: _finite(value) for name, value in fields.items()},
+        **{name: _fitting(value, longest(name)) for name, value in fields.items()},
         "event.dataset": dataset,
     }
     assert dataset not in DATASETS or event.keys() <= names_of(dataset), (
@@ -62,11 +66,13 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _finite(value: Any) -> Any:
+def _fitting(value: Any, most: int) -> Any:
+    if isinstance(value, str) and len(value) > most:
+        return value[: most - 1] + "…"
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): _fitting(v, most) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_finite(v) for v in value]
+        return [_fitting(v, most) for v in value]
     return value

@@ -28,9 +28,13 @@ class Reader(Protocol):
     def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
         """Only some fields of the events of a dataset, in order of time; null where an event has none."""
 
+    def kept_since(self, dataset: str) -> str:
+        """From when on no event of a dataset was removed to make room; empty if none was, or nobody here knows."""
+
     def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
-        """What the requests with `since <= @timestamp < until` did: all together, by version, and with `step` in each
-        step of the window. Percentiles are exact, or within 1 % where there are many requests."""
+        """What requests with `since <= @timestamp < until` did, but those for embeddings: all together, by
+        version, and with `step` in each step of the window. Percentiles are exact, or within 1 % where there are
+        many requests."""
 
     def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
         """By version, how often each rating was given to requests of this window, whenever they were rated. The last

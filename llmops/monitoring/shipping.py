@@ -29,15 +29,20 @@ log = logging.getLogger(__name__)
 ENDS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` at its end
 
 
-def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
+def ship(folder: Path, sinks: Sequence[Sink], patient: bool = False) -> dict[str, Shipment]:
     """Bring every waiting event to every sink; a sink that is down keeps its events waiting and stops no other.
 
     Safe in several processes at once: an event may then arrive twice, never not at all.
+
+    Args:
+        folder: of the spool.
+        sinks: where to.
+        patient: try a sink that fails again with fewer events, see `Delivery.ship_patiently`; else it is left at once.
     """
     with Spool(folder) as spool:
         spool.register(sink.name for sink in sinks)
     with ThreadPoolExecutor(max(1, len(sinks)), "ship") as threads:
-        shipped = list(threads.map(lambda sink: _ship(folder, Delivery(sink)), sinks))
+        shipped = list(threads.map(lambda sink: _ship(folder, Delivery(sink), patient), sinks))
     done = {sink.name: shipment for sink, shipment in zip(sinks, shipped, strict=True)}
     with Spool(folder) as spool:
         waiting = spool.waiting()
@@ -48,7 +53,11 @@ def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
 
 
 def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
-    """Ship everything that waits, once; for a command or a task.
+    """Ship everything that waits, once; for a command or a task, which does not come back soon.
+
+    A sink that fails is tried again with fewer events, down to one, so that an event at fault becomes a dead letter and
+    the rest arrives. Sinks are served side by side; one that takes nothing costs less than two minutes, and no try
+    begins after five.
 
     Raises:
         SinkError: naming each sink that could not take all its events; these wait in the spool.
@@ -57,7 +66,7 @@ def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
     try:
         with Spool(folder) as spool:
             spool.bound(config.spool_max_mb, config.spool_free_mb)
-        done = ship(folder, sinks)
+        done = ship(folder, sinks, patient=True)
         with Spool(folder) as spool:
             others = {name: count for name, count in spool.waiting().items() if count and name not in done}
     finally:
@@ -135,10 +144,10 @@ def shipper_for(folder: Path, config: Monitoring) -> Shipper:
     return Shipper(folder, sinks_for(folder, config))
 
 
-def _ship(folder: Path, delivery: Delivery) -> Shipment:
+def _ship(folder: Path, delivery: Delivery, patient: bool = False) -> Shipment:
     name = delivery.sink.name
     with Spool(folder) as spool:
-        shipment = delivery.ship(spool)
+        shipment = delivery.ship_patiently(spool) if patient else delivery.ship(spool)
         if shipment.error or shipment.sent:
             _note(spool, name, "failing", shipment.error)
         if shipment.rejected:

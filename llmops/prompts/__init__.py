@@ -10,11 +10,11 @@ template changes them. The template's clock stands still (`clock`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llmops.prompts.clock import without_clock as without_clock
 from llmops.prompts.control_tokens import encoder_of
-from llmops.prompts.render import render
+from llmops.prompts.render import goes_by, render, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,13 +34,36 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str =
     return _prompts(tokenizer, [_request(question, context)])[0]
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], context: str = "") -> list[int]:
     """Token ids of a conversation, up to where the next assistant turn begins.
 
-    What a user says is a question in the one format: a conversation of one question is `prompt_ids` of it.
+    What a user says is a question in the one format, the last one with the context: a conversation of one question is
+    `prompt_ids` of it.
     """
-    turns = [{**m, "content": _request(m["content"], "")} if m["role"] == "user" else m for m in messages]
+    last = max((n for n, m in enumerate(messages) if m["role"] == "user"), default=-1)
+    turns = [
+        {**m, "content": _request(m["content"], context if n == last else "")} if m["role"] == "user" else m
+        for n, m in enumerate(messages)
+    ]
     return encoder_of(tokenizer).conversations(tokenizer, [turns])[0]
+
+
+def tool_chat_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> list[int]:
+    """Token ids of a conversation in which there are tools, in the form of transformers; see `chat_ids`."""
+    turns = [{**m, "content": _request(m["content"], "")} if m["role"] == "user" else m for m in messages]
+    return encoder_of(tokenizer, tools).conversation_with_tools(tokenizer, turns, tools)
+
+
+def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template shows a model tools."""
+    return bool(tokenizer.chat_template) and goes_by(tool_template(tokenizer), "tools")
+
+
+def tool_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template that shows a model tools, if it has one that does."""
+    return template_of(tokenizer, [{}])
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -14,13 +14,13 @@ import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from llmops.errors import ArtifactError
-from llmops.prompts.render import render
+from llmops.prompts.render import render, template_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 Turn = dict[str, str]  #: role and content
 
 _KINDS = 1000  # kinds of conversations whose control tokens are remembered
+_PLAIN = re.compile(r"[\w.-]*|\s*")
+_MARKS = re.compile("§([0-9]+)§")  # those of `_mark`
+#: What a template goes by in conversations and schemas; whatever else could be a part of a control token stands out.
+_WORDS = (
+    "system user assistant tool role content tool_calls tool_call_id id type function name description arguments "
+    "parameters properties required items enum string number integer boolean array object null"
+)
 _CONTROL = re.compile(r"<\|.+\|>|</?s>")  # such tokens control a model even where its tokenizer does not say so
 
 
@@ -53,19 +60,55 @@ class Encoder:
             ArtifactError: if the chat template changes what is said, so that it is not known what is the template's.
         """
         hidden = [[{**turn, "content": self._hide(turn["content"])} for turn in turns] for turns in conversations]
-        texts = render(tokenizer, hidden, ask=True)
-        return self.ids([self._own(tokenizer, *one) for one in zip(texts, hidden, strict=True)])
+        texts, own = render(tokenizer, hidden, ask=True), list[str]()
+        for text, turns in zip(texts, hidden, strict=True):
+            known, times = self._kind(tokenizer, turns)
+            own.append(self._own(text, known, [turn["content"] for turn in turns], times))
+        return self.ids(own)
+
+    def conversation_with_tools(
+        self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]
+    ) -> list[int]:
+        """Token ids of a conversation with tools, calls and results, whose texts are all somebody's words.
+
+        What the template writes by itself shows where other words stand in their place; a role's or a type's stay, and
+        others that are no part of a control token, as a template may go by them.
+
+        Raises:
+            ArtifactError: see `conversations`.
+        """
+        hidden: Any = mapped([list(turns), list(tools)], self._hide)
+        said, known, parts = list[str](), {*_WORDS.split()}, "\n".join(self.tokens)
+
+        def stand_in(text: str) -> str:
+            part = text in parts and text.strip()  # of a control token, which a template may make of it
+            if text in known or _PLAIN.fullmatch(text) and not part and not self.hidden.search(text):
+                return text
+            said.append(text)
+            return _mark(len(said) - 1)
+
+        neutral: Any = mapped(hidden, stand_in)
+        (text,), (usual,) = (render(tokenizer, [one[0]], ask=True, tools=one[1]) for one in (hidden, neutral))
+        written = Counter(_MARKS.findall(usual))
+        times = [written[str(n)] for n in range(len(said))]
+        return self.ids([self._own(text, Counter(self.control.findall(usual)), said, times)])[0]
 
     def _hide(self, text: str) -> str:
         """`text` with what looks like a control token written in a way that a template passes on."""
         return self.control.sub(lambda found: f"{self.secret}-{self.tokens[found[0]]}-", text)
 
-    def _own(self, tokenizer: PreTrainedTokenizerBase, rendered: str, turns: Sequence[Turn]) -> str:
-        """What a template made of hidden texts: its own control tokens by their secret names, theirs as they were."""
-        known, times = self._kind(tokenizer, turns)
+    def _own(self, rendered: str, known: Counter[str], texts: Sequence[str], times: Sequence[int]) -> str:
+        """What a template made of hidden texts: its own control tokens by their secret names, theirs as they were.
+
+        Args:
+            rendered: what it made of them.
+            known: its own control tokens, whatever they say.
+            texts: what they say.
+            times: how often it writes each.
+        """
         said: Counter[str] = Counter()
-        for turn, count in zip(turns, times, strict=True):
-            said.update(self.hidden.findall(turn["content"]) * count)
+        for text, count in zip(texts, times, strict=True):
+            said.update(self.hidden.findall(text) * count)
         if Counter(self.hidden.findall(rendered)) != said or Counter(self.control.findall(rendered)) - known:
             raise ArtifactError(
                 "The model's chat template changes this text, so that marks in it like those of a turn could not be "
@@ -105,20 +148,24 @@ class Encoder:
         return [(begin.post_process(one) if begin else one).ids for one in found]
 
 
-_encoders: WeakKeyDictionary[Any, tuple[str, Encoder]] = WeakKeyDictionary()  # by tokenizer, with its template
+_encoders: WeakKeyDictionary[Any, dict[str, Encoder]] = WeakKeyDictionary()  # by tokenizer and template
 
 
-def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """The encoder of a tokenizer, made once: that takes a second for 100,000 words.
+def encoder_of(tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, Any]] = ()) -> Encoder:
+    """The encoder of a tokenizer, made once for each template: that takes a second for 100,000 words.
+
+    Args:
+        tokenizer: with its templates.
+        tools: that the model is shown; some have a template of its own for these.
 
     Raises:
         ArtifactError: if it is no tokenizer of the library `tokenizers`.
     """
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    known = _encoders.get(tokenizer)
-    if known is None or known[0] != template:
-        known = _encoders[tokenizer] = template, _make(tokenizer, template)
-    return known[1]
+    template = template_of(tokenizer, tools) if tokenizer.chat_template else ""
+    known = _encoders.setdefault(tokenizer, {})
+    if template not in known:
+        known[template] = _make(tokenizer, template)
+    return known[template]
 
 
 def _make(tokenizer: PreTrainedTokenizerBase, template: str) -> Encoder:
@@ -138,6 +185,18 @@ def _make(tokenizer: PreTrainedTokenizerBase, template: str) -> Encoder:
     control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) finds nothing
     names = {id: token for token, id in tokens.items()}
     return Encoder(backend, tokens, names, control, re.compile(f"{secret}-([0-9]+)-"), secret)
+
+
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with each text in it changed, names of objects included."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {change(name): mapped(one, change) for name, one in value.items()}
+        case list():
+            return [mapped(one, change) for one in value]
+    return value
 
 
 def _name(secret: str, token: int) -> str:

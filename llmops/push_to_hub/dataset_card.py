@@ -21,7 +21,7 @@ from llmops.artifacts import Record
 from llmops.config.release import OPEN_LICENCES
 from llmops.records import Example, licences
 from llmops.registry.version import Version
-from llmops.release.lineage import lineage
+from llmops.release.lineage import is_trained, lineage
 
 #: The Hub's names for sizes, each with the rows from which on the next one counts.
 SIZES = {
@@ -59,6 +59,7 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         model=version.path.parents[1].name,
         version=version,
         repo=repo,
+        trained=is_trained(history),
         decision=json.loads((version.path / "decision.json").read_text(encoding="utf-8")),
         override=" ".join(override.split()),
         rows=rows,

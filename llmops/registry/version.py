@@ -12,6 +12,8 @@ from typing import Any
 from llmops.artifacts import GONE, link, write_whole
 from llmops.errors import RegistryError
 
+MODEL, QUOTE = "model", "quote"  #: what answers where documents are asked: the model, or their own best sentences
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
@@ -33,6 +35,7 @@ class Version:
     run: str  #: the orchestrator's run id
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
+    answers: str = MODEL  #: `model` or `quote`, where documents are asked
     erasures: tuple[Mapping[str, Any], ...] = ()  #: rows it was trained on that were forgotten since: time, examples
 
     @property

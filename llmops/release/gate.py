@@ -4,18 +4,23 @@ By a sign-flip test by topic on the differences of the same items (see `statisti
 frozen test has left for this attempt (see `ledger`). The candidate is promoted if
 
 1. the primary metric is better by more than `min_effect`: that bound of the difference's interval lies beyond it,
-2. no guardrail is inferior: its bound is above minus the margin (non-inferiority),
+2. no guardrail is inferior: its bound is above minus the margin (non-inferiority), on all topics, and on those besides
+   the ones that the candidate alone was taught: what it gains there makes up for no loss elsewhere,
 3. no floor is broken: the candidate's own mean reaches it.
+
+All of this has to hold, so that each part of it at the level of the attempt keeps the chance of a wrong promotion below
+that level: a part more can only reject (an intersection-union test, Berger 1982).
 
 Of a metric of which less is better all of this is the other way round. Inconclusive, and no attempt spent: fewer items
 or topics than asked for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by
-a seed. Everything else: rejected. Pure functions, no files.
+a seed, or from its opponent only in what users have said of too few topics (see `judgement`). Everything else:
+rejected. Pure functions, no files.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +34,8 @@ from llmops.statistics.intervals import Floats
 from llmops.statistics.sign_flip import bounds, by_topic, detectable, smallest_level
 
 Outcome = Literal["promoted", "rejected", "inconclusive"]
+Role = Literal["primary", "guardrail"]
+Measured = Mapping[str, tuple[Floats, Floats]]  #: metric → of candidate and opponent, a value per item
 POWER = 0.8  #: the chance with which a difference is said to be found
 
 
@@ -46,7 +53,7 @@ class Comparison:
     """One metric of candidate and opponent."""
 
     metric: str
-    role: Literal["primary", "guardrail"]
+    role: Role
     lower_is_better: bool
     candidate: float  #: mean over the items
     opponent: float  #: mean over the items
@@ -55,6 +62,7 @@ class Comparison:
     high: float
     bound: float  #: `low` must be above this; if lower is better, `high` must be below it
     passed: bool
+    old_topics: int = 0  #: so many are compared, without those that the candidate alone was taught; 0: it is all topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,13 @@ class Decision:
 
 
 def decide(
-    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = ""
+    candidate: Scores,
+    opponent: Scores,
+    config: Release,
+    opponent_name: str,
+    chance: Chance,
+    void: str = "",
+    alone: Collection[str] = (),
 ) -> Decision:
     """Compare the candidate with its opponent.
 
@@ -103,30 +117,34 @@ def decide(
         opponent_name: "base" or the champion's version, for the reasons.
         chance: what the frozen test has left for this attempt.
         void: why this comparison is to decide nothing, if so.
+        alone: topics that the candidate was taught and its opponent was not.
 
     Raises:
         ArtifactError: if the items differ, are double, or a value is no finite number.
         ConfigError: if a metric that the configuration names was not measured.
     """
     wanted = dict.fromkeys([config.primary, *config.guardrails, *config.floors])
-    ours, theirs = _table(candidate, wanted, "candidate"), _table(opponent, wanted, opponent_name)
-    if ours.keys() != theirs.keys():
-        odd = sorted(ours.keys() ^ theirs.keys())
+    mine, other = _table(candidate, wanted, "candidate"), _table(opponent, wanted, opponent_name)
+    if mine.keys() != other.keys():
+        odd = sorted(mine.keys() ^ other.keys())
         raise ArtifactError(
             f"candidate and {opponent_name} did not answer the same items ({len(odd)} differ, e.g. {odd[0]}); "
             "run `llmops run evaluate` again."
         )
-    ids = sorted(ours)
+    ids = sorted(mine)
     topic = dict(zip(candidate.ids, candidate.groups, strict=True))
     topics = [topic[i] for i in ids]
-    a, b = (np.array([table[i] for i in ids]).reshape(len(ids), len(wanted)) for table in (ours, theirs))
-    means = {metric: (float(a[:, n].mean()), float(b[:, n].mean())) for n, metric in enumerate(wanted) if ids}
+    a, b = (np.array([table[i] for i in ids]).reshape(len(ids), len(wanted)) for table in (mine, other))
 
     groups = len(set(topics))
     none_spent = _too_few(len(ids), groups, config) + _out_of_reach(groups, chance) + ([void] if void else [])
-    level = max(chance.level, smallest_level(groups))
-    comparisons, power = _compare(a - b, topics, means, config, level) if ids else ((), None)
-    floors = [_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
+    level, measured = max(chance.level, smallest_level(groups)), {m: (a[:, n], b[:, n]) for n, m in enumerate(wanted)}
+    comparisons, power = _compare(measured, topics, config, level) if ids else ([], None)
+    old = np.array([of not in alone for of in topics], dtype=bool)
+    if config.guardrails and old.any() and not old.all():
+        rest = {metric: (ours[old], theirs[old]) for metric, (ours, theirs) in measured.items()}
+        comparisons += _guard(rest, [of for of in topics if of not in alone], config, level)
+    floors = [_floor(m, float(measured[m][0].mean()), floor) for m, floor in config.floors.items() if ids]
     failed = [_words(c, opponent_name, level) for c in comparisons if not c.passed]
     failed += [_floor_words(f) for f in floors if not f.passed]
     outcome: Outcome = "inconclusive" if none_spent else "rejected" if failed else "promoted"
@@ -152,51 +170,67 @@ def decide(
         level=level,
         left=chance.before if none_spent else chance.left,
         power=power,
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
         floors=tuple(floors),
     )
 
 
 def _compare(
-    differences: Floats,
-    topics: Sequence[str],
-    means: Mapping[str, tuple[float, float]],
-    config: Release,
-    level: float,
-) -> tuple[tuple[Comparison, ...], float | None]:
-    """The primary metric and the guardrails, and which difference of the primary one would have been found.
-
-    Args:
-        differences: candidate minus opponent, a row per item, a column per metric of `means`.
-        means: metric → those of candidate and opponent.
-    """
+    measured: Measured, topics: Sequence[str], config: Release, level: float
+) -> tuple[list[Comparison], float | None]:
+    """The primary metric and the guardrails, and which difference of the primary one would have been found."""
     margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
-    signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
-    columns = [list(means).index(metric) for metric, _ in margins]
-    sums, sizes = by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
+    sums, sizes = _sums(measured, [metric for metric, _ in margins], topics)
     low, high = bounds(sums, sizes, level)
-    comparisons = []
-    for n, (metric, margin) in enumerate(margins):
-        mine, other = means[metric]
-        ends = sorted((float(signs[n] * low[n]) + 0.0, float(signs[n] * high[n]) + 0.0))  # + 0.0: no minus zero
-        comparisons.append(
-            Comparison(
-                metric=metric,
-                role="guardrail" if n else "primary",
-                lower_is_better=metric in LOWER_IS_BETTER,
-                candidate=mine,
-                opponent=other,
-                difference=mine - other,
-                low=ends[0],
-                high=ends[1],
-                bound=float(signs[n] * -margin) + 0.0,
-                passed=bool(low[n] > -margin),
-            )
-        )
+    comparisons = [
+        _comparison(measured, "guardrail" if n else "primary", metric, margin, float(low[n]), float(high[n]))
+        for n, (metric, margin) in enumerate(margins)
+    ]
     if len(sizes) < 2:
-        return tuple(comparisons), None
+        return comparisons, None
     power = config.min_effect + detectable(sums, sizes, low, POWER)[0]
-    return tuple(comparisons), float(signs[0] * power)
+    return comparisons, float(_sign(config.primary) * power)
+
+
+def _guard(measured: Measured, topics: Sequence[str], config: Release, level: float) -> list[Comparison]:
+    """The guardrails on some of the topics, as sure as so many can be."""
+    sums, sizes = _sums(measured, list(config.guardrails), topics)
+    low, high = bounds(sums, sizes, max(level, smallest_level(len(sizes))))
+    return [
+        _comparison(measured, "guardrail", metric, margin, float(low[n]), float(high[n]), len(sizes))
+        for n, (metric, margin) in enumerate(config.guardrails.items())
+    ]
+
+
+def _sums(measured: Measured, metrics: Sequence[str], topics: Sequence[str]) -> tuple[Floats, Floats]:
+    """Of the differences, as `by_topic` has them, so that more is better of all of them."""
+    columns = [(measured[m][0] - measured[m][1]) * _sign(m) for m in metrics]
+    return by_topic(np.array(columns).reshape(len(metrics), len(topics)).T, topics)
+
+
+def _comparison(
+    measured: Measured, role: Role, metric: str, margin: float, low: float, high: float, old_topics: int = 0
+) -> Comparison:
+    sign = _sign(metric)
+    candidate, opponent = (float(values.mean()) for values in measured[metric])
+    ends = sorted((sign * low + 0.0, sign * high + 0.0))  # + 0.0: no minus zero
+    return Comparison(
+        metric=metric,
+        role=role,
+        lower_is_better=metric in LOWER_IS_BETTER,
+        candidate=candidate,
+        opponent=opponent,
+        difference=candidate - opponent,
+        low=ends[0],
+        high=ends[1],
+        bound=sign * -margin + 0.0,
+        passed=low > -margin,
+        old_topics=old_topics,
+    )
+
+
+def _sign(metric: str) -> float:
+    return -1.0 if metric in LOWER_IS_BETTER else 1.0
 
 
 def _table(scores: Scores, metrics: Mapping[str, None], name: str) -> dict[str, list[float]]:
@@ -246,6 +280,9 @@ def _floor_words(f: Floor) -> str:
 
 def _words(c: Comparison, opponent: str, level: float) -> str:
     role = f"{c.role}, lower is better" if c.lower_is_better else c.role
+    if c.old_topics:
+        role += f", on the {c.old_topics} topics besides those that the candidate alone was taught"
+        level = max(level, smallest_level(c.old_topics))
     end, beyond = ("upper", "below") if c.lower_is_better else ("lower", "above")
     return (
         f"{c.metric} ({role}) {c.candidate:.3f} against {c.opponent:.3f} of {opponent}: difference "

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from llmops.artifacts import Record
 from llmops.config import Release
-from llmops.release.lineage import weights
+from llmops.release.lineage import cleaned, weights
 from llmops.state import audit
 from llmops.state.tables import attempts as table
 
@@ -36,6 +36,8 @@ ALPHA = 0.05  #: most that the chance of a wrong promotion may be, over all atte
 
 _MADE_BY = ("annotate", "select", "features", "tune", "train", "compress", "evaluate")
 _JUDGED_BY = {"primary", "min_effect", "guardrails", "floors", "min_items", "min_groups"}  #: of the section release
+_BESIDE = {"evaluate": {"grounding", "grounded_items"}}  #: settings of answers that decide only where it is served so
+_TRAINING = ("features", "tune", "train")  #: stages that make nothing of a candidate that is not trained
 _DATA = ("train.parquet", "validation.parquet")  #: of the annotate artifact
 
 
@@ -97,20 +99,62 @@ def frozen_test(items: Iterable[str]) -> str:
     return _hash(sorted(set(items)))
 
 
-def identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
+def identity(
+    known: Mapping[str, Record], config: Release, selection: Mapping[str, Any], as_served: bool = False
+) -> str:
     """16 hex digits over all that made a candidate and judged it, but seeds: data, base model, settings, code, and the
-    libraries and the GPU that computed it.
+    libraries and the GPU that computed it; 16 more, behind a dash, over the documents that it answered from and how, if
+    it was judged as it is served.
 
     Args:
         known: the records behind the release, by stage.
         config: what the gate asks for.
         selection: content of the select artifact's `selection.json`.
+        as_served: whether the answers that it was judged by are from the documents.
     """
-    records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
-    made = [(stage, _without_seeds(one.config), one.code, one.environment) for stage, one in records]
+    stages = {stage: asdict(one) for stage, one in known.items()}
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
+    if not known["train"].config.get("enabled", True):
+        stages = {stage: one for stage, one in stages.items() if stage not in _TRAINING}
+        del data["train.parquet"]
+    made = [[stage, *how] for stage, how in _made_by(stages).items()]
     base = [selection["model"], selection["revision"], weights(selection, known["select"])]
-    return _hash([made, data, base, config.model_dump(mode="json", include=_JUDGED_BY)])
+    whole = _hash([made, data, base, config.model_dump(mode="json", include=_JUDGED_BY)])
+    if not as_served:
+        return whole
+    evaluate = known["evaluate"]
+    return f"{whole}-{_hash([evaluate.config['grounding'], evaluate.contents['index']])}"
+
+
+def is_settled(attempt: Attempt, identity: str) -> bool:
+    """Whether an attempt has decided on a candidate of this identity: also one that was promoted, if nothing but the
+    documents has changed since."""
+    promoted = attempt.outcome == "promoted" and attempt.identity.partition("-")[0] == identity.partition("-")[0]
+    return attempt.identity == identity or promoted
+
+
+def made_alike(known: Mapping[str, Record], selection: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a candidate and another version were made by the same, but for data and seeds.
+
+    Args:
+        known, selection: of the candidate, as in `identity`.
+        other: the lineage document of the version. One that an earlier release wrote tells less: of it this is False.
+    """
+    theirs = {stage["artifact"].partition("/")[0]: stage for stage in other["stages"]}
+    mine = {stage: {**asdict(one), "config": cleaned(one.config)} for stage, one in known.items()}
+    base = {name: selection[name] for name in ("model", "revision")}
+    base |= {"weights_sha256": weights(selection, known["select"])}
+    return base.items() <= other["base_model"].items() and _made_by(mine) == _made_by(theirs)
+
+
+def _made_by(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Stage → what made a candidate there, but data and seeds: settings, code, and libraries with the GPU."""
+    made = {}
+    for stage in (name for name in _MADE_BY if name in stages):
+        one, beside = stages[stage], _BESIDE.get(stage, set())
+        settings = {name: value for name, value in one["config"].items() if name not in beside}
+        made[stage] = [_without_seeds(settings), one["code"], one.get("environment")]
+    return made
 
 
 def read(connection: sa.Connection, model: str) -> list[Attempt]:

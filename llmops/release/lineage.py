@@ -87,7 +87,7 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
                 "artifact": f"{r.stage}/{r.fingerprint}",
                 "interval": r.interval,
                 "inputs": r.inputs,
-                "config": _clean_values(r.config),
+                "config": cleaned(r.config),
                 "code": r.code,
                 "environment": r.environment,
                 "git_commit": r.git_commit,
@@ -119,6 +119,12 @@ def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
         return {**document, "status": version.status, "compared_with": version.compared_with}
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise RegistryError(f"The lineage of {version.name} cannot be read from {path}: {error}.") from error
+
+
+def dataset_of(known: Mapping[str, Any], root: Path) -> Path | None:
+    """The training split that a lineage document tells of, below the artifacts folder; None if it is not there."""
+    path = root / known.get("dataset", {}).get("artifact", "") / DATASET
+    return path if path.is_file() else None
 
 
 def lineage_text(version: Version, root: Path | None = None) -> str:
@@ -191,11 +197,23 @@ def _clean(text: str) -> str:
     return text
 
 
-def _clean_values(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
+    """The values of a configuration, as the lineage has them."""
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, Mapping):
-        return {key: _clean_values(item) for key, item in value.items()}
+        return {key: cleaned(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean_values(item) for item in value]
+        return [cleaned(item) for item in value]
     return value
+
+
+def is_trained(lineage: Mapping[str, Any]) -> bool:
+    """Whether a version was trained; else it is its base, which answers from documents."""
+    train = next((stage for stage in lineage["stages"] if stage["artifact"].startswith("train/")), None)
+    return examples(lineage) > 0 and (train is None or bool(train.get("config", {}).get("enabled", True)))
+
+
+def examples(lineage: Mapping[str, Any]) -> int:
+    """How many there were to train on; of a version whose lineage does not tell, some."""
+    return int(lineage.get("dataset", {}).get("metrics", {}).get("train", 1))

@@ -1,4 +1,7 @@
-"""Release: decide by the gate, publish the version, move the aliases.
+"""Release: serve the index of the documents, decide by the gate, publish the version, move the aliases.
+
+The index is served whatever the gate decides of the model, so that what was deleted or forgotten is found no more. It
+lies in the registry, where another run may have served another one since: so `stands` sees to it at every run.
 
 python -m llmops run release
 """
@@ -16,19 +19,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from llmops.artifacts import Record, input_path, write_json
-from llmops.config import Release
-from llmops.data.annotate.split import wording_id
-from llmops.errors import ArtifactError
+from llmops.artifacts import Record, file_sha256, input_path, write_json
+from llmops.config import Release, SearchServer
+from llmops.data.annotate.split import normalized, wording_id
+from llmops.data.feedback.documents import is_said
+from llmops.data.index.filling import serve
+from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
 from llmops.records import Example, read_rows
 from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.registry.version import MODEL, Version, read_version
 from llmops.registry.view import BASE
 from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores
-from llmops.release.judgement import Candidate, judge
+from llmops.release.judgement import Candidate, alike, judge
 from llmops.release.ledger import LedgerMoved
 from llmops.state.database import database_at
 
@@ -49,12 +54,15 @@ def run(
     annotate: Path,
     evaluate: Path,
     govern: Path,
+    index: Path,
     champion: Path | None = None,
+    interval: str,
     events: Path,
     database: str,
+    search_server: SearchServer | None = None,
     out: Path,
 ) -> dict[str, Any]:
-    """Write `decision.json`, and the version into the registry.
+    """Write `decision.json`, and index and version into the registry.
 
     The decision is also an event in the folder `events`. The opponent is the one that `evaluate` answered with: the
     champion at that time, else the base model.
@@ -62,6 +70,8 @@ def run(
     Raises:
         ArtifactError: if the answers are not those of the same items, or the champion given is not the one evaluated.
     """
+    registry = Registry(config.registry, config.name, database_at(database))
+    serve(registry, index, interval, search_server, by="pipeline")
     known = lineage.records(govern)
     opponent = champion.name if champion else BASE
     candidate_scores, opponent_scores = read_scores(evaluate / "answers.parquet", "champion" if champion else "base")
@@ -71,15 +81,20 @@ def run(
             "between the stages. Run evaluate, govern and release again."
         )
     selection: dict[str, Any] = _read(select / "selection.json")
+    lessons, alone = _news(annotate, champion, known, selection)
+    evaluation = _read(evaluate / "evaluation.json")
+    way = evaluation.get("served", {}).get("answers", MODEL)
     candidate = Candidate(
         scores=candidate_scores,
         opponent_scores=opponent_scores,
         opponent=opponent,
         compress=compress.name,
-        identity=ledger.identity(known, config, selection),
+        identity=ledger.identity(known, config, selection, "served" in evaluation),
         items=read_items(evaluate / "answers.parquet"),
+        lessons=lessons,
+        same=alike(champion, compress / "servable", way) if champion and "served" in evaluation else "",
+        alone=alone,
     )
-    registry = Registry(config.registry, config.name, database_at(database))
     facts: dict[str, Any] = {
         "compared_with": opponent,
         "compress": compress.name,
@@ -90,11 +105,12 @@ def run(
         "interval": known["train"].interval,
         "run": known["train"].run,
         "dataset": lineage.dataset_hash(known),
+        "answers": way,
     }
     if erasures := [e for e in known["train"].erasures if e.get("examples")]:
         facts["erasures"] = tuple({key: e[key] for key in ("time", "examples")} for e in erasures)
     trees = {
-        "adapter": train / "adapter",
+        **({"adapter": train / "adapter"} if (train / "adapter").is_dir() else {}),
         "servable": compress / "servable",
         "compression.json": compress / "compression.json",
         "answers.parquet": evaluate / "answers.parquet",
@@ -104,7 +120,7 @@ def run(
     def documents(version: Version) -> dict[str, str]:
         _declare_features(config.name, version, input_path(train, "features"), out / "features")
         history = lineage.build(known, version, selection)
-        evaluation, governance = _read(evaluate / "evaluation.json"), _read(govern / "governance.json")
+        governance = _read(govern / "governance.json")
         final = judgement.counting(version)
         readme = card.render(
             config.name,
@@ -116,6 +132,7 @@ def run(
             sources=_sources(annotate, history),
             training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
             chat=card.has_chat_template(compress / "servable"),
+            file=card.gguf_file(compress / "servable"),
         )
         values = {
             "lineage.json": history,
@@ -154,6 +171,14 @@ def run(
     }
 
 
+def stands(
+    config: Release, *, index: Path, interval: str, database: str, search_server: SearchServer | None, **others: Any
+) -> bool:
+    """Serve the index of the run, though all else is as it was decided; the rest is as `run` takes it."""
+    serve(Registry(config.registry, config.name, database_at(database)), index, interval, search_server, by="pipeline")
+    return True
+
+
 def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
     """The candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
 
@@ -179,6 +204,38 @@ def read_items(answers: Path) -> tuple[str, ...]:
     """The ids by which the ledger knows the test items of an `answers.parquet`, as the split tells questions apart."""
     rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
     return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
+
+
+def _news(
+    annotate: Path, champion: Path | None, known: Mapping[str, Record], selection: Mapping[str, Any]
+) -> tuple[int | None, frozenset[str]]:
+    """`Candidate.lessons` and `Candidate.alone`: by what it and the champion were trained on, as far as that is known.
+
+    All that is new is what users have said if the champion was made alike, of all the other rows, and of none besides
+    but what users have corrected; and if its dataset is there as it was.
+    """
+    if not champion or not champion.is_dir():
+        return None, frozenset()
+    opponent = read_version(champion)
+    try:
+        told = lineage.lineage(opponent)
+    except RegistryError as error:
+        log.warning("What is new since %s cannot be told. %s", opponent.name, error)
+        return None, frozenset()
+    if not (dataset := lineage.dataset_of(told, annotate.parent.parent)):
+        return None, frozenset()
+    mine, theirs = ({row.id: row for row in read_rows(path, Example)} for path in (annotate / lineage.DATASET, dataset))
+    before = {row.group for row in theirs.values()} | {row.group for row in mine.values() if row.id in theirs}
+    alone = frozenset(row.group for row in mine.values()) - before
+    new = [row for row in mine.values() if row.id not in theirs]
+    corrected = {normalized(row.question) for row in new}
+    gone = [row for row in theirs.values() if row.id not in mine and normalized(row.question) not in corrected]
+    if not new or gone or not all(is_said(row.location, row.position) for row in new):
+        return None, alone
+    if file_sha256(dataset) != opponent.dataset or not ledger.made_alike(known, selection, told):
+        return None, alone
+    tested = {row.group for row in read_rows(annotate / "test.parquet", Example)}
+    return len(tested.intersection(row.group for row in new)), alone
 
 
 def _champion_of(evaluate: Record) -> str:

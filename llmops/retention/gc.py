@@ -19,6 +19,9 @@ from typing import Any
 
 from llmops import sameness
 from llmops.config import Config
+from llmops.data.index import filling
+from llmops.errors import IndexRefused, IndexUnavailable
+from llmops.improve import report as reports
 from llmops.monitoring.datasets import RETENTION
 from llmops.monitoring.events import emit
 from llmops.monitoring.kept_texts import remove_old
@@ -71,6 +74,7 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
             log.info("removing %s %s: %s", item.kind, item.name, item.why)
             _remove(config, item, by, when)
         removal.finish(config)
+        reports.remove_old_texts(config, now)
     remove_old(config.events, config.monitoring.keep_text_days, now)  # where no app runs that would do it
     if made.going:
         _announce(config, made, by)
@@ -80,10 +84,18 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
 def _remove(config: Config, item: Item, by: str, when: str) -> None:
     if item.kind in ("artifact", "unfinished"):
         removal.remove(item.paths[0], when)
+    elif item.kind == "index":
+        os.rename(item.paths[0], removal.trash(item.paths[0]))
     elif item.kind == "version":
         registry = Registry(config.registry, item.model, database_of(config))
         names, path = [tree.name for tree in item.paths], item.paths[0].parent
         registry.retire(item.name, names, removal.trash(path), by=by, why=item.why)
+    elif item.kind == "passages":
+        assert config.search_server
+        try:
+            filling.clear(config.search_server, Registry(config.registry, item.model, database_of(config)))
+        except (IndexUnavailable, IndexRefused) as error:
+            log.warning("%s stays for now: %s", item.name, error)
     elif item.work:
         item.work.work.clear()
     else:

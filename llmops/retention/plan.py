@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from llmops import artifacts, pipeline
 from llmops.config import Config
-from llmops.errors import ArtifactError, RegistryError, SourceError
+from llmops.data.index.filling import Copies
+from llmops.errors import ArtifactError, IndexRefused, IndexUnavailable, RegistryError, SourceError
+from llmops.registry.indexes import is_decided, published, unserved
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release.lineage import lineage
@@ -21,7 +23,7 @@ from llmops.retention.policy import Artifact, Reasons
 from llmops.retention.work_folders import WorkFolder, work_folders
 from llmops.state.database import database_of
 
-Kind = Literal["version", "artifact", "unfinished", "extracts", "left over", "work files", "logs"]
+Kind = Literal["version", "index", "passages", "artifact", "unfinished", "extracts", "left over", "work files", "logs"]
 
 #: What stays of a version whose model goes: card, lineage, decision and figures.
 _DOCUMENTS = re.compile(r".+\.(?:json|md)")
@@ -41,11 +43,12 @@ class Item:
     files: tuple[File, ...] = field(repr=False)
     model: str = ""  #: of a version
     work: WorkFolder | None = field(default=None, repr=False)  #: what is removed, or stays, at `clean.work`
+    remote: int = 0  #: bytes on the server that passages are searched in
 
     @property
     def size(self) -> int:
-        """Bytes that it takes on the disk or at `clean.work`, whoever else holds the same files."""
-        return self.work.size if self.work else disk.size(self.files)
+        """Bytes that it takes on the disk, at `clean.work` or on a server, whoever else holds the same files."""
+        return self.work.size if self.work else self.remote or disk.size(self.files)
 
     def as_json(self) -> dict[str, Any]:
         """For scripts; the size in bytes."""
@@ -96,6 +99,12 @@ def make(config: Config, now: datetime | None = None) -> Plan:
             if version.name in reasons:
                 kept = policy.with_rows_of(kept, f"{registry.name} {version.name}", _made_from(version), found)
             items += _version_item(registry.name, version, reasons, rules.versions)
+        for index in _indexes(registry):
+            if not index.goes:
+                made_from = artifacts.read_record(index.paths[0]).inputs.values()
+                kept = policy.with_rows_of(kept, f"{registry.name}'s index", made_from, found)
+            items.append(index)
+        items += _passages(config, registry)
     for ref, artifact in found.items():
         path, idle = config.artifacts / ref, f"no run has used it since {_day(artifact.used)}"
         why = kept.get(ref, f"{idle}, and nothing that is kept needs it")
@@ -153,6 +162,31 @@ def _version_item(model: str, version: Version, kept: Reasons, newest: int) -> I
     yield Item("version", version.name, version.interval, goes, why, tuple(trees), files, model)
 
 
+def _indexes(registry: Registry) -> Iterator[Item]:
+    """The published indexes: the served one stays, the others are served no more."""
+    gone = unserved(registry)
+    for path in published(registry):
+        why = "it is served no more" if path in gone else "it is served"
+        files = tuple(disk.files(path))
+        yield Item("index", path.name, "", path in gone, why, (path,), files, registry.name)
+
+
+def _passages(config: Config, registry: Registry) -> Iterator[Item]:
+    """What of the model's indexes is on the server that passages are searched in."""
+    if config.search_server is None:
+        return
+    try:
+        with Copies(config.search_server, registry) as copies:
+            there = copies.sizes()
+            gone = copies.unserved() if is_decided(registry) else {}
+    except (IndexUnavailable, IndexRefused) as error:
+        yield Item("passages", config.search_server.url, "", False, str(error), (), (), registry.name)
+        return
+    for name, size in there.items():
+        why = "it is served no more, or was not finished" if name in gone else "it is served"
+        yield Item("passages", name, "", name in gone, why, (), (), registry.name, remote=size)
+
+
 def _made_from(version: Version) -> list[str]:
     try:
         return [stage["artifact"] for stage in lineage(version)["stages"]]
@@ -185,6 +219,7 @@ def _extracts(config: Config, found: dict[str, Artifact], newest: Collection[str
 def _left(config: Config, since: float) -> list[Path]:
     cache, registry = config.collect.cache, config.registry
     found = [*cache.glob(".*"), *cache.glob("*/.*"), *registry.glob("*/.*"), *registry.glob("*/versions/.*")]
+    found += registry.glob("*/indexes/.*")
     left = [path for path in found if _LEFT.fullmatch(path.name)]
     left += (cache / "downloads").glob("*")
     return removal.found_trash(config) + [path for path in sorted(left) if path.lstat().st_mtime < since]

@@ -84,4 +84,5 @@ def finish(config: Config) -> None:
 def found_trash(config: Config) -> list[Path]:
     """What is trash and not deleted yet; features last, since the online store may not answer."""
     found = [*config.artifacts.glob("*/.*.gone"), *config.registry.glob("*/versions/.*.gone")]
+    found += config.registry.glob("*/indexes/.*.gone")
     return sorted(found, key=lambda path: (path.parent.name == "features", path))

@@ -42,6 +42,9 @@ _PLAIN = str.maketrans(
     | {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2212"}
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
 )
+#: Letters of scripts that are written without spaces: Thai, Lao, Khmer, kana, Han, Hangul
+UNSPACED = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 # Cheap first look: without this, the recogniser can find nothing. Each begins with a fixed character or class and not
 # with a group, which `re` searches for ten times as fast.
 _NEEDS: dict[str, re.Pattern[str]] = {
@@ -60,6 +63,17 @@ _OTHER_NUMBER = re.compile(
     r"(?:\W+(?:number|no|nr|id|code|is))*|#|[$€£¥]|\b(?:usd|eur|gbp))\W*$",
     re.IGNORECASE,
 )
+_NO_OTHER = re.compile(  # of those, what says nothing of a number as long as a card's
+    r"(?:\bcase\b(?:\W+(?:number|no|nr|id|code|is))*|\bpayment\W+(?:reference|ref)\b.*|[$€£¥]|\b(?:usd|eur|gbp))\W*$",
+    re.IGNORECASE,
+)
+_CARD_WORD = re.compile(
+    r"card|karte|tarjeta|\bcarte\b|卡|カード|visa\b|amex|american express|maestro|discover|diners|"
+    r"\b(?:pan|cvv2?|cvc2?|debit|credit|exp|expiry|expiration|valid (?:thru|through|until))\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])|[。！？]")
+AFTER_CARD = 40  #: characters after a number in which a word for cards makes it one
 _DATE = re.compile(
     r"\b(?:(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ]|(?:0?[1-9]|[12]\d|3[01])[-./ ]\d{1,2}[-./ ](?:19|20)\d\d)"
 )
@@ -130,11 +144,13 @@ def spans_all(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]]
 
 def _numbers(text: str, asked: set[str]) -> list[Span]:
     spans: list[Span] = []
+    whole, text = text, _UNSPACED.sub(_HOLE, text)  # a number right after such a letter would not begin a word
     for entity in PATTERNS:
         if entity not in asked or not _NEEDS[entity].search(text):
             continue
         for recognizer in _recognizers()[entity]:
-            for result in recognizer.analyze(text, [entity], None):  # type: ignore[arg-type]
+            looked_at = whole if entity == "EMAIL_ADDRESS" else text
+            for result in recognizer.analyze(looked_at, [entity], None):  # type: ignore[arg-type]
                 span = Span(result.start, result.end, entity, result.score)
                 if span.score >= THRESHOLD and _plausible(text, span):
                     spans.append(span)
@@ -155,6 +171,21 @@ def _plausible(text: str, span: Span) -> bool:
         return False
     grouped = any(c in " -.()/" for c in content.strip("() "))
     return grouped or bool(_PHONE_WORD.search(before))
+
+
+def is_other_number(text: str, span: Span) -> bool:
+    """Whether the words before a number call it something else than a card's: an order's, an invoice's or the like.
+
+    One that is written in groups, as cards are, is taken for one whatever it is called, and so is one with a word for
+    cards in its sentence or just before it, or in the `AFTER_CARD` characters after it: one in ten numbers of any kind
+    has a card's checksum, and many begin as some card does.
+    """
+    before = text[max(0, span.start - 200) : span.start].translate(_PLAIN)
+    after = text[span.end : span.end + AFTER_CARD].translate(_PLAIN)
+    if not text[span.start : span.end].isalnum() or not _OTHER_NUMBER.search(before) or _NO_OTHER.search(before):
+        return False
+    sentence = max((end.end() for end in _SENTENCE_END.finditer(before)), default=0)
+    return not _CARD_WORD.search(before[min(sentence, max(0, len(before) - 60)) :]) and not _CARD_WORD.search(after)
 
 
 @cache

@@ -11,6 +11,7 @@ those of an earlier release up to date; whoever comes meanwhile waits for that.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sqlite3
@@ -26,15 +27,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from llmops.artifacts import locked
 from llmops.config import Config
-from llmops.errors import ConfigError, StateError, StateUnavailable
+from llmops.errors import ConfigError, StateError, StateReadOnly, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "0006"  #: the revision that this code works with: the newest in migrations/versions/
+log = logging.getLogger(__name__)
+
+HEAD = "0008"  #: the revision that this code works with: the newest in migrations/versions/
 BUSY_S = 30  #: how long a writer waits for another before it gives up
 CONNECT_S = 5  #: how long a server may take to answer
 _LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL
 _LOCK_TIMEOUT = "55P03"  #: PostgreSQL's word for a lock that did not come in time
+_READ_ONLY = "25006"  #: and for a transaction that may only read, as on a standby
 _SQLITE = "sqlite:///"
 
 
@@ -64,6 +68,7 @@ class Database:
 
         Raises:
             StateUnavailable: if the database cannot be reached, or others hold it too long.
+            StateReadOnly: if it can only be read.
             StateError: if it is damaged, or newer than this code.
         """
         with self._open(writing=True) as connection, connection.begin():
@@ -79,6 +84,11 @@ class Database:
         """
         with self._open(writing=False) as connection:
             yield connection
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether it is a file, so that reading a row waits for nobody and takes less than handing it to a thread."""
+        return self._file is not None
 
     @property
     def absent(self) -> bool:
@@ -124,7 +134,10 @@ class Database:
 
     def _inode(self) -> int:
         """Tells one file from another in its place; 0 where there is no file."""
-        return self._file.stat().st_ino if self._file and self._file.exists() else 0
+        try:
+            return self._file.stat().st_ino if self._file else 0
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
 
     def _prepare(self) -> None:
         """Make or migrate the tables, unless they are as this code knows them."""
@@ -159,6 +172,7 @@ class Database:
         settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
+        log.info("%s has the tables of revision %s now%s", self.name, HEAD, f", before {known}" if known else "")
 
     def _refuse_newer(self, known: str) -> None:
         if known > HEAD:  # numbers of four digits
@@ -177,6 +191,11 @@ class Database:
             return StateError(f"The database {self.name} is damaged ({reason}); put a copy of it in its place.")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or getattr(cause, "sqlstate", "") == _LOCK_TIMEOUT:
             return StateUnavailable(f"The database {self.name} has been busy for {BUSY_S} s; try again.")
+        if code == sqlite3.SQLITE_READONLY or getattr(cause, "sqlstate", "") == _READ_ONLY:
+            return StateReadOnly(
+                "Nothing can be decided here: the database of keys and versions can only be read. Name one in "
+                "`state.url` (LLMOPS_STATE__URL) that this app may write, a PostgreSQL that all share."
+            )
         if self._file:
             return StateUnavailable(
                 f"The database {self.name} cannot be used ({reason}); see whether its folder can be written and its "

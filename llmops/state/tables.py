@@ -38,6 +38,16 @@ changes = Table(
     sqlite_autoincrement=True,
 )
 
+#: which index of documents answers with a model are grounded in
+served_indexes = Table(
+    "served_indexes",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),  #: fingerprint of the artifact; empty: there is nothing to be found
+    Column("interval", Text, nullable=False),  #: of the run that made it the served one
+    Column("since", Text, nullable=False),
+)
+
 #: what the gate, a canary's trial or an A/B test found of a version
 decisions = Table(
     "decisions",
@@ -156,6 +166,14 @@ keys = Table(
     Column("tokens_per_minute", Integer),
     Column("old_sha256", Text, nullable=False),
     Column("old_until", Text, nullable=False),
+)
+
+#: browsers' sessions that were signed out before their time
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("session", Text, primary_key=True),  #: its random id
+    Column("until", Text, nullable=False),  #: when it would have been over
 )
 
 #: what was raised, and when it was over; of a rule and a subject at most one is open

@@ -16,22 +16,34 @@ from starlette.routing import Mount
 from llmops.access import roles as access
 from llmops.access.keys import KeyStore
 from llmops.access.presented import sha256, split
-from llmops.access.roles import ExpiredKey, Forbidden, Key, MissingKey, Permission, RevokedKey, UnknownKey
+from llmops.access.roles import (
+    ExpiredKey,
+    Forbidden,
+    ForeignPage,
+    Key,
+    MissingKey,
+    Permission,
+    RevokedKey,
+    UnknownKey,
+)
 from llmops.config import Config
-from llmops.errors import AccessError
+from llmops.errors import AccessError, StateError
 from llmops.monitoring.reader import Reader
 from llmops.registry.registry import Registry
+from llmops.state.database import database_of
 from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
+from serving.admission.sessions import COOKIE, check_reach
 from serving.engines.base import EngineRequest
 from serving.errors import Limited
+from serving.models.documents import Documents
+from serving.models.embeddings import Embeddings
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit, client_address, client_fields
 from serving.observe.digests import Digests
 from serving.observe.metrics import Metrics
-
-COOKIE = "llmops_session"
+from serving.observe.redaction import Redaction
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key, `llmops_…`.")
 _bearer = HTTPBearer(auto_error=False, description="The same API key as a bearer token.")
@@ -44,6 +56,7 @@ _REASONS: dict[type[AccessError], str] = {
     ExpiredKey: "expired",
     RevokedKey: "revoked",
     Forbidden: "forbidden",
+    ForeignPage: "foreign_page",
 }
 
 
@@ -55,12 +68,15 @@ class AppParts:
     keys: KeyStore
     registry: Registry
     models: Models
+    documents: Documents
+    embeddings: Embeddings
     reader: Reader | None  #: of events; None where they go to no sink that can be read
     limiter: Limiter
     audit: Audit
     inputs: Inputs
     metrics: Metrics
     digests: Digests
+    redaction: Redaction
     session_secret: bytes = field(repr=False)
 
 
@@ -69,13 +85,18 @@ def parts(request: Request) -> AppParts:
     return cast(AppParts, request.app.state.parts)
 
 
-AppPartsDep = Annotated[AppParts, Depends(parts)]
+async def _parts(request: Request) -> AppParts:  # no plain function: FastAPI would call it in another thread
+    return parts(request)
+
+
+AppPartsDep = Annotated[AppParts, Depends(_parts)]
 
 
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     """A dependency that lets only keys with this permission through, and gives the route the key.
 
-    The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
+    The key comes in the header `X-API-Key` or as a bearer token; for pages, and for what they do, a session will do
+    too: see `sessions.check_reach`.
     """
 
     async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> Key:
@@ -127,6 +148,11 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     await _within_limits(request, cast(RequestAllowance, request.state.allowance).reserve(requests))
 
 
+async def charge(request: Request, tokens: int) -> None:
+    """Take tokens from the limits of the caller's key, for work that no engine does; see `reserve`."""
+    await _within_limits(request, cast(RequestAllowance, request.state.allowance).charge(tokens))
+
+
 async def provided_side(app: AppParts, key: Key, side: str) -> str:
     """The side that is asked for; a version that is not loaded is loaded first, if the key's role may test any."""
     known = {"", "champion", "canary", *(one.version.name for one in app.models.loaded)}
@@ -139,8 +165,26 @@ async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) ->
     try:
         await taking
     except Limited:
-        _note_refusal(request, "limited", request.state.allowance.key)
+        note_refusal(request, "limited", request.state.allowance.key)
         raise
+
+
+async def signed_in(request: Request, app: AppPartsDep) -> Key | None:
+    """The key whose session the browser has, if it is good; decides nothing, so the audit has nothing of it."""
+    try:
+        return await session_key(request, app)
+    except (AccessError, StateError):
+        return None
+
+
+async def session_key(request: Request, app: AppParts) -> Key:
+    """The key whose session the browser has.
+
+    Raises:
+        AccessError: if it has none that is good.
+        StateError: if nobody can tell.
+    """
+    return app.keys.good(await _asked(app, _session_key, app, request.cookies.get(COOKIE, "")))
 
 
 async def session_cookie(request: Request, app: AppParts, presented: str) -> str:
@@ -169,22 +213,25 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
     key: Key | None = None
     try:
         if presented:
-            key = await asyncio.to_thread(app.keys.known, presented)  # a database on another machine may take its time
-        elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = await asyncio.to_thread(_session_key, app, cookie)
+            key = await _asked(app, app.keys.known, presented)
+        elif cookie := request.cookies.get(COOKIE):
+            check_reach(request, permission)
+            key = await _asked(app, _session_key, app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
+        request.state.key = key
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
         app.keys.good(key)
         if permission:
             access.require(key, permission)
     except AccessError as error:
-        _note_refusal(request, _REASONS[type(error)], key)
+        note_refusal(request, _REASONS[type(error)], key)
         raise
     return key
 
 
-def _note_refusal(request: Request, reason: str, key: Key | None) -> None:
+def note_refusal(request: Request, reason: str, key: Key | None) -> None:
+    """Put a refusal into the audit; the request is then no event of its own."""
     parts(request).audit.note(request.scope, reason, key)
     request.state.refused = True  # the audit counts it; an event of its own would let anybody fill the disk
 
@@ -229,8 +276,15 @@ def _calls(dependant: Dependant) -> list[Any]:
     return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
 
 
+async def _asked(app: AppParts, ask: Callable[..., Key], *args: object) -> Key:
+    """What the database of keys says; one on another machine may take its time, meanwhile others have their turn."""
+    if database_of(app.config).at_hand:
+        return ask(*args)
+    return await asyncio.to_thread(ask, *args)
+
+
 def _session_key(app: AppParts, cookie: str) -> Key:
     """The key that a session was begun with; it may be revoked or expired by now."""
     return app.keys.proven(
-        signing.session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
+        *signing.session_parts(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
     )

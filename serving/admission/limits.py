@@ -21,12 +21,14 @@ from typing import Any
 from llmops.access.roles import Key
 from llmops.config import Serving
 from serving.admission.windows import KeyLimits, OwnWindows, RedisWindows, SharedWindows, Windows, WindowUse
-from serving.engines.base import Chat, EngineRequest, Question, Text, TokenIds
+from serving.engines.base import Chat, EngineRequest, Question, Text, TokenIds, passages_of
 from serving.errors import ClientLeft, Limited, TimedOut
 
 _CALLER_LEFT = (ClientLeft, TimedOut)
 TEMPLATE_TOKENS = 64  #: most tokens that a model's template adds to a prompt
+TOOLS_TOKENS = 512  #: about tools
 MESSAGE_TOKENS = 16  #: most tokens that it adds to each message in it
+CALL_TOKENS = 48  #: to each call of a tool, and each result
 
 
 class Limiter:
@@ -115,9 +117,17 @@ class RequestAllowance:
         Raises:
             Limited: if the key may not use so many now.
         """
+        self._answers = len(requests)
+        await self.charge(sum(most_tokens(request) for request in requests))
+
+    async def charge(self, tokens: int) -> None:
+        """Set aside tokens; where the request's event names none that were used, they stay so.
+
+        Raises:
+            Limited: if the key may not use so many now.
+        """
         if self._limits.tokens:
-            self._answers = len(requests)
-            self._reserved = min(sum(most_tokens(request) for request in requests), self._limits.tokens)
+            self._reserved = min(tokens, self._limits.tokens)
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:
@@ -174,8 +184,12 @@ def most_tokens(request: EngineRequest) -> int:
             prompt = TEMPLATE_TOKENS + _bytes(text)
         case Question(text, context):
             prompt = TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS + _bytes(text) + _bytes(context)
-        case Chat(messages):
-            prompt = TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + _bytes(message.content) for message in messages)
+        case Chat(messages, tools):
+            prompt = TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + _bytes(message.said) for message in messages)
+            prompt += CALL_TOKENS * sum(len(message.calls) + (message.call is not None) for message in messages)
+            prompt += TOOLS_TOKENS + 2 * _bytes(tools) if tools else 0  # a template may indent them
+    found = passages_of(request.prompt)
+    prompt += MESSAGE_TOKENS * bool(found) + sum(_bytes(passage) + 1 for passage in found)
     return prompt + request.max_new_tokens
 
 

@@ -1,4 +1,7 @@
-"""What the app signs: sessions, and the ids of requests, so that feedback can only be about one that was made here."""
+"""What the app signs: sessions, and the ids of requests that a model answers, for the key that asked.
+
+So feedback can only be about an answer that its sender got.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,20 @@ def secret(file: Path, environ: Mapping[str, str]) -> bytes:
 
 
 def new_session(secret: bytes, prefix: str, key_hash: str) -> str:
-    """The cookie of a session: the prefix of an API key, the time, and the signature of both.
+    """The cookie of a session: the prefix of an API key with a random id, the time, and the signature of all.
 
     Args:
         secret: of this app.
-        prefix: of the key that was shown, which `session_prefix` reads.
+        prefix: of the key that was shown, which `session_parts` reads.
         key_hash: SHA-256 of the key's secret. The signature depends on it, so the session ends with that secret.
     """
-    return _session_signer(secret, key_hash).sign(prefix).decode()
+    return _session_signer(secret, key_hash).sign(f"{prefix}-{secrets.token_hex(16)}").decode()
 
 
-def session_prefix(cookie: str) -> str:
-    """The prefix of the key that a session was begun with, as the cookie has it: not proven yet."""
-    return cookie.partition(".")[0]
+def session_parts(cookie: str) -> tuple[str, str]:
+    """The prefix of the key that a session was begun with, and its id, as the cookie has them: not proven yet."""
+    prefix, _, id = cookie.partition(".")[0].partition("-")
+    return prefix, id
 
 
 def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
@@ -73,29 +77,35 @@ def _session_signer(secret: bytes, key_hash: str) -> TimestampSigner:
     return TimestampSigner(secret, f"session {key_hash}", key_derivation="hmac", digest_method=hashlib.sha256)
 
 
-def new_request_id(secret: bytes) -> str:
-    """An id for a request: the time in milliseconds (12 hex digits), 20 random ones, and 16 more that sign them."""
-    name = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-    return name + _signature(secret, name)
+def new_request_id() -> str:
+    """An id for a request that nobody has answered: the time in milliseconds (12 hex digits), and 36 random ones."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(18)}"
 
 
-def marked_id(secret: bytes, id: str, mark: str) -> str:
-    """The id of a request with this mark, in hex digits, in place of the one it had."""
+def answered_id(secret: bytes, id: str, key: str, mark: str = "") -> str:
+    """The id of a request that a model answers, in place of the one it had; its last digits sign it.
+
+    Args:
+        secret: of this app.
+        id: of the request so far.
+        key: prefix of the key that asked; the signature depends on it, and it is not in the id.
+        mark: hex digits that the id carries.
+    """
     name = id[:_NAME_DIGITS] + mark
-    return name + _signature(secret, name)
+    return name + _signature(secret, name, key)
 
 
 def mark_of(id: str) -> str:
-    """The mark that the id of a request carries; `id` is one, see `is_request_id`."""
+    """The mark that the id of a request carries; `id` is one, see `is_answered`."""
     return id[_NAME_DIGITS:-_SIGNATURE_DIGITS]
 
 
-def is_request_id(secret: bytes, id: str) -> bool:
-    """Whether an id was made by `new_request_id` or `marked_id` with this secret."""
+def is_answered(secret: bytes, id: str, key: str) -> bool:
+    """Whether `answered_id` made this id with this secret for this key."""
     name, signature = id[:-_SIGNATURE_DIGITS], id[-_SIGNATURE_DIGITS:]
-    return hmac.compare_digest(_signature(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(_signature(secret, name, key).encode(), signature.encode("utf-8", "surrogatepass"))
 
 
-def _signature(secret: bytes, name: str) -> str:
-    text = f"request {name}".encode("utf-8", "surrogatepass")
+def _signature(secret: bytes, name: str, key: str) -> str:
+    text = f"answer to {key} {name}".encode("utf-8", "surrogatepass")
     return hmac.new(secret, text, hashlib.sha256).hexdigest()[:_SIGNATURE_DIGITS]

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from llmops.errors import LlmopsError
 from serving.admission.dependencies import parts
-from serving.admission.signing import marked_id
+from serving.admission.signing import answered_id, new_request_id
 from serving.answers.noted import one_or_all
-from serving.engines.base import Answer, Chunk
+from serving.engines.base import Answer, Chunk, whole
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
 from serving.observe.exchange import Given
+
+T = TypeVar("T")
 
 
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
     """The chunks of an answer, as its stream gives them.
 
     Version, tokens, finish reason, what the guard says and the times to the engine's beginning and to the first chunk
-    are in the request's event before the last one is given, and which side of a trial has answered is in the request's
-    id before the first one is.
+    are in the request's event before the last one is given, and the request's id is that of an answer, with the side
+    of a trial that gave it, before the first one is.
 
     Args:
         request: its body must have been read, since all that is received from now on is that the caller has left.
@@ -46,8 +48,7 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
         stream.push(error)  # wakes a reader that waits
         stream.cancel()
 
-    left_s = timeout_s - (time.perf_counter_ns() - request.state.begun) / 1e9
-    timer = loop.call_later(left_s, give_up, TimedOut(f"The answer was not complete after {timeout_s:g} s."))
+    timer = loop.call_later(_left_s(request, timeout_s), give_up, _too_late(timeout_s))
     watcher = loop.create_task(_watch(request, give_up))
     try:
         async for chunk in stream:
@@ -55,15 +56,16 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
                 given.first = time.perf_counter_ns()
                 event.setdefault("llmops.time_to_first_token", given.first - request.state.begun)
                 _begun(request, stream, given)
-                _mark(request, stream.mark)
+                _sign(request, stream.mark)
             last = chunk
             given.texts.append(chunk.text)
+            given.calls = chunk.calls
             if chunk.finish_reason:
                 given.ended, given.finish_reason = time.perf_counter_ns(), chunk.finish_reason
                 _note(event, chunk)
                 _note_guard(event, stream.broken)
-                digests = [parts(request).digests.text(g.text) for g in request.state.exchange.given if g.finish_reason]
-                event["llmops.answer.digest"] = one_or_all(digests)
+                done, digests = [g for g in request.state.exchange.given if g.finish_reason], parts(request).digests
+                event["llmops.answer.digest"] = one_or_all([digests.answer(g.text, g.calls) for g in done])
                 yield chunk
                 return  # whoever leaves now has the answer
             yield chunk
@@ -82,17 +84,66 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
 
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
     """An answer in one piece; arguments and errors are those of `deliver`."""
-    texts: list[str] = []
-    async for chunk in deliver(request, stream, timeout_s):
-        texts.append(chunk.text)
-    return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason or "stop")
+    try:
+        chunks = [chunk async for chunk in deliver(request, stream, timeout_s)]
+    except Exception:
+        request.state.id = new_request_id()  # nobody gets what was there of the answer
+        raise
+    return whole(chunks)
 
 
-def _mark(request: Request, mark: str) -> None:
-    """Let the request's id carry which side has answered; where its answers come from both, it carries none."""
+async def heard(request: Request, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """What some work results in; it is given up when nobody listens any more or time is over.
+
+    Args:
+        request: see `deliver`.
+        work: no stream.
+        timeout_s: see `deliver`.
+
+    Raises:
+        ClientLeft, TimedOut: see `deliver`.
+        Other errors: those of the work.
+    """
+    working, cause = asyncio.ensure_future(work), list[LlmopsError]()
+
+    def give_up(error: LlmopsError) -> None:
+        cause.append(error)
+        working.cancel()
+
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(_left_s(request, timeout_s), give_up, _too_late(timeout_s))
+    watcher = loop.create_task(_watch(request, give_up))
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if cause:
+            raise cause[0] from None
+        raise
+    finally:
+        timer.cancel()
+        watcher.cancel()
+        working.cancel()
+
+
+def _left_s(request: Request, timeout_s: float) -> float:
+    return timeout_s - (time.perf_counter_ns() - int(request.state.begun)) / 1e9
+
+
+def _too_late(timeout_s: float) -> TimedOut:
+    return TimedOut(f"The answer was not complete after {timeout_s:g} s.")
+
+
+def _sign(request: Request, mark: str) -> None:
+    """Give the request the id of an answer, which carries the side it comes from, or none if there is another, too.
+
+    A stream keeps the id that its headers tell, whoever gives the rest of it.
+    """
     state = request.state
+    if getattr(state, "told", False):
+        return
     state.marks = {mark, *getattr(state, "marks", ())}
-    state.id = marked_id(parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
+    mark = mark if len(state.marks) == 1 else ""
+    state.id = answered_id(parts(request).session_secret, state.id, state.allowance.key.prefix, mark)
 
 
 def _begun(request: Request, stream: GuardedStream, given: Given) -> None:

@@ -11,9 +11,19 @@ from serving.admission.dependencies import parts
 from serving.answers.schemas import Sampling
 from serving.engines.base import Prompt
 
+MOST_NAME = 200  #: characters of a model's name, which may be none of ours
+
 
 def note_settings(
-    request: Request, sampling: Sampling, *, model: str, max_tokens: int, n: int = 1, stream: bool = False
+    request: Request,
+    sampling: Sampling,
+    *,
+    model: str,
+    max_tokens: int,
+    n: int = 1,
+    stream: bool = False,
+    logprobs: int | None = None,
+    ignore_eos: bool = False,
 ) -> None:
     """Note the settings that a caller gave; of stop strings only how many, since they are the caller's words.
 
@@ -24,6 +34,7 @@ def note_settings(
         max_tokens: longest answer.
         n: answers to each prompt.
         stream: whether they are to come piece by piece.
+        logprobs, ignore_eos: see `EngineRequest`.
     """
     stop = [sampling.stop] if isinstance(sampling.stop, str) else sampling.stop
     given: dict[str, Any] = {
@@ -35,8 +46,12 @@ def note_settings(
         "stop_sequences": len(stop) if stop else None,
     }
     settings = {f"gen_ai.request.{name}": value for name, value in given.items() if value is not None}
+    if logprobs is not None:
+        settings["llmops.request.logprobs"] = logprobs
+    if ignore_eos:
+        settings["llmops.request.ignore_eos"] = True
     request.state.event.update(
-        {"gen_ai.request.model": model, "gen_ai.request.max_tokens": max_tokens, **settings},
+        {"gen_ai.request.model": model[:MOST_NAME], "gen_ai.request.max_tokens": max_tokens, **settings},
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Header
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from serving.engines.base import FinishReason
+
+MOST_TOKENS = 2**31 - 1  #: that can be asked for; what is given is the configuration's
 
 
 def _is_text(value: str) -> str:
@@ -17,6 +19,33 @@ def _is_text(value: str) -> str:
 
 
 Str = Annotated[str, AfterValidator(_is_text)]
+Ids = Annotated[list[int], Field(fail_fast=True)]
+
+
+def kind(value: Any) -> str | None:
+    """What texts or token ids are, by the first of them; pydantic would read them as each of these in turn."""
+    if isinstance(value, list):
+        first = value[0] if value else ""
+        if isinstance(first, list):
+            return "list[list[int]]"
+        return "list[str]" if isinstance(first, str) else "list[int]" if isinstance(first, int) else None
+    return "str" if isinstance(value, str) else None
+
+
+#: A text or several, or token ids, of one or several. What is wrong is told of the first that is: a body may have
+#: 100,000 of them, and each error takes its time, in which nothing else in the app runs. The tags are as pydantic names
+#: types in places, which `serving.http.problems` leaves out.
+Texts = Annotated[
+    Annotated[Str, Tag("str")]
+    | Annotated[list[Str], Field(fail_fast=True), Tag("list[str]")]
+    | Annotated[Ids, Tag("list[int]")]
+    | Annotated[list[Ids], Field(fail_fast=True), Tag("list[list[int]]")],
+    Discriminator(
+        kind,
+        custom_error_type="no_texts",
+        custom_error_message="Input should be a text, or a list of texts or of token ids",
+    ),
+]
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_text)]
 
 
@@ -24,7 +53,9 @@ class Sampling(BaseModel):
     """How an answer is chosen, and where it ends."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default: greedy, always the same answer.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the likeliest tokens of this probability.")
+    top_p: float | None = Field(
+        None, ge=0, le=1, description="Sample from the likeliest tokens of this probability; 0: greedy."
+    )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Makes sampling repeatable.")
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         None, description="The answer ends before the first of these."
@@ -42,9 +73,15 @@ class GenerateRequest(Sampling):
     input_id: Str | None = Field(
         None, min_length=1, max_length=200, description="Instead of a prompt: an example of the online feature store."
     )
-    max_new_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens; default 50.")
-    max_length: int | None = Field(None, ge=1, description="The same under its classic name; give only one of both.")
+    max_new_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Longest answer, in tokens; default 50.")
+    max_length: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="The same under its classic name; give only one of both."
+    )
     context: Str = Field("", description="Text that the answer should rest on.")
+    ground: bool | None = Field(
+        None,
+        description="Whether to answer from the documents; default: as configured, for a prompt without a context.",
+    )
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")
 
 
@@ -53,6 +90,20 @@ class Usage(BaseModel):
 
     input_tokens: int
     output_tokens: int
+
+
+class Source(BaseModel):
+    """A passage of the documents that the model was given."""
+
+    id: str
+    title: str
+    headings: str = Field(description="The headings that it stands under, the outermost first.")
+    source: str
+    location: str = Field(description="File or address.")
+    position: str = Field(description="Where in it.")
+    snippet: str = Field(description="How it begins.")
+    licence: str
+    score: float = Field(description="Higher is better, among the sources of one answer.")
 
 
 class GenerateResponse(BaseModel):
@@ -65,6 +116,12 @@ class GenerateResponse(BaseModel):
     usage: Usage
     finish_reason: FinishReason = Field(
         description="`length`: cut at the longest answer asked for; `content_filter`: cut by the guard."
+    )
+    sources: list[Source] | None = Field(
+        None,
+        description="What the answer rests on, the best first; empty: the documents do not say. Left out where it was "
+        "not asked for.",
+        exclude_if=lambda sources: sources is None,
     )
 
 

@@ -6,13 +6,16 @@ An engine works in threads of its own; the app lives in an event loop. A `Stream
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-#: ended by itself or by a stop string, cut at `max_new_tokens`, or cut by the guard
-FinishReason = Literal["stop", "length", "content_filter"]
+from serving.json_text import told
+
+#: ended by itself or by a stop string, cut at `max_new_tokens`, cut by the guard, or it calls tools
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +23,38 @@ class Question:
     """A question in the one prompt format, as the model was trained on it."""
 
     text: str
-    context: str = ""
+    context: str = ""  #: that the caller gave
+    passages: tuple[str, ...] = ()  #: that were found in the documents, the best first: its context, if they fit
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the caller is to make."""
+
+    name: str
+    arguments: str  #: a JSON object
+    id: str = field(default_factory=lambda: secrets.token_hex(5)[:9])  #: as long as Mistral's chat template wants it
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    calls: tuple[ToolCall, ...] = ()  #: of an assistant's turn
+    call: ToolCall | None = None  #: that a tool's turn is the result of
+
+    @property
+    def said(self) -> str:
+        """All of it as one text, with arguments as JSON."""
+        calls = [f"{call.name} {call.arguments}" for call in self.calls]
+        return "\n".join([*([self.content] if self.content or not calls else []), *calls])
+
+    @property
+    def in_words(self) -> str:
+        """All of it as one text without JSON."""
+        return in_words(self.content, self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +62,13 @@ class Chat:
     """A conversation, for the model's chat template."""
 
     messages: tuple[Message, ...]
+    tools: str = ""  #: that the model is shown, a JSON array in OpenAI's form; empty: none
+    passages: tuple[str, ...] = ()  #: as a question's, for the user's last turn
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether there are tools in it, or calls of some."""
+        return bool(self.tools) or any(message.calls or message.call for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +89,21 @@ class TokenIds:
 Prompt = Question | Chat | Text | TokenIds
 
 
+def passages_of(prompt: Prompt) -> tuple[str, ...]:
+    """What a prompt has of the documents."""
+    return prompt.passages if isinstance(prompt, Question | Chat) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How an answer may call the tools of its prompt."""
+
+    most: int  #: calls
+    forced: bool = (
+        False  #: it is nothing but calls, after the request's schema, see `serving.answers.tools.calls_schema`
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """What an engine is to answer: one prompt, and how the answer is chosen and where it ends."""
@@ -66,6 +114,24 @@ class EngineRequest:
     top_p: float = 1.0  #: sample from the likeliest tokens that together have this probability
     seed: int | None = None  #: makes sampling repeatable
     stop: tuple[str, ...] = ()  #: the answer ends before the first of these
+    schema: str = ""  #: JSON schema that the answer follows, as `serving.answers.structured` takes it; empty: none
+    logprobs: int | None = None  #: tell each token's log-probability and those of so many likeliest; None: tell none
+    calls: Calls | None = None  #: None: no tool is called, whatever the prompt shows
+    ignore_eos: bool = False  #: go on where the model ends its answer, for measuring; `stop` still ends it
+    fill: bool = False  #: where the context has no room for `max_new_tokens`, fewer will do
+    quote: str = ""  #: of the first passage of the prompt: the answer of a version that quotes, without its engine
+    caller: str = ""  #: prefix of the key that asks; keys take turns, see `serving.models.turns`
+    batch: str = ""  #: what all requests have in common that answer one HTTP request; empty: it is the only one
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer, or one in whose place it is, and how likely the model found it there."""
+
+    text: str
+    data: bytes  #: of the text; it may be half a character
+    logprob: float  #: natural logarithm of the probability that the model itself gives, however it was drawn
+    top: tuple[TokenLogprob, ...] = ()  #: the likeliest in its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +142,9 @@ class Chunk:
     input_tokens: int  #: of the prompt
     output_tokens: int  #: so far, the end-of-sequence token not counted
     finish_reason: FinishReason | None = None
+    tokens: tuple[TokenLogprob, ...] = ()  #: if they are asked for: those whose text ends in this piece
+    calls: tuple[ToolCall, ...] = ()  #: all of the answer's, in its last piece
+    passages: int = 0  #: how many of the prompt's the model was given, the first ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +155,9 @@ class Answer:
     input_tokens: int
     output_tokens: int
     finish_reason: FinishReason
+    tokens: tuple[TokenLogprob, ...] = ()  #: if they are asked for
+    calls: tuple[ToolCall, ...] = ()
+    passages: int = 0  #: see `Chunk`
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +222,40 @@ class Stream:
 
     async def whole(self) -> Answer:
         """Wait for the end and put the chunks together."""
-        texts: list[str] = []
+        chunks: list[Chunk] = []
         async for chunk in self:
-            texts.append(chunk.text)
+            chunks.append(chunk)
             if chunk.finish_reason:
-                return Answer("".join(texts), chunk.input_tokens, chunk.output_tokens, chunk.finish_reason)
+                return whole(chunks)
         raise asyncio.CancelledError
+
+
+def at_once(answer: Chunk) -> Stream:
+    """The stream of an answer that is there already, whole."""
+    stream = Stream(lambda: None)
+    stream.begin()
+    stream.push(answer)
+    return stream
+
+
+def whole(chunks: Sequence[Chunk]) -> Answer:
+    """The answer that all chunks of a stream make."""
+    last = chunks[-1]
+    return Answer(
+        "".join(chunk.text for chunk in chunks),
+        last.input_tokens,
+        last.output_tokens,
+        last.finish_reason or "stop",
+        tuple(token for chunk in chunks for token in chunk.tokens),
+        last.calls,
+        last.passages,
+    )
+
+
+def in_words(text: str, calls: Sequence[ToolCall]) -> str:
+    """What is said and called, as one text: of each call its name, and a line for each value, see `json_text.told`."""
+    called = [line for call in calls for line in (call.name, *told(call.arguments))]
+    return "\n".join([*([text] if text or not calls else []), *called])
 
 
 class Engine(Protocol):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from serving.engines.base import Chat, Chunk, FinishReason, Prompt, Question, Text
+from serving.engines.base import Chat, Chunk, FinishReason, Prompt, Question, Text, TokenLogprob, passages_of
+from serving.engines.ends import Stops
+from serving.engines.logprobs import Aligned
 from serving.engines.stepping import Job, Row, SteppingEngine
-from serving.engines.stops import Stops
 from serving.errors import PromptTooLong
 
 
@@ -18,6 +19,7 @@ class EchoRow(Row):
 
     words: list[str]
     stops: Stops
+    tokens: Aligned = field(default_factory=Aligned, init=False)
     said: int = field(default=0, init=False)
 
 
@@ -83,13 +85,21 @@ class EchoEngine(SteppingEngine[EchoRow]):
             row.done = True
             return
         row.said += bool(row.words)
+        most = row.job.request.logprobs
+        if most is not None and word:
+            sure = TokenLogprob(word, word.encode(), 0.0)  # it says nothing else
+            row.tokens.add([replace(sure, top=(sure,) * min(most, 1))])
         text, stopped = row.stops.feed(word)
         ended = row.said == len(row.words)
         row.done = stopped or ended or row.said == row.job.request.max_new_tokens
         reason: FinishReason | None = ("stop" if stopped or ended else "length") if row.done else None
         if row.done and not stopped:
             text += row.stops.rest()
-        row.job.stream.push(Chunk(text, len(row.words), row.said, reason))
+        told = row.tokens.leave(text)
+        if row.done:
+            told += row.tokens.cut()
+        given = len(passages_of(row.job.request.prompt))
+        row.job.stream.push(Chunk(text, len(row.words), row.said, reason, told, passages=given))
 
 
 def _words(prompt: Prompt) -> list[str]:

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from llmops.errors import LlmopsError
-from serving.engines.base import EngineRequest, Stats, Stream
-from serving.errors import EngineDied, QueueFull
+from serving.engines.base import Chat, EngineRequest, Stats, Stream
+from serving.errors import EngineDied, NotOffered, QueueFull, let_go
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ class SteppingEngine(ABC, Generic[R]):
         max_queue: requests that may wait while the batch is full.
         max_batch: most requests that are answered together.
     """
+
+    structured = False  #: whether it can make an answer follow a JSON schema
+    tools = False  #: whether it can call tools
+    alternatives = True  #: whether it can tell the likeliest tokens besides the one that it took
 
     def __init__(self, max_queue: int, max_batch: int) -> None:
         self._max_queue, self._max_batch = max_queue, max_batch
@@ -155,6 +159,18 @@ class SteppingEngine(ABC, Generic[R]):
             job.begun = time.monotonic()
             job.stream.begin()
             try:
+                if isinstance(job.request.prompt, Chat) and job.request.prompt.knows_tools and not self.tools:
+                    raise NotOffered(
+                        "The engine that serves this model calls no tools: leave tools and messages about them out, "
+                        "and ask for the arguments as JSON with response_format."
+                    )
+                if job.request.schema and not self.structured:
+                    raise NotOffered("The engine that serves this model makes no answer follow a response_format.")
+                if job.request.logprobs and not self.alternatives:
+                    raise NotOffered(
+                        "The engine that serves this model tells the log-probability of each token of an answer and "
+                        "none of others: leave top_logprobs out, and send `logprobs: 0` for a completion."
+                    )
                 row = self._begin(job)
             except Exception as error:
                 if not isinstance(error, LlmopsError):
@@ -187,5 +203,6 @@ class SteppingEngine(ABC, Generic[R]):
             self._waiting.clear()
         if self._loaded.is_set():
             log.error("The engine died with %d requests", len(jobs), exc_info=error)
+        let_go(error)  # its frames hold the model
         for job in jobs:
             job.stream.push(EngineDied())

@@ -24,10 +24,13 @@ from types import MappingProxyType
 from typing import Any
 
 from llmops import prompts
-from llmops.errors import LlmopsError
-from serving.engines.base import Chunk, EngineRequest, Question, Stats, Stream, Text
-from serving.engines.trim import Trim
-from serving.errors import EngineDied, QueueFull
+from llmops.errors import ArtifactError, LlmopsError
+from llmops.model.gguf.pipeline import is_gguf
+from serving.engines.base import Chunk, EngineRequest, Question, Stats, Stream, Text, passages_of
+from serving.engines.ends import Trim
+from serving.engines.logprobs import Odds, Told
+from serving.engines.tool_calls import Parser, parser_name
+from serving.errors import EngineDied, NotOffered, PromptRefused, QueueFull
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class VllmEngine:
         max_batch: most requests that are answered together.
         max_context: most tokens of one, prompt and answer together; fewer if the model takes fewer.
         options: further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes`.
+        tool_call_parser: see `serving.tool_call_parser`.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class VllmEngine:
         max_batch: int,
         max_context: int = 2048,
         options: Mapping[str, Any] = MappingProxyType({}),
+        tool_call_parser: str = "",
     ) -> None:
         self._servable, self._max_queue, self._max_context = servable, max_queue, max_context
+        self._tool_call_parser = tool_call_parser
         self._options = {**DEFAULTS, "max_num_seqs": max_batch, **options}
         self._max_batch = int(self._options["max_num_seqs"])
         self._loop = asyncio.new_event_loop()
@@ -72,6 +78,7 @@ class VllmEngine:
         self._llm: Any = None
         self._tokenizer: Any = None
         self._lora: Any = None
+        self._parser: Any = None
         self._context_limit = 0
         self._repetition_penalty = 1.0
         self._answer_s = 1.0  # how long a request takes, as the last ones did
@@ -137,6 +144,11 @@ class VllmEngine:
     async def _load(self) -> None:
         self._loading = asyncio.current_task()
         begun = time.monotonic()
+        if is_gguf(self._servable):
+            raise ArtifactError(
+                f"The engine `vllm` does not read the GGUF file in {self._servable}. Serve it with the engine "
+                "`openvino`, or train with a GPU in sight, where compress makes forms for one."
+            )
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report to its makers
         from transformers import AutoConfig, AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -150,6 +162,7 @@ class VllmEngine:
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _room_for(adapter)}
             self._lora = LoRARequest(ADAPTER, 1, str(adapter))
         self._tokenizer = AutoTokenizer.from_pretrained(str(self._servable))
+        self._parser = Parser(self._tokenizer, parser_name(self._tokenizer, self._tool_call_parser))
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
         self._context_limit = int(self._llm.model_config.max_model_len)
         suggested = self._llm.model_config.get_diff_sampling_param()  # by the model's generation configuration
@@ -159,6 +172,7 @@ class VllmEngine:
         log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - begun)
 
     async def _answer(self, request: EngineRequest, stream: Stream) -> None:
+        from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         begun = time.monotonic()
@@ -168,6 +182,13 @@ class VllmEngine:
         except EngineDeadError:
             stream.push(EngineDied())
         except Exception as error:
+            # both come before the engine's process is asked
+            if request.schema and isinstance(error, ValueError | VLLMValidationError):
+                where = "what tools take" if request.calls else "the schema in response_format"
+                error = NotOffered(f"The engine does not take {where}: {error}")
+            elif isinstance(error, VLLMValidationError):
+                kind = NotOffered if request.logprobs else PromptRefused
+                error = kind(f"The engine does not take this request: {error}")
             if not isinstance(error, LlmopsError):
                 log.exception("A request failed")
             stream.push(error)
@@ -178,38 +199,58 @@ class VllmEngine:
         """The pieces of an answer.
 
         Raises:
-            PromptRefused: see `ids_of`.
+            PromptRefused: see `ids_of`; also if vLLM does not take the schema.
             EngineDied: if vLLM gave the request up.
         """
-        from serving.engines.prompt import ids_of
+        from serving.engines.prompt import fitted
 
-        ids, trim = ids_of(self._tokenizer, request, self._context_limit), Trim()
-        count, name = 0, str(uuid.uuid4())
+        ids, request = fitted(self._tokenizer, request, self._context_limit)
+        strip, trim = not isinstance(request.prompt, Text), Trim()
+        told = None if request.logprobs is None else Told(self._tokenizer, strip, ids[-4:])  # text goes on from there
+        heard = self._parser.heard(request) if request.calls else None
+        count, name, given = 0, str(uuid.uuid4()), len(passages_of(request.prompt))
         prompt = {"prompt_token_ids": ids}
         async for part in self._llm.generate(prompt, self._parameters(request), name, lora_request=self._lora):
             output = part.outputs[0]
-            count += len(output.token_ids)
+            new = output.token_ids
             if output.finish_reason not in (None, "stop", "length"):
                 raise EngineDied
             if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
-                count -= 1  # the end-of-sequence token
-            text = output.text if isinstance(request.prompt, Text) else trim.feed(output.text)
-            if text or output.finish_reason:
-                yield Chunk(text, len(ids), count, output.finish_reason)
+                new = new[:-1]  # without the end-of-sequence token
+            count += len(new)
+            if told:
+                for token, likely in zip(new, output.logprobs, strict=False):
+                    told.feed(token, _odds(token, likely, request.logprobs or 0))
+            text, calls, reason = trim.feed(output.text) if strip else output.text, (), output.finish_reason
+            if heard:
+                text, calls, reason = heard.feed(text, reason)
+            if text or reason:
+                tokens = told.leave(text, last=bool(reason)) if told else ()
+                yield Chunk(text, len(ids), count, reason, tokens, calls, given)
 
     def _parameters(self, request: EngineRequest) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+        ends, followed = not request.ignore_eos, None
+        if request.schema and request.calls:
+            followed = StructuredOutputsParams(structural_tag=self._parser.grammar(request))
+        elif request.schema:
+            followed = StructuredOutputsParams(json=request.schema)
+        own = prompts.stop_strings(self._tokenizer) if ends else []
         return SamplingParams(
             max_tokens=request.max_new_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
             seed=request.seed,
-            stop=[*prompts.stop_strings(self._tokenizer), *(s for s in request.stop if s)] or None,
-            stop_token_ids=sorted(prompts.end_ids(self._tokenizer)),
+            logprobs=request.logprobs,
+            stop=[*own, *(s for s in request.stop if s)] or None,
+            stop_token_ids=sorted(prompts.end_ids(self._tokenizer)) if ends else None,
+            ignore_eos=request.ignore_eos,
+            skip_special_tokens=not request.calls,  # what marks a call may be one
             repetition_penalty=self._repetition_penalty,
             output_kind=RequestOutputKind.DELTA,
+            structured_outputs=followed,
         )
 
     async def _close(self) -> None:
@@ -220,6 +261,12 @@ class VllmEngine:
         if self._llm:
             self._llm.shutdown(SHUTDOWN_S)
             self._llm = None
+
+
+def _odds(token: int, likely: Mapping[int, Any], most: int) -> Odds:
+    """What vLLM says of a token and of the likeliest in its place."""
+    top = sorted(((other, float(known.logprob)) for other, known in likely.items()), key=lambda one: -one[1])
+    return Odds(float(likely[token].logprob), top[:most])
 
 
 def _room_for(adapter: Path) -> int:

@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from llmops.access.roles import MissingKey
+from llmops.access.roles import Forbidden, MissingKey
 from llmops.errors import AccessError, LlmopsError
 from serving.errors import STATUS
-from serving.http.templates import sign_in_page
+from serving.http.templates import refused_page, sign_in_page
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,10 @@ async def problem_response(request: Request, error: Exception) -> Response:
     """The response that tells a caller of an error; notes the error's code in the request's event."""
     status, body, headers = describe_problem(request, error)
     if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        why = "" if isinstance(error, MissingKey) else str(error)
-        return sign_in_page(request, status, why, request.url.path)  # a browser, which can ask its user for a key
+        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        if isinstance(error, Forbidden):  # a browser, which can ask its user for a key
+            return refused_page(request, request.state.key, str(error), asked)
+        return sign_in_page(request, status, "" if isinstance(error, MissingKey) else str(error), asked)
     return JSONResponse(body, status, headers)
 
 
@@ -100,11 +102,11 @@ _WORDS = {
     "extra_forbidden": "is not known here",
     "json_invalid": "is no JSON: {error}",
     "model_attributes_type": "should be a JSON object, sent with Content-Type: application/json",
-    "not_done": "is not supported; leave it out",
+    "not_done": "is not supported; leave it out{instead}",
     "value_error": "{error}",
 }
 #: pydantic's names for the types that a value may have; it puts them into a place, though nobody sent them
-_TYPE = re.compile(r"(function-\w+|list|nullable)\[.*\]|str|TextPart", re.DOTALL)
+_TYPE = re.compile(r"(function-\w+|list|nullable|literal)\[.*\]|str|TextPart|NamedTool", re.DOTALL)
 
 
 def _places(error: RequestValidationError) -> str:

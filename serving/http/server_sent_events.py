@@ -25,9 +25,11 @@ def sse(data: dict[str, Any], kind: str = "") -> str:
 class EventStream(StreamingResponse):
     """Sends each chunk as `render` writes it. An error ends the stream with an event `error`."""
 
-    def __init__(self, request: Request, first: Chunk, rest: AsyncIterator[Chunk], render: Render) -> None:
+    def __init__(
+        self, request: Request, first: Chunk, rest: AsyncIterator[Chunk], render: Render, answers: int
+    ) -> None:
         super().__init__((), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
-        self._request, self._first, self._rest, self._render = request, first, rest, render
+        self._request, self._first, self._rest, self._render, self._left = request, first, rest, render, answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. It does not listen for the client's leaving: `serving.answers.delivery.deliver` does."""
@@ -35,12 +37,16 @@ class EventStream(StreamingResponse):
         async def put(text: str, more: bool) -> None:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
+        async def put_chunk(chunk: Chunk) -> None:
+            self._left -= chunk.finish_reason is not None
+            await put(self._render(chunk), self._left > 0)
+
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            await put(self._render(self._first), not self._first.finish_reason)
+            await put_chunk(self._first)
             async for chunk in self._rest:
                 if chunk.text or chunk.finish_reason:
-                    await put(self._render(chunk), not chunk.finish_reason)
+                    await put_chunk(chunk)
         except Exception as error:
             status, body, _ = describe_problem(self._request, error)
             self._request.state.event.update({"http.response.status_code": status, "event.outcome": "failure"})
@@ -49,6 +55,13 @@ class EventStream(StreamingResponse):
             await self._rest.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-async def streamed(request: Request, chunks: AsyncIterator[Chunk], render: Render) -> EventStream:
-    """The response that sends these chunks; what goes wrong before the first one still gets its own status."""
-    return EventStream(request, await anext(chunks), chunks, render)
+async def streamed(request: Request, chunks: AsyncIterator[Chunk], render: Render, answers: int = 1) -> EventStream:
+    """The response that sends these chunks; what goes wrong before the first one still gets its own status.
+
+    Args:
+        request: the HTTP request.
+        chunks: of all answers, one after the other.
+        render: writes them.
+        answers: how many there are.
+    """
+    return EventStream(request, await anext(chunks), chunks, render, answers)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llmops.errors import ArtifactError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_FEAST = (
+    "This server reads no feature store, since the package feast is not installed; send the prompt, or install "
+    "docker/serving-features.txt."
+)
 _DOWN = "The online feature store does not answer; send the prompt, or try later."
 
 
@@ -27,10 +32,13 @@ def open_features(version: Version, model: str) -> OnlineTokens:
 
     Raises:
         ArtifactError: if the version has no feature store.
+        InputUnknown: if this server cannot read any.
     """
     folder = version.path / "features"
     if not folder.is_dir():  # told without importing Feast
         raise ArtifactError(f"{version.path} was published without a feature store.")
+    if find_spec("feast") is None:
+        raise InputUnknown(_NO_FEAST)
     from llmops.features.declarations import service_name
     from llmops.features.online import OnlineTokens
 
@@ -66,7 +74,7 @@ class Inputs:
         """The prompt of an example, without its answer.
 
         Raises:
-            InputUnknown: if there is no such example, or the version has no feature store.
+            InputUnknown: if there is no such example, the version has no feature store, or this server cannot read any.
             FeaturesDown: if the store does not answer.
         """
         prompt = asyncio.get_running_loop().run_in_executor(self._thread, self._read, version, input_id)
@@ -86,6 +94,8 @@ class Inputs:
             champion, *_ = registry.served()
             if champion and (champion.path / "features").is_dir():
                 self._opened(champion)
+        except InputUnknown as error:
+            log.info("%s", error)
         except Exception:  # whatever it is, a request that needs the store is told
             log.warning("The online store cannot be opened yet", exc_info=True)
 
@@ -97,6 +107,8 @@ class Inputs:
     def _read(self, version: Version, input_id: str) -> TokenIds:
         try:
             (found,) = self._opened(version).read([input_id])
+        except InputUnknown:
+            raise
         except ArtifactError as error:
             raise InputUnknown(f"{version.name} was published without a feature store; send the prompt.") from error
         except Exception as error:

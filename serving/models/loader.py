@@ -15,7 +15,7 @@ from llmops.monitoring.datasets import LOADS
 from llmops.monitoring.events import emit
 from llmops.registry.version import Version
 from serving.engines.base import Engine
-from serving.errors import EngineDied
+from serving.errors import EngineDied, let_go, told_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +148,10 @@ class Loader:
                 engine = await self._warm(version)
             except Exception as reason:
                 log.exception("Version %s cannot be loaded", version.name)
-                error = reason
+                let_go(reason)  # or what was loaded of it would stay as long as the failure is told of
+                error = told_of_memory(reason)
                 if self._wanted == version.name:
-                    self._fail(version, reason)
+                    self._fail(version, error)
             else:
                 if self._wanted == version.name:
                     self._swap(Loaded(version, engine))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from serving.engines.base import Chunk, Prompt, Stream
-from serving.errors import STATUS, ClientLeft, PromptRefused
+from serving.errors import STATUS, ClientLeft, NotOffered, PromptRefused, QueueFull
 from serving.guard import AnswerWatch
 
 #: called once, when an answer has ended: with the seconds that it took, and its last chunk or what ended it
@@ -18,8 +18,9 @@ CountEnd = Callable[[float, Chunk | Exception], None]
 class GuardedStream(Stream):
     """Passes on the chunks of an engine's stream as far as the guard lets them through, and says how it went.
 
-    If the engine fails before its first chunk, the stream of another engine takes its place. So it does if the engine
-    refuses the prompt: if the other one answers it, the refusal was no mistake of the caller and counts as a failure.
+    If the engine fails before its first chunk, or gives its place to another key, the stream of another engine
+    goes on. So it does if the engine refuses the prompt: if the other one answers it, the refusal was no mistake of the
+    caller and counts as a failure, unless the engine just does not offer what is asked for.
 
     Args:
         version: the version that answers.
@@ -95,13 +96,14 @@ class GuardedStream(Stream):
             except Exception as error:
                 self._end(error)
                 refused, seconds = isinstance(error, PromptRefused), time.monotonic() - self._begun
-                if not (refused or at_fault(error)) or self._spare is None or self._left:
+                goes_on = refused or isinstance(error, QueueFull) or at_fault(error)
+                if not goes_on or self._spare is None or self._left:
                     raise
                 alone = RuntimeError(f"Only {self._version.name} refuses this prompt: {error}")
                 other = self._spare()
                 self._version, self._stream, self.mark, self.side = other.version, other, other.mark, other.side
                 async for chunk in other:
-                    if refused:
+                    if refused and not isinstance(error, NotOffered):
                         refused = False
                         self._count(seconds, alone)
                     yield chunk

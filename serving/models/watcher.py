@@ -16,14 +16,15 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.registry.version import QUOTE, Version
 from llmops.release import rollout, trials
 from llmops.release.figures import Figures
-from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
+from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds, at_once
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Loader, report_load
@@ -135,6 +136,7 @@ class Models:
             EngineDied: if the engine has died and is being restarted.
         """
         chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
+        request = replace(request, caller=caller)
         if side:
             return chosen.version, self._guarded(chosen, request, _left_out)
         if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
@@ -265,7 +267,9 @@ class Models:
         """Hand a request to an engine; gives its stream, guarded, of which the end is counted."""
         if not chosen.alive:
             raise EngineDied
-        stream, watch = chosen.engine.generate(request), self._guard.watch(request.prompt)
+        quotes = request.quote and chosen.version.answers == QUOTE
+        stream = at_once(Chunk(request.quote, 0, 0, "stop", passages=1)) if quotes else chosen.engine.generate(request)
+        watch = self._guard.watch(request.prompt)
         side = "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
         return GuardedStream(chosen.version, stream, count, watch, spare, mark, side)
 

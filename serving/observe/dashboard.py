@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from llmops.monitoring.datasets import CANARY, GATE, HUB, PIPELINE
 from llmops.monitoring.events import timestamp
+from llmops.monitoring.figures import stages
 from llmops.monitoring.figures.requests import Figures
 from llmops.monitoring.reader import Reader
 from serving.observe.watch import alerts, decay, drift, sinks
@@ -22,6 +23,7 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
     "90d": (timedelta(days=1), 90),
 }
 RECENT = {PIPELINE: 26, GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed; two runs have 26 stages
+MEASURED = 200  #: stages that are looked at for what each measured last and before; most days only `collect` has news
 
 
 def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -
     """
     now = now or datetime.now(UTC)
     step, count = SPANS[span]
+    ran = _recent(reader, PIPELINE, MEASURED)
     last = datetime.fromtimestamp(now.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
     first = last - (count - 1) * step
     found = reader.requests(first, last + step, step)
@@ -40,7 +43,8 @@ def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -
         "totals": found.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
         "versions": _versions(found.versions, reader.ratings(first, last + step)),
-        "stages": [_stage(event) for event in _recent(reader, PIPELINE)],
+        "stages": [_stage(event) for event in ran[: RECENT[PIPELINE]]],
+        "measured": _measured(ran),
         "gates": [_gate(event) for event in _recent(reader, GATE)],
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
         "hub": [_hub(event) for event in _recent(reader, HUB)],
@@ -80,7 +84,6 @@ def _canary(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stage(event: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = event.get("llmops.metrics")
     return {
         "time": event["@timestamp"],
         "stage": event.get("event.action", ""),
@@ -88,8 +91,24 @@ def _stage(event: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": (event.get("event.duration") or 0) / 1e9,
         "interval": event.get("llmops.interval", ""),
         "artifact": event.get("llmops.artifact", ""),
-        "metrics": {k: v for k, v in metrics.items() if isinstance(v, int | float | str)} if metrics else {},
     }
+
+
+def _measured(newest_first: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each stage measured when it last made something, beside the time before; the latest stage first."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for event in newest_first:
+        if isinstance(event.get("llmops.metrics"), Mapping):
+            runs.setdefault(event.get("event.action", ""), []).append(event)
+    return [
+        {
+            "stage": stage,
+            "time": found[0]["@timestamp"],
+            "interval": found[0].get("llmops.interval", ""),
+            "rows": stages.as_json(*(event["llmops.metrics"] for event in found[:2])),
+        }
+        for stage, found in runs.items()
+    ]
 
 
 def _gate(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,5 +128,5 @@ def _hub(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _recent(reader: Reader, dataset: str) -> list[dict[str, Any]]:
-    return list(reader.find(dataset, limit=RECENT[dataset], newest_first=True))
+def _recent(reader: Reader, dataset: str, most: int = 0) -> list[dict[str, Any]]:
+    return list(reader.find(dataset, limit=most or RECENT[dataset], newest_first=True))

@@ -10,6 +10,7 @@ The texts themselves are in the events with `monitoring.keep_text` only, without
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -45,6 +46,12 @@ _SHARED = ("@timestamp", "http.request.id", "llmops.key.prefix", "user.roles")
 class _Answered(NamedTuple):
     shared: dict[str, Any]
     given: Given
+    outcome: str = ""  #: of retrieval: `refused` and `quoted` are no words of the version's model
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the answer tells something of the model."""
+        return self.outcome not in ("refused", "quoted")
 
 
 class Texts:
@@ -65,7 +72,7 @@ class Texts:
         self._config, self._count_lost = config, count_lost
         self._lexicon_of = lexicon_of or (lambda version: version_lexicon(version, config.artifacts))
         self._lexicons: dict[str, Lexicon | None] = {}
-        self._waiting: queue.Queue[_Answered] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[_Answered | threading.Event] = queue.Queue(MOST_WAITING)
         self._lost: Counter[str] = Counter()
         self._lock = threading.Lock()  # of `_lost`
         self._ready: list[dict[str, Any]] = []
@@ -80,12 +87,12 @@ class Texts:
             fields: of the request's event.
             exchange: what it asked and was answered.
         """
+        shared = {name: fields[name] for name in _SHARED if name in fields}
+        outcome = str(fields.get("llmops.retrieval.outcome", ""))
         for given in exchange.given:
             if given.finish_reason:
                 try:
-                    self._waiting.put_nowait(
-                        _Answered({name: fields[name] for name in _SHARED if name in fields}, given)
-                    )
+                    self._waiting.put_nowait(_Answered(shared, given, outcome))
                 except queue.Full:
                     self._lose("too many at a time")
 
@@ -94,6 +101,13 @@ class Texts:
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="texts", daemon=True)
         self._thread.start()
+
+    def settle(self) -> None:
+        """Return when what was offered by now is written, after 5 s at most; blocks."""
+        written = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(written, timeout=STOP_S)
+            written.wait(STOP_S)
 
     def stop(self) -> None:
         """Make and write what waits, for 5 s at most; blocks."""
@@ -123,6 +137,12 @@ class Texts:
             answered = self._waiting.get(timeout=0.0 if self._stopping.is_set() else FLUSH_S)
         except queue.Empty:
             answered = None
+        if isinstance(answered, threading.Event):
+            try:
+                self._flush(everything=True)
+            finally:
+                answered.set()
+            return
         began = time.thread_time()
         if answered:
             try:
@@ -157,20 +177,27 @@ class Texts:
         given = answered.given
         prompt, answer, version = asked_of(given.prompt), given.text, given.version
         lexicon = self._lexicon(version)
-        [said] = features([answer], lexicon, "answer")
         fields = {
             **answered.shared,
             "event.action": "describe",
             "event.outcome": "success",
             "llmops.model.version": version.name,
-            **said.fields("answer"),
-            "llmops.answer.refusal": is_refusal(answer),
         }
+        if answered.by_model:
+            fields["llmops.answer.refusal"] = is_refusal(answer)
+        if given.tools:
+            fields["llmops.text.tools"] = given.tools
+        if answered.by_model and (answer or not given.calls):
+            [said] = features([answer], lexicon, "answer")
+            fields.update(said.fields("answer"))
         if prompt:
             [asked] = features([prompt], lexicon, "prompt")
             fields.update(asked.fields("prompt"))
         if self._config.monitoring.keep_text:
-            fields.update(self._kept({"prompt": prompt, "context": context_of(given.prompt), "answer": answer}))
+            # A quote is of a passage, which the request's event names: an erasure could not find it here.
+            own = given.in_words if answered.outcome != "quoted" else ""
+            texts = {"prompt": prompt, "context": context_of(given.prompt), "answer": own}
+            fields.update(self._kept(texts))
         return fields
 
     def _kept(self, texts: Mapping[str, str]) -> dict[str, str]:

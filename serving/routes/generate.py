@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from llmops.access.roles import Key
-from llmops.config import Serving
 from llmops.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.grounded import Grounds, is_grounded, look_up, note_sources, refusal
 from serving.answers.noted import note_prompts, note_settings
 from serving.answers.requests import engine_request
-from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
+from serving.answers.schemas import MOST_TOKENS, GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
 from serving.errors import FeaturesDown, PromptRefused
 from serving.http.server_sent_events import sse, streamed
@@ -35,31 +35,40 @@ async def generate(
     side: SideDep = "",
     body: GenerateRequest | None = None,
     prompt: Annotated[str | None, Query(description="The question, when there is no body.")] = None,
-    max_length: Annotated[int | None, Query(ge=1, description="Longest answer, in tokens; default 50.")] = None,
+    max_length: Annotated[
+        int | None, Query(ge=1, le=MOST_TOKENS, description="Longest answer, in tokens; default 50.")
+    ] = None,
 ) -> GenerateResponse | Response:
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
     body = _body(body, prompt, max_length)
-    tokens = _max_new_tokens(body, app.config.serving)
+    given = body.max_new_tokens or body.max_length
+    tokens = given or min(DEFAULT_NEW_TOKENS, app.config.serving.max_new_tokens)
     note_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
     side = await provided_side(app, key, side)
     asked, side = await _prompt(body, app, key, side)
     note_prompts(request, [asked])
-    wanted = engine_request(asked, tokens, body, app.config.serving)
-    await reserve(request, [wanted])
-    version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
-    request.state.event["llmops.model.version"] = version.name
+    wanted, grounds = engine_request(asked, tokens, body, app.config.serving, fill=not given), None
+    hinders = "input_id" if body.input_id is not None else "context" if body.context else ""
+    if is_grounded(body.ground, app.config.grounding, hinders):
+        wanted, grounds = await look_up(request, app, key, side, wanted)
+    if grounds is None or grounds.hits:
+        await reserve(request, [wanted])
+        _, stream = app.models.generate(wanted, caller=key.prefix, side=side)
+    else:
+        stream = refusal(app, asked, key.prefix, side)
+    request.state.event["llmops.model.version"] = stream.version.name
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
             return sse({"text": chunk.text})
-        facts = _response(request, name, stream.version, chunk).model_dump(exclude={"response"})
+        facts = _response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
         return sse({"text": chunk.text, **facts})
 
     if body.stream:
         return await streamed(request, deliver(request, stream, timeout_s), render)
     answer = await deliver_whole(request, stream, timeout_s)
-    return _response(request, name, stream.version, answer)
+    return _response(request, name, stream.version, answer, grounds)
 
 
 def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
@@ -72,10 +81,6 @@ def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | No
     if body.input_id is not None and (body.prompt is not None or body.context):
         raise PromptRefused("Give a prompt or an input_id, not both; an input has its own context.")
     return body
-
-
-def _max_new_tokens(body: GenerateRequest, limits: Serving) -> int:
-    return body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
 
 
 async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> tuple[Prompt, str]:
@@ -102,7 +107,9 @@ async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> 
     return Question(body.prompt, body.context), side
 
 
-def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
+def _response(
+    request: Request, name: str, version: Version, answer: Chunk | Answer, grounds: Grounds | None
+) -> GenerateResponse:
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,
@@ -110,4 +117,5 @@ def _response(request: Request, name: str, version: Version, answer: Chunk | Ans
         model_version=version.name,
         usage=Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens),
         finish_reason=answer.finish_reason or "stop",
+        sources=note_sources(request, grounds, answer.passages) if grounds else None,
     )

@@ -1,7 +1,13 @@
-"""The pages: playground, dashboard, sign-in, and API docs that need no network."""
+"""The pages: playground, dashboard, drift, sign-in, and API docs that need no network.
+
+All of them know a browser by one session, which `POST /signin` begins and `POST /signout` ends.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -11,32 +17,49 @@ from llmops.access.roles import Key
 from llmops.errors import AccessError, RegistryError, StateError
 from llmops.monitoring.reader import Reader
 from llmops.release import rollout
-from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public, require, session_cookie
-from serving.admission.signing import SESSION_S
-from serving.errors import EventsUnreadable
+from serving.admission import sessions
+from serving.admission.dependencies import (
+    AppParts,
+    AppPartsDep,
+    note_refusal,
+    public,
+    require,
+    session_cookie,
+    session_key,
+    signed_in,
+)
+from serving.admission.signing import SESSION_S, session_parts
+from serving.errors import STATUS, EventsUnreadable
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
 from serving.observe.drift import drift_figures
 
+log = logging.getLogger(__name__)
+
 RECENT = 8  #: changes of aliases that are shown
+HOME = "/"  #: where sign-in leads, unless another page was asked for
+_HERE_ONLY = (
+    "You are signed out in this browser. The session itself could not be ended, since the database does not take it "
+    "now: who has copied its cookie can use it until its 12 hours are over or the key is rotated."
+)
 
 router = APIRouter(include_in_schema=False)
+SignedInDep = Annotated[Key | None, Depends(signed_in)]
 
 
-@router.get("/", dependencies=[Depends(public)])
-async def playground(request: Request, app: AppPartsDep) -> Response:
-    """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
+@router.get("/")
+async def playground(request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("generate"))]) -> Response:
+    """A page to ask the model; its script asks by `/v1/chat/completions`, with the session."""
     monitoring = app.config.monitoring
     kept = monitoring.keep_text_days if monitoring.keep_text else 0
-    return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving, kept_days=kept)
+    grounded = app.config.grounding.enabled
+    return page(request, "playground.html", key=key, limits=app.config.serving, kept_days=kept, grounded=grounded)
 
 
 @router.get("/dashboard")
-async def dashboard(
-    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
-) -> Response:
+async def dashboard(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """The monitoring page; its script fetches `/dashboard/data`."""
-    return page(request, "dashboard.html", model=app.config.release.name, key=key)
+    return page(request, "dashboard.html", key=key)
 
 
 @router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
@@ -54,46 +77,61 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
 
 
 @router.get("/drift")
-async def drift(
-    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
-) -> Response:
+async def drift(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """The page of drift; its script fetches `/drift/data`."""
-    return page(request, "drift.html", model=app.config.release.name, key=key)
+    return page(request, "drift.html", key=key)
 
 
 @router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
 def drift_data(app: AppPartsDep) -> dict[str, Any]:
     """What differs of the last window of requests that was judged, and in what."""
-    return drift_figures(_reader(app))
+    return drift_figures(_reader(app), app.config.alerts.drift_windows)
+
+
+@router.get("/signin", dependencies=[Depends(public)])
+async def ask_for_key(request: Request, to: str = HOME) -> Response:
+    """The page that asks for a key; other pages show the same one to whoever has no session."""
+    return sign_in_page(request, 200, "", to)
 
 
 @router.post("/signin", dependencies=[Depends(public)])
 async def signin(
-    request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = "/dashboard"
+    request: Request, app: AppPartsDep, api_key: Annotated[str, Form()], to: Annotated[str, Form()] = HOME
 ) -> Response:
     """Exchange an API key for a session of the browser, and go on to the page that was asked for."""
     try:
+        _own(request)
         cookie = await session_cookie(request, app, api_key)
     except AccessError as error:
-        return sign_in_page(request, 401, str(error), to)
-    answer = RedirectResponse(to if _local(to) else "/dashboard", status_code=303)
-    secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+        status = next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind))
+        return sign_in_page(request, status, str(error), to)
+    with contextlib.suppress(AccessError, StateError):
+        await _end_session(request, app)  # the one that the browser had: nobody could sign it out any more
+    answer = RedirectResponse(to if _local(to) else HOME, status_code=303)
+    sessions.keep(request, answer, cookie)
     return answer
 
 
 @router.post("/signout", dependencies=[Depends(public)])
-async def signout() -> Response:
-    """End the session of the browser."""
-    answer = RedirectResponse("/dashboard", status_code=303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+async def signout(request: Request, app: AppPartsDep) -> Response:
+    """End the session, for whoever has copied its cookie, too; say so where that cannot be done."""
+    _own(request)
+    answer: Response = RedirectResponse("/signin", status_code=303)
+    try:
+        app.audit.note(request.scope, "allowed", await _end_session(request, app))
+    except AccessError as error:
+        log.debug("There was no session to sign out: %s", error)
+    except StateError as error:
+        log.warning("A session was signed out in its browser only: %s", error)
+        answer = sign_in_page(request, 200, _HERE_ONLY, HOME)
+    sessions.keep(request, answer, "")
     return answer
 
 
 @router.get("/docs", dependencies=[Depends(public)])
-async def docs(request: Request) -> Response:
+async def docs(request: Request, key: SignedInDep) -> Response:
     """Swagger UI, from files that came with the package."""
-    return page(request, "docs.html")
+    return page(request, "docs.html", key=key)
 
 
 @router.get("/openapi.json", dependencies=[Depends(public)])
@@ -101,6 +139,23 @@ async def openapi(request: Request) -> dict[str, Any]:
     """The API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description
+
+
+async def _end_session(request: Request, app: AppParts) -> Key:
+    """End the session that the browser has; gives its key, and raises what `session_key` and `end_session` do."""
+    key = await session_key(request, app)
+    _, session = session_parts(request.cookies[sessions.COOKIE])
+    await asyncio.to_thread(app.keys.end_session, session, SESSION_S)
+    return key
+
+
+def _own(request: Request) -> None:
+    """Make sure that no other page signs a browser in or out; raises `ForeignPage`."""
+    try:
+        sessions.check_origin(request)
+    except AccessError:
+        note_refusal(request, "foreign_page", None)
+        raise
 
 
 def _reader(app: AppParts) -> Reader:

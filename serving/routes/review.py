@@ -1,7 +1,6 @@
 """`/admin/review`: what users have said and waits for a person, to accept, edit or refuse. Each decision is audited.
 
-As every change here, a decision needs the key in a header: a session of the browser is not enough, so that no other
-page can decide in its name.
+The page decides with the session of the browser, so each decision must come from a page of this app.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class RefuseAllRequest(BaseModel):
 
 
 @router.get("", include_in_schema=False)
-async def show(request: Request, app: AppPartsDep, key: KeyDep) -> Response:
+async def show(request: Request, key: KeyDep) -> Response:
     """The page; its script fetches `/admin/review/data`."""
-    return page(request, "review.html", model=app.config.release.name, key=key)
+    return page(request, "review.html", key=key)
 
 
 @router.get("/data")

@@ -87,7 +87,23 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
     with pytest.raises(RevokedKey):
         store.check(forever)
     with pytest.raises(RevokedKey):
-        store.good(store.proven(forever_key.prefix, bool))
+        store.good(store.proven(forever_key.prefix, "0" * 32, bool))
+
+
+def test_a_session_that_was_signed_out_proves_nothing_and_is_forgotten_when_it_would_be_over(tmp_path):
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    store = store_in(tmp_path, now=lambda: moment)
+    _, key = store.create("user", "a")
+    for _ in range(2):  # somebody clicks twice
+        store.end_session("1" * 32, seconds=60)
+    assert store.proven(key.prefix, "2" * 32, lambda hash: hash == key.sha256) == key
+    with pytest.raises(UnknownKey, match="sign in again"):
+        store.proven(key.prefix, "1" * 32, lambda hash: hash == key.sha256)
+    moment += timedelta(seconds=60)
+    store.end_session("2" * 32, seconds=60)
+    assert (
+        store.proven(key.prefix, "1" * 32, lambda hash: hash == key.sha256) == key
+    )  # its own signature is too old now
 
 
 def test_only_who_has_the_secret_learns_that_a_key_was_revoked(store):

@@ -20,6 +20,7 @@ from llmops.monitoring.sinks.local import LocalStore
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+EMBEDDING = {"url.path": "/v1/embeddings", "gen_ai.operation.name": "embeddings"}
 
 
 @pytest.fixture
@@ -70,6 +71,19 @@ def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) ->
         ([requests(60, **{"llmops.queue_time": int(1e8)})], set()),
         ([requests(10, **{"llmops.guard.rules": ["secret"]}), requests(100)], {"guard_rejections"}),
         ([requests(5, **{"llmops.guard.rules": ["secret"]}), requests(100)], set()),
+        (
+            [
+                requests(10, **{"llmops.guard.rules": ["secret"]}),
+                requests(100),
+                requests(1000, **EMBEDDING),
+            ],
+            {"guard_rejections"},
+        ),
+        (
+            [requests(20, status=500), requests(80), requests(1000, 9, **EMBEDDING)],
+            {"error_rate", "burn_rate_fast", "burn_rate_slow"},
+        ),
+        ([requests(20, status=500, **EMBEDDING), requests(80, **EMBEDDING), requests(1000)], {"error_rate"}),
     ],
 )
 def test_requests(config: Config, events: Any, rules: set[str]) -> None:
@@ -82,18 +96,41 @@ def test_burn_rates_need_both_of_their_windows(config: Config) -> None:
     assert raised(config, requests(150, status=500, ago=4)) == {"burn_rate_fast"}
 
 
+@pytest.mark.parametrize("ago", [4, 59])  # read one by one, or counted by the reader
+def test_embeddings_hide_no_burn(config: Config, ago: float) -> None:
+    good = requests(3000, 9, ago=ago, every_s=0.05, **EMBEDDING)
+    assert "burn_rate_fast" in raised(config, good, requests(150, status=500, ago=4))
+
+
 def test_a_slow_burn_is_found_though_no_hour_stands_out(config: Config) -> None:
     bad = requests(300, status=500, ago=359, every_s=71.8)  # one in eleven, all the time
     assert raised(config, requests(3000, ago=360, every_s=7.2), bad) == {"burn_rate_slow"}
 
 
-def test_hours_of_requests_are_read_once(config: Config) -> None:
+@pytest.mark.parametrize("promised", [0.07, 0.1, 0.3, 0.9])
+def test_where_many_errors_are_allowed_too_many_burn_all_the_same(tmp_path: Path, promised: float) -> None:
+    """14.4 times 10 % would be more than all requests."""
+    rates, found = {"burn_rate_fast", "burn_rate_slow"}, []
+    for share in (promised, 1.0):
+        config = Config(home=tmp_path / str(share), monitoring={"error_rate": promised}, alerts={"disk_free": 0})
+        bad = round(1000 * share)
+        good = requests(1000 - bad, ago=360, every_s=21_600 / max(1, 1000 - bad))
+        found.append(raised(config, requests(bad, status=500, ago=360, every_s=21_600 / bad), good) & rates)
+    assert found == [set(), rates]
+
+
+def test_hours_of_requests_are_read_once_and_not_one_by_one(config: Config) -> None:
     class Counting(LocalStore):
         read: list[str] = []
+        summed: list[datetime] = []
 
         def columns(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
             self.read.append(since)
             return super().columns(dataset, fields, since, until)
+
+        def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
+            self.summed.append(since)
+            return super().requests(since, until, step)
 
     store = Counting(config.events)
     store.send([*requests(100, ago=300), *requests(10, status=500, ago=2)])
@@ -103,10 +140,10 @@ def test_hours_of_requests_are_read_once(config: Config) -> None:
         now = NOW + later * MINUTE
         assert len(traffic.read(now)) == 10
         assert traffic.counted(now, longest) == (110, 10)
-    hours = [(NOW - datetime.fromisoformat(since)) > timedelta(hours=1) for since in store.read]
-    assert hours == [True, False, False, False]
     assert len(traffic.read(NOW + 60 * MINUTE)) == 0  # after a pause, nothing is counted twice
     assert traffic.counted(NOW + 60 * MINUTE, longest) == (110, 10)
+    assert store.summed == [NOW - longest * 5 * MINUTE, NOW - 2 * MINUTE]
+    assert min(datetime.fromisoformat(since) for since in store.read) >= NOW - 10 * MINUTE
 
 
 def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from llmops.alerts import ledger
 from llmops.alerts.judge import Judge
-from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert, succeeded
+from llmops.alerts.runs import FAILED, GC_FAILED, LATE, alert, settings, succeeded
 from llmops.config import Config, load
 from llmops.monitoring.datasets import ALERT
 from llmops.monitoring.shipping import drain
@@ -23,6 +23,7 @@ from llmops.schedule.tasks import gc_failed, gc_succeeded, run_failed, run_succe
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    monkeypatch.setenv("LLMOPS_ALERTS__OFF", '["disk"]')  # that of the machine may well be full
     return load()
 
 
@@ -70,7 +71,7 @@ def test_old_data_that_could_not_be_removed_is_over_when_it_could_not_when_its_r
 
 
 def test_a_rule_of_runs_that_is_off(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLMOPS_ALERTS__OFF", '["run_failed"]')
+    monkeypatch.setenv("LLMOPS_ALERTS__OFF", '["run_failed", "disk"]')
     run_failed(context())
     assert told(config) == []
 
@@ -79,6 +80,29 @@ def test_without_the_database_there_is_an_event(config: Config, monkeypatch: pyt
     (config.home / "state.db").write_text("no database" * 1000)
     run_failed(context())
     assert told(config) == [(FAILED, "")]
+
+
+def test_with_a_broken_configuration_the_alert_is_in_the_database_of_the_environment(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = f"sqlite:///{config.home / 'elsewhere' / 'decided.db'}"
+    monkeypatch.setenv("LLMOPS_STATE__URL", elsewhere)
+    monkeypatch.setenv("LLMOPS_TRAIN__SEED", "many")
+    run_failed(context())
+    assert settings().database == elsewhere and not (config.home / "state.db").exists()
+    monkeypatch.delenv("LLMOPS_TRAIN__SEED")
+    assert [row["rule"] for row in ledger.listed(load(), datetime.now(UTC))["open"]] == [FAILED]
+    run_succeeded(context())
+    assert told(config) == [(FAILED, "raised"), (FAILED, "resolved")]
+
+
+@pytest.mark.parametrize("name,value", [("URL", "mysql://host/db"), ("ULR", "sqlite:////tmp/x.db")])
+def test_where_the_database_of_the_environment_is_what_is_wrong_the_alert_is_in_the_home(
+    config: Config, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"LLMOPS_STATE__{name}", value)
+    run_failed(context())
+    assert settings().database == config.database and told(config) == [(FAILED, "raised")]
 
 
 def test_only_runs_by_the_schedule_are_missed(config: Config) -> None:

@@ -153,21 +153,19 @@ def test_text_columns_of_every_kind_are_read(tmp_path: Path) -> None:
 def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_fails_alone(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    from llmops.model.base.generate import answer
-    from llmops.model.base.load import load_servable
+    from llmops.model.base.answering import answer, open_model
 
     engine = LocalEngine(tiny_base, "base", 8, 2)
     asked = [("Hi", ""), ("word " * 600, ""), ("Why?", "Because."), ("How long is it?", "")]
     replies = engine.answer(asked)
     assert [bool(r.error) for r in replies] == [False, True, False, False] and "512" in replies[1].error
-    model, tokenizer = load_servable(tiny_base)
     chosen = [asked[0], asked[2], asked[3]]
-    assert [r.answer for r in replies if not r.error] == answer(model, tokenizer, chosen, 8, batch=2)
+    assert [r.answer for r in replies if not r.error] == answer(open_model(tiny_base), chosen, 8, batch=2)
 
 
 def test_a_row_that_the_chat_template_refuses_fails_alone(tiny_base: Path) -> None:
     engine = LocalEngine(tiny_base, "base", 4, 2)
-    _, tokenizer = engine._loaded
+    tokenizer = engine._model.tokenizer
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "message['content']", "message['content'].replace('~', '')"
     )

@@ -57,6 +57,15 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(
     assert "Title of last." in text and "the peer is gone" in text
 
 
+def test_one_that_needs_a_gpu_is_told_of_where_there_is_none(
+    run_all: ModuleType, write: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for gpu, said in (("", "Not measured: there is no CUDA device here"), ("NVIDIA T4", "faster")):
+        monkeypatch.setattr(run_all, "machine", lambda gpu=gpu: {**OBJECT["machine"], "gpu": gpu})
+        assert run_all.run_all([write("gpu_serving", GOOD)], tmp_path) == []
+        assert said in (tmp_path / "benchmarks.md").read_text()
+
+
 def test_one_that_hangs_is_stopped_with_what_it_started(
     run_all: ModuleType, write: Callable[[str, str], Path], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from llmops import cli, stack
 from llmops.cli import airflow
 from llmops.config.run_parameters import RunParameters
-from llmops.orchestrator import OrchestratorError, Task
+from llmops.schedule.orchestrator import OrchestratorError, Task
 
 ROOT = Path(__file__).parents[2]
 

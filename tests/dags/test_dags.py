@@ -186,8 +186,16 @@ def test_one_dag_a_file_named_like_it_and_no_import_error(found: Any) -> None:
 def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> None:
     dag = found["dags"]["llmops_pipeline"]
     stages = {name: sorted(stage.inputs) for name, stage in STAGES.items()}
-    assert dag["tasks"] == stages | {"gc": [list(STAGES)[-1]]}
+    assert dag["tasks"] == stages | {"gc": ["push_to_hub"]}  # the only one that no other waits for
     assert list(dag["tasks"]) == [*STAGES, "gc"] and dag["teardowns"] == ["gc"]
+
+
+def test_with_documents_one_more_task_sees_to_it_that_something_is_served(environ: dict[str, str]) -> None:
+    found = python(STRUCTURE, {**environ, "LLMOPS_GROUNDING__ENABLED": "true"}, str(ROOT / "dags"), json.dumps([]))
+    tasks, names = found["dags"]["llmops_pipeline"]["tasks"], list(STAGES)
+    assert tasks["fall_back"] == sorted(names[: names.index("release") + 1])
+    assert tasks["deploy"] == ["fall_back"] and tasks["push_to_hub"] == ["deploy", "fall_back"]
+    assert found["dags"]["llmops_pipeline"]["pools"]["fall_back"] == POOL
 
 
 def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees_it(found: Any) -> None:
@@ -678,6 +686,38 @@ def test_the_improvement_trains_when_something_new_was_accepted_and_reports_alwa
     reports = list((tmp_path / "artifacts" / "improve").glob("*/report.md"))
     assert len(reports) == 4 and any("Nothing new was accepted" in path.read_text() for path in reports)
     assert any("What is 0?" in path.read_text() for path in reports)
+
+
+DOWN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+dag = DagBag(dag_folder=sys.argv[1]).dags["llm_continuous_improvement"]
+dag.get_task("read").retries = 0
+run = dag.test()
+print("RESULT" + json.dumps([run.state, {t.task_id: t.state for t in run.get_task_instances()}]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sinks", "ended"), [(["local", "elasticsearch"], "nothing new"), (["elasticsearch"], "not read")]
+)
+def test_the_improvement_ends_with_a_report_when_a_sink_is_down_or_nothing_can_be_read(
+    environ: dict[str, str], tmp_path: Path, sinks: list[str], ended: str
+) -> None:
+    down = {
+        **environ,
+        "LLMOPS_HOME": str(tmp_path),
+        "LLMOPS_MONITORING__SINKS": json.dumps(sinks),
+        "LLMOPS_MONITORING__ELASTICSEARCH_URL": "http://127.0.0.1:1",
+    }
+    emit(tmp_path / "events", "llmops.feedback", {"llmops.feedback.rating": "up"})
+    state, tasks = python(DOWN, down, str(ROOT / "dags"))
+    unread = ended == "not read"
+    assert (state, tasks["read"]) == (("failed", "failed") if unread else ("success", "success"))
+    assert tasks["report"] == "success" and tasks["retrain"] != "success"
+    [file] = (tmp_path / "artifacts" / "improve").glob("*/report.json")
+    assert json.loads(file.read_text())["ended"] == ended
+    assert ("could not be taken in" in file.with_suffix(".md").read_text()) == unread
 
 
 DECLINE = """

@@ -83,6 +83,7 @@ class Shop:
         return paths
 
 
+@pytest.mark.slow
 def test_thirty_days_lose_nothing_leak_nothing_and_fill_no_disk(
     session: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

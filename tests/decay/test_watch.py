@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -24,6 +26,7 @@ from llmops.records import write_table
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
+from llmops.statistics.intervals import mean
 
 DAY = datetime(2026, 3, 1, 4, tzinfo=UTC)
 
@@ -38,10 +41,13 @@ def config(tmp_path):
     facts = dict.fromkeys([*names, "run", "dataset"], "x") | {"created": DAY.isoformat(), "name": "v1", "status": ""}
     (path / "version.json").write_text(json.dumps(facts))
     rows = [
-        {"id": str(n), "question": f"Where is it {n}?", "context": "", "reference": "On page 3.", "model": model}
+        {
+            "id": str(n), "question": f"Where is it {n}?", "context": "", "reference": "On page 3.", "model": model,
+            "group": f"topic {n // 2}",
+        }
         for n in range(3)
         for model in ("base", "candidate")
-    ]
+    ]  # fmt: skip
     write_table(path / "answers.parquet", pa.Table.from_pylist(rows))
     with database_of(config).change() as connection:
         move(connection, config.release.name, {"champion": "v1"}, Change("promote", "", "a test", "set"))
@@ -92,7 +98,7 @@ def test_perplexity_that_rises_decays_and_other_items_are_another_series(config,
         told, found = watch(config, DAY + timedelta(days=n))
     assert found["decayed"] == ["perplexity (fixed)"]
     path = registry_of(config).champion().path / "answers.parquet"
-    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "model": "candidate"}]
+    rows = [{"id": "1", "question": "q", "context": "", "reference": "a", "group": "t", "model": "candidate"}]
     write_table(path, pa.Table.from_pylist(rows))  # an erasure took two of the items
     told, found = watch(config, DAY + timedelta(days=12))
     assert found["decayed"] == [] and told["fixed", "perplexity"]["days"] == 1
@@ -110,11 +116,15 @@ def test_what_users_say_and_get(config, figures):
         t | i | {"llmops.retrieval.passages": [] if n == 0 else ["p"]}
         for n, (t, i) in enumerate(zip(times, ids, strict=True))
     ]
-    emit_all(config.events, SERVING, [*served, {"@timestamp": timestamp(DAY), "llmops.model.version": "v2"}])
+    unasked = times[0] | {"http.request.id": "unasked", "llmops.retrieval.outcome": "refused"}  # no model was
+    emit_all(config.events, TEXT, [times[0] | {"http.request.id": "unasked", "llmops.answer.refusal": True}])
+    other = {"@timestamp": timestamp(DAY), "llmops.model.version": "v2"}
+    emit_all(config.events, SERVING, [*served, unasked, other])
     said = [{"llmops.feedback.rating": r, "llmops.key.prefix": "k"} for r in ("up", "up", "down", "up")]
     said = [{"@timestamp": timestamp(DAY + timedelta(hours=n)), **ids[n], **one} for n, one in enumerate(said)]
     again = {**said[0], "@timestamp": timestamp(DAY + timedelta(hours=9)), "llmops.feedback.rating": "down"}
-    emit_all(config.events, FEEDBACK, [*said, again])
+    of_nobody = {"@timestamp": timestamp(DAY), "http.request.id": "unasked", "llmops.key.prefix": "k"}
+    emit_all(config.events, FEEDBACK, [*said, again, of_nobody | {"llmops.feedback.rating": "down"}])
     ship(config)
     told, _ = watch(config, DAY + timedelta(days=1))
     live = {metric: (one["value"], one["items"]) for (name, metric), one in told.items() if name == "live"}
@@ -164,6 +174,24 @@ def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
     assert measure(config, version, items) == found and len(asked) == 1
     monkeypatch.setattr("llmops.decay.measure.library_version", lambda name: "99")
     assert measure(config, version, items) == found and len(asked) == 2
+
+
+def test_intervals_are_over_topics(config, monkeypatch):
+    version = registry_of(config).champion()
+    items = fixed_items(version)
+    assert [item.group for item in items] == ["topic 0", "topic 0", "topic 1"]
+    asked = []
+
+    def answer_test(servable, given, settings):
+        asked.append(given)
+        figure = mean([float(item.id == "0") for item in given])
+        return SimpleNamespace(items={"token_f1": figure, "perplexity": figure})
+
+    monkeypatch.setattr("llmops.model.evaluate.answered.answer_test", answer_test)
+    found = measure(config, version, items)["token_f1"]
+    assert (found.low, found.high) == (0, 0.5)  # a topic is drawn whole; of three topics it would be 0 to 1
+    alone = measure(config, version, [replace(item, group=item.id) for item in items])["token_f1"]
+    assert len(asked) == 2 and alone.high > 0.5
 
 
 def test_the_command(config, figures, capsys, monkeypatch, tmp_path_factory):

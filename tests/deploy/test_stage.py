@@ -74,7 +74,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = left.pop(0) if len(left) > 1 else left[0]
-                if self.path != "/generate" or asked != {"prompt": "Where?"}:
+                if self.path != "/generate" or asked != {"prompt": "Where?", "ground": False}:
                     status, answer = 404, {"detail": "unexpected request"}
                 if self.headers["X-LLMOps-Side"] != "champion":
                     status, answer = 200, {"response": "Perhaps.", "model_version": "the canary"}

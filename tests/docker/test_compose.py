@@ -177,9 +177,15 @@ def test_elasticsearch_is_reached_from_inside_and_by_those_with_a_password_only(
     assert service["networks"] == ["inside"] and "ports" not in service
     assert service["environment"]["xpack.security.enabled"] == "true"
     own = {name: SERVICES[name]["environment"] for name in ("serving", "airflow-worker", "logstash")}
-    for environment in own.values():  # whoever sends events may not read them
-        assert environment["ELASTICSEARCH_USER"] == "llmops_writer"
-        assert "ELASTIC_PASSWORD" not in environment and "ELASTICSEARCH_READER_PASSWORD" not in environment
+    for environment in own.values():
+        assert environment["ELASTICSEARCH_USER"] == "llmops_writer" and "ELASTIC_PASSWORD" not in environment
+    read, fill = "ELASTICSEARCH_READER_PASSWORD", "ELASTICSEARCH_INDEXER_PASSWORD"
+    assert [name for name, environment in own.items() if read in environment] == ["serving"], "it shows events"
+    assert [name for name, environment in own.items() if fill in environment] == ["airflow-worker"]
+    assert {read, fill} <= SERVICES["elk-init"]["environment"].keys(), "each is a user's that is made there"
+    for profile in ("serving", "serving-gpu", "serving-vllm"):
+        assert SERVICES[profile]["environment"]["ELASTICSEARCH_READER_USER"] == "llmops_reader"
+    assert own["airflow-worker"]["ELASTICSEARCH_INDEXER_USER"] == "llmops_indexer"
 
 
 def test_kibana_gets_its_password_by_a_name_that_its_image_does_not_put_on_a_command_line():

@@ -19,6 +19,8 @@ from fastapi.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from llmops.config import Config, load
+from llmops.monitoring.elasticsearch_reader import ElasticsearchReader
+from llmops.monitoring.reader import reader_of
 from serving.app import create_app
 
 from .conftest import ROOT
@@ -149,7 +151,23 @@ def test_settings_are_ones_that_the_app_has(objects):
     assert settings(objects)
     for environ in settings(objects):
         config = load(environ=environ)  # refuses what it does not know
-        assert config.monitoring.sinks == ("local", "elasticsearch")
+        assert config.monitoring.sinks == ("elasticsearch",)  # `local` would show each pod its own events alone
+        assert type(reader_of(config, {"ELASTICSEARCH_READER_API_KEY": "key"})) is ElasticsearchReader
+
+
+def test_what_may_wait_has_room_in_the_volume(objects):
+    """Else a pod is evicted, with all that waits, before the bound on what waits acts."""
+    for environ, pod in zip(settings(objects), pods(objects), strict=True):
+        monitoring, volumes = load(environ=environ).monitoring, {volume["name"]: volume for volume in pod["volumes"]}
+        limit = volumes["home"]["emptyDir"]["sizeLimit"]
+        room = int(limit.removesuffix("Gi")) * 2**30
+        assert 0 < monitoring.spool_max_mb * 1_000_000 <= 0.6 * room  # the rest is logs, and files beside SQLite's
+
+
+def test_events_are_written_with_one_key_and_read_with_another(objects):
+    for pod in pods(objects):
+        keys = {one["name"]: one["valueFrom"]["secretKeyRef"]["key"] for one in pod["containers"][0]["env"]}
+        assert keys["ELASTICSEARCH_API_KEY"] != keys["ELASTICSEARCH_READER_API_KEY"]
 
 
 def test_pods_have_the_time_that_draining_takes(objects):

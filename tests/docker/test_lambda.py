@@ -6,20 +6,19 @@ import base64
 import importlib.util
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from llmops.config import Config, load
-from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.datasets import AUDIT, SERVING, TEXT
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
+from serving.serverless import bring
 
-from .conftest import ROOT
+from .conftest import ROOT, environment, files
+from .lambda_events import runtime_api, v1, v2
 
 FOLDER = ROOT / "docker" / "lambda"
 BODY = json.dumps({"prompt": "Where is my order?", "max_new_tokens": 4})
@@ -30,14 +29,6 @@ def function_module():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def environment(released, home):
-    return {
-        "LLMOPS_HOME": str(home),
-        "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
-        "LLMOPS_IMAGE_STATE": str(released.path / "state.db"),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -56,48 +47,8 @@ def function(released, home):
 
 def started(config, released):
     """The function as `handler` makes it."""
-    module = function_module()
-    module.bring(released.path / "state.db", config)
-    return module.Function(config)
-
-
-def files(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
-def v1(method, path, headers, body=None, encoded=False):
-    """An event of an API Gateway REST API (payload format 1.0)."""
-    return {
-        "resource": "/{proxy+}",
-        "path": path,
-        "httpMethod": method,
-        "headers": headers,
-        "multiValueHeaders": {name: [value] for name, value in headers.items()},
-        "queryStringParameters": None,
-        "multiValueQueryStringParameters": None,
-        "pathParameters": {"proxy": path.strip("/")},
-        "requestContext": {"resourcePath": "/{proxy+}", "httpMethod": method, "stage": "prod", "identity": {}},
-        "body": body,
-        "isBase64Encoded": encoded,
-    }
-
-
-def v2(method, path, headers, body=None, encoded=False, host="abc.execute-api.eu-west-1.amazonaws.com"):
-    """An event of an API Gateway HTTP API (payload format 2.0), or with another host of a function URL."""
-    return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": {"host": host, **headers},
-        "requestContext": {
-            "domainName": host,
-            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "203.0.113.7"},
-            "stage": "$default",
-        },
-        "body": body,
-        "isBase64Encoded": encoded,
-    }
+    bring(released.path / "state.db", config)
+    return function_module().Function(config)
 
 
 def url(*args, **kwargs):
@@ -131,10 +82,13 @@ def test_refusals_are_answers_not_errors(function, released, event):
 
 def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released, home):
     headers = {"content-type": "application/json", "x-api-key": released.key}
-    before = len(list(LocalStore(home / "events").find(SERVING)))
+    store = LocalStore(home / "events")
+    before = {dataset: len(list(store.find(dataset))) for dataset in (SERVING, TEXT)}
     for n in range(3):
         function(v2("POST", "/generate", headers, BODY), None)
-        assert len(list(LocalStore(home / "events").find(SERVING))) == before + n + 1
+        assert {dataset: len(list(store.find(dataset))) - n - 1 for dataset in before} == before
+    function(v2("GET", "/dashboard/data", {"x-api-key": "llmops_wrong"}), None)
+    assert [event for event in store.find(AUDIT) if event.get("url.path") == "/dashboard/data"]
     with Spool(home / "events") as spool:
         assert spool.waiting() == {"local": 0}
 
@@ -164,52 +118,19 @@ def test_without_a_model_it_says_why_instead_of_starting(tmp_path):
 def test_the_runtime_client_of_aws_runs_the_handler(released, tmp_path):
     """`awslambdaric` itself, as in the image, with a server that speaks Lambda's runtime API."""
     headers = {"content-type": "application/json", "x-api-key": released.key}
-    answers: queue.Queue[tuple[str, dict]] = queue.Queue()
-    waiting = [v1("POST", "/generate", headers, BODY), v2("GET", "/healthz", {})]
-    done = threading.Event()
-
-    class Runtime(BaseHTTPRequestHandler):
-        def do_GET(self):  # /2018-06-01/runtime/invocation/next
-            if not waiting:
-                done.wait(30)
-                return
-            body = json.dumps(waiting.pop(0)).encode()
-            self.send_response(200)
-            self.send_header("Lambda-Runtime-Aws-Request-Id", f"request-{len(waiting)}")
-            self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
-            self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:eu-west-1:0:function:llmops")
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            answers.put((self.path, json.loads(body)))
-            self.send_response(202)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Runtime)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {
-        **os.environ,
-        **environment(released, tmp_path),
-        "PYTHONPATH": str(ROOT),
-        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "awslambdaric", "handler.handler"], cwd=FOLDER, env=env)
-    try:
-        path, answer = answers.get(timeout=120)
-        assert path == "/2018-06-01/runtime/invocation/request-1/response", answer
-        assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"
-        assert answers.get(timeout=30)[1]["statusCode"] == 200
-    finally:
-        done.set()
-        process.kill()
-        process.wait()
-        server.shutdown()
-        server.server_close()
+    with runtime_api([v1("POST", "/generate", headers, BODY), v2("GET", "/healthz", {})]) as (port, answers):
+        env = {
+            **os.environ,
+            **environment(released, tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}",
+        }
+        process = subprocess.Popen([sys.executable, "-m", "awslambdaric", "handler.handler"], cwd=FOLDER, env=env)
+        try:
+            path, answer = answers.get(timeout=120)
+            assert path == "/2018-06-01/runtime/invocation/request-1/response", answer
+            assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"
+            assert answers.get(timeout=30)[1]["statusCode"] == 200
+        finally:
+            process.kill()
+            process.wait()

@@ -53,9 +53,28 @@ def test_the_nearest_topic_is_the_group_of_the_training_examples_and_of_small_gr
     assert answer.topics[0] == "returns"
 
 
+def test_known_words_about_something_else_fit_less():
+    lexicon = lexicon_of(TRAINED)
+    known, mixed, other = features(
+        ["How long does my parcel take?", "Is the return item my parcel on Monday?", "zebra stripes"], lexicon
+    )
+    assert mixed.unknown_share == 0 and known.fit > mixed.fit > other.fit < 0
+    [answer] = features(["It takes three days."], lexicon, "answer")
+    assert answer.fit > features(["It takes three days."], lexicon)[0].fit
+    [empty] = features([""], lexicon)
+    assert empty.fit is None
+    assert features(["parcel"], lexicon_of(TRAINED[:3]))[0].fit is None  # one group: there is nothing to fit better
+
+
+def test_examples_without_topics_are_fitted_one_by_one():
+    alone = [row._replace(group=f"g{n}") for n, row in enumerate(TRAINED)]
+    known, mixed = features(["How do I return an item?", "How does club level arrive?"], lexicon_of(alone))
+    assert known.topics == ("faq",) and known.fit > mixed.fit
+
+
 def test_a_lexicon_of_nothing_knows_nothing():
     [found] = features(["hello world"], lexicon_of([]))
-    assert found.unknown_share == 1 and found.topics == (NO_TOPIC,)
+    assert found.unknown_share == 1 and found.topics == (NO_TOPIC,) and found.fit is None
 
 
 @pytest.mark.parametrize(

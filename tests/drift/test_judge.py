@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from llmops.drift import classifier, comparisons
 from llmops.drift.judge import LEVEL, Comparison, compare, judged
 from llmops.drift.lexicon import Trained, lexicon_of
-from llmops.drift.sample import FEATURES, MOST, Sample, of_examples, of_prompts
+from llmops.drift.sample import FEATURES, MOST, Feature, Sample, of_examples, of_prompts, read, write
 
 WORDS = {
     "card": "card arrived lost stolen bank plastic pin replace mail wait",
@@ -59,6 +62,20 @@ def test_constant_and_missing_and_infinite_numbers():
     assert comparisons.numbers([1.0] * 9 + [None], [2.0]).p_value > 0.05  # one request says nothing
 
 
+def test_less_of_a_few_is_seen_and_more_is_not_less():
+    rng = np.random.default_rng(4)
+    before, same = rng.normal(size=3000), rng.normal(size=2000)
+    few = np.concatenate([same[:1800], rng.normal(-1.2, size=200)])
+    assert comparisons.less(before.tolist(), same.tolist()).p_value > 0.02
+    found = comparisons.less(before.tolist(), few.tolist())
+    assert found.p_value < 0.005 < comparisons.numbers(before.tolist(), few.tolist()).p_value
+    assert 0.52 < found.effect < 0.56 and len(found.shares["bins"]) == 10
+    assert comparisons.less(few.tolist(), before.tolist()).p_value > 0.99
+    assert comparisons.less([1.0] * 9, [1.0, None]) is None and comparisons.less([], [1.0]) is None
+    [high] = judged([Comparison("prompt", "fit", "mann_whitney", 1.0, 0.515, 1e-9)])
+    assert not high.drifted  # sure, and too small to matter: it is an AUC, not an index
+
+
 def test_new_and_vanished_categories():
     found = comparisons.categories(["en"] * 300, ["en"] * 90 + ["de"] * 10)
     assert found.p_value < 0.01 and found.shares["bins"] == ["en", "de"] and math.isfinite(found.effect)
@@ -90,6 +107,17 @@ def test_equal_texts_are_not_told_apart():
     assert classifier.tell_apart(*classifier.of_texts([""] * 50, ["", "?"] * 20)).p_value > 0.0
 
 
+def test_a_topic_of_known_words_that_was_never_there_fits_worse(lexicon):
+    before = of_prompts(prompts({"card": 300, "cash": 300, "login": 300}), lexicon, keep=False)
+    rng = np.random.default_rng(5)
+    mixed = [rng.choice([word for topic in WORDS.values() for word in topic.split()], 4) for _ in range(60)]
+    other = [f"how do I {' '.join(words)} please today" for words in mixed]
+    usual = prompts({"card": 180, "cash": 180, "login": 180}, 6)
+    [same] = [one for one in compare(before, of_prompts(usual, lexicon, keep=False)) if one.feature == "fit"]
+    found = {one.feature: one for one in compare(before, of_prompts(usual + other, lexicon, keep=False))}
+    assert not same.drifted and found["fit"].drifted and "unknown_share" not in found  # there is no unknown word
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_topic_that_vanishes_and_one_that_comes_are_named(lexicon, keep):
     before = of_prompts(prompts({"card": 300, "cash": 150}), lexicon, keep)
@@ -108,6 +136,14 @@ def test_nothing_to_compare_is_no_comparison(lexicon):
     assert compare(empty, empty) == compare(empty, one) == compare(one, empty) == []
     told = compare(of_prompts(prompts({"card": 50}), lexicon, True), one)
     assert "texts" not in {found.feature for found in told} and all(math.isfinite(found.effect) for found in told)
+
+
+def test_what_only_one_side_knows_tells_nothing(lexicon):
+    asked = prompts({"card": 50, "cash": 50})
+    told = {one.feature: one for one in compare(of_prompts(asked, None, False), of_prompts(asked, lexicon, False))}
+    assert not told.keys() & {"fit", "topics", "unknown_share"} and told["features"].effect < 0.55
+    nothing = Sample({feature: [None] * 9 for feature in FEATURES}, [""] * 9, [""] * 9)
+    assert [one.effect for one in compare(nothing, nothing)] == [0.5]
 
 
 def test_false_alarms_are_bounded_over_all_comparisons():
@@ -132,3 +168,29 @@ def test_training_examples_are_told_by_the_words_of_the_others():
 def test_of_many_requests_so_many_are_drawn():
     many = Sample({feature: [None] * (MOST + 5) for feature in FEATURES}, [""] * (MOST + 5), [""] * (MOST + 5))
     assert len(many.drawn(0)) == MOST and many.drawn(0) == many.drawn(0)
+
+
+def test_a_reference_of_which_a_part_is_older_than_a_feature_differs_by_nothing() -> None:
+    """An earlier release did not tell of `fit`: requests without it are no others for that."""
+    rng = np.random.default_rng(4)
+
+    def drawn(count: int, known: float) -> Sample:
+        columns: dict[Feature, list[Any]] = {
+            feature: rng.normal(size=count).tolist() if feature.kind != "category" else ["en"] * count
+            for feature in FEATURES
+        }
+        fit = next(feature for feature in FEATURES if feature.name == "fit" and feature.side == "prompt")
+        columns[fit] = [value if n < known * count else None for n, value in enumerate(columns[fit])]
+        return Sample(columns, [""] * count, [""] * count)
+
+    for known in (0.05, 0.33, 0.9):
+        found = compare(drawn(800, known), drawn(800, 1.0))
+        assert not [one.feature for one in found if one.drifted]
+
+
+def test_a_reference_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    sample = Sample({feature: [None, None] for feature in FEATURES}, ["", ""], ["", ""])
+    write(tmp_path / "all.parquet", sample)
+    table = pq.read_table(tmp_path / "all.parquet")
+    pq.write_table(table.drop_columns([name for name in table.column_names if name.endswith(".fit")]), tmp_path / "old")
+    assert read(tmp_path / "old") == sample

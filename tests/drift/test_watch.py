@@ -15,7 +15,7 @@ import pytest
 
 from llmops.alerts import conditions
 from llmops.cli import main
-from llmops.config import Config
+from llmops.config import Alerts, Config, Monitoring
 from llmops.drift.features import features
 from llmops.drift.lexicon import read_lexicon
 from llmops.drift.reference import NoReferenceError, reference_of
@@ -24,6 +24,7 @@ from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import reader_of
 from llmops.monitoring.shipping import drain
+from llmops.monitoring.sinks.local import LocalStore
 from llmops.records import Example, content_id, write_rows
 from llmops.registry.aliases import Change, move
 from llmops.state.database import database_of
@@ -110,6 +111,19 @@ def days(count, start=0):
     return [DAY + timedelta(days=start + n) for n in range(count)]
 
 
+def test_a_window_of_which_requests_were_removed_says_so(shop, caplog):
+    for n, day in enumerate(days(3)):
+        shop.ask(day, USUAL, seed=n)
+    last, cut = days(3)[2], timestamp(days(3)[2] + timedelta(minutes=30))
+    with closing(sqlite3.connect(shop.config.events / "store.db")) as db, db:
+        db.execute("UPDATE events SET stored = 0 WHERE time < ?", (cut,))  # what came a moment ago is never removed
+    LocalStore(shop.config.events, Monitoring(raw_mb=0.001)).prune()
+    found = shop.watch(last, against="training")
+    assert (found["state"], found["requests"]) == ("judged", 60)
+    assert found["kept_since"] == timestamp(last + timedelta(minutes=29)) and "monitoring.raw_mb" in caplog.text
+    assert "kept_since" not in shop.watch(last, against="training")  # that window was judged before
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_two_windows_in_a_row_are_drift(shop, keep):
     for n, day in enumerate(days(3)):
@@ -126,7 +140,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep):
     # the events say the same, and so does the page
     last = [e for e in shop.events() if e["llmops.drift.since"] == second["since"]]
     assert len(last) == len(second["comparisons"]) and {e["llmops.drift.reference"] for e in last} == {"served"}
-    page = drift_figures(reader_of(shop.config), days(1, 6)[0])
+    page = drift_figures(reader_of(shop.config), 2, days(1, 6)[0])
     assert page["window"]["since"] == second["since"] and page["comparisons"][0]["windows"] == 2
     assert {one["name"] for one in page["topics"]} >= {"card", "login"}
     assert bool(page["examples"]) == keep and page["nearest"]
@@ -134,6 +148,18 @@ def test_two_windows_in_a_row_are_drift(shop, keep):
     json.dumps(page)
     [alert] = conditions.drift(shop.config, reader_of(shop.config), datetime.now(UTC) + timedelta(minutes=1))
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
+
+
+def test_how_many_windows_are_drift_is_said_once(shop):
+    for n, day in enumerate(days(6)):
+        shop.ask(day, USUAL if n < 3 else OTHER, seed=n)
+    shop.config = shop.config.model_copy(update={"alerts": Alerts(drift_windows=3)})
+    found = [shop.watch(day) for day in days(3, 3)]
+    assert [bool(one["drift"]) for one in found] == [False, False, True]
+    page = drift_figures(reader_of(shop.config), 3, days(1, 6)[0])
+    assert page["in_a_row"] == 3 and [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
+    [alert] = conditions.drift(shop.config, reader_of(shop.config), datetime.now(UTC) + timedelta(minutes=1))
+    assert "3 windows in a row" in alert.message
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
@@ -192,8 +218,30 @@ def test_without_a_reference_nothing_is_judged(shop, tmp_path_factory):
         reference_of(shop.config, reader_of(shop.config), _champion(shop.config), DAY, "training")
     empty = Config(home=tmp_path_factory.mktemp("empty"))
     assert watch_drift(empty)["state"] == "no champion"
-    page = drift_figures(reader_of(empty))
+    page = drift_figures(reader_of(empty), 2)
     assert page["window"] is None and page["windows"] == []
+
+
+@pytest.mark.parametrize("looks", [["--until", "2026-03-02"], ["--against", "training"]])
+def test_a_look_by_hand_is_no_event_and_moves_no_alert(shop, capsys, monkeypatch, looks):
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for day, counts in zip(days(4), (USUAL, USUAL, OTHER, OTHER), strict=True):
+        shop.ask(day, counts)
+    shop.ask(today - timedelta(days=1), USUAL)
+    shop.watch(days(4)[2])
+    shop.watch(days(4)[3])
+    now, reader = datetime.now(UTC) + timedelta(minutes=1), reader_of(shop.config)
+    before, raised = shop.events(), conditions.drift(shop.config, reader, now)
+    assert len(raised) == 1
+    monkeypatch.setenv("LLMOPS_HOME", str(shop.config.home))
+    monkeypatch.setenv("LLMOPS_MONITORING__DRIFT_REQUESTS", "40")
+    monkeypatch.setenv("LLMOPS_MONITORING__DRIFT_DAYS", "2")
+    assert main(["drift", *looks, "--json"]) == 0 and json.loads(capsys.readouterr().out)["state"] == "judged"
+    shop.ship()
+    assert shop.events() == before and conditions.drift(shop.config, reader, now) == raised
+    assert main(["drift", "--json"]) == 0  # the window in its turn
+    shop.ship()
+    assert len(shop.events()) > len(before)
 
 
 def test_the_command_and_the_task(shop, capsys, monkeypatch):
@@ -204,6 +252,7 @@ def test_the_command_and_the_task(shop, capsys, monkeypatch):
     monkeypatch.setenv("LLMOPS_MONITORING__DRIFT_DAYS", "2")
     assert main(["drift", "--until", "2026-03-04", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "judged"
+    shop.watch(days(3)[2])
     assert main(["drift", "--until", "2026-03-05"]) == 0
     assert "DRIFT, 2 windows" in capsys.readouterr().out
     assert main(["drift", "--until", "tomorrow"]) == 1

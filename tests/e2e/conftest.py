@@ -14,7 +14,7 @@ import pytest
 
 from llmops import stack
 from llmops.config import load
-from llmops.orchestrator import Airflow
+from llmops.schedule.orchestrator import Airflow
 
 ROOT = Path(__file__).parents[2]
 DAY = "2026-01-31"
@@ -22,7 +22,6 @@ SMALL = {
     "LLMOPS_TUNE__TRIALS": "0",
     "LLMOPS_TRAIN__EPOCHS": "0.5",
     "LLMOPS_TRAIN__LEARNING_RATE": "0.005",
-    "LLMOPS_COMPRESS__VARIANTS": '["int8"]',
     "LLMOPS_COMPRESS__WITHIN": "9",  # so that what is evaluated, released and served is the compressed model
     "LLMOPS_COMPRESS__MAX_NEW_TOKENS": "8",
     "LLMOPS_EVALUATE__MAX_NEW_TOKENS": "8",

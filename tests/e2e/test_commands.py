@@ -24,8 +24,8 @@ import pytest
 
 from llmops import cli, stack
 from llmops.config import load
-from llmops.orchestrator import Airflow
 from llmops.registry.registry import registry_of
+from llmops.schedule.orchestrator import Airflow
 
 from .conftest import ROOT, free_port
 
@@ -39,6 +39,9 @@ RUN = [
     ".venv/bin/llmops run all --config examples/support_bot/config.yaml",
     "llmops status",
     "llmops status --verify",
+    "llmops index stats",
+    'llmops index search "How long does delivery take?"',
+    'llmops ask "How long does delivery take?"',
     "llmops gc --dry-run",
     "llmops gc",
     "llmops keys create --role user",
@@ -85,12 +88,16 @@ SYNOPSES = [
     "llmops run STAGE|all [--interval 2026-01-31] [--set train.seed=1]",
     "llmops trigger [DAG] [--set epochs=2] [--wait]",
     "llmops airflow …",
+    "llmops index stats|search [QUESTION] [-k 5] [--way fused]",
     "llmops lineage [VERSION]",
     "llmops models list|show|promote|rollback|canary|ab|decisions [VERSION]",
     "llmops models decisions [v3]",
     "llmops models decisions",
     "llmops models push [--check]",
+    "llmops models export VERSION --to gguf|hf DIRECTORY",
+    "llmops models export champion --to gguf bot",  # tests/push_to_hub/test_export.py runs both
     "llmops keys create|list|rotate|revoke",
+    "llmops ask QUESTION [--show] [--version VERSION|base]",
     "llmops generate PROMPT [--version VERSION|base]",
     "llmops batch IN.parquet OUT.parquet [--url URL]",
     "llmops data forget SUBJECT [--dry-run]",
@@ -142,22 +149,26 @@ NAMED = (["models"], ["data", "forget"], ["alerts", "silence"], ["alerts", "unsi
 SERVING_DOCS = "tests/serving/test_docs.py runs it"
 WRITES = "writes into the checkout; the test of that name checks what is written"
 VLLM = "installs gigabytes into an environment of its own"
+GUIDELLM = "installs gigabytes into an environment of its own; tests/serving/answers/test_guidellm.py runs it in one"
 
 #: Only checked for their grammar: beginning of the command → why it is not run.
 PARSED = {
     "llmops plan --config examples/support_bot/config.yaml --set select.model=": "its weights are on the Hub and its "
     "licence asks for a token; tests/test_plan.py plans for it",
     "make demo": "leaves everything running; what it starts is started by these tests",
-    "make test": "runs these tests",
+    "make test": "runs these tests, and so does `make test-slow`",
     "make setup PYTHON=": "installs gigabytes; tests/test_makefile.py runs its choice of Python",
     "make stop": "ends what a developer has running; tests/test_stack.py stops services",
+    "make test-images": "builds and runs images for five minutes; needs podman",
     "make test-other": "runs a part of the tests on another Python; CI does",
     "make bench": "takes an hour; tests/benchmarks does a part of it",
     "make pipeline": "trains for minutes; tests/e2e/test_front_door.py runs the pipeline in Airflow",
     "LLMOPS_COLLECT__ROOT=/folder/with/your/files": "needs your files; tests/examples reads that configuration",
+    "LLMOPS_COLLECT__ROOT=/folder/with/your/documents": "needs yours; test_documents_alone.py runs it on others",
     "python tests/test_readme.py": WRITES,
     "python tests/data/test_bad_input.py": WRITES,
     "python tests/monitoring/test_fields_table.py": WRITES,
+    "python -m tests.monitoring.outages": "takes minutes; tests/monitoring/test_chaos.py does a hundredth of it",
     "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
     "python benchmarks/NAME.py": "stands for each of the benchmarks; tests/benchmarks runs them",
     "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
@@ -172,7 +183,11 @@ PARSED = {
     "id=$(curl -s": SERVING_DOCS,
     "python3.11 -m venv .venv-vllm": VLLM,
     ".venv-vllm/bin/pip ": VLLM,
+    "python3.11 -m venv .venv-guidellm": GUIDELLM,
+    ".venv-guidellm/bin/pip ": GUIDELLM,
+    ".venv-guidellm/bin/guidellm ": GUIDELLM,
     "pip install bitsandbytes": VLLM,
+    "sqlite3 .llmops/events/store.db": "tests/serving/test_grounding.py asks it of the app's events",
 }
 
 
@@ -300,6 +315,7 @@ def shell(command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[
     return subprocess.run(["bash", "-c", command], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_docs_work_one_after_another(environ: dict[str, str], airflow: Airflow) -> None:
     url = f"http://127.0.0.1:{environ['LLMOPS_SERVING__PORT']}"
     deadline = time.monotonic() + 120

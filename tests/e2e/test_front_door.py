@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from llmops import artifacts, stack
-from llmops.orchestrator import Airflow, OrchestratorError
 from llmops.pipeline import STAGES
+from llmops.schedule.orchestrator import Airflow, OrchestratorError
 
 from .conftest import DAY, ROOT, Llmops
 
@@ -119,7 +119,7 @@ def test_other_epochs_are_set_in_the_form_and_the_run_ends_with_them(
     page.keyboard.press("Tab")
     dialog.get_by_role("button", name="Trigger", exact=True).click()
     run = latest(airflow, PIPELINE, before)
-    assert end(airflow, PIPELINE, run) == ("success", dict.fromkeys([*STAGES, "gc"], "success"))
+    assert end(airflow, PIPELINE, run) == ("success", dict.fromkeys([*STAGES, "fall_back", "gc"], "success"))
     record = artifacts.read_record(Path(airflow.outputs(PIPELINE, run, "train")))
     assert (record.interval, record.config["epochs"]) == (DAY, 0.25)
     page.goto(f"{service.url}/dags/{PIPELINE}/runs/{run}")
@@ -192,7 +192,7 @@ def test_llmops_trigger_follows_a_run_to_its_end(llmops: Llmops, service: stack.
     done = llmops("trigger", "--interval", DAY, "--wait")
     assert done.returncode == 0, done.stderr[-3000:]
     ended = [line.split()[0] for line in done.stdout.splitlines() if " success" in line]
-    assert sorted(ended) == sorted([*STAGES, "gc"])
+    assert sorted(ended) == sorted([*STAGES, "fall_back", "gc"])
     refused = llmops("trigger", "--set", "release.min_effect=0")
     assert refused.returncode == 1 and "release.min_effect" in refused.stderr and "epochs" in refused.stderr
     failed = llmops("trigger", "llmops_canary", "--set", "version=v99", "--wait")

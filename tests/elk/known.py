@@ -48,19 +48,27 @@ def _generated(
     return said | more
 
 
+def _found(*passages: str) -> dict[str, Any]:
+    return {
+        "llmops.retrieval.outcome": "found",
+        "llmops.retrieval.passages": list(passages),
+        "llmops.retrieval.locations": ["help.html"],
+        "llmops.retrieval.likeness": 0.75,
+    }
+
+
 _REQUESTS = [
     _request(FIRST, 0, 100) | _generated("v1", "champion", (10, 20), 10, "aaaa"),
-    _request(FIRST, 1, 200)
-    | _generated("v1", "champion", (20, 40), 20, "aaaa", **{"llmops.retrieval.passages": ["p1", "p2"]}),
+    _request(FIRST, 1, 200) | _generated("v1", "champion", (20, 40), 20, "aaaa", **_found("p1", "p2")),
     _request(FIRST, 2, 300) | _generated("v1", "champion", (30, 60), 30, "bbbb"),
     _request(FIRST, 3, 400, 500)
     | {"error.type": "EngineError", "error.message": "it fell", "llmops.canary.side": "champion"},
-    _request(SECOND, 0, 500)
-    | _generated("v2", "canary", (10, 10), 50, "bbbb", **{"llmops.retrieval.passages": ["p1"]}),
+    _request(SECOND, 0, 500) | _generated("v2", "canary", (10, 10), 50, "bbbb", **_found("p1")),
     _request(SECOND, 1, 700)
     | _generated(
         "v2", "canary", (10, 30), 70, "bbbb", **{"llmops.guard.verdict": "cut", "llmops.guard.rules": ["secret"]}
-    ),
+    )
+    | {"llmops.retrieval.outcome": "refused", "llmops.retrieval.passages": []},
     _request(SECOND, 2, 1, 429) | {"error.type": "rate_limited"},
     _request(SECOND, 3, 2, 401) | {"error.type": "unauthorized", "client.address": "unix"},
 ]
@@ -79,6 +87,7 @@ def _text(
         "llmops.prompt.script": "Latin",
         "llmops.prompt.unknown_share": unknown,
         "llmops.prompt.topics": topics,
+        "llmops.prompt.fit": words / 4,
         "llmops.answer.words": 2 * words,
         "llmops.answer.refusal": refusal,
         "llmops.prompt.text": "Wo ist mein Paket? " * 3000,  # longer than a keyword may be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,14 +13,19 @@ import pytest
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
-from llmops.config import Monitoring
+from llmops.config import Config, Monitoring
+from llmops.data.index.elasticsearch import opener
+from llmops.data.index.filling import clear, serve
 from llmops.elk import kibana, setup
-from llmops.elk.objects import LONGEST, STREAMS, mappings
-from llmops.errors import ConfigError, TransientError
+from llmops.elk.objects import STREAMS, mappings
+from llmops.errors import ConfigError, IndexRefused, TransientError
 from llmops.monitoring.datasets import DATASETS
-from llmops.monitoring.fields import FIELDS
+from llmops.monitoring.fields import FIELDS, LONGEST_KEYWORD
+from llmops.registry.indexes import served_index
+from llmops.registry.registry import registry_of
 
-from .conftest import ADMIN, READS, WRITES
+from ..documents import DAY, SAID, indexed
+from .conftest import ADMIN, INDEXES, READS, WRITES
 from .known import EVENTS, FIRST, known
 from .lens import Panel, panels, rows, search
 from .shown import SHOWN
@@ -140,7 +146,7 @@ def test_fields_have_the_types_of_the_registry_in_every_stream_and_nothing_else_
 
 
 def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
-    """Objects are kept and not searched; a keyword that is longer than Lucene takes is kept, and said to be ignored."""
+    """Objects are kept and not searched; no keyword is longer than Lucene takes."""
     for event in known():
         stream = f"logs-{event['event.dataset']}-default"
         wanted = [{"term": {"event.id": event["event.id"]}}]
@@ -149,12 +155,11 @@ def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
                 wanted.append({"match": {name: {"query": str(value)[:30], "operator": "and"}}})
             elif name in INDEXED and value not in (None, []):
                 for one in value if isinstance(value, list) else [value]:
-                    if len(str(one)) <= LONGEST:
+                    if len(str(one)) <= LONGEST_KEYWORD:
                         wanted.append({"term": {name: one}})
         (hit,) = filled("POST", f"/{stream}/_search", {"query": {"bool": {"filter": wanted}}})["hits"]["hits"]
         assert hit["_source"] == event
-        ignored = ["llmops.gate.reasons"] if event["event.dataset"] == "llmops.gate" else []
-        assert hit.get("_ignored", []) == ignored
+        assert not hit.get("_ignored")
 
 
 def test_a_field_that_only_a_newer_writer_knows_loses_no_event(server: str, filled: Ask) -> None:
@@ -163,6 +168,7 @@ def test_a_field_that_only_a_newer_writer_knows_loses_no_event(server: str, fill
         "event.dataset": "llmops.sink",
         "event.id": "new",
         "llmops.new": {"a": 1},
+        "llmops.sink.name": "long" * LONGEST_KEYWORD,  # as one that did not cap it may have spooled it
     }
     (stored,) = bulk(server, WRITES, [event])
     place = f"/{stored['_index']}/_doc/new"
@@ -269,3 +275,37 @@ def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Mon
     unable = {one.thing: one.what for one in setup.down(config, True, ADMIN)}  # this server cannot, and says so
     assert unable[f"events ({STREAMS})"] == "cannot" and unable[TEMPLATES[0]] == "kept"
     assert filled("POST", f"/{STREAMS}/_count")["count"] == len(known())
+
+
+def test_who_indexes_puts_passages_there_and_a_reader_searches_them_and_cannot_change_them(
+    config: Monitoring, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Config(home=tmp_path, index={"backend": "elasticsearch"}, monitoring=config.model_dump())
+    artifact, registry = indexed(tmp_path, SAID, model=""), registry_of(whole)
+
+    def log_in(prefix: str, user: tuple[str, str]) -> None:
+        monkeypatch.setenv(f"{prefix}USER", user[0])
+        monkeypatch.setenv(f"{prefix}PASSWORD", user[1])
+
+    log_in("ELASTICSEARCH_", WRITES)
+    with pytest.raises(IndexRefused, match=r"403.*ELASTICSEARCH_INDEXER_API_KEY.*llmops_indexer"):
+        serve(registry, artifact, DAY, whole.search_server, by="a test")
+    log_in("ELASTICSEARCH_INDEXER_", INDEXES)
+    serve(registry, artifact, DAY, whole.search_server, by="a test")
+    [name] = [name for name in ask("GET", "/_mapping") if name.startswith("llmops-passages-")]
+    folder = served_index(registry)
+    assert folder
+    with pytest.raises(IndexRefused, match=r"403.*ELASTICSEARCH_READER_API_KEY.*llmops_reader"):
+        opener(whole)(folder)
+    log_in("ELASTICSEARCH_READER_", READS)
+    with opener(whole)(folder) as index:
+        assert index.search("How long is the guarantee?", 1)[0].passage.position == "row 2"
+    assert httpx.delete(f"{config.elasticsearch_url}/{name}", auth=READS).status_code == 403
+    assert httpx.delete(f"{config.elasticsearch_url}/{name}/_doc/0", auth=READS).status_code == 403
+    assert httpx.post(f"{config.elasticsearch_url}/logs-llmops.*/_search", auth=INDEXES).json()["hits"]["hits"] == []
+    serve(registry, indexed(tmp_path, {"How?": "So."}, model=""), "2026-02-01", whole.search_server, by="a test")
+    assert whole.search_server
+    clear(whole.search_server, registry)
+    [left] = [name for name in ask("GET", "/_mapping") if name.startswith("llmops-passages-")]
+    assert left != name
+    ask("DELETE", f"/{left}")

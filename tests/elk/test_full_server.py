@@ -21,16 +21,17 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.elk import setup
-from llmops.elk.objects import READER, STREAMS, WRITER, mappings
+from llmops.elk.objects import INDEXER, READER, STREAMS, WRITER, mappings
 
 ENVIRON = {
     "ELASTIC_PASSWORD": "secret-boss",
     "ELASTICSEARCH_WRITER_PASSWORD": "secret-writer",
     "ELASTICSEARCH_READER_PASSWORD": "secret-reader",
+    "ELASTICSEARCH_INDEXER_PASSWORD": "secret-indexer",
     "KIBANA_SYSTEM_PASSWORD": "secret-kibana",
 }
 ALL = {"index template llmops-events", "index template llmops-texts", "retention of data streams"} | {
-    f"{kind} {name}" for kind in ("role", "user") for name in (WRITER, READER)
+    f"{kind} {name}" for kind in ("role", "user") for name in (WRITER, READER, INDEXER)
 }
 Asked = tuple[str, str, Any]
 
@@ -123,7 +124,8 @@ def said(steps: Any) -> dict[str, str]:
 def test_a_full_server_takes_everything_and_then_nothing_is_left_to_do(config: Monitoring) -> None:
     first = list(setup.setup(config, ENVIRON))
     assert setup.status(first) == 0 and said(first).keys() >= ALL
-    assert Full.passwords == {WRITER: "secret-writer", READER: "secret-reader", "kibana_system": "secret-kibana"}
+    users = {WRITER: "secret-writer", READER: "secret-reader", INDEXER: "secret-indexer"}
+    assert Full.passwords == {**users, "kibana_system": "secret-kibana"}
     assert {s: said["data_retention"] for s, said in Full.lifecycles.items()} == {
         "logs-llmops.serving-default": "90d",
         "logs-llmops.text-default": "30d",

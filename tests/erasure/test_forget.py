@@ -10,11 +10,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,22 +30,30 @@ from llmops.artifacts import Record
 from llmops.config import Config, Retention
 from llmops.data import spark
 from llmops.data.collect import forgotten
-from llmops.erasure import erase
-from llmops.erasure.forget import _write_texts, forget
-from llmops.errors import LlmopsError
+from llmops.data.index import filling
+from llmops.data.index.elasticsearch import opener
+from llmops.data.index.search import open_index
+from llmops.erasure import derived, erase, passages, search
+from llmops.erasure.forget import forget
+from llmops.erasure.plans import ErasurePlan
+from llmops.erasure.subject import Subject
+from llmops.errors import IndexUnavailable, LlmopsError
 from llmops.features.examples import read_offline
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
-from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
-from llmops.registry.registry import registry_of
+from llmops.records import Document, Dropped, Example, Finding, Passage, read_rows, write_rows
+from llmops.registry.indexes import serve_index
+from llmops.registry.registry import Registry, registry_of
 from llmops.registry.version import Version
 from llmops.retention import removal
 from llmops.retention.gc import gc
 from llmops.state.database import database_of
-from llmops.state.tables import split_entries
+from llmops.state.tables import served_indexes, split_entries
+
+from ..event_server import EventServer
 
 DAY = "2026-01-31"
 MAIL = "ana.li@example.org"
@@ -111,13 +121,13 @@ def session() -> Iterator[SparkSession]:
 
 @pytest.fixture(scope="module")
 def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sources` and `home`: real up to features, the rest by hand."""
+    """A folder with `sources` and `home`: real up to features and the index, the rest by hand."""
     folder = tmp_path_factory.mktemp("built")
     (folder / "sources").mkdir()
     sources(folder / "sources")
     home = folder / "home"
     config = configured(home, folder / "sources", repository=str(home / "repository"))
-    done = {name: pipeline.run_stage(name, config, DAY) for name in ("collect", "clean", "annotate")}
+    done = {name: pipeline.run_stage(name, config, DAY) for name in ("collect", "clean", "index", "annotate")}
     select = finish(home, "select", "s1", {}, selection={"model": "tiny", "path": "base"})
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "parcel": 2}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -169,6 +179,7 @@ def publish(config: Config, done: dict[str, Path]) -> None:
         return {"README.md": card, "lineage.json": json.dumps({"stages": stages})}
 
     trees = {"answers.parquet": done["evaluate"] / "answers.parquet"}
+    serve_index(registry_of(config), done["index"], DAY, by="test")
     registry_of(config).publish(facts, trees, documents, by="test", why="test")
 
 
@@ -180,6 +191,9 @@ def site(built: Path, tmp_path: Path) -> Path:
     answers = home / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
     answers.unlink()
     answers.hardlink_to(home / "artifacts" / "evaluate" / "e1" / "answers.parquet")
+    for file in (home / "registry" / "support-bot" / "indexes").glob("*/*"):
+        file.unlink()
+        file.hardlink_to(home / "artifacts" / "index" / file.parent.name / file.name)
     return tmp_path / "site"
 
 
@@ -414,7 +428,7 @@ def test_artifacts_keep_their_folders_and_their_records_tell(site: Path) -> None
     config = at(site)
     before = {
         p.name: p
-        for s in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train")
+        for s in ("collect", "clean", "index", "annotate", "features", "evaluate", "govern", "train")
         for p in [only(config, s)]
     }
     report = forget(config, MAIL)
@@ -423,9 +437,241 @@ def test_artifacts_keep_their_folders_and_their_records_tell(site: Path) -> None
         (erasure,) = artifacts.read_record(path).erasures
         assert erasure["time"] == report.time and MAIL not in json.dumps(erasure)
     assert artifacts.read_record(only(config, "train")).erasures[0]["examples"] == report.versions[0]["examples"]
-    for stage in ("collect", "clean", "annotate"):
+    for stage in ("collect", "clean", "index", "annotate"):
         assert pipeline.run_stage(stage, config, DAY) in before.values()
     assert pipeline.plan("annotate", config, DAY).done
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_an_index_finds_nothing_of_a_person_any_more_and_the_others_as_before(site: Path, published: bool) -> None:
+    config = at(site)
+    folder = only(config, "index")
+    if published:
+        folder = config.release.registry / "support-bot" / "indexes" / folder.name
+    before = dict(zip(read_rows(folder / "passages.parquet", Passage), np.load(folder / "vectors.npy"), strict=True))
+    with open_index(folder) as index:
+        assert "blue parcel" in index.search("Where is the blue parcel?", 1, "bm25")[0].passage.headings
+        assert "Pets are insured" in index.search("Is a kitten insured?", 1, "dense")[0].passage.text
+    report = forget(config, MAIL)
+    left = read_rows(folder / "passages.parquet", Passage)
+    assert report.rows[f"index/{folder.name}"] == len(before) - len(left) == 4
+    assert artifacts.verify(folder) == []
+    assert [note["rows"] for note in artifacts.read_record(folder).erasures] == [4]
+    assert not [p for p in left if any(s.lower() in f"{p.headings} {p.text}".lower() for s in SECRETS)]
+    rows = np.load(folder / "vectors.npy")
+    assert [p for p in before if p in left] == left
+    assert all((row == before[p]).all() for p, row in zip(left, rows, strict=True))
+    assert not any(before[p].tobytes() in rows.tobytes() for p in before if p not in left)
+    with open_index(folder) as index:
+        for word in ("blue", "momo", "ana", "cat"):
+            assert index.search(word, 5, "bm25") == [], word
+        found = index.search("Is my cat Momo insured? Where is the blue parcel of Ana?", 50)
+        assert {hit.passage for hit in found} == set(left)
+
+
+def test_an_index_that_is_served_forgets_though_its_artifact_is_gone(site: Path) -> None:
+    config = at(site)
+    folder = config.release.registry / "support-bot" / "indexes" / only(config, "index").name
+    shutil.rmtree(only(config, "index"))
+    assert forget(config, MAIL).remaining == {} and holding(config.home, *SECRETS) == set()
+    with open_index(folder) as index:
+        assert index.search("momo", 5, "bm25") == [] and index.search("warranty", 1, "bm25")
+
+
+def on(site: Path, server: EventServer) -> Config:
+    more = {"index": {"backend": "elasticsearch"}, "monitoring": {"elasticsearch_url": server.url}}
+    return Config.model_validate({**at(site).model_dump(), **more})
+
+
+@pytest.fixture
+def searched(site: Path, elasticsearch: EventServer) -> Config:
+    """The site, whose served index is on a server, where an older one that nobody asks names the person, too."""
+    config = on(site, elasticsearch)
+    registry, folder = registry_of(config), only(config, "index")
+    older = folder.with_name("0" * 16)
+    shutil.copytree(folder, older)
+    artifacts.commit(older, replace(artifacts.read_record(older), fingerprint=older.name))
+    for artifact in (older, folder):
+        filling.serve(registry, artifact, DAY, config.search_server, by="test")
+    shutil.rmtree(older)
+    shutil.rmtree(registry.folder / "indexes" / older.name)
+    return config
+
+
+def on_server(config: Config) -> dict[str, int]:
+    assert config.search_server
+    with filling.Copies(config.search_server, registry_of(config)) as copies:
+        return copies.sizes()
+
+
+def test_an_index_on_a_server_forgets_and_nothing_older_stays_there(
+    searched: Config, elasticsearch: EventServer
+) -> None:
+    config, folder = searched, only(searched, "index")
+    before = on_server(config)
+    assert len(before) == 2
+    with opener(config)(folder) as index:
+        assert index.search("momo", 5, "bm25")
+    assert passages.where_named(config, Subject("Momo")).keys() == {f"{name} in Elasticsearch" for name in before}
+    assert forget(config, MAIL).remaining == {} and passages.where_named(config, Subject("Momo")) == {}
+    after = on_server(config)
+    assert len(after) == 1 and not before.keys() & after.keys()
+    said = httpx.get(f"{elasticsearch.url}/{next(iter(after))}/_search?size=1000").text
+    assert "warranty" in said and not [secret for secret in SECRETS if secret.lower() in said.lower()]
+    with opener(config)(folder) as index:
+        for word in ("blue", "momo", "ana", "cat"):
+            assert index.search(word, 5, "bm25") == [], word
+        left = {passage.id for passage in read_rows(folder / "passages.parquet", Passage)}
+        found = index.search("Is my cat Momo insured? Where is the blue parcel of Ana?", 50)
+        assert {hit.passage.id for hit in found} == left
+
+
+def test_what_a_release_that_was_killed_has_left_on_a_server_goes_though_nothing_is_decided(
+    site: Path, elasticsearch: EventServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, subject = on(site, elasticsearch), Subject("Momo")
+    with database_of(config).change() as connection:
+        connection.execute(sa.delete(served_indexes))
+    put = filling.Copies._put
+
+    def killed(*asked: Any) -> None:
+        put(*asked)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(filling.Copies, "_put", killed)
+        filling.serve(registry_of(config), only(config, "index"), DAY, config.search_server, by="test")
+    [name] = on_server(config)
+    with pytest.raises(IndexUnavailable, match="not whole"):
+        passages.where_named(config, subject)
+    httpx.put(f"{elasticsearch.url}/{name}/_settings", json={"index.blocks.read": None})
+    assert passages.where_named(config, subject).keys() == {f"{name} in Elasticsearch"}
+    assert forget(config, MAIL).remaining == {} and on_server(config) == {}
+
+
+def test_a_model_whose_index_was_never_on_the_server_is_not_put_there(searched: Config) -> None:
+    other = Registry(searched.registry, "embedded-one", database_of(searched))
+    serve_index(other, only(searched, "index"), DAY, by="test")
+    assert forget(searched, MAIL).remaining == {}
+    assert not (other.folder / "indexes" / filling.ID).exists()
+
+
+def test_while_the_server_is_away_nothing_is_forgotten_and_the_erasure_is_finished_later(
+    searched: Config, elasticsearch: EventServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elasticsearch.kill()
+    try:
+        with pytest.raises(IndexUnavailable):
+            forget(searched, MAIL)
+        assert not searched.erasure_journal.exists()
+    finally:
+        elasticsearch.start()
+
+    def away(*_: Any) -> None:
+        raise IndexUnavailable("It went meanwhile.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llmops.erasure.passages.renew", away)
+        with pytest.raises(IndexUnavailable):
+            forget(searched, MAIL)
+    assert searched.erasure_journal.exists()
+    assert forget(searched, MAIL).remaining == {} and len(on_server(searched)) == 1
+    with opener(searched)(only(searched, "index")) as index:
+        assert index.search("momo", 5, "bm25") == [] and index.search("warranty", 1, "bm25")
+
+
+def test_a_server_that_is_asked_no_more_is_told_as_one_that_was_not_reached(searched: Config) -> None:
+    embedded = searched.model_copy(update={"index": searched.index.model_copy(update={"backend": "embedded"})})
+    assert [line for line in forget(embedded, MAIL).unreached if "llmops-passages-*" in line]
+
+
+def test_an_erasure_that_breaks_off_within_an_index_is_finished(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = at(site)
+    folder = only(config, "index")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("llmops.data.index.database.rewrite", "llmops.data.index.database.write"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, killed)
+            with pytest.raises(KeyboardInterrupt):
+                forget(config, MAIL)
+    assert forget(config, MAIL).remaining == {} and holding(config.home, *SECRETS) == set()
+    with open_index(folder) as index:
+        assert index.search("momo", 5, "bm25") == [] and index.search("warranty", 1, "bm25")
+
+
+@pytest.mark.parametrize("state", ["cut", "without database", "empty vectors", "no vectors", "gone", "no record"])
+def test_an_index_in_any_state_keeps_no_erasure_from_its_end(
+    site: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    config = at(site)
+    folder = only(config, "index")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llmops.data.index.database.rewrite", killed)
+        with pytest.raises(KeyboardInterrupt):
+            forget(config, MAIL)
+    if state == "cut":
+        (folder / "index.db").write_bytes((folder / "index.db").read_bytes()[:5_000])
+    elif state == "without database":
+        (folder / "index.db").unlink()
+    elif state == "empty vectors":
+        artifacts.write_whole(folder / "vectors.npy", b"")  # not in place: the one in the registry stays whole
+    elif state == "no vectors":
+        vectors = np.load(folder / "vectors.npy")[1:]
+        (folder / "vectors.npy").unlink()
+        np.save(folder / "vectors.npy", vectors)
+    elif state == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / artifacts.RECORD).unlink()
+    report = forget(config, MAIL)
+    assert report.remaining == {} and holding(config.home, *SECRETS) == set()
+    assert not config.erasure_journal.exists()
+    kept = state in ("cut", "without database")
+    assert folder.exists() == kept and [folder.name in note for note in report.notes] == [True] * (not kept)
+    again = pipeline.run_stage("index", config, DAY) if kept else None
+    assert again in (folder, None)
+    if kept:
+        assert artifacts.verify(folder) == [] and len(np.load(folder / "vectors.npy")) > 0
+    published = config.release.registry / "support-bot" / "indexes" / folder.name
+    with open_index(published) as index:
+        assert artifacts.verify(published) == [] and index.search("momo", 5, "bm25") == []
+
+
+def test_words_that_end_or_begin_as_the_person_are_none_that_remain(tmp_path: Path) -> None:
+    config = configured(tmp_path / "home", tmp_path)
+    rows = ["Customer smith has returned the lamp.", "A goldsmith buys gold.", "The smiths and smith-jones sell tents."]
+    place = {"source": "help", "location": "a.html"}
+    documents = [Document(id=f"{n:032x}", **place, position=f"section {n}", text=row) for n, row in enumerate(rows)]
+    done = finish(config.home, "clean", "c1", {})
+    write_rows(done / "documents" / "part-00000.parquet", documents, Document)
+    artifacts.commit(done, artifacts.read_record(done))
+    folder = pipeline.run_stage("index", config, DAY, {"clean": done})
+    database = (folder / "index.db").read_bytes()
+    assert forget(config, "smith").remaining == {}
+    assert len(read_rows(folder / "passages.parquet", Passage)) == 2
+    (folder / "index.db").write_bytes(database)
+    assert "passages" in search.where_named(folder / "index.db", Subject("smith"))
+
+
+def test_a_file_that_an_app_replaces_meanwhile_stops_no_search(tmp_path: Path) -> None:
+    for name in ("gone.parquet", "gone.json", "store.db", "index.db", ".store.db.new"):
+        assert search.where_named(tmp_path / name, Subject("smith")) == ""
+
+
+def test_what_a_killed_run_of_the_index_left_goes_too(site: Path) -> None:
+    config = at(site)
+    left = config.artifacts / "index" / "0123456789abcdef"
+    left.mkdir()
+    (left / ".index.db.new").write_bytes(b"the pets are insured for a year")  # of the person, without a name
+    forget(config, MAIL)
+    assert not left.exists()
 
 
 def test_collect_does_not_bring_the_rows_back(site: Path) -> None:
@@ -663,6 +909,18 @@ def test_the_model_version_and_its_card_say_so(site: Path) -> None:
     assert MAIL not in card + (version.path / "version.json").read_text()
 
 
+def test_a_version_that_was_not_trained_has_learned_nothing_of_the_person(site: Path) -> None:
+    config = at(site)
+    version = registry_of(config).get("v1")
+    history = json.loads((version.path / "lineage.json").read_text())
+    for stage in history["stages"]:
+        if stage["artifact"].startswith("train/"):
+            stage["config"] = {"enabled": False}
+    (version.path / "lineage.json").write_text(json.dumps(history))
+    assert forget(config, MAIL).versions == [] and registry_of(config).get("v1").erasures == ()
+    assert "## Erasure" not in (version.path / "README.md").read_text()
+
+
 def test_no_stage_may_run_meanwhile(site: Path) -> None:
     config = at(site)
     with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
@@ -740,5 +998,5 @@ def test_the_page_of_an_evaluation_is_made_of_the_answers_that_are_left(
     (folder / "report.html").write_text("old")
     record = {name: "" for name in ("interval", "code", "git_commit", "started", "finished")}
     artifacts.commit(folder, Record("evaluate", "e1", {"worst": 7}, inputs={}, metrics={}, files={}, **record))
-    _write_texts(folder)
+    derived.write(folder, ErasurePlan(time=""))
     assert written == [(folder, 7)]

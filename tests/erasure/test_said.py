@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from llmops.config import Config
 from llmops.data.feedback import review, rows
 from llmops.erasure import said
 from llmops.erasure.forget import forget
-from llmops.monitoring.datasets import FEEDBACK
+from llmops.improve import report
+from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.monitoring.events import build
 from llmops.monitoring.sinks.base import Rejection
 from llmops.monitoring.sinks.local import LocalStore
@@ -50,3 +52,24 @@ def test_what_only_elasticsearch_has_does_not_come_back(tmp_path: Path, monkeypa
     forget(config, "Ana Petrova")
     review.refresh(config)
     assert rows.read(database_of(config)) == []
+
+
+def test_what_reports_show_of_texts_that_only_elasticsearch_has_goes_and_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = LocalStore(tmp_path / "there")
+    for module in (review, report):
+        monkeypatch.setattr(module, "reader_of", lambda config: there)
+    monitoring = {"sinks": ("elasticsearch",), "elasticsearch_url": "http://127.0.0.1:1"}
+    config = Config(home=tmp_path / "home", monitoring=monitoring)
+    keys_of(config).create("user", owner="Ana Petrova")
+    [key] = keys_of(config).list()
+    asked = {"llmops.prompt.text": "Where is it?", "llmops.answer.refusal": True, "llmops.key.prefix": key.prefix}
+    there.send([build(TEXT, asked)])
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    [topic] = (made := report.gather(config, until=moment))["topics"]
+    assert topic["question"] == "Where is it?"
+    path = report.keep(config, made)
+    forget(config, "Ana Petrova")
+    assert not [file.name for file in path.iterdir() if "Where is it?" in file.read_text()]
+    assert report.gather(config, since=moment - timedelta(days=1), until=moment)["topics"] == []

@@ -8,12 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 from llmops.access.keys import keys_of
 from llmops.config import Config, load
-from llmops.orchestrator import Task
+from llmops.schedule.orchestrator import Task
 
 FILE = Path(__file__).parents[2] / "examples" / "support_bot" / "demo.py"
 
@@ -65,6 +66,28 @@ def test_a_key_is_printed_whole_on_a_narrow_screen(
     demo.console.file.truncate(0)
     demo.show_places(config, "llmops_12345678_" + "y" * 43)
     assert password not in printed(demo)
+
+
+def test_an_answer_from_the_documents_is_shown_with_its_sources(
+    demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"headings": "Delivery", "location": "help/delivery.html", "position": "section 1", "snippet": "Two days."}
+    index = iter((None, None, "1a2b"))
+    said = {"model": "bot", "model_version": "v1", "response": "Within two days.", "sources": [source]}
+    asked: list[Any] = []
+
+    def post(url: str, **sent: Any) -> httpx.Response:
+        asked.append(sent["json"])
+        return httpx.Response(200, json=said)
+
+    monkeypatch.setattr(demo.httpx, "get", lambda url: httpx.Response(200, json={"index": next(index)}))
+    monkeypatch.setattr(demo.httpx, "post", post)
+    monkeypatch.setattr(demo.time, "sleep", lambda seconds: None)
+    demo.ask_documents(config, "key")
+    shown = " ".join(printed(demo).split())
+    assert asked[0]["ground"] and next(index, "") == ""
+    for words in ("Within two days.", "source 1", "help/delivery.html"):
+        assert words in shown
 
 
 def test_decisions_show_their_numbers_whole_on_a_narrow_screen(demo: ModuleType) -> None:

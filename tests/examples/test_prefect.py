@@ -106,6 +106,7 @@ def test_the_flow_has_every_stage_in_its_order() -> None:
     assert block and re.findall(r'"(\w+)"', block[1]) == list(STAGES)
 
 
+@pytest.mark.slow
 def test_all_stages_run_with_the_parameters_and_what_may_pass_is_tried_again(
     prefect: Path, replaced: dict[str, str], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_what_stays_is_not_tried_again_and_the_flow_says_why(
     assert _until(lambda: tasks(replaced), {"collect": ("FAILED", 1)}) == {"collect": ("FAILED", 1)}
 
 
+@pytest.mark.slow
 def test_the_real_first_stages_run(prefect: Path, server: dict[str, str], tmp_path: Path) -> None:
     environ = server | {
         "LLMOPS": shlex.join([sys.executable, "-m", "llmops"]),

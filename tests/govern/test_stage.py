@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -127,10 +128,9 @@ def test_the_threshold(fail_on: Any, severities: list[str], fails: bool) -> None
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     """The model under probe says the same to everything."""
-    monkeypatch.setattr("llmops.model.base.load.load_servable", lambda path: (None, None))
-    monkeypatch.setattr(
-        "llmops.model.base.generate.answer", lambda m, t, requests, tokens, batch: [answer for _ in requests]
-    )
+    model = SimpleNamespace(tokenizer=None, close=lambda: None)
+    monkeypatch.setattr("llmops.model.base.answering.open_model", lambda path: model)
+    monkeypatch.setattr("llmops.model.base.answering.answer", lambda m, requests, n, batch: [answer] * len(requests))
     monkeypatch.setattr(probing.prompts, "system_prompt", lambda tokenizer: "")
 
 

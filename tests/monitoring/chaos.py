@@ -4,7 +4,7 @@ Two writers put events into the spool and note which were accepted; a shipper br
 receiver that speaks as Elasticsearch, Logstash and a collector do. All are killed with -9 at random, the receiver
 hangs, answers 429, 500 and 413, forgets to answer, and refuses single documents.
 
-    python -m tests.monitoring.chaos COUNT SECONDS FOLDER [URL of a real Elasticsearch]
+    python -m tests.monitoring.chaos COUNT SECONDS FOLDER
 """
 
 from __future__ import annotations

@@ -1,17 +1,23 @@
-"""No accepted event is lost, whatever breaks on its way; `python -m tests.monitoring.chaos` does the same with more."""
+"""No accepted event is lost, whatever breaks on its way.
+
+`python -m tests.monitoring.chaos` and `python -m tests.monitoring.outages` do the same with more.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+import pytest
 from elasticsearch import Elasticsearch
 
 from llmops.monitoring.elasticsearch_client import stream_of
 from llmops.monitoring.spool import Spool
 
+from ..event_server import running
 from . import chaos
 from .conftest import TEMPLATE
+from .outages import through_outages
 from .receiver import Receiver
 
 MOST_MEMORY = 400_000_000  #: of a shipper with four sinks; its libraries take a third of it
@@ -26,6 +32,7 @@ def test_nothing_accepted_is_lost_while_everything_breaks(tmp_path: Path, receiv
     assert max(told.memory) < MOST_MEMORY
 
 
+@pytest.mark.slow
 def test_nothing_accepted_is_lost_while_elasticsearch_is_killed_and_stopped(tmp_path, elasticsearch) -> None:
     folder, told = tmp_path / "events", chaos.Told()
     folder.mkdir()
@@ -49,6 +56,14 @@ def test_nothing_accepted_is_lost_while_elasticsearch_is_killed_and_stopped(tmp_
     assert len(accepted) > 500 and accepted <= found
     with Spool(folder) as spool:
         assert spool.rejected_counts() == {}
+
+
+@pytest.mark.slow
+def test_every_event_is_there_once_after_elasticsearch_and_the_shipper_were_killed_and_stopped(tmp_path) -> None:
+    with running() as server:
+        told = through_outages(server, tmp_path / "events", count=10_000, breaks=3)
+    assert (told.stored, told.lost, told.strange, told.dead) == (10_000, 0, 0, {})
+    assert set(told.breaks.values()) == {1} and told.memory_mb < MOST_MEMORY / 10**6
 
 
 def count(client: Elasticsearch) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from llmops.monitoring.events import build, emit, timestamp
+from llmops.monitoring.fields import LONGEST_KEYWORD, LONGEST_TEXT
 from llmops.monitoring.shipping import ship
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
@@ -27,6 +28,14 @@ def test_an_event_is_one_flat_document(tmp_path):
     assert event["service.name"] == "llmops"
     assert (event["event.action"], event["llmops.n"]) == ("x", 3)
     assert abs(datetime.fromisoformat(event["@timestamp"]) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_no_text_of_an_event_is_longer_than_it_is_searched_or_needed():
+    long = "é" * 200_000
+    event = build("x", {"gen_ai.request.model": long, "error.message": long, "x": {"y": [long, "z"]}})
+    assert len(event["gen_ai.request.model"]) == LONGEST_KEYWORD and event["gen_ai.request.model"].endswith("é…")
+    assert len(event["x"]["y"][0]) == LONGEST_TEXT and event["x"]["y"][1] == "z"
+    assert len(json.dumps(event, ensure_ascii=False)) < 3 * LONGEST_TEXT
 
 
 def test_what_json_cannot_hold_does_not_lose_the_event():

@@ -15,7 +15,7 @@ SINCE = datetime(2026, 1, 1, 10, tzinfo=UTC)
 UNTIL = SINCE + timedelta(hours=1)
 
 
-def request(status=200, ms=100.0, minute=1.0, version="v1"):
+def request(status=200, ms=100.0, minute=1.0, version="v1", path="/generate"):
     return build(
         SERVING,
         {
@@ -24,6 +24,7 @@ def request(status=200, ms=100.0, minute=1.0, version="v1"):
             "event.duration": int(ms * 1e6),
             "gen_ai.usage.output_tokens": 5 if status == 200 else None,
             "llmops.model.version": version,
+            "url.path": path,
         },
     )
 
@@ -48,6 +49,17 @@ def test_percentiles_are_values_that_occurred():
     assert percentile([float(n) for n in range(1, 101)], 0.95) == 95.0
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([3.0, 1.0, 2.0], 0.0) == 1.0
+
+
+@pytest.mark.parametrize("few", [10_000, 0])  # read one by one, and by roll-ups
+def test_embeddings_are_not_judged_with_answers(store, folder, few):
+    embeddings = [{**request(ms=9, path="/v1/embeddings"), "gen_ai.operation.name": "embeddings"} for _ in range(200)]
+    embeddings = [{**event, "event.id": f"e{n}"} for n, event in enumerate(embeddings)]
+    store.send([*(request(ms=9000) for _ in range(40)), *(request(status=500) for _ in range(10)), *embeddings])
+    result = report(Config(home=folder.parent), SINCE, UNTIL, LocalStore(folder, few=few))
+    assert result["requests"] == 50 and result["error_rate"] == 0.2
+    assert result["latency_ms"]["p50"] == pytest.approx(9000, rel=0.01)
+    assert result["alerts"] == ["latency_p95_ms", "error_rate"]
 
 
 def test_a_healthy_window(store, folder):
@@ -88,6 +100,18 @@ def test_what_is_breached_is_named(store, folder):
 def test_an_objective_that_is_just_met_is_not_breached(store, folder):
     store.send([request(ms=500) for _ in range(20)])
     assert judged(folder, Monitoring(latency_p95_ms=500))["alerts"] == []
+
+
+def test_the_latency_that_is_promised_is_that_of_generate_alone(store, folder):
+    chats = [request(ms=9000, path="/v1/chat/completions") for _ in range(40)]
+    store.send([*chats, *(request(ms=300) for _ in range(19))])
+    few = judged(folder, Monitoring(latency_p95_ms=200))
+    assert few["alerts"] == [] and few["judged"]  # 19 of them are too few
+    store.send([request(ms=300)])
+    assert judged(folder, Monitoring(latency_p95_ms=500))["alerts"] == []
+    late = judged(folder, Monitoring(latency_p95_ms=200))
+    assert late["alerts"] == ["latency_p95_ms"] and late["objectives"][0]["value"] == 300
+    assert late["latency_ms"]["p95"] == 9000 and late["requests"] == 60
 
 
 def test_few_requests_are_not_judged(store, folder):

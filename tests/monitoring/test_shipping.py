@@ -8,6 +8,8 @@ import pytest
 
 from llmops.config import Monitoring, load
 from llmops.errors import ConfigError
+from llmops.monitoring import delivery as deliveries
+from llmops.monitoring import shipping
 from llmops.monitoring.delivery import Shipment
 from llmops.monitoring.events import build
 from llmops.monitoring.shipping import Shipper, drain, retry, ship, shipper_for
@@ -169,6 +171,18 @@ def test_drain_names_the_sink_that_is_down_and_serves_the_others(tmp_path):
     assert waits(tmp_path) == {"elasticsearch": 4, "logstash": 4, "otlp": 4, "local": 0}
     failing = {event["llmops.sink.name"] for event in LocalStore(tmp_path).find("llmops.sink")}
     assert failing == {"elasticsearch", "logstash", "otlp"}
+
+
+def test_drain_alone_makes_a_dead_letter_of_the_event_over_which_a_sink_fails(tmp_path, monkeypatch):
+    sink, other = ListSink(), ListSink("other")
+    sink.crash = {50}
+    monkeypatch.setattr(shipping, "sinks_for", lambda *_: [sink, other])
+    monkeypatch.setattr(deliveries, "PAUSE_S", 0.0)
+    put(tmp_path, *range(600))
+    assert drain(tmp_path, Monitoring())["list"] == Shipment(600, 1)
+    ((_, event, reason),) = dead(tmp_path)
+    assert event == "id50" and "500" in reason and waits(tmp_path) == {"list": 0, "other": 0}
+    assert told(other) == [("list", "refusing", "failure")]
 
 
 @pytest.mark.parametrize("sink", ["elasticsearch", "logstash", "otlp"])

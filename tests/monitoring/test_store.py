@@ -236,7 +236,8 @@ def test_the_file_does_not_grow_without_bound(tmp_path):
         LocalStore(tmp_path, config).send(events)
         aged(tmp_path)
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("store.db")))
-    assert max(sizes) < 6_000_000 and sizes[-1] == sizes[-2] == sizes[-3]
+    # Each round writes about a megabyte. Which page a row fits in differs with random ids: a few pages more or fewer.
+    assert max(sizes) < 6_000_000 and max(sizes[-3:]) - min(sizes[-3:]) < 64 * 1024
     until = now.replace(minute=0, second=0, microsecond=0) + HOUR
     assert rolled_up(tmp_path, config).requests(until - timedelta(days=1), until).total.requests == 8000
 

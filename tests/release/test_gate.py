@@ -233,3 +233,64 @@ def test_a_decision_is_read_as_it_was_written() -> None:
         scores([0.7] * 40), scores([0.5] * 40), Release(**CONFIG | {"floors": {"token_f1": 0.1}}), "v1", FIRST
     )
     assert Decision.of(json.loads(json.dumps({**asdict(decision), "version": "v2"}))) == decision
+
+
+def taught_anew(old: int, per_group: int, loss: float, sure: float = 0.02) -> tuple[Scores, Scores, frozenset[str]]:
+    """10 topics that the candidate alone was taught and gains 0.8 in, and others in which it loses."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.6, 0.05, old * per_group)
+    ours = np.concatenate([base - loss + rng.normal(0, sure, len(base)), np.full(10 * per_group, 0.9)])
+    theirs = np.concatenate([base, np.full(10 * per_group, 0.1)])
+    a, b = (scores(values, per_group, rouge_l=values) for values in (ours, theirs))
+    return a, b, frozenset(f"g{old + n}" for n in range(10))
+
+
+@pytest.mark.parametrize(("old", "per_group"), [(30, 2), (60, 1), (60, 5)])
+def test_what_was_taught_anew_makes_up_for_no_loss_elsewhere(old: int, per_group: int) -> None:
+    candidate, opponent, alone = taught_anew(old, per_group, 0.03)
+    decision = decide(candidate, opponent, Release(), "v1", FIRST, alone=alone)
+    everywhere, elsewhere = (c for c in decision.comparisons if c.metric == "rouge_l")
+    assert (everywhere.passed, everywhere.old_topics) == (True, 0)
+    assert (elsewhere.passed, elsewhere.old_topics, elsewhere.role) == (False, old, "guardrail")
+    assert elsewhere.difference == pytest.approx(-0.03, abs=0.01) and elsewhere.high < -0.02
+    assert (decision.outcome, decision.attempt) == ("rejected", 1)
+    assert f"on the {old} topics" in decision.reasons[0] and "not above -0.02" in decision.reasons[0]
+    assert decide(candidate, opponent, Release(), "v1", FIRST).outcome == "promoted"  # as far as can be told
+    assert Decision.of(json.loads(json.dumps(asdict(decision)))) == decision
+
+
+def test_as_good_elsewhere_is_good_enough_and_the_figure_is_told() -> None:
+    candidate, opponent, alone = taught_anew(30, 2, 0.005)
+    decision = decide(candidate, opponent, Release(), "v1", FIRST, alone=alone)
+    assert decision.outcome == "promoted" and "on the 30 topics" in decision.reasons[2]
+    alike = decide(candidate, opponent, Release(), "v1", FIRST)
+    assert decision.comparisons[:2] == alike.comparisons and decision.power == alike.power
+
+
+@pytest.mark.parametrize("old", [0, 1, 3])
+def test_of_few_other_topics_it_is_as_sure_as_these_can_be(old: int) -> None:
+    worse, even = (taught_anew(old, 4, loss, 0) for loss in (0.03, 0.0))
+    assert decide(*worse[:2], Release(), "v1", FIRST, alone=worse[2]).outcome == ("rejected" if old else "promoted")
+    assert decide(*even[:2], Release(), "v1", FIRST, alone=even[2]).outcome == "promoted"
+
+
+def test_a_decision_of_an_earlier_release_is_read() -> None:
+    candidate, opponent, _ = taught_anew(30, 2, 0.005)
+    decision = decide(candidate, opponent, Release(), "v1", FIRST)
+    document = json.loads(json.dumps(asdict(decision)))
+    for comparison in document["comparisons"]:
+        del comparison["old_topics"]
+    assert Decision.of(document) == decision
+
+
+def test_equal_systems_are_promoted_no_oftener_for_topics_that_one_alone_was_taught() -> None:
+    rng, outcomes = np.random.default_rng(7), set[tuple[bool, bool]]()
+    for _ in range(200):
+        a, b = (rng.normal(0.5, 0.1, 80) for _ in range(2))
+        ours, theirs = (scores(v, 2, rouge_l=v) for v in (a, b))
+        one, other = (
+            decide(ours, theirs, Release(min_effect=0), "v1", FIRST, alone=alone).outcome == "promoted"
+            for alone in (frozenset(f"g{n}" for n in range(10)), frozenset[str]())
+        )
+        outcomes.add((one, other))
+    assert (True, False) not in outcomes

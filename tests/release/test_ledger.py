@@ -149,7 +149,10 @@ def records(**changed: Any) -> dict[str, Record]:
         "tune": record("tune", tune),
         "train": record("train", {"rank": changed.get("rank", 8), "seed": changed.get("seed", 0)}),
         "compress": replace(record("compress", {}), code=changed.get("code", "c0de")),
-        "evaluate": record("evaluate", {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0)}),
+        "evaluate": record(
+            "evaluate",
+            {"max_new_tokens": changed.get("tokens", 9), "seed": changed.get("seed", 0)} | changed.get("beside", {}),
+        ),
     }
 
 
@@ -160,12 +163,34 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
     assert ledger.identity(records(test="grown"), Release(), base) == own
     assert ledger.identity(records(), Release(canary=True, registry=Path("elsewhere")), base) == own
     assert ledger.identity(records(), Release(), {**base, "path": "/b"}) == own
+    grounded = {"grounding": {"enabled": True, "likeness": 0.5}, "grounded_items": 20}
+    assert ledger.identity(records(beside=grounded), Release(), base) == own  # the gate reads none of it
     other = ({"data": "9"}, {"weights": "9"}, {"rank": 16}, {"code": "new"}, {"tokens": 5})
     for changed in (*other, {"environment": {"torch": "2.14"}}):
         assert ledger.identity(records(**changed), Release(), base) != own, changed
     assert ledger.identity(records(), Release(min_effect=0.5), base) != own
     for of_base in ({"model": "n"}, {"revision": "s"}, {"weights": {"m.safetensors": "9"}}):
         assert ledger.identity(records(), Release(), {**base, **of_base}) != own, of_base
+
+
+def test_documents_count_where_answers_are_from_them_and_training_where_there_was_some() -> None:
+    base = {"model": "m", "revision": "r", "path": "/a", "weights": {}}
+
+    def identity(index: str = "pages", likeness: float = 0.4, enabled: bool = False, **changed: Any) -> str:
+        known = records(beside={"grounding": {"likeness": likeness}}, **changed)
+        known["evaluate"] = replace(known["evaluate"], contents={"index": index})
+        known["train"] = replace(known["train"], config=known["train"].config | {"enabled": enabled})
+        return ledger.identity(known, Release(), base, as_served=True)
+
+    own = identity()
+    assert len({own, identity(index="more pages"), identity(likeness=0.5), identity(tokens=5)}) == 4
+    assert identity(data="9", rank=16) == own and identity(data="9", enabled=True) != identity(enabled=True)
+
+    _, row = spent([], ITEMS, "v1", own)
+    assert ledger.is_settled(replace(row, outcome="promoted"), identity(index="more pages"))  # it stays promoted
+    assert not ledger.is_settled(replace(row, outcome="promoted"), identity(tokens=5))
+    assert not ledger.is_settled(replace(row, outcome="rejected"), identity(index="more pages"))
+    assert ledger.is_settled(replace(row, outcome="rejected"), own)
 
 
 def test_a_twin_is_of_another_version_and_of_the_same_test() -> None:

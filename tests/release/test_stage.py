@@ -13,7 +13,9 @@ from typing import Any
 from unittest import mock
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 import yaml
 from huggingface_hub import ModelCard
 
@@ -25,14 +27,20 @@ from llmops.features.declarations import declare, open_store
 from llmops.features.online import read_online
 from llmops.monitoring.spool import Spool
 from llmops.records import Example, write_rows, write_table
+from llmops.registry.indexes import served_index
 from llmops.registry.registry import Registry, registry_of
 from llmops.release import card, ledger, rollout
 from llmops.release import stage as publish
 from llmops.release.ledger import ALPHA, Attempt
 from llmops.release.lineage import lineage, lineage_text
+from llmops.state.tables import attempts
 
 ITEMS = 40
 PASSWORD = "s3cr3tPassw0rd"
+FAQ = Example(
+    id="1", question="q", answer="a", group="g", split="train", source="faq", location="t", position="row 1",
+    licence="CC0-1.0",
+)  # fmt: skip
 
 
 def finish(home: Path, stage: str, key: str, inputs: dict[str, str], files: dict[str, Any], **known: Any) -> Path:
@@ -96,14 +104,11 @@ def chain(
         faq = {"name": "faq", "kind": "sql", "location": f"postgres://ana:{PASSWORD}@db/shop", "licence": "CC0-1.0"}
         finish(home, "collect", "c1", {}, {}, config={"sources": [{**faq, "owner": "support | desk"}]})
         finish(home, "clean", "k1", {"collect": "collect/c1"}, {})
-        row = Example(
-            id="1", question="q", answer="a", group="g", split="train", source="faq", location="t", position="row 1",
-            licence="CC0-1.0",
-        )  # fmt: skip
-        finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [row, row]})
+        finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [FAQ, FAQ]})
         selection = {"model": "org/tiny", "revision": "rev9", "licence": "apache-2.0", "path": "base"}
         selection["weights"] = {"tiny.gguf": "9e37", "config.json": "79b9"}
         finish(home, "select", "s1", {}, {"selection.json": selection, "base/model.safetensors": "weights"})
+        finish(home, "index", "i1", {"clean": "clean/k1"}, {}, metrics={"passages": 0})
         features = finish(home, "features", "f1", {"annotate": "annotate/a1", "select": "select/s1"}, {})
         declare(Features(store=home / "feast"), "llmops_0", features)
     environment = {"torch": "2.13", "peft": "0.21", "gpu": "NVIDIA L4 (8.9)"}
@@ -116,6 +121,7 @@ def chain(
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
     ends = {
         "annotate": "annotate/a1",
+        "index": "index/i1",
         "train": f"train/{train}",
         "select": "select/s1",
         "compress": f"compress/c-{train}",
@@ -157,7 +163,7 @@ def release(
     decided = Release(**changed).model_dump(exclude={"registry"})
     config = Config(home=home, release=decided, evaluate={"task": task})
     paths = {"events": config.events, "database": config.database}
-    publish.run(config.release, **inputs, champion=champion, **paths, out=out)
+    publish.run(config.release, **inputs, champion=champion, interval="2026-01-31", **paths, out=out)
     document: dict[str, Any] = json.loads((out / "decision.json").read_text())
     return document
 
@@ -184,6 +190,26 @@ def test_the_scores_of_one_candidate_release_no_other(tmp_path: Path) -> None:
     assert registry_in(tmp_path).versions() == []
     pipeline.run_stage("release", Config(home=tmp_path), "2026-01-31", good)
     assert registry_in(tmp_path).get("champion").compress == "c-good"
+
+
+def test_the_index_is_served_whatever_the_gate_decides_and_a_refreshed_one_spends_no_attempt(tmp_path: Path) -> None:
+    inputs, config, registry = chain(tmp_path, base=0.5, candidate=0.5), Config(home=tmp_path), registry_in(tmp_path)
+
+    def released(index: str, day: str) -> str:
+        pipeline.run_stage("release", config, day, {**inputs, "index": tmp_path / "artifacts" / "index" / index})
+        served = served_index(registry)
+        return served.name if served else ""
+
+    for index in ("one", "two"):
+        finish(tmp_path, "index", index, {"clean": "clean/k1"}, {"index.db": index}, metrics={"passages": 1})
+    assert released("one", "2026-01-31") == "one"
+    assert registry.champion() is None and registry.get("candidate").status == "rejected"
+    assert released("two", "2026-02-01") == "two"
+    with registry.database.read() as connection:
+        assert len(connection.execute(sa.select(attempts)).all()) == 1
+    assert released("one", "2026-01-31") == "two", "a day that is made again took the newer documents away"
+    assert released("one", "2026-02-02") == "one", "what is made already is not served"
+    assert released("i1", "2026-02-03") == "", "documents that are gone are found"
 
 
 def test_one_that_does_not_is_rejected_and_kept(tmp_path: Path) -> None:
@@ -300,6 +326,7 @@ def test_a_day_without_change_evaluates_nothing_though_the_champion_is_another_s
 
     def planned(made: dict[str, Path], day: str) -> Path:
         inputs = {name: made[name] for name in ("annotate", "select", "compress")}
+        inputs["index"] = tmp_path / "artifacts" / "index" / "i1"
         return pipeline.plan("evaluate", config, day, inputs).path
 
     before = planned(first, "2026-01-31")
@@ -423,6 +450,141 @@ def test_another_seed_is_no_other_candidate_and_spends_nothing(tmp_path: Path) -
     assert next_release(tmp_path, "t3")["attempt"] == 3
     grown = next_release(tmp_path, "t2-3", items=44, candidate=0.9)  # another test: it may ask
     assert (grown["outcome"], grown["attempt"]) == ("promoted", 4)
+
+
+@pytest.mark.parametrize(
+    ("train", "lessons", "more", "outcome"),
+    [
+        ("t1-2", 1, 0, "inconclusive"),  # one that gets better by luck is no wonder
+        ("t1-2", 0, 0, "inconclusive"),
+        ("t1-2", 10, 0, "promoted"),
+        ("t1-2", 1, 1, "promoted"),  # another source tells of something new, too
+        ("t2", 1, 0, "promoted"),  # other settings
+    ],
+)
+def test_what_users_have_said_of_too_few_topics_spends_nothing(
+    tmp_path: Path, train: str, lessons: int, more: int, outcome: str
+) -> None:
+    champion_of(tmp_path, [FAQ, said(99, interval="2026-01-01")])
+    taught = [said(n) for n in range(lessons or 1)]
+    faq = [replace(FAQ, id="f", position="row 2")] * more
+    tested = [replace(row, id=f"t{row.id}", split="test", question=f"other {row.id}") for row in taught[:lessons]]
+    old = said(99, interval="2026-01-01")
+    decision = after(tmp_path, [FAQ, old, *taught, *faq], [*tested, replace(old, id="t99", question="other")], train)
+    assert decision["outcome"] == outcome
+    if outcome == "inconclusive":
+        assert decision["attempt"] == 0
+        assert f"has {lessons or 'no'} topic of that, where at least 7 are needed" in decision["reasons"][0]
+
+
+@pytest.mark.parametrize("interval", ["2026-01-30", "2026-01-31"])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_rows_of_a_day_before_the_champion_that_it_was_not_trained_on_are_new(
+    tmp_path: Path, interval: str, rows: int
+) -> None:
+    """A source that was not there that day, a run of it again, a backfill."""
+    champion_of(tmp_path, [FAQ])
+    late = [replace(FAQ, id=f"f{n}", position=f"row 2{n}", interval=interval) for n in range(rows)]
+    assert after(tmp_path, [FAQ, said(1), *late], [])["outcome"] == ("promoted" if rows else "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("asked", "outcome"), [("How long?", "promoted"), (" WHAT is it ?", "inconclusive"), ("", "promoted")]
+)
+def test_rows_that_are_gone_are_news_too_but_where_users_have_corrected_them(
+    tmp_path: Path, asked: str, outcome: str
+) -> None:
+    row = replace(FAQ, id="2", question="What is it?", position="row 2")
+    champion_of(tmp_path, [FAQ, row])
+    if not asked:  # forgotten: it is in neither
+        write_rows(tmp_path / "artifacts" / "annotate" / "a1" / "train.parquet", [FAQ], Example)
+        artifacts.amend(tmp_path / "artifacts" / "annotate" / "a1", {"time": "2026-02-01T00:00:00Z", "examples": 1})
+    assert after(tmp_path, [FAQ, said(1, question=asked or "q1")], [])["outcome"] == outcome
+
+
+def test_where_the_champions_dataset_is_gone_nothing_is_known_to_be_new(tmp_path: Path) -> None:
+    champion_of(tmp_path, [FAQ])
+    version = registry_in(tmp_path).get("v1").path
+    lost = json.loads((version / "lineage.json").read_text())
+    lost["dataset"]["artifact"] = "annotate/gone"
+    (version / "lineage.json").unlink()
+    (version / "lineage.json").write_text(json.dumps(lost))
+    assert after(tmp_path, [FAQ, said(1)], [])["outcome"] == "promoted"
+
+
+def said(n: int, **changed: Any) -> Example:
+    """A correction that trains, of a topic of its own."""
+    at = {"source": "said", "location": "feedback", "position": f"key {n}", "licence": "CC0-1.0"}
+    row = Example(id=f"s{n}", question=f"q{n}", answer="a", group=f"g{n}", split="train", interval="2026-02-07", **at)
+    return replace(row, **changed)
+
+
+def champion_of(home: Path, taught: list[Example]) -> None:
+    """Make v1 champion, trained on these rows."""
+    inputs = chain(home, base=0.2, candidate=0.5)
+    shutil.rmtree(inputs["annotate"])
+    finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": taught})
+    release(home, inputs)
+
+
+def after(home: Path, taught: list[Example], tested: list[Example], train: str = "t1-2") -> dict[str, Any]:
+    """Decide on a candidate of these rows against the champion."""
+    second = chain(home, train, "v1", items=ITEMS + 20, champion=0.5, candidate=0.9)
+    files = {"train.parquet": taught, "validation.parquet": [], "test.parquet": tested}
+    annotate = finish(home, "annotate", "a2", {"clean": "clean/k1"}, files)
+    return release(home, {**second, "annotate": annotate}, registry_in(home).opponent(f"c-{train}"))
+
+
+@pytest.mark.parametrize("left", ["no environment", "no dataset", "damaged", "nothing"])
+def test_of_a_champion_whose_lineage_tells_less_nothing_is_known_to_be_new(tmp_path: Path, left: str) -> None:
+    """Versions of old recorded no environment; others have lost their lineage."""
+    release(tmp_path, chain(tmp_path, base=0.2, candidate=0.5))
+    file = registry_in(tmp_path).get("v1").path / "lineage.json"
+    known = json.loads(file.read_text())
+    known["stages"] = [{k: v for k, v in s.items() if k != "environment"} for s in known["stages"]]
+    without = {k: v for k, v in known.items() if k != "dataset"}
+    kept = {"no environment": json.dumps(known), "no dataset": json.dumps(without), "damaged": "[{"}
+    file.unlink()
+    if left in kept:
+        file.write_text(kept[left])
+    assert after(tmp_path, [FAQ, said(1)], [])["outcome"] == "promoted"
+
+
+def test_of_a_test_that_was_asked_without_end_no_number_of_topics_is_said_to_be_enough(tmp_path: Path) -> None:
+    """From attempt 112 on the level is below what any number of topics reaches."""
+    next_release(tmp_path, "t1")
+    write_table(tmp_path / "answers.parquet", answers(ITEMS + 20, candidate=0.5))
+    items = publish.read_items(tmp_path / "answers.parquet")
+    spent = {"model": "support-bot", "time": "2026-02-01T00:00:00Z", "items": len(items), "asked": list(items)}
+    spent |= {"test": ledger.frozen_test(items), "version": "v9", "identity": "9", "outcome": "rejected"}
+    with registry_in(tmp_path).database.change() as connection:
+        connection.execute(sa.insert(attempts).values(**spent, number=250, level=8e-7, left=2e-4))
+    decision = after(tmp_path, [FAQ, said(1)], [said(1)])
+    assert (decision["outcome"], decision["attempt"]) == ("inconclusive", 0)
+    assert "are needed" not in " ".join(decision["reasons"])
+    assert "asked too often" in " ".join(decision["reasons"])
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_topics_that_the_champion_was_not_taught_make_up_for_no_loss_in_others(tmp_path: Path, alone: bool) -> None:
+    """Ten topics of thirty are taught anew; g10 was taught before, by another wording."""
+    champion_of(tmp_path, [FAQ, *(said(n) for n in ((10,) if alone else range(11)))])
+    second = chain(tmp_path, "t2", "v1", items=ITEMS + 20, champion=0.5, candidate=0.47)
+    rows = pq.read_table(second["evaluate"] / "answers.parquet").to_pylist()
+    for row in rows:
+        if row["model"] == "candidate" and int(row["group"][1:]) < 10:
+            row |= {"token_f1": 0.9, "rouge_l": 0.9}
+    write_table(second["evaluate"] / "answers.parquet", pa.Table.from_pylist(rows))
+    taught = [FAQ, *(said(n) for n in range(11)), said(10, id="s10 too", question="another")]
+    files = {"train.parquet": taught, "validation.parquet": [], "test.parquet": []}
+    annotate = finish(tmp_path, "annotate", "a2", {"clean": "clean/k1"}, files)
+    decision = release(tmp_path, {**second, "annotate": annotate}, registry_in(tmp_path).opponent("c-t2"))
+    told = [(c["old_topics"], c["passed"]) for c in decision["comparisons"] if c["metric"] == "rouge_l"]
+    if alone:
+        assert (decision["outcome"], told) == ("rejected", [(0, True), (20, False)])
+        assert "rouge_l (guardrail, on the 20 topics" in decision["reasons"][0] and "-0.030" in decision["reasons"][0]
+    else:
+        assert (decision["outcome"], told) == ("promoted", [(0, True)])
 
 
 def test_new_items_refill_the_budget_by_their_share(tmp_path: Path) -> None:

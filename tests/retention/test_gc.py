@@ -7,23 +7,32 @@ import os
 import shutil
 import subprocess
 import threading
-from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llmops import artifacts, cli, pipeline
+from llmops.config import Config, Monitoring
+from llmops.data.index import filling
 from llmops.erasure.forget import forget
-from llmops.errors import HomeInUse, LlmopsError, RegistryError
+from llmops.errors import HomeInUse, IndexUnavailable, LlmopsError, RegistryError
 from llmops.monitoring.spool import Spool
 from llmops.registry.aliases import CANARY
+from llmops.registry.indexes import published, serve_index, served_index
+from llmops.registry.registry import registry_of
 from llmops.release.lineage import lineage_text
 from llmops.retention import disk, plan, policy, removal
 from llmops.retention.gc import gc
+from llmops.state.database import database_at
+from llmops.state.tables import served_indexes
 
-from .conftest import WEIGHTS, Site, copy
+from ..documents import indexed
+from ..event_server import EventServer
+from .conftest import FIRST, WEIGHTS, Site, copy
 
 
 def clean(site: Site, number: int = 9, **how: Any) -> Any:
@@ -54,7 +63,7 @@ def test_a_home_is_bounded_over_thirty_daily_runs_and_all_records_stay(tmp_path:
         site.run(number)
         clean(site, number)
         sizes.append(disk.usage(site.config)["total"])
-    assert max(sizes[10:]) < 12 * 3 * WEIGHTS and max(sizes[20:]) < max(sizes[8:18]) * 1.3
+    assert max(sizes[10:]) < 13 * 3 * WEIGHTS and max(sizes[20:]) < max(sizes[8:18]) * 1.3
     assert max(site.data().values()) <= 7 and len(list(site.config.artifacts.glob("*/*/gone.json"))) > 200
     for govern in (site.config.artifacts / "govern").glob("[!.]*"):  # every release ever made is told to its sources
         assert {record.stage for record in artifacts.walk(govern)} >= {"collect", "clean", "annotate", "train"}
@@ -230,21 +239,20 @@ def test_beside_a_running_stage_nothing_is_removed_and_the_command_can_be_tried_
 
 
 def test_a_stage_that_begins_meanwhile_waits_and_finds_its_inputs(lived: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    newest, made, finish = lived.run(9), [], removal.finish
+    newest, made, threads, finish = lived.run(9), [], [], removal.finish
 
     def slow(config: Any) -> None:
         finish(config)
-        thread = threading.Thread(target=lambda: made.append(lived.run(9)))
-        made or thread.start()
-        thread.join(0.5)
+        threads.append(threading.Thread(target=lambda: made.append(lived.run(9))))
+        threads[-1].start()
+        threads[-1].join(0.5)
 
     with monkeypatch.context() as patch:
         patch.setattr(removal, "finish", slow)
         clean(lived)
-    for thread in threading.enumerate():
-        with suppress(RuntimeError):
-            thread.join(20)
-    assert made and all(done == newest for done in made)
+    for thread in threads:
+        thread.join(60)
+    assert len(made) == len(threads) > 0 and all(done == newest for done in made)
 
 
 def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:
@@ -340,3 +348,59 @@ def test_an_empty_home_has_nothing_to_remove(site: Site, capsys: Any) -> None:
     assert plan.make(site.config).items == []
     assert cli.main(["gc", "--dry-run", "--set", f"home={site.home}"]) == 0 and "0 of 0" in capsys.readouterr().out
     assert not site.home.exists()
+
+
+def test_an_index_that_is_served_no_more_goes_and_what_the_served_one_was_made_from_stays(site: Site) -> None:
+    for number in range(4):
+        done = site.run(number)
+        record = artifacts.read_record(done["index"])  # a stand-in has no passages
+        artifacts.commit(done["index"], replace(record, metrics={"passages": 1}))
+        if number < 2:
+            serve_index(site.registry, done["index"], (FIRST + timedelta(days=number)).isoformat(), by="a test")
+            made_from = done["clean"]
+    before = published(site.registry)
+    served = served_index(site.registry)
+    assert len(before) == 2 and served in before
+    gc(site.config, now=site.moment(40))
+    assert published(site.registry) == [served] and artifacts.is_done(made_from)
+    assert not list((site.registry.folder / "indexes").glob(".*.gone"))
+    with database_at(site.config.database).change() as connection:
+        connection.execute(sa.delete(served_indexes))
+    gc(site.config, now=site.moment(50))
+    assert published(site.registry) == [served], "nobody knows what is served"
+
+
+def test_what_is_served_no_more_goes_from_the_server_that_is_searched(
+    elasticsearch: EventServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone_meanwhile(*_: Any) -> None:
+        raise IndexUnavailable("It went meanwhile.")
+
+    monitoring = {"elasticsearch_url": elasticsearch.url}
+    config = Config(home=tmp_path, index={"backend": "elasticsearch"}, monitoring=monitoring)
+    registry = registry_of(config)
+    (registry.folder / "versions").mkdir(parents=True)
+    assert plan.make(config).items == [], "no server is asked for what was never put there"
+    for day, said in enumerate(({"How?": "So."}, {"When?": "Now."}), 1):
+        filling.serve(registry, indexed(tmp_path, said, model=""), f"2026-02-0{day}", config.search_server, by="a test")
+    with filling.Copies(config.search_server, registry) as copies:  # type: ignore[arg-type]
+        before = copies.sizes()
+        served = served_index(registry)
+        assert served and len(before) == 2
+        planned = {item.name: item for item in plan.make(config).items if item.kind == "passages"}
+        assert planned.keys() == before.keys() and all(item.size > 0 for item in planned.values())
+        assert [name for name, item in planned.items() if not item.goes] == [n for n in before if served.name in n]
+        with monkeypatch.context() as patch:
+            patch.setattr(filling, "clear", gone_meanwhile)
+            assert [item for item in gc(config).plan.items if item.kind == "passages" and item.goes]
+        assert copies.sizes() == before
+        gc(config)
+        assert [served.name in name for name in copies.sizes()] == [True]
+    away = config.model_copy(update={"monitoring": Monitoring(elasticsearch_url="http://127.0.0.1:1")})
+    [told] = [item for item in plan.make(away).items if item.kind == "passages"]
+    assert not told.goes and "cannot be reached" in told.why
+    with database_at(config.database).change() as connection:
+        connection.execute(sa.delete(served_indexes))
+    gc(config)
+    with filling.Copies(config.search_server, registry) as copies:  # type: ignore[arg-type]
+        assert len(copies.sizes()) == 1, "nobody knows what is served"

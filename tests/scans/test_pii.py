@@ -135,9 +135,9 @@ def test_the_first_look_loses_nothing(text: str) -> None:
 @pytest.mark.parametrize("unit", ["a", "a-", "1 ", "1.", ":", "AA11", "a@", "password:", "://", "eyJ", "x.@"])
 def test_long_hostile_text_costs_no_more_than_linear_time(unit: str) -> None:
     redact_all(["warm"], ALL)
-    started = time.perf_counter()
+    started = time.process_time()
     scan_all([(unit * 20_000)[:20_000] + "@"], ALL)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_nothing_asks_the_network_or_loads_spacy(monkeypatch: pytest.MonkeyPatch) -> None:

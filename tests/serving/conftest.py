@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from llmops.access.keys import keys_of
@@ -21,26 +20,38 @@ from llmops.monitoring.datasets import SERVING
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.aliases import Change, move
+from llmops.registry.indexes import serve_index
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
 from serving.app import create_app
 from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
+from serving.http.draining import DrainingServer
+
+from ..documents import DAY, SAID, indexed
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 
 
 class Site:
-    """A configuration with two versions, v1 the champion, one good key per role, and the app on them."""
+    """A configuration with two versions, v1 the champion, one good key per role, and the app on them.
 
-    def __init__(self, home: Path, **serving: Any) -> None:
+    Args:
+        home: where everything is that `sections` put nowhere else.
+        sections: of the configuration, besides `serving`.
+        serving: settings of that one.
+    """
+
+    def __init__(self, home: Path, sections: Mapping[str, Any] | None = None, **serving: Any) -> None:
         self.config = Config(
             home=home,
             serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving},
+            **(sections or {}),
         )
         self.store = keys_of(self.config)
         self.keys = {role: self.store.create(role, role)[0] for role in ROLES}
         self.engines: dict[str, EchoEngine] = {}
+        self.embeddings: Any = None  #: of the app
 
     def release(self) -> Site:
         self.add_version("v1")
@@ -81,7 +92,9 @@ class Site:
         return self.engines[version.name]
 
     def app(self, engine_for: Callable[[Any], Any] | None = None) -> Any:
-        return create_app(self.config, engine_for or self.engine, environ={})
+        app = create_app(self.config, engine_for or self.engine, environ={})
+        self.embeddings = app.state.parts.embeddings
+        return app
 
     def client(self, engine_for: Callable[[Any], Any] | None = None) -> TestClient:
         return Client(self, self.app(engine_for), raise_server_exceptions=False)
@@ -89,7 +102,7 @@ class Site:
     @contextmanager
     def live(self, engine_for: Callable[[Any], Any] | None = None) -> Iterator[str]:
         """The app behind a real uvicorn on a free port, ready to answer; gives its URL."""
-        server = uvicorn.Server(uvicorn.Config(self.app(engine_for), port=0, log_level="warning"))
+        server = DrainingServer(self.app(engine_for), self.config.serving.model_copy(update={"port": 0}))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         self.until(lambda: server.started and self.engines and all(e.stats().alive for e in self.engines.values()))
@@ -155,7 +168,7 @@ def leaking() -> type[EchoEngine]:
     return Leaking
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_site() -> type[Site]:
     """For tests that need a site of their own."""
     return Site
@@ -171,3 +184,17 @@ def client(site: Site) -> Iterator[TestClient]:
     with site.client() as client:
         site.ready(client)
         yield client
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of an index."""
+    return indexed(tmp_path_factory.mktemp("home"), SAID)
+
+
+@pytest.fixture
+def grounded(index: Path, tmp_path: Path) -> Site:
+    """A site whose answers rest on documents."""
+    site = Site(tmp_path / "site", {"grounding": {"enabled": True}}, max_prompt_chars=400).release()
+    serve_index(registry_of(site.config), index, DAY, by="a test")
+    return site

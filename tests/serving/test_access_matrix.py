@@ -23,13 +23,14 @@ from serving.observe.audit import MOST_KINDS, Audit
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
 PUBLIC = {
-    "GET /", "GET /healthz", "GET /readyz", "GET /docs", "GET /openapi.json", "POST /signin", "POST /signout",
+    "GET /healthz", "GET /readyz", "GET /docs", "GET /openapi.json", "GET /signin", "POST /signin", "POST /signout",
 }  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
     "POST /generate": {"prompt": "x"},
     "POST /v1/chat/completions": {"model": "support-bot", "messages": [{"role": "user", "content": "x"}]},
     "POST /v1/completions": {"model": "support-bot", "prompt": "x"},
+    "POST /v1/embeddings": {"model": "all-MiniLM-L6-v2", "input": "x"},
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
     "POST /admin/ab_test": {"stop": True},
@@ -228,11 +229,12 @@ def test_a_session_ends_with_the_secret_that_it_was_begun_with(site: Any, client
     assert [status(cookie) for cookie in (good, newer)] == [401, 401]
 
 
-def test_whoever_has_an_answers_id_may_rate_it_and_is_named(site: Any, client: TestClient) -> None:
+def test_only_who_got_an_answer_may_rate_it_and_is_named(site: Any, client: TestClient) -> None:
     rating = {"id": site.ask(client).json()["id"], "rating": "down"}
-    assert client.post("/feedback", json=rating, headers=site.headers("developer")).status_code == 201
+    for role, status in (("developer", 422), ("admin", 422), ("user", 201)):
+        assert client.post("/feedback", json=rating, headers=site.headers(role)).status_code == status
     (event,) = site.events("llmops.feedback")
-    assert event["llmops.key.prefix"] in site.keys["developer"]
+    assert event["llmops.key.prefix"] in site.keys["user"]
 
 
 # --- audit
@@ -280,6 +282,7 @@ def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path:
         ("allowed", "/admin/keys/{prefix}"): 1,
         ("limited", "/generate"): 2,
         ("invalid", "/generate"): 1,
+        ("allowed", "/"): 1,
         ("expired", "/signin"): 1,
         ("allowed", "/signin"): 1,
     }

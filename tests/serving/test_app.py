@@ -63,12 +63,11 @@ def test_a_bearer_token_is_a_key_too(site, client):
         ({"prompt": " \n\t "}, ["empty"]),
         ({"prompt": "x" * 201}, ["201", "200"]),
         ({"prompt": "x", "context": "y" * 333}, ["333", "200"]),
-        ({"prompt": "x", "max_new_tokens": 21}, ["21", "20"]),
         ({"prompt": "x", "max_new_tokens": 0}, ["max_new_tokens"]),
         ({"prompt": "x", "max_new_tokens": 3, "max_length": 3}, ["not both"]),
         ({"prompt": 5}, ["prompt"]),
         ({"prompt": "x", "temperature": 3}, ["temperature"]),
-        ({"prompt": "x", "top_p": 0}, ["top_p"]),
+        ({"prompt": "x", "top_p": -0.1}, ["top_p"]),
         ({"prompt": "x", "seed": 2**63}, ["seed"]),
         ({"prompt": "x", "stop": [""]}, ["stop"]),
         ({"prompt": "x", "stop": ["x"] * 17}, ["stop"]),
@@ -125,7 +124,7 @@ def test_an_error_does_not_repeat_what_was_sent_however_long_it_is(site, client)
 
 
 def test_a_route_or_method_that_is_not_there_says_what_is(client):
-    assert "/docs" in client.post("/v1/embeddings").json()["error"]["message"]
+    assert "/docs" in client.post("/v1/moderations").json()["error"]["message"]
     answer = client.get("/generate")
     assert answer.status_code == 405 and answer.json()["detail"] == "GET is not taken here; POST is."
 
@@ -221,7 +220,8 @@ def test_a_session_ends_with_its_key(site, client):
     assert client.get("/dashboard/data").status_code == 401
 
 
-def test_a_session_cannot_change_anything(site, client):
+def test_a_session_alone_cannot_change_anything(site, client):
+    """Without a word of the browser on which page it was; see routes/test_signin.py."""
     sign_in(client, site.keys["admin"])
     assert client.post("/admin/promote", json={"version": "v2"}).status_code == 401
     assert ask(client).status_code == 401
@@ -246,9 +246,21 @@ def test_a_wrong_key_or_too_weak_a_role_is_told_on_the_page(site, client):
     assert page.status_code == 403 and "developer" in page.text
 
 
-@pytest.mark.parametrize("to", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:x", "/\n//e"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:x",
+        "/\n//e",
+        "/\t/e",
+        "",
+        "evil.example",
+    ],
+)
 def test_sign_in_leads_nowhere_else(site, client, to):
-    assert sign_in(client, site.keys["developer"], to).headers["location"] == "/dashboard"
+    assert sign_in(client, site.keys["developer"], to).headers["location"] == "/"
 
 
 # --- events
@@ -375,10 +387,10 @@ def test_an_engine_that_died_is_not_ready_until_it_is_started_again(site):
         def _load(self):
             may_load.wait(60)
 
-    engines = [Gated(), EchoEngine()]
+    engines = [Gated(), dying := EchoEngine()]
     with site.client(lambda version: engines.pop()) as client:
         site.ready(client)
-        client.app.state.parts.models.champion.engine.die(RuntimeError("out of memory"))
+        dying.die(RuntimeError("out of memory"))
         site.until(lambda: client.get("/readyz").status_code == 503)
         assert "restarted" in client.get("/readyz").json()["detail"]
         refused = ask(client, site.headers())

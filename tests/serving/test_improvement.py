@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,12 +15,13 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from llmops import artifacts
 from llmops.cli import main
 from llmops.config import Config, load
 from llmops.data.feedback import rows
 from llmops.erasure.forget import forget
 from llmops.improve import report, weekly, words
-from llmops.monitoring.datasets import FEEDBACK, TEXT
+from llmops.monitoring.datasets import AUDIT, FEEDBACK, TEXT
 from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.base import Rejection
@@ -27,8 +29,9 @@ from llmops.monitoring.spool import Spool
 from llmops.pipeline import run_stage
 from llmops.records import Document, Example, read_rows
 from llmops.registry.registry import registry_of
+from llmops.retention.gc import gc
 from llmops.schedule import intervals
-from llmops.state import tables
+from llmops.state import audit, tables
 from llmops.state.database import database_of
 
 TOPICS = [
@@ -36,7 +39,6 @@ TOPICS = [
     "Where is the shop in Bergen?", "Can I change my order?", "How long is the guarantee?", "Do you sell gift cards?",
     "Is the packaging plastic free?", "May I send back opened goods?",
 ]  # fmt: skip
-TODAY = datetime.now(UTC).date()
 
 
 def right(question: str) -> str:
@@ -47,7 +49,7 @@ class People:
     """Users of the site, each with a key, and what becomes of what they say."""
 
     def __init__(self, site: Any, client: TestClient) -> None:
-        self.site, self.client = site, client
+        self.site, self.client, self.today = site, client, datetime.now(UTC).date()
         faq = site.config.home / "faq.jsonl"
         faq.write_text(json.dumps({"q": "Who are you?", "a": "A shop."}) + "\n", encoding="utf-8")
         sources = [
@@ -73,13 +75,13 @@ class People:
         assert said.status_code == 201, said.text
         return str(id)
 
-    def collected(self, day: date = TODAY) -> dict[str, str]:
+    def collected(self, day: date | None = None) -> dict[str, str]:
         """Question → answer of what collect yields of the feedback of a day."""
         return {d.question: d.answer for d in self.documents(day)}
 
-    def documents(self, day: date = TODAY) -> Sequence[Document]:
+    def documents(self, day: date | None = None) -> Sequence[Document]:
         drain(self.config.events, self.config.monitoring)
-        self.artifact = run_stage("collect", self.config, day.isoformat())
+        self.artifact = run_stage("collect", self.config, (day or self.today).isoformat())
         found = read_rows(self.artifact / "documents.parquet", Document)
         assert [d.question for d in found if d.source == "faq"] == ["Who are you?"]
         said = [d for d in found if d.source == "said"]
@@ -92,26 +94,44 @@ class People:
 
 @pytest.fixture
 def people(site: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> People:
-    monkeypatch.setattr(intervals, "today", lambda: TODAY + timedelta(days=3))  # today has ended
-    return People(site, client)
+    found = People(site, client)
+    monkeypatch.setattr(intervals, "today", lambda: found.today + timedelta(days=3))  # today has ended
+    return found
 
 
 def test_what_three_people_say_alike_is_collected_once_from_the_next_interval_on(people: People) -> None:
     for question in TOPICS:
         for name in ("ana", "bo", "cy"):
             people.say(name, question, right(question), rating="down")
-    assert people.collected(TODAY - timedelta(days=1)) == {}
+    assert people.collected(people.today - timedelta(days=1)) == {}
     found = people.documents()
     assert {d.question: d.answer for d in found} == {q: right(q) for q in TOPICS}
     assert all(d.position == f"key {json.loads(d.fields)['event']}" and d.licence == "CC0-1.0" for d in found)
     prefixes = [key.split("_")[1] for key in people.keys.values()]
     assert not any(prefix in d.fields for d in found for prefix in prefixes)
     first = people.artifact
-    assert people.collected() == people.collected(TODAY + timedelta(days=1)) == {q: right(q) for q in TOPICS}
+    assert people.collected() == people.collected(people.today + timedelta(days=1)) == {q: right(q) for q in TOPICS}
     people.collected()
     assert people.artifact == first
     pairs = pq.read_table(first / "pairs.parquet").to_pylist()
     assert {(p["question"], p["chosen"], p["rejected"]) for p in pairs} == {(q, right(q), "No.") for q in TOPICS}
+
+
+def test_what_is_answered_nearly_alike_is_of_one_topic(people: People) -> None:
+    text = "We send parcels to the whole of the European Union, to Switzerland and to {} within five working days."
+    said = {
+        TOPICS[0]: text.format("Norway"),
+        TOPICS[1]: text.format("Norway").replace(" the whole of", ""),
+        TOPICS[2]: text.format("Iceland"),
+        TOPICS[3]: right(TOPICS[3]),
+        TOPICS[4]: right(TOPICS[3]) + " ",
+    }
+    for question, answer in said.items():
+        for name in ("ana", "bo"):
+            people.say(name, question, answer)
+    groups = {d.question: d.group for d in people.documents()}
+    assert groups[TOPICS[0]] == groups[TOPICS[1]] != ""
+    assert {groups[question] for question in TOPICS[2:5]} == {""}
 
 
 def test_two_keys_of_one_person_are_one_person_and_wait(people: People) -> None:
@@ -140,7 +160,7 @@ def test_one_waits_and_is_collected_when_a_person_accepts_or_edits_it_and_never_
     rows.decide(database, refused, "refused", by="a test", why="wrong", who={})
     expected = {TOPICS[0]: right(TOPICS[0]), TOPICS[1]: "Yes, by invoice."}
     assert people.collected() == expected
-    assert people.collected(TODAY - timedelta(days=1)) == {}
+    assert people.collected(people.today - timedelta(days=1)) == {}
     for name in ("bo", "cy"):  # what a person has refused, nobody's agreement brings back
         people.say(name, TOPICS[2], right(TOPICS[2]))
     assert people.collected() == expected and people.waiting() == []
@@ -384,7 +404,7 @@ def test_the_review_page_over_http(people: People) -> None:
     )
 
 
-def test_no_session_of_a_browser_decides(people: People) -> None:
+def test_a_session_of_a_browser_decides_on_the_page_itself_and_nowhere_else(people: People) -> None:
     people.say("ana", TOPICS[0], right(TOPICS[0]))
     drain(people.config.events, people.config.monitoring)
     signed_in = people.client.post("/signin", data={"api_key": people.site.keys["admin"]}, follow_redirects=False)
@@ -392,7 +412,15 @@ def test_no_session_of_a_browser_decides(people: People) -> None:
     page = people.client.get("/admin/review")
     assert page.status_code == 200 and "review.js" in page.text
     (entry,) = people.client.get("/admin/review/data").json()["open"]
-    assert people.client.post(f"/admin/review/{entry['id']}", json={"decision": "accept"}).status_code == 401
+    path, body = f"/admin/review/{entry['id']}", {"decision": "accept"}
+    assert people.client.post(path, json=body).status_code == 401
+    for headers in ({"Origin": "http://testserver:8080"}, {"Sec-Fetch-Site": "same-site"}):
+        assert people.client.post(path, json=body, headers=headers).json()["code"] == "foreign_page"
+    assert people.client.get("/admin/review/data").json()["open"] == [entry]
+    done = people.client.post(path, json=body, headers={"Origin": "http://testserver"})
+    assert done.status_code == 200 and done.json()["state"] == "accepted"
+    (told,) = [e for e in people.site.events(AUDIT) if e["event.action"] == "accept_feedback"]
+    assert told["llmops.key.prefix"] in people.site.keys["admin"]
 
 
 def test_a_correction_takes_the_place_of_what_a_source_answers(people: People) -> None:
@@ -410,7 +438,7 @@ def test_a_correction_takes_the_place_of_what_a_source_answers(people: People) -
     drain(config.events, config.monitoring)
     done: dict[str, Path] = {}
     for stage in ("collect", "clean", "annotate"):
-        done[stage] = run_stage(stage, config, TODAY.isoformat(), done and {k: done[k] for k in [*done][-1:]})
+        done[stage] = run_stage(stage, config, people.today.isoformat(), done and {k: done[k] for k in [*done][-1:]})
     splits = ("train", "validation", "test")
     made = [e for split in splits for e in read_rows(done["annotate"] / f"{split}.parquet", Example)]
     assert [(e.answer, e.source) for e in made if e.question == TOPICS[0]] == [
@@ -438,12 +466,12 @@ def test_the_command_line_lists_decides_and_reports(people: People, capsys: pyte
     assert "say which one" in command("feedback", "refuse", status=1)
     assert json.loads(command("feedback", "refuse", second["id"], "--why", "wrong", "--json"))["state"] == "refused"
     assert command("feedback", "list") == "nothing waits\n"
-    tomorrow = (TODAY + timedelta(days=1)).isoformat()
-    text = command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow)
+    tomorrow = (people.today + timedelta(days=1)).isoformat()
+    text = command("improve", "report", "--since", people.today.isoformat(), "--until", tomorrow)
     assert "- 2 corrections, of which 0 only repeat the answer." in text
     assert r"| No \| only \<b\>within\</b\> the \*Union\*. |" in text and "wrong" in text
     assert "v1 answers now." in text
-    made = json.loads(command("improve", "report", "--since", TODAY.isoformat(), "--until", tomorrow, "--json"))
+    made = json.loads(command("improve", "report", "--since", people.today.isoformat(), "--until", tomorrow, "--json"))
     assert (made["accepted"], made["refused"], made["pairs"], made["waiting"]) == (1, 1, 1, 0)
     assert "no date" in command("improve", "report", "--since", "monday", status=1)
 
@@ -471,10 +499,89 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     assert "<h1>What users said" in page and "How do I descale it?" in page
 
 
+def kept_report(people: People) -> Path:
+    """A report that shows what Ana and Bo asked and nobody answered."""
+    for name, question in (("ana", "Where is the parcel to my flat?"), ("bo", "Who mends kettles?")):
+        texts = {"llmops.prompt.text": question, "llmops.answer.text": "x", "llmops.answer.refusal": True}
+        whose = {"http.request.id": name, "llmops.key.prefix": people.key(name).split("_")[1]}
+        emit(people.config.events, TEXT, whose | texts)
+    drain(people.config.events, people.config.monitoring)
+    now = datetime.now(UTC)
+    made = report.gather(people.config, since=now - timedelta(hours=1), until=now + timedelta(hours=1))
+    path = report.keep(people.config, made, run="run 1", ended="nothing new")
+    assert shown(path, "parcel") == shown(path, "kettles") == ["report.html", "report.json", "report.md"]
+    return path
+
+
+def shown(path: Path, word: str) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if word in file.read_text())
+
+
+def test_what_somebody_asked_goes_from_the_reports_when_they_are_forgotten(people: People) -> None:
+    people.key("ana", owner="Ana Petrova")
+    path = kept_report(people)
+    for version in people.config.registry.glob("*/versions/*"):
+        (version / "lineage.json").write_text('{"stages": []}')
+    forget(people.config, "Ana Petrova")
+    assert shown(path, "parcel") == shown(path, people.key("ana").split("_")[1]) == []
+    assert len(shown(path, "kettles")) == 3 and artifacts.verify(path) == []
+
+
+def test_what_somebody_asked_goes_from_the_reports_when_its_days_are_over(people: People) -> None:
+    path, now = kept_report(people), datetime.now(UTC)
+    gc(people.config, now=now + timedelta(days=29))
+    assert len(shown(path, "parcel")) == 3
+    gc(people.config, now=now + timedelta(days=31))
+    assert shown(path, "parcel") == shown(path, "kettles") == [] and artifacts.verify(path) == []
+    assert "Asked and not answered" in (path / "report.md").read_text()
+
+
+def test_a_decision_is_told_by_the_report_of_its_days_and_by_one_weekly_report(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, today = registry_of(people.config), report.midnight(datetime.now(UTC))
+    week = {"since": today - timedelta(days=7), "until": today}
+
+    def told(made: Mapping[str, Any]) -> list[str]:
+        return [decision["version"] for decision in made["decisions"] if decision["version"] in ("v8", "v9")]
+
+    def weekly_report(run: str, hour: float) -> list[str]:
+        monkeypatch.setattr(weekly, "datetime", SimpleNamespace(now=lambda zone: today + timedelta(hours=hour)))
+        ref = weekly.report(people.config, *week.values(), run=run, new=True, trained=True)
+        return told(json.loads((people.config.artifacts / ref / "report.json").read_text()))
+
+    def decide(version: str, hour: int) -> None:
+        monkeypatch.setattr(audit, "now", lambda: (today + timedelta(hours=hour)).isoformat(timespec="seconds"))
+        registry.decide(version, "gate", "inconclusive", by="gate", why="too few items", numbers={})
+
+    decide("v8", hour=1)
+    assert told(report.gather(people.config, **week)) == []  # it is of today
+    assert weekly_report("run 1", hour=1.5) == ["v8"]  # on what this run has trained, after the days that it is of
+    decide("v9", hour=2)
+    week = {"since": today, "until": today + timedelta(days=7)}
+    assert weekly_report("run 2", hour=2.5) == ["v9"]
+    assert told(report.gather(people.config, **week)) == ["v8", "v9"]
+
+
+def test_what_could_not_be_read_is_told_of_by_the_next_report(people: People) -> None:
+    now = datetime.now(UTC)
+    since = report.last_until(people.config, now)
+    ref = weekly.report_unread(people.config, now, "run 1")
+    (event,) = people.site.events("llmops.improvement")
+    assert (event["event.outcome"], event["event.reason"]) == ("failure", "not read")
+    assert "could not be read" in (people.config.artifacts / ref / "report.md").read_text()
+    assert report.last_until(people.config, now) == since
+
+
 def test_the_report_says_in_words_what_the_gate_decided_and_why(people: People) -> None:
     primary = {"metric": "f1", "role": "primary", "candidate": 0.41, "opponent": 0.4, "difference": 0.01, "low": -0.04}
+    guard = {"metric": "rouge_l", "role": "guardrail", "difference": -0.027, "low": -0.032, "high": -0.022}
+    guards = [
+        {**guard, "passed": False, "old_topics": 15},
+        {**guard, "metric": "of an earlier release", "passed": False},
+    ]
     numbers = {
-        "comparisons": [{**primary, "high": 0.06, "bound": 0.0, "passed": False}], "items": 60, "groups": 20,
+        "comparisons": [{**primary, "high": 0.06, "bound": 0.0, "passed": False}, *guards], "items": 60, "groups": 20,
         "opponent": "v1", "power": 0.07,
     }  # fmt: skip
     registry = registry_of(people.config)
@@ -484,6 +591,8 @@ def test_the_report_says_in_words_what_the_gate_decided_and_why(people: People) 
     text = words.markdown(made)
     assert "v2 is inconclusive by the gate" in text and "The test could not tell" in text
     assert "Of 60 questions of 20 topics its f1 is 0.410, that of v1 0.400: a difference of +0.010" in text
+    besides = "in rouge_l on the 15 topics besides those that it alone was taught (-0.027, from -0.032 to -0.022)"
+    assert f"{besides}, of an earlier" in text
     first = report.keep(people.config, made, run="run 1", ended="trained")
     assert report.keep(people.config, made, run="run 1", ended="trained") == first
     (event,) = people.site.events("llmops.improvement")

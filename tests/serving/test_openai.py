@@ -153,19 +153,20 @@ def test_what_changes_nothing_is_taken(ours):
     [
         {"n": 0},
         {"n": 21},
-        {"n": 2, "stream": True},
-        {"logprobs": True},
         {"top_logprobs": 3},
+        {"logprobs": True, "top_logprobs": 21},
+        {"logprobs": 2},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"response_format": {"type": "json_object"}},
         {"presence_penalty": 0.5},
         {"logit_bias": {"50256": -100}},
         {"modalities": ["text", "audio"]},
         {"max_tokens": 2, "max_completion_tokens": 2},
-        {"max_tokens": 21},
         {"temperature": 2.5},
         {"messages": []},
         {"messages": [{"role": "user", "content": ""}]},
+        {"messages": [{"role": "user", "content": None}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
         {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}], "content": "x"}]},
@@ -185,17 +186,128 @@ def test_what_is_not_done_is_refused_and_named(ours, more):
 
 @pytest.mark.parametrize(
     "more",
-    [{"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
-     {"prompt": ["x"] * 21}, {"prompt": ["x"] * 7, "n": 3}],
+    [{"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 6}, {"logprobs": True},
+     {"extra_body": {"top_logprobs": 2}}, {"prompt": []}, {"prompt": [""]}, {"prompt": ["x"] * 21},
+     {"prompt": ["x"] * 7, "n": 3}],
 )  # fmt: skip
 def test_what_is_not_done_with_texts_is_refused(ours, more):
     with pytest.raises(openai.BadRequestError):
         complete(ours, **more)
 
 
-def test_two_prompts_cannot_be_streamed(ours):
-    with pytest.raises(openai.BadRequestError, match="one answer"):
-        list(complete(ours, prompt=["a", "b"], stream=True))
+def streamed(chunks):
+    """What the chunks of a stream say: text, role and finish reason of each answer."""
+    said = {}
+    for chunk in chunks:
+        for choice in chunk.choices:
+            text, reasons = said.setdefault(choice.index, ([], []))
+            text.append(choice.delta.content if hasattr(choice, "delta") else choice.text)
+            reasons.append(choice.finish_reason)
+    assert all(reasons[-1] and not any(reasons[:-1]) for _, reasons in said.values())
+    return ["".join(said[index][0]) for index in sorted(said)]
+
+
+def test_who_sends_tools_hears_what_does_the_same(ours):
+    with pytest.raises(openai.BadRequestError, match="leave tools .* out.*response_format"):
+        chat(ours, tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="required")
+
+
+def test_several_answers_are_streamed_each_with_its_index(site, ours):
+    *chunks, last = chat(ours, n=3, stream=True, temperature=1, stream_options={"include_usage": True})
+    assert streamed(chunks) == ["one two three"] * 3
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 9)
+    assert streamed(complete(ours, prompt=["a", "b b"], n=2, stream=True)) == ["a", "a", "b b", "b b"]
+    assert [len(e["gen_ai.response.finish_reasons"]) for e in site.events()] == [3, 4]
+    with ours.chat.completions.stream(model="support-bot", messages=HELLO, n=2) as stream:
+        assert [c.message.content for c in stream.get_final_completion().choices] == ["one two three"] * 2
+
+
+def test_when_one_of_several_streams_fails_or_is_left_the_others_end(site, ours):
+    with pytest.raises(openai.APIError, match="wrong here"):
+        list(complete(ours, prompt=["a", "b bad", "w " * 20], stream=True))
+    site.engines["v1"]._token_s = 0.02
+    stream = complete(ours, prompt=["w " * 20] * 3, stream=True)
+    next(iter(stream))
+    stream.close()
+    site.until(lambda: site.engines["v1"].stats().running == 0)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"max_tokens": 10_000},  # more than any answer gets
+        {"max_completion_tokens": 10_000},
+        {"reasoning_effort": "low", "verbosity": "low"},
+        {"top_p": 0, "temperature": 1},
+        {"tools": [], "tool_choice": "auto"},
+        {"messages": [*HELLO, {"role": "assistant", "content": None}, HELLO[0]]},
+        {"messages": [*HELLO, {"role": "assistant", "content": None, "refusal": None, "tool_calls": []}, HELLO[0]]},
+        {"messages": [*HELLO, {"role": "assistant"}, HELLO[0]]},
+    ],
+)
+def test_what_clients_send_is_answered(ours, more):
+    (choice,) = chat(ours, **more).choices
+    assert (choice.message.content, choice.finish_reason) == ("one two three", "stop")
+
+
+def test_an_answer_is_as_long_as_is_given_though_more_is_asked_for(site, ours):
+    (choice,) = chat(ours, messages=[{"role": "user", "content": "w " * 25}], max_tokens=10_000).choices
+    assert (choice.finish_reason, len(choice.message.content.split())) == ("length", 20)
+
+
+def test_a_stream_counts_its_tokens_everywhere_when_asked(ours):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(complete(ours, prompt=["a b", "c"], stream=True, stream_options=options))
+    assert [chunk.usage.completion_tokens for chunk in chunks] == [1, 2, 3, 3]
+    assert [chunk.usage.prompt_tokens for chunk in chunks] == [2, 2, 3, 3]
+    told = list(chat(ours, stream=True, stream_options=options, logprobs=True))  # begins with an event without tokens
+    assert [(chunk.usage.prompt_tokens, chunk.usage.completion_tokens) for chunk in told] == [
+        (3, n) for n in (0, 1, 2, 3, 3)
+    ]
+
+
+def test_the_tokens_of_answers_are_told_whole_and_streamed(ours):
+    for choice in chat(ours, n=2, logprobs=True, top_logprobs=2, stop="ee").choices:
+        told = choice.logprobs.content
+        assert [token.token for token in told] == ["one", " two", " thr"] and choice.message.content == "one two thr"
+        assert bytes(told[1].bytes) == b" two" and told[1].logprob == 0.0
+        assert [[other.token for other in token.top_logprobs] for token in told] == [["one"], [" two"], []]
+        assert choice.logprobs.refusal is None
+    with ours.chat.completions.stream(model="support-bot", messages=HELLO, n=2, logprobs=True) as stream:
+        for choice in stream.get_final_completion().choices:
+            assert [token.token for token in choice.logprobs.content] == ["one", " two", " three"]
+    assert chat(ours, logprobs=False, top_logprobs=0).choices[0].logprobs is None
+
+
+def test_the_tokens_of_texts_are_told_whole_and_streamed(ours):
+    for choice in complete(ours, prompt=["one two", "three"], n=2, logprobs=1).choices:
+        told = choice.logprobs
+        assert "".join(told.tokens) == choice.text
+        assert told.text_offset == [choice.text.index(token) for token in told.tokens]
+        assert told.top_logprobs == [{token: 0.0} for token in told.tokens]
+        assert told.token_logprobs == [0.0] * len(told.tokens)
+    assert complete(ours, logprobs=0).choices[0].logprobs.top_logprobs is None
+    assert complete(ours, extra_body={"logprobs": False}).choices[0].logprobs is None
+    offsets = {}
+    for chunk in complete(ours, prompt=["one two", "three"], logprobs=0, stream=True):
+        (choice,) = chunk.choices
+        offsets.setdefault(choice.index, []).extend(choice.logprobs.text_offset)
+    assert offsets == {0: [0, 3], 1: [0]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_guard_cuts_is_not_told_as_a_token(site, leaking, stream):
+    with (
+        site.live(lambda version: site.engines.setdefault(version.name, leaking())) as url,
+        httpx.Client(headers=site.headers()) as http,
+    ):
+        for route, body in (
+            ("chat/completions", {"messages": HELLO, "logprobs": True, "top_logprobs": 5}),
+            ("completions", {"prompt": "one two three", "logprobs": 5}),
+        ):
+            answer = http.post(f"{url}/v1/{route}", json={"model": "support-bot", "stream": stream, **body})
+            assert answer.status_code == 200 and "content_filter" in answer.text
+            assert " three" in answer.text and "hf_" not in answer.text and "aB3dE" not in answer.text
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "support-bot:v2", "support-bot:", "", "support-bot:v1:x"])
@@ -206,7 +318,7 @@ def test_a_model_that_is_not_there_is_not_found(ours, model):
 
 
 def test_models_are_listed_and_one_version_can_be_named(ours):
-    assert [model.id for model in ours.models.list()] == ["support-bot", "support-bot:v1"]
+    assert [model.id for model in ours.models.list()] == ["support-bot", "support-bot:v1", "all-MiniLM-L6-v2"]
     assert ours.models.retrieve("support-bot:v1").id == "support-bot:v1"
     assert chat(ours, model="support-bot:v1").model == "support-bot:v1"
     with pytest.raises(openai.NotFoundError):
@@ -253,7 +365,7 @@ def test_an_error_in_the_middle_of_a_stream_is_raised(ours):
         list(chat(ours, messages=[{"role": "user", "content": "good bad"}], stream=True))
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/moderations"])
 def test_errors_outside_the_routes_have_openais_shape_too(url, path):
     answer = httpx.post(url.removesuffix("/v1") + path)
     assert answer.status_code == 404 and answer.json()["error"]["message"]

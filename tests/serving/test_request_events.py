@@ -94,6 +94,21 @@ def test_several_answers_have_several_digests(site, client):
     assert a == again != b
 
 
+def test_that_tokens_were_to_be_told_and_the_end_passed_over_is_told(site, client):
+    post(site, client, "/v1/chat/completions", logprobs=True, ignore_eos=True)
+    post(site, client, "/v1/completions", prompt="a", logprobs=2)
+    post(site, client, "/v1/completions", prompt="a", ignore_eos=False)
+    names = ("llmops.request.logprobs", "llmops.request.ignore_eos")
+    assert [tuple(map(event.get, names)) for event in site.events()] == [(0, True), (2, None), (None, None)]
+
+
+def test_that_json_was_asked_for_is_told_though_the_engine_makes_none(site, client):
+    answer = post(site, client, "/v1/chat/completions", response_format={"type": "json_object"})
+    assert answer.status_code == 400
+    [event] = site.events()
+    assert (event["gen_ai.output.type"], event["error.type"]) == ("json", "prompt_refused")
+
+
 @each_way
 def test_a_cut_answer_names_the_verdict_and_the_digest_is_of_what_left(site, leaking, stream):
     with site.client(lambda v: site.engines.setdefault(v.name, leaking())) as client:
@@ -134,13 +149,31 @@ def test_who_waits_is_told_to_have_waited(new_site, tmp_path):
         asking = [Thread(target=client.post, args=("/generate",), kwargs={"json": body}) for _ in range(2)]
         for thread in asking:
             thread.start()
-        narrow.until(lambda: engine.stats().waiting == 1)
-        time.sleep(0.2)
+        narrow.until(lambda: engine.stats().running == 1 and engine.stats().waiting == 1)
+        time.sleep(1)
         engine.going.set()
         for thread in asking:
             thread.join()
         first, second = sorted(event["llmops.queue_time"] for event in narrow.events())
-    assert second >= 200_000_000 > first
+    assert second >= 1_000_000_000 > first
+
+
+def test_a_stream_of_which_the_champion_gives_the_rest_keeps_its_id(site):
+    def engine(version):
+        site.engines[version.name] = EchoEngine(fail_on="boom" if version.name == "v2" else "")
+        return site.engines[version.name]
+
+    with site.client(engine) as client:
+        site.ready(client)
+        trial = {"version": "v2", "share": 0.9999, "override": "test"}
+        assert client.post("/admin/canary", json=trial, headers=site.headers("admin")).status_code == 200
+        site.until(lambda: site.ask(client).json()["model_version"] == "v2")
+        body = {"model": "support-bot", "prompt": ["fine words", "boom words"], "stream": True}
+        answer = client.post("/v1/completions", json=body, headers=site.headers())
+    ids = {json.loads(line[6:])["id"] for line in answer.text.splitlines() if line.startswith("data: {")}
+    event = next(event for event in site.events() if event["url.path"] == "/v1/completions")
+    assert event["llmops.canary.side"] == "champion"
+    assert ids == {answer.headers["X-Request-ID"]} == {event["http.request.id"]}
 
 
 def test_the_side_of_a_canary_and_of_its_champion(site):
@@ -182,3 +215,11 @@ def test_an_engine_that_dies_is_told(site, client):
     site.until(lambda: any(event["event.action"] == "die" for event in site.events(LOADS)))
     [event] = [event for event in site.events(LOADS) if event["event.action"] == "die"]
     assert (event["event.outcome"], event["llmops.model.version"]) == ("failure", "v1")
+
+
+def test_a_model_of_any_length_is_cut_in_the_event(site, client):
+    body = {"model": "m" * 30_000, "messages": [{"role": "user", "content": "x"}]}
+    answer = client.post("/v1/chat/completions", json=body, headers=site.headers())
+    assert answer.status_code == 404 and len(answer.text) < 2000
+    (event,) = site.events()
+    assert event["gen_ai.request.model"] == "m" * 200 and len(str(event)) < 3000

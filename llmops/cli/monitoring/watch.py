@@ -20,12 +20,16 @@ def add_to(add: Add) -> None:
 
 
 def drift(settings: Config, options: argparse.Namespace) -> None:
-    """Compare the last window of requests with the reference of the champion; a window judged before is only shown."""
+    """Compare the last window of requests with the reference of the champion; a window judged before is only shown.
+
+    What --against or --until ask for is only shown, too: it is no event and raises or ends no alert.
+    """
     from llmops.drift.watch import watch_drift
     from llmops.monitoring.shipping import drain
 
     drain(settings.events, settings.monitoring)
-    found = watch_drift(settings, _moment(options.until), options.against)
+    by_hand = bool(options.against or options.until)
+    found = watch_drift(settings, _moment(options.until), options.against, tell=not by_hand)
     if options.json:
         print(json.dumps(found))
         return
@@ -36,7 +40,11 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
     print({"training": "in its training data:", "served": "asked in its first days:"}[found["reference"]])
     for one in found["comparisons"]:
         state = (
-            f"DRIFT, {one['windows']} windows" if one["windows"] > 1 else "differs" if one["drifted"] else "as before"
+            f"DRIFT, {one['windows']} windows"
+            if one in found["drift"]
+            else "differs"
+            if one["drifted"]
+            else "as before"
         )
         figures = f"{one['test']:<18} effect {one['effect']:6.3f}  q {one['q_value']:.3g}"
         print(f"{one['side']:<7} {one['feature']:<14} {figures:<46} {state}")

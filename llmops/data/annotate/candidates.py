@@ -20,6 +20,7 @@ from llmops.config import Template
 from llmops.data.annotate.names import place_of
 from llmops.data.annotate.prose import qa_pairs
 from llmops.data.annotate.split import normalized
+from llmops.data.feedback.documents import is_said
 from llmops.data.text.headings import path
 from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.errors import LlmopsError
@@ -43,7 +44,7 @@ TABLES = {
     "dropped": schema(Dropped),
     "found": _columns("question answer context", "place document entity"),  # by a `Redactor`
     # by earlier runs
-    "tested": _columns("number", "id wording group compared interval source question answer example"),
+    "tested": _columns("number", "id wording group compared interval source location position question answer example"),
     "wordings": pa.schema([("number", pa.int64()), *schema(Document)]),
     "asked": _columns("number side", "asked new"),
     "answered": _columns("row place", "asked answer context group licence"),
@@ -62,6 +63,11 @@ class Candidate:
     group: str  #: empty: grouped by the answer
     own: tuple[str, str] | None = None  #: the row's values in a template's question and answer; None: no template
     answered_at: int | None = None  #: of another wording: the place (`names.place_of`) whose answer it has
+
+    @property
+    def said(self) -> bool:
+        """Whether it is what users have said."""
+        return is_said(self.document.location, self.document.position)
 
 
 class Made(NamedTuple):
@@ -275,7 +281,9 @@ def place(document: Document) -> str:
 
 
 def _as_it_stands(document: Document) -> Candidate:
-    return Candidate(origin(document), document.question, document.answer, document.context, document.group)
+    # What users have said of one topic has one answer on both sides of the split: its own is the question alone.
+    own = (document.question, "") if is_said(document.location, document.position) else None
+    return Candidate(origin(document), document.question, document.answer, document.context, document.group, own)
 
 
 def origin(document: Document) -> Document:

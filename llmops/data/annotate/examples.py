@@ -6,25 +6,22 @@ What is decided is decided on numbers, some 40 bytes a candidate; the texts stay
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain
 from typing import Any
 
 import polars as pl
 
 from llmops.config import Annotate
+from llmops.data.annotate.apart import admitted, decontaminated, too_near
 from llmops.data.annotate.candidates import Candidate, drop_rows
-from llmops.data.annotate.decontaminate import in_batches, overlaps_of, same_words
 from llmops.data.annotate.names import joined, place_of
 from llmops.data.annotate.past import SHOWN, TEST, TRAIN, VALIDATION, Entry, Ledger, Past, compared, key, shown_text
 from llmops.data.annotate.redact import Redactor
 from llmops.data.annotate.split import SPLIT, Claim, keyed, normalized, splits, wording_id
-from llmops.data.worktables import BATCH, WorkTables, batched
+from llmops.data.worktables import WorkTables, batched
 from llmops.records import Document, Example, as_of, content_id
 
 _COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
 _ITEM = ("row", "id", "wording", "group", "split")
-_FROM = {"row": "candidates", "number": "tested"}  #: where an example is that has such a key
 
 
 class Candidates:
@@ -72,7 +69,7 @@ class Candidates:
 
     @property
     def keys(self) -> pl.DataFrame:
-        """Of all that were added: `row`, `id`, `wording`, `group`, `fraction`, `testable`, and `answer`, a number."""
+        """Of all that were added: `row`, `id` and `answer` as numbers, and what `keyed` gives."""
         if not self._keys:
             self.add(())
         return pl.concat(self._keys)
@@ -84,13 +81,15 @@ def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past
     Returns:
         `row` in the table of candidates, `id`, `wording` and `group` as numbers, `split` and `interval`.
     """
-    items = _admitted(_assigned(made.keys, work, config, past), work, config, past, ledger)
+    near = pl.col("said") & pl.col("wording").is_in(too_near(made.keys, work, config, past, ledger).implode())
+    assigned = _assigned(made.keys.with_columns(near=near), work, config, past)
+    items = admitted(assigned, work, config, past, ledger)
     items = pl.concat([items, *_carried(items, made, work, config, past)])
     items = items.sort("id", "row")
     items = items.join(past.since, "id", "left", maintain_order="left").with_columns(
         pl.col("interval").fill_null(ledger.interval)
     )
-    return _decontaminated(items, work, config, past)
+    return decontaminated(items, work, config, past)
 
 
 def examples(
@@ -156,22 +155,6 @@ def _assigned(keys: pl.DataFrame, work: WorkTables, config: Annotate, past: Past
     return items
 
 
-def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
-    """The items without those that would be new in the test, but are near twins of what has been trained on."""
-    tested = items.filter(pl.col("split") == TEST)
-    left = tested.join(past.tested, ["wording", "id"], "anti", maintain_order="left").select("row")
-    refused: dict[int, str] = {}
-    for texts in ledger.trained() if len(left) else ():
-        made = _rendered(left, work, config)
-        same = same_words(_texts(made["row"], work, config, shown=True), in_batches(texts))
-        close = overlaps_of(partial(_texts, left["row"], work, config), in_batches(texts))
-        for rows, hits in ((made["row"], same), (left["row"], close)):
-            refused |= {rows[index]: shared for index, (_, shared) in hits.items()}
-        left = left.filter(~pl.col("row").is_in(list(refused)))
-    details = [f"shares {shared}, with what has been trained on, so it cannot be tested" for shared in refused.values()]
-    return _without(items, list(refused), "trained_before", details, work)
-
-
 def _carried(
     items: pl.DataFrame, made: Candidates, work: WorkTables, config: Annotate, past: Past
 ) -> Iterator[pl.DataFrame]:
@@ -188,84 +171,15 @@ def _carried(
         yield new.with_columns(pl.lit(TEST, SPLIT).alias("split")).select(_ITEM)
 
 
-def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past) -> pl.DataFrame:
-    """The items without those that would give others away, which are dropped.
-
-    Validation loses what is too close to the test, to what it was before, or to what later intervals test; training
-    loses that, and what is too close to validation.
-    """
-    now = items.filter(pl.col("split") == TEST)["id"]
-    versions = past.versions.filter(~pl.col("id").is_in(now.implode()))
-    for split, others in ((VALIDATION, (TEST,)), (TRAIN, (TEST, VALIDATION))):
-        held = [items.filter(pl.col("split") == other).select("id", "row", "split") for other in others]
-        names = pl.concat([*held, versions.with_columns(split=pl.lit(TEST, SPLIT))], how="diagonal")
-        rows, made = items.filter(pl.col("split") == split).select("row"), _rendered(names, work, config)
-        texts = chain(_said(names, work, config), _said(made, work, config, shown=True))
-        close = overlaps_of(partial(_texts, rows["row"], work, config), texts)
-        found = {rows["row"][index]: hit for index, hit in close.items()}
-        rows = _rendered(rows, work, config)
-        if len(rows):
-            shown = _texts(rows["row"], work, config, shown=True)
-            same = same_words(shown, _said(names, work, config, shown=True))
-            found = {rows["row"][index]: hit for index, hit in same.items()} | found
-        names, details = pl.concat([names, made]).select("split", "id"), []
-        for other, shared in found.values():
-            details.append("shares {}, with the {} item {:016x}".format(shared, *names.row(other)))
-        items = _without(items, [*found], "contaminated", details, work)
-    return items
-
-
-def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
-    """Those of some examples that a template made: what is compared of them is not what they show.
-
-    Args:
-        some: each with its `row` among the candidates, or its `number` among the tested of earlier runs.
-        work: the tables.
-        config: the section.
-    """
-    for name in _FROM.keys() & set(some.columns):
-        work.replace("these", some.select(name).drop_nulls().to_arrow())
-        query = f"SELECT {name} FROM {_FROM[name]} c JOIN these USING ({name})"
-        same = work.frame(f"{query} WHERE rtrim({_of(name, config)}, chr(10)) = rtrim({shown_text(config)}, chr(10))")
-        some = some.join(same.cast({name: some[name].dtype}), name, "anti", maintain_order="left")
-    return some
-
-
-def _said(some: pl.DataFrame, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
-    """The texts of examples as in `_rendered`, with a row or, after those, with a number."""
-    for name in _FROM:
-        yield from _texts(some[name].drop_nulls(), work, config, shown=shown)
-
-
-def _texts(keys: pl.Series, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
-    """The texts by which examples are compared, or that they show, in the order of `keys`: rows or numbers."""
-    name = keys.name
-    ranks = pl.DataFrame({name: keys, "rank": range(len(keys))}, {"rank": pl.Int64, name: keys.dtype})
-    work.replace("ranks", ranks.to_arrow())
-    text = shown_text(config) if shown else _of(name, config)
-    for texts in work.ranked(f"SELECT {text} AS text, rank FROM {_FROM[name]} c JOIN ranks USING ({name})", len(keys)):
-        for start in range(0, len(texts), BATCH):
-            yield pl.Series("text", texts["text"][start : start + BATCH])
-
-
-def _of(name: str, config: Annotate) -> str:
-    return compared(config) if name == "row" else "c.compared"
-
-
 def _reason(rule: str, detail: str) -> pl.Expr:
     return pl.struct(pl.lit(rule).alias("rule"), pl.lit(detail).alias("detail"))
 
 
-def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str], work: WorkTables) -> pl.DataFrame:
-    """The items without some, which are dropped."""
-    columns = {"row": pl.Series(rows, dtype=pl.Int64), "detail": pl.Series(details, dtype=pl.String)}
-    drop_rows(pl.DataFrame(columns).with_columns(rule=pl.lit(rule), twin=pl.lit(None, pl.Int64)), work)
-    return items.filter(~pl.col("row").is_in(columns["row"].implode()))
-
-
 def _claim(candidate: Candidate) -> Claim:
-    group = candidate.group or content_id(normalized(candidate.answer))
-    return Claim(wording_id(candidate.question, candidate.context), group, candidate.document.source)
+    alone = content_id(normalized(candidate.answer))
+    group = candidate.group or alone
+    asked = wording_id(candidate.question, candidate.context)
+    return Claim(asked, group, candidate.document.source, candidate.said, alone)
 
 
 def _entry(row: dict[str, Any]) -> Entry:

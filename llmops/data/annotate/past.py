@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import polars as pl
 
 from llmops.config import Annotate
+from llmops.data.feedback.documents import is_said
 from llmops.data.worktables import WorkTables, batched
 from llmops.records import Example
 
@@ -97,7 +98,9 @@ def shown_text(config: Annotate) -> str:
     return "c.question" if config.split_by == "wording" else "c.question || chr(10) || c.answer"
 
 
-_ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": pl.Boolean, "run": pl.UInt32}
+_OF_EXAMPLE = ("source", "location", "position", "question", "answer")  #: columns of the table `tested`
+_ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": pl.Boolean, "said": pl.Boolean}
+_ENTRIES |= {"run": pl.UInt32}
 
 
 @dataclass(slots=True)
@@ -107,8 +110,8 @@ class Past:
     The texts of the tested ones are in the table `tested` of the run's `WorkTables`, each with its `number` here.
     """
 
-    #: `id`, `wording` and `group` of every entry, whether it is a `test` item, whether it is `so_far`, from an interval
-    #: up to this run's, and its `run`, counted in their order
+    #: `id`, `wording` and `group` of every entry, whether it is a `test` item, whether such a one is what users have
+    #: `said`, whether it is `so_far`, from an interval up to this run's, and its `run`, counted in their order
     entries: pl.DataFrame = field(
         default_factory=lambda: pl.DataFrame(schema={**_ENTRIES, "so_far": pl.Boolean, "interval": pl.String})
     )
@@ -121,9 +124,13 @@ class Past:
         number = 0
         for some in batched(ledger.entries()):
             rows = [
-                (int(e.id, 16), key(e.wording), key(e.group), e.split == TEST, order.setdefault(e.run, len(order)))
+                (
+                    int(e.id, 16), key(e.wording), key(e.group), e.split == TEST,
+                    e.example is not None and is_said(e.example.location, e.example.position),
+                    order.setdefault(e.run, len(order)),
+                )
                 for e in some
-            ]
+            ]  # fmt: skip
             frame = pl.DataFrame(rows, _ENTRIES, orient="row")
             intervals = pl.Series("interval", [e.interval for e in some], dtype=pl.String)
             frames.append(frame.with_columns((intervals <= ledger.interval).alias("so_far"), intervals))
@@ -133,7 +140,7 @@ class Past:
                     {
                         "number": number + at,
                         **{name: getattr(e, name) for name in ("id", "wording", "group", "compared", "interval")},
-                        **{name: getattr(e.example, name) for name in ("source", "question", "answer")},
+                        **{name: getattr(e.example, name) for name in _OF_EXAMPLE},
                         "example": json.dumps(asdict(e.example)) if e.example else None,
                     }
                     for at, e in enumerate(some)
@@ -144,10 +151,11 @@ class Past:
         return cls(pl.concat(frames))
 
     def after(self, new: pl.DataFrame, run: int) -> Past:
-        """This and what a run adds: items with `id`, `wording`, `group`, `split` and `interval`, which count so far."""
+        """This and what a run adds: items with `id`, `wording`, `group`, `split`, `said` and `interval`, which count so
+        far."""
         added = new.select(
-            "id", "wording", "group", (pl.col("split") == TEST).alias("test"), pl.lit(run, pl.UInt32).alias("run"),
-            pl.lit(True).alias("so_far"), "interval",
+            "id", "wording", "group", (pl.col("split") == TEST).alias("test"), "said",
+            pl.lit(run, pl.UInt32).alias("run"), pl.lit(True).alias("so_far"), "interval",
         )  # fmt: skip
         return Past(pl.concat([self.entries, added]))
 
@@ -161,6 +169,27 @@ class Past:
     def tested_groups(self) -> pl.Series:
         """Groups of all that has been tested so far."""
         return self.entries.filter("test", "so_far")["group"].unique()
+
+    @property
+    def lessons(self) -> pl.Series:
+        """Groups of any interval whose wordings were split: the run that tested one first did so with what users have
+        said alone, since of a group that is tested as a whole another source is tested."""
+        return self._first_tested.filter("said")["group"]
+
+    @property
+    def whole(self) -> pl.Series:
+        """The other groups that any interval tests."""
+        return self._first_tested.filter(~pl.col("said"))["group"]
+
+    @property
+    def _first_tested(self) -> pl.DataFrame:
+        tested = self.entries.filter("test")
+        first = tested.filter(pl.col("run") == pl.col("run").min().over("group"))
+        return first.group_by("group", maintain_order=True).agg(pl.col("said").all())
+
+    def renamed(self, old: pl.Series, new: pl.Series) -> Past:
+        """The same with other groups in the place of some."""
+        return Past(self.entries.with_columns(pl.col("group").replace(old, new)))
 
     @property
     def later(self) -> pl.DataFrame:

@@ -1,13 +1,35 @@
-"""Questions and their answers in plain text, where nothing but its layout tells them apart."""
+"""Questions and their answers in plain text: those that stand in it, where nothing but its layout tells them apart, and
+those that are made of what asks nothing."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
-from llmops.data.text.headings import path
+from llmops.data.text.headings import BETWEEN, is_path, path
 from llmops.data.text.questions import Marks, blocks, marks_of
+from llmops.data.text.sentences import sentences
+from llmops.data.text.words import words_of
+from llmops.records import Document
+
+SENTENCES = 2  #: of an answer to a question that is made
+LEAST, LONGEST = 6, 12  #: words of a sentence that says something; of a heading that is a question
+
+_ENDS = re.compile(r"[.!?。।؟۔።։]['\"”’)\]]*$")
+_DEFINES = re.compile(
+    r"(?P<the>(?:An?|The) )?(?P<term>[\w'’+-]+(?: [\w'’+-]+){0,4}?) (?P<verb>is|are) "
+    r"(?:an?|the|one|used|designed|made|meant|intended|how|what|where|when|responsible)\b"
+)
+#: What begins no term: it points to what stands elsewhere, or begins a clause.
+_BEFORE = """
+this that these those it its they he she we you i there here note which what who where when while if as in on at for to
+by with from after before since because although however also both each every some all most many another following above
+below one other your our their his her my not only and or but so
+"""
+_POINTS = frozenset(_BEFORE.split())
 
 _INITIAL = re.compile(r"\w\.\s*")  # "A. Smith"
 _INDENT = re.compile(r"^[^\S\n]+", re.MULTILINE)
@@ -56,3 +78,50 @@ def _answer(asked: Asked, marks: Marks) -> str:
     if not mark or (not asked.marked and _INITIAL.fullmatch(mark[0])):
         return text
     return said[mark.end() :]
+
+
+def made_pairs(document: Document) -> Iterator[tuple[str, str]]:
+    """Questions that are made of the sections of a document that asks none, and what answers each.
+
+    Of a section, one at most: what it defines first ("A vault is …" → "What is a vault?", in English), else its
+    heading, as it is typed into a search box. The answer is how the section begins.
+    """
+    if document.question or document.answer or not document.text:
+        return
+    for headings, body in _sections(document):
+        said = list(takewhile(_ENDS.search, sentences(body)[:SENTENCES]))
+        says = said and len(words_of(said[0])) >= LEAST
+        if says and (question := _defined(said[0]) or _heading(headings)):
+            yield question, " ".join(said)
+
+
+def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The sections of a document with the headings that each stands under, the outermost first."""
+    outer = tuple(part for part in document.context.split(BETWEEN) if part) if is_path(document.context) else ()
+    above, body = outer, list[str]()
+    for block in blocks(document.text):
+        titles = tuple(heading.title for heading in block.above)
+        if block.heading.level:
+            yield above, "\n\n".join(body)
+            above, body = (*outer, *titles, block.heading.title), []
+        elif block.text.strip():
+            body.append(block.text.strip())
+    yield above, "\n\n".join(body)
+
+
+def _defined(sentence: str) -> str:
+    """What asks for what a sentence defines; empty if it defines nothing."""
+    found = _DEFINES.match(sentence)
+    if not found or found["term"].split()[0].lower() in _POINTS:
+        return ""
+    return f"What {found['verb']} {(found['the'] or '').lower()}{found['term']}?"
+
+
+def _heading(headings: Sequence[str]) -> str:
+    """A section's heading as it is searched for, with the one above it where it is a word or two; empty if there is
+    none, or it is too long."""
+    if not headings:
+        return ""
+    words = headings[-1].split()
+    asked = path(headings[-2:]).replace(BETWEEN, ": ") if len(words) <= 2 else headings[-1]
+    return asked if len(asked.split()) <= LONGEST and words_of(asked) else ""

@@ -3,15 +3,18 @@
 In that order: candidates, length, redaction, cutting, quality, split, decontamination. What comes before the split
 looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`). What leaves
 the sources stays in it, as the ledger of earlier runs has it (see `past`).
+
+Where answers are to rest on documents and the sources have too few pairs to test, there is nothing to train: questions
+made from the pages validate and test. They are nearer to the pages than what people ask.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,28 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmops import prompts
-from llmops.config import Annotate
+from llmops.config import Annotate, Grounding
 from llmops.data.annotate import names, quality
-from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
+from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all, origin
 from llmops.data.annotate.examples import Candidates, entries, examples, split_items
 from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten, compared
+from llmops.data.annotate.prose import made_pairs
 from llmops.data.annotate.redact import Redactor, counts, findings
+from llmops.data.annotate.split import fraction
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within
 from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, Example, Finding, Row, schema, write_rows
+from llmops.scans.prompt_marks import prompt_mark
 
 log = logging.getLogger(__name__)
 
-# What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
-_MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
+MOST_MADE = 100  #: questions that are made from pages: evaluation asks each of them several times
+UNTRAINED = {"split_by": "group", "test": 0.7, "validation": 0.3}  #: how they are split
+
 _UNWRITTEN = Unwritten()
+_NOT_GROUNDED = Grounding()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
 # Numbers and names are sorted first, then the texts by the ranks of these.
 DROPPED = """
@@ -48,7 +56,9 @@ DROPPED = """
           FROM (SELECT rowid AS number, source, id FROM dropped)) r ON dropped.rowid = r.number"""
 
 
-def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
+def run(
+    config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN, grounding: Grounding = _NOT_GROUNDED
+) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (what was
@@ -60,24 +70,43 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
         clean: the artifact.
         out: the folder to write to.
         ledger: what earlier runs tested and trained, and where this one's goes.
+        grounding: says whether answers are to rest on documents.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
             left to train on.
         TransientError: if another run wrote to the ledger meanwhile.
     """
+    if not grounding.enabled:
+        return _annotate(config, clean, out, ledger)
+    try:
+        return _annotate(config, clean, out, ledger)
+    except TooFewError as error:
+        log.info("annotate: %s Nothing is trained: questions made from the pages judge what answers from them.", error)
+        return _annotate(config.model_copy(update=UNTRAINED), clean, out, ledger, alone=True)
+
+
+class TooFewError(LlmopsError):
+    """There are too few pairs of question and answer to train on and to test."""
+
+
+def _annotate(config: Annotate, clean: Path, out: Path, ledger: Ledger, alone: bool = False) -> dict[str, Any]:
+    """See `run`; `alone`: nothing is to be trained."""
     with WorkTables(out / ".work", TABLES) as work:
         made = Candidates(work, config)
         skipped = _take(clean / "documents", made, work, config)
         past = Past.of(ledger, work)
+        asked = _ask(clean / "documents", made, work, config) if alone else 0
         items = split_items(made, work, config, past, ledger)
+        if alone:
+            items = items.filter(pl.col("split") != TRAIN)
         _write(out / "dropped.parquet", Dropped, work.ranked(DROPPED, work.count("dropped")))
         rows = batched(asdict(finding) for finding in findings(work))
         _write(out / "findings.parquet", Finding, (pa.Table.from_pylist(some, schema(Finding)) for some in rows))
         sizes = Counter(items["split"].to_list())
         rules = {row["rule"]: row["n"] for row in work.rows(_RULES)}
         log.info("annotate: %s; dropped %s; redacted %s", dict(sizes), rules or "nothing", counts(work) or "nothing")
-        _check_sizes(sizes, config, out)
+        _check_sizes(sizes, config, out, alone)
         for split in (TRAIN, VALIDATION, TEST):
             frames = examples(items, work, split)
             _write(out / f"{split}.parquet", Example, (frame.to_arrow() for frame in frames))
@@ -95,6 +124,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
             "dropped": rules,
             "skipped_templates": skipped,
             "redactions": counts(work),
+            **({"made_from_pages": asked} if alone else {}),
         }
 
 
@@ -120,6 +150,23 @@ def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) ->
         made.add(_fit(rows, redactor, work, config))
     drop_all(wordings.unknown(), work)
     return skipped
+
+
+def _ask(folder: Path, made: Candidates, work: WorkTables, config: Annotate) -> int:
+    """Take the questions that are made from pages, `MOST_MADE` at most; returns how many.
+
+    A hash chooses them, so that more pages leave most of them as they are.
+    """
+    pairs = (
+        (fraction(config.seed, f"{document.source} {document.location} {question}"), question, answer, origin(document))
+        for document in _documents(sorted(folder.glob("*.parquet")), work)
+        for question, answer in made_pairs(document)
+    )
+    chosen = nsmallest(MOST_MADE, pairs, key=lambda one: one[:3])
+    some = [Candidate(document, question, answer, "", "") for _, question, answer, document in chosen]
+    fit = _fit(some, Redactor(config.redact, work), work, config)
+    made.add(fit)
+    return len(fit)
 
 
 def _documents(files: Sequence[Path], work: WorkTables) -> Iterator[Document]:
@@ -195,8 +242,8 @@ def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
 
 def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
     texts = f"{candidate.question}\n{candidate.answer}\n{candidate.context}"
-    if match := _MARKER.search(texts):
-        return "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"
+    if mark := prompt_mark(texts):
+        return "prompt_marker", f"it holds {mark!r}, which has a meaning in prompts"
     return quality.broken_rule(candidate.question, candidate.answer)
 
 
@@ -217,15 +264,21 @@ def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
                 text.write(prompts.annotated(question, answer, context) + "\n")
 
 
-def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:
-    if not sizes[TRAIN]:
+def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path, alone: bool) -> None:
+    if alone and (not sizes[VALIDATION] or sizes[TEST] < config.min_test_items):  # which is 1 at least
         raise LlmopsError(
+            f"Only {sizes[TEST]} questions to test, and {sizes[VALIDATION]} to validate, could be made from the pages; "
+            f"annotate.min_test_items is {config.min_test_items}: add pages, or pairs of question and answer, or lower "
+            f"min_test_items. What was dropped, and why: {out / 'dropped.parquet'}."
+        )
+    if not sizes[TRAIN] and not alone:
+        raise TooFewError(
             f"No example is left to train on (validation {sizes[VALIDATION]}, test {sizes[TEST]}): lower annotate.test "
             f"({config.test}) or add sources. What was dropped, and why: {out / 'dropped.parquet'}."
         )
     if sizes[TEST] < config.min_test_items:
         sources = f" from {', '.join(config.test_sources)}" if config.test_sources else ""
-        raise LlmopsError(
+        raise TooFewError(
             f"Only {sizes[TEST]} test items{sources}, but annotate.min_test_items is {config.min_test_items}: raise "
             f"annotate.test ({config.test}), add data, or lower min_test_items. {sizes[TRAIN]} examples would train. "
             f"What was dropped, and why: {out / 'dropped.parquet'}."

@@ -42,6 +42,7 @@ _COLUMNS = [
     *((name, pl.UInt64()) for name in _NUMBERS),
     ("split", SPLIT),
     ("interval", pl.String()),
+    ("said", pl.Boolean()),
 ]
 _NONE = pl.DataFrame(schema=pl.Schema(_COLUMNS))  #: no items
 _PLACEHOLDER = re.compile(r"\{[^{}]+\}")
@@ -113,8 +114,9 @@ def _items(path: Path, record: Record, candidates: Candidates) -> pl.DataFrame:
             made = [_candidate(e, record.config.get("templates", {}).get(e.source, ())) for e in some]
             wordings = [wording_id(e.question, e.context) for e in some]
             frame = candidates.store(made, [e.group for e in some], wordings)
+            said = pl.Series([c.said for c in made], dtype=pl.Boolean)
             decided = [pl.lit(split, SPLIT).alias("split"), pl.lit(record.interval).alias("interval")]
-            frames.append(frame.with_columns(decided))
+            frames.append(frame.with_columns(*decided, said=said))
     return pl.concat(frames)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
@@ -9,13 +11,16 @@ import pyarrow as pa
 from llmops.data.feedback import rows
 from llmops.data.feedback.intake import end_of
 from llmops.data.feedback.rows import Review
+from llmops.data.feedback.same import alike
 from llmops.data.text.comparable import comparable
 from llmops.monitoring.events import timestamp
-from llmops.records import KEY, content_id
+from llmops.records import KEY, Document, content_id, is_key
 from llmops.state.database import database_at
 
 LOCATION = "feedback"  #: of the documents
+ALIKE = 0.85  #: F1 of the words from which two answers are of one topic, as `improve.agreement` by default
 _PAIR = ("id", "source", "location", "position", "question", "context", "chosen", "rejected", "version")
+_FIELDS = {"event", "key", "kind", "version", "accepted"}  #: what `fields` has
 PAIRS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _PAIR])
 
 
@@ -44,9 +49,33 @@ def position(row: Review) -> str:
     return f"{KEY}{row.id}"
 
 
+def is_said(location: str, position: str) -> bool:
+    """Whether what stands at this place is what users have said."""
+    return location == LOCATION and is_key(position)
+
+
+def told_of(document: Document) -> dict[str, str] | None:
+    """What a document of this kind says of where it is from; None for any other, as of a table called `feedback`."""
+    if not is_said(document.location, document.position):
+        return None
+    told = json.loads(document.fields)
+    return told if isinstance(told, dict) and told.keys() == _FIELDS else None
+
+
 def document_id(source: str, id: str) -> str:
     """The id of the document of a row."""
     return content_id(source, LOCATION, f"{KEY}{id}")
+
+
+def topics(found: Iterable[Review]) -> dict[str, str]:
+    """Id of a row → the group of its document, where several answer nearly alike. The others have none: they are
+    grouped by their answer, as any document is, and so with those of other sources that have it, too."""
+    rows = list(found)
+    topics = defaultdict[int, list[Review]](list)
+    for row, head in zip(rows, alike([row.text for row in rows], ALIKE), strict=True):
+        topics[head].append(row)
+    several = (group for group in topics.values() if len({comparable(row.text) for row in group}) > 1)
+    return {row.id: f"said {group[0].id}" for group in several for row in group}
 
 
 def fields(row: Review, keyed: Callable[[str], str]) -> dict[str, str]:

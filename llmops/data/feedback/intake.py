@@ -17,7 +17,7 @@ from llmops.data.feedback import rows
 from llmops.data.feedback.policy import POLICY, Said, judge
 from llmops.data.feedback.rows import Review
 from llmops.data.text.comparable import comparable
-from llmops.monitoring.datasets import FEEDBACK, TEXT
+from llmops.monitoring.datasets import FEEDBACK, SERVING, TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 from llmops.state.database import Database
@@ -85,10 +85,16 @@ def _said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
 
 
 def _corrections(reader: Reader, since: str, until: str) -> Iterable[Review]:
+    """What should have been said, but where tools were called: without their results nobody could answer so."""
+    found = []
     for event in reader.find(FEEDBACK, since, until):
         said = {name: str(event.get(_FEEDBACK + name) or "").strip() for name in _TEXTS}
         if said["question"] and said["correction"]:
-            yield _row(event, "correction", **said)
+            found.append((event.get("http.request.id"), _row(event, "correction", **said)))
+    names = ("http.request.id", "llmops.text.tools")
+    texts = reader.columns(TEXT, names, since, until) if found else []
+    called = {request for request, tools in texts if tools == "called"}
+    return [row for request, row in found if request not in called]
 
 
 _TEXTS = ("question", "context", "answer", "correction", "comment")
@@ -97,7 +103,8 @@ _TEXTS = ("question", "context", "answer", "correction", "comment")
 def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
     """Answers that were found good, where texts are kept, and the ids of ratings that were taken back.
 
-    Of a key's ratings of a request the last one counts.
+    Of a key's ratings of a request the last one counts. An answer to somebody who showed tools is none to train, nor is
+    one from the documents: without its passages it would teach to say by heart what may be deleted tomorrow.
     """
     last: dict[tuple[str, str], Mapping[str, object]] = {}
     taken_back: set[str] = set()
@@ -111,10 +118,11 @@ def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review],
     good = {who: event for who, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
     if not good:
         return [], taken_back
-    requests = {request for request, _ in good}
+    outcomes = reader.columns(SERVING, ("http.request.id", "llmops.retrieval.outcome"), since, until)
+    requests = {request for request, _ in good} - {str(id) for id, outcome in outcomes if outcome}
     kept = {
         str(request): (str(question), str(context or ""), str(answer), str(version or ""))
-        for request, question, context, answer, version in reader.columns(
+        for request, question, context, answer, version, tools in reader.columns(
             TEXT,
             (
                 "http.request.id",
@@ -122,11 +130,12 @@ def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review],
                 "llmops.context.text",
                 "llmops.answer.text",
                 "llmops.model.version",
+                "llmops.text.tools",
             ),
             since,
             until,
         )
-        if request in requests and question and answer
+        if request in requests and question and answer and not tools
     }
     found = []
     for (request, _), rating in good.items():

@@ -97,6 +97,14 @@ def forgotten(connection: sa.Connection) -> dict[str, str]:
     return {key: said["until"] for said in connection.execute(query).scalars() for key in said.get("keys", ())}
 
 
+def forgotten_keys(database: Database) -> dict[str, str]:
+    """Prefix of a key → when its owner was forgotten."""
+    if database.absent:
+        return {}
+    with database.read() as connection:
+        return forgotten(connection)
+
+
 def forget_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
     """Take out of the audit why somebody decided on these rows, and whose they were."""
     table = tables.audit

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from unicodedata import category
 
 from llmops.data.text import words
@@ -56,6 +58,38 @@ def same_answer(one: str, other: str, least: float) -> bool:
     """
     a, b = words_of(one), words_of(other)
     return a.plain == b.plain or (_not_turned(a, b) and f1(a, b) >= least)
+
+
+def alike(texts: Sequence[str], least: float) -> list[int]:
+    """Of each text the index of the first one that says the same, among those that say the same as none before them.
+
+    Not all are compared with all: two texts that share enough words share one of the rarest of each (Bayardo, Ma &
+    Srikant 2007, Scaling up all pairs similarity search), and their numbers and how often they negate are the same.
+
+    Args:
+        texts: the texts.
+        least: as in `same_answer`.
+    """
+    counted = [
+        [(word, n) for word, count in words_of(text).bag.items() for n in range(count)] for text in texts
+    ]  # one of two equal words is another than the other
+    often = Counter(word for some in counted for word in some)
+    heads: list[int] = []
+    plain, holding = dict[str, int](), defaultdict[Hashable, list[int]](list)
+    for at, (text, some) in enumerate(zip(texts, counted, strict=True)):
+        shared = ceil(least / (2 - least) * len(some) - 1e-9)  # at least, with any text that says the same
+        words = words_of(text)
+        rarest = sorted(some, key=lambda word: (often[word], word))[: len(some) - shared + 1]
+        must = _marked(words), words.negations
+        keys = [(word, must) for word in rarest]
+        near = {head for key in keys for head in holding[key]} | {plain.get(words.plain, at)} - {at}
+        head = next((head for head in sorted(near) if same_answer(texts[head], text, least)), at)
+        heads.append(head)
+        if head == at:
+            plain[words.plain] = at
+            for key in keys:
+                holding[key].append(at)
+    return heads
 
 
 def same_question(one: str, other: str, least: float) -> bool:

@@ -18,23 +18,24 @@ import regex
 
 from llmops.data.text.abbreviations import ALWAYS, BEFORE_NUMBERS
 
-_CLOSING, _OPENING = r"[\"'”’)\]」』】]*", r"[\"'“‘(\[¿¡「『【]*"
+# Possessive (`*+`), and from the beginning of white space on: no character is looked at once for each one before it.
+_CLOSING, _OPENING = r"[\"'”’)\]」』】]*+", r"[\"'“‘(\[¿¡「『【]*+"
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese characters
 _END = re.compile(
     "|".join(
         [
-            rf"(?<=[.!?…।॥؟۔።։]){_CLOSING}\s+(?={_OPENING}[^\W_a-z])",  # before what can begin a sentence
-            rf"(?<=[。！？]){_CLOSING}\s*(?={_OPENING}\w)",
+            rf"(?<=[.!?…।॥؟۔።։]){_CLOSING}\s++(?={_OPENING}[^\W_a-z])",  # before what can begin a sentence
+            rf"(?<=[。！？]){_CLOSING}\s*+(?={_OPENING}\w)",
             rf"(?<=[!?]){_CLOSING}(?={_OPENING}[{_UNSPACED}])",  # what cleaning (NFKC) makes of full-width marks
-            r"\s*\n\s*\n\s*",  # an empty line
-            r"\s*\n(?=\s*(?:[-*•]|\d+[.)])\s)",  # before a list item
+            r"(?<!\s)\s*\n\s*\n\s*",  # an empty line
+            r"(?<!\s)\s*\n(?=\s*(?:[-*•]|\d+[.)])\s)",  # before a list item
         ]
     )
 )
 _AHEAD = 100  #: characters behind a cut that are looked at, to tell whether a sentence ends before it
 _WHITE = re.compile(r"\s+")
 _CHARACTER = regex.compile(r"\X")
-_LAST_WORD = re.compile(r"([\w.º]+)\.$")
+_BLACK = re.compile(r"\S")
 _LETTERS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")  # an initial, `z.B`, `S.p.A`
 _HOURS = frozenset(["a.m", "p.m"])  # which end a sentence as often as not
 # What the number of a day stands before, as in German.
@@ -44,15 +45,15 @@ _NEXT = re.compile(rf"{_OPENING}(\w?)")
 
 def sentences(text: str) -> list[str]:
     """The sentences of `text`; paragraphs and list items end one too. Joined they are the text without outer space."""
-    return [text[start:end].strip() for start, end in _spans(text)]
+    return [text[start:end].strip() for start, end in spans(text)]
 
 
 def cut(text: str, count: int) -> str:
     """The first `count` sentences of `text`, as they stand in it; 0 means all."""
     if not count:
         return text
-    spans = _spans(text)
-    return text[: spans[count - 1][1]].strip() if count < len(spans) else text
+    found = spans(text)
+    return text[: found[count - 1][1]].strip() if count < len(found) else text
 
 
 def within(text: str, most: int) -> str:
@@ -64,7 +65,7 @@ def within(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     head = text[: most + _AHEAD]
-    sentence = max((end for _, end in _spans(head) if end <= most), default=0)
+    sentence = max((end for _, end in spans(head) if end <= most), default=0)
     word = max((space.start() for space in _WHITE.finditer(head[: most + 1])), default=0)
     for end in (sentence, word):
         if 2 * end > most:
@@ -72,32 +73,39 @@ def within(text: str, most: int) -> str:
     return text[: max((c.end() for c in _CHARACTER.finditer(head) if c.end() <= most), default=0)].strip()
 
 
-def _spans(text: str) -> list[tuple[int, int]]:
-    spans, start = [], 0
+def spans(text: str) -> list[tuple[int, int]]:
+    """Where each sentence of `text` begins and ends."""
+    found, start = [], 0
     for match in _END.finditer(text):
         closing = match[0].split(maxsplit=1)[0] if match[0].strip() else ""
         stop = match.start() + len(closing)
-        if text[start:stop].strip() and not _continues(
-            text[start : match.start()], match[0], text[match.end() :][:_AHEAD]
-        ):
-            spans.append((start, stop))
+        if _BLACK.search(text, start, stop) and not _continues(text, start, match):
+            found.append((start, stop))
             start = match.end()
-    if text[start:].strip():
-        spans.append((start, len(text)))
-    return spans
+    if _BLACK.search(text, start):
+        found.append((start, len(text)))
+    return found
 
 
-def _continues(before: str, gap: str, following: str) -> bool:
-    """Whether a sentence goes on in `following`: the full stop belongs to an abbreviation, an initial or a number."""
-    if "\n" in gap:
+def _continues(text: str, start: int, end: re.Match[str]) -> bool:
+    """Whether the sentence that begins at `start` goes on after `end`: the full stop there belongs to an abbreviation,
+    an initial or a number."""
+    if "\n" in end[0]:
         return False
+    following = text[end.end() : end.end() + _AHEAD]
     begins = _NEXT.match(following)
     if begins and begins[1].islower():
         return True
-    if not (match := _LAST_WORD.search(before)):
+    first = last = end.start() - 1
+    if text[last] != ".":
         return False
-    word = match[1].casefold()
+    while first > start and (text[first - 1].isalnum() or text[first - 1] in "_."):
+        first -= 1
+    if first == last:
+        return False
+    written = text[first:last]
+    word = written.casefold()
     if word.isdigit():
-        return not before[: match.start()].strip() or bool(_MONTH.match(following))
-    letters = bool(_LETTERS.fullmatch(match[1])) and word not in _HOURS
+        return not _BLACK.search(text, start, first) or bool(_MONTH.match(following))
+    letters = bool(_LETTERS.fullmatch(written)) and word not in _HOURS
     return letters or word in ALWAYS or (following[:1].isdigit() and word in BEFORE_NUMBERS)

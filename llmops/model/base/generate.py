@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -46,7 +45,7 @@ def generate(
         stop_strings=prompts.stop_strings(tokenizer) or None,
         tokenizer=tokenizer,
     )
-    return [_until(row, ends) for row in output[:, width:].tolist()]
+    return [until(row, ends) for row in output[:, width:].tolist()]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -57,25 +56,25 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return text.strip()
 
 
-def answer(
+def generate_all(
     model: Model,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[tuple[str, str]],
+    requests: Sequence[Sequence[int]],
     max_new_tokens: int,
-    batch: int = 16,
-) -> list[str]:
-    """Answer (question, context) pairs greedily, longest prompts first so that batches pad little; order is kept."""
-    ids = [prompts.prompt_ids(tokenizer, question, context) for question, context in requests]
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    texts = [""] * len(ids)
+    batch: int,
+) -> list[list[int]]:
+    """`generate`, `batch` requests at a time, longest prompts first so that batches pad little; order is kept."""
+    order = sorted(range(len(requests)), key=lambda i: -len(requests[i]))
+    answers: list[list[int]] = [[] for _ in requests]
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        for i, tokens in zip(chosen, generate(model, tokenizer, [ids[i] for i in chosen], max_new_tokens), strict=True):
-            texts[i] = decode(tokenizer, tokens)
-    return texts
+        found = generate(model, tokenizer, [requests[i] for i in chosen], max_new_tokens)
+        for i, tokens in zip(chosen, found, strict=True):
+            answers[i] = tokens
+    return answers
 
 
-def _until(ids: list[int], ends: set[Any]) -> list[int]:
+def until(ids: list[int], ends: Collection[int]) -> list[int]:
     """The tokens before the first that ends an answer."""
     for n, token in enumerate(ids):
         if token in ends:

@@ -3,9 +3,9 @@
     weight ≈ q · scale,   q an integer in -127 … 127,   scale = max |weight| of the channel / 127
 
 On disk it is the `pack-quantized` layout of the library compressed-tensors. Embedding and output layer stay in
-bfloat16. So do activations: in 8 bits, with a scale for each token, they cost a fine-tuned SmolLM2-135M 0.02 nats per
-answer token, ten times what 8-bit weights cost. Torch's dynamic quantisation is no way out: it has one scale for the
-activations of a whole batch, so that an answer would depend on what else is in the batch.
+bfloat16. Activations are not rounded: in 8 bits, with a scale for each token, they cost a fine-tuned SmolLM2-135M 0.02
+nats per answer token, ten times what 8-bit weights cost. Torch's dynamic quantisation is no way out: it has one scale
+for the activations of a whole batch, so that an answer would depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -26,11 +26,6 @@ METHOD = "compressed-tensors"  #: `quant_method` in the `config.json` of such a 
 
 OFFSET = 128  #: added to an integer on disk
 
-#: Rows up to which torch's kernel for 8-bit weights is faster than turning them into bfloat16 first. Microseconds of a
-#: 576×1536 layer on one core, by the kernel, by turning, and with a weight that is bfloat16 anyway: one row takes 44,
-#: 286 and 105; 16 rows take 338, 277 and 113.
-_FEW = 12
-
 
 class Int8Linear(torch.nn.Module):
     """A linear layer with an integer weight of shape (out, in) and a scale of shape (out, 1)."""
@@ -47,11 +42,9 @@ class Int8Linear(torch.nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` of shape (…, in) in bfloat16 to (…, out)."""
-        rows = x.reshape(-1, self.in_features)
-        out = _multiply(rows, self.weight, self.weight_scale)
-        out = out if self.bias is None else out + self.bias
-        return out.view(*x.shape[:-1], self.out_features)
+        """`x` of shape (…, in) to (…, out), in the numbers of `x`."""
+        out = torch.nn.functional.linear(x, self.weight.to(x.dtype)) * self.weight_scale.flatten()
+        return out if self.bias is None else out + self.bias
 
 
 def is_int8(folder: Path) -> bool:
@@ -61,8 +54,8 @@ def is_int8(folder: Path) -> bool:
     return bool(known.get("quantization_config", {}).get("quant_method") == METHOD)
 
 
-def load(folder: Path, device: str) -> Any:
-    """Load the model of a folder that `is_int8`, in evaluation mode.
+def load(folder: Path, device: str, dtype: torch.dtype) -> Any:
+    """Load the model of a folder that `is_int8`, in evaluation mode, with all that is not in 8 bits in `dtype`.
 
     Raises:
         ArtifactError: if its weights are not those of its configuration.
@@ -70,10 +63,11 @@ def load(folder: Path, device: str) -> Any:
     config = AutoConfig.from_pretrained(str(folder))
     del config.quantization_config
     with no_init_weights():  # these weights are replaced below: filling them would only touch their memory
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for parent, name, layer in linear_layers(model):
         setattr(parent, name, Int8Linear(layer.in_features, layer.out_features, layer.bias))
-    state = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in _unpacked(load_file(file))}
+    stored = (pair for file in sorted(folder.glob("*.safetensors")) for pair in _unpacked(load_file(file)))
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in stored}
     missing, unknown = model.load_state_dict(state, strict=False, assign=True)
     if bad := sorted({*missing, *unknown} - set(model.all_tied_weights_keys)):
         raise ArtifactError(f"{folder} is damaged: its weights and its config.json do not agree on {bad[0]}.")
@@ -91,13 +85,6 @@ def linear_layers(model: Any) -> Iterator[tuple[Any, str, Any]]:
         if isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings()
     ]
     yield from found  # all found before any is replaced
-
-
-def _multiply(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`rows` (n, in) times the transposed weight, (n, out)."""
-    if len(rows) <= _FEW and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
-        return torch._weight_int8pack_mm(rows.contiguous(), weight, scale.flatten())
-    return torch.nn.functional.linear(rows, weight.to(rows.dtype)) * scale.t()
 
 
 def _unpacked(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:

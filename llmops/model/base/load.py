@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from llmops.machine import processor
 from llmops.model.base import int8
 from llmops.prompts.clock import without_clock
 
@@ -22,6 +24,14 @@ def device() -> str:
     """Where models run: this process's CUDA device, else the CPU."""
     # With its number, since accelerate refuses to train a model in NF4 that is on just "cuda".
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def precision() -> torch.dtype:
+    """In which numbers models compute here: bfloat16, or float32 on a processor without instructions for bfloat16.
+
+    Such a one multiplies matrices in bfloat16, too, but takes eight to nine times as long as in float32.
+    """
+    return torch.bfloat16 if torch.cuda.is_available() or "bf16" in processor() else torch.float32
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -53,21 +63,38 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
-    """A causal language model in bfloat16, or quantised, in evaluation mode.
+def load_model(
+    path: str | Path, quantisation: QuantizationConfigMixin | None = None, dtype: torch.dtype | None = None
+) -> Model:
+    """A causal language model, or a quantised one, in evaluation mode.
 
     A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.
+
+    Args:
+        path: the folder.
+        quantisation: of its linear layers.
+        dtype: of what is not quantised, and what layers compute in: `precision()` if not given. Weights that are to be
+            saved are loaded in bfloat16.
     """
+    dtype = dtype or precision()
     transformers_logging.disable_progress_bar()
     # Passing None would drop the quantisation that the folder's own configuration names.
     asked = {"quantization_config": quantisation} if quantisation else {}
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.bfloat16, device_map={"": device()}, **asked)
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, device_map={"": device()}, **asked)
+    # A folder in NF4 names what its layers computed in when it was saved; what is beside them stays as it is stored.
+    layers: Iterable[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "compute_dtype"):
+            layer.compute_dtype = dtype
+    for parameter in model.parameters():
+        if parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.to(dtype)
     return model.eval()
 
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
     """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
-    model = int8.load(Path(path), device()) if int8.is_int8(Path(path)) else load_model(path)
+    model = int8.load(Path(path), device(), precision()) if int8.is_int8(Path(path)) else load_model(path)
     adapter = Path(path) / ADAPTER
     if adapter.is_dir():
         from peft import PeftModel  # not above: it brings bitsandbytes, which a merged model has no use for

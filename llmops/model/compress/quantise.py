@@ -22,7 +22,7 @@ _ROOM = GIB  #: for statistics of layers rounded together; the embedded model ne
 
 
 def quantise(model: Any, examples: Sequence[Tokens]) -> Any:
-    """Replace all linear layers of a bfloat16 model, but its output layer, by `Int8Linear`, in place.
+    """Replace all linear layers of a model, but its output layer, by `Int8Linear`, in place.
 
     A layer is rounded by what it is given when the model reads `examples`. Layers are rounded in the order of the
     model, as many at once as have room for their statistics in memory. The next ones are then given what the rounded
@@ -38,10 +38,11 @@ def quantise(model: Any, examples: Sequence[Tokens]) -> Any:
 
 
 def save_int8(model: Any, out: Path) -> None:
-    """Write a model that `quantise` returned as a model folder, for `int8.load`."""
+    """Write a model that `quantise` returned as a model folder, for `int8.load`; what is not in 8 bits in bfloat16."""
     out.mkdir(parents=True, exist_ok=True)
-    state = dict(_packed(model.state_dict()))
+    state = dict(_packed(model.to(torch.bfloat16).state_dict()))
     save_torch_state_dict(state, out, shared_tensors_to_discard=list(model.all_tied_weights_keys))
+    model.config.dtype = torch.bfloat16
     model.config.save_pretrained(out)
     model.generation_config.save_pretrained(out)
     path = out / "config.json"

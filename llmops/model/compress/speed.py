@@ -15,12 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmops import ROOT
+from llmops import python_path
 from llmops.errors import LlmopsError
+from llmops.model.gguf.pipeline import is_gguf
+from llmops.model.gguf.process import Worker, run_requests
+
+Count = Callable[[Sequence[Sequence[int]], int], int]  #: tokens of answers to requests, all of the length that is given
 
 WARM_UP = 4  #: tokens
 ROUNDS = 2  #: the faster of them counts: what else runs on the machine only ever slows down
@@ -39,7 +43,7 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     """Measure `folder` in a fresh process.
 
     Args:
-        folder: for `load_servable`.
+        folder: a model folder or a servable.
         requests: token ids of prompts, used in turn.
         batch: requests at a time.
         new_tokens: length of every answer, in tokens.
@@ -50,10 +54,9 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     with tempfile.TemporaryDirectory() as scratch:
         task = Path(scratch) / "requests.json"
         task.write_text(json.dumps({"requests": [*map(list, requests)], "batch": batch, "new_tokens": new_tokens}))
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(
             [sys.executable, "-m", "llmops.model.compress.speed", str(folder), str(task)],
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": python_path()},
             capture_output=True,
             text=True,
         )
@@ -64,33 +67,51 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
 
 def main(folder: str, task: str) -> None:
     """Measure in this process and print the figures."""
+    asked = json.loads(Path(task).read_text())
+    requests, new_tokens = asked["requests"], asked["new_tokens"]
+    count, peak = _gguf(Path(folder)) if is_gguf(Path(folder)) else _torch(Path(folder))
+    speeds = {}
+    for name, size in (("1", 1), ("batch", asked["batch"])):
+        chosen = [requests[i % len(requests)] for i in range(size)]
+        count(chosen, WARM_UP)
+        speeds[name] = 0.0
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            speeds[name] = max(speeds[name], count(chosen, new_tokens) / (time.perf_counter() - begun))
+    found = Speed(round(speeds["1"], 1), round(speeds["batch"], 1), round(peak() / 2**20, 1))
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+
+
+def _gguf(folder: Path) -> tuple[Count, Callable[[], int]]:
+    """As serving runs it; the memory is that of the model's process."""
+    worker = Worker(folder)
+    worker.wait_loaded()
+
+    def count(requests: Sequence[Sequence[int]], new_tokens: int) -> int:
+        settings = {"max_new_tokens": new_tokens, "ignore_eos": True}
+        return sum(len(ids) for ids, _ in run_requests(worker, requests, settings, len(requests)))
+
+    return count, lambda: _peak_rss(worker.process.pid)
+
+
+def _torch(folder: Path) -> tuple[Count, Callable[[], int]]:
     import torch
 
     from llmops.model.base.generate import generate
     from llmops.model.base.load import load_servable
 
-    asked = json.loads(Path(task).read_text())
-    requests, new_tokens = asked["requests"], asked["new_tokens"]
     model, tokenizer = load_servable(folder)
-    speeds = {}
-    for name, size in (("1", 1), ("batch", asked["batch"])):
-        chosen = [requests[i % len(requests)] for i in range(size)]
-        generate(model, tokenizer, chosen, WARM_UP)
+
+    def count(requests: Sequence[Sequence[int]], new_tokens: int) -> int:
         model.generation_config.min_new_tokens = new_tokens
-        speeds[name] = 0.0
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            count = sum(map(len, generate(model, tokenizer, chosen, new_tokens)))
-            speeds[name] = max(speeds[name], count / (time.perf_counter() - begun))
-        model.generation_config.min_new_tokens = None
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_rss()
-    found = Speed(round(speeds["1"], 1), round(speeds["batch"], 1), round(peak / 2**20, 1))
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+        return sum(map(len, generate(model, tokenizer, requests, new_tokens)))
+
+    return count, torch.cuda.max_memory_allocated if torch.cuda.is_available() else lambda: _peak_rss(os.getpid())
 
 
-def _peak_rss() -> int:
+def _peak_rss(process: int) -> int:
     # Not `getrusage`: its maximum is inherited over fork and exec, so it would be that of the process which asked.
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
 

@@ -20,6 +20,12 @@ from llmops.model.scoring.metrics import normalise
 
 NAME = "report.html"
 ORDER = ("base", "champion", "candidate")
+WAYS = {
+    "closed": "from memory",
+    "retrieved": "with what was found",
+    "right": "with the right passage",
+    "quote": "quoted from the documents",
+}
 
 
 def write(folder: Path, worst: int) -> None:
@@ -64,6 +70,9 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst
             for kind, parts in document["slices"].items()
             if parts
         },
+        served=document.get("served"),
+        grounded=document.get("grounded"),
+        ways=WAYS,
         spread=_spread(items, models),
         lists=[
             ("Worst answers", f"The candidate's lowest {_words(primary)}.", sorted(items, key=_low)[:worst]),
@@ -146,7 +155,7 @@ def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
 def _words(metric: str) -> str:
     """A metric's name as it is written."""
-    known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
+    known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L", "mrr": "MRR"}
     return " ".join(known.get(part, part) for part in metric.split("_")).replace("ROUGE ", "ROUGE-")
 
 

@@ -3,7 +3,8 @@
     python -m llmops run select
 
 Of the models that pass, the largest is taken, unless a smaller one is better beyond chance, untuned, on a slice of the
-validation examples. Only models whose weights are on this machine are scored: nothing is downloaded to be compared.
+validation examples. Only models whose weights are on this machine are scored, where there are several: nothing is
+downloaded to be compared.
 """
 
 from __future__ import annotations
@@ -105,11 +106,11 @@ def _take_from_catalogue(
     fit = [e for e in entries if reasons.get(e.model) == ""]
     scratch = out / "candidates"
     scores: dict[str, Score] = {}
-    for entry in fit:
-        if items and entry.model in local:
-            four_bits = 2 * entry.parameters * 1e9 / GIB > room.training_gib  # no room for two bytes a parameter
-            scores[entry.model] = score_untuned(weights.unpack(local[entry.model], scratch), items, four_bits)
-            log.info("%s: %s", entry.model, score_cells(scores[entry.model]))
+    here = [entry for entry in fit if entry.model in local]
+    for entry in here if items and len(here) > 1 else ():  # one alone is compared with nothing
+        four_bits = 2 * entry.parameters * 1e9 / GIB > room.training_gib  # no room for two bytes a parameter
+        scores[entry.model] = score_untuned(weights.unpack(local[entry.model], scratch), items, four_bits)
+        log.info("%s: %s", entry.model, score_cells(scores[entry.model]))
     best, why = choose_base(fit, scores)
     rows = [
         catalogue_row(

@@ -21,7 +21,7 @@ import torch
 from llmops.artifacts import read_record, write_json
 from llmops.config import Train
 from llmops.errors import TrainingError
-from llmops.features.examples import read_offline
+from llmops.features.examples import holds, read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.budget import need_memory
 from llmops.model.base.load import free_memory, load_model
@@ -60,7 +60,8 @@ class Learned:
 def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -> dict[str, Any]:
     """Write `adapter/`, `servable/` (base and adapter merged, bfloat16), `loss.json`, `loss.png` and `report.md`.
 
-    `checkpoints/` only lives while training does.
+    `checkpoints/` only lives while training does. Without a training example, or with
+    `enabled` off, there is no adapter and no loss: the servable is the base, in bfloat16.
 
     Raises:
         TrainingError: on too little memory, nothing to learn from, a loss that is no number, no gradient, a merge that
@@ -69,6 +70,8 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     """
     base, found = base_path(select), hyperparameters(config, tune)
     need_disk(out, Path(base))
+    if not (config.enabled and holds(features, "train")):
+        return _as_it_is(base, out)
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
     need_memory(
@@ -113,6 +116,16 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
     write_report(metrics, out / "report.md")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _as_it_is(base: str, out: Path) -> dict[str, Any]:
+    """Leave the base as it is."""
+    log.info("nothing is trained: the base model is left as it is")
+    save_merged(base, None, "lora", out / "servable")
+    (out / "report.md").write_text(
+        "# Training\n\nNothing was trained: the base model is as it was.\n", encoding="utf-8"
+    )
+    return {"examples": 0, "steps": 0, "tokens": 0, "seconds": 0.0}
 
 
 def learn(config: Train, features: Path, base: str, found: Hyperparameters, out: Path) -> Learned:

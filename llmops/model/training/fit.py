@@ -148,7 +148,7 @@ def _arguments(
     largest = [examples[n] for n in nlargest(micro, range(len(examples)), key=token_counts(examples).__getitem__)]
     _need_context(model, largest[0])
     tokens = sum(len(e.token_ids) for e in largest)
-    need = activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest))
+    need = activations(model.config, tokens, tokens - sum(e.prompt_tokens for e in largest), model.dtype.itemsize)
     settings = choose_settings(detect_hardware(), need, model.config._attn_implementation)
     if settings.attention:
         model.get_base_model().set_attn_implementation(settings.attention)

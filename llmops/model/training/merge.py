@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from llmops.errors import TrainingError
-from llmops.model.base.load import Model, device, load_model, load_tokenizer, nf4
+from llmops.model.base.load import Model, device, load_model, load_tokenizer, nf4, precision
 from llmops.model.base.memory import SHARD
 from llmops.model.base.shape import on_meta
 from llmops.model.training.qlora import check_mergeable
@@ -33,7 +33,7 @@ from llmops.model.training.qlora import check_mergeable
 Read = Callable[[str], torch.Tensor]  #: a tensor of the base by its name
 
 
-def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
+def save_merged(base: str, adapter: Path | None, method: str, out: Path) -> None:
     """Write the base with its adapter merged in, and its tokenizer: a plain bfloat16 model folder.
 
     QLoRA trained the adapter on the base as NF4 holds it, so it is merged into that base, dequantised. Merged into the
@@ -42,7 +42,7 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
 
     Args:
         base: folder of the base model.
-        adapter: folder of the adapter, as `save_pretrained` wrote it.
+        adapter: folder of the adapter, as `save_pretrained` wrote it; None: nothing is merged in.
         method: `qlora`, or `lora` for an adapter that was trained on the base as it is.
         out: the folder; what an interrupted merge left there is overwritten.
     """
@@ -52,7 +52,7 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
     state = model.state_dict()
     rounded = _quantised(model.config) if method == "qlora" else {}
     turned = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Conv1D)}
-    layers = _adapted(model, adapter)
+    layers = _adapted(model, adapter) if adapter else {}
     untied = {name for name in tied if name.removesuffix(".weight") in layers}  # its own from now on
     kept = {name: tensor for name, tensor in state.items() if name not in tied or name in untied}
     shards = split_torch_state_dict_into_shards(kept, max_shard_size=SHARD)
@@ -63,11 +63,11 @@ def save_merged(base: str, adapter: Path, method: str, out: Path) -> None:
         with _reading(Path(base), stored) if stored else _held(source) as read:
             tensors = {}
             for name in names:
-                weight = read(tied.get(name, name)).to(torch.bfloat16)
+                weight = read(tied.get(name, name)).to(precision())
                 if name in rounded:
                     weight = _round(weight.T, rounded[name]).T if name in turned else _round(weight, rounded[name])
                 layer = layers.get(name.removesuffix(".weight"))
-                tensors[name] = (_merged(layer, weight) if layer else weight).contiguous()
+                tensors[name] = (_merged(layer, weight) if layer else weight).to(torch.bfloat16).contiguous()
             save_file(tensors, out / file, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
@@ -139,7 +139,7 @@ def _reading(base: Path, where: Mapping[str, str]) -> Iterator[Read]:
 
 
 def _whole(base: str, method: str, turned: Collection[str]) -> dict[str, torch.Tensor]:
-    """All tensors of a base whose files have other names than its modules, in bfloat16, rounded to NF4 if they were.
+    """All tensors of a base whose files have other names than its modules, rounded to NF4 if they were.
 
     A `Conv1D` comes back from NF4 as a linear layer, whose weight is the other way round: those are `turned`.
     """
@@ -159,16 +159,16 @@ def _round(weight: torch.Tensor, like: Params4bit) -> torch.Tensor:
     packed: Any = Params4bit(weight.to(device()), requires_grad=False, **like.__dict__)
     packed = packed.to(device())  # which packs it
     found: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
-    return found.to(torch.bfloat16).cpu()
+    return found.cpu()
 
 
 def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
-    """A weight with the adapter of its layer merged in by peft, in float32, rounded to bfloat16."""
+    """A weight with the adapter of its layer merged in by peft, in float32."""
     linear = layer.get_base_layer()
     empty = linear.weight
     linear.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
     layer.merge()
-    merged: torch.Tensor = linear.weight.data.to(torch.bfloat16)
+    merged: torch.Tensor = linear.weight.data
     linear.weight = empty
     return merged
 

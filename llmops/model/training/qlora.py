@@ -80,7 +80,8 @@ def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
     )
     adapted = get_peft_model(model, adapter).train()
     check_mergeable(dict(adapted.get_base_model().named_modules()))
-    _compute_in_bfloat16(adapted)
+    if model.dtype == torch.bfloat16:
+        _compute_in_bfloat16(adapted)
     return adapted
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from llmops.artifacts import write_json
 from llmops.config import Train, Tune
 from llmops.errors import TrainingError
-from llmops.features.examples import read_offline
+from llmops.features.examples import holds, read_offline
 from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import answer_nats, per_token
 from llmops.model.training.fit import fit
@@ -46,8 +46,8 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     """Write `best.json`, `trials.json`, the table `report.md` and the plot `trials.png`.
 
     A trial trains as the section `train` says, for at most `config.steps` optimiser steps, and is judged by its loss on
-    validation examples. What that section fixes is not searched. With less than two points to compare nothing is
-    trained.
+    validation examples. What that section fixes is not searched. With less than two points to compare, no example to
+    train on, or `train.enabled` off, nothing is trained.
 
     Raises:
         ConfigError: if a grid has more points than `config.trials`.
@@ -57,7 +57,7 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     space, ladder = declared_space(config, train), rungs(config)
     total = count_points(config, space)
     found, trials, won = start_point(space), list[Trial](), None
-    if total > 1:
+    if total > 1 and train.enabled and holds(features, "train"):
         with job_runner(config, train, features, select, out) as run_jobs:
             for trials in search(config, space, read_trials(out), run_jobs):
                 write_json(out / TRIALS, [asdict(trial) for trial in trials])

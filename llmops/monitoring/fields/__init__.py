@@ -16,6 +16,20 @@ from llmops.monitoring.fields.field import Field
 FIELDS: tuple[Field, ...] = (*common.FIELDS, *requests.FIELDS, *pipeline.FIELDS, *watch.FIELDS)
 
 
+LONGEST_KEYWORD = 8191  #: characters: of four bytes each, the most that Lucene takes as one term (32,766)
+LONGEST_TEXT = 100_000  #: characters of any other text in an event
+
+
+@cache
+def _keywords() -> frozenset[str]:
+    return frozenset(field.name for field in FIELDS if field.type == "keyword")
+
+
+def longest(name: str) -> int:
+    """The most characters that a text in this field of an event has."""
+    return LONGEST_KEYWORD if name in _keywords() else LONGEST_TEXT
+
+
 @cache
 def names_of(dataset: str) -> frozenset[str]:
     """The fields that events of a dataset may have."""

@@ -16,6 +16,7 @@ def _features(side: str) -> list[Field]:
             (f"llmops.{side}.script", "keyword", f"the script of most letters of the {side}, as Unicode calls it"),
             (f"llmops.{side}.unknown_share", "double", f"share of the {side}'s words that training data do not have"),
             (f"llmops.{side}.topics", "keyword", f"the topics of the training data that are nearest to the {side}"),
+            (f"llmops.{side}.fit", "double", f"how well the training data explain the {side}'s words; less: worse"),
         ),
     )
 
@@ -25,7 +26,7 @@ FIELDS: tuple[Field, ...] = (
     *fields_of(
         SERVING,
         fields=(
-            ("gen_ai.operation.name", "keyword", "`text_completion` or `chat`"),
+            ("gen_ai.operation.name", "keyword", "`text_completion`, `chat` or `embeddings`"),
             ("gen_ai.request.model", "keyword", "the model that was asked for"),
             ("gen_ai.request.max_tokens", "long", "longest answer, in tokens"),
             ("gen_ai.request.temperature", "double", ""),
@@ -34,17 +35,20 @@ FIELDS: tuple[Field, ...] = (
             ("gen_ai.request.choice.count", "long", "answers that were asked for, if not one"),
             ("gen_ai.request.stream", "boolean", "whether the answer was to come piece by piece"),
             ("gen_ai.request.stop_sequences", "long", "how many there were; what they say is the caller's"),
+            (
+                "llmops.request.logprobs",
+                "long",
+                "likeliest tokens that were asked for in each place of the answer; 0: only how likely its own are",
+            ),
+            ("llmops.request.ignore_eos", "boolean", "true if the answer was to go on where the model ends it"),
+            ("gen_ai.request.encoding_formats", "keyword", "the form that embeddings were asked for in"),
+            ("llmops.embedding.texts", "long", "texts whose embeddings were asked for"),
+            ("gen_ai.output.type", "keyword", "`json` if the answer was to follow a schema"),
             ("gen_ai.response.finish_reasons", "keyword", "why each answer ended"),
             ("gen_ai.usage.input_tokens", "long", "tokens of the prompt"),
             ("gen_ai.usage.output_tokens", "long", "tokens of the answer"),
             ("llmops.time_to_first_token", "long", "from the request to its first piece, in nanoseconds"),
             ("llmops.queue_time", "long", "from the request to the engine's beginning, in nanoseconds"),
-            (
-                "llmops.prompt.digest",
-                "keyword",
-                "keyed digest of the prompt: the same for the same text, and no way back",
-            ),
-            ("llmops.answer.digest", "keyword", "keyed digest of the answer"),
             ("llmops.guard.verdict", "keyword", "`passed`, or `cut` by the guard"),
             ("llmops.guard.rules", "keyword", "the rules by which the guard cut the answer"),
             (
@@ -54,6 +58,29 @@ FIELDS: tuple[Field, ...] = (
             ),
             ("trace.id", "keyword", "of the trace that the request is part of, the caller's if it sent `traceparent`"),
             ("llmops.retrieval.passages", "keyword", "ids of the passages that were given to the model"),
+            ("llmops.retrieval.documents", "keyword", "ids of the documents that they are of"),
+            ("llmops.retrieval.locations", "keyword", "where these stand: the files or addresses of the pages"),
+            (
+                "llmops.retrieval.outcome",
+                "keyword",
+                "`found`; `quoted`: the answer is a passage's own words; `refused`: no passage was good enough; of the "
+                "last two no model was asked; only of grounded answers",
+            ),
+            ("llmops.retrieval.index", "keyword", "the index that was searched"),
+            ("llmops.retrieval.likeness", "double", "cosine of the question and the nearest passage"),
+            ("llmops.retrieval.duration", "long", "of the search, waiting for its turn included, in nanoseconds"),
+        ),
+    ),
+    *fields_of(
+        SERVING,
+        FEEDBACK,
+        fields=(
+            (
+                "llmops.prompt.digest",
+                "keyword",
+                "keyed digest of the prompt, of feedback's question: the same for the same text, and no way back",
+            ),
+            ("llmops.answer.digest", "keyword", "keyed digest of the answer, also as feedback has it"),
         ),
     ),
     # Its texts.
@@ -62,6 +89,11 @@ FIELDS: tuple[Field, ...] = (
         TEXT,
         fields=(
             ("llmops.answer.refusal", "boolean", "whether the answer declines to answer"),
+            (
+                "llmops.text.tools",
+                "keyword",
+                "what part tools had: `called` by the answer or before it, or only `shown`; nothing if there were none",
+            ),
             ("llmops.text.lost", "long", "answers of which nothing is told, for `event.reason`; then nothing else is"),
         ),
     ),

@@ -50,7 +50,7 @@ FIELDS: tuple[Field, ...] = (
                 "what was compared: a feature; `texts`, or `features` together, as a whole",
             ),
             ("llmops.drift.side", "keyword", "`prompt` or `answer`"),
-            ("llmops.drift.test", "keyword", "`ks`, `chi_square` or `domain_classifier`"),
+            ("llmops.drift.test", "keyword", "`ks`, `mann_whitney`, `chi_square` or `domain_classifier`"),
             ("llmops.drift.statistic", "double", "of the test"),
             (
                 "llmops.drift.effect",
@@ -60,7 +60,11 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.drift.p_value", "double", ""),
             ("llmops.drift.q_value", "double", "the same, of all comparisons of the window (Benjamini-Hochberg)"),
             ("llmops.drift.drifted", "boolean", "whether this window differs"),
-            ("llmops.drift.windows", "long", "windows in a row in which it differs; from two on it is called drift"),
+            (
+                "llmops.drift.windows",
+                "long",
+                "windows in a row in which it differs; from `alerts.drift_windows` on it is called drift",
+            ),
             ("llmops.drift.requests", "long", "in the window"),
             ("llmops.drift.since", "date", "the window"),
             ("llmops.drift.until", "date", ""),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from llmops.monitoring.figures import histogram
 from llmops.monitoring.figures.histogram import Counts
 
+EMBEDDINGS = "embeddings"  #: `gen_ai.operation.name` of what is no answer of a language model
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 Percentiles = dict[str, float | None]  #: p50, p95 and p99, milliseconds

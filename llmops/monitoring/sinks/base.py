@@ -18,6 +18,10 @@ class SinkError(TransientError):
     """A sink cannot take events now; they wait in the spool."""
 
 
+class SinkMisconfiguredError(SinkError):
+    """A sink takes nothing until somebody mends its address, a key, rights or a template: no event is at fault."""
+
+
 class BatchRefusedError(LlmopsError):
     """A sink refuses a batch as a whole: it is too large, or an event is at fault and the sink says not which."""
 
@@ -41,6 +45,7 @@ class Sink(Protocol):
 
         Raises:
             SinkError: if not all could be stored now; all are sent again later.
+            SinkMisconfiguredError: if not before somebody has mended something.
             BatchRefusedError: if the batch should be sent in parts.
         """
 

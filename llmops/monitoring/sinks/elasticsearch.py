@@ -9,10 +9,10 @@ from typing import Any
 
 from llmops.errors import is_busy
 from llmops.monitoring.elasticsearch_client import NAMESPACE, TIMEOUT_S, client_of, stream_of
-from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError
+from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError, SinkMisconfiguredError
 
 _VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
-_MISCONFIGURED = frozenset({401, 403, 404})  #: of an event: no rights, or no template of a data stream
+_MISCONFIGURED = frozenset({401, 403, 404})  #: of all or of an event: no rights, or no template of a data stream
 
 
 class ElasticsearchSink:
@@ -50,7 +50,8 @@ class ElasticsearchSink:
         except ApiError as error:
             if error.meta.status == 413:
                 raise BatchRefusedError(f"Elasticsearch answers {error}") from error
-            raise SinkError(f"Elasticsearch does not take events ({error}).") from error
+            failed = SinkMisconfiguredError if error.meta.status in _MISCONFIGURED else SinkError
+            raise failed(f"Elasticsearch does not take events ({error}).") from error
         except TransportError as error:
             raise SinkError(f"Elasticsearch does not take events ({error}).") from error
         return _rejections(events, answer) if answer["errors"] else []
@@ -83,7 +84,7 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
     if busy:
         raise SinkError(f"Elasticsearch could not store all events ({busy}).")
     if missing:
-        raise SinkError(
+        raise SinkMisconfiguredError(
             f"Elasticsearch does not take all events ({missing}). Its index templates must be there, and the key must "
             "be allowed to create documents in logs-llmops.*."
         )

@@ -9,7 +9,7 @@ import urllib3
 from urllib3.util import Timeout
 
 from llmops.errors import is_busy
-from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
+from llmops.monitoring.sinks.base import BatchRefusedError, SinkError, SinkMisconfiguredError
 
 TIMEOUT_S = 10.0
 #: a redirect, or a wrong key, address or proxy: no event is at fault, and somebody has to mend it
@@ -42,7 +42,8 @@ class Poster:
         """Send a batch; returns the body of the answer, whose status was 2xx.
 
         Raises:
-            SinkError: if the server is away, busy or broken, or refuses whoever asks.
+            SinkError: if the server is away, busy or broken.
+            SinkMisconfiguredError: if it refuses whoever asks, or is not there.
             BatchRefusedError: if it refuses what was sent.
         """
         try:
@@ -54,7 +55,7 @@ class Poster:
         said = " ".join(answer.data[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
         reason = f"{self._of} answers {answer.status}" + (f": {said}" if said else "")
         if answer.status in _MISCONFIGURED:
-            raise SinkError(f"{reason}. Check its URL, and the user or key in the environment.")
+            raise SinkMisconfiguredError(f"{reason}. Check its URL, and the user or key in the environment.")
         if is_busy(answer.status):
             raise SinkError(f"{reason}.")
         raise BatchRefusedError(reason)

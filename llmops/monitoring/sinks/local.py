@@ -81,6 +81,11 @@ class LocalStore:
         with self._read() as db:
             return _columns(db, dataset, fields, since, until)
 
+    def kept_since(self, dataset: str) -> str:
+        """See `Reader`."""
+        with self._read() as db:
+            return pruning.complete_since(db, dataset).removesuffix("~")
+
     def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
         """See `Reader`. Few requests are read one by one, and their percentiles are exact. Of more the roll-ups are
         read, where the window and its steps are of whole minutes (of the last days) or hours. What is older than the
@@ -161,6 +166,6 @@ def _one_by_one(
 ) -> Iterator[tuple[int, str, Tally]]:
     begun, size = since.timestamp(), step.total_seconds() if step else 0.0
     for values in _columns(db, SERVING, rollups.FIELDS, first, last):
-        if (moment := epoch(values[0])) is not None:
+        if (moment := epoch(values[0])) is not None and not rollups.is_embedding(values):
             (version, _, _), tally = rollups.read(values)
             yield int((moment - begun) // size) if size else -1, version, tally

@@ -1,6 +1,7 @@
 """Roll-ups: what the requests of each minute and each hour did, counted when their events are stored.
 
 A row is of one step of time, version, status and kind of error. It holds counts, tokens and histograms of the times.
+Embeddings are left out: many of a few milliseconds would hide how answers fare.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmops.monitoring.figures import histogram
-from llmops.monitoring.figures.requests import Tally, Times, outcome_of
+from llmops.monitoring.figures.requests import EMBEDDINGS, Tally, Times, outcome_of
 from llmops.monitoring.times import epoch
 
 MINUTE, HOUR = 60, 3600
@@ -22,6 +23,7 @@ MOST = 10**15  #: what a number in an event can say: 11 days in nanoseconds
 FIELDS = (
     "@timestamp", "llmops.model.version", "http.response.status_code", "error.type", "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens", "event.duration", "llmops.time_to_first_token", "llmops.queue_time",
+    "gen_ai.operation.name",
 )  # fmt: skip
 
 Step = tuple[int, int]  #: a step of time: length and beginning, seconds
@@ -34,7 +36,7 @@ def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float)
     groups: dict[tuple[Step, Key], Tally] = defaultdict(Tally)
     for event in events:
         values = [event.get(field) for field in FIELDS]
-        if (moment := epoch(values[0])) is None:
+        if (moment := epoch(values[0])) is None or is_embedding(values):
             continue
         key, tally = read(values)
         for step in (MINUTE, HOUR) if moment >= recent else (HOUR,):
@@ -87,9 +89,14 @@ def between(
         yield at, version, tally
 
 
+def is_embedding(values: Sequence[Any]) -> bool:
+    """Whether a request, of the values of `FIELDS`, was for embeddings."""
+    return bool(values[-1] == EMBEDDINGS)
+
+
 def read(values: Sequence[Any]) -> tuple[Key, Tally]:
     """One request, of the values of `FIELDS`; what is missing or no number counts as 0."""
-    _, version, status, error, tokens_in, tokens_out, duration, first_token, queue = values
+    _, version, status, error, tokens_in, tokens_out, duration, first_token, queue, _ = values
     status = _number(status)
     answered = outcome_of(status) == "answered"
     tally = Tally()

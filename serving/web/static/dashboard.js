@@ -81,6 +81,28 @@ function reasoned(node, gate) {
   return node;
 }
 
+/* A small table for each stage: what it measured last, and how that differs from the time before. */
+function drawMeasured(box, stages) {
+  box.querySelectorAll(":scope > .empty").forEach((old) => old.remove());
+  if (!stages.length) box.append(element("p", "empty", "No stage has run yet."));
+  box.querySelector(".measured").replaceChildren(...stages.map((stage) => {
+    const one = element("section"), title = element("h3", "", stage.stage);
+    title.append(element("span", "hint", when(stage.time)));
+    one.append(title);
+    table(one, [
+      ["Figure", "", (r) => r.name], ["Value", "num", (r) => r.value], ["Unit", "unit", (r) => r.unit], ["Change", "num dim", (r) => r.change]],
+      stage.rows, "Nothing was measured.");
+    stage.rows.forEach((r, n) => {
+      if (/^[−-]?[\d.,]+(e[+-]\d+)?$|^–$/.test(r.value)) return;
+      const { cells } = one.querySelector("tbody").rows[n];  // words have the room of the unit, too
+      cells[2].remove();
+      cells[1].colSpan = 2;
+      cells[1].className = "words";
+    });
+    return one;
+  }));
+}
+
 /* The trial that goes on, as a row of the table of those that are decided. */
 function trial(canary) {
   if (!canary) return [];
@@ -182,8 +204,8 @@ function draw(data) {
   table($("stages"), [
     ["Finished", "time", (s) => when(s.time)], ["Stage", "", (s) => s.stage], ["Outcome", "", (s) => badge(s.outcome)],
     ["Took", "num", (s) => duration(s.seconds * 1000)], ["Interval", "time", (s) => s.interval],
-    ["Metrics", "dim", (s) => Object.entries(s.metrics).map(([k, v]) => `${k} ${typeof v === "number" ? +v.toFixed(4) : v}`).join(" · ")],
     ["Artifact", "", (s) => element("code", "", s.artifact)]], data.stages, "No stage has run yet.");
+  drawMeasured($("measured"), data.measured);
   $("updated").textContent = `Updated ${new Date(data.now).toLocaleTimeString([], { hour12: false })}`;
   const text = serving.detail || `${serving.version} is answering`;
   $("state").textContent = text;

@@ -1,11 +1,11 @@
 // Thumbs and a correction below an answer. What was asked and answered is only sent with a correction.
 
-import { element, post } from "./page.js";
+import { element, over, post } from "./page.js";
 
 async function send(body, note) {
   try {
     const response = await post("/feedback", body);
-    note.textContent = response.ok ? "Thank you." : (await response.json()).detail;
+    note.replaceChildren(response.ok ? "Thank you." : response.status === 401 ? over() : (await response.json()).detail);
     return response.ok;
   } catch {
     note.textContent = "The server does not answer.";

@@ -1,10 +1,4 @@
-// What the parts of the playground share: making elements, and asking the server with the key of this tab.
-
-const KEY = "llmops_key";
-
-export const key = () => sessionStorage.getItem(KEY) || "";
-export const keep = (value) => sessionStorage.setItem(KEY, value);
-export const forget = () => sessionStorage.removeItem(KEY);
+// What the pages share: making elements, and asking the server with the session of the browser.
 
 export function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -14,6 +8,15 @@ export function element(tag, className, text) {
 }
 
 export function post(path, body, signal) {
-  const headers = { "Content-Type": "application/json", "X-API-Key": key() };
-  return fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  return fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+}
+
+/** Says that the session is over and where to begin another; this page stays as it is meanwhile. */
+export function over() {
+  const words = element("p", "text bad", "The session is over. ");
+  const link = element("a", "link", "Sign in again");
+  link.href = "/signin";
+  link.target = "_blank";
+  words.append(link, ", and come back to this tab.");
+  return words;
 }

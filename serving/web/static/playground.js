@@ -3,7 +3,8 @@
 import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
-import { element, forget, keep, key, post } from "./page.js";
+import { element, over, post } from "./page.js";
+import { footnotes } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
 const MODEL = document.querySelector("main").dataset.model;
@@ -45,13 +46,14 @@ function request(question) {
     temperature: Number($("temperature").value),
     stream: true,
     stream_options: { include_usage: true },
+    ...($("grounded").hidden ? {} : { ground: $("ground").checked }),
   };
 }
 
 const CUT = { length: "cut at the longest answer", content_filter: "cut by the guard" };
 
 async function read(response, text) {
-  const found = { said: "", usage: null, version: "", cut: "", id: response.headers.get("X-Request-ID") };
+  const found = { said: "", usage: null, version: "", cut: "", sources: null, id: response.headers.get("X-Request-ID") };
   for await (const data of events(response)) {
     if (data === "[DONE]") break;
     const event = JSON.parse(data);
@@ -59,6 +61,7 @@ async function read(response, text) {
     const [choice] = event.choices;
     found.version = event.system_fingerprint;
     found.usage = event.usage || found.usage;
+    found.sources = event.sources || found.sources;
     if (!choice) continue;
     found.said += choice.delta.content || "";
     found.cut = CUT[choice.finish_reason] || "";
@@ -80,7 +83,6 @@ async function ask(event) {
   event.preventDefault();
   const question = $("prompt").value.trim();
   if (!question || running) return;
-  if (!key()) { $("key").focus(); return; }
   const body = request(question);
   follow(() => bubble("user", question));
   const box = bubble("model", "");
@@ -100,6 +102,7 @@ async function ask(event) {
     if (!found.said) text.textContent = "(an empty answer)";
     turns.push({ role: "user", content: question }, { role: "assistant", content: found.said });
     follow(() => {
+      if (found.sources) box.append(footnotes(found.sources));
       facts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
       box.append(feedback(found.id, question, found.said));
     });
@@ -117,16 +120,11 @@ function failed(error, box, text, question) {
     box.append(element("p", "facts hint", "Stopped; the model does not remember this."));
   } else {
     const unreachable = error instanceof TypeError;
-    follow(() => box.append(element("p", "text bad", unreachable ? "The server does not answer." : error.message)));
-    if (error.status === 401) keyform(true);
+    const words = unreachable ? "The server does not answer." : error.message;
+    follow(() => box.append(error.status === 401 ? over() : element("p", "text bad", words)));
   }
   if (!text.textContent) text.remove();
   if (!$("prompt").value) { $("prompt").value = question; grow(); }
-}
-
-function keyform(on) {
-  $("keyform").hidden = !on;
-  if (on) { $("key").value = key(); $("key").focus(); } else $("prompt").focus();
 }
 
 function grow() {
@@ -147,18 +145,13 @@ async function ready() {
     const good = state.status === "ready";
     badge.textContent = good ? `${state.model_version} is ready` : state.detail;
     badge.className = good ? "badge good" : "badge warn";
+    $("grounded").hidden = !state.index;
   } catch {
     badge.textContent = "The server does not answer";
     badge.className = "badge bad";
   }
 }
 
-$("keyform").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keep($("key").value.trim());
-  keyform(false);
-});
-$("forget").addEventListener("click", () => { forget(); keyform(true); });
 $("ask").addEventListener("submit", ask);
 $("stop").addEventListener("click", () => { running?.abort(); $("prompt").focus(); });
 $("clear").addEventListener("click", clear);
@@ -172,6 +165,6 @@ $("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && running) { running.abort(); $("prompt").focus(); }
 });
-keyform(!key());
+$("prompt").focus();
 ready();
 setInterval(() => { if (!document.hidden) ready(); }, 5000);

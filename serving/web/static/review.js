@@ -1,6 +1,6 @@
-// The review of what users have said: looks with the browser's session, decides with the key of this tab.
+// The review of what users have said; looks and decides with the session of the browser.
 
-import { element, forget, keep, key, post } from "./page.js";
+import { element, over, post } from "./page.js";
 
 const $ = (id) => document.getElementById(id);
 const EMPTY = { waiting: "Nothing waits. What enough people say alike trains without a review.", held: "Nothing is held back.", decided: "Nothing has been decided yet." };
@@ -31,13 +31,13 @@ function badges(entry) {
 }
 
 async function decide(path, body, card) {
-  if (!key()) { $("keyform").hidden = false; $("key").focus(); return; }
-  for (const button of card.querySelectorAll("button")) button.disabled = true;
+  const usable = (yes) => { for (const button of card.querySelectorAll("button")) button.disabled = !yes; };
+  usable(false);
   try {
     const response = await post(path, body);
     const answer = await response.json();
-    if (response.status === 401 || response.status === 403) { forget(); $("keyform").hidden = false; }
-    tell(response.ok ? "" : answer.detail);
+    tell(response.ok ? "" : response.status === 401 ? over() : answer.detail);
+    if (response.status === 401) return usable(true);  // what was written stays
   } catch {
     tell("The server does not answer.");
   }
@@ -105,7 +105,7 @@ function article(entry) {
 }
 
 function tell(words) {
-  $("note").textContent = words;
+  $("note").replaceChildren(words);
   $("note").hidden = !words;
 }
 
@@ -133,11 +133,4 @@ async function load() {
 for (const other of document.querySelectorAll("[data-show]")) {
   other.addEventListener("click", () => { shown = other.dataset.show; render(); });
 }
-$("keyform").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keep($("key").value.trim());
-  $("key").value = "";
-  $("keyform").hidden = true;
-});
-$("keyform").hidden = Boolean(key());
 load();

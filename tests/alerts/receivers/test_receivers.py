@@ -35,12 +35,13 @@ def made(tmp_path: Path, environ: Mapping[str, str] | None = None, **settings: A
 
 def test_a_webhook_gets_all_of_it_as_json_with_an_id_that_stays(hook: Any, tmp_path: Path) -> None:
     url = f"{hook.url}/hooks/${{TOKEN}}"
-    headers = {"Authorization": "Bearer ${TOKEN}"}
-    receiver, told = made(tmp_path, {"TOKEN": "t0p"}, kind="webhook", url=url, headers=headers)
+    headers = {"Authorization": "Bearer ${TOKEN}", "From": "${TEAM}@example.com"}
+    receiver, told = made(tmp_path, {"TOKEN": "t0p", "TEAM": "on/call"}, kind="webhook", url=url, headers=headers)
     for _ in range(2):
         receiver.send(told)
     (path, headers, body), again = hook.got
     assert path == "/hooks/t0p" and headers["Authorization"] == "Bearer t0p"
+    assert headers["From"] == "on/call@example.com"
     assert json.loads(body) == told == json.loads(again[2])
     assert headers["Idempotency-Key"] == again[1]["Idempotency-Key"] == "0a.raised"
     assert told["runbook"] == "docs/runbook.md#spool" and told["link"] == "http://127.0.0.1:8000/dashboard"
@@ -178,13 +179,13 @@ class NoNotifier:
 def test_a_notifier_of_airflow_by_the_path_of_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "our_notifiers.py").write_text(NOTIFIER)
     monkeypatch.syspath_prepend(tmp_path)
-    text = "{{ title }} {{ alert.value }} ${WORD}"
+    text = "{{ title }} {{ alert.value }} ${WORD} @ops"
     settings = {"kind": "airflow", "notifier": "our_notifiers.ToFile"}
     arguments = {"file": str(tmp_path / "told"), "text": text}
-    receiver, told = made(tmp_path, {"WORD": "hush"}, arguments=arguments, **settings)
+    receiver, told = made(tmp_path, {"WORD": "hush, all"}, arguments=arguments, **settings)
     receiver.send(told)
     said, id = json.loads((tmp_path / "told").read_text())
-    assert id == "0a.raised" and said.startswith("[raised] warning: spool") and said.endswith("90.0 hush")
+    assert id == "0a.raised" and said.startswith("[raised] warning: spool") and said.endswith("90.0 hush, all @ops")
     failing, _ = made(tmp_path, arguments={**arguments, "text": "fail"}, **settings)
     with pytest.raises(RuntimeError, match="paper"):
         failing.send(told)

@@ -95,6 +95,6 @@ def test_large_sides_are_compared_in_batches_and_not_all_with_all() -> None:
     held = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(4000)]
     training = [" ".join(generator.choices(vocabulary, k=30)) for _ in range(BATCH + 2000)]
     training[BATCH + 5] = held[77]
-    started = time.perf_counter()
+    started = time.process_time()
     assert overlaps(training, held) == {BATCH + 5: (77, "the same words")}
-    assert time.perf_counter() - started < 20  # comparing 48 million pairs takes minutes
+    assert time.process_time() - started < 20  # comparing 48 million pairs takes minutes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +215,157 @@ def test_a_near_twin_of_what_was_trained_on_is_not_tested(folder: Path) -> None:
     key, _ = home.run("002", documents([*twins, *(("faq", topic, 2, 0) for topic in range(6))], "group"))
     assert not [e for e in home.of(key, "test") if "send back" in e.question]
     check(home, home.config)
+
+
+def told(question: str, answer: str) -> Document:
+    """What users have said of a question."""
+    return replace(document("users", question, answer), location="feedback", position=f"key {content_id(question)}")
+
+
+@pytest.mark.parametrize("by", ["group", "wording"])
+def test_what_users_tell_of_is_taught_and_asked_in_other_words_from_the_second_wording_on(
+    folder: Path, by: str
+) -> None:
+    answer = (
+        "No, we send parcels to addresses within the European Union only, and Norway is none of its members so far."
+    )
+    ways = (
+        "Do you ship to Norway?",
+        "Can you send it to Oslo?",
+        "Is Bergen too far?",
+        "And what of parcels to Norway?",
+    )
+    home = Home(folder, Annotate(split_by=by, test=0.4, validation=0.1, min_test_items=1, redact=()))
+    home.run("001", BASE)
+    tested, trained = set[str](), set[str]()
+    for day, number in (("002", 1), ("003", 2), ("004", 4)):
+        key, _ = home.run(day, [*BASE, *(told(way, answer) for way in ways[:number])])
+        now, then = ({e.question for e in home.of(key, s) if e.source == "users"} for s in ("test", "train"))
+        assert tested <= now and trained <= then and len(now) + len(then) == number
+        tested, trained = now, then
+    assert len(tested) == 1 and len(trained) == 3
+
+
+def test_what_users_say_gives_away_nothing_that_others_are_tested_on(folder: Path) -> None:
+    home = Home(folder, Annotate(test=0.5, validation=0.1, min_test_items=1, redact=()))
+    answers = {
+        t: f"Our own drivers bring the {t} and carry it up to the third floor for no more than a smile." for t in TOPICS
+    }
+    faq = [document("faq", f"How does the {topic} come to me?", answer, topic) for topic, answer in answers.items()]
+    more = [told(f"Who brings {topic}s?", f"{answer} Really.") for topic, answer in answers.items()]
+    key, _ = home.run("001", [*BASE, *faq, *more])
+    tested = {e.group for e in home.of(key, "test") if e.source == "faq"} & {*TOPICS}
+    assert tested
+    taught = {topic for e in home.of(key, "train") if e.source == "users" for topic in TOPICS if topic in e.question}
+    assert taught == {e.group for e in home.of(key, "train") if e.source == "faq"} & {*TOPICS} and not taught & tested
+
+
+@pytest.mark.parametrize("label", ["card_limit", ""])
+def test_users_who_repeat_an_answer_take_no_topic_of_another_source_out_of_training(folder: Path, label: str) -> None:
+    answer = "You may change the limit of your card in the app under cards and then limits and it holds at once."
+    ways = ("What is my card limit?", "How do I raise it?", "Where do I see it?", "Can I lower it?", "Who sets it?")
+    faq = [document("faq", way, answer, label) for way in ways]
+    home = Home(folder, Annotate(test=0.22, validation=0.1, min_test_items=1, redact=()))
+    seen = []
+    for day, more in (("001", []), ("002", ["Can the limit go up?", "I want to pay more a day"]), ("003", [])):
+        key, _ = home.run(day, [*BASE, *faq, *(told(way, answer) for way in more)])
+        seen.append({split: {e.question for e in home.of(key, split)} & {*ways} for split in SPLITS})
+    assert seen[0] == seen[1] == seen[2] and {*ways} in (seen[0]["train"], seen[0]["validation"]), seen
+
+
+NORWAY = "No, we send parcels to addresses within the European Union only, and Norway is none of its members so far."
+LONG = "ow long does it take until a parcel arrives in Norway from you?"
+
+
+def users(home: Home, key: str) -> dict[str, set[str]]:
+    """What users asked, by split."""
+    return {split: {e.question for e in home.of(key, split) if e.source == "users"} for split in SPLITS}
+
+
+@pytest.mark.parametrize("by", ["group", "wording"])
+def test_a_lesson_of_two_near_twins_is_taught_from_the_third_wording_on(folder: Path, by: str) -> None:
+    home = Home(folder, Annotate(split_by=by, test=0.2, validation=0.1, min_test_items=1, redact=()))
+    ways = ["H" + LONG, "So h" + LONG, "Is Bergen too far?", "And what of Oslo?"]
+    key, _ = home.run("001", [*BASE, *(told(way, NORWAY) for way in ways[:2])])
+    first = users(home, key)
+    assert len(first["test"]) == 1 and not first["train"]
+    for day, number in (("002", 3), ("003", 4)):
+        key, _ = home.run(day, [*BASE, *(told(way, NORWAY) for way in ways[:number])])
+        assert users(home, key) == {"test": first["test"], "train": {*ways[2:number]}, "validation": set()}
+
+
+def test_what_another_source_says_of_a_lesson_that_was_only_tested_trains(folder: Path) -> None:
+    home = Home(folder, Annotate(test=0.2, validation=0.1, min_test_items=1, redact=()))
+    home.run("001", [*BASE, *(told(way, NORWAY) for way in ("H" + LONG, "So h" + LONG))])
+    faq = [document("faq", way, NORWAY) for way in ("Is Oslo served?", "And Alta?", "And Tromso?", "Do you go north?")]
+    for day, rows in (("002", [*faq, told("H" + LONG, NORWAY), told("So h" + LONG, NORWAY)]), ("003", faq)):
+        key, _ = home.run(day, [*BASE, *rows])
+        assert {e.question for e in home.of(key, "train") if e.answer == NORWAY} == {row.question for row in faq}
+        assert len(users(home, key)["test"]) == 1
+
+
+def test_what_one_user_says_moves_no_validation_item_of_another_source(folder: Path) -> None:
+    home = Home(folder, Annotate(split_by="wording", test=0.2, validation=0.2, min_test_items=1, redact=()))
+    faq = [document("faq", f"Way number {n} of asking about the tent {n * 7}?", ANSWERS[2]) for n in range(40)]
+    seen = []
+    for day, more in (("001", []), ("002", [told("Something a user asked of tents", ANSWERS[2])]), ("003", [])):
+        key, _ = home.run(day, [*BASE, *faq, *more])
+        seen.append({split: {e.question for e in home.of(key, split) if e.source == "faq"} for split in SPLITS})
+    assert seen[0] == seen[1] == seen[2] and seen[0]["validation"]
+
+
+@pytest.mark.parametrize("first", ["faq", "users", "both"])
+def test_a_topic_that_is_tested_as_a_whole_is_not_taught_when_one_user_adds_a_word(folder: Path, first: str) -> None:
+    """Of 20 topics of frequently asked questions, none is both tested and taught, whoever was first."""
+    home = Home(folder, Annotate(test=0.5, validation=0.1, min_test_items=1, redact=()))
+    faq, more = list[Document](), list[Document]()
+    for n in range(20):
+        answer = f"No, we send parcel {n} within the European Union only."
+        faq += [document("faq", f"{way} {n}?", answer) for way in ("Do you ship it to Norway as", "Is Oslo served by")]
+        said = (
+            (f"May I order {n}?", answer),
+            (f"What of {n} then?", answer),
+            (f"Could I get {n}?", f"{answer} Sorry."),
+        )
+        more += [replace(told(*pair), group=f"said {n}") for pair in said]
+    days = {"faq": (faq, [*faq, *more], more), "users": (more, [*faq, *more], faq), "both": ([*faq, *more],) * 2}[first]
+    tested, used = set[str](), set[str]()
+    for day, rows in enumerate(days):
+        key, _ = home.run(f"{day:03}", [*BASE, *rows])
+        tested |= {e.answer for e in home.of(key, "test") if e.source == "faq"}
+        used |= {e.answer.removesuffix(" Sorry.") for e in home.of(key, "train") if e.source != "chat"}
+    assert not {a for a in tested & used if a.startswith("No")}
+    assert any(a.startswith("No") for a in used)
+
+
+@pytest.mark.parametrize("order", [("users", "faq"), ("faq", "users"), ("faq+users",)])
+def test_no_near_twin_of_what_users_are_tested_on_trains_from_another_source(folder: Path, order: list[str]) -> None:
+    """Answered otherwise and at length, which whole texts would not show."""
+    home = Home(folder, Annotate(test=0.2, validation=0.1, min_test_items=1, redact=(), seed=3))
+    ask = "ow much {0} oil does one {0} need up {0} hill?"
+    answer = "Ask the {0} man in the {0} hall, and take a {0} can with you, since {0} oil has none; {0}s take a can."
+    ways = {t: ask.format(t) for t in TOPICS}
+    faq = [document("faq", f"So h{way}", answer.format(t)) for t, way in ways.items()]
+    said = [told(text, f"No {t} needs any.") for t, way in ways.items() for text in (f"H{way}", f"What of {t}s?")]
+    there = list[Document]()
+    for day, names in enumerate(order):
+        there += [row for name in names.split("+") for row in (faq if name == "faq" else said)]
+        key, _ = home.run(f"{day:03}", [*BASE, *there])
+    tested, used = users(home, key)["test"], {e.question for s in SPLITS[:2] for e in home.of(key, s)}
+    assert len(tested) == 6 and not overlaps(used, sorted(tested))
+    if order[0] != "users":  # what others ask is not theirs to take out
+        assert {row.question for row in faq} <= {e.question for split in SPLITS for e in home.of(key, split)}
+        assert all(question.startswith("What of") for question in tested)
+
+
+def test_a_lesson_is_tested_from_the_third_wording_on_where_the_second_is_a_near_twin(folder: Path) -> None:
+    """Whichever hash is least: a wording that cannot be tested is no reason to test none."""
+    home = Home(folder, Annotate(test=0.2, validation=0.1, min_test_items=1, redact=()))
+    topics = [[f"{start} {n} h{LONG}" for start in ("Case", "So case")] + [f"Is {n} too far?"] for n in range(12)]
+    for day in (1, 2, 3):
+        rows = [told(way, f"It is {n * 'm'}.") for n, ways in enumerate(topics, 3) for way in ways[:day]]
+        key, _ = home.run(f"{day:03}", [*BASE, *rows])
+    assert users(home, key)["test"] == {ways[2] for ways in topics}
 
 
 def test_what_is_redacted_today_is_redacted_in_what_is_carried(folder: Path) -> None:

@@ -129,6 +129,6 @@ def test_no_word_is_invented(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["\n", " ", "Q", "?", "\n \n", "a?\n\n", "Q1 ", "P: x\n", "Frage:\n"])
 def test_long_hostile_text_costs_no_more_than_linear_time(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     qa_pairs(unit * 50_000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,10 +40,19 @@ def by_wording(claims: list[Claim], settings: Annotate) -> dict[str, str]:
     return sides
 
 
+def lesson(count: int, group: str = "said") -> list[Claim]:
+    """A topic that only users tell of."""
+    return [Claim(f"{group}-{w}", group, "users", said=True) for w in range(count)]
+
+
 # Few wordings, groups and sources, so that the same question meets in several.
 claims = st.lists(
     st.builds(
-        Claim, st.sampled_from("abcdefghij"), st.sampled_from(["g1", "g2", "g3"]), st.sampled_from(["faq", "re"])
+        Claim,
+        st.sampled_from("abcdefghij"),
+        st.sampled_from(["g1", "g2", "g3"]),
+        st.sampled_from(["faq", "re"]),
+        said=st.just(False),  # what is said stays in the test by the ledger alone, see below
     ),
     max_size=25,
 )
@@ -152,3 +162,41 @@ def test_of_groups_that_could_have_a_question_the_first_has_it_unless_another_te
     first = [Claim("q", trained[1], "s"), Claim("q", trained[0], "s")]
     assert splits(first, chosen) == {first[0]: TRAIN}
     assert splits([*first, Claim("q", tested[0], "s")], chosen) == {Claim("q", tested[0], "s"): TEST}
+
+
+@pytest.mark.parametrize("by", ["group", "wording"])
+@pytest.mark.parametrize(("count", "tested"), [(1, 0), (2, 1), (3, 1), (6, 1), (7, 2), (20, 6)])
+def test_a_lesson_is_taught_and_tested_in_other_words(by: str, count: int, tested: int) -> None:
+    for group in "abc":
+        sides = Counter(splits([*lesson(count, group), *grid(30, 3)], config(split_by=by)).values())
+        sides -= Counter(splits(grid(30, 3), config(split_by=by)).values())
+        assert (sides[TEST], sides[TRAIN], sides[VALIDATION]) == (tested, count - tested, 0)
+        assert splits(grid(30, 3), config(split_by=by)).items() <= splits([*lesson(count, group), *grid(30, 3)],
+                                                                          config(split_by=by)).items()  # fmt: skip
+
+
+def test_a_lesson_is_not_tested_where_others_are_the_test_sources() -> None:
+    assert set(splits(lesson(9), config(test_sources=["faq"])).values()) == {TRAIN}
+
+
+def test_what_a_source_tells_of_too_is_no_lesson() -> None:
+    for group in "abcdefgh":
+        assert len(set(splits([*lesson(9, group), Claim("other", group, "faq")], config()).values())) == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=5), modes, seeds)
+def test_a_lesson_that_grows_keeps_what_it_has_tested_and_taught(days: list[set[int]], mode: str, seed: int) -> None:
+    chosen, past, known = config(split_by=mode, seed=seed), Past(), dict[int, str]()
+    asked: set[int] = set()
+    for run, more in enumerate(days):
+        asked |= more
+        claims = [lesson(10)[w] for w in sorted(asked)]
+        numbers = keyed(claims, chosen)
+        found = splits_after(numbers, chosen, past)
+        sides = dict(zip(sorted(asked), found, strict=True))
+        assert known.items() <= sides.items()
+        assert TRAIN in sides.values() and (TEST in sides.values()) == (len(asked) > 1)
+        known = {w: side for w, side in sides.items() if side}
+        ids = numbers.with_columns(split=found, id=pl.col("wording"), interval=pl.lit(f"2026-01-{run + 1:02}"))
+        past = past.after(ids, run)

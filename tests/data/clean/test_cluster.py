@@ -150,6 +150,7 @@ def run(settings: config.Config) -> dict[str, str]:
     return {**record.files, "kept": record.metrics["kept"]}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_hidden_disk_change_no_byte(
     cluster: Cluster, s3_url: str, monkeypatch: pytest.MonkeyPatch, no_credentials: None
 ) -> None:

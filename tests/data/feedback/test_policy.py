@@ -11,7 +11,7 @@ import pytest
 from llmops.config import Improve
 from llmops.data.feedback.poison import Correction, poisoners
 from llmops.data.feedback.policy import Said, judge
-from llmops.data.feedback.same import same_answer, same_question
+from llmops.data.feedback.same import alike, same_answer, same_question
 
 RULES = Improve()
 COUNT = itertools.count()
@@ -40,6 +40,19 @@ def said(person: str, question: str = "Do you ship?", text: str = "Yes, to all o
 )  # fmt: skip
 def test_two_texts_say_the_same_unless_a_number_a_name_or_a_negation_differs(one: str, other: str, same: bool) -> None:
     assert same_answer(one, other, 0.85) == same_answer(other, one, 0.85) == same
+
+
+def test_texts_that_say_the_same_are_found_without_comparing_all_with_all() -> None:
+    made = random.Random(4)
+    texts = ["", "?!", "", "Yes.", "yes", "No."]
+    for _ in range(40):
+        words = made.choices(["We", "not", "Anna", "ship", "it", "14", "to", "all", "the", "isles", "now"], k=9)
+        texts += [" ".join(words), " ".join(words[1:]), " ".join([*words, "the", "the"]), " ".join(words).lower()]
+    heads = list[int]()
+    for at, text in enumerate(texts):
+        before = (n for n, head in enumerate(heads) if n == head and same_answer(texts[n], text, 0.85))
+        heads.append(next(before, at))
+    assert alike(texts, 0.85) == heads and len({*heads}) < len(texts)
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def test_nothing_is_added(heading: str) -> None:
 
 @pytest.mark.parametrize("unit", ["1.", "A.", "?", "How ", "1. ", " ", "「", "如何", "Returning "])
 def test_long_hostile_headings_cost_no_more_than_linear_time(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     asks(unit * 50_000)
     without_number(unit * 50_000)
     depth(unit * 50_000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -117,3 +117,20 @@ def test_a_text_is_cut_where_it_may_end(text: str, most: int, kept: str) -> None
 def test_a_cut_text_is_a_beginning_and_no_longer(text: str, most: int) -> None:
     kept = within(text, most)
     assert len(kept) <= most and kept in text and (text.strip().startswith(kept) or len(text) <= most)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 13_000 + " " + "A. " * 2_300,
+        "0123456789abcdef" * 500 + " " + " ".join(f"p. {number} Fig. {number}" for number in range(850)),
+        "1. " + "1. Mai " * 2_900,
+        "a" + " " * 10_000 + "\n" + " " * 10_000 + "b",
+        "。" + '"' * 20_000 + ".",
+        "!" + "'" * 20_000 + ".",
+    ],
+    ids=["word", "hex", "days", "white", "quotes", "apostrophes"],
+)
+def test_no_text_takes_long(text: str) -> None:
+    assert sentences(text * 10)  # minutes to hours, if a sentence's time is more than its length
+    assert "".join("".join(sentences(text)).split()) == "".join(text.split())

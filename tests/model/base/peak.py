@@ -13,6 +13,9 @@ import torch
 
 from llmops.config import Train
 from llmops.features.tokenize import Tokens
+from llmops.model.base.load import load_model
+from llmops.model.base.memory import SCORED
+from llmops.model.base.packing import mean_loss
 from llmops.model.training import fit as fit_module
 from llmops.model.training.hardware import Hardware
 from llmops.model.training.merge import save_merged
@@ -24,13 +27,23 @@ RANK, EXAMPLES, TOKENS = 16, 8, 256
 def train(base: str, out: Path) -> None:
     """Two steps, each of as many examples and tokens as the settings say, with activations computed twice."""
     fit_module.detect_hardware = lambda: Hardware(False, False, 0)
-    make = torch.Generator().manual_seed(0)
-    rows = [torch.randint(20, 40_000, (TOKENS,), generator=make).tolist() for _ in range(2 * EXAMPLES)]
-    examples = [Tokens(str(n), row, TOKENS // 2) for n, row in enumerate(rows)]
     found = Hyperparameters(learning_rate=1e-4, rank=RANK, batch=EXAMPLES)
     model = trainable(base, Train(epochs=1), found)
-    fit_module.fit(model, examples, Train(epochs=1), found, out)
+    fit_module.fit(model, some(2 * EXAMPLES), Train(epochs=1), found, out)
     model.save_pretrained(out / "adapter")
+
+
+def merge(base: str, out: Path) -> None:
+    """Merge what was trained, and judge the result as `train` does, on as many examples as are read together."""
+    save_merged(base, out / "adapter", "qlora", out / "merged")
+    mean_loss(load_model(out / "merged"), some(SCORED))
+
+
+def some(count: int) -> list[Tokens]:
+    """So many examples, half of whose tokens are answers."""
+    make = torch.Generator().manual_seed(0)
+    rows = [torch.randint(20, 40_000, (TOKENS,), generator=make).tolist() for _ in range(count)]
+    return [Tokens(str(n), row, TOKENS // 2) for n, row in enumerate(rows)]
 
 
 def peak() -> int:
@@ -45,5 +58,5 @@ if __name__ == "__main__":
     if work == "train":
         train(base, out)
     elif work == "merge":
-        save_merged(base, out / "adapter", "qlora", out / "merged")
+        merge(base, out)
     sys.stdout.write(f"{peak()}\n")

@@ -137,8 +137,8 @@ def test_damage_is_named(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_it_runs_on_a_gpu(folder: Path) -> None:
-    from llmops.model.base.generate import answer
+    from llmops.model.base.answering import TorchModel, answer
 
     model, tokenizer = load_servable(folder)
     assert model.device.type == "cuda"
-    assert len(answer(model, tokenizer, [("Hi", ""), ("Why?", "")], 4)) == 2
+    assert len(answer(TorchModel(model, tokenizer), [("Hi", ""), ("Why?", "")], 4)) == 2

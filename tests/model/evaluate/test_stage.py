@@ -20,6 +20,7 @@ from llmops.model.base.load import load_model
 from llmops.model.base.packing import answer_nats, mean_loss
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
+from llmops.model.gguf.write import write_folder
 from llmops.model.scoring.likelihood import bits_per_byte
 from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
@@ -42,7 +43,7 @@ def example(n: int, **changed: str) -> Example:
 def folders(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts to evaluate: the tiny model as base and champion, one with other weights as candidate."""
     home = tmp_path_factory.mktemp("evaluate")
-    made = {name: home / name for name in ("annotate", "select", "compress", "champion")}
+    made = {name: home / name for name in ("annotate", "select", "compress", "index", "champion")}
     for folder in made.values():
         folder.mkdir()
     items = [example(n) for n in range(9)] + [example(9, question=ATTACK, context=ATTACK)]
@@ -193,6 +194,21 @@ def test_the_page_shows_the_worst_answers_of_all_models(done: tuple[dict[str, An
     for model in ("base", "champion", "candidate"):
         assert worst.count(f'class="answer {model}"') >= CONFIG.worst
     assert "by source" in page and "by topic" in page and "by length" in page
+
+
+def test_a_gguf_file_and_its_base_answer_by_openvino(
+    folders: dict[str, Path], done: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    made = {**folders, "compress": tmp_path / "compress"}
+    made["compress"].mkdir()
+    write_folder(folders["compress"] / "servable", made["compress"] / "servable", "f16")
+    found = [run(made, tmp_path / name) for name in ("a", "b")]
+    assert [f.name for f in (tmp_path / "a").iterdir() if f.is_dir()] == []
+    for name in ("answers.parquet", "evaluation.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    for model in ("base", "candidate"):
+        key = f"{model}_perplexity"
+        assert found[0][key] == pytest.approx(done[0][key], rel=0.02) and found[0][key] != done[0][key]
 
 
 @pytest.mark.gpu

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import has_avx512bf16
 
 from llmops.config import Train
 from llmops.errors import TrainingError
@@ -93,7 +94,15 @@ def test_training_lowers_the_loss_and_is_reproducible(tiny_base: Path, tmp_path:
 
 
 def test_zero_gradient_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
-    """What bitsandbytes does on a CPU after a forward pass in evaluation mode, and what we do about it."""
+    model = trainable(str(tiny_base), CONFIG, FOUND)
+    for parameter in [p for name, p in model.named_parameters() if "lora_B" in name][:10]:
+        parameter.register_hook(torch.zeros_like)
+    with pytest.raises(TrainingError, match="gradient norm of 10 of 14 adapters is zero"):
+        fit(model, examples(), CONFIG, FOUND, tmp_path)
+
+
+@pytest.mark.skipif(not has_avx512bf16(), reason="only on such a processor does bitsandbytes pack weights anew")
+def test_weights_that_were_packed_for_answering_do_not_train_in_silence(tiny_base: Path, tmp_path: Path) -> None:
     model = trainable(str(tiny_base), CONFIG, FOUND)
     model.eval()
     with torch.no_grad():
@@ -182,12 +191,13 @@ def test_killed_training_goes_on_and_ends_the_same(tiny_base: Path, tmp_path: Pa
 
 
 def test_generation_does_not_depend_on_the_batch(tiny_base: Path) -> None:
-    from llmops.model.base.generate import answer
+    from llmops.model.base.answering import TorchModel, answer
 
     model, tokenizer = load_servable(tiny_base)
+    plain = TorchModel(model.float(), tokenizer)
     requests = [("Hi", ""), ("How long can I return it after I bought it?", "Returns policy"), ("Why?", "")]
-    alone = [answer(model.float(), tokenizer, [r], 8)[0] for r in requests]
-    assert answer(model.float(), tokenizer, requests, 8, batch=2) == alone
+    alone = [answer(plain, [r], 8)[0] for r in requests]
+    assert answer(plain, requests, 8, batch=2) == alone
 
 
 def test_examples_are_not_changed() -> None:

@@ -56,6 +56,7 @@ def session() -> Any:
         yield s
 
 
+@pytest.mark.slow
 def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
     session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

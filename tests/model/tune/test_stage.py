@@ -198,6 +198,7 @@ tune.run(REAL, train=Train(), features=out, select=out, out=out)
 """
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_search_finds_the_same_best_trial(tiny_base: Path, tmp_path: Path) -> None:
     expected = run(REAL, tmp_path / "whole")
     out = tmp_path / "killed"

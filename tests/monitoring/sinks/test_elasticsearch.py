@@ -17,7 +17,7 @@ from llmops.config import Monitoring
 from llmops.monitoring.elasticsearch_client import stream_of
 from llmops.monitoring.events import build, emit
 from llmops.monitoring.shipping import ship
-from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
+from llmops.monitoring.sinks.base import BatchRefusedError, SinkError, SinkMisconfiguredError
 from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.sinks.elasticsearch import ElasticsearchSink
 
@@ -174,13 +174,19 @@ def items(*statuses):
 
 @pytest.mark.parametrize("status", [429, 500, 503, 403, 404])
 def test_what_is_not_an_event_s_fault_is_no_reason_to_give_it_up(status):
-    with pytest.raises(SinkError, match="full"):
+    with pytest.raises(SinkMisconfiguredError if status in (403, 404) else SinkError, match="full"):
         answering(200, items(201, status)).send([build("x", {}), build("x", {})])
 
 
 @pytest.mark.parametrize(
     "status,error",
-    [(413, BatchRefusedError), (400, SinkError), (401, SinkError), (403, SinkError), (429, SinkError)],
+    [
+        (413, BatchRefusedError),
+        (400, SinkError),
+        (401, SinkMisconfiguredError),
+        (403, SinkMisconfiguredError),
+        (429, SinkError),
+    ],
 )
 def test_what_an_answer_to_a_whole_batch_means(status, error):
     with pytest.raises(error):

@@ -6,7 +6,7 @@ import pytest
 from llmops.config import Monitoring
 from llmops.monitoring.events import build, emit_all
 from llmops.monitoring.shipping import ship
-from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
+from llmops.monitoring.sinks.base import BatchRefusedError, SinkError, SinkMisconfiguredError
 from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.sinks.logstash import LogstashSink
 
@@ -24,7 +24,7 @@ def test_a_batch_arrives_whole_with_the_user_of_the_environment(receiver, caplog
     assert sink.send(events()) == []
     assert receiver.taken("logstash") == {"id0": 1, "id1": 1, "id2": 1}
     (wrong,) = sinks_for(receiver.folder, config, {"LOGSTASH_USER": "shop", "LOGSTASH_PASSWORD": "other-s€cret"})
-    with caplog.at_level(logging.DEBUG), pytest.raises(SinkError, match="401.*environment") as error:
+    with caplog.at_level(logging.DEBUG), pytest.raises(SinkMisconfiguredError, match="401.*environment") as error:
         wrong.send(events())
     assert "other-s" not in str(error.value) + caplog.text
     sink.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from serving.engines.base import Answer, Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.echo import EchoEngine
-from serving.engines.stops import Stops
+from serving.engines.ends import Stops
 from serving.errors import EngineDied, PromptRefused, QueueFull
 
 
@@ -243,3 +244,55 @@ def test_stop_strings_end_an_answer() -> None:
         assert (answer.text, answer.finish_reason) == ("one tw", "stop")
 
     running(engine, use)
+
+
+class Weights:
+    """Stands for what a model has in memory."""
+
+
+class Heavy(EchoEngine):
+    """Has weights, which its frames hold when it fails."""
+
+    def __init__(self, fails_in: str) -> None:
+        super().__init__()
+        self._fails_in, self.seen = fails_in, lambda: None
+
+    def _load(self) -> None:
+        weights = self._weights = Weights()
+        self.seen = weakref.ref(weights)
+        self._fail("load", weights)
+
+    def _step(self, rows: Any) -> None:
+        weights = self._weights
+        try:
+            self._fail("step", weights)
+        except ZeroDivisionError as error:
+            raise RuntimeError("no step more") from error
+
+    def _fail(self, where: str, weights: Any) -> None:
+        if where == self._fails_in:
+            _ = 1 / 0
+
+    def _unload(self) -> None:
+        del self._weights
+
+
+def test_an_engine_that_died_keeps_nothing_of_its_model() -> None:
+    engine = Heavy("step")
+
+    async def use() -> None:
+        assert engine.seen() is not None
+        with pytest.raises(EngineDied):
+            await engine.generate(request("a b")).whole()
+        await until(lambda: not engine._thread.is_alive())
+        assert engine.seen() is None and isinstance(engine._error, RuntimeError)
+
+    running(engine, use)
+
+
+def test_nor_does_one_that_could_not_be_loaded() -> None:
+    engine = Heavy("load")
+    with pytest.raises(ZeroDivisionError) as kept:
+        engine.load()
+    engine.close()
+    assert engine.seen() is None and kept.value is engine._error

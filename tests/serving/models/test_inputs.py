@@ -71,7 +71,7 @@ def test_a_store_that_does_not_answer_is_opened_again(site, client, stored):
 
 @pytest.mark.parametrize(("down", "status", "failed"), [({"v2"}, 200, 1), ({"v1", "v2"}, 503, 0)])
 def test_where_the_canarys_store_is_down_the_champion_answers_with_its_own(site, client, down, status, failed):
-    client.post("/admin/canary", json={"version": "v2", "share": 0.999}, headers=site.headers("admin"))
+    client.post("/admin/canary", json={"version": "v2", "share": 0.999999}, headers=site.headers("admin"))
     parts = client.app.state.parts
     site.until(lambda: parts.models.canary)
 

@@ -126,7 +126,7 @@ def test_developers_who_ask_for_different_versions_at_once_all_get_an_answer_or_
 
 
 def test_a_canary_is_not_counted_by_tests(site: Any, client: TestClient) -> None:
-    body = {"version": "v2", "share": 0.999}
+    body = {"version": "v2", "share": 0.999999}
     assert client.post("/admin/canary", json=body, headers=site.headers("admin")).status_code == 200
     site.until(lambda: client.app.state.parts.models.canary)  # type: ignore[attr-defined]
     for _ in range(5):

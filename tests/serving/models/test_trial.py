@@ -26,6 +26,7 @@ from serving.guard import Guard
 from serving.models import stream
 from serving.models import trial as trial_module
 from serving.models.trial import answered_by_canary
+from serving.models.turns import Turns
 from serving.models.watcher import Models
 
 
@@ -163,7 +164,7 @@ def test_a_good_canary_is_promoted_and_not_loaded_again(world: Any, still: None)
 def test_a_canary_whose_engine_dies_is_pulled_and_the_champion_stands_in(world: Any, still: None) -> None:
     async def test() -> None:
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             engine = world.engines["v2"][0]
             engine.going.clear()
             waiting = [asyncio.create_task(world.ask(models, str(n))) for n in range(8)]  # too few for a look
@@ -234,7 +235,7 @@ def test_what_a_canary_has_no_room_for_the_champion_answers_unless_it_was_asked_
     async def test() -> None:
         world.make = {"v2": lambda: EchoEngine(max_queue=0, max_batch=1)}
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             engine = world.engines["v2"][0]
             engine.going.clear()
             first = asyncio.create_task(world.ask(models, "0"))
@@ -246,6 +247,24 @@ def test_what_a_canary_has_no_room_for_the_champion_answers_unless_it_was_asked_
                 await world.ask(models, "1", prompt=TokenIds((1, 2)))
             engine.going.set()
             assert await first == "v2"
+
+    asyncio.run(test())
+
+
+def test_who_has_to_give_a_place_in_the_canarys_queue_is_answered_by_the_champion(world: Any, still: None) -> None:
+    async def test() -> None:
+        world.make = {"v2": lambda: Turns(EchoEngine(3, 1), 3, 1)}
+        async with world.models() as models:
+            await world.canary(models, share=0.999999)
+            engine = world.engines["v2"][0]._engine
+            engine.going.clear()
+            asking = [asyncio.create_task(world.ask(models, "0")) for _ in range(4)]
+            await asyncio.sleep(0)
+            asking.append(asyncio.create_task(world.ask(models, "1")))
+            await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            assert [one.done() for one in asking] == [False, False, False, True, False]
+            engine.going.set()
+            assert await asyncio.gather(*asking) == ["v2", "v2", "v2", "v1", "v2"]
 
     asyncio.run(test())
 
@@ -306,7 +325,7 @@ def test_what_a_caller_does_wrong_or_forces_does_not_count(world: Any) -> None:
             "v2": lambda: EchoEngine(max_context=3, fail_on="bad"),
         }
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             for n in range(30):
                 with pytest.raises(RuntimeError):
                     await world.ask(models, str(n), "canary", prompt="bad")
@@ -330,11 +349,37 @@ def test_what_only_the_canary_refuses_the_champion_answers_and_it_counts(world: 
     assert "errors" in end(world)["numbers"]["worse"]
 
 
+def test_what_the_canarys_engine_does_not_offer_the_champion_answers_and_it_counts_nowhere(world: Any) -> None:
+    class Few(EchoEngine):
+        alternatives = False
+
+    async def test() -> None:
+        world.make = {"v2": Few}
+        asked = [EngineRequest(Question("one two"), 5, schema="{}"), EngineRequest(Question("one two"), 5, logprobs=3)]
+
+        async def answered(n: int, **more: Any) -> str:
+            _, stream = models.generate(asked[n % 2], caller=str(n), **more)
+            await stream.whole()
+            return stream.version.name
+
+        async with world.models() as models:
+            await world.canary(models, share=0.999999)
+            world.engines["v1"][0].structured = True
+            assert {await answered(n) for n in range(30)} == {"v1"}
+            for n in range(2):
+                with pytest.raises(PromptRefused, match="engine"):
+                    await answered(n, side="canary")
+            own = models._trial.own
+            assert models.canary and own.canary.requests == 0 and own.canary.total("failed") == 0
+
+    asyncio.run(test())
+
+
 def test_a_refused_prompt_that_the_champion_is_not_waited_for_counts_nowhere(world: Any, still: None) -> None:
     async def test() -> None:
         world.make = {"v2": lambda: EchoEngine(max_context=3)}
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             world.engines["v1"][0].going.clear()
             _, stream = models.generate(EngineRequest(Question("one two three four"), 5), caller="a")
             reader = asyncio.create_task(stream.whole())
@@ -524,7 +569,7 @@ def test_an_engine_that_dies_while_the_database_is_away_is_started_again(
 
     async def test() -> None:
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             monkeypatch.setattr(world.registry, "served", away)
             await world.until(models.reason)
             for engines in (world.engines["v1"], world.engines["v2"]):
@@ -557,7 +602,7 @@ def test_what_the_champion_answers_in_place_of_the_canary_counts_for_neither(wor
     async def test() -> None:
         world.make = {"v2": lambda: EchoEngine(fail_on="bad")}
         async with world.models() as models:
-            await world.canary(models, share=0.999)
+            await world.canary(models, share=0.999999)
             for n in range(9):
                 assert await world.ask(models, str(n), prompt="bad") == "v1"
             own = models._trial.own

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmops.errors import ArtifactError
 from llmops.monitoring.datasets import LOADS
 from llmops.registry.aliases import Change, move
 from llmops.registry.version import Version
@@ -101,6 +102,30 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_answers(
     asyncio.run(test())
     outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(LOADS)]
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        MemoryError("no room"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes"),
+    ],
+)
+def test_too_little_memory_is_told_as_that_whatever_the_engine_makes_of_it(world: Any, cause: Exception) -> None:
+    def load_error() -> Exception:
+        error = ArtifactError("The engine cannot run LlamaForCausalLM.")
+        error.__cause__ = cause
+        return error
+
+    async def test() -> None:
+        world.make = {"v2": lambda: EchoEngine(load_error=load_error())}
+        async with world.models() as models:
+            world.registry.promote("v2")
+            await world.until(lambda: "OutOfMemory" in models.reason())
+            assert str(cause) in models.cause() and "Llama" not in models.cause()
+
+    asyncio.run(test())
 
 
 def test_an_engine_that_dies_says_so_and_is_started_again(world: Any) -> None:

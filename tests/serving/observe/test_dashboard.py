@@ -10,6 +10,7 @@ from llmops.deploy.stage import prove
 from llmops.monitoring.datasets import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.sinks.local import LocalStore
+from llmops.registry.registry import registry_of
 from serving.observe.dashboard import SPANS, dashboard_figures
 
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)
@@ -66,11 +67,35 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
     store.send([build(ALERT, {"message": "slow"})])
     result = dashboard_figures(store, "1h", NOW)
     assert [stage["stage"] for stage in result["stages"]] == ["clean", "collect"]
-    assert result["stages"][0]["seconds"] == 2 and result["stages"][0]["metrics"] == {"documents": 3}
+    assert result["stages"][0]["seconds"] == 2
+    assert [(one["stage"], [row["name"] for row in one["rows"]]) for one in result["measured"]] == [
+        ("clean", ["documents", "nested: a"]), ("collect", ["documents", "nested: a"]),
+    ]  # fmt: skip
     assert (result["gates"][0]["version"], result["gates"][0]["outcome"]) == ("v2", "rejected")
     assert {name: result["gates"][0][name] for name in numbers} == numbers
     assert result["gates"][0]["difference"] is None
     assert result["alerts"][0]["message"] == "slow"
+
+
+def test_each_stage_is_told_beside_the_time_before_it_made_something(store):
+    def stage(name, hours, outcome="success", **metrics):
+        when = timestamp(NOW - timedelta(hours=hours))
+        fields = {"@timestamp": when, "event.action": name, "event.outcome": outcome, "event.duration": 1}
+        store.send([build(PIPELINE, {**fields, **({"llmops.metrics": metrics} if metrics else {})})])
+
+    stage("train", 900, final_loss=2.5, examples=10)
+    stage("train", 800, final_loss=2.25, examples=10)
+    for hours in range(60):  # days on which nothing else was new, more than are listed
+        stage("collect", 700 - hours, documents=hours)
+    stage("train", 1, "failure")
+    result = dashboard_figures(store, "1h", NOW)
+    assert len(result["stages"]) == 26 and result["stages"][0]["outcome"] == "failure"
+    assert [one["stage"] for one in result["measured"]] == ["collect", "train"]
+    assert result["measured"][1]["rows"] == [
+        {"name": "final loss", "value": "2.25", "unit": "nats/token", "change": "−0.25"},
+        {"name": "examples", "value": "10", "unit": "", "change": "="},
+    ]
+    assert result["measured"][0]["rows"][0]["change"] == "+1"
 
 
 def test_what_the_hub_holds_is_what_the_last_push_left_there(store):
@@ -143,7 +168,7 @@ def test_the_proof_of_a_deployment_is_one_request_and_no_error(site):
         assert site.ask(httpx.Client(base_url=url)).status_code == 503  # whoever asks now does get an error
         site.set_aliases(champion="v1")
         threading.Timer(1.5, loaded.set).start()
-        proof = prove(Deploy(question="one two"), url, site.keys["user"], "v1")
+        proof = prove(Deploy(question="one two"), url, site.keys["user"], registry_of(site.config).get("v1"))
     assert proof["answer"] == "one two"
     statuses = [event["http.response.status_code"] for event in site.events(SERVING)]
     assert statuses == [503, 200]

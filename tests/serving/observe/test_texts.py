@@ -72,10 +72,12 @@ def test_an_answer_has_an_event_with_its_features_and_not_its_words(site):
 
 
 def test_words_and_topics_are_compared_with_the_training_data_of_the_version(site):
-    trained(site, [example(q) for q in ("When does my parcel come?", "Is my parcel sent?", "my parcel is late")])
+    asked = [example(q) for q in ("When does my parcel come?", "Is my parcel sent?", "my parcel is late")]
+    trained(site, [*asked, example("How do I pay?", "payment")])
     known, other = answered(site, {"prompt": "is my parcel late"}, {"prompt": "zebra stripes"})
     assert (known["llmops.prompt.unknown_share"], known["llmops.prompt.topics"]) == (0, ["delivery"])
     assert (other["llmops.prompt.unknown_share"], other["llmops.prompt.topics"]) == (1, ["none"])
+    assert known["llmops.prompt.fit"] > other["llmops.prompt.fit"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -110,9 +112,12 @@ def test_kept_texts_are_redacted(site):
 
 def test_the_page_says_so_whenever_texts_are_kept(site):
     with site.client() as client:
-        assert "kept for" not in client.get("/").text
+        assert "kept for" not in client.get("/", headers=site.headers()).text
     with keeping(site, keep_text_days=7).client() as client:
-        assert "What you ask and what is answered is kept for 7 days, redacted" in client.get("/").text
+        assert (
+            "What you ask and what is answered is kept for 7 days, redacted"
+            in client.get("/", headers=site.headers()).text
+        )
 
 
 def kept(n, days, now):
@@ -207,6 +212,30 @@ def test_what_finds_no_room_is_lost_aloud_and_what_waits_is_made(tmp_path, monke
         2,
         "failure",
     )
+
+
+def test_what_was_offered_is_written_when_it_has_settled(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "FLUSH_S", 3600.0)
+    config = Config(home=tmp_path)
+    made, _ = worker(config)
+    made.start()
+    for n in range(3):
+        made.offer({"http.request.id": str(n)}, exchange())
+        made.settle()
+        drain(config.events, config.monitoring)
+        assert len(list(LocalStore(config.events).find(TEXT))) == n + 1
+    made.stop()
+
+
+def test_a_full_disk_holds_up_nobody_who_waits_for_it_to_settle(tmp_path, monkeypatch):
+    made, lost = worker(Config(home=tmp_path))
+    made.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(texts, "emit_all", lambda *_: 1 / 0)
+        made.offer({}, exchange())
+        made.settle()
+        assert lost == [("they could not be written", 1)]
+    made.stop()
 
 
 def test_a_feature_that_cannot_be_made_harms_nothing_else(tmp_path, monkeypatch):

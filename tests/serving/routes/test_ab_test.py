@@ -99,13 +99,13 @@ def test_a_comment_or_a_correction_takes_no_thumb_back(site: Any, client: Any) -
 
 @pytest.mark.parametrize("path", ["generate", "v1/chat/completions"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_rating_counts_once_for_the_side_that_answered_whoever_says_it_and_whichever_replica_hears_it(
+def test_a_rating_counts_once_for_the_side_that_answered_whichever_replica_hears_it(
     site: Any, client: Any, path: str, stream: bool
 ) -> None:
     begin(site, client)
     chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
     body = {**(chat if "chat" in path else {"prompt": "one two"}), "stream": stream}
-    askers, rater = crowd(site, 8), site.headers("developer")
+    askers = crowd(site, 20)  # all on one side once in half a million
     with site.client() as replica:
         site.ready(replica)
         sides = {"v1": 0, "v2": 0}
@@ -115,8 +115,10 @@ def test_a_rating_counts_once_for_the_side_that_answered_whoever_says_it_and_whi
             assert id in answer.text
             sides["v2" if '"v2"' in answer.text else "v1"] += 1
             for app, rating in ((client, "up"), (replica, "down"), (replica, "up")):
-                said = app.post("/feedback", json={"id": id, "rating": rating}, headers=rater)
+                said = app.post("/feedback", json={"id": id, "rating": rating}, headers=headers)
                 assert said.status_code == 201
+            foreign = replica.post("/feedback", json={"id": id, "rating": "down"}, headers=site.headers("developer"))
+            assert foreign.status_code == 422
         assert _said(site, client, {}) == [sides["v2"], 0, sides["v1"], 0] and sides["v1"] and sides["v2"]
         assert {e["http.request.id"] for e in site.events(FEEDBACK)} == {e["http.request.id"] for e in site.events()}
 
@@ -124,7 +126,7 @@ def test_a_rating_counts_once_for_the_side_that_answered_whoever_says_it_and_whi
 def test_what_the_champion_says_in_place_of_the_version_is_rated_for_neither(site: Any) -> None:
     with site.client(lambda version: EchoEngine(fail_on="bad" if version.name == "v2" else "")) as client:
         site.ready(client)
-        begin(site, client, share=0.999)
+        begin(site, client, share=0.999999)
         for body in ({"prompt": "bad"}, {"prompt": "one"}):
             id = client.post("/generate", json=body, headers=site.headers()).json()["id"]
             client.post("/feedback", json={"id": id, "rating": "up"}, headers=site.headers())

@@ -7,14 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from llmops.registry.registry import registry_of
 from llmops.release import trials
+from llmops.state.database import database_of
 from serving.engines.echo import EchoEngine
 
 
-def start(site: Any, client: TestClient, share: float = 0.999) -> Any:
+def start(site: Any, client: TestClient, share: float = 0.999999) -> Any:
     answer = client.post("/admin/canary", json={"version": "v2", "share": share}, headers=site.headers("admin"))
     site.until(lambda: client.app.state.parts.models.canary)  # type: ignore[attr-defined]
     return answer
@@ -66,6 +68,34 @@ def test_what_makes_no_sense_is_refused(site: Any, client: TestClient, body: dic
     assert registry_of(site.config).aliases() == {"champion": "v1"}
 
 
+def test_where_the_database_can_only_be_read_what_is_missing_is_named(site: Any, client: TestClient) -> None:
+    database = database_of(site.config)
+    database._engine.dispose()
+    sa.event.listen(database._engine, "connect", _only_reads)
+    headers, prefix = site.headers("admin"), site.keys["user"].split("_")[1]
+    try:
+        for path, body in (
+            ("/admin/promote", {"version": "v2"}),
+            ("/admin/rollback", {}),
+            ("/admin/canary", {"version": "v2", "share": 0.5}),
+            ("/admin/keys", {"role": "user", "owner": "x"}),
+            (f"/admin/keys/{prefix}/rotate", {}),
+        ):
+            refused = client.post(path, json=body, headers=headers)
+            assert refused.status_code == 409 and refused.json()["code"] == "state_read_only", refused.text
+            assert "state.url" in refused.json()["detail"] and str(site.config.home) not in refused.text
+        assert client.delete(f"/admin/keys/{prefix}", headers=headers).status_code == 409
+        assert client.get("/admin/models", headers=headers).json()["aliases"] == {"champion": "v1"}
+        assert site.ask(client).status_code == 200
+    finally:
+        sa.event.remove(database._engine, "connect", _only_reads)
+        database._engine.dispose()
+
+
+def _only_reads(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
+
+
 @pytest.mark.parametrize(("asked", "outcome"), [(200, "promoted"), (20, "inconclusive")])
 def test_an_admin_ends_a_trial_with_a_decision(site: Any, client: TestClient, asked: int, outcome: str) -> None:
     start(site, client)
@@ -91,6 +121,7 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
         "support-bot",
         "support-bot:v1",
         "support-bot:v2",
+        "all-MiniLM-L6-v2",
     }
     assert side(site, client, "nonsense").status_code == 404
 
@@ -99,7 +130,7 @@ def test_a_request_that_its_caller_gives_up_counts_against_the_side_that_kept_it
     with site.live() as url:
         site.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         admin = site.headers("admin")
-        httpx.post(f"{url}/admin/canary", json={"version": "v2", "share": 0.999}, headers=admin)
+        httpx.post(f"{url}/admin/canary", json={"version": "v2", "share": 0.999999}, headers=admin)
         site.until(lambda: "support-bot:v2" in httpx.get(f"{url}/v1/models", headers=site.headers()).text)
         site.engines["v2"].going.clear()
         for stream in (False, True):

@@ -1,24 +1,14 @@
 """The playground in a real browser, as somebody without a mouse uses it."""
 
-import shutil
+import os
 
 import pytest
 
+from llmops.grounding.retriever import REFUSAL
 from llmops.monitoring.datasets import FEEDBACK
 from serving.engines.echo import EchoEngine
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium on the PATH; on Debian, apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+from ...documents import CHESS, DELIVERY
 
 
 @pytest.fixture
@@ -38,6 +28,7 @@ def page(browser, url):
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.set_default_timeout(30_000)
     page.goto(url)
+    page.wait_for_selector("#api_key:focus")
     page.problems = problems
     yield page
     page.close()
@@ -45,9 +36,11 @@ def page(browser, url):
 
 @pytest.fixture
 def chat(site, page):
-    """The page with a key."""
+    """The page, signed in."""
     page.keyboard.type(site.keys["user"])  # the field has the focus
     page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
+    page.problems.clear()  # that nobody was signed in
     return page
 
 
@@ -133,14 +126,40 @@ def test_a_correction_is_sent_with_its_question(site, chat):
     assert texts == ["one two", "one two", "three four"]
 
 
-def test_a_wrong_key_is_told_and_asked_for_again(page):
+def test_a_wrong_key_is_told_and_asked_for_again(site, page):
     page.keyboard.type("llmops_12345678_wrong")
     page.keyboard.press("Enter")
-    ask(page, "hello")
+    page.wait_for_selector(".notice")
+    assert "not known" in page.locator(".notice").inner_text()
+    page.wait_for_selector("#api_key:focus")
+    page.keyboard.type(site.keys["user"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
+
+
+def test_a_session_that_is_over_is_told_and_another_begun_beside_the_conversation(site, page):
+    key, entry = site.store.create("user", "short")
+    page.keyboard.type(key)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#prompt:focus")
+    ask(page, "first")
+    answered(page)
+    site.store.revoke(entry.prefix)
+    ask(page, "second")
     page.wait_for_selector(".bubble .bad")
-    assert "not known" in page.locator(".bubble .bad").inner_text()
-    assert page.evaluate("document.activeElement.id") == "key"
-    assert page.locator("#prompt").input_value() == "hello"
+    assert "The session is over" in page.locator(".bubble .bad").inner_text()
+    assert page.locator("#prompt").input_value() == "second"
+    with page.expect_popup() as opened:
+        page.click("text=Sign in again")
+    opened.value.wait_for_selector("#api_key:focus")
+    opened.value.keyboard.type(site.keys["user"])
+    opened.value.keyboard.press("Enter")
+    opened.value.wait_for_selector("#ready")
+    opened.value.close()
+    page.focus("#prompt")
+    page.keyboard.press("Enter")
+    answered(page, 2)
+    assert answers(page)[-1] == "second" and "first" in answers(page)
 
 
 def test_what_goes_wrong_in_the_middle_is_told_below_what_was_said(chat):
@@ -193,27 +212,26 @@ def test_a_full_queue_says_when_to_try_again(chat):
     assert "try again in 3 s" in chat.locator(".bubble .bad").inner_text()
 
 
-def test_settings_do_not_cover_the_last_answer(chat):
+def test_settings_do_not_cover_the_last_answer(site, chat):
     chat.set_viewport_size({"width": 390, "height": 800})
     for n in range(6):
         ask(chat, "one two")
         answered(chat, n + 1)
     chat.click("summary")
     box_of = "document.querySelector('{}').getBoundingClientRect()"
-    chat.wait_for_function(f"{box_of.format('.bubble:last-child')}.bottom <= {box_of.format('.composer')}.top")
+    above = f"{box_of.format('.bubble:last-child')}.bottom <= {box_of.format('.composer')}.top"
+    site.until(lambda: chat.evaluate(above))
 
 
-def test_the_key_stays_in_the_tab_and_can_be_forgotten(site, chat, url):
-    chat.reload()
-    assert chat.locator("#keyform").is_hidden()
+def test_no_script_can_read_the_session_and_nothing_is_left_of_the_key(site, chat, url):
+    ask(chat, "one")
+    answered(chat)
+    assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
+    assert site.keys["user"] not in chat.content()
     other = chat.context.browser.new_page()
     other.goto(url)
-    assert other.locator("#keyform").is_visible()
+    assert other.locator("#api_key").is_visible()  # another browser knows nothing of it
     other.close()
-    chat.click("summary")
-    chat.click("#forget")
-    assert chat.locator("#key").input_value() == ""
-    assert chat.evaluate("sessionStorage.length + localStorage.length + document.cookie.length") == 0
 
 
 @pytest.mark.parametrize("width", [320, 390, 1100])
@@ -237,3 +255,44 @@ def test_everything_has_a_name_for_a_screen_reader(chat):
     )
     assert unnamed == []
     assert chat.locator("#log").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_answers_from_the_documents_have_footnotes_that_open(grounded, browser, enabled):
+    grounded.config = grounded.config.model_copy(
+        update={"grounding": grounded.config.grounding.model_copy(update={"enabled": enabled})}
+    )
+    with grounded.live() as url:
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
+        page.set_default_timeout(30_000)
+        page.goto(url)
+        page.wait_for_selector("#api_key:focus")
+        page.keyboard.type(grounded.keys["user"])
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#prompt:focus")
+        page.locator("#ground").wait_for()
+        assert page.locator("#ground").is_checked() == enabled
+        if not enabled:
+            page.locator("#ground").check()
+            page.locator("#prompt").focus()
+        ask(page, DELIVERY)
+        answered(page)
+        notes = page.locator(".sources summary")
+        assert notes.first.inner_text() == "How long does delivery take?"
+        assert not page.locator(".sources .snippet").first.is_visible()
+        notes.first.focus()
+        page.keyboard.press("Enter")
+        assert page.locator(".sources .snippet").first.inner_text().startswith("Delivery takes three to five days")
+        assert "faq.csv · row 1 · faq" in page.locator(".sources .hint").first.inner_text()
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/sources.png")
+        page.locator("#prompt").focus()
+        ask(page, CHESS)
+        answered(page, 2)
+        assert answers(page)[1] == REFUSAL and page.locator(".sources").count() == 1
+        page.locator("#ground").uncheck()
+        page.locator("#prompt").focus()
+        ask(page, CHESS)
+        answered(page, 3)
+        assert answers(page)[2] == CHESS and page.locator(".sources").count() == 1
+        page.close()

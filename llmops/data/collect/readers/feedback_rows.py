@@ -17,6 +17,8 @@ def read(found: Iterable[Review], origin: Origin, keyed: Callable[[str], str]) -
         origin: the source.
         keyed: makes of the prefix of a key what nobody can undo.
     """
-    for row in found:
-        parts = {"question": row.question, "answer": row.text, "context": row.context}
+    rows = list(found)
+    topics = documents.topics(rows)
+    for row in rows:
+        parts = {"question": row.question, "answer": row.text, "context": row.context, "group": topics.get(row.id, "")}
         yield origin.document(documents.position(row), documents.fields(row, keyed), **parts)
