@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from llmops.errors import TimeLimitError
+from llmops.schedule import limit
 from llmops.schedule.limit import time_limit
-from tests.clock import wait_until
+from tests.clock import FakeClock, wait_until
 
 # ignores SIGTERM, and so does its own child, which is in a session of its own
 STUBBORN = """
@@ -129,3 +131,21 @@ def test_code_that_tries_again_after_every_error_does_not_after_this_one() -> No
                 signal.pause()
             except Exception:
                 continue
+
+
+@pytest.mark.timeout(0)  # that limit is an alarm, too
+def test_an_alarm_that_somebody_else_has_set_comes_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen = FakeClock(), list[int]()
+    monkeypatch.setattr(limit, "time", SimpleNamespace(monotonic=clock.monotonic))
+    old = signal.signal(signal.SIGALRM, lambda number, frame: seen.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 6000, 60)
+        with time_limit("It", 600):
+            assert signal.getitimer(signal.ITIMER_REAL)[0] <= 600
+            clock.advance(1000)
+        left, again = signal.getitimer(signal.ITIMER_REAL)
+        signal.raise_signal(signal.SIGALRM)
+        assert 4000 < left <= 5000 and again == 60 and seen == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
