@@ -11,6 +11,7 @@ import pytest
 
 from llmops.config import Config, load
 from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.shipping import Shipper
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
 
@@ -123,6 +124,30 @@ def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released,
     assert len(list(LocalStore(home / "events").find(SERVING))) == before + 1
     with Spool(home / "events") as spool:
         assert spool.waiting() == {"local": 0}
+
+
+def test_what_a_sink_does_not_take_waits_in_the_spool_and_goes_with_the_next_request(
+    released, tmp_path, hook, monkeypatch, caplog
+):
+    for name in ("start", "stop"):
+        monkeypatch.setattr(Shipper, name, lambda shipper: None)  # between requests Lambda freezes every thread
+    environ = {**environment(released, tmp_path), "LLMOPS_MONITORING__LOGSTASH_URL": hook.url}
+    function = started(load(environ={**environ, "LLMOPS_MONITORING__SINKS": '["logstash"]'}), released)
+    event = v2("POST", "/generate", {"content-type": "application/json", "x-api-key": released.key}, BODY)
+    try:
+        hook.status = 503
+        answers = [function(event, None)]
+        assert answers[0]["statusCode"] == 200 and "Sink logstash" in caplog.text
+        with Spool(tmp_path / "events") as spool:
+            assert spool.waiting()["logstash"]
+            hook.status = 200
+            hook.got.clear()
+            answers.append(function(event, None))
+            assert spool.waiting() == {"logstash": 0}
+    finally:
+        function.close()
+    told = [event for _, _, body in hook.got for event in json.loads(body) if event["event.dataset"] == SERVING]
+    assert [event["http.request.id"] for event in told] == [json.loads(one["body"])["id"] for one in answers]
 
 
 def test_without_a_model_it_says_why_instead_of_starting(tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
@@ -31,6 +33,15 @@ COUNTABLE = {
     "date_histogram": {"date"},
     **dict.fromkeys(("terms", "unique_count"), {"keyword", "long", "boolean", "ip"}),
 }
+ADDED_UP = {
+    *(f"gen_ai.usage.{side}_tokens" for side in ("input", "output")), "llmops.audit.count",
+    "llmops.erasure.documents", "llmops.erasure.remaining", "llmops.retention.freed",
+    *(f"llmops.improvement.{name}" for name in ("corrections", "accepted", "refused")),
+}  # fmt: skip
+STATES = (
+    "llmops.sink.waiting", "llmops.sink.rejected", "llmops.improvement.waiting", "llmops.drift.windows",
+    "llmops.canary.share", "llmops.attempt", "llmops.decay.items",
+)  # fmt: skip
 INDEXED = {field.name: field.type for field in FIELDS if field.type != "object"}
 
 
@@ -212,6 +223,29 @@ def test_panels_are_of_fields_that_can_be_counted() -> None:
         for column in columns:
             kind = INDEXED.get(column.get("sourceField", ""), "")
             assert kind in COUNTABLE.get(column["operationType"], NUMBERS), (title, column)
+
+
+def test_what_happens_is_summed_and_a_state_shows_its_highest_value_as_the_yaml_says() -> None:
+    """Two events about ten that wait are no twenty: only what is new in each event may be added up."""
+    file = Path(__file__).parents[2] / "docker" / "kibana" / "dashboards.yaml"
+    authored = {
+        (panel["title"], metric["field"], metric["aggregation"])
+        for board in yaml.safe_load(file.read_text(encoding="utf-8"))["dashboards"]
+        for panel in board["panels"]
+        for metric in panel["lens"]["metrics"]
+        if "field" in metric
+    }
+    compiled = {
+        (title, column["sourceField"], column["operationType"])
+        for title, _, columns in panels()
+        for column in columns
+        if column.get("sourceField") in INDEXED
+        and column["operationType"] not in ("terms", "date_histogram", "filters")
+    }
+    assert compiled == authored
+    by_field = {name: {how for _, field, how in compiled if field == name} for _, name, _ in compiled}
+    assert {name for name, hows in by_field.items() if "sum" in hows} == ADDED_UP
+    assert all(by_field[name] == {"max"} for name in STATES), by_field
 
 
 def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
