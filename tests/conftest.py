@@ -361,6 +361,14 @@ def objects() -> Callable[[str], Any]:
     return lambda url: remote.connect(url, os.environ).filesystem
 
 
+def shared(name: str) -> Path:
+    """A file of the folder `shared` beside the project, or beside a folder that the project is in."""
+    for parent in Path(__file__).resolve().parents:
+        if (there := parent / "shared" / name).exists():
+            return there
+    pytest.skip(f"there is no shared/{name} beside the project")
+
+
 @pytest.fixture(scope="session")
 def event_server() -> Iterator[str]:
     """The URL of a real Elasticsearch with the data streams of events, whose mappings are made from the registry."""
@@ -368,12 +376,8 @@ def event_server() -> Iterator[str]:
 
     from llmops.monitoring.fields import FIELDS
 
-    places = [parent / "shared" / "elasticsearch" / "start" for parent in Path(__file__).resolve().parents]
-    start = next((place for place in places if place.is_file()), None)
-    if start is None:
-        pytest.skip("there is no shared/elasticsearch/start beside the project")
     port = find_free_port()
-    url, command = f"http://127.0.0.1:{port}", [str(start), "--port", str(port)]
+    url, command = f"http://127.0.0.1:{port}", [str(shared("elasticsearch/start")), "--port", str(port)]
     server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         with Elasticsearch(url, request_timeout=60) as client:
@@ -411,6 +415,34 @@ def _answers(client: Any) -> bool:
 def free_port() -> int:
     """Return a port that nobody uses."""
     return find_free_port()
+
+
+@pytest.fixture
+def collector(tmp_path: Path, free_port: int) -> Iterator[tuple[str, Path]]:
+    """A collector that takes OTLP over HTTP; gives its URL and the file that it writes."""
+    program, received = shared("otel/otelcol"), tmp_path / "received.jsonl"
+    (tmp_path / "collector.yaml").write_text(f"""
+receivers: {{otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{free_port}"}}}}}}}}
+exporters: {{file: {{path: {received}, flush_interval: 50ms}}}}
+service:
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines:
+    logs: &all {{receivers: [otlp], exporters: [file]}}
+    traces: *all
+""")
+
+    def listens() -> bool:
+        assert process.poll() is None
+        with socket.socket() as probe:
+            return not probe.connect_ex(("127.0.0.1", free_port))
+
+    command = [str(program), "--config", str(tmp_path / "collector.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(listens, "the collector")
+            yield f"http://127.0.0.1:{free_port}", received
+        finally:
+            process.terminate()
 
 
 class Hook:

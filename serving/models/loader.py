@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Loaded:
 
     version: Version
     engine: Engine
-    since: float = field(default_factory=time.monotonic)
+    since: float  #: by `time.monotonic`
 
     @property
     def alive(self) -> bool:
@@ -153,7 +153,7 @@ class Loader:
                     self._fail(version, reason)
             else:
                 if self._wanted == version.name:
-                    self._swap(Loaded(version, engine))
+                    self._swap(Loaded(version, engine, time.monotonic()))
                     self.failure = None
                 else:  # another one is wanted meanwhile
                     self._retire(engine)

@@ -15,8 +15,7 @@ import yaml
 from llmops.config import Monitoring
 from llmops.elk.objects import READER, WRITER, roles
 from tests.clock import wait_until
-from tests.conftest import find_free_port
-from tests.monitoring.conftest import shared
+from tests.conftest import find_free_port, shared
 
 ADMIN = {"ELASTIC_USERNAME": "boss", "ELASTIC_PASSWORD": "secret-boss"}
 WRITES, READS = (WRITER, "secret-writer"), (READER, "secret-reader")

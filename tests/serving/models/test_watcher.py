@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from llmops.monitoring.datasets import LOADS
 from serving.engines.echo import EchoEngine
 from serving.models import loader
+from tests.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +74,37 @@ async def test_a_version_that_cannot_be_loaded_is_tried_again_and_the_old_one_an
         assert models.reason() == models.cause() == ""
     outcomes = [(e["llmops.model.version"], e["event.outcome"]) for e in world.stored(LOADS)]
     assert outcomes == [("v1", "success"), ("v2", "failure"), ("v2", "failure"), ("v2", "success")]
+
+
+async def test_an_engine_that_dies_again_and_again_is_started_more_and_more_rarely(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def report(*load: Any) -> None: ...
+
+    clock, version = FakeClock(), world.registry.served()[0]
+    monkeypatch.setattr(loader, "time", SimpleNamespace(monotonic=clock.monotonic))
+    loading, engines = loader.Loader(world.engine, report), world.engines.setdefault("v1", [])
+
+    async def die(lived_s: float = 0.0) -> None:
+        loading.keep_loaded(version)
+        await world.until(lambda: loading._task is None and loading.current.alive)
+        clock.advance(lived_s)
+        loading.keep_loaded(version)  # it is seen alive
+        engines[-1].die(RuntimeError("again"))
+        await world.until(lambda: not loading.current.alive)
+        loading.keep_loaded(version)
+
+    await die()
+    await world.until(lambda: len(engines) == 2)  # the first time at once
+    for pause_s in (10, 20, 40, 80, 160, 320, 600, 600):
+        await die()
+        clock.advance(pause_s - 0.5)
+        loading.keep_loaded(version)
+        assert loading._task is None
+        clock.advance(0.5)
+    await die(lived_s=loader.STEADY_S + 1)
+    await world.until(lambda: len(engines) == 11)  # it was not the start that killed it
+    await loading.close()
 
 
 async def test_stopping_in_the_middle_of_loading_leaves_no_engine(world: Any) -> None:

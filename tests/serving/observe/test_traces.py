@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -112,6 +113,24 @@ def test_a_collector_that_is_away_changes_no_answer(site, free_port, monkeypatch
         assert site.ask(client).status_code == 200
     [event] = site.events()
     assert event["trace.id"]
+
+
+def test_a_real_collector_gets_the_spans_of_a_request(site, collector):
+    url, received = collector
+    monitoring = site.config.monitoring.model_copy(update={"traces_url": f"{url}/"})
+    site.config = site.config.model_copy(update={"monitoring": monitoring})
+    with site.client() as client:
+        site.ready(client)
+        headers = {**site.headers(), "traceparent": f"00-{TRACE}-{PARENT}-01"}
+        assert client.post("/generate", json={"prompt": "one two"}, headers=headers).status_code == 200
+    site.until(lambda: received.exists() and received.read_text().endswith("\n"))
+    resources = [one for line in received.read_text().splitlines() for one in json.loads(line)["resourceSpans"]]
+    spans = [span for resource in resources for scope in resource["scopeSpans"] for span in scope["spans"]]
+    assert sorted(span["name"] for span in spans) == ["POST /generate", "guard", "text_completion support-bot"]
+    assert {span["traceId"] for span in spans} == {TRACE} and len({span["spanId"] for span in spans}) == 3
+    (request,) = [span for span in spans if span["parentSpanId"] == PARENT]
+    assert {span["parentSpanId"] for span in spans if span is not request} == {request["spanId"]}
+    assert {"key": "service.name", "value": {"stringValue": "llmops"}} in resources[0]["resource"]["attributes"]
 
 
 def test_models_that_cannot_end_keep_no_events_back_and_these_wait_for_no_collector(site, monkeypatch):
