@@ -167,6 +167,7 @@ def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path:
         for _ in range(3):
             call(client, "POST /generate", site.keys["user"])
         client.post("/generate", content=b"{", headers={**site.headers(), **JSON})
+        assert client.post("/generate", content=b"x" * 200_000, headers=site.headers()).status_code == 413
         client.post("/signin", data={"api_key": bad["expired"]})
         client.post("/signin", data={"api_key": site.keys["developer"]}, follow_redirects=False)
         for path in ("/healthz", "/readyz", "/", "/static/style.css", "/openapi.json"):
@@ -177,7 +178,7 @@ def test_every_decision_is_in_the_audit_with_its_reason(new_site: Any, tmp_path:
         decisions[event["event.reason"], event.get("url.path", "")] += event["llmops.audit.count"]
     assert decisions == {
         ("missing", "/generate"): 1, ("unknown", "/generate"): 2, ("expired", "/generate"): 1,
-        ("revoked", "/generate"): 1, ("limited", "/generate"): 2, ("invalid", "/generate"): 1,
+        ("revoked", "/generate"): 1, ("limited", "/generate"): 2, ("invalid", "/generate"): 2,
         ("forbidden", "/dashboard"): 1, ("allowed", "/dashboard/data"): 1, ("allowed", "/admin/keys/{prefix}"): 1,
         ("expired", "/signin"): 1, ("allowed", "/signin"): 1,
     }  # fmt: skip

@@ -145,6 +145,25 @@ def test_what_is_not_done_is_refused_and_named(ours, more):
     assert any(name in error.message for name in given) or "prompt_refused" in error.code
 
 
+@pytest.mark.parametrize(
+    ("sizes", "refused"),
+    [
+        ([200], ""), ([100, 100], ""), ([100, 100, 1], "conversation has 201 characters; at most 200"),
+        ([201], "201 characters"), ([1] + [0] * 999, ""), ([1] + [0] * 1000, "messages"),
+    ],
+)  # fmt: skip
+def test_all_messages_of_a_conversation_together_have_a_limit_and_so_has_their_number(ours, sizes, refused):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": "x" * size} for n, size in enumerate(sizes)]
+    if not refused:
+        assert chat(ours, messages=messages).choices
+        return
+    with pytest.raises(openai.BadRequestError) as refusal:
+        chat(ours, messages=messages)
+    assert refused in refusal.value.message or refused == refusal.value.param
+    assert refusal.value.code in ("prompt_refused", "invalid")
+
+
 def test_what_is_not_done_with_texts_is_refused(ours):
     for more in (
         {"echo": True}, {"best_of": 3}, {"suffix": "x"}, {"logprobs": 2}, {"prompt": []}, {"prompt": [""]},
@@ -194,6 +213,8 @@ def test_a_full_queue_is_a_rate_limit(new_site, tmp_path):
         assert refusal.value.code == "rate_limit_exceeded" and int(refusal.value.response.headers["Retry-After"]) >= 1
         engine.going.set()
         first.join(50)
+    refused, _ = sorted(site.events(), key=lambda event: -event["http.response.status_code"])
+    assert (refused["http.response.status_code"], refused["error.type"]) == (429, "queue_full")
 
 
 # --- LangChain
