@@ -31,7 +31,7 @@ def go(stage: str, base: str, out: str) -> None:
     """Run a stage on `SPLITS`, from wherever it is to its end."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "best.json").write_text("{}")
+    (folder.parent / "best.json").write_text('{"learning_rate": 1e-4, "rank": 8, "batch": 8}')
     metrics: dict[str, Any] = {"truncated": 0, "examples": 24, "tokens": {"validation": 1}}
     inputs = {"features": folder, "select": folder, "out": folder}
     with pytest.MonkeyPatch.context() as patch:
@@ -79,4 +79,4 @@ def test_killed_it_goes_on_with_what_it_has_and_ends_the_same(
     found = (re.search(r"checkpoint-\d+$|^trial \d after", record.getMessage()) for record in caplog.records)
     assert [one[0] for one in found if one] == said
     assert (out / made).read_bytes() == (whole / made).read_bytes()
-    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
+    assert not {"checkpoints", ".trials"} & {path.name for path in out.iterdir()}
