@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from llmops.errors import ArtifactError
 
 RECORD = "record.json"
 FOR_PEOPLE = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
+_PARTIAL = re.compile(r"\..+\.\d+")  #: a file that `write_whole` had not finished when its process was killed
 GONE = "gone.json"  #: the record of an artifact whose data was removed since
 
 
@@ -168,6 +170,9 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
             are part of the content.
         read: metrics that other stages read: they are.
     """
+    for left in path.rglob(".*"):
+        if _PARTIAL.fullmatch(left.name) and left.is_file():  # a stage that goes on after a kill has not cleared it
+            left.unlink()
     found = list(path.rglob("*"))
     held = sorted(f for f in found if f.is_file() and f.name not in (RECORD, GONE))
     files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}

@@ -63,3 +63,12 @@ def test_what_a_kill_leaves_of_a_cleared_artifact_is_not_done(tmp_path: Path, af
         patch.setattr(os, "rmdir", counted(os.rmdir))
         artifacts.clear(tmp_path)
     assert artifacts.is_done(tmp_path) == (after == 0) and len(list(tmp_path.rglob("*"))) == 5 - after
+
+
+def test_what_a_kill_left_half_written_is_no_part_of_the_artifact(tmp_path: Path) -> None:
+    record = artifacts.Record("tune", tmp_path.name, {}, {}, "", "", {}, {}, "", "", "", "")
+    (tmp_path / "best.json").write_text("{}")
+    whole = artifacts.commit(tmp_path, record)
+    (tmp_path / ".trials.json.4711").write_text("[")
+    assert artifacts.commit(tmp_path, record) == whole and artifacts.verify(tmp_path) == []
+    assert not (tmp_path / ".trials.json.4711").exists()

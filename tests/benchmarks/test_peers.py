@@ -28,3 +28,27 @@ def test_an_arm_that_fails_or_whose_server_does_not_start_tells_the_end_of_its_e
         signal.signal(signal.SIGTERM, before)
     assert set(failed) == {"slow", sys.executable, "no-such-server"} and "no kernel" in failed[sys.executable]
     assert "could not convert string to float: 'two'" in failed["slow"]
+
+
+def test_a_peer_that_cannot_be_installed_is_tried_once_and_the_other_arms_are_measured(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = script("peers")
+    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(peers, "_REFUSED", {})
+    made: list[Path] = []
+
+    def create(folder: Path, **_: bool) -> None:
+        made.append(folder)
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").write_text('#!/bin/sh\necho "working\nno match for $*" >&2; exit 1\n')
+        (folder / "bin" / "python").chmod(0o755)
+
+    monkeypatch.setattr(peers.venv, "create", create)
+    failed, measured, peer = dict[str, str](), list[object](), peers.Peer("other", ("no-such-peer==1.0",))
+    for arm in ("theirs", "theirs again", "ours"):
+        with peers.attempted(arm, failed):
+            measured.append(arm if arm == "ours" else peer.python())
+    assert measured == ["ours"] and made == [peer.folder] and peer.version() == {}
+    assert set(failed) == {"theirs", "theirs again"}
+    assert all("other cannot be installed" in why and "no-such-peer" in why for why in failed.values())

@@ -82,10 +82,15 @@ backfill = [[str(moment.date()) for moment in (i.logical_date, i.data_interval.s
 found = {"errors": bag.import_errors, "dags": dags, "answers": answers, "batch": batch, "backfill": backfill}
 os.environ["LLMOPS_RELEASE__CANARY"] = "true"
 canary = DagBag(dag_folder=sys.argv[1] + "/llmops_canary.py").dags["llmops_canary"]
+os.environ["LLMOPS_RETENTION__DAILY"] = "false"
+try:
+    gc = bag.dags["llmops_pipeline"].get_task("gc").python_callable()
+except Exception as error:
+    gc = [type(error).__name__, str(error)]
 os.environ["LLMOPS_CONFIG"] = sys.argv[3]
 broken = DagBag(dag_folder=sys.argv[1])
 late = bool(broken.dags["llmops_pipeline"].deadline)
-found |= {"heavy": heavy, "canary": triggers(canary), "broken": [broken.import_errors, late]}
+found |= {"heavy": heavy, "canary": triggers(canary), "broken": [broken.import_errors, late], "gc": gc}
 print("RESULT" + json.dumps(found))
 """
 )
@@ -121,6 +126,7 @@ def test_the_pipeline_has_a_task_per_stage_wired_by_its_inputs(found: Any) -> No
     assert dag["tasks"] == stages | {"gc": [list(STAGES)[-1]]}
     assert list(dag["tasks"]) == [*STAGES, "gc"] and dag["teardowns"] == ["gc"]
     assert all(dag["retries"][name] >= 2 for name, stage in STAGES.items() if stage.resumable)
+    assert found["gc"] == ["AirflowSkipException", "retention.daily is off."]
 
 
 def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees_it(found: Any) -> None:

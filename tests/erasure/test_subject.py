@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from llmops.data.annotate import names
 from llmops.data.text import identity
+from llmops.erasure.search import where_named
 from llmops.erasure.subject import MARK, Subject, without_numbers
 from llmops.errors import LlmopsError
 
@@ -99,6 +103,17 @@ def test_it_leaves_the_numbers_of_json_alone() -> None:
     lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
     hidden = f'{{"at": "customer {MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK} and {MARK}\n'
     assert subject.hide_lines(lines) == hidden
+
+
+def test_a_count_in_a_record_or_an_event_or_a_database_is_nobodys(tmp_path: Path) -> None:
+    for value, named in ((122, False), ("customer 122", True)):
+        files = [tmp_path / "record.json", tmp_path / "events.jsonl", tmp_path / f"{named}.db"]
+        files[0].write_text(json.dumps({"rows": value}, indent=1))
+        files[1].write_text(json.dumps({"rows": value}) + "\n")
+        with closing(sqlite3.connect(files[2])) as database, database:
+            database.execute("CREATE TABLE events (document TEXT)")
+            database.execute("INSERT INTO events VALUES (?)", [json.dumps({"rows": value})])
+        assert [bool(where_named(file, Subject("122"))) for file in files] == [named] * 3
 
 
 def test_it_hides_the_person_where_another_case_is_longer() -> None:

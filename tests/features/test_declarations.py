@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 from urllib.parse import quote
@@ -17,6 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 from feast import FeatureStore
+from feast.cli.cli import cli
 
 from llmops import artifacts
 from llmops.config import Config, Features
@@ -71,6 +74,22 @@ def test_a_home_can_be_moved(tmp_path: Path, make: Any, monkeypatch: pytest.Monk
     (tmp_path / "further").mkdir()
     place = place.parent.rename(tmp_path / "further" / "away") / "features"
     assert OnlineTokens(place, "support_bot_v1").read(["id3"]) == [expected[3]]
+
+
+def test_feasts_own_command_materializes_an_artifact_and_declaring_leaves_no_trace_in_the_process(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, path = ModuleType("sources"), list(sys.path)
+    monkeypatch.setitem(sys.modules, "sources", other)
+    config, out = make.artifact(tmp_path)
+    assert sys.modules["sources"] is other and sys.path == path
+    assert not {"views", "entities", "services"} & sys.modules.keys()
+    (config.store / "online.db").unlink()
+    open_store(out).apply(open_store(out).get_feature_view(VIEW))  # makes the table again
+    assert read_online(out, ["id3"]) == [None]
+    monkeypatch.chdir("/")
+    cli(["-c", str(out), "materialize", "2026-01-01", "2026-02-28"], standalone_mode=False)
+    assert read_online(out, ["id3"]) == [t for t in read_offline(out, "train") if t.id == "id3"]
 
 
 def test_a_version_serves_by_a_service_of_its_own(tmp_path: Path, make: Any) -> None:
