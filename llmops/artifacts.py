@@ -91,19 +91,16 @@ def is_gone(path: Path) -> bool:
 def read_record(path: Path) -> Record:
     """The record of a finished artifact, or of one whose data was removed since.
 
-    An earlier release recorded no content: there the artifact's name stands for what it holds.
-
     Raises:
         ArtifactError: if there is none, or it cannot be read.
     """
     for name in (RECORD, GONE):
         try:
-            record = Record(**json.loads((path / name).read_text(encoding="utf-8")))
+            return Record(**json.loads((path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError) as error:
             raise damaged(path, error) from None
-        return record if record.content else replace(record, content=f"{record.stage}/{record.fingerprint}")
     raise ArtifactError(f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first.")
 
 

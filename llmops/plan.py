@@ -5,8 +5,8 @@
 It says what would be built, and looks at the base model and its tokenizer, the memory of every stage, the disk, the Hub
 where it is asked for, Java and the Spark master, and the port of the app. Weights are neither loaded nor downloaded:
 what they take is counted on torch's meta device. Those on this machine are hashed, as a run would, and
-`<home>/weights.json` remembers the hashes. The database of an earlier release is brought up to date, as by whoever
-opens it first; where there is none, none is made.
+`<home>/weights.json` remembers the hashes. A database that is older than this code is migrated,
+as by whoever opens it first; where there is none, none is made.
 """
 
 from __future__ import annotations

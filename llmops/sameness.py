@@ -11,11 +11,10 @@ from llmops import artifacts, machine
 from llmops.artifacts import Record
 from llmops.code_version import library_version
 from llmops.config import Annotate, Clean, Config, Section, Tune
-from llmops.errors import ArtifactError, LlmopsError, RegistryError
+from llmops.errors import ArtifactError, LlmopsError
 
 if TYPE_CHECKING:
     from llmops.data.annotate.ledger import SplitLedger
-    from llmops.registry.version import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,6 @@ def sources(config: Config, interval: str) -> str:
 
 def prepare(stage: Stage, config: Config, interval: str) -> None:
     """Bring up to date what a stage reads of the database of what is decided."""
-    if stage.ledger:
-        take_over(config)
     if stage.sources:
         take_in(config, interval)
 
@@ -105,40 +102,6 @@ def ledger(config: Config, interval: str, fingerprint: Callable[..., str]) -> Sp
     )
 
 
-def take_over(config: Config) -> None:
-    """Take into a split ledger that has no runs what the registered versions were trained and tested on."""
-    from llmops.data.annotate import takeover
-    from llmops.data.annotate.ledger import runs_of, scope_of
-    from llmops.registry.registry import registry_of
-    from llmops.state.database import database_of
-
-    model, database = config.release.name, database_of(config)
-    if runs_of(database, scope_of(model, config.annotate.model_dump(mode="json"))):
-        return
-    with artifacts.locked(config.artifacts, shared=True):
-        check_erased(config.erasure_journal)
-        known = registry_of(config).versions()
-        aliases = registry_of(config).aliases() if known else {}
-        made_from = {}
-        for version in known:
-            names = sorted(alias for alias, name in aliases.items() if name == version.name)
-            called = f"{version.name} ({', '.join(names)})" if names else version.name
-            made_from[called] = config.artifacts / _annotated(version)
-        if known:
-            takeover.take_over(database, model, config.annotate, made_from)
-
-
-def _annotated(version: Version) -> str:
-    """The artifact of annotate that a version was made from, as "annotate/fingerprint"."""
-    from llmops.release.lineage import lineage
-
-    try:
-        refs = [stage["artifact"] for stage in lineage(version)["stages"]]
-    except RegistryError:
-        refs = []
-    return next((ref for ref in refs if ref.startswith("annotate/")), "annotate/unknown")
-
-
 def champion(config: Config, candidate: str) -> Path | None:
     """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
     from llmops.registry.registry import registry_of
@@ -170,8 +133,8 @@ def check_done(name: str, source: str, path: Path) -> None:
 def check_inputs(root: Path, inputs: Mapping[str, Path]) -> None:
     """Make sure that finished artifacts are whole and belong together: what one was made from holds what is given.
 
-    They may have different names: what is made again with the same content belongs to what was made of the first. (An
-    earlier release recorded names alone.) So only what was made directly from each other is compared.
+    They may have different names: what is made again with the same content belongs to what was made of the first. So
+    only what was made directly from each other is compared.
 
     Args:
         root: the artifacts folder, in which they lie.

@@ -10,8 +10,7 @@ import hmac
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ import sqlalchemy as sa
 
 from llmops.access.presented import new_secret, sha256, split
 from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
-from llmops.access.rows import add, every, find, put, take_over
+from llmops.access.rows import add, every, find, put
 from llmops.config import Config
 from llmops.errors import AccessError, StateUnavailable
 from llmops.monitoring.datasets import AUDIT
@@ -44,7 +43,6 @@ class KeyStore:
     Args:
         database: where they are.
         events: the events folder.
-        legacy: the file of keys of 0.1.0, whose keys are taken over if it is there.
         now: the clock.
     """
 
@@ -52,10 +50,9 @@ class KeyStore:
         self,
         database: Database,
         events: Path,
-        legacy: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._database, self._events, self._legacy, self._now = database, events, legacy, now
+        self._database, self._events, self._now = database, events, now
         #: what was found last by prefix, and when, for the time that the database is away
         self._seen: dict[str, tuple[float, Key]] = {}
         self._rest_until = 0.0  #: until when a database that is away is not asked again
@@ -94,7 +91,7 @@ class KeyStore:
         if min(requests_per_minute or 0, tokens_per_minute or 0) < 0:
             raise KeyRefused("A limit per minute is 0 (none) or more.")
         now, secret = self._now(), new_secret()
-        with self._changing() as connection:
+        with self._database.change() as connection:
             prefix = secrets.token_hex(4)
             while find(connection, prefix):
                 prefix = secrets.token_hex(4)
@@ -115,7 +112,7 @@ class KeyStore:
 
     def list(self) -> Sequence[Key]:
         """All keys, oldest first, the revoked and expired included."""
-        with self._reading() as connection:
+        with self._database.read() as connection:
             return tuple(every(connection))
 
     def revoke(self, prefix: str, by: Role = "admin", who: str = "") -> Key:
@@ -125,7 +122,7 @@ class KeyStore:
             NoSuchKey: if no key has this prefix.
             Forbidden: if its role is above `by`.
         """
-        with self._changing() as connection:
+        with self._database.change() as connection:
             key = _named(connection, prefix)
             _not_above(key, by, "revoke")
             if not key.revoked:
@@ -150,7 +147,7 @@ class KeyStore:
         if not 0 <= hours <= 24 * MAX_DAYS:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
         secret = new_secret()
-        with self._changing() as connection:
+        with self._database.change() as connection:
             key = _named(connection, prefix)
             _not_above(key, by, "rotate")
             try:
@@ -239,7 +236,7 @@ class KeyStore:
         try:
             if moment < self._rest_until:
                 raise StateUnavailable("The database of keys cannot be reached; try again in a few seconds.")
-            with self._reading() as connection:
+            with self._database.read() as connection:
                 key = find(connection, prefix)
         except StateUnavailable:
             if moment >= self._rest_until:
@@ -254,27 +251,10 @@ class KeyStore:
         self._seen[prefix] = (moment, key)
         return key
 
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        self._take_over()
-        with self._database.read() as connection:
-            yield connection
-
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        self._take_over()
-        with self._database.change() as connection:
-            yield connection
-
-    def _take_over(self) -> None:
-        if self._legacy and self._legacy.exists():
-            take_over(self._database, self._legacy)
-        self._legacy = None
-
 
 def keys_of(config: Config) -> KeyStore:
     """The keys of a configuration."""
-    return KeyStore(database_of(config), config.events, config.home / "keys.json")
+    return KeyStore(database_of(config), config.events)
 
 
 def _named(connection: sa.Connection, prefix: str) -> Key:

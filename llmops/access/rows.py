@@ -1,23 +1,15 @@
-"""Keys as rows of the database, and the file of 0.1.0 that is taken over into it."""
+"""Keys as rows of the database."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from llmops.access.roles import Key
-from llmops.errors import StateError
-from llmops.state import audit
-from llmops.state.database import Database
 from llmops.state.tables import keys
-
-DONE = ".taken-over"  #: ends the name of the file afterwards
 
 
 def every(connection: sa.Connection) -> Iterator[Key]:
@@ -40,29 +32,6 @@ def put(connection: sa.Connection, key: Key) -> Key:
     """Put a key in the place of the one with its prefix."""
     connection.execute(sa.update(keys).where(keys.c.prefix == key.prefix).values(asdict(key)))
     return key
-
-
-def take_over(database: Database, file: Path) -> None:
-    """Take over the keys of a file of 0.1.0 that the database has not, and give the file another name.
-
-    Raises:
-        StateError: if the file is damaged; nobody is let in by it, and it stays as it is.
-    """
-    with database.change() as connection:
-        try:
-            found = [Key(**item) for item in json.loads(file.read_text(encoding="utf-8"))["keys"]]
-        except FileNotFoundError:
-            return  # somebody was faster
-        except (ValueError, TypeError, KeyError) as error:
-            raise StateError(f"The file of keys {file} is damaged ({error}); restore it, or move it away.") from error
-        new = [key for key in found if find(connection, key.prefix) is None]
-        for key in new:
-            add(connection, key)
-        if new:
-            fields = {"prefixes": [key.prefix for key in new]}
-            audit.note(connection, "take_over", by="llmops", target="keys", fields=fields)
-    with contextlib.suppress(OSError):  # gone already, or a disk that is only read
-        file.rename(file.with_name(file.name + DONE))
 
 
 def _key(row: sa.Row[Any]) -> Key:

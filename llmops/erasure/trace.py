@@ -23,7 +23,7 @@ from llmops.artifacts import Record
 from llmops.data.annotate.split import normalized
 from llmops.erasure.subject import Subject
 from llmops.records import Document, Dropped, is_key, without_message
-from llmops.retention.policy import ROWS
+from llmops.retention.plan import ROWS
 
 #: Columns that say what kind of row it is or who is in charge, not what it holds.
 NAMES = {

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from llmops.errors import ArtifactError
-from llmops.features.columns import MAPPED_SCHEMA
 from llmops.features.declarations import PARQUET, TRAINING_SERVICE, open_store
 from llmops.features.tokenize import Tokens
 from llmops.records import Example, schema
@@ -69,11 +68,12 @@ def read_offline(features: Path, split: str) -> Rows[Tokens]:
         ArtifactError: if the artifact holds no example of that split, or Feast does not know one of them.
     """
     path = mapped_path(features, split)
-    if not (features / PARQUET).is_file():
-        raise ArtifactError(
-            f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
-        )
-    rows = Dataset.from_file(str(path)) if path.is_file() else _unmapped(features, split)
+    for file in (features / PARQUET, path):
+        if not file.is_file():
+            raise ArtifactError(
+                f"{features} is no features artifact: it has no {file.name}; run `llmops run features` first."
+            )
+    rows = Dataset.from_file(str(path))
     if not rows:
         raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
     _check_known(features, rows)
@@ -106,16 +106,6 @@ def token_counts(examples: Sequence[Tokens]) -> list[int]:
 def mapped_path(features: Path, split: str) -> Path:
     """The Arrow file of a features artifact with the tokens of one split."""
     return features / f"{split}.arrow"
-
-
-def _unmapped(features: Path, split: str) -> Dataset:
-    """The rows of one split of an artifact of release 0.1.0, which has them in Feast's file; none of a later one's."""
-    file = pq.ParquetFile(features / PARQUET)
-    names = [*MAPPED_SCHEMA.names, "split"]
-    if not set(names) <= set(file.schema_arrow.names):
-        return Dataset.from_dict({})
-    table = file.read(names)
-    return Dataset(table.filter(pc.equal(table["split"], split)).drop_columns("split"))
 
 
 def _check_known(features: Path, rows: Dataset) -> None:

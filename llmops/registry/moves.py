@@ -16,7 +16,6 @@ from llmops.registry import aliases as table
 from llmops.registry import decisions
 from llmops.registry.aliases import Canary, Change, Entries, names, with_canary, with_champion
 from llmops.registry.decisions import Kind, let_through
-from llmops.registry.takeover import take_over
 from llmops.registry.version import Version
 from llmops.registry.view import RegistryView
 from llmops.state import audit
@@ -32,7 +31,6 @@ class RegistryMoves(RegistryView):
         if connection:
             yield connection
             return
-        take_over(self.database, self.folder)
         with self.database.change() as own:
             yield own
 

@@ -15,7 +15,6 @@ from llmops.errors import RegistryError
 from llmops.registry import aliases as table
 from llmops.registry import decisions
 from llmops.registry.aliases import Canary, Entries, names
-from llmops.registry.takeover import take_over
 from llmops.registry.version import Version, read_version
 from llmops.state.database import Database
 
@@ -174,7 +173,6 @@ class RegistryView:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        take_over(self.database, self.folder)
         with self.database.read() as connection:
             yield connection
 

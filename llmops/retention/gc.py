@@ -2,7 +2,7 @@
 
     llmops gc --dry-run
 
-What is kept, and why, is in `policy`. No stage may run meanwhile; those that begin wait, for seconds. It may be killed
+What is kept, and why, is in `plan`. No stage may run meanwhile; those that begin wait, for seconds. It may be killed
 at any moment, and the next one goes on.
 """
 
@@ -84,8 +84,6 @@ def _remove(config: Config, item: Item, by: str, when: str) -> None:
         registry = Registry(config.registry, item.model, database_of(config))
         names, path = [tree.name for tree in item.paths], item.paths[0].parent
         registry.retire(item.name, names, removal.trash(path), by=by, why=item.why)
-    elif item.work:
-        item.work.work.clear()
     else:
         for path in item.paths:
             if path.is_dir() and not path.is_symlink():

@@ -1,31 +1,47 @@
-"""What `llmops gc` would remove and what it keeps, each with its size and the reason; nothing is changed."""
+"""What `llmops gc` removes and what it keeps, each with its size and the reason. Nothing is changed here.
+
+The artifacts of the last runs keep their data, with all that they were made from, so that a run finds what it needs. A
+version that keeps its model keeps the artifacts that hold its rows, too: an erasure follows a person through them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops import artifacts, pipeline
+from llmops.artifacts import Record
 from llmops.config import Config
-from llmops.errors import ArtifactError, RegistryError, SourceError
+from llmops.errors import ArtifactError, RegistryError
+from llmops.registry.decisions import UNDECIDED
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
+from llmops.registry.view import BASE
 from llmops.release.lineage import lineage
-from llmops.retention import disk, policy, removal
-from llmops.retention.disk import File
-from llmops.retention.policy import Artifact, Reasons
-from llmops.retention.work_folders import WorkFolder, work_folders
+from llmops.retention import disk, removal
 from llmops.state.database import database_of
 
-Kind = Literal["version", "artifact", "unfinished", "extracts", "left over", "work files", "logs"]
+Kind = Literal["version", "artifact", "unfinished", "extracts", "left over", "logs"]
+Reasons = dict[str, str]  #: what is kept → why
 
-#: What stays of a version whose model goes: card, lineage, decision and figures.
-_DOCUMENTS = re.compile(r".+\.(?:json|md)")
+ROWS = ("collect", "clean", "annotate", "features")  #: stages whose artifacts hold rows of the sources
+DAY_S = 86_400
+
+_DOCUMENTS = re.compile(r".+\.(?:json|md)")  #: of a version whose model goes, these stay
 _LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished artifact."""
+
+    record: Record
+    used: float  #: when a run has made or used it last, in seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +53,14 @@ class Item:
     interval: str
     goes: bool
     why: str
+    size: int  #: bytes
     paths: tuple[Path, ...] = field(repr=False)  #: what is removed, or stays
-    files: tuple[File, ...] = field(repr=False)
     model: str = ""  #: of a version
-    work: WorkFolder | None = field(default=None, repr=False)  #: what is removed, or stays, at `clean.work`
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes on the disk or at `clean.work`, whoever else holds the same files."""
-        return self.work.size if self.work else disk.size(self.files)
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts; the size in bytes."""
-        shown = ("kind", "model", "name", "interval", "goes", "why")
-        return {name: getattr(self, name) for name in shown} | {"size": self.size}
+        """Return it for scripts; the size in bytes."""
+        shown = ("kind", "model", "name", "interval", "goes", "why", "size")
+        return {name: getattr(self, name) for name in shown}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +72,18 @@ class Plan:
     @property
     def going(self) -> list[Item]:
         """What goes: versions, then artifacts, each before what it was made from."""
-        order = [*reversed(pipeline.STAGES)]
+        ranks = {stage: -number for number, stage in enumerate(pipeline.STAGES)}
         going = [item for item in self.items if item.goes]
-        stages = {item.name: item.name.partition("/")[0] for item in going}
-        ranks = {name: order.index(stage) for name, stage in stages.items() if stage in order}
-        return sorted(going, key=lambda item: (item.kind != "version", ranks.get(item.name, 0)))
+        return sorted(going, key=lambda item: (item.kind != "version", ranks.get(_stage(item.name), 0)))
 
     @property
     def frees(self) -> int:
-        """Bytes that are free on the disk afterwards: what has another hard link is not."""
-        return disk.freed(file for item in self.items if item.goes for file in item.files)
+        """Bytes that are free afterwards, about: half of a file is counted if one of its two names stays."""
+        return sum(item.size for item in self.going)
 
 
 def make(config: Config, now: datetime | None = None) -> Plan:
-    """Look at everything in the home, by the rules of `policy`.
+    """Plan what goes from the home.
 
     Args:
         config: the whole configuration.
@@ -83,56 +91,107 @@ def make(config: Config, now: datetime | None = None) -> Plan:
     """
     now, rules = now or datetime.now(UTC), config.retention
     since = (now - timedelta(days=rules.days)).timestamp()
-    found, others = _artifacts(config)
-    newest = policy.newest(found, rules.runs, since)
-    kept = policy.with_inputs(newest, newest, found)
-    compress = {ref.partition("/")[2] for ref in kept if ref.startswith("compress/")}
-    items: list[Item] = []
-    for registry in _registries(config):
-        known, unread = _versions(registry)
-        named = registry.aliases() if known else {}
-        reasons = policy.versions(known, named, rules.versions, compress) | unread
-        for version in known:
-            if version.name in reasons:
-                kept = policy.with_rows_of(kept, f"{registry.name} {version.name}", _made_from(version), found)
-            items += _version_item(registry.name, version, reasons, rules.versions)
+    found, items = dict[str, Artifact](), list[Item]()
+    for path in (path for stage in pipeline.STAGES for path in sorted((config.artifacts / stage).glob("[!.]*"))):
+        if not artifacts.is_done(path):
+            items += _unfinished(path, since)
+            continue
+        try:
+            used = (path / artifacts.RECORD).stat().st_mtime
+            found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
+        except ArtifactError as error:
+            items.append(_item("artifact", artifacts.ref(path), [path], str(error), goes=False))
+    runs = newest(found, rules.runs, since)
+    kept = with_inputs(runs, runs, found)
+    for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir()):
+        registry = Registry(config.registry, folder.name, database_of(config))
+        known, reasons = _versions(registry)
+        reasons |= versions(known, registry.aliases() if known else {}, rules.versions)
+        for version in (version for version in known if version.name in reasons):
+            kept = with_rows_of(kept, f"{registry.name} {version.name}", _made_from(version), found)
+        items += [item for version in known for item in _version_item(registry.name, version, reasons, rules.versions)]
     for ref, artifact in found.items():
-        path, idle = config.artifacts / ref, f"no run has used it since {_day(artifact.used)}"
-        why = kept.get(ref, f"{idle}, and nothing that is kept needs it")
-        items.append(_item("artifact", ref, [path], why, goes=ref not in kept, interval=artifact.record.interval))
-    for path, why in others.items():
-        items.append(_item("artifact", artifacts.ref(path), [path], why, goes=False))
-    items += _unfinished(config, since)
-    items += _several("extracts", _extracts(config, found, newest), "none of the runs that are kept has used them")
-    items += _several("left over", _left(config, since), "of work or a removal that was cut off")
-    items += _work(config, since)
+        why = kept.get(ref, f"no run has used it since {_day(artifact.used)}, and nothing that is kept needs it")
+        goes, interval = ref not in kept, artifact.record.interval
+        items.append(_item("artifact", ref, [config.artifacts / ref], why, goes=goes, interval=interval))
     logs = _logs(config, (now - timedelta(days=rules.log_days)).timestamp())
+    items += _several("extracts", _extracts(config, found, runs), "none of the runs that are kept has used them")
+    items += _several("left over", _left(config, since), "of work or a removal that was cut off")
     items += _several("logs", logs, f"of tasks, older than {rules.log_days:g} days")
     return Plan(items)
 
 
-def _artifacts(config: Config) -> tuple[dict[str, Artifact], dict[Path, str]]:
-    """The finished artifacts, in the order of the stages; and those whose record is damaged → what to do."""
-    found, damaged = dict[str, Artifact](), dict[Path, str]()
-    for stage in pipeline.STAGES:
-        for path in sorted((config.artifacts / stage).glob("[!.]*")):
-            if artifacts.is_done(path):
-                try:
-                    found[artifacts.ref(path)] = Artifact(
-                        artifacts.read_record(path), (path / artifacts.RECORD).stat().st_mtime
-                    )
-                except ArtifactError as error:
-                    damaged[path] = str(error)
-    return found, damaged
+def newest(found: Mapping[str, Artifact], runs: int, since: float) -> Reasons:
+    """Return the artifacts of the last runs: by the day of the last use, on one day by when they were made.
+
+    Args:
+        found: "stage/fingerprint" → artifact.
+        runs: how many of each stage.
+        since: whatever was used from this moment on, in seconds since the epoch, is kept beside them.
+    """
+    stages: defaultdict[str, list[str]] = defaultdict(list)
+    for ref in sorted(found, key=lambda ref: (found[ref].used // DAY_S, found[ref].record.finished), reverse=True):
+        stages[_stage(ref)].append(ref)
+    kept: Reasons = {}
+    for refs in stages.values():
+        kept |= dict.fromkeys(refs[:runs], f"one of the {runs} that were used last")
+        kept |= {ref: f"used on {_day(found[ref].used)}" for ref in refs[runs:] if found[ref].used >= since}
+    return kept
 
 
-def _registries(config: Config) -> Iterator[Registry]:
-    for folder in sorted(p for p in config.registry.glob("*") if (p / "versions").is_dir()):
-        yield Registry(config.registry, folder.name, database_of(config))
+def with_inputs(
+    kept: Mapping[str, str], refs: Iterable[str], found: Mapping[str, Artifact], stages: Collection[str] = ()
+) -> Reasons:
+    """Return `kept` with all that `refs`, which are in it, were made from; of these `stages` only, if any are named."""
+    all_kept, queue = dict(kept), list(refs)
+    while queue:
+        ref = queue.pop()
+        for name, source in sorted(found[ref].record.inputs.items()):
+            wanted = name != "champion" and source in found and (not stages or _stage(source) in stages)
+            if wanted and source not in all_kept:
+                all_kept[source] = f"{ref} was made from it"
+                queue.append(source)
+    return all_kept
+
+
+def with_rows_of(kept: Mapping[str, str], version: str, refs: Iterable[str], found: Mapping[str, Artifact]) -> Reasons:
+    """Return `kept` with the artifacts that hold the rows of a version.
+
+    Args:
+        kept: what is kept for other reasons.
+        version: its name, for the reason.
+        refs: all artifacts that it was made from.
+        found: as in `newest`.
+    """
+    rows = [ref for ref in refs if ref in found and _stage(ref) in ROWS]
+    new = {ref: f"{version} was made from it" for ref in rows if ref not in kept}
+    return with_inputs({**kept, **new}, new, found, ROWS)
+
+
+def versions(known: Iterable[Version], aliases: Mapping[str, str], newest: int) -> Reasons:
+    """Return the versions of a model that keep their weights.
+
+    Args:
+        known: all versions, oldest first.
+        aliases: alias → version.
+        newest: how many of the last are kept.
+    """
+    known, named = list(known), defaultdict[str, list[str]](list)
+    for alias, name in aliases.items():
+        named[name].append(alias)
+    kept: Reasons = {name: f"it is {' and '.join(sorted(names))}" for name, names in named.items()}
+    for version in known[-newest:]:
+        kept.setdefault(version.name, f"one of the newest {newest} versions")
+    for version in known:
+        if version.status == UNDECIDED:
+            kept.setdefault(version.name, "the gate has not decided on it")
+        if version.name in named and version.compared_with not in ("", BASE):
+            kept.setdefault(version.compared_with, f"{version.name} was compared with it")
+    return kept
 
 
 def _versions(registry: Registry) -> tuple[list[Version], Reasons]:
-    """The versions, oldest first; and those that cannot be read → why."""
+    """Return the versions, oldest first; and those that cannot be read → why."""
     known, unread = list[Version](), Reasons()
     for name in registry.names():
         try:
@@ -147,10 +206,8 @@ def _version_item(model: str, version: Version, kept: Reasons, newest: int) -> I
     if not trees:
         return
     trees.sort(key=lambda path: path != version.servable)  # first what makes it a model
-    why = kept.get(version.name, f"no alias names it, and {newest} are newer")
-    goes = version.name not in kept
-    files = tuple(file for path in trees for file in disk.files(path))
-    yield Item("version", version.name, version.interval, goes, why, tuple(trees), files, model)
+    why, goes = kept.get(version.name, f"no alias names it, and {newest} are newer"), version.name not in kept
+    yield Item("version", version.name, version.interval, goes, why, sum(map(disk.size, trees)), tuple(trees), model)
 
 
 def _made_from(version: Version) -> list[str]:
@@ -160,20 +217,16 @@ def _made_from(version: Version) -> list[str]:
         return []
 
 
-def _unfinished(config: Config, since: float) -> Iterator[Item]:
-    """What runs have begun and not finished."""
-    for stage in pipeline.STAGES:
-        for path in sorted((config.artifacts / stage).glob("[!.]*")):
-            if artifacts.is_done(path) or not path.is_dir():
-                continue
-            written = max((file.modified for file in disk.files(path)), default=path.stat().st_mtime)
-            if {entry.name for entry in path.iterdir()} != {artifacts.GONE}:
-                why = f"not finished; last written on {_day(written)}"
-                yield _item("unfinished", artifacts.ref(path), [path], why, goes=written < since)
+def _unfinished(path: Path, since: float) -> Iterator[Item]:
+    """Yield what a run has begun and not finished; nothing, if only the record of removed data is there."""
+    if path.is_dir() and {entry.name for entry in path.iterdir()} != {artifacts.GONE}:
+        written = max((file.st_mtime for file in disk.files(path)), default=path.stat().st_mtime)
+        why = f"not finished; last written on {_day(written)}"
+        yield _item("unfinished", artifacts.ref(path), [path], why, goes=written < since)
 
 
-def _extracts(config: Config, found: dict[str, Artifact], newest: Collection[str]) -> list[Path]:
-    """What was read from sources and no run that is kept has used: a run notes the time of what it uses."""
+def _extracts(config: Config, found: Mapping[str, Artifact], newest: Collection[str]) -> list[Path]:
+    """Return what was read from sources and no run that is kept has used: a run notes the time of what it uses."""
     runs = [found[ref].record.started for ref in newest if ref.startswith("collect/")]
     if not runs:
         return []
@@ -190,16 +243,6 @@ def _left(config: Config, since: float) -> list[Path]:
     return removal.found_trash(config) + [path for path in sorted(left) if path.lstat().st_mtime < since]
 
 
-def _work(config: Config, since: float) -> Iterator[Item]:
-    """What cleanings left at `clean.work`, where nothing of the home's disk is."""
-    try:
-        for left in work_folders(config):
-            why = f"of a cleaning that was cut off; last written on {_day(left.modified)}"
-            yield Item("work files", left.work.location, "", left.modified < since, why, (), (), work=left)
-    except SourceError as error:
-        yield Item("work files", config.clean.work, "", False, str(error), (), ())
-
-
 def _logs(config: Config, since: float) -> list[Path]:
     folders = (config.home / "logs" / "tasks", config.home / "airflow" / "logs")
     found = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
@@ -212,15 +255,13 @@ def _several(kind: Kind, paths: list[Path], why: str) -> Iterator[Item]:
 
 
 def _item(kind: Kind, name: str, paths: list[Path], why: str, *, goes: bool, interval: str = "") -> Item:
-    files = tuple(file for path in paths for part in _data(path) for file in disk.files(part))
-    return Item(kind, name, interval, goes, why, tuple(paths), files)
+    parts = [part for path in paths for part in (path.iterdir() if path.is_dir() else [path])]
+    size = sum(disk.size(part) for part in parts if part.name not in (artifacts.RECORD, artifacts.GONE))
+    return Item(kind, name, interval, goes, why, size, tuple(paths))
 
 
-def _data(path: Path) -> list[Path]:
-    """What takes room in a folder, but for the record of an artifact, which stays; the path itself, if it is a file."""
-    if not path.is_dir():
-        return [path]
-    return [part for part in path.iterdir() if part.name not in (artifacts.RECORD, artifacts.GONE)]
+def _stage(ref: str) -> str:
+    return ref.partition("/")[0]
 
 
 def _day(moment: float) -> str:

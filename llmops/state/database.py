@@ -31,7 +31,8 @@ from llmops.errors import ConfigError, StateError, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "0006"  #: the revision that this code works with: the newest in migrations/versions/
+HEAD = "0001"  #: the revision that this code works with: the newest in migrations/versions/
+MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 30  #: how long a writer waits for another before it gives up
 CONNECT_S = 5  #: how long a server may take to answer
 _LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL
@@ -159,7 +160,7 @@ class Database:
         from alembic.config import Config as Alembic
 
         settings = Alembic()
-        settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
 

@@ -1,6 +1,5 @@
 import hmac
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -23,7 +22,7 @@ from llmops.access.roles import (
     UnknownKey,
     require,
 )
-from llmops.errors import StateError, StateUnavailable
+from llmops.errors import StateUnavailable
 from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
 from llmops.state.database import database_at
@@ -36,7 +35,7 @@ def store(tmp_path):
 
 
 def store_in(home, **more):
-    return KeyStore(database_at(f"sqlite:///{home / 'state.db'}"), home / "events", home / "keys.json", **more)
+    return KeyStore(database_at(f"sqlite:///{home / 'state.db'}"), home / "events", **more)
 
 
 def test_a_created_key_is_good_and_anything_else_is_unknown(store):
@@ -244,30 +243,6 @@ def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(store, monkeypatch
     monkeypatch.setattr(keys, "AWAY_S", -1.0)
     with pytest.raises(StateUnavailable):
         store.check(seen)
-
-
-# --- the file of 0.1.0
-
-
-def test_its_keys_are_taken_over_once_and_a_damaged_one_lets_nobody_in(tmp_path):
-    secret = "s" * 43
-    kept = Key("0a1b2c3d", "admin", "boss", keys.sha256(secret), created="2026-01-01T00:00:00+00:00")
-    shown, file = f"llmops_0a1b2c3d_{secret}", tmp_path / "keys.json"
-    for damaged in ("", "[]", '{"keys": [{"prefix": "x"}]}'):
-        file.write_text(damaged)
-        store = store_in(tmp_path)
-        for use in (partial(store.check, shown), partial(store.create, "admin", "b"), store.list):
-            with pytest.raises(StateError, match="keys.json"):
-                use()
-        assert file.read_text() == damaged
-    file.write_text(json.dumps({"keys": [asdict(kept)]}))
-    store = store_in(tmp_path)
-    assert store.check(shown) == kept
-    assert [p.name for p in tmp_path.glob("keys.json*")] == ["keys.json.taken-over"]
-    store.revoke(kept.prefix)
-    (tmp_path / "keys.json.taken-over").rename(file)
-    with pytest.raises(RevokedKey):
-        store_in(tmp_path).check(shown)
 
 
 def test_each_role_may_all_that_the_one_below_may_and_no_more():

@@ -117,8 +117,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         plain: dict[str, Any] = {"declarations": False, "base": False, "libraries": ()}
         monkeypatch.setitem(pipeline.STAGES, name, replace(stage, module=module.__name__, **plain))
     monkeypatch.setattr(pipeline, "code_version", lambda module: "1")
-    monkeypatch.setattr(SplitLedger, "written", True)  # stand-ins write nothing to it, and nothing that it takes over
-    monkeypatch.setattr(pipeline.sameness, "take_over", lambda config: None)
+    monkeypatch.setattr(SplitLedger, "written", True)  # stand-ins write nothing to it
     monkeypatch.setattr(pipeline, "git_commit", lambda: "")
     monkeypatch.setattr(pipeline.sameness, "sources", lambda config, interval: interval)
     monkeypatch.setattr(pipeline.sameness, "check_base", lambda config, select: None)

@@ -19,7 +19,7 @@ from llmops.errors import HomeInUse, LlmopsError, RegistryError
 from llmops.monitoring.spool import Spool
 from llmops.registry.aliases import CANARY
 from llmops.release.lineage import lineage_text
-from llmops.retention import disk, policy, removal
+from llmops.retention import disk, plan, removal
 from llmops.retention.gc import gc
 
 from .conftest import WEIGHTS, Site, copy
@@ -65,15 +65,14 @@ def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> N
     before, told = tree(lived.home), clean(lived, dry_run=True)
     assert tree(lived.home) == before and told.plan.frees > 5 * WEIGHTS
     items, champion = {item.name: item for item in told.plan.items}, lived.registry.get("champion")
-    compress = items[f"compress/{champion.compress}"]  # a version links to its weights: they are not freed
-    assert disk.freed(compress.files) < WEIGHTS <= compress.size
-    assert disk.freed([*compress.files, *items[champion.name].files]) >= WEIGHTS
+    compress = items[f"compress/{champion.compress}"]  # a version links to its weights: each counts half of them
+    assert compress.size < WEIGHTS <= compress.size + items[champion.name].size
     size = du(lived.home)
     done = clean(lived)
     assert done.plan.frees == told.plan.frees
     assert [item.as_json() for item in done.plan.items] == [item.as_json() for item in told.plan.items]
-    freed = size - du(lived.home)  # beside what is counted: folders that go, an event that comes
-    assert done.plan.frees * 0.95 < freed < done.plan.frees * 1.2
+    freed = size - du(lived.home)  # beside what is counted: weights with another name, folders, an event
+    assert done.plan.frees * 0.8 < freed < done.plan.frees * 1.2
     assert clean(lived).plan.going == []
     with Spool(lived.config.events) as spool:
         (event,) = [e for e in spool.read("test", 1000)[1] if e["event.dataset"] == "llmops.retention"]
@@ -91,11 +90,11 @@ def test_what_the_newest_runs_and_the_served_versions_need_stays(lived: Site) ->
     assert kept >= {*aliases.values(), "v9", "v10", *opponents} and "v6" not in kept
     for name in kept & {*aliases.values(), "v9", "v10"}:  # an erasure follows rows to them
         stages = json.loads((lived.registry.get(name).path / "lineage.json").read_text())["stages"]
-        rows = [s["artifact"] for s in stages if s["artifact"].partition("/")[0] in policy.ROWS]
+        rows = [s["artifact"] for s in stages if s["artifact"].partition("/")[0] in plan.ROWS]
         assert len(rows) == 4 and all(artifacts.is_done(lived.config.artifacts / ref) for ref in rows)
     for path in lived.config.artifacts.glob("*/*/record.json"):
         record = artifacts.read_record(path.parent)
-        rows_of = [s for n, s in record.inputs.items() if n != "champion" and s.partition("/")[0] in policy.ROWS]
+        rows_of = [s for n, s in record.inputs.items() if n != "champion" and s.partition("/")[0] in plan.ROWS]
         assert all(artifacts.is_done(lived.config.artifacts / ref) for ref in rows_of)
 
 

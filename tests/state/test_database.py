@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -57,6 +58,26 @@ def test_the_first_to_open_it_makes_the_tables_that_the_code_knows(url: str) -> 
             context = MigrationContext.configure(connection, opts={"version_table": REVISION, "compare_type": True})
             assert compare_metadata(context, metadata) == []
             assert context.get_current_revision() == HEAD
+
+
+def test_a_database_is_migrated_to_the_next_revision_with_its_rows(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Database(url).change() as connection:
+        note(connection, "before")
+    later = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, later)
+    (later / "versions" / "0002_next.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '0002', '0001'\n\n\n"
+        "def upgrade():\n    op.add_column('audit', sa.Column('place', sa.Text))\n"
+    )
+    monkeypatch.setattr(module, "MIGRATIONS", later)
+    monkeypatch.setattr(module, "HEAD", "0002")
+    with Database(url).read() as connection:
+        assert connection.exec_driver_sql("SELECT action, place FROM audit").all() == [("before", None)]
+    monkeypatch.undo()
+    with pytest.raises(StateError, match="newer llmops"), Database(url).read():
+        pass
 
 
 def test_threads_that_open_new_databases_at_once_are_no_harm_to_each_other(tmp_path: Path) -> None:

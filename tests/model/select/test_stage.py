@@ -133,7 +133,6 @@ def test_a_model_of_the_cache_is_kept_and_outlives_it(
 
 
 def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
-    """As artifacts of 0.1.0 point into the cache."""
     row = {"model": "org/tiny", "revision": "c" * 40, "path": str(tmp_path / "gone")}
     (tmp_path / "selection.json").write_text(json.dumps(row))
     with pytest.raises(ArtifactError, match=r"hf download org/tiny --revision c{40}.*llmops run select"):

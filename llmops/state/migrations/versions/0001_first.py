@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy import JSON, Column, Float, Integer, Text
+from sqlalchemy import JSON, Column, Float, Integer, LargeBinary, Text
 
 revision = "0001"
 down_revision = None
+
+_REVIEW = (
+    "kind", "time", "key", "role", "version", "question", "context", "answer", "correction", "comment", "state",
+    "joined", "decided", "by", "why", "edited",
+)  # fmt: skip
 
 
 def upgrade() -> None:
@@ -108,3 +113,79 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("audit_by_time", "audit", ["time"])
+    op.create_table(
+        "trial_ratings",
+        Column("model", Text, primary_key=True),
+        Column("started", Text, primary_key=True),
+        Column("rating", Text, primary_key=True),
+        Column("side", Text, nullable=False),
+        Column("caller", Text, nullable=False),
+        Column("up", Integer, nullable=False),
+        Column("down", Integer, nullable=False),
+        Column("corrected", Integer, nullable=False),
+    )
+    op.create_table(
+        "split_runs",
+        Column("scope", Text, primary_key=True),
+        Column("number", Integer, primary_key=True),
+        Column("interval", Text, nullable=False),
+        Column("fingerprint", Text, nullable=False),
+        Column("salt", LargeBinary),
+        sa.UniqueConstraint("scope", "fingerprint", name="one_run_a_fingerprint"),
+    )
+    op.create_table(
+        "split_entries",
+        Column("scope", Text, primary_key=True),
+        Column("number", Integer, primary_key=True),
+        Column("id", Text, primary_key=True),
+        Column("wording", Text, nullable=False),
+        Column("group", Text, nullable=False),
+        Column("split", Text, nullable=False),
+        Column("compared", Text, nullable=False),
+        Column("example", JSON),
+        Column("names", LargeBinary),
+    )
+    op.create_table(
+        "alerts",
+        Column("id", Text, primary_key=True),
+        Column("rule", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("place", Text, nullable=False),
+        Column("severity", Text, nullable=False),
+        Column("finding", JSON, nullable=False),
+        Column("raised", Text, nullable=False),
+        Column("held", Text, nullable=False),
+        Column("told", Text, nullable=False),
+        Column("resolved", Text, nullable=False),
+    )
+    op.create_index("alerts_that_are_open", "alerts", ["resolved", "rule", "subject"])
+    op.create_table(
+        "alert_deliveries",
+        Column("id", Text, primary_key=True),
+        Column("alert", Text, nullable=False),
+        Column("receiver", Text, nullable=False),
+        Column("document", JSON, nullable=False),
+        Column("created", Text, nullable=False),
+        Column("due", Text, nullable=False),
+        Column("tries", Integer, nullable=False),
+        Column("error", Text, nullable=False),
+        Column("ended", Text, nullable=False),
+        Column("outcome", Text, nullable=False),
+    )
+    op.create_index("alert_deliveries_that_wait", "alert_deliveries", ["ended", "due"])
+    op.create_table(
+        "alert_silences",
+        Column("id", Integer, primary_key=True),
+        Column("rule", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("by", Text, nullable=False),
+        Column("created", Text, nullable=False),
+        Column("until", Text, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_table("heartbeats", Column("name", Text, primary_key=True), Column("time", Text, nullable=False))
+    op.create_table(
+        "reviews", Column("id", Text, primary_key=True), *(Column(name, Text, nullable=False) for name in _REVIEW)
+    )
+    op.create_index("reviews_by_state", "reviews", ["state", "decided"])
