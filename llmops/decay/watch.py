@@ -27,7 +27,7 @@ from llmops.registry.version import Version
 
 DAYS = 90  #: that a slope is of
 LEAST_FRESH = 10  #: corrections; fewer are not measured
-_LESS_IS_BETTER = LOWER_IS_BETTER | {"refusals", "retrieval_misses"}
+_LESS_IS_BETTER = LOWER_IS_BETTER | {"refusals"}
 
 
 @dataclass(frozen=True, slots=True)

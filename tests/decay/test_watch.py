@@ -104,15 +104,14 @@ def test_what_users_say_and_get(config, figures):
     version = "llmops.model.version"
     asked = [at(n / 60, **{version: "v1", "http.request.id": f"r{n}"}) for n in range(10)]
     emit_all(config.events, TEXT, [one | {"llmops.answer.refusal": n < 2} for n, one in enumerate(asked)])
-    served = [one | {"llmops.retrieval.passages": ["p"] if n else []} for n, one in enumerate(asked)]
-    emit_all(config.events, SERVING, [*served, at(**{version: "v2"})])
+    emit_all(config.events, SERVING, [*asked, at(**{version: "v2"})])
     for n, (id, word) in enumerate([("r0", "up"), ("r1", "up"), ("r2", "down"), ("r3", "up"), ("r0", "down")]):
         said = {"http.request.id": id, "llmops.feedback.rating": word, "llmops.key.prefix": "k"}
         emit_all(config.events, FEEDBACK, [at(n, **said)])
     ship(config)
     told, _ = watch(config, DAY + timedelta(days=1))
     live = {metric: (one["value"], one["items"]) for (name, metric), one in told.items() if name == "live"}
-    assert live == {"up_share": (0.5, 4), "refusals": (0.2, 10), "retrieval_misses": (0.1, 10)}
+    assert live == {"up_share": (0.5, 4), "refusals": (0.2, 10)}
     assert told["live", "up_share"]["low"] < 0.5 < told["live", "up_share"]["high"]
     quiet, _ = watch(config, DAY + timedelta(days=3))
     assert not [name for name, _ in quiet if name == "live"]

@@ -24,7 +24,7 @@ VALUES: dict[str, Any] = {
 OWN: dict[str, list[dict[str, Any]]] = {
     of.SERVING: [
         {"http.response.status_code": 200, "llmops.guard.verdict": "cut"},
-        {"http.response.status_code": 500, "llmops.retrieval.passages": None},
+        {"http.response.status_code": 500},
     ],
     of.PIPELINE: [
         {"event.outcome": "success"},

@@ -215,8 +215,7 @@ def test_the_file_does_not_grow_without_bound(tmp_path):
     sizes = []
     for round in range(8):
         events = [
-            request(now - timedelta(minutes=500 - round), **{"llmops.retrieval.passages": ["x" * 3000]})
-            for _ in range(200)
+            request(now - timedelta(minutes=500 - round), **{"llmops.prompt.digest": ["x" * 3000]}) for _ in range(200)
         ]
         LocalStore(tmp_path, config).send(events)
         aged(tmp_path)

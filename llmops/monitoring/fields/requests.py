@@ -53,7 +53,6 @@ FIELDS: tuple[Field, ...] = (
                 "what has answered: `champion`, `canary` (of a trial), or a `tested` version",
             ),
             ("trace.id", "keyword", "of the trace that the request is part of, the caller's if it sent `traceparent`"),
-            ("llmops.retrieval.passages", "keyword", "ids of the passages that were given to the model"),
         ),
     ),
     # Its texts.
