@@ -419,25 +419,18 @@ def free_port() -> int:
 
 @pytest.fixture
 def collector(tmp_path: Path, free_port: int) -> Iterator[tuple[str, Path]]:
-    """A collector that takes OTLP over HTTP; gives its URL and the file that it writes."""
+    """A collector with the configuration of docker/otel; gives its URL and the file that it writes."""
     program, received = shared("otel/otelcol"), tmp_path / "received.jsonl"
-    (tmp_path / "collector.yaml").write_text(f"""
-receivers: {{otlp: {{protocols: {{http: {{endpoint: "127.0.0.1:{free_port}"}}}}}}}}
-exporters: {{file: {{path: {received}, flush_interval: 50ms}}}}
-service:
-  telemetry: {{metrics: {{level: none}}}}
-  pipelines:
-    logs: &all {{receivers: [otlp], exporters: [file]}}
-    traces: *all
-""")
+    otel = Path(__file__).parents[1] / "docker" / "otel"
+    environ = os.environ | {"OTEL_LISTEN": f"127.0.0.1:{free_port}", "OTEL_FILE": str(received)}
 
     def listens() -> bool:
         assert process.poll() is None
         with socket.socket() as probe:
             return not probe.connect_ex(("127.0.0.1", free_port))
 
-    command = [str(program), "--config", str(tmp_path / "collector.yaml")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    command = [str(program), "--config", str(otel / "collector.yaml"), "--config", str(otel / "file.yaml")]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(listens, "the collector")
             yield f"http://127.0.0.1:{free_port}", received
