@@ -77,7 +77,7 @@ PARSED = {
     "python benchmarks/NAME.py": "stands for each of the benchmarks; tests/benchmarks runs them",
     "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
     "CRON_TZ=UTC": "a line of a crontab",
-    "otelcol-contrib ": "the collector of the tests has no exporters for clouds; tests/docker/test_otel.py reads the files",
+    "otelcol-contrib ": "the collector of the tests has no exporters for clouds; tests/docker/test_otel.py",
     "docker ": DOCKER,
     "for name in POSTGRES_PASSWORD": DOCKER,
     'echo "AIRFLOW_FERNET_KEY': DOCKER,
