@@ -11,8 +11,6 @@ from llmops.monitoring.shipping import ship
 from llmops.monitoring.sinks.configured import sinks_for
 from llmops.monitoring.sinks.otlp import OtlpSink
 from llmops.monitoring.spool import BATCH
-from serving.observe.exchange import Exchange
-from serving.observe.traces import traces_to
 from tests.clock import wait_until
 
 from ..faulty import dead
@@ -70,15 +68,6 @@ def test_a_real_collector_gets_the_fields_as_they_are(collector, tmp_path):
     emit_all(tmp_path, "llmops.test", [{"n": n} for n in range(BATCH + 3)])
     assert ship(tmp_path, [OtlpSink(url)])["otlp"].sent == BATCH + 3
     assert len(received(path, BATCH + 5)[1]) == BATCH + 5
-
-
-def test_traces_come_through_the_same_collector(collector):
-    url, path = collector
-    traces = traces_to(url)
-    scope = {"method": "POST", "path": "/generate", "headers": []}
-    traces.begin(scope, 10**18, 0).end({"http.response.status_code": 200}, Exchange(), 1_000)
-    traces.close()
-    wait_until(lambda: path.exists() and '"POST /generate"' in path.read_text(), "the span")
 
 
 def test_what_a_collector_takes_in_part_is_told_apart(receiver, tmp_path):
