@@ -26,6 +26,12 @@ function badge(text) {
   return element("span", `badge ${tone}`, text);
 }
 
+function stageLink(stage) {
+  const link = element("a", "link", stage);
+  link.href = `/dashboard/stages/${encodeURIComponent(stage)}`;
+  return link;
+}
+
 function tile(name, value, note, tone = "") {
   const box = element("div", "tile");
   box.append(element("div", "name", name), element("div", `value ${tone}`, value), element("div", "note", note));
@@ -180,10 +186,8 @@ function draw(data) {
     ["Waiting", "num", (s) => maybe(count, s.waiting)], ["Refused for good", "num", (s) => maybe(count, s.rejected)],
     ["Why", "dim", (s) => s.why]], data.sinks, "No sink has failed.");
   table($("stages"), [
-    ["Finished", "time", (s) => when(s.time)], ["Stage", "", (s) => s.stage], ["Outcome", "", (s) => badge(s.outcome)],
-    ["Took", "num", (s) => duration(s.seconds * 1000)], ["Interval", "time", (s) => s.interval],
-    ["Metrics", "dim", (s) => Object.entries(s.metrics).map(([k, v]) => `${k} ${typeof v === "number" ? +v.toFixed(4) : v}`).join(" · ")],
-    ["Artifact", "", (s) => element("code", "", s.artifact)]], data.stages, "No stage has run yet.");
+    ["Stage", "", (s) => stageLink(s.stage)], ["Finished", "time", (s) => when(s.time)], ["Took", "num", (s) => duration(s.seconds * 1000)],
+    ["Outcome", "", (s) => badge(s.outcome)], ["Figure", "dim line", (s) => s.headline]], data.stages, "No stage has run yet.");
   $("updated").textContent = `Updated ${new Date(data.now).toLocaleTimeString([], { hour12: false })}`;
   const text = serving.detail || `${serving.version} is answering`;
   $("state").textContent = text;

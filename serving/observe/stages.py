@@ -1,0 +1,62 @@
+"""The stages of the pipeline as the dashboard shows them: one line a stage, and a page for the figures of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llmops.monitoring.datasets import PIPELINE
+from llmops.monitoring.figures import stages as figures
+from llmops.monitoring.reader import Reader
+
+READ = 500  #: latest events that are read; most days have only those of `collect`
+RUNS = 20  #: of one stage that are listed
+
+
+def stage_lines(reader: Reader) -> list[dict[str, Any]]:
+    """Return the latest run of each stage with one of its figures, the latest stage first."""
+    latest: dict[str, dict[str, Any]] = {}
+    for run in _runs(reader):
+        latest.setdefault(run["stage"], run)
+    return [{**run, "metrics": None, "headline": _headline(run)} for run in latest.values()]
+
+
+def stage_figures(reader: Reader, stage: str) -> dict[str, Any] | None:
+    """Return the figures of the latest run that measured something, beside those of the run before, and the latest
+    runs; None if the stage has not run."""
+    runs = [run for run in _runs(reader) if run["stage"] == stage]
+    if not runs:
+        return None
+    measured = [run for run in runs if run["metrics"]] or [runs[0]]
+    metrics, before = measured[0]["metrics"], measured[1]["metrics"] if len(measured) > 1 else None
+    return {
+        "stage": stage,
+        "of": measured[0],
+        "before": measured[1] if before else None,
+        "rows": figures.rows(metrics, before),
+        "parts": figures.parts(metrics),
+        "runs": [{**run, "headline": _headline(run)} for run in runs[:RUNS]],
+    }
+
+
+def _runs(reader: Reader) -> Iterator[dict[str, Any]]:
+    return map(_run, reader.find(PIPELINE, limit=READ, newest_first=True))
+
+
+def _run(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "time": event["@timestamp"],
+        "stage": event.get("event.action", ""),
+        "outcome": event.get("event.outcome", ""),
+        "seconds": (event.get("event.duration") or 0) / 1e9,
+        "interval": event.get("llmops.interval", ""),
+        "artifact": event.get("llmops.artifact", ""),
+        "error": event.get("error.message", ""),
+        "metrics": event.get("llmops.metrics") or {},
+    }
+
+
+def _headline(run: Mapping[str, Any]) -> str:
+    """The figure as `name value unit`; of a stage that failed its error."""
+    found = figures.headline(run["stage"], run["metrics"])
+    return run["error"] or (" ".join(filter(None, found[:3])) if found else "")
