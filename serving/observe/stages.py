@@ -18,7 +18,8 @@ def stage_lines(reader: Reader) -> list[dict[str, Any]]:
     latest: dict[str, dict[str, Any]] = {}
     for run in _runs(reader):
         latest.setdefault(run["stage"], run)
-    return [{**run, "metrics": None, "headline": _headline(run)} for run in latest.values()]
+    shown = ("time", "stage", "outcome", "seconds", "headline")
+    return [{name: run[name] for name in shown} for run in latest.values()]
 
 
 def stage_figures(reader: Reader, stage: str) -> dict[str, Any] | None:
@@ -35,7 +36,7 @@ def stage_figures(reader: Reader, stage: str) -> dict[str, Any] | None:
         "before": measured[1] if before else None,
         "rows": figures.rows(metrics, before),
         "parts": figures.parts(metrics),
-        "runs": [{**run, "headline": _headline(run)} for run in runs[:RUNS]],
+        "runs": runs[:RUNS],
     }
 
 
@@ -44,19 +45,16 @@ def _runs(reader: Reader) -> Iterator[dict[str, Any]]:
 
 
 def _run(event: Mapping[str, Any]) -> dict[str, Any]:
+    stage, metrics = event.get("event.action", ""), event.get("llmops.metrics") or {}
+    error, figure = event.get("error.message", ""), figures.headline(stage, metrics)
     return {
         "time": event["@timestamp"],
-        "stage": event.get("event.action", ""),
+        "stage": stage,
         "outcome": event.get("event.outcome", ""),
         "seconds": (event.get("event.duration") or 0) / 1e9,
         "interval": event.get("llmops.interval", ""),
         "artifact": event.get("llmops.artifact", ""),
-        "error": event.get("error.message", ""),
-        "metrics": event.get("llmops.metrics") or {},
+        "error": error,
+        "metrics": metrics,
+        "headline": error or (" ".join(filter(None, figure[:3])) if figure else ""),
     }
-
-
-def _headline(run: Mapping[str, Any]) -> str:
-    """The figure as `name value unit`; of a stage that failed its error."""
-    found = figures.headline(run["stage"], run["metrics"])
-    return run["error"] or (" ".join(filter(None, found[:3])) if found else "")

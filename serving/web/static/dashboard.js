@@ -21,7 +21,7 @@ function element(tag, className, content) {
 
 function badge(text) {
   const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn",
-    raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drifted: "bad", steady: "good",
+    raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drift: "bad", differs: "warn", "as before": "good",
     failing: "bad", refusing: "warn", recovered: "good", settled: "good" }[text] || "";
   return element("span", `badge ${tone}`, text);
 }
@@ -110,6 +110,12 @@ function drawDecay(box, panels) {
     return figure;
   }));
   panels.forEach((panel, n) => {
+    const days = panel.values.filter((day) => Object.keys(panel.versions).some((version) => typeof day[version] === "number"));
+    if (days.length < 2) {  // a single dot in an empty chart tells less
+      const measured = days.flatMap((day) => Object.keys(panel.versions).filter((version) => typeof day[version] === "number").map((version) => `${version} ${format(day[version])}`));
+      grid.children[n].append(element("p", "empty", `${measured.join(", ")} on the only day that was measured; a line begins with the second.`));
+      return;
+    }
     const parts = Object.entries(panel.versions).map(([version, s], i) => ({ key: version, tone: tones[i % tones.length],
       label: s.slope === null ? version : `${version} ${signed(30 * s.slope)} a month` }));
     drawChart(grid.children[n], panel.values, 86400, { kind: "lines", near: true, format, parts });
@@ -176,7 +182,7 @@ function draw(data) {
     ["What", "dim", (a) => a.message], ["Resolved", "time", (a) => maybe(when, a.resolved)]], data.alerts, "No alerts.");
   drawDecay($("decay"), data.decay);
   table($("drift"), [
-    ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.drifted ? "drifted" : "steady")],
+    ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.state)],
     ["Windows in a row", "num", (d) => maybe(count, d.windows)], ["Test", "", (d) => d.test || ""],
     ["Effect", "num", (d) => maybe((v) => v.toFixed(3), d.effect)], ["q", "num", (d) => maybe((v) => v.toPrecision(2), d.q_value)],
     ["Requests", "num", (d) => maybe(count, d.requests)], ["Topics", "dim", (d) => [d.topics || []].flat().join(", ")]],
