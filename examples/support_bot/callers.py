@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ import yaml
 from llmops.errors import LlmopsError
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
-AT_ONCE = 2  #: requests; with more, those that wait would raise the alert `queue_time` on a slow machine
 MOST_TOKENS = 32  #: of an answer
 CORRECTIONS = 2
 
@@ -35,14 +33,16 @@ class Said(NamedTuple):
 def call(client: httpx.Client, keys: Sequence[str]) -> Said:
     """Ask all questions, the keys by turns; rate the answers whose fact is known, and correct the first that lack it.
 
+    One question is asked at a time: two together take as long on two cores, and wait for each other.
+
     Raises:
         RefusedError: with what the serving app says.
     """
     questions = yaml.safe_load(QUESTIONS.read_text(encoding="utf-8"))
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        answers = list(threads.map(lambda key, question: _ask(client, key, question), cycle(keys), questions))
     ratings, corrected = {"up": 0, "down": 0}, 0
-    for key, question, answer in zip(cycle(keys), questions, answers, strict=False):
+    for key, question in zip(cycle(keys), questions, strict=False):
+        asked = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MOST_TOKENS}
+        answer = _post(client, "/generate", key, asked)
         if "fact" not in question:
             continue
         rating = "up" if question["fact"] in answer["response"] else "down"
@@ -53,12 +53,7 @@ def call(client: httpx.Client, keys: Sequence[str]) -> Said:
             corrected += 1
         _post(client, "/feedback", key, said)
         ratings[rating] += 1
-    return Said(len(answers), ratings["up"], ratings["down"], corrected)
-
-
-def _ask(client: httpx.Client, key: str, question: Mapping[str, str]) -> dict[str, Any]:
-    asked = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MOST_TOKENS}
-    return _post(client, "/generate", key, asked)
+    return Said(len(questions), ratings["up"], ratings["down"], corrected)
 
 
 def _post(client: httpx.Client, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
