@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const NOTHING = "No requests in this span.";
+const FEWEST_DAYS = 7;
 let span = "1h";
 
 const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
@@ -111,9 +112,10 @@ function drawDecay(box, panels) {
   }));
   panels.forEach((panel, n) => {
     const days = panel.values.filter((day) => Object.keys(panel.versions).some((version) => typeof day[version] === "number"));
-    if (days.length < 2) {  // a single dot in an empty chart tells less
-      const measured = days.flatMap((day) => Object.keys(panel.versions).filter((version) => typeof day[version] === "number").map((version) => `${version} ${format(day[version])}`));
-      grid.children[n].append(element("p", "empty", `${measured.join(", ")} on the only day that was measured; a line begins with the second.`));
+    if (days.length < FEWEST_DAYS) {  // some dots in an empty chart tell less
+      const last = days.at(-1) || {};
+      const values = Object.keys(panel.versions).filter((version) => typeof last[version] === "number").map((version) => `${version} ${format(last[version])}`);
+      grid.children[n].append(element("p", "empty", `${values.join(", ")}; measured on ${days.length} of the ${FEWEST_DAYS} days from which on a line is drawn.`));
       return;
     }
     const parts = Object.entries(panel.versions).map(([version, s], i) => ({ key: version, tone: tones[i % tones.length],
