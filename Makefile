@@ -81,7 +81,7 @@ $(FOR_SERVICES): $(FOR_TESTS)
 	@touch $@
 
 demo: NEED := python java disk memory ports
-demo: preflight $(INSTALLED) ## run everything: pipeline twice in Airflow, serving, one question; leaves it running
+demo: preflight $(INSTALLED) ## run everything: pipeline twice in Airflow, serving, callers; leaves it running
 	@$(RUN) examples/support_bot/demo.py
 
 pipeline: NEED := python java disk memory ports

@@ -1,4 +1,4 @@
-"""The whole path on one machine: Airflow runs the pipeline, the serving app answers, the gate decides twice.
+"""The whole path on one machine: Airflow runs the pipeline, callers ask the serving app, the gate decides twice.
 
     make demo          # leaves Airflow and the serving app running; `make stop` ends them
     make pipeline      # one run of the pipeline, and stops what it started
@@ -16,10 +16,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import callers
 import httpx
 import pyarrow.parquet as pq
 from rich.box import SIMPLE
@@ -34,8 +35,12 @@ from llmops import doctor, stack
 from llmops.access.keys import keys_of
 from llmops.access.roles import Role
 from llmops.artifacts import write_json
+from llmops.cli import main as llmops
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
+from llmops.monitoring.datasets import TEXT
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.reader import reader_of
 from llmops.pipeline import STAGES
 from llmops.schedule.intervals import parse_interval
 from llmops.schedule.orchestrator import Airflow, Task
@@ -43,6 +48,7 @@ from llmops.schedule.orchestrator import Airflow, Task
 CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"
 USER: Role = "developer"  # may trigger runs and look at everything, but not deploy by hand
+CALLERS = ("web-chat", "shop-app")  #: owners of the keys with which the questions are asked
 COLOURS = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "upstream_failed": "red"}
 
 console = Console()
@@ -103,7 +109,7 @@ def pipeline(config: Config) -> None:
 
 
 def demo(config: Config) -> None:
-    """Two runs, a question in between, and where everything is."""
+    """Two runs, callers in between, and where everything is."""
     if "airflow" not in stack.running(config.home):
         proof = {"LLMOPS_API_KEY": key(config, "user", "airflow"), "LLMOPS_DEPLOY__URL": serving_url(config)}
     else:
@@ -114,6 +120,7 @@ def demo(config: Config) -> None:
     with airflow(config, proof) as orchestrator:
         first = follow(orchestrator, {"interval": day}, "first run")
         ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
+        fill_pages(config)
         second = follow(orchestrator, {"interval": day, "epochs": 1}, "second run, with half the training")
         show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
         show_schedule(orchestrator.scheduled())
@@ -206,6 +213,37 @@ def ask(config: Config, api_key: str, evaluate: Path) -> None:
     console.print(table)
 
 
+def fill_pages(config: Config) -> None:
+    """Let the callers ask, once in a home, and compare what they asked with the training data."""
+    kept = config.home / "demo.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))
+    if known.get("asked"):
+        console.print(f"The callers have asked at {known['asked']}; what came of it is on the pages.")
+        return
+    began = datetime.now(UTC)
+    keys = [key(config, "user", owner) for owner in CALLERS]
+    with console.status("callers ask"), httpx.Client(base_url=serving_url(config), timeout=120) as client:
+        said = callers.call(client, keys)
+        seconds = (datetime.now(UTC) - began).total_seconds()
+        noted(config, began, said.answers)
+    console.print(
+        f"{said.answers} questions of {len(keys)} callers were answered in {seconds:.0f} s. They found {said.good} "
+        f"answers good and {said.bad} bad, and corrected {said.corrected}; the corrections wait for a review."
+    )
+    # The day is not over, but nobody is made to wait for midnight, when `llm_monitoring` would do the same.
+    command = ["drift", "--config", str(CONFIG), "--until", (began + timedelta(days=1)).date().isoformat()]
+    console.print(f"[bold]llmops {' '.join(command)}[/bold]", soft_wrap=True, highlight=False)
+    llmops(command)
+    write_json(kept, {**known, "asked": timestamp(began)})
+
+
+def noted(config: Config, since: datetime, count: int, limit_s: float = 60) -> None:
+    """Wait until the features of so many answers can be read: they are made off the path of the requests."""
+    reader, end = reader_of(config), time.monotonic() + limit_s
+    while len(reader.columns(TEXT, ["@timestamp"], timestamp(since))) < count and time.monotonic() < end:
+        time.sleep(0.5)
+
+
 def decision(orchestrator: Airflow, run: str) -> dict[str, Any]:
     """What the gate decided in a run."""
     file = Path(orchestrator.outputs(DAG, run, "release")) / "decision.json"
@@ -246,6 +284,8 @@ def show_places(config: Config, api_key: str) -> None:
         ("Airflow", stack.running(config.home)["airflow"].url),
         ("playground", f"{url}/"),
         ("dashboard", f"{url}/dashboard"),
+        ("drift", f"{url}/drift"),
+        ("review", f"{url}/admin/review, with a key of `llmops keys create --role admin`"),
         ("API docs", f"{url}/docs"),
     ):
         table.add_row(what, where)

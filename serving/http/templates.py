@@ -11,7 +11,8 @@ from fastapi.templating import Jinja2Templates
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page; everything put into it is escaped."""
+    """A page, which knows the model's name; everything put into it is escaped."""
+    values["model"] = request.app.state.parts.config.release.name
     return _templates().TemplateResponse(request, template, values, status_code=status)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from llmops.monitoring.datasets import CANARY, GATE, HUB, PIPELINE
+from llmops.monitoring.datasets import CANARY, GATE, HUB
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.figures.requests import Figures
 from llmops.monitoring.reader import Reader
+from serving.observe.stages import stage_lines
 from serving.observe.watch import alerts, decay, drift, sinks
 
 Span = Literal["1h", "24h", "7d", "90d"]
@@ -21,7 +22,7 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
     "7d": (timedelta(hours=2), 84),
     "90d": (timedelta(days=1), 90),
 }
-RECENT = {PIPELINE: 26, GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed; two runs have 26 stages
+RECENT = {GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed
 
 
 def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -
         "totals": found.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
         "versions": _versions(found.versions, reader.ratings(first, last + step)),
-        "stages": [_stage(event) for event in _recent(reader, PIPELINE)],
+        "stages": stage_lines(reader),
         "gates": [_gate(event) for event in _recent(reader, GATE)],
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
         "hub": [_hub(event) for event in _recent(reader, HUB)],
@@ -77,19 +78,6 @@ def _canary(event: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: event.get(f"llmops.canary.{name}") for name in names}
     why, version = event.get("event.reason", ""), event.get("llmops.model.version", "")
     return {"time": event["@timestamp"], "version": version, "why": why, **facts}
-
-
-def _stage(event: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = event.get("llmops.metrics")
-    return {
-        "time": event["@timestamp"],
-        "stage": event.get("event.action", ""),
-        "outcome": event.get("event.outcome", ""),
-        "seconds": (event.get("event.duration") or 0) / 1e9,
-        "interval": event.get("llmops.interval", ""),
-        "artifact": event.get("llmops.artifact", ""),
-        "metrics": {k: v for k, v in metrics.items() if isinstance(v, int | float | str)} if metrics else {},
-    }
 
 
 def _gate(event: Mapping[str, Any]) -> dict[str, Any]:

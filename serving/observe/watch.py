@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from llmops.drift.told import IN_A_ROW
 from llmops.monitoring.datasets import ALERT, DECAY, DRIFT, SINK
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
@@ -34,7 +35,7 @@ def alerts(reader: Reader) -> list[dict[str, Any]]:
 
 
 def drift(reader: Reader) -> list[dict[str, Any]]:
-    """The comparisons of the latest window, those that differ first."""
+    """The comparisons of the latest window, those that differ first; `state` is `drift`, `differs` or `as before`."""
     latest = list(reader.find(DRIFT, limit=READ, newest_first=True))
     names = (
         "feature",
@@ -54,6 +55,9 @@ def drift(reader: Reader) -> list[dict[str, Any]]:
     of_window = {
         (one["side"], one["feature"], one["test"]): one for one in found[::-1] if (one["until"] or "") == window
     }
+    for one in of_window.values():
+        in_a_row = (one["windows"] or 0) >= IN_A_ROW
+        one["state"] = "drift" if in_a_row else "differs" if one["drifted"] else "as before"
     return sorted(of_window.values(), key=lambda one: (not one["drifted"], -abs(one["effect"] or 0)))
 
 

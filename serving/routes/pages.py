@@ -1,10 +1,10 @@
-"""The pages: playground, dashboard, sign-in, and API docs that need no network."""
+"""The pages: playground, dashboard and its stages, drift, sign-in, and API docs that need no network."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmops.access.roles import Key
@@ -17,6 +17,7 @@ from serving.errors import EventsUnreadable
 from serving.http.templates import page, sign_in_page
 from serving.observe.dashboard import Span, dashboard_figures
 from serving.observe.drift import drift_figures
+from serving.observe.stages import stage_figures
 
 RECENT = 8  #: changes of aliases that are shown
 
@@ -28,15 +29,13 @@ async def playground(request: Request, app: AppPartsDep) -> Response:
     """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
     monitoring = app.config.monitoring
     kept = monitoring.keep_text_days if monitoring.keep_text else 0
-    return page(request, "playground.html", model=app.config.release.name, limits=app.config.serving, kept_days=kept)
+    return page(request, "playground.html", limits=app.config.serving, kept_days=kept)
 
 
 @router.get("/dashboard")
-async def dashboard(
-    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
-) -> Response:
+async def dashboard(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """The monitoring page; its script fetches `/dashboard/data`."""
-    return page(request, "dashboard.html", model=app.config.release.name, key=key)
+    return page(request, "dashboard.html", key=key)
 
 
 @router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
@@ -53,12 +52,21 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
     return {**dashboard_figures(_reader(app), span), "serving": serving, "objectives": objectives}
 
 
-@router.get("/drift")
-async def drift(
-    request: Request, app: AppPartsDep, key: Annotated[Key, Depends(require("view_dashboard"))]
+@router.get("/dashboard/stages/{stage}")
+def stage_page(
+    request: Request, app: AppPartsDep, stage: str, key: Annotated[Key, Depends(require("view_dashboard"))]
 ) -> Response:
+    """The page of a stage: its figures, the change to the run before, and its latest runs."""
+    found = stage_figures(_reader(app), stage)
+    if found is None:
+        raise HTTPException(404, f"No stage {stage!r} has run; /dashboard lists those that have.")
+    return page(request, "stage.html", key=key, **found)
+
+
+@router.get("/drift")
+async def drift(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
     """The page of drift; its script fetches `/drift/data`."""
-    return page(request, "drift.html", model=app.config.release.name, key=key)
+    return page(request, "drift.html", key=key)
 
 
 @router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])

@@ -49,9 +49,9 @@ class RefuseAllRequest(BaseModel):
 
 
 @router.get("", include_in_schema=False)
-async def show(request: Request, app: AppPartsDep, key: KeyDep) -> Response:
+async def show(request: Request, key: KeyDep) -> Response:
     """The page; its script fetches `/admin/review/data`."""
-    return page(request, "review.html", model=app.config.release.name, key=key)
+    return page(request, "review.html", key=key)
 
 
 @router.get("/data")

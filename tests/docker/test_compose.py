@@ -18,13 +18,15 @@ import pytest
 import yaml
 
 from llmops.config import load
+from llmops.elk.objects import WRITER
+from llmops.monitoring.sinks.configured import sinks_for
 
 from .conftest import ROOT
 
 PROFILES = {"cpu": "serving", "gpu": "serving-gpu", "vllm": "serving-vllm"}
 WORKERS = {"cpu": "airflow-worker", "gpu": "airflow-worker-gpu", "vllm": "airflow-worker-gpu"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
-ELK = {"elasticsearch", "elk-init", "elk-kibana", "kibana", "logstash"}
+ELK = {"elasticsearch", "elk-events", "elk-init", "elk-kibana", "kibana", "logstash"}
 ENDING = {"airflow-init", "state-init", "elk-init", "elk-kibana"}  #: services that do something once
 REQUIRED = set(re.findall(r"\$\{(\w+):\?", TEXT))
 SERVICES = yaml.safe_load(TEXT.replace("$$", "$"))["services"]  # as Compose hands it on
@@ -204,6 +206,22 @@ def test_databases_are_reached_from_inside_only_and_elasticsearch_by_those_with_
     for environment in own.values():  # whoever sends events may not read them
         assert environment["ELASTICSEARCH_USER"] == "llmops_writer"
         assert "ELASTIC_PASSWORD" not in environment and "ELASTICSEARCH_READER_PASSWORD" not in environment
+
+
+def test_with_elk_the_events_of_the_example_as_it_stands_go_to_elasticsearch(tmp_path):
+    ships, setup = SERVICES["elk-events"], SERVICES["elk-init"]["environment"]
+    assert ships["entrypoint"] == ["llmops", "events", "ship"]
+    for writer in ("serving", "serving-gpu", "serving-vllm", "airflow-worker", "airflow-worker-gpu"):
+        assert set(ships["volumes"]) <= set(SERVICES[writer]["volumes"]), writer  # the same spool, the same example
+    example = {"LLMOPS_CONFIG": str(ROOT / "examples" / "support_bot" / "config.yaml"), "LLMOPS_HOME": str(tmp_path)}
+    environ = {**ships["environment"], **example}
+    monitoring = load(environ=environ).monitoring
+    assert monitoring.elasticsearch_url == setup["LLMOPS_MONITORING__ELASTICSEARCH_URL"]
+    (sink,) = sinks_for(tmp_path, monitoring, environ)
+    sink.close()
+    assert sink.name == "elasticsearch" and "elasticsearch" in SERVICES
+    assert environ["ELASTICSEARCH_USER"] == WRITER
+    assert environ["ELASTICSEARCH_PASSWORD"] == setup["ELASTICSEARCH_WRITER_PASSWORD"]
 
 
 def test_kibana_gets_its_password_by_a_name_that_its_image_does_not_put_on_a_command_line():

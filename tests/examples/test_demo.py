@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import pytest
+import yaml
 
 from llmops.access.keys import keys_of
 from llmops.config import Config, load
@@ -15,7 +18,8 @@ FILE = Path(__file__).parents[2] / "examples" / "support_bot" / "demo.py"
 
 
 @pytest.fixture
-def demo() -> ModuleType:
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FILE.parent)
     spec = importlib.util.spec_from_file_location("demo", FILE)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -53,3 +57,43 @@ def test_what_is_missing_stops_it_before_any_work(
     with pytest.raises(demo.RunFailed, match="install it") as caught:
         demo.preflight(config)
     assert "disk" not in str(caught.value)
+
+
+def test_the_callers_rate_by_the_fact_and_correct_two_answers_that_lack_it(demo: ModuleType) -> None:
+    questions = yaml.safe_load((FILE.parent / "questions.yaml").read_text())
+    known = {question["question"]: question for question in questions}
+    right = [question for question in questions if "fact" in question][0]
+    asked, said = [], []
+
+    def served(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        if request.url.path == "/feedback":
+            said.append((request.headers["X-API-Key"], body))
+            return httpx.Response(201, json={})
+        asked.append((request.headers["X-API-Key"], body["prompt"]))
+        answer = right["answer"] if body["prompt"] == right["question"] else "No idea."
+        return httpx.Response(200, json={"id": body["prompt"], "response": answer})
+
+    with httpx.Client(base_url="http://app", transport=httpx.MockTransport(served)) as client:
+        found = demo.callers.call(client, ["a", "b"])
+    rated = [question["question"] for question in questions if "fact" in question]
+    assert found == (len(questions), 1, len(rated) - 1, 2) and len(asked) == len(known) == 60
+    assert [(body["id"], body["rating"] == "up") for _, body in said] == [
+        (name, name == right["question"]) for name in rated
+    ]
+    assert {(key, body["id"]) for key, body in said} <= set(asked)  # whoever asked says so
+    corrections = [(body["question"], body["correction"]) for _, body in said if "correction" in body]
+    assert corrections == [(name, known[name]["answer"]) for name in rated[1:3]]
+    assert all(known[name]["fact"] in known[name]["answer"] for name in rated)
+
+
+def test_the_questions_are_not_those_that_the_model_was_trained_on_and_ten_have_no_context() -> None:
+    questions = yaml.safe_load((FILE.parent / "questions.yaml").read_text())
+    trained = (FILE.parent / "content.yaml").read_text().casefold()
+    assert not [q["question"] for q in questions if q["question"].casefold().rstrip(".?") in trained]
+    assert ["context" in q for q in questions] == [True] * 50 + [False] * 10
+
+
+def test_the_example_judges_a_day_with_the_demos_questions_and_promises_what_its_processor_can() -> None:
+    monitoring, questions = load(FILE.with_name("config.yaml")).monitoring, (FILE.parent / "questions.yaml").read_text()
+    assert monitoring.drift_requests <= questions.count("- question:") and monitoring.latency_p95_ms > 1_000

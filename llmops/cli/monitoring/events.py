@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
+import threading
 
 from llmops.cli.command import Add
 from llmops.config import Config
@@ -14,16 +17,18 @@ from llmops.errors import ConfigError
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(events)
-    sub.add_argument("action", nargs="?", default="status", choices=["status", "dead", "retry", "forget"])
-    sub.add_argument("sink", nargs="?", default="", help="one sink (default, but for forget: all)")
+    sub.add_argument("action", nargs="?", default="status", choices=["status", "dead", "retry", "forget", "ship"])
+    sub.add_argument("sink", nargs="?", default="", help="one sink (default, but for forget: all; ship takes none)")
 
 
 def events(settings: Config, options: argparse.Namespace) -> int | None:
-    """Show what waits for each sink, and dead letters; send these again; forget a sink that is not coming back."""
+    """Show what waits for each sink, and dead letters; send these again; forget a sink; ship until stopped."""
     from llmops.monitoring.spool import Spool
 
     if options.action == "retry":
         return _retry(settings, options)
+    if options.action == "ship":
+        return _ship(settings, options)
     with Spool(settings.events) as spool:
         if options.action == "dead":
             for sink, letter in spool.rejected(options.sink):
@@ -59,6 +64,23 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
         if row["reason"]:
             print(f"  fails since {row['failing_since']}: {row['reason']}")
     return None
+
+
+def _ship(settings: Config, options: argparse.Namespace) -> int:
+    """Bring events to the sinks until SIGTERM or Ctrl-C; for a sink that the processes of this home do not name."""
+    from llmops.monitoring.shipping import shipper_for
+
+    if options.sink:
+        raise ConfigError("events ship: it ships to all of monitoring.sinks; LLMOPS_MONITORING__SINKS names others.")
+    shipper, stop = shipper_for(settings.events, settings.monitoring), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    shipper.start()
+    print(f"Events are shipped to {', '.join(settings.monitoring.sinks)} until this is stopped.", file=sys.stderr)
+    try:
+        stop.wait()
+    finally:
+        shipper.stop()
+    return 0
 
 
 def _retry(settings: Config, options: argparse.Namespace) -> int:

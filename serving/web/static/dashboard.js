@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const NOTHING = "No requests in this span.";
+const FEWEST_DAYS = 7;
 let span = "1h";
 
 const count = (v) => (v >= 1e6 ? `${+(v / 1e6).toFixed(1)}M` : v >= 1e4 ? `${+(v / 1e3).toFixed(1)}k` : `${+v.toFixed(1)}`);
@@ -21,9 +22,15 @@ function element(tag, className, content) {
 
 function badge(text) {
   const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn",
-    raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drifted: "bad", steady: "good",
+    raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drift: "bad", differs: "warn", "as before": "good",
     failing: "bad", refusing: "warn", recovered: "good", settled: "good" }[text] || "";
   return element("span", `badge ${tone}`, text);
+}
+
+function stageLink(stage) {
+  const link = element("a", "link", stage);
+  link.href = `/dashboard/stages/${encodeURIComponent(stage)}`;
+  return link;
 }
 
 function tile(name, value, note, tone = "") {
@@ -104,6 +111,13 @@ function drawDecay(box, panels) {
     return figure;
   }));
   panels.forEach((panel, n) => {
+    const days = panel.values.filter((day) => Object.keys(panel.versions).some((version) => typeof day[version] === "number"));
+    if (days.length < FEWEST_DAYS) {  // some dots in an empty chart tell less
+      const last = days.at(-1) || {};
+      const values = Object.keys(panel.versions).filter((version) => typeof last[version] === "number").map((version) => `${version} ${format(last[version])}`);
+      grid.children[n].append(element("p", "empty", `${values.join(", ")}; measured on ${days.length} of the ${FEWEST_DAYS} days from which on a line is drawn.`));
+      return;
+    }
     const parts = Object.entries(panel.versions).map(([version, s], i) => ({ key: version, tone: tones[i % tones.length],
       label: s.slope === null ? version : `${version} ${signed(30 * s.slope)} a month` }));
     drawChart(grid.children[n], panel.values, 86400, { kind: "lines", near: true, format, parts });
@@ -170,7 +184,7 @@ function draw(data) {
     ["What", "dim", (a) => a.message], ["Resolved", "time", (a) => maybe(when, a.resolved)]], data.alerts, "No alerts.");
   drawDecay($("decay"), data.decay);
   table($("drift"), [
-    ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.drifted ? "drifted" : "steady")],
+    ["What", "", (d) => `${d.side || ""} ${d.feature || ""}`], ["", "", (d) => badge(d.state)],
     ["Windows in a row", "num", (d) => maybe(count, d.windows)], ["Test", "", (d) => d.test || ""],
     ["Effect", "num", (d) => maybe((v) => v.toFixed(3), d.effect)], ["q", "num", (d) => maybe((v) => v.toPrecision(2), d.q_value)],
     ["Requests", "num", (d) => maybe(count, d.requests)], ["Topics", "dim", (d) => [d.topics || []].flat().join(", ")]],
@@ -180,10 +194,8 @@ function draw(data) {
     ["Waiting", "num", (s) => maybe(count, s.waiting)], ["Refused for good", "num", (s) => maybe(count, s.rejected)],
     ["Why", "dim", (s) => s.why]], data.sinks, "No sink has failed.");
   table($("stages"), [
-    ["Finished", "time", (s) => when(s.time)], ["Stage", "", (s) => s.stage], ["Outcome", "", (s) => badge(s.outcome)],
-    ["Took", "num", (s) => duration(s.seconds * 1000)], ["Interval", "time", (s) => s.interval],
-    ["Metrics", "dim", (s) => Object.entries(s.metrics).map(([k, v]) => `${k} ${typeof v === "number" ? +v.toFixed(4) : v}`).join(" · ")],
-    ["Artifact", "", (s) => element("code", "", s.artifact)]], data.stages, "No stage has run yet.");
+    ["Stage", "", (s) => stageLink(s.stage)], ["Finished", "time", (s) => when(s.time)], ["Took", "num", (s) => duration(s.seconds * 1000)],
+    ["Outcome", "", (s) => badge(s.outcome)], ["Figure", "dim line", (s) => s.headline]], data.stages, "No stage has run yet.");
   $("updated").textContent = `Updated ${new Date(data.now).toLocaleTimeString([], { hour12: false })}`;
   const text = serving.detail || `${serving.version} is answering`;
   $("state").textContent = text;

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from llmops.monitoring.events import emit
 from llmops.monitoring.sinks.base import Rejection
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.monitoring.spool import Spool
+from tests.clock import wait_until
 
 
 @pytest.fixture
@@ -59,3 +63,25 @@ def test_only_a_sink_that_is_gone_is_forgotten(events: Path, capsys: pytest.Capt
     assert main(["events", "forget", "gone"]) == 0
     with Spool(events) as spool:
         assert spool.waiting() == {"local": 0, "logstash": 1}
+
+
+def test_a_process_of_its_own_ships_until_it_is_told_to_stop(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_MONITORING__SINKS", '["local"]')
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def another_process() -> None:
+        try:
+            emit(events, "llmops.test", {"event.id": "c"})
+            wait_until(lambda: [e["event.id"] for e in LocalStore(events).find("llmops.test")] == ["c"])
+        finally:
+            signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    main_thread = threading.get_ident()
+    try:
+        with ThreadPoolExecutor(1) as other:
+            shipped = other.submit(another_process)
+            assert main(["events", "ship"]) == 0
+            shipped.result()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert main(["events", "ship", "local"]) == 1

@@ -1,8 +1,9 @@
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.monitoring.datasets import ALERT, CANARY, FEEDBACK, GATE, HUB, PIPELINE, SERVING
+from llmops.monitoring.datasets import ALERT, CANARY, DRIFT, FEEDBACK, GATE, HUB, PIPELINE, SERVING
 from llmops.monitoring.events import build, timestamp
 from llmops.monitoring.sinks.local import LocalStore
 from serving.observe.dashboard import SPANS, dashboard_figures
@@ -45,11 +46,7 @@ def test_a_bucket_tells_answers_from_refusals_and_failures(store):
     assert last["p50"] == last["p95"] == 50
 
 
-def test_stages_decisions_and_alerts_are_listed_newest_first(store):
-    for n, stage in enumerate(["collect", "clean"]):
-        when = timestamp(NOW - timedelta(days=30, hours=-n))
-        fields = {"@timestamp": when, "event.action": stage, "event.duration": 2_000_000_000}
-        store.send([build(PIPELINE, {**fields, "llmops.metrics": {"documents": 3, "nested": {"a": 1}}})])
+def test_decisions_and_alerts_are_listed_newest_first(store):
     numbers = {"low": -0.1, "attempt": 7, "level": 0.0009, "left": 0.006, "power": 0.06}
     gate = {f"llmops.gate.{name}": value for name, value in numbers.items()}
     store.send([build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", **gate})])
@@ -61,14 +58,82 @@ def test_stages_decisions_and_alerts_are_listed_newest_first(store):
         when = timestamp(NOW - timedelta(days=30 - n))
         store.send([build(HUB, {"@timestamp": when, "llmops.hub.repo": "me/bot", "llmops.hub.main": main})])
     result = dashboard_figures(store, "1h", NOW)
-    assert [stage["stage"] for stage in result["stages"]] == ["clean", "collect"]
-    assert result["stages"][0]["seconds"] == 2 and result["stages"][0]["metrics"] == {"documents": 3}
     (one,), (tried,) = result["gates"], result["canaries"]
     assert (one["version"], one["outcome"], one["difference"]) == ("v2", "rejected", None)
     assert {name: one[name] for name in numbers} == numbers
     assert (tried["version"], tried["outcome"], tried["share"], tried["why"]) == ("v2", "rolled back", 0.1, "errors")
     assert result["alerts"][0]["message"] == "slow"
     assert [(hub["repo"], hub["main"]) for hub in result["hub"]] == [("me/bot", "v2")]  # what the last push left
+
+
+def ran(stage, metrics=None, days=0, **fields):
+    fields = {f"event.{name}": value for name, value in fields.items()} | {"llmops.metrics": metrics}
+    seconds = {"event.action": stage, "event.outcome": "success", "event.duration": 2_000_000_000}
+    return build(PIPELINE, {"@timestamp": timestamp(NOW - timedelta(days=30 - days)), **seconds, **fields})
+
+
+def test_a_stage_has_one_line_however_often_and_whatever_it_measured(store):
+    many = {f"figure_{n}": n for n in range(60)}
+    names = [f"stage{n}" for n in range(15)]
+    store.send([ran(name, many | {"nested": {"a": many}}, day) for day in range(10) for name in names])
+    store.send([ran("stage3", None, 20, outcome="failure") | {"error.message": "no disk"}])
+    lines = dashboard_figures(store, "1h", NOW)["stages"]
+    assert len(lines) == 15 and {line["stage"] for line in lines} == set(names)
+    assert (lines[0]["stage"], lines[0]["headline"], lines[0]["outcome"]) == ("stage3", "no disk", "failure")
+    assert {line["headline"] for line in lines[1:]} == {"figure 0 0"}
+    assert {line["seconds"] for line in lines} == {2.0}
+
+
+def test_a_stage_has_a_page_of_its_figures_and_their_change(site):
+    store = LocalStore(site.config.events, site.config.monitoring)
+    sources = {"faq": {"read": 1}, "<b>": {"read": 20, "left": 3}}
+    store.send(
+        [
+            ran("train", {"loss": 1.75, "steps": 9, "sources": sources}, n) | {"llmops.interval": f"day {n}"}
+            for n in (0, 1)
+        ]
+    )
+    store.send([ran("train", {"loss": 1.5, "steps": 9, "sources": sources}, 2)])
+    store.send([ran("train", None, 3, outcome="failure") | {"error.message": "no memory"}, ran("tune", {"loss": 7}, 4)])
+    with site.client() as client:
+        page = client.get("/dashboard/stages/train", headers=site.headers("developer"))
+        assert client.get("/dashboard/stages/nothing", headers=site.headers("developer")).status_code == 404
+        assert client.get("/dashboard/stages/train", headers=site.headers("user")).status_code == 403
+        assert client.get("/dashboard/stages/train").status_code == 401
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page.text, re.DOTALL)]
+    assert (
+        page.status_code == 200 and ["loss", "1.5", "nats/token", "−0.25"] in rows and ["steps", "9", "", "="] in rows
+    )
+    assert ["faq", "1", "–"] in rows and ["&lt;b&gt;", "20", "3"] in rows
+    assert [row[4] for row in rows if len(row) == 6] == [
+        "no memory",
+        "loss 1.5 nats/token",
+        *["loss 1.75 nats/token"] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/dashboard", "/dashboard/stages/train", "/drift", "/admin/review", "/docs", "/signin"]
+)
+def test_the_navigation_is_the_same_on_all_pages(site, path):
+    LocalStore(site.config.events, site.config.monitoring).send([ran("train", {"loss": 1})])
+    with site.client() as client:
+        asked = "/dashboard" if path == "/signin" else path  # a browser without a session
+        headers = {} if path == "/signin" else site.headers("admin")
+        page = client.get(asked, headers={"Accept": "text/html", **headers}).text
+    (nav,) = re.findall(r"<nav.*?</nav>", page, re.DOTALL)
+    links = re.findall(r'<a href="([^"]+)"( aria-current="page")?>', nav)
+    assert [link for link, _ in links] == ["/", "/dashboard", "/drift", "/admin/review", "/docs"]
+    here = "/dashboard" if asked.startswith("/dashboard") else asked
+    assert [link for link, current in links if current] == [here]
+
+
+def test_a_comparison_that_differs_in_one_window_is_not_called_drift(store):
+    for feature, drifted, windows in (("words", True, 1), ("topics", True, 2), ("script", False, 0)):
+        facts = {"feature": feature, "drifted": drifted, "windows": windows, "until": "2026-01-07T00:00:00.000Z"}
+        store.send([build(DRIFT, {f"llmops.drift.{name}": value for name, value in facts.items()})])
+    found = {one["feature"]: one["state"] for one in dashboard_figures(store, "1h", NOW)["drift"]}
+    assert found == {"words": "differs", "topics": "drift", "script": "as before"}
 
 
 def test_an_event_with_gaps_does_not_break_the_page(store):

@@ -1,0 +1,64 @@
+"""The callers of the demo: they ask what questions.yaml has, and rate and correct some of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import yaml
+
+from llmops.errors import LlmopsError
+
+QUESTIONS = Path(__file__).with_name("questions.yaml")
+MOST_TOKENS = 32  #: of an answer
+CORRECTIONS = 2
+
+
+class RefusedError(LlmopsError):
+    """The serving app does not answer a caller."""
+
+
+class Said(NamedTuple):
+    """How many answers there were, and what the callers said of them."""
+
+    answers: int
+    good: int
+    bad: int
+    corrected: int
+
+
+def call(client: httpx.Client, keys: Sequence[str]) -> Said:
+    """Ask all questions, the keys by turns; rate the answers whose fact is known, and correct the first that lack it.
+
+    One question is asked at a time: two together take as long on two cores, and wait for each other.
+
+    Raises:
+        RefusedError: with what the serving app says.
+    """
+    questions = yaml.safe_load(QUESTIONS.read_text(encoding="utf-8"))
+    ratings, corrected = {"up": 0, "down": 0}, 0
+    for key, question in zip(cycle(keys), questions, strict=False):
+        asked = {"prompt": question["question"], "context": question.get("context", ""), "max_new_tokens": MOST_TOKENS}
+        answer = _post(client, "/generate", key, asked)
+        if "fact" not in question:
+            continue
+        rating = "up" if question["fact"] in answer["response"] else "down"
+        said = {"id": answer["id"], "rating": rating}
+        if rating == "down" and corrected < CORRECTIONS:
+            said |= {"question": question["question"], "context": question["context"], "answer": answer["response"]}
+            said["correction"] = question["answer"]
+            corrected += 1
+        _post(client, "/feedback", key, said)
+        ratings[rating] += 1
+    return Said(len(questions), ratings["up"], ratings["down"], corrected)
+
+
+def _post(client: httpx.Client, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    response = client.post(path, headers={"X-API-Key": key}, json=body)
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        raise RefusedError(f"The serving app does not answer {path} ({response.status_code}): {answer.get('detail')}")
+    return answer

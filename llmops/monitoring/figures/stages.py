@@ -1,0 +1,125 @@
+"""Figures of a pipeline stage as people read them: with a unit, and with the change to the run before.
+
+rows({"validation_loss": 1.6, "in": 333}, {"validation_loss": 1.7})
+# → [Row("validation loss", "1.6", "nats/token", "−0.1"), Row("in", "333", "", "")]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+MOST_CHARS = 200  #: of a text that is a value
+
+#: stage → how the name of the figure begins that stands for it in a list; of other stages it is the first one
+HEADLINES = {"clean": "kept", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_"}
+#: how the name of a figure ends → its unit, and by what the number is multiplied; the first that fits
+_UNITS: tuple[tuple[str, str, float], ...] = (
+    ("tokens_per_second", "tokens/s", 1),
+    ("tokens_per_second_batch", "tokens/s", 1),
+    ("seconds", "s", 1),
+    ("mib", "MiB", 1),
+    ("loss", "nats/token", 1),
+    ("gain", "nats/token", 1),
+    ("gain_low", "nats/token", 1),
+    ("share", "%", 100),
+    ("attack_success_rate", "%", 100),
+    ("flagged_answers", "%", 100),
+)
+
+
+class Row(NamedTuple):
+    """A figure."""
+
+    name: str
+    value: str
+    unit: str
+    change: str  #: signed; `=`: none; empty: not known
+
+
+class Part(NamedTuple):
+    """Figures of several things that are measured alike: the sources of `collect`, say."""
+
+    name: str
+    columns: list[str]
+    lines: list[list[str]]  #: the name of the thing and its value in each column
+
+
+def rows(metrics: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> list[Row]:
+    """Return a row for each figure; those of `parts` are left out.
+
+    Args:
+        metrics: of the event of a stage.
+        before: those of the run before, if there was one.
+    """
+    earlier = dict(_flat(before or {}))
+    return [_row(name, value, earlier.get(name)) for name, value in _flat(metrics)]
+
+
+def parts(metrics: Mapping[str, Any]) -> list[Part]:
+    """Return a table for each figure that is a mapping of mappings."""
+    found = []
+    for name, things in metrics.items():
+        if _is_part(things):
+            columns = list(dict.fromkeys(column for values in things.values() for column in values))
+            lines = [[thing, *(_text(values.get(column)) for column in columns)] for thing, values in things.items()]
+            found.append(Part(_words(name), [_words(column) for column in columns], lines))
+    return found
+
+
+def headline(stage: str, metrics: Mapping[str, Any]) -> Row | None:
+    """Return the figure that stands for a stage in a list; None if nothing was measured."""
+    flat = dict(_flat(metrics))
+    start = HEADLINES.get(stage, "")
+    name = next((name for name in flat if name.startswith(start)), next(iter(flat), None))
+    return None if name is None else _row(name, flat[name], None)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(one, Mapping) for one in value.values())
+
+
+def _flat(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in metrics.items():
+        if _is_part(value):
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{name}: {inner}", one) for inner, one in value.items())
+        elif isinstance(value, list | tuple):
+            yield from ((f"{name} {n}" if len(value) > 1 else name, one) for n, one in enumerate(value, 1))
+        else:
+            yield name, value
+
+
+def _row(name: str, value: Any, before: Any) -> Row:
+    unit, factor = next(((unit, by) for end, unit, by in _UNITS if re.search(rf"(^|_){end}$", name)), ("", 1))
+    if not _is_number(value):
+        return Row(_words(name), _text(value), "", "=" if before == value and before is not None else "")
+    change = ""
+    if _is_number(before):
+        difference = (value - before) * factor
+        change = f"{'−' if difference < 0 else '+'}{_text(abs(difference))}" if difference else "="
+    return Row(_words(name), _text(value * factor), unit, change)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    """Whole numbers as they are, others with four digits that count."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
+    text = " ".join(str(value).split())
+    return text if len(text) <= MOST_CHARS else f"{text[: MOST_CHARS - 1]}…"
