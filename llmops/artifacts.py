@@ -167,16 +167,16 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
             are part of the content.
         read: metrics that other stages read: they are.
     """
-    for left in path.rglob(".*"):
-        if _PARTIAL.fullmatch(left.name) and left.is_file():  # a stage that goes on after a kill has not cleared it
-            left.unlink()
+    for left in (file for file in path.rglob(".*") if _PARTIAL.fullmatch(file.name)):
+        left.unlink()  # a stage that goes on after a kill has not cleared it
     found = list(path.rglob("*"))
     held = sorted(f for f in found if f.is_file() and f.name not in (RECORD, GONE))
     files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
     for folder in [*(f for f in found if f.is_dir()), path, *path.absolute().parents[:2]]:
         _sync(folder)
-    unread = (*FOR_PEOPLE, *aside)
-    content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
+    content = {
+        name: digest for name, digest in files.items() if not any(fnmatch(name, p) for p in (*FOR_PEOPLE, *aside))
+    }
     digest = record.content or _digest([content, {name: record.metrics.get(name) for name in read}])
     whole = replace(record, files=files, content=digest)
     write_json(path / RECORD, asdict(whole))

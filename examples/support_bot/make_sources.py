@@ -146,16 +146,6 @@ def write(folder: Path) -> None:
     shop_database(folder / "shop.db", content["customers"], content["products"])
 
 
-def write_faq(folder: Path) -> None:
-    """Write the two tables of the FAQ example: the questions with their answers, and other wordings of them."""
-    items = topics(yaml.safe_load((HERE / "content.yaml").read_text(encoding="utf-8")))
-    rows = [["question", "answer"], *([item.question, item.answer] for item in items)]
-    other = [["wording", "question"], *([wording, item.question] for item in items for wording in item.wordings)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "faq.csv").write_text(table(rows), encoding="utf-8")
-    (folder / "rewordings.csv").write_text(table(other), encoding="utf-8")
-
-
 def help_pages(pages: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and HTML of every help page. One has its questions a level deeper, one a question that nobody answered."""
     links = "".join(f'<li><a href="/help/{p}.html">{escape(pages[p]["title"])}</a></li>' for p in pages)
@@ -325,8 +315,4 @@ def shop_database(path: Path, names: list[str], products: list[list[str]]) -> No
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        write(Path(sys.argv[1]))
-    else:
-        write(HERE / "sources")
-        write_faq(HERE.parent / "faq" / "data")
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "sources")
