@@ -174,12 +174,10 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
     files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
     for folder in [*(f for f in found if f.is_dir()), path, *path.absolute().parents[:2]]:
         _sync(folder)
-    content = {
-        name: digest for name, digest in files.items() if not any(fnmatch(name, p) for p in (*FOR_PEOPLE, *aside))
-    }
+    unread = (*FOR_PEOPLE, *aside)
+    content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
     digest = record.content or _digest([content, {name: record.metrics.get(name) for name in read}])
-    whole = replace(record, files=files, content=digest)
-    write_json(path / RECORD, asdict(whole))
+    write_json(path / RECORD, asdict(whole := replace(record, files=files, content=digest)))
     (path / GONE).unlink(missing_ok=True)
     return whole
 
