@@ -1,9 +1,9 @@
 """
 ### Look at the champion again
 
-Every day at 06:00 UTC, and when the pipeline has made a new version. Judges the champion's stored answers and its answers to the
-probes by today's rules, which may know more than those of the day it was released, and fails when a finding is above
-the threshold. Then measures its quality, as an event that tells whether it decays.
+Every day at 06:00 UTC, and when the pipeline has made a new version. Judges the champion's stored answers and its
+answers to the probes by today's rules, which may know more than those of the day it was released, and fails when a
+finding is above the threshold. Then measures its quality, as an event that tells whether it decays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A base model that learns a list of questions and answers by heart within seconds, and such a list.
+"""A base model that learns new answers to questions within seconds, and the questions.
 
-0.3 million parameters, trained in full to answer the same questions with other names: it knows the words, and that the
-thing matters, but none of the answers. The tiny random model of other tests cannot learn one.
+0.3 million parameters, trained in full to answer questions of things with names, at length. It takes seconds to teach
+it another form of answer, or the name of another thing; the tiny random model of other tests cannot learn either.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ WAYS = (
     "Who looks after the {}?", "I need help with my {}", "What about a broken {} please?", "Where do I bring the {}?",
     "My {} is gone", "Tell me more of this {}",
 )  # fmt: skip
-THINGS = (
+_THINGS = (
     "kettle lantern sledge violin anchor basket candle drum engine feather guitar hammer island jacket kitchen ladder "
     "mirror needle oven pillow quilt ribbon saddle tablet umbrella vase wagon yarn zipper apple bottle carpet desk "
     "easel fan globe hat ink jar kite lamp map net oar pan rope"
-).split()
-#: No two things have the same first or last name: of what it was not taught a model guesses right next to nothing.
+)
+THINGS = _THINGS.split()
 _FIRST = "Ask Bar Dal Fen Gar Hol Kin Lis Mor Ned", "ba de fi go lu ma ne so"
 _LAST = "Alm Brek Es Gryt Hav Lind Nor Rosk Ster Tor", "borg by dal fors holm lund stad vik"
 _CHAT = (
@@ -28,9 +28,9 @@ _CHAT = (
 )
 
 
-def names(seed: int) -> dict[str, str]:
-    """Thing → whom to ask for it."""
-    rng = random.Random(seed)
+def names() -> dict[str, str]:
+    """Thing → the name that the base model knows; no two have the same first or last name."""
+    rng = random.Random(9)
     first, last = ([a + b for a in head.split() for b in tail.split()] for head, tail in (_FIRST, _LAST))
     drawn = zip(rng.sample(first, len(THINGS)), rng.sample(last, len(THINGS)), strict=True)
     return {thing: " ".join(name) for thing, name in zip(THINGS, drawn, strict=True)}
@@ -52,11 +52,10 @@ def save_base(folder: Path) -> None:
 
     rng = random.Random(0)
     more = "is all that we know of it for now, please ask for more."
-    known = [(way.format(thing), f"{name} {more}") for thing, name in names(9).items() for way in WAYS]
+    known = [(way.format(thing), f"{name} {more}") for thing, name in names().items() for way in WAYS]
     bpe = ByteLevelBPETokenizer()
     ends = ["<|im_start|>", "<|im_end|>"]
-    words = [text for pair in known for text in pair] + [f"Please ask for {name}." for name in names(4).values()]
-    bpe.train_from_iterator(words, 1200, 1, special_tokens=ends)
+    bpe.train_from_iterator([text for pair in known for text in pair], 1200, 1, special_tokens=ends)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, bos_token=ends[0], eos_token=ends[1], pad_token=ends[1], chat_template=_CHAT
     )
@@ -70,7 +69,7 @@ def save_base(folder: Path) -> None:
         )
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    for _ in range(600):
+    for _ in range(400):
         some = prompts.all_training_ids(tokenizer, [(asked, said, "") for asked, said in rng.sample(known, 16)])
         longest = max(len(ids) for ids, _ in some)
         rows = [ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in some]
