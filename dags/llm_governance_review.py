@@ -1,9 +1,9 @@
 """
 ### Look at the champion again
 
-Every day, and when the pipeline has made a new version. Judges the champion's stored answers and its answers to the
-probes by today's rules, which may know more than those of the day it was released, and fails when a finding is above
-the threshold. Then measures its quality, as an event that tells whether it decays.
+Every day at 06:00 UTC, and when the pipeline has made a new version. Judges the champion's stored answers and its
+answers to the probes by today's rules, which may know more than those of the day it was released, and fails when a
+finding is above the threshold. Then measures its quality, as an event that tells whether it decays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, dag, get_current_context, task
 
-from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
+from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_succeeded
 
 
 @dag(
@@ -22,7 +22,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
     schedule=AssetOrTimeSchedule(
         # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
         timetable=CronTriggerTimetable(
-            "@daily", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)
+            "0 6 * * *", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)
         ),
         assets=[Asset(MODEL)],
     ),
@@ -35,7 +35,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
     doc_md=__doc__,
 )
 def llm_governance_review() -> None:
-    @task(multiple_outputs=False)
+    @task(multiple_outputs=False, pool=POOL)
     def review() -> dict[str, Any]:
         from llmops.config import load
         from llmops.config.run_parameters import refuse_unknown
@@ -48,7 +48,7 @@ def llm_governance_review() -> None:
         with time_limit("The review", settings.schedule.seconds("review")):
             return review_champion(settings)
 
-    @task(multiple_outputs=False)
+    @task(multiple_outputs=False, pool=POOL)
     def decay() -> dict[str, Any]:
         from llmops.config import load
         from llmops.decay.watch import watch_decay

@@ -77,7 +77,11 @@ class StateUnavailable(StateError, TransientError):
 
 
 class EventsUnavailable(TransientError):
-    """Events cannot be read now."""
+    """Events cannot be read now from `place`, the sink that they are read from."""
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class HubUnavailableError(RegistryError, TransientError):

@@ -103,7 +103,7 @@ STAGES: dict[str, Stage] = {
         libraries=MODELS,
         compute=True,
     ),
-    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=MODELS),
+    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=MODELS, compute=True),
     "release": Stage(
         "llmops.release.stage",
         ("train", "compress", "select", "annotate", "evaluate", "govern"),

@@ -41,6 +41,7 @@ PORTS = itertools.count(10_000 + os.getpid() * 23 % 20_000)
 PATHS = {
     "tests/e2e/": "journey",
     "tests/dags/test_airflow.py": "journey",
+    "tests/dags/test_improvement.py": "journey",
     "tests/erasure/test_forget.py": "journey",
     "tests/docker/": "check",
     "tests/test_commands.py": "check",
@@ -66,6 +67,7 @@ FIXTURES = {
 TOGETHER = {
     "tests/e2e/": "airflow",
     "tests/dags/test_airflow.py": "airflow",
+    "tests/dags/test_improvement.py": "airflow",
     "tests/elk/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/sinks/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",

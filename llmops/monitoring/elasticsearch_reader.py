@@ -129,7 +129,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (ApiError, TransportError) as error:
-        raise EventsUnavailable(f"Events cannot be read from Elasticsearch ({error}).") from error
+        message = f"Events cannot be read from Elasticsearch ({error})."
+        raise EventsUnavailable(message, "Elasticsearch") from error
 
 
 def _window(since: str, until: str) -> dict[str, Any]:

@@ -38,17 +38,20 @@ class Reader(Protocol):
 
 
 def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
-    """What the configuration's events are read from: the local store if they go there, else Elasticsearch, which they
-    may reach by Logstash.
+    """Return what the configuration's events are read from: Elasticsearch if they go there, perhaps by Logstash, else
+    the local store.
+
+    Elasticsearch has the events of all processes, the local store those of one home. If Elasticsearch is away its
+    reader says so; nobody gets the figures of one home in their place.
 
     Raises:
         ConfigError: if they go to no sink that can be read.
     """
     monitoring = config.monitoring
-    if "local" in monitoring.sinks:
-        return LocalStore(config.events, monitoring)
     if monitoring.elasticsearch_url and not {"elasticsearch", "logstash"}.isdisjoint(monitoring.sinks):
         return ElasticsearchReader.connect(monitoring.elasticsearch_url, environ, monitoring.ca_file)
+    if "local" in monitoring.sinks:
+        return LocalStore(config.events, monitoring)
     raise ConfigError(
         "Events go to no sink that can be read; name `local` or `elasticsearch` in monitoring.sinks, or set "
         "monitoring.elasticsearch_url if Logstash brings them there."

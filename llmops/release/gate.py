@@ -9,7 +9,8 @@ frozen test has left for this attempt (see `ledger`). The candidate is promoted 
 
 Of a metric of which less is better all of this is the other way round. Inconclusive, and no attempt spent: fewer items
 or topics than asked for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by
-a seed. Everything else: rejected. Pure functions, no files.
+a seed, or from its opponent only in what users have said of too few topics (see `judgement`). Everything else:
+rejected. Pure functions, no files.
 """
 
 from __future__ import annotations

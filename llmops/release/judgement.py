@@ -14,6 +14,7 @@ from llmops.registry.version import Version
 from llmops.release import ledger
 from llmops.release.gate import Decision, Scores, decide
 from llmops.release.ledger import Attempt, Chance
+from llmops.statistics.sign_flip import smallest_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Candidate:
     compress: str  #: fingerprint of the artifact it was made from
     identity: str  #: what made it and what judges it, but seeds
     items: tuple[str, ...]  #: ids by which the ledger knows the items
+    told: int = 0  #: topics that users have told of since its opponent was trained, if no other rows have changed
+    like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
 
     @property
     def test(self) -> str:
@@ -97,7 +100,21 @@ def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgemen
             f"but for seeds it was made by the same data, base model, settings, code and libraries as "
             f"{earlier.version}, which was {earlier.outcome} on the same frozen test"
         )
+    elif (candidate.opponent, candidate.like) in {(a.version, a.identity) for a in attempts}:
+        why = _too_little(candidate, chance)
     return Judgement(candidate, config, _decide(candidate, config, chance, why), chance)
+
+
+def _too_little(candidate: Candidate, chance: Chance) -> str:
+    """Why so few topics, all that is new, can decide nothing: so many get better by luck too often. Empty: they can."""
+    if smallest_level(candidate.told) <= chance.level:
+        return ""
+    needed = next((count for count in range(candidate.told, 100) if smallest_level(count) <= chance.level), "more")
+    topics = "1 topic" if candidate.told == 1 else f"{candidate.told} topics"
+    return (
+        f"all that is new since {candidate.opponent} is what users have said of {topics}, and at least {needed} are "
+        f"needed: fewer get better by luck more often than the level of {chance.level:.2g} allows"
+    )
 
 
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:

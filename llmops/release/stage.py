@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def run(
             "between the stages. Run evaluate, govern and release again."
         )
     selection: dict[str, Any] = _read(select / "selection.json")
+    told = lineage.told_since(champion, annotate) if champion else None
+    like = {**known, "annotate": replace(known["annotate"], files=told[1].files)} if told else {}
     candidate = Candidate(
         scores=candidate_scores,
         opponent_scores=opponent_scores,
@@ -78,6 +80,8 @@ def run(
         compress=compress.name,
         identity=ledger.identity(known, config, selection),
         items=read_items(evaluate / "answers.parquet"),
+        told=told[0] if told else 0,
+        like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
     facts: dict[str, Any] = {

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from llmops.access.roles import MissingKey
-from llmops.errors import AccessError, LlmopsError
+from llmops.errors import AccessError, EventsUnavailable, LlmopsError
 from serving.errors import STATUS
 from serving.http.templates import sign_in_page
 
@@ -28,7 +28,7 @@ OPENAI_CODES = {
     "limited": "rate_limit_exceeded",
 }
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_PATHS = ("internal", "state_unreadable", "events_unavailable")  #: their texts may name paths of this machine
+_PATHS = ("internal", "state_unreadable")  #: their texts may name paths of this machine
 HIDDEN = "Something is wrong here, not with the request; the log says what."
 MOST_DETAIL = 1000  #: characters
 
@@ -56,9 +56,11 @@ def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str,
     elif isinstance(error, LlmopsError):
         status, code = next(entry for kind, entry in STATUS.items() if isinstance(error, kind))
         detail = HIDDEN if code in _PATHS else str(error)
+        if isinstance(error, EventsUnavailable):  # its text may name paths and addresses
+            detail = f"Events cannot be read from {error.place} now; the log says why."
     else:
         status, code, detail = 500, "internal", HIDDEN
-    if detail is HIDDEN:
+    if detail is HIDDEN or code == "events_unavailable":
         log.error("Request %s failed", request.state.id, exc_info=error)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"

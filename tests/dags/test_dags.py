@@ -139,7 +139,7 @@ def test_no_dag_catches_up_or_overlaps_or_runs_by_itself_when_airflow_first_sees
         "llmops_canary": (None, None),
         "llmops_ab_test": (None, None),
         "llmops_pipeline": ("0 0 * * *", 24),
-        "llm_governance_review": ("0 0 * * *", 24),
+        "llm_governance_review": ("0 6 * * *", 24),  # at another minute than the pipeline
         "llm_monitoring": ("0 * * * *", 1),
         "llm_continuous_improvement": ("0 0 * * 0", 168),
     }
@@ -160,8 +160,12 @@ def test_a_batch_runs_only_when_triggered_with_its_files_and_goes_on_when_it_was
 
 def test_what_computes_waits_in_the_pool_and_every_failure_is_told(found: Any) -> None:
     pools = found["dags"]["llmops_pipeline"]["pools"]
-    assert {name for name, pool in pools.items() if pool == POOL} == {n for n, s in STAGES.items() if s.compute}
+    waiting = {name for name, pool in pools.items() if pool == POOL}
+    assert waiting == {n for n, s in STAGES.items() if s.compute}
+    assert {n for n, s in STAGES.items() if "torch" in s.libraries} <= waiting  # whatever loads a model
     assert found["dags"]["llmops_batch"]["pools"] == {"answer": POOL}
+    reviewing = found["dags"]["llm_governance_review"]["pools"]
+    assert {name for name, pool in reviewing.items() if pool == POOL} == {"review", "decay"}
     assert all(dag["told"] and dag["policy"] for dag in found["dags"].values())
     assert found["dags"]["llmops_pipeline"]["late"]
 

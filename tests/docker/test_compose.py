@@ -202,10 +202,11 @@ def test_databases_are_reached_from_inside_only_and_elasticsearch_by_those_with_
     for name in ("postgres", "redis", "elasticsearch"):
         assert SERVICES[name]["networks"] == ["inside"] and "ports" not in SERVICES[name]
     assert SERVICES["elasticsearch"]["environment"]["xpack.security.enabled"] == "true"
-    own = {name: SERVICES[name]["environment"] for name in ("serving", "airflow-worker", "logstash")}
-    for environment in own.values():  # whoever sends events may not read them
-        assert environment["ELASTICSEARCH_USER"] == "llmops_writer"
-        assert "ELASTIC_PASSWORD" not in environment and "ELASTICSEARCH_READER_PASSWORD" not in environment
+    readers = {"serving": "llmops_reader", "airflow-worker": "llmops_reader", "logstash": None}
+    for name, reader in readers.items():  # one user only writes, the other one only reads
+        environment = SERVICES[name]["environment"]
+        assert environment["ELASTICSEARCH_USER"] == "llmops_writer" and "ELASTIC_PASSWORD" not in environment
+        assert environment.get("ELASTICSEARCH_READER_USER") == reader
 
 
 def test_with_elk_the_events_of_the_example_as_it_stands_go_to_elasticsearch(tmp_path):

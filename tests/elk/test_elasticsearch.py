@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,24 @@ import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
-from llmops.config import Monitoring
+from llmops.config import Monitoring, load
+from llmops.drift.sample import of_events
 from llmops.elk import kibana, setup
 from llmops.elk.objects import LONGEST, STREAMS, mappings
 from llmops.errors import ConfigError
-from llmops.monitoring.datasets import DATASETS
+from llmops.monitoring.datasets import DATASETS, SERVING, TEXT
+from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.fields import FIELDS
+from llmops.monitoring.objectives import report
+from llmops.monitoring.reader import reader_of
+from llmops.monitoring.shipping import drain
+from serving.observe.dashboard import dashboard_figures
 
 from .conftest import ADMIN, READS, WRITES
 from .known import DAY, known
 
 Ask = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 TEMPLATES = ["index template llmops-events", "index template llmops-texts"]
 NUMBERS = {"long", "double"}
 #: which fields an operation of Lens can be of; those that are not here are of numbers
@@ -293,3 +302,43 @@ def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Mon
     unable = {one.thing: one.what for one in setup.down(config, True, ADMIN)}  # this server cannot, and says so
     assert unable[f"events ({STREAMS})"] == "cannot" and unable[TEMPLATES[0]] == "kept"
     assert filled("POST", f"/{STREAMS}/_count")["count"] == len(known())
+
+
+# --- what several processes with homes of their own read
+
+
+def configured(place: str) -> str:
+    """Return the sinks, as JSON, that the pods get and that the page about compose names."""
+    if place == "kubernetes":
+        lines = (ROOT / "docker" / "kubernetes" / "base" / "serving.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)["LLMOPS_MONITORING__SINKS"]
+    (said,) = re.findall(r"`(monitoring: \{sinks: .*?\})`", (ROOT / "docs" / "monitoring.md").read_text())
+    return json.dumps(yaml.safe_load(said)["monitoring"]["sinks"])
+
+
+@pytest.mark.parametrize("place", ["kubernetes", "compose"])
+def test_every_pod_reads_what_all_of_them_sent(
+    secured_server: str, filled: Ask, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hit in filled("POST", f"/{STREAMS}/_search", {"size": 1000, "_source": False})["hits"]["hits"]:
+        filled("DELETE", f"/{hit['_index']}/_doc/{hit['_id']}")  # what other tests need and a dashboard cannot show
+    sinks = configured(place)
+    logins = dict(zip(("ELASTICSEARCH_USER", "ELASTICSEARCH_PASSWORD"), WRITES, strict=True))
+    logins |= dict(zip(("ELASTICSEARCH_READER_USER", "ELASTICSEARCH_READER_PASSWORD"), READS, strict=True))
+    for name, value in logins.items():  # as compose hands them on
+        monkeypatch.setenv(name, value)
+    settings = {"LLMOPS_MONITORING__SINKS": sinks, "LLMOPS_MONITORING__ELASTICSEARCH_URL": secured_server}
+    pods = [load(environ={**settings, "LLMOPS_HOME": str(tmp_path / name)}) for name in ("one", "other")]
+    first = datetime(2026, 4 if place == "compose" else 5, 1, tzinfo=UTC)
+    for n, pod in enumerate(pods):
+        said = {"@timestamp": timestamp(first + timedelta(minutes=n)), "llmops.model.version": f"v{n}"}
+        emit(pod.events, SERVING, {**said, "http.response.status_code": 200, "event.duration": 10**6})
+        emit(pod.events, TEXT, said)
+        drain(pod.events, pod.monitoring)
+    filled("POST", f"/{STREAMS}/_refresh")
+    for pod in pods:
+        figures = dashboard_figures(reader_of(pod), "1h", first + timedelta(minutes=9))
+        assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
+        hour = first, first + timedelta(hours=1)
+        assert report(pod, *hour)["requests"] == 2
+        assert len(of_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by

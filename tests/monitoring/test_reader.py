@@ -23,10 +23,11 @@ def config_of(home: Path, sinks: tuple[str, ...], elasticsearch_url: str = URL) 
     return Config(home=home, monitoring={"sinks": sinks, **urls})
 
 
-def test_the_local_store_comes_before_elasticsearch_which_logstash_may_fill(tmp_path: Path) -> None:
-    assert type(reader_of(config_of(tmp_path, ("elasticsearch", "local")), {})) is LocalStore
-    for sinks in (("elasticsearch",), ("otlp", "logstash")):
+def test_elasticsearch_which_logstash_may_fill_comes_before_the_store_of_one_home(tmp_path: Path) -> None:
+    for sinks in (("local", "elasticsearch"), ("elasticsearch",), ("local", "logstash"), ("otlp", "logstash")):
         assert type(reader_of(config_of(tmp_path, sinks), {})) is ElasticsearchReader
+    for sinks, url in ((("local", "logstash"), ""), (("local", "otlp"), URL), (("local",), URL)):
+        assert type(reader_of(config_of(tmp_path, sinks, url), {})) is LocalStore
 
 
 def test_what_nobody_here_can_read_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

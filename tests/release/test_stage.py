@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,23 +64,30 @@ def answers(items: int, wording: str = "question {}", **models: float) -> pa.Tab
     )
 
 
+def example(id: str, location: str = "t", position: str = "row 1") -> Example:
+    texts = {"question": f"q {id}", "answer": "a", "group": f"g {id}", "split": "train"}
+    return Example(id=id, **texts, source="faq", location=location, position=position, licence="CC0-1.0")
+
+
 def chain(
-    home: Path, train: str = "t1", against: str = "", items: int = ITEMS, wording: str = "question {}", **models: float
+    home: Path,
+    train: str = "t1",
+    against: str = "",
+    items: int = ITEMS,
+    wording: str = "question {}",
+    more: Sequence[Example] = (),
+    **models: float,
 ) -> dict[str, Path]:
     """The finished artifacts in front of release; the shared ones are made once.
 
-    What stands before the `-` of `train` are its settings, what is behind it its seed.
+    What stands before the `-` of `train` are its settings, what is behind it its seed; `more` it is trained on besides.
     """
     root = home / "artifacts"
     if not root.exists():
         faq = {"name": "faq", "kind": "sql", "location": f"postgres://ana:{PASSWORD}@db/shop", "licence": "CC0-1.0"}
         finish(home, "collect", "c1", {}, {}, config={"sources": [{**faq, "owner": "support | desk"}]})
         finish(home, "clean", "k1", {"collect": "collect/c1"}, {})
-        row = Example(
-            id="1", question="q", answer="a", group="g", split="train", source="faq", location="t", position="row 1",
-            licence="CC0-1.0",
-        )  # fmt: skip
-        finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [row, row]})
+        finish(home, "annotate", "a1", {"clean": "clean/k1"}, {"train.parquet": [example("1")] * 2})
         selection = {"model": "org/tiny", "revision": "rev9", "licence": "apache-2.0", "path": "base"}
         selection["weights"] = {"tiny.gguf": "9e37", "config.json": "79b9"}
         finish(home, "select", "s1", {}, {"selection.json": selection, "base/model.safetensors": "weights"})
@@ -91,7 +98,10 @@ def chain(
     known = {"metrics": {"rank": 8, "learning_rate": 0.001}, "config": made, "environment": environment}
     adapter = {"adapter/model.bin": f"adapter {train}"}
     finish(home, "train", train, {"features": "features/f1", "select": "select/s1"}, adapter, **known)
-    inputs = {"annotate": "annotate/a1", "select": "select/s1", "train": f"train/{train}"}
+    rows = f"a-{train}" if more else "a1"
+    if more:
+        finish(home, "annotate", rows, {"clean": "clean/k1"}, {"train.parquet": [example("1"), *more]})
+    inputs = {"annotate": f"annotate/{rows}", "select": "select/s1", "train": f"train/{train}"}
     servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
     inputs |= {"compress": f"compress/c-{train}", "evaluate": f"evaluate/e-{train}", "govern": f"govern/g-{train}"}
@@ -219,14 +229,20 @@ def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
 
 
 def next_release(
-    home: Path, train: str, items: int = ITEMS, candidate: float = 0.5, wording: str = "question {}", **changed: Any
+    home: Path,
+    train: str,
+    items: int = ITEMS,
+    candidate: float = 0.5,
+    wording: str = "question {}",
+    more: Sequence[Example] = (),
+    **changed: Any,
 ) -> dict[str, Any]:
     """Decide on one more candidate, against the champion."""
     registry = registry_in(home)
     champion = registry.opponent(f"c-{train}")
     against = champion.name if champion else ""
     scores = {"base": 0.2, "candidate": candidate} | ({"champion": 0.5} if champion else {})
-    return release(home, chain(home, train, against, items, wording, **scores), champion, **changed)
+    return release(home, chain(home, train, against, items, wording, more, **scores), champion, **changed)
 
 
 def ledger_of(home: Path) -> list[Attempt]:
@@ -273,6 +289,30 @@ def test_another_seed_is_no_other_candidate_and_spends_nothing(tmp_path: Path) -
     assert next_release(tmp_path, "t3")["attempt"] == 3
     grown = next_release(tmp_path, "t2-3", items=44, candidate=0.9)  # another test: it may ask
     assert (grown["outcome"], grown["attempt"]) == ("promoted", 4)
+
+
+SAID = [example(f"s{n}", "feedback", f"key {n}") for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("train", "more", "outcome"),
+    [
+        ("t1-2", SAID[:1], "inconclusive"),  # a single topic that users have told of
+        ("t1-2", SAID[:6], "inconclusive"),
+        ("t1-2", SAID, "promoted"),
+        ("t1-2", [*SAID[:1], example("other")], "promoted"),  # a row of another source is new, too
+        ("t2-1", SAID[:1], "promoted"),  # and other settings
+    ],
+)
+def test_a_topic_or_two_of_users_alone_decide_nothing_and_spend_nothing(
+    tmp_path: Path, train: str, more: list[Example], outcome: str
+) -> None:
+    next_release(tmp_path, "t1-1")
+    decision = next_release(tmp_path, train, candidate=0.9, more=more)
+    assert (decision["outcome"], decision["attempt"]) == (outcome, 0 if outcome == "inconclusive" else 2)
+    if outcome == "inconclusive":
+        topics = "1 topic" if len(more) == 1 else f"{len(more)} topics"
+        assert f"since v1 is what users have said of {topics}, and at least 7 are needed" in decision["reasons"][0]
 
 
 def test_new_items_refill_the_budget_by_their_share_and_questions_that_are_written_otherwise_do_not(

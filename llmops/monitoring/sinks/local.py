@@ -121,7 +121,8 @@ class LocalStore:
             with closing(schema.opened(self._path)) as db:
                 yield db
         except (sqlite3.Error, OSError) as error:
-            raise EventsUnavailable(f"The event store {self._path} cannot be read ({error}).") from error
+            message = f"The event store {self._path} cannot be read ({error})."
+            raise EventsUnavailable(message, "the local store") from error
 
 
 def _length(since: datetime, until: datetime, step: timedelta | None) -> int:

@@ -162,8 +162,9 @@ def test_versions_are_compared_by_share_speed_and_ratings(store):
 
 
 def test_the_page_is_of_the_store_that_all_processes_share(site, free_port):
-    shared = {"sinks": ("elasticsearch",), "elasticsearch_url": f"http://127.0.0.1:{free_port}"}
+    shared = {"sinks": ("local", "elasticsearch"), "elasticsearch_url": f"http://127.0.0.1:{free_port}"}
     site.config = site.config.model_copy(update={"monitoring": site.config.monitoring.model_copy(update=shared)})
     with site.client() as client:
         answer = client.get("/dashboard/data", headers=site.headers("developer"))
     assert (answer.status_code, answer.json()["code"]) == (503, "events_unavailable")
+    assert "from Elasticsearch" in answer.json()["detail"]
