@@ -103,7 +103,7 @@ def _things(config: Monitoring, environ: Mapping[str, str], stack: ExitStack) ->
 class _Absent:
     """A Kibana that does not answer."""
 
-    name = "Kibana's data view, dashboards and rules"
+    name = "Kibana's data view and dashboards"
 
     def __init__(self, why: str) -> None:
         self._why = why
