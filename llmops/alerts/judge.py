@@ -45,13 +45,12 @@ class Judge:
         now = now or datetime.now(UTC)
         findings: list[Finding] = []
         judged: set[str] = set()
-        for check, needs in dict.fromkeys((row.check, row.needs) for row in RULES.values()):
-            if check is None or (needs and not getattr(self._sources, needs)):
-                continue
+        for check in dict.fromkeys(row.check for row in RULES.values() if row.check):
             rules = [rule for rule, row in RULES.items() if row.check is check]
             try:
-                findings += check(self._sources, now)
-                judged.update(rules)
+                if (found := check(self._sources, now)) is not None:
+                    findings += found
+                    judged.update(rules)
             except Exception:  # a reader that is down, say: the other rules are judged all the same
                 log.exception("The rules %s cannot be judged", ", ".join(rules))
         findings = [finding for finding in findings if finding.rule not in self._config.alerts.off]

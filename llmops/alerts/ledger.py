@@ -144,46 +144,42 @@ def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[d
     """What is `open`, what is `over` since some days, `silences` that go on, `deliveries` that failed."""
     alerts, deliveries, silences = tables.alerts, tables.alert_deliveries, tables.alert_silences
     since = timestamp(now - timedelta(days=days))
-    with database_of(config).read() as connection:
-
-        def rows(select: sa.Select[Any]) -> list[dict[str, Any]]:
-            return [dict(row) for row in connection.execute(select).mappings()]
-
-        going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
-        late = sa.or_(
-            sa.and_(deliveries.c.ended == "", deliveries.c.error != ""),
-            sa.and_(deliveries.c.outcome == "given_up", deliveries.c.ended >= since),
-        )
-        return {
-            "open": rows(sa.select(alerts).where(alerts.c.resolved == "").order_by(alerts.c.raised)),
-            "over": rows(sa.select(alerts).where(alerts.c.resolved >= since).order_by(alerts.c.raised)),
-            "silences": rows(going),
-            "deliveries": rows(sa.select(deliveries).where(late).order_by(deliveries.c.created)),
-        }
+    going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
+    late = sa.or_(
+        sa.and_(deliveries.c.ended == "", deliveries.c.error != ""),
+        sa.and_(deliveries.c.outcome == "given_up", deliveries.c.ended >= since),
+    )
+    return {
+        "open": _read(config, sa.select(alerts).where(alerts.c.resolved == "").order_by(alerts.c.raised)),
+        "over": _read(config, sa.select(alerts).where(alerts.c.resolved >= since).order_by(alerts.c.raised)),
+        "silences": _read(config, going),
+        "deliveries": _read(config, sa.select(deliveries).where(late).order_by(deliveries.c.created)),
+    }
 
 
 def told_between(config: Config, rules: Collection[str], since: datetime, until: datetime) -> list[dict[str, Any]]:
     """The alerts of these rules, over or not, of which receivers were to be told from `since` on and before `until`."""
     alerts = tables.alerts
     told = sa.and_(alerts.c.told >= timestamp(since), alerts.c.told < timestamp(until))
-    select = sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told)
-    with database_of(config).read() as connection:
-        return [dict(row) for row in connection.execute(select).mappings()]
+    return _read(config, sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told))
 
 
 def open_between(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
     """Return the alerts that were open in `since < time <= until`, also if nobody was told: judging looks back."""
     alerts = tables.alerts
     then = sa.or_(alerts.c.resolved == "", alerts.c.resolved > timestamp(since))
-    select = sa.select(alerts).where(alerts.c.raised <= timestamp(until), then).order_by(alerts.c.raised)
-    with database_of(config).read() as connection:
-        return [dict(row) for row in connection.execute(select).mappings()]
+    return _read(config, sa.select(alerts).where(alerts.c.raised <= timestamp(until), then).order_by(alerts.c.raised))
 
 
 def beat(config: Config, name: str, now: datetime) -> None:
     """Note that what runs by a schedule does so."""
     with database_of(config).change() as connection:
         _beat(connection, name, timestamp(now))
+
+
+def _read(config: Config, select: sa.Select[Any]) -> list[dict[str, Any]]:
+    with database_of(config).read() as connection:
+        return [dict(row) for row in connection.execute(select).mappings()]
 
 
 def _key(row: Row) -> tuple[str, str, str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from llmops.alerts import conditions, traffic
 from llmops.alerts.finding import Finding
 from llmops.alerts.traffic import Sources
 from llmops.config.alerts import Rule, Severity
 
-Check = Callable[[Sources, datetime], list[Finding]]
+Check = Callable[[Sources, datetime], list[Finding] | None]  #: None: it cannot be judged in this process
 
 
 class Row(NamedTuple):
@@ -24,7 +24,6 @@ class Row(NamedTuple):
     severity: Severity
     raised_when: str  #: for docs/monitoring.md, with the defaults of the fields that decide it
     check: Check | None = None  #: None: Airflow's callbacks find it (`llmops.alerts.runs`)
-    needs: Literal["", "reader", "waiting"] = ""  #: the source without which it is not judged
 
 
 RULES: dict[Rule, Row] = {
@@ -33,55 +32,43 @@ RULES: dict[Rule, Row] = {
         "the 95th percentile of answers of `/generate` is above "
         "`monitoring.latency_p95_ms` ({monitoring.latency_p95_ms:g})",
         traffic.requests,
-        "reader",
     ),
     "error_rate": Row(
-        "critical",
-        "the share of 5xx is above `monitoring.error_rate` ({monitoring.error_rate:g})",
-        traffic.requests,
-        "reader",
+        "critical", "the share of 5xx is above `monitoring.error_rate` ({monitoring.error_rate:g})", traffic.requests
     ),
     "burn_rate_fast": Row(
         "critical",
         "errors are `alerts.burn_fast` ({alerts.burn_fast:g}) times as many as that allows, in the last window and in "
         "twelve",
         traffic.requests,
-        "reader",
     ),
     "burn_rate_slow": Row(
         "warning",
         "errors are `alerts.burn_slow` ({alerts.burn_slow:g}) times as many, in the last 6 windows and in 72",
         traffic.requests,
-        "reader",
     ),
     "queue_length": Row(
         "warning",
         "`alerts.queue_length` ({alerts.queue_length}) requests wait for the engines of a process at three looks in a "
         "row",
         traffic.queue,
-        "waiting",
     ),
     "queue_time": Row(
         "warning",
         "the 95th percentile of the time that requests wait is above `alerts.queue_time_ms` ({alerts.queue_time_ms:g})",
         traffic.requests,
-        "reader",
     ),
     "guard_rejections": Row(
         "warning",
         "the guard has cut more than `alerts.guard_share` ({alerts.guard_share:g}) of the answers",
         traffic.requests,
-        "reader",
     ),
     "drift": Row(
         "warning",
         "a feature differs from the reference in `alerts.drift_windows` ({alerts.drift_windows}) windows in a row",
         conditions.drift,
-        "reader",
     ),
-    "decay": Row(
-        "warning", "the interval of a figure's slope is all on the wrong side of 0", conditions.decay, "reader"
-    ),
+    "decay": Row("warning", "the interval of a figure's slope is all on the wrong side of 0", conditions.decay),
     "spool": Row(
         "warning",
         "a sink has left an event waiting for `alerts.spool_minutes` ({alerts.spool_minutes:g}), or "
@@ -91,9 +78,7 @@ RULES: dict[Rule, Row] = {
     "disk": Row(
         "critical", "less than `alerts.disk_free` ({alerts.disk_free:g}) of the home's disk is free", conditions.disk
     ),
-    "stage_failed": Row(
-        "warning", "the last try of a stage, run without Airflow, has failed", conditions.stage_failed, "reader"
-    ),
+    "stage_failed": Row("warning", "the last try of a stage, run without Airflow, has failed", conditions.stage_failed),
     "run_failed": Row("critical", "a run of a DAG has failed"),
     "run_late": Row(
         "warning", "a run of the pipeline has not ended within `schedule.late_hours` ({schedule.late_hours:g})"

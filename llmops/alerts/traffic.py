@@ -116,9 +116,10 @@ class Sources:
         self.traffic = Traffic(reader, timedelta(minutes=config.alerts.window_minutes)) if reader else None
 
 
-def queue(sources: Sources, now: datetime) -> list[Finding]:
+def queue(sources: Sources, now: datetime) -> list[Finding] | None:
     """Find that requests wait for the engines of this process at several looks in a row."""
-    assert sources.waiting
+    if not sources.waiting:
+        return None
     sources.lengths.append(sources.waiting())
     bound, least = sources.config.alerts.queue_length, min(sources.lengths)
     if len(sources.lengths) < LOOKS or least < bound:
@@ -127,9 +128,10 @@ def queue(sources: Sources, now: datetime) -> list[Finding]:
     return [Finding("queue_length", message, value=least, bound=bound, place=place(sources.config))]
 
 
-def requests(sources: Sources, now: datetime) -> list[Finding]:
+def requests(sources: Sources, now: datetime) -> list[Finding] | None:
     """Judge the requests of the last windows, which are read once for all rules about them."""
-    assert sources.traffic
+    if not sources.traffic:
+        return None
     found = sources.traffic.read(now)
     return [*judge_requests(sources.config, found, now), *judge_burns(sources.config, sources.traffic, now)]
 
