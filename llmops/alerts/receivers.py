@@ -43,8 +43,8 @@ def receivers_of(config: Config, environ: Mapping[str, str] = os.environ) -> lis
     return [Receiver("log", _log), Receiver("event", partial(emit_alert, config.events)), *named]
 
 
-def service(settings: Settings, environ: Mapping[str, str] = os.environ) -> Any:
-    """Return the service that apprise makes of a receiver's URL.
+def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: str = "0") -> Any:
+    """Return the service that apprise makes of a receiver's URL, in which `{alert}` stands for the alert's id.
 
     Raises:
         ConfigError: if a variable is not set, or apprise cannot use the URL.
@@ -62,7 +62,7 @@ def service(settings: Settings, environ: Mapping[str, str] = os.environ) -> Any:
             raise ConfigError(f"The receiver {settings.name} needs ${{{name}}}; set {name} in the environment.")
         return environ[name]
 
-    url = filled(settings.url, value)
+    url = filled(settings.url.replace("{alert}", alert), value)
     asset = AppriseAsset(app_id="llmops", http_redirects=False, service_timeout=SERVICE_S)
     if found := Apprise.instantiate(url, asset=asset):
         return found
@@ -76,7 +76,7 @@ def service(settings: Settings, environ: Mapping[str, str] = os.environ) -> Any:
 def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str, Any]) -> None:
     from apprise import Apprise
 
-    found = service(settings, environ)
+    found = service(settings, environ, document["alert"])
     if hasattr(found, "payload_extras"):  # json://, form:// and xml://: all fields, besides title and message
         more = {**document["details"], **{name: document[name] for name in document if name != "message"}}
         found.payload_extras |= {name: value for name, value in more.items() if isinstance(value, str | int | float)}

@@ -15,6 +15,7 @@ from llmops import cli
 from llmops.alerts.finding import Finding, document
 from llmops.alerts.ledger import row_of
 from llmops.alerts.receivers import Receiver, receivers_of
+from llmops.alerts.watch import Watch
 from llmops.config import Config, load
 from llmops.errors import ConfigError, TransientError
 from llmops.monitoring.datasets import ALERT
@@ -33,12 +34,12 @@ def made(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[st
 
 
 def test_a_webhook_gets_all_fields_as_json_with_an_id_that_stays(hook: Any, tmp_path: Path) -> None:
-    url = hook.url.replace("http", "json") + "/hooks/${TOKEN}?+Authorization=Bearer ${TOKEN}"
+    url = hook.url.replace("http", "json") + "/hooks/${TOKEN}/{alert}?+Authorization=Bearer ${TOKEN}"
     receiver, told = made(tmp_path, url, TOKEN="t0p")
     for _ in range(2):
         receiver.send(told)
     (path, headers, body), again = hook.got
-    assert path == "/hooks/t0p" and headers["Authorization"] == "Bearer t0p"
+    assert path == "/hooks/t0p/0a" and headers["Authorization"] == "Bearer t0p"
     said = json.loads(body)
     assert said == json.loads(again[2]) and said["id"] == "0a.raised" and said["llmops.run"] == "r1"
     assert said["runbook"] == "docs/runbook.md#spool" and said["link"] == "http://127.0.0.1:8000/dashboard"
@@ -90,6 +91,17 @@ def test_a_receiver_that_cannot_be_told_is_named_without_its_secret(
     with pytest.raises(kind, match=words) as error:
         receiver.send(told)
     assert "s3cret" not in str(error.value)
+
+
+def test_a_receiver_that_cannot_work_is_an_error_in_the_log_before_anything_is_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    receivers = [{"name": "typo", "url": "mailtoo://x"}, {"name": "good", "url": "json://x"}]
+    watch = Watch(Config(home=tmp_path, alerts={"receivers": receivers}))
+    watch.stop()
+    watch._judge()
+    assert [record.levelname for record in caplog.records if "receiver" in record.getMessage()] == ["ERROR"]
+    assert "the URL of the receiver typo" in caplog.text
 
 
 def test_mail_by_starttls_with_a_password(
