@@ -3,10 +3,10 @@
 
 Sends what is left in the event spool to its sinks, then judges the rules of alerts for the time in which no serving app
 did, tells receivers what waits for them, and reports latency and errors of the data interval beside the objectives of
-the configuration's section `monitoring`. The last window of requests that has ended is compared with the champion's
-reference, once, for drift. A sink that is down stops neither alerts nor the other sinks, but the run is red. An
-alert about drift or decay that was raised meanwhile is an event of the asset `llmops://decline`, on which
-`llm_continuous_improvement` runs.
+the configuration's section `monitoring`, with the alerts that were open. The last window of requests that has ended is
+compared with the champion's reference, once, for drift. A sink that is down stops neither alerts nor the other sinks,
+but the run is red. An alert about drift or decay that was raised meanwhile is an event of the asset
+`llmops://decline`, on which `llm_continuous_improvement` runs.
 """
 
 from __future__ import annotations
@@ -48,10 +48,9 @@ def llm_monitoring() -> None:
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a remote sink that is down must not silence alerts
     def judge() -> dict[str, Any]:
-        from llmops.alerts.judge import catch_up
+        from llmops.alerts.judge import catch_up, report
         from llmops.config import load
         from llmops.errors import ConfigError
-        from llmops.monitoring.objectives import report
 
         run, config = get_current_context()["dag_run"], load()
         until = run.data_interval_end or run.run_after
@@ -60,7 +59,7 @@ def llm_monitoring() -> None:
         try:
             return {**report(config, since, until), "told": told}
         except ConfigError as error:  # events go where nobody here can read them, which is no failure
-            return {"judged": False, "why": str(error), "told": told}
+            return {"why": str(error), "told": told}
 
     @task(multiple_outputs=False, trigger_rule="all_done")
     def drift() -> dict[str, Any]:

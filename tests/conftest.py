@@ -449,11 +449,16 @@ class Hook:
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # where a redirect leads
+                self.send_response(200)
+                self.end_headers()
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.got.append((self.path, dict(self.headers), body))
                 self.send_response(hook.status)
                 self.send_header("Content-Length", str(len(hook.says.encode())))
+                self.send_header("Location", "/")
                 self.end_headers()
                 self.wfile.write(hook.says.encode())
 

@@ -1,33 +1,36 @@
-"""Rules about everything but requests: what drifts and decays, what waits, fails, is missing or runs out."""
+"""Checks of everything but requests: what drifts and decays, what waits, fails, is missing or runs out."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import socket
 from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
+
 from llmops.access.keys import keys_of
-from llmops.alerts.finding import Finding
-from llmops.alerts.ledger import heartbeats
-from llmops.artifacts import locked
+from llmops.alerts.finding import Finding, place
+from llmops.alerts.traffic import Sources
 from llmops.config import Config
 from llmops.doctor import nearest
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE
 from llmops.monitoring.events import timestamp
-from llmops.monitoring.reader import Reader
 from llmops.monitoring.spool import Spool
+from llmops.state import tables
+from llmops.state.database import database_of
 
 LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie; of longer windows two
 
 
-def drift(config: Config, reader: Reader, now: datetime) -> list[Finding]:
-    """`drift`: what differs from the reference in the last windows, one alert per version."""
+def drift(sources: Sources, now: datetime) -> list[Finding] | None:
+    """Find what differs from the reference in the last windows, one finding per version."""
+    if not sources.reader:
+        return None
+    config = sources.config
     last: dict[tuple[str, ...], dict[str, Any]] = {}
     look = max(LOOK, 2 * timedelta(hours=config.monitoring.drift_hours))
-    for event in reader.find(DRIFT, timestamp(now - look), timestamp(now)):
+    for event in sources.reader.find(DRIFT, timestamp(now - look), timestamp(now)):
         comparison = tuple(str(event.get(f"llmops.drift.{name}", "")) for name in ("feature", "side", "test"))
         last[str(event.get("llmops.model.version", "")), *comparison] = event
     drifted: dict[str, set[str]] = defaultdict(set)
@@ -47,10 +50,12 @@ def drift(config: Config, reader: Reader, now: datetime) -> list[Finding]:
     ]
 
 
-def decay(config: Config, reader: Reader, now: datetime) -> list[Finding]:
-    """`decay`: figures of the last days whose slope is surely the wrong way."""
+def decay(sources: Sources, now: datetime) -> list[Finding] | None:
+    """Find figures of the last days whose slope is surely the wrong way."""
+    if not sources.reader:
+        return None
     last: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for event in reader.find(DECAY, timestamp(now - LOOK), timestamp(now)):
+    for event in sources.reader.find(DECAY, timestamp(now - LOOK), timestamp(now)):
         names = ("llmops.model.version", "llmops.decay.metric", "llmops.decay.set")
         version, metric, items = (str(event.get(name, "")) for name in names)
         last[version, metric, items] = event
@@ -70,12 +75,13 @@ def decay(config: Config, reader: Reader, now: datetime) -> list[Finding]:
     return found
 
 
-def stage_failed(config: Config, reader: Reader, now: datetime) -> list[Finding]:
-    """`stage_failed`: stages whose last try in a day has failed, of runs without an orchestrator; those of Airflow have
-    `run_failed`, once they are not tried again."""
+def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
+    """Find stages whose last try in a day has failed, of runs without Airflow, whose runs have `run_failed`."""
+    if not sources.reader:
+        return None
     last = {
         str(event["event.action"]): event
-        for event in reader.find(PIPELINE, timestamp(now - timedelta(days=1)), timestamp(now))
+        for event in sources.reader.find(PIPELINE, timestamp(now - timedelta(days=1)), timestamp(now))
         if not event.get("llmops.run") and event.get("event.action")
     }
     return [
@@ -90,8 +96,9 @@ def stage_failed(config: Config, reader: Reader, now: datetime) -> list[Finding]
     ]
 
 
-def spool(config: Config, now: datetime) -> list[Finding]:
-    """`spool`: sinks that have left events waiting for too long, or too many."""
+def spool(sources: Sources, now: datetime) -> list[Finding]:
+    """Find sinks that have left events waiting for too long, or too many."""
+    config = sources.config
     if not (config.events / "spool.db").exists():
         return []
     found = []
@@ -109,8 +116,9 @@ def spool(config: Config, now: datetime) -> list[Finding]:
     return found
 
 
-def disk(config: Config, now: datetime) -> list[Finding]:
-    """`disk`: too little is free where the home is."""
+def disk(sources: Sources, now: datetime) -> list[Finding]:
+    """Find that too little is free where the home is."""
+    config = sources.config
     usage = shutil.disk_usage(nearest(config.home))
     share = usage.free / usage.total
     if share >= config.alerts.disk_free:
@@ -122,8 +130,9 @@ def disk(config: Config, now: datetime) -> list[Finding]:
     return [Finding("disk", message, value=share, bound=config.alerts.disk_free, place=place(config))]
 
 
-def dag_missing(config: Config, now: datetime) -> list[Finding]:
-    """`dag_missing`: DAGs that have run by their schedule before and should have again."""
+def dag_missing(sources: Sources, now: datetime) -> list[Finding]:
+    """Find DAGs that have run by their schedule before and should have again."""
+    config = sources.config
     beats, found = heartbeats(config), []
     for dag, hours in sorted(config.alerts.missing_hours.items()):
         if dag not in beats:
@@ -135,9 +144,12 @@ def dag_missing(config: Config, now: datetime) -> list[Finding]:
     return found
 
 
-def key_expiring(config: Config, now: datetime) -> list[Finding]:
-    """`key_expiring`: keys whose time is over soon, or has been for less than a day; not those of one errand, which are
-    good for no longer than the warning comes before the end."""
+def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
+    """Find keys whose time is over soon, or has been for less than a day.
+
+    Keys that were made for no longer than the warning comes before the end are left out.
+    """
+    config = sources.config
     found = []
     for key in keys_of(config).list():
         if not key.expires or key.revoked:
@@ -153,11 +165,7 @@ def key_expiring(config: Config, now: datetime) -> list[Finding]:
     return found
 
 
-def place(config: Config) -> str:
-    """Names the home, with its spool and its disk, which several processes may share and other machines cannot see."""
-    file = config.home / "place"
-    if not file.is_file():
-        with locked(file):
-            if not file.is_file():
-                file.write_text(f"{socket.gethostname()}-{secrets.token_hex(3)}", encoding="utf-8")
-    return file.read_text(encoding="utf-8")
+def heartbeats(config: Config) -> dict[str, str]:
+    """Return when each thing that runs by a schedule did so last."""
+    with database_of(config).read() as connection:
+        return {row.name: row.time for row in connection.execute(sa.select(tables.heartbeats))}

@@ -1,35 +1,17 @@
-"""What a rule finds, and what people are told of it."""
+"""A finding of a rule, and the document that receivers get of it."""
 
 from __future__ import annotations
 
+import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from llmops.artifacts import locked
 from llmops.config import Config
-from llmops.config.alerts import Rule, Severity
-
-#: rule → how bad it is. `docs/runbook.md` has a heading for each, which its alerts link to.
-SEVERITIES: dict[Rule, Severity] = {
-    "latency_p95": "critical",
-    "error_rate": "critical",
-    "burn_rate_fast": "critical",
-    "burn_rate_slow": "warning",
-    "queue_length": "warning",
-    "queue_time": "warning",
-    "guard_rejections": "warning",
-    "drift": "warning",
-    "decay": "warning",
-    "spool": "warning",
-    "disk": "critical",
-    "stage_failed": "warning",
-    "dag_missing": "warning",
-    "key_expiring": "warning",
-    "run_failed": "critical",
-    "run_late": "warning",
-    "gc_failed": "warning",
-}
+from llmops.config.alerts import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +28,13 @@ class Finding:
     place: str = ""  #: the machine, if it alone can judge this
     details: Mapping[str, Any] = field(default_factory=dict)  #: more fields of the event
 
-    @property
-    def severity(self) -> Severity:
-        """How bad it is."""
-        return SEVERITIES[self.rule]
-
     def kept(self) -> dict[str, Any]:
-        """What the database keeps of it besides its columns."""
+        """Return what the database keeps of it besides its columns."""
         return {name: asdict(self)[name] for name in ("message", "value", "bound", "since", "until", "details")}
 
 
 def document(config: Config, row: Mapping[str, Any], state: str) -> dict[str, Any]:
-    """What receivers are told.
+    """Return what receivers are told.
 
     Args:
         config: where the dashboard and the runbook are.
@@ -87,7 +64,7 @@ def document(config: Config, row: Mapping[str, Any], state: str) -> dict[str, An
 
 
 def link(config: Config) -> str:
-    """Where the dashboard is."""
+    """Return the address of the dashboard."""
     if config.alerts.dashboard:
         return config.alerts.dashboard
     host = "127.0.0.1" if config.serving.host in ("0.0.0.0", "::") else config.serving.host
@@ -95,6 +72,27 @@ def link(config: Config) -> str:
 
 
 def title(document: Mapping[str, Any]) -> str:
-    """One line: how it stands, how bad it is, what it is about."""
+    """Return one line: how it stands, how bad it is, what it is about."""
     about = f" ({document['subject']})" if document["subject"] else ""
-    return f"[{document['state']}] {document['severity']}: {document['rule']}{about}"
+    return " ".join(f"[{document['state']}] {document['severity']}: {document['rule']}{about}".split())
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """Return the message with its numbers, the runbook and the dashboard; its last line is the same at every try."""
+    names = ("value", "bound", "since", "until", "raised", "resolved")
+    rows = [f"{name}: {document[name]}" for name in names if document[name] not in (None, "")]
+    ends = [f"What to do: {document['runbook']}", f"Dashboard: {document['link']}", f"id: {document['id']}"]
+    return "\n".join([document["message"], "", *rows, "", *ends])
+
+
+def place(config: Config) -> str:
+    """Return the name of the home, which several processes may share and other machines cannot see.
+
+    Its spool and its disk are judged by this name.
+    """
+    file = config.home / "place"
+    if not file.is_file():
+        with locked(file):
+            if not file.is_file():
+                file.write_text(f"{socket.gethostname()}-{secrets.token_hex(3)}", encoding="utf-8")
+    return file.read_text(encoding="utf-8")

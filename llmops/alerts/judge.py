@@ -1,30 +1,27 @@
-"""Judging all rules at a moment, and catching up with moments when nobody did."""
+"""Judging all rules at a moment, catching up with moments when nobody did, and a report of what was raised."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
-from llmops.alerts import conditions, ledger
-from llmops.alerts.finding import Finding
+from llmops.alerts import ledger
+from llmops.alerts.conditions import heartbeats
+from llmops.alerts.finding import Finding, place
 from llmops.alerts.outbox import deliver_all
-from llmops.alerts.receivers.kinds import receivers_of
-from llmops.alerts.traffic import BURNS, Traffic, judge_burns, judge_requests
+from llmops.alerts.receivers import receivers_of
+from llmops.alerts.rules import RULES
+from llmops.alerts.traffic import Sources
 from llmops.config import Config
 from llmops.errors import ConfigError
+from llmops.monitoring.events import timestamp
+from llmops.monitoring.figures.requests import Figures
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
-
-LOOKS = 3  #: in a row at which a queue has to be long
-_REQUESTS = ("latency_p95", "error_rate", "queue_time", "guard_rejections")
-
-Check = Callable[[datetime], list[Finding]]
 
 
 class Judge:
@@ -37,24 +34,7 @@ class Judge:
     """
 
     def __init__(self, config: Config, reader: Reader | None = None, waiting: Callable[[], int] | None = None) -> None:
-        self._config, self._waiting = config, waiting
-        self._queue: deque[int] = deque(maxlen=LOOKS)
-        self._checks: dict[tuple[str, ...], Check] = {
-            ("spool",): partial(conditions.spool, config),
-            ("disk",): partial(conditions.disk, config),
-            ("dag_missing",): partial(conditions.dag_missing, config),
-            ("key_expiring",): partial(conditions.key_expiring, config),
-        }
-        if waiting:
-            self._checks[("queue_length",)] = self._long_queue
-        if reader := reader or _reader(config):
-            traffic = Traffic(reader, timedelta(minutes=config.alerts.window_minutes))
-            self._checks |= {
-                (*_REQUESTS, *BURNS): partial(_requests, config, traffic),
-                ("drift",): partial(conditions.drift, config, reader),
-                ("decay",): partial(conditions.decay, config, reader),
-                ("stage_failed",): partial(conditions.stage_failed, config, reader),
-            }
+        self._config, self._sources = config, Sources(config, reader or _reader(config), waiting)
 
     def judge(self, now: datetime | None = None) -> list[dict[str, Any]]:
         """Judge all rules; returns what was raised or resolved. A rule that cannot be judged changes nothing.
@@ -65,24 +45,16 @@ class Judge:
         now = now or datetime.now(UTC)
         findings: list[Finding] = []
         judged: set[str] = set()
-        for rules, check in self._checks.items():
+        for check in dict.fromkeys(row.check for row in RULES.values() if row.check):
+            rules = [rule for rule, row in RULES.items() if row.check is check]
             try:
-                findings += check(now)
-                judged.update(rules)
+                if (found := check(self._sources, now)) is not None:
+                    findings += found
+                    judged.update(rules)
             except Exception:  # a reader that is down, say: the other rules are judged all the same
                 log.exception("The rules %s cannot be judged", ", ".join(rules))
         findings = [finding for finding in findings if finding.rule not in self._config.alerts.off]
-        return ledger.judged(self._config, findings, judged, now, conditions.place(self._config))
-
-    def _long_queue(self, now: datetime) -> list[Finding]:
-        assert self._waiting
-        self._queue.append(self._waiting())
-        bound, least = self._config.alerts.queue_length, min(self._queue)
-        if len(self._queue) < LOOKS or least < bound:
-            return []
-        message = f"At least {least} requests waited for the engines at {LOOKS} looks in a row; {bound} raise this."
-        place = conditions.place(self._config)
-        return [Finding("queue_length", message, value=least, bound=bound, place=place)]
+        return ledger.judged(self._config, findings, judged, now, place(self._config))
 
 
 def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
@@ -94,7 +66,7 @@ def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str,
         What was raised or resolved.
     """
     told: list[dict[str, Any]] = []
-    known = ledger.heartbeats(config).get(ledger.JUDGED)
+    known = heartbeats(config).get(ledger.JUDGED)
     step = timedelta(minutes=config.alerts.window_minutes)
     moment = max(since, datetime.fromisoformat(known)) if known else since
     judge = Judge(config)
@@ -105,8 +77,36 @@ def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str,
     return told
 
 
-def _requests(config: Config, traffic: Traffic, now: datetime) -> list[Finding]:
-    return [*judge_requests(config, traffic.read(now), now), *judge_burns(config, traffic, now)]
+def report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
+    """Return the figures of the requests with `since <= time < until`, and the alerts that were open in that time.
+
+    Nothing is judged here: `catch_up` first. Events that wait in the spool are not seen: `spool.drain` first.
+
+    Returns:
+        Figures of all requests; `versions`, the same of each; `objectives`; and `alerts`: rule, subject, severity,
+        message and times of each. JSON values, null where there is nothing to measure.
+
+    Raises:
+        ConfigError: if events go to no sink that can be read.
+    """
+    found = (reader or reader_of(config)).requests(since, until)
+    names = ("id", "rule", "subject", "severity", "raised", "resolved")
+    return {
+        "since": timestamp(since),
+        "until": timestamp(until),
+        **_summary(found.total),
+        "versions": {version: _summary(figures) for version, figures in found.versions.items()},
+        "objectives": config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"}),
+        "alerts": [
+            {**{name: row[name] for name in names}, "message": row["finding"]["message"]}
+            for row in ledger.open_between(config, since, until)
+        ],
+    }
+
+
+def _summary(figures: Figures) -> dict[str, Any]:
+    names = ("requests", "answered", "refused", "failed", "error_rate", "latency_ms", "input_tokens", "output_tokens")
+    return {name: getattr(figures, name) for name in names}
 
 
 def _reader(config: Config) -> Reader | None:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.alerts.finding import Finding, document
+from llmops.alerts.rules import RULES
 from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.monitoring.events import timestamp
@@ -64,18 +65,27 @@ def judged(
     return told
 
 
-def raise_once(config: Config, finding: Finding, identity: str, now: datetime) -> bool:
-    """Raise what happens at a moment, a run that fails; False if this very thing, over or not, was raised before.
+def raise_once(config: Config, finding: Finding, id: str, now: datetime) -> bool:
+    """Raise what happens at a moment, a run that fails; False if an alert of this id, over or not, was raised before.
 
     It is resolved by `over`.
     """
-    id, moment = uuid.uuid5(uuid.NAMESPACE_URL, identity).hex, timestamp(now)
+    moment = timestamp(now)
     with database_of(config).change() as connection:
         if connection.scalar(sa.select(tables.alerts.c.id).where(tables.alerts.c.id == id)):
             return False
         _insert(connection, finding, id, moment)
         _tell_open(connection, config, moment)
     return True
+
+
+def row_of(finding: Finding, id: str, moment: str) -> dict[str, Any]:
+    """Return the row of an alert that is raised now."""
+    return {
+        "id": id, "rule": finding.rule, "subject": finding.subject, "place": finding.place,
+        "severity": RULES[finding.rule].severity, "finding": finding.kept(), "raised": moment, "held": moment,
+        "told": "", "resolved": "",
+    }  # fmt: skip
 
 
 def over(config: Config, rules: Collection[str], subject: str, now: datetime) -> int:
@@ -134,31 +144,31 @@ def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[d
     """What is `open`, what is `over` since some days, `silences` that go on, `deliveries` that failed."""
     alerts, deliveries, silences = tables.alerts, tables.alert_deliveries, tables.alert_silences
     since = timestamp(now - timedelta(days=days))
-    with database_of(config).read() as connection:
-
-        def rows(select: sa.Select[Any]) -> list[dict[str, Any]]:
-            return [dict(row) for row in connection.execute(select).mappings()]
-
-        going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
-        late = sa.or_(
-            sa.and_(deliveries.c.ended == "", deliveries.c.error != ""),
-            sa.and_(deliveries.c.outcome == "given_up", deliveries.c.ended >= since),
-        )
-        return {
-            "open": rows(sa.select(alerts).where(alerts.c.resolved == "").order_by(alerts.c.raised)),
-            "over": rows(sa.select(alerts).where(alerts.c.resolved >= since).order_by(alerts.c.raised)),
-            "silences": rows(going),
-            "deliveries": rows(sa.select(deliveries).where(late).order_by(deliveries.c.created)),
-        }
+    going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
+    late = sa.or_(
+        sa.and_(deliveries.c.ended == "", deliveries.c.error != ""),
+        sa.and_(deliveries.c.outcome == "given_up", deliveries.c.ended >= since),
+    )
+    return {
+        "open": _read(config, sa.select(alerts).where(alerts.c.resolved == "").order_by(alerts.c.raised)),
+        "over": _read(config, sa.select(alerts).where(alerts.c.resolved >= since).order_by(alerts.c.raised)),
+        "silences": _read(config, going),
+        "deliveries": _read(config, sa.select(deliveries).where(late).order_by(deliveries.c.created)),
+    }
 
 
 def told_between(config: Config, rules: Collection[str], since: datetime, until: datetime) -> list[dict[str, Any]]:
     """The alerts of these rules, over or not, of which receivers were to be told from `since` on and before `until`."""
     alerts = tables.alerts
     told = sa.and_(alerts.c.told >= timestamp(since), alerts.c.told < timestamp(until))
-    select = sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told)
-    with database_of(config).read() as connection:
-        return [dict(row) for row in connection.execute(select).mappings()]
+    return _read(config, sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told))
+
+
+def open_between(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
+    """Return the alerts that were open in `since < time <= until`, also if nobody was told: judging looks back."""
+    alerts = tables.alerts
+    then = sa.or_(alerts.c.resolved == "", alerts.c.resolved > timestamp(since))
+    return _read(config, sa.select(alerts).where(alerts.c.raised <= timestamp(until), then).order_by(alerts.c.raised))
 
 
 def beat(config: Config, name: str, now: datetime) -> None:
@@ -167,10 +177,9 @@ def beat(config: Config, name: str, now: datetime) -> None:
         _beat(connection, name, timestamp(now))
 
 
-def heartbeats(config: Config) -> dict[str, str]:
-    """When what runs by a schedule did so last."""
+def _read(config: Config, select: sa.Select[Any]) -> list[dict[str, Any]]:
     with database_of(config).read() as connection:
-        return {row.name: row.time for row in connection.execute(sa.select(tables.heartbeats))}
+        return [dict(row) for row in connection.execute(select).mappings()]
 
 
 def _key(row: Row) -> tuple[str, str, str]:
@@ -183,11 +192,7 @@ def _open(connection: sa.Connection) -> list[Row]:
 
 
 def _insert(connection: sa.Connection, finding: Finding, id: str, moment: str) -> Row:
-    row = {
-        "id": id, "rule": finding.rule, "subject": finding.subject, "place": finding.place,
-        "severity": finding.severity, "finding": finding.kept(), "raised": moment, "held": moment, "told": "",
-        "resolved": "",
-    }  # fmt: skip
+    row = row_of(finding, id, moment)
     connection.execute(sa.insert(tables.alerts).values(row))
     return row
 

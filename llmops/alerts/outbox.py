@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.alerts.receivers.base import Receiver
+from llmops.alerts.receivers import SERVICE_S, Receiver
 from llmops.errors import said
 from llmops.monitoring.events import timestamp
 from llmops.state import tables
@@ -21,7 +21,7 @@ from llmops.state.database import Database
 
 log = logging.getLogger(__name__)
 
-TAKEN_S = 30.0  #: besides twice the receiver's time limit, how long what somebody sends is left to him
+TAKEN_S = 30.0 + 2 * SERVICE_S  #: how long a message is left to the process that sends it
 FIRST_S, LONGEST_S = 5.0, 300.0  #: pauses between tries, doubled each time
 GIVE_UP = timedelta(hours=24)  #: nobody is helped by an alert of yesterday
 
@@ -73,7 +73,7 @@ def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
         row = connection.execute(select).mappings().first()
         if row is None:
             return None
-        until = timestamp(now + timedelta(seconds=TAKEN_S + 2 * receiver.timeout_s))
+        until = timestamp(now + timedelta(seconds=TAKEN_S))
         values = {"due": until, "tries": row["tries"] + 1}
         connection.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
         return {**row, **values}

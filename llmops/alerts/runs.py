@@ -1,5 +1,6 @@
 """Alerts about runs of DAGs: one that failed, one that is late, one after which old data could not be removed.
 
+Only Airflow sees these, so its callbacks report them here; severity, silences and receivers are those of all rules.
 They are raised where it happens and resolved when a later run of the DAG succeeds; the last kind, when old data could.
 """
 
@@ -13,14 +14,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops.alerts import ledger
-from llmops.alerts.finding import Finding
+from llmops.alerts.finding import Finding, document
 from llmops.alerts.outbox import deliver_all
-from llmops.alerts.receivers.kinds import receivers_of
+from llmops.alerts.receivers import emit_alert, receivers_of
 from llmops.config import Config, load
 from llmops.config.alerts import Rule
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import ALERT
-from llmops.monitoring.events import emit
+from llmops.monitoring.events import timestamp
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
@@ -47,17 +48,15 @@ def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Ma
     config = settings()
     if rule in config.alerts.off:
         return
-    identity = "|".join([ALERT, rule, dag, run, str(cleared)])
-    details = {"llmops.dag": dag, "llmops.run": run, **fields}
-    finding = Finding(rule, message, subject=dag, details=details)
+    id = uuid.uuid5(uuid.NAMESPACE_URL, "|".join([ALERT, rule, dag, run, str(cleared)])).hex
+    finding = Finding(rule, message, subject=dag, details={"llmops.dag": dag, "llmops.run": run, **fields})
+    now = datetime.now(UTC)
     try:
-        ledger.raise_once(config, finding, identity, datetime.now(UTC))
+        ledger.raise_once(config, finding, id, now)
         deliver_all(database_of(config), receivers_of(config))
     except Exception:
         log.exception("The alert %s about %s of %s cannot be raised; it is an event only", rule, run, dag)
-        id = str(uuid.uuid5(uuid.NAMESPACE_URL, identity))
-        said = {"event.id": id, "event.kind": "alert", "rule.name": rule, "message": message, **details}
-        emit(config.events, ALERT, said)
+        emit_alert(config.events, document(config, ledger.row_of(finding, id, timestamp(now)), "raised"))
 
 
 def succeeded(dag: str, *rules: Rule) -> None:

@@ -1,18 +1,19 @@
-"""Rules about requests: how long they take and wait, how many fail, how many answers are cut.
+"""Checks of requests: how long they take and wait, how many fail, how many answers are cut.
 
-Latency is that of answers of `/generate`, errors are the share of 5xx among answered and failed requests, as in
-`llmops.monitoring.objectives`. Burn rates are those of two windows each (Google, The Site Reliability Workbook,
-chapter 5): the long one tells that it matters, the short one that it goes on.
+Latency is that of answers of `/generate`. Errors are the share of 5xx among answered and failed requests: a caller's
+own mistakes (4xx) neither improve nor worsen it. Burn rates are those of two windows each (Google, The Site
+Reliability Workbook, chapter 5): the long one tells that it matters, the short one that it goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from llmops.alerts.finding import Finding
+from llmops.alerts.finding import Finding, place
 from llmops.config import Config
 from llmops.config.alerts import Rule
 from llmops.monitoring.datasets import SERVING
@@ -30,6 +31,7 @@ _FIELDS = (
 )
 #: rule → windows that both have to burn too fast, in multiples of the window that is judged
 BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
+LOOKS = 3  #: in a row at which a queue has to be long
 PARTS = 5  #: of a window, in which the requests of the longer ones are counted
 
 
@@ -97,6 +99,41 @@ class Traffic:
 
     def _start(self, moment: datetime) -> datetime:
         return datetime.fromtimestamp(self._part(moment.timestamp()) * self._part_s, UTC)
+
+
+class Sources:
+    """Everything that the checks look at. For one thread.
+
+    Args:
+        config: rules and objectives.
+        reader: of the events; None: rules about events are not judged.
+        waiting: how many requests wait for the engines of this process, if it has any.
+    """
+
+    def __init__(self, config: Config, reader: Reader | None, waiting: Callable[[], int] | None = None) -> None:
+        self.config, self.reader, self.waiting = config, reader, waiting
+        self.lengths: deque[int] = deque(maxlen=LOOKS)
+        self.traffic = Traffic(reader, timedelta(minutes=config.alerts.window_minutes)) if reader else None
+
+
+def queue(sources: Sources, now: datetime) -> list[Finding] | None:
+    """Find that requests wait for the engines of this process at several looks in a row."""
+    if not sources.waiting:
+        return None
+    sources.lengths.append(sources.waiting())
+    bound, least = sources.config.alerts.queue_length, min(sources.lengths)
+    if len(sources.lengths) < LOOKS or least < bound:
+        return []
+    message = f"At least {least} requests waited for the engines at {LOOKS} looks in a row; {bound} raise this."
+    return [Finding("queue_length", message, value=least, bound=bound, place=place(sources.config))]
+
+
+def requests(sources: Sources, now: datetime) -> list[Finding] | None:
+    """Judge the requests of the last windows, which are read once for all rules about them."""
+    if not sources.traffic:
+        return None
+    found = sources.traffic.read(now)
+    return [*judge_requests(sources.config, found, now), *judge_burns(sources.config, sources.traffic, now)]
 
 
 def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Finding]:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from llmops.alerts.judge import Judge
 from llmops.alerts.outbox import deliver
-from llmops.alerts.receivers.base import Receiver
-from llmops.alerts.receivers.kinds import receivers_of
+from llmops.alerts.receivers import Receiver, receivers_of, service
 from llmops.config import Config
+from llmops.errors import ConfigError
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ class Watch:
         self._stopped.wait()
 
     def _judge(self) -> None:
+        for settings in self._config.alerts.receivers:
+            try:
+                service(settings)
+            except ConfigError as error:  # now, not when something is to be told; the other receivers work
+                log.error("%s", error)
         judge = Judge(self._config, waiting=self._waiting)
         self._every(self._config.alerts.every_s, judge.judge)
 

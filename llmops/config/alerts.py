@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from llmops.config.section import Section, Where, check_password
+from llmops.config.section import Section, check_password
 
 Rule = Literal[
     "latency_p95", "error_rate", "burn_rate_fast", "burn_rate_slow", "queue_length", "queue_time", "drift", "decay",
@@ -16,49 +16,22 @@ Rule = Literal[
 ]  # fmt: skip
 Severity = Literal["warning", "critical"]
 
-_SECRET = re.compile(r"\$\{\w+\}")
 #: hours after which a DAG that runs by its schedule should have run again
 MISSING: dict[str, float] = {"llmops_pipeline": 26, "llm_monitoring": 2, "llm_governance_review": 26}
 
 
 class Receiver(Section):
-    """Who is told of alerts: an address of HTTP, people with mail addresses, or one of Airflow's notifiers."""
+    """A service that is told of alerts: mail, chat, a pager, a webhook, by the URL that apprise has for it."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="What deliveries and errors call it.")
-    kind: Literal["webhook", "email", "airflow"] = Field(description="What it is.")
+    url: str = Field(description="A URL of apprise, `${NAME}` for what is secret in it.")
     severities: tuple[Severity, ...] = Field(("warning", "critical"), description="What it is told of.")
-    timeout_s: float = Field(10, gt=0, le=60, description="How long it may take to accept an alert.")
-    url: str = Field("", description="Webhook: where to, `${NAME}` for what is secret in it.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Webhook: more headers, `${NAME}` for secrets.")
-    template: Literal["json", "slack"] = Field("json", description="Webhook: the form of the body.")
-    template_file: Where | None = Field(None, description="Webhook: a Jinja template of the body, in place of these.")
-    host: str = Field("", description="Mail: the SMTP server.")
-    port: int = Field(587, gt=0, lt=65536, description="Mail: its port.")
-    tls: Literal["starttls", "tls", "off"] = Field("starttls", description="Mail: how the connection is secured.")
-    user: str = Field("", description="Mail: who signs in; empty: nobody.")
-    password: str = Field("", description="Mail: `${NAME}`, a variable of the environment.")
-    sender: str = Field("", description="Mail: the address it comes from.")
-    to: tuple[str, ...] = Field((), description="Mail: the addresses it goes to.")
-    notifier: str = Field("", description="Airflow: the class, as `package.module.Class`.")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Airflow: what it is made with; `${NAME}` too.")
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Receiver:
-        needed = {"webhook": ("url",), "email": ("host", "sender", "to"), "airflow": ("notifier",)}[self.kind]
-        if missing := [field for field in needed if not getattr(self, field)]:
-            raise ValueError(f"the receiver {self.name!r} of kind {self.kind} needs {' and '.join(missing)}")
-        if self.url:
-            if not self.url.startswith(("http://", "https://", "${")):
-                raise ValueError(f"the receiver {self.name!r} needs a URL of http:// or https://")
-            check_password(self.url)
-        if self.password and not _SECRET.fullmatch(self.password):
-            raise ValueError(
-                f"write the password of the receiver {self.name!r} as ${{NAME}} and set NAME in the environment"
-            )
-        if any(
-            "\n" in address or "\r" in address or "@" not in address for address in (*self.to, self.sender) if address
-        ):
-            raise ValueError(f"the receiver {self.name!r} names an address that is none")
+    def _is_a_url_without_a_secret(self) -> Receiver:
+        if not re.match(r"\$\{\w+\}|\w+://.", self.url):
+            raise ValueError(f"the receiver {self.name!r} needs a URL of apprise such as mailtos:// or slack://")
+        check_password(self.url)
         return self
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-IN_A_ROW = 2  #: windows that differ, until it is called drift
 NAMES = (
     "side", "feature", "test", "statistic", "effect", "p_value", "q_value", "drifted", "windows", "topics", "shares",
     "unlike",

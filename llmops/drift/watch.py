@@ -1,7 +1,8 @@
 """Drift: the last whole window of the champion's requests, compared with its reference; one event a comparison.
 
 Windows follow one another without a gap or an overlap (of 24 hours: days of UTC), so that each is a look of its own. A
-comparison that differs in two of them in a row is called drift. A window that was judged is not judged again.
+comparison that differs in `alerts.drift_windows` of them in a row is called drift, and is an alert. A window that was
+judged is not judged again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llmops.config import Config
 from llmops.drift.judge import Comparison, compare
 from llmops.drift.reference import Against, NoReferenceError, reference_of
 from llmops.drift.sample import SIDES, of_events
-from llmops.drift.told import IN_A_ROW, NAMES, sentence, told
+from llmops.drift.told import NAMES, sentence, told
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DRIFT
 from llmops.monitoring.events import emit_all, timestamp
@@ -40,8 +41,8 @@ def watch_drift(
 
     Returns:
         `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` where nothing is
-        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ now and did so in the window
-        before.
+        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ in as many windows in a row
+        as raise the alert.
     """
     champion = registry_of(config).champion()
     if champion is None:
@@ -71,7 +72,7 @@ def watch_drift(
         if tell:
             emit_all(config.events, DRIFT, [_event(config, facts, len(window), one) for one in comparisons])
     comparisons.sort(key=lambda one: (SIDES.index(one["side"]), one["feature"]))
-    drift = [one for one in comparisons if one["windows"] >= IN_A_ROW]
+    drift = [one for one in comparisons if one["windows"] >= config.alerts.drift_windows]
     return {"state": "judged", **facts, "requests": len(window), "comparisons": comparisons, "drift": drift}
 
 

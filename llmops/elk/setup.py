@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llmops.config import Monitoring
 from llmops.elk import elasticsearch, kibana
@@ -28,8 +28,8 @@ class Said(NamedTuple):
     why: str = ""
 
 
-def setup(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
-    """Make everything as it is to be, one thing after another.
+def setup(config: Monitoring, environ: Mapping[str, str] = os.environ, change: bool = True) -> Iterator[Said]:
+    """Make everything as it is to be, one thing after another; without `change` only say how each thing is.
 
     Raises:
         TransientError: if Elasticsearch does not answer.
@@ -39,21 +39,16 @@ def setup(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterat
         for thing in _things(config, environ, stack):
             try:
                 state = thing.look()
-                if state != "same":
+                if change and state != "same":
                     thing.put()
-                yield Said(thing.name, _DONE[state])
+                yield Said(thing.name, (_DONE if change else _SEEN)[state])
             except Cannot as error:
                 yield Said(thing.name, "cannot", str(error))
 
 
 def check(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
-    """Whether everything is as it is to be; changes nothing. Raises what `setup` raises."""
-    with ExitStack() as stack:
-        for thing in _things(config, environ, stack):
-            try:
-                yield Said(thing.name, _SEEN[thing.look()])
-            except Cannot as error:
-                yield Said(thing.name, "cannot", str(error))
+    """Say whether everything is as it is to be; change nothing. Raises what `setup` raises."""
+    return setup(config, environ, change=False)
 
 
 def down(config: Monitoring, data: bool, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
@@ -103,19 +98,15 @@ def _things(config: Monitoring, environ: Mapping[str, str], stack: ExitStack) ->
 class _Absent:
     """A Kibana that does not answer."""
 
-    name = "Kibana's data view, dashboards and rules"
+    name = "Kibana's data view and dashboards"
 
     def __init__(self, why: str) -> None:
         self._why = why
 
-    def look(self) -> State:
+    def look(self) -> Any:
         raise Cannot(self._why)
 
-    def put(self) -> None:
-        raise Cannot(self._why)
-
-    def remove(self) -> str:
-        raise Cannot(self._why)
+    put = remove = look
 
 
 def _without_data(server: Server) -> Said:

@@ -25,10 +25,11 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
 RECENT = {GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed
 
 
-def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -> dict[str, Any]:
+def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime | None = None) -> dict[str, Any]:
     """Totals, series over time, versions, what watches the model has found, and the latest stages and decisions.
 
-    Series have one entry per bucket, the last one being the bucket that `now` is in.
+    Series have one entry per bucket, the last one being the bucket that `now` is in. A comparison that differs in
+    `in_a_row` windows in a row is drift.
     """
     now = now or datetime.now(UTC)
     step, count = SPANS[span]
@@ -46,7 +47,7 @@ def dashboard_figures(reader: Reader, span: Span, now: datetime | None = None) -
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
         "hub": [_hub(event) for event in _recent(reader, HUB)],
         "alerts": alerts(reader),
-        "drift": drift(reader),
+        "drift": drift(reader, in_a_row),
         "decay": decay(reader, now),
         "sinks": sinks(reader),
     }

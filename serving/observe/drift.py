@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmops.drift.told import IN_A_ROW, told
+from llmops.drift.told import told
 from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
@@ -19,9 +19,12 @@ EXAMPLES = 12
 Events = Sequence[Mapping[str, Any]]
 
 
-def drift_figures(reader: Reader, now: datetime | None = None) -> dict[str, Any]:
-    """The last window with its comparisons, what differs first; topics that moved, requests unlike the reference, and
-    how many comparisons differed in the windows before. JSON values; `window` is null where none was judged."""
+def drift_figures(reader: Reader, in_a_row: int, now: datetime | None = None) -> dict[str, Any]:
+    """Return the last window with its comparisons, those that differ first, and how many differed in those before.
+
+    Topics that moved and requests unlike the reference are there, too. A comparison that differs in `in_a_row` windows
+    is drift. JSON values; `window` is null where none was judged.
+    """
     windows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for event in reader.find(DRIFT, timestamp((now or datetime.now(UTC)) - LOOK)):
         windows.setdefault(tuple(str(value) for value in _facts(event).values()), []).append(event)
@@ -33,12 +36,12 @@ def drift_figures(reader: Reader, now: datetime | None = None) -> dict[str, Any]
     examples, nearest = _unlike(reader, comparisons, _facts(listed[-1][0]))
     return {
         "window": {**_facts(listed[-1][0]), "requests": listed[-1][0].get("llmops.drift.requests")},
-        "in_a_row": IN_A_ROW,
+        "in_a_row": in_a_row,
         "comparisons": comparisons,
         "topics": [moved for one in comparisons if one["feature"] == "topics" for moved in _topics(one)],
         "examples": examples,
         "nearest": nearest,
-        "windows": [_line(events) for events in listed],
+        "windows": [_line(events, in_a_row) for events in listed],
     }
 
 
@@ -47,13 +50,13 @@ def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "version": event.get("llmops.model.version")}
 
 
-def _line(events: Events) -> dict[str, Any]:
+def _line(events: Events, in_a_row: int) -> dict[str, Any]:
     found = [told(event) for event in events]
     return {
         **_facts(events[0]),
         "compared": len(found),
         "differ": sum(bool(one["drifted"]) for one in found),
-        "drift": sum((one["windows"] or 0) >= IN_A_ROW for one in found),
+        "drift": sum((one["windows"] or 0) >= in_a_row for one in found),
     }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmops.drift.told import IN_A_ROW
 from llmops.monitoring.datasets import ALERT, DECAY, DRIFT, SINK
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
@@ -34,7 +33,7 @@ def alerts(reader: Reader) -> list[dict[str, Any]]:
     return listed[:ALERTS]
 
 
-def drift(reader: Reader) -> list[dict[str, Any]]:
+def drift(reader: Reader, in_a_row: int) -> list[dict[str, Any]]:
     """The comparisons of the latest window, those that differ first; `state` is `drift`, `differs` or `as before`."""
     latest = list(reader.find(DRIFT, limit=READ, newest_first=True))
     names = (
@@ -56,8 +55,8 @@ def drift(reader: Reader) -> list[dict[str, Any]]:
         (one["side"], one["feature"], one["test"]): one for one in found[::-1] if (one["until"] or "") == window
     }
     for one in of_window.values():
-        in_a_row = (one["windows"] or 0) >= IN_A_ROW
-        one["state"] = "drift" if in_a_row else "differs" if one["drifted"] else "as before"
+        drifts = (one["windows"] or 0) >= in_a_row
+        one["state"] = "drift" if drifts else "differs" if one["drifted"] else "as before"
     return sorted(of_window.values(), key=lambda one: (not one["drifted"], -abs(one["effect"] or 0)))
 
 

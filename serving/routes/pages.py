@@ -49,7 +49,8 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
         "changes": _changes(app),
     }
     objectives = app.config.monitoring.model_dump(include={"latency_p95_ms", "error_rate"})
-    return {**dashboard_figures(_reader(app), span), "serving": serving, "objectives": objectives}
+    figures = dashboard_figures(_reader(app), span, app.config.alerts.drift_windows)
+    return {**figures, "serving": serving, "objectives": objectives}
 
 
 @router.get("/dashboard/stages/{stage}")
@@ -72,7 +73,7 @@ async def drift(request: Request, key: Annotated[Key, Depends(require("view_dash
 @router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
 def drift_data(app: AppPartsDep) -> dict[str, Any]:
     """What differs of the last window of requests that was judged, and in what."""
-    return drift_figures(_reader(app))
+    return drift_figures(_reader(app), app.config.alerts.drift_windows)
 
 
 @router.post("/signin", dependencies=[Depends(public)])

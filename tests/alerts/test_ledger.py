@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from llmops.alerts import ledger, outbox
 from llmops.alerts.finding import Finding
-from llmops.alerts.judge import catch_up
+from llmops.alerts.judge import catch_up, report
 from llmops.alerts.outbox import deliver, deliver_all
-from llmops.alerts.receivers.house import Events
+from llmops.alerts.receivers import receivers_of
 from llmops.config import Config
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import ALERT, SERVING
@@ -31,7 +31,7 @@ from llmops.state.tables import alert_deliveries
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-HOOK = {"name": "hook", "kind": "webhook", "url": "http://127.0.0.1:9/"}
+HOOK = {"name": "hook", "url": "json://127.0.0.1:9/"}
 SLOW = Finding("latency_p95", "It is slow.", value=1500.0, bound=1000.0)
 
 
@@ -50,7 +50,7 @@ class Told:
     """A receiver that remembers, and fails so often first."""
 
     def __init__(self, name: str = "hook", failures: int = 0) -> None:
-        self.name, self.timeout_s, self.failures = name, 1.0, failures
+        self.name, self.failures = name, failures
         self.documents: list[Mapping[str, Any]] = []
 
     def send(self, document: Mapping[str, Any]) -> None:
@@ -222,12 +222,12 @@ from llmops.state.database import database_of
 from datetime import UTC, datetime
 
 class Dying:
-    name, timeout_s = "hook", 1.0
+    name = "hook"
 
     def send(self, document):
         os.kill(os.getpid(), signal.SIGKILL)
 
-receiver = {"name": "hook", "kind": "webhook", "url": "http://127.0.0.1:9/"}
+receiver = {"name": "hook", "url": "json://127.0.0.1:9/"}
 config = Config(home=sys.argv[1], state={"url": sys.argv[2]}, alerts={"receivers": [receiver]})
 ledger.judged(config, [Finding("latency_p95", "It is slow.")], {"latency_p95"}, datetime(2026, 1, 10, 12, tzinfo=UTC))
 if sys.argv[3] == "sending":
@@ -266,7 +266,7 @@ def test_events_tell_how_it_stands_and_are_stored_once(here: Config) -> None:
     judge(here, 0, SLOW)
     judge(here, 9)
     for _ in range(2):
-        deliver(database_of(here), Events(here.events))
+        deliver(database_of(here), receivers_of(here)[1])
         with database_of(here).change() as connection:
             connection.execute(sa.update(alert_deliveries).values(ended="", due=""))
     drain(here.events, here.monitoring)
@@ -290,6 +290,9 @@ def test_catching_up_finds_what_nobody_judged_and_only_that(tmp_path: Path) -> N
     assert [(t["state"], t["rule"]) for t in catch_up(config, *hour)] == [
         ("raised", "latency_p95"), ("resolved", "latency_p95"),
     ]  # fmt: skip
+    for since, rules in ((-5, []), (0, ["latency_p95"]), (5, ["latency_p95"]), (10, [])):
+        found = report(config, NOW + since * MINUTE, NOW + (since + 5) * MINUTE)
+        assert [alert["rule"] for alert in found["alerts"]] == rules, since
     assert catch_up(config, *hour) == []
     ledger.judged(config, [], [], NOW + 90 * MINUTE)  # somebody has judged since
     assert catch_up(config, NOW + 30 * MINUTE, NOW + 90 * MINUTE) == []

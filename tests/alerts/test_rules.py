@@ -12,7 +12,7 @@ import pytest
 from llmops.access.keys import keys_of
 from llmops.alerts import conditions, ledger
 from llmops.alerts.judge import Judge
-from llmops.alerts.traffic import BURNS, Traffic
+from llmops.alerts.traffic import BURNS, Sources, Traffic
 from llmops.config import Config
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE, SERVING
 from llmops.monitoring.events import build, emit, timestamp
@@ -164,7 +164,7 @@ def test_a_spool_that_is_not_emptied(config: Config) -> None:
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 14 * MINUTE)})
     assert raised(config) == set()
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 90 * MINUTE)})
-    assert conditions.spool(config, NOW + 2 * MINUTE)[0].subject == "elasticsearch"
+    assert conditions.spool(Sources(config, None), NOW + 2 * MINUTE)[0].subject == "elasticsearch"
     few = config.model_copy(update={"alerts": config.alerts.model_copy(update={"spool_events": 1})})
     assert raised(few) == {"spool"}
 

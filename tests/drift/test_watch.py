@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmops.alerts import conditions
+from llmops.alerts.traffic import Sources
 from llmops.cli import main
 from llmops.config import Config
 from llmops.drift.features import features
@@ -113,19 +114,26 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     # the events say the same, and so do the page, the alert and the command
     last = [e for e in shop.events() if e["llmops.drift.since"] == second["since"]]
     assert len(last) == len(second["comparisons"]) and {e["llmops.drift.reference"] for e in last} == {"served"}
-    page = drift_figures(reader_of(shop.config), days(1, 6)[0])
+    page = drift_figures(reader_of(shop.config), shop.config.alerts.drift_windows, days(1, 6)[0])
     assert page["window"]["since"] == second["since"] and page["comparisons"][0]["windows"] == 2
     assert {one["name"] for one in page["topics"]} >= {"card", "login"}
     assert bool(page["examples"]) == keep and page["nearest"]
     assert [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
     json.dumps(page)
-    [alert] = conditions.drift(shop.config, reader_of(shop.config), datetime.now(UTC) + timedelta(minutes=1))
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    [alert] = conditions.drift(Sources(shop.config, reader_of(shop.config)), soon)
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
     for name, value in {"HOME": str(shop.config.home), "MONITORING__DRIFT_REQUESTS": "40"}.items():
         monkeypatch.setenv(f"LLMOPS_{name}", value)
     assert main(["drift", "--until", "2026-03-06", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "judged"
     assert main(["drift", "--until", "tomorrow"]) == 1
+    monkeypatch.setenv("LLMOPS_ALERTS__DRIFT_WINDOWS", "3")  # then none of them calls it drift
+    assert main(["drift", "--until", "2026-03-06"]) == 0
+    assert "differs" in (said := capsys.readouterr().out) and "DRIFT" not in said
+    three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
+    assert watch_drift(three, days(1, 5)[0])["drift"] == conditions.drift(Sources(three, reader_of(three)), soon) == []
+    assert not any(line["drift"] for line in drift_figures(reader_of(three), 3, days(1, 6)[0])["windows"])
 
 
 def test_a_window_is_judged_once_and_few_requests_are_passed_over(shop):
@@ -181,5 +189,5 @@ def test_when_the_first_events_are_removed_the_next_ones_are_not_the_first_days(
 def test_without_a_champion_nothing_is_judged(tmp_path):
     empty = Config(home=tmp_path)
     assert watch_drift(empty)["state"] == "no champion"
-    page = drift_figures(reader_of(empty))
+    page = drift_figures(reader_of(empty), 2)
     assert page["window"] is None and page["windows"] == []

@@ -20,7 +20,7 @@ VALUES: dict[str, Any] = {
     "object": {"of": "a shape"},
 }
 
-#: What the panels and the alert rules ask for; None: the event does not have the field.
+#: Values that the panels ask for; None: the event does not have the field.
 OWN: dict[str, list[dict[str, Any]]] = {
     of.SERVING: [
         {"http.response.status_code": 200, "llmops.guard.verdict": "cut"},

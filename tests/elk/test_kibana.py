@@ -22,17 +22,14 @@ NOT_FOUND = {"error": {"statusCode": 404, "message": "Not found"}}
 
 
 class Kibana(BaseHTTPRequestHandler):
-    """Saved objects and rules of a Kibana, in memory; Elasticsearch's paths are answered as by one without features."""
+    """Saved objects of a Kibana, in memory; Elasticsearch's paths are answered as by one without features."""
 
     objects: dict[tuple[str, str], dict[str, Any]] = {}
-    rules: dict[str, dict[str, Any]] = {}
     refused = ""  #: the title of an object that is not taken
 
     def do_GET(self) -> None:
         if self.path in ("/api/status", "/_cluster/health"):
             self._say(200, {})
-        elif (id := self._rule()) is not None:
-            self._say(200, self.rules[id]) if id in self.rules else self._say(404, {"message": f"{id} not found"})
         else:
             self._say(400, {"error": f"no handler found for uri [{self.path}] and method [GET]"})
 
@@ -50,25 +47,15 @@ class Kibana(BaseHTTPRequestHandler):
             assert part.get_filename().endswith(".ndjson")
             for line in part.get_payload(decode=True).decode().splitlines():
                 self._take(json.loads(line))
-        elif (id := self._rule()) is not None and id not in self.rules:
-            self.rules[id] = json.loads(body) | {"id": id}
-            self._say(200, self.rules[id])
         else:
             self._say(400, {"message": "bad"})
 
     def do_PUT(self) -> None:
-        said, id = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self._rule()
-        if id is None:
-            self._say(400, {"error": "no handler"})
-        else:
-            assert set(said) == {"name", "tags", "schedule", "params", "actions"}  # no others may be changed
-            self.rules[id] |= said
-            self._say(200, self.rules[id])
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(400, {"error": "no handler"})
 
     def do_DELETE(self) -> None:
-        if (id := self._rule()) is not None:
-            del self.rules[id]
-        elif match := re.fullmatch(r"/api/saved_objects/([\w-]+)/([\w-]+)", self.path):
+        if match := re.fullmatch(r"/api/saved_objects/([\w-]+)/([\w-]+)", self.path):
             del self.objects[match[1], match[2]]
         self._say(200, {})
 
@@ -78,10 +65,6 @@ class Kibana(BaseHTTPRequestHandler):
             return
         self.objects[said["type"], said["id"]] = said
         self._say(200, {"success": True, "successCount": 1})
-
-    def _rule(self) -> str | None:
-        match = re.fullmatch(r"/api/alerting/rule/([\w-]+)", self.path)
-        return match[1] if match else None
 
     def _say(self, status: int, said: Any) -> None:
         body = json.dumps(said).encode()
@@ -96,7 +79,7 @@ class Kibana(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def config() -> Iterator[Monitoring]:
-    Kibana.objects, Kibana.rules, Kibana.refused = {}, {}, ""
+    Kibana.objects, Kibana.refused = {}, ""
     with ThreadingHTTPServer(("127.0.0.1", 0), Kibana) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -106,26 +89,23 @@ def config() -> Iterator[Monitoring]:
 
 def ours(steps: Any) -> dict[str, str]:
     """What is said of Kibana's things."""
-    return {one.thing: one.what for one in steps if one.thing.split()[0] in ("index-pattern", "dashboard", "rule")}
+    return {one.thing: one.what for one in steps if one.thing.split()[0] in ("index-pattern", "dashboard")}
 
 
-def test_dashboards_and_rules_are_made_once_made_anew_where_they_changed_and_removed(config: Monitoring) -> None:
+def test_dashboards_are_made_once_made_anew_where_they_changed_and_removed(config: Monitoring) -> None:
     first = ours(setup.setup(config, {}))
-    assert set(first.values()) == {"created"} and len(first) == len(kibana.saved_objects()) + len(kibana.rules())
+    assert set(first.values()) == {"created"} and len(first) == len(kibana.saved_objects())
     assert next(iter(first)) == "index-pattern llmops-events"  # dashboards refer to it
     assert set(ours(setup.setup(config, {})).values()) == {"unchanged"}
     assert set(ours(setup.check(config, {})).values()) == {"ok"}
 
     Kibana.objects["dashboard", "llmops-quality"]["attributes"]["description"] = "of an older version"
     Kibana.objects["index-pattern", "llmops-events"]["attributes"]["fieldFormatMap"] = "{}"
-    rule = next(iter(Kibana.rules.values()))
-    rule["tags"], rule["actions"] = ["llmops", "version 0"], [{"id": "my-mail"}]
     changed = {thing for thing, what in ours(setup.setup(config, {})).items() if what == "changed"}
-    assert changed == {"index-pattern llmops-events", "dashboard llmops-quality", f"rule {rule['name']}"}
-    assert rule["actions"] == [{"id": "my-mail"}]  # whom a person has told to tell
+    assert changed == {"index-pattern llmops-events", "dashboard llmops-quality"}
 
     assert set(ours(setup.down(config, False, {})).values()) == {"removed"}
-    assert Kibana.objects == {} and Kibana.rules == {}
+    assert Kibana.objects == {}
     assert set(ours(setup.down(config, False, {})).values()) == {"unchanged"}
 
 
@@ -133,7 +113,7 @@ def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monito
     Kibana.refused = "llmops: requests"
     steps = list(setup.setup(config, {}))
     assert [thing for thing, what in ours(steps).items() if what == "cannot"] == ["dashboard llmops-requests"]
-    assert ("dashboard", "llmops-operations") in Kibana.objects and Kibana.rules
+    assert ("dashboard", "llmops-operations") in Kibana.objects
     assert setup.status(steps) == setup.INCOMPLETE
 
 

@@ -35,9 +35,8 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
     print(f"{found['requests']} requests to {found['version']}, {found['since']} to {found['until']}, beside what was")
     print({"training": "in its training data:", "served": "asked in its first days:"}[found["reference"]])
     for one in found["comparisons"]:
-        state = (
-            f"DRIFT, {one['windows']} windows" if one["windows"] > 1 else "differs" if one["drifted"] else "as before"
-        )
+        drifts, differs = one["windows"] >= settings.alerts.drift_windows, one["drifted"]
+        state = f"DRIFT, {one['windows']} windows" if drifts else "differs" if differs else "as before"
         figures = f"{one['test']:<18} effect {one['effect']:6.3f}  q {one['q_value']:.3g}"
         print(f"{one['side']:<7} {one['feature']:<14} {figures:<46} {state}")
         if one["drifted"] and one["topics"]:

@@ -60,7 +60,7 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.drift.p_value", "double", ""),
             ("llmops.drift.q_value", "double", "the same, of all comparisons of the window (Benjamini-Hochberg)"),
             ("llmops.drift.drifted", "boolean", "whether this window differs"),
-            ("llmops.drift.windows", "long", "windows in a row in which it differs; from two on it is called drift"),
+            ("llmops.drift.windows", "long", "windows in a row in which it differs (drift: `alerts.drift_windows`)"),
             ("llmops.drift.requests", "long", "in the window"),
             ("llmops.drift.since", "date", "the window"),
             ("llmops.drift.until", "date", ""),

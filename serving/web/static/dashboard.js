@@ -127,11 +127,12 @@ function drawDecay(box, panels) {
 function draw(data) {
   const { totals, series, step_s: step, serving } = data;
   const latency = totals.latency_ms, goals = data.objectives;
+  const open = (rule) => (data.alerts.some((a) => a.rule === rule && a.state === "raised") ? "bad" : "");
   $("tiles").replaceChildren(
     tile("Requests", count(totals.requests), `${count(totals.refused)} refused`),
-    tile("Error rate", maybe(percent, totals.error_rate), `${count(totals.failed)} failed · objective ${percent(goals.error_rate)}`, totals.error_rate > goals.error_rate ? "bad" : ""),
+    tile("Error rate", maybe(percent, totals.error_rate), `${count(totals.failed)} failed · objective ${percent(goals.error_rate)}`, open("error_rate")),
     tile("Latency p50", maybe(duration, latency.p50), `p99 ${maybe(duration, latency.p99)}`),
-    tile("Latency p95", maybe(duration, latency.p95), `objective ${duration(goals.latency_p95_ms)}`, latency.p95 > goals.latency_p95_ms ? "bad" : ""),
+    tile("Latency p95", maybe(duration, latency.p95), `objective ${duration(goals.latency_p95_ms)}`, open("latency_p95")),
     tile("Tokens", count(totals.input_tokens + totals.output_tokens), `${count(totals.input_tokens)} in, ${count(totals.output_tokens)} out`),
     tile("Champion", serving.version || "none", serving.version ? "is answering" : "not ready"),
   );

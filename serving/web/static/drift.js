@@ -77,7 +77,7 @@ function draw(data) {
     $("window").textContent = "The DAG llm_monitoring judges each window once it has ended; llmops drift does at once.";
   } else {
     const drifted = comparisons.filter((c) => c.windows >= inARow).length, differ = comparisons.filter((c) => c.drifted).length;
-    $("state").textContent = drifted ? `drift in ${drifted} of ${comparisons.length}` : differ ? `${differ} of ${comparisons.length} differ, in one window` : "as before";
+    $("state").textContent = drifted ? `drift in ${drifted} of ${comparisons.length}` : differ ? `${differ} of ${comparisons.length} differ, in fewer than ${inARow} windows in a row` : "as before";
     $("state").className = `badge ${drifted ? "bad" : differ ? "warn" : "good"}`;
     const reference = { training: "its training data", served: "what it was asked in its first days" }[seen.reference];
     $("window").textContent = `${seen.requests} requests to ${seen.version}, ${when(seen.since)} to ${when(seen.until)}, beside ${reference}`;

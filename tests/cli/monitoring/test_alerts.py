@@ -16,7 +16,8 @@ import pytest
 
 from llmops import cli
 from llmops.alerts import ledger
-from llmops.alerts.finding import SEVERITIES, Finding
+from llmops.alerts.finding import Finding
+from llmops.alerts.rules import RULES
 from llmops.config import Config
 from llmops.config.alerts import Rule
 from tests.clock import wait_until
@@ -30,9 +31,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return Config(home=tmp_path)
 
 
-def test_each_rule_has_a_severity_and_its_line_in_the_runbook() -> None:
+def test_each_rule_has_a_row_a_section_in_the_runbook_and_its_line_in_the_documentation() -> None:
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(headings) == sorted(get_args(Rule)) == sorted(SEVERITIES)
+    assert sorted(headings) == sorted(get_args(Rule)) == sorted(RULES)
+    values = {name: getattr(Config(), name) for name in ("alerts", "monitoring", "schedule")}
+    table = [f"| `{rule}` | {row.raised_when.format(**values)} | {row.severity} |" for rule, row in RULES.items()]
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    assert "\n".join(["| rule | raised when | severity |", "|---|---|---|", *table, ""]) in page
 
 
 def test_list_silence_unsilence(config: Config, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,154 @@
+"""Who receives alerts: the log and the events always, and the services that the configuration names by apprise URLs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+from llmops.alerts.finding import document, text, title
+from llmops.config import Config
+from llmops.config.alerts import Receiver as Settings
+from llmops.errors import ConfigError, TransientError, said
+from llmops.monitoring.datasets import ALERT
+from llmops.monitoring.events import emit, timestamp
+from llmops.variables import VARIABLE, filled
+
+log = logging.getLogger(__name__)
+
+SERVICE_S = 30.0  #: how long a service may take, besides its own limits for connecting and reading
+HIDDEN = "…"  #: stands for a secret
+#: chat programs take these for a call to everybody, or for a link to somebody
+_MENTION = re.compile(r"<(?=[!@#])|@(?=(?:channel|here|all|everyone)\b)")
+_DETAILS = ("Socket Exception", "Response Details")  #: how apprise's debug messages with the reason begin
+
+
+class Receiver(NamedTuple):
+    """A receiver of alerts. `send` takes a document of `finding.document`, maybe twice; it raises if it fails."""
+
+    name: str
+    send: Callable[[Mapping[str, Any]], None]
+
+
+def receivers_of(config: Config, environ: Mapping[str, str] = os.environ) -> list[Receiver]:
+    """Return the log, the events, and the receivers of the configuration."""
+    named = [Receiver(settings.name, partial(_send, settings, environ)) for settings in config.alerts.receivers]
+    return [Receiver("log", _log), Receiver("event", partial(emit_alert, config.events)), *named]
+
+
+def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: str = "0") -> Any:
+    """Return the service that apprise makes of a receiver's URL, in which `{alert}` stands for the alert's id.
+
+    Raises:
+        ConfigError: if a variable is not set, or apprise cannot use the URL.
+    """
+    from apprise import Apprise, AppriseAsset
+
+    # apprise's messages may quote addresses with secrets: they are read from the result, without the secrets
+    for name, level in (("apprise", logging.DEBUG), ("urllib3", logging.INFO)):
+        logging.getLogger(name).setLevel(level)
+    logger = logging.getLogger("apprise")
+    logger.propagate, logger.handlers = False, logger.handlers or [logging.NullHandler()]
+
+    def value(name: str) -> str:
+        if name not in environ:
+            raise ConfigError(f"The receiver {settings.name} needs ${{{name}}}; set {name} in the environment.")
+        return environ[name]
+
+    url = filled(settings.url.replace("{alert}", alert), value)
+    asset = AppriseAsset(app_id="llmops", http_redirects=False, service_timeout=SERVICE_S)
+    if found := Apprise.instantiate(url, asset=asset):
+        return found
+    scheme = url.partition("://")[0] if re.match(r"\w+://", url) else "SCHEME"
+    raise ConfigError(
+        f"apprise cannot use the URL of the receiver {settings.name}; write it as https://appriseit.com/services/ says "
+        f"of {scheme}://."
+    )
+
+
+def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str, Any]) -> None:
+    from apprise import Apprise
+
+    found = service(settings, environ, document["alert"])
+    if hasattr(found, "payload_extras"):  # json://, form:// and xml://: all fields, besides title and message
+        more = {**document["details"], **{name: document[name] for name in document if name != "message"}}
+        found.payload_extras |= {name: value for name, value in more.items() if isinstance(value, str | int | float)}
+    sender = Apprise()
+    sender.add(found)
+    severity = "failure" if document["severity"] == "critical" else "warning"
+    result = sender.notify(
+        title=_MENTION.sub("\\g<0>\u200b", title(document)),
+        body=_MENTION.sub("\\g<0>\u200b", text(document)),
+        body_format="text",
+        log_level=logging.DEBUG,
+        notify_type={"resolved": "success", "test": "info"}.get(document["state"], severity),
+    )
+    if not result:
+        why = [e.message for e in result.logs() if e.level in ("WARNING", "ERROR") or e.message.startswith(_DETAILS)]
+        raise TransientError(_without_secrets(" ".join(why) or result.status.name, settings, environ))
+
+
+def _without_secrets(words: str, settings: Settings, environ: Mapping[str, str]) -> str:
+    """Hide the values of a URL's variables and their parts: an error may quote the address, or only its path."""
+    secrets = set()
+    for value in (environ[name] for name in VARIABLE.findall(settings.url)):
+        parts = [part for part in re.split(r"[/:@?&=,]+", value) if len(part) > 3]
+        for part in (value, *parts):
+            secrets |= {part, quote(part), quote(part, safe=""), unquote(part)}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        words = words.replace(secret, HIDDEN)
+    return words
+
+
+def _log(document: Mapping[str, Any]) -> None:
+    log.warning("%s %s Runbook: %s", title(document), document["message"], document["runbook"])
+
+
+def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
+    """Emit an event of the dataset `llmops.alert`; sent twice it has the same id, which sinks keep once."""
+    fields = {
+        "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, document["id"])),
+        "event.kind": "alert",
+        "event.action": document["state"],
+        "event.reason": document.get("reason"),
+        "user.name": document.get("by"),
+        "rule.name": document["rule"],
+        "message": document["message"],
+        "llmops.alert.id": document["alert"],
+        **{
+            f"llmops.alert.{name}": document[name] or None
+            for name in (
+                "state", "severity", "subject", "since", "until", "raised", "resolved", "place", "runbook", "link",
+            )
+        },
+        **document["details"],
+        "llmops.alert.value": document["value"],
+        "llmops.alert.bound": document["bound"],
+    }  # fmt: skip
+    emit(folder, ALERT, {name: value for name, value in fields.items() if value is not None})
+
+
+def try_out(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
+    """Send each receiver a message that is no alert; return by their names what went wrong, "" where nothing did."""
+    now = timestamp()
+    message = "This is a test of who is told of alerts; nothing has happened."
+    finding: dict[str, Any] = {"message": message, "value": None, "bound": None, "since": "", "until": ""}
+    row = {"id": uuid.uuid4().hex, "rule": "test", "subject": "", "place": "", "severity": "warning"}
+    told = document(config, {**row, "finding": {**finding, "details": {}}, "raised": now, "resolved": now}, "test")
+
+    def send(receiver: Receiver) -> str:
+        try:
+            receiver.send(told)
+        except Exception as error:  # which is what is asked for
+            return f"{type(error).__name__}: {said(error)}"
+        return ""
+
+    with ThreadPoolExecutor(max(1, len(receivers))) as pool:
+        return dict(zip([receiver.name for receiver in receivers], pool.map(send, receivers), strict=True))

@@ -1,1 +1,0 @@
-"""Who is told of alerts: the log, the events, and whom the configuration names."""
