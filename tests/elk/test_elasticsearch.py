@@ -15,6 +15,7 @@ import yaml
 from elasticsearch import Elasticsearch, helpers
 
 from llmops import cli
+from llmops.alerts.judge import report
 from llmops.config import Monitoring, load
 from llmops.drift.sample import of_events
 from llmops.elk import kibana, setup
@@ -23,7 +24,6 @@ from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DATASETS, SERVING, TEXT
 from llmops.monitoring.events import emit, timestamp
 from llmops.monitoring.fields import FIELDS
-from llmops.monitoring.objectives import report
 from llmops.monitoring.reader import reader_of
 from llmops.monitoring.shipping import drain
 from serving.observe.dashboard import dashboard_figures
