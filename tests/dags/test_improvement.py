@@ -168,9 +168,14 @@ def test_what_users_correct_is_answered_after_the_next_improvement(shop: Shop) -
         for question, people in zip(asked(thing), (("ana", "bo"), ("bo", "cy"), ("cy",)), strict=True):
             for name in people:
                 shop.say(name, question, RIGHT[thing], rating="down")
-    waiting = [row for row in shop.call("GET", "/admin/review/data", "boss")["open"] if row["state"] == "waiting"]
-    assert len(waiting) == len(NEW)  # what one person alone has said
-    for row in waiting:
+
+    def reviewed() -> list[Any]:
+        """Return what waits, once all that was said has left the app's spool."""
+        found = shop.call("GET", "/admin/review/data", "boss")
+        counted = found["counts"] == {"held": 24, "accepted": 2 * len(NEW), "waiting": len(NEW)}
+        return [row for row in found["open"] if row["state"] == "waiting"] if counted else []
+
+    for row in wait_until(reviewed, "all corrections", LIMIT_S):  # what one person alone has said
         shop.call("POST", f"/admin/review/{row['id']}", "boss", {"decision": "accept", "why": "right"})
 
     tasks, report, text = shop.improve()
