@@ -300,12 +300,12 @@ def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Mon
 
 
 def configured(place: str) -> str:
-    """Return the sinks, as JSON, that the pods get and that the page about compose names."""
+    """Return the sinks, as JSON, that the pods have, or what ships events with compose."""
     if place == "kubernetes":
         lines = (ROOT / "docker" / "kubernetes" / "base" / "serving.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)["LLMOPS_MONITORING__SINKS"]
-    (said,) = re.findall(r"`(monitoring: \{sinks: .*?\})`", (ROOT / "docs" / "monitoring.md").read_text())
-    return json.dumps(yaml.safe_load(said)["monitoring"]["sinks"])
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return str(services["elk-events"]["environment"]["LLMOPS_MONITORING__SINKS"])
 
 
 @pytest.mark.parametrize("place", ["kubernetes", "compose"])
