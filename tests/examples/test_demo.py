@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -85,6 +86,24 @@ def test_the_callers_rate_by_the_fact_and_correct_two_answers_that_lack_it(demo:
     corrections = [(body["question"], body["correction"]) for _, body in said if "correction" in body]
     assert corrections == [(name, known[name]["answer"]) for name in rated[1:3]]
     assert all(known[name]["fact"] in known[name]["answer"] for name in rated)
+
+
+def test_the_callers_ask_once_in_a_home_and_the_day_is_judged_before_it_is_over(
+    demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, commands = list[list[str]](), list[list[str]]()
+    monkeypatch.setattr(demo.callers, "call", lambda client, keys: calls.append(keys) or demo.callers.Said(0, 0, 0, 0))
+    monkeypatch.setattr(demo, "llmops", lambda command: commands.append(command) or 0)
+    day = demo.interval(config)
+    for _ in range(2):
+        demo.fill_pages(config)
+    ((command, *_, until),) = commands
+    assert (
+        demo.interval(config) == day
+        and len(calls) == 1
+        and {keys_of(config).check(key).role for key in calls[0]} == {"user"}
+    )
+    assert command == "drift" and timedelta(0) < datetime.fromisoformat(f"{until}T00:00Z") - datetime.now(UTC)
 
 
 def test_the_questions_are_not_those_that_the_model_was_trained_on_and_ten_have_no_context() -> None:
