@@ -2,7 +2,7 @@
 
 A thread of its own takes what waits, some answers at a time, and rests four times as long as it worked, and 50 ms at
 least, so that requests hardly notice it: all threads of Python share one interpreter, and each wake-up costs as much as
-an answer. So it takes some 900 answers a second; what comes faster waits in a bounded queue, and what finds it full is
+an answer. So it takes at most 900 answers a second; what comes faster waits in a bounded queue; what finds it full is
 lost. How many were lost, and why, is an event, a line in the log and a figure of `/metrics`. A process that is killed
 loses what waits.
 
