@@ -2,9 +2,10 @@
 
 The same echo engine twice, each in a server of its own with one worker: behind a bare FastAPI route, and behind our
 `/generate`, asked with a key that has limits. Requests come over kept connections, as plain bytes on sockets, so that
-the client costs little beside the server: first one after another, for the time of a request, then 16 at a time, for
-requests per second; `CPU ms` is what the server's process computes for each of these. Every answer of ours has its
-event in the spool, committed to disk, before its last byte leaves; the last arm shows what one such commit costs alone.
+the client costs little beside the server: first one after another, the servers in turns, for the time of a request,
+then 16 at a time, for requests per second; `CPU ms` is what the server's process computes for each of these. Every
+answer of ours has its event in the spool, committed to disk, before its last byte leaves; the last arm shows what one
+such commit costs alone.
 
 With `--against REVISION`, once or more often, the app of that revision is measured beside ours, in turns, in the same
 environment and with a home made by its own code.
@@ -26,7 +27,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from serving.engines.echo import EchoEngine  # noqa: E402
 
 BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
 STREAMS = 16
+IN_TURN = 50  #: lone requests that one server gets before it is the next one's turn
 BARE, OURS = "bare route", "our app"
 #: run by the Python of whichever tree is measured
 SERVE = f"""
@@ -96,13 +98,16 @@ def main() -> None:
         for revision in told.against:
             apps[revision] = made_app(unpacked(revision, folder / f"tree {revision}"), folder / revision)
         for turn in range(rounds):
-            port = free_port()
-            command = [sys.executable, __file__, "--bare", str(port)]
-            with attempted(BARE, failed), running(command, port, {}, folder / f"bare{turn}") as server:
-                found.setdefault(BARE, []).append(measured(server, count))
-            for arm, app in apps.items():
-                with attempted(arm, failed), app.running() as server:
-                    found.setdefault(arm, []).append(measured(server, count))
+            with contextlib.ExitStack() as stack:
+                servers: dict[str, Running] = {}
+                port = free_port()
+                command = [sys.executable, __file__, "--bare", str(port)]
+                starts = {BARE: running(command, port, {}, folder / f"bare{turn}")}
+                for arm, start in (starts | {arm: app.running() for arm, app in apps.items()}).items():
+                    with attempted(arm, failed):
+                        servers[arm] = stack.enter_context(start)
+                for arm, figures in measured(servers, count).items():
+                    found.setdefault(arm, []).append(figures)
         commits = committed(folder / "events", count)
     arms = {
         arm: {key: statistics.median(f[key] for f in figures) for key in figures[0]} for arm, figures in found.items()
@@ -181,15 +186,24 @@ def bare(port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False)
 
 
-def measured(server: Running, count: int) -> dict[str, float]:
-    """Times of lone requests, and requests per second at `STREAMS`."""
-    asyncio.run(ask(server, 100, 4))  # to warm up
-    alone, _ = asyncio.run(ask(server, count, 1))
+def measured(servers: Mapping[str, Running], count: int) -> dict[str, dict[str, float]]:
+    """Return each server's times of lone requests, made in turns, and its requests per second at `STREAMS`."""
+    alone: dict[str, Seconds] = {arm: [] for arm in servers}
+    for server in servers.values():
+        asyncio.run(ask(server, 100, 4))  # to warm up
+    for _ in range(count // IN_TURN):
+        for arm, server in servers.items():
+            alone[arm] += asyncio.run(ask(server, IN_TURN, 1))[0]
+    return {arm: times(alone[arm]) | together(server, count) for arm, server in servers.items()}
+
+
+def together(server: Running, count: int) -> dict[str, float]:
+    """Return what one server does at `STREAMS`: long enough that its background counts, too."""
     before = _computed_s(server)
-    together, seconds = asyncio.run(ask(server, count, STREAMS))
+    took, seconds = asyncio.run(ask(server, count, STREAMS))
     computed_ms = 1000 * (_computed_s(server) - before) / count
-    at = {f"{name} at {STREAMS}": value for name, value in times(together).items()}
-    return {**times(alone), "requests/s": len(together) / seconds, **at, "CPU ms": computed_ms}
+    at = {f"{name} at {STREAMS}": value for name, value in times(took).items()}
+    return {"requests/s": count / seconds, **at, "CPU ms": computed_ms}
 
 
 def _computed_s(server: Running) -> float:
