@@ -27,10 +27,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
 
-from overhead import ask, committed, times  # noqa: E402
-from peers import ArmFailedError, attempted  # noqa: E402
+from overhead import ask, committed, made_app, times  # noqa: E402
+from peers import ROOT, ArmFailedError, attempted  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
-from servers import Running, free_port, make_site, running  # noqa: E402
+from servers import Running, free_port, running  # noqa: E402
 
 from llmops.monitoring.datasets import SERVING  # noqa: E402
 from llmops.monitoring.delivery import Delivery  # noqa: E402
@@ -183,7 +183,7 @@ def shipped(spool: Spool, sink: Sink, count: int) -> Figures:
 
 def elastic_sink(server: Running) -> ElasticsearchSink:
     """The sink of a server that is warm: it has the template of our data streams, and these, and has seen events."""
-    client = _client(server)
+    client = client_of(server)
     client.indices.put_index_template(name="llmops", **TEMPLATE)
     sink = ElasticsearchSink(client)
     for dataset in (SERVING, PLAIN_DATASET) * 10:
@@ -193,7 +193,7 @@ def elastic_sink(server: Running) -> ElasticsearchSink:
 
 def logged(server: Running, events: Sequence[dict[str, Any]]) -> Figures:
     """Log the events by a plain handler, into a data stream of its own."""
-    client = _client(server)
+    client = client_of(server)
     handler, log = BulkHandler(client, stream_of(PLAIN_DATASET)), logging.Logger("plain")
     log.addHandler(handler)
     took = []
@@ -211,17 +211,12 @@ def logged(server: Running, events: Sequence[dict[str, Any]]) -> Figures:
 @contextlib.contextmanager
 def app(folder: Path, hang: bool = False) -> Iterator[Running]:
     """The app with the echo engine, whose events go to the local store and to a receiver."""
-    (folder / "servable").mkdir(parents=True)
-    limits = {"requests_per_minute": 10**9, "tokens_per_minute": 10**9}
-    site, port = make_site(folder / "home", folder / "servable", limits), free_port()
     with receiver(folder / "receiver.log", hang) as sink:
-        environ = site.environ(port) | {
+        environ = {
             "LLMOPS_MONITORING__SINKS": '["local", "logstash"]',
             "LLMOPS_MONITORING__LOGSTASH_URL": sink.url,
         }
-        command = [sys.executable, Path(__file__).with_name("overhead.py"), "--ours"]
-        with running(command, port, environ, folder / "app.log") as server:
-            server.headers = site.headers
+        with made_app(ROOT, folder).running(**environ) as server:
             asyncio.run(ask(server, 100, 4))  # to warm up
             yield server
 
@@ -241,7 +236,7 @@ def collector(folder: Path) -> Iterator[Running]:
     port, health = free_port(), free_port()
     settings = folder / "collector.yaml"
     settings.write_text(COLLECTOR.format(port=port, health=health, received=folder / "received.jsonl"))
-    command = [_shared("otel/otelcol"), "--config", settings]
+    command = [shared("otel/otelcol"), "--config", settings]
     with running(command, health, {}, folder / "collector.log", "/") as server:
         server.url = f"http://127.0.0.1:{port}"
         yield server
@@ -251,18 +246,20 @@ def collector(folder: Path) -> Iterator[Running]:
 def elasticsearch(log: Path) -> Iterator[Running]:
     """A server of Elasticsearch that forgets everything at its end."""
     port = free_port()
-    with running([_shared("elasticsearch/start"), "--port", str(port)], port, {}, log, "/_cluster/health") as server:
+    with running([shared("elasticsearch/start"), "--port", str(port)], port, {}, log, "/_cluster/health") as server:
         yield server
 
 
-def _shared(name: str) -> Path:
+def shared(name: str) -> Path:
+    """A server of the folder `shared` beside this project."""
     for parent in Path(__file__).resolve().parents:
         if (there := parent / "shared" / name).exists():
             return there
     raise ArmFailedError(f"There is no shared/{name} beside this project.")
 
 
-def _client(server: Running) -> Any:
+def client_of(server: Running) -> Any:
+    """A client of Elasticsearch."""
     from elasticsearch import Elasticsearch
 
     return Elasticsearch(server.url, request_timeout=60)

@@ -2,43 +2,68 @@
 
 The same echo engine twice, each in a server of its own with one worker: behind a bare FastAPI route, and behind our
 `/generate`, asked with a key that has limits. Requests come over kept connections, as plain bytes on sockets, so that
-the client costs little beside the server: first one after another, for the time of a request, then 16 at a time, for
-requests per second. Every answer of ours has its event in the spool, committed to disk, before its last byte leaves;
-the last arm shows what one such commit costs alone.
+the client costs little beside the server: first one after another, the servers in turns, for the time of a request,
+then 16 at a time, for requests per second; `CPU ms` is what the server's process computes for each of these. Every
+answer of ours has its event in the spool, committed to disk, before its last byte leaves; the last arm shows what one
+such commit costs alone.
 
-    python benchmarks/overhead.py [--quick] [--json]
+With `--against REVISION`, once or more often, the app of that revision is measured beside ours, in turns, in the same
+environment and with a home made by its own code.
+
+    python benchmarks/overhead.py [--quick] [--json] [--against REVISION]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
 
-from peers import attempted  # noqa: E402
+import psutil  # noqa: E402
+from peers import ROOT, attempted  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 from report import divided, finish, parser  # noqa: E402
-from servers import Running, free_port, make_site, running  # noqa: E402
+from servers import Running, Site, free_port, running  # noqa: E402
 
-from llmops.config import load  # noqa: E402
 from llmops.monitoring.datasets import SERVING  # noqa: E402
 from llmops.monitoring.events import build  # noqa: E402
 from llmops.monitoring.spool import Spool  # noqa: E402
-from serving.app import serve  # noqa: E402
 from serving.engines.base import EngineRequest, Question  # noqa: E402
 from serving.engines.echo import EchoEngine  # noqa: E402
 
 BODY = {"prompt": "How do I return order 4711-0815 of 2 October 2026 without its box?", "max_new_tokens": 20}
 STREAMS = 16
+IN_TURN = 50  #: lone requests that one server gets before it is the next one's turn
 BARE, OURS = "bare route", "our app"
+#: run by the Python of whichever tree is measured
+SERVE = f"""
+from llmops.config import load
+from serving.app import serve
+from serving.engines.echo import EchoEngine
+serve(load(), lambda version: EchoEngine(max_queue={4 * STREAMS}, max_batch={STREAMS}))
+"""
+MAKE = """
+import sys
+from pathlib import Path
+from servers import make_site
+folder = Path(sys.argv[1])
+limits = {"requests_per_minute": 10**9, "tokens_per_minute": 10**9}
+print(make_site(folder / "home", folder / "servable", limits).key)
+"""
 
 Seconds = list[float]
 
@@ -52,51 +77,93 @@ class Body(BaseModel):
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    made = parser(__file__, __doc__, "one round of 500 requests, not three of 2,000")
+    made = parser(__file__, __doc__, "three rounds of 300 requests, not five of 2,000")
+    made.add_argument("--against", action="append", default=[], metavar="REVISION", help="measure that revision, too")
     made.add_argument("--bare", type=int, help=argparse.SUPPRESS)
-    made.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     return made.parse_args(arguments)
 
 
 def main() -> None:
-    """Measure both servers in turns and print the table."""
+    """Measure all servers in turns and print the table."""
     told = options()
     if told.bare:
         bare(told.bare)
         return
-    if told.ours:
-        serve(load(), lambda version: EchoEngine(max_queue=4 * STREAMS, max_batch=STREAMS))
-        return
-    rounds, count = (1, 500) if told.quick else (3, 2000)
+    rounds, count = (3, 300) if told.quick else (5, 2000)
     found: dict[str, list[dict[str, float]]] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "servable").mkdir()
-        site = make_site(
-            folder / "home", folder / "servable", {"requests_per_minute": 10**9, "tokens_per_minute": 10**9}
-        )
+        apps = {OURS: made_app(ROOT, folder / "ours")}
+        for revision in told.against:
+            apps[revision] = made_app(unpacked(revision, folder / f"tree {revision}"), folder / revision)
         for turn in range(rounds):
-            port = free_port()
-            command = [sys.executable, __file__, "--bare", str(port)]
-            with attempted(BARE, failed), running(command, port, {}, folder / f"bare{turn}") as server:
-                found.setdefault(BARE, []).append(measured(server, count))
-            port = free_port()
-            command = [sys.executable, __file__, "--ours"]
-            with attempted(OURS, failed), running(command, port, site.environ(port), folder / f"ours{turn}") as server:
-                server.headers = site.headers
-                found.setdefault(OURS, []).append(measured(server, count))
+            with contextlib.ExitStack() as stack:
+                servers: dict[str, Running] = {}
+                port = free_port()
+                command = [sys.executable, __file__, "--bare", str(port)]
+                starts = {BARE: running(command, port, {}, folder / f"bare{turn}")}
+                for arm, start in (starts | {arm: app.running() for arm, app in apps.items()}).items():
+                    with attempted(arm, failed):
+                        servers[arm] = stack.enter_context(start)
+                for arm, figures in measured(servers, count).items():
+                    found.setdefault(arm, []).append(figures)
         commits = committed(folder / "events", count)
     arms = {
         arm: {key: statistics.median(f[key] for f in figures) for key in figures[0]} for arm, figures in found.items()
     }
-    ratios = divided(arms, {"requests/s, our app over the bare route": ((OURS, "requests/s"), (BARE, "requests/s"))})
-    if arms.keys() >= {OURS, BARE}:
-        ratios |= {
-            f"{p} that our app adds to a lone request": arms[OURS][p] - arms[BARE][p] for p in ("p50 ms", "p99 ms")
-        }
+    others = {arm: arm if arm in told.against else "the bare route" for arm in (BARE, *told.against)}
+    claims = {
+        f"requests/s, our app over {words}": ((OURS, "requests/s"), (arm, "requests/s"))
+        for arm, words in others.items()
+    }
+    ratios = divided(arms, claims)
+    for arm in (OURS, *told.against):
+        if arms.keys() >= {arm, BARE}:
+            ratios |= {
+                f"{p} that {arm} adds to a lone request": arms[arm][p] - arms[BARE][p] for p in ("p50 ms", "p99 ms")
+            }
     arms["one event's commit alone"] = times(commits)
     finish(told, arms, ratios, failed, ("fastapi", "uvicorn"))
+
+
+@dataclass(frozen=True)
+class App:
+    """The app of one tree of this repository, with the echo engine."""
+
+    tree: Path
+    folder: Path
+    site: Site
+
+    @contextlib.contextmanager
+    def running(self, **environ: str) -> Iterator[Running]:
+        """The app as a server, for the time of a block."""
+        port = free_port()
+        environ = {**self.site.environ(port), "PYTHONPATH": str(self.tree), **environ}
+        with running([sys.executable, "-P", "-c", SERVE], port, environ, self.folder / "app.log") as server:
+            server.headers = self.site.headers
+            yield server
+
+
+def made_app(tree: Path, folder: Path) -> App:
+    """Make a home with a released model and a key, by the code of that tree."""
+    (folder / "servable").mkdir(parents=True)
+    paths = os.pathsep.join([str(tree), str(tree / "benchmarks")])
+    command = [sys.executable, "-P", "-c", MAKE, str(folder)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return App(tree, folder, Site(folder / "home", done.stdout.split()[-1]))
+
+
+def unpacked(revision: str, folder: Path) -> Path:
+    """Write the files of a revision of this repository to a folder."""
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", revision], stdout=subprocess.PIPE)
+    if done.returncode:
+        sys.exit(f"overhead: there is no revision {revision} here")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def bare(port: int) -> None:
@@ -119,13 +186,29 @@ def bare(port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False)
 
 
-def measured(server: Running, count: int) -> dict[str, float]:
-    """Times of lone requests, and requests per second at `STREAMS`."""
-    asyncio.run(ask(server, 100, 4))  # to warm up
-    alone, _ = asyncio.run(ask(server, count, 1))
-    together, seconds = asyncio.run(ask(server, count, STREAMS))
-    at = {f"{name} at {STREAMS}": value for name, value in times(together).items()}
-    return {**times(alone), "requests/s": len(together) / seconds, **at}
+def measured(servers: Mapping[str, Running], count: int) -> dict[str, dict[str, float]]:
+    """Return each server's times of lone requests, made in turns, and its requests per second at `STREAMS`."""
+    alone: dict[str, Seconds] = {arm: [] for arm in servers}
+    for server in servers.values():
+        asyncio.run(ask(server, 100, 4))  # to warm up
+    for _ in range(count // IN_TURN):
+        for arm, server in servers.items():
+            alone[arm] += asyncio.run(ask(server, IN_TURN, 1))[0]
+    return {arm: times(alone[arm]) | together(server, count) for arm, server in servers.items()}
+
+
+def together(server: Running, count: int) -> dict[str, float]:
+    """Return what one server does at `STREAMS`: long enough that its background counts, too."""
+    before = _computed_s(server)
+    took, seconds = asyncio.run(ask(server, count, STREAMS))
+    computed_ms = 1000 * (_computed_s(server) - before) / count
+    at = {f"{name} at {STREAMS}": value for name, value in times(took).items()}
+    return {"requests/s": count / seconds, **at, "CPU ms": computed_ms}
+
+
+def _computed_s(server: Running) -> float:
+    used = psutil.Process(server.process.pid).cpu_times()
+    return float(used.user + used.system)
 
 
 async def ask(server: Running, count: int, streams: int) -> tuple[Seconds, float]:

@@ -43,6 +43,7 @@ NAMES = (
     "load",
     "gate",
     "events",
+    "outage",
     "drift",
 )
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made

@@ -36,7 +36,7 @@ from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
 from serving.engines.base import Engine
 from serving.guard import Guard
-from serving.http.draining import DrainingServer
+from serving.http.draining import KEEP_ALIVE_S, DrainingServer
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import problem_response
 from serving.http.protocol import StayingProtocol
@@ -170,6 +170,7 @@ def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None)
         host=config.serving.host,
         port=config.serving.port,
         http=StayingProtocol,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(config.serving.timeout_s) + 1,  # by then all that was taken has its answer
         access_log=False,  # it would hold prompts; every request is an event without them

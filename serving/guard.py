@@ -78,7 +78,7 @@ class AnswerWatch:
         if self.rules:
             return replace(chunk, text="", finish_reason="content_filter")
         text, self._released = self._answer[self._released : leaves], leaves
-        return replace(chunk, text=text)
+        return chunk if text == chunk.text else replace(chunk, text=text)
 
 
 def _word(text: str, at: int) -> int:

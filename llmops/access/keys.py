@@ -9,8 +9,8 @@ from __future__ import annotations
 import hmac
 import math
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from llmops.access.presented import new_secret, sha256, split
 from llmops.access.roles import ROLES, ExpiredKey, Forbidden, Key, KeyRefused, NoSuchKey, RevokedKey, Role, UnknownKey
 from llmops.access.rows import add, every, find, put
+from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Config
 from llmops.errors import AccessError, StateUnavailable
 from llmops.monitoring.datasets import AUDIT
@@ -31,11 +32,15 @@ NOBODY = Key(prefix="", role="user", owner="", sha256="0" * 64, created="")  #: 
 OWNER_CHARS = 100
 MAX_DAYS = 36_500
 REST_S = 5.0  #: for so long a database that is away is left alone, since each request would wait for it
+FRESH_S = 1.0  #: for so long a key is good as it was found last, without the database being asked
 AWAY_S = 300.0  #: for so long a key is good as it was found last, while the database cannot be reached
 
 
 class KeyStore:
-    """The keys in the database, shared between processes; a change counts at once.
+    """The keys in the database, shared between processes.
+
+    A change counts within `FRESH_S` in every process: so long a key that was found is not looked up again. No more is
+    kept in memory than there are keys: a prefix that no key has is looked up each time.
 
     Each change is a row of `audit` in the same transaction, and an event of the dataset `llmops.audit`, in the spool
     before the change counts: a change that cannot be written down does not happen.
@@ -43,17 +48,17 @@ class KeyStore:
     Args:
         database: where they are.
         events: the events folder.
-        now: the clock.
+        clock: the clock.
     """
 
     def __init__(
         self,
         database: Database,
         events: Path,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._database, self._events, self._now = database, events, now
-        #: what was found last by prefix, and when, for the time that the database is away
+        self._database, self._events, self._clock = database, events, clock
+        #: what was found last by prefix, and when the database was asked for it
         self._seen: dict[str, tuple[float, Key]] = {}
         self._rest_until = 0.0  #: until when a database that is away is not asked again
 
@@ -90,7 +95,7 @@ class KeyStore:
             raise KeyRefused(f"A key must be good for more than 0 and at most {MAX_DAYS} days, not {days}.")
         if min(requests_per_minute or 0, tokens_per_minute or 0) < 0:
             raise KeyRefused("A limit per minute is 0 (none) or more.")
-        now, secret = self._now(), new_secret()
+        now, secret = self._clock.now(), new_secret()
         with self._database.change() as connection:
             prefix = secrets.token_hex(4)
             while find(connection, prefix):
@@ -122,11 +127,11 @@ class KeyStore:
             NoSuchKey: if no key has this prefix.
             Forbidden: if its role is above `by`.
         """
-        with self._database.change() as connection:
+        with self._changing(prefix) as connection:
             key = _named(connection, prefix)
             _not_above(key, by, "revoke")
             if not key.revoked:
-                key = put(connection, replace(key, revoked=_iso(self._now())))
+                key = put(connection, replace(key, revoked=_iso(self._clock.now())))
                 self._tell(connection, "revoke_key", key, by, who)
             return key
 
@@ -147,14 +152,14 @@ class KeyStore:
         if not 0 <= hours <= 24 * MAX_DAYS:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
         secret = new_secret()
-        with self._database.change() as connection:
+        with self._changing(prefix) as connection:
             key = _named(connection, prefix)
             _not_above(key, by, "rotate")
             try:
                 self.good(key)
             except AccessError as error:
                 raise KeyRefused(f"{error} It cannot be rotated.") from error
-            until = _iso(self._now() + timedelta(hours=hours))
+            until = _iso(self._clock.now() + timedelta(hours=hours))
             old = key.sha256 if hours else ""
             key = put(connection, replace(key, sha256=sha256(secret), old_sha256=old, old_until=until))
             self._tell(connection, "rotate_key", key, by, who)
@@ -169,6 +174,10 @@ class KeyStore:
         """
         return self.good(self.known(presented))
 
+    def at_hand(self, prefix: str) -> bool:
+        """Whether the key with this prefix was found less than `FRESH_S` ago, so that no database will be asked."""
+        return self._clock.monotonic() - self._seen.get(prefix, (-math.inf, NOBODY))[0] < FRESH_S
+
     def known(self, presented: str) -> Key:
         """The key that was presented, good or not; the same work is done whether or not its prefix is known.
 
@@ -178,7 +187,7 @@ class KeyStore:
         """
         head, prefix, secret = split(presented)
         key = self._find(prefix)
-        given, now = sha256(secret), _iso(self._now())
+        given, now = sha256(secret), _iso(self._clock.now())
         right = hmac.compare_digest(given, key.sha256)
         before = hmac.compare_digest(given, key.old_sha256 or NOBODY.sha256) and now < key.old_until
         if head != "llmops" or not (right or before):
@@ -196,7 +205,7 @@ class KeyStore:
             UnknownKey: if there is no such key, or the secret that was shown is not good any more.
         """
         key = self._find(prefix)
-        before = key.old_sha256 and _iso(self._now()) < key.old_until
+        before = key.old_sha256 and _iso(self._clock.now()) < key.old_until
         if not (proof(key.sha256) or (before and proof(key.old_sha256))):
             raise UnknownKey("The session is over; sign in again.")
         return key
@@ -209,7 +218,7 @@ class KeyStore:
         """
         if key.revoked:
             raise RevokedKey(f"The API key {key.prefix} was revoked on {key.revoked}; ask an admin for a new one.")
-        if key.expires and datetime.fromisoformat(key.expires) <= self._now():
+        if key.expires and datetime.fromisoformat(key.expires) <= self._clock.now():
             raise ExpiredKey(f"The API key {key.prefix} expired on {key.expires}; ask an admin for a new one.")
         return key
 
@@ -232,7 +241,10 @@ class KeyStore:
 
     def _find(self, prefix: str) -> Key:
         """The key with this prefix, or `NOBODY`; while the database is away, as it was found last."""
-        moment = time.monotonic()
+        moment = self._clock.monotonic()
+        seen, kept = self._seen.get(prefix, (-math.inf, None))
+        if kept and moment - seen < FRESH_S:
+            return kept
         try:
             if moment < self._rest_until:
                 raise StateUnavailable("The database of keys cannot be reached; try again in a few seconds.")
@@ -240,16 +252,21 @@ class KeyStore:
                 key = find(connection, prefix)
         except StateUnavailable:
             if moment >= self._rest_until:
-                self._rest_until = time.monotonic() + REST_S
-            seen, key = self._seen.get(prefix, (-math.inf, None))
-            if key is None or moment - seen > AWAY_S:
+                self._rest_until = self._clock.monotonic() + REST_S
+            if kept is None or moment - seen > AWAY_S:
                 raise
-            return key
+            return kept
         if key is None:
             self._seen.pop(prefix, None)
             return NOBODY
         self._seen[prefix] = (moment, key)
         return key
+
+    @contextmanager
+    def _changing(self, prefix: str) -> Iterator[sa.Connection]:
+        with self._database.change() as connection:
+            yield connection
+        self._seen.pop(prefix, None)
 
 
 def keys_of(config: Config) -> KeyStore:

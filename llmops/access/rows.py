@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from llmops.access.roles import Key
 from llmops.state.tables import keys
 
+_FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once, for each request asks for a key
+
 
 def every(connection: sa.Connection) -> Iterator[Key]:
     """All keys, oldest first."""
@@ -19,7 +21,7 @@ def every(connection: sa.Connection) -> Iterator[Key]:
 
 def find(connection: sa.Connection, prefix: str) -> Key | None:
     """The key with this prefix, if there is one."""
-    row = connection.execute(sa.select(keys).where(keys.c.prefix == prefix)).first()
+    row = connection.execute(_FIND, {"prefix": prefix}).first()
     return _key(row) if row else None
 
 

@@ -63,6 +63,8 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
+    if value is None or isinstance(value, str | int):  # nearly all of them
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

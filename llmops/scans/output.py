@@ -99,10 +99,11 @@ def repeats(answer: str) -> bool:
 
 
 def _leaks(prompt: str, answer: str, entities: Sequence[str]) -> dict[str, int]:
-    if not entities:
+    spans = pii.spans_all([answer], entities)[0] if entities else []
+    if not spans:
         return {}
     known, counts = _plain(prompt), dict[str, int]()
-    for span in pii.spans_all([answer], entities)[0]:
+    for span in spans:
         if _plain(answer[span.start : span.end]) not in known:
             counts[span.entity] = counts.get(span.entity, 0) + 1
     return counts
@@ -113,6 +114,8 @@ def _plain(text: str) -> str:
 
 
 def _quotes(answer: str, system: str) -> bool:
+    if not system:
+        return False
     ours, theirs = _WORD.findall(system.casefold()), _WORD.findall(answer.casefold())
     shingles = {tuple(ours[i : i + _SHINGLE]) for i in range(len(ours) - _SHINGLE + 1)}
     return any(tuple(theirs[i : i + _SHINGLE]) in shingles for i in range(len(theirs) - _SHINGLE + 1))

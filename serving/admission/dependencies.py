@@ -69,7 +69,11 @@ def parts(request: Request) -> AppParts:
     return cast(AppParts, request.app.state.parts)
 
 
-AppPartsDep = Annotated[AppParts, Depends(parts)]
+async def _parts(request: Request) -> AppParts:  # no plain function: FastAPI would call it in another thread
+    return parts(request)
+
+
+AppPartsDep = Annotated[AppParts, Depends(_parts)]
 
 
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
@@ -78,7 +82,8 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
     The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
     """
 
-    async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> Key:
+    async def allowed(request: Request, header: _Header, bearer: _Bearer) -> Key:
+        app = parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         app.audit.note(request.scope, "allowed", key)
         return key
@@ -95,7 +100,8 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
     headers about the limits to every answer.
     """
 
-    async def allowed(request: Request, app: AppPartsDep, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+    async def allowed(request: Request, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
+        app = parts(request)
         key = await _admit(request, app, header or (bearer.credentials if bearer else ""), permission)
         request.state.event.update(client_fields(client_address(request.scope)))
         allowance = RequestAllowance(app.limiter, key, request.state.id, request.state.event)
@@ -169,9 +175,9 @@ async def _admit(request: Request, app: AppParts, presented: str, permission: Pe
     key: Key | None = None
     try:
         if presented:
-            key = await asyncio.to_thread(app.keys.known, presented)  # a database on another machine may take its time
+            key = await _asked(app, split(presented)[1], app.keys.known, presented)
         elif request.method == "GET" and (cookie := request.cookies.get(COOKIE)):
-            key = await asyncio.to_thread(_session_key, app, cookie)
+            key = await _asked(app, signing.session_prefix(cookie), _session_key, app, cookie)
         else:
             raise MissingKey("An API key is needed, in the header X-API-Key or as a bearer token.")
         request.state.event.update({"llmops.key.prefix": key.prefix, "user.roles": [key.role]})
@@ -227,6 +233,11 @@ def assert_guarded(app: FastAPI, public_files: frozenset[str]) -> None:
 
 def _calls(dependant: Dependant) -> list[Any]:
     return [call for d in dependant.dependencies for call in (d.call, *_calls(d))]
+
+
+async def _asked(app: AppParts, prefix: str, ask: Callable[..., Key], *args: object) -> Key:
+    """Ask for a key, in another thread where the database must be asked: it may take its time."""
+    return ask(*args) if app.keys.at_hand(prefix) else await asyncio.to_thread(ask, *args)
 
 
 def _session_key(app: AppParts, cookie: str) -> Key:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import socket
+import sys
 import threading
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+
+#: for the next request of a connection, in seconds. More than clients (httpx 5) and balancers (60) leave theirs unused:
+#: the side that sends the requests must be the one that closes, or one of them meets a closed connection.
+KEEP_ALIVE_S = 75
+SWITCH_S = 0.001  #: for so long a thread of the background may keep the event loop waiting; Python's default is 5 ms
 
 
 class DrainingServer(uvicorn.Server):
@@ -19,6 +27,13 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
         super().__init__(config)
         self._app, self._drain_s = app, drain_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`; from here on garbage is looked for among what requests make, not among all modules."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(SWITCH_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server`."""

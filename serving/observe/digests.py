@@ -22,11 +22,13 @@ class Digests:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._key = hmac.digest(secret, b"digests of texts", hashlib.sha256)
+        self._keyed = hmac.new(hmac.digest(secret, b"digests of texts", hashlib.sha256), digestmod=hashlib.sha256)
 
     def text(self, text: str) -> str:
         """Of a text."""
-        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:_DIGITS]
+        made = self._keyed.copy()  # in one call, `hmac.digest` would give other threads their turn for each
+        made.update(text.encode("utf-8", "surrogatepass"))
+        return made.hexdigest()[:_DIGITS]
 
     def prompt(self, prompt: Prompt) -> str:
         """Of a prompt: of its text, whichever route it came by; a question's context does not count."""

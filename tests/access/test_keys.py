@@ -1,6 +1,5 @@
 import hmac
 import json
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -27,6 +26,7 @@ from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
 from llmops.state.database import database_at
 from llmops.state.tables import audit
+from tests.clock import FakeClock
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def test_a_created_key_is_good_and_anything_else_is_unknown(store):
 
 
 def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    store = store_in(tmp_path, now=lambda: moment)
+    clock = FakeClock()
+    store = store_in(tmp_path, clock=clock)
     day, day_key = store.create("user", "a", days=1)
     forever, forever_key = store.create("user", "b")
-    moment += timedelta(hours=23)
+    clock.advance(23 * 3600)
     assert store.check(day) == day_key
-    moment += timedelta(hours=1)
+    clock.advance(1 * 3600)
     with pytest.raises(ExpiredKey):
         store.check(day)
     store.revoke(forever_key.prefix)
@@ -67,7 +67,34 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
         store.good(store.proven(forever_key.prefix, bool))
 
 
-def test_a_revocation_keeps_its_first_time_and_counts_at_once_for_others(store, tmp_path):
+@pytest.mark.parametrize("change, refused", [("revoke", RevokedKey), ("rotate", UnknownKey)])
+def test_a_change_counts_within_a_second_for_others_and_until_then_no_database_is_asked(
+    tmp_path, monkeypatch, change, refused
+):
+    clock = FakeClock()
+    store, asked = store_in(tmp_path, clock=clock), []
+    read = store._database.read
+    monkeypatch.setattr(store._database, "read", lambda: asked.append(clock.seconds) or read())
+    shown, key = store.create("user", "a")
+    for _ in range(3):
+        assert store.check(shown) == key
+        clock.advance(0.25)
+    assert asked == [1000.0] and store.at_hand(key.prefix)
+    with pytest.raises(UnknownKey):  # a secret that is wrong is so from memory, too
+        store.check(shown + "x")
+    getattr(store_in(tmp_path), change)(key.prefix, **{"hours": 0} if change == "rotate" else {})
+    assert store.check(shown) == key
+    clock.advance(0.25)
+    assert not store.at_hand(key.prefix)
+    with pytest.raises(refused):
+        store.check(shown)
+    for _ in range(2):  # what is not found is not kept
+        with pytest.raises(UnknownKey):
+            store.check("llmops_00000000_x")
+    assert len(asked) == 4
+
+
+def test_a_revocation_keeps_its_first_time_and_counts_at_once_in_its_own_process(store, tmp_path):
     shown, key = store.create("user", "a")
     store.check(shown)
     assert store_in(tmp_path / "home").revoke(key.prefix).revoked == store.revoke(key.prefix).revoked != ""
@@ -110,15 +137,15 @@ def test_wrong_arguments_make_no_key_and_no_rotation(store):
 
 
 def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    store = store_in(tmp_path, now=lambda: moment)
+    clock = FakeClock()
+    store = store_in(tmp_path, clock=clock)
     first, key = store.create("developer", "a", days=30, requests_per_minute=5)
     second, rotated = store.rotate(key.prefix, hours=2)
     assert first != second and first.split("_")[1] == second.split("_")[1]
     kept = ("prefix", "role", "owner", "created", "expires", "requests_per_minute")
     assert all(getattr(rotated, name) == getattr(key, name) for name in kept)
     assert store.check(first) == store.check(second) == rotated
-    moment += timedelta(hours=2)
+    clock.advance(2 * 3600)
     third, _ = store.rotate(key.prefix, hours=2)
     assert store.check(second) == store.check(third)
     with pytest.raises(UnknownKey):
@@ -136,13 +163,13 @@ def test_a_rotated_key_has_a_new_secret_and_the_old_one_for_a_while(tmp_path):
 
 
 def test_a_session_of_the_old_secret_ends_with_it(tmp_path):
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-    store = store_in(tmp_path, now=lambda: moment)
+    clock = FakeClock()
+    store = store_in(tmp_path, clock=clock)
     _, key = store.create("admin", "a")
     _, rotated = store.rotate(key.prefix, hours=2)
     old, new = (of.sha256.__eq__ for of in (key, rotated))  # what each session proves
     assert store.proven(key.prefix, old) == store.proven(key.prefix, new) == rotated
-    moment += timedelta(hours=2)
+    clock.advance(2 * 3600)
     assert store.proven(key.prefix, new) == rotated
     with pytest.raises(UnknownKey):
         store.proven(key.prefix, old)
@@ -206,8 +233,10 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
     limits = ("--requests-per-minute", "9", "--tokens-per-minute", "0")
     made = json.loads(run("create", "--owner", "shop", *limits, "--json")[1].out)
     assert (made["requests_per_minute"], made["tokens_per_minute"]) == (9, 0)
-    store = store_in(tmp_path)
+    clock = FakeClock()
+    store = store_in(tmp_path, clock=clock)
     assert store.check(made["key"]).owner == "shop"
+    clock.advance(1)
     fresh = run("rotate", made["prefix"], "--hours", "0")[1].out.strip()
     assert store.check(fresh)
     with pytest.raises(UnknownKey):
@@ -215,6 +244,7 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
     (listed,) = json.loads(run("list", "--json")[1].out)
     assert listed["prefix"] == made["prefix"] and not any("sha256" in name for name in listed)
     assert run("revoke", made["prefix"])[0] == 0
+    clock.advance(1)
     with pytest.raises(RevokedKey):
         store.check(fresh)
     for wrong in (("revoke", "00000000"), ("create", "--owner", ""), ("list", "shop"), ("rotate", made["prefix"])):
@@ -225,7 +255,9 @@ def test_the_command_line_makes_lists_rotates_and_revokes(tmp_path, capsys, monk
 # --- while the database is away
 
 
-def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(store, monkeypatch):
+def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(tmp_path, monkeypatch):
+    clock = FakeClock()
+    store = store_in(tmp_path, clock=clock)
     seen, _ = store.create("user", "a")
     unseen, _ = store.create("user", "b")
     store.check(seen)
@@ -234,13 +266,16 @@ def test_a_key_that_was_seen_is_good_for_a_while_and_no_other(store, monkeypatch
         raise StateUnavailable("away")
 
     monkeypatch.setattr(store._database, "read", away)
+    clock.advance(1)
     assert store.check(seen).owner == "a"
     for other in (unseen, "llmops_00000000_x"):
         with pytest.raises(StateUnavailable):
             store.check(other)
     with pytest.raises(UnknownKey):
         store.check(seen[:-1] + "!")
-    monkeypatch.setattr(keys, "AWAY_S", -1.0)
+    clock.advance(keys.AWAY_S - 2)
+    assert store.check(seen).owner == "a"
+    clock.advance(3)
     with pytest.raises(StateUnavailable):
         store.check(seen)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastapi.testclient import TestClient
 from llmops.access.roles import PERMISSIONS, ROLES
 from llmops.monitoring.datasets import AUDIT
 from llmops.monitoring.spool import Spool
-from serving.admission.dependencies import permission_of
+from serving.admission.dependencies import _calls, permission_of
 from serving.observe import audit as auditing
 from serving.observe.audit import MOST_KINDS, Audit
 
@@ -95,6 +96,14 @@ def test_no_route_lets_a_bad_key_in_and_each_says_why(site: Any, client: TestCli
             problem = answer.json()
             assert (problem.get("error") or problem)["code"] == code, (name, kind)
             assert not key or key.split("_", 2)[2] not in answer.text + browser.text
+
+
+def test_nothing_that_a_request_to_a_model_depends_on_runs_in_another_thread(routes: dict[str, Any]) -> None:
+    """FastAPI calls plain functions there, and a hand-over costs more than they do."""
+    for name in ("POST /generate", "POST /v1/chat/completions", "POST /v1/completions"):
+        for call in _calls(routes[name].dependant):
+            kinds = (call, getattr(call, "__call__", call))  # noqa: B004  an object that can be awaited
+            assert any(iscoroutinefunction(one) or isasyncgenfunction(one) for one in kinds), (name, call)
 
 
 def test_the_public_routes_are_these_and_mind_no_bad_key(client: TestClient, routes: dict[str, Any]) -> None:
