@@ -13,11 +13,8 @@ from typing import Any
 
 from llmops import artifacts
 from llmops.artifacts import Record
-from llmops.data.annotate.split import normalized
-from llmops.data.feedback.documents import LOCATION as FEEDBACK
 from llmops.errors import ArtifactError, RegistryError
-from llmops.records import KEY, Example, read_rows
-from llmops.registry.version import Version, read_version
+from llmops.registry.version import Version
 from llmops.scans import secrets
 
 DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names the dataset
@@ -122,27 +119,6 @@ def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
         return {**document, "status": version.status, "compared_with": version.compared_with}
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise RegistryError(f"The lineage of {version.name} cannot be read from {path}: {error}.") from error
-
-
-def told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
-    """Return how many topics users have told of since a version was trained, and the record of its training rows.
-
-    None if other rows are new or gone, too, or if the rows that the version was trained on are not there any more. A
-    row that users have corrected may be gone.
-    """
-    try:
-        before = annotate.parent.parent / lineage(read_version(version))["dataset"]["artifact"]
-    except RegistryError:
-        return None
-    if not artifacts.is_done(before) or not (before / DATASET).is_file():
-        return None
-    mine, theirs = ({row.id: row for row in read_rows(path / DATASET, Example)} for path in (annotate, before))
-    new = [row for row in mine.values() if row.id not in theirs]
-    corrected = {normalized(row.question) for row in new}
-    gone = [row for row in theirs.values() if row.id not in mine and normalized(row.question) not in corrected]
-    if not new or gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
-        return None
-    return len({row.group for row in new}), artifacts.read_record(before)
 
 
 def lineage_text(version: Version, root: Path | None = None) -> str:

@@ -16,15 +16,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from llmops import artifacts
 from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
-from llmops.data.annotate.split import wording_id
-from llmops.errors import ArtifactError
+from llmops.data.annotate.split import normalized, wording_id
+from llmops.data.feedback.documents import LOCATION as FEEDBACK
+from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
-from llmops.records import Example, read_rows
+from llmops.records import KEY, Example, read_rows
 from llmops.registry.registry import Registry
-from llmops.registry.version import Version
+from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
 from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores
@@ -71,7 +73,7 @@ def run(
             "between the stages. Run evaluate, govern and release again."
         )
     selection: dict[str, Any] = _read(select / "selection.json")
-    told = lineage.told_since(champion, annotate) if champion else None
+    told = _told_since(champion, annotate) if champion else None
     like = {**known, "annotate": replace(known["annotate"], files=told[1].files)} if told else {}
     candidate = Candidate(
         scores=candidate_scores,
@@ -245,3 +247,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
+    """Return how many topics users have told of since a version was trained, and the record of its training rows.
+
+    None if other rows are new or gone, too, or if the rows that the version was trained on are not there any more. A
+    row that users have corrected may be gone.
+    """
+    try:
+        before = annotate.parent.parent / lineage.lineage(read_version(version))["dataset"]["artifact"]
+    except RegistryError:
+        return None
+    if not artifacts.is_done(before) or not (before / lineage.DATASET).is_file():
+        return None
+    mine, theirs = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
+    new = [row for row in mine.values() if row.id not in theirs]
+    corrected = {normalized(row.question) for row in new}
+    gone = [row for row in theirs.values() if row.id not in mine and normalized(row.question) not in corrected]
+    if not new or gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
+        return None
+    return len({row.group for row in new}), artifacts.read_record(before)
