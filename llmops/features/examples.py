@@ -68,12 +68,11 @@ def read_offline(features: Path, split: str) -> Rows[Tokens]:
         ArtifactError: if the artifact holds no example of that split, or Feast does not know one of them.
     """
     path = mapped_path(features, split)
-    for file in (features / PARQUET, path):
-        if not file.is_file():
-            raise ArtifactError(
-                f"{features} is no features artifact: it has no {file.name}; run `llmops run features` first."
-            )
-    rows = Dataset.from_file(str(path))
+    if not (features / PARQUET).is_file():
+        raise ArtifactError(
+            f"{features} is no features artifact: it has no {PARQUET}; run `llmops run features` first."
+        )
+    rows = Dataset.from_file(str(path)) if path.is_file() else None
     if not rows:
         raise ArtifactError(f"{features} holds no example of the split {split!r}; look at its dropped.parquet.")
     _check_known(features, rows)

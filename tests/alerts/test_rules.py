@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmops.access.keys import keys_of
+from llmops.access.keys import KeyStore
 from llmops.alerts import conditions, ledger
 from llmops.alerts.judge import Judge
 from llmops.alerts.traffic import BURNS, Sources, Traffic
@@ -17,6 +17,8 @@ from llmops.config import Config
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE, SERVING
 from llmops.monitoring.events import build, emit, timestamp
 from llmops.monitoring.sinks.local import LocalStore
+from llmops.state.database import database_of
+from tests.clock import FakeClock
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -180,8 +182,7 @@ def test_a_dag_is_missed_only_if_it_ever_ran_by_its_schedule(config: Config) -> 
     ("days", "left", "found"), [(90, 6.9, True), (90, -0.5, True), (90, 7.5, False), (1, 0.5, False)]
 )
 def test_a_key_that_expires_soon(config: Config, days: float, left: float, found: bool) -> None:
-    store = keys_of(config)
-    store._now = lambda: NOW - timedelta(days=days - left)
+    store = KeyStore(database_of(config), config.events, FakeClock(NOW - timedelta(days=days - left)))
     store.create("user", "ana", days)
     store.create("user", "ben")
     _, revoked = store.create("user", "cleo", days)
