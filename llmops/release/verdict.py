@@ -1,0 +1,220 @@
+"""Judge a trial of a version on a share of the callers: pull it, promote it, or wait.
+
+    regression         the version does worse than the champion: it is pulled at once
+    no_regression      the trial has ended, enough was seen, and nothing was found: it is promoted
+    insufficient_data  too little was seen: it stays, is pulled at the deadline, and is never promoted
+    error              the counts cannot be trusted: it stays, and an alert is raised
+
+Each measure is a figure of every caller. Callers were drawn to the sides, not requests: what one caller sends rises and
+falls together. So the only chance is the draw, and the test is the one by permutation (Fisher 1935, "The Design of
+Experiments"): in how many other draws of as many callers would the version look as bad? It needs no assumption on what
+callers are like. A version that is slower by less than `STEP` is not worse.
+
+There is a look at 10, 20, 40, … requests, and one at the end. With three measures and 7 looks before the end (1,000
+requests) the chance that an equal version is pulled is at most 3 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
+With few callers this test finds nothing, so there is a plain limit, too: a version that fails more than `LIMIT` of its
+requests beyond the champion's share is pulled. Pure functions, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.release.figures import STEP, Counts, Figures, bucket, requests_of, times_of
+
+Floats = NDArray[np.float64]
+Word = Literal["regression", "no_regression", "insufficient_data", "error"]
+
+FIRST = 10  #: requests of the canary at the first look; each look comes at twice as many as the one before
+LOOK, END = 0.0003, 0.006  #: a p-value below it is a regression, at a look and at the end
+LIMIT = 0.5  #: share of failed requests
+SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller chance
+BETTER = 0.025  #: level of the upper bound of a difference; in an A/B test that of thumbs down has to be below 0
+POWER = 0.84  #: standard deviations: the normal quantile of 8 in 10
+DRAWS, _CHUNK = 10_000, 1_000
+CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
+TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
+SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
+
+Rows = Sequence[tuple[float, float]]  #: of each caller: how many, and the sum of their figures, high where it is bad
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Conditions of a trial."""
+
+    requests: int = 1000  #: of the canary, that are enough
+    callers: int = 5  #: on each side, that are enough
+    minutes: float = 1440  #: after these a version of which too little was seen is pulled
+    slow_s: float = math.inf  #: slower answers are slow, however usual they are
+
+    def late(self, trial: str) -> bool:
+        """Return whether the deadline of a trial has come, from the time when it was started."""
+        return datetime.now(UTC) >= datetime.fromisoformat(trial) + timedelta(minutes=self.minutes)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verdict with its reason and its numbers, as JSON values."""
+
+    word: Word
+    why: str
+    numbers: Mapping[str, Any]
+    better: bool = False  #: of an A/B test: users like the version better, beyond chance
+
+
+def looks(requests: int) -> int:
+    """Return how many looks there are up to this number of the canary's requests."""
+    return (requests // FIRST).bit_length()
+
+
+def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
+    """Return whether the trial has seen enough to end."""
+    return canary.requests >= rules.requests and min(len(canary.callers), len(champion.callers)) >= rules.callers
+
+
+def judge(
+    canary: Figures, champion: Figures, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
+) -> Verdict:
+    """Judge a trial.
+
+    Args:
+        canary, champion: counts of both sides over the same time.
+        share: the chance that a caller is drawn to the canary with.
+        rules: conditions of the trial.
+        ratings: judge by what users say, too, as in an A/B test.
+        end: end the trial if enough was seen; otherwise this is a look, at which only a regression decides.
+    """
+    over = end and enough(canary, champion, rules)
+    level, split = END if over else LOOK, _split(canary, champion, share)
+    measures = compare(canary, champion, rules, level, ratings)
+    sides = {"canary": canary.summary(), "champion": champion.summary()}
+    numbers = {"bound": level, "measures": measures, "split": split, **sides}
+    seen = f"{canary.requests} requests of {len(canary.callers)} callers, {champion.requests} of the champion's"
+    plain = _failed(canary) - _failed(champion)
+    if canary.requests >= FIRST and plain > LIMIT:
+        why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
+        return Verdict("regression", f"{why}, after {seen}", numbers)
+    worse = [(name, one) for name, one in measures.items() if one["p"] < level]
+    if worse:
+        words = ", ".join(f"{name} ({_unit(name, one['difference'])}, p = {one['p']:.1g})" for name, one in worse)
+        return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
+    if not over:
+        needed = f"{rules.requests} requests and {rules.callers} callers on each side are needed"
+        return Verdict("insufficient_data", f"nothing was found after {seen}; {needed}", numbers)
+    if split < SPLIT:
+        why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
+        return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
+    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in measures.items())
+    why = f"nothing was found after {seen}; it would have been from: {found}"
+    if not ratings:
+        return Verdict("no_regression", why, numbers)
+    most = measures["thumbs down"]["most"]
+    better = most is not None and most < 0
+    words = "users like it better" if better else "users are not known to like it better"
+    return Verdict("no_regression", f"{words}; {why}", numbers, better)
+
+
+def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
+    """Return for each measure `difference` (canary less champion: of shares; of latency the logarithm, less `STEP`),
+    `p`, `found_from` (the smallest true difference that is found about 8 times in 10) and `most`, its upper bound.
+
+    The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
+    10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
+    where its requests have the correlation `CORRELATION` (Kleinman 1973, "Proportions with extraneous variance").
+    """
+    callers, ours = [*canary.callers.values(), *champion.callers.values()], len(canary.callers)
+    latency, slow = _times(callers, ours, rules.slow_s)
+    measures: dict[str, Rows] = {
+        "unanswered": [(requests_of(c) - c["left"], c["failed"] + c["refused"] + c["rejected"]) for c in callers],
+        "slow answers": slow,
+        "latency": latency,
+    }
+    if ratings:
+        measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
+        measures["corrections"] = [(c["answered"], c["corrected"]) for c in callers]
+    return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
+
+
+def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
+    numbers, values = rows[:, 0], rows[:, 1] / np.maximum(rows[:, 0], 1)
+    values = values if name == "latency" else np.sqrt(values)
+    weights = numbers / (1 + (np.maximum(numbers, 1) - 1) * CORRELATION)
+    here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
+    if not here or not there:
+        return {"difference": 0.0, "p": 1.0, "found_from": None, "most": None}
+    scores, base = (
+        weights * (values - np.average(values, weights=weights)),
+        float(weights[ours:] @ values[ours:]) / there,
+    )
+    seen, others = float(scores[:ours].sum()), permuted(scores, ours)
+
+    def difference(total: float) -> float:
+        by = total * (1 / here + 1 / there)
+        return round(by if name == "latency" else max(0.0, base + by) ** 2 - base**2, 6)
+
+    reach, most = np.quantile(others, [1 - level, 1 - BETTER])
+    return {
+        "difference": difference(seen),
+        "p": (1 + int((others >= seen - 1e-9).sum())) / (1 + DRAWS),
+        "found_from": difference(reach + POWER * others.std()),
+        "most": difference(seen + most),
+    }
+
+
+def permuted(scores: Floats, ours: int) -> Floats:
+    """Return the sums of the scores of `ours` callers in `DRAWS` random draws of so many; always the same draws."""
+    rng, sums = np.random.default_rng(0), np.empty(DRAWS)
+    for start in range(0, DRAWS, _CHUNK):
+        drawn = np.argpartition(rng.random((_CHUNK, len(scores)), dtype=np.float32), ours - 1, axis=1)[:, :ours]
+        sums[start : start + _CHUNK] = scores[drawn].sum(axis=1)
+    return sums
+
+
+def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:
+    """Return of each caller the answers with their log latencies less the means of their classes of lengths, and the
+    requests with the number of slow ones: above `slow_s`, above `TAIL` more than usual for class and caller, or given
+    up by the caller, since nobody waited for the end. The first `ours` callers may be slower by `STEP`."""
+    rows = [[(key, at - (i < ours), n) for key, at, n in times_of(counts)] for i, counts in enumerate(callers)]
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        answers = sum(n for *_, n in row)
+        for key, at, n in row:
+            own = n / (1 + (answers - 1) * CORRELATION)
+            sums[key][0] += own
+            sums[key][1] += own * at
+    means = {key: total / number for key, (number, total) in sums.items()}
+    longest = bucket(slow_s) if slow_s < math.inf else math.inf
+    latency, slow = [], []
+    for counts, row in zip(callers, rows, strict=True):
+        answers, residual = sum(n for *_, n in row), sum(n * (at - means[key]) for key, at, n in row)
+        pace = residual / (answers + SHRINK)
+        late = sum(n for key, at, n in row if at > min(longest, means[key] + pace + TAIL))
+        latency.append((answers, residual * math.log(STEP)))
+        slow.append((answers + counts["left"], late + counts["left"]))
+    return latency, slow
+
+
+def _split(canary: Figures, champion: Figures, share: float) -> float:
+    """Return the chance of a split of callers that is as uneven, by the normal approximation with continuity."""
+    ours, everybody = len(canary.callers), len(canary.callers) + len(champion.callers)
+    spread = math.sqrt(max(1e-9, everybody * share * (1 - share)))
+    return math.erfc(max(0.0, abs(ours - everybody * share) - 0.5) / spread / math.sqrt(2))
+
+
+def _failed(side: Figures) -> float:
+    return (side.total("failed") + side.total("refused")) / max(1, side.requests)
+
+
+def _unit(name: str, value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{math.exp(value) * STEP:.2g} times" if name == "latency" else f"{100 * value:.1f} points"
