@@ -19,6 +19,7 @@ from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 from llmops.monitoring.spool import Spool
+from llmops.registry.registry import registry_of
 
 LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie; of longer windows two
 
@@ -151,6 +152,16 @@ def key_expiring(config: Config, now: datetime) -> list[Finding]:
             message = f"The API key {key.prefix} of the role {key.role} {when} {key.expires}."
             found.append(Finding("key_expiring", message, subject=key.prefix, value=days, bound=config.alerts.key_days))
     return found
+
+
+def trial_error(config: Config, now: datetime) -> list[Finding]:
+    """Find a trial that stays after a verdict of `error`."""
+    registry = registry_of(config)
+    if (trial := registry.canary()) is None:
+        return []
+    errors = [one for one in registry.decisions(trial.version) if one["numbers"].get("trial") == trial.started]
+    message = f"The trial of {trial.version} cannot be decided: {errors[-1]['why'] if errors else ''}"
+    return [Finding("trial_error", message, subject=trial.version)] if errors else []
 
 
 def place(config: Config) -> str:

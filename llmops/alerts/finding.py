@@ -26,6 +26,7 @@ SEVERITIES: dict[Rule, Severity] = {
     "stage_failed": "warning",
     "dag_missing": "warning",
     "key_expiring": "warning",
+    "trial_error": "warning",
     "run_failed": "critical",
     "run_late": "warning",
     "gc_failed": "warning",

@@ -44,6 +44,7 @@ class Judge:
             ("disk",): partial(conditions.disk, config),
             ("dag_missing",): partial(conditions.dag_missing, config),
             ("key_expiring",): partial(conditions.key_expiring, config),
+            ("trial_error",): partial(conditions.trial_error, config),
         }
         if waiting:
             self._checks[("queue_length",)] = self._long_queue

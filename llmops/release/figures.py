@@ -54,7 +54,7 @@ def times_of(counts: Counts) -> Iterator[tuple[str, int, int]]:
 class Figures:
     """Counts of one side."""
 
-    callers: dict[str, Counts] = field(default_factory=dict)  #: by `group_of`
+    callers: dict[str, Counts] = field(default_factory=dict)  #: by `group_of`; a caller is named by its key's prefix
 
     @property
     def requests(self) -> int:
@@ -66,18 +66,11 @@ class Figures:
         return sum(counts[word] for counts in self.callers.values())
 
     def count(self, caller: str, word: Word, number: int = 1) -> None:
-        """Count what happened to a caller, who is named by the prefix of its key."""
+        """Count what happened to a caller."""
         self.callers.setdefault(group_of(caller), Counter())[word] += number
 
     def add(self, caller: str, seconds: float, input_tokens: int, output_tokens: int, rejected: bool = False) -> None:
-        """Count an answer.
-
-        Args:
-            caller: the prefix of its key.
-            seconds: how long it took in all.
-            input_tokens, output_tokens: latencies are compared within powers of 4 and of 2 of these.
-            rejected: the guard kept it back.
-        """
+        """Count an answer. Latencies are compared within powers of 4 of the input's tokens, of 2 of the output's."""
         counts = self.callers.setdefault(group_of(caller), Counter())
         lengths = f"{input_tokens.bit_length() // 2}/{output_tokens.bit_length()}"
         counts.update(["answered", f"{lengths}/{bucket(seconds)}", *(["rejected"] if rejected else [])])

@@ -44,15 +44,8 @@ def promote(
     override: str = "",
     who: Mapping[str, Any] | None = None,
 ) -> Version:
-    """Make a version the champion; a canary's trial is over. Promoting the champion changes nothing.
-
-    Args:
-        registry: where.
-        events: the events folder.
-        version: its name, or an alias.
-        by, why: for the history and the event.
-        override: why one that the gate did not pass is promoted all the same.
-        who: more fields of the event.
+    """Make a version, named or by an alias, the champion; a canary's trial is over. Promoting the champion changes
+    nothing. `override` is the reason for one that the gate did not pass, `who` has more fields of the event.
 
     Raises:
         RegistryError: if it cannot be, or the gate did not pass it and there is no override.
@@ -61,14 +54,14 @@ def promote(
     chosen = registry.promote(version, by=by, why=why, override=override)
     if chosen.name != before:
         needed = "" if chosen.status == "promoted" else override
-        _tell(registry, events, "promote", by, why, chosen.name, who, needed)
+        _tell(registry, events, "promote", chosen.name, by, why, who, override=needed)
     return chosen
 
 
 def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Mapping[str, Any] | None = None) -> Version:
     """Make the previous champion the champion again; a canary's trial is over."""
     chosen = registry.rollback(by=by, why=why)
-    _tell(registry, events, "rollback", by, why, chosen.name, who)
+    _tell(registry, events, "rollback", chosen.name, by, why, who)
     return chosen
 
 
@@ -91,7 +84,7 @@ def start(
     needed = registry.trial_override()
     if (canary, needed) != before:
         more = {"llmops.canary.share": share, **(who or {})}
-        _tell(registry, events, f"{kind}_start", by, why, canary.version, more, needed)
+        _tell(registry, events, f"{kind}_start", canary.version, by, why, more, override=needed)
     return canary
 
 
@@ -107,7 +100,7 @@ def stop(
         return None
     canary = registry.stop_canary(by=by, why=why, trial=going_on(registry, kind).started)
     if canary:
-        _tell(registry, events, f"{kind}_stop", by, why, canary.version, who)
+        _tell(registry, events, f"{kind}_stop", canary.version, by, why, who)
     return canary
 
 
@@ -119,22 +112,14 @@ def pull(registry: Registry, events: Path, trial: Canary, why: str, numbers: Map
 def conclude(
     registry: Registry, events: Path, trial: str, rules: Rules, *, by: str, promote: bool = True
 ) -> dict[str, Any]:
-    """Act on the verdict of a trial. A regression is pulled. A version without one is promoted, in an A/B test only if
-    its ratings are better. One of which too little was seen stays until the deadline and is pulled then. After an error
-    it stays, and the event raises an alert. A version that the gate does not pass any more, without a reason, is not
-    promoted; its trial ends.
+    """Act on the verdict of a trial, which is named by its start.
 
-    Args:
-        registry: where.
-        events: the events folder.
-        trial: `started` of its trial.
-        rules: conditions of the trial.
-        by: for the history.
-        promote: False: a version that would be promoted is named and the champion stays.
+    A regression is pulled. A version without one is promoted, in an A/B test only if users like it better, and if
+    `promote` allows it. One of which too little was seen stays until the deadline and is pulled then. After an error it
+    stays, and an alert is raised. One that the gate does not pass any more is not promoted, and its trial ends.
 
     Returns:
-        `outcome` (the verdict's word; over: the trial had ended before), `promoted`, `why`, and if there are any the
-        verdict's `numbers`.
+        `outcome` (the verdict's word; over: the trial had ended before), `promoted`, `why`, and perhaps `numbers`.
 
     Raises:
         RegistryError: if its model is gone.
@@ -146,7 +131,7 @@ def conclude(
     found = _judged(registry, going, kind, rules)
     result = {"outcome": found.word, "promoted": False, "why": found.why, "numbers": dict(found.numbers)}
     if found.word == "error":
-        registry.decide(going.version, kind, "error", by=by, why=found.why, numbers=found.numbers)
+        registry.decide(going.version, kind, "error", by=by, why=found.why, numbers={**found.numbers, "trial": trial})
         _announce(registry, events, going, {**result, "kind": kind})
     if found.word == "error" or (found.word == "insufficient_data" and not rules.late(trial)):
         return result
@@ -245,23 +230,16 @@ def _tell(
     registry: Registry,
     events: Path,
     action: str,
+    version: str,
     by: str,
     why: str,
-    version: str,
     who: Mapping[str, Any] | None,
     override: str = "",
 ) -> None:
     with _told():
-        fields = {
-            "event.action": action,
-            "event.outcome": "success",
-            "event.reason": why,
-            "user.name": by,
-            "llmops.model.version": version,
-            "llmops.aliases": registry.aliases(),
-            **({"llmops.override": override} if override else {}),
-        }
-        emit(events, ADMIN, {**fields, **(who or {})})
+        fields = {"event.action": action, "event.outcome": "success", "event.reason": why, "user.name": by}
+        fields |= {"llmops.model.version": version, "llmops.aliases": registry.aliases(), **(who or {})}
+        emit(events, ADMIN, fields | ({"llmops.override": override} if override else {}))
 
 
 def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:

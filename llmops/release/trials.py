@@ -61,14 +61,8 @@ class Written:
 
 
 def write(registry: Registry, trial: Canary, replica: str, own: Sides) -> Written | None:
-    """Write down all that one replica has counted in a trial; None if the trial is over, and nothing is written.
-
-    Args:
-        registry: of the model.
-        trial: the trial it was counted in.
-        replica: its name, which no other has.
-        own: its counts.
-    """
+    """Write down all that one replica, which has a name of its own, has counted in a trial; None if the trial is over,
+    and nothing is written."""
     with registry.database.change() as connection:
         known = _trial(connection, registry, trial.started)
         if known is None or known.ended:
@@ -86,29 +80,19 @@ def write(registry: Registry, trial: Canary, replica: str, own: Sides) -> Writte
 
 
 def mark(trial: Canary, side: str, caller: str) -> str:
-    """Return which side of a trial answers whom, as hex digits: the trial (8), the side (1), the group of callers (3).
-
-    Args:
-        trial: the trial.
-        side: `canary` or `champion`.
-        caller: the prefix of the key that asked.
-    """
+    """Return which side of a trial (`canary` or `champion`) answers the caller of a key's prefix, as hex digits: the
+    trial (8), the side (1), the group of callers (3)."""
     return f"{_digest(trial.started, 8)}{_SIDES.index(side)}{int(group_of(caller)):03x}"
 
 
 def rate(registry: Registry, mark: str, request: str, by: str, said: tuple[int, int, int]) -> str:
-    """Write down what somebody says of an answer; a key's last rating of a request replaces the one before, and a
-    correction stays beside it.
+    """Write down what somebody says of an answer, and return the version that answered; empty if its trial is over, and
+    then nothing is written.
 
     Args:
-        registry: of the model.
-        mark: of the request.
-        request: its id.
-        by: the prefix of the key that says it.
+        registry, mark, request: of the request; its id.
+        by: the prefix of the key that says it. Its last rating of a request replaces the one before.
         said: thumbs up, thumbs down, corrections; a 0 takes nothing back, but the other thumb.
-
-    Returns:
-        The version that answered; empty if its trial is over, and then nothing is written.
     """
     going = registry.canary()
     if going is None or mark[:8] != _digest(going.started, 8):

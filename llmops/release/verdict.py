@@ -10,8 +10,8 @@ falls together. So the only chance is the draw, and the test is the one by permu
 Experiments"): in how many other draws of as many callers would the version look as bad? It needs no assumption on what
 callers are like. A version that is slower by less than `STEP` is not worse.
 
-There is a look at 10, 20, 40, … requests, and one at the end. With three measures and 7 looks before the end (1,000
-requests) the chance that an equal version is pulled is at most 3 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
+There is a look at 10, 20, 40, … requests, and one at the end. With four measures and 7 looks before the end (1,000
+requests) the chance that an equal version is pulled is at most 4 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
 With few callers this test finds nothing, so there is a plain limit, too: a version that fails more than `LIMIT` of its
 requests beyond the champion's share is pulled. Pure functions, no files.
 """
@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -34,11 +35,13 @@ Floats = NDArray[np.float64]
 Word = Literal["regression", "no_regression", "insufficient_data", "error"]
 
 FIRST = 10  #: requests of the canary at the first look; each look comes at twice as many as the one before
-LOOK, END = 0.0003, 0.006  #: a p-value below it is a regression, at a look and at the end
+LOOK, END = 0.0002, 0.0045  #: a p-value below it is a regression, at a look and at the end
 LIMIT = 0.5  #: share of failed requests
 SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller chance
-BETTER = 0.025  #: level of the upper bound of a difference; in an A/B test that of thumbs down has to be below 0
-POWER = 0.84  #: standard deviations: the normal quantile of 8 in 10
+BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
+POWER, TRIALS = 0.8, 50
+SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
+NORMAL = NormalDist()
 DRAWS, _CHUNK = 10_000, 1_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
@@ -103,7 +106,7 @@ def judge(
     if canary.requests >= FIRST and plain > LIMIT:
         why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
         return Verdict("regression", f"{why}, after {seen}", numbers)
-    worse = [(name, one) for name, one in measures.items() if one["p"] < level]
+    worse = [(name, one) for name, one in measures.items() if one["p"] < level and name != LIKED]
     if worse:
         words = ", ".join(f"{name} ({_unit(name, one['difference'])}, p = {one['p']:.1g})" for name, one in worse)
         return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
@@ -113,19 +116,18 @@ def judge(
     if split < SPLIT:
         why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
         return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
-    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in measures.items())
+    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in measures.items() if name != LIKED)
     why = f"nothing was found after {seen}; it would have been from: {found}"
     if not ratings:
         return Verdict("no_regression", why, numbers)
-    most = measures["thumbs down"]["most"]
-    better = most is not None and most < 0
+    better = measures[LIKED]["p"] < BETTER
     words = "users like it better" if better else "users are not known to like it better"
     return Verdict("no_regression", f"{words}; {why}", numbers, better)
 
 
 def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
     """Return for each measure `difference` (canary less champion: of shares; of latency the logarithm, less `STEP`),
-    `p`, `found_from` (the smallest true difference that is found about 8 times in 10) and `most`, its upper bound.
+    `p`, and `found_from`: about the smallest harm that is found 8 times in 10, None if no harm is.
 
     The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
     10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
@@ -134,40 +136,61 @@ def compare(canary: Figures, champion: Figures, rules: Rules, level: float, rati
     callers, ours = [*canary.callers.values(), *champion.callers.values()], len(canary.callers)
     latency, slow = _times(callers, ours, rules.slow_s)
     measures: dict[str, Rows] = {
-        "unanswered": [(requests_of(c) - c["left"], c["failed"] + c["refused"] + c["rejected"]) for c in callers],
+        "errors": [(requests_of(c) - c["left"], c["failed"] + c["refused"]) for c in callers],
+        "rejections": [(c["answered"], c["rejected"]) for c in callers],
         "slow answers": slow,
         "latency": latency,
     }
     if ratings:
         measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
         measures["corrections"] = [(c["answered"], c["corrected"]) for c in callers]
+        measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
     return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
 
 
 def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
-    numbers, values = rows[:, 0], rows[:, 1] / np.maximum(rows[:, 0], 1)
-    values = values if name == "latency" else np.sqrt(values)
-    weights = numbers / (1 + (np.maximum(numbers, 1) - 1) * CORRELATION)
+    numbers = rows[:, 0]
+    weights, values = numbers / (1 + np.maximum(numbers - 1, 0) * CORRELATION), rows[:, 1] / np.maximum(numbers, 1)
     here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
     if not here or not there:
-        return {"difference": 0.0, "p": 1.0, "found_from": None, "most": None}
-    scores, base = (
-        weights * (values - np.average(values, weights=weights)),
-        float(weights[ours:] @ values[ours:]) / there,
-    )
-    seen, others = float(scores[:ours].sum()), permuted(scores, ours)
+        return {"difference": 0.0, "p": 1.0, "found_from": None}
+    difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
+    scores = _scores(weights, values if name == "latency" else np.sqrt(values))
+    seen, p = float(scores[:ours].sum()), 1.0
+    if seen > 1e-9:
+        p = (1 + int((permuted(scores, ours) >= seen - 1e-9).sum())) / (1 + DRAWS)
+    least: float | None = None
+    if name == "latency":
+        found_at = NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)  # standard deviations of the draw
+        least = found_at * float(_spread(scores, ours)) * (1 / here + 1 / there)
+    elif name != LIKED:
+        least = _least_share(rows, weights, ours, level)
+    return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
 
-    def difference(total: float) -> float:
-        by = total * (1 / here + 1 / there)
-        return round(by if name == "latency" else max(0.0, base + by) ** 2 - base**2, 6)
 
-    reach, most = np.quantile(others, [1 - level, 1 - BETTER])
-    return {
-        "difference": difference(seen),
-        "p": (1 + int((others >= seen - 1e-9).sum())) / (1 + DRAWS),
-        "found_from": difference(reach + POWER * others.std()),
-        "most": difference(seen + most),
-    }
+def _scores(weights: Floats, values: Floats) -> Floats:
+    """Return weighted deviations from the mean, which add up to 0 over the last axis."""
+    return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
+
+
+def _spread(scores: Floats, ours: int) -> Floats:
+    """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
+    everybody = scores.shape[-1]
+    return np.asarray(np.sqrt((scores**2).sum(axis=-1) * ours * (everybody - ours) / (everybody * (everybody - 1))))
+
+
+def _least_share(rows: Floats, weights: Floats, ours: int, level: float) -> float | None:
+    """Return the smallest share of more bad requests of ours that is found often enough, in made-up trials with the
+    callers of this one; by the normal approximation, which is what a look can afford."""
+    rng, bound = np.random.default_rng(0), NORMAL.inv_cdf(1 - level)
+    good = np.round(rows[:ours, 0] - rows[:ours, 1]).astype(np.int64)
+    for share in SHARES:
+        bad = np.tile(rows[:, 1], (TRIALS, 1))
+        bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
+        scores = _scores(weights, np.sqrt(bad / np.maximum(rows[:, 0], 1)))
+        if (scores[:, :ours].sum(axis=1) > bound * _spread(scores, ours)).mean() >= POWER:
+            return share
+    return None
 
 
 def permuted(scores: Floats, ours: int) -> Floats:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.release import trials
-from llmops.release.figures import Figures, group_of
+from llmops.release.figures import GROUPS, Figures, group_of
 from llmops.release.trials import Sides
 from llmops.release.verdict import Rules, judge, looks
 from serving.engines.base import Chunk
@@ -27,20 +29,20 @@ WRITE_S = 2.0  #: counts are written so often while requests come in, and whenev
 def answered_by_canary(caller: str, canary: Canary) -> bool:
     """Return whether the canary answers this caller, while no side is asked for.
 
-    Groups of callers are drawn by their number and the version: a caller's side stays the same as long as the version
-    does, and a larger share adds groups and takes none away.
+    A caller's side stays the same as long as the version does. A larger share adds callers and takes none away.
     """
-    digest = hashlib.sha256(f"{group_of(caller)}:{canary.version}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < canary.share * 2**64
+    return group_of(caller) in _drawn(canary.version, canary.share)
+
+
+@lru_cache(maxsize=8)
+def _drawn(version: str, share: float) -> frozenset[str]:
+    """Return the groups of callers that a version answers, at least one, in an order that is drawn by its name."""
+    order = sorted(map(str, range(GROUPS)), key=lambda group: hashlib.sha256(f"{group}:{version}".encode()).digest())
+    return frozenset(order[: math.ceil(share * GROUPS)])
 
 
 class CanaryTrial:
-    """Counts how both sides answer, and looks now and then for a regression; in an A/B test, too.
-
-    Args:
-        canary: the registry's entry of the trial.
-        rules: conditions of the trial.
-    """
+    """Counts how both sides answer, and looks now and then for a regression; in an A/B test, too."""
 
     def __init__(self, canary: Canary, rules: Rules) -> None:
         self.registered, self._rules = canary, rules
@@ -55,13 +57,7 @@ class CanaryTrial:
         self._written_at = time.monotonic()
 
     def count(self, side: Figures, caller: str, seconds: float, end: Chunk | Exception) -> None:
-        """Count a request that has ended; not one that failed by a mistake of the caller.
-
-        Args:
-            side: of `own`.
-            caller: the prefix of its key.
-            seconds, end: see `CountEnd`.
-        """
+        """Count a request on a side of `own` that has ended (see `CountEnd`); not one that its caller got wrong."""
         if isinstance(end, Chunk):
             side.add(caller, seconds, end.input_tokens, end.output_tokens, end.finish_reason == "content_filter")
         elif isinstance(end, QueueFull):
@@ -81,12 +77,7 @@ class CanaryTrial:
         return not self.why and looks(self._asked + self._asked_elsewhere) > self._look
 
     async def settle(self, registry: Registry, replica: str) -> None:
-        """Write down what was counted here, if it is time, and take the look that is then due at the counts of all.
-
-        Args:
-            registry: of the model.
-            replica: the name of this process.
-        """
+        """Write down what was counted here, if it is time, and take the look that is then due at the counts of all."""
         late = self._changes > self._written and time.monotonic() >= self._written_at + WRITE_S
         if not (self.look_due or late):
             return

@@ -3,7 +3,7 @@
 A new champion is loaded and warmed up beside the old one; then one assignment makes it the one that answers, and the
 old engine answers what it had accepted and is closed. A version that cannot be loaded changes nothing but the status
 that `/readyz` tells. A canary is loaded beside the champion, answers its share of the callers, and is pulled as soon as
-it is found worse; one that is promoted is not loaded again.
+there is a regression; one that is promoted is not loaded again.
 """
 
 from __future__ import annotations
