@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 GROUPS = 512
 FLOOR_S = 0.01  #: faster answers count alike: nobody notices, and it is noise of the machine
@@ -21,7 +21,7 @@ STEP = 1.2  #: width of a bucket of latencies
 #: `failed`: not answered through no fault of the caller; `refused`: there was no room; `left`: given up by the caller;
 #: `rejected`: answered, but the output guard kept the answer back; `up`, `down`, `corrected`: said by users
 Word = Literal["answered", "failed", "refused", "left", "rejected", "up", "down", "corrected"]
-WORDS: tuple[Word, ...] = ("answered", "failed", "refused", "left", "rejected", "up", "down", "corrected")
+WORDS: tuple[Word, ...] = get_args(Word)
 
 #: of one group: how many of each word, and answers by class of lengths and bucket of latency ("3/5/12")
 Counts = Counter[str]

@@ -120,17 +120,15 @@ def counted(registry: Registry, started: str) -> Sides:
         return _pooled(connection, registry, started)
 
 
-def find(registry: Registry, started: str) -> Canary | None:
-    """Return a trial, gone ones too."""
+def find(registry: Registry, started: str) -> sa.Row[Any] | None:
+    """Return the row of a trial with its version, share, start and kind, gone ones too."""
     with registry.database.read() as connection:
-        known = _trial(connection, registry, started)
-    return Canary(known.version, known.share, started) if known else None
+        return _trial(connection, registry, started)
 
 
 def kind_of(registry: Registry, started: str) -> Kind:
     """Return the kind of a trial; `canary` if there was none."""
-    with registry.database.read() as connection:
-        known = _trial(connection, registry, started)
+    known = find(registry, started)
     return AB_TEST if known and known.kind == AB_TEST else "canary"
 
 

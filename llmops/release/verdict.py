@@ -87,15 +87,8 @@ def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
 def judge(
     canary: Figures, champion: Figures, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
 ) -> Verdict:
-    """Judge a trial.
-
-    Args:
-        canary, champion: counts of both sides over the same time.
-        share: the chance that a caller is drawn to the canary with.
-        rules: conditions of the trial.
-        ratings: judge by what users say, too, as in an A/B test.
-        end: end the trial if enough was seen; otherwise this is a look, at which only a regression decides.
-    """
+    """Judge a trial by the counts of both sides, in which a caller is drawn to the canary with the chance `share`; with
+    `ratings`, by what users say, too, as in an A/B test. Only at the `end` can there be more than a regression."""
     over = end and enough(canary, champion, rules)
     level, split = END if over else LOOK, _split(canary, champion, share)
     measures = compare(canary, champion, rules, level, ratings)
@@ -106,9 +99,9 @@ def judge(
     if canary.requests >= FIRST and plain > LIMIT:
         why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
         return Verdict("regression", f"{why}, after {seen}", numbers)
-    worse = [(name, one) for name, one in measures.items() if one["p"] < level and name != LIKED]
-    if worse:
-        words = ", ".join(f"{name} ({_unit(name, one['difference'])}, p = {one['p']:.1g})" for name, one in worse)
+    harm = {name: one for name, one in measures.items() if name != LIKED}
+    if worse := {name: one for name, one in harm.items() if one["p"] < level}:
+        words = ", ".join(f"{name} ({_unit(name, it['difference'])}, p = {it['p']:.1g})" for name, it in worse.items())
         return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
     if not over:
         needed = f"{rules.requests} requests and {rules.callers} callers on each side are needed"
@@ -116,7 +109,7 @@ def judge(
     if split < SPLIT:
         why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
         return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
-    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in measures.items() if name != LIKED)
+    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in harm.items())
     why = f"nothing was found after {seen}; it would have been from: {found}"
     if not ratings:
         return Verdict("no_regression", why, numbers)
@@ -227,10 +220,10 @@ def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, R
 
 
 def _split(canary: Figures, champion: Figures, share: float) -> float:
-    """Return the chance of a split of callers that is as uneven, by the normal approximation with continuity."""
-    ours, everybody = len(canary.callers), len(canary.callers) + len(champion.callers)
-    spread = math.sqrt(max(1e-9, everybody * share * (1 - share)))
-    return math.erfc(max(0.0, abs(ours - everybody * share) - 0.5) / spread / math.sqrt(2))
+    """Return the chance of a split of callers that is as unlikely, by the exact binomial test."""
+    ours, all_ = len(canary.callers), len(canary.callers) + len(champion.callers)
+    chances = [math.comb(all_, n) * share**n * (1 - share) ** (all_ - n) for n in range(all_ + 1)]
+    return sum(chance for chance in chances if chance <= chances[ours] * (1 + 1e-9))
 
 
 def _failed(side: Figures) -> float:
@@ -238,6 +231,5 @@ def _failed(side: Figures) -> float:
 
 
 def _unit(name: str, value: float | None) -> str:
-    if value is None:
-        return "unknown"
-    return f"{math.exp(value) * STEP:.2g} times" if name == "latency" else f"{100 * value:.1f} points"
+    words = f"{math.exp(value or 0) * STEP:.2g} times" if name == "latency" else f"{100 * (value or 0):.1f} points"
+    return "unknown" if value is None else words
