@@ -31,18 +31,12 @@ from llmops.release.verdict import Rules, Verdict, enough, judge
 
 log = logging.getLogger(__name__)
 
+Fields = Mapping[str, Any] | None  #: more fields of an event
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError)  #: by counts that cannot be read
 
 
 def promote(
-    registry: Registry,
-    events: Path,
-    version: str,
-    *,
-    by: str,
-    why: str,
-    override: str = "",
-    who: Mapping[str, Any] | None = None,
+    registry: Registry, events: Path, version: str, *, by: str, why: str, override: str = "", who: Fields = None
 ) -> Version:
     """Make a version, named or by an alias, the champion; a canary's trial is over. Promoting the champion changes
     nothing. `override` is the reason for one that the gate did not pass, `who` has more fields of the event.
@@ -53,12 +47,12 @@ def promote(
     before = registry.aliases().get("champion")
     chosen = registry.promote(version, by=by, why=why, override=override)
     if chosen.name != before:
-        needed = "" if chosen.status == "promoted" else override
-        _tell(registry, events, "promote", chosen.name, by, why, who, override=needed)
+        reason = {"llmops.override": override} if override and chosen.status != "promoted" else {}
+        _tell(registry, events, "promote", chosen.name, by, why, {**(who or {}), **reason})
     return chosen
 
 
-def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Mapping[str, Any] | None = None) -> Version:
+def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Fields = None) -> Version:
     """Make the previous champion the champion again; a canary's trial is over."""
     chosen = registry.rollback(by=by, why=why)
     _tell(registry, events, "rollback", chosen.name, by, why, who)
@@ -66,30 +60,22 @@ def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Mappin
 
 
 def start(
-    registry: Registry,
-    events: Path,
-    version: str,
-    share: float,
-    *,
-    by: str,
-    why: str,
-    override: str = "",
-    kind: Kind = "canary",
-    who: Mapping[str, Any] | None = None,
-) -> Canary:
+    registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
+    kind: Kind = "canary", who: Fields = None
+) -> Canary:  # fmt: skip
     """Let a version answer a share of the callers, as a canary or in an A/B test; asking again for what is there
     changes nothing, but that a reason it needs is written down."""
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
     needed = registry.trial_override()
     if (canary, needed) != before:
-        more = {"llmops.canary.share": share, **(who or {})}
-        _tell(registry, events, f"{kind}_start", canary.version, by, why, more, override=needed)
+        more = {"llmops.canary.share": share, **(who or {}), **({"llmops.override": needed} if needed else {})}
+        _tell(registry, events, f"{kind}_start", canary.version, by, why, more)
     return canary
 
 
 def stop(
-    registry: Registry, events: Path, *, by: str, why: str, kind: Kind = "canary", who: Mapping[str, Any] | None = None
+    registry: Registry, events: Path, *, by: str, why: str, kind: Kind = "canary", who: Fields = None
 ) -> Canary | None:
     """End the trial of this kind; the champion answers everybody. None if there was no trial.
 
@@ -225,20 +211,11 @@ def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
     return {"outcome": "over", "promoted": False, **{n: end[n] for n in ("by", "why", "numbers") if n in end}}
 
 
-def _tell(
-    registry: Registry,
-    events: Path,
-    action: str,
-    version: str,
-    by: str,
-    why: str,
-    who: Mapping[str, Any] | None,
-    override: str = "",
-) -> None:
+def _tell(registry: Registry, events: Path, action: str, version: str, by: str, why: str, more: Fields) -> None:
     with _told():
         fields = {"event.action": action, "event.outcome": "success", "event.reason": why, "user.name": by}
-        fields |= {"llmops.model.version": version, "llmops.aliases": registry.aliases(), **(who or {})}
-        emit(events, ADMIN, fields | ({"llmops.override": override} if override else {}))
+        fields |= {"llmops.model.version": version, "llmops.aliases": registry.aliases(), **(more or {})}
+        emit(events, ADMIN, fields)
 
 
 def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the versio
 POWER, TRIALS = 0.8, 50
 SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
 NORMAL = NormalDist()
-DRAWS, _CHUNK = 10_000, 1_000
+DRAWS = 10_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
@@ -188,11 +188,8 @@ def _least_share(rows: Floats, weights: Floats, ours: int, level: float) -> floa
 
 def permuted(scores: Floats, ours: int) -> Floats:
     """Return the sums of the scores of `ours` callers in `DRAWS` random draws of so many; always the same draws."""
-    rng, sums = np.random.default_rng(0), np.empty(DRAWS)
-    for start in range(0, DRAWS, _CHUNK):
-        drawn = np.argpartition(rng.random((_CHUNK, len(scores)), dtype=np.float32), ours - 1, axis=1)[:, :ours]
-        sums[start : start + _CHUNK] = scores[drawn].sum(axis=1)
-    return sums
+    keys = np.random.default_rng(0).random((DRAWS, len(scores)), dtype=np.float32)
+    return np.asarray(scores[np.argpartition(keys, ours - 1, axis=1)[:, :ours]].sum(axis=1))
 
 
 def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:

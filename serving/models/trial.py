@@ -113,6 +113,5 @@ class CanaryTrial:
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers of the look that found a regression; without one, what was counted so far."""
-        everything = self._others + self.own
-        counts = {"canary": everything.canary.summary(), "champion": everything.champion.summary()}
-        return dict(self._numbers) or counts
+        sides = self._others + self.own
+        return dict(self._numbers) or {"canary": sides.canary.summary(), "champion": sides.champion.summary()}
