@@ -141,10 +141,10 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
     """Begin, end or tell a trial: a canary's or an A/B test."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
-    from llmops.release import rollout
+    from llmops.release import rollout, trials
 
     registry, canary = registry_of(settings), options.action == "canary"
-    kind: rollout.Kind = "canary" if canary else "ab_test"
+    kind: trials.Kind = "canary" if canary else "ab_test"
     if options.stop:
         rollout.stop(registry, settings.events, kind=kind, **by)
     elif options.conclude:
