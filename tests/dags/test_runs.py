@@ -194,7 +194,7 @@ def counting(registry, trial, rules):  # stands for the serving app: more reques
     sides = trials.Sides()
     for n in range(200 * len(pokes)):
         for name, side in (("canary", sides.canary), ("champion", sides.champion)):
-            caller = f"{name} {n % 50}"
+            caller = f"{name} {n % (20 if side is sides.canary else 180)}"  # a draw of 10 %
             if side is sides.canary and registry.canary().version == "v3" and n % 5 == 0:
                 side.count(caller, "failed")
             else:
@@ -206,7 +206,7 @@ rollout.due = counting
 from airflow.dag_processing.dagbag import DagBag
 runs = []
 none = dict.fromkeys(("version", "requests", "minutes"))
-for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.2, "requests": 400},
+for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.1, "requests": 400},
              {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none):
     if conf == "the gate's":  # as the pipeline begins it where `release.canary` is on
         facts |= {"compress": "5", "status": "promoted", "compared_with": registry.aliases()["champion"]}
