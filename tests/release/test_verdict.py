@@ -56,8 +56,15 @@ def test_harm_is_found(harm: dict[str, float], most: int) -> None:
     assert [word for word, _ in ends].count("regression") >= 5 and sorted(asked for _, asked in ends)[3] <= most
 
 
-def test_a_canary_that_is_a_little_slower_is_tolerated_and_one_that_is_liked_is_better() -> None:
-    assert [trial(seed, slower=1.15)[0] for seed in range(4)] == ["no_regression"] * 4
+@pytest.mark.parametrize(("seconds", "word"), [(1.21, "no_regression"), (1.5, "regression")])
+def test_a_canary_that_is_a_little_slower_is_tolerated(seconds: float, word: str) -> None:
+    canary = Figures()
+    for n in range(400):
+        canary.add(f"a {n % 50}", seconds, 5, 5)
+    assert judge(canary, side("b", 50, 400), 0.5, RULES, end=True).word == word
+
+
+def test_one_that_is_liked_is_better() -> None:
     liked = [trial(seed, disliked=-0.25)[0] for seed in range(6)]
     assert liked.count("better") >= 5 and trial(0, disliked=0.0)[0] == "no_regression"
 
