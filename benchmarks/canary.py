@@ -1,9 +1,10 @@
-"""Canaries and A/B tests: how often equal versions are told apart, how often worse ones are found, and how soon.
+"""Canaries and A/B tests: how often equal versions are promoted, how often worse ones are pulled, and how soon.
 
 Traffic is made up, decisions are those of the code that serves: callers keep to their side, some send far more than
 others (as 1, 1/2, 1/3, …), and each has failures and a speed of its own (a beta distribution with a correlation of 0.1
 within a caller; a lognormal one of 0.5). Answers have very different lengths, and the time for one varies by a factor
-of about 1.5 for no reason. The champion has answered 3,000 requests before the trial, a trial takes 3,000.
+of about 1.5 for no reason. A trial ends after 1,000 requests of the canary, with at least 5 callers on each side; its
+deadline comes after 30,000 requests of both. Thumbs of an A/B test are given to one answer in five.
 
 The peer is the test that takes every request for independent: Fisher's for errors and van Elteren's ranks for latency,
 with the bounds of looks that add up to 1 %, and "not significantly worse" as the rule to promote.
@@ -16,25 +17,23 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import accumulate
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this file would hide the package
 
 from report import divided, finish, parser  # noqa: E402
 
-from llmops.release import ab_test  # noqa: E402
-from llmops.release.canary import ALPHA, bound, compare, decide, looks  # noqa: E402
 from llmops.release.figures import Figures  # noqa: E402
+from llmops.release.verdict import Rules, judge, looks  # noqa: E402
 
-REQUESTS, MARGIN, CORRELATION, SPEEDS, NOISE = 3000, 0.02, 0.1, 0.5, 0.4
+RULES, DEADLINE, CORRELATION, SPEEDS, NOISE, PEER_ALPHA = Rules(), 30_000, 0.1, 0.5, 0.4, 0.01
 OURS, PEER = "by caller", "by request"
 
 
@@ -49,8 +48,8 @@ class Scenario:
     more_errors: float = 0.0  #: of the canary
     slower: float = 1.0  #: every answer of the canary takes so many times as long
     tail: float = 0.0  #: share of its answers that take 20 times as long
-    history: int = REQUESTS  #: requests before the trial
-    cut: bool = False  #: whether one of them asks what no version answers
+    cut: bool = False  #: the guard rejects every answer to one of them, whichever version it is of
+    liked: float | None = None  #: in an A/B test: how many more thumbs up the version gets, as a share
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class Caller:
 
     name: str
     traffic: float
+    cut: bool
     errors: float
     pace: float
     likes: float
@@ -79,28 +79,29 @@ End = tuple[str, int]  #: outcome, and requests of the canary until then
 SCENARIOS: dict[str, Scenario] = {
     "A/A, 20 callers, equal": Scenario(unequal=False),
     "A/A, 20 callers, Zipf": Scenario(),
-    "A/A, 20 callers, Zipf, 2 on the canary": Scenario(share=0.1),
-    "A/A, 20 callers, Zipf, 5 % errors, no past": Scenario(errors=0.05, history=0),
+    "A/A, 20 callers, Zipf, 5 % errors": Scenario(errors=0.05),
     "A/A, 20 callers, Zipf, one always cut": Scenario(cut=True),
-    "A/A, 5 callers, 1 on the canary, one always cut": Scenario(callers=5, share=0.2, cut=True),
     "A/A, 200 callers, Zipf": Scenario(callers=200, share=0.1),
-    "A/A, 3 callers, 1 on the canary": Scenario(callers=3, share=0.33),
+    "A/A, 20 callers, Zipf, 2 on the canary": Scenario(share=0.1),
+    "A/A, 5 callers, 1 on the canary, one always cut": Scenario(callers=5, share=0.2, cut=True),
     "10 % fail, 20 callers": Scenario(more_errors=0.1),
-    "10 % fail, 20 callers, 2 on the canary": Scenario(more_errors=0.1, share=0.1),
+    "10 % fail, 20 callers, one always cut": Scenario(more_errors=0.1, cut=True),
     "10 % fail, 200 callers": Scenario(callers=200, share=0.1, more_errors=0.1),
     "errors 1 % to 5 %, 20 callers": Scenario(more_errors=0.04),
     "errors 1 % to 5 %, 200 callers": Scenario(callers=200, share=0.3, more_errors=0.04),
     "5 % of answers 20 times as slow, 20 callers": Scenario(tail=0.05),
     "5 % of answers 20 times as slow, 200 callers": Scenario(callers=200, share=0.1, tail=0.05),
     "3 times as slow, 20 callers": Scenario(slower=3.0),
-    "3 times as slow, 20 callers, no past": Scenario(slower=3.0, history=0),
     "3 times as slow, 200 callers": Scenario(callers=200, share=0.1, slower=3.0),
     "all fail, 3 callers, 1 on the canary": Scenario(callers=3, share=0.33, more_errors=1.0),
+    "A/B, alike, 40 callers": Scenario(callers=40, liked=0.0),
+    "A/B, 30 points more thumbs up, 40 callers": Scenario(callers=40, liked=0.3),
+    "A/B, 30 points fewer thumbs up, 40 callers": Scenario(callers=40, liked=-0.3),
 }
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     return parser(__file__, __doc__, "60 trials of everything, 300 of equal versions, not 500 and 2,000").parse_args(
         arguments
     )
@@ -114,19 +115,11 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         for name, scenario in SCENARIOS.items():
             number = many if name.startswith("A/A") else some
-            for test, run in ((OURS, ours), (PEER, peer)):
+            tests = {OURS: ours} if scenario.liked is not None else {OURS: ours, PEER: peer}
+            for test, run in tests.items():
                 ends = list(pool.map(partial(run, scenario), range(number), chunksize=10))
                 arms[f"{test}: {name}"] = summary(ends)
                 print(f"{test}: {name}: {dict(Counter(outcome for outcome, _ in ends))}", flush=True)
-        for name, liked in (("A/B, alike", 0.0), ("A/B, 30 points more thumbs up", 0.3)):
-            found = list(pool.map(partial(ab, liked), range(many if not liked else some), chunksize=10))
-            arms[name] = {
-                "trials": len(found),
-                "won %": 100 * statistics.mean(end == "challenger" for end, _ in found),
-                "told apart %": 100 * statistics.mean(bool(end) for end, _ in found),
-                "requests, median": statistics.median([n for end, n in found if end] or [math.nan]),
-            }
-            print(f"{name}: {arms[name]}", flush=True)
     claims = {
         f"{figure}, {name}, {PEER} over {OURS}": ((f"{PEER}: {name}", figure), (f"{OURS}: {name}", figure))
         for figure, name in (
@@ -137,10 +130,17 @@ def main() -> None:
 
 
 def summary(ends: Sequence[End]) -> dict[str, float]:
-    """How trials ended, in per cent, and how many requests of the canary it took to pull it."""
+    """Return how trials ended, in per cent, and how many requests of the canary it took to pull it.
+
+    `promoted, of enough %` is the share of the trials that saw enough to end.
+    """
     outcomes = Counter(outcome for outcome, _ in ends)
-    pulled = sorted(requests for outcome, requests in ends if outcome == "pulled")
-    shares = {f"{name} %": 100 * outcomes[name] / len(ends) for name in ("pulled", "worse", "inconclusive", "promoted")}
+    pulled = sorted(requests for outcome, requests in ends if outcome == "regression")
+    names = {"pulled": "regression", "promoted": "promoted", "not liked": "not liked", "error": "error"}
+    shares = {f"{name} %": 100 * outcomes[outcome] / len(ends) for name, outcome in names.items()}
+    shares["insufficient %"] = 100 * outcomes["insufficient_data"] / len(ends)
+    if seen := len(ends) - outcomes["insufficient_data"]:
+        shares["promoted, of enough %"] = 100 * outcomes["promoted"] / seen
     quantiles = {"requests, median": 0.5, "requests, 9 in 10": 0.9} if pulled else {}
     return {
         "trials": len(ends),
@@ -150,32 +150,39 @@ def summary(ends: Sequence[End]) -> dict[str, float]:
 
 
 def ours(scenario: Scenario, seed: int) -> End:
-    """A trial as the app and `rollout.conclude` decide it."""
-    canary, champion, before, last = Figures(), Figures(), Figures(), 0
+    """Run a trial as the app and `rollout.conclude` decide it."""
+    canary, champion, last, asked = Figures(), Figures(), 0, 0
     chance = random.Random(seed)
-    who = callers(scenario, chance)
-    for caller, _ in requests(who, scenario.history, chance):
-        note(before, caller, *answer(caller, replace(scenario, more_errors=0, slower=1, tail=0), chance))
-    for caller, _ in requests(who, REQUESTS, chance):
-        note(canary if caller.drawn else champion, caller, *answer(caller, scenario, chance))
-        look = looks(canary.requests)
-        if caller.drawn and look > last:
+    rules = {"share": scenario.share, "rules": RULES, "ratings": scenario.liked is not None}
+    for caller in requests(callers(scenario, chance), chance):
+        side = canary if caller.drawn else champion
+        note(side, caller, *answer(caller, scenario, chance))
+        if scenario.liked is not None and chance.random() < 0.2:
+            up = chance.random() < min(1.0, caller.likes + scenario.liked * caller.drawn)
+            side.count(caller.name, "up" if up else "down")
+        if not caller.drawn:
+            continue
+        asked += 1
+        if (look := looks(asked)) > last:
             last = look
-            if compare(canary, champion, bound(look), share=scenario.share, before=before).worse:
-                return "pulled", canary.requests
-    end = decide(canary, champion, share=scenario.share, margin=MARGIN, before=before)
-    return end.outcome, canary.requests
+            if judge(canary, champion, **rules).word == "regression":
+                return "regression", asked
+        if asked >= RULES.requests:
+            break
+    end = judge(canary, champion, **rules, end=True)
+    if end.word != "no_regression":
+        return end.word, asked
+    return "promoted" if scenario.liked is None or end.better else "not liked", asked
 
 
 def peer(scenario: Scenario, seed: int) -> End:
-    """The same trial, every request for itself."""
+    """Run the same trial, every request for itself."""
     canary, champion, last = Plain(), Plain(), 0
     chance = random.Random(seed)
-    who = callers(scenario, chance)
-    for caller, _ in requests(who, REQUESTS, chance):
+    for caller in requests(callers(scenario, chance), chance):
         side = canary if caller.drawn else champion
         failed, seconds, tokens_in, tokens_out = answer(caller, scenario, chance)
-        if failed:
+        if failed or caller.cut:
             side.failed += 1
         else:
             side.answered += 1
@@ -185,47 +192,26 @@ def peer(scenario: Scenario, seed: int) -> End:
         look = 0 if asked < 10 else 1 + int(math.log(asked / 10) / math.log(1.2) + 1e-9)
         if caller.drawn and look > last:
             last = look
-            if not_alike(canary, champion) < ALPHA / 3 / (look * (look + 1)):
-                return "pulled", asked
+            if not_alike(canary, champion) < PEER_ALPHA / 3 / (look * (look + 1)):
+                return "regression", asked
+        if asked >= RULES.requests:
+            break
     asked, others = canary.answered + canary.failed, champion.answered + champion.failed
     if min(asked, others) < 30:
-        return "inconclusive", asked
-    return ("worse" if not_alike(canary, champion) < 0.05 else "promoted"), asked
-
-
-def ab(liked: float, seed: int) -> tuple[str, int]:
-    """An A/B test of 40 callers looked at after each of 10,000 requests, one in five rated: the first winner named, and
-    after how many."""
-    chance = random.Random(seed)
-    scenario = Scenario(callers=40, errors=0.01)
-    who, challenger, champion, before, last = callers(scenario, chance), Figures(), Figures(), Figures(), 0
-    standing: dict[str, ab_test.Found] = {}
-    for caller, number in requests(who, 10_000, chance):
-        side = challenger if caller.drawn else champion
-        note(side, caller, *answer(caller, scenario, chance))
-        if chance.random() < 0.2:
-            up = chance.random() < min(1.0, caller.likes + liked * caller.drawn)
-            side.rate(caller.name, up=int(up), down=int(not up))
-        look = ab_test.looks(min(challenger.requests, champion.requests))
-        if look > last:
-            last = look
-            standing = ab_test.look(
-                challenger, champion, look, share=scenario.share, before=before, last=standing
-            )  # fmt: skip
-        if any(one.p < ab_test.BOUND[name] for name, one in standing.items()):
-            return ab_test.winner(standing) or "length", number
-    return "", REQUESTS
+        return "insufficient_data", asked
+    return ("regression" if not_alike(canary, champion) < 0.05 else "promoted"), asked
 
 
 def callers(scenario: Scenario, chance: random.Random) -> list[Caller]:
-    """Callers of a scenario, each drawn to the canary or not; at least one on each side."""
+    """Return the callers of a scenario, each drawn to the canary or not; at least one on each side."""
     ones, tight = scenario.errors, 1 / CORRELATION - 1
     while True:
         made = [
             Caller(
                 str(n),
                 1 / (n + 1) if scenario.unequal else 1.0,
-                1.0 if scenario.cut and n == 2 else chance.betavariate(ones * tight, (1 - ones) * tight),
+                scenario.cut and n == 2,
+                chance.betavariate(ones * tight, (1 - ones) * tight),
                 chance.lognormvariate(0, SPEEDS),
                 chance.betavariate(6, 4),
                 chance.random() < scenario.share,
@@ -236,13 +222,15 @@ def callers(scenario: Scenario, chance: random.Random) -> list[Caller]:
             return made
 
 
-def requests(who: Sequence[Caller], number: int, chance: random.Random) -> Iterator[tuple[Caller, int]]:
-    """Who asks, one after another, and the number of the request."""
-    return zip(chance.choices(who, [caller.traffic for caller in who], k=number), count(1), strict=False)
+def requests(who: Sequence[Caller], chance: random.Random) -> Iterator[Caller]:
+    """Yield who asks, one after another, until the deadline."""
+    sums = list(accumulate(caller.traffic for caller in who))
+    for _ in range(DEADLINE):
+        yield chance.choices(who, cum_weights=sums)[0]
 
 
 def answer(caller: Caller, scenario: Scenario, chance: random.Random) -> tuple[bool, float, int, int]:
-    """What a caller gets: whether it failed, seconds, tokens in and out."""
+    """Return a caller's answer: a failure or not, seconds, tokens in and out."""
     errors = caller.errors
     if caller.drawn:
         errors = 1 - (1 - errors) * (1 - scenario.more_errors)
@@ -256,13 +244,13 @@ def answer(caller: Caller, scenario: Scenario, chance: random.Random) -> tuple[b
 def note(side: Figures, caller: Caller, failed: bool, seconds: float, tokens_in: int, tokens_out: int) -> None:
     """Count a request as the app does."""
     if failed:
-        side.fail(caller.name)
+        side.count(caller.name, "failed")
     else:
-        side.add(caller.name, seconds, tokens_in, tokens_out)
+        side.add(caller.name, seconds, tokens_in, tokens_out, rejected=caller.cut)
 
 
 def not_alike(canary: Plain, champion: Plain) -> float:
-    """The smaller p-value of the peer's two tests."""
+    """Return the smaller p-value of the peer's two tests."""
     failed = fisher(
         canary.failed, canary.answered + canary.failed, champion.failed, champion.answered + champion.failed
     )
@@ -270,7 +258,7 @@ def not_alike(canary: Plain, champion: Plain) -> float:
 
 
 def fisher(bad: int, total: int, other_bad: int, other_total: int) -> float:
-    """Fisher's exact test, one-sided."""
+    """Return the p-value of Fisher's exact test, one-sided."""
     from scipy.stats import hypergeom
 
     if not bad or not other_total:
@@ -279,7 +267,7 @@ def fisher(bad: int, total: int, other_bad: int, other_total: int) -> float:
 
 
 def slower(canary: Mapping[tuple[int, int], Counter[int]], champion: Mapping[tuple[int, int], Counter[int]]) -> float:
-    """Van Elteren's stratified rank test, one-sided, the canary's latencies divided by 1.2."""
+    """Return the p-value of van Elteren's stratified rank test, one-sided, the canary's latencies divided by 1.2."""
     shift, score, variance = round(math.log(1.2) / math.log(1.02)), 0.0, 0.0
     for lengths in canary.keys() & champion.keys():
         ours = {bucket - shift: n for bucket, n in canary[lengths].items()}

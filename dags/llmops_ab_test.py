@@ -5,12 +5,12 @@ Runs when triggered:
 
     llmops trigger llmops_ab_test --set version=v3 --set share=0.5 --set minutes=10080
 
-Starts the A/B test and waits without holding a worker until one of the two has won, or the version has answered
-`requests` requests, or `minutes` are over. If the version has won, which takes that it could be promoted as a canary,
-too, and the deployed `release.ab_promote` is on, it becomes the champion; else the champion stays, and the decision
-says what was found. A version that turns out worse as a canary would is pulled by the serving app; the run then ends
-with the outcome `over`. A version that the gate did not pass is refused: the reason for one is an admin's to give, by
-`--override` on the command line or by the API.
+Starts the A/B test and waits without holding a worker until the version has answered `requests` requests of enough
+callers (`release.canary_callers`), or `minutes` are over. Its verdict is that of a canary, judged by ratings, too.
+After `no_regression` it becomes the champion if users like it better and the deployed `release.ab_promote` is on; else
+the champion stays, and the decision says what was found. The serving app pulls a version by itself at a regression; the
+run then ends with the outcome `over`. A version that the gate did not pass is refused: the reason for one is an admin's
+to give, by `--override` on the command line or by the API.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
     params={
         "version": Param("candidate", type="string", minLength=1, description="Version or alias to test."),
         "share": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, description="Of the callers."),
-        "minutes": Param(10_080, type="number", minimum=1, maximum=100_000, description="Longest the test takes."),
-        "requests": Param(100_000, type="integer", minimum=30, description="Requests of the version that are enough."),
+        "minutes": Param(10_080, type="number", minimum=1, maximum=100_000, description="Deadline of the test."),
+        "requests": Param(1000, type="integer", minimum=30, description="Requests that the test needs."),
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
     on_failure_callback=run_failed,

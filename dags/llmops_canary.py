@@ -6,9 +6,10 @@ has begun; without a canary it is skipped. Or when triggered:
 
     llmops trigger llmops_canary --set version=v3 --set share=0.1 --set minutes=60
 
-Waits without holding a worker until the canary has answered `requests` requests or `minutes` are over, and promotes it
-if it is surely not worse than the champion by more than `release.canary_margin`. The serving app pulls a canary by
-itself as soon as it is worse; the run then ends with the outcome `over`. A version that the gate did not pass is
+Waits without holding a worker until the canary has answered `requests` requests of enough callers
+(`release.canary_callers`), or `minutes` are over. Then its verdict decides: `regression` pulls it, `no_regression`
+promotes it, `insufficient_data` pulls it, and after an `error` it stays and an alert is raised. The serving app pulls a
+canary by itself at a regression; the run then ends with the outcome `over`. A version that the gate did not pass is
 refused: the reason for one is an admin's to give, by `--override` on the command line or by the API.
 """
 
@@ -37,13 +38,13 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
             type=["null", "number"],
             minimum=1,
             maximum=100_000,
-            description="Longest the trial takes; not given: release.canary_minutes.",
+            description="Deadline of the trial; not given: release.canary_minutes.",
         ),
         "requests": Param(
             None,
             type=["null", "integer"],
             minimum=30,
-            description="Requests of the canary that are enough; not given: release.canary_requests.",
+            description="Requests of the canary that the trial needs; not given: release.canary_requests.",
         ),
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},

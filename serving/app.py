@@ -31,6 +31,7 @@ from llmops.monitoring.reader import Reader, reader_of
 from llmops.monitoring.shipping import shipper_for
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
+from llmops.release.rollout import rules_of
 from serving.admission import signing
 from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
@@ -67,10 +68,9 @@ def create_app(
     """
     registry = registry_of(config)
     guard = Guard(config.serving.guard)
-    objective_s = config.release.canary_slow_ms / 1000
     make = engine_for or _engine_for(config)
     poll_s, idle_s, trials = config.serving.poll_s, config.serving.test_idle_s, config.serving.trials
-    models = Models(registry, make, poll_s, config.events, guard, objective_s, idle_s, trials)
+    models = Models(registry, make, poll_s, config.events, guard, rules_of(config), idle_s, trials)
     secret = signing.secret(config.home / "serving.secret", environ)
     audit = Audit(config.events)
     parts = AppParts(

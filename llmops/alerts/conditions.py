@@ -17,6 +17,7 @@ from llmops.doctor import nearest
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.spool import Spool
+from llmops.registry.registry import registry_of
 from llmops.state import tables
 from llmops.state.database import database_of
 
@@ -163,6 +164,16 @@ def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
             message = f"The API key {key.prefix} of the role {key.role} {when} {key.expires}."
             found.append(Finding("key_expiring", message, subject=key.prefix, value=days, bound=config.alerts.key_days))
     return found
+
+
+def trial_error(sources: Sources, now: datetime) -> list[Finding]:
+    """Find a trial that stays after a verdict of `error`."""
+    registry = registry_of(sources.config)
+    if (trial := registry.canary()) is None:
+        return []
+    errors = [one for one in registry.decisions(trial.version) if one["numbers"].get("trial") == trial.started]
+    message = f"The trial of {trial.version} cannot be decided: {errors[-1]['why'] if errors else ''}"
+    return [Finding("trial_error", message, subject=trial.version)] if errors else []
 
 
 def heartbeats(config: Config) -> dict[str, str]:

@@ -94,4 +94,7 @@ RULES: dict[Rule, Row] = {
         "an API key expires within `alerts.key_days` ({alerts.key_days:g}), and was made for longer than these",
         conditions.key_expiring,
     ),
+    "trial_error": Row(
+        "warning", "the last verdict on a canary or an A/B test that goes on is `error`", conditions.trial_error
+    ),
 }

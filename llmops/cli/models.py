@@ -21,8 +21,12 @@ def add_to(add: Add) -> None:
     )
     sub.add_argument("--share", type=float, help="of the callers that it answers (default: canary 0.1, ab 0.5)")
     sub.add_argument("--stop", action="store_true", help="end the trial; the champion answers everybody")
-    sub.add_argument("--conclude", action="store_true", help="end the trial with a decision by what was counted")
-    sub.add_argument("--promote", action="store_true", help="with ab --conclude: the version is promoted if it has won")
+    sub.add_argument(
+        "--conclude",
+        action="store_true",
+        help="act on the verdict, unless too little was seen",
+    )
+    sub.add_argument("--promote", action="store_true", help="with ab --conclude: promote it if users like it better")
     sub.add_argument(
         "--override", default="", metavar="REASON", help="why a version that the gate did not pass is used all the same"
     )
@@ -137,18 +141,18 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
     """Begin, end or tell a trial: a canary's or an A/B test."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
-    from llmops.release import rollout
+    from llmops.release import rollout, trials
 
     registry, canary = registry_of(settings), options.action == "canary"
-    kind: rollout.Kind = "canary" if canary else "ab_test"
+    kind: trials.Kind = "canary" if canary else "ab_test"
     if options.stop:
         rollout.stop(registry, settings.events, kind=kind, **by)
     elif options.conclude:
-        going, given = rollout.going_on(registry, kind).started, rollout.rules(settings)
+        going, rules = rollout.going_on(registry, kind).started, rollout.rules_of(settings)
         promote = canary or options.promote
-        done = rollout.conclude(registry, settings.events, going, by=by["by"], promote=promote, **given)
+        done = rollout.conclude(registry, settings.events, going, rules, by=by["by"], promote=promote)
         print(json.dumps(done, indent=1))
-        if promote and done["outcome"] in ("promoted", "won"):
+        if done["promoted"]:
             hub.remind(settings)
         return
     elif options.version:

@@ -12,7 +12,7 @@ from llmops.config.section import Section, check_password
 Rule = Literal[
     "latency_p95", "error_rate", "burn_rate_fast", "burn_rate_slow", "queue_length", "queue_time", "drift", "decay",
     "guard_rejections", "spool", "disk", "stage_failed", "dag_missing", "key_expiring", "run_failed", "run_late",
-    "gc_failed",
+    "gc_failed", "trial_error",
 ]  # fmt: skip
 Severity = Literal["warning", "critical"]
 

@@ -55,23 +55,20 @@ class Release(Section):
         False, description="A version that passed the gate is tried as a canary first, if there is a champion."
     )
     canary_share: float = Field(0.1, gt=0, lt=1, description="Of the callers that such a canary answers.")
-    canary_margin: float = Field(
-        0.02,
-        gt=0,
-        lt=1,
-        description="How much larger a canary's shares of errors, rejections and no room may surely be.",
-    )
     canary_slow_ms: Annotated[float, Unhashed()] = Field(
         20_000, gt=0, description="What an answer may take at most, in a trial; slower ones are counted."
     )
     canary_requests: Annotated[int, Unhashed()] = Field(
-        1000, ge=30, description="Requests of a canary after which the schedule concludes its trial."
+        1000, ge=30, description="Requests of a canary that its trial needs before it is promoted."
+    )
+    canary_callers: Annotated[int, Unhashed()] = Field(
+        5, ge=2, description="Callers on each side that a trial needs before its version is promoted."
     )
     canary_minutes: Annotated[float, Unhashed()] = Field(
-        1440, ge=1, le=100_000, description="Longest that a canary's trial takes before the schedule concludes it."
+        1440, ge=1, le=100_000, description="Deadline of a trial: a version of which too little was seen is pulled."
     )
     ab_promote: Annotated[bool, Unhashed()] = Field(
-        False, description="A version that wins the A/B test of the DAG becomes the champion, without a person's word."
+        False, description="A version that users like better in the DAG's A/B test becomes the champion by itself."
     )
 
     @model_validator(mode="before")

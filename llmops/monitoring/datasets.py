@@ -30,7 +30,7 @@ DATASETS: dict[str, str] = {
     FEEDBACK: "what a user thinks of an answer",
     PIPELINE: "a stage that has made an artifact, or failed",
     GATE: "a decision of the gate",
-    CANARY: "a look at a canary or an A/B test that decides",
+    CANARY: "a verdict on a canary or an A/B test",
     ADMIN: "a change of what serves",
     AUDIT: "who was let in, and who not; what was done with keys",
     GOVERNANCE: "a review of the champion",

@@ -1,22 +1,21 @@
-"""Which version answers: promote, roll back, try a canary, test two versions. The API, the command line, the DAGs and
-the app's own watching all come here, so that each change is in the registry's history and an event, whoever made it.
+"""Changes of the version that answers: promote, roll back, try a canary, test two versions. The API, the command line,
+the DAGs and the app's own watching all come here, so that each change is in the registry's history and an event.
 
     llmops models canary v3 --share 0.1
 
-A trial, a canary's or an A/B test, ends in one of four ways: the app pulls the version as soon as it is worse (`pull`),
-somebody stops it or promotes something (`stop`, `promote`), or `conclude` decides after a number of requests or a time.
+A trial, a canary's or an A/B test, ends in one of three ways: the app pulls the version at a regression (`pull`),
+somebody stops it or promotes something (`stop`, `promote`), or `conclude` acts on a verdict (`llmops.release.verdict`).
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llmops.config import Config
 from llmops.errors import RegistryError
@@ -26,35 +25,21 @@ from llmops.registry.aliases import Canary
 from llmops.registry.decisions import NotPassed
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
-from llmops.release import ab_test, trials
-from llmops.release.canary import could_be_sure, decide
+from llmops.release import trials
+from llmops.release.trials import AB_TEST, Kind
+from llmops.release.verdict import Rules, Verdict, enough, judge
 
 log = logging.getLogger(__name__)
 
-MARGIN, OBJECTIVE_S = 0.02, math.inf  #: where a configuration says nothing else
-
-Kind = Literal["canary", "ab_test"]
+Fields = Mapping[str, Any] | None  #: more fields of an event
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError)  #: by counts that cannot be read
 
 
 def promote(
-    registry: Registry,
-    events: Path,
-    version: str,
-    *,
-    by: str,
-    why: str,
-    override: str = "",
-    who: Mapping[str, Any] | None = None,
+    registry: Registry, events: Path, version: str, *, by: str, why: str, override: str = "", who: Fields = None
 ) -> Version:
-    """Make a version the champion; a canary's trial is over. Promoting the champion changes nothing.
-
-    Args:
-        registry: where.
-        events: the events folder.
-        version: its name, or an alias.
-        by, why: for the history and the event.
-        override: why one that the gate did not pass is promoted all the same.
-        who: more fields of the event.
+    """Make a version, named or by an alias, the champion; a canary's trial is over. Promoting the champion changes
+    nothing. `override` is the reason for one that the gate did not pass, `who` has more fields of the event.
 
     Raises:
         RegistryError: if it cannot be, or the gate did not pass it and there is no override.
@@ -62,43 +47,35 @@ def promote(
     before = registry.aliases().get("champion")
     chosen = registry.promote(version, by=by, why=why, override=override)
     if chosen.name != before:
-        needed = "" if chosen.status == "promoted" else override
-        _tell(registry, events, "promote", by, why, chosen.name, who, needed)
+        reason = {"llmops.override": override} if override and chosen.status != "promoted" else {}
+        _tell(registry, events, "promote", chosen.name, by, why, {**(who or {}), **reason})
     return chosen
 
 
-def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Mapping[str, Any] | None = None) -> Version:
+def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Fields = None) -> Version:
     """Make the previous champion the champion again; a canary's trial is over."""
     chosen = registry.rollback(by=by, why=why)
-    _tell(registry, events, "rollback", by, why, chosen.name, who)
+    _tell(registry, events, "rollback", chosen.name, by, why, who)
     return chosen
 
 
 def start(
-    registry: Registry,
-    events: Path,
-    version: str,
-    share: float,
-    *,
-    by: str,
-    why: str,
-    override: str = "",
-    kind: Kind = "canary",
-    who: Mapping[str, Any] | None = None,
-) -> Canary:
+    registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
+    kind: Kind = "canary", who: Fields = None
+) -> Canary:  # fmt: skip
     """Let a version answer a share of the callers, as a canary or in an A/B test; asking again for what is there
     changes nothing, but that a reason it needs is written down."""
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
     needed = registry.trial_override()
     if (canary, needed) != before:
-        more = {"llmops.canary.share": share, **(who or {})}
-        _tell(registry, events, f"{kind}_start", by, why, canary.version, more, needed)
+        more = {"llmops.canary.share": share, **(who or {}), **({"llmops.override": needed} if needed else {})}
+        _tell(registry, events, f"{kind}_start", canary.version, by, why, more)
     return canary
 
 
 def stop(
-    registry: Registry, events: Path, *, by: str, why: str, kind: Kind = "canary", who: Mapping[str, Any] | None = None
+    registry: Registry, events: Path, *, by: str, why: str, kind: Kind = "canary", who: Fields = None
 ) -> Canary | None:
     """End the trial of this kind; the champion answers everybody. None if there was no trial.
 
@@ -109,185 +86,159 @@ def stop(
         return None
     canary = registry.stop_canary(by=by, why=why, trial=going_on(registry, kind).started)
     if canary:
-        _tell(registry, events, f"{kind}_stop", by, why, canary.version, who)
+        _tell(registry, events, f"{kind}_stop", canary.version, by, why, who)
     return canary
 
 
 def pull(registry: Registry, events: Path, trial: Canary, why: str, numbers: Mapping[str, Any]) -> bool:
-    """Take back a version on trial that is worse; False if its trial was over already.
-
-    Args:
-        registry: where.
-        events: the events folder.
-        trial: the trial that found it.
-        why: what is wrong with it.
-        numbers: what was counted, and the look that found it.
-    """
-    outcome = "rolled back"
-    ending: dict[str, Any] = {"trial": trial.started, "numbers": numbers, "outcome": outcome}
-    with registry.changing() as connection:
-        ending["connection"] = connection
-        if not registry.stop_canary(by="serving", why=f"canary rolled back: {why}", **ending):
-            return False
-        decided: dict[str, Any] = {"by": "serving", "why": why, "numbers": numbers}
-        registry.decide(trial.version, "canary", outcome, **decided, connection=connection)
-    _announce(registry, events, trial, {**decided, "kind": "canary", "outcome": outcome})
-    return True
+    """Take back a version on trial at a regression; False if its trial was over already."""
+    return _end(registry, events, trial, Verdict("regression", why, numbers), "serving")
 
 
 def conclude(
-    registry: Registry,
-    events: Path,
-    trial: str,
-    *,
-    by: str,
-    margin: float = MARGIN,
-    objective_s: float = OBJECTIVE_S,
-    promote: bool = True,
+    registry: Registry, events: Path, trial: str, rules: Rules, *, by: str, promote: bool = True
 ) -> dict[str, Any]:
-    """End a trial by what was counted: a canary is promoted if it is surely not worse, a version in an A/B test if
-    users like it better and a canary would be. What the gate does not pass any more, and has no reason, is not: that
-    is inconclusive.
+    """Act on the verdict of a trial, which is named by its start.
 
-    Args:
-        registry: where.
-        events: the events folder.
-        trial: `started` of its trial.
-        by: for the history.
-        margin, objective_s: see `canary.decide`.
-        promote: False: the version that has won an A/B test is named and the champion stays.
+    A regression is pulled. A version without one is promoted, in an A/B test only if users like it better, and if
+    `promote` allows it. One of which too little was seen stays until the deadline and is pulled then. After an error it
+    stays, and an alert is raised. One that the gate does not pass any more is not promoted, and its trial ends.
 
     Returns:
-        `outcome` (promoted | worse | inconclusive, of an A/B test won | lost | mixed | inconclusive; over: the trial
-        had ended before, pulled by the app or ended by somebody), `why`, and if there are any the decision's `numbers`.
+        `outcome` (the verdict's word; over: the trial had ended before), `promoted`, `why`, and perhaps `numbers`.
 
     Raises:
         RegistryError: if its model is gone.
+        TransientError: if the database cannot be reached.
     """
-    going = registry.canary()
+    going, kind = registry.canary(), trials.kind_of(registry, trial)
     if going is None or going.started != trial:
         return _over(registry, events, trial)
-    kind, sides = trials.kind_of(registry, trial), trials.counted(registry, trial)
-    given: dict[str, Any] = {"share": going.share, "margin": margin, "objective_s": objective_s}
-    found = decide(sides.canary, sides.champion, before=sides.before, **given)
-    outcome, why, numbers = str(found.outcome), found.why, dict(found.numbers)
-    switch, words = outcome == "promoted", "canary"
-    if kind == trials.AB_TEST:
-        standing = trials.look_at_ab_test(registry, going, sides, trials.next_ab_look(registry, trial))
-        outcome, why = ab_test.decide(standing, found)
-        numbers |= {"standing": ab_test.document(standing)}
-        switch, words = outcome == "won" and promote, "A/B test"
-    decision: Literal["canary", "ab_test"] = "ab_test" if kind == trials.AB_TEST else "canary"
-
-    def end() -> bool:
-        told: dict[str, Any] = {"by": by, "numbers": numbers}
-        with registry.changing() as connection:
-            ending = {**told, "trial": trial, "connection": connection}
-            if switch:
-                registry.promote(going.version, why=f"{words} promoted: {why}", **ending)
-            elif not registry.stop_canary(why=f"{words} ended: {why}", outcome=outcome, **ending):
-                return False
-            registry.decide(going.version, decision, outcome, why=why, connection=connection, **told)
-        return True
-
+    found = _judged(registry, going, kind, rules)
+    result = {"outcome": found.word, "promoted": False, "why": found.why, "numbers": dict(found.numbers)}
+    if found.word == "error":
+        registry.decide(going.version, kind, "error", by=by, why=found.why, numbers={**found.numbers, "trial": trial})
+        _announce(registry, events, going, {**result, "kind": kind})
+    if found.word == "error" or (found.word == "insufficient_data" and not rules.late(trial)):
+        return result
+    switch = found.word == "no_regression" and promote and (kind != AB_TEST or found.better)
     try:
         try:
-            ended = end()
+            ended = _end(registry, events, going, found, by, switch)
         except NotPassed as error:
-            switch, outcome, why = False, "inconclusive", f"{why}; but {error}"
-            ended = end()
+            switch, found = False, Verdict(found.word, f"{found.why}; but {error}", found.numbers)
+            ended = _end(registry, events, going, found, by)
     except RegistryError:
         if registry.canary() == going:  # it is not that somebody ended the trial at this very moment
             raise
         ended = False
-    if not ended:
-        return _over(registry, events, trial)
-    _announce(registry, events, going, {"kind": decision, "outcome": outcome, "why": why, "numbers": numbers})
-    return {"outcome": outcome, "why": why, "numbers": numbers}
+    return result | {"promoted": switch, "why": found.why} if ended else _over(registry, events, trial)
 
 
-def rules(config: Config) -> dict[str, Any]:
-    """What `conclude` goes by, as configured: whoever ends a trial, all go by the same."""
-    return {"margin": config.release.canary_margin, "objective_s": config.release.canary_slow_ms / 1000}
+def due(registry: Registry, trial: str, rules: Rules) -> bool:
+    """Return whether a trial can be concluded: it has seen enough, its deadline has come, or it is over already."""
+    going = registry.canary()
+    if going is None or going.started != trial or rules.late(trial):
+        return True
+    try:
+        sides = trials.counted(registry, trial)
+    except DAMAGED:  # as `conclude` will say
+        return True
+    return enough(sides.canary, sides.champion, rules)
+
+
+def rules_of(config: Config, requests: int | None = None, minutes: float | None = None) -> Rules:
+    """Return the configured conditions of a trial, with the requests and minutes that a run gives."""
+    told = config.release
+    requests, minutes = requests or told.canary_requests, minutes or told.canary_minutes
+    return Rules(requests, told.canary_callers, minutes, told.canary_slow_ms / 1000)
 
 
 def going_on(registry: Registry, kind: Kind) -> Canary:
-    """The trial of this kind that goes on.
+    """Return the trial of this kind that goes on.
 
     Raises:
         RegistryError: if there is none.
     """
     going = registry.canary()
     if going is None or trials.kind_of(registry, going.started) != kind:
-        name, command = ("A/B test", "ab") if kind == trials.AB_TEST else ("canary", "canary")
+        name, command = ("A/B test", "ab") if kind == AB_TEST else ("canary", "canary")
         raise RegistryError(f"No {name} goes on; begin one with `llmops models {command} VERSION`.")
     return going
 
 
-def due(registry: Registry, trial: str, requests: int, minutes: float, margin: float = MARGIN) -> bool:
-    """Whether a trial can be concluded: enough requests of the version on trial, or time is up, or it is over already;
-    an A/B test also if somebody has won, the challenger not before there are requests enough to be sure of `margin`."""
-    going = registry.canary()
-    if going is None or going.started != trial:
-        return True
-    if datetime.now(UTC) >= datetime.fromisoformat(trial) + timedelta(minutes=minutes):
-        return True
-    sides, winner = trials.counted(registry, trial), ab_test.winner(trials.standing(registry, trial))
-    if winner and (winner != "challenger" or could_be_sure(sides.canary, sides.champion, margin)):
-        return True
-    return sides.canary.requests >= requests
-
-
 def state(registry: Registry) -> dict[str, Any] | None:
-    """The trial that goes on and what both sides have done in it, over all replicas; None without one."""
+    """Return the trial that goes on with the counts of both sides, over all replicas; None without one."""
     going = registry.canary()
     if going is None:
         return None
     sides, kind = trials.counted(registry, going.started), trials.kind_of(registry, going.started)
-    told = {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
-    if kind != trials.AB_TEST:
-        return told
-    standing = trials.standing(registry, going.started)
-    return {**told, "standing": ab_test.document(standing), "found": ab_test.told(standing)}
+    return {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
+
+
+def _judged(registry: Registry, trial: Canary, kind: Kind, rules: Rules) -> Verdict:
+    """Judge a trial at its end; an error if its counts are damaged."""
+    try:
+        sides = trials.counted(registry, trial.started)
+        return judge(sides.canary, sides.champion, trial.share, rules, ratings=kind == AB_TEST, end=True)
+    except DAMAGED as error:
+        log.exception("The trial of %s cannot be judged", trial.version)
+        return Verdict("error", f"its counts cannot be judged: {type(error).__name__}: {error}", {})
+
+
+def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: str, switch: bool = False) -> bool:
+    """End a trial together with its decision, promoting the version or not; False if it was over already."""
+    kind = trials.kind_of(registry, trial.started)
+    told: dict[str, Any] = {"by": by, "numbers": found.numbers}
+    words = "A/B test" if kind == AB_TEST else "canary"
+    with registry.changing() as connection:
+        ending = {**told, "trial": trial.started, "connection": connection}
+        if switch:
+            registry.promote(trial.version, why=f"{words} promoted: {found.why}", **ending)
+        elif not registry.stop_canary(why=f"{words} ended: {found.why}", outcome=found.word, **ending):
+            return False
+        registry.decide(trial.version, kind, found.word, why=found.why, connection=connection, **told)
+    _announce(registry, events, trial, {**told, "kind": kind, "outcome": found.word, "why": found.why})
+    return True
 
 
 def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
-    """What `conclude` says of a trial that has ended already; whoever decided it may have died before its event."""
+    """Return how a trial ended, and announce it again: whoever ended it may have died before its event was stored."""
     end, known = registry.ended(trial), trials.find(registry, trial)
     if known:
         for d in registry.decisions(known.version):
-            if d["kind"] in ("canary", trials.AB_TEST) and d["numbers"] == end.get("numbers"):
-                _announce(registry, events, known, d)
-    return {"outcome": "over", **{name: end[name] for name in ("by", "why", "numbers") if name in end}}
+            if d["kind"] == known.kind and d["outcome"] != "error" and d["numbers"] == end.get("numbers"):
+                _announce(registry, events, Canary(known.version, known.share, trial), d)
+    return {"outcome": "over", "promoted": False, **{n: end[n] for n in ("by", "why", "numbers") if n in end}}
 
 
-def _tell(
-    registry: Registry,
-    events: Path,
-    action: str,
-    by: str,
-    why: str,
-    version: str,
-    who: Mapping[str, Any] | None,
-    override: str = "",
-) -> None:
+def _tell(registry: Registry, events: Path, action: str, version: str, by: str, why: str, more: Fields) -> None:
     with _told():
-        fields = {
-            "event.action": action,
-            "event.outcome": "success",
+        fields: dict[str, Any] = {"event.action": action, "event.outcome": "success"}
+        fields |= {
             "event.reason": why,
             "user.name": by,
             "llmops.model.version": version,
             "llmops.aliases": registry.aliases(),
-            **({"llmops.override": override} if override else {}),
+            **(more or {}),
         }
-        emit(events, ADMIN, {**fields, **(who or {})})
+        emit(events, ADMIN, fields)
 
 
 def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
-    """Make an event of the decision that ended a trial."""
+    """Write the event of a verdict. One that ends a trial is stored once, by its id; each error is an event."""
+    ends = uuid.uuid5(uuid.NAMESPACE_URL, f"{CANARY}|{registry.name}|{trial.started}")
     with _told():
-        emit(events, CANARY, trials.event_of(registry, trial, decision))
+        fields = {
+            "event.action": "decide",
+            "event.outcome": "success" if decision["outcome"] == "no_regression" else "failure",
+            "event.reason": decision["why"],
+            "llmops.model.version": trial.version,
+            **{f"llmops.canary.{name}": decision[name] for name in ("kind", "outcome", "numbers")},
+            "llmops.canary.share": trial.share,
+            "llmops.canary.started": trial.started,
+        }
+        emit(events, CANARY, fields if decision["outcome"] == "error" else {**fields, "event.id": str(ends)})
     log.info("%s %s %s: %s", decision["kind"], trial.version, decision["outcome"], decision["why"])
 
 

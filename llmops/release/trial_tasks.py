@@ -1,4 +1,4 @@
-"""The tasks of the DAGs that try a version on callers: start a trial or go on with the one there is, wait, decide."""
+"""Tasks of the DAGs that try a version on callers: start a trial or go on with the one there is, wait, decide."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from llmops.config import load
+from llmops.config import Config, load
 from llmops.config.run_parameters import refuse_unknown
+from llmops.errors import RegistryError, TransientError
+from llmops.registry.registry import registry_of
+from llmops.release import rollout
+from llmops.release.verdict import Rules
 from llmops.schedule.tasks import who
 
 log = logging.getLogger(__name__)
@@ -19,10 +23,6 @@ log = logging.getLogger(__name__)
 @task
 def start(kind: Any) -> str:
     """Start the trial of the run's `version`; without one, go on with the trial there is, or skip."""
-    from llmops.errors import RegistryError
-    from llmops.registry.registry import registry_of
-    from llmops.release import rollout
-
     context = get_current_context()
     asked = context["params"]
     refuse_unknown(asked, context["dag"].params)
@@ -40,16 +40,10 @@ def start(kind: Any) -> str:
 
 @task.sensor(mode="reschedule", poke_interval=30, timeout=timedelta(days=70).total_seconds())
 def wait(trial: str) -> bool:
-    """Whether the trial can be concluded; it holds no worker in between, and waits on while the database is away."""
-    from llmops.errors import TransientError
-    from llmops.registry.registry import registry_of
-    from llmops.release import rollout
-
-    asked, settings = get_current_context()["params"], load()
-    requests = asked["requests"] or settings.release.canary_requests
-    minutes = asked["minutes"] or settings.release.canary_minutes
+    """Return whether the trial can be concluded; in between no worker is held. Wait while the database is away, too."""
+    settings = load()
     try:
-        return rollout.due(registry_of(settings), trial, requests, minutes, settings.release.canary_margin)
+        return rollout.due(registry_of(settings), trial, _rules(settings))
     except TransientError:
         log.warning("How the trial does is not known now; it is looked again", exc_info=True)
         return False
@@ -57,10 +51,13 @@ def wait(trial: str) -> bool:
 
 @task(multiple_outputs=False)
 def decide(trial: str) -> dict[str, Any]:
-    """Conclude the trial; a version in an A/B test that has won is promoted if the deployed configuration says so."""
-    from llmops.registry.registry import registry_of
-    from llmops.release import rollout
-
+    """Conclude the trial. A version in an A/B test is promoted only if the deployed configuration says so."""
     context, settings = get_current_context(), load()
-    by: dict[str, Any] = {"by": who(context["dag_run"]), "promote": settings.release.ab_promote}
-    return rollout.conclude(registry_of(settings), settings.events, trial, **by, **rollout.rules(settings))
+    promote = context["dag"].dag_id != "llmops_ab_test" or settings.release.ab_promote
+    by: dict[str, Any] = {"by": who(context["dag_run"]), "promote": promote}
+    return rollout.conclude(registry_of(settings), settings.events, trial, _rules(settings), **by)
+
+
+def _rules(settings: Config) -> Rules:
+    asked = get_current_context()["params"]
+    return rollout.rules_of(settings, asked["requests"], asked["minutes"])

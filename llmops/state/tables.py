@@ -113,7 +113,7 @@ trials = Table(
     Column("share", Float, nullable=False),
     Column("settings", JSON, nullable=False),
     Column("ended", Text),
-    Column("outcome", Text),
+    Column("outcome", Text),  #: a verdict | promoted | stopped | over
 )
 
 #: what each replica of the app has counted in a trial so far

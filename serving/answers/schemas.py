@@ -139,7 +139,7 @@ class CanaryRequest(BaseModel):
     version: Str = Field("", max_length=100, description="Version or alias.")
     share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
     stop: bool = Field(False, description="End the trial: the champion answers everybody.")
-    conclude: bool = Field(False, description="End it with a decision: it is promoted if it is surely not worse.")
+    conclude: bool = Field(False, description="Act on the verdict: promoted if enough was seen and no harm.")
     override: Override = ""
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 A new champion is loaded and warmed up beside the old one; then one assignment makes it the one that answers, and the
 old engine answers what it had accepted and is closed. A version that cannot be loaded changes nothing but the status
 that `/readyz` tells. A canary is loaded beside the champion, answers its share of the callers, and is pulled as soon as
-it is found worse; one that is promoted is not loaded again.
+there is a regression; one that is promoted is not loaded again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import secrets
 import socket
@@ -22,14 +21,14 @@ from pathlib import Path
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout, trials
-from llmops.release.figures import Figures
+from llmops.release.verdict import Rules
 from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Loader, report_load
 from serving.models.stream import CountEnd, GuardedStream
 from serving.models.tested import Tested
-from serving.models.trial import CanaryTrial, answered_by_canary, note
+from serving.models.trial import CanaryTrial, answered_by_canary
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Models:
         poll_s: seconds between two readings of the aliases.
         events: the events folder, for events about loads and canaries.
         guard: looks at all answers.
-        objective_s: what an answer may take, in seconds.
+        rules: conditions of a trial.
         test_idle_s: see `Tested`.
         trials: False: only the champion is followed.
     """
@@ -57,18 +56,16 @@ class Models:
         poll_s: float,
         events: Path,
         guard: Guard,
-        objective_s: float = math.inf,
+        rules: Rules | None = None,
         test_idle_s: float = 0.0,
         trials: bool = True,
     ) -> None:
         self._registry, self._poll_s, self._events, self._guard = registry, poll_s, events, guard
-        self._objective_s, self._trials = objective_s, trials
+        self._rules, self._trials = rules or Rules(), trials
         report = partial(report_load, events)
         self._champion, self._canary = Loader(engine_for, report), Loader(engine_for, report)
         self.tested = Tested(registry, engine_for, report, test_idle_s)
         self._trial: CanaryTrial | None = None
-        self._before = Figures()  # what the champion has done outside of trials
-        self._before_of = ""  # name of the version that `_before` is about
         self._replica = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # a restart counts for itself
         self._registry_error: Exception | None = None
         self._wanted: Version | None = None  # the champion, when the registry could be read last
@@ -223,8 +220,6 @@ class Models:
         if champion:  # what answers is never taken away for nothing
             self._wanted = champion
             self._champion.keep_loaded(champion)
-        if self.champion and self.champion.version.name != self._before_of:
-            self._before_of, self._before = self.champion.version.name, Figures()
         if self._trial and self._trial.registered != trial:
             self._trial = None
         self._notice_death()
@@ -237,7 +232,7 @@ class Models:
         if self._trial and not unreadable:
             await self._trial.settle(self._registry, self._replica)
         elif trial and (failed or both):
-            self._trial = self._trial or CanaryTrial(trial, self._before, self._objective_s)
+            self._trial = self._trial or CanaryTrial(trial, self._rules)
             self._trial.why = "it cannot be loaded" if failed else ""
         if self._trial and self._trial.why:
             await self._pull_canary(self._trial)
@@ -272,17 +267,14 @@ class Models:
     def _count(
         self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
     ) -> None:
-        """Count a request that has ended: in the trial that it began in, if that goes on, else among what the champion
-        has done outside of it."""
+        """Count a request that has ended in the trial that it began in, if that goes on."""
         trial, is_champion = self._trial, chosen is self.champion
-        if not is_champion and (trial is None or chosen is not self._canary.current):
+        if not is_champion and chosen is not self._canary.current:
             return  # an engine that is on its way out
         if trial and trial is begun:
             trial.count(trial.own.champion if is_champion else trial.own.canary, caller, seconds, end)
             if trial.look_due:
                 self._wake.set()
-        elif is_champion:
-            note(self._before, caller, seconds, end)
 
 
 def _left_out(seconds: float, end: Chunk | Exception) -> None:

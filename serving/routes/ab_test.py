@@ -27,8 +27,8 @@ class ABTestRequest(BaseModel):
     share: float = Field(0.5, gt=0, lt=1, description="Of the callers.")
     override: Override = ""
     stop: bool = Field(False, description="End the test without a decision: the champion answers everybody.")
-    conclude: bool = Field(False, description="End it with a decision, by what was counted so far.")
-    promote: bool = Field(False, description="If the version has won, make it the champion; with `conclude`.")
+    conclude: bool = Field(False, description="Act on the verdict of what was counted so far.")
+    promote: bool = Field(False, description="If users like the version better, make it the champion; with `conclude`.")
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:
@@ -43,9 +43,9 @@ class ABTestRequest(BaseModel):
 def ab_test(
     body: ABTestRequest, app: AppPartsDep, key: Annotated[Key, Depends(require("manage_models"))]
 ) -> dict[str, Any]:
-    """Let a version answer its callers beside the champion, until users are found to like one better.
+    """Let a version answer its callers beside the champion, and judge it by their ratings, too.
 
-    Nobody is switched to it without a decision that it has won, and `promote`.
+    Nobody is switched to it without a verdict that users like it better, and `promote`.
     """
     by, events, decision = f"key {key.prefix}", app.config.events, None
     who = {"llmops.key.prefix": key.prefix, "user.roles": [key.role]}
@@ -53,8 +53,8 @@ def ab_test(
     if body.stop:
         rollout.stop(app.registry, events, kind="ab_test", **asked)
     elif body.conclude:
-        going, given = rollout.going_on(app.registry, "ab_test"), rollout.rules(app.config)
-        decision = rollout.conclude(app.registry, events, going.started, by=by, promote=body.promote, **given)
+        going, rules = rollout.going_on(app.registry, "ab_test"), rollout.rules_of(app.config)
+        decision = rollout.conclude(app.registry, events, going.started, rules, by=by, promote=body.promote)
     else:
         more: dict[str, Any] = {"override": body.override, "kind": "ab_test"}
         rollout.start(app.registry, events, body.version, body.share, **more, **asked)

@@ -61,13 +61,14 @@ def rollback(app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
 
 @router.post("/canary")
 def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, Any]:
-    """Let a version answer a share of the callers, or end that. It is pulled by itself when it is worse."""
+    """Let a version answer a share of the callers, or end that. It is pulled by itself at a regression."""
     decision = None
     if body.stop:
         rollout.stop(app.registry, app.config.events, **_by(key, "canary"))
     elif body.conclude:
         going, by = rollout.going_on(app.registry, "canary").started, f"key {key.prefix}"
-        decision = rollout.conclude(app.registry, app.config.events, going, by=by, **rollout.rules(app.config))
+        rules = rollout.rules_of(app.config)
+        decision = rollout.conclude(app.registry, app.config.events, going, rules, by=by)
     else:
         asked = _by(key, "canary")
         rollout.start(app.registry, app.config.events, body.version, body.share, override=body.override, **asked)

@@ -17,8 +17,10 @@ from llmops.config import Config
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE, SERVING
 from llmops.monitoring.events import build, emit, timestamp
 from llmops.monitoring.sinks.local import LocalStore
+from llmops.release import rollout
 from llmops.state.database import database_of
 from tests.clock import FakeClock
+from tests.release.conftest import two_versions
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -188,6 +190,19 @@ def test_a_key_that_expires_soon(config: Config, days: float, left: float, found
     _, revoked = store.create("user", "cleo", days)
     store.revoke(revoked.prefix)
     assert raised(config) == ({"key_expiring"} if found else set())
+
+
+def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) -> None:
+    registry = two_versions(config)
+    registry.decide("v2", "canary", "error", by="run 1", why="an earlier trial", numbers={"trial": "2025"})
+    registry.start_canary("v2", 0.5)
+    assert conditions.trial_error(config, NOW) == []
+    trial = rollout.going_on(registry, "canary").started
+    registry.decide("v2", "canary", "error", by="run 1", why="counts are lost", numbers={"trial": trial})
+    (found,) = conditions.trial_error(config, NOW)
+    assert found.subject == "v2" and "counts are lost" in found.message and "trial_error" in raised(config)
+    registry.stop_canary()
+    assert conditions.trial_error(config, NOW) == []
 
 
 def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:

@@ -189,24 +189,24 @@ for n, status in enumerate(("rejected", "promoted", "promoted", "rejected"), 1):
 pokes = []
 due = rollout.due
 
-def counting(registry, trial, requests, minutes, margin):  # stands for the serving app: more requests at every look
-    pokes.append([requests, minutes])
+def counting(registry, trial, rules):  # stands for the serving app: more requests at every look
+    pokes.append([rules.requests, rules.minutes])
     sides = trials.Sides()
     for n in range(200 * len(pokes)):
         for name, side in (("canary", sides.canary), ("champion", sides.champion)):
-            caller = f"{name} {n % 50}"
+            caller = f"{name} {n % (20 if side is sides.canary else 180)}"  # a draw of 10 %
             if side is sides.canary and registry.canary().version == "v3" and n % 5 == 0:
-                side.fail(caller)
+                side.count(caller, "failed")
             else:
                 side.add(caller, 1.0, 5, 5)
     trials.write(registry, registry.canary(), "app", sides)
-    return due(registry, trial, requests, minutes, margin)
+    return due(registry, trial, rules)
 
 rollout.due = counting
 from airflow.dag_processing.dagbag import DagBag
 runs = []
 none = dict.fromkeys(("version", "requests", "minutes"))
-for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.2, "requests": 400},
+for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.1, "requests": 400},
              {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none):
     if conf == "the gate's":  # as the pipeline begins it where `release.canary` is on
         facts |= {"compress": "5", "status": "promoted", "compared_with": registry.aliases()["champion"]}
@@ -234,13 +234,16 @@ def test_a_canary_is_started_waited_for_without_a_worker_and_promoted_or_not(
         CANARY, {**environ, "LLMOPS_HOME": str(tmp_path / "home")}, str(ROOT / "dags"), str(tmp_path / "home")
     )
     rejected, with_a_reason, good, bad, unknown, none, going = result["runs"]
-    assert good == ["success", "promoted", 1, "v2"]
-    assert bad == ["success", "worse", 1, "v2"]
+    assert good == ["success", "no_regression", 1, "v2"]
+    assert bad == ["success", "regression", 1, "v2"]
     for refused in (rejected, with_a_reason):  # who may trigger runs may not deploy what the gate did not pass
         assert refused[0] == "failed" and refused[2:] == [1, "v1"]
     assert unknown[0] == "failed" and unknown[2:] == [1, "v2"]
     assert none == ["success", None, 1, "v2"]  # skipped: there is no canary to go on with
-    assert going == ["success", "promoted", 1, "v5"] and (result["begun"], result["kind"]) == ("gate", "promoted")
+    assert going == ["success", "no_regression", 1, "v5"] and (result["begun"], result["kind"]) == (
+        "gate",
+        "no_regression",
+    )
     assert result["pokes"] == [[400, 1440], [400, 1440], [30, 60], *[[1000, 1440]] * 2] and result["reschedules"]
     assert result["by"] and all(by.startswith("dag_test, run ") for by in result["by"])  # who triggered it
 
@@ -251,19 +254,17 @@ AB_TEST = (
 from llmops.errors import StateUnavailable
 due, away = rollout.due, [1] * 5
 
-def liked(registry, trial, requests, minutes, margin):  # stands for the serving app: v2 is liked, v3 is not
+def liked(registry, trial, rules):  # stands for the serving app: v2 is liked, v3 is not
     if away and away.pop():  # more often than a task is tried
         raise StateUnavailable("the database is away")
     going, sides = registry.canary(), trials.Sides()
-    for n in range(400):
+    for n in range(1000):
         for name, side in (("a", sides.canary), ("b", sides.champion)):
             up = (n % 10 < 9) if (side is sides.canary) == (going.version == "v2") else (n % 10 < 2)
             side.add(f"{name} {n % 40}", 1.0, 5, 5)
-            side.rate(f"{name} {n % 40}", up=int(up), down=int(not up))
-    written = trials.write(registry, going, "app", sides)
-    if written.ab_look:
-        trials.look_at_ab_test(registry, going, sides, written.ab_look)
-    return due(registry, trial, requests, minutes, margin)
+            side.count(f"{name} {n % 40}", "up" if up else "down")
+    trials.write(registry, going, "app", sides)
+    return due(registry, trial, rules)
 
 rollout.due = liked
 from airflow.dag_processing.dagbag import DagBag
@@ -284,7 +285,7 @@ print("RESULT" + json.dumps({"runs": runs, "kept": kept}))
 )
 
 
-def test_an_ab_test_ends_when_somebody_has_won_and_switches_nobody_without_that(
+def test_an_ab_test_promotes_what_users_like_better_and_only_if_the_configuration_says_so(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     result = python(
@@ -293,11 +294,11 @@ def test_an_ab_test_ends_when_somebody_has_won_and_switches_nobody_without_that(
     assert result["runs"] == [
         ["failed", None, "v1"],
         ["failed", None, "v1"],
-        ["success", "won", "v1"],
-        ["success", "won", "v2"],
-        ["success", "lost", "v2"],
+        ["success", "no_regression", "v1"],
+        ["success", "no_regression", "v2"],
+        ["success", "regression", "v2"],
     ]
-    assert result["kept"] == [["v2", "won"], ["v2", "won"], ["v3", "lost"]]
+    assert result["kept"] == [["v2", "no_regression"], ["v2", "no_regression"], ["v3", "regression"]]
 
 
 SMALL = """

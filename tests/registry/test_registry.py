@@ -272,7 +272,7 @@ def test_with_a_canary_first_only_its_trial_makes_a_champion(registry: Registry)
     assert registry.canary() == canary  # a re-run does not begin it anew
     publish("t3", "v1")
     assert registry.canary() == canary and registry.aliases()["candidate"] == "v3"  # nor does the next one disturb it
-    registry.stop_canary(trial=canary.started, outcome="worse")
+    registry.stop_canary(trial=canary.started, outcome="regression")
     publish("t2", "v1")
     assert registry.canary() is None  # it had its trial
     assert publish("t3", "v1").name == "v3" and registry.aliases()["canary"] == "v3"

@@ -50,9 +50,17 @@ FIELDS: tuple[Field, ...] = (
         CANARY,
         fields=(
             ("llmops.canary.kind", "keyword", "`canary` or `ab_test`"),
-            ("llmops.canary.outcome", "keyword", "what was decided"),
+            (
+                "llmops.canary.outcome",
+                "keyword",
+                "`regression`, `no_regression`, `insufficient_data` or `error`",
+            ),
             ("llmops.canary.started", "date", ""),
-            ("llmops.canary.numbers", "object", "counts and tests of both sides"),
+            (
+                "llmops.canary.numbers",
+                "object",
+                "counts of both sides, and what the tests of each measure found",
+            ),
         ),
     ),
     *fields_of(CANARY, ADMIN, fields=[("llmops.canary.share", "double", "share of the requests")]),

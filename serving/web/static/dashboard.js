@@ -21,7 +21,7 @@ function element(tag, className, content) {
 }
 
 function badge(text) {
-  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", worse: "bad", "rolled back": "bad", running: "warn",
+  const tone = { success: "good", promoted: "good", rejected: "bad", failure: "bad", inconclusive: "warn", champion: "good", canary: "warn", regression: "bad", no_regression: "good", insufficient_data: "warn", error: "bad", running: "warn",
     raised: "bad", resolved: "good", silenced: "", critical: "bad", warning: "warn", drift: "bad", differs: "warn", "as before": "good",
     failing: "bad", refusing: "warn", recovered: "good", settled: "good" }[text] || "";
   return element("span", `badge ${tone}`, text);

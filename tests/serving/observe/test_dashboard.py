@@ -50,7 +50,7 @@ def test_decisions_and_alerts_are_listed_newest_first(store):
     numbers = {"low": -0.1, "attempt": 7, "level": 0.0009, "left": 0.006, "power": 0.06}
     gate = {f"llmops.gate.{name}": value for name, value in numbers.items()}
     store.send([build(GATE, {"llmops.gate.outcome": "rejected", "llmops.model.version": "v2", **gate})])
-    pulled = {"outcome": "rolled back", "share": 0.1, "numbers": {"worse": ["errors"]}}
+    pulled = {"outcome": "regression", "share": 0.1, "numbers": {"bound": 0.001}}
     canary = {f"llmops.canary.{name}": value for name, value in pulled.items()}
     store.send([build(CANARY, {**canary, "event.reason": "errors", "llmops.model.version": "v2"})])
     store.send([build(ALERT, {"message": "slow"})])
@@ -61,7 +61,7 @@ def test_decisions_and_alerts_are_listed_newest_first(store):
     (one,), (tried,) = result["gates"], result["canaries"]
     assert (one["version"], one["outcome"], one["difference"]) == ("v2", "rejected", None)
     assert {name: one[name] for name in numbers} == numbers
-    assert (tried["version"], tried["outcome"], tried["share"], tried["why"]) == ("v2", "rolled back", 0.1, "errors")
+    assert (tried["version"], tried["outcome"], tried["share"], tried["why"]) == ("v2", "regression", 0.1, "errors")
     assert result["alerts"][0]["message"] == "slow"
     assert [(hub["repo"], hub["main"]) for hub in result["hub"]] == [("me/bot", "v2")]  # what the last push left
 

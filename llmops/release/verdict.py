@@ -1,0 +1,232 @@
+"""Judge a trial of a version on a share of the callers: pull it, promote it, or wait.
+
+    regression         the version does worse than the champion: it is pulled at once
+    no_regression      the trial has ended, enough was seen, and nothing was found: it is promoted
+    insufficient_data  too little was seen: it stays, is pulled at the deadline, and is never promoted
+    error              the counts cannot be trusted: it stays, and an alert is raised
+
+Each measure is a figure of every caller. Callers were drawn to the sides, not requests: what one caller sends rises and
+falls together. So the only chance is the draw, and the test is the one by permutation (Fisher 1935, "The Design of
+Experiments"): in how many other draws of as many callers would the version look as bad? It needs no assumption on what
+callers are like. A version that is slower by less than `STEP` is not worse.
+
+There is a look at 10, 20, 40, … requests, and one at the end. With four measures and 7 looks before the end (1,000
+requests) the chance that an equal version is pulled is at most 4 × (7 × `LOOK` + `END`) = 2.4 % (a union bound).
+With few callers this test finds nothing, so there is a plain limit, too: a version that fails more than `LIMIT` of its
+requests beyond the champion's share is pulled. Pure functions, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.release.figures import STEP, Counts, Figures, bucket, requests_of, times_of
+
+Floats = NDArray[np.float64]
+Word = Literal["regression", "no_regression", "insufficient_data", "error"]
+
+FIRST = 10  #: requests of the canary at the first look; each look comes at twice as many as the one before
+LOOK, END = 0.0002, 0.0045  #: a p-value below it is a regression, at a look and at the end
+LIMIT = 0.5  #: share of failed requests
+SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller chance
+BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
+POWER, TRIALS = 0.8, 50
+SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
+NORMAL = NormalDist()
+DRAWS = 10_000
+CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
+TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
+SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
+
+Rows = Sequence[tuple[float, float]]  #: of each caller: how many, and the sum of their figures, high where it is bad
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Conditions of a trial."""
+
+    requests: int = 1000  #: of the canary, that are enough
+    callers: int = 5  #: on each side, that are enough
+    minutes: float = 1440  #: after these a version of which too little was seen is pulled
+    slow_s: float = math.inf  #: slower answers are slow, however usual they are
+
+    def late(self, trial: str) -> bool:
+        """Return whether the deadline of a trial has come, from the time when it was started."""
+        return datetime.now(UTC) >= datetime.fromisoformat(trial) + timedelta(minutes=self.minutes)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verdict with its reason and its numbers, as JSON values."""
+
+    word: Word
+    why: str
+    numbers: Mapping[str, Any]
+    better: bool = False  #: of an A/B test: users like the version better, beyond chance
+
+
+def looks(requests: int) -> int:
+    """Return how many looks there are up to this number of the canary's requests."""
+    return (requests // FIRST).bit_length()
+
+
+def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
+    """Return whether the trial has seen enough to end."""
+    return canary.requests >= rules.requests and min(len(canary.callers), len(champion.callers)) >= rules.callers
+
+
+def judge(
+    canary: Figures, champion: Figures, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
+) -> Verdict:
+    """Judge a trial by the counts of both sides, in which a caller is drawn to the canary with the chance `share`; with
+    `ratings`, by what users say, too, as in an A/B test. Only at the `end` can there be more than a regression."""
+    over = end and enough(canary, champion, rules)
+    level, split = END if over else LOOK, _split(canary, champion, share)
+    measures = compare(canary, champion, rules, level, ratings)
+    sides = {"canary": canary.summary(), "champion": champion.summary()}
+    numbers = {"bound": level, "measures": measures, "split": split, **sides}
+    seen = f"{canary.requests} requests of {len(canary.callers)} callers, {champion.requests} of the champion's"
+    plain = _failed(canary) - _failed(champion)
+    if canary.requests >= FIRST and plain > LIMIT:
+        why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
+        return Verdict("regression", f"{why}, after {seen}", numbers)
+    harm = {name: one for name, one in measures.items() if name != LIKED}
+    if worse := {name: one for name, one in harm.items() if one["p"] < level}:
+        words = ", ".join(f"{name} ({_unit(name, it['difference'])}, p = {it['p']:.1g})" for name, it in worse.items())
+        return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
+    if not over:
+        needed = f"{rules.requests} requests and {rules.callers} callers on each side are needed"
+        return Verdict("insufficient_data", f"nothing was found after {seen}; {needed}", numbers)
+    if split < SPLIT:
+        why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
+        return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
+    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in harm.items())
+    why = f"nothing was found after {seen}; it would have been from: {found}"
+    if not ratings:
+        return Verdict("no_regression", why, numbers)
+    better = measures[LIKED]["p"] < BETTER
+    words = "users like it better" if better else "users are not known to like it better"
+    return Verdict("no_regression", f"{words}; {why}", numbers, better)
+
+
+def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
+    """Return for each measure `difference` (canary less champion: of shares; of latency the logarithm, less `STEP`),
+    `p`, and `found_from`: about the smallest harm that is found 8 times in 10, None if no harm is.
+
+    The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
+    10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
+    where its requests have the correlation `CORRELATION` (Kleinman 1973, "Proportions with extraneous variance").
+    """
+    callers, ours = [*canary.callers.values(), *champion.callers.values()], len(canary.callers)
+    latency, slow = _times(callers, ours, rules.slow_s)
+    measures: dict[str, Rows] = {
+        "errors": [(requests_of(c) - c["left"], c["failed"] + c["refused"]) for c in callers],
+        "rejections": [(c["answered"], c["rejected"]) for c in callers],
+        "slow answers": slow,
+        "latency": latency,
+    }
+    if ratings:
+        measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
+        measures["corrections"] = [(c["answered"], c["corrected"]) for c in callers]
+        measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
+    return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
+
+
+def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
+    numbers = rows[:, 0]
+    weights, values = numbers / (1 + np.maximum(numbers - 1, 0) * CORRELATION), rows[:, 1] / np.maximum(numbers, 1)
+    here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
+    if not here or not there:
+        return {"difference": 0.0, "p": 1.0, "found_from": None}
+    difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
+    scores = _scores(weights, values if name == "latency" else np.sqrt(values))
+    seen, p = float(scores[:ours].sum()), 1.0
+    if seen > 1e-9:
+        p = (1 + int((permuted(scores, ours) >= seen - 1e-9).sum())) / (1 + DRAWS)
+    least: float | None = None
+    if name == "latency":
+        found_at = NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)  # standard deviations of the draw
+        least = found_at * float(_spread(scores, ours)) * (1 / here + 1 / there)
+    elif name != LIKED:
+        least = _least_share(rows, weights, ours, level)
+    return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
+
+
+def _scores(weights: Floats, values: Floats) -> Floats:
+    """Return weighted deviations from the mean, which add up to 0 over the last axis."""
+    return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
+
+
+def _spread(scores: Floats, ours: int) -> Floats:
+    """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
+    everybody = scores.shape[-1]
+    return np.asarray(np.sqrt((scores**2).sum(axis=-1) * ours * (everybody - ours) / (everybody * (everybody - 1))))
+
+
+def _least_share(rows: Floats, weights: Floats, ours: int, level: float) -> float | None:
+    """Return the smallest share of more bad requests of ours that is found often enough, in made-up trials with the
+    callers of this one; by the normal approximation, which is what a look can afford."""
+    rng, bound = np.random.default_rng(0), NORMAL.inv_cdf(1 - level)
+    good = np.round(rows[:ours, 0] - rows[:ours, 1]).astype(np.int64)
+    for share in SHARES:
+        bad = np.tile(rows[:, 1], (TRIALS, 1))
+        bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
+        scores = _scores(weights, np.sqrt(bad / np.maximum(rows[:, 0], 1)))
+        if (scores[:, :ours].sum(axis=1) > bound * _spread(scores, ours)).mean() >= POWER:
+            return share
+    return None
+
+
+def permuted(scores: Floats, ours: int) -> Floats:
+    """Return the sums of the scores of `ours` callers in `DRAWS` random draws of so many; always the same draws."""
+    keys = np.random.default_rng(0).random((DRAWS, len(scores)), dtype=np.float32)
+    return np.asarray(scores[np.argpartition(keys, ours - 1, axis=1)[:, :ours]].sum(axis=1))
+
+
+def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:
+    """Return of each caller the answers with their log latencies less the means of their classes of lengths, and the
+    requests with the number of slow ones: above `slow_s`, above `TAIL` more than usual for class and caller, or given
+    up by the caller, since nobody waited for the end. The first `ours` callers may be slower by `STEP`."""
+    rows = [[(key, at - (i < ours), n) for key, at, n in times_of(counts)] for i, counts in enumerate(callers)]
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in rows:
+        answers = sum(n for *_, n in row)
+        for key, at, n in row:
+            own = n / (1 + (answers - 1) * CORRELATION)
+            sums[key][0] += own
+            sums[key][1] += own * at
+    means = {key: total / number for key, (number, total) in sums.items()}
+    longest = bucket(slow_s) if slow_s < math.inf else math.inf
+    latency, slow = [], []
+    for counts, row in zip(callers, rows, strict=True):
+        answers, residual = sum(n for *_, n in row), sum(n * (at - means[key]) for key, at, n in row)
+        pace = residual / (answers + SHRINK)
+        late = sum(n for key, at, n in row if at > min(longest, means[key] + pace + TAIL))
+        latency.append((answers, residual * math.log(STEP)))
+        slow.append((answers + counts["left"], late + counts["left"]))
+    return latency, slow
+
+
+def _split(canary: Figures, champion: Figures, share: float) -> float:
+    """Return the chance of a split of callers that is as unlikely, by the exact binomial test."""
+    ours, all_ = len(canary.callers), len(canary.callers) + len(champion.callers)
+    chances = [math.comb(all_, n) * share**n * (1 - share) ** (all_ - n) for n in range(all_ + 1)]
+    return sum(chance for chance in chances if chance <= chances[ours] * (1 + 1e-9))
+
+
+def _failed(side: Figures) -> float:
+    return (side.total("failed") + side.total("refused")) / max(1, side.requests)
+
+
+def _unit(name: str, value: float | None) -> str:
+    words = f"{math.exp(value or 0) * STEP:.2g} times" if name == "latency" else f"{100 * (value or 0):.1f} points"
+    return "unknown" if value is None else words

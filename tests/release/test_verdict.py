@@ -1,0 +1,143 @@
+"""The verdict of a trial: equal versions pass, harm is found, and too little seen is never a pass."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from llmops.release.figures import Figures
+from llmops.release.verdict import END, LOOK, Rules, judge, looks, permuted
+
+RULES = Rules(requests=400)
+
+
+def trial(seed: int, callers: int = 24, share: float = 0.5, requests: int = 1200, **harm: float) -> tuple[str, int]:
+    """Return how a trial ends, and after how many requests, where callers differ in traffic, errors and speed, and the
+    guard rejects all answers to one of them. `harm` of the canary: `errors`, `slower`, `tail`, `disliked`."""
+    chance, canary, champion, last = random.Random(seed), Figures(), Figures(), 0
+    ours = [n % 2 == 1 if share == 0.5 else chance.random() < share for n in range(callers)]
+    own = [1.0 if n == 3 else chance.betavariate(0.2, 9.8) for n in range(callers)]
+    pace = [chance.lognormvariate(0, 0.5) for _ in range(callers)]
+    ratings = "disliked" in harm
+    for caller in chance.choices(range(callers), [1 / (n + 3) for n in range(callers)], k=requests):
+        mine, name, tokens = harm if ours[caller] else {}, str(caller), int(chance.lognormvariate(3.5, 1)) + 1
+        side = canary if ours[caller] else champion
+        seconds = 0.03 * tokens * chance.lognormvariate(0, 0.4) * pace[caller] * mine.get("slower", 1.0)
+        seconds *= 20 if chance.random() < mine.get("tail", 0.0) else 1
+        if chance.random() < mine.get("errors", 0.0):
+            side.count(name, "failed")
+        else:
+            side.add(name, seconds, 5, tokens, rejected=chance.random() < own[caller])
+        if ratings:
+            side.count(name, "down" if chance.random() < 0.3 + mine.get("disliked", 0.0) else "up")
+        if looks(canary.requests) > last:
+            last = looks(canary.requests)
+            if judge(canary, champion, share, RULES, ratings=ratings).word == "regression":
+                return "regression", canary.requests
+    found = judge(canary, champion, share, RULES, ratings=ratings, end=True)
+    return "better" if found.better else found.word, canary.requests
+
+
+def test_equal_versions_are_promoted_whatever_their_callers_are_like() -> None:
+    ends = [trial(seed)[0] for seed in range(30)]
+    assert ends.count("no_regression") >= 28 and ends.count("regression") <= 2  # 0.7 expected at most
+
+
+@pytest.mark.parametrize(("harm", "most"), [
+    ({"errors": 0.15}, 1200), ({"errors": 1.0}, 10), ({"slower": 3.0}, 320), ({"tail": 0.1}, 1200),
+    ({"disliked": 0.5}, 1200),
+])  # fmt: skip
+def test_harm_is_found(harm: dict[str, float], most: int) -> None:
+    ends = [trial(seed, **harm) for seed in range(6)]
+    assert [word for word, _ in ends].count("regression") >= 5 and sorted(asked for _, asked in ends)[3] <= most
+
+
+@pytest.mark.parametrize(("seconds", "word"), [(1.21, "no_regression"), (1.5, "regression")])
+def test_a_canary_that_is_a_little_slower_is_tolerated(seconds: float, word: str) -> None:
+    canary = Figures()
+    for n in range(400):
+        canary.add(f"a {n % 50}", seconds, 5, 5)
+    assert judge(canary, side("b", 50, 400), 0.5, RULES, end=True).word == word
+
+
+def test_one_that_is_liked_is_better() -> None:
+    liked = [trial(seed, disliked=-0.25)[0] for seed in range(6)]
+    assert liked.count("better") >= 5 and trial(0, disliked=0.0)[0] == "no_regression"
+
+
+def side(name: str, callers: int, requests: int, failed: int = 0, left: int = 0, refused: int = 0) -> Figures:
+    """Return the counts of requests that are spread evenly over callers."""
+    made = Figures()
+    for n in range(requests):
+        if n < failed:
+            made.count(f"{name} {n % callers}", "failed")
+        else:
+            made.add(f"{name} {n % callers}", 1.0, 5, 5)
+    for n in range(left):
+        made.count(f"{name} {n % callers}", "left")
+    for n in range(refused):
+        made.count(f"{name} {n % callers}", "refused")
+    return made
+
+
+@pytest.mark.parametrize(("canary", "champion", "word"), [
+    (side("a", 50, 400), side("b", 50, 400), "no_regression"),
+    (side("a", 50, 399), side("b", 50, 400), "insufficient_data"),
+    (side("a", 4, 5000), side("b", 10, 5000), "insufficient_data"),
+    (side("a", 50, 5000), side("b", 4, 5000), "insufficient_data"),  # nothing to compare with
+    (Figures(), Figures(), "insufficient_data"),
+    (side("a", 50, 400, failed=40), side("b", 50, 400), "regression"),
+    (side("a", 50, 400, refused=40), side("b", 50, 400), "regression"),
+    (side("a", 50, 400, refused=40), side("b", 50, 400, refused=40), "no_regression"),
+    (side("a", 50, 400, left=40), side("b", 50, 400), "regression"),  # nobody waited for the end
+    (side("a", 1, 10, failed=10), side("b", 3, 100), "regression"),
+    (side("a", 1, 9, failed=9), side("b", 3, 100), "insufficient_data"),
+    (side("a", 1, 40, failed=40), side("b", 3, 100, failed=90), "insufficient_data"),  # both fail
+    (side("a", 10, 400), side("b", 60, 400), "error"),  # no draw of a half
+])  # fmt: skip
+def test_each_verdict_has_its_reason_and_numbers(canary: Figures, champion: Figures, word: str) -> None:
+    found = judge(canary, champion, 0.5, RULES, end=True)
+    assert found.word == word and found.why
+    assert found.numbers["canary"]["requests"] == canary.requests and found.numbers["bound"] in (LOOK, END)
+    assert judge(canary, champion, 0.5, RULES).word in ("regression", "insufficient_data")  # a look promotes nothing
+
+
+@pytest.mark.parametrize("failed", [0, 8])
+def test_the_smallest_harm_that_would_have_been_found_is_found_about_8_times_in_10(failed: int) -> None:
+    def harmed(share: float, seed: int) -> float:
+        canary, champion = side("a", 40, 400, failed), side("b", 40, 400, failed)
+        harm = np.random.default_rng(seed).binomial(9, share, len(canary.callers))
+        for counts, more in zip(canary.callers.values(), harm, strict=True):
+            counts.update({"failed": int(more), "answered": -int(more)})
+        return float(judge(canary, champion, 0.5, RULES, end=True).numbers["measures"]["errors"]["p"])
+
+    found = judge(side("a", 40, 400, failed), side("b", 40, 400, failed), 0.5, RULES, end=True)
+    least = found.numbers["measures"]["errors"]["found_from"]
+    assert 12 <= sum(harmed(least, seed) < END for seed in range(20)) <= 20
+    assert sum(harmed(least / 3, seed) < END for seed in range(20)) <= 8
+    assert f"errors {100 * least:.1f} points" in found.why
+
+
+def test_answers_above_the_limit_are_slow_however_usual_they_are() -> None:
+    canary, champion = side("a", 60, 600), side("b", 60, 600)
+    for n in range(120):
+        canary.add(f"a {n % 60}", 3.0, 5, 5)
+    assert "slow answers" not in judge(canary, champion, 0.5, RULES, end=True).why.split("after")[0]
+    late = judge(canary, champion, 0.5, replace(RULES, slow_s=2.0), end=True)
+    assert late.word == "regression" and "slow answers" in late.why
+
+
+def test_the_p_value_is_that_of_scipys_permutation_test_and_all_looks_together_keep_the_promise() -> None:
+    rng = np.random.default_rng(3)
+    scores = np.concatenate([rng.exponential(size=8) + 0.8, rng.exponential(size=20)])
+    expected = stats.permutation_test(
+        (scores[:8], scores[8:]), lambda x, y, axis: x.sum(axis=axis), vectorized=True, n_resamples=9999,
+        alternative="greater", rng=1,
+    ).pvalue  # fmt: skip
+    assert (permuted(scores, 8) >= scores[:8].sum()).mean() == pytest.approx(expected, abs=0.01)
+    assert [looks(n) for n in (0, 9, 10, 19, 20, 639, 640, 1000)] == [0, 0, 1, 1, 2, 6, 7, 7]
+    assert 4 * (looks(1000) * LOOK + END) < 0.025
