@@ -196,13 +196,13 @@ def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) ->
     registry = two_versions(config)
     registry.decide("v2", "canary", "error", by="run 1", why="an earlier trial", numbers={"trial": "2025"})
     registry.start_canary("v2", 0.5)
-    assert conditions.trial_error(config, NOW) == []
+    assert conditions.trial_error(Sources(config, None), NOW) == []
     trial = rollout.going_on(registry, "canary").started
     registry.decide("v2", "canary", "error", by="run 1", why="counts are lost", numbers={"trial": trial})
-    (found,) = conditions.trial_error(config, NOW)
+    (found,) = conditions.trial_error(Sources(config, None), NOW)
     assert found.subject == "v2" and "counts are lost" in found.message and "trial_error" in raised(config)
     registry.stop_canary()
-    assert conditions.trial_error(config, NOW) == []
+    assert conditions.trial_error(Sources(config, None), NOW) == []
 
 
 def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:

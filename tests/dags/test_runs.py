@@ -361,55 +361,37 @@ from llmops.data.feedback import rows
 from llmops.improve import weekly
 from llmops.state.database import database_of
 
-triggered, states, real, days = [], [], weekly.read, 0
-day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-weekly.read = lambda config, moment: real(config, day + timedelta(days=days, hours=12))  # a run of a test is of now
-
 def trigger(self, context):
-    triggered.append(context["dag_run"].run_id)
-    if len(triggered) == 2:
-        raise ValueError("the pipeline failed")
+    raise ValueError("the pipeline failed")
 
 TriggerDagRunOperator.execute = trigger
-config = load()
-for days in (0, 1, 2, 3):
-    dag = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"]
-    run = dag.test()
+config, real, states = load(), weekly.read, []
+noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+for days in (0, 1):  # a run of a test is of now
+    weekly.read = lambda config, moment: real(config, noon + timedelta(days=days))
+    run = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"].test()
     states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
-    if days != 1:  # after the first run and the third somebody accepts what waits
-        waiting = [row for row in rows.read(database_of(config), "waiting")][0]
-        rows.decide(database_of(config), waiting.id, "accepted", by="a test", who={})
-        moment = (day + timedelta(days=days, hours=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for row in rows.read(database_of(config), "waiting"):  # somebody accepts what waits after the first run
+        rows.decide(database_of(config), row.id, "accepted", by="a test", who={})
+        moment = (noon + timedelta(hours=-11)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with database_of(config).change() as connection:
-            rows.put(connection, waiting.id, decided=moment)
-print("RESULT" + json.dumps({"triggered": len(triggered), "states": states}))
+            rows.put(connection, row.id, decided=moment)
+print("RESULT" + json.dumps(states))
 """
 
 
-def test_the_improvement_trains_when_something_new_was_accepted_and_reports_always(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_improvement_whose_pipeline_fails_is_red_and_reports_it(environ: dict[str, str], tmp_path: Path) -> None:
+    """Runs that go well are in test_improvement.py."""
     file = tmp_path / "llmops.yaml"
     file.write_text("collect: {sources: [{name: said, kind: feedback}]}", encoding="utf-8")
     here = {**environ, "LLMOPS_HOME": str(tmp_path), "LLMOPS_CONFIG": str(file)}
-    for n in range(3):
-        asked = {"llmops.feedback.question": f"What is {n}?", "llmops.feedback.correction": f"It is {n}."}
-        yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        said = {"@timestamp": yesterday, "http.request.id": str(n), "llmops.key.prefix": "00000000", **asked}
-        emit(tmp_path / "events", "llmops.feedback", {**said, "user.roles": ["user"]})
-    result = python(IMPROVEMENT, here, str(ROOT / "dags"))
-    nothing, new, again, failed = result["states"]
-    assert result["triggered"] == 2
-    for state, tasks in (nothing, again):
-        assert (state, tasks["retrain"], tasks["report"], tasks["improved"]) == (
-            "success", "skipped", "success", "success",
-        )  # fmt: skip
-    assert (new[0], new[1]["retrain"], new[1]["report"]) == ("success", "success", "success")
+    asked = {"llmops.feedback.question": "What is it?", "llmops.feedback.correction": "It is new."}
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    said = {"@timestamp": yesterday, "http.request.id": "1", "llmops.key.prefix": "00000000", **asked}
+    emit(tmp_path / "events", "llmops.feedback", {**said, "user.roles": ["user"]})
+    nothing, failed = python(IMPROVEMENT, here, str(ROOT / "dags"))
+    assert (nothing[0], nothing[1]["retrain"], nothing[1]["improved"]) == ("success", "skipped", "success")
     assert (failed[0], failed[1]["retrain"], failed[1]["report"]) == ("failed", "failed", "success")
     drain(tmp_path / "events", Monitoring())
     told = list(LocalStore(tmp_path / "events").find("llmops.improvement"))
-    assert [e["event.reason"] for e in told] == ["nothing new", "trained", "nothing new", "failed"]
-    assert [e["llmops.improvement.waiting"] for e in told] == [3, 2, 2, 1]
-    reports = list((tmp_path / "artifacts" / "improve").glob("*/report.md"))
-    assert len(reports) == 4 and any("Nothing new was accepted" in path.read_text() for path in reports)
-    assert any("What is 0?" in path.read_text() for path in reports)
+    assert [e["event.reason"] for e in told] == ["nothing new", "failed"]
