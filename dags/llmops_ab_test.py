@@ -32,7 +32,12 @@ from llmops.schedule.tasks import DEFAULT_ARGS, run_failed, run_succeeded
         "version": Param("candidate", type="string", minLength=1, description="Version or alias to test."),
         "share": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, description="Of the callers."),
         "minutes": Param(10_080, type="number", minimum=1, maximum=100_000, description="Deadline of the test."),
-        "requests": Param(1000, type="integer", minimum=30, description="Requests that the test needs."),
+        "requests": Param(
+            1000,
+            type="integer",
+            minimum=30,
+            description="Requests that the test needs; at least release.canary_requests.",
+        ),
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},
     on_failure_callback=run_failed,

@@ -44,7 +44,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, run_failed, run_succeeded
             None,
             type=["null", "integer"],
             minimum=30,
-            description="Requests of the canary that the trial needs; not given: release.canary_requests.",
+            description="Requests of the canary that the trial needs; at least release.canary_requests.",
         ),
     },
     default_args=DEFAULT_ARGS | {"execution_timeout": timedelta(minutes=10)},

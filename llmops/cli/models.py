@@ -189,7 +189,7 @@ def _print_decisions(decisions: list[dict[str, Any]], options: argparse.Namespac
         print(json.dumps(decisions))
         return
     for d in decisions:
-        print(f"{d['time'][:19]}  {d['version']:<5} {d['kind']:<9} {d['outcome']:<13} {d['by']}: {d['why']}")
+        print(f"{d['time'][:19]}  {d['version']:<5} {d['kind']:<9} {d['outcome']:<17} {d['by']}: {d['why']}")
     if not decisions:
         print("Nothing has been decided yet.")
 

@@ -148,9 +148,10 @@ def due(registry: Registry, trial: str, rules: Rules) -> bool:
 
 
 def rules_of(config: Config, requests: int | None = None, minutes: float | None = None) -> Rules:
-    """Return the configured conditions of a trial, with the requests and minutes that a run gives."""
+    """Return the configured conditions of a trial. A run may ask for another deadline and more requests, not fewer: who
+    may trigger a run does not decide how little is enough."""
     told = config.release
-    requests, minutes = requests or told.canary_requests, minutes or told.canary_minutes
+    requests, minutes = max(requests or 0, told.canary_requests), minutes or told.canary_minutes
     return Rules(requests, told.canary_callers, minutes, told.canary_slow_ms / 1000)
 
 

@@ -206,7 +206,7 @@ rollout.due = counting
 from airflow.dag_processing.dagbag import DagBag
 runs = []
 none = dict.fromkeys(("version", "requests", "minutes"))
-for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "share": 0.1, "requests": 400},
+for conf in ({"version": "v4"}, {"version": "v4", "override": "mine"}, {"version": "v2", "requests": 1200},
              {"version": "v3", "requests": 30, "minutes": 60}, {"version": "v9"}, none, "the gate's", none):
     if conf == "the gate's":  # as the pipeline begins it where `release.canary` is on
         facts |= {"compress": "5", "status": "promoted", "compared_with": registry.aliases()["champion"]}
@@ -244,7 +244,7 @@ def test_a_canary_is_started_waited_for_without_a_worker_and_promoted_or_not(
         "gate",
         "no_regression",
     )
-    assert result["pokes"] == [[400, 1440], [400, 1440], [30, 60], *[[1000, 1440]] * 2] and result["reschedules"]
+    assert result["pokes"] == [*[[1200, 1440]] * 6, [1000, 60], [1000, 1440]] and result["reschedules"]
     assert result["by"] and all(by.startswith("dag_test, run ") for by in result["by"])  # who triggered it
 
 
