@@ -328,7 +328,7 @@ def test_every_pod_reads_what_all_of_them_sent(
         drain(pod.events, pod.monitoring)
     filled("POST", f"/{STREAMS}/_refresh")
     for pod in pods:
-        figures = dashboard_figures(reader_of(pod), "1h", first + timedelta(minutes=9))
+        figures = dashboard_figures(reader_of(pod), "1h", 2, first + timedelta(minutes=9))
         assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
         hour = first, first + timedelta(hours=1)
         assert report(pod, *hour)["requests"] == 2
