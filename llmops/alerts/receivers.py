@@ -79,7 +79,9 @@ def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str,
     found = service(settings, environ, document["alert"])
     if hasattr(found, "payload_extras"):  # json://, form:// and xml://: all fields, besides title and message
         more = {**document["details"], **{name: document[name] for name in document if name != "message"}}
-        found.payload_extras |= {name: value for name, value in more.items() if isinstance(value, str | int | float)}
+        more = {name: value for name, value in more.items() if isinstance(value, str | int | float)}
+        numbers = found.protocol != "xml"  # which apprise would leave empty there
+        found.payload_extras |= {name: value if numbers else str(value) for name, value in more.items()}
     sender = Apprise()
     sender.add(found)
     severity = "failure" if document["severity"] == "critical" else "warning"
@@ -96,9 +98,10 @@ def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str,
 
 
 def _without_secrets(words: str, settings: Settings, environ: Mapping[str, str]) -> str:
-    """Hide the values of a URL's variables and their parts: an error may quote the address, or only its path."""
-    secrets = set()
-    for value in (environ[name] for name in VARIABLE.findall(settings.url)):
+    """Hide a URL's variables, its user and its path, where services have tokens: an error may quote the address."""
+    user, path = re.fullmatch(r"(?:[^:]+://)?(?:([^?]*)@)?[^/?]*([^?]*).*", settings.url, re.DOTALL).groups()  # type: ignore[union-attr]
+    secrets, written = set(), [VARIABLE.sub("/", part or "") for part in (user, path)]
+    for value in (*(environ[name] for name in VARIABLE.findall(settings.url)), *written):
         parts = [part for part in re.split(r"[/:@?&=,]+", value) if len(part) > 3]
         for part in (value, *parts):
             secrets |= {part, quote(part), quote(part, safe=""), unquote(part)}

@@ -95,6 +95,6 @@ RULES: dict[Rule, Row] = {
         conditions.key_expiring,
     ),
     "trial_error": Row(
-        "warning", "the last verdict on a canary or an A/B test that goes on is `error`", conditions.trial_error
+        "warning", "a verdict on a canary or an A/B test that goes on was `error`", conditions.trial_error
     ),
 }

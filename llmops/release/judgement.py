@@ -110,6 +110,8 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
     if smallest_level(candidate.told) <= chance.level:
         return ""
     needed = next((count for count in range(candidate.told, 100) if smallest_level(count) <= chance.level), "more")
+    if not candidate.told:
+        return f"it was trained on the very rows that {candidate.opponent} was trained on"
     topics = "1 topic" if candidate.told == 1 else f"{candidate.told} topics"
     return (
         f"all that is new since {candidate.opponent} is what users have said of {topics}, and at least {needed} are "

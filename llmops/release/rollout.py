@@ -173,7 +173,13 @@ def state(registry: Registry) -> dict[str, Any] | None:
     going = registry.canary()
     if going is None:
         return None
-    sides, kind = trials.counted(registry, going.started), trials.kind_of(registry, going.started)
+    kind = trials.kind_of(registry, going.started)
+    try:
+        sides = trials.counted(registry, going.started)
+    except DAMAGED as error:
+        raise RegistryError(
+            f"The counts of the trial of {going.version} are damaged ({type(error).__name__}); end it with --stop."
+        ) from error
     return {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
 
 

@@ -265,6 +265,6 @@ def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
     new = [row for row in mine.values() if row.id not in theirs]
     corrected = {normalized(row.question) for row in new}
     gone = [row for row in theirs.values() if row.id not in mine and normalized(row.question) not in corrected]
-    if not new or gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
+    if gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
         return None
     return len({row.group for row in new}), artifacts.read_record(before)

@@ -23,6 +23,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import combinations
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -42,7 +44,7 @@ BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the versio
 POWER, TRIALS = 0.8, 50
 SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
 NORMAL = NormalDist()
-DRAWS = 10_000
+DRAWS, FEW_DRAWS = 10_000, 2_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
@@ -80,8 +82,11 @@ def looks(requests: int) -> int:
 
 
 def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
-    """Return whether the trial has seen enough to end."""
-    return canary.requests >= rules.requests and min(len(canary.callers), len(champion.callers)) >= rules.callers
+    """Return whether the trial has seen enough to end: requests, callers, and so many of them that harm to all of the
+    canary's can be found (5 of 10 are, 4 of 10 are not)."""
+    ours, theirs = len(canary.callers), len(champion.callers)
+    found = 1 / math.comb(ours + theirs, ours) < END
+    return canary.requests >= rules.requests and min(ours, theirs) >= rules.callers and found
 
 
 def judge(
@@ -100,7 +105,8 @@ def judge(
         why = f"{100 * _failed(canary):.0f} % of its requests failed, {100 * plain:.0f} points more than the champion's"
         return Verdict("regression", f"{why}, after {seen}", numbers)
     harm = {name: one for name, one in measures.items() if name != LIKED}
-    if worse := {name: one for name, one in harm.items() if one["p"] < level}:
+    worse = {name: one for name, one in harm.items() if one["p"] < level and (over or not end)}  # no look out of turn
+    if worse:
         words = ", ".join(f"{name} ({_unit(name, it['difference'])}, p = {it['p']:.1g})" for name, it in worse.items())
         return Verdict("regression", f"worse than the champion in {words}, after {seen}", numbers)
     if not over:
@@ -136,7 +142,7 @@ def compare(canary: Figures, champion: Figures, rules: Rules, level: float, rati
     }
     if ratings:
         measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
-        measures["corrections"] = [(c["answered"], c["corrected"]) for c in callers]
+        measures["corrections"] = [(c["answered"], min(c["corrected"], c["answered"])) for c in callers]
         measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
     return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
 
@@ -151,13 +157,13 @@ def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float |
     scores = _scores(weights, values if name == "latency" else np.sqrt(values))
     seen, p = float(scores[:ours].sum()), 1.0
     if seen > 1e-9:
-        p = (1 + int((permuted(scores, ours) >= seen - 1e-9).sum())) / (1 + DRAWS)
+        p = float(_chance(scores[None], ours, np.array([seen]), DRAWS)[0])
     least: float | None = None
     if name == "latency":
         found_at = NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)  # standard deviations of the draw
         least = found_at * float(_spread(scores, ours)) * (1 / here + 1 / there)
-    elif name != LIKED:
-        least = _least_share(rows, weights, ours, level)
+    elif name != LIKED and level == END:
+        least = _least_share(rows, weights, ours)
     return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
 
 
@@ -172,24 +178,39 @@ def _spread(scores: Floats, ours: int) -> Floats:
     return np.asarray(np.sqrt((scores**2).sum(axis=-1) * ours * (everybody - ours) / (everybody * (everybody - 1))))
 
 
-def _least_share(rows: Floats, weights: Floats, ours: int, level: float) -> float | None:
-    """Return the smallest share of more bad requests of ours that is found often enough, in made-up trials with the
-    callers of this one; by the normal approximation, which is what a look can afford."""
-    rng, bound = np.random.default_rng(0), NORMAL.inv_cdf(1 - level)
-    good = np.round(rows[:ours, 0] - rows[:ours, 1]).astype(np.int64)
+def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
+    """Return the smallest share of more bad requests of ours that is found often enough at the end, in made-up trials
+    with the callers of this one."""
+    rng = np.random.default_rng(0)
+    good = np.maximum(0, np.round(rows[:ours, 0] - rows[:ours, 1])).astype(np.int64)
     for share in SHARES:
         bad = np.tile(rows[:, 1], (TRIALS, 1))
         bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
         scores = _scores(weights, np.sqrt(bad / np.maximum(rows[:, 0], 1)))
-        if (scores[:, :ours].sum(axis=1) > bound * _spread(scores, ours)).mean() >= POWER:
+        if (_chance(scores, ours, scores[:, :ours].sum(axis=1), FEW_DRAWS) < END).mean() >= POWER:
             return share
     return None
 
 
-def permuted(scores: Floats, ours: int) -> Floats:
-    """Return the sums of the scores of `ours` callers in `DRAWS` random draws of so many; always the same draws."""
-    keys = np.random.default_rng(0).random((DRAWS, len(scores)), dtype=np.float32)
-    return np.asarray(scores[np.argpartition(keys, ours - 1, axis=1)[:, :ours]].sum(axis=1))
+def _chance(scores: Floats, ours: int, seen: Floats, most: int) -> Floats:
+    """Return for each row of `scores` the share of the draws of `ours` callers whose sum is at least the one `seen`."""
+    draws, exact = _draws(scores.shape[1], ours, most)
+    reached = (draws @ scores.T >= seen - 1e-9).sum(axis=0)
+    return np.asarray(reached / len(draws) if exact else (1 + reached) / (1 + len(draws)))
+
+
+@lru_cache(maxsize=4)
+def _draws(everybody: int, ours: int, most: int) -> tuple[Floats, bool]:
+    """Return draws of `ours` of all callers as rows of 0 and 1, always the same: all there are if they are at most
+    `most`, else so many random ones."""
+    if exact := math.comb(everybody, ours) <= most:
+        drawn = np.array(list(combinations(range(everybody), ours)))
+    else:
+        keys = np.random.default_rng(0).random((most, everybody), dtype=np.float32)
+        drawn = np.argpartition(keys, ours - 1, axis=1)[:, :ours]
+    rows = np.zeros((len(drawn), everybody))
+    np.put_along_axis(rows, drawn, 1.0, axis=1)
+    return rows, exact
 
 
 def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:

@@ -31,7 +31,7 @@ from llmops.errors import ConfigError, StateError, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "0001"  #: the revision that this code works with: the newest in migrations/versions/
+HEAD = "1001"  #: the revision that this code works with: the newest in migrations/versions/
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 30  #: how long a writer waits for another before it gives up
 CONNECT_S = 5  #: how long a server may take to answer
@@ -165,6 +165,10 @@ class Database:
         command.upgrade(settings, "head")
 
     def _refuse_newer(self, known: str) -> None:
+        if known and known < "1001":
+            raise StateError(
+                f"The database {self.name} was made before the first release (revision {known}); begin with a new home."
+            )
         if known > HEAD:  # numbers of four digits
             raise StateError(
                 f"The database {self.name} was made by a newer llmops (revision {known}; this one knows {HEAD}); "

@@ -123,21 +123,19 @@ class Texts:
             log.exception("Features of the last answers are lost")
 
     def _turn(self) -> None:
-        several = list[_Answered]()
+        began, taken, wait_s = time.thread_time(), 0, 0.0 if self._stopping.is_set() else FLUSH_S
         with contextlib.suppress(queue.Empty):
-            several.append(self._waiting.get(timeout=0.0 if self._stopping.is_set() else FLUSH_S))
-            while len(several) < SEVERAL:
-                several.append(self._waiting.get_nowait())
-        began = time.thread_time()
-        for answered in several:
-            try:
-                self._ready.append(self._event(answered))
-            except Exception as error:
-                log.exception("The features of an answer cannot be made")
-                self._lose(type(error).__name__)
+            while taken < SEVERAL and time.thread_time() - began < MOST_REST_S / REST:
+                answered = self._waiting.get(timeout=wait_s) if wait_s else self._waiting.get_nowait()
+                taken, wait_s = taken + 1, 0.0
+                try:
+                    self._ready.append(self._event(answered))
+                except Exception as error:
+                    log.exception("The features of an answer cannot be made")
+                    self._lose(type(error).__name__)
         self._flush()
         rest_s = max(REST * (time.thread_time() - began), LEAST_REST_S)
-        self._stopping.wait(min(rest_s, MOST_REST_S) if several else 0.0)
+        self._stopping.wait(min(rest_s, MOST_REST_S) if taken else 0.0)
 
     def _flush(self, everything: bool = False) -> None:
         now = time.monotonic()

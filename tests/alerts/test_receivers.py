@@ -56,7 +56,7 @@ def test_no_text_of_an_alert_calls_everybody_in_a_chat(hook: Any, tmp_path: Path
     assert "<!channel>" not in text and "@here" not in text
 
 
-@pytest.mark.parametrize("url", ["{}/hooks/${{T}}", "${{HOOK}}"])
+@pytest.mark.parametrize("url", ["{}/hooks/${{T}}", "${{HOOK}}", "{}/hooks/s3cret/x"])
 def test_what_is_not_accepted_is_an_error_and_neither_this_nor_the_log_has_the_secret(
     hook: Any, tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

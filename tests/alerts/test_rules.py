@@ -212,6 +212,7 @@ def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_ot
 
     ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=5))
     assert raised(config, reader=Broken(config.events)) == {"dag_missing"}
+    assert ledger.JUDGED not in conditions.heartbeats(config)  # so that this time is judged later
     off = Config(home=config.home / "other", alerts={"off": ["latency_p95"], "disk_free": 0})
     assert raised(off, requests(60, 1500)) == set()
     assert raised(Config(home=config.home / "full", alerts={"disk_free": 0.9999})) == {"disk"}

@@ -126,7 +126,7 @@ def test_settings_are_the_apps_their_paths_are_mounted_and_pods_have_the_time_th
     assert settings(objects)
     for environ, pod in zip(settings(objects), pods(objects), strict=True):
         config = load(environ=environ)  # refuses what it does not know
-        assert config.monitoring.sinks == ("local", "elasticsearch")
+        assert config.monitoring.sinks == ("elasticsearch",)
         (container,) = pod["containers"]
         assert pod["terminationGracePeriodSeconds"] >= config.serving.drain_s + config.serving.timeout_s + 10
         probe = container["readinessProbe"]

@@ -12,6 +12,7 @@ import pytest
 
 from llmops import cli
 from llmops.alerts import conditions
+from llmops.alerts.traffic import Sources
 from llmops.config import Config, Monitoring
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
@@ -139,7 +140,9 @@ def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Con
         decided = events(settings, "llmops.canary")
         assert [e["llmops.canary.outcome"] for e in decided] == ["error"] * number
         assert registry.decisions("v2")[-1]["numbers"]["trial"] == trial.started
-        assert decided[-1]["event.reason"] == decision["why"] and conditions.trial_error(settings, datetime.now(UTC))
+        assert decided[-1]["event.reason"] == decision["why"] and conditions.trial_error(
+            Sources(settings, None), datetime.now(UTC)
+        )
 
 
 @pytest.mark.parametrize(("up", "promote", "better"), [(9, True, True), (9, False, True), (5, True, False)])

@@ -67,12 +67,12 @@ def test_a_database_is_migrated_to_the_next_revision_with_its_rows(
         note(connection, "before")
     later = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, later)
-    (later / "versions" / "0002_next.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '0002', '0001'\n\n\n"
+    (later / "versions" / "1002_next.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '1002', '1001'\n\n\n"
         "def upgrade():\n    op.add_column('audit', sa.Column('place', sa.Text))\n"
     )
     monkeypatch.setattr(module, "MIGRATIONS", later)
-    monkeypatch.setattr(module, "HEAD", "0002")
+    monkeypatch.setattr(module, "HEAD", "1002")
     with Database(url).read() as connection:
         assert connection.exec_driver_sql("SELECT action, place FROM audit").all() == [("before", None)]
     monkeypatch.undo()
