@@ -22,8 +22,8 @@ HEAD = """# Benchmarks
 
 Written by `make bench`, which runs every benchmark in its quick form; figures of other machines stay as they are. A
 benchmark makes the environments of its peers itself and gives all arms the same work in one run. So compare within a
-machine. `python benchmarks/NAME.py` without `--quick` takes longer and varies less. The same figures, unrounded, are in
-[benchmarks.json](benchmarks.json).
+machine. `python benchmarks/run_all.py --full NAME` takes longer and varies less; such a run says "in full". The same
+figures, unrounded, are in [benchmarks.json](benchmarks.json).
 """
 
 
@@ -75,7 +75,7 @@ def _benchmark(runs: Mapping[str, Run]) -> list[str]:
         rows = [[claim, *(_cell(run.get("ratios", {}).get(claim)) for run in runs.values())] for claim in claims]
         parts.append(_table(["ratio", *runs], rows))
     for machine, run in runs.items():
-        parts.append(f"**{machine}**, {run['date']}{_busy(run)}:\n")
+        parts.append(f"**{machine}**, {run['date']}{'' if run.get('quick', True) else ', in full'}{_busy(run)}:\n")
         parts.append(f"It failed: {_escaped(run['error'])}\n" if "error" in run else _figures(run))
     return parts or ["Not measured yet.\n"]
 

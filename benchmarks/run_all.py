@@ -1,9 +1,11 @@
-"""Runs every benchmark in its quick form, one after another; writes `docs/benchmarks.json` and `docs/benchmarks.md`.
+"""Runs every benchmark, one after another; writes `docs/benchmarks.json` and `docs/benchmarks.md`.
+
+The quick form of each is run, which ends within five minutes; with `--full` the whole one.
 
 One that fails is named with the end of its output, and the rest goes on; the exit status tells. The page is written
 after each of them, so that what was measured before an interruption is kept.
 
-    python benchmarks/run_all.py [NAME ...]
+    python benchmarks/run_all.py [--full] [NAME ...]
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ NAMES = (
     "outage",
     "drift",
 )
+QUICK = ("--quick",)
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made
 TAIL = 30  #: lines of the output of one that fails
 
@@ -58,22 +61,27 @@ def main() -> None:
     """Run those that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none: all")
-    names = parser.parse_args().names or NAMES
+    parser.add_argument("--full", action="store_true", help="not the quick form: takes longer and varies less")
+    told = parser.parse_args()
+    names = told.names or NAMES
     if unknown := set(names) - set(NAMES):
         parser.error(f"There is no benchmark {', '.join(sorted(unknown))}.")
-    failed = run_all([FOLDER / f"{name}.py" for name in names], FOLDER.parent / "docs")
+    options = () if told.full else QUICK
+    failed = run_all([FOLDER / f"{name}.py" for name in names], FOLDER.parent / "docs", options=options)
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}")
 
 
-def run_all(scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S) -> list[str]:
+def run_all(
+    scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S, options: Sequence[str] = QUICK
+) -> list[str]:
     """Run the scripts and keep what they say; returns the names of those that failed."""
     failed, missing = [], []
     for number, script in enumerate(scripts, 1):
         print(f"[{number}/{len(scripts)}] {script.stem}", flush=True)
-        begun, before = time.monotonic(), {"load": round(os.getloadavg()[0], 1)}
+        begun, before = time.monotonic(), {"load": round(os.getloadavg()[0], 1), "quick": "--quick" in options}
         try:
-            run = run_one(script, limit_s)
+            run = run_one(script, limit_s, options)
         except BenchmarkFailedError as error:
             failed.append(script.stem)
             print(f"  {script.stem} FAILED; its output ended:\n{error}", flush=True)
@@ -89,7 +97,7 @@ def run_all(scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S) -> li
     return failed
 
 
-def run_one(script: Path, limit_s: float) -> dict[str, Any]:
+def run_one(script: Path, limit_s: float, options: Sequence[str]) -> dict[str, Any]:
     """The object that a benchmark prints; the rest of its output is passed on as it comes.
 
     Raises:
@@ -97,7 +105,7 @@ def run_one(script: Path, limit_s: float) -> dict[str, Any]:
     """
     tail: deque[str] = deque(maxlen=TAIL)
     found: dict[str, Any] | None = None
-    with child([sys.executable, script, "--quick", "--json"], limit_s) as (process, late):
+    with child([sys.executable, script, *options, "--json"], limit_s) as (process, late):
         assert process.stdout
         for line in process.stdout:
             if (told := _object(line)) and told["name"] == script.stem:

@@ -55,7 +55,10 @@ def test_one_that_fails_is_named_and_the_rest_goes_on(
     assert any("SIGKILL" in run.get("error", "") for runs in kept.values() for run in runs.values())
     assert set(kept["CPU, 2 cores, 8 GiB"]) == {"last"}
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "Title of last." in text and "the peer is gone" in text
+    assert "Title of last." in text and "the peer is gone" in text and "in full" not in text.partition("## last")[2]
+    whole = write(tmp_path, "last", GOOD.replace('"--quick", ', ""))
+    assert run_all.run_all([whole], tmp_path, options=()) == []
+    assert "in full" in (tmp_path / "benchmarks.md").read_text().partition("## last")[2]
 
 
 def test_one_that_hangs_is_stopped_with_what_it_started(run_all: ModuleType, tmp_path: Path) -> None:
