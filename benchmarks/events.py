@@ -211,6 +211,7 @@ def logged(server: Running, events: Sequence[dict[str, Any]]) -> Figures:
 @contextlib.contextmanager
 def app(folder: Path, hang: bool = False) -> Iterator[Running]:
     """The app with the echo engine, whose events go to the local store and to a receiver."""
+    folder.mkdir()
     with receiver(folder / "receiver.log", hang) as sink:
         environ = {
             "LLMOPS_MONITORING__SINKS": '["local", "logstash"]',
