@@ -70,7 +70,7 @@ PARSED = {
     "make bench": "takes an hour; tests/benchmarks does a part of it",
     "make pipeline": "trains for minutes; tests/e2e runs the pipeline in Airflow",
     "LLMOPS_COLLECT__ROOT=/folder/with/your/files": "needs your files; tests/examples reads that configuration",
-    "python tests/test_readme.py": WRITES,
+    "python tests/test_pages.py": WRITES,
     "python tests/data/test_bad_input.py": WRITES,
     "python tests/monitoring/test_fields_table.py": WRITES,
     "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
