@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from llmops import cli
 from llmops.config import Config, Section
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "examples").glob("*/README.md"))
 START, END = (
     "<!-- configuration: written by `python tests/test_pages.py`, checked by the same test -->\n",
     "<!-- /configuration -->",
@@ -55,11 +58,13 @@ def test_configuration_table_is_up_to_date_and_describes_every_field() -> None:
     assert [line for line in table().splitlines() if line.endswith("|  |")] == []
 
 
-def test_the_readme_is_short_and_every_file_it_names_is_there() -> None:
+def test_the_readme_is_short_names_files_that_are_there_and_its_configuration_loads() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:examples|dags|llmops|serving|feature_repo|docs|docker)/[\w./-]*)`", text)
+    paths = re.findall(r"`((?:examples|dags|llmops|serving|benchmarks|docs|docker)/[\w./-]*)`", text)
     assert paths and [path for path in paths if not (ROOT / path).exists()] == []
     assert len(text.splitlines()) <= 200
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [source.name for source in Config(**yaml.safe_load(example)).collect.sources] == ["faq", "pages"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -73,6 +78,26 @@ def test_every_link_and_image_of_a_page_leads_somewhere(page: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             dead.append(target)
     assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_sentence_of_a_page_begins_with_a_word_that_hides_its_subject(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    begin = r"(?:^|[.!?:;] |\| |[-*] |\*\*|# )(?:What|Whether|Those|Of|As) .*"
+    assert re.findall(begin, text, re.MULTILINE) == []
+
+
+def test_each_command_and_each_dag_has_a_row() -> None:
+    (commands,) = cli._parser()._subparsers._group_actions  # type: ignore[union-attr]
+    rows = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in commands.choices if f"\n| `llmops {name}" not in rows] == []  # type: ignore[union-attr]
+    rows = (ROOT / "docs" / "schedule.md").read_text(encoding="utf-8")
+    assert [dag.stem for dag in (ROOT / "dags").glob("*.py") if f"\n| `{dag.stem}`" not in rows] == []
+
+
+def test_pictures_are_small() -> None:
+    pictures = [*(ROOT / "docs" / "images").glob("*.png")]
+    assert len(pictures) >= 2 and [p.name for p in pictures if p.stat().st_size > 150_000] == []
 
 
 if __name__ == "__main__":
