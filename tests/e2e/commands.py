@@ -75,7 +75,7 @@ PARSED = {
     "python tests/data/test_bad_input.py": WRITES,
     "python tests/monitoring/test_fields_table.py": WRITES,
     "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
-    "python benchmarks/NAME.py": "stands for each of the benchmarks; tests/benchmarks runs them",
+    "python benchmarks/run_all.py --full NAME": "stands for each of the benchmarks; tests/benchmarks runs them",
     "10 0 * * * cd /srv/llmops": "a line of a crontab; tests/data/test_intervals.py runs days one after another",
     "CRON_TZ=UTC": "a line of a crontab",
     "otelcol-contrib ": "the collector of the tests has no exporters for clouds; tests/docker/test_otel.py",
