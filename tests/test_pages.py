@@ -64,7 +64,7 @@ def test_the_readme_is_short_names_files_that_are_there_and_its_configuration_lo
     assert paths and [path for path in paths if not (ROOT / path).exists()] == []
     assert len(text.splitlines()) <= 200
     (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert [source.name for source in Config(**yaml.safe_load(example)).collect.sources] == ["faq", "pages"]
+    assert [source.name for source in Config(**yaml.safe_load(example)).collect.sources] == ["tickets", "pages"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
