@@ -1,4 +1,4 @@
-"""What the dashboard waits for: figures of 1 hour to 90 days at a million requests in the local event store.
+"""Time that the dashboard waits for figures of 1 hour to 90 days at a million requests in the local event store.
 
 The same store twice: read through its roll-ups, and one by one, as releases before 0.2 read it. The events are spread
 over 90 days, a tenth of them over the last day, and go in by 500 as the shipper brings them. Raw events are kept all

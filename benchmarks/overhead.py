@@ -1,4 +1,4 @@
-"""What our app adds to a request: key, limits, schema, guard, id, headers and a durable event, around an echo engine.
+"""Overhead of our app per request: key, limits, schema, guard, id, headers and a durable event, around an echo engine.
 
 The same echo engine twice, each in a server of its own with one worker: behind a bare FastAPI route, and behind our
 `/generate`, asked with a key that has limits. Requests come over kept connections, as plain bytes on sockets, so that

@@ -72,9 +72,7 @@ def main() -> None:
         sys.exit(f"Failed: {', '.join(failed)}")
 
 
-def run_all(
-    scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S, options: Sequence[str] = QUICK
-) -> list[str]:
+def run_all(scripts: Sequence[Path], docs: Path, limit_s: float = LIMIT_S, options: Sequence[str] = QUICK) -> list[str]:
     """Run the scripts and keep what they say; returns the names of those that failed."""
     failed, missing = [], []
     for number, script in enumerate(scripts, 1):

@@ -1,4 +1,4 @@
-"""What a second worker brings: Spark's in clean, and a second process that reads files in collect.
+"""Gain from a second worker: Spark's in clean, and a second process that reads files in collect.
 
 Clean runs on a standalone cluster, with one worker of one core and then with two; its work files are in a folder that
 all of them see. Driver, master and workers share the cores of this machine, so that the ratio is below that of two

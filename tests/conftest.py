@@ -46,7 +46,7 @@ PATHS = {
     "tests/docker/": "check",
     "tests/test_commands.py": "check",
     "tests/test_house.py": "check",
-    "tests/test_readme.py": "check",
+    "tests/test_pages.py": "check",
     "tests/test_makefile.py": "check",
 }
 

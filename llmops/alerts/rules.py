@@ -1,7 +1,7 @@
-"""The table of rules: `judge` walks it, `ledger` takes severities from it, and docs/monitoring.md shows it.
+"""The table of rules: `judge` walks it, `ledger` takes severities from it, and docs/alerts.md shows it.
 
 Adding a rule: its name in `llmops.config.alerts.Rule`, a row here, a check that makes findings of this name, a section
-in docs/runbook.md, and its line in docs/monitoring.md.
+in docs/runbook.md, and its line in docs/alerts.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     """A rule. Several rules that look at the same things share a check."""
 
     severity: Severity
-    raised_when: str  #: for docs/monitoring.md, with the defaults of the fields that decide it
+    raised_when: str  #: for docs/alerts.md, with the defaults of the fields that decide it
     check: Check | None = None  #: None: Airflow's callbacks find it (`llmops.alerts.runs`)
 
 

@@ -62,7 +62,7 @@ class Alerts(Section):
         description="DAG that runs by its schedule: hours after which it should have run again.",
     )
     receivers: tuple[Receiver, ...] = Field(
-        (), description="Who is told, besides the log and the events: docs/monitoring.md."
+        (), description="Who is told, besides the log and the events: docs/alerts.md."
     )
     dashboard: str = Field("", description="Address of the dashboard for links; by default that of the serving app.")
     runbook: str = Field("docs/runbook.md", description="Where the runbook is, a path or an address.")

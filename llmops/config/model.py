@@ -82,7 +82,7 @@ class Tune(Section):
     rung: int = Field(2, ge=1, description="Fewest optimiser steps after which trials are compared.")
     space: dict[HyperparameterName, Expression] = Field(
         SPACE,
-        description="What is searched: `learning_rate`, `rank`, `batch`, `epochs`, `alpha`, `dropout`, `warmup`, each "
+        description="Search space: `learning_rate`, `rank`, `batch`, `epochs`, `alpha`, `dropout`, `warmup`, each "
         "with one of HyperOpt's expressions: `[choice, 8, 16]`, `[uniform, 0, 0.1]`, `[quniform, 1, 5, 1]`, "
         "`[uniformint, 1, 5]`, `[loguniform, 1e-5, 1e-3]`, `[qloguniform, 8, 64, 8]`; bounds are values, also of "
         "logarithmic ones.",
@@ -90,7 +90,7 @@ class Tune(Section):
     validation_items: int = Field(
         24,
         ge=2,
-        description="Validation examples a trial is judged on. What leads by less than their noise is not taken.",
+        description="Validation examples a trial is judged on. A lead below their noise is not taken.",
     )
     spark: Annotated[str, Unhashed()] = Field(
         "",
@@ -241,7 +241,7 @@ class Evaluate(Section):
 
     task: TaskName = Field(
         "qa",
-        description="What is measured. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
+        description="Metrics by task. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
         "reading ease; `classification`, the answer is a label: accuracy, macro F1; `multilabel`, it is labels "
         "separated by commas: their F1, Hamming loss, precision@k. Perplexity always.",
     )

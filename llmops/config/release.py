@@ -54,9 +54,9 @@ class Release(Section):
     canary: bool = Field(
         False, description="A version that passed the gate is tried as a canary first, if there is a champion."
     )
-    canary_share: float = Field(0.1, gt=0, lt=1, description="Of the callers that such a canary answers.")
+    canary_share: float = Field(0.1, gt=0, lt=1, description="Share of the callers that such a canary answers.")
     canary_slow_ms: Annotated[float, Unhashed()] = Field(
-        20_000, gt=0, description="What an answer may take at most, in a trial; slower ones are counted."
+        20_000, gt=0, description="Longest time of an answer in a trial, in ms; slower ones are counted."
     )
     canary_requests: Annotated[int, Unhashed()] = Field(
         1000, ge=30, description="Requests of a canary that its trial needs before it is promoted."
@@ -84,7 +84,7 @@ class Deploy(Section):
     """Prove that the serving app answers with the champion."""
 
     url: str = Field("", description="The serving app. Empty: one is started for the proof and stopped again.")
-    question: str = Field("How can I contact you?", description="What the proof asks.")
+    question: str = Field("How can I contact you?", description="Question that the proof asks.")
     timeout_s: Annotated[float, Unhashed()] = Field(180.0, gt=0, description="How long the app may take to load it.")
 
 
@@ -106,6 +106,6 @@ class PushToHub(Section):
     )
     dataset_licences: tuple[str, ...] = Field(
         OPEN_LICENCES,
-        description="Licences under which examples may be passed on, whatever their case; of an example under "
-        "several, all. Of any other source, or one without a licence, nothing is pushed, and no other example either.",
+        description="Licences that let you pass examples on, in any case. An example under several needs all of them. "
+        "If one example has another licence, or none, nothing is pushed.",
     )

@@ -23,7 +23,7 @@ class Serving(Section):
     max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")
     max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What runs the model; `vllm` needs its own environment: docs/vllm.md."
+        "transformers", description="Engine that runs the model; `vllm` needs its own environment: docs/vllm.md."
     )
     vllm: dict[str, Any] = Field(
         default_factory=dict,
@@ -50,7 +50,8 @@ class Serving(Section):
     threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
     guard: tuple[Guarded, ...] = Field(
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
-        description="What no answer may hold unless its prompt does; such an answer is cut with `content_filter`.",
+        description="Kinds of data that no answer may hold unless its prompt does; such an answer is cut with "
+        "`content_filter`.",
     )
     requests_per_minute: int = Field(
         60, ge=0, description="Requests that a key may send in any 60 s, unless it has its own limit; 0: any number."

@@ -296,8 +296,8 @@ def table() -> str:
     rows = [f"| {case.kind} | {case.what} | {case.outcome()} |" for case in CASES]
     return (
         "# Bad input\n\n"
-        "What each format does with bad input. Written by `python tests/data/test_bad_input.py` from that file's "
-        "cases, each of which is a test that runs the collect stage.\n\n"
+        "This table shows how each format treats bad input. Written by `python tests/data/test_bad_input.py` from that "
+        "file's cases, each of which is a test that runs the collect stage.\n\n"
         "A quarantined row stands in `quarantine.parquet` of the collect artifact with its source, file, place, rule, "
         "cause and content. A source of which nothing is left stops the run, with the reasons.\n\n"
         "| format | bad input | what happens |\n|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""The fields in docs/monitoring.md are those of the registry: `python tests/monitoring/test_fields_table.py`."""
+"""The fields in docs/events.md are those of the registry: `python tests/monitoring/test_fields_table.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmops.monitoring.datasets import DATASETS
 from llmops.monitoring.fields import FIELDS
 from llmops.monitoring.fields.field import Field
 
-PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
+PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 START, END = (
     "<!-- fields: written by `python tests/monitoring/test_fields_table.py`, checked by the same test -->\n",
     "<!-- /fields -->",
@@ -45,4 +45,4 @@ def test_the_table_of_fields_is_up_to_date() -> None:
 if __name__ == "__main__":
     head, rest = PAGE.read_text(encoding="utf-8").split(START)
     PAGE.write_text(head + START + tables() + END + rest.split(END, 1)[1], encoding="utf-8")
-    sys.stdout.write("docs/monitoring.md: table of fields written\n")
+    sys.stdout.write("docs/events.md: table of fields written\n")

@@ -14,7 +14,7 @@ from llmops.errors import ConfigError
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(drift)
-    sub.add_argument("--against", choices=["training", "served"], help="the reference (default: as docs/monitoring.md)")
+    sub.add_argument("--against", choices=["training", "served"], help="the reference (default: as docs/drift.md)")
     sub.add_argument("--until", default="", help="the window that has ended by then, as 2026-01-31 (default: now)")
     add(decay)
 

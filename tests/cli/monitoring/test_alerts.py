@@ -36,7 +36,7 @@ def test_each_rule_has_a_row_a_section_in_the_runbook_and_its_line_in_the_docume
     assert sorted(headings) == sorted(get_args(Rule)) == sorted(RULES)
     values = {name: getattr(Config(), name) for name in ("alerts", "monitoring", "schedule")}
     table = [f"| `{rule}` | {row.raised_when.format(**values)} | {row.severity} |" for rule, row in RULES.items()]
-    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
     assert "\n".join(["| rule | raised when | severity |", "|---|---|---|", *table, ""]) in page
 
 
