@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from llmops.monitoring.figures.requests import Requests
 from llmops.monitoring.sinks.local import LocalStore
 
 
-class Reader(Protocol):
+class Reader(Hashable, Protocol):
     """Where events are read from. Times are texts as `events.timestamp` makes them, or moments with a time zone.
 
     What still waits in the spool is not seen. Every method raises `EventsUnavailable` if the place cannot be read now.
