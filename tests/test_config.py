@@ -8,6 +8,7 @@ import pytest
 
 from llmops.config import load
 from llmops.errors import ConfigError
+from llmops.variables import filled
 
 
 def write(folder: Path, text: str) -> Path:
@@ -79,3 +80,19 @@ def test_fp8_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "kernels" / "__init__.py").write_text("raise ImportError('looked for, not imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert load(path, environ={}).compress.variants == ("nf4", "fp8")
+
+
+@pytest.mark.parametrize(
+    ("url", "value", "becomes"),
+    [
+        ("redis://me:${X}@host/1", "a@b/c?", "redis://me:a%40b%2Fc%3F@host/1"),
+        ("json://${X}/b?to=ops@example.com", "host/a", "json://host/a/b?to=ops@example.com"),  # an "@" of no password
+        ("sqlite:///${X}/a@b.db", "/srv/shop", "sqlite:////srv/shop/a@b.db"),
+        ("json://host/?a=b&+Key=Bearer ${X}&c=d", "k&y/+ #", "json://host/?a=b&+Key=Bearer k%26y%2F%2B%20%23&c=d"),
+        ("https://host/a.csv?${X}", "v=1&sig=a%2Bb", "https://host/a.csv?v=1&sig=a%2Bb"),  # a whole query
+        ("https://host/a.csv?v=1&${X}", "w=2&sig=a%2Bb", "https://host/a.csv?v=1&w=2&sig=a%2Bb"),
+        ("${X}", "json://me:p%40ss@host/?a=b", "json://me:p%40ss@host/?a=b"),
+    ],
+)
+def test_a_variable_in_a_url_is_quoted_as_a_password_or_a_parameter_only(url: str, value: str, becomes: str) -> None:
+    assert filled(url, {"X": value}.__getitem__) == becomes

@@ -82,11 +82,6 @@ def test_one_that_does_not_run_or_fit_is_passed_over(checkout: Path, unfit: str)
     assert chosen(checkout) == ["python3.12", ""]
 
 
-def test_3_11_4_is_too_old(checkout: Path) -> None:
-    put(checkout, python3_11=version(3, 11, 4))
-    assert chosen(checkout) == ["", ""]
-
-
 def test_one_that_is_named_wins_and_the_other_is_another(checkout: Path) -> None:
     put(checkout, python3_11=version(3, 11, 9), python3_13=version(3, 13, 5))
     assert chosen(checkout, "PYTHON=python3.11") == ["python3.11", "python3.13"]

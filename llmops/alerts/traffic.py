@@ -22,7 +22,6 @@ from llmops.monitoring.figures.requests import percentile
 from llmops.monitoring.reader import Reader
 
 _FIELDS = (
-    "@timestamp",
     "url.path",
     "http.response.status_code",
     "event.duration",
@@ -32,73 +31,16 @@ _FIELDS = (
 #: rule → windows that both have to burn too fast, in multiples of the window that is judged
 BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
 LOOKS = 3  #: in a row at which a queue has to be long
-PARTS = 5  #: of a window, in which the requests of the longer ones are counted
 
 
 class Request(NamedTuple):
     """A request to a model, answered or failed through no fault of the caller."""
 
-    moment: float  #: when it came, seconds since the epoch
     path: str
     failed: bool
     ms: float
     waited_ms: float | None
     cut: bool  #: by the guard
-
-
-class Traffic:
-    """The requests of the window, and counts of those before it: so that hours of requests are read only once.
-
-    Args:
-        reader: of the events.
-        window: how long is judged.
-    """
-
-    def __init__(self, reader: Reader, window: timedelta) -> None:
-        self._reader, self._window = reader, window
-        self._part_s = window.total_seconds() / PARTS
-        self._counts: dict[int, tuple[int, int]] = {}  #: part → requests, failed ones
-        self._known: datetime | None = None
-
-    def read(self, now: datetime) -> list[Request]:
-        """The requests of the window before `now`."""
-        longest = now - max(windows[1] for windows in BURNS.values()) * self._window
-        first = now - self._window if self._known is None else min(now, self._known) - self._window
-        since = self._start(longest if self._known is None else max(first, longest))
-        requests = [
-            Request(
-                datetime.fromisoformat(time).timestamp(), path or "/generate", status >= 500, (duration or 0) / 1e6,
-                None if waited is None else waited / 1e6, bool(rules),
-            )
-            for time, path, status, duration, waited, rules in self._reader.columns(
-                SERVING, _FIELDS, timestamp(since), timestamp(now)
-            )
-            if status and (status < 400 or status >= 500)
-        ]  # fmt: skip
-        self._count(requests, since, longest)
-        self._known = now
-        begin = (now - self._window).timestamp()
-        return [request for request in requests if request.moment >= begin]
-
-    def counted(self, now: datetime, windows: int) -> tuple[int, int]:
-        """Requests, and failed ones, of so many windows before `now`, to a part of a window."""
-        first = self._part((now - windows * self._window).timestamp())
-        found = [counts for part, counts in self._counts.items() if part >= first]
-        return sum(count for count, _ in found), sum(failed for _, failed in found)
-
-    def _count(self, requests: Sequence[Request], since: datetime, longest: datetime) -> None:
-        oldest, anew = self._part(longest.timestamp()), self._part(since.timestamp())
-        self._counts = {part: counts for part, counts in self._counts.items() if oldest <= part < anew}
-        for request in requests:
-            part = self._part(request.moment)
-            count, failed = self._counts.get(part, (0, 0))
-            self._counts[part] = (count + 1, failed + request.failed)
-
-    def _part(self, moment: float) -> int:
-        return math.floor(moment / self._part_s)
-
-    def _start(self, moment: datetime) -> datetime:
-        return datetime.fromtimestamp(self._part(moment.timestamp()) * self._part_s, UTC)
 
 
 class Sources:
@@ -113,7 +55,6 @@ class Sources:
     def __init__(self, config: Config, reader: Reader | None, waiting: Callable[[], int] | None = None) -> None:
         self.config, self.reader, self.waiting = config, reader, waiting
         self.lengths: deque[int] = deque(maxlen=LOOKS)
-        self.traffic = Traffic(reader, timedelta(minutes=config.alerts.window_minutes)) if reader else None
 
 
 def queue(sources: Sources, now: datetime) -> list[Finding] | None:
@@ -129,11 +70,40 @@ def queue(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def requests(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Judge the requests of the last windows, which are read once for all rules about them."""
-    if not sources.traffic:
+    """Judge the requests of the last window, which are read once for all rules about them, and the burn rates."""
+    config, reader = sources.config, sources.reader
+    if not reader:
         return None
-    found = sources.traffic.read(now)
-    return [*judge_requests(sources.config, found, now), *judge_burns(sources.config, sources.traffic, now)]
+    found = read(reader, now - timedelta(minutes=config.alerts.window_minutes), now)
+    return [*judge_requests(config, found, now), *judge_burns(config, reader, now)]
+
+
+def read(reader: Reader, since: datetime, until: datetime) -> list[Request]:
+    """Return the requests with `since <= time < until` that a model answered, or that failed."""
+    rows = reader.columns(SERVING, _FIELDS, timestamp(since), timestamp(until))
+    return [
+        Request(
+            path=path or "/generate",
+            failed=status >= 500,
+            ms=(duration or 0) / 1e6,
+            waited_ms=None if waited is None else waited / 1e6,
+            cut=bool(rules),
+        )
+        for path, status, duration, waited, rules in rows
+        if status and (status < 400 or status >= 500)
+    ]
+
+
+def counted(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]:
+    """Return how many requests were answered or failed, and how many failed.
+
+    The reader counts, so that hours of requests take no memory here. Both ends are moved out to whole minutes, which
+    the local store has counted already.
+    """
+    minutes = (math.floor(since.timestamp() / 60), math.ceil(until.timestamp() / 60))
+    first, last = (datetime.fromtimestamp(60 * minute, UTC) for minute in minutes)
+    figures = reader.requests(first, last).total
+    return figures.answered + figures.failed, figures.failed
 
 
 def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Finding]:
@@ -169,24 +139,26 @@ def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -
     return found
 
 
-def judge_burns(config: Config, traffic: Traffic, now: datetime) -> list[Finding]:
-    """The burn rates, after `traffic.read`."""
+def judge_burns(config: Config, reader: Reader, now: datetime) -> list[Finding]:
+    """Judge the burn rates; the long window is counted only if failures burn too fast in the short one."""
     budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
     found: list[Finding] = []
     for rule, (short, long) in BURNS.items() if budget else ():
         bound = config.alerts.burn_fast if rule == "burn_rate_fast" else config.alerts.burn_slow
-        (of, failed), (before, failed_before) = traffic.counted(now, short), traffic.counted(now, long)
-        if failed < config.alerts.min_bad or before < config.monitoring.min_requests:
+        of, failed = counted(reader, now - timedelta(minutes=short * minutes), now)
+        if failed < config.alerts.min_bad or (burn := failed / of / budget) <= bound:
             continue
-        burn, burn_before = failed / of / budget, failed_before / before / budget
-        if min(burn, burn_before) > bound:
+        begun = now - timedelta(minutes=long * minutes)
+        before, failed_before = counted(reader, begun, now)
+        burn_before = failed_before / before / budget
+        if before >= config.monitoring.min_requests and burn_before > bound:
             message = (
                 f"Requests fail {burn:.1f} times as fast as the promised {budget:.1%} allow in the last "
                 f"{spoken(short * minutes)} and {burn_before:.1f} times in the last {spoken(long * minutes)} "
                 f"({failed_before} of {before}); {bound:g} times raise this."
             )
-            since = timestamp(now - timedelta(minutes=long * minutes))
-            found.append(Finding(rule, message, value=burn, bound=bound, since=since, until=timestamp(now)))
+            since, until = timestamp(begun), timestamp(now)
+            found.append(Finding(rule, message, value=burn, bound=bound, since=since, until=until))
     return found
 
 

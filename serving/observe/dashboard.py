@@ -42,7 +42,7 @@ def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime |
         "totals": found.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
         "versions": _versions(found.versions, reader.ratings(first, last + step)),
-        "stages": stage_lines(reader),
+        "stages": stage_lines(reader, now),
         "gates": [_gate(event) for event in _recent(reader, GATE)],
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
         "hub": [_hub(event) for event in _recent(reader, HUB)],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from llmops.monitoring.datasets import PIPELINE
@@ -11,21 +13,22 @@ from llmops.monitoring.reader import Reader
 
 READ = 500  #: latest events that are read; most days have only those of `collect`
 RUNS = 20  #: of one stage that are listed
+FRESH_S = 5  #: within which all open dashboards are given what was read for the first; they ask so often
 
 
-def stage_lines(reader: Reader) -> list[dict[str, Any]]:
+def stage_lines(reader: Reader, now: datetime) -> list[dict[str, Any]]:
     """Return the latest run of each stage with one of its figures, the latest stage first."""
     latest: dict[str, dict[str, Any]] = {}
-    for run in _runs(reader):
+    for run in _runs(reader, now):
         latest.setdefault(run["stage"], run)
     shown = ("time", "stage", "outcome", "seconds", "headline")
     return [{name: run[name] for name in shown} for run in latest.values()]
 
 
-def stage_figures(reader: Reader, stage: str) -> dict[str, Any] | None:
+def stage_figures(reader: Reader, stage: str, now: datetime) -> dict[str, Any] | None:
     """Return the figures of the latest run that measured something, beside those of the run before, and the latest
     runs; None if the stage has not run."""
-    runs = [run for run in _runs(reader) if run["stage"] == stage]
+    runs = [run for run in _runs(reader, now) if run["stage"] == stage]
     if not runs:
         return None
     measured = [run for run in runs if run["metrics"]] or [runs[0]]
@@ -40,8 +43,14 @@ def stage_figures(reader: Reader, stage: str) -> dict[str, Any] | None:
     }
 
 
-def _runs(reader: Reader) -> Iterator[dict[str, Any]]:
-    return map(_run, reader.find(PIPELINE, limit=READ, newest_first=True))
+def _runs(reader: Reader, now: datetime) -> list[dict[str, Any]]:
+    return _read(reader, int(now.timestamp() // FRESH_S))
+
+
+@lru_cache(maxsize=1)
+def _read(reader: Reader, moment: int) -> list[dict[str, Any]]:
+    """Return the latest runs; `moment` is a number that changes every `FRESH_S`."""
+    return list(map(_run, reader.find(PIPELINE, limit=READ, newest_first=True)))
 
 
 def _run(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
@@ -58,7 +59,7 @@ def stage_page(
     request: Request, app: AppPartsDep, stage: str, key: Annotated[Key, Depends(require("view_dashboard"))]
 ) -> Response:
     """The page of a stage: its figures, the change to the run before, and its latest runs."""
-    found = stage_figures(_reader(app), stage)
+    found = stage_figures(_reader(app), stage, datetime.now(UTC))
     if found is None:
         raise HTTPException(404, f"No stage {stage!r} has run; /dashboard lists those that have.")
     return page(request, "stage.html", key=key, **found)

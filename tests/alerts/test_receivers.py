@@ -34,17 +34,24 @@ def made(tmp_path: Path, url: str, **environ: str) -> tuple[Receiver, Mapping[st
 
 
 def test_a_webhook_gets_all_fields_as_json_with_an_id_that_stays(hook: Any, tmp_path: Path) -> None:
-    url = hook.url.replace("http", "json") + "/hooks/${TOKEN}/{alert}?+Authorization=Bearer ${TOKEN}"
-    receiver, told = made(tmp_path, url, TOKEN="t0p")
+    url = hook.url.replace("http", "json") + "/hooks/${TOKEN}/{alert}?+Authorization=Bearer ${KEY}&to=a@b"
+    receiver, told = made(tmp_path, url, TOKEN="t0/p", KEY="k&y/+=")
     for _ in range(2):
         receiver.send(told)
     (path, headers, body), again = hook.got
-    assert path == "/hooks/t0p/0a" and headers["Authorization"] == "Bearer t0p"
+    assert path == "/hooks/t0/p/0a" and headers["Authorization"] == "Bearer k&y/+="
     said = json.loads(body)
     assert said == json.loads(again[2]) and said["id"] == "0a.raised" and said["llmops.run"] == "r1"
     assert said["runbook"] == "docs/runbook.md#spool" and said["link"] == "http://127.0.0.1:8000/dashboard"
     assert (said["value"], said["bound"], said["severity"], said["type"]) == (90, 15, "warning", "warning")
     assert said["title"].startswith("[raised] warning: spool (über") and "It waits, über" in said["message"]
+
+
+@pytest.mark.parametrize(("scheme", "field"), [("xml", b"<value>90.0</value>"), ("form", b"value=90.0")])
+def test_other_webhooks_get_all_fields_too(hook: Any, tmp_path: Path, scheme: str, field: bytes) -> None:
+    receiver, told = made(tmp_path, hook.url.replace("http", scheme))
+    receiver.send(told)
+    assert field in hook.got[0][2] and b"0a.raised" in hook.got[0][2]
 
 
 def test_no_text_of_an_alert_calls_everybody_in_a_chat(hook: Any, tmp_path: Path) -> None:

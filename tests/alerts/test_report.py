@@ -48,15 +48,6 @@ def test_a_healthy_window_without_what_is_outside_and_what_is_no_request(judged)
     assert result["alerts"] == []
 
 
-def test_mistakes_of_callers_are_counted_apart_and_so_is_each_version(judged):
-    events = [request(version="v9"), request(status=500, version="v9"), request(version="v10", ms=10)]
-    result = judged(events + [request(status=s, ms=1, version="v10") for s in (401, 403, 422, 429)])
-    assert [result[name] for name in ("requests", "answered", "refused", "failed")] == [7, 2, 4, 1]
-    assert list(versions := result["versions"]) == ["v9", "v10"]
-    assert (versions["v9"]["error_rate"], versions["v10"]["error_rate"]) == (0.5, 0)
-    assert versions["v10"]["latency_ms"]["p95"] == 10
-
-
 @pytest.mark.parametrize(
     ("events", "alerts"),
     [

@@ -12,7 +12,7 @@ import pytest
 from llmops.access.keys import KeyStore
 from llmops.alerts import conditions, ledger
 from llmops.alerts.judge import Judge
-from llmops.alerts.traffic import BURNS, Sources, Traffic
+from llmops.alerts.traffic import Sources
 from llmops.config import Config
 from llmops.monitoring.datasets import DECAY, DRIFT, PIPELINE, SERVING
 from llmops.monitoring.events import build, emit, timestamp
@@ -84,13 +84,23 @@ def test_burn_rates_need_both_of_their_windows(tmp_path: Path) -> None:
         assert raised(Config(home=tmp_path / name, alerts={"disk_free": 0}), good, bad) == rules, name
 
 
-def test_hours_of_requests_are_counted_once(config: Config) -> None:
-    store, longest = LocalStore(config.events), BURNS["burn_rate_slow"][1]
-    store.send([*requests(100, ago=300), *requests(10, status=500, ago=2)])
-    traffic = Traffic(store, 5 * MINUTE)
-    for minutes, found in ((0, 10), (1, 10), (3, 10), (60, 0)):  # after a pause, too
-        assert len(traffic.read(NOW + minutes * MINUTE)) == found
-        assert traffic.counted(NOW + minutes * MINUTE, longest) == (110, 10)
+def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Config) -> None:
+    read, counted = list[Any](), list[Any]()
+
+    class Watched(LocalStore):
+        def columns(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
+            read.extend([(since, until)] if dataset == SERVING else [])
+            return super().columns(dataset, fields, since, until)
+
+        def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
+            counted.append((since, until))
+            return super().requests(since, until, step)
+
+    LocalStore(config.events).send(requests(300, status=500, ago=20, every_s=3))
+    now = NOW + timedelta(seconds=17)
+    assert [found["rule"] for found in Judge(config, Watched(config.events)).judge(now)] == ["burn_rate_slow"]
+    assert read == [(timestamp(now - 5 * MINUTE), timestamp(now))]
+    assert counted == [(NOW - minutes * MINUTE, NOW + MINUTE) for minutes in (5, 30, 360)]
 
 
 def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:

@@ -103,31 +103,6 @@ def test_a_run_calls_the_stages_with_overrides_interval_and_paths(environ: dict[
     assert [tasks["gc"] for _, tasks in result["states"]] == [["success", 1]] * 7  # whatever the run came to
 
 
-OTHERS = """
-import json, sys
-from airflow.dag_processing.dagbag import DagBag
-bag = DagBag(dag_folder=sys.argv[1])
-runs = {name: bag.dags[name].test(run_conf=conf) for name, conf in json.loads(sys.argv[2]).items()}
-tasks = {name: [[t.state, t.try_number] for t in run.get_task_instances()] for name, run in runs.items()}
-print("RESULT" + json.dumps(tasks))
-"""
-
-
-def test_no_dag_takes_other_settings_than_those_of_its_list(environ: dict[str, str]) -> None:
-    evil = {"config": "/tmp/evil.yaml"}
-    confs = {
-        "llmops_pipeline": {"epochs": 5, "govern": {"fail_on": "never"}},
-        "llm_monitoring": evil,
-        "llm_governance_review": evil,
-        "llmops_canary": {"version": "v1", **evil},
-        "llmops_ab_test": {"version": "v1", **evil},
-        "llmops_batch": {"input": "in.parquet", "output": "out.parquet", **evil},
-    }
-    environ = {**environ, "LLMOPS_SCHEDULE__LATE_HOURS": "0"}
-    for name, tasks in python(OTHERS, environ, str(ROOT / "dags"), json.dumps(confs)).items():
-        assert ["failed", 1] in tasks, name  # refused at the first try
-
-
 BATCH = """
 import json, os, sys, types
 from dataclasses import make_dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -17,7 +16,6 @@ from urllib.parse import quote
 
 import pandas as pd
 import pytest
-import yaml
 from feast import FeatureStore
 from feast.cli.cli import cli
 
@@ -192,14 +190,3 @@ def test_a_changed_declaration_is_another_artifact_and_none_is_named(tmp_path: P
     assert plan("features", config, "2026-01-31", inputs).path != before
     with pytest.raises(ConfigError, match="feature_store.yaml"):
         declarations.repository_hash(Features(repo=tmp_path))
-
-
-def test_declarations_are_as_promised(tmp_path: Path, make: Any) -> None:
-    _, out = make.artifact(tmp_path)
-    view = open_store(out).get_feature_view(VIEW)
-    assert [e.name for e in view.entity_columns] == ["input_id"]
-    types = {"token_ids": "Array(Int32)", "attention_mask": "Array(Int32)", "meta": "String"}
-    assert {f.name: str(f.dtype) for f in view.features} == types
-    settings = yaml.safe_load((out / "feature_store.yaml").read_text())
-    assert settings["online_store"] == {"type": "sqlite", "path": "../../../feast/online.db"}
-    assert settings["registry"] == "registry.db" and "${" not in json.dumps(settings)

@@ -7,7 +7,8 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from llmops.config import Monitoring
+from llmops.alerts.traffic import Sources, requests
+from llmops.config import Config, Monitoring
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
 from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_of
@@ -86,6 +87,12 @@ def test_figures_are_those_of_the_local_store(remote, local):
         assert ours.total.first_token_ms == theirs.total.first_token_ms == {"p50": None, "p95": None, "p99": None}
     for times in ("latency_ms", "queue_ms"):  # t-digest, which puts values between those that occurred
         assert getattr(ours.total, times) == pytest.approx(getattr(theirs.total, times), rel=0.1)
+
+
+def test_requests_raise_the_same_alerts(remote, local, tmp_path):
+    config = Config(home=tmp_path, alerts={"window_minutes": 60})
+    ours, theirs = (requests(Sources(config, reader), START + HOURS) for reader in (local, remote))
+    assert ours == theirs and {"error_rate", "burn_rate_slow"} <= {finding.rule for finding in ours}
 
 
 def test_ratings_are_joined_to_their_requests(remote, local):

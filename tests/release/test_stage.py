@@ -100,7 +100,9 @@ def chain(
     finish(home, "train", train, {"features": "features/f1", "select": "select/s1"}, adapter, **known)
     rows = f"a-{train}" if more else "a1"
     if more:
-        finish(home, "annotate", rows, {"clean": "clean/k1"}, {"train.parquet": [example("1"), *more]})
+        splits = ("train", "validation")
+        files = {f"{split}.parquet": [row for row in (example("1"), *more) if row.split == split] for split in splits}
+        finish(home, "annotate", rows, {"clean": "clean/k1"}, files)
     inputs = {"annotate": f"annotate/{rows}", "select": "select/s1", "train": f"train/{train}"}
     servable = {"servable/model.bin": f"servable {train}", "compression.json": {"chosen": "nf4"}}
     finish(home, "compress", f"c-{train}", inputs, servable, metrics={"chosen": "nf4"})
@@ -299,6 +301,7 @@ SAID = [example(f"s{n}", "feedback", f"key {n}") for n in range(7)]
     [
         ("t1-2", SAID[:1], "inconclusive"),  # a single topic that users have told of
         ("t1-2", SAID[:6], "inconclusive"),
+        ("t1-2", [replace(SAID[0], split="validation")], "inconclusive"),  # its only topic does not train
         ("t1-2", SAID, "promoted"),
         ("t1-2", [*SAID[:1], example("other")], "promoted"),  # a row of another source is new, too
         ("t2-1", SAID[:1], "promoted"),  # and other settings
@@ -312,7 +315,8 @@ def test_a_topic_or_two_of_users_alone_decide_nothing_and_spend_nothing(
     assert (decision["outcome"], decision["attempt"]) == (outcome, 0 if outcome == "inconclusive" else 2)
     if outcome == "inconclusive":
         topics = "1 topic" if len(more) == 1 else f"{len(more)} topics"
-        assert f"since v1 is what users have said of {topics}, and at least 7 are needed" in decision["reasons"][0]
+        said = f"since v1 is what users have said of {topics}, and at least 7 are needed"
+        assert (said if more[0].split == "train" else "the very rows that v1 was trained on") in decision["reasons"][0]
 
 
 def test_new_items_refill_the_budget_by_their_share_and_questions_that_are_written_otherwise_do_not(

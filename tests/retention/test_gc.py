@@ -138,13 +138,6 @@ def test_a_version_without_its_model_is_told_about_and_not_served(lived: Site, c
     assert all(stage["removed"] for stage in json.loads("{" + told)["stages"])
 
 
-def test_a_version_that_an_alias_names_by_then_is_not_retired(lived: Site, tmp_path: Path) -> None:
-    champion = lived.registry.aliases()["champion"]
-    trash = tmp_path / "trash"
-    assert not lived.registry.retire(champion, ["servable"], trash, by="test", why="a race")
-    assert lived.registry.get(champion).servable.is_dir() and not trash.exists()
-
-
 def test_with_a_database_that_knows_no_version_none_is_touched(lived: Site) -> None:
     """It may be the wrong one: what the gate said of no version says nothing of which is served."""
     for path in lived.home.glob("state.db*"):

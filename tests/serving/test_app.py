@@ -235,21 +235,6 @@ def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(sit
     assert (died["event.outcome"], died["llmops.model.version"]) == ("failure", "v1")
 
 
-def test_an_admin_promotes_and_rolls_back_and_it_is_written_down(site, client):
-    assert client.post("/admin/promote", json={"version": "v2"}, headers=site.headers("admin")).status_code == 200
-    site.ready(client, "v2")
-    listed = client.get("/admin/models", headers=site.headers("developer")).json()
-    assert listed["aliases"]["champion"] == listed["serving"] == "v2"
-    assert [version["name"] for version in listed["versions"]] == ["v1", "v2"]
-    assert client.post("/admin/rollback", headers=site.headers("admin")).json()["aliases"]["champion"] == "v1"
-    site.ready(client, "v1")
-    unknown = client.post("/admin/promote", json={"version": "v9"}, headers=site.headers("admin"))
-    assert unknown.status_code == 409 and "v9" in unknown.json()["detail"]
-    changes = site.events("llmops.admin")
-    assert [e["event.action"] for e in changes] == ["promote", "rollback"]
-    assert all(e["llmops.key.prefix"] in site.keys["admin"] for e in changes)
-
-
 # --- pages
 
 

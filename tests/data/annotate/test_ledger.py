@@ -234,7 +234,9 @@ def test_an_answer_whose_source_no_longer_asks_stays_in_the_test(folder: Path) -
     assert {e.interval for e in after if e.source == "chat" and e.group in THINGS} == {"001"}
 
 
-@pytest.mark.parametrize(("tested", "first", "by"), [("stock", "faq", "group"), ("faq", "stock", "wording")])
+@pytest.mark.parametrize(
+    ("tested", "first", "by"), [("stock", "faq", "group"), ("faq", "stock", "group"), ("faq", "stock", "wording")]
+)
 def test_what_a_template_made_does_not_train_beside_the_same_in_plain_words(
     folder: Path, tested: str, first: str, by: str
 ) -> None:
@@ -246,14 +248,14 @@ def test_what_a_template_made_does_not_train_beside_the_same_in_plain_words(
     config = {"test": 0.5, "split_by": by, "test_sources": (tested,), "templates": {"stock": (template,)}}
     home = Home(folder, Annotate(min_test_items=1, redact=(), **config))
     stock = [document("stock", fields=json.dumps({"product": t, "price": str(n)})) for n, t in enumerate(THINGS[:40])]
-    asked, said = template["question"], template["answer"]
+    asked, said = template["question"].replace("cost in", "cost, in"), template["answer"]  # typed otherwise
     faq = [document("faq", asked.format(product=t), said.format(price=n), f"of {t}") for n, t in enumerate(THINGS[:40])]
     more = [document("faq", f"Where is the {t} made?", f"In town {n}.", t) for n, t in enumerate(THINGS[40:])]
     rest = [document("stock", fields=json.dumps({"product": t, "price": "9"})) for t in THINGS[50:]]
     home.run("001", [*({"stock": stock, "faq": faq}[first]), *more, *rest])
     home.run("002", [*stock, *faq, *more, *rest])
     held, used = (
-        {(e.question, e.answer) for key in home.made for split in splits for e in home.of(key, split)}
+        {(e.question.replace(",", ""), e.answer) for key in home.made for split in splits for e in home.of(key, split)}
         for splits in (("test",), ("train", "validation"))
     )
     assert held and used and not held & used
@@ -261,6 +263,7 @@ def test_what_a_template_made_does_not_train_beside_the_same_in_plain_words(
 
 def test_what_is_redacted_today_is_redacted_in_what_is_carried(folder: Path) -> None:
     rows = [document("faq", f"Whom do I ask about {t}?", f"Ask {t}@example.org about it.", t) for t in TOPICS]
+    rows += [document("chat", row.question, row.answer.replace("@", "s@"), row.group) for row in rows]  # soon the same
     home = Home(folder, Annotate(test=0.5, min_test_items=1, redact=()))
     key, _ = home.run("001", [*rows, *BASE])
     shown = {e.question for e in home.of(key, "test") if "@example.org" in e.answer}
@@ -270,7 +273,7 @@ def test_what_is_redacted_today_is_redacted_in_what_is_carried(folder: Path) -> 
     assert {e.question for e in home.of(key, "test") if "<EMAIL_ADDRESS>" in e.answer} == shown
     assert not any("@" in e.answer for e in home.of(key, "test"))
     carried = [e for e in home.of(key, "test") if e.question in shown]
-    assert all(e.position.endswith(", as of 001") for e in carried)
+    assert len(carried) == len(shown) and all(e.position.endswith(", as of 001") for e in carried)
     for e in carried:  # what it said before is known of it still, so that an erasure finds it
         mail = next(f"{topic}@example.org" for topic in TOPICS if topic in e.question)
         assert e.id in split_entries.named(database_at(home.database), Subject(mail))

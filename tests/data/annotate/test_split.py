@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.config import Annotate
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past, key
 from llmops.data.annotate.split import Claim, keyed, normalized, wording_id
 from llmops.data.annotate.split import splits as splits_after
 
@@ -94,3 +96,13 @@ def test_the_seed_changes_the_splits_and_the_shares_are_about_met() -> None:
     assert sides != splits(items, config(seed=1))
     shares = [sum(side == name for side in sides.values()) / 400 for name in SPLITS]
     assert all(abs(share - wanted) < 0.07 for share, wanted in zip(shares, (0.3, 0.2, 0.5), strict=True))
+
+
+@pytest.mark.parametrize(("mode", "trained"), [("group", ["other"]), ("wording", ["same topic", "other"])])
+def test_a_backfill_does_not_train_on_what_a_later_day_tests(mode: str, trained: list[str]) -> None:
+    entries = [(1, key("tested"), key("g"), True, 0, False, "2026-01-31")]
+    later = Past(pl.DataFrame(entries, Past().entries.schema, orient="row"))
+    asked = [("tested", "g"), ("tested", "h"), ("same topic", "g"), ("other", "i")]
+    chosen = config(split_by=mode, test_sources=("re",))  # which asks nothing: all else would be trained on
+    found = splits_after(keyed([Claim(*one, "faq") for one in asked], chosen), chosen, later)
+    assert [wording for (wording, _), split in zip(asked, found, strict=True) if split] == trained

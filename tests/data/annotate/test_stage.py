@@ -130,7 +130,8 @@ def test_the_same_documents_in_any_order_and_files_give_the_same_bytes(made: Mad
     for number, part in enumerate((WORLD[50:][::-1], WORLD[:50][::-1])):
         write_rows(tmp_path / "clean" / "documents" / f"part-{number:05d}.parquet", part, Document)
     (tmp_path / "out").mkdir()
-    metrics = annotate.run(CONFIG, clean=tmp_path / "clean", out=tmp_path / "out")
+    just_enough = CONFIG.model_copy(update={"min_test_items": made.metrics["test"]})
+    metrics = annotate.run(just_enough, clean=tmp_path / "clean", out=tmp_path / "out")
     assert dict(metrics) == made.metrics
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert files == {path.name: path.read_bytes() for path in made.out.iterdir()}
@@ -204,7 +205,7 @@ def test_personal_data_and_secrets_are_redacted_counted_and_never_shown(made: Ma
         ([document(fields={"name": "x"})], {"templates": {"faq": [{"question": "q", "answer": "{nmae}"}]}},
          r"faq\[0\]\.answer.*'nmae'.*name"),
         (pairs(3), {"redact": ("SHOE_SIZE",)}, "SHOE_SIZE"),
-        (pairs(30), {"min_test_items": 60}, r"Only \d+ test items, .*min_test_items is 60.*annotate\.test"),
+        (pairs(30), {"min_test_items": 7}, r"Only 6 test items, .*min_test_items is 7.*annotate\.test"),  # by one
         ([document(question="Q?", answer="x" * 5000)], {}, "train on"),
         ([], {"test": 0.6, "validation": 0.4}, "share for training"),
     ],
@@ -220,7 +221,10 @@ def test_an_impossible_run_is_an_error_that_says_what_to_change(
 LONG = "Send it back within thirty days and you get the whole price again, but not what the parcel cost you."
 
 
-def test_what_would_give_the_test_away_is_not_trained_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sources", "split"), [((), "test"), (("p",), "validation")])
+def test_what_would_give_the_test_or_validation_away_is_not_trained_on(
+    tmp_path: Path, sources: tuple[str, ...], split: str
+) -> None:
     page = "Parcels travel two days within the country and five to all other countries of the continent, never more."
     documents = [
         document("p", i, question=f"Is number {i} fine?", answer=f"{i} is.", context=page, group=f"{i}")
@@ -229,9 +233,9 @@ def test_what_would_give_the_test_away_is_not_trained_on(tmp_path: Path) -> None
     documents += [
         document("q", i, question=f"{'abcdefghij'[i % 10] * 9}{i}?", answer=f"Thing {i}. {LONG}") for i in range(30)
     ]
-    _, examples, dropped = run(tmp_path, documents)
+    _, examples, dropped = run(tmp_path, documents, test_sources=sources)
     kept = named(examples, "q")
-    assert {e.split for e in kept} == {"test"} and len(kept) + len(dropped["contaminated"]) == 30
+    assert {e.split for e in kept} == {split} and len(kept) + len(dropped["contaminated"]) == 30
     assert len(named(examples, "p")) == 60, "the page is everybody's context"
     tested = {e.id for e in kept}
     for row in dropped["contaminated"]:

@@ -84,6 +84,16 @@ def test_a_stage_has_one_line_however_often_and_whatever_it_measured(store):
     assert {line["seconds"] for line in lines} == {2.0}
 
 
+def test_runs_are_read_once_for_all_dashboards_that_are_open(store, monkeypatch):
+    find, asked = store.find, []
+    monkeypatch.setattr(store, "find", lambda dataset, **how: asked.append(dataset) or find(dataset, **how))
+    for name, later, lines in (("train", 0, ["train"]), ("tune", 4, ["train"]), ("gc", 5, ["gc", "tune", "train"])):
+        store.send([ran(name, days=later)])
+        found = dashboard_figures(store, "1h", 2, NOW + timedelta(seconds=later))["stages"]
+        assert [line["stage"] for line in found] == lines
+    assert asked.count(PIPELINE) == 2
+
+
 def test_a_stage_has_a_page_of_its_figures_and_their_change(site):
     store = LocalStore(site.config.events, site.config.monitoring)
     sources = {"faq": {"read": 1}, "<b>": {"read": 20, "left": 3}}
