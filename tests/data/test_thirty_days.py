@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from llmops import config, pipeline
 from llmops.config import Config
 from llmops.data.annotate.decontaminate import overlaps
-from llmops.data.annotate.split import wording_id
+from llmops.data.text.comparable import wording_id
 from llmops.erasure.forget import forget
 from llmops.records import Document, Dropped, Example, read_rows
 from llmops.retention import disk
