@@ -129,11 +129,6 @@ class Config(Section):
         """File that says what an erasure still has to do; there only while one is carried out, or was interrupted."""
         return self.home / "erasure.json"
 
-    @property
-    def weight_hashes(self) -> Path:
-        """File that remembers the hashes of base models' files; it may be deleted at any time."""
-        return self.home / "weights.json"
-
 
 def load(
     file: str | Path | None = None,
