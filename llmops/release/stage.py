@@ -28,7 +28,7 @@ from llmops.records import KEY, Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
-from llmops.release import card, ledger, lineage
+from llmops.release import card, ledger, lineage, trials
 from llmops.release.gate import Decision, Scores
 from llmops.release.judgement import Candidate, judge
 from llmops.release.ledger import LedgerMoved
@@ -132,6 +132,8 @@ def run(
         return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
 
     share = config.canary_share if config.canary else 0.0
+    if share and (few := trials.few_keys(registry, share, config.canary_callers)):
+        log.warning(few)
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
