@@ -25,9 +25,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from llmops.config import Train, Tune, load
 from llmops.model.base.catalog import catalogue
 from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.space import declared_space
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob, rungs
-from llmops.model.tune.space import declared_space
 from llmops.pipeline import STAGES, run_stage
 from llmops.prompts import all_training_ids
 from llmops.records import Example, read_rows

@@ -13,10 +13,9 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmops import artifacts, sameness
 from llmops.artifacts import Record
@@ -24,13 +23,10 @@ from llmops.code_version import code_version, git_commit
 from llmops.config import Config
 from llmops.errors import LlmopsError
 from llmops.monitoring import stage_events
-from llmops.sameness import Stage
+from llmops.sameness import Plan, Stage
 from llmops.schedule import intervals
 from llmops.schedule.limit import time_limit
 from llmops.schedule.transient import transient
-
-if TYPE_CHECKING:
-    from llmops.data.annotate.ledger import SplitLedger
 
 log = logging.getLogger("llmops.pipeline")
 
@@ -58,7 +54,7 @@ STAGES: dict[str, Stage] = {
         "llmops.model.select.stage",
         ("annotate",),
         base=True,
-        paths=("weight_hashes",),
+        paths=("database",),
         libraries=MODELS,
         compute=True,
     ),
@@ -118,24 +114,6 @@ STAGES: dict[str, Stage] = {
         "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a stage's artifact belongs, and what it would be made from."""
-
-    stage: str
-    path: Path
-    inputs: dict[str, Path]
-    contents: dict[str, str]  #: of the inputs that are artifacts
-    interval: str
-    ledger: SplitLedger | None = None  #: what it reads and writes of the split ledger
-    sources: str = ""  #: content of the sources, of a stage that reads them
-
-    @property
-    def done(self) -> bool:
-        """Whether the artifact is there and whole, and the ledger knows of it."""
-        return artifacts.is_done(self.path) and (not self.ledger or self.ledger.written)
 
 
 def run_stage(
@@ -237,7 +215,9 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
         paths["champion"] = champion
         refs["champion"] = artifacts.ref(champion)
     if stage.sources:
-        refs["sources"] = sameness.sources(config, interval)
+        from llmops.data.collect.files import content
+
+        refs["sources"] = content(config.collect, interval, config.database)
     if stage.declarations:
         refs["declarations"] = sameness.declarations(config)
     if stage.base and (weights := sameness.weights(config)):
@@ -248,7 +228,12 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
     def fingerprint(**more: str) -> str:
         return artifacts.fingerprint(name, sameness.hashed(stage, config, name), refs | more, own, code, environment)
 
-    ledger = sameness.ledger(config, interval, fingerprint) if stage.ledger else None
+    ledger = None
+    if stage.ledger:
+        from llmops.data.annotate.ledger import planned
+
+        scope = config.database, config.release.name, config.annotate
+        ledger = planned(*scope, interval, lambda read: fingerprint(ledger=read))
     path = artifacts.artifact_path(config.artifacts, name, ledger.fingerprint if ledger else fingerprint())
     return Plan(name, path, paths, contents, interval, ledger, refs.get("sources", ""))
 

@@ -4,8 +4,8 @@
 
 It says what would be built, and looks at the base model and its tokenizer, the memory of every stage, the disk, the Hub
 where it is asked for, Java and the Spark master, and the port of the app. Weights are neither loaded nor downloaded:
-what they take is counted on torch's meta device. Those on this machine are hashed, as a run would, and
-`<home>/weights.json` remembers the hashes. A database that is older than this code is migrated,
+what they take is counted on torch's meta device. Those on this machine are hashed, as a run would, and the database
+remembers the hashes. A database that is older than this code is migrated,
 as by whoever opens it first; where there is none, none is made.
 """
 
@@ -27,22 +27,21 @@ from transformers import AutoTokenizer
 from llmops import artifacts, doctor, pipeline, sameness
 from llmops.config import Config
 from llmops.config.space import largest
-from llmops.data.clean.place import check_place
+from llmops.data.place import check_place
 from llmops.doctor import Check
 from llmops.errors import LlmopsError, RegistryError
 from llmops.machine import GIB
 from llmops.model.base.budget import Row, advice, budget
+from llmops.model.base.foresee import Base, config_of, foresee
 from llmops.model.base.load import load_tokenizer
 from llmops.model.base.memory import STAGES, Form, Memory, Settings, room
 from llmops.model.base.memory import weights as bytes_of
+from llmops.model.base.objections import capacity
 from llmops.model.base.shape import Shape, shape_of
-from llmops.model.select.foresee import Base, config_of, foresee
-from llmops.model.select.objections import capacity
-from llmops.model.tune.search import count_points
-from llmops.model.tune.space import declared_space
-from llmops.pipeline import Plan
+from llmops.model.training.space import count_points, declared_space
 from llmops.push_to_hub.hub import token_for
 from llmops.records import base_path, read_selection
+from llmops.sameness import Plan
 from llmops.scans.signed_urls import unsigned
 from llmops.schedule import intervals
 

@@ -41,17 +41,28 @@ class Stage:
     sections: Mapping[str, Callable[[Any], tuple[str, ...]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a stage's artifact belongs, and what it would be made from."""
+
+    stage: str
+    path: Path
+    inputs: dict[str, Path]
+    contents: dict[str, str]  #: of the inputs that are artifacts
+    interval: str
+    ledger: SplitLedger | None = None  #: what it reads and writes of the split ledger
+    sources: str = ""  #: content of the sources, of a stage that reads them
+
+    @property
+    def done(self) -> bool:
+        """Whether the artifact is there and whole, and the ledger knows of it."""
+        return artifacts.is_done(self.path) and (not self.ledger or self.ledger.written)
+
+
 def environment(libraries: Sequence[str]) -> dict[str, str]:
     """With what a stage would compute here: its libraries' versions; with torch among them the GPU, if there is one."""
     found = {name: library_version(name) for name in libraries}
     return found | ({"gpu": machine.gpu()} if "torch" in found and machine.gpu() else {})
-
-
-def sources(config: Config, interval: str) -> str:
-    """The content of the sources in an interval."""
-    from llmops.data.collect.files import content
-
-    return content(config.collect, interval, config.database)
 
 
 def prepare(stage: Stage, config: Config, interval: str) -> None:
@@ -76,14 +87,14 @@ def weights(config: Config) -> str:
     """The weights on this machine that `select` would take by itself; empty: a Hub model, which has its commit."""
     from llmops.model.base.hashes import content
 
-    return content(config.select, config.weight_hashes)
+    return content(config.select, config.database)
 
 
 def check_base(config: Config, select: Path) -> None:
     """Make sure that the base model is still the one that the select artifact at `select` took."""
     from llmops.model.base.hashes import check
 
-    check(select, config.weight_hashes)
+    check(select, config.database)
 
 
 def declarations(config: Config) -> str:
@@ -91,15 +102,6 @@ def declarations(config: Config) -> str:
     from llmops.features.declarations import repository_hash
 
     return repository_hash(config.features)
-
-
-def ledger(config: Config, interval: str, fingerprint: Callable[..., str]) -> SplitLedger:
-    """What annotate reads and writes of the split ledger; `fingerprint` takes what it reads as `ledger`."""
-    from llmops.data.annotate.ledger import planned
-
-    return planned(
-        config.database, config.release.name, config.annotate, interval, lambda read: fingerprint(ledger=read)
-    )
 
 
 def champion(config: Config, candidate: str) -> Path | None:

@@ -19,6 +19,7 @@ from llmops import artifacts, code_version, pipeline, sameness
 from llmops.config import Config, load
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.pipeline import STAGES, Stage, plan, run_stage
+from llmops.sameness import Plan
 from tests.clock import wait_until
 
 DAY = "2026-01-31"
@@ -340,7 +341,7 @@ def test_the_plan_finds_what_a_run_would(days: Path) -> None:
     ran(days, "01")
     run_stage("collect", config, "2026-01-02")
     found = pipeline.plans(config, "2026-01-02")
-    assert all(isinstance(todo, pipeline.Plan) and todo.done for todo in found.values())
+    assert all(isinstance(todo, Plan) and todo.done for todo in found.values())
     assert plan("train", config, "2026-01-02").path == plan("train", config, "2026-01-01").path
 
 

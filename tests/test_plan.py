@@ -53,8 +53,7 @@ def test_a_tiny_model_passes_and_nothing_is_done(settings: dict[str, Any], tmp_p
     assert {row["stage"] for row in found["memory"]} >= {"select", "tune", "train", "merge", "compress", "evaluate"}
     assert all(0 < row["needed"] < row["there"] for row in found["memory"])
     home = tmp_path / "home"
-    memories = {"weights.json", "hashes.json"}  # no database, and no lock of one
-    assert {path.name for path in home.rglob("*") if path.is_file()} <= memories
+    assert not [path for path in home.rglob("*") if path.is_file()]  # no database, and no lock of one
     assert cli.main(["plan", "--config", str(tmp_path / "config.yaml")]) == 0
     text = capsys.readouterr().out
     assert "to build: collect, clean" in text and "GiB needed, RAM" in text and "ok    tokenizer" in text

@@ -148,7 +148,8 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
     if options.stop:
         rollout.stop(registry, settings.events, kind=kind, **by)
     elif options.conclude:
-        going, rules = rollout.going_on(registry, kind).started, rollout.rules_of(settings)
+        going = rollout.going_on(registry, kind).started
+        rules = rollout.rules_of(settings, registry, going)
         promote = canary or options.promote
         done = rollout.conclude(registry, settings.events, going, rules, by=by["by"], promote=promote)
         print(json.dumps(done, indent=1))
@@ -158,6 +159,7 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
     elif options.version:
         share = options.share if options.share is not None else 0.1 if canary else 0.5
         how: dict[str, Any] = {"kind": kind, "override": options.override}
+        how |= {"callers": settings.release.canary_callers}
         rollout.start(registry, settings.events, options.version, share, **how, **by)
     print(json.dumps(rollout.state(registry), indent=1))
 

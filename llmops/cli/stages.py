@@ -14,6 +14,7 @@ from llmops.cli.command import Add
 from llmops.config import Config
 from llmops.errors import ArtifactError, ConfigError, LlmopsError
 from llmops.retention.disk import usage
+from llmops.sameness import Plan
 from llmops.schedule.intervals import check_ended, parse_interval
 
 
@@ -76,7 +77,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
     if options.json:
         todo = [
             {"stage": name, "artifact": str(plan.path), "done": plan.done}
-            if isinstance(plan, pipeline.Plan)
+            if isinstance(plan, Plan)
             else {"stage": name, "artifact": None, "done": False}
             for name, plan in plans.items()
         ]
@@ -100,10 +101,10 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
 
 
-def _said(plans: Mapping[str, pipeline.Plan | LlmopsError | None], settings: Config) -> str:
+def _said(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) -> str:
     """What the next run does, in words."""
     open_ = [name for name, plan in plans.items() if plan is None and artifacts.finished(settings.artifacts / name)]
-    done = [name for name, plan in plans.items() if isinstance(plan, pipeline.Plan) and plan.done]
+    done = [name for name, plan in plans.items() if isinstance(plan, Plan) and plan.done]
     build = [name for name in plans if name not in (*open_, *done)]
     if not build:
         return "finds everything done"

@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
-from llmops.config.data import Annotate, Clean, Collect, Source, Template
+from llmops.config.data import Annotate, Clean, Collect, Source, Speakers, Template
 from llmops.config.features import Features
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
@@ -34,7 +34,7 @@ from llmops.errors import ConfigError
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
     "Improve", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source",
-    "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -128,11 +128,6 @@ class Config(Section):
     def erasure_journal(self) -> Path:
         """File that says what an erasure still has to do; there only while one is carried out, or was interrupted."""
         return self.home / "erasure.json"
-
-    @property
-    def weight_hashes(self) -> Path:
-        """File that remembers the hashes of base models' files; it may be deleted at any time."""
-        return self.home / "weights.json"
 
 
 def load(

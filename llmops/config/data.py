@@ -12,6 +12,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from llmops.config.section import Section, Unhashed, Where
 
 
+class Speakers(Section):
+    """Who speaks in the transcripts of a source: labels as they stand before the colon, or a message's roles."""
+
+    asks: tuple[str, ...] = Field((), description="Who asks; `*` stands for any text: `Visitor *`.")
+    answers: tuple[str, ...] = Field((), description="Who answers.")
+
+
 class Source(Section):
     """One place that data comes from."""
 
@@ -65,6 +72,12 @@ class Source(Section):
         "a row keeps all its fields for `annotate.templates`.",
     )
     where: dict[str, str] = Field(default_factory=dict, description="Keep only rows whose fields have these values.")
+    speakers: Speakers = Field(
+        Speakers(),
+        description="For `chat`: `asks` and `answers`, the names before the colon (`*` stands for any text) or the "
+        "roles of messages. With both nobody else speaks; with one, all others are on the other side. Empty: words "
+        "such as `Customer` tell, and of two speakers who asks first.",
+    )
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
     licence: str = Field("", description="Licence of the texts, carried to every example.")
     owner: str = Field("", description="Who answers for this source.")
@@ -86,6 +99,13 @@ class Source(Section):
                 raise ValueError("a source of kind `sql` needs a query" if kind == "sql" else "only `sql` has a query")
         elif value and kind in ("html", "pdf", "chat", "markdown", "text", "feedback"):
             raise ValueError(f"a source of kind `{kind}` has no named fields")
+        return value
+
+    @field_validator("speakers")
+    @classmethod
+    def _of_a_chat(cls, value: Speakers, info: ValidationInfo) -> Speakers:
+        if value != Speakers() and info.data.get("kind") != "chat":
+            raise ValueError("only `chat` has speakers")
         return value
 
     @field_validator("records", "encoding")

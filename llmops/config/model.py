@@ -12,7 +12,7 @@ from llmops.config.section import Section, Unhashed
 from llmops.config.space import Expression, HyperparameterName, check_expression
 
 # The metrics that each task has of every answer: what the gate can decide on, and which way is better. The functions
-# behind the names are in `llmops/model/scoring/metrics.py`, the columns they make in `llmops/model/evaluate/tasks.py`;
+# behind the names are in `llmops/model/scoring/metrics.py`, the columns they make in `llmops/model/scoring/tasks.py`;
 # a test compares those with this list.
 TaskName = Literal["qa", "generation", "classification", "multilabel"]
 

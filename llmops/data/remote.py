@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from llmops.data import credentials
-from llmops.data.blocks import Changed, block
 from llmops.errors import SourceError, SourceUnavailableError
 from llmops.records import content_id
 from llmops.variables import VARIABLE, filled
@@ -72,7 +71,7 @@ class Address:
         for pause in (*PAUSES, None):
             try:
                 return call()
-            except (*_NOT_FOUND, Changed):
+            except _NOT_FOUND:
                 raise
             except Exception as error:  # each filesystem has its own dozens of errors without a common base
                 refused = isinstance(error, PermissionError | ValueError) or 400 <= getattr(error, "status", 0) < 500
@@ -93,7 +92,6 @@ class RemoteFile:
     location: str  #: the URL as it stands in documents
     address: Address
     size: int | None  #: bytes; None if the server does not say
-    etag: str  #: as the server gave it; empty if it gave none
     tag: str  #: changes whenever the content does: ETag, or time and size; empty if the server names neither
     md5: str  #: of the content, in hex, where the server names it
 
@@ -120,9 +118,6 @@ class RemoteFile:
         try:
             self._download(copy)
             changed = _describe(self.location, self.address, _info(self.address)).tag != self.tag
-        except Changed:
-            copy.unlink()
-            raise SourceUnavailableError(f"{self.location}: it changed while it was being read; run again.") from None
         except _NOT_FOUND:
             raise SourceUnavailableError(f"{self.location} is not there any more; run again.") from None
         with open(copy, "rb") as handle:
@@ -146,7 +141,7 @@ class RemoteFile:
             out.truncate(start)
             while start < self.size:
                 end = min(start + BLOCK, self.size)
-                data: bytes = self.address.ask(partial(block, files, path, start, end, self.etag))
+                data: bytes = self.address.ask(partial(files.cat_file, path, start=start, end=end))
                 if len(data) == self.size:  # a server that knows no ranges sends all
                     start, end = 0, self.size
                 if len(data) != end - start:
@@ -247,7 +242,7 @@ def _describe(location: str, address: Address, info: Mapping[str, Any]) -> Remot
     etag = info.get("ETag") or info.get("etag")
     changed = info.get("LastModified") or info.get("last_modified") or info.get("Last-Modified")
     tag = f"{etag} {size}" if etag else f"{changed} {size}" if changed and size is not None else ""
-    return RemoteFile(location, address, size, str(etag or ""), tag, md5(info))
+    return RemoteFile(location, address, size, tag, md5(info))
 
 
 def md5(info: Mapping[str, Any]) -> str:

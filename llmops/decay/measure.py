@@ -63,8 +63,8 @@ def _key(config: Config, version: Version, items: Sequence[Example]) -> str:
 
 
 def _measured(config: Config, version: Version, items: Sequence[Example]) -> dict[str, tuple[float, float, float]]:
-    from llmops.model.evaluate.answered import answer_test, deterministic
-    from llmops.model.evaluate.tasks import TASKS
+    from llmops.model.scoring.answered import answer_test, deterministic
+    from llmops.model.scoring.tasks import TASKS
 
     settings = config.evaluate
     with deterministic():

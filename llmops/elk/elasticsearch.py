@@ -1,177 +1,166 @@
-"""The things that are set up in Elasticsearch. Each looks whether it is there, is put, and removed."""
+"""The things that are set up in Elasticsearch: templates and roles from files here, data streams, users."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from fnmatch import fnmatch
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any, Literal
 
-from llmops.elk.objects import READER, STREAMS, WRITER, holds, mappings, roles, stamped, templates
-from llmops.elk.server import Cannot, Server, reason
+import yaml
 
-State = Literal["same", "differs", "missing"]
+from llmops.config import Monitoring
+from llmops.elk.server import Cannot, Server
+
+STREAMS, TEXT_STREAMS = "logs-llmops.*-*", "logs-llmops.text-"  #: all our data streams; how those of texts begin
+WRITER, READER = "llmops_writer", "llmops_reader"
+FIELDS, EVENTS, TEXTS = "llmops-fields.yaml", "llmops-events.yaml", "llmops-texts.yaml"  #: templates, and their files
+
+State = Literal["same", "differs", "missing", "newer"]
 
 
-class Thing(Protocol):
-    """What is set up. All raise `Cannot` if the server does not take it."""
+class Thing:
+    """One thing of the set-up. Its methods raise `Cannot` if the server refuses."""
 
-    name: str
+    def __init__(self, server: Server, name: str) -> None:
+        self.server, self.name = server, name
 
     def look(self) -> State:
-        """Whether it is there as it is to be."""
+        """Compare it with the server's."""
+        return "same"
 
     def put(self) -> None:
-        """Make it as it is to be."""
+        """Make the server's equal to it."""
 
     def remove(self) -> str:
-        """Take it away; why it stays, if it has to."""
+        """Remove it; return the reason if it stays."""
+        return "part of the data"
 
 
-class Document:
-    """An object that has a path, under which it is read, put and deleted: an index template, a role."""
+class Document(Thing):
+    """A template or a role, with a version: it is read, put and deleted under one path."""
 
-    def __init__(self, server: Server, kind: str, path: str, name: str, body: dict[str, Any]) -> None:
-        self.name, self._server, self._path, self._key, self._body = (
-            f"{kind} {name}",
-            server,
-            f"{path}/{name}",
-            name,
-            body,
-        )
+    def __init__(self, server: Server, kind: str, name: str, body: dict[str, Any]) -> None:
+        super().__init__(server, f"{kind.replace('_', ' ')} {name}")
+        self._kind, self._key, self._body = kind, name, body
+        self._path = f"/_security/role/{name}" if kind == "role" else f"/_{kind}/{name}"
 
     def look(self) -> State:
-        """See `Thing`."""
-        status, said = self._server.ask("GET", self._path)
-        if status == 404:
+        answer = self.server.ask("GET", self._path)
+        if answer is None:
             return "missing"
-        if status >= 400:
-            raise Cannot(reason(said))
-        found = said["index_templates"][0]["index_template"] if "index_templates" in said else said[self._key]
+        found = answer[self._key] if self._kind == "role" else answer[f"{self._kind}s"][0][self._kind]
+        if _version(found) > _version(self._body):
+            return "newer"
         return "same" if holds(found, self._body) else "differs"
 
     def put(self) -> None:
-        """See `Thing`."""
-        self._server.do("PUT", self._path, self._body)
+        self.server.ask("PUT", self._path, self._body)
 
     def remove(self) -> str:
-        """See `Thing`; a template that data streams use stays with them."""
-        status, said = self._server.ask("DELETE", self._path)
-        if status == 400 and "in use" in reason(said):
-            return "data streams use it; `--data` removes them"
-        if status >= 400:
-            raise Cannot(reason(said))
+        try:
+            self.server.ask("DELETE", self._path)
+        except Cannot as error:
+            if "in use" in str(error):
+                return "data streams use it; `--data` removes them"
+            raise
         return ""
 
 
-class Streams:
-    """The data streams that are there: fields that are new to them."""
+class StreamFields(Thing):
+    """The fields of data streams that are there: where they are older, a new index has those of the template."""
 
-    name = "mapping of existing data streams"
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, version: int) -> None:
+        super().__init__(server, "mapping of existing data streams")
+        self._version = version
 
     def look(self) -> State:
-        """See `Thing`."""
-        found = self._server.do("GET", f"/{STREAMS}/_mapping")
-        written = [indices[-1] for indices in existing(self._server).values()]
-        wanted = mappings()["properties"]
-        good = all(holds(_flat(found[index]["mappings"].get("properties", {})), wanted) for index in written)
-        return "same" if good else "differs"
+        return "differs" if self._older() else "same"
 
     def put(self) -> None:
-        """See `Thing`; a stream whose field has another type gets a new index, where the template's holds."""
-        for stream in existing(self._server):
-            status, said = self._server.ask(
-                "PUT",
-                f"/{stream}/_mapping",
-                {"properties": mappings()["properties"]},
-                params={"write_index_only": True},
-            )
-            if status >= 400:
-                self._server.do("POST", f"/{stream}/_rollover")
+        for stream in self._older():
+            self.server.ask("POST", f"/{stream}/_rollover")
 
-    def remove(self) -> str:
-        """See `Thing`."""
-        return "part of the data"
+    def _older(self) -> list[str]:
+        mappings = self.server.ask("GET", f"/{STREAMS}/_mapping")
+        written = {stream: mappings[indices[-1]]["mappings"] for stream, indices in existing(self.server).items()}
+        return [stream for stream, said in written.items() if said.get("_meta", {}).get("version", 0) < self._version]
 
 
-class Retention:
-    """For how long the data streams that are there keep events; new ones have it from their template."""
+class Retention(Thing):
+    """The days that data streams which are there keep events; new ones have them from their template."""
 
-    name = "retention of data streams"
-
-    def __init__(self, server: Server, days: Mapping[str, str]) -> None:
-        self._server, self._days = server, days
+    def __init__(self, server: Server, config: Monitoring) -> None:
+        super().__init__(server, "retention of data streams")
+        self._config = config
 
     def look(self) -> State:
-        """See `Thing`."""
         try:
-            found = self._server.do("GET", f"/_data_stream/{STREAMS}/_lifecycle")["data_streams"]
+            found = self.server.ask("GET", f"/_data_stream/{STREAMS}/_lifecycle")["data_streams"]
         except Cannot as error:
             raise Cannot(f"the server has no lifecycle, so events stay until somebody deletes them ({error})") from None
-        good = all(holds(s.get("lifecycle", {}), self._lifecycle(s["name"])) for s in found)
+        return "same" if all(holds(s.get("lifecycle"), self._lifecycle(s["name"])) for s in found) else "differs"
+
+    def put(self) -> None:
+        for stream in existing(self.server):
+            self.server.ask("PUT", f"/_data_stream/{stream}/_lifecycle", self._lifecycle(stream))
+
+    def _lifecycle(self, stream: str) -> dict[str, str]:
+        texts = stream.startswith(TEXT_STREAMS)
+        return {"data_retention": f"{self._config.keep_text_days if texts else self._config.elasticsearch_days}d"}
+
+
+class User(Thing):
+    """A user with a role of ours; without one, a user that Elasticsearch has and that gets a password."""
+
+    def __init__(self, server: Server, user: str, password: str, role: str = "") -> None:
+        super().__init__(server, f"user {user}")
+        self._path, self._login, self._role = f"/_security/user/{user}", (user, password), role
+
+    def look(self) -> State:
+        if self.server.ask("GET", self._path) is None:
+            return "missing"
+        answer = self.server.send("GET", "/_security/_authenticate", auth=self._login)
+        good = answer.is_success and (not self._role or answer.json()["roles"] == [self._role])
         return "same" if good else "differs"
 
     def put(self) -> None:
-        """See `Thing`."""
-        for stream in existing(self._server):
-            self._server.do("PUT", f"/_data_stream/{stream}/_lifecycle", self._lifecycle(stream))
+        body = {"password": self._login[1]}
+        if self._role:
+            self.server.ask("PUT", self._path, {**body, "roles": [self._role], "metadata": {"managed_by": "llmops"}})
+        else:
+            self.server.ask("PUT", f"{self._path}/_password", body)
 
     def remove(self) -> str:
-        """See `Thing`."""
-        return "part of the data"
-
-    def _lifecycle(self, stream: str) -> dict[str, str]:
-        return {"data_retention": [days for pattern, days in self._days.items() if fnmatch(stream, pattern)][-1]}
-
-
-class User:
-    """A user with a role of ours, or a password for one that Elasticsearch has."""
-
-    def __init__(self, server: Server, user: str, password: str, role: str = "") -> None:
-        self.name, self._server, self._user, self._password, self._role = f"user {user}", server, user, password, role
-
-    def look(self) -> State:
-        """See `Thing`."""
-        status, said = self._server.ask("GET", f"/_security/user/{self._user}")
-        if status == 404:
-            return "missing"
-        if status >= 400:
-            raise Cannot(reason(said))
-        known = self._server.knows(self._user, self._password)
-        return "same" if known is not None and (not self._role or known == [self._role]) else "differs"
-
-    def put(self) -> None:
-        """See `Thing`."""
-        if not self._role:
-            self._server.do("PUT", f"/_security/user/{self._user}/_password", {"password": self._password})
-            return
-        said = {"roles": [self._role], "metadata": {"managed_by": "llmops"}, "password": self._password}
-        self._server.do("PUT", f"/_security/user/{self._user}", said)
-
-    def remove(self) -> str:
-        """See `Thing`."""
         if not self._role:
             return "a user of Elasticsearch itself"
-        self._server.do("DELETE", f"/_security/user/{self._user}")
+        self.server.ask("DELETE", self._path)
+        return ""
+
+
+class Events(Thing):
+    """The data streams themselves, which only `down --data` removes."""
+
+    def remove(self) -> str:
+        self.server.ask("DELETE", f"/_data_stream/{STREAMS}")
         return ""
 
 
 def existing(server: Server) -> dict[str, list[str]]:
-    """Our data streams that are there, with their indices; the last is the one that is written."""
-    found = server.do("GET", f"/_resolve/index/{STREAMS}")["data_streams"]
+    """Return our data streams that are there, each with its indices; the last is the one that is written."""
+    found = server.ask("GET", f"/_resolve/index/{STREAMS}")["data_streams"]
     return {stream["name"]: stream["backing_indices"] for stream in found}
 
 
-def things(server: Server, config: Any, environ: Mapping[str, str]) -> list[Thing]:
-    """All that is set up in Elasticsearch; users where the environment has their passwords."""
-    wanted = templates(config)
-    found: list[Thing] = [Document(server, "index template", "/_index_template", *named) for named in wanted.items()]
-    days = {t["index_patterns"][0]: t["template"]["lifecycle"]["data_retention"] for t in wanted.values()}
-    found += [Streams(server), Retention(server, days)]
-    for name, role in roles().items():
-        found.append(Document(server, "role", "/_security/role", name, stamped(role, "metadata")))
+def things(server: Server, config: Monitoring, environ: Mapping[str, str]) -> list[Thing]:
+    """Return all that is set up in Elasticsearch, in order; users where the environment has their passwords."""
+    fields = read(FIELDS)
+    found: list[Thing] = [Document(server, "component_template", FIELDS.removesuffix(".yaml"), fields)]
+    for name, days in ((EVENTS, config.elasticsearch_days), (TEXTS, config.keep_text_days)):
+        body = read(name)
+        body["template"]["lifecycle"] = {"data_retention": f"{days}d"}
+        found.append(Document(server, "index_template", name.removesuffix(".yaml"), body))
+    found += [StreamFields(server, fields["version"]), Retention(server, config)]
+    found += [Document(server, "role", name, role) for name, role in read("roles.yaml").items()]
     for variable, user, role_name in (
         ("ELASTICSEARCH_WRITER_PASSWORD", WRITER, WRITER),
         ("ELASTICSEARCH_READER_PASSWORD", READER, READER),
@@ -182,12 +171,23 @@ def things(server: Server, config: Any, environ: Mapping[str, str]) -> list[Thin
     return found
 
 
-def _flat(properties: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Fields by their dotted names, as the registry has them; a server answers with them nested."""
-    flat: dict[str, Any] = {}
-    for name, field in properties.items():
-        if "properties" in field and field.get("enabled", True):
-            flat |= _flat(field["properties"], f"{path}{name}.")
-        else:
-            flat[path + name] = field
-    return flat
+def read(name: str) -> Any:
+    """Return what a file of this folder says."""
+    return yaml.safe_load(files("llmops.elk").joinpath(name).read_text(encoding="utf-8"))
+
+
+def holds(found: Any, wanted: Any) -> bool:
+    """Tell whether a server's object has all of `wanted`: servers add defaults, and write numbers as texts."""
+    return set(_leaves(wanted)) <= set(_leaves(found))
+
+
+def _leaves(thing: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(thing, dict | list):
+        for name, value in thing.items() if isinstance(thing, dict) else enumerate(thing):
+            yield from _leaves(value, f"{path}.{name}")
+    else:
+        yield path, str(thing).lower()
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    return int(body.get("version") or body.get("metadata", {}).get("version") or 0)

@@ -1,4 +1,4 @@
-"""The things that are set up in Kibana: a data view and dashboards."""
+"""The data view and the dashboards of Kibana, compiled from `docker/kibana/` in the repository."""
 
 from __future__ import annotations
 
@@ -6,52 +6,50 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from llmops.elk.elasticsearch import State, Thing
-from llmops.elk.objects import holds
-from llmops.elk.server import Cannot, Server, reason
+from llmops.elk.elasticsearch import State, Thing, holds
+from llmops.elk.server import Cannot, Server
 
 
-class SavedObject:
-    """A data view or a dashboard, as `kibana.ndjson` has it. A dashboard says its version in its description."""
+class SavedObjects(Thing):
+    """All of `kibana.ndjson`. A dashboard has its version in its description."""
 
-    def __init__(self, server: Server, said: dict[str, Any]) -> None:
-        self.name, self._server, self._said = f"{said['type']} {said['id']}", server, said
-        # Kibana may change a dashboard's panels as it takes them in, so of a dashboard its version tells.
-        names = ("title", "description") if said["type"] == "dashboard" else said["attributes"]
-        self._marks = {name: said["attributes"][name] for name in names}
+    def __init__(self, server: Server) -> None:
+        super().__init__(server, "Kibana's data view and dashboards")
 
     def look(self) -> State:
-        """See `Thing`."""
-        named = {"type": self._said["type"], "id": self._said["id"]}
-        wish = {"objects": [named], "excludeExportDetails": True}
-        status, said = self._server.ask("POST", "/api/saved_objects/_export", wish)
-        failed = said["attributes"]["objects"] if status == 400 and "attributes" in said else []
-        if failed and all(one["error"]["statusCode"] == 404 for one in failed):
-            return "missing"
-        if status >= 400:
-            raise Cannot(reason(said))
-        found = said if isinstance(said, dict) else json.loads(said.splitlines()[0])
-        return "same" if holds(found["attributes"], self._marks) else "differs"
+        wanted = saved_objects()
+        wish = {"objects": [{"type": one["type"], "id": one["id"]} for one in wanted], "excludeExportDetails": True}
+        answer = self.server.send("POST", "/api/saved_objects/_export", wish)
+        if answer.status_code == 400 and (missing := answer.json().get("attributes", {}).get("objects")):
+            return "missing" if len(missing) == len(wanted) else "differs"
+        if answer.is_error:
+            raise Cannot(f"{answer.status_code}: {answer.text[:300]}")
+        found = {one["id"]: one["attributes"] for one in map(json.loads, answer.text.splitlines())}
+        return "same" if all(holds(found.get(one["id"]), _marks(one)) for one in wanted) else "differs"
 
     def put(self) -> None:
-        """See `Thing`."""
-        file = ("llmops.ndjson", json.dumps(self._said), "application/ndjson")
-        said = self._server.do("POST", "/api/saved_objects/_import", params={"overwrite": "true"}, files={"file": file})
-        if not said["success"]:
-            raise Cannot(reason(said.get("errors", said)))
+        file = ("llmops.ndjson", _text(), "application/ndjson")
+        path, options = "/api/saved_objects/_import", {"params": {"overwrite": "true"}, "files": {"file": file}}
+        said = self.server.ask("POST", path, **options)
+        if not said["success"]:  # the others are taken all the same
+            raise Cannot(json.dumps(said.get("errors", said))[:300])
 
     def remove(self) -> str:
-        """See `Thing`."""
-        self._server.do("DELETE", f"/api/saved_objects/{self._said['type']}/{self._said['id']}")
+        for one in reversed(saved_objects()):
+            self.server.ask("DELETE", f"/api/saved_objects/{one['type']}/{one['id']}")
         return ""
 
 
 def saved_objects() -> list[dict[str, Any]]:
-    """The data view and the dashboards, compiled from `docker/kibana/` in the repository."""
-    text = files("llmops.elk").joinpath("kibana.ndjson").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Return the data view and the dashboards, in the order in which they refer to each other."""
+    return [json.loads(line) for line in _text().splitlines()]
 
 
-def things(server: Server) -> list[Thing]:
-    """Return all that is set up in Kibana, in the order in which things refer to each other."""
-    return [SavedObject(server, said) for said in saved_objects()]
+def _text() -> str:
+    return files("llmops.elk").joinpath("kibana.ndjson").read_text(encoding="utf-8")
+
+
+def _marks(one: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes to compare; Kibana may change a dashboard's panels, so its version tells."""
+    names = ("title", "description") if one["type"] == "dashboard" else one["attributes"]
+    return {name: one["attributes"][name] for name in names}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from llmops import artifacts
 from llmops.artifacts import Record
-from llmops.data.annotate.split import normalized
+from llmops.data.text.comparable import comparable
 from llmops.erasure.subject import Subject
 from llmops.records import Document, Dropped, is_key, without_message
 from llmops.retention.plan import ROWS
@@ -244,7 +244,7 @@ def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
     """
     rows = [row.values for path in row_files(clean / "documents") for row in found.files.get(path, ())]
     rows += [row.values for path in row_files(annotate) for row in found.files.get(path, ())]
-    gone = {normalized(row["question"]) for row in rows if row.get("question") and row.get("answer")}
+    gone = {comparable(row["question"], closing=False) for row in rows if row.get("question") and row.get("answer")}
     places: set[Place] = set()
     if gone and (clean / "documents").exists():
         columns = ["id", "source", "location", "position", "question", "answer", "same_as"]
@@ -253,8 +253,8 @@ def _reworded(clean: Path, annotate: Path, found: Found) -> set[Place]:
         )
         theirs = {row["id"] for row in rows if "id" in row}
         others = documents.filter(~pl.col("id").is_in(theirs))
-        gone -= {normalized(q) for q in others.filter(pl.col("answer") != "")["question"]}
+        gone -= {comparable(q, closing=False) for q in others.filter(pl.col("answer") != "")["question"]}
         for row in others.filter((pl.col("same_as") != "") & (pl.col("answer") == "")).iter_rows(named=True):
-            if normalized(row["same_as"]) in gone or normalized(row["question"]) in gone:
+            if comparable(row["same_as"], closing=False) in gone or comparable(row["question"], closing=False) in gone:
                 places.add((row["source"], row["location"], without_message(row["position"])))
     return places

@@ -32,15 +32,9 @@ CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NU
 CREATE TABLE positions (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE rejected (
     sink TEXT NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (sink, id));
-"""
-#: what spools of earlier versions lack
-ADDED = """
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS states (
+CREATE TABLE states (
     sink TEXT NOT NULL, state TEXT NOT NULL, since TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (sink, state));
-CREATE TABLE IF NOT EXISTS bounds (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-PRAGMA user_version = 1;
-COMMIT;
+CREATE TABLE bounds (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 
 
@@ -59,8 +53,6 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._db = connect(folder / "spool.db", SCHEMA)
-        if not self._db.execute("PRAGMA user_version").fetchone()[0]:
-            self._db.executescript(ADDED)
         bounds = dict(self._db.execute("SELECT name, value FROM bounds"))
         self._most, self._free = MB * bounds.get("most", 0), MB * bounds.get("free", FREE_MB)
         self._page_size = self._db.execute("PRAGMA page_size").fetchone()[0]

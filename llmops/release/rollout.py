@@ -32,7 +32,6 @@ from llmops.release.verdict import Rules, Verdict, enough, judge
 log = logging.getLogger(__name__)
 
 Fields = Mapping[str, Any] | None  #: more fields of an event
-DAMAGED = (ValueError, TypeError, LookupError, AttributeError)  #: by counts that cannot be read
 
 
 def promote(
@@ -61,10 +60,12 @@ def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Fields
 
 def start(
     registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
-    kind: Kind = "canary", who: Fields = None
+    kind: Kind = "canary", who: Fields = None, callers: int = 0
 ) -> Canary:  # fmt: skip
     """Let a version answer a share of the callers, as a canary or in an A/B test; asking again for what is there
-    changes nothing, but that a reason it needs is written down."""
+    changes nothing, but that a reason it needs is written down. Warn if `callers` on each side cannot be reached."""
+    if few := trials.few_keys(registry, share, callers):
+        log.warning(few)
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
     needed = registry.trial_override()
@@ -140,19 +141,17 @@ def due(registry: Registry, trial: str, rules: Rules) -> bool:
     going = registry.canary()
     if going is None or going.started != trial or rules.late(trial):
         return True
-    try:
-        sides = trials.counted(registry, trial)
-    except DAMAGED:  # as `conclude` will say
-        return True
+    sides = trials.counted(registry, trial)
     return enough(sides.canary, sides.champion, rules)
 
 
-def rules_of(config: Config, requests: int | None = None, minutes: float | None = None) -> Rules:
-    """Return the configured conditions of a trial. A run may ask for another deadline and more requests, not fewer: who
-    may trigger a run does not decide how little is enough."""
-    told = config.release
-    requests, minutes = max(requests or 0, told.canary_requests), minutes or told.canary_minutes
-    return Rules(requests, told.canary_callers, minutes, told.canary_slow_ms / 1000)
+def rules_of(config: Config, registry: Registry | None = None, trial: str = "") -> Rules:
+    """Return the conditions of a trial: the configured ones, and the deadline and requests that its run has asked for.
+    A run may ask for more requests, not for fewer: who may trigger one does not decide how little is enough."""
+    known, told = trials.find(registry, trial) if registry else None, config.release
+    asked = known.settings if known else {}
+    requests = max(asked.get("requests", 0), told.canary_requests)
+    return Rules(requests, told.canary_callers, asked.get("minutes", told.canary_minutes), told.canary_slow_ms / 1000)
 
 
 def going_on(registry: Registry, kind: Kind) -> Canary:
@@ -174,23 +173,13 @@ def state(registry: Registry) -> dict[str, Any] | None:
     if going is None:
         return None
     kind = trials.kind_of(registry, going.started)
-    try:
-        sides = trials.counted(registry, going.started)
-    except DAMAGED as error:
-        raise RegistryError(
-            f"The counts of the trial of {going.version} are damaged ({type(error).__name__}); end it with --stop."
-        ) from error
+    sides = trials.counted(registry, going.started)
     return {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
 
 
 def _judged(registry: Registry, trial: Canary, kind: Kind, rules: Rules) -> Verdict:
-    """Judge a trial at its end; an error if its counts are damaged."""
-    try:
-        sides = trials.counted(registry, trial.started)
-        return judge(sides.canary, sides.champion, trial.share, rules, ratings=kind == AB_TEST, end=True)
-    except DAMAGED as error:
-        log.exception("The trial of %s cannot be judged", trial.version)
-        return Verdict("error", f"its counts cannot be judged: {type(error).__name__}: {error}", {})
+    sides = trials.counted(registry, trial.started)
+    return judge(sides.canary, sides.champion, trial.share, rules, ratings=kind == AB_TEST, end=True)
 
 
 def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: str, switch: bool = False) -> bool:

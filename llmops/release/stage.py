@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from llmops import artifacts
 from llmops.artifacts import Record, input_path, write_json
 from llmops.config import Release
-from llmops.data.annotate.split import normalized, wording_id
 from llmops.data.feedback.documents import LOCATION as FEEDBACK
+from llmops.data.text.comparable import comparable, wording_id
 from llmops.errors import ArtifactError, RegistryError
 from llmops.monitoring.datasets import GATE
 from llmops.monitoring.events import emit
@@ -28,7 +28,7 @@ from llmops.records import KEY, Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
-from llmops.release import card, ledger, lineage
+from llmops.release import card, ledger, lineage, trials
 from llmops.release.gate import Decision, Scores
 from llmops.release.judgement import Candidate, judge
 from llmops.release.ledger import LedgerMoved
@@ -132,6 +132,8 @@ def run(
         return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
 
     share = config.canary_share if config.canary else 0.0
+    if share and (few := trials.few_keys(registry, share, config.canary_callers)):
+        log.warning(few)
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
@@ -263,8 +265,12 @@ def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
         return None
     mine, theirs = ({row.id: row for row in read_rows(path / lineage.DATASET, Example)} for path in (annotate, before))
     new = [row for row in mine.values() if row.id not in theirs]
-    corrected = {normalized(row.question) for row in new}
-    gone = [row for row in theirs.values() if row.id not in mine and normalized(row.question) not in corrected]
+    corrected = {comparable(row.question, closing=False) for row in new}
+    gone = [
+        row
+        for row in theirs.values()
+        if row.id not in mine and comparable(row.question, closing=False) not in corrected
+    ]
     if gone or not all(row.location == FEEDBACK and row.position.startswith(KEY) for row in new):
         return None
     return len({row.group for row in new}), artifacts.read_record(before)

@@ -9,12 +9,11 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from llmops.config import Config, load
+from llmops.config import load
 from llmops.config.run_parameters import refuse_unknown
 from llmops.errors import RegistryError, TransientError
 from llmops.registry.registry import registry_of
-from llmops.release import rollout
-from llmops.release.verdict import Rules
+from llmops.release import rollout, trials
 from llmops.schedule.tasks import who
 
 log = logging.getLogger(__name__)
@@ -28,22 +27,27 @@ def start(kind: Any) -> str:
     refuse_unknown(asked, context["dag"].params)
     settings = load()
     registry = registry_of(settings)
-    if not asked["version"]:
+    if asked["version"]:
+        why = f"asked for by the DAG {context['dag'].dag_id}"
+        how: dict[str, Any] = {"kind": kind, "by": who(context["dag_run"]), "why": why}
+        how |= {"callers": settings.release.canary_callers}
+        trial = rollout.start(registry, settings.events, asked["version"], asked["share"], **how).started
+    else:
         try:
-            return rollout.going_on(registry, kind).started
+            trial = rollout.going_on(registry, kind).started
         except RegistryError as error:
             raise AirflowSkipException(str(error)) from error
-    why = f"asked for by the DAG {context['dag'].dag_id}"
-    how: dict[str, Any] = {"kind": kind, "by": who(context["dag_run"]), "why": why}
-    return rollout.start(registry, settings.events, asked["version"], asked["share"], **how).started
+    trials.ask(registry, trial, requests=asked["requests"], minutes=asked["minutes"])
+    return trial
 
 
 @task.sensor(mode="reschedule", poke_interval=30, timeout=timedelta(days=70).total_seconds())
 def wait(trial: str) -> bool:
     """Return whether the trial can be concluded; in between no worker is held. Wait while the database is away, too."""
     settings = load()
+    registry = registry_of(settings)
     try:
-        return rollout.due(registry_of(settings), trial, _rules(settings))
+        return rollout.due(registry, trial, rollout.rules_of(settings, registry, trial))
     except TransientError:
         log.warning("How the trial does is not known now; it is looked again", exc_info=True)
         return False
@@ -55,9 +59,5 @@ def decide(trial: str) -> dict[str, Any]:
     context, settings = get_current_context(), load()
     promote = context["dag"].dag_id != "llmops_ab_test" or settings.release.ab_promote
     by: dict[str, Any] = {"by": who(context["dag_run"]), "promote": promote}
-    return rollout.conclude(registry_of(settings), settings.events, trial, _rules(settings), **by)
-
-
-def _rules(settings: Config) -> Rules:
-    asked = get_current_context()["params"]
-    return rollout.rules_of(settings, asked["requests"], asked["minutes"])
+    registry = registry_of(settings)
+    return rollout.conclude(registry, settings.events, trial, rollout.rules_of(settings, registry, trial), **by)

@@ -21,7 +21,7 @@ from llmops.registry.registry import Registry
 from llmops.release.figures import Figures, group_of
 from llmops.release.verdict import looks
 from llmops.state import audit
-from llmops.state.tables import trial_counts, trial_ratings, trials
+from llmops.state.tables import keys, trial_counts, trial_ratings, trials
 
 Kind = Literal["canary", "ab_test"]
 AB_TEST: Literal["ab_test"] = "ab_test"  #: a trial that is judged by ratings, too
@@ -112,6 +112,28 @@ def rate(registry: Registry, mark: str, request: str, by: str, said: tuple[int, 
         connection.execute(sa.delete(trial_ratings).where(same))
         connection.execute(sa.insert(trial_ratings).values(row | words))
     return going.version if side == "canary" else registry.aliases()["champion"]
+
+
+def ask(registry: Registry, started: str, **asked: float | None) -> None:
+    """Write down what a run asks of a trial: `minutes` till its deadline, `requests` that it needs; None: nothing."""
+    given = {name: value for name, value in asked.items() if value}
+    with registry.database.change() as connection:
+        if given and (known := _trial(connection, registry, started)):
+            these = sa.update(trials).where(_of(trials, registry, started))
+            connection.execute(these.values(settings={**known.settings, **given}))
+
+
+def few_keys(registry: Registry, share: float, callers: int) -> str:
+    """Return a warning if there are too few keys for so many callers on each side of a trial; empty: enough."""
+    with registry.database.read() as connection:
+        count = connection.scalar(sa.select(sa.func.count()).where(keys.c.revoked == "")) or 0
+    reached = count * min(share, 1 - share)
+    if reached >= callers:
+        return ""
+    return (
+        f"A share of {share:g} of {count} API keys is {reached:.1f} callers on a side, and release.canary_callers asks "
+        f"for {callers}: the trial cannot promote its version. Take a share nearer to a half, or fewer callers."
+    )
 
 
 def counted(registry: Registry, started: str) -> Sides:

@@ -44,7 +44,7 @@ BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the versio
 POWER, TRIALS = 0.8, 50
 SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
 NORMAL = NormalDist()
-DRAWS, FEW_DRAWS = 10_000, 2_000
+DRAWS, FEW_DRAWS, PART = 10_000, 2_000, 1_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
@@ -195,21 +195,22 @@ def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
 def _chance(scores: Floats, ours: int, seen: Floats, most: int) -> Floats:
     """Return for each row of `scores` the share of the draws of `ours` callers whose sum is at least the one `seen`."""
     draws, exact = _draws(scores.shape[1], ours, most)
-    reached = (draws @ scores.T >= seen - 1e-9).sum(axis=0)
+    parts = np.array_split(draws, 1 + len(draws) // PART)  # as numbers they take eight times the room
+    reached = sum((part.astype(np.float64) @ scores.T >= seen - 1e-9).sum(axis=0) for part in parts)
     return np.asarray(reached / len(draws) if exact else (1 + reached) / (1 + len(draws)))
 
 
 @lru_cache(maxsize=4)
-def _draws(everybody: int, ours: int, most: int) -> tuple[Floats, bool]:
-    """Return draws of `ours` of all callers as rows of 0 and 1, always the same: all there are if they are at most
+def _draws(everybody: int, ours: int, most: int) -> tuple[NDArray[np.bool_], bool]:
+    """Return draws of `ours` of all callers as rows of bits, always the same: all there are if they are at most
     `most`, else so many random ones."""
     if exact := math.comb(everybody, ours) <= most:
         drawn = np.array(list(combinations(range(everybody), ours)))
     else:
         keys = np.random.default_rng(0).random((most, everybody), dtype=np.float32)
         drawn = np.argpartition(keys, ours - 1, axis=1)[:, :ours]
-    rows = np.zeros((len(drawn), everybody))
-    np.put_along_axis(rows, drawn, 1.0, axis=1)
+    rows = np.zeros((len(drawn), everybody), dtype=np.bool_)
+    np.put_along_axis(rows, drawn, True, axis=1)
     return rows, exact
 
 

@@ -30,7 +30,6 @@ Kind = Literal["version", "artifact", "unfinished", "extracts", "left over", "lo
 Reasons = dict[str, str]  #: what is kept → why
 
 ROWS = ("collect", "clean", "annotate", "features")  #: stages whose artifacts hold rows of the sources
-DAY_S = 86_400
 
 _DOCUMENTS = re.compile(r".+\.(?:json|md)")  #: of a version whose model goes, these stay
 _LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left
@@ -71,10 +70,8 @@ class Plan:
 
     @property
     def going(self) -> list[Item]:
-        """What goes: versions, then artifacts, each before what it was made from."""
-        ranks = {stage: -number for number, stage in enumerate(pipeline.STAGES)}
-        going = [item for item in self.items if item.goes]
-        return sorted(going, key=lambda item: (item.kind != "version", ranks.get(_stage(item.name), 0)))
+        """What goes."""
+        return [item for item in self.items if item.goes]
 
     @property
     def frees(self) -> int:
@@ -122,7 +119,7 @@ def make(config: Config, now: datetime | None = None) -> Plan:
 
 
 def newest(found: Mapping[str, Artifact], runs: int, since: float) -> Reasons:
-    """Return the artifacts of the last runs: by the day of the last use, on one day by when they were made.
+    """Return the artifacts of the last runs, by the last use.
 
     Args:
         found: "stage/fingerprint" → artifact.
@@ -130,7 +127,7 @@ def newest(found: Mapping[str, Artifact], runs: int, since: float) -> Reasons:
         since: whatever was used from this moment on, in seconds since the epoch, is kept beside them.
     """
     stages: defaultdict[str, list[str]] = defaultdict(list)
-    for ref in sorted(found, key=lambda ref: (found[ref].used // DAY_S, found[ref].record.finished), reverse=True):
+    for ref in sorted(found, key=lambda ref: found[ref].used, reverse=True):
         stages[_stage(ref)].append(ref)
     kept: Reasons = {}
     for refs in stages.values():

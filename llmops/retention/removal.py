@@ -1,8 +1,7 @@
 """How data is removed, so that a kill at any moment leaves nothing half: a folder is renamed to trash, then deleted.
 
-    artifacts/train/0a1b/        what is to go
-    artifacts/train/.0a1b.new/   made first: its record as `gone.json`; takes the name when the folder has lost it
-    artifacts/train/.0a1b.gone/  the folder, trash from here on
+    artifacts/train/0a1b/        becomes trash by one renaming, and has its record, as `gone.json`, from then on
+    artifacts/train/.0a1b.gone/  the trash
 
 `finish` does what a kill has left to be done. Of a features artifact the rows leave the online store, too, unless
 another one has put them there as well: an erasure finds a person's rows there by the artifacts.
@@ -15,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from llmops import artifacts
@@ -48,14 +48,8 @@ def remove(path: Path, when: str) -> None:
         path: its folder.
         when: ISO time, UTC, for the record.
     """
-    new, known = path.with_name(f".{path.name}.new"), artifacts.is_done(path) or artifacts.is_gone(path)
-    if known:
-        record = artifacts.read_record(path)
-        new.mkdir()
-        write_json(new / GONE, asdict(replace(record, removed=record.removed or when)))
     os.rename(path, trash(path))
-    if known:
-        os.rename(new, path)
+    _keep_record(trash(path), when)
 
 
 def trash(path: Path) -> Path:
@@ -65,13 +59,9 @@ def trash(path: Path) -> Path:
 
 def finish(config: Config) -> None:
     """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
-    for new in config.artifacts.glob("*/.*.new"):
-        path = new.with_name(new.name[1 : -len(".new")])
-        if path.exists() or not (new / GONE).exists():  # it was made again, or had not lost its name yet
-            shutil.rmtree(new)
-        else:
-            os.rename(new, path)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     for old in found_trash(config):
+        _keep_record(old, now)
         if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
             from llmops.features.online import forget_features
 
@@ -79,6 +69,16 @@ def finish(config: Config) -> None:
             forget_features(config.features, old, others)
             (old / PARQUET).unlink()  # what is asked for above goes first: without it, there is nothing left to do
         shutil.rmtree(old)
+
+
+def _keep_record(old: Path, when: str) -> None:
+    """Put the record of an artifact that has become trash in its place, unless it is there."""
+    path = old.with_name(old.name[1 : -len(".gone")])
+    known = artifacts.is_done(old) or artifacts.is_gone(old)
+    if known and not (artifacts.is_done(path) or artifacts.is_gone(path)):
+        record = artifacts.read_record(old)
+        path.mkdir(exist_ok=True)
+        write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
 
 
 def found_trash(config: Config) -> list[Path]:

@@ -238,6 +238,15 @@ reviews = Table(
     Index("reviews_by_state", "state", "decided"),
 )
 
+#: the hashes of files that rarely change, so that each is hashed once (`state.file_hashes`)
+file_hashes = Table(
+    "file_hashes",
+    metadata,
+    Column("file", Text, primary_key=True),  #: hash of its path
+    Column("state", Text, nullable=False),  #: times, size and inode
+    Column("sha256", Text, nullable=False),
+)
+
 #: who did what to which: a row for every change of the tables above, in the same transaction
 audit = Table(
     "audit",

@@ -53,9 +53,11 @@ def ab_test(
     if body.stop:
         rollout.stop(app.registry, events, kind="ab_test", **asked)
     elif body.conclude:
-        going, rules = rollout.going_on(app.registry, "ab_test"), rollout.rules_of(app.config)
-        decision = rollout.conclude(app.registry, events, going.started, rules, by=by, promote=body.promote)
+        going = rollout.going_on(app.registry, "ab_test").started
+        rules = rollout.rules_of(app.config, app.registry, going)
+        decision = rollout.conclude(app.registry, events, going, rules, by=by, promote=body.promote)
     else:
-        more: dict[str, Any] = {"override": body.override, "kind": "ab_test"}
+        callers = app.config.release.canary_callers
+        more: dict[str, Any] = {"override": body.override, "kind": "ab_test", "callers": callers}
         rollout.start(app.registry, events, body.version, body.share, **more, **asked)
     return {"aliases": app.registry.aliases(), "ab_test": rollout.state(app.registry), "decision": decision}

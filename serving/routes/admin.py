@@ -67,11 +67,11 @@ def canary(body: CanaryRequest, app: AppPartsDep, key: AdminDep) -> dict[str, An
         rollout.stop(app.registry, app.config.events, **_by(key, "canary"))
     elif body.conclude:
         going, by = rollout.going_on(app.registry, "canary").started, f"key {key.prefix}"
-        rules = rollout.rules_of(app.config)
+        rules = rollout.rules_of(app.config, app.registry, going)
         decision = rollout.conclude(app.registry, app.config.events, going, rules, by=by)
     else:
-        asked = _by(key, "canary")
-        rollout.start(app.registry, app.config.events, body.version, body.share, override=body.override, **asked)
+        asked = {**_by(key, "canary"), "override": body.override, "callers": app.config.release.canary_callers}
+        rollout.start(app.registry, app.config.events, body.version, body.share, **asked)
     return {"aliases": app.registry.aliases(), "canary": rollout.state(app.registry), "decision": decision}
 
 

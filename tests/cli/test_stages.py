@@ -44,7 +44,7 @@ def test_a_new_home_has_nothing_and_the_next_run_builds_everything_of_yesterday(
     days.add((datetime.now(UTC) - timedelta(days=1)).date().isoformat())
     assert any(day in text for day in days) and "llmops run all" in text
     assert all(stage in text for stage in pipeline.STAGES)
-    assert [path.name for path in home.rglob("*")] in ([], ["weights.json"])  # looking makes no database
+    assert not list(home.rglob("*"))  # looking makes no database
     (home / "artifacts" / "collect" / ("1" * 16) / "record.json").mkdir(parents=True)  # no file
     assert any(line.startswith("damaged") for line in status(capsys).splitlines())
 

@@ -9,7 +9,7 @@ import pytest
 from llmops.config import load
 from llmops.config.model import LOWER_IS_BETTER, TaskName, item_metrics
 from llmops.errors import ConfigError
-from llmops.model.evaluate.tasks import TASKS
+from llmops.model.scoring.tasks import TASKS
 
 
 @pytest.mark.parametrize("task", get_args(TaskName))

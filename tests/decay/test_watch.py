@@ -140,7 +140,7 @@ def test_fresh_items_are_corrections_that_were_accepted_since_the_champion_was_m
 
 
 def test_the_model_is_asked_once_for_the_same(config, tiny_base, monkeypatch):
-    from llmops.model.evaluate import answered  # not above: it loads torch
+    from llmops.model.scoring import answered  # not above: it loads torch
 
     version = registry_of(config).champion()
     shutil.rmtree(version.servable)

@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from llmops.config import Monitoring
-from llmops.elk.objects import READER, WRITER, roles
+from llmops.elk.elasticsearch import READER, WRITER
 from tests.clock import wait_until
 from tests.conftest import find_free_port, shared
 
@@ -27,10 +27,10 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     `event_server` is not it: what is set up here, and taken down, is all that the server has.
     """
-    folder = tmp_path_factory.mktemp("roles")
-    (folder / "roles.yml").write_text(yaml.safe_dump(roles()))
+    folder = tmp_path_factory.mktemp("log")
     port = find_free_port()
-    command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(folder / "roles.yml")]
+    roles = Path(__file__).parents[2] / "llmops" / "elk" / "roles.yaml"
+    command = [str(shared("elasticsearch/start")), "--port", str(port), "--roles", str(roles)]
     command += ["--user", ":".join([*ADMIN.values(), "superuser"])]
     command += [word for name, password in (WRITES, READS) for word in ("--user", f"{name}:{password}:{name}")]
     url = f"http://127.0.0.1:{port}"

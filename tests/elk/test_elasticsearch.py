@@ -17,8 +17,8 @@ from llmops import cli
 from llmops.alerts.judge import report
 from llmops.config import Monitoring, load
 from llmops.drift.sample import of_events
-from llmops.elk import kibana, setup
-from llmops.elk.objects import LONGEST, STREAMS, mappings
+from llmops.elk import elasticsearch, kibana, setup
+from llmops.elk.elasticsearch import STREAMS
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DATASETS, SERVING, TEXT
 from llmops.monitoring.events import emit, timestamp
@@ -29,6 +29,7 @@ from serving.observe.dashboard import dashboard_figures
 
 from .conftest import ADMIN, READS, WRITES
 from .known import DAY, known
+from .test_files import LONGEST
 
 Ask = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -76,18 +77,22 @@ def test_what_is_made_is_said_and_made_once_and_what_the_server_lacks_is_said_to
     assert templates_of(setup.check(config, ADMIN)) == ["ok"] * 2
 
 
-def test_another_configuration_and_another_hand_are_put_right_and_all_can_be_taken_down(
+def test_what_differs_is_put_right_what_is_newer_is_left_alone_and_all_can_be_taken_down(
     config: Monitoring, ask: Ask
 ) -> None:
     longer = config.model_copy(update={"elasticsearch_days": 365})
     assert templates_of(setup.check(longer, ADMIN)) == ["differs", "ok"]
     assert templates_of(setup.setup(longer, ADMIN)) == ["changed", "unchanged"]
     template = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
-    assert template["_meta"]["managed_by"] == "llmops" and template["_meta"]["version"]
-    template["template"]["mappings"]["properties"]["event.duration"] = {"type": "keyword"}
+    template["priority"] += 7
     ask("PUT", "/_index_template/llmops-events", template)
     assert said(setup.check(longer, ADMIN))[TEMPLATES[0]] == "differs"
     assert templates_of(setup.setup(config, ADMIN)) == ["changed", "unchanged"]
+    newer = template | {"version": template["version"] + 1}
+    ask("PUT", "/_index_template/llmops-events", newer)
+    assert templates_of(setup.check(config, ADMIN)) == ["newer", "ok"]
+    assert templates_of(setup.setup(config, ADMIN)) == ["newer", "unchanged"]
+    assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
     for whats in (["removed"] * 2, ["unchanged"] * 2):
         assert templates_of(setup.down(config, False, ADMIN)) == whats
     assert templates_of(setup.check(config, ADMIN)) == ["missing"] * 2
@@ -271,20 +276,29 @@ def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
 # --- data streams that are there already
 
 
-def test_streams_that_are_there_get_new_fields_and_those_of_another_type_a_new_index(
+def test_streams_that_are_there_get_new_fields_in_a_new_index(
     config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "mapping of existing data streams"
     assert said(setup.check(config, ADMIN))[name] == "ok"
-    newer = mappings()
-    newer["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
-    for module in ("objects", "elasticsearch"):
-        monkeypatch.setattr(f"llmops.elk.{module}.mappings", lambda: newer)
+    newer = elasticsearch.read(elasticsearch.FIELDS)
+    newer["version"] += 1
+    mappings = newer["template"]["mappings"]
+    mappings["_meta"]["version"] += 1
+    mappings["properties"] |= {
+        "llmops.new": {"type": "long"},
+        "llmops.sink.name": {"type": "text"},
+    }
+    read = elasticsearch.read
+    monkeypatch.setattr(elasticsearch, "read", lambda file: newer if file == elasticsearch.FIELDS else read(file))
     assert said(setup.check(config, ADMIN))[name] == "differs"
     assert said(setup.setup(config, ADMIN))[name] == "changed"
     assert said(setup.setup(config, ADMIN))[name] == "unchanged"
-    fields = filled("GET", "/logs-llmops.drift-default/_field_caps?fields=llmops.new")["fields"]
-    assert set(fields["llmops.new"]) == {"long"}
+    fields = filled("GET", "/logs-llmops.drift-default/_field_caps?fields=llmops.new,llmops.sink.name")["fields"]
+    assert set(fields["llmops.new"]) == {"long"} and set(fields["llmops.sink.name"]) == {"keyword", "text"}
+    monkeypatch.undo()
+    older = said(setup.check(config, ADMIN))
+    assert (older["component template llmops-fields"], older[name]) == ("newer", "ok")
 
 
 def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Monitoring, filled: Ask) -> None:

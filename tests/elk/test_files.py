@@ -1,4 +1,4 @@
-"""Files that are made of others: `python tests/elk/test_files.py` writes those of docker/elasticsearch anew."""
+"""Files that are made of others: `python tests/elk/test_files.py` writes the template of fields anew."""
 
 from __future__ import annotations
 
@@ -7,25 +7,42 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from llmops.config import Monitoring
-from llmops.elk.objects import roles, templates
+from llmops.elk.elasticsearch import FIELDS as NAME
+from llmops.elk.elasticsearch import read
+from llmops.monitoring.fields import FIELDS
 
 ROOT = Path(__file__).parents[2]
-FOLDER, KIBANA = ROOT / "docker" / "elasticsearch", ROOT / "docker" / "kibana"
-BEGIN = "# Written by `python tests/elk/test_files.py`; for a server whose roles come from a file (config/roles.yml).\n"
+KIBANA = ROOT / "docker" / "kibana"
+LONGEST = 8191  # characters of a keyword: of four bytes each, the most that Lucene takes as one term (32,766)
+TEXT = """# Written by `python tests/elk/test_files.py` from the registry; what changes gets the next version.
+version: {version}
+_meta: {{managed_by: llmops}}
+template:
+  mappings:
+    _meta: {{version: {version}}} # each index tells by it whether it has these fields
+    dynamic: false # `strict` would refuse an event of a newer writer, and an event may not be lost
+    properties:
+{fields}"""
 
 
-def files() -> dict[str, str]:
-    made = {f"{name}.json": json.dumps(said, indent=2) + "\n" for name, said in templates(Monitoring()).items()}
-    return made | {"roles.yml": BEGIN + yaml.safe_dump(roles(), sort_keys=False)}
+def fields() -> dict[str, dict[str, Any]]:
+    """Return how each field of the registry is indexed."""
+    more = {"keyword": {"ignore_above": LONGEST}, "object": {"enabled": False}}
+    return {field.name: {"type": field.type, **more.get(field.type, {})} for field in FIELDS}
 
 
-def test_templates_and_roles_are_those_that_are_set_up() -> None:
-    assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()} == files()
+def text(version: int) -> str:
+    lines = (f"      {json.dumps(name)}: {json.dumps(said)}\n" for name, said in fields().items())
+    return TEXT.format(version=version, fields="".join(lines))
+
+
+def test_the_template_of_fields_is_made_of_the_registry() -> None:
+    kept = read(NAME)
+    assert (ROOT / "llmops" / "elk" / NAME).read_text() == text(kept["version"])
 
 
 def newer_python() -> str:
@@ -74,5 +91,6 @@ def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: P
 
 
 if __name__ == "__main__":
-    for name, text in files().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+    kept = read(NAME)
+    changed = kept["template"]["mappings"]["properties"] != fields()
+    (ROOT / "llmops" / "elk" / NAME).write_text(text(kept["version"] + changed))

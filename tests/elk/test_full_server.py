@@ -21,7 +21,7 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.elk import setup
-from llmops.elk.objects import READER, STREAMS, WRITER, mappings
+from llmops.elk.elasticsearch import FIELDS, READER, STREAMS, WRITER, read
 
 ENVIRON = {
     "ELASTIC_PASSWORD": "secret-boss",
@@ -70,7 +70,8 @@ class Full(BaseHTTPRequestHandler):
             streams = [{"name": s, "backing_indices": [f".ds-{s}-1"]} for s in self.lifecycles]
             return 200, {"indices": [], "aliases": [], "data_streams": streams}
         if path.endswith("/_mapping") and self.command == "GET":
-            return 200, {f".ds-{s}-1": {"mappings": {"properties": mappings()["properties"]}} for s in self.lifecycles}
+            mappings = read(FIELDS)["template"]["mappings"]
+            return 200, {f".ds-{s}-1": {"mappings": mappings} for s in self.lifecycles}
         if match := re.fullmatch("/_data_stream/([^/]+)(/_lifecycle)?", path):
             return self.streams(match[1], body)
         if name == "_password":
@@ -85,8 +86,8 @@ class Full(BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del self.kept[path]
             return 200, {}
-        if path.startswith("/_index_template"):
-            return 200, {"index_templates": [{"name": name, "index_template": self.kept[path]}]}
+        if match := re.match("/_((?:index|component)_template)/", path):
+            return 200, {f"{match[1]}s": [{"name": name, match[1]: self.kept[path]}]}
         return 200, {name: self.kept[path] | {"run_as": []}}
 
     def streams(self, name: str, body: Any) -> tuple[int, Any]:
@@ -173,6 +174,7 @@ def send(client: Elasticsearch, method: str, path: str, body: dict[str, Any]) ->
     client = client.options(ignore_status=404)
     indices, security = client.indices, client.security
     functions = [
+        (r"/_component_template/([^/]+)", client.cluster, "{}_component_template", "name"),
         (r"/_index_template/([^/]+)", indices, "{}_index_template", "name"),
         (r"/_security/role/([^/]+)", security, "{}_role", "name"),
         (r"/_security/user/([^/]+)/_password", security, "change_password", "username"),

@@ -37,16 +37,19 @@ class Kibana(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.headers["kbn-xsrf"]
         if self.path == "/api/saved_objects/_export":
-            (wish,) = json.loads(body)["objects"]
-            found = self.objects.get((wish["type"], wish["id"]))
-            absent = {"statusCode": 400, "message": "Bad Request", "attributes": {"objects": [wish | NOT_FOUND]}}
-            self._say(200, found) if found else self._say(400, absent)
+            wishes = [(wish["type"], wish["id"]) for wish in json.loads(body)["objects"]]
+            absent = [{"type": kind, "id": id} | NOT_FOUND for kind, id in wishes if (kind, id) not in self.objects]
+            if absent:
+                self._say(400, {"statusCode": 400, "message": "Bad Request", "attributes": {"objects": absent}})
+            else:
+                self._say(200, "\n".join(json.dumps(self.objects[wish]) for wish in wishes))
         elif self.path == "/api/saved_objects/_import?overwrite=true":
             header = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
             (part,) = message_from_bytes(header + body).get_payload()
             assert part.get_filename().endswith(".ndjson")
-            for line in part.get_payload(decode=True).decode().splitlines():
-                self._take(json.loads(line))
+            taken = [self._take(json.loads(line)) for line in part.get_payload(decode=True).decode().splitlines()]
+            errors = [one for one in taken if one]
+            self._say(200, {"success": not errors, "errors": errors})
         else:
             self._say(400, {"message": "bad"})
 
@@ -59,15 +62,14 @@ class Kibana(BaseHTTPRequestHandler):
             del self.objects[match[1], match[2]]
         self._say(200, {})
 
-    def _take(self, said: dict[str, Any]) -> None:
+    def _take(self, said: dict[str, Any]) -> Any:
         if said["attributes"]["title"] == self.refused:
-            self._say(200, {"success": False, "errors": [{"error": {"type": "conflict"}}]})
-            return
+            return {"id": said["id"], "error": {"type": "conflict"}}
         self.objects[said["type"], said["id"]] = said
-        self._say(200, {"success": True, "successCount": 1})
+        return None
 
     def _say(self, status: int, said: Any) -> None:
-        body = json.dumps(said).encode()
+        body = (said if isinstance(said, str) else json.dumps(said)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -87,32 +89,35 @@ def config() -> Iterator[Monitoring]:
         server.shutdown()
 
 
-def ours(steps: Any) -> dict[str, str]:
-    """What is said of Kibana's things."""
-    return {one.thing: one.what for one in steps if one.thing.split()[0] in ("index-pattern", "dashboard")}
+def ours(steps: Any) -> str:
+    """What is said of Kibana's objects."""
+    return {one.thing: one.what for one in steps}["Kibana's data view and dashboards"]
 
 
 def test_dashboards_are_made_once_made_anew_where_they_changed_and_removed(config: Monitoring) -> None:
-    first = ours(setup.setup(config, {}))
-    assert set(first.values()) == {"created"} and len(first) == len(kibana.saved_objects())
-    assert next(iter(first)) == "index-pattern llmops-events"  # dashboards refer to it
-    assert set(ours(setup.setup(config, {})).values()) == {"unchanged"}
-    assert set(ours(setup.check(config, {})).values()) == {"ok"}
+    assert ours(setup.setup(config, {})) == "created"
+    first, *_ = [one["id"] for one in kibana.saved_objects()]
+    assert first == "llmops-events" and len(Kibana.objects) == len(kibana.saved_objects())  # dashboards refer to it
+    assert ours(setup.setup(config, {})) == "unchanged" and ours(setup.check(config, {})) == "ok"
 
-    Kibana.objects["dashboard", "llmops-quality"]["attributes"]["description"] = "of an older version"
-    Kibana.objects["index-pattern", "llmops-events"]["attributes"]["fieldFormatMap"] = "{}"
-    changed = {thing for thing, what in ours(setup.setup(config, {})).items() if what == "changed"}
-    assert changed == {"index-pattern llmops-events", "dashboard llmops-quality"}
+    quality = ("dashboard", "llmops-quality")
+    for named, attribute in ((quality, "description"), (("index-pattern", first), "fieldFormatMap")):
+        Kibana.objects[named]["attributes"][attribute] = "of an older version"
+        assert ours(setup.check(config, {})) == "differs"
+        assert ours(setup.setup(config, {})) == "changed" and ours(setup.check(config, {})) == "ok"
+    del Kibana.objects[quality]
+    assert ours(setup.check(config, {})) == "differs" and ours(setup.setup(config, {})) == "changed"
 
-    assert set(ours(setup.down(config, False, {})).values()) == {"removed"}
+    assert ours(setup.down(config, False, {})) == "removed"
     assert Kibana.objects == {}
-    assert set(ours(setup.down(config, False, {})).values()) == {"unchanged"}
+    assert ours(setup.down(config, False, {})) == "unchanged"
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring) -> None:
     Kibana.refused = "llmops: requests"
     steps = list(setup.setup(config, {}))
-    assert [thing for thing, what in ours(steps).items() if what == "cannot"] == ["dashboard llmops-requests"]
+    (why,) = [one.why for one in steps if one.what == "cannot" and "Kibana" in one.thing]
+    assert "llmops-requests" in why and "conflict" in why
     assert ("dashboard", "llmops-operations") in Kibana.objects
     assert setup.status(steps) == setup.INCOMPLETE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from llmops.registry.registry import registry_of
 from llmops.release import rollout, trials
 from llmops.release.trials import Sides
 from llmops.release.verdict import Rules, Verdict
-from llmops.state.tables import trial_counts
+from llmops.state.tables import keys
 
 from .conftest import two_versions
 
@@ -126,13 +127,35 @@ def test_a_trial_that_has_seen_too_little_stays_until_its_deadline_and_is_never_
     assert registry.decisions("v2")[-1]["outcome"] == "insufficient_data"
 
 
-@pytest.mark.parametrize("damage", ["uneven split", "damaged counts"])
-def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Config, damage: str) -> None:
-    registry, trial = registry_of(settings), start(settings, 0.9 if damage == "uneven split" else 0.5)
+def test_a_trial_goes_by_what_its_run_has_asked_for_whoever_concludes_it(settings: Config, capsys: Capture) -> None:
+    registry, trial = registry_of(settings), start(settings)
     trials.write(registry, trial, "one", counted(1000))
-    if damage == "damaged counts":
-        with registry.database.change() as connection:
-            connection.execute(trial_counts.update().values(counts={"canary": {}}))
+    trials.ask(registry, trial.started, requests=2000, minutes=None)
+    trials.ask(registry, trial.started, requests=None, minutes=99.0)
+    rules = rollout.rules_of(settings, registry, trial.started)
+    assert (rules.requests, rules.minutes) == (2000, 99.0)
+    assert run(settings, "canary", "--conclude") == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "insufficient_data" and registry.canary() == trial
+    trials.ask(registry, trial.started, requests=50, minutes=None)
+    assert rollout.rules_of(settings, registry, trial.started) == replace(rollout.rules_of(settings), minutes=99.0)
+
+
+def test_who_starts_a_trial_that_too_few_keys_can_reach_is_warned(
+    settings: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = registry_of(settings)
+    texts = dict.fromkeys((c.name for c in keys.c if c.type.python_type is str), "")
+    with registry.database.change() as connection:
+        connection.execute(keys.insert(), [texts | {"prefix": f"{n:08x}"} for n in range(20)])
+        connection.execute(keys.insert(), [texts | {"prefix": f"gone{n}", "revoked": "2026"} for n in range(80)])
+    assert run(settings, "canary", "v2", "--share", "0.25") == 0 and not caplog.messages
+    assert run(settings, "canary", "v2", "--share", "0.2") == 0
+    assert "0.2 of 20 API keys is 4.0 callers" in caplog.text
+
+
+def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Config) -> None:
+    registry, trial = registry_of(settings), start(settings, 0.9)  # callers are split otherwise
+    trials.write(registry, trial, "one", counted(1000))
     assert rollout.due(registry, trial.started, RULES)
     for number in (1, 2):
         decision = rollout.conclude(registry, settings.events, trial.started, LATE, by="run 1")

@@ -119,7 +119,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "code_version", lambda module: "1")
     monkeypatch.setattr(SplitLedger, "written", True)  # stand-ins write nothing to it
     monkeypatch.setattr(pipeline, "git_commit", lambda: "")
-    monkeypatch.setattr(pipeline.sameness, "sources", lambda config, interval: interval)
+    monkeypatch.setattr("llmops.data.collect.files.content", lambda config, interval, database: interval)
     monkeypatch.setattr(pipeline.sameness, "check_base", lambda config, select: None)
 
 

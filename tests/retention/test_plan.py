@@ -14,7 +14,7 @@ from llmops.registry.version import Version
 from llmops.retention import plan
 from llmops.retention.plan import Artifact
 
-STAGES = list(pipeline.STAGES)
+STAGES, DAY_S = list(pipeline.STAGES), 86_400
 
 
 def record(stage: str, key: str, inputs: dict[str, str]) -> Record:
@@ -32,7 +32,7 @@ def homes(draw: st.DrawFn) -> dict[str, Artifact]:
                 made = [ref for ref in found if ref.startswith(f"{source}/")]
                 inputs[source] = draw(st.sampled_from([*made, f"{source}/gone"]))
             used = draw(st.integers(0, 30))
-            found[f"{stage}/{number}"] = Artifact(record(stage, str(number), inputs), plan.DAY_S * used)
+            found[f"{stage}/{number}"] = Artifact(record(stage, str(number), inputs), DAY_S * used)
     return found
 
 
@@ -40,7 +40,7 @@ def homes(draw: st.DrawFn) -> dict[str, Artifact]:
 def test_what_is_kept_is_whole_and_holds_the_newest_and_nothing_without_a_reason(
     found: dict[str, Artifact], runs: int, since: int, data: st.DataObject
 ) -> None:
-    since *= plan.DAY_S
+    since *= DAY_S
     newest = plan.newest(found, runs, since)
     kept = plan.with_inputs(newest, newest, found)
     refs = data.draw(st.lists(st.sampled_from(sorted(found)), max_size=3)) if found else []

@@ -19,7 +19,7 @@ import pyarrow as pa
 from llmops.config import Template
 from llmops.data.annotate.names import place_of
 from llmops.data.annotate.prose import qa_pairs
-from llmops.data.annotate.split import normalized
+from llmops.data.text.comparable import comparable
 from llmops.data.text.headings import path
 from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.errors import LlmopsError
@@ -179,7 +179,7 @@ class Wordings:
         self._work.add("wordings", [{"number": number, **asdict(d)} for number, d in numbers.items()])
         rows = []
         for number, d in numbers.items():
-            sides = {normalized(d.question): d.same_as, normalized(d.same_as): d.question}
+            sides = {comparable(d.question, closing=False): d.same_as, comparable(d.same_as, closing=False): d.question}
             rows += [
                 {"number": number, "side": side, "asked": content_id(asked), "new": new}
                 for side, (asked, new) in enumerate(sides.items())
@@ -190,7 +190,8 @@ class Wordings:
         """Add candidates that may answer them, in their order."""
         rows = [
             {
-                "row": row, "asked": content_id(normalized(c.question)), "answer": c.answer, "context": c.context,
+                "row": row, "asked": content_id(comparable(c.question, closing=False)), "answer": c.answer,
+                "context": c.context,
                 "group": c.group, "licence": c.document.licence, "place": place_of(c.document),
             }
             for row, c in enumerate(made, self._answered)

@@ -20,14 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from llmops.data.text.ngrams import SEED, hashed_ngrams, ngrams, words
+from llmops.data.text.ngrams import SEED, SHINGLE, hashed_ngrams, jaccard, ngrams, shingles, words
 
 NEAR = 0.7  #: as `clean.near_duplicates` by default
-MIN_WORDS = 8  #: shorter texts have too few 3-grams: one word of six makes "a cat" of "a dog"
-SHINGLE, RUN = 3, 13  #: words
+RUN = 13  #: words
 BATCH = 5_000  #: texts that are compared at once: bounds memory, not the result
 WORDS = 5_000_000  #: of held-out texts that are indexed together,
 MOST = 4  #: and how many such indexes are in memory at once; both bound memory, not the result
@@ -114,10 +112,10 @@ def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
 
 def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
     """What is too close to a text, per kind the first held-out text."""
-    same, sets, runs = _hashed_words(texts), ngrams(texts, SHINGLE, MIN_WORDS), hashed_ngrams(texts, RUN)
+    same, sets, runs = _hashed_words(texts), shingles(texts), hashed_ngrams(texts, RUN)
     for index in indexes:
         yield from index.same_words(same)
-        yield from index.near(sets, len(texts))
+        yield from index.near(sets)
         yield from index.shared_runs(texts, *runs)
 
 
@@ -132,8 +130,8 @@ class _Index:
     def __init__(self, texts: pl.Series, first: int) -> None:
         self._first = first
         self._same = _least(_hashed_words(texts).rename({"words": "gram"}))
-        sets = ngrams(texts, SHINGLE, MIN_WORDS)
-        self._sets = _Sets(sets, len(texts))
+        self._sets = shingles(texts)
+        sets = _members(self._sets)
         self._counts = np.bincount(_slots(sets), minlength=1 << _SLOTS).astype(np.uint32)
         self._rarest = _Sorted(self._rarest_of(sets))
         del sets
@@ -145,17 +143,14 @@ class _Index:
         for row, held in zip(hashed["row"].to_numpy()[at].tolist(), other.tolist(), strict=True):
             yield _Close(row, 0, self._first + held, SAME)
 
-    def near(self, sets: pl.DataFrame, count: int) -> Iterator[_Close]:
+    def near(self, sets: pl.Series) -> Iterator[_Close]:
         """Those whose sets of 3-grams overlap by `NEAR`."""
-        rarest = self._rarest_of(sets)
-        rows, mine = rarest["row"].to_numpy(), _Sets(sets, count)
+        rarest = self._rarest_of(_members(sets))
+        rows = rarest["row"].to_numpy()
         for at, other in self._rarest.all(rarest["gram"].to_numpy()):
             pairs = pl.DataFrame({"row": rows[at], "other": other}).unique()
-            both = pairs.select("row", "other", mine.of(pairs["row"]), self._sets.of(pairs["other"]).alias("held"))
-            shared = pl.col("gram").list.set_intersection("held").list.len()
-            share = shared / (pl.col("gram").list.len() + pl.col("held").list.len() - shared)
-            close = both.select("row", "other", share.alias("share")).filter(pl.col("share") >= NEAR)
-            for row, held, part in close.iter_rows():
+            share = jaccard(sets.gather(pairs["row"]), self._sets.gather(pairs["other"]))
+            for row, held, part in pairs.with_columns(share=share).filter(pl.col("share") >= NEAR).iter_rows():
                 yield _Close(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE} words")
 
     def shared_runs(self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> Iterator[_Close]:
@@ -175,24 +170,6 @@ class _Index:
         least = (size * NEAR - 1e-9).ceil().cast(pl.Int64)  # so much of it a near duplicate must share; 1e-9: 0.7 · 10
         ordered = sets.with_columns(count=self._counts[_slots(sets)]).sort("row", "count", "gram")
         return ordered.filter(pl.int_range(pl.len()).over("row") <= size - least).select("row", "gram")
-
-
-class _Sets:
-    """The 3-grams of texts, 8 bytes each.
-
-    Args:
-        sets: as `ngrams` gives them.
-        count: how many texts there are.
-    """
-
-    def __init__(self, sets: pl.DataFrame, count: int) -> None:
-        offsets = np.searchsorted(sets["row"].to_numpy(), np.arange(count + 1))
-        lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(sets["gram"].to_numpy()))
-        self._lists = pl.Series("gram", lists)
-
-    def of(self, rows: pl.Series) -> pl.Series:
-        """Those of some texts, a list of numbers each."""
-        return self._lists.gather(rows)
 
 
 class _Sorted:
@@ -233,6 +210,12 @@ class _Sorted:
 
 def _least(grams: pl.DataFrame) -> _Sorted:
     return _Sorted(grams.group_by("gram").agg(pl.col("row").min()))
+
+
+def _members(sets: pl.Series) -> pl.DataFrame:
+    """Return the members of sets, each with its `row`."""
+    frame = pl.DataFrame({"gram": sets}).with_row_index("row").filter(pl.col("gram").list.len() > 0)
+    return frame.explode("gram")
 
 
 def _slots(sets: pl.DataFrame) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ from llmops.data.annotate.decontaminate import in_batches, overlaps_of, same_wor
 from llmops.data.annotate.names import joined, place_of
 from llmops.data.annotate.past import SHOWN, TEST, TRAIN, VALIDATION, Entry, Ledger, Past, compared, key, shown_text
 from llmops.data.annotate.redact import Redactor
-from llmops.data.annotate.split import SPLIT, Claim, keyed, normalized, splits, wording_id
+from llmops.data.annotate.split import SPLIT, Claim, keyed, splits
+from llmops.data.text.comparable import comparable, wording_id
 from llmops.data.worktables import BATCH, WorkTables, batched
 from llmops.records import Document, Example, as_of, content_id
 
@@ -38,7 +39,7 @@ class Candidates:
     def add(self, made: Sequence[Candidate]) -> None:
         """Add some, in their order."""
         claims = [_claim(c) for c in made]
-        answers = pl.Series("answer", [key(normalized(c.answer)) for c in made], dtype=pl.UInt64)
+        answers = pl.Series("answer", [key(comparable(c.answer, closing=False)) for c in made], dtype=pl.UInt64)
         stored = self.store(made, [claim.group for claim in claims], [claim.wording for claim in claims])
         numbers = keyed(claims, self._config).drop("wording", "group")
         self._keys.append(pl.concat([stored, numbers, answers.to_frame()], how="horizontal"))
@@ -264,7 +265,7 @@ def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str]
 
 
 def _claim(candidate: Candidate) -> Claim:
-    group = candidate.group or content_id(normalized(candidate.answer))
+    group = candidate.group or content_id(comparable(candidate.answer, closing=False))
     return Claim(wording_id(candidate.question, candidate.context), group, candidate.document.source)
 
 

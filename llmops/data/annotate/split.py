@@ -22,12 +22,9 @@ import polars as pl
 
 from llmops.config import Annotate
 from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past, key
-from llmops.data.text.comparable import comparable
-from llmops.records import content_id
 
 _HELD_OUT = "held out"  # neither tested nor trained on
 SPLIT = pl.Enum((TEST, _HELD_OUT, VALIDATION, TRAIN))  #: the strongest first
-_TRAILING = " \t.!?…。？！,;:"
 
 
 class Claim(NamedTuple):
@@ -36,16 +33,6 @@ class Claim(NamedTuple):
     wording: str  #: of the question, from `wording_id`
     group: str
     source: str
-
-
-def normalized(text: str) -> str:
-    """`text` as it is compared: however it was typed (`comparable`), without closing punctuation."""
-    return comparable(text).rstrip(_TRAILING)
-
-
-def wording_id(question: str, context: str) -> str:
-    """A hash of the question and its context, both as `normalized` gives them: equal hashes are the same question."""
-    return content_id(normalized(question), normalized(context))
 
 
 def fraction(seed: int, key: str) -> float:

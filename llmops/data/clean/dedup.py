@@ -27,11 +27,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rensa import RMinHash
 
-from llmops.data.text.ngrams import SEED, hashed_ngrams
+from llmops.data.text.ngrams import MIN_WORDS, SEED, SHINGLE, hashed_ngrams, jaccard, shingles
 
-NGRAM = 3  #: words of a shingle
 PERMUTATIONS, BANDS = 64, 16
-MIN_WORDS = 8  #: shorter texts have too few shingles to be compared
 MOST_ROWS = 1_000_000  #: documents, 24 bytes each, that are looked through for exact duplicates at once
 
 # A number with the letters and other numbers that it is written with: `x100`, `3.12`, `2026-01-31`, `10^2`. Letters of
@@ -62,7 +60,7 @@ def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa
         contexts: only texts of one context share bands.
         later: as in `marked`.
     """
-    hashes, offsets = hashed_ngrams(texts, NGRAM, MIN_WORDS)
+    hashes, offsets = hashed_ngrams(texts, SHINGLE, MIN_WORDS)
     compared = np.diff(offsets) > 0
     used = np.concatenate([offsets[:-1][compared], offsets[-1:]])
     if not compared.any():
@@ -86,19 +84,6 @@ def numbers(texts: pl.Series) -> NDArray[np.uint64]:
     rows = (texts.str.contains("[0-9]") | (texts.str.len_bytes() != texts.str.len_chars())).arg_true()
     named = texts.gather(rows).str.to_lowercase().str.extract_all(_NUMBER).list.unique().list.sort().list.join(" ")
     return pl.repeat("", len(texts), eager=True).scatter(rows, named).hash(SEED).to_numpy()
-
-
-def jaccard(left: pl.Series, right: pl.Series) -> pl.Series:
-    """The Jaccard similarity (0 to 1) of the shingle sets of each pair of texts."""
-    pairs = pl.DataFrame({"left": _sets(left), "right": _sets(right)})
-    both = pl.col("left").list.set_intersection("right").list.len()
-    return pairs.select((both / (pl.col("left").list.len() + pl.col("right").list.len() - both)).alias("s"))["s"]
-
-
-def _sets(texts: pl.Series) -> pl.Series:
-    hashes, offsets = hashed_ngrams(texts, NGRAM, MIN_WORDS)
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes))
-    return pl.Series(pl.from_arrow(lists)).list.unique()
 
 
 def exact(tables: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
@@ -164,7 +149,9 @@ def near(pairs: DataFrame, texts_of: Callable[[int], pl.DataFrame], threshold: f
                 texts = texts_of(some["bucket"][0])
             left, right = (texts["text"][texts["row"].search_sorted(some[name])] for name in ("row", "first"))
             columns: dict[str, Any] = {name: batch.column(name) for name in ("row", "first")}
-            yield pa.RecordBatch.from_pydict({**columns, "similarity": jaccard(left, right).to_arrow()})
+            yield pa.RecordBatch.from_pydict(
+                {**columns, "similarity": jaccard(shingles(left), shingles(right)).to_arrow()}
+            )
 
     verified = pairs.mapInArrow(verify, "row long, first long, similarity double")
     close = verified.where(F.col("similarity") >= threshold)

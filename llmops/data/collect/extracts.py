@@ -28,7 +28,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from llmops import hashes
 from llmops.artifacts import locked
 from llmops.code_version import code_version
 from llmops.config import Source
@@ -46,6 +45,7 @@ from llmops.errors import SourceUnavailableError
 from llmops.records import Document, Dropped, content_id
 from llmops.schedule import intervals
 from llmops.schedule.transient import is_full
+from llmops.state import file_hashes
 
 LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
 BATCH = 1000  #: rows that are held as Python objects,
@@ -84,7 +84,7 @@ class Extracts:
 
     cache: Path  #: folder of the extracts that later runs use again
     scratch: Path  #: folder of the others: of what could not be read to the end, or could change without a sign
-    memory: Path  #: file that remembers the hashes of local files
+    database: str  #: URL of the one that remembers the hashes of local files
     forgotten: Forgotten
 
     def of_files(
@@ -153,7 +153,7 @@ class Extracts:
             self._write(path, lambda: iter([lost]), origin)
             return False
         if found != version:
-            hashes.forget(self.memory)
+            file_hashes.forget(self.database)
             raise SourceUnavailableError(
                 f"Source {source.name}: {file.location} changed while it was being read; run again."
             )

@@ -22,8 +22,8 @@ from llmops.data.collect.readers.origin import printable
 from llmops.data.credentials import environment
 from llmops.data.feedback import documents
 from llmops.errors import SourceError
-from llmops.hashes import remembered
 from llmops.records import content_id
+from llmops.state.file_hashes import remembered
 
 
 class SourceFile(Protocol):
@@ -99,19 +99,15 @@ def _shown(path: Path, root: Path) -> str:
     return printable(Path(os.path.relpath(path, root)).as_posix())
 
 
-def memory(config: Collect) -> Path:
-    """The file that remembers the hashes of local files."""
-    return config.cache / "hashes.json"
-
-
 def content(config: Collect, interval: str, database: str = "") -> str:
     """16 hex digits over the content of all file sources, and of feedback: another day's or a changed file is new work.
 
     Local files count by their SHA-256, remote ones by what their server says changes with the content, and what reads
     them by its version. What a database holds is not looked at: its rows of one data interval are taken not to change.
-    Feedback is what may train of it, by the database of what is decided, whose URL is given.
+    Feedback is what may train of it, by the database of what is decided, whose URL is given; it remembers
+    the hashes, too.
     """
-    with remembered(memory(config)) as sha256:
+    with remembered(database) as sha256:
         return content_of(
             (
                 source,

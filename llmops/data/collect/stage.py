@@ -18,7 +18,7 @@ from llmops import machine
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
 from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
-from llmops.data.collect.files import content_of, matching_files, memory
+from llmops.data.collect.files import content_of, matching_files
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated
 from llmops.data.credentials import environment
@@ -27,8 +27,8 @@ from llmops.data.feedback.rows import Review
 from llmops.data.row_file import RowFile
 from llmops.data.text.comparable import comparable
 from llmops.errors import SourceError, SourceUnavailableError, TransientError
-from llmops.hashes import remembered
 from llmops.records import Document, Dropped, schema, write_table
+from llmops.state.file_hashes import remembered
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out, said)
+                    found = _collect(source, config, interval, documents, quarantine, out, database, said)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -116,6 +116,7 @@ def _collect(
     documents: RowFile,
     quarantine: RowFile,
     out: Path,
+    database: str,
     said: Sequence[Review],
 ) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
@@ -128,7 +129,7 @@ def _collect(
     copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
-        extracts = Extracts(config.cache, scratch, memory(config), forgotten.load(config.forgotten))
+        extracts = Extracts(config.cache, scratch, database, forgotten.load(config.forgotten))
         if source.kind == "feedback":
             counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.version_of(said))]
             origin = Origin(source, feedback.LOCATION, interval)
@@ -138,7 +139,7 @@ def _collect(
             _write_pairs(source, said, path, out / "pairs.parquet")
             return counts
         if source.kind != "sql":
-            with remembered(memory(config)) as sha256:
+            with remembered(database) as sha256:
                 named = [(f, f.version(sha256)) for f in matching_files(source, config.root, interval)]
             counts.versions = [(file.location, version) for file, version in named]
             found = extracts.of_files(named, source, min(machine.cores(), machine.total_memory() // machine.GIB))

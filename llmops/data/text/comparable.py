@@ -6,13 +6,21 @@ Whatever asks whether two texts are the same asks it of this form.
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from functools import cache
+
+from llmops.records import content_id
 
 #: Typographic quotes, and the straight ones that they are compared as; for `str.translate`.
 QUOTES: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
     **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
 }
+_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
+_EMPHASIS = re.compile(r"(?<!\w)(_{1,3})(?=[^\W_])(.{1,200}?)(?<=[^\s_])\1(?![\w@])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CLOSING = " \t.!?…。？！,;:"
 _TYPED: dict[int, str] = {
     **QUOTES,
     # NFKC makes 102 of 10², which is another number.
@@ -24,9 +32,60 @@ _TYPED: dict[int, str] = {
 }
 
 
-def comparable(text: str) -> str:
-    """`text` without upper case, in straight quotes and single spaces, in NFKC; raised digits stay different ones."""
+def comparable(
+    text: str, *, closing: bool = True, case: bool = False, spaces: bool = False, repaired: bool = False
+) -> str:
+    """Return `text` in straight quotes and in NFKC; raised digits stay different ones.
+
+    Args:
+        text: any text.
+        closing: keep the punctuation that closes it.
+        case: keep upper case.
+        spaces: keep white space as it is; else there are single spaces.
+        repaired: without mojibake, characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it.
+    """
     if not text.isascii():
-        folded = unicodedata.normalize("NFKC", text.translate(_TYPED)).casefold()
-        text = unicodedata.normalize("NFKC", folded)
-    return " ".join(text.casefold().split())
+        if repaired and _MOJIBAKE.search(text):
+            from ftfy import fix_encoding
+
+            text = fix_encoding(text)
+        text = unicodedata.normalize("NFKC", text.translate(_TYPED))
+        if not case:
+            text = unicodedata.normalize("NFKC", text.casefold())
+        if repaired:
+            text = _invisible().sub("", text)
+    elif repaired and _CONTROL.search(text):
+        text = _CONTROL.sub("", text)
+    if repaired and "_" in text:
+        text = _EMPHASIS.sub(r"\2", text)
+    if not case:
+        text = text.casefold()
+    if not spaces:
+        text = " ".join(text.split())
+    return text if closing else text.rstrip(_CLOSING)
+
+
+def wording_id(question: str, context: str) -> str:
+    """Return a hash of a question and its context; equal hashes are the same question, however it was typed."""
+    return content_id(comparable(question, closing=False), comparable(context, closing=False))
+
+
+def characters(category: str) -> str:
+    """Return all assigned characters of a category, for a class of a pattern; of C without line ends and tabs."""
+    wanted = [
+        code
+        for code in (*range(0x1F000), *range(0xE0000, 0xE1000))
+        if (found := unicodedata.category(chr(code)))[0] == category and found != "Cn" and chr(code) not in "\n\t\r"
+    ]
+    ranges: list[list[int]] = []
+    for code in wanted:
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+
+
+@cache
+def _invisible() -> re.Pattern[str]:
+    return re.compile(f"[{characters('C')}]")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmops.data.text.words import UNSPACED, parted
 
 SEED = 1
 BATCH = 2_000  #: texts that are split into words at once: bounds memory, not the result
+SHINGLE = 3  #: words of the runs that near duplicates share
+MIN_WORDS = 8  #: shorter texts have too few of them to be compared: one word of six makes "a cat" of "a dog"
 
 _BREAK = r"[^\p{L}\p{M}\p{N} ]"
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -30,17 +33,35 @@ def words(texts: pl.Series) -> pl.Series:
     return split.zip_with(~blank, pl.Series([[]], dtype=split.dtype)) if blank.any() else split
 
 
-def ngrams(texts: pl.Series, size: int, least: int = 0) -> pl.DataFrame:
+def shingles(texts: pl.Series) -> pl.Series:
+    """Return of each text the set of its hashed runs of `SHINGLE` words, a list; empty below `MIN_WORDS` words."""
+    starts = range(0, max(1, len(texts)), BATCH)
+    return pl.concat([_shingles(texts[start : start + BATCH]) for start in starts])
+
+
+def _shingles(texts: pl.Series) -> pl.Series:
+    hashes, offsets = hashed_ngrams(texts, SHINGLE, MIN_WORDS)
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(hashes)))).list.unique()
+
+
+def jaccard(left: pl.Series, right: pl.Series) -> pl.Series:
+    """Return the Jaccard similarity (0 to 1) of each pair of sets, as `shingles` gives them."""
+    both = pl.col("left").list.set_intersection("right").list.len()
+    share = both / (pl.col("left").list.len() + pl.col("right").list.len() - both)
+    return pl.DataFrame({"left": left, "right": right}).select(share.alias("share"))["share"]
+
+
+def ngrams(texts: pl.Series, size: int) -> pl.DataFrame:
     """The hashed runs of `size` words, each once a text: columns `row` (index of the text) and `gram`, in that order.
 
-    A text of fewer words than `size` or `least` has none.
+    A text of fewer words than `size` has none.
     """
     starts = range(0, max(1, len(texts)), BATCH)
-    return pl.concat([_ngrams(texts[start : start + BATCH], start, size, least) for start in starts])
+    return pl.concat([_ngrams(texts[start : start + BATCH], start, size) for start in starts])
 
 
-def _ngrams(texts: pl.Series, offset: int, size: int, least: int) -> pl.DataFrame:
-    grams, offsets = hashed_ngrams(texts, size, least)
+def _ngrams(texts: pl.Series, offset: int, size: int) -> pl.DataFrame:
+    grams, offsets = hashed_ngrams(texts, size)
     row = np.repeat(np.arange(len(texts)), np.diff(offsets))
     return pl.DataFrame({"row": (row + offset).astype(np.uint32), "gram": grams}).unique().sort("row", "gram")
 

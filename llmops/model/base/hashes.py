@@ -11,29 +11,29 @@ from pathlib import Path
 from llmops.artifacts import file_sha256
 from llmops.config import Select
 from llmops.errors import ArtifactError
-from llmops.hashes import remembered
 from llmops.model.base.catalog import catalogue
 from llmops.records import content_id, read_selection
+from llmops.state.file_hashes import remembered
 
 #: What a model is loaded from.
 FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 
-def hashes(found: Path, memory: Path) -> dict[str, str]:
+def hashes(found: Path, database: str) -> dict[str, str]:
     """File name → SHA-256, of a model's folder, or of the one file that holds it.
 
     Args:
         found: the folder or file.
-        memory: the file that remembers (`llmops.hashes`).
+        database: the URL of the one that remembers (`llmops.state.file_hashes`).
 
     Raises:
         ArtifactError: if a file that the Hub names by its hash has another one, so that its download is damaged.
     """
-    with remembered(memory, _checked) as sha256:
+    with remembered(database, _checked) as sha256:
         return {file.name: sha256(file) for file in _files(found)}
 
 
-def content(config: Select, memory: Path) -> str:
+def content(config: Select, database: str) -> str:
     """16 hex digits for the weights on this machine that `select` would take by itself: those of the folder that is
     named, or of the packages of the catalogue's models. A Hub model is named by its commit already; empty for it.
 
@@ -47,11 +47,11 @@ def content(config: Select, memory: Path) -> str:
     else:
         entries = [e for e in catalogue() if config.model in ("", e.model)]
         found = [path for e in entries if (path := e.packaged())]
-    parts = [part for path in found for pair in sorted(hashes(path, memory).items()) for part in pair]
+    parts = [part for path in found for pair in sorted(hashes(path, database).items()) for part in pair]
     return content_id(*parts) if parts else ""
 
 
-def check(select: Path, memory: Path) -> None:
+def check(select: Path, database: str) -> None:
     """Make sure that the base model that a select artifact names, where it lies outside, still is the one it took.
 
     Raises:
@@ -62,7 +62,7 @@ def check(select: Path, memory: Path) -> None:
     folder = select / str(selection["path"])
     if not taken or folder.is_relative_to(select):
         return
-    there = hashes(folder, memory)
+    there = hashes(folder, database)
     if changed := sorted({n for n in {*taken, *there} if taken.get(n) != there.get(n)}):
         raise ArtifactError(
             f"The base model in {folder} is not the one that was selected: {', '.join(changed)} changed since or is "

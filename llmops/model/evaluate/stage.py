@@ -22,9 +22,9 @@ from llmops.config import Evaluate
 from llmops.errors import ArtifactError
 from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
-from llmops.model.evaluate.answered import Answered, answer_test, deterministic
 from llmops.model.evaluate.slices import slices
-from llmops.model.evaluate.tasks import TASKS
+from llmops.model.scoring.answered import Answered, answer_test, deterministic
+from llmops.model.scoring.tasks import TASKS
 from llmops.records import Example, base_path, write_table
 from llmops.statistics import intervals
 

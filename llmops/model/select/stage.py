@@ -22,9 +22,9 @@ from llmops.features.examples import read_examples
 from llmops.machine import GIB
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.base.foresee import local_weights, revision_of
 from llmops.model.base.hashes import hashes
-from llmops.model.select.foresee import local_weights, revision_of
-from llmops.model.select.objections import capacity, objections
+from llmops.model.base.objections import capacity, objections
 from llmops.model.select.report import catalogue_row, score_cells, write_report
 from llmops.model.select.zeroshot import Score, bits_saved, score_untuned
 from llmops.records import Example
@@ -32,10 +32,10 @@ from llmops.records import Example
 log = logging.getLogger(__name__)
 
 
-def run(config: Select, *, annotate: Path, weight_hashes: Path, out: Path) -> dict[str, Any]:
+def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str, Any]:
     """Write `selection.json`, the table `selection.md`, and the model under `base/` if the catalogue has it.
 
-    The hashes of what was taken go into `selection.json`; the file `weight_hashes` remembers them.
+    The hashes of what was taken go into `selection.json`; the database, whose URL is given, remembers them.
 
     Raises:
         ConfigError: if no model passes, with each one's reason.
@@ -46,7 +46,7 @@ def run(config: Select, *, annotate: Path, weight_hashes: Path, out: Path) -> di
         chosen, path, rows = _take_folder(taken, items)
     else:
         chosen, path, rows, taken = _take_from_catalogue(config, items, out)
-    found = hashes(taken, weight_hashes)
+    found = hashes(taken, database)
     write_report(rows, len(items), out / "selection.md")
     write_json(
         out / "selection.json", {**chosen, "path": path, "weights": found, "items": len(items), "considered": rows}

@@ -6,8 +6,6 @@ TPE: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 201
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,38 +15,10 @@ from hyperopt.base import JOB_STATE_DONE, Domain, Trials, trials_from_docs
 
 from llmops.config import Tune
 from llmops.config.model import TPE_STARTUP
-from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
-from llmops.model.tune.space import START, Space, start_point
+from llmops.model.training.space import Space, grid, start_point
 
 REDRAWS = 100  #: draws that may all be of tried points, before the first untried one of a small space is taken
-
-
-def grid(space: Space, trials: int) -> list[Hyperparameters]:
-    """All combinations, with as many values of each continuous dimension as `trials` allow, each in the middle of an
-    equal slice of its range; with one, that of `start_point`.
-
-    Raises:
-        ConfigError: if there are more combinations of the others than trials.
-    """
-    finite = math.prod(len(d.values) for d in space.dimensions if d.values)
-    endless = [d for d in space.dimensions if not d.values]
-    if finite > trials:
-        parts = ", ".join(f"{len(d.values)} of {d.name}" for d in space.dimensions if d.values)
-        raise ConfigError(
-            f"A grid of {parts} has {finite} points, and tune.trials allows {trials}; raise it, or name fewer values "
-            "in tune.space."
-        )
-    count = int((trials // finite) ** (1 / len(endless)) + 1e-9) if endless else 1
-    shares = [(i + 0.5) / count for i in range(count)]
-    axes = [d.values or [d.at(share) for share in (shares if count > 1 else [START[d.name]])] for d in space.dimensions]
-    names = [d.name for d in space.dimensions]
-    return [space.point(dict(zip(names, values, strict=True))) for values in itertools.product(*axes)]
-
-
-def count_points(config: Tune, space: Space) -> int:
-    """How many different points the search will try."""
-    return len(grid(space, config.trials)) if config.search == "grid" else int(min(config.trials, space.size))
 
 
 def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:

@@ -29,11 +29,11 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import answer_nats, per_token
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import Hyperparameters, trainable
+from llmops.model.training.space import Space, count_points, declared_space, start_point
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob, best_trial, promote, rungs, standing, stopped
 from llmops.model.tune.noise import Gain, gain
 from llmops.model.tune.report import report
-from llmops.model.tune.search import count_points, propose
-from llmops.model.tune.space import Space, declared_space, start_point
+from llmops.model.tune.search import propose
 from llmops.records import base_path
 
 log = logging.getLogger(__name__)

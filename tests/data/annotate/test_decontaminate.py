@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.data.annotate import decontaminate
-from llmops.data.annotate.decontaminate import MIN_WORDS, NEAR, RUN, SHINGLE, overlaps
+from llmops.data.annotate.decontaminate import NEAR, RUN, overlaps
+from llmops.data.text.ngrams import MIN_WORDS, SHINGLE
 
 RUN_OF_13 = "one two three four five six seven eight nine ten eleven twelve thirteen"
 

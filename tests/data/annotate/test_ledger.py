@@ -21,7 +21,7 @@ from llmops.data.annotate import stage as annotate
 from llmops.data.annotate.decontaminate import overlaps
 from llmops.data.annotate.ledger import SplitLedger, planned
 from llmops.data.annotate.past import Entry
-from llmops.data.annotate.split import wording_id
+from llmops.data.text.comparable import wording_id
 from llmops.erasure import split_entries
 from llmops.erasure.subject import Subject
 from llmops.erasure.trace import Found

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmops.config import Annotate
 from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Past, key
-from llmops.data.annotate.split import Claim, keyed, normalized, wording_id
+from llmops.data.annotate.split import Claim, keyed
 from llmops.data.annotate.split import splits as splits_after
 
 SPLITS = (TEST, VALIDATION, TRAIN)
@@ -39,12 +39,6 @@ claims = st.lists(st.builds(Claim, *parts), max_size=25)
 modes = st.sampled_from(["group", "wording"])
 sources = st.sampled_from([(), ("re",), ("faq", "re")])
 seeds = st.integers(0, 30)
-
-
-def test_normal_question() -> None:
-    assert normalized("  How MUCH\n is it ?! ") == normalized("how much is it")
-    assert normalized("C++") != normalized("C")
-    assert wording_id("a", "b") != wording_id("ab", "") and wording_id("A?", "B.") == wording_id("a", "b")
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from llmops.data.clean import dedup
 from llmops.data.text.comparable_texts import comparable_texts
+from llmops.data.text.ngrams import MIN_WORDS, jaccard, shingles
 
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e1", "ff", "ggg", "hhhh"]), max_size=30)
 
 
 def reference(text: str) -> set[tuple[str, ...]]:
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)} if len(words) >= dedup.MIN_WORDS else set()
+    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)} if len(words) >= MIN_WORDS else set()
 
 
 @settings(deadline=None)  # the first call starts polars' threads: half a second on a busy machine
 @given(st.lists(WORDS, min_size=1, max_size=6), st.lists(WORDS, min_size=6, max_size=6))
 def test_the_similarity_is_that_of_the_sets_of_word_triples(left: list[list[str]], right: list[list[str]]) -> None:
     pairs = [(" ".join(a), ", ".join(b)) for a, b in zip(left, right, strict=False)]
-    found = dedup.jaccard(pl.Series([a for a, _ in pairs]), pl.Series([b for _, b in pairs])).to_list()
+    found = jaccard(*(shingles(pl.Series(side)) for side in zip(*pairs, strict=True))).to_list()
     for (a, b), similarity in zip(pairs, found, strict=True):
         one, other = reference(a), reference(b)
         if one or other:
@@ -37,7 +38,7 @@ def test_texts_without_spaces_are_compared_too() -> None:
     text = "如果您对我们的产品不满意，请在收到货物之日起三十天内联系客服办理退货，运费由我们承担。"
     close = text.replace("我们承担", "本店承担")
     other = "如果您对我们的产品不满意，请写信告诉经理您的看法，我们会认真改进并且送上一份小礼物。"
-    near, far = dedup.jaccard(pl.Series([text, text]), pl.Series([close, other])).to_list()
+    near, far = jaccard(shingles(pl.Series([text, text])), shingles(pl.Series([close, other]))).to_list()
     assert 0.7 < near < 1 and far < 0.3
     shared = [set(bands(t)[0] or ()) for t in (text, close, other)]
     assert shared[0] & shared[1] and not shared[0] & shared[2]

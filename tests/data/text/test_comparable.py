@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data.text.comparable import comparable
+from llmops.data.text.comparable import comparable, wording_id
 from llmops.data.text.comparable_texts import comparable_texts
 
 
@@ -36,6 +36,13 @@ def test_typed_otherwise_is_the_same(one: str, other: str) -> None:
 )
 def test_what_differs_in_more_stays_different(one: str, other: str) -> None:
     assert comparable(one) != comparable(other)
+
+
+def test_the_options_leave_out_what_they_name() -> None:
+    assert comparable("  How MUCH\n is it ?! ", closing=False) == comparable("how much is it", closing=False)
+    assert comparable("C++", closing=False) != comparable("C", closing=False)
+    assert wording_id("a", "b") != wording_id("ab", "") and wording_id("A?", "B.") == wording_id("a", "b")
+    assert comparable("_Ana_  LÃ¼\x07", case=True, spaces=True, repaired=True) == "Ana  Lü"
 
 
 @given(st.lists(st.text() | st.text("aB \n\t\r\x0b\x1c\x00’„ÄÞ—²ßé\u0301\u00a0"), max_size=6))

@@ -12,11 +12,12 @@ import pytest
 from llmops import artifacts
 from llmops.artifacts import Record, file_sha256
 from llmops.config import Select, load
-from llmops.errors import ArtifactError
+from llmops.errors import ArtifactError, StateUnavailable
 from llmops.model.base import hashes
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.pipeline import plan, run_stage
 from llmops.records import Example, read_selection, write_rows
+from llmops.state.database import database_at
 from tests.model.made import example
 
 DAY = "2026-01-31"
@@ -39,7 +40,7 @@ def edit(file: Path) -> None:
 
 
 def test_edited_weights_are_selected_and_used_anew(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmops.hashes._FRESH_NS", -1)  # no file counts as written just now
+    monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", -1)  # no file counts as written just now
     select = {"model": str(base), "score_items": 0}
     config = load(
         overrides={"home": str(tmp_path / "home"), "collect": {"root": str(tmp_path)}, "select": select}, environ={}
@@ -65,23 +66,33 @@ def test_edited_weights_are_selected_and_used_anew(base: Path, tmp_path: Path, m
     assert plan("select", config, DAY, inputs).path not in (first, second)
 
 
-def test_a_file_is_hashed_once_also_where_the_memory_is_damaged_or_may_only_be_read(
+def test_a_file_is_hashed_once_also_where_no_database_is_or_it_may_only_be_read(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(hashes, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
-    monkeypatch.setattr("llmops.hashes._FRESH_NS", -1)
-    (tmp_path / "file").write_text("no folder can be made here")
-    for memory in (tmp_path / "home" / "weights.json", tmp_path / "file" / "weights.json"):
+    monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", -1)
+    there, absent, shut = (f"sqlite:///{tmp_path / name}" for name in ("there.db", "absent.db", "shut.db"))
+    for url in (there, shut):
+        with database_at(url).change():
+            pass
+
+    def refused() -> None:
+        raise StateUnavailable("read-only")
+
+    monkeypatch.setattr(database_at(shut), "change", refused)
+    for url in (there, absent, shut):
         read.clear()
-        found = hashes.hashes(base, memory)
+        found = hashes.hashes(base, url)
         assert found == {f.name: file_sha256(f) for f in base.iterdir()} and sorted(read) == sorted(found)
         edit(base / "model.safetensors")
-        assert hashes.hashes(base, memory) != found and read[len(found) :] == ["model.safetensors"]
-    for damaged in ("{", "[1]"):
-        (tmp_path / "home" / "weights.json").write_text(damaged)
+        assert hashes.hashes(base, url) != found and read[len(found) :] == ["model.safetensors"]
+    assert not (tmp_path / "absent.db").exists()
+    monkeypatch.setattr("llmops.state.file_hashes._unwritten", {})  # as another process has it
+    for url, number in ((there, 0), (absent, len(found)), (shut, len(found))):
         read.clear()
-        assert len(hashes.hashes(base, tmp_path / "home" / "weights.json")) == len(read) == len(found)
+        hashes.hashes(base, url)
+        assert len(read) == number + (url == there)  # edited since
 
 
 def test_a_damaged_download_is_named(tmp_path: Path) -> None:
@@ -92,17 +103,17 @@ def test_a_damaged_download_is_named(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").symlink_to(blob)
     with pytest.raises(ArtifactError, match="is damaged.*download it again"):
-        hashes.hashes(snapshot, tmp_path / "weights.json")
+        hashes.hashes(snapshot, "")
 
 
 def test_a_package_counts_where_it_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gguf, memory = tmp_path / "tiny.gguf", tmp_path / "weights.json"
+    gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"one")
     monkeypatch.setattr(Entry, "packaged", lambda self: gguf if self.package else None)
     packed = next(e.model for e in catalogue() if e.package)
-    one = hashes.content(Select(), memory)
-    assert one and one == hashes.content(Select(model=packed), memory)
-    assert hashes.content(Select(model="Qwen/Qwen2.5-7B-Instruct"), memory) == ""
-    assert hashes.content(Select(revision="v2"), memory) == ""
+    one = hashes.content(Select(), "")
+    assert one and one == hashes.content(Select(model=packed), "")
+    assert hashes.content(Select(model="Qwen/Qwen2.5-7B-Instruct"), "") == ""
+    assert hashes.content(Select(revision="v2"), "") == ""
     gguf.write_bytes(b"two")
-    assert hashes.content(Select(), memory) != one
+    assert hashes.content(Select(), "") != one

@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run the stage with these settings; its folder is `out`."""
     (tmp_path / "out").mkdir()
     write_rows(tmp_path / "annotate" / "validation.parquet", [example(n) for n in range(6)], Example)
-    paths = {"annotate": tmp_path / "annotate", "weight_hashes": tmp_path / "weights.json", "out": tmp_path / "out"}
+    paths = {"annotate": tmp_path / "annotate", "database": "", "out": tmp_path / "out"}
     return lambda **config: select.run(Select(**{"max_memory_gib": 24, **config}), **paths)
 
 

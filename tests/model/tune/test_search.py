@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from llmops.config import Train, Tune
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters
+from llmops.model.training.space import count_points, declared_space, grid, start_point
 from llmops.model.tune.halving import Trial, best_trial, promote, rungs, standing, stopped
-from llmops.model.tune.search import count_points, grid, propose
-from llmops.model.tune.space import declared_space, start_point
+from llmops.model.tune.search import propose
 
 HOW: tuple[Any, ...] = ("tpe", "random", "grid")
 

@@ -14,9 +14,9 @@ import pytest
 
 from llmops.config import Train, Tune
 from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientError
+from llmops.model.training.space import declared_space
 from llmops.model.tune import stage as tune
 from llmops.model.tune.halving import Trial, TrialJob
-from llmops.model.tune.space import declared_space
 from llmops.model.tune.spark_trials import _broken_off, on_spark
 
 SPACE: Any = {**Tune().space, "learning_rate": ("loguniform", 1e-5, 1e-2)}

@@ -8,7 +8,7 @@ Two forms are read. Transcripts, where a line of dashes or a header starts a con
     [10:33] Maria (support): Yes, within 30 days.
     ---
 
-whose speakers are found as `speakers` says; and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context":
+whose speakers the module `speakers` tells; and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context":
 "…", "messages": [{"role": "user", "content": "…"}, …]}`. The context, what the agent had before them, and the topic are
 optional. What was said before a question is added to its context, the newest of it: "And in blue?" says little alone.
 
@@ -25,13 +25,13 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from llmops.config import Speakers
 from llmops.data.collect.readers.decode import LARGEST, lines, open_text
 from llmops.data.collect.readers.json_records import parse_line
 from llmops.data.collect.readers.origin import Item, Items, Origin, trimmed
 from llmops.data.collect.readers.speakers import (
     Line,
     Side,
-    in_time,
     is_notice,
     is_sentence,
     known_side,
@@ -86,7 +86,7 @@ def _read_transcript(numbered: Iterable[tuple[int, str]], origin: Origin) -> Ite
     size = 0
     about = dict.fromkeys(_ABOUT, "")
     in_header = False
-    for number, line, marks in _with_marks(numbered):
+    for number, line, marks in _with_marks(numbered, origin.source.speakers):
         if len(line) > LARGEST:
             yield origin.dropped(f"line {number}", "malformed", f"longer than {LARGEST:,} characters", line)
             continue
@@ -111,7 +111,7 @@ def _header(line: str) -> re.Match[str] | None:
     return _HEADER.fullmatch(line) if len(line) <= HEADER_CHARS else None
 
 
-def _with_marks(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, bool]]:
+def _with_marks(numbered: Iterable[tuple[int, str]], named: Speakers) -> Iterator[tuple[int, str, bool]]:
     """The lines, each with whether it marks a conversation's begin: a rule or a header that is no part of an answer."""
     waiting: list[tuple[int, str]] = []
     begun = fenced = False
@@ -120,7 +120,7 @@ def _with_marks(numbered: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str,
             waiting.append((number, line))
             continue
         start = taken_apart(number, line[:HEADER_CHARS]) if waiting or fenced else None
-        if start and (start.stamp or known_side(start.who)):
+        if start and (start.stamp or known_side(start.who, named)):
             fenced = False  # it was never closed
         says = begun and start is not None and _goes_on([mark for _, mark in waiting], start, fenced)
         yield from ((*mark, not says) for mark in waiting)
@@ -143,12 +143,17 @@ def _goes_on(marks: Sequence[str], line: Line, fenced: bool) -> bool:
 
 def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
     """The pairs of one conversation of a transcript; lines before its first speaker or of a messenger are dropped."""
-    start = next((index for index, line in enumerate(said) if line.who), len(said))
+    begin = next((index for index, line in enumerate(said) if line.who), len(said))
+    try:
+        side_of = sides(said[begin:], origin.source.speakers)
+    except ValueError as error:
+        yield origin.dropped(f"line {said[0].number}", "malformed", str(error), "\n".join(line.text for line in said))
+        return
+    start = next((index for index, line in enumerate(said) if line.who in side_of), len(said))
     for line in said[:start]:
         detail = "no speaker: a conversation's lines begin with one, as in `Anna: …` and `Maria: …`"
         yield origin.dropped(f"line {line.number}", "malformed", detail, line.text)
-    rest = in_time(said[start:])
-    side_of = sides(rest)
+    rest = said[start:]
     turns: list[Turn] = []
     ignored = False
     for line in rest:
@@ -167,13 +172,13 @@ def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin
 def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items:
     for number, line in numbered:
         conversation, problem = parse_line(line)
-        problem = problem or _problem(conversation)
+        problem = problem or _problem(conversation, origin.source.speakers)
         if problem:
             yield origin.dropped(f"line {number}", "malformed", problem, line)
             continue
         turns: list[Turn] = []
         for index, message in enumerate(conversation["messages"], start=1):
-            side = known_side(message["role"].casefold())
+            side = known_side(message["role"].casefold(), origin.source.speakers)
             if side and side != "ignored" and (says := _content(message.get("content"))):
                 who = f"{message['role']} {message.get('name') or ''}"
                 _say(turns, Turn(side, who, f"line {number}, message {index}"), says)
@@ -247,14 +252,14 @@ def _newest(turns: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
-def _problem(conversation: Any) -> str:
+def _problem(conversation: Any, named: Speakers) -> str:
     if not isinstance(conversation, Mapping) or not isinstance(conversation.get("messages"), list):
         return 'no list "messages"'
     for index, message in enumerate(conversation["messages"], start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             return f'message {index} has no "role"'
-        if not known_side(message["role"].casefold()):
-            return f"message {index} has the unknown role {message['role']!r}"
+        if not known_side(message["role"].casefold(), named):
+            return f"message {index} has the unknown role {message['role']!r}; name it in the source's `speakers`"
         if not isinstance(message.get("content"), str | list | None):
             return f'message {index} has a "content" that is no text'
     return "" if conversation["messages"] else '"messages" is empty'

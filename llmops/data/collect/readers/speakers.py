@@ -1,27 +1,29 @@
-"""Who speaks in a transcript, told from its structure, since no list of names is complete.
+"""Who speaks in a transcript, and on which side: as the source's `speakers` say, else by words and structure.
 
-A label is what stands before a line's first colon, after its time stamp if it has one, in any script. A label speaks
+A label is what stands before a line's first colon, after its time stamp if it has one, in any script. If the source
+names who asks and who answers, these and words for roles speak and no others. Else a label speaks
 
 1. if it is the first of its conversation, or the word for a role in one of several languages (`Customer`, `客服`);
-2. if its line has a time stamp, as the conversation's first has; no others speak there but those of rule 1. A bare time
-   of the day is one only if it lies between those of the turns around it: `10:00 on Monday` may be what is said;
+2. if its line has a time stamp, as the conversation's first has; then no others do but those of rule 1;
 3. if fewer than two speak by then: the one that stands on the most lines, and looks like a name;
 4. if it looks like a name and comes back after somebody else has spoken, or says a sentence between two turns of the
-   same speaker: a colleague who takes over.
+   same speaker.
 
-Everything else is text: `Note: …`, `Price: 10 €`, `size: 42`. Who has no word for a role is on the side that is
-lacking; if both are, the customer is who asks first, an offer of help aside.
+Everything else is text: `Note: …`, `Price: 10 €`, `size: 42`. Of two speakers, one without a word for a role is on the
+side that is lacking; if both are without, the customer is who asks first, an offer of help aside. More than two whose
+sides are not all known are an error: the source has to name them.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
+from llmops.config import Speakers
 from llmops.data.text.headings import has_question_mark
 
 Side = Literal["asks", "answers", "ignored"]
@@ -40,13 +42,6 @@ _ANSWERS = """
     підтримка temsilci 客服 坐席 助手 客户服务 客戶服務 オペレーター 担当者 サポート カスタマーサポート 상담원 고객센터
     الدعم موظف एजेंट พนักงาน
 """
-# What says only beside another word of these who speaks: `Customer Service`, `Servicio al cliente`, `Support team`.
-_BESIDE = """
-    service services care desk help success team teams relations hotline kunden équipe clients clientèle atención
-    atencion servicio atendimento atenção assistência servizio assistenza clienti clientes hizmetleri
-    destek служба поддержки
-    obsługa obsluha podpora zákaznická klienta 支持 服务 服務 지원 خدمة العملاء دعم
-"""
 # What people write before a colon in the middle of a message.
 _NO_NAMES = """
     note notes ps p.s nb re fwd subject date time price total sum size colour color order item items product address
@@ -54,8 +49,7 @@ _NO_NAMES = """
     hinweis preis achtung wichtig betreff datum größe farbe adresse nota remarque prix exemple importante precio
     ejemplo prezzo цена внимание 注意 价格 備考
 """
-ASKS, ANSWERS, BESIDE, NO_NAMES = (frozenset(words.split()) for words in (_ASKS, _ANSWERS, _BESIDE, _NO_NAMES))
-_PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", "ao", "of", "for", "a", "q"])
+ASKS, ANSWERS, NO_NAMES = (frozenset(words.split()) for words in (_ASKS, _ANSWERS, _NO_NAMES))
 IGNORED = frozenset(["system", "tool", "function", "developer"])
 
 LABEL_CHARS, LABEL_WORDS = 40, 4
@@ -114,10 +108,6 @@ _OFFERS = re.compile(
 )
 _SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)]*$|(?:\S+\s+){3}\S")
 _NUMBER = re.compile(r"[\s#]*\d+$")
-_CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s?(?:([AaPp])\.?[Mm]\.?)?")
-_RANGE = re.compile(r"0[:.]0\s?[-–]\s?0[:.]0")
-_SMALL = re.compile(r"^\W*[\d:.]+(?:\s?[AaPp]\.?[Mm]\.?)?[^\w\d]+[a-zß-öø-ÿа-яё]")
-_DAY = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +119,6 @@ class Line:
     who: str = ""
     says: str = ""
     stamp: str = ""  #: the form of its time stamp, digits as 0, words as a
-    time: int = -1  #: seconds after midnight of a stamp that is a bare time of the day
 
 
 def taken_apart(number: int, text: str) -> Line:
@@ -139,37 +128,11 @@ def taken_apart(number: int, text: str) -> Line:
         match = None
     if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` begins with no label
         if notice := _NOTICE.fullmatch(text):
-            return Line(number, text, "", "", _form(notice["before"]), _time(notice["before"]))
+            return Line(number, text, "", "", _form(notice["before"]))
         if not match:
             return Line(number, text)
     before, who = match["before"] or "", match["who"].strip().casefold()
-    return Line(number, text, who, match["says"].strip(), _form(before or match["after"] or ""), _time(before))
-
-
-def in_time(lines: Sequence[Line]) -> list[Line]:
-    """The lines of a conversation; those that begin with a time at which they cannot have been said are text.
-
-    That is so only where the first line begins with a bare time of the day. Sure are the times of the first line, of
-    roles, and of labels that come back; any other time has to lie between those around it, past midnight if need be. At
-    the end, where none follows, a small letter behind it shows that it is text.
-    """
-    if not lines or lines[0].time < 0:
-        return [*lines]
-    times = Counter(line.who for line in lines if line.who and line.time >= 0)
-    sure = [
-        i for i, line in enumerate(lines) if not i or (line.time >= 0 and (times[line.who] > 1 or known_side(line.who)))
-    ]
-    kept = []
-    for index, line in enumerate(lines):
-        at = bisect_right(sure, index)
-        if sure[at - 1] != index and (line.time >= 0 or _RANGE.fullmatch(line.stamp)):
-            after = (line.time - lines[sure[at - 1]].time) % _DAY
-            next_ = (lines[sure[at]].time - lines[sure[at - 1]].time) % _DAY if at < len(sure) else _DAY // 2
-            small = at == len(sure) and not line.who and _SMALL.search(line.text)
-            if line.time < 0 or after > next_ or small:
-                line = Line(line.number, line.text)
-        kept.append(line)
-    return kept
+    return Line(number, text, who, match["says"].strip(), _form(before or match["after"] or ""))
 
 
 def is_notice(line: Line, first: Line) -> bool:
@@ -182,24 +145,21 @@ def is_sentence(text: str) -> bool:
     return _SENTENCE.search(text) is not None
 
 
-def _time(stamp: str) -> int:
-    match = _CLOCK.fullmatch(stamp.strip())
-    if not match:
-        return -1
-    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
-    half = (match[4] or "").lower()
-    return (hour % 12 + 12 * (half == "p") if half else hour) * 3600 + minute * 60 + second
-
-
 def _form(stamp: str) -> str:
     digits = re.sub(rf"\s?{_HALF}", "", re.sub(r"\d+", "0", stamp)).strip()
     return re.sub(r"[^\W\d_]+\.?", "a", digits)
 
 
-def sides(lines: Sequence[Line]) -> dict[str, Side]:
-    """The labels of a conversation that are speakers', and the side of each."""
+def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
+    """Return the labels of a conversation that are speakers', and the side of each.
+
+    Raises:
+        ValueError: if more than two speak, and it is not known of each who asks and who answers.
+    """
     labelled = [line for line in lines if line.who]
-    known: dict[str, Side] = {line.who: side for line in labelled if (side := known_side(line.who))}
+    known: dict[str, Side] = {line.who: side for line in labelled if (side := known_side(line.who, named))}
+    if named.asks and named.answers:
+        return known
     speaking = dict.fromkeys(line.who for line in lines[:1] if line.who) | dict.fromkeys(known)
     if labelled and labelled[0].stamp:
         speaking |= dict.fromkeys(line.who for line in labelled if line.stamp)
@@ -211,27 +171,25 @@ def sides(lines: Sequence[Line]) -> dict[str, Side]:
             del names[who]
         speaking |= dict.fromkeys(name for name in names if _takes_turns(name, labelled, speaking))
     unknown = [who for who in speaking if who not in known]
-    if "asks" in known.values():
-        return known | dict.fromkeys(unknown, "answers")
-    if "answers" in known.values():
-        return known | dict.fromkeys(unknown, "asks")
+    if named.asks or named.answers:
+        return known | dict.fromkeys(unknown, "asks" if named.answers else "answers")
+    parties = [who for who in speaking if known.get(who) != "ignored"]
+    if unknown and len(parties) > 2:
+        who = ", ".join(parties)
+        raise ValueError(f"{len(parties)} speak ({who}): name in the source's `speakers` who asks and who answers")
+    if given := set(known.values()) - {"ignored"}:
+        return known | dict.fromkeys(unknown, "answers" if "asks" in given else "asks")
     customer = _asks_first(labelled, unknown)
     return known | {who: "asks" if who == customer else "answers" for who in unknown}
 
 
-def known_side(label: str) -> Side | None:
-    """The side of a label or role that is the word for one, in lower case; None for others.
-
-    Of several words those that answer say more: `customer support` and `human agent` answer, `customer anna` asks.
-    """
-    whole: dict[frozenset[str], Side] = {IGNORED: "ignored", ASKS: "asks", ANSWERS: "answers"}
-    if side := next((side for known, side in whole.items() if label in known), None):
-        return side
-    words = [word for word in re.split(r"[\s_]+", label) if word not in _PARTICLES and not word.lstrip("#").isdigit()]
-    first, answering = set(words[:2]), ANSWERS | BESIDE
-    if len(words) > 1 and first <= ASKS | answering and first & answering:
-        return "answers"
-    return None if len(words) > 2 else next((whole[known] for known in (ANSWERS, IGNORED, ASKS) if first & known), None)
+def known_side(label: str, named: Speakers) -> Side | None:
+    """Return the side of a label or role, in lower case: as the source says, else if it is the word for one."""
+    for side, patterns in (("asks", named.asks), ("answers", named.answers)):
+        if any(fnmatchcase(label, pattern.casefold()) for pattern in patterns):
+            return side
+    word = _NUMBER.sub("", label)
+    return "asks" if word in ASKS else "answers" if word in ANSWERS else "ignored" if word in IGNORED else None
 
 
 def _is_name(line: Line) -> bool:

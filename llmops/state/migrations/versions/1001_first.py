@@ -184,6 +184,12 @@ def upgrade() -> None:
         Column("until", Text, nullable=False),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "file_hashes",
+        Column("file", Text, primary_key=True),
+        Column("state", Text, nullable=False),
+        Column("sha256", Text, nullable=False),
+    )
     op.create_table("heartbeats", Column("name", Text, primary_key=True), Column("time", Text, nullable=False))
     op.create_table(
         "reviews", Column("id", Text, primary_key=True), *(Column(name, Text, nullable=False) for name in _REVIEW)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmops.config import Clean
-from llmops.data.clean import place
+from llmops.data import place
 
 
 def problem(master: str, work: str | Path, monkeypatch: pytest.MonkeyPatch, kind: str = "ext4") -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from llmops.config import Select
 from llmops.errors import ConfigError
-from llmops.model.select.objections import Capacity, objections
+from llmops.model.base.objections import Capacity, objections
 from tests.model.made import entry
 
 ONLINE = Select(offline=False)

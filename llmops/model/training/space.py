@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from hyperopt import hp
 
 from llmops.config import Train, Tune
 from llmops.config.space import WHOLE, Expression
+from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters, fixed, overruled
 
 #: What is usually good where nothing is searched; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller
@@ -102,6 +104,33 @@ def declared_space(config: Tune, train: Train) -> Space:
 def start_point(space: Space) -> Hyperparameters:
     """Where a search begins, and what is used without one."""
     return space.point({d.name: d.at(START[d.name]) for d in space.dimensions})
+
+
+def grid(space: Space, trials: int) -> list[Hyperparameters]:
+    """All combinations, with as many values of each continuous dimension as `trials` allow, each in the middle of an
+    equal slice of its range; with one, that of `start_point`.
+
+    Raises:
+        ConfigError: if there are more combinations of the others than trials.
+    """
+    finite = math.prod(len(d.values) for d in space.dimensions if d.values)
+    endless = [d for d in space.dimensions if not d.values]
+    if finite > trials:
+        parts = ", ".join(f"{len(d.values)} of {d.name}" for d in space.dimensions if d.values)
+        raise ConfigError(
+            f"A grid of {parts} has {finite} points, and tune.trials allows {trials}; raise it, or name fewer values "
+            "in tune.space."
+        )
+    count = int((trials // finite) ** (1 / len(endless)) + 1e-9) if endless else 1
+    shares = [(i + 0.5) / count for i in range(count)]
+    axes = [d.values or [d.at(share) for share in (shares if count > 1 else [START[d.name]])] for d in space.dimensions]
+    names = [d.name for d in space.dimensions]
+    return [space.point(dict(zip(names, values, strict=True))) for values in itertools.product(*axes)]
+
+
+def count_points(config: Tune, space: Space) -> int:
+    """How many different points the search will try."""
+    return len(grid(space, config.trials)) if config.search == "grid" else int(min(config.trials, space.size))
 
 
 def _dimension(name: str, expression: Expression) -> Dimension:

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from llmops.model.evaluate.labels import names, only_label
-from llmops.model.evaluate.tasks import TASKS
+from llmops.model.scoring.labels import names, only_label
+from llmops.model.scoring.tasks import TASKS
 from llmops.statistics.intervals import mean, sample
 
 KNOWN = ["billing", "delivery", "late delivery"]

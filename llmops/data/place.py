@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from llmops.config import Clean
-from llmops.data.clean.work import Work
-from llmops.data.remote import Address, is_remote
+from llmops.data.credentials import environment
+from llmops.data.remote import Address, connect, is_remote
 from llmops.doctor import Check, nearest
 from llmops.errors import LlmopsError
 
@@ -29,7 +29,7 @@ def check_place(config: Clean) -> Iterator[Check]:
         yield Check(name, False, f"{config.master} does not see this disk, and no place is named", remedy)
     elif is_remote(config.work):
         try:
-            where = Work.at(config.work, config.connection).address()
+            where = connect(config.work, environment(config.connection))
             bucket = where.path.lstrip("/").partition("/")[0]
             there = where.ask(lambda: where.filesystem.exists(where.path)) or _has(bucket, where)
             told = "answers" if there else f"has no bucket or container {bucket}"

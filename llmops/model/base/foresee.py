@@ -10,8 +10,8 @@ from llmops.config import Select
 from llmops.errors import ConfigError
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
+from llmops.model.base.objections import Capacity, objections
 from llmops.model.base.shape import known_config, stored_config
-from llmops.model.select.objections import Capacity, objections
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from llmops.model.evaluate import labels
-from llmops.model.scoring import metrics
+from llmops.model.scoring import labels, metrics
 from llmops.statistics.intervals import Floats, Measure
 
 Columns = dict[str, list[float | None]]  #: metric → one value per item, or none

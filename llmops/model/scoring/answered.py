@@ -14,8 +14,8 @@ from llmops.config import Evaluate
 from llmops.model.base.generate import answer
 from llmops.model.base.load import free_memory, load_servable
 from llmops.model.base.packing import answer_nats
-from llmops.model.evaluate.tasks import TASKS, Columns
 from llmops.model.scoring.likelihood import perplexity, reference_tokens
+from llmops.model.scoring.tasks import TASKS, Columns
 from llmops.records import Example
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Measure
