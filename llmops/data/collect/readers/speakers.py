@@ -185,7 +185,8 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
 
 def known_side(label: str, named: Speakers) -> Side | None:
     """Return the side of a label or role, in lower case: as the source says, else if it is the word for one."""
-    for side, patterns in (("asks", named.asks), ("answers", named.answers)):
+    sides: dict[Side, tuple[str, ...]] = {"asks": named.asks, "answers": named.answers}
+    for side, patterns in sides.items():
         if any(fnmatchcase(label, pattern.casefold()) for pattern in patterns):
             return side
     word = _NUMBER.sub("", label)
