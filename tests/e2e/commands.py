@@ -73,6 +73,7 @@ PARSED = {
     "make help": "prints a list",
     "python tests/test_pages.py": WRITES,
     "python tests/data/test_bad_input.py": WRITES,
+    "python tests/elk/test_files.py": WRITES,
     "python tests/monitoring/test_fields_table.py": WRITES,
     "python benchmarks/drift.py": "takes minutes; tests/benchmarks runs its parts",
     "python benchmarks/run_all.py --full NAME": "stands for each of the benchmarks; tests/benchmarks runs them",

@@ -17,7 +17,6 @@ QUOTES: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
     **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
 }
-_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
 _EMPHASIS = re.compile(r"(?<!\w)(_{1,3})(?=[^\W_])(.{1,200}?)(?<=[^\s_])\1(?![\w@])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CLOSING = " \t.!?…。？！,;:"
@@ -42,13 +41,9 @@ def comparable(
         closing: keep the punctuation that closes it.
         case: keep upper case.
         spaces: keep white space as it is; else there are single spaces.
-        repaired: without mojibake, characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it.
+        repaired: without characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it.
     """
     if not text.isascii():
-        if repaired and _MOJIBAKE.search(text):
-            from ftfy import fix_encoding
-
-            text = fix_encoding(text)
         text = unicodedata.normalize("NFKC", text.translate(_TYPED))
         if not case:
             text = unicodedata.normalize("NFKC", text.casefold())

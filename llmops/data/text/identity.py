@@ -22,8 +22,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from llmops.data.text.comparable import characters, comparable
-from llmops.data.text.spellings import forms
+from llmops.data.text.comparable import characters
+from llmops.data.text.spellings import forms, read
 from llmops.data.text.words import UNSPACED
 
 _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
@@ -54,7 +54,7 @@ def identifier(text: str) -> tuple[Shape, str]:
 
     Signs around its words do not count: `(Ana Li)` is `ana li`.
     """
-    plain = comparable(text, repaired=True)
+    plain = read(text)
     digits = _NO_DIGIT.sub("", plain)
     if _PHONE_DIGITS <= len(digits) <= _MOST_DIGITS and _PHONE.fullmatch(plain) and not plain.isdecimal():
         return Shape("phone", len(digits)), digits

@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
+from ftfy import fix_encoding
+
 from llmops.data.text.comparable import comparable
 
+_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _VALUE = re.compile(r"(?<=[?&])[^\s=?&#]+=[^\s&#]+")  #: of a URL's query, with its name
 _DOMAIN = re.compile(r"@[a-z\d-]+(?:\.[a-z\d-]+)+\.(?=\w)")
@@ -37,8 +40,14 @@ def forms(text: str) -> Iterator[str]:
         yield from (_read(unquote(form)) for form in texts)
 
 
+def read(text: str, *, case: bool = False, spaces: bool = False) -> str:
+    """Return the text as a reader takes it, without mojibake and emphasis; `case` and `spaces` as in `comparable`."""
+    repaired = fix_encoding(text) if _MOJIBAKE.search(text) else text
+    return comparable(repaired, case=case, spaces=spaces, repaired=True)
+
+
 def _read(text: str) -> str:
-    return comparable(text, case=True, spaces=True, repaired=True)
+    return read(text, case=True, spaces=True)
 
 
 def _without_entities(text: str) -> str:

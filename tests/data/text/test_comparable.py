@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmops.data.text.comparable import comparable, wording_id
 from llmops.data.text.comparable_texts import comparable_texts
+from llmops.data.text.spellings import read
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_the_options_leave_out_what_they_name() -> None:
     assert comparable("  How MUCH\n is it ?! ", closing=False) == comparable("how much is it", closing=False)
     assert comparable("C++", closing=False) != comparable("C", closing=False)
     assert wording_id("a", "b") != wording_id("ab", "") and wording_id("A?", "B.") == wording_id("a", "b")
-    assert comparable("_Ana_  LÃ¼\x07", case=True, spaces=True, repaired=True) == "Ana  Lü"
+    assert read("_Ana_  LÃ¼\x07", case=True, spaces=True) == "Ana  Lü"
 
 
 @given(st.lists(st.text() | st.text("aB \n\t\r\x0b\x1c\x00’„ÄÞ—²ßé\u0301\u00a0"), max_size=6))
