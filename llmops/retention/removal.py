@@ -1,6 +1,6 @@
 """How data is removed, so that a kill at any moment leaves nothing half: a folder is renamed to trash, then deleted.
 
-    artifacts/train/0a1b/        becomes trash by one renaming, and has its record, as `gone.json`, from then on
+    artifacts/train/0a1b/        gets `gone.json`, its record; becomes trash by one renaming; a folder again with that
     artifacts/train/.0a1b.gone/  the trash
 
 `finish` does what a kill has left to be done. Of a features artifact the rows leave the online store, too, unless
@@ -14,11 +14,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from llmops import artifacts
-from llmops.artifacts import GONE, write_json
+from llmops.artifacts import GONE, write_json, write_whole
 from llmops.config import Config
 from llmops.errors import HomeInUse
 from llmops.features.declarations import PARQUET, SETTINGS
@@ -48,8 +47,11 @@ def remove(path: Path, when: str) -> None:
         path: its folder.
         when: ISO time, UTC, for the record.
     """
+    if artifacts.is_done(path) or artifacts.is_gone(path):
+        record = artifacts.read_record(path)
+        write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
     os.rename(path, trash(path))
-    _keep_record(trash(path), when)
+    _keep_record(trash(path))
 
 
 def trash(path: Path) -> Path:
@@ -59,9 +61,8 @@ def trash(path: Path) -> Path:
 
 def finish(config: Config) -> None:
     """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     for old in found_trash(config):
-        _keep_record(old, now)
+        _keep_record(old)
         if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
             from llmops.features.online import forget_features
 
@@ -71,14 +72,12 @@ def finish(config: Config) -> None:
         shutil.rmtree(old)
 
 
-def _keep_record(old: Path, when: str) -> None:
+def _keep_record(old: Path) -> None:
     """Put the record of an artifact that has become trash in its place, unless it is there."""
     path = old.with_name(old.name[1 : -len(".gone")])
-    known = artifacts.is_done(old) or artifacts.is_gone(old)
-    if known and not (artifacts.is_done(path) or artifacts.is_gone(path)):
-        record = artifacts.read_record(old)
+    if (old / GONE).is_file() and not (artifacts.is_done(path) or artifacts.is_gone(path)):
         path.mkdir(exist_ok=True)
-        write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
+        write_whole(path / GONE, (old / GONE).read_bytes())
 
 
 def found_trash(config: Config) -> list[Path]:
