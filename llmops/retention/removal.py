@@ -1,7 +1,7 @@
 """How data is removed, so that a kill at any moment leaves nothing half: a folder is renamed to trash, then deleted.
 
-    artifacts/train/0a1b/        gets `gone.json`, its record; becomes trash by one renaming; a folder again with that
-    artifacts/train/.0a1b.gone/  the trash
+    artifacts/train/0a1b/        what is to go: its record is written into it as `gone.json`
+    artifacts/train/.0a1b.gone/  the folder, trash from then on; `finish` puts `gone.json` where it was, and deletes it
 
 `finish` does what a kill has left to be done. Of a features artifact the rows leave the online store, too, unless
 another one has put them there as well: an erasure finds a person's rows there by the artifacts.
@@ -41,7 +41,7 @@ def alone(config: Config) -> Iterator[None]:
 
 
 def remove(path: Path, when: str) -> None:
-    """Make trash of an artifact's data, or of what was begun of one. The record of one that was finished stays.
+    """Make trash of an artifact's data, or of what was begun of one; `finish` puts back the record of a finished one.
 
     Args:
         path: its folder.
@@ -51,7 +51,6 @@ def remove(path: Path, when: str) -> None:
         record = artifacts.read_record(path)
         write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
     os.rename(path, trash(path))
-    _keep_record(trash(path))
 
 
 def trash(path: Path) -> Path:
@@ -62,7 +61,10 @@ def trash(path: Path) -> Path:
 def finish(config: Config) -> None:
     """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
     for old in found_trash(config):
-        _keep_record(old)
+        path = old.with_name(old.name[1 : -len(".gone")])
+        if (old / GONE).is_file() and not (artifacts.is_done(path) or artifacts.is_gone(path)):
+            path.mkdir(exist_ok=True)
+            write_whole(path / GONE, (old / GONE).read_bytes())
         if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it
             from llmops.features.online import forget_features
 
@@ -70,14 +72,6 @@ def finish(config: Config) -> None:
             forget_features(config.features, old, others)
             (old / PARQUET).unlink()  # what is asked for above goes first: without it, there is nothing left to do
         shutil.rmtree(old)
-
-
-def _keep_record(old: Path) -> None:
-    """Put the record of an artifact that has become trash in its place, unless it is there."""
-    path = old.with_name(old.name[1 : -len(".gone")])
-    if (old / GONE).is_file() and not (artifacts.is_done(path) or artifacts.is_gone(path)):
-        path.mkdir(exist_ok=True)
-        write_whole(path / GONE, (old / GONE).read_bytes())
 
 
 def found_trash(config: Config) -> list[Path]:
