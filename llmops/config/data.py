@@ -18,6 +18,15 @@ class Speakers(Section):
     asks: tuple[str, ...] = Field((), description="Who asks; `*` stands for any text: `Visitor *`.")
     answers: tuple[str, ...] = Field((), description="Who answers.")
 
+    @field_validator("asks", "answers")
+    @classmethod
+    def _may_be_labels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            label, *others = filter(None, map(str.strip, re.split(r"[][(){}<>:：]", f" {name} ")))
+            if others or label != name.strip():
+                raise ValueError(f"a label has no brackets and no colon in it, as {name!r} has; write {label!r}")
+        return value
+
 
 class Source(Section):
     """One place that data comes from."""
@@ -75,8 +84,8 @@ class Source(Section):
     speakers: Speakers = Field(
         Speakers(),
         description="For `chat`: `asks` and `answers`, the names before the colon (`*` stands for any text) or the "
-        "roles of messages. With both nobody else speaks; with one, all others are on the other side. Empty: words "
-        "such as `Customer` tell, and of two speakers who asks first.",
+        "roles of messages. With both nobody else speaks; with one, all others are on the other side. If none of the "
+        "named speaks, a conversation is quarantined. Empty: words such as `Customer` tell, and of two speakers who asks first.",
     )
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
     licence: str = Field("", description="Licence of the texts, carried to every example.")

@@ -32,9 +32,11 @@ from llmops.data.collect.readers.origin import Item, Items, Origin, trimmed
 from llmops.data.collect.readers.speakers import (
     Line,
     Side,
+    in_time,
     is_notice,
     is_sentence,
     known_side,
+    role_sides,
     sides,
     taken_apart,
 )
@@ -143,9 +145,11 @@ def _goes_on(marks: Sequence[str], line: Line, fenced: bool) -> bool:
 
 def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
     """The pairs of one conversation of a transcript; lines before its first speaker or of a messenger are dropped."""
+    named = origin.source.speakers
     begin = next((index for index, line in enumerate(said) if line.who), len(said))
+    said = [*said[:begin], *in_time(said[begin:], named)]
     try:
-        side_of = sides(said[begin:], origin.source.speakers)
+        side_of = sides(said[begin:], named)
     except ValueError as error:
         yield origin.dropped(f"line {said[0].number}", "malformed", str(error), "\n".join(line.text for line in said))
         return
@@ -177,9 +181,15 @@ def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items
             yield origin.dropped(f"line {number}", "malformed", problem, line)
             continue
         turns: list[Turn] = []
-        for index, message in enumerate(conversation["messages"], start=1):
-            side = known_side(message["role"].casefold(), origin.source.speakers)
-            if side and side != "ignored" and (says := _content(message.get("content"))):
+        messages = conversation["messages"]
+        try:
+            side_of = role_sides([message["role"].casefold() for message in messages], origin.source.speakers)
+        except ValueError as error:
+            yield origin.dropped(f"line {number}", "malformed", str(error), line)
+            continue
+        for index, message in enumerate(messages, start=1):
+            side = side_of[message["role"].casefold()]
+            if side != "ignored" and (says := _content(message.get("content"))):
                 who = f"{message['role']} {message.get('name') or ''}"
                 _say(turns, Turn(side, who, f"line {number}, message {index}"), says)
         if not turns:
@@ -258,7 +268,7 @@ def _problem(conversation: Any, named: Speakers) -> str:
     for index, message in enumerate(conversation["messages"], start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             return f'message {index} has no "role"'
-        if not known_side(message["role"].casefold(), named):
+        if named == Speakers() and not known_side(message["role"].casefold(), named):
             return f"message {index} has the unknown role {message['role']!r}; name it in the source's `speakers`"
         if not isinstance(message.get("content"), str | list | None):
             return f'message {index} has a "content" that is no text'

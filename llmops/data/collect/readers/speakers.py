@@ -3,8 +3,9 @@
 A label is what stands before a line's first colon, after its time stamp if it has one, in any script. If the source
 names who asks and who answers, these and words for roles speak and no others. Else a label speaks
 
-1. if it is the first of its conversation, or the word for a role in one of several languages (`Customer`, `客服`);
-2. if its line has a time stamp, as the conversation's first has; then no others do but those of rule 1;
+1. if it is the first of its conversation, or has the word for a role in one of several languages (`Customer`, `客服`);
+2. if its line has a time stamp, as the conversation's first has; then no others do but those of rule 1. A bare time of
+   the day is one only if it lies between those of the turns around it: `10:00 on Monday` may be part of a message;
 3. if fewer than two speak by then: the one that stands on the most lines, and looks like a name;
 4. if it looks like a name and comes back after somebody else has spoken, or says a sentence between two turns of the
    same speaker.
@@ -17,6 +18,7 @@ sides are not all known are an error: the source has to name them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,14 +44,21 @@ _ANSWERS = """
     підтримка temsilci 客服 坐席 助手 客户服务 客戶服務 オペレーター 担当者 サポート カスタマーサポート 상담원 고객센터
     الدعم موظف एजेंट พนักงาน
 """
+# Beside another word of these they are a role: `Customer Service`, `Servicio al cliente`, `Support team`.
+_BESIDE = """
+    service services care desk help success team teams relations hotline kunden équipe clients clientèle atención
+    atencion servicio atendimento atenção assistência servizio assistenza clienti clientes hizmetleri destek служба
+    поддержки obsługa obsluha podpora zákaznická klienta 支持 服务 服務 지원 خدمة العملاء دعم
+"""
 # What people write before a colon in the middle of a message.
 _NO_NAMES = """
     note notes ps p.s nb re fwd subject date time price total sum size colour color order item items product address
     phone tel email e-mail mail fax tip step schritt étape paso passo important warning attention example error
-    hinweis preis achtung wichtig betreff datum größe farbe adresse nota remarque prix exemple importante precio
-    ejemplo prezzo цена внимание 注意 价格 備考
+    number id name hinweis preis achtung wichtig betreff datum größe farbe adresse nota remarque prix exemple importante
+    precio ejemplo prezzo цена внимание 注意 价格 備考
 """
-ASKS, ANSWERS, NO_NAMES = (frozenset(words.split()) for words in (_ASKS, _ANSWERS, _NO_NAMES))
+ASKS, ANSWERS, BESIDE, NO_NAMES = (frozenset(words.split()) for words in (_ASKS, _ANSWERS, _BESIDE, _NO_NAMES))
+_PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", "ao", "of", "for", "a", "q"])
 IGNORED = frozenset(["system", "tool", "function", "developer"])
 
 LABEL_CHARS, LABEL_WORDS = 40, 4
@@ -108,6 +117,10 @@ _OFFERS = re.compile(
 )
 _SENTENCE = re.compile(r"[.!?…。！？؟।][\"'”’»)]*$|(?:\S+\s+){3}\S")
 _NUMBER = re.compile(r"[\s#]*\d+$")
+_CLOCK = re.compile(r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?\s?(?:([AaPp])\.?[Mm]\.?)?")
+_RANGE = re.compile(r"0[:.]0\s?[-–]\s?0[:.]0")
+_SMALL = re.compile(r"^\W*[\d:.]+(?:\s?[AaPp]\.?[Mm]\.?)?[^\w\d]+[a-zß-öø-ÿа-яё]")
+_DAY = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +132,7 @@ class Line:
     who: str = ""
     says: str = ""
     stamp: str = ""  #: the form of its time stamp, digits as 0, words as a
+    time: int = -1  #: seconds after midnight of a stamp that is a bare time of the day
 
 
 def taken_apart(number: int, text: str) -> Line:
@@ -128,11 +142,36 @@ def taken_apart(number: int, text: str) -> Line:
         match = None
     if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` begins with no label
         if notice := _NOTICE.fullmatch(text):
-            return Line(number, text, "", "", _form(notice["before"]))
+            return Line(number, text, "", "", _form(notice["before"]), _time(notice["before"]))
         if not match:
             return Line(number, text)
     before, who = match["before"] or "", match["who"].strip().casefold()
-    return Line(number, text, who, match["says"].strip(), _form(before or match["after"] or ""))
+    return Line(number, text, who, match["says"].strip(), _form(before or match["after"] or ""), _time(before))
+
+
+def in_time(lines: Sequence[Line], named: Speakers) -> list[Line]:
+    """Return the lines of a conversation; those that begin with a time at which they cannot have been said are text.
+
+    That is so only where the first line begins with a bare time of the day. Sure are the times of the first line, of
+    known speakers, and of labels that come back; any other has to lie between those around it, past midnight if need
+    be. At the end, where none follows, a small letter behind it shows that it is text.
+    """
+    if not lines or lines[0].time < 0:
+        return list(lines)
+    timed = Counter(line.who for line in lines if line.who and line.time >= 0)
+    known = {who for who, times in timed.items() if times > 1 or known_side(who, named)}
+    sure = [i for i, line in enumerate(lines) if not i or (line.time >= 0 and line.who in known)]
+    kept = []
+    for index, line in enumerate(lines):
+        at = bisect_right(sure, index)
+        if sure[at - 1] != index and (line.time >= 0 or _RANGE.fullmatch(line.stamp)):
+            after = (line.time - lines[sure[at - 1]].time) % _DAY
+            next_ = (lines[sure[at]].time - lines[sure[at - 1]].time) % _DAY if at < len(sure) else _DAY // 2
+            small = at == len(sure) and not line.who and _SMALL.search(line.text)
+            if line.time < 0 or after > next_ or small:
+                line = Line(line.number, line.text)
+        kept.append(line)
+    return kept
 
 
 def is_notice(line: Line, first: Line) -> bool:
@@ -145,6 +184,14 @@ def is_sentence(text: str) -> bool:
     return _SENTENCE.search(text) is not None
 
 
+def _time(stamp: str) -> int:
+    if not (match := _CLOCK.fullmatch(stamp.strip())):
+        return -1
+    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
+    half = (match[4] or "").lower()
+    return (hour % 12 + 12 * (half == "p") if half else hour) * 3600 + minute * 60 + second
+
+
 def _form(stamp: str) -> str:
     digits = re.sub(rf"\s?{_HALF}", "", re.sub(r"\d+", "0", stamp)).strip()
     return re.sub(r"[^\W\d_]+\.?", "a", digits)
@@ -154,10 +201,11 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
     """Return the labels of a conversation that are speakers', and the side of each.
 
     Raises:
-        ValueError: if more than two speak, and it is not known of each who asks and who answers.
+        ValueError: if more than two speak, and it is not known of each who asks and who answers, or if nobody of those
+            that the source names speaks.
     """
     labelled = [line for line in lines if line.who]
-    known: dict[str, Side] = {line.who: side for line in labelled if (side := known_side(line.who, named))}
+    known = _known_sides([line.who for line in labelled], named)
     if named.asks and named.answers:
         return known
     speaking = dict.fromkeys(line.who for line in lines[:1] if line.who) | dict.fromkeys(known)
@@ -172,7 +220,7 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
         speaking |= dict.fromkeys(name for name in names if _takes_turns(name, labelled, speaking))
     unknown = [who for who in speaking if who not in known]
     if named.asks or named.answers:
-        return known | dict.fromkeys(unknown, "asks" if named.answers else "answers")
+        return known | dict.fromkeys(unknown, _others(named))
     parties = [who for who in speaking if known.get(who) != "ignored"]
     if unknown and len(parties) > 2:
         who = ", ".join(parties)
@@ -183,14 +231,47 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
     return known | {who: "asks" if who == customer else "answers" for who in unknown}
 
 
+def role_sides(roles: Sequence[str], named: Speakers) -> dict[str, Side]:
+    """Return the sides of the roles of messages, in lower case. If the source names both sides, others are ignored.
+
+    Raises:
+        ValueError: if nobody of those that the source names speaks.
+    """
+    return dict.fromkeys(roles, _others(named)) | _known_sides(roles, named)
+
+
+def _others(named: Speakers) -> Side:
+    return "ignored" if named.asks and named.answers else "asks" if named.answers else "answers"
+
+
+def _known_sides(labels: Sequence[str], named: Speakers) -> dict[str, Side]:
+    known: dict[str, Side] = {label: side for label in labels if (side := known_side(label, named))}
+    if not labels or (named.asks and "asks" in known.values()) or (named.answers and "answers" in known.values()):
+        return known
+    if sought := ", ".join([*named.asks, *named.answers]):
+        raise ValueError(f"none of the source's `speakers` ({sought}) is among {', '.join(dict.fromkeys(labels))}")
+    return known
+
+
 def known_side(label: str, named: Speakers) -> Side | None:
-    """Return the side of a label or role, in lower case: as the source says, else if it is the word for one."""
+    """Return the side of a label or role, in lower case: as the source says, else by the words for roles in it.
+
+    Of several words those that answer say more: `customer support` and `human agent` answer, `customer anna` asks.
+    """
     sides: dict[Side, tuple[str, ...]] = {"asks": named.asks, "answers": named.answers}
     for side, patterns in sides.items():
         if any(fnmatchcase(label, pattern.casefold()) for pattern in patterns):
             return side
-    word = _NUMBER.sub("", label)
-    return "asks" if word in ASKS else "answers" if word in ANSWERS else "ignored" if word in IGNORED else None
+    whole: dict[Side, frozenset[str]] = {"answers": ANSWERS, "ignored": IGNORED, "asks": ASKS}
+    if found := [side for side, known in whole.items() if _NUMBER.sub("", label) in known]:
+        return found[0]
+    words = [word for word in re.split(r"[\s_-]+", label) if word not in _PARTICLES and not word.lstrip("#").isdigit()]
+    first, answering = set(words[:2]), ANSWERS | BESIDE
+    if len(words) > 1 and first <= ASKS | answering and first & answering:
+        return "answers"
+    if len(words) > 2 or first & NO_NAMES:  # `Customer number: 12`
+        return None
+    return next((side for side, known in whole.items() if first & known), None)
 
 
 def _is_name(line: Line) -> bool:

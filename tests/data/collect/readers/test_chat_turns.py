@@ -91,6 +91,24 @@ ODD = {
         "Agent 2: Never.",
         ["Is it new?|Yes.", "Is it red?|", "Is it big?|No.\nNever."],
     ),
+    "a role of two words that asks first": (
+        "Customer Support: Hello. What is your order number?\nAnna Li: 12.\nCustomer Support: Thanks.\n"
+        "Anna Li: Can it be returned?\nCustomer number: 12\nCustomer Support: Yes, within 30 days.",
+        [
+            "|Hello. What is your order number?",
+            "12.|Thanks.",
+            "Can it be returned? Customer number: 12|Yes, within 30 days.",
+        ],
+    ),
+    "past midnight, with times in what is said": (
+        "11:58 PM Anna: Is it new?\n12:01 AM Maria: It opens at\n10:00 on Monday,\n11:00 on Tuesday:\n"
+        "12:02 AM Anna: And it?\n12:03 AM Maria: At\n12:00 or so.",
+        ["Is it new?|It opens at\n10:00 on Monday,\n11:00 on Tuesday:", "And it?|At\n12:00 or so."],
+    ),
+    "a time of the day at the end": (
+        "10:32 Anna: When?\n10:33 Maria: It opens at\n10:00 on Monday, and closes at\n18:00 every day.",
+        ["When?|It opens at\n10:00 on Monday, and closes at\n18:00 every day."],
+    ),
 }
 
 
@@ -102,13 +120,17 @@ def test_speakers_are_found_by_structure(tmp_path: Path, name: str) -> None:
     assert found[: len(expected)] == expected and not any(i.answer for i in items[len(expected) :])
 
 
-ANSWERING = "Agent|Agent 2|Helpdesk|customer service 7|Служба|客服|サポート"
-ASKING = "Customer|Customer 1|Human|Kunde|Cliente|客户|Visitor 8123"
-NEITHER = "Anna|Anna Miller|Room service|Customer Support|Service|Desk|Note for the team"
+ANSWERING = """
+    Agent|Agent 2|Helpdesk|Customer Support|Customer Success Manager|Customer support Maria|Client advisor|Human agent|
+    Guest services|Agent Smith|agent_1|human-agent|Anna Support|customer_service|Support Team|Kundenservice|
+    Service client|Atención al cliente|Служба поддержки|Müşteri hizmetleri|客户服务|客服|고객 지원|خدمة العملاء|Bob 7
+"""
+ASKING = "Customer|Customer A|Customer 1|Customer Anna|end_user|user_1|Human|Kunde Jonas|Cliente|客户|Visitor 8123"
+NEITHER = "Anna|Anna Miller|Room service|Call our customer service|Team|Service|Desk|Note for the team|User name"
 
 
 def test_a_label_is_known_by_a_word_for_a_role_or_by_the_source() -> None:
-    named = Speakers(asks=("Visitor *",), answers=("Служба", "Customer service*"))
+    named = Speakers(asks=("Visitor 8*",), answers=("Bob *",))
     for labels, side in ((ANSWERING, "answers"), (ASKING, "asks"), (NEITHER, None)):
         wanted = dict.fromkeys((label.strip() for label in labels.split("|")), side)
         assert {label: known_side(label.casefold(), named) for label in wanted} == wanted
@@ -128,6 +150,37 @@ def test_of_more_than_two_speakers_the_source_has_to_name_the_sides(tmp_path: Pa
         ]  # fmt: skip
     both = {"asks": ("Tim",), "answers": ("Maria",)}
     assert dropped(read(tmp_path, THREE, speakers=both)) == [("malformed", "line 1")]  # Anna is nobody there
+    for absent in ({"asks": ("Jo",)}, {"answers": ("Jo",)}, {"asks": ("Jo",), "answers": ("Bo",)}):
+        (item,) = read(tmp_path, THREE, speakers=absent)
+        assert isinstance(item, Dropped) and "none of the source's `speakers` (Jo" in item.detail
+
+
+@pytest.mark.parametrize("name", ["Maria (support)", "[Maria]", "<Maria>", "Maria:"])
+def test_a_speaker_that_no_label_can_be_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="write 'Maria'"):
+        Speakers(answers=(name,))
+
+
+ROLES = [  # the source's `speakers`, the pairs
+    ({}, None),
+    ({"answers": ("bot",)}, [("Q", "A"), ("N", "B")]),
+    ({"asks": ("web*",)}, [("Q", "A\nN\nB")]),
+    ({"asks": ("web*",), "answers": ("bot",)}, [("Q", "A\nB")]),
+    ({"asks": ("nobody",)}, None),
+]
+
+
+@pytest.mark.parametrize(("named", "expected"), ROLES)
+def test_roles_that_are_not_named_are_on_the_other_side_or_left_out(
+    tmp_path: Path, named: dict[str, tuple[str, ...]], expected: list[tuple[str, str]] | None
+) -> None:
+    said = [("web_42", "Q"), ("bot", "A"), ("note", "N"), ("bot", "B")]
+    chat = json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
+    items = lines(tmp_path, chat, speakers=named)
+    assert pairs(items) == (expected or [])
+    assert all("`speakers`" in i.detail for i in items if isinstance(i, Dropped)) and bool(dropped(items)) != bool(
+        expected
+    )
 
 
 OFFERS = [  # what the agent greets with, and how a customer asks for help
@@ -182,6 +235,11 @@ def test_no_line_is_lost(text: str) -> None:
             "1/3/26, 9:05 AM - Anna: Is it new?\n1/3/26, 11:15 PM - Tom joined\n1/3/26, 9:06 AM - Shop: Yes,\n10:30.",
             ["line 2"],
             "Yes,\n10:30.",
+        ),
+        (  # a bare time is known by its order
+            "10:30 Anna: Is it new?\n10:31 Tom joined\n10:31 Shop: Yes,\n10:29 it is.\n10:45 Tom left",
+            ["line 2", "line 5"],
+            "Yes,\n10:29 it is.",
         ),
     ],
 )
