@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from llmops.config import Monitoring
-from llmops.elk.server import Cannot, Server
+from llmops.elk.server import Cannot, Server, content
 
 STREAMS, TEXT_STREAMS = "logs-llmops.*-*", "logs-llmops.text-"  #: all our data streams; how those of texts begin
 WRITER, READER = "llmops_writer", "llmops_reader"
@@ -45,7 +45,7 @@ class Document(Thing):
         self._path = f"/_security/role/{name}" if kind == "role" else f"/_{kind}/{name}"
 
     def look(self) -> State:
-        answer = self.server.ask("GET", self._path)
+        answer = self.server.find(self._path)
         if answer is None:
             return "missing"
         found = answer[self._key] if self._kind == "role" else answer[f"{self._kind}s"][0][self._kind]
@@ -117,10 +117,10 @@ class User(Thing):
         self._path, self._login, self._role = f"/_security/user/{user}", (user, password), role
 
     def look(self) -> State:
-        if self.server.ask("GET", self._path) is None:
+        if self.server.find(self._path) is None:
             return "missing"
         answer = self.server.send("GET", "/_security/_authenticate", auth=self._login)
-        good = answer.is_success and (not self._role or answer.json()["roles"] == [self._role])
+        good = answer.is_success and (not self._role or content(answer)["roles"] == [self._role])
         return "same" if good else "differs"
 
     def put(self) -> None:
@@ -190,4 +190,5 @@ def _leaves(thing: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _version(body: Mapping[str, Any]) -> int:
-    return int(body.get("version") or body.get("metadata", {}).get("version") or 0)
+    found = str(body.get("version") or body.get("metadata", {}).get("version"))
+    return int(found) if found.isdecimal() else 0  # roles of earlier releases have a digest

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from llmops.elk.elasticsearch import State, Thing, holds
-from llmops.elk.server import Cannot, Server
+from llmops.elk.server import Cannot, Server, content
 
 
 class SavedObjects(Thing):
@@ -20,11 +20,10 @@ class SavedObjects(Thing):
         wanted = saved_objects()
         wish = {"objects": [{"type": one["type"], "id": one["id"]} for one in wanted], "excludeExportDetails": True}
         answer = self.server.send("POST", "/api/saved_objects/_export", wish)
-        if answer.status_code == 400 and (missing := answer.json().get("attributes", {}).get("objects")):
+        if answer.status_code == 400 and '"objects"' in answer.text:
+            missing = answer.json()["attributes"]["objects"]
             return "missing" if len(missing) == len(wanted) else "differs"
-        if answer.is_error:
-            raise Cannot(f"{answer.status_code}: {answer.text[:300]}")
-        found = {one["id"]: one["attributes"] for one in map(json.loads, answer.text.splitlines())}
+        found = {one["id"]: one["attributes"] for one in content(answer, lines=True)}
         return "same" if all(holds(found.get(one["id"]), _marks(one)) for one in wanted) else "differs"
 
     def put(self) -> None:

@@ -75,7 +75,12 @@ def _things(config: Monitoring, environ: Mapping[str, str]) -> list[Thing]:
     if not config.elasticsearch_url:
         raise ConfigError("No Elasticsearch is configured; set monitoring.elasticsearch_url.")
     server = Server("Elasticsearch", config.elasticsearch_url, environ, config.ca_file)
-    server.ask("GET", "/_cluster/health")
+    try:
+        server.ask("GET", "/_cluster/health")
+    except Cannot as error:
+        raise ConfigError(
+            f"{config.elasticsearch_url} does not answer as Elasticsearch ({error}); see monitoring.elasticsearch_url."
+        ) from None
     found = things(server, config, environ)
     if config.kibana_url:
         found.append(SavedObjects(Server("Kibana", config.kibana_url, environ, config.ca_file)))

@@ -17,7 +17,10 @@ import pytest
 
 from llmops.config import Monitoring
 from llmops.elk import kibana, setup
+from llmops.elk.elasticsearch import STREAMS
+from llmops.errors import ConfigError
 
+OURS = "Kibana's data view and dashboards"
 NOT_FOUND = {"error": {"statusCode": 404, "message": "Not found"}}
 
 
@@ -26,6 +29,7 @@ class Kibana(BaseHTTPRequestHandler):
 
     objects: dict[tuple[str, str], dict[str, Any]] = {}
     refused = ""  #: the title of an object that is not taken
+    odd: dict[str, tuple[int, Any]] = {}  #: answers that are given in place of others, by path
 
     def do_GET(self) -> None:
         if self.path in ("/api/status", "/_cluster/health"):
@@ -69,6 +73,7 @@ class Kibana(BaseHTTPRequestHandler):
         return None
 
     def _say(self, status: int, said: Any) -> None:
+        status, said = self.odd.get(self.path, (status, said))
         body = (said if isinstance(said, str) else json.dumps(said)).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -81,7 +86,7 @@ class Kibana(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def config() -> Iterator[Monitoring]:
-    Kibana.objects, Kibana.refused = {}, ""
+    Kibana.objects, Kibana.refused, Kibana.odd = {}, "", {}
     with ThreadingHTTPServer(("127.0.0.1", 0), Kibana) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -91,7 +96,7 @@ def config() -> Iterator[Monitoring]:
 
 def ours(steps: Any) -> str:
     """What is said of Kibana's objects."""
-    return {one.thing: one.what for one in steps}["Kibana's data view and dashboards"]
+    return {one.thing: one.what for one in steps}[OURS]
 
 
 def test_dashboards_are_made_once_made_anew_where_they_changed_and_removed(config: Monitoring) -> None:
@@ -126,3 +131,31 @@ def test_a_kibana_that_does_not_answer_is_said_and_elasticsearch_is_set_up_all_t
     steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
     assert steps[-1].what == "cannot" and "Kibana" in steps[-1].thing and "does not answer" in steps[-1].why
     assert len(steps) > 3 and setup.status(steps) == setup.INCOMPLETE
+
+
+EXPORT, ROLE = "/api/saved_objects/_export", "llmops_writer"
+ODD = [  # path, answer; what is said of which thing, and why
+    (f"/_security/role/{ROLE}", 200, {ROLE: {"metadata": {"version": "10583977f850"}}}, f"role {ROLE}", "differs", ""),
+    (f"/_security/role/{ROLE}", 404, {}, f"role {ROLE}", "missing", ""),
+    (f"/_data_stream/{STREAMS}/_lifecycle", 404, {}, "retention of data streams", "cannot", "404"),
+    (f"/{STREAMS}/_mapping", 404, {}, "mapping of existing data streams", "cannot", "404"),
+    (f"/{STREAMS}/_mapping", 200, "<html>", "mapping of existing data streams", "cannot", "<html>"),
+    (EXPORT, 400, "<html>", OURS, "cannot", "400: <html>"),
+    (EXPORT, 200, "<html>", OURS, "cannot", "<html>"),
+    (EXPORT, 401, {}, OURS, "cannot", "set ELASTIC_PASSWORD (of ELASTIC_USERNAME, by default elastic) or"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "status", "answer", "thing", "what", "why"), ODD)
+def test_odd_answers_are_said(
+    config: Monitoring, path: str, status: int, answer: Any, thing: str, what: str, why: str
+) -> None:
+    Kibana.odd = {path: (status, answer)}
+    (one,) = [one for one in setup.check(config, {}) if one.thing == thing]
+    assert one.what == what and why in one.why
+
+
+def test_a_server_that_is_no_elasticsearch_is_refused_at_once(config: Monitoring) -> None:
+    Kibana.odd = {"/_cluster/health": (404, {})}
+    with pytest.raises(ConfigError, match="elasticsearch_url"):
+        list(setup.check(config, {}))
