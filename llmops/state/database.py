@@ -31,7 +31,7 @@ from llmops.errors import ConfigError, StateError, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "1001"  #: the revision that this code works with: the newest in migrations/versions/
+HEAD = "1002"  #: the revision that this code works with: the newest in migrations/versions/
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 30  #: how long a writer waits for another before it gives up
 CONNECT_S = 5  #: how long a server may take to answer
@@ -165,7 +165,7 @@ class Database:
         command.upgrade(settings, "head")
 
     def _refuse_newer(self, known: str) -> None:
-        if known and known < "1001":
+        if known and known < "1002":
             raise StateError(
                 f"The database {self.name} was made before the first release (revision {known}); begin with a new home."
             )

@@ -67,17 +67,21 @@ def test_a_database_is_migrated_to_the_next_revision_with_its_rows(
         note(connection, "before")
     later = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, later)
-    (later / "versions" / "1002_next.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '1002', '1001'\n\n\n"
+    (later / "versions" / "1003_next.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = '1003', '1002'\n\n\n"
         "def upgrade():\n    op.add_column('audit', sa.Column('place', sa.Text))\n"
     )
     monkeypatch.setattr(module, "MIGRATIONS", later)
-    monkeypatch.setattr(module, "HEAD", "1002")
-    with Database(url).read() as connection:
+    monkeypatch.setattr(module, "HEAD", "1003")
+    database = Database(url)
+    with database.read() as connection:
         assert connection.exec_driver_sql("SELECT action, place FROM audit").all() == [("before", None)]
     monkeypatch.undo()
-    with pytest.raises(StateError, match="newer llmops"), Database(url).read():
-        pass
+    for revision, refused in (("1003", "newer llmops"), ("1001", "before the first release")):
+        with database.change() as connection:
+            connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '{revision}'")
+        with pytest.raises(StateError, match=refused), Database(url).read():
+            pass
 
 
 def test_threads_that_open_new_databases_at_once_are_no_harm_to_each_other(tmp_path: Path) -> None:

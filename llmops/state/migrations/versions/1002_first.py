@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy import JSON, Column, Float, Integer, LargeBinary, Text
 
-revision = "1001"
+revision = "1002"
 down_revision = None
 
 _REVIEW = (
