@@ -34,17 +34,18 @@ _TYPED: dict[int, str] = {
 def comparable(
     text: str, *, closing: bool = True, case: bool = False, spaces: bool = False, repaired: bool = False
 ) -> str:
-    """Return `text` in straight quotes and in NFKC; raised digits stay different ones.
+    """Return `text` in straight quotes and in NFKC; raised and lowered digits stay different ones.
 
     Args:
         text: any text.
         closing: keep the punctuation that closes it.
         case: keep upper case.
         spaces: keep white space as it is; else there are single spaces.
-        repaired: without characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it.
+        repaired: without characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it; digits are
+            then the same wherever they stand.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_TYPED))
+        text = unicodedata.normalize("NFKC", text.translate(QUOTES if repaired else _TYPED))
         if not case:
             text = unicodedata.normalize("NFKC", text.casefold())
         if repaired:
