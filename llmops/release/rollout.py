@@ -64,10 +64,9 @@ def start(
 ) -> Canary:  # fmt: skip
     """Let a version answer a share of the callers, as a canary or in an A/B test; asking again for what is there
     changes nothing, but that a reason it needs is written down. Warn if `callers` on each side cannot be reached."""
-    if few := trials.few_keys(registry, share, callers):
-        log.warning(few)
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
+    trials.warn_of_few_keys(registry, share, callers)
     needed = registry.trial_override()
     if (canary, needed) != before:
         more = {"llmops.canary.share": share, **(who or {}), **({"llmops.override": needed} if needed else {})}

@@ -132,8 +132,6 @@ def run(
         return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
 
     share = config.canary_share if config.canary else 0.0
-    if share and (few := trials.few_keys(registry, share, config.canary_callers)):
-        log.warning(few)
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
@@ -144,6 +142,8 @@ def run(
                 now, trees, documents, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
             )
             break
+    if (going := registry.canary()) and going.version == version.name:
+        trials.warn_of_few_keys(registry, going.share, config.canary_callers)
     decision = judgement.counting(version)
     document = {"version": version.name, **asdict(decision)}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}

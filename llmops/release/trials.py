@@ -9,6 +9,7 @@ A rating may come to any replica. So the id of a request carries a `mark`: trial
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,12 +17,15 @@ from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
+from llmops.errors import RegistryError
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.release.figures import Figures, group_of
 from llmops.release.verdict import looks
 from llmops.state import audit
 from llmops.state.tables import keys, trial_counts, trial_ratings, trials
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["canary", "ab_test"]
 AB_TEST: Literal["ab_test"] = "ab_test"  #: a trial that is judged by ratings, too
@@ -123,23 +127,30 @@ def ask(registry: Registry, started: str, **asked: float | None) -> None:
             connection.execute(these.values(settings={**known.settings, **given}))
 
 
-def few_keys(registry: Registry, share: float, callers: int) -> str:
-    """Return a warning if there are too few keys for so many callers on each side of a trial; empty: enough."""
+def warn_of_few_keys(registry: Registry, share: float, callers: int) -> None:
+    """Warn if there are too few keys for so many callers on each side of a trial."""
     with registry.database.read() as connection:
-        count = connection.scalar(sa.select(sa.func.count()).where(keys.c.revoked == "")) or 0
-    reached = count * min(share, 1 - share)
-    if reached >= callers:
-        return ""
-    return (
-        f"A share of {share:g} of {count} API keys is {reached:.1f} callers on a side, and release.canary_callers asks "
-        f"for {callers}: the trial cannot promote its version. Take a share nearer to a half, or fewer callers."
-    )
+        good = (keys.c.revoked == "") & ((keys.c.expires == "") | (keys.c.expires > audit.now()))
+        count = connection.scalar(sa.select(sa.func.count()).where(good)) or 0
+    if (reached := count * min(share, 1 - share)) < callers:
+        log.warning(
+            f"A share of {share:g} of {count} API keys is {reached:.1f} callers on a side; the trial is unlikely to "
+            f"reach the {callers} of release.canary_callers. Take a share nearer to a half, or fewer callers."
+        )
 
 
 def counted(registry: Registry, started: str) -> Sides:
-    """Return the counts of all replicas in a trial, with the ratings of the answers."""
-    with registry.database.read() as connection:
-        return _pooled(connection, registry, started)
+    """Return the counts of all replicas in a trial, with the ratings of the answers.
+
+    Raises:
+        RegistryError: if they are damaged.
+    """
+    try:
+        with registry.database.read() as connection:
+            return _pooled(connection, registry, started)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        why = f"The counts of the trial that began at {started} are damaged ({type(error).__name__}: {error})"
+        raise RegistryError(f"{why}; end it with --stop.") from error
 
 
 def find(registry: Registry, started: str) -> sa.Row[Any] | None:

@@ -148,6 +148,7 @@ def test_who_starts_a_trial_that_too_few_keys_can_reach_is_warned(
     with registry.database.change() as connection:
         connection.execute(keys.insert(), [texts | {"prefix": f"{n:08x}"} for n in range(20)])
         connection.execute(keys.insert(), [texts | {"prefix": f"gone{n}", "revoked": "2026"} for n in range(80)])
+        connection.execute(keys.insert(), [texts | {"prefix": f"old{n}", "expires": "2026"} for n in range(80)])
     assert run(settings, "canary", "v2", "--share", "0.25") == 0 and "API keys" not in caplog.text
     assert run(settings, "canary", "v2", "--share", "0.2") == 0
     assert "0.2 of 20 API keys is 4.0 callers" in caplog.text
