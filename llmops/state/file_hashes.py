@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from llmops.artifacts import file_sha256
 from llmops.errors import StateError
@@ -77,8 +78,10 @@ def _keep(database: str, fresh: Known) -> None:
                     [{"key": row["file"]} for row in rows],
                 )
                 connection.execute(sa.insert(file_hashes), rows)
+            for file in fresh:
+                _unwritten.get(database, {}).pop(file, None)
             return
-    except StateError:  # whoever may only read the database can ask for the state of the home, too
+    except (StateError, DBAPIError):  # whoever may only read the database can ask for the state of the home, too
         pass
     _unwritten.setdefault(database, {}).update(fresh)
 

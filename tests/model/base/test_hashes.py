@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy.exc import ProgrammingError
 
 from llmops import artifacts
 from llmops.artifacts import Record, file_sha256
@@ -17,6 +19,7 @@ from llmops.model.base import hashes
 from llmops.model.base.catalog import Entry, catalogue
 from llmops.pipeline import plan, run_stage
 from llmops.records import Example, read_selection, write_rows
+from llmops.state import file_hashes
 from llmops.state.database import database_at
 from tests.model.made import example
 
@@ -72,16 +75,15 @@ def test_a_file_is_hashed_once_also_where_no_database_is_or_it_may_only_be_read(
     read: list[str] = []
     monkeypatch.setattr(hashes, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
     monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", -1)
-    there, absent, shut = (f"sqlite:///{tmp_path / name}" for name in ("there.db", "absent.db", "shut.db"))
-    for url in (there, shut):
+    there, absent, shut, role = (f"sqlite:///{tmp_path / name}.db" for name in ("there", "absent", "shut", "role"))
+    for url in (there, shut, role):
         with database_at(url).change():
             pass
-
-    def refused() -> None:
-        raise StateUnavailable("read-only")
-
-    monkeypatch.setattr(database_at(shut), "change", refused)
-    for url in (there, absent, shut):
+    change = database_at(shut).change
+    denied = ProgrammingError("DELETE", {}, Exception("permission denied"))  # to a role of PostgreSQL that may SELECT
+    for url, error in ((shut, StateUnavailable("read-only")), (role, denied)):
+        monkeypatch.setattr(database_at(url), "change", Mock(side_effect=error))
+    for url in (there, absent, shut, role):
         read.clear()
         found = hashes.hashes(base, url)
         assert found == {f.name: file_sha256(f) for f in base.iterdir()} and sorted(read) == sorted(found)
@@ -93,6 +95,10 @@ def test_a_file_is_hashed_once_also_where_no_database_is_or_it_may_only_be_read(
         read.clear()
         hashes.hashes(base, url)
         assert len(read) == number + (url == there)  # edited since
+    monkeypatch.setattr(database_at(shut), "change", change)
+    edit(base / "model.safetensors")
+    hashes.hashes(base, shut)  # written now, and no longer kept in memory
+    assert len(file_hashes._unwritten[shut]) == len(found) - 1
 
 
 def test_a_damaged_download_is_named(tmp_path: Path) -> None:
