@@ -62,7 +62,7 @@ def finish(config: Config) -> None:
     """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
     for old in found_trash(config):
         path = old.with_name(old.name[1 : -len(".gone")])
-        if (old / GONE).is_file() and not (artifacts.is_done(path) or artifacts.is_gone(path)):
+        if (old / GONE).is_file() and not any(path.glob("[!.]*")):  # nor was it begun again
             path.mkdir(exist_ok=True)
             write_whole(path / GONE, (old / GONE).read_bytes())
         if all((old / name).is_file() for name in (PARQUET, SETTINGS)):  # of features, and Feast knew of it

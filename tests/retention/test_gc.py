@@ -247,6 +247,15 @@ def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:
     assert done["train"] == old and all(artifacts.is_done(path) for path in done.values())
 
 
+def test_what_is_begun_again_before_a_killed_removal_is_finished_gets_no_old_record(lived: Site) -> None:
+    path = next((lived.config.artifacts / "train").glob("[!.]*"))
+    removal.remove(path, "2026-02-01T00:00:00+00:00")
+    path.mkdir()
+    (path / "checkpoint").write_text("x")
+    removal.finish(lived.config)
+    assert os.listdir(path) == ["checkpoint"] and not removal.found_trash(lived.config)
+
+
 def test_unfinished_work_and_logs_stay_while_they_are_new(lived: Site) -> None:
     train, tasks = lived.config.artifacts / "train", lived.home / "logs" / "tasks" / "dag_id=llmops_pipeline"
     ages = {train / "new/checkpoint": 1, train / "old/checkpoint": 5, tasks / "1/a.log": 40, tasks / "2/a.log": 3}
