@@ -85,7 +85,8 @@ class Source(Section):
         Speakers(),
         description="For `chat`: `asks` and `answers`, the names before the colon (`*` stands for any text) or the "
         "roles of messages. With both nobody else speaks; with one, all others are on the other side. If none of the "
-        "named speaks, a conversation is quarantined. Empty: words such as `Customer` tell, and of two speakers who asks first.",
+        "named speaks, a conversation is quarantined. Empty: words such as `Customer` tell, and of two speakers who "
+        "asks first.",
     )
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
     licence: str = Field("", description="Licence of the texts, carried to every example.")
