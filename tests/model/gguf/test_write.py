@@ -1,5 +1,4 @@
-"""A GGUF file holds the weights of its folder, within what its form rounds, and OpenVINO answers with it as torch does
-with the folder."""
+"""OpenVINO answers with a GGUF file as torch does with its folder; what cannot be one is refused."""
 
 from __future__ import annotations
 
@@ -11,11 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from gguf.quants import dequantize
 
 from llmops.errors import ArtifactError
 from llmops.features.tokenize import Tokens
@@ -77,29 +74,6 @@ def test_openvino_answers_as_torch_does_and_finds_the_same_likelihood(
             assert count == tokens and ours == pytest.approx(nats, rel=2e-3)
         assert served.generate(asked, 16, 4) == right
     served.close()
-
-
-@pytest.mark.parametrize("form", ["f16", "q8_0"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_file_holds_the_weights_within_what_the_form_rounds(
-    name: str, form: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    folder = make(name, tmp_path / "hf", tokenizer)
-    write_gguf(folder, tmp_path / "x.gguf", form)
-    assert {path.name for path in tmp_path.iterdir()} == {"hf", "x.gguf"}
-    found = {t.name: t for t in GGUFReader(tmp_path / "x.gguf").tensors}
-    state = load_model(folder).float().state_dict()
-    assert len(found) == len(state) - bool(SHAPES[name].get("tie_word_embeddings"))
-    for ours, theirs in {
-        "token_embd": "embed_tokens",
-        "blk.1.ffn_down": "layers.1.mlp.down_proj",
-        "blk.0.attn_v": "layers.0.self_attn.v_proj",
-        "output_norm": "norm",
-    }.items():
-        tensor, right = found[f"{ours}.weight"], state[f"model.{theirs}.weight"].numpy()
-        values = dequantize(tensor.data, tensor.tensor_type).reshape(right.shape)
-        step = np.ptp(right, axis=-1, keepdims=True) / 127 if right.ndim > 1 and form == "q8_0" else 0
-        assert (np.abs(values - right) <= np.abs(right) * 2**-11 + step + 1e-7).all()
 
 
 @pytest.mark.parametrize(
