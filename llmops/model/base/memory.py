@@ -132,7 +132,7 @@ def _answering(shape: Shape, requests: int, tokens: int, answers: int, gpu: bool
 
 
 def _cache(shape: Shape, tokens: int, gpu: bool) -> float:
-    """Keys and values: in bfloat16 on a GPU, in float32 on a CPU (see `gguf.worker.PRECISIONS`)."""
+    """Return the bytes of keys and values: in bfloat16 on a GPU, in float32 on a CPU (see `gguf.worker.PRECISIONS`)."""
     return 2.0 * tokens * shape.layers * shape.kv * (2 if gpu else 4)
 
 

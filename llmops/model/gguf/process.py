@@ -77,7 +77,7 @@ class Worker:
         self._tell(name, None, {})
 
     def hear(self) -> list[tuple[int, Said]]:
-        """What the next steps have brought, at least one, in order, each with the name of the request.
+        """Return what the next steps have brought, at least one, in order, each with the name of its request.
 
         Raises:
             ArtifactError: if the process has ended.
@@ -94,7 +94,7 @@ class Worker:
         self.process.wait()
 
     def reason(self, why: str) -> ArtifactError | MemoryError:
-        """The error to raise for what OpenVINO says."""
+        """Return the error to raise for what OpenVINO says."""
         if self.process.poll() == -signal.SIGKILL or NO_ROOM.search(why):
             return MemoryError(f"{self.file}: {why}")
         return ArtifactError(f"OpenVINO cannot run {self.file}: {why}. It is damaged, or there is no room.")

@@ -1,4 +1,4 @@
-"""A tokenizer in GGUF's words: complete enough that llama.cpp and Ollama read and write text as it does."""
+"""Describe a tokenizer in a GGUF file, so completely that llama.cpp and Ollama read and write text as it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CUTS = {_LLAMA: "llama-bpe", _LLAMA.replace("{1,3}", ""): "qwen2"}
 
 
 def refusal(folder: Path) -> str:
-    """Why GGUF cannot say what the tokenizer of a model folder does; empty if it can."""
+    """Return why GGUF cannot describe the tokenizer of a model folder; empty if it can."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return "its tokenizer is not a tokenizer.json"
@@ -54,7 +54,7 @@ def _kind(number: int, names: dict[int, str], added: dict[int, Any]) -> TokenTyp
 
 
 def _cut(known: dict[str, Any]) -> str:
-    """GGUF's name of how a `tokenizer.json` cuts text into words; empty if it has none."""
+    """Return the name by which GGUF knows how a `tokenizer.json` cuts text into words; empty if it has none."""
     cuts = known["pre_tokenizer"] or {}
     steps = list(cuts.get("pretokenizers", [cuts]))
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
