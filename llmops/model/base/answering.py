@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -80,8 +81,8 @@ class GgufModel:
     def generate(self, requests: Sequence[Sequence[int]], max_new_tokens: int, batch: int) -> list[list[int]]:
         """See `TorchModel`."""
         known = self._known
-        settings = {"max_new_tokens": max_new_tokens, "repetition_penalty": known.repetition_penalty}
-        settings |= {"stop_strings": {*known.stops}}
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_strings": {*known.stops}}
+        settings |= {"repetition_penalty": known.repetition_penalty}
         found = run_requests(self._worker, requests, settings, batch, known.ends)
         return [generate.until(ids, known.ends) for ids, _ in found]
 

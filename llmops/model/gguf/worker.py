@@ -77,7 +77,7 @@ def open_pipeline(
         precision: see `PRECISIONS`.
         share_prefixes: do not read again what was asked before and begins the same; it then has no log-probabilities.
     """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO does without it, and reports nothing
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO does without, and reports nothing
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
