@@ -45,12 +45,7 @@ DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stat
 class VllmEngine(SteppingEngine[Answering]):
     """Answers with the model of one servable folder; with `adapter/` in it, the adapter is applied to every request.
 
-    Args:
-        servable: the folder.
-        max_queue: requests that may wait while the batch is full.
-        max_batch: most requests that are answered together.
-        max_context: most tokens of one, prompt and answer together; fewer if the model takes fewer.
-        options: further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes`.
+    Its arguments are those of `OpenvinoEngine`, and `options`: further ones of vLLM's `AsyncEngineArgs`.
     """
 
     def __init__(
@@ -135,8 +130,11 @@ class VllmEngine(SteppingEngine[Answering]):
 
     def _unload(self) -> None:
         if self._llm:
-            self._loop.call_soon_threadsafe(self._llm.shutdown, SHUTDOWN_S)
+            self._call(self._shut()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _shut(self) -> None:
+        self._llm.shutdown(SHUTDOWN_S)
         self._llm = None
 
     def _call(self, work: Coroutine[Any, Any, None]) -> Future[None]:
