@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +23,9 @@ from servers import MODEL, Running, free_port, make_base, make_site, running
 MOST_STREAMS = 64  #: that every server makes room for
 CONTEXT = 512  #: tokens of prompt and answer that every server makes room for
 CACHE = 2**30  #: bytes of vLLM's cache: 46,000 tokens of this model
-BASE, SMALL = ENVIRONMENTS / "models" / "bf16", ENVIRONMENTS / "models" / "int8"
+BASE, WHOLE, SMALL = (ENVIRONMENTS / "models" / form for form in ("bf16", "f16", "q8_0"))
 CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
-BF16, INT8, VLLM_OURS = "(b) ours, bf16", "(b8) ours, int8", "(c) ours, vllm"
+F32, BF16, Q8, VLLM_OURS = "(b) ours, f16 in f32", "(b16) ours, f16 in bf16", "(b8) ours, q8_0", "(c) ours, vllm"
 LLAMA_CPP = "(e) llama.cpp Q4_1"
 
 CUDA = Path("/dev/nvidiactl").exists()
@@ -81,28 +81,24 @@ def contenders(quick: bool) -> dict[str, Arm]:
     """All of them; with `quick`, vLLM does not compile the model."""
     return {
         CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
-        BF16: Arm(partial(serve_transformers, servable=BASE), marks=True),
-        INT8: Arm(partial(serve_transformers, servable=SMALL), marks=True),
+        F32: Arm(partial(serve_openvino, servable=WHOLE, precision="f32"), marks=True),
+        BF16: Arm(partial(serve_openvino, servable=WHOLE, precision="bf16"), marks=True),
+        Q8: Arm(partial(serve_openvino, servable=SMALL, precision="f32"), marks=True),
         VLLM_OURS: Arm(partial(serve_vllm_ours, eager=quick), marks=True),
         PLAIN: Arm(partial(serve_vllm, eager=quick)),
         LLAMA_CPP: Arm(serve_llama),
     }
 
 
-def prepare(questions: Sequence[str]) -> None:
-    """Make the model in bfloat16 and, calibrated on answers to the questions, in int8; once."""
-    from llmops.features.tokenize import Tokens
-    from llmops.model.base.load import load_model, load_tokenizer
-    from llmops.model.compress.quantise import quantise, save_int8
-    from llmops.prompts import training_ids
+def prepare() -> None:
+    """Make the model in bfloat16 and, as GGUF files, in 16 and 8 bits; once."""
+    from llmops.model.gguf.worker import is_gguf
+    from llmops.model.gguf.write import write_folder
 
     make_base(BASE)
-    if not (SMALL / "config.json").is_file():
-        model, tokenizer = load_model(BASE), load_tokenizer(BASE)
-        texts = [(question, "Let me explain.") for question in questions]
-        examples = [Tokens(str(n), *training_ids(tokenizer, *text)) for n, text in enumerate(texts)]
-        save_int8(quantise(model, examples), SMALL)
-        tokenizer.save_pretrained(SMALL)
+    for folder, form in ((WHOLE, "f16"), (SMALL, "q8_0")):
+        if not is_gguf(folder):
+            write_folder(BASE, folder, form)
 
 
 def serve_classic(folder: Path) -> AbstractContextManager[Running]:
@@ -116,15 +112,14 @@ def serve_ours(folder: Path, servable: Path, python: Path, settings: dict[str, A
     """(b) and (c): the app as `python -m serving` runs it, with a key."""
     serving = {"max_batch": MOST_STREAMS, "max_queue": MOST_STREAMS, "max_context": CONTEXT, **settings}
     site, port = make_site(folder / "home", servable, serving), free_port()
-    environ = {**site.environ(port), "GOMP_SPINCOUNT": "100000"}  # as docker/serving-cpu.Dockerfile sets it
-    with running([python, "-m", "serving"], port, environ, folder / "log") as server:
+    with running([python, "-m", "serving"], port, site.environ(port), folder / "log") as server:
         server.headers = site.headers
         yield server
 
 
-def serve_transformers(folder: Path, servable: Path) -> AbstractContextManager[Running]:
+def serve_openvino(folder: Path, servable: Path, precision: str) -> AbstractContextManager[Running]:
     """(b)"""
-    return serve_ours(folder, servable, Path(sys.executable), {})
+    return serve_ours(folder, servable, Path(sys.executable), {"engine": "openvino", "precision": precision})
 
 
 def serve_vllm_ours(folder: Path, eager: bool) -> AbstractContextManager[Running]:

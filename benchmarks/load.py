@@ -1,6 +1,6 @@
 """Twice as much load as the app can take, for minutes: nothing breaks, memory stays flat, no event is lost.
 
-The app runs as `python -m serving` with the `transformers` engine on SmolLM2-135M-Instruct, eight requests in its batch
+The app runs as `python -m serving` with the `openvino` engine on SmolLM2-135M-Instruct, eight requests in its batch
 and eight in its queue. Twice as many callers as both hold send one question after another, half of them reading the
 answer as a stream; who gets 429 waits as long as the answer says, at most a second. In the end the app is stopped as
 an operator stops it, and the events in its store are counted: as many with status 200 as callers got answers. Memory is
@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # or serving.py beside this 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import httpx  # noqa: E402
-from peers import ENVIRONMENTS  # noqa: E402
+from contenders import SMALL, prepare  # noqa: E402
 from report import finish, parser  # noqa: E402
-from servers import Running, free_port, make_base, make_site, running  # noqa: E402
+from servers import Running, free_port, make_site, running  # noqa: E402
 
 from llmops.monitoring.datasets import SERVING  # noqa: E402
 from llmops.monitoring.sinks.local import LocalStore  # noqa: E402
@@ -54,8 +54,8 @@ def main() -> None:
     seconds = 120.0 if told.quick else told.minutes * 60
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        servable = make_base(ENVIRONMENTS / "models" / "bf16")
-        site = make_site(folder / "home", servable, {"max_batch": BATCH, "max_queue": QUEUE})
+        prepare()
+        site = make_site(folder / "home", SMALL, {"max_batch": BATCH, "max_queue": QUEUE})
         command = [sys.executable, "-m", "serving"]
         with running(command, port, site.environ(port), folder / "log") as server:
             server.headers = site.headers

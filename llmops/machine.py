@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,3 +80,9 @@ def cores(root: Path = Path("/")) -> int:
             continue
         shares += [int(text[0]) / int(text[1])] if text[0] not in ("max", "-1") else []
     return max(1, round(min(shares)))
+
+
+def threads(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many threads a model computes with: one per core, or fewer if `OMP_NUM_THREADS` says so."""
+    told = environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(told)) if told.isdecimal() and int(told) else cores()

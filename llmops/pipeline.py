@@ -31,8 +31,8 @@ from llmops.schedule.transient import transient
 log = logging.getLogger("llmops.pipeline")
 
 Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
-TOKENS = ("transformers", "tokenizers")
-MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
+MODELS = ("transformers", "tokenizers", "torch", "peft", "bitsandbytes")
+ENGINES = (*MODELS, "openvino-genai")
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
@@ -55,14 +55,14 @@ STAGES: dict[str, Stage] = {
         ("annotate",),
         base=True,
         paths=("database",),
-        libraries=MODELS,
+        libraries=ENGINES,
         compute=True,
     ),
     "features": Stage(
         "llmops.features.stage",
         ("annotate", "select"),
         declarations=True,
-        libraries=TOKENS,
+        libraries=("transformers", "tokenizers"),
         aside=("dropped.parquet", "registry.db"),  # Feast writes the time into its registry
         read=("examples", "tokens", "truncated"),
     ),
@@ -86,7 +86,7 @@ STAGES: dict[str, Stage] = {
     "compress": Stage(
         "llmops.model.compress.stage",
         ("annotate", "features", "select", "train"),
-        libraries=MODELS,
+        libraries=ENGINES,
         compute=True,
         resumable=True,
         aside=("compression.json",),
@@ -96,10 +96,10 @@ STAGES: dict[str, Stage] = {
         "llmops.model.evaluate.stage",
         ("annotate", "select", "compress"),
         champion=True,
-        libraries=MODELS,
+        libraries=ENGINES,
         compute=True,
     ),
-    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=MODELS, compute=True),
+    "govern": Stage("llmops.govern.stage", ("annotate", "compress", "evaluate"), libraries=ENGINES, compute=True),
     "release": Stage(
         "llmops.release.stage",
         ("train", "compress", "select", "annotate", "evaluate", "govern"),

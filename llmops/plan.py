@@ -106,10 +106,11 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
         hub = list(_hub(config, base))
         unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
         found.checks.append(_tokenizer(base, unreachable))
-        settings = settings_of(config)
-        found.memory = budget(STAGES, shape, settings, _there(config, gpu_gib))
+        there = _there(config, gpu_gib)
+        settings = settings_of(config, gpu=there.gpu > 0)
+        found.memory = budget(STAGES, shape, settings, there)
         found.checks += _memory(found.memory, shape, settings, config, gpu_gib)
-        found.checks.append(_disk(config, shape, base))
+        found.checks.append(_disk(config, shape, settings, base))
         found.checks += hub
     found.checks += list(_home(config))
     found.checks += list(_search(config))
@@ -119,7 +120,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
     return found
 
 
-def settings_of(config: Config) -> Settings:
+def settings_of(config: Config, gpu: bool) -> Settings:
     """What of the configuration decides the memory that is needed; tune may take the largest of what it tries."""
     usual = Settings()
     most = {name: int(largest(expression)) for name, expression in config.tune.space.items()}
@@ -130,7 +131,7 @@ def settings_of(config: Config) -> Settings:
         tokens=config.features.max_tokens,
         answers=max(config.evaluate.max_new_tokens, config.compress.max_new_tokens),
         batch=max(config.evaluate.batch, config.compress.batch),
-        variants=config.compress.variants,
+        variants=config.compress.tried("bf16" if gpu else "f16", gpu),
         slots=config.serving.max_batch,
         context=config.serving.max_context,
     )
@@ -204,10 +205,10 @@ def _tokenizer(base: Base, unreachable: bool) -> Check:
     return Check(name, True, f"{len(found):,} tokens, {template}")
 
 
-def _disk(config: Config, shape: Shape, base: Base) -> Check:
+def _disk(config: Config, shape: Shape, settings: Settings, base: Base) -> Check:
     """The base, if it is not kept yet; the merged model and every smaller form; and the version, where links fail."""
     full: Form = "bf16"
-    forms = [bytes_of(shape, form) for form in (full, *config.compress.variants)]
+    forms = [bytes_of(shape, form) for form in (full, *settings.variants)]
     copies = 0 if base.revision == "local" else bytes_of(shape, "bf16")
     needed = (copies + sum(forms) + max(forms)) / GIB + CHECKPOINTS_GIB
     there = doctor.nearest(config.home)

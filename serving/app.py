@@ -25,6 +25,7 @@ from llmops.alerts.watch import Watch
 from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
 from llmops.machine import spin_briefly
+from llmops.model.gguf.worker import is_gguf
 from llmops.monitoring.datasets import LOADS
 from llmops.monitoring.events import emit
 from llmops.monitoring.reader import Reader, reader_of
@@ -190,14 +191,17 @@ def _engine_for(config: Config) -> Callable[[Version], Engine]:
     serving = config.serving
 
     def engine_for(version: Version) -> Engine:
+        room = serving.max_queue, serving.max_batch, serving.max_context
         if serving.engine == "vllm":
             from serving.engines.vllm import VllmEngine
 
-            return VllmEngine(version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.vllm)
-        from serving.engines.transformers.engine import TransformersEngine
+            return VllmEngine(version.servable, *room, serving.vllm)
+        if serving.engine == "openvino" or (serving.engine == "auto" and is_gguf(version.servable)):
+            from serving.engines.openvino import OpenvinoEngine
 
-        return TransformersEngine(
-            version.servable, serving.max_queue, serving.max_batch, serving.max_context, serving.threads
-        )
+            return OpenvinoEngine(version.servable, *room, serving.threads, serving.precision)
+        from serving.engines.transformers import TransformersEngine
+
+        return TransformersEngine(version.servable, *room, serving.threads)
 
     return engine_for

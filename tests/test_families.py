@@ -207,7 +207,7 @@ def test_an_answer_ends_as_the_turns_of_its_family_do(family: str, its: Any) -> 
     end = tokens.token_ids[-1]
     assert end in prompts.end_ids(its) and its.eos_token_id in prompts.end_ids(its)
     answer = prompts.answer_ids(its, "We do.")
-    assert generate._until([*answer, *answer], prompts.end_ids(its)) == answer[:-1]
+    assert generate.until([*answer, *answer], prompts.end_ids(its)) == answer[:-1]
     assert "We do." in generate.decode(its, answer)
 
 
@@ -398,14 +398,14 @@ def test_a_model_whose_template_writes_by_chance_is_refused_when_it_is_loaded(
 @pytest.mark.parametrize("name", ["Phi-3", "Llama-3"])
 def test_what_is_saved_is_served_as_it_was_trained(name: str, tmp_path: Path) -> None:
     """A servable stops where its answers were trained to end, and its own template has no clock any more."""
+    from llmops.model.base.folder import read_folder
     from llmops.model.base.load import load_tokenizer
-    from serving.engines.transformers.servable import open_servable
 
     its, base, servable = made(name), tmp_path / "base", tmp_path / "servable"
     its.save_pretrained(base)
     causal("llama", vocab_size=len(its), eos_token_id=its.eos_token_id).save_pretrained(servable)
     load_tokenizer(base).save_pretrained(servable)
-    served = open_servable(servable, 1, 64)
+    served = read_folder(servable)
     trained, there = (prompts.training_ids(one, "Who pays?", "We do.") for one in (its, served.tokenizer))
     assert trained == there
     assert prompts.answer_ids(its, "We do.")[-1] in served.ends and its.eos_token_id in served.ends

@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
 from llmops import prompts
 from llmops.errors import ArtifactError, DeployError, NotServedError
+
+if TYPE_CHECKING:
+    from llmops.model.base.answering import Answering
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +55,14 @@ class LocalEngine:
         self._tokens, self._size = max_new_tokens, size
 
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        from llmops.model.base.load import load_servable
+    def _model(self) -> Answering:
+        from llmops.model.base.answering import open_model
 
-        return load_servable(self._folder)
+        return open_model(self._folder)
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         """See `BatchEngine`."""
-        model, tokenizer = self._loaded
-        context_tokens = int(model.config.max_position_embeddings)
+        tokenizer, context_tokens = self._model.tokenizer, self._model.window
         replies: list[RowReply] = [RowReply()] * len(requests)
         ids: dict[int, list[int]] = {}
         for i, (question, context) in enumerate(requests):
@@ -84,13 +86,12 @@ class LocalEngine:
 
     def _generate(self, ids: list[list[int]]) -> list[RowReply]:
         """Answer prompts together; where that fails, halve by halve, so that only a prompt at fault gets the error."""
-        from llmops.model.base.generate import decode, generate
+        from llmops.model.base.generate import decode
 
-        model, tokenizer = self._loaded
         try:
             return [
-                RowReply(answer=decode(tokenizer, tokens), version=self._version)
-                for tokens in generate(model, tokenizer, ids, self._tokens)
+                RowReply(answer=decode(self._model.tokenizer, tokens), version=self._version)
+                for tokens in self._model.generate(ids, self._tokens, len(ids))
             ]
         except (RuntimeError, ValueError, IndexError) as error:  # out of memory among them
             if len(ids) == 1:

@@ -101,11 +101,10 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
 def generate(settings: Config, options: argparse.Namespace) -> None:
     """Answer one question with a model version on this machine, without the serving app."""
     from llmops.batch.batch import servable
-    from llmops.model.base.generate import answer
-    from llmops.model.base.load import load_servable
+    from llmops.model.base.answering import answer, open_model
 
-    model, tokenizer = load_servable(servable(settings, options.version)[1])
-    text = answer(model, tokenizer, [(options.prompt, options.context)], options.max_new_tokens)[0]
+    model = open_model(servable(settings, options.version)[1])
+    text = answer(model, [(options.prompt, options.context)], options.max_new_tokens)[0]
     print(json.dumps({"response": text, "version": options.version}) if options.json else text)
 
 

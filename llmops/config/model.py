@@ -32,6 +32,7 @@ SPACE: dict[HyperparameterName, Expression] = {
     "rank": ("choice", 8, 16),
     "batch": ("choice", 4, 8),
 }
+SmallForm = Literal["q8_0", "nf4", "fp8", "pruned", "recovered"]
 TPE_STARTUP = 5  #: trials before TPE begins to model; HyperOpt's own 20 would make a search of 20 a random one
 
 
@@ -194,13 +195,18 @@ class Train(Section):
 class Compress(Section):
     """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
 
-    variants: tuple[Literal["nf4", "int8", "fp8", "pruned", "recovered"], ...] = Field(
-        (),
-        description="Smaller forms to try beside the merged bfloat16 model: `nf4`, the base in NF4 and the adapter "
-        "beside it; `int8`, weights of linear layers in 8 bits; `fp8`, the same as floats, on a GPU and with the "
-        "package kernels; `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
-        "again. Empty: the bfloat16 model "
-        "is served.",
+    full: Literal["auto", "f16", "bf16"] = Field(
+        "auto",
+        description="Form of the whole model, with which smaller ones are compared: `f16`, a GGUF file for the engine "
+        "`openvino`; `bf16`, for `transformers` and `vllm`. `auto`: `bf16` with a GPU or for an architecture that "
+        "OpenVINO reads no GGUF file of, else `f16`.",
+    )
+    variants: tuple[SmallForm, ...] | None = Field(
+        None,
+        description="Smaller forms to try. For the engine `openvino` `q8_0`, a GGUF file with weights in 8 bits. For "
+        "GPUs `nf4`, the base in NF4 and the adapter beside it; `fp8`, weights in 8-bit floats, with the package "
+        "kernels. For both `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
+        "again. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the whole model is served.",
     )
     within: float = Field(
         0.01,
@@ -221,9 +227,17 @@ class Compress(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap and of the recovery training.")
 
+    def tried(self, full: str, gpu: bool) -> tuple[SmallForm, ...]:
+        """Return the smaller forms to try beside a full one, with a GPU or without."""
+        if self.variants is not None:
+            return self.variants
+        return ("q8_0",) if full == "f16" else ("nf4",) if gpu else ()
+
     @field_validator("variants")
     @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
         if len(set(value)) < len(value):
             raise ValueError("name every variant once")
         if "fp8" in value and find_spec("kernels") is None:

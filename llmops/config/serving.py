@@ -22,8 +22,15 @@ class Serving(Section):
     max_queue: int = Field(64, ge=1, description="Requests waiting before new ones get 429.")
     max_batch: int = Field(16, ge=1, description="Most requests that are answered together.")
     max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="Engine that runs the model; `vllm` needs its own environment: docs/vllm.md."
+    engine: Literal["auto", "openvino", "transformers", "vllm"] = Field(
+        "auto",
+        description="Engine that runs the model. `auto`: `openvino` for a version in GGUF, which `compress` makes for "
+        "CPUs, else `transformers`; `vllm` needs its own environment: docs/vllm.md.",
+    )
+    precision: Literal["f32", "bf16"] = Field(
+        "f32",
+        description="How the engine `openvino` computes. `f32`: an answer does not depend on who else asks; `bf16`: "
+        "more tokens/s, and near ties between tokens may fall the other way.",
     )
     vllm: dict[str, Any] = Field(
         default_factory=dict,
@@ -47,7 +54,11 @@ class Serving(Section):
         description="Seconds after SIGTERM in which `/readyz` is red and requests are still taken, so that a load "
         "balancer can look elsewhere first.",
     )
-    threads: int = Field(0, ge=0, description="Torch threads; 0: all cores.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads that compute; 0: one per core that the container may use, at most `OMP_NUM_THREADS`.",
+    )
     guard: tuple[Guarded, ...] = Field(
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
         description="Kinds of data that no answer may hold unless its prompt does; such an answer is cut with "

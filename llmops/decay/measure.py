@@ -19,7 +19,7 @@ from llmops.records import Example, content_id
 from llmops.registry.version import Version
 from llmops.statistics import intervals
 
-_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "openvino-genai")
 
 
 class Measured(NamedTuple):

@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from llmops import ROOT
+from llmops import python_path
 from llmops.access.keys import KeyStore
 from llmops.artifacts import write_json
 from llmops.clock import SYSTEM_CLOCK, Clock
@@ -154,7 +154,7 @@ def serving(
         "LLMOPS_SERVING__PORT": str(port),
         "LLMOPS_SERVING__TRIALS": "false",
         "LLMOPS_STATE__URL": database,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        "PYTHONPATH": python_path(),
     }
     try:
         with open(output, "wb") as log_file:

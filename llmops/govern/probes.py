@@ -70,13 +70,14 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
 
 def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
     """Ask the model every probe, greedily; also gives the system prompt that its chat template adds."""
-    from llmops.model.base import generate, load
+    from llmops.model.base import answering
 
-    model, tokenizer = load.load_servable(servable)
+    model = answering.open_model(servable)
     todo = probes()
     requests = [(p.question, p.context) for p in todo]
-    answers = generate.answer(model, tokenizer, requests, config.probe_tokens, batch=len(requests))
-    system = prompts.system_prompt(tokenizer)
+    answers = answering.answer(model, requests, config.probe_tokens, batch=len(requests))
+    system = prompts.system_prompt(model.tokenizer)
+    model.close()
     results = [ProbeResult(p, answer, judge(p, answer, system)) for p, answer in zip(todo, answers, strict=True)]
     log.info("attacks that succeeded: %s", success_rate(results))
     return results, system

@@ -42,6 +42,7 @@ def render(
     sources: list[dict[str, Any]],
     training: Mapping[str, Any],
     chat: bool,
+    file: str = "",
     language: str = "en",
 ) -> str:
     """The card's text.
@@ -56,6 +57,7 @@ def render(
         sources: rows with `source`, `licence`, `owner` and the number of training `examples`.
         training: hyperparameters and figures of the training run.
         chat: whether its tokenizer has a chat template.
+        file: the GGUF file that is served, if it is one.
         language: ISO code of the texts.
     """
     metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
@@ -72,13 +74,13 @@ def render(
         sources=[{key: _cell(value) for key, value in row.items()} for row in sources],
         training=training,
         language=language,
-        how_to_load=how_to_load(version, lineage, chat),
+        how_to_load=how_to_load(version, lineage, chat, file=file),
     )
     data = _metadata(name, version, evaluation["models"]["candidate"], metrics, lineage, language)
     return marked(f"---\n{data.to_yaml()}\n---\n\n{body}", version)
 
 
-def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "") -> str:
+def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "", file: str = "") -> str:
     """The card's section of code that loads what is served, asks it, and loads the adapter on what it was trained on.
 
     Args:
@@ -86,12 +88,13 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
         lineage: what `lineage.build` made.
         chat: whether its tokenizer has a chat template.
         repo: Hub repository, of which the tag named like the version is loaded; by default the folder of the card.
+        file: the GGUF file that is served, if it is one.
     """
     base = lineage["base_model"]
     train = next(stage for stage in lineage["stages"] if stage["artifact"].startswith("train/"))
-    requirement, _, file = str(base["revision"]).partition("/")
-    packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": file}
-    gguf = packaged if file.endswith(".gguf") else None
+    requirement, _, inside = str(base["revision"]).partition("/")
+    packaged = {"package": requirement.partition("==")[0], "requirement": requirement, "file": inside}
+    gguf = packaged if inside.endswith(".gguf") else None
     return _template("how_to_load.md").render(
         version=version,
         base=base,
@@ -100,6 +103,7 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
         based='"base"' if gguf else f'"{base["model"]}", revision="{base["revision"]}"',
         chat=chat,
         repo=repo,
+        file=file,
         at=lambda folder: f'"{repo}", subfolder="{folder}", revision="{version.name}"' if repo else f'"{folder}"',
     )
 
@@ -109,6 +113,11 @@ def has_chat_template(servable: Path) -> bool:
     settings = servable / "tokenizer_config.json"
     known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     return bool(known.get("chat_template")) or (servable / "chat_template.jinja").is_file()
+
+
+def gguf_file(servable: Path) -> str:
+    """Return the name of the GGUF file of a servable folder; empty if it has none."""
+    return next((path.name for path in servable.glob("*.gguf")), "")
 
 
 def for_hub(version: Version, repo: str, override: str = "") -> str:
@@ -121,7 +130,7 @@ def for_hub(version: Version, repo: str, override: str = "") -> str:
     """
     card = (version.path / "README.md").read_text(encoding="utf-8")
     lineage = json.loads((version.path / "lineage.json").read_text(encoding="utf-8"))
-    loading = how_to_load(version, lineage, has_chat_template(version.servable), repo)
+    loading = how_to_load(version, lineage, has_chat_template(version.servable), repo, gguf_file(version.servable))
     card = f"{_LOADING.sub('', card).rstrip()}\n\n{loading}"
     if override and version.status != "promoted":
         words = " ".join(override.split())

@@ -122,6 +122,7 @@ def run(
             sources=_sources(annotate, history),
             training={key: known["train"].metrics[key] for key in _HYPERPARAMETERS if key in known["train"].metrics},
             chat=card.has_chat_template(compress / "servable"),
+            file=card.gguf_file(compress / "servable"),
         )
         values = {
             "lineage.json": history,

@@ -21,7 +21,7 @@ from types import FrameType
 
 import psutil
 
-from llmops import ROOT
+from llmops import python_path
 from llmops.errors import TimeLimitError
 
 GRACE_S = 30.0  #: how long the interruption may take to reach the end of the block before the watcher kills
@@ -48,10 +48,9 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
         return
     _adopt_orphans(True)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     watcher = subprocess.Popen(
         [sys.executable, "-m", __name__, str(os.getpid()), str(seconds + GRACE_S), what],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.PIPE,
         start_new_session=True,  # what signals our group must not end it
     )

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from serving.engines.base import Chat, Chunk, FinishReason, Prompt, Question, Text
+from serving.engines.ends import Stops
 from serving.engines.stepping import Job, Row, SteppingEngine
-from serving.engines.stops import Stops
 from serving.errors import PromptTooLong
 
 

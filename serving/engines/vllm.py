@@ -1,9 +1,9 @@
 """The engine for many callers: a servable folder, answered by vLLM.
 
-vLLM runs its scheduler and model in a process of its own; here is the asynchronous front of that process, in an event
-loop and thread of its own, so that tokenizing and detokenizing never hold up the app's loop. vLLM lives in its own
-environment and image, since it needs other versions of torch and transformers than the pipeline; nothing of vLLM is
-imported before an engine is loaded, and nothing of peft or bitsandbytes at all. docs/vllm.md says how to install it.
+vLLM runs its scheduler and model in a process of its own; its asynchronous front has an event loop and thread of its
+own. vLLM lives in its own environment and image, since it needs other versions of torch and transformers than the
+pipeline; nothing of it is imported before an engine is loaded, and nothing of peft or bitsandbytes at all. See
+docs/vllm.md.
 """
 
 from __future__ import annotations
@@ -11,45 +11,41 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import threading
 import time
-import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
-from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from llmops import prompts
-from llmops.errors import LlmopsError
-from serving.engines.base import Chunk, EngineRequest, Question, Stats, Stream, Text
-from serving.engines.trim import Trim
-from serving.errors import EngineDied, QueueFull
+from llmops.errors import ArtifactError
+from llmops.model.gguf.worker import is_gguf
+from serving.engines.answering import WARM_UP, Answering
+from serving.engines.base import Stats
+from serving.engines.stepping import Job, SteppingEngine
+from serving.errors import EngineDied
+
+if TYPE_CHECKING:
+    from llmops.model.base.folder import Folder
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.model.base.load` has it
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: sizes that vLLM makes room for
 SHUTDOWN_S = 30.0  #: then its processes are killed; it takes 3 s on an idle machine
-WARM_UP = EngineRequest(Question("Hello"), 4)
 
 #: What vLLM is told unless `serving.vllm` says otherwise. A new version is loaded beside the old one, so each may have
 #: less than half of the device; vLLM's own 0.9 would leave no room for a swap.
 DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stats": True}
 
 
-class VllmEngine:
-    """See `Engine`.
+class VllmEngine(SteppingEngine[Answering]):
+    """Answers with the model of one servable folder; with `adapter/` in it, the adapter is applied to every request.
 
-    Args:
-        servable: folder of the model; with `adapter/` in it, the adapter is applied to every request.
-        max_queue: requests that may wait while the batch is full.
-        max_batch: most requests that are answered together.
-        max_context: most tokens of one, prompt and answer together; fewer if the model takes fewer.
-        options: further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes`.
+    Its arguments are those of `OpenvinoEngine`, and `options`: further ones of vLLM's `AsyncEngineArgs`.
     """
 
     def __init__(
@@ -60,169 +56,129 @@ class VllmEngine:
         max_context: int = 2048,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._servable, self._max_queue, self._max_context = servable, max_queue, max_context
         self._options = {**DEFAULTS, "max_num_seqs": max_batch, **options}
-        self._max_batch = int(self._options["max_num_seqs"])
+        super().__init__(max_queue, int(self._options["max_num_seqs"]))
+        self._servable, self._max_context = servable, max_context
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
-        self._lock = threading.Lock()  # a request is either in `_jobs` before the engine closes, or told that it has
-        self._jobs: dict[Future[None], Stream] = {}  # in the order in which they came
-        self._closed = False
-        self._loading: asyncio.Task[None] | None = None
+        self._said = SimpleQueue[tuple[int, list[int], bool, Exception | None]]()
+        self._asked: dict[int, Future[None]] = {}
+        self._names = 0
         self._llm: Any = None
-        self._tokenizer: Any = None
         self._lora: Any = None
-        self._context_limit = 0
-        self._repetition_penalty = 1.0
-        self._answer_s = 1.0  # how long a request takes, as the last ones did
-
-    def load(self) -> None:
-        """See `Engine`; raises what vLLM raises."""
-        self._thread.start()
-        try:
-            asyncio.run_coroutine_threadsafe(self._load(), self._loop).result()
-        except BaseException:
-            self.close()
-            raise
-
-    def generate(self, request: EngineRequest) -> Stream:
-        """See `Engine`."""
-
-        def leave() -> None:
-            job.cancel()  # its task, which lets vLLM abort the request
-
-        stream = Stream(leave)
-        with self._lock:
-            if self._closed:
-                stream.push(EngineDied())
-                return stream
-            waiting = len(self._jobs) - self._max_batch
-            if waiting >= self._max_queue:
-                raise QueueFull(waiting, max(1, math.ceil(self._answer_s * waiting / self._max_batch)))
-            job = asyncio.run_coroutine_threadsafe(self._answer(request, stream), self._loop)
-            self._jobs[job] = stream
-            self._begin_first()
-        job.add_done_callback(self._left)
-        return stream
+        self._model: Folder | None = None
 
     def stats(self) -> Stats:
         """See `Engine`."""
-        llm = self._llm
-        alive = llm is not None and not self._closed and not llm.errored
-        running = min(len(self._jobs), self._max_batch)
-        return Stats(alive, len(self._jobs) - running, running)
+        known, llm = super().stats(), self._llm
+        return Stats(known.alive and llm is not None and not llm.errored, known.waiting, known.running)
 
-    def close(self) -> None:
-        """See `Engine`."""
-        with self._lock:
-            again, self._closed = self._closed, True
-        if again or self._thread.ident is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _left(self, job: Future[None]) -> None:
-        with self._lock:
-            self._jobs.pop(job, None)
-            self._begin_first()
-
-    def _begin_first(self) -> None:
-        """Note that those have begun for whom the batch has room: vLLM takes requests in the order in which they came,
-        and tells when it does only with statistics that cost."""
-        for stream in islice(self._jobs.values(), self._max_batch):
-            stream.begin()
-
-    async def _load(self) -> None:
-        self._loading = asyncio.current_task()
+    def _load(self) -> None:
         begun = time.monotonic()
+        if is_gguf(self._servable):
+            raise ArtifactError(
+                f"vLLM does not serve the GGUF file in {self._servable}. Set compress.full to `bf16` and release again."
+            )
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would report to its makers
-        from transformers import AutoConfig, AutoTokenizer
+        from llmops.model.base.folder import read_folder
+
+        self._model = read_folder(self._servable, self._options.get("max_model_len", self._max_context))
+        threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
+        self._call(self._open(self._model.window)).result()
+        warm_up = Answering(Job(WARM_UP), self._model)
+        self._call(self._ask(warm_up)).result()
+        _, _, _, error = self._heard()[-1]
+        if error:
+            raise error
+        log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - begun)
+
+    async def _open(self, window: int) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        limit = int(AutoConfig.from_pretrained(str(self._servable)).get_text_config().max_position_embeddings)
-        options = {"model": str(self._servable), "max_model_len": min(self._max_context, limit), **self._options}
+        options = {"model": str(self._servable), "max_model_len": window, **self._options}
         adapter = self._servable / ADAPTER
         if adapter.is_dir():
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _room_for(adapter)}
             self._lora = LoRARequest(ADAPTER, 1, str(adapter))
-        self._tokenizer = AutoTokenizer.from_pretrained(str(self._servable))
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
-        self._context_limit = int(self._llm.model_config.max_model_len)
-        suggested = self._llm.model_config.get_diff_sampling_param()  # by the model's generation configuration
-        self._repetition_penalty = float(suggested.get("repetition_penalty", 1.0))
-        async for _ in self._chunks(WARM_UP):
-            pass
-        log.info("Loaded %s in %.1f s", self._servable, time.monotonic() - begun)
 
-    async def _answer(self, request: EngineRequest, stream: Stream) -> None:
+    def _begin(self, job: Job) -> Answering:
+        row = Answering(job, cast("Folder", self._model))
+        self._names += 1
+        row.name = self._names
+        self._asked[row.name] = self._call(self._ask(row))
+        return row
+
+    def _step(self, rows: list[Answering]) -> None:
+        """Take in what vLLM has said since, at least one token."""
+        known = {row.name: row for row in rows}
+        for name, ids, ended, error in self._heard():
+            if not (row := known.get(name)) or row.done:
+                continue
+            if isinstance(error, EngineDied):
+                raise error
+            row.ended = ended
+            if error:
+                row.done = True
+                row.job.stream.push(error)
+            else:
+                row.say(ids)
+
+    def _leave(self, row: Answering) -> None:
+        self._asked.pop(row.name).cancel()  # its task, which lets vLLM abort the request
+
+    def _unload(self) -> None:
+        if self._llm:
+            self._call(self._shut()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    async def _shut(self) -> None:
+        self._llm.shutdown(SHUTDOWN_S)
+        self._llm = None
+
+    def _call(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _heard(self) -> list[tuple[int, list[int], bool, Exception | None]]:
+        return [self._said.get(), *(self._said.get() for _ in range(self._said.qsize()))]
+
+    async def _ask(self, row: Answering) -> None:
+        """Say what vLLM says of a request, and in the end that it has ended, or what is wrong with it."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        begun = time.monotonic()
+        prompt, name = {"prompt_token_ids": row.prompt}, row.name
         try:
-            async for chunk in self._chunks(request):
-                stream.push(chunk)
+            parts = self._llm.generate(prompt, _parameters(row), str(name), lora_request=self._lora)
+            async for part in parts:
+                output = part.outputs[0]
+                if output.finish_reason not in (None, "stop", "length"):
+                    raise EngineDied
+                self._said.put((name, list(output.token_ids), output.finish_reason is not None, None))
         except EngineDeadError:
-            stream.push(EngineDied())
+            self._said.put((name, [], True, EngineDied()))
         except Exception as error:
-            if not isinstance(error, LlmopsError):
-                log.exception("A request failed")
-            stream.push(error)
-        else:
-            self._answer_s += (time.monotonic() - begun - self._answer_s) / 8
+            self._said.put((name, [], True, error))
 
-    async def _chunks(self, request: EngineRequest) -> AsyncIterator[Chunk]:
-        """The pieces of an answer.
 
-        Raises:
-            PromptRefused: see `ids_of`.
-            EngineDied: if vLLM gave the request up.
-        """
-        from serving.engines.prompt import ids_of
+def _parameters(row: Answering) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-        ids, trim = ids_of(self._tokenizer, request, self._context_limit), Trim()
-        count, name = 0, str(uuid.uuid4())
-        prompt = {"prompt_token_ids": ids}
-        async for part in self._llm.generate(prompt, self._parameters(request), name, lora_request=self._lora):
-            output = part.outputs[0]
-            count += len(output.token_ids)
-            if output.finish_reason not in (None, "stop", "length"):
-                raise EngineDied
-            if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
-                count -= 1  # the end-of-sequence token
-            text = output.text if isinstance(request.prompt, Text) else trim.feed(output.text)
-            if text or output.finish_reason:
-                yield Chunk(text, len(ids), count, output.finish_reason)
-
-    def _parameters(self, request: EngineRequest) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            max_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            stop=[*prompts.stop_strings(self._tokenizer), *(s for s in request.stop if s)] or None,
-            stop_token_ids=sorted(prompts.end_ids(self._tokenizer)),
-            repetition_penalty=self._repetition_penalty,
-            output_kind=RequestOutputKind.DELTA,
-        )
-
-    async def _close(self) -> None:
-        if self._loading:
-            await asyncio.wait([self._loading])
-        jobs = [asyncio.wrap_future(job) for job in list(self._jobs)]
-        await asyncio.gather(*jobs, return_exceptions=True)
-        if self._llm:
-            self._llm.shutdown(SHUTDOWN_S)
-            self._llm = None
+    request = row.job.request
+    return SamplingParams(
+        max_tokens=request.max_new_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        stop_token_ids=sorted(row.model.ends),
+        repetition_penalty=row.model.repetition_penalty,
+        output_kind=RequestOutputKind.DELTA,
+        detokenize=False,
+    )
 
 
 def _room_for(adapter: Path) -> int:
-    """The smallest rank that vLLM makes room for and the adapter fits in."""
+    """Return the smallest rank that vLLM makes room for and the adapter fits in."""
     rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
     return next(room for room in RANKS if room >= rank)

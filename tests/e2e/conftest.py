@@ -20,7 +20,6 @@ SMALL = {
     "LLMOPS_TUNE__TRIALS": "0",
     "LLMOPS_TRAIN__EPOCHS": "0.5",
     "LLMOPS_TRAIN__LEARNING_RATE": "0.005",
-    "LLMOPS_COMPRESS__VARIANTS": '["int8"]',
     "LLMOPS_COMPRESS__WITHIN": "9",  # so that what is evaluated, released and served is the compressed model
     "LLMOPS_COMPRESS__MAX_NEW_TOKENS": "8",
     "LLMOPS_EVALUATE__MAX_NEW_TOKENS": "8",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops import artifacts
-from llmops.model.base.int8 import is_int8
+from llmops.model.gguf.worker import is_gguf
 
 from .conftest import DAY, Shell
 
@@ -44,8 +44,8 @@ def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], shell
     assert decision["outcome"] in ("promoted", "rejected", "inconclusive") and decision["reasons"]
     assert decision["opponent"] == "base" and decision["items"] >= 60
     version = home / "registry" / "support-bot" / "versions" / decision["version"]
-    assert json.loads((version / "version.json").read_text())["quantisation"] == "int8"
-    assert is_int8(version / "servable")
+    assert json.loads((version / "version.json").read_text())["quantisation"] == "q8_0"
+    assert is_gguf(version / "servable")
     card = (version / "README.md").read_text()
     assert "base_model" in card and "CC0-1.0" in card
     done = shell(f"llmops lineage {decision['version']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pytest
@@ -104,9 +105,9 @@ def test_the_threshold(fail_on: Any, least: int) -> None:
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     """The model under probe says the same to everything."""
-    monkeypatch.setattr("llmops.model.base.load.load_servable", lambda path: (None, None))
+    monkeypatch.setattr("llmops.model.base.answering.open_model", lambda path: MagicMock())
     monkeypatch.setattr(
-        "llmops.model.base.generate.answer", lambda m, t, requests, tokens, batch: [answer for _ in requests]
+        "llmops.model.base.answering.answer", lambda m, requests, tokens, batch: [answer for _ in requests]
     )
     monkeypatch.setattr(probing.prompts, "system_prompt", lambda tokenizer: "")
 

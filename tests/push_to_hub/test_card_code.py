@@ -26,7 +26,7 @@ from llmops.release import card
 from llmops.state.database import database_at
 
 QUESTION = "How can I contact you?"
-FORMS = ["bf16", "nf4", "int8", "pruned", "bf16 without a chat template"]
+FORMS = ["bf16", "nf4", "q8_0", "pruned", "bf16 without a chat template"]
 ROOT = Path(__file__).parents[2]
 UNPUBLISHED: Any = SimpleNamespace(name="v1", quantisation="bf16")  #: the part of a version that its card is made of
 
@@ -76,7 +76,7 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
     from llmops.model.compress.variants import Material, make
 
     examples = [Tokens(str(n), list(range(20 + n, 60 + n)), 5) for n in range(8)]
-    servable = make(form, Material(Compress(), full, str(base), adapter, examples), scratch)
+    servable = make(form, Material(Compress(full="bf16"), full, str(base), adapter, examples), scratch)
     champion = registry.champion()
     facts = dict.fromkeys(("licence", "interval", "run", "dataset"), "x") | {"base_model": "org/tiny"}
     facts |= {"status": "promoted", "quantisation": form, "compress": str(scratch), "base_revision": "main"}
@@ -84,7 +84,7 @@ def publish(registry: Registry, form: str, full: Path, base: Path, adapter: Path
     known = lineage("org/tiny", "main")
 
     def documents(version: Any) -> dict[str, str]:
-        section = card.how_to_load(version, known, card.has_chat_template(servable))
+        section = card.how_to_load(version, known, card.has_chat_template(servable), file=card.gguf_file(servable))
         return {"README.md": f"# bot\n\n## Intended use\n\n{section}", "lineage.json": json.dumps(known)}
 
     return registry.publish(facts, {"servable": servable, "adapter": adapter}, documents, by="gate", why="test")

@@ -1,9 +1,8 @@
-"""Answer prompts greedily, in batches: how select, compress, evaluate, govern and batch ask a loaded model."""
+"""Answer prompts greedily, in batches, with a model that torch runs; `answering` is what stages ask."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -46,7 +45,7 @@ def generate(
         stop_strings=prompts.stop_strings(tokenizer) or None,
         tokenizer=tokenizer,
     )
-    return [_until(row, ends) for row in output[:, width:].tolist()]
+    return [until(row, ends) for row in output[:, width:].tolist()]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -57,26 +56,8 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return text.strip()
 
 
-def answer(
-    model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[tuple[str, str]],
-    max_new_tokens: int,
-    batch: int = 16,
-) -> list[str]:
-    """Answer (question, context) pairs greedily, longest prompts first so that batches pad little; order is kept."""
-    ids = [prompts.prompt_ids(tokenizer, question, context) for question, context in requests]
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    texts = [""] * len(ids)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        for i, tokens in zip(chosen, generate(model, tokenizer, [ids[i] for i in chosen], max_new_tokens), strict=True):
-            texts[i] = decode(tokenizer, tokens)
-    return texts
-
-
-def _until(ids: list[int], ends: set[Any]) -> list[int]:
-    """The tokens before the first that ends an answer."""
+def until(ids: list[int], ends: Collection[int]) -> list[int]:
+    """Return the tokens before the first that ends an answer."""
     for n, token in enumerate(ids):
         if token in ends:
             return ids[:n]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llmops.model.base import int8
+from llmops.model.gguf.worker import FILE, is_gguf
 from llmops.prompts.clock import without_clock
 
 ADAPTER = "adapter"  #: folder of a LoRA adapter within a servable that keeps it apart from its base
@@ -54,20 +54,21 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
-    """A causal language model in bfloat16, or quantised, in evaluation mode.
+    """A causal language model in bfloat16, or quantised, in evaluation mode; a GGUF file computes in float32.
 
     A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.
     """
     transformers_logging.disable_progress_bar()
     # Passing None would drop the quantisation that the folder's own configuration names.
-    asked = {"quantization_config": quantisation} if quantisation else {}
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.bfloat16, device_map={"": device()}, **asked)
+    asked: dict[str, Any] = {"quantization_config": quantisation} if quantisation else {}
+    asked |= {"gguf_file": FILE, "dtype": torch.float32} if is_gguf(Path(path)) else {"dtype": torch.bfloat16}
+    model = AutoModelForCausalLM.from_pretrained(str(path), device_map={"": device()}, **asked)
     return model.eval()
 
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
     """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
-    model = int8.load(Path(path), device()) if int8.is_int8(Path(path)) else load_model(path)
+    model = load_model(path)
     adapter = Path(path) / ADAPTER
     if adapter.is_dir():
         from peft import PeftModel  # not above: it brings bitsandbytes, which a merged model has no use for

@@ -15,15 +15,17 @@ import torch
 from llmops.machine import GIB, total_memory
 from llmops.model.base.shape import Shape
 
-Form = Literal["bf16", "nf4", "int8", "fp8", "pruned", "recovered"]  #: in which a model is held
+Form = Literal["bf16", "f16", "q8_0", "nf4", "fp8", "pruned", "recovered"]  #: in which a model is held
 Stage = Literal["select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve"]
 STAGES: tuple[Stage, ...] = ("select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve")
 
 SHARD = GIB // 2  #: bytes of a file of the merged model; a larger tensor has a file of its own
 
-#: Bits of a linear layer's weight; embedding, output layer and norms stay in bfloat16. NF4 has double quantisation
-#: (QLoRA, arXiv:2305.14314, section 3); int8 and fp8 have scales for a row or a block beside the weights.
-BITS: Mapping[Form, float] = {"bf16": 16, "nf4": 4.127, "int8": 8.05, "fp8": 8.05, "pruned": 16, "recovered": 16}
+#: Bits of a linear layer's weight; embedding, output layer and norms have at most 16. NF4 has double quantisation
+#: (QLoRA, arXiv:2305.14314, section 3); q8_0 and fp8 have scales for a block beside the weights.
+BITS: Mapping[Form, float] = {
+    "bf16": 16, "f16": 16, "pruned": 16, "recovered": 16, "q8_0": 8.5, "fp8": 8.05, "nf4": 4.127,
+}  # fmt: skip
 
 #: Python, torch, transformers, peft and bitsandbytes in a process, on a CPU: 0.53 to 0.56 when nothing is computed, by
 #: how much of their files is in the page cache, and what they allocate while they work
@@ -122,15 +124,20 @@ def _inner(config: Any) -> int:
     return int(getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
 
 
-def _answering(shape: Shape, requests: int, tokens: int, answers: int) -> float:
-    """Keys and values in bfloat16, one layer's activations, and the logits of the answers that are scored."""
-    cache = requests * (tokens + answers) * shape.layers * shape.kv * 2 * 2
+def _answering(shape: Shape, requests: int, tokens: int, answers: int, gpu: bool) -> float:
+    """Keys and values, one layer's activations, and the logits of the answers that are scored."""
+    cache = _cache(shape, requests * (tokens + answers), gpu)
     scoring = SCORED * answers * shape.vocabulary * 10
     return cache + requests * tokens * _layer(shape.config) + scoring
 
 
+def _cache(shape: Shape, tokens: int, gpu: bool) -> float:
+    """Return the bytes of keys and values: in bfloat16 on a GPU, in float32 on a CPU (see `gguf.worker.PRECISIONS`)."""
+    return 2.0 * tokens * shape.layers * shape.kv * (2 if gpu else 4)
+
+
 def _select(shape: Shape, settings: Settings, gpu: bool) -> float:
-    return weights(shape, "nf4") + _answering(shape, settings.batch, settings.tokens, settings.answers)
+    return weights(shape, "nf4") + _answering(shape, settings.batch, settings.tokens, settings.answers, gpu)
 
 
 def _train(shape: Shape, settings: Settings, gpu: bool) -> float:
@@ -157,9 +164,7 @@ def _merging(shape: Shape) -> float:
 
 def _compress(shape: Shape, settings: Settings, gpu: bool) -> float:
     """All forms are compared with the full one, so that is in memory whatever is chosen."""
-    found = weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers)
-    if "int8" in settings.variants:  # statistics of the layers that are rounded together, and one of them in float32
-        found += max(GIB, 4 * _inner(shape.config) ** 2) + 3 * 4 * shape.largest
+    found = weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers, gpu)
     if "recovered" in settings.variants:
         found = max(found, _train(shape, replace(settings, method="lora", rank=32), gpu))
     return found
@@ -167,12 +172,12 @@ def _compress(shape: Shape, settings: Settings, gpu: bool) -> float:
 
 def _evaluate(shape: Shape, settings: Settings, gpu: bool) -> float:
     """The untuned base is asked as it is, in bfloat16: never less than the form that is served."""
-    return weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers)
+    return weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers, gpu)
 
 
 def _serve(shape: Shape, settings: Settings, gpu: bool) -> float:
     beside = adapter(shape, settings.rank) if settings.served == "nf4" else 0.0
-    cache = settings.slots * settings.context * shape.layers * shape.kv * 2 * 2
+    cache = _cache(shape, settings.slots * settings.context, gpu)
     return weights(shape, settings.served) + beside + cache + settings.context * _layer(shape.config)
 
 

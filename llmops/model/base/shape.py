@@ -19,7 +19,7 @@ class Shape:
     """What decides how much memory a model takes."""
 
     parameters: int  #: all of them; an output layer that shares the embedding's weight counts once
-    linear: int  #: those in linear layers, the output layer excepted: what NF4 and int8 make smaller
+    linear: int  #: those in linear layers, the output layer excepted: what the smaller forms make smaller
     adapted: int  #: inputs and outputs of those layers, added up: an adapter has as many parameters per rank
     largest: int  #: of the largest of those layers
     tensor: int  #: of the largest tensor, usually the embedding

@@ -18,13 +18,14 @@ from llmops.config import Compress, Train
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model, free_memory
-from llmops.model.compress.calibrate import feed_examples
+from llmops.model.base.packing import answer_loss, pack
 from llmops.model.training.fit import fit
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, trainable
 
 log = logging.getLogger(__name__)
 
+EXAMPLES = 128  #: how many are read to see which neurons are used, evenly spread over those given
 STEP = 32  #: neurons are kept in multiples of this, which matrix kernels like
 
 _RECOVERY = {"rank": 32, "batch": 8}
@@ -81,15 +82,23 @@ def _fused(mlp: Any) -> bool:
     return hasattr(mlp, "gate_up_proj")  # Phi-3: the rows of gate, then those of up
 
 
+@torch.no_grad()
 def _importance(model: Model, mlps: Sequence[Any], examples: Sequence[Tokens]) -> list[torch.Tensor]:
     squares = [torch.zeros(mlp.down_proj.in_features, device=mlp.down_proj.weight.device) for mlp in mlps]
-    watches = [(mlp.down_proj, partial(_add_squares, s)) for mlp, s in zip(mlps, squares, strict=True)]
-    feed_examples(model, examples, watches)
+    watches = [
+        mlp.down_proj.register_forward_pre_hook(partial(_add_squares, total))
+        for mlp, total in zip(mlps, squares, strict=True)
+    ]
+    chosen = [examples[i] for i in range(0, len(examples), max(1, len(examples) // EXAMPLES))][:EXAMPLES]
+    for start in range(0, len(chosen), 8):
+        answer_loss(model, {k: v.to(model.device) for k, v in pack(chosen[start : start + 8]).items()})
+    for watch in watches:
+        watch.remove()
     return [s.sqrt() * mlp.down_proj.weight.float().norm(dim=0) for mlp, s in zip(mlps, squares, strict=True)]
 
 
-def _add_squares(total: torch.Tensor, rows: torch.Tensor) -> None:
-    total += rows.square().sum(0)
+def _add_squares(total: torch.Tensor, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    total += inputs[0].flatten(0, -2).float().square().sum(0)
 
 
 def _narrow(mlp: Any, keep: torch.Tensor) -> None:

@@ -19,8 +19,8 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
         f"differences from the full model with {document['confidence']:.0%} intervals.",
         "",
         f"| form | on disk | peak memory | tokens/s at 1 | tokens/s at {batch} | loss | added loss | token F1 | "
-        "added token F1 | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "added token F1 | same answers | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         full = row is rows[0]
@@ -30,7 +30,8 @@ def write_report(document: Mapping[str, Any], out: Path) -> None:
             f"| {row['variant']} | {row['size_mib']:.0f} MiB | {row['memory_mib']:.0f} MiB | "
             f"{row['tokens_per_second_1']:.1f} | {row['tokens_per_second_batch']:.1f} | {row['loss']:.4f} | "
             f"{'' if full else _figure(row['loss_added'])} | {row['token_f1']:.3f} | "
-            f"{'' if full else _figure(row['token_f1_added'])} | {verdict} |"
+            f"{'' if full else _figure(row['token_f1_added'])} | "
+            f"{'' if full else format(row['same_answers'], '.0%')} | {verdict} |"
         )
     lines += ["", "![Size and quality](compression.png)", ""]
     (out / "report.md").write_text("\n".join(lines), encoding="utf-8")

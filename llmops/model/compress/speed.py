@@ -1,4 +1,4 @@
-"""How fast a servable folder answers, and how much memory that takes, in a process of its own.
+"""How fast a folder answers as it is served, and how much memory that takes, in a process of its own.
 
     python -m llmops.model.compress.speed FOLDER requests.json
 
@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmops import ROOT
+import psutil
+
+from llmops import python_path
 from llmops.errors import LlmopsError
 
 WARM_UP = 4  #: tokens
@@ -39,10 +41,10 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     """Measure `folder` in a fresh process.
 
     Args:
-        folder: for `load_servable`.
+        folder: a model folder or a servable.
         requests: token ids of prompts, used in turn.
         batch: requests at a time.
-        new_tokens: length of every answer, in tokens.
+        new_tokens: longest answer, in tokens.
 
     Raises:
         LlmopsError: if the folder cannot be loaded or answers nothing; with what the process said.
@@ -50,10 +52,9 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     with tempfile.TemporaryDirectory() as scratch:
         task = Path(scratch) / "requests.json"
         task.write_text(json.dumps({"requests": [*map(list, requests)], "batch": batch, "new_tokens": new_tokens}))
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         done = subprocess.run(
             [sys.executable, "-m", "llmops.model.compress.speed", str(folder), str(task)],
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": python_path()},
             capture_output=True,
             text=True,
         )
@@ -66,31 +67,31 @@ def main(folder: str, task: str) -> None:
     """Measure in this process and print the figures."""
     import torch
 
-    from llmops.model.base.generate import generate
-    from llmops.model.base.load import load_servable
+    from llmops.model.base.answering import open_model
 
     asked = json.loads(Path(task).read_text())
     requests, new_tokens = asked["requests"], asked["new_tokens"]
-    model, tokenizer = load_servable(folder)
-    speeds = {}
-    for name, size in (("1", 1), ("batch", asked["batch"])):
+    model = open_model(folder)
+    speeds: list[float] = []
+    for size in (1, asked["batch"]):
         chosen = [requests[i % len(requests)] for i in range(size)]
-        generate(model, tokenizer, chosen, WARM_UP)
-        model.generation_config.min_new_tokens = new_tokens
-        speeds[name] = 0.0
+        model.generate(chosen, WARM_UP, size)
+        rounds = []
         for _ in range(ROUNDS):
             begun = time.perf_counter()
-            count = sum(map(len, generate(model, tokenizer, chosen, new_tokens)))
-            speeds[name] = max(speeds[name], count / (time.perf_counter() - begun))
-        model.generation_config.min_new_tokens = None
+            count = sum(map(len, model.generate(chosen, new_tokens, size)))
+            rounds.append(count / (time.perf_counter() - begun))
+        speeds.append(round(max(rounds), 1))
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_rss()
-    found = Speed(round(speeds["1"], 1), round(speeds["batch"], 1), round(peak / 2**20, 1))
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    model.close()
+    sys.stdout.write(json.dumps(asdict(Speed(speeds[0], speeds[1], round(peak / 2**20, 1)))) + "\n")
 
 
 def _peak_rss() -> int:
+    """Return the peak of the process that runs the model: OpenVINO has one of its own, torch is in this one."""
+    process = next((child.pid for child in psutil.Process().children()), os.getpid())
     # Not `getrusage`: its maximum is inherited over fork and exec, so it would be that of the process which asked.
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
 

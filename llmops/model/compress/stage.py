@@ -1,10 +1,10 @@
-"""Make smaller variants of the trained model, measure them, and choose the one that is evaluated, released and served.
+"""Make smaller forms of the trained model, measure them, and choose the one that is evaluated, released and served.
 
     python -m llmops run compress
 
-A variant is measured on validation items: what it adds to the loss of the full model, item by item, with an interval
-that resamples topics. The rule: of the full model and the variants whose upper bound is at most `within`, take the
-smallest (or the fastest). An interrupted run keeps the variants that it has made and measured.
+A form is measured on validation items, as it is served: what it adds to the loss of the full model, item by item, with
+an interval that resamples topics. The rule: of the full model and the forms whose upper bound is at most `within`, take
+the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from llmops.artifacts import link, write_json
 from llmops.config import Compress
 from llmops.features.examples import read_examples, read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.generate import answer
-from llmops.model.base.load import free_memory, load_servable
-from llmops.model.base.packing import answer_nats
+from llmops.model.base.answering import answer, open_model
 from llmops.model.compress import variants
 from llmops.model.compress.report import write_report
 from llmops.model.compress.speed import Speed, measure
-from llmops.model.compress.variants import FULL, Material
+from llmops.model.compress.variants import Material
 from llmops.model.scoring.metrics import token_f1
 from llmops.records import Example, base_path
 from llmops.statistics import intervals
@@ -41,20 +40,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of one variant."""
+    """What was measured of one form."""
 
     size_mib: float  #: on disk
     speed: Speed
     nats: list[float]  #: of each item's reference answer, in the order of the items
     f1: list[float]  #: token F1 of each item's answer, in the order of the items
+    answers: list[str]  #: to the items, in their order
 
 
 def run(config: Compress, *, annotate: Path, features: Path, select: Path, train: Path, out: Path) -> dict[str, Any]:
-    """Write `servable/`, the chosen variant, and `compression.json`, `report.md` and `compression.png` about all.
+    """Write `servable/`, the chosen form, and `compression.json`, `report.md` and `compression.png` about all.
 
     Raises:
         ArtifactError: if there is no validation item.
-        ConfigError: if the model cannot be pruned.
+        ConfigError: if a form is named that this model or machine cannot have.
     """
     held_out = read_offline(features, "validation")
     number = {tokens.id: n for n, tokens in enumerate(held_out)}
@@ -67,7 +67,8 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
     scratch.mkdir(exist_ok=True)
     folders: dict[str, Path] = {}
     found: dict[str, Measured] = {}
-    for name in (FULL, *config.variants):
+    full = material.full
+    for name in (full, *config.tried(full, torch.cuda.is_available())):
         folders[name] = variants.make(name, material, scratch)
         found[name] = _measure_variant(folders[name], items, references, config, scratch / f"{name}.json")
     rows = compare_variants(found, items, references, config)
@@ -94,9 +95,9 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 def compare_variants(
     found: dict[str, Measured], items: Sequence[Example], references: Sequence[Tokens], config: Compress
 ) -> list[dict[str, Any]]:
-    """A row per variant: its figures, and how it differs from the full model in loss and token F1, with intervals."""
+    """Return a row per form, the full one first: its figures, and how it differs from that, with intervals."""
     tokens = [len(r.token_ids) - r.prompt_tokens for r in references]
-    full, topics = found[FULL], [item.group for item in items]
+    full, topics = next(iter(found.values())), [item.group for item in items]
 
     def spread(values: Sequence[float], weights: Sequence[float]) -> Interval:
         drawn = intervals.sample({"": intervals.ratio(values, weights)}, topics, config.bootstrap, config.seed)[""]
@@ -111,14 +112,15 @@ def compare_variants(
             "loss_added": spread(np.subtract(m.nats, full.nats).tolist(), tokens),
             "token_f1": round(float(np.mean(m.f1)), 4),
             "token_f1_added": spread(np.subtract(m.f1, full.f1).tolist(), [1.0] * len(items)),
+            "same_answers": round(float(np.mean([a == b for a, b in zip(m.answers, full.answers, strict=True)])), 4),
         }
         for name, m in found.items()
     ]
 
 
 def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
-    """The name of the variant that the rule picks; the full model if no other is within."""
-    fit = [row for row in rows if row["variant"] == FULL or row["loss_added"]["high"] <= config.within]
+    """Return the name of the form that the rule picks; the full one, which is the first, if no other is within."""
+    fit = [rows[0], *(row for row in rows[1:] if row["loss_added"]["high"] <= config.within)]
     if config.prefer == "smallest":
         return str(min(fit, key=lambda row: row["size_mib"])["variant"])
     return str(max(fit, key=lambda row: row["tokens_per_second_batch"])["variant"])
@@ -133,14 +135,13 @@ def _measure_variant(
         return Measured(**{**known, "speed": Speed(**known["speed"])})
     prompts = [r.token_ids[: r.prompt_tokens] for r in references]
     speed = measure(folder, prompts, config.batch, config.max_new_tokens)
-    model, tokenizer = load_servable(folder)
-    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
-    nats = [nats for nats, _ in answer_nats(model, references)]
-    del model
-    free_memory()
+    model = open_model(folder)
+    nats = [nats for nats, _ in model.nats(references)]  # first: the prompts need not be read again then
+    texts = answer(model, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
+    model.close()
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
     f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
-    found = Measured(round(size, 1), speed, nats, f1)
+    found = Measured(round(size, 1), speed, nats, f1, texts)
     write_json(kept, asdict(found))
     log.info("measured %s: %.1f MiB, %s", kept.stem, size, speed)
     return found

@@ -1,9 +1,10 @@
-"""The variants of a trained model that `compress` chooses from, each a folder for `load_servable`.
+"""The forms of a trained model that `compress` chooses from, each a folder for `answering.open_model`.
 
-`bf16` is the merged model that `train` wrote. `nf4` is made of base and adapter, since a merged model rounded to NF4
-loses most of the adapter (a loss of 0.04 became 2.1). All others are made of the merged model. `fp8` is
-transformers' own (weights in 8-bit floats, a scale for every block of 128 × 128) and needs a GPU that computes in them;
-such a folder is read without one too, and then computes in bfloat16.
+The full form is `f16`, a GGUF file of the merged model for the engine `openvino`, or `bf16`, the merged model that
+`train` wrote. `q8_0` is a GGUF file, too. `nf4` is made of base and adapter, since a merged model rounded to NF4 loses
+most of the adapter (a loss of 0.04 became 2.1). All others are made of the merged model. `fp8` is transformers' own
+(weights in 8-bit floats, a scale for every block of 128 × 128) and needs a GPU that computes in them; such a folder is
+read without one too, and then computes in bfloat16. `pruned` and `recovered` are smaller models in the full form.
 """
 
 from __future__ import annotations
@@ -19,49 +20,80 @@ from transformers import FineGrainedFP8Config
 from llmops.config import Compress
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import ADAPTER, free_memory, load_model, load_tokenizer, nf4
+from llmops.model.base.load import ADAPTER, Model, free_memory, load_model, load_tokenizer, nf4
 from llmops.model.compress.prune import prune, recover
-from llmops.model.compress.quantise import quantise, save_int8
+from llmops.model.gguf.write import Form, refusal, write_folder
 
-FULL = "bf16"  #: what all others are compared with
 FP8_FROM = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What variants are made of."""
+    """What forms are made of."""
 
     config: Compress
-    full: Path  #: the merged model in bfloat16
+    merged: Path  #: the merged model in bfloat16
     base: str
     adapter: Path
     examples: Sequence[Tokens]  #: the training split
 
+    @property
+    def full(self) -> str:
+        """The form that all others are compared with.
+
+        Raises:
+            ConfigError: if the configuration names a GGUF file, and this model cannot be one.
+        """
+        if self.config.full == "f16":
+            return checked("f16", self.merged)
+        gpu = torch.cuda.is_available()
+        return "bf16" if self.config.full == "bf16" or gpu or refusal(self.merged) else "f16"
+
 
 def make(name: str, material: Material, scratch: Path) -> Path:
-    """The folder of a variant below `scratch`; it is made if it is not there.
+    """Return the folder of a form, which is made below `scratch` if it is not there.
 
     What an interrupted run left of it is made anew, but training goes on from its checkpoints.
     """
-    if name == FULL:
-        return material.full
-    folder, partial = scratch / name, scratch / f".{name}.partial"
+    if name == "bf16":
+        return material.merged
+    folder = _once(scratch / name, lambda out: _MAKERS[name](material, out, scratch))
+    if name in ("pruned", "recovered") and material.full == "f16":
+        return _once(scratch / f"{name}-f16", lambda out: write_folder(folder, out, "f16"))
+    return folder
+
+
+def _once(folder: Path, maker: Callable[[Path], None]) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
     if not folder.exists():
         shutil.rmtree(partial, ignore_errors=True)
-        _MAKERS[name](material, partial, scratch)
-        load_tokenizer(material.full).save_pretrained(partial)
+        maker(partial)
         free_memory()
         partial.rename(folder)
     return folder
 
 
+def _gguf(form: Form) -> Callable[[Material, Path, Path], None]:
+    def maker(material: Material, out: Path, _: Path) -> None:
+        write_folder(material.merged, out, checked(form, material.merged))
+
+    return maker
+
+
+def checked(form: Form, merged: Path) -> Form:
+    """Return a form of GGUF files.
+
+    Raises:
+        ConfigError: if the merged model cannot be one.
+    """
+    if why := refusal(merged):
+        raise ConfigError(f"The section compress names {form}, but this model cannot be a GGUF file: {why}.")
+    return form
+
+
 def _nf4(material: Material, out: Path, _: Path) -> None:
-    load_model(material.base, nf4()).save_pretrained(out)
+    _save(load_model(material.base, nf4()), material, out)
     shutil.copytree(material.adapter, out / ADAPTER)
-
-
-def _int8(material: Material, out: Path, _: Path) -> None:
-    save_int8(quantise(load_model(material.full), material.examples), out)
 
 
 def _fp8(material: Material, out: Path, _: Path) -> None:
@@ -70,21 +102,27 @@ def _fp8(material: Material, out: Path, _: Path) -> None:
             "compress.variants names fp8, which is made on a GPU of compute capability "
             f"{'.'.join(map(str, FP8_FROM))} or newer (Ada, Hopper); leave it out here."
         )
-    load_model(material.full, FineGrainedFP8Config()).save_pretrained(out)
+    _save(load_model(material.merged, FineGrainedFP8Config()), material, out)
 
 
 def _pruned(material: Material, out: Path, _: Path) -> None:
-    prune(load_model(material.full), material.examples, material.config.prune).save_pretrained(out)
+    _save(prune(load_model(material.merged), material.examples, material.config.prune), material, out)
 
 
 def _recovered(material: Material, out: Path, scratch: Path) -> None:
-    pruned = make("pruned", material, scratch)
+    pruned = _once(scratch / "pruned", lambda made: _pruned(material, made, scratch))
     recover(pruned, material.examples, material.config, scratch / "recovery", out)
 
 
+def _save(model: Model, material: Material, out: Path) -> None:
+    model.save_pretrained(out)
+    load_tokenizer(material.merged).save_pretrained(out)
+
+
 _MAKERS: dict[str, Callable[[Material, Path, Path], None]] = {
+    "f16": _gguf("f16"),
+    "q8_0": _gguf("q8_0"),
     "nf4": _nf4,
-    "int8": _int8,
     "fp8": _fp8,
     "pruned": _pruned,
     "recovered": _recovered,

@@ -10,6 +10,7 @@ same files bit for bit.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from llmops.errors import ArtifactError
 from llmops.features.examples import read_examples
 from llmops.model.evaluate import page
 from llmops.model.evaluate.slices import slices
+from llmops.model.gguf.worker import is_gguf
+from llmops.model.gguf.write import as_gguf
 from llmops.model.scoring.answered import Answered, answer_test, deterministic
 from llmops.model.scoring.tasks import TASKS
 from llmops.records import Example, base_path, write_table
@@ -42,7 +45,9 @@ def run(
     items = read_examples(annotate / "test.parquet")
     if not items:
         raise ArtifactError(f"{annotate / 'test.parquet'} has no item to ask; look at `annotate.test`.")
-    folders = {"base": Path(base_path(select)), "candidate": compress / "servable"}
+    base, candidate, scratch = Path(base_path(select)), compress / "servable", out / "base"
+    # Both by the same engine: their difference is to be that of the models.
+    folders = {"base": as_gguf(base, scratch) if is_gguf(candidate) else base, "candidate": candidate}
     if champion:
         folders["champion"] = champion / "servable"
         if not folders["champion"].is_dir():
@@ -55,6 +60,7 @@ def run(
         for name, folder in folders.items():
             models[name] = answer_test(folder, items, config)
             log.info("%s: answered %d items", name, len(items))
+    shutil.rmtree(scratch, ignore_errors=True)
     whole = figures(models, [item.group for item in items], config, whole=True)
     document = {
         "items": len(items),

@@ -11,9 +11,7 @@ from pathlib import Path
 import torch
 
 from llmops.config import Evaluate
-from llmops.model.base.generate import answer
-from llmops.model.base.load import free_memory, load_servable
-from llmops.model.base.packing import answer_nats
+from llmops.model.base.answering import answer, open_model
 from llmops.model.scoring.likelihood import perplexity, reference_tokens
 from llmops.model.scoring.tasks import TASKS, Columns
 from llmops.records import Example
@@ -33,11 +31,10 @@ class Answered:
 
 def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Answered:
     """Load a servable, or any model folder, and measure its answers to `items`, in their order."""
-    model, tokenizer = load_servable(folder)
-    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
-    likelihood = answer_nats(model, reference_tokens(tokenizer, items))
-    del model
-    free_memory()
+    model = open_model(folder)
+    likelihood = model.nats(reference_tokens(model.tokenizer, items))  # first: see `GgufModel`
+    texts = answer(model, [(i.question, i.context) for i in items], config.max_new_tokens, config.batch)
+    model.close()
     columns, whole = TASKS[config.task].score(texts, [item.answer for item in items], config.k)
     nats, tokens = ([float(value) for value in side] for side in zip(*likelihood, strict=True))
     measures = {metric: intervals.mean(values) for metric, values in columns.items()}

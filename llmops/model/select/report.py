@@ -36,10 +36,8 @@ def catalogue_row(entry: Entry, source: str, local: bool, score: Score | None, w
 
 def score_cells(score: Score | None) -> dict[str, str]:
     """The cells of an untuned model's score; empty ones if it was not scored."""
-    if score is None:
-        return {"bits per byte": "", "token F1": ""}
-    intervals = {"bits per byte": score.interval("bits_per_byte"), "token F1": score.interval("token_f1")}
-    return {name: f"{i['mean']:.3f} ({i['low']:.3f} to {i['high']:.3f})" for name, i in intervals.items()}
+    found = score and score.interval()
+    return {"bits per byte": f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else ""}
 
 
 def write_report(rows: Sequence[Mapping[str, str]], items: int, path: Path) -> None:

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.model.base.generate import answer
 from llmops.model.base.load import free_memory, load_model, load_tokenizer, nf4
 from llmops.model.base.packing import answer_nats
 from llmops.model.scoring.likelihood import bits_per_byte, reference_tokens
-from llmops.model.scoring.metrics import token_f1
 from llmops.records import Example
 from llmops.statistics import intervals
 from llmops.statistics.intervals import Interval, Measure
 
-MAX_NEW_TOKENS = 48
 RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 
 
@@ -27,13 +24,12 @@ RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 class Score:
     """What an untuned model scored, item by item."""
 
-    measures: dict[str, Measure]  #: bits_per_byte and token_f1
+    bits: Measure  #: per byte
     topics: tuple[str, ...]  #: of the items
 
-    def interval(self, metric: str) -> Interval:
-        """One metric with its interval."""
-        drawn = intervals.sample(self.measures, self.topics, RESAMPLES, SEED)
-        return intervals.summary(drawn[metric], CONFIDENCE)
+    def interval(self) -> Interval:
+        """Return the bits per byte with their interval."""
+        return intervals.summary(intervals.sample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
 
 
 def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
@@ -45,17 +41,14 @@ def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Sc
         four_bits: load it in NF4, where there is no room for bfloat16.
     """
     model, tokenizer = load_model(folder, nf4() if four_bits else None), load_tokenizer(folder)
-    texts = answer(model, tokenizer, [(i.question, i.context) for i in items], MAX_NEW_TOKENS)
     nats = [nats for nats, _ in answer_nats(model, reference_tokens(tokenizer, items))]
     del model
     free_memory()
-    f1 = [token_f1(text, item.answer) for text, item in zip(texts, items, strict=True)]
-    measures = {"bits_per_byte": bits_per_byte(nats, [i.answer for i in items]), "token_f1": intervals.mean(f1)}
-    return Score(measures, tuple(i.group for i in items))
+    return Score(bits_per_byte(nats, [i.answer for i in items]), tuple(i.group for i in items))
 
 
 def bits_saved(one: Score, other: Score) -> Interval:
     """How many bits per byte `one` needs less than `other`, on the same items, paired."""
-    measures = {"one": one.measures["bits_per_byte"], "other": other.measures["bits_per_byte"]}
+    measures = {"one": one.bits, "other": other.bits}
     drawn = intervals.sample(measures, one.topics, RESAMPLES, SEED)
     return intervals.summary(drawn["other"] - drawn["one"], CONFIDENCE)

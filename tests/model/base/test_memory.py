@@ -69,9 +69,9 @@ def test_llama_3_8b_fits_24_gib_in_every_stage_and_phi_3_medium_is_only_trained_
     short = {row.stage for row in budget(STAGES, PHI, Settings(), CARD) if not row.ok}
     assert short == {"merge", "compress", "evaluate", "deploy", "serve"}
 
-    forms = [bytes_of(LLAMA, form) for form in ("nf4", "int8", "bf16")]
+    forms = [bytes_of(LLAMA, form) for form in ("nf4", "q8_0", "bf16")]
     assert forms == sorted(forms) and forms[2] == 2 * LLAMA.parameters
-    served = [needs("serve", LLAMA, Settings(served=form), gpu=True).gpu for form in ("nf4", "int8", "bf16")]
+    served = [needs("serve", LLAMA, Settings(served=form), gpu=True).gpu for form in ("nf4", "q8_0", "bf16")]
     assert served == sorted(served) and served[2] - served[0] > 9
 
 

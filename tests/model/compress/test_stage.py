@@ -14,13 +14,15 @@ import torch
 from llmops.config import Compress, Train
 from llmops.errors import ConfigError, LlmopsError
 from llmops.features.tokenize import Tokens
+from llmops.model.base.answering import open_model
 from llmops.model.base.load import load_model, load_servable, load_tokenizer
-from llmops.model.base.packing import mean_loss
+from llmops.model.base.packing import mean_loss, per_token
 from llmops.model.compress import speed, variants
 from llmops.model.compress import stage as compress
 from llmops.model.compress.prune import prune
 from llmops.model.compress.speed import Speed
 from llmops.model.compress.stage import Measured, choose_variant, compare_variants
+from llmops.model.gguf.write import write_folder
 from llmops.model.training.merge import save_merged
 from llmops.prompts import training_ids
 from llmops.records import Example, write_rows
@@ -59,24 +61,27 @@ def stubbed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def loss(folder: Path, base: Path) -> float:
-    return mean_loss(load_servable(folder)[0], tokens(base, "validation"))
+    model = open_model(folder)
+    found = per_token(model.nats(tokens(base, "validation")))
+    model.close()
+    return found
 
 
 def test_every_form_is_measured_and_the_smallest_within_is_served(
     trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
 ) -> None:
-    names = ("nf4", "int8", "pruned")
+    names = ("q8_0", "nf4", "pruned")
     config = Compress(variants=names, within=10.0, prune=0.5, max_new_tokens=2, bootstrap=200)
     metrics = compress.run(config, **trained, out=tmp_path)
     document = json.loads((tmp_path / "compression.json").read_text())
     rows = {row["variant"]: row for row in document["variants"]}
-    assert list(rows) == ["bf16", *names] and metrics["items"] == 8
-    assert rows["bf16"]["loss"] == pytest.approx(loss(trained["train"] / "servable", tiny_base), abs=1e-3)
-    assert rows["bf16"]["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert abs(rows["int8"]["loss_added"]["mean"]) < 0.01 and abs(rows["nf4"]["loss_added"]["mean"]) < 0.05
+    assert list(rows) == ["f16", *names] and metrics["items"] == 8
+    assert rows["f16"]["loss"] == pytest.approx(loss(trained["train"] / "servable", tiny_base), abs=5e-3)
+    assert rows["f16"]["loss_added"] == {"mean": 0.0, "low": 0.0, "high": 0.0} and rows["f16"]["same_answers"] == 1
+    assert abs(rows["q8_0"]["loss_added"]["mean"]) < 0.01 and abs(rows["nf4"]["loss_added"]["mean"]) < 0.05
     for row in rows.values():
         assert row["loss_added"]["low"] <= row["loss_added"]["mean"] <= row["loss_added"]["high"]
-        assert row["loss_added"]["mean"] == pytest.approx(row["loss"] - rows["bf16"]["loss"], abs=2e-4)
+        assert row["loss_added"]["mean"] == pytest.approx(row["loss"] - rows["f16"]["loss"], abs=2e-4)
     assert min(rows.values(), key=lambda r: r["size_mib"])["variant"] == metrics["chosen"]
     assert loss(tmp_path / "servable", tiny_base) == pytest.approx(rows[metrics["chosen"]]["loss"], abs=1e-3)
     report = (tmp_path / "report.md").read_text()
@@ -91,20 +96,20 @@ def test_an_interrupted_run_goes_on_with_what_it_has_and_the_full_model_is_serve
 
     def copies(_: variants.Material, out: Path, scratch: Path) -> None:
         made.append(out.name)
-        if made == [".int8.partial", ".pruned.partial"]:
+        if made == [".q8_0.partial", ".pruned.partial"]:
             raise MemoryError
         shutil.copytree(trained["train"] / "servable", out)
 
-    for name in ("int8", "pruned"):
+    for name in ("q8_0", "pruned"):
         monkeypatch.setitem(variants._MAKERS, name, copies)
-    config = Compress(variants=("int8", "pruned"), prefer="fastest", max_new_tokens=2, bootstrap=200)
+    config = Compress(full="bf16", variants=("q8_0", "pruned"), prefer="fastest", max_new_tokens=2, bootstrap=200)
     with pytest.raises(MemoryError):
         compress.run(config, **trained, out=tmp_path)
     assert len(stubbed) == 2
     (tmp_path / "servable").mkdir()  # killed while placing: the wrong files must not stay
     (tmp_path / "servable" / "stale.bin").write_text("x")
     assert compress.run(config, **trained, out=tmp_path)["chosen"] == "bf16"
-    assert made.count(".int8.partial") == 1 and len(stubbed) == 3  # neither made nor measured again
+    assert made.count(".q8_0.partial") == 1 and len(stubbed) == 3  # neither made nor measured again
     served, full = tmp_path / "servable", trained["train"] / "servable"
     assert {p.name: p.read_bytes() for p in served.iterdir()} == {p.name: p.read_bytes() for p in full.iterdir()}
 
@@ -118,11 +123,11 @@ def rows(**added: tuple[float, float, float]) -> list[dict[str, Any]]:
 
 
 def test_the_rule() -> None:
-    found = rows(bf16=(260, 300, 0), nf4=(129, 96, 0.004), int8=(156, 350, 0.02), pruned=(110, 360, 0.5))
+    found = rows(f16=(260, 300, 0), nf4=(129, 96, 0.004), q8_0=(156, 350, 0.02), pruned=(110, 360, 0.5))
     assert choose_variant(found, Compress()) == "nf4"
     assert choose_variant(found, Compress(within=0.6)) == "pruned"
-    assert choose_variant(found, Compress(within=0.003)) == "bf16"
-    assert choose_variant(found, Compress(prefer="fastest", within=0.03)) == "int8"
+    assert choose_variant(found, Compress(within=0.003)) == "f16"
+    assert choose_variant(found, Compress(prefer="fastest", within=0.03)) == "q8_0"
 
 
 def test_the_interval_follows_the_spread_of_the_differences() -> None:
@@ -131,11 +136,11 @@ def test_the_interval_follows_the_spread_of_the_differences() -> None:
 
     def added(*nats: float) -> dict[str, float]:
         found = {
-            "bf16": Measured(2.0, QUIET, [5.0] * 40, [1.0] * 40),
-            "int8": Measured(1.0, QUIET, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40),
+            "f16": Measured(2.0, QUIET, [5.0] * 40, [1.0] * 40, [""] * 40),
+            "q8_0": Measured(1.0, QUIET, [5.0 + n for n in nats] * (40 // len(nats)), [0.5] * 40, ["", "a"] * 20),
         }
         row = compare_variants(found, items, references, Compress())[1]
-        assert row["token_f1_added"]["high"] == -0.5
+        assert row["token_f1_added"]["high"] == -0.5 and row["same_answers"] == 0.5
         return dict(row["loss_added"])
 
     assert added(0.1) == {"mean": 0.01, "low": 0.01, "high": 0.01}
@@ -169,7 +174,7 @@ def test_pruning_leaves_out_the_neurons_that_do_least_and_shrinks_the_shapes(
 
 
 def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str, Path], tmp_path: Path) -> None:
-    config = Compress(prune=0.75, recovery_epochs=6, recovery_learning_rate=5e-3)
+    config = Compress(full="bf16", prune=0.75, recovery_epochs=6, recovery_learning_rate=5e-3)
     examples = tokens(tiny_base, "train")
     material = variants.Material(
         config, trained["train"] / "servable", str(tiny_base), trained["train"] / "adapter", examples
@@ -183,13 +188,15 @@ def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str
 @pytest.mark.journey
 def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Path) -> None:
     hog = bytearray(600 * 2**20)  # what this process holds is not the model's
-    found = speed.measure(tiny_base, [[1, 2, 3], [4, 5]], 4, 8)
-    assert len(hog) and found.tokens_per_second_batch > 0 and found.tokens_per_second_1 > 0
-    assert 100 < found.memory_mib < 1500
-    shutil.copytree(tiny_base, tmp_path / "broken")
-    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(LlmopsError, match="broken"):
-        speed.measure(tmp_path / "broken", [[1, 2, 3]], 2, 4)
+    write_folder(tiny_base, tmp_path / "f16", "f16")
+    for folder, file in ((tiny_base, "model.safetensors"), (tmp_path / "f16", "model.gguf")):
+        found = speed.measure(folder, [[1, 2, 3], [4, 5]], 4, 8)
+        assert len(hog) and found.tokens_per_second_batch > 0 and found.tokens_per_second_1 > 0
+        assert 20 < found.memory_mib < 1500
+        shutil.copytree(folder, tmp_path / f"broken-{file}")
+        (tmp_path / f"broken-{file}" / file).write_bytes(b"nothing")
+        with pytest.raises(LlmopsError, match="broken"):
+            speed.measure(tmp_path / f"broken-{file}", [[1, 2, 3]], 2, 4)
 
 
 @pytest.mark.gpu

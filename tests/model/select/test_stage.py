@@ -24,14 +24,14 @@ from llmops.model.select import zeroshot
 from llmops.model.select.stage import choose_base
 from llmops.model.select.zeroshot import Score, bits_saved
 from llmops.records import Example, base_path, write_rows
-from llmops.statistics.intervals import Measure, mean
+from llmops.statistics.intervals import Measure
 from tests.model.made import entry, example
 
 
 def scored(bits: list[float]) -> Score:
     measure = Measure(np.array([[b * np.log(2), 1.0] for b in bits]), lambda s: s[:, 0] / s[:, 1] / np.log(2))
     topics = tuple(str(i) for i in range(len(bits)))
-    return Score({"bits_per_byte": measure, "token_f1": mean([0.1] * len(bits))}, topics)
+    return Score(measure, topics)
 
 
 SMALL, BIG = entry("small", 0.3), entry("big", 7.0)
@@ -78,7 +78,7 @@ def test_what_is_here_is_scored_compared_and_explained(
     done = run(score_items=4)
     assert done["model"] == "middle" and done["considered"] == 4
     table = {row["model"]: row for row in json.loads((out / "selection.json").read_text())["considered"]}
-    assert all(table[name]["bits per byte"] and table[name]["token F1"] for name in ("small", "middle", "packed"))
+    assert all(table[name]["bits per byte"] for name in ("small", "middle", "packed"))
     assert table["closed"]["bits per byte"] == "" and table["middle"]["revision"] == "aaaaaaa"
     assert table["small"]["revision"] == "not pinned" and table["packed"]["revision"].startswith("numpy==")
     assert (out / "selection.md").read_text().index("| middle") < (out / "selection.md").read_text().index("| closed")

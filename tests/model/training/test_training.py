@@ -11,7 +11,7 @@ import torch
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
-from llmops.model.base.load import load_model, load_servable
+from llmops.model.base.load import load_model
 from llmops.model.base.packing import answer_loss, mean_loss, pack
 from llmops.model.training.checkpoints import COMPLETE, newest_checkpoint
 from llmops.model.training.fit import PackedTrainer, fit
@@ -138,9 +138,9 @@ def test_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: Pat
 
 
 def test_generation_does_not_depend_on_the_batch(tiny_base: Path) -> None:
-    from llmops.model.base.generate import answer
+    from llmops.model.base.answering import answer, open_model
 
-    model, tokenizer = load_servable(tiny_base)
+    model = open_model(tiny_base)
+    model.model.float()
     requests = [("Hi", ""), ("How long can I return it after I bought it?", "Returns policy"), ("Why?", "")]
-    alone = [answer(model.float(), tokenizer, [r], 8)[0] for r in requests]
-    assert answer(model.float(), tokenizer, requests, 8, batch=2) == alone
+    assert answer(model, requests, 8, batch=2) == [answer(model, [r], 8)[0] for r in requests]

@@ -11,7 +11,7 @@ import pytest
 
 from serving.engines.base import Answer, EngineRequest, Text
 from serving.engines.echo import EchoEngine, EchoRow
-from serving.engines.stops import Stops
+from serving.engines.ends import Stops
 from serving.errors import EngineDied, QueueFull
 
 pytestmark = pytest.mark.anyio

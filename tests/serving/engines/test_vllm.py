@@ -13,49 +13,15 @@ import json
 
 import pytest
 
-from serving.engines.base import Chat, Chunk, EngineRequest, Message, Question, Text, TokenIds
-from serving.engines.trim import Trim
+from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.vllm import VllmEngine
-from serving.errors import EngineDied, PromptRefused, QueueFull
-from tests.clock import wait_until
+from serving.errors import EngineDied, PromptRefused
 
 pytestmark = pytest.mark.anyio
 
 WINDOW = 512
 FEW = 4  #: tokens that are compared with transformers; later ones of a random model hang on the last bits of a sum
 OPTIONS = {"enforce_eager": True, "kv_cache_memory_bytes": 2**26, "dtype": "float32"}
-
-
-def test_white_space_at_the_ends_of_an_answer_is_left_out():
-    for pieces in ([" \n", " a", " ", "\n", "b ", " "], [" a \nb", "", "  "], [" ", "\n"]):
-        trim = Trim()
-        assert "".join(trim.feed(piece) for piece in pieces) == "".join(pieces).strip()
-
-
-async def test_a_request_begins_when_the_batch_has_room_for_it_and_a_full_queue_refuses(tmp_path, monkeypatch):
-    engine, free = VllmEngine(tmp_path, max_queue=2, max_batch=1), asyncio.Event()
-    assert not engine.stats().alive
-
-    async def answer(engine, request, stream):
-        await free.wait()
-        stream.push(Chunk("", 1, 1, "stop"))
-
-    monkeypatch.setattr(VllmEngine, "_answer", answer)
-    engine._thread.start()
-    first, second, left = (engine.generate(EngineRequest(Question("a"), 1)) for _ in range(3))
-    with pytest.raises(QueueFull):
-        engine.generate(EngineRequest(Question("one too many"), 1))
-    left.cancel()
-    await asyncio.to_thread(wait_until, lambda: first.begun_at)  # in the engine's own thread
-    assert not second.begun_at
-    engine._loop.call_soon_threadsafe(free.set)
-    await first.whole()
-    await second.whole()
-    assert second.begun_at >= first.begun_at and not left.begun_at
-    engine.close()
-
-
-# --- what follows needs vLLM
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +173,3 @@ async def test_an_engine_whose_process_dies_tells_every_reader(vllm, base):
     with pytest.raises(EngineDied):
         await engine.generate(EngineRequest(Question("later"), 1)).whole()
     engine.close()
-
-
-async def test_closing_answers_what_was_accepted_and_nothing_more(vllm, base):
-    engine = VllmEngine(base, 8, 2, options=OPTIONS)
-    engine.load()
-    streams = [engine.generate(EngineRequest(Question(str(n)), 100)) for n in range(5)]
-    await asyncio.to_thread(engine.close)
-    for stream in streams:
-        assert (await stream.whole()).finish_reason
-    assert not engine.stats().alive
-    with pytest.raises(EngineDied):
-        await engine.generate(EngineRequest(Question("later"), 1)).whole()

@@ -1,4 +1,4 @@
-"""Stop strings in a text that comes in pieces."""
+"""Where an answer ends that comes in pieces: before stop strings, and without the white space around it."""
 
 from __future__ import annotations
 
@@ -29,3 +29,19 @@ class Stops:
     def rest(self) -> str:
         """What was held back, once nothing more comes."""
         return self._held
+
+
+class Trim:
+    """Passes text on without white space at the start, and holds white space back until something follows."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._space = ""
+
+    def feed(self, text: str) -> str:
+        """Take a piece; returns what is certain to be within the trimmed text."""
+        text = self._space + text if self._begun else text.lstrip()
+        kept = text.rstrip()
+        self._begun = self._begun or bool(kept)
+        self._space = text[len(kept) :]
+        return kept

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from llmops.model.base.generate import decode
-from serving.engines.transformers.detokenize import Writer
+from serving.engines.detokenize import Writer
 
 TEXTS = ["  leading and trailing  \n", "你好，世界 🙂👨‍👩‍👧 ünïcödé", "", "a  b\tc\r\nd   "]
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from serving.engines.stops import Stops
-from serving.engines.trim import Trim
+from serving.engines.ends import Stops, Trim
 
 _HALF = "\ufffd"  #: what a tokenizer makes of a character whose last bytes are yet to come
 

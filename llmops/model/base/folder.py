@@ -1,0 +1,57 @@
+"""How the model of a servable folder is asked and where its answers end, read without its weights and without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from llmops import prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A servable folder without its weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    window: int  #: most tokens of a request, prompt and answer together
+    ends: frozenset[int]  #: tokens that end an answer
+    stops: tuple[str, ...]  #: strings that end an answer
+    repetition_penalty: float  #: that the model's generation configuration asks for; 1: none
+
+
+def read_folder(path: Path, max_context: int | None = None) -> Folder:
+    """Read a servable folder.
+
+    Args:
+        path: the folder.
+        max_context: most tokens of a request; fewer if the model takes fewer, or if nothing is said.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
+    config = AutoConfig.from_pretrained(str(path)).get_text_config()
+    limit, file = _limit(config), path / "generation_config.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = generation.get("eos_token_id", getattr(config, "eos_token_id", None))
+    ends = known if isinstance(known, list) else [known]
+    return Folder(
+        tokenizer=tokenizer,
+        window=min(max_context or limit, limit),
+        ends=frozenset(n for n in (*ends, *prompts.end_ids(tokenizer)) if n is not None),
+        stops=tuple(prompts.stop_strings(tokenizer)),
+        repetition_penalty=float(generation.get("repetition_penalty") or 1.0),
+    )
+
+
+def _limit(config: Any) -> int:
+    """Return how many tokens a model takes with one set of rotary frequencies.
+
+    Some models (Phi-3 with 128k, for one) change theirs once a text is longer than that, for all requests of a batch.
+    """
+    scaling = getattr(config, "rope_parameters", None) or {}
+    limit = int(config.max_position_embeddings)
+    if scaling.get("rope_type") in ("longrope", "dynamic"):
+        limit = min(limit, int(scaling.get("original_max_position_embeddings") or limit))
+    return limit

@@ -1,0 +1,182 @@
+"""Write a merged model folder as one GGUF file, which OpenVINO GenAI reads, and llama.cpp and Ollama too."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFWriter
+from gguf.quants import quant_shape_to_byte_shape, quantize
+from numpy.typing import NDArray
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from llmops.errors import ArtifactError
+from llmops.model.gguf import vocabulary
+from llmops.model.gguf.worker import FILE
+
+log = logging.getLogger(__name__)
+
+Form = Literal["f16", "q8_0"]  #: of the matrices; vectors have 32 bits
+FORMS: Mapping[str, Kind] = {"f16": Kind.F16, "q8_0": Kind.Q8_0}
+
+#: Model types that OpenVINO GenAI reads, and what GGUF calls them.
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+_FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
+_BLOCK = 32  #: weights of a row that share a scale in q8_0
+_TURNED = ("attn_q.weight", "attn_k.weight")
+_PARTS = (
+    *_TURNED, "attn_v.weight", "attn_output.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight",
+    "attn_norm.weight", "ffn_norm.weight",
+)  # fmt: skip
+
+
+def refusal(folder: Path) -> str:
+    """Return why the model in a folder cannot be served as a GGUF file; empty if it can."""
+    config = AutoConfig.from_pretrained(str(folder))
+    if config.model_type not in _ARCHITECTURES:
+        return f"OpenVINO GenAI reads no GGUF file of a {config.model_type}"
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantised"
+    rope = config.rope_parameters
+    if rope.get("rope_type", "default") != "default" or rope.get("partial_rotary_factor", 1) != 1:
+        return f"its positions are scaled ({rope.get('rope_type')}), which OpenVINO GenAI reads from no GGUF file"
+    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"} or window:
+        return "its attention has a window"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}"
+    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        return "its layers have biases"
+    widths = (config.hidden_size, config.intermediate_size, _head(config) * config.num_attention_heads)
+    if any(width % _BLOCK for width in widths):
+        return f"its layers are no multiple of {_BLOCK} wide"
+    if not any(folder.glob("*.safetensors")):
+        return "its weights are not in safetensors files"
+    return vocabulary.refusal(folder)
+
+
+def as_gguf(folder: Path, out: Path) -> Path:
+    """Return `out`, to which the model of a folder is written in 16 bits; the folder itself if that cannot be."""
+    if why := refusal(folder):
+        log.info("%s is not run by OpenVINO: %s", folder, why)
+        return folder
+    write_folder(folder, out, "f16")
+    return out
+
+
+def write_folder(folder: Path, out: Path, form: Form) -> None:
+    """Write the model of a folder that nothing speaks against (`refusal`) to the new folder `out`, as it is served.
+
+    Raises:
+        ArtifactError: see `write_gguf`.
+    """
+    out.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".jinja") and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, out / path.name)
+    write_gguf(folder, out / FILE, form)
+
+
+def write_gguf(folder: Path, out: Path, form: Form) -> None:
+    """Write the model of a folder to the file `out`, tensor by tensor.
+
+    Raises:
+        ArtifactError: if weights are missing or unknown, or too large for 16 bits.
+    """
+    config = AutoConfig.from_pretrained(str(folder))
+    architecture = _ARCHITECTURES[config.model_type]
+    partial = out.with_name(f".{out.name}.partial")
+    logging.getLogger("gguf").setLevel(logging.WARNING)
+    writer = GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[architecture])
+    _add_shape(writer, config)
+    writer.add_file_type(_FILE_TYPES[form])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    vocabulary.add_tokenizer(writer, folder, config.vocab_size)
+    with ExitStack() as files:
+        tensors = _tensors(folder, config, architecture, files)
+        for name, (file, key) in tensors.items():
+            shape = file.get_slice(key).get_shape()
+            kind = Kind.F32 if len(shape) < 2 else FORMS[form]
+            dtype = np.dtype({Kind.F32: np.float32, Kind.F16: np.float16}.get(kind, np.uint8))
+            stored = quant_shape_to_byte_shape(shape, kind) if kind == Kind.Q8_0 else tuple(shape)
+            writer.add_tensor_info(name, stored, dtype, prod(stored) * dtype.itemsize, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, (file, key) in tensors.items():
+            weight = _ordered(name, file.get_tensor(key).float().numpy(), config)
+            if weight.ndim > 1:
+                with np.errstate(over="ignore"):
+                    weight = quantize(weight, FORMS[form])
+            if weight.dtype == np.float16 and not np.isfinite(weight).all():
+                raise ArtifactError(f"{folder}: {key} has weights that 16 bits cannot hold; it cannot be a GGUF file.")
+            writer.write_tensor_data(weight)
+    writer.close()
+    partial.rename(out)
+
+
+def _tensors(folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: ExitStack) -> dict[str, tuple[Any, str]]:
+    """Return GGUF's name of each tensor → the open file that has it, and its name there."""
+    found: dict[str, tuple[Any, str]] = {}
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    for path in sorted(folder.glob("*.safetensors")):
+        file = files.enter_context(safe_open(path, "pt"))
+        for key in file.keys():  # noqa: SIM118
+            tied = config.tie_word_embeddings and key == "lm_head.weight"
+            if not tied and not key.endswith("inv_freq"):
+                found[names.get_name(key, (".weight", ".bias")) or key] = (file, key)
+    if wrong := sorted(found.keys() ^ _expected(config)):
+        raise ArtifactError(f"{folder} is damaged: its weights and its config.json do not agree on {wrong[0]}.")
+    return found
+
+
+def _expected(config: Any) -> set[str]:
+    """Return GGUF's names of all tensors of a model."""
+    parts = [*_PARTS]
+    parts += [f"attn_{n}.bias" for n in "qkv"] if config.model_type == "qwen2" else []
+    parts += [f"attn_{n}_norm.weight" for n in "qk"] if config.model_type == "qwen3" else []
+    layers = {f"blk.{n}.{part}" for n in range(config.num_hidden_layers) for part in parts}
+    output = set() if config.tie_word_embeddings else {"output.weight"}
+    return layers | output | {"token_embd.weight", "output_norm.weight"}
+
+
+def _ordered(name: str, weight: NDArray[Any], config: Any) -> NDArray[Any]:
+    """Put rows in GGUF's order: a Llama's queries and keys have the two halves of a head interleaved."""
+    if _ARCHITECTURES[config.model_type] != gguf.MODEL_ARCH.LLAMA or not name.endswith(_TURNED):
+        return weight
+    halves = weight.reshape(-1, 2, _head(config) // 2, weight.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weight.shape)
+
+
+def _add_shape(writer: GGUFWriter, config: Any) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(_head(config))
+    writer.add_value_length(_head(config))
+    writer.add_rope_dimension_count(_head(config))
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _head(config: Any) -> int:
+    """Return the width of a head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

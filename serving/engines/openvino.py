@@ -1,0 +1,121 @@
+"""The engine for CPUs: a servable folder in GGUF, answered by OpenVINO GenAI's continuous batching.
+
+The model is in a process of its own, see `llmops.model.gguf.worker`; here are the queue, the tokenizer and the text.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llmops.errors import ArtifactError
+from llmops.model.gguf.process import Worker, run_requests
+from llmops.model.gguf.worker import FILE, Precision, is_gguf
+from serving.engines.answering import WARM_UP, Answering
+from serving.engines.base import EngineRequest, Stats
+from serving.engines.stepping import Job, SteppingEngine
+
+if TYPE_CHECKING:
+    from llmops.model.base.folder import Folder
+
+log = logging.getLogger(__name__)
+
+LEAST_TOP_P = 1e-6  #: below it OpenVINO takes none
+
+
+class OpenvinoEngine(SteppingEngine[Answering]):
+    """Answers with the model of one servable folder.
+
+    Args:
+        servable: the folder, with `model.gguf`.
+        max_queue: requests that may wait while the batch is full.
+        max_batch: most requests that are answered together.
+        max_context: most tokens of one, prompt and answer together; fewer if the model takes fewer. Keys and values of
+            `max_batch` times as many have room in memory, which is taken as it is needed.
+        threads: that compute; 0: one per core that this container may use.
+        precision: see `llmops.model.gguf.worker.PRECISIONS`.
+    """
+
+    def __init__(
+        self,
+        servable: Path,
+        max_queue: int,
+        max_batch: int,
+        max_context: int = 2048,
+        threads: int = 0,
+        precision: Precision = "f32",
+    ) -> None:
+        super().__init__(max_queue, max_batch)
+        self._folder, self._max_context = servable, max_context
+        self._settings: dict[str, Any] = {"batch": max_batch, "threads": threads, "precision": precision}
+        self._worker: Worker | None = None
+        self._model: Folder | None = None
+
+    def stats(self) -> Stats:
+        """See `Engine`."""
+        known, worker = super().stats(), self._worker
+        return Stats(known.alive and worker is not None and worker.process.poll() is None, known.waiting, known.running)
+
+    def _load(self) -> None:
+        from llmops.model.base.folder import read_folder
+        from serving.engines.prompt import ids_of
+
+        start = time.monotonic()
+        if not is_gguf(self._folder):
+            raise ArtifactError(
+                f"The engine `openvino` reads models in GGUF, and {self._folder} has no {FILE}. Set serving.engine to "
+                "`auto`, `transformers` or `vllm`."
+            )
+        model = self._model = read_folder(self._folder, self._max_context)
+        self._worker = Worker(self._folder, tokens=model.window, **self._settings)
+        ids = ids_of(model.tokenizer, WARM_UP, model.window)
+        settings = {"max_new_tokens": WARM_UP.max_new_tokens, "ignore_eos": True}
+        for batch in (1, self._max_batch):  # each shape is slow once
+            run_requests(self._worker, [ids] * min(batch, 4), settings, batch)
+        log.info("Loaded %s in %.1f s", self._folder, time.monotonic() - start)
+
+    def _begin(self, job: Job) -> Answering:
+        model, worker = cast("Folder", self._model), cast("Worker", self._worker)
+        row = Answering(job, model)
+        row.name = worker.ask(row.prompt, model.ends, _settings(job.request, model.repetition_penalty))
+        return row
+
+    def _step(self, rows: list[Answering]) -> None:
+        """Take in what the next steps of the worker bring."""
+        known = {row.name: row for row in rows}
+        for name, said in cast("Worker", self._worker).hear():
+            if (row := known.get(name)) and not row.done:
+                row.ended = said.ended
+                if said.why:
+                    row.done = True
+                    row.job.stream.push(RuntimeError(f"OpenVINO does not take this request: {said.why}"))
+                else:
+                    row.say(said.ids)
+
+    def _leave(self, row: Answering) -> None:
+        if not row.ended:
+            cast("Worker", self._worker).leave(row.name)
+
+    def _unload(self) -> None:
+        self._model = None
+        if self._worker:
+            self._worker.close()
+
+
+def _settings(request: EngineRequest, repetition_penalty: float) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "max_new_tokens": request.max_new_tokens,
+        "repetition_penalty": repetition_penalty,
+    }
+    if request.temperature:
+        seed = secrets.randbits(31) if request.seed is None else request.seed
+        settings |= {
+            "do_sample": True,
+            "temperature": request.temperature,
+            "top_p": max(request.top_p, LEAST_TOP_P),
+            "rng_seed": seed,
+        }
+    return settings
