@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmops import prompts
 from llmops.features.tokenize import tokenize
-from llmops.model.base import generate
+from llmops.model.base import answering, generate
 from llmops.records import Example
+from serving.engines.base import EngineRequest, Question
+from serving.engines.prompt import ids_of
 
 QUESTION, ANSWER, CONTEXT = "How long can I return it?", "You have 30 days.", "Returns policy, section 2"
 
@@ -31,20 +34,18 @@ def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
     return plain
 
 
-def test_training_evaluation_and_serving_render_the_same_ids(
-    any_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_evaluation_and_serving_render_the_same_ids(any_tokenizer: Any) -> None:
     trained, _ = tokenize(any_tokenizer, example(), 512)
     assert trained
     asked: list[list[int]] = []
 
-    def record(_model: Any, _tokenizer: Any, requests: Any, _longest: int) -> list[list[int]]:
+    def record(requests: Any, _longest: int, _batch: int) -> list[list[int]]:
         asked.extend(list(r) for r in requests)
         return [[] for _ in requests]
 
-    monkeypatch.setattr(generate, "generate", record)
-    generate.answer(None, any_tokenizer, [(QUESTION, CONTEXT)], 8)  # evaluation's way
-    served = prompts.prompt_ids(any_tokenizer, QUESTION, CONTEXT)  # the engine's way
+    model: Any = SimpleNamespace(tokenizer=any_tokenizer, generate=record)
+    answering.answer(model, [(QUESTION, CONTEXT)], 8)  # evaluation's way
+    served = ids_of(any_tokenizer, EngineRequest(Question(QUESTION, CONTEXT), 8), 512)  # the engine's way
     assert asked == [served] == [trained.token_ids[: trained.prompt_tokens]]
 
 
