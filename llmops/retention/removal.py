@@ -41,15 +41,16 @@ def alone(config: Config) -> Iterator[None]:
         ) from None
 
 
-def remove(path: Path, when: str) -> None:
+def remove(path: Path, when: str, receipt: int = 0) -> None:
     """Make trash of an artifact's data, or of what was begun of one. The record of one that was finished stays.
 
     Args:
         path: its folder.
         when: ISO time, UTC, for the record.
+        receipt: number of an erasure's, if it is one.
     """
     os.rename(path, trash(path))
-    _keep_record(trash(path), when)
+    _keep_record(trash(path), when, receipt)
 
 
 def trash(path: Path) -> Path:
@@ -71,14 +72,14 @@ def finish(config: Config) -> None:
         shutil.rmtree(old)
 
 
-def _keep_record(old: Path, when: str) -> None:
+def _keep_record(old: Path, when: str, receipt: int = 0) -> None:
     """Put the record of an artifact that has become trash in its place, unless it is there."""
     path = old.with_name(old.name[1 : -len(".gone")])
     known = artifacts.is_done(old) or artifacts.is_gone(old)
     if known and not (artifacts.is_done(path) or artifacts.is_gone(path)):
         record = artifacts.read_record(old)
         path.mkdir(exist_ok=True)
-        write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
+        write_json(path / GONE, asdict(replace(record, removed=record.removed or when, receipt=receipt or record.receipt)))
 
 
 def found_trash(config: Config) -> list[Path]:
