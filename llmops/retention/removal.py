@@ -79,7 +79,9 @@ def _keep_record(old: Path, when: str, receipt: int = 0) -> None:
     if known and not (artifacts.is_done(path) or artifacts.is_gone(path)):
         record = artifacts.read_record(old)
         path.mkdir(exist_ok=True)
-        write_json(path / GONE, asdict(replace(record, removed=record.removed or when, receipt=receipt or record.receipt)))
+        write_json(
+            path / GONE, asdict(replace(record, removed=record.removed or when, receipt=receipt or record.receipt))
+        )
 
 
 def found_trash(config: Config) -> list[Path]:
