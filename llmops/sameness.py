@@ -125,10 +125,11 @@ def check_erased(config: Config) -> None:
     if (database := database_of(config)).absent:
         return
     with database.read() as connection:
-        number = connection.scalar(sa.select(erasures.c.number).where(erasures.c.ended == ""))
-    if number:
+        row = connection.execute(sa.select(erasures).where(erasures.c.ended == "")).first()
+    if row:
         raise LlmopsError(
-            f"The erasure {number} was interrupted; finish it first, with `llmops data forget` and the same identifier."
+            f"The erasure {row.number}, begun at {row.begun} by {row.plan['by'] or 'somebody'}, was interrupted; finish "
+            "it first, with `llmops data forget` and the same identifier."
         )
 
 

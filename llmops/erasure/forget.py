@@ -23,10 +23,11 @@ from typing import Any
 import polars as pl
 import sqlalchemy as sa
 
-from llmops.artifacts import write_whole
+from llmops.artifacts import GONE, write_whole
 from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.collect.extract_rows import forget as forget_extract
+from llmops.data.collect.forgotten import HIDDEN
 from llmops.data.remote import is_remote
 from llmops.erasure import plan as plans
 from llmops.erasure import receipts, rows, said, search, split_entries
@@ -85,12 +86,12 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
     with alone(config):
         if not dry_run:
             removal.finish(config)
-        if begun := receipts.interrupted(database, subject):
+        if begun := receipts.interrupted(config, subject):
             number, plan = begun
         else:
             if not dry_run:
                 said.take_in(config)
-            plan = plans.make(config, subject)
+            plan = plans.make(config, subject, by)
             if not plan.found:
                 raise LlmopsError(
                     f"Nothing in {config.home} names this person; nothing was changed. Give an e-mail address, name or "
@@ -112,17 +113,7 @@ def _carry_out(config: Config, plan: Plan, subject: Subject, number: int) -> Non
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version["examples"], "receipt": number}
         Registry(config.registry, version["model"], database).mark(version["version"], erasure, marked)
-    for path in map(Path, plan.answers):
-        _without(path, plan.examples, subject)
-    for path in filter(Path.exists, map(Path, plan.texts)):
-        mode = path.stat().st_mode
-        write_whole(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
-        os.chmod(path, mode)
-    for path in sorted(config.events.glob("*.db")):
-        said.forget_events(path, subject, plan.keys)
-    said.forget(database, plan.reviews, plan.keys)
-    split_entries.forget(database, plan.entries)
-    for path in (config.artifacts / ref for ref in plan.artifacts):
+    for path in (config.artifacts / ref for ref in plan.artifacts):  # first: the disk may be full
         if path.exists():
             removal.remove(path, plan.time, number)
     removal.finish(config)
@@ -130,12 +121,23 @@ def _carry_out(config: Config, plan: Plan, subject: Subject, number: int) -> Non
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
-    for interval in plan.partitions:
-        rows.take_out(config, interval, subject, plan.ids)
+    for path in filter(Path.exists, map(Path, plan.answers)):
+        _without(path, plan.examples, subject)
+    records = [path for path in config.artifacts.glob(f"*/*/{GONE}") if search.names(path, subject)]
+    for path in filter(Path.exists, [*map(Path, plan.texts), *records]):
+        mode = path.stat().st_mode
+        write_whole(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
+        os.chmod(path, mode)
+    said.forget(database, plan.reviews, plan.keys)  # before their events: nothing is said with these keys any more
+    for path in sorted(config.events.glob("*.db")):
+        said.forget_events(path, subject, plan.keys)
+    split_entries.forget(database, plan.entries)
+    rows.take_out(config, plan.partitions, subject, plan.ids)
     gone = forgotten.load(database)
     for unit in map(Path, plan.extracts):
         for path in sorted(unit.glob("[!.]*.parquet")) if unit.is_dir() else [unit]:
-            forget_extract(path, gone)
+            if path.exists():  # an extract may be deleted at any time
+                forget_extract(path, gone)
     _hide_in_state(database, subject)
 
 
@@ -160,14 +162,16 @@ def _hide_in_state(database: Database, subject: Subject) -> None:
 
 def _remaining(config: Config, plan: Plan, subject: Subject) -> list[str]:
     """The places that still name the person."""
-    still = ["/".join(map(subject.hide, path.parts)) for path in search.naming(config, subject)]
+    named = search.naming(config, subject)
+    hidden = ([HIDDEN if subject.named_in_location(p) else p for p in path.parts] for path in named)
+    still = [str(Path(*parts)) for parts in hidden]
     still += [f"repository, interval {one}" for one in rows.in_repository(config, subject, plan.ids)]
     database = database_of(config)
     return [*still, database.name] if search.in_state(database, subject) else still
 
 
 def _receipt(config: Config, plan: Plan, number: int, remaining: list[str]) -> Receipt:
-    parts = ("extracts", "partitions", "entries", "reviews", "keys", "texts", "answers")
+    parts = ("extracts", "partitions", "entries", "reviews", "keys", "texts", "answers", "leftovers")
     searched = [*map(str, search.roots(config)), database_of(config).name, config.collect.repository]
     return Receipt(
         number=number,
@@ -189,6 +193,7 @@ def _unreached(config: Config) -> list[str]:
     told: list[tuple[object, str]] = [
         (True, "the sources themselves, and backups and copies of any of this"),
         (True, "weights of the models trained on the rows"),
+        (True, "events in the spools of other machines that are not sent yet"),
         (of_hub, f"the Hub's cache on this machine, which holds {of_hub}"),
         (is_remote(config.collect.repository), "earlier versions of its objects that the repository's store may keep"),
         (work, f"work files that killed cleanings left in {work}: delete them while nothing runs"),

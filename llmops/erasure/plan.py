@@ -38,6 +38,7 @@ class Plan:
     """All that an erasure deletes."""
 
     time: str  #: ISO, UTC
+    by: str  #: who asks for it
     found: bool  #: whether the person is named anywhere
     documents: list[dict[str, str]]  #: where their rows stood in the sources: source, location, position
     ids: list[str]  #: of those of their documents that have a key
@@ -54,42 +55,44 @@ class Plan:
     texts: list[str]  #: files of logs and of the registry that name them
 
 
-def make(config: Config, subject: Subject) -> Plan:
-    """What there is to delete of a person."""
+def make(config: Config, subject: Subject, by: str) -> Plan:
+    """Find what there is to delete of a person."""
     root, database, registry = config.artifacts, database_of(config), config.registry
     named = dict.fromkeys(search.naming(config, subject))
     keys = said.prefixes(database, subject)
     reviews = said.find(database, subject, keys)
     found, ids = _rows(config, subject, named, said.document_ids(config, reviews))
-    everywhere = ids | {row.id for some in found.values() for row in some}
 
     def ids_of(annotate: str) -> set[str]:
-        """The ids that their documents have in a run: as it read them, if that is there still."""
-        known = found.get(_collect_of(root, annotate))
-        return everywhere if known is None else ids | {row.id for row in known}
+        """Return the ids that their documents have in a run: those with a key, and the rows that it read, if its
+        artifact of collect is still there. Row 12 of today's file may have been another person's then."""
+        return ids | {row.id for row in found.get(_collect_of(root, annotate), ())}
 
-    examples = _examples(root, ids_of) if everywhere else set[str]()
+    examples = _examples(root, ids_of)
     entries = split_entries.find(database, subject, ids_of, examples)
     examples |= {id_ for _, _, id_ in entries}
     inside = [path.relative_to(root).parts for path in named if path.is_relative_to(root)]
-    holding = {f"{stage}/{key}" for stage, key, *name in inside if name and name[-1] not in _RECORDS}
+    holding = {"/".join(parts[:2]) for parts in inside if len(parts) > 2 and parts[-1] not in _RECORDS}
     read = {ref for ref in holding if not ref.startswith("collect/")}  # nobody reads what collect quarantines
     read |= {artifacts.ref(path.parent) for path in _splits(root) if examples and _of(path, examples)}  # carried ones
     reached = _reached(root, read | {ref for ref, some in found.items() if any(row.file == 0 for row in some)})
     gone = holding | reached | {ref for ref, some in found.items() if some} | _reports(root, [*reviews, *keys])
     gone = {ref for ref in gone if artifacts.is_done(root / ref)} | set(_unfinished(root))
     answers = [path for path in registry.glob("*/versions/*/answers.parquet") if path in named or _of(path, examples)]
-    folders = (registry, config.home / "logs", config.home / "airflow" / "logs")
-    texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, folders))]
+    logs = (config.home / "logs", config.home / "airflow" / "logs")
+    texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, logs))]
+    texts += [path for path in registry.glob("*/versions/*/*") if path in named and path.suffix in (".json", ".md")]
+    caches = [path for path in named if any(map(path.is_relative_to, (config.home / "drift", config.home / "decay")))]
     return Plan(
         time=audit.now(),
-        found=bool(named or keys or reviews or entries or search.in_state(database, subject)),
+        by=by,
+        found=bool(named or keys or reviews or entries or any(found.values()) or search.in_state(database, subject)),
         documents=_places([row for some in found.values() for row in some], subject),
         ids=sorted(ids),
         extracts=sorted(path for path, some in found.items() if some and Path(path).is_absolute()),
         artifacts=sorted(gone, key=lambda ref: (_ORDER.get(ref.split("/")[0], 0), ref)),
-        leftovers=list(map(str, _leftovers(config))),
-        partitions=rows.in_repository(config, subject, ids),
+        leftovers=list(map(str, [*_leftovers(config), *caches])),
+        partitions=sorted(name for name, some in found.items() if some and "/" not in name),
         entries=[*sorted(entries)],
         examples=sorted(examples),
         versions=list(_versions(config, reached, examples)),
@@ -103,8 +106,8 @@ def make(config: Config, subject: Subject) -> Plan:
 def _rows(
     config: Config, subject: Subject, named: Collection[Path], ids: set[str]
 ) -> tuple[dict[str, list[Row]], set[str]]:
-    """The person's rows in each artifact of collect and each extract, by its name or path; and the ids of those that
-    are theirs in every version, also where it does not name them."""
+    """Return the person's rows in each artifact of collect, extract and interval of the repository, by its name or
+    path; and the ids of those that are theirs in every version, also where it does not name them."""
     made = artifacts.finished(config.artifacts / "collect")
     units = {artifacts.ref(path): [path / "documents.parquet", path / "quarantine.parquet"] for path in made}
     for path in sorted(config.collect.cache.absolute().glob("[!.]*")):  # of a file, or of all periods of a table
@@ -116,6 +119,8 @@ def _rows(
             names = any(path in named for path in files)
             if names or (again and ids):
                 found[name] = rows.find([path for path in files if path.exists()], subject if names else None, ids)
+        if not again or ids:
+            found |= rows.in_repository(config, subject, ids)
         ids = ids | {row.id for some in found.values() for row in some if is_key(row.position)}
     return found, ids
 
@@ -166,7 +171,7 @@ def _reports(root: Path, marks: list[str]) -> set[str]:
 def _unfinished(root: Path) -> Iterator[str]:
     """What interrupted runs have begun: nobody knows what it was made of."""
     for path in (path for stage in pipeline.STAGES for path in (root / stage).glob("[!.]*")):
-        if not artifacts.is_done(path) and {entry.name for entry in path.iterdir()} != {artifacts.GONE}:
+        if path.is_dir() and not artifacts.is_done(path) and {p.name for p in path.iterdir()} != {artifacts.GONE}:
             yield artifacts.ref(path)
 
 
@@ -184,10 +189,10 @@ def _versions(config: Config, reached: set[str], examples: set[str]) -> Iterator
         registry = Registry(config.registry, folder.name, database_of(config))
         aliases = registry.aliases()
         for version in registry.versions():
-            made = {stage["artifact"] for stage in lineage(version)["stages"]} & reached
-            rows_ = [config.artifacts / ref / "train.parquet" for ref in made if ref.startswith("annotate/")]
-            count = sum(_of(path, examples) for path in rows_ if path.is_file())
-            if count or (made and not any(path.is_file() for path in rows_)):
+            made = [stage["artifact"] for stage in lineage(version)["stages"]]
+            files = {ref: config.artifacts / ref / "train.parquet" for ref in made if ref.startswith("annotate/")}
+            count = sum(_of(path, examples) for path in files.values() if path.is_file())
+            if count or any(ref in reached and not path.is_file() for ref, path in files.items()):
                 names = sorted(alias for alias, name in aliases.items() if name == version.name)
                 yield {"model": folder.name, "version": version.name, "aliases": names, "examples": count}
 

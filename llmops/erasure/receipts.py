@@ -13,6 +13,7 @@ from llmops.data.collect import forgotten
 from llmops.erasure.plan import Plan
 from llmops.erasure.subject import Subject
 from llmops.errors import LlmopsError
+from llmops.sameness import check_erased
 from llmops.state import audit
 from llmops.state.database import Database, database_of
 from llmops.state.tables import erasures as table
@@ -31,21 +32,19 @@ def begin(database: Database, plan: Plan, subject: Subject) -> int:
         return int(connection.scalar(sa.insert(table).values(values).returning(table.c.number)) or 0)
 
 
-def interrupted(database: Database, subject: Subject) -> tuple[int, Plan] | None:
+def interrupted(config: Config, subject: Subject) -> tuple[int, Plan] | None:
     """The erasure that was interrupted, if there is one.
 
     Raises:
         LlmopsError: if it was of somebody else.
     """
+    database = database_of(config)
     if database.absent:
         return None
     with database.read() as connection:
         row = connection.execute(sa.select(table).where(table.c.ended == "")).first()
     if row and row.subject != forgotten.load(database).person(subject.plain):
-        raise LlmopsError(
-            f"The erasure {row.number}, begun at {row.begun}, was interrupted; finish it first, with the identifier it "
-            "was begun with."
-        )
+        check_erased(config)
     return (row.number, Plan(**row.plan)) if row else None
 
 

@@ -58,27 +58,39 @@ def find(files: Sequence[Path | bytes], subject: Subject | None, ids: Collection
     return [row for row in every if row.id in ids or row.place in places]
 
 
-def in_repository(config: Config, subject: Subject, ids: Collection[str]) -> list[str]:
-    """The intervals whose partitions of the repository have rows of the person.
+def in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dict[str, list[Row]]:
+    """Return the person's rows in the repository, by the interval of their partition.
 
     Raises:
         SourceError: if it cannot be reached.
     """
     where, environ = _repository(config), environment(config.collect.connection)
     intervals = repository.intervals(where, environ) if where else []
-    return [one for one in intervals if find(repository.read(where, one, environ), subject, ids)]
+    found = {one: find(repository.read(where, one, environ), subject, ids) for one in intervals}
+    return {interval: some for interval, some in found.items() if some}
 
 
-def take_out(config: Config, interval: str, subject: Subject, ids: Collection[str]) -> None:
-    """Upload a partition again without the person's rows; what is there already is not sent (see `repository.upload`).
+def take_out(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
+    """Upload partitions again without the person's rows; what is there already is not sent (see `repository.upload`).
+    Parts that killed uploads left in any partition are deleted, since nobody knows whose rows they hold.
 
     Raises:
         RepositoryError: if the repository does not take them.
         SourceError: if it cannot be reached.
     """
     where, environ = _repository(config), environment(config.collect.connection)
+    for interval in repository.intervals(where, environ) if where else []:
+        if interval in intervals:
+            _upload_without(config, where, interval, subject, ids)
+        repository.clear(where, interval, environ)
+
+
+def _upload_without(config: Config, where: str, interval: str, subject: Subject, ids: Collection[str]) -> None:
+    environ = environment(config.collect.connection)
     parts = repository.read(where, interval, environ)
     gone = {(row.file, row.number) for row in find(parts, subject, ids)}
+    if not gone:  # an erasure that was interrupted has done it
+        return
     with tempfile.TemporaryDirectory(dir=config.home, prefix=".erasure-") as folder:
         documents = Path(folder) / "documents.parquet"
         with pq.ParquetWriter(documents, pq.read_schema(pa.BufferReader(parts[0])), compression="zstd") as writer:

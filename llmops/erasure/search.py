@@ -30,7 +30,11 @@ from llmops.state.tables import metadata
 
 TEXT = {".json", ".jsonl", ".txt", ".md", ".log", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".svg"}
 _NUMBERS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npy", ".npz", ".png"}
-_TOKENIZERS = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model"}
+_TOKENIZERS = {
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json",
+}  # fmt: skip
+_OURS = {"version", "role", "kind", "outcome", "action", "split", "side", "state", "severity"}  #: columns of our words
 _SQLITE = b"SQLite format 3\0"
 _NUMBER = re.compile(rb'(?<=":)\s?-?\d[\d.eE+-]*')  #: of an object in JSON
 _TOGETHER = 20_000  #: lines or cells that are looked at together
@@ -99,6 +103,7 @@ def state_cells(connection: sa.Connection) -> Iterator[tuple[sa.Table, tuple[Any
     for table in metadata.sorted_tables:
         keys = list(table.primary_key)
         texts = [c for c in table.c if isinstance(c.type, sa.Text | sa.JSON) and not c.primary_key]
+        texts = [column for column in texts if column.name not in _OURS]
         for row in connection.execute(sa.select(*keys, *texts)) if texts else ():
             for column, value in zip(texts, row[len(keys) :], strict=True):
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

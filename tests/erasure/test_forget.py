@@ -34,6 +34,7 @@ from llmops.monitoring.sinks.local import LocalStore
 from llmops.records import Document, Dropped, Example, read_rows, write_rows
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
+from llmops.retention import removal
 from llmops.state.database import database_of
 from llmops.state.tables import erasures, forgotten, split_entries
 
@@ -325,7 +326,7 @@ def test_the_event_tells_and_the_repository_loses_the_rows(built: Path, erased: 
     assert before - manifest["rows"] == 4
 
 
-@pytest.mark.parametrize("step", ["split_entries.forget", "removal.finish", "forget_extract", "_hide_in_state"])
+@pytest.mark.parametrize("step", ["said.forget_events", "removal.finish", "forget_extract", "_hide_in_state"])
 def test_a_kill_in_the_middle_is_mended_by_repeating(
     site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -339,14 +340,18 @@ def test_a_kill_in_the_middle_is_mended_by_repeating(
             real, calls = forgetting.removal.finish, iter((False, True))
             patch.setattr(forgetting.removal, "finish", lambda c: dying() if next(calls) else real(c))
         else:
-            where, _, name = f"forgetting.{step}".rpartition(".")
-            patch.setattr(forgetting.split_entries if "split" in where else forgetting, name, dying)
-        forget(config, MAIL)
+            where, _, name = step.rpartition(".")
+            patch.setattr(getattr(forgetting, where) if where else forgetting, name, dying)
+        forget(config, MAIL, by="admin")
+    if step == "said.forget_events":  # the disk may be full, the keys are not used any more, and what goes by itself
+        assert artifacts.is_gone(config.artifacts / "evaluate" / "e1") and keys_of(config).list() == ()
+        shutil.rmtree(config.collect.cache)
+        registry_of(config).get("v1").path.joinpath("answers.parquet").unlink()
     with database_of(config).read() as connection:
         assert not any(secret in str(connection.execute(sa.select(erasures)).one()) for secret in SECRETS)
-    with pytest.raises(LlmopsError, match="interrupted"):
+    with pytest.raises(LlmopsError, match="erasure 1, begun at 20.* by admin, was interrupted"):
         forget(config, "somebody@example.org")
-    with pytest.raises(LlmopsError, match="interrupted"):
+    with pytest.raises(LlmopsError, match="erasure 1, begun at 20.* by admin, was interrupted"):
         pipeline.run_stage("collect", config, DAY)
     receipt = forget(config, MAIL).receipt
     assert receipt.remaining == [] and holding(config.home, *SECRETS) == set()
@@ -406,9 +411,29 @@ def test_the_command_names_what_cannot_be_changed_and_shows_receipts(
     assert json.loads(capsys.readouterr().out) == told and told["documents"] == 5
     assert cli.main(["data", "receipt", "2"]) == cli.main(["data", "receipt", "x"]) == 1
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
+    (config.home / f"{MAIL}.txt").write_text("named after them")
     for _ in range(2):  # and again, as long as it is so
         assert cli.main(["data", "forget", MAIL]) == 1
-        assert "keys.json" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "keys.json" in told and "named after the person" in told and MAIL not in told
+
+
+def test_other_files_that_name_somebody(site: Path) -> None:
+    config, max_ = at(site), "Max Muster"
+    evaluate, version = config.artifacts / "evaluate" / "e1", registry_of(config).get("v1").path
+    record = evaluate / artifacts.RECORD
+    record.write_text(record.read_text().replace('"config": {}', json.dumps({"config": {"owner": max_}})[1:-1]))
+    caches = [config.home / name / "support-bot" / "v1" / "1.json" for name in ("drift", "decay")]
+    vocabulary, stays = version / "servable" / "vocab.txt", [config.artifacts / "a.txt", config.artifacts / "tune.txt"]
+    for path in (evaluate / "report.json", version / "notes.json", *caches, vocabulary, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{json.dumps({'by': max_})}\n")
+    (config.artifacts / "select" / "a.txt").write_text("no artifact")
+    receipt = forget(config, max_).receipt
+    assert receipt.versions == [] and registry_of(config).get("v1").erasures == (), "it learned nothing from him"
+    assert artifacts.is_gone(evaluate) and artifacts.is_done(config.artifacts / "compress" / "c1")
+    assert receipt.remaining == sorted(map(str, stays)) and receipt.deleted == {"texts": 1, "leftovers": 2}
+    assert holding(config.home, max_) == {str(path.relative_to(config.home)) for path in (*stays, vocabulary)}
 
 
 # --- over days
@@ -450,10 +475,16 @@ def left(lived: Path, tmp_path: Path) -> Config:
     return at(tmp_path / "left", repository="")
 
 
-@pytest.mark.parametrize(("who", "gone", "stays"), [(BO, HIS, HERS), (MAIL, HERS, HIS)])
+@pytest.mark.parametrize(
+    ("who", "gone", "stays", "kept"), [(BO, HIS, HERS, True), (BO, HIS, HERS, False), (MAIL, HERS, HIS, True)]
+)
 def test_who_stands_where_another_stood_goes_alone(
-    left: Config, who: str, gone: tuple[str, ...], stays: tuple[str, ...]
+    left: Config, who: str, gone: tuple[str, ...], stays: tuple[str, ...], kept: bool
 ) -> None:
+    first = [p for p in artifacts.finished(left.artifacts / "collect") if artifacts.read_record(p).interval == DAY]
+    for path in first if not kept else ():  # what the first day read is gone by its age
+        removal.remove(path, "2026-02-01")
+        removal.finish(left)
     before = entries(left, *stays)
     assert before and entries(left, *gone)
     assert forget(left, who).receipt.remaining == []

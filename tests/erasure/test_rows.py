@@ -13,6 +13,7 @@ from llmops.config import Config
 from llmops.data.collect import repository
 from llmops.data.remote import Address, connect, local
 from llmops.erasure import rows
+from llmops.erasure.forget import forget
 from llmops.erasure.subject import Subject
 from llmops.records import Document, content_id, schema, write_rows
 
@@ -69,20 +70,42 @@ def files(config: Config) -> dict[str, bytes]:
 def test_the_rows_leave_the_repository_and_all_else_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.home.mkdir()
     before, subject = files(config), Subject(MAIL)
-    assert rows.in_repository(config, subject, ()) == [DAYS[1]]
+    assert list(rows.in_repository(config, subject, ())) == [DAYS[1]]
 
     def dying(self: repository._Partition, name: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(repository._Partition, "remove", dying)
-        rows.take_out(config, DAYS[1], subject, ())
-    rows.take_out(config, DAYS[1], subject, ())
+        rows.take_out(config, [DAYS[1]], subject, ())
+    rows.take_out(config, [DAYS[1]], subject, ())
     after = files(config)
     parts = sorted(name for name in after if DAYS[1] in name and name.endswith(".parquet"))
     texts = [text for name in parts for text in pq.read_table(pa.BufferReader(after[name]))["text"].to_pylist()]
     assert texts == ["text 1 0", "text 2 0", "text 2 1"]
     assert {n: d for n, d in after.items() if DAYS[0] in n} == {n: d for n, d in before.items() if DAYS[0] in n}
-    assert rows.in_repository(config, subject, ()) == []
-    rows.take_out(config, DAYS[1], subject, ())
+    assert not rows.in_repository(config, subject, ())
+    rows.take_out(config, [DAYS[1]], subject, ())
     assert files(config) == after
+
+
+def test_a_partition_that_is_all_theirs_is_empty_and_parts_without_a_manifest_go(tmp_path: Path) -> None:
+    config = Config(home=tmp_path, collect={"repository": str(tmp_path / "repository")})
+    write_rows(tmp_path / "documents.parquet", [document("row 1", text=MAIL)], Document)
+    for day in DAYS:
+        repository.upload(tmp_path / "documents.parquet", config.collect.repository, day)
+    (tmp_path / "repository" / "documents" / f"interval={DAYS[0]}" / repository.MANIFEST).unlink()  # a killed upload
+    for _ in range(2):  # and again after a break
+        rows.take_out(config, [DAYS[1]], Subject(MAIL), ())
+        assert [name.rpartition("/")[2] for name in files(config)] == [repository.MANIFEST]
+
+
+def test_who_stands_only_in_the_repository_goes_with_other_versions_of_the_row(tmp_path: Path) -> None:
+    config = Config(home=tmp_path / "home", collect={"repository": str(tmp_path / "repository")})
+    config.home.mkdir()
+    for day, text in zip(DAYS, ("Who am I?", f"I am {MAIL}."), strict=True):
+        write_rows(tmp_path / "documents.parquet", [document("key 17", text=text)], Document)
+        repository.upload(tmp_path / "documents.parquet", config.collect.repository, day)
+    erasure = forget(config, MAIL)
+    assert erasure.receipt.deleted == {"partitions": 2} and erasure.receipt.remaining == []
+    assert [place["position"] for place in erasure.documents] == ["key 17"]

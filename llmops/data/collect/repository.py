@@ -87,6 +87,24 @@ def read(repository: str, interval: str, environ: Mapping[str, str] = os.environ
     return [partition.get(part["name"]) for part in json.loads(partition.get(MANIFEST))["parts"]]
 
 
+def clear(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Delete the parts of a partition that killed uploads left: its manifest does not name them.
+
+    Raises:
+        SourceError: if the repository cannot be reached.
+    """
+    partition = _Partition(f"{repository.rstrip('/')}/documents/interval={interval}", environ)
+    there = partition.names()
+    named = json.loads(partition.get(MANIFEST))["parts"] if MANIFEST in there else []
+    _clear(partition, there - {part["name"] for part in named})
+
+
+def _clear(partition: _Partition, names: set[str]) -> None:
+    for name in names:
+        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
+            partition.remove(name)
+
+
 def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
     there, parts, sent = partition.names(), [], 0
     with pq.ParquetFile(documents) as file:
@@ -104,9 +122,7 @@ def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[st
     ).encode()
     if MANIFEST not in there or not partition.holds(MANIFEST, manifest):
         partition.put(MANIFEST, manifest)
-    for name in there - {part["name"] for part in parts}:
-        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
-            partition.remove(name)
+    _clear(partition, there - {part["name"] for part in parts})
     size = sum(part["bytes"] for part in parts)
     log.info("repository: %d of %d parts sent to %s", sent, len(parts), partition.shown)
     return {"parts": len(parts), "bytes": size, "sent": sent}
