@@ -128,8 +128,8 @@ def check_erased(config: Config) -> None:
         row = connection.execute(sa.select(erasures).where(erasures.c.ended == "")).first()
     if row:
         raise LlmopsError(
-            f"The erasure {row.number}, begun at {row.begun} by {row.plan['by'] or 'somebody'}, was interrupted; finish "
-            "it first, with `llmops data forget` and the same identifier."
+            f"The erasure {row.number}, begun at {row.begun} by {row.plan['by'] or 'somebody'}, was interrupted; "
+            "finish it first, with `llmops data forget` and the same identifier."
         )
 
 

@@ -114,7 +114,7 @@ def test_nothing_is_made_before_an_interrupted_erasure_is_finished(stages: Path)
     config = settings(stages / "home")
     run_stage("first", config, DAY)
     with database_of(config).change() as connection:
-        connection.execute(sa.insert(erasures).values(subject="x", begun=DAY, ended=""))
+        connection.execute(sa.insert(erasures).values(subject="x", begun=DAY, ended="", plan={"by": "admin"}))
     for name in ("first", "second"):
         with pytest.raises(LlmopsError, match="llmops data forget"):
             run_stage(name, config, DAY)

@@ -83,10 +83,10 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
     different, files = list[str](), dict[str, Content]()
     if champion:
         version = registry.get(champion)
-        gone = not artifacts.is_done(_annotate(version, root))
-        if gone and version.erasures:  # some are to be forgotten
+        lost = not artifacts.is_done(_annotate(version, root))
+        if lost and version.erasures:  # some are to be forgotten
             files = {VERSION: version.path / VERSION}
-        elif gone and sync.holds(main, {VERSION: version.path / VERSION}):
+        elif lost and sync.holds(main, {VERSION: version.path / VERSION}):
             log.info("the examples of %s are gone from here; %s keeps them", champion, config.dataset)
             return []
         else:

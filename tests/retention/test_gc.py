@@ -208,8 +208,9 @@ def test_beside_a_running_stage_or_a_begun_erasure_nothing_is_removed(lived: Sit
         assert cli.main(["gc", "--set", f"home={lived.home}"]) == os.EX_TEMPFAIL
         assert cli.main(["gc", "--dry-run", "--set", f"home={lived.home}"]) == 0
     with lived.registry.changing() as connection:
-        connection.execute(sa.insert(erasures).values(subject="x", begun="2026-01-01", ended=""))
-    with pytest.raises(LlmopsError, match="erasure 1 was interrupted"):
+        values = {"subject": "x", "begun": "2026-01-01", "ended": "", "plan": {"by": "admin"}}
+        connection.execute(sa.insert(erasures).values(values))
+    with pytest.raises(LlmopsError, match="erasure 1, begun at 2026-01-01 by admin, was interrupted"):
         clean(lived)
     assert held(lived.home) == before
 
