@@ -65,8 +65,10 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
 
     def ids_of(annotate: str) -> set[str]:
         """Return the ids that their documents have in a run: those with a key, and the rows that it read, if its
-        artifact of collect is still there. Row 12 of today's file may have been another person's then."""
-        return ids | {row.id for row in found.get(_collect_of(root, annotate), ())}
+        artifact of collect is still there. Row 12 of today's file may have been another person's then. A run without a
+        record was killed; it read what there is."""
+        read = [found.get(collect, [])] if (collect := _collect_of(root, annotate)) else found.values()
+        return ids | {row.id for some in read for row in some}
 
     examples = _examples(root, ids_of)
     entries = split_entries.find(database, subject, ids_of, examples)
