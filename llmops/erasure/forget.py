@@ -200,7 +200,7 @@ def _unreached(config: Config) -> list[str]:
         (hub.repo, f"weights and tags of {hub.repo} on the Hub; `llmops models push` brings the cards along"),
         (
             hub.dataset,
-            f"the data set {hub.dataset} on the Hub: its tags, and its main until another champion is pushed",
+            f"the data set {hub.dataset} on the Hub: its tags and history, and its main until the next push",
         ),
         ("elasticsearch" in sinks, "events in logs-llmops.* of Elasticsearch, with names of users and kept texts"),
         (others, f"events wherever {others} brings them, with names of users and kept texts"),
