@@ -50,9 +50,8 @@ def remove(path: Path, when: str, receipt: int = 0) -> None:
     """
     if artifacts.is_done(path) or artifacts.is_gone(path):
         record = artifacts.read_record(path)
-        write_json(
-            path / GONE, asdict(replace(record, removed=record.removed or when, receipt=receipt or record.receipt))
-        )
+        kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
+        write_json(path / GONE, asdict(kept))
     os.rename(path, trash(path))
 
 
