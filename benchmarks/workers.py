@@ -185,7 +185,7 @@ def collect(told: argparse.Namespace) -> dict[str, Any]:
     here = folder / f"{kind}-{told.workers}"
     (out := here / "out").mkdir(parents=True)
     source = Source(name=kind, kind=kind, location=f"*.{kind}")
-    places = {"cache": here / "cache", "forgotten": here / "forgotten.json"}
+    places = {"cache": here / "cache"}
     config = Collect(root=folder / kind, sources=[source], **places)
     started = time.perf_counter()
     metrics = stage.run(config, interval="2026-01-31", out=out)

@@ -49,11 +49,11 @@ class Record:
     started: str
     finished: str
     run: str = field(default="")  #: the orchestrator's run id
-    erasures: list[dict[str, Any]] = field(default_factory=list)  #: by `llmops data forget`: time, and how many rows
     environment: dict[str, str] = field(default_factory=dict)  #: library → major.minor, and "gpu", where it computes
-    content: str = field(default="")  #: digest of what others read of it, as it was made: an erasure leaves it alone
+    content: str = field(default="")  #: digest of what others read of it
     contents: dict[str, str] = field(default_factory=dict)  #: input name → its content then
     removed: str = ""  #: ISO time, UTC, at which the data was removed; empty: it is there
+    receipt: int = 0  #: number of the erasure's that removed it, if it was one
 
 
 def fingerprint(
@@ -102,6 +102,11 @@ def read_record(path: Path) -> Record:
         except (OSError, ValueError, TypeError) as error:
             raise damaged(path, error) from None
     raise ArtifactError(f"{path} is no finished artifact (no {RECORD}); run `llmops run {path.parent.name}` first.")
+
+
+def gone_since(removed: str, receipt: int) -> str:
+    """Say when data was removed, and under which receipt if a person was forgotten."""
+    return f"erased on {removed[:10]} (receipt {receipt})" if receipt else f"removed on {removed[:10]}"
 
 
 def touch(path: Path) -> None:
@@ -162,7 +167,7 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
 
     Args:
         path: the artifact.
-        record: what is known of it; if it has a content, that stays.
+        record: what is known of it.
         aside: patterns of files that no other stage reads, as `fnmatch` takes them; neither they nor those for people
             are part of the content.
         read: metrics that other stages read: they are.
@@ -176,25 +181,10 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
         _sync(folder)
     unread = (*FOR_PEOPLE, *aside)
     content = {name: digest for name, digest in files.items() if not any(fnmatch(name, pattern) for pattern in unread)}
-    digest = record.content or _digest([content, {name: record.metrics.get(name) for name in read}])
+    digest = _digest([content, {name: record.metrics.get(name) for name in read}])
     write_json(path / RECORD, asdict(whole := replace(record, files=files, content=digest)))
     (path / GONE).unlink(missing_ok=True)
     return whole
-
-
-def amend(path: Path, note: Mapping[str, Any]) -> Record:
-    """Record again what an artifact holds, after an erasure, and why: `note` is kept in the record.
-
-    The artifact keeps its folder, its fingerprint, which says what it was made from, and its content, so that a plan
-    finds done what it found done before. A note that is there already is not added again.
-    """
-    record = read_record(path)
-    erasures = record.erasures if dict(note) in record.erasures else [*record.erasures, dict(note)]
-    whole = replace(record, erasures=erasures)
-    if is_gone(path):
-        write_json(path / GONE, asdict(whole))
-        return whole
-    return commit(path, whole)
 
 
 def verify(path: Path) -> list[str]:

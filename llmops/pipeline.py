@@ -159,7 +159,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
     sameness.prepare(STAGES[name], config, interval)
     todo = plan(name, config, interval, inputs)
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
-        sameness.check_erased(config.erasure_journal)
+        sameness.check_erased(config)
         for source in STAGES[name].inputs:
             sameness.check_done(name, source, todo.inputs[source])  # it may have been removed since the plan
             artifacts.touch(todo.inputs[source])

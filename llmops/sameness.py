@@ -79,7 +79,7 @@ def take_in(config: Config, interval: str) -> None:
         from llmops.state.database import database_of
 
         with artifacts.locked(config.artifacts, shared=True):
-            check_erased(config.erasure_journal)
+            check_erased(config)
             intake.take_in(database_of(config), reader_of(config), config.improve, intake.end_of(interval))
 
 
@@ -111,15 +111,25 @@ def champion(config: Config, candidate: str) -> Path | None:
     return registry_of(config).opponent(candidate)
 
 
-def check_erased(journal: Path) -> None:
+def check_erased(config: Config) -> None:
     """Make sure that no erasure was interrupted: the person is still in some places, and would be in more again.
 
     Raises:
-        LlmopsError: if its journal is there.
+        LlmopsError: if one was.
     """
-    if journal.exists():
+    import sqlalchemy as sa
+
+    from llmops.state.database import database_of
+    from llmops.state.tables import erasures
+
+    if (database := database_of(config)).absent:
+        return
+    with database.read() as connection:
+        row = connection.execute(sa.select(erasures).where(erasures.c.ended == "")).first()
+    if row:
         raise LlmopsError(
-            f"An erasure was interrupted; finish it first, with `llmops data forget`. Its journal is {journal}."
+            f"The erasure {row.number}, begun at {row.begun} by {row.plan['by'] or 'somebody'}, was interrupted; "
+            "finish it first, with `llmops data forget` and the same identifier."
         )
 
 
@@ -128,7 +138,8 @@ def check_done(name: str, source: str, path: Path) -> None:
     if not artifacts.is_done(path):
         why = "which has no finished artifact at"
         if artifacts.is_gone(path):
-            why = f"whose data was removed on {artifacts.read_record(path).removed[:10]} from"
+            record = artifacts.read_record(path)
+            why = f"whose data was {artifacts.gone_since(record.removed, record.receipt)} from"
         raise ArtifactError(f"Stage {name} needs {source}, {why} {path}; run {source} first.")
 
 

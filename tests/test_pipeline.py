@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llmops import artifacts, code_version, pipeline, sameness
 from llmops.config import Config, load
 from llmops.errors import ArtifactError, LlmopsError
 from llmops.pipeline import STAGES, Stage, plan, run_stage
 from llmops.sameness import Plan
+from llmops.state.database import database_of
+from llmops.state.tables import erasures
 from tests.clock import wait_until
 
 DAY = "2026-01-31"
@@ -110,11 +113,13 @@ def test_what_the_ledger_does_not_know_is_made_again(stages: Path, monkeypatch: 
 def test_nothing_is_made_before_an_interrupted_erasure_is_finished(stages: Path) -> None:
     config = settings(stages / "home")
     run_stage("first", config, DAY)
-    config.erasure_journal.write_text("{}")
+    with database_of(config).change() as connection:
+        connection.execute(sa.insert(erasures).values(subject="x", begun=DAY, ended="", plan={"by": "admin"}))
     for name in ("first", "second"):
         with pytest.raises(LlmopsError, match="llmops data forget"):
             run_stage(name, config, DAY)
-    config.erasure_journal.unlink()
+    with database_of(config).change() as connection:
+        connection.execute(sa.update(erasures).values(ended=DAY))
     run_stage("second", config, DAY)
 
 

@@ -1,4 +1,4 @@
-"""The command about the data: forget a person."""
+"""The commands about the data: forget a person, read the receipt of that."""
 
 from __future__ import annotations
 
@@ -7,40 +7,52 @@ import json
 
 from llmops.cli.command import Add, who
 from llmops.config import Config
+from llmops.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(data)
-    sub.add_argument("action", choices=["forget"])
-    sub.add_argument("subject", help="e-mail address, full name, customer or phone number; one at a time")
+    sub.add_argument("action", choices=["forget", "receipt"])
+    sub.add_argument("subject", help="e-mail address, full name, customer or phone number, one at a time; of a receipt "
+                                     "its number")  # fmt: skip
     sub.add_argument("--dry-run", action="store_true", help="only tell what would be done")
 
 
 def data(settings: Config, options: argparse.Namespace) -> int:
-    """Forget a person: erase their rows everywhere, mark the models trained on them, and search for what is left."""
+    """Forget a person: delete all that was made of their rows, mark the models that learned from them, and search for
+    what is left; or show the receipt of that."""
     from dataclasses import asdict
 
+    from llmops.erasure import receipts
     from llmops.erasure.forget import forget
 
-    report = forget(settings, options.subject, by=who(), dry_run=options.dry_run)
+    if options.action == "receipt":
+        print(json.dumps(receipts.read(settings, _number(options.subject)), indent=1))
+        return 0
+    erasure = forget(settings, options.subject, by=who(), dry_run=options.dry_run)
+    receipt = erasure.receipt
     if options.json:
-        print(json.dumps(asdict(report)))
-        return 1 if report.remaining else 0
-    print(f"{'would forget' if report.dry_run else 'forgot'} {report.documents} rows of the sources:")
-    for place, rows in [*report.rows.items(), ("online store", report.online), ("marks in texts", report.texts)]:
-        print(f"  {place:<28} {rows}")
-    for v in report.versions:
+        print(json.dumps(asdict(erasure)))
+        return 1 if receipt.remaining else 0
+    print(f"{'would forget' if options.dry_run else 'forgot'} {receipt.documents} rows of the sources; deleted:")
+    for name, number in [("artifacts", len(receipt.artifacts)), *receipt.deleted.items()]:
+        print(f"  {name:<12} {number}")
+    for v in receipt.versions:
         names = f" ({', '.join(v['aliases'])})" if v["aliases"] else ""
-        print(f"trained on {v['examples']} of them: {v['model']} {v['version']}{names}")
-    for p in report.sources:
+        print(f"learned from {v['examples']} examples: {v['model']} {v['version']}{names}")
+    for p in erasure.documents:
         print(f"delete it in the source {p['source']}: {p['location']}, {p['position']}")
-    for note in report.notes:
-        print(f"note: {note}")
-    for place in report.unreached:
+    for place in receipt.unreached:
         print(f"not reached: {place}")
-    for path, where in report.remaining.items():
-        print(f"STILL NAMED: {path}, {where}")
-    if not report.dry_run and not report.remaining:
-        print("searched all files again: nothing names this person any more")
-    return 1 if report.remaining else 0
+    for path in receipt.remaining:
+        print(f"STILL NAMED: {path}")
+    if receipt.number:
+        print(f"receipt {receipt.number}; searched again, and named in {len(receipt.remaining) or 'no'} files")
+    return 1 if receipt.remaining else 0
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"A receipt is named by its number, not by {text!r}.")
+    return int(text)

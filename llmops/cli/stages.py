@@ -93,7 +93,9 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         print(f"{record.interval}  {record.stage:<10} {ended} {seconds:8.1f} s  {path}")
     if removed := sorted(record.removed for _, record, _ in found if record.removed):
         last = f"the last on {removed[-1][:10]}; --json lists them"
-        print(f"Of {len(removed)} more only the records are left; their data was removed, {last}.")
+        erased = sum(bool(record.receipt) for _, record, _ in found)
+        said = f" Of {erased} of them people were forgotten." if erased else ""
+        print(f"Of {len(removed)} more only the records are left; their data was removed, {last}.{said}")
     for name, why in damaged.items():
         print(f"damaged     {Path(name).parent.name:<10} {why}")
     print("\nOn the disk:")
@@ -147,4 +149,4 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
     print(json.dumps(trace.lineage(version, root), indent=1) if options.json else trace.lineage_text(version, root))
 
 
-_SHOWN = ("stage", "interval", "started", "finished", "run", "removed")  #: of a record
+_SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: of a record

@@ -71,7 +71,6 @@ class Config(Section):
         release["registry"] = Path(release.get("registry") or home / "registry").absolute()
         collect = dict(value.get("collect") or {})
         collect["cache"] = Path(collect.get("cache") or home / "extracts").absolute()
-        collect["forgotten"] = Path(collect.get("forgotten") or home / "forgotten.json").absolute()
         features = dict(value.get("features") or {})
         features["store"] = Path(features.get("store") or home / "feast").absolute()
         return {**value, "home": home, "collect": collect, "release": release, "features": features}
@@ -123,11 +122,6 @@ class Config(Section):
     def registry(self) -> Path:
         """Folder of the model registry."""
         return self.release.registry
-
-    @property
-    def erasure_journal(self) -> Path:
-        """File that says what an erasure still has to do; there only while one is carried out, or was interrupted."""
-        return self.home / "erasure.json"
 
 
 def load(

@@ -180,9 +180,6 @@ class Collect(Section):
     cache: Where = Field(
         Path(), description="Folder of what was read from unchanged files and past days; empty: `<home>/extracts`."
     )
-    forgotten: Where = Field(
-        Path(), description="List of rows that `llmops data forget` removed; empty: `<home>/forgotten.json`."
-    )
     repository: Annotated[str, Unhashed()] = Field(
         "",
         description="Where the documents of each interval are put as Parquet: a folder, `s3://…` or `abfs://…`; empty: "

@@ -45,6 +45,12 @@ class Release(Section):
     guardrails: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=lambda: {"rouge_l": 0.02}, description="Metrics that may not be worse by more than this margin."
     )
+    erased_margin: float = Field(
+        0.05,
+        ge=0,
+        description="How much worse a version may be that replaces a champion which learned from a person who was "
+        "forgotten: in the primary metric and the guardrails.",
+    )
     floors: dict[str, float] = Field(
         default_factory=lambda: {"token_f1": 0.1},
         description="Values that the candidate must reach; ceilings of metrics of which less is better.",

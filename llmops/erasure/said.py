@@ -1,44 +1,42 @@
-"""Take what a person has said of answers out of the database of reviews and out of the event databases here.
+"""Take what a person has said of answers, their keys and their events out of the databases here.
 
-Theirs is what a key of theirs has said (`llmops keys create --owner`), and what names them. Of a row only its id stays,
-so that the event, should it still lie elsewhere, does not bring it back.
+Theirs is what a key of theirs has said (`llmops keys create --owner`), and what names them. Of a review only its id
+stays, so that the event, should it still lie elsewhere, does not bring it back.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from contextlib import closing, suppress
 from pathlib import Path
 
 import polars as pl
+import sqlalchemy as sa
 
 from llmops.access import rows as keys
 from llmops.config import Config
 from llmops.data.feedback import documents, review, rows
-from llmops.data.feedback.rows import Review
-from llmops.erasure.search import quoted
+from llmops.erasure.search import cells, naming_cells
 from llmops.erasure.subject import Subject
 from llmops.errors import ConfigError
 from llmops.monitoring.database import BUSY_S
 from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.monitoring.events import timestamp
-from llmops.state import audit
+from llmops.state import audit, tables
 from llmops.state.database import Database
 
-_GONE = {
-    **dict.fromkeys(("question", "context", "answer", "correction", "comment", "edited", "why", "key", "joined"), ""),
-    "state": rows.FORGOTTEN,
-}
+_TEXTS = ("question", "context", "answer", "correction", "comment", "edited", "why")
+_GONE = {**dict.fromkeys((*_TEXTS, "key", "joined"), ""), "state": rows.FORGOTTEN}
 
 
-def prefixes(database: Database, subject: Subject) -> set[str]:
+def prefixes(database: Database, subject: Subject) -> list[str]:
     """The prefixes of the keys whose owner is the person."""
     if database.absent:
-        return set()
+        return []
     with database.read() as connection:
-        return {key.prefix for key in keys.every(connection) if subject.named_in(key.owner)}
+        return [key.prefix for key in keys.every(connection) if subject.named_in(key.owner)]
 
 
 def take_in(config: Config) -> None:
@@ -53,25 +51,27 @@ def take_in(config: Config) -> None:
             review.refresh(config)
 
 
-def find(database: Database, subject: Subject) -> list[str]:
-    """The ids of the rows that a key of theirs has said, or that name them."""
-    theirs, found = prefixes(database, subject), rows.read(database)
-    named = set(subject.rows(pl.Series([_texts(row) for row in found], dtype=pl.String)))
+def find(database: Database, subject: Subject, theirs: Collection[str]) -> list[str]:
+    """The ids of the reviews that a key of theirs has said, or that name them."""
+    found = rows.read(database)
+    texts = pl.Series(["\n".join(getattr(row, name) for name in _TEXTS) for row in found], dtype=pl.String)
+    named = set(subject.rows(texts))
     return [row.id for at, row in enumerate(found) if at in named or row.key in theirs]
 
 
-def document_ids(config: Config, ids: Iterable[str]) -> set[str]:
-    """The ids of the documents that were made of rows."""
+def document_ids(config: Config, ids: Collection[str]) -> set[str]:
+    """The ids of the documents that were made of reviews."""
     names = [source.name for source in config.collect.sources if source.kind == "feedback"]
     return {documents.document_id(name, id) for id in ids for name in names}
 
 
-def erase(database: Database, ids: Collection[str], theirs: Collection[str] = ()) -> None:
-    """Leave nothing of rows but their ids; what says the same as one of them is judged again, or stays refused.
+def forget(database: Database, ids: Collection[str], theirs: Collection[str]) -> None:
+    """Leave nothing of reviews but their ids, and nothing of keys; what says the same as one of these reviews is judged
+    again, or stays refused.
 
     Args:
         database: where they are.
-        ids: of the rows.
+        ids: of the reviews.
         theirs: prefixes of the person's keys: what they have said until now and comes later, from the spool of another
             machine say, is not taken in any more.
     """
@@ -89,43 +89,26 @@ def erase(database: Database, ids: Collection[str], theirs: Collection[str] = ()
             elif row.joined in ids:
                 rows.put(connection, row.id, joined="", state="waiting", by="", decided="", why="")
         rows.forget_reasons(connection, ids)
+        connection.execute(sa.delete(tables.keys).where(tables.keys.c.prefix.in_(list(theirs))))
         fields = {"rows": len(ids), "keys": sorted(theirs), "until": timestamp()}
         audit.note(connection, "forget", by="erasure", target="reviews", fields=fields)
-    database.purge()
 
 
-def events(path: Path, theirs: Collection[str]) -> list[tuple[str, int]]:
-    """Table and row number of the events in a database that a key of theirs has said, their texts included."""
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
-            return list(_events(database, theirs)) if theirs else []
-    except sqlite3.DatabaseError:
-        return []
+def forget_events(path: Path, subject: Subject, theirs: Collection[str]) -> None:
+    """Delete the rows of an event database that name the person, and what their keys have said; dead letters, too.
 
-
-def erase_events(path: Path, theirs: Collection[str]) -> None:
-    """Delete those events, and leave nothing of them in the file."""
+    The file is then written anew (`VACUUM`), since its free pages would still name them. Others may use it meanwhile.
+    """
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+        gone = {(table, row) for table, _, row, _ in naming_cells(cells(database), subject)}
+        for table, column, row, text in cells(database) if theirs else ():
+            if column == "document" and '"llmops.key.prefix"' in text:
+                event = json.loads(text)
+                if event["llmops.key.prefix"] in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
+                    gone.add((table, row))
         with database:
-            gone = list(_events(database, theirs))
-            for table, number in gone:
-                database.execute(f"DELETE FROM {quoted(table)} WHERE rowid = ?", (number,))
+            for table, row in gone:
+                database.execute(f'DELETE FROM "{table}" WHERE rowid = ?', (row,))
         if gone:
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _events(database: sqlite3.Connection, theirs: Collection[str]) -> Iterator[tuple[str, int]]:
-    """Table and row number of each, dead letters among them."""
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    like = f"%{'llmops.key.prefix'}%"
-    for table in ("events", *({"rejected"} & tables)):
-        select = f"SELECT rowid, document FROM {quoted(table)} WHERE document LIKE ?"
-        for number, text in database.execute(select, (like,)):
-            event = json.loads(text)
-            if event.get("llmops.key.prefix") in theirs and event.get("event.dataset") in (FEEDBACK, TEXT):
-                yield table, number
-
-
-def _texts(row: Review) -> str:
-    return "\n".join((row.question, row.context, row.answer, row.correction, row.comment, row.edited, row.why))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from llmops.state.database import database_of
 
 STAGE = "improve"  #: the folder of its artifacts
 WEEK = timedelta(days=7)
-ENTRIES = ("accepted_entries", "refused_entries", "waiting_entries")
 MOST = 20  #: entries that are shown of each list
 
 markdown = words.markdown
@@ -38,7 +37,8 @@ markdown = words.markdown
 
 def last_until(config: Config, before: datetime) -> datetime:
     """The end of the last report that ended before a moment; a week before it where there is none."""
-    ends = [artifacts.read_record(path).metrics["until"] for path in artifacts.finished(config.artifacts / STAGE)]
+    made = [path for path in (config.artifacts / STAGE).glob("*") if artifacts.is_done(path) or artifacts.is_gone(path)]
+    ends = [artifacts.read_record(path).metrics["until"] for path in made]  # also of one that an erasure took
     known = [moment for moment in map(datetime.fromisoformat, ends) if moment < before]
     return max(known, default=before - WEEK)
 
@@ -145,20 +145,6 @@ def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str
             report = json.loads((path / "report.json").read_text(encoding="utf-8"))
     _tell(config, report, path)
     return path
-
-
-def forget(config: Config, ids: Collection[str], keys: Collection[str]) -> None:
-    """Take what was said in these rows, or is said of these keys, out of the reports that were kept."""
-    told_of = tuple(f"key {prefix}:" for prefix in keys)
-    for path in artifacts.finished(config.artifacts / STAGE):
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        left = {
-            **{name: [entry for entry in report[name] if entry["id"] not in ids] for name in ENTRIES},
-            "held_reasons": [reason for reason in report["held_reasons"] if not reason.startswith(told_of)],
-        }
-        if any(report[name] != value for name, value in left.items()):
-            with artifacts.locked(path):
-                _write(path, {**report, **left})
 
 
 def _write(path: Path, report: Mapping[str, Any]) -> None:

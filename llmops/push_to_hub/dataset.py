@@ -83,10 +83,14 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
     different, files = list[str](), dict[str, Content]()
     if champion:
         version = registry.get(champion)
-        if sync.holds(main, {VERSION: version.path / VERSION}) and not artifacts.is_done(_annotate(version, root)):
+        lost = not artifacts.is_done(_annotate(version, root))
+        if lost and version.erasures:  # some are to be forgotten
+            files = {VERSION: version.path / VERSION}
+        elif lost and sync.holds(main, {VERSION: version.path / VERSION}):
             log.info("the examples of %s are gone from here; %s keeps them", champion, config.dataset)
             return []
-        files = contents(version, root, config, sync.champions_by_override(registry).get(champion, ""))
+        else:
+            files = contents(version, root, config, sync.champions_by_override(registry).get(champion, ""))
     if champion or VERSION in main:
         added, gone = sync.difference(main, files, known=False)
         if added or gone:

@@ -67,7 +67,6 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
         languages=languages,
         clean=known["clean"].metrics if "clean" in known else None,
         annotate=known["annotate"].metrics,
-        erasures=known["annotate"].erasures,
         artifact=history["dataset"]["artifact"],
         hashes={split: known["annotate"].files[path.name] for split, path in paths.items()},
         fields=[field.name for field in fields(Example)],

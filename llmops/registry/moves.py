@@ -64,7 +64,7 @@ class RegistryMoves(RegistryView):
             going = table.canary(entries)
             if trial and (going is None or going.started != trial):
                 raise RegistryError(f"The canary's trial of {trial} is over; {version} is not promoted by it.")
-            chosen = self._with_model(connection, version, entries)
+            chosen = self._usable(connection, version, entries)
             if entries.get("champion") != chosen.name:
                 given = override or table.trial_settings(connection, self.name, trial).get("override", "")
                 reason = self._let_through(connection, chosen, given, "champion", by)
@@ -96,7 +96,7 @@ class RegistryMoves(RegistryView):
             raise RegistryError(f"A canary's share is above 0 and below 1, not {share:g}; to give it all, promote it.")
         with self.changing() as connection:
             entries = table.read(connection, self.name)
-            chosen = self._with_model(connection, version, entries)
+            chosen = self._usable(connection, version, entries)
             if "champion" not in entries:
                 raise RegistryError(f"{self.name} has no champion to compare a canary with; promote a version.")
             if entries["champion"] == chosen.name:
@@ -149,13 +149,13 @@ class RegistryMoves(RegistryView):
         What the gate said of the previous champion is not asked: it got there by the gate, or by an override.
 
         Raises:
-            RegistryError: if there was no champion before, or its model is gone.
+            RegistryError: if there was no champion before, its model is gone, or it was trained on a forgotten person.
         """
         with self.changing() as connection:
             entries = table.read(connection, self.name)
             if "previous" not in entries:
                 raise RegistryError(f"{self.name} has no previous champion to go back to.")
-            chosen = self._with_model(connection, "previous", entries)
+            chosen = self._usable(connection, "previous", entries)
             self._move(connection, with_champion(entries, chosen.name), Change("rollback", chosen.name, by, why))
         return chosen
 

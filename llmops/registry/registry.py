@@ -51,7 +51,7 @@ class Registry(RegistryMoves):
         word on one that is on trial, and does not pass it any more, its trial ends, unless it was begun with a reason.
 
         Args:
-            facts: the fields of `Version` but name, path and created; `erasures` only where there are some.
+            facts: the fields of `Version` but name, path, created and erasures.
             trees: folders and files that go into the version under these names: hard links, or copies across disks.
             documents: gives the text files of the version, by file name; called when its number and status are known,
                 and again if another champion came meanwhile.
@@ -98,9 +98,12 @@ class Registry(RegistryMoves):
     def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:
         """Note that rows a version was trained on have been forgotten since; noting it again changes nothing.
 
+        From here on it cannot become the champion or be tried, and a trial of it is over. The champion goes on until
+        another version takes its place.
+
         Args:
             version: its name.
-            erasure: `time` (ISO, UTC) and how many training `examples`; never whose.
+            erasure: `time` (ISO, UTC), how many training `examples`, and the `receipt`; never whose.
             card: gives the text of the model card from the one there is, for the version with its new mark.
         """
         with locked(self.folder / "registry"):
@@ -110,6 +113,8 @@ class Registry(RegistryMoves):
             readme = known.path / "README.md"
             write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
             write_whole(known.path / "version.json", document(known).encode())
+        if (going := self.canary()) and going.version == version:
+            self.stop_canary(by="erasure", why=_erased(known), trial=going.started)
         return known
 
     def _judged(self, facts: Mapping[str, Any], champion: str) -> tuple[Version | None, Version, bool]:
@@ -119,7 +124,7 @@ class Registry(RegistryMoves):
         created = known.created if known else datetime.now(UTC).isoformat(timespec="seconds")
         erasures = known.erasures if known else ()
         path = self.folder / "versions" / name
-        version = Version(**{"erasures": erasures, **facts}, name=name, path=path, created=created)
+        version = Version(**facts, erasures=erasures, name=name, path=path, created=created)
         fresh = version.status == "promoted" and champion != name and not self._was_champion(name)
         if fresh and champion != version.compared_with.replace(BASE, ""):
             return known, replace(version, status="inconclusive", compared_with=""), False
@@ -131,6 +136,10 @@ class Registry(RegistryMoves):
         if going is None or going.version != version.name or version.status == "promoted":
             return False
         return not table.trial_settings(connection, self.name, going.started).get("override")
+
+
+def _erased(version: Version) -> str:
+    return f"{version.name} was trained on rows of a person who was forgotten since"
 
 
 def registry_of(config: Config) -> Registry:

@@ -33,7 +33,7 @@ class Version:
     run: str  #: the orchestrator's run id
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
-    erasures: tuple[Mapping[str, Any], ...] = ()  #: rows it was trained on that were forgotten since: time, examples
+    erasures: tuple[Mapping[str, Any], ...] = ()  #: of rows it was trained on: time, examples, receipt
 
     @property
     def servable(self) -> Path:

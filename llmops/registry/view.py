@@ -152,10 +152,15 @@ class RegistryView:
         known = ", ".join([*self.names(), *sorted(aliases)]) or "none yet"
         raise RegistryError(f"{self.name} has no version or alias {version_or_alias!r}; there are: {known}.")
 
-    def _with_model(self, connection: sa.Connection, version: str, entries: Entries) -> Version:
+    def _usable(self, connection: sa.Connection, version: str, entries: Entries) -> Version:
         chosen = self._get(connection, version, entries)
         if not chosen.servable.is_dir():
             raise RegistryError(f"{chosen.name} has no model at {chosen.servable}; it cannot be served.{_how(chosen)}")
+        if chosen.erasures and names(entries).get("champion") != chosen.name:
+            raise RegistryError(
+                f"{chosen.name} was trained on rows of a person who was forgotten since (receipt "
+                f"{chosen.erasures[-1]['receipt']}); it is not used again. Run the pipeline for a version without them."
+            )
         return chosen
 
     def _entries_and_statuses(self) -> tuple[dict[str, Any], dict[str, str]]:

@@ -27,7 +27,8 @@ _ERASURE = re.compile(r"^## Erasure\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _LOADING = re.compile(r"^## How to load\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _ERASED = (
     "These examples were removed from the data after this version was trained: a person asked to be forgotten. What\n"
-    "it learned from them is still in its weights; a version that is trained now does not see them."
+    "it learned from them is still in its weights. It cannot become the champion again; a version that is trained now\n"
+    "does not see them, and takes its place if it is no worse."
 )
 
 
@@ -151,8 +152,10 @@ def marked(card: str, version: Version) -> str:
     card = _ERASURE.sub("", card)
     if not version.erasures:
         return card
-    rows = "".join(f"| {erasure['time']} | {erasure['examples']} |\n" for erasure in version.erasures)
-    section = f"## Erasure\n\n{_ERASED}\n\n| date | training examples |\n| --- | --- |\n{rows}\n"
+    rows = "".join(
+        f"| {erasure['time']} | {erasure['examples']} | {erasure['receipt']} |\n" for erasure in version.erasures
+    )
+    section = f"## Erasure\n\n{_ERASED}\n\n| date | training examples | receipt |\n| --- | --- | --- |\n{rows}\n"
     before, training, after = card.partition("## Training\n")
     return f"{before}{section}{training}{after}"
 

@@ -7,9 +7,11 @@ frozen test has left for this attempt (see `ledger`). The candidate is promoted 
 2. no guardrail is inferior: its bound is above minus the margin (non-inferiority),
 3. no floor is broken: the candidate's own mean reaches it.
 
-Of a metric of which less is better all of this is the other way round. Inconclusive, and no attempt spent: fewer items
-or topics than asked for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by
-a seed, or from its opponent only in what users have said of too few topics (see `judgement`). Everything else:
+Of a metric of which less is better all of this is the other way round. A champion that is marked by an erasure is
+replaced by a candidate that is not inferior: the margin of the primary metric and the guardrails is `erased_margin`,
+and no attempt is spent. Inconclusive, and no attempt spent: fewer items or topics than asked for, a level that so few
+topics cannot reach, a candidate that differs from an earlier one only by a seed, or from its opponent only in what
+users have said of too few topics (see `judgement`). Everything else:
 rejected. Pure functions, no files.
 """
 
@@ -94,8 +96,9 @@ class Decision:
 
 
 def decide(
-    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = ""
-) -> Decision:
+    candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = "",
+    marked: bool = False,
+) -> Decision:  # fmt: skip
     """Compare the candidate with its opponent.
 
     Args:
@@ -104,6 +107,7 @@ def decide(
         opponent_name: "base" or the champion's version, for the reasons.
         chance: what the frozen test has left for this attempt.
         void: why this comparison is to decide nothing, if so.
+        marked: whether the opponent learned from a person who was forgotten since.
 
     Raises:
         ArtifactError: if the items differ, are double, or a value is no finite number.
@@ -126,13 +130,19 @@ def decide(
     groups = len(set(topics))
     none_spent = _too_few(len(ids), groups, config) + _out_of_reach(groups, chance) + ([void] if void else [])
     level = max(chance.level, smallest_level(groups))
-    comparisons, power = _compare(a - b, topics, means, config, level) if ids else ((), None)
+    margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
+    if marked:
+        margins = [(metric, max(margin, config.erased_margin)) for metric, margin in margins]
+    comparisons, power = _compare(a - b, topics, means, margins, level) if ids else ((), None)
     floors = [_floor(metric, means[metric][0], floor) for metric, floor in config.floors.items() if ids]
     failed = [_words(c, opponent_name, level) for c in comparisons if not c.passed]
     failed += [_floor_words(f) for f in floors if not f.passed]
     outcome: Outcome = "inconclusive" if none_spent else "rejected" if failed else "promoted"
     reasons = none_spent or failed or [_words(c, opponent_name, level) for c in comparisons]
-    if none_spent:
+    if marked:
+        reasons.append(f"{opponent_name} learned from a person who was forgotten: no worse is good enough")
+    spent = not (none_spent or marked)
+    if not spent:
         reasons.append(f"no attempt on this frozen test was spent (left {chance.before:.2g})")
     else:
         reasons.append(
@@ -149,9 +159,9 @@ def decide(
         reasons=tuple(reasons),
         items=len(ids),
         groups=groups,
-        attempt=0 if none_spent else chance.number,
+        attempt=chance.number if spent else 0,
         level=level,
-        left=chance.before if none_spent else chance.left,
+        left=chance.left if spent else chance.before,
         power=power,
         comparisons=comparisons,
         floors=tuple(floors),
@@ -162,7 +172,7 @@ def _compare(
     differences: Floats,
     topics: Sequence[str],
     means: Mapping[str, tuple[float, float]],
-    config: Release,
+    margins: Sequence[tuple[str, float]],
     level: float,
 ) -> tuple[tuple[Comparison, ...], float | None]:
     """The primary metric and the guardrails, and which difference of the primary one would have been found.
@@ -170,8 +180,9 @@ def _compare(
     Args:
         differences: candidate minus opponent, a row per item, a column per metric of `means`.
         means: metric → those of candidate and opponent.
+        margins: metric → how much worse it may be, first the primary one's; below 0: how much better it must be.
+        level: one-sided, of each bound.
     """
-    margins = [(config.primary, -config.min_effect), *config.guardrails.items()]
     signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
     columns = [list(means).index(metric) for metric, _ in margins]
     sums, sizes = by_topic(differences[:, columns] * signs, topics)  # more is better of all of these
@@ -196,7 +207,7 @@ def _compare(
         )
     if len(sizes) < 2:
         return tuple(comparisons), None
-    power = config.min_effect + detectable(sums, sizes, low, POWER)[0]
+    power = -margins[0][1] + detectable(sums, sizes, low, POWER)[0]
     return tuple(comparisons), float(signs[0] * power)
 
 

@@ -28,6 +28,7 @@ class Candidate:
     identity: str  #: what made it and what judges it, but seeds
     items: tuple[str, ...]  #: ids by which the ledger knows the items
     told: int = 0  #: topics that users have told of since its opponent was trained, if no other rows have changed
+    marked: bool = False  #: whether its opponent learned from a person who was forgotten since
     like: str = ""  #: its identity, had it been trained on its opponent's rows; empty where other rows have changed
 
     @property
@@ -94,7 +95,7 @@ def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgemen
             there = numbers.get("test") == test and numbers.get("opponent") == candidate.opponent
             if there and numbers["attempt"] in asked:
                 return Judgement(candidate, config, Decision.of(numbers), None)
-    chance, why = ledger.next_chance(attempts, candidate.items), ""
+    chance, why = ledger.next_chance(() if candidate.marked else attempts, candidate.items), ""
     if earlier := ledger.twin(attempts, test, candidate.identity, name):
         why = (
             f"but for seeds it was made by the same data, base model, settings, code and libraries as "
@@ -120,4 +121,6 @@ def _too_little(candidate: Candidate, chance: Chance) -> str:
 
 
 def _decide(candidate: Candidate, config: Release, chance: Chance, why: str) -> Decision:
-    return decide(candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why)
+    return decide(
+        candidate.scores, candidate.opponent_scores, config, candidate.opponent, chance, why, candidate.marked
+    )

@@ -105,7 +105,8 @@ def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
 
     Args:
         version: whose.
-        root: the artifacts folder: what is told of each stage then has `removed`, the time at which its data was.
+        root: the artifacts folder: what is told of each stage then has `removed`, the time at which its data was, and
+            `receipt`, the number of an erasure's.
 
     Raises:
         RegistryError: if it is missing or damaged.
@@ -114,7 +115,7 @@ def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if root:
-            stages = [{**stage, "removed": _removed(root / stage["artifact"])} for stage in document["stages"]]
+            stages = [{**stage, **_removed(root / stage["artifact"])} for stage in document["stages"]]
             document |= {"stages": stages, "removed": version.removed}
         return {**document, "status": version.status, "compared_with": version.compared_with}
     except (OSError, ValueError, TypeError, LookupError) as error:
@@ -141,7 +142,7 @@ def lineage_text(version: Version, root: Path | None = None) -> str:
         *([f"    └ trained by  {_with(known['environment'])}"] if known.get("environment") else []),
         f"    └ dataset   sha256 {dataset['sha256']} ({dataset['artifact']}/{DATASET})",
         *(
-            f"      · erasure {erasure['time']}: {erasure['examples']} training examples forgotten since"
+            f"      · erased  {erasure['time']}: {erasure['examples']} training examples (receipt {erasure['receipt']})"
             for erasure in version.erasures
         ),
         *(
@@ -161,16 +162,17 @@ def _since(known: Mapping[str, Any]) -> str:
     return f", unchanged since {made}" if made < known["interval"] else ""
 
 
-def _removed(artifact: Path) -> str:
-    """When an artifact's data was removed; empty if it is there, or nothing is known of it."""
+def _removed(artifact: Path) -> dict[str, Any]:
+    """When an artifact's data was removed, and by which erasure; empty if it is there, or nothing is known of it."""
     try:
-        return artifacts.read_record(artifact).removed
+        record = artifacts.read_record(artifact)
     except ArtifactError:
-        return ""
+        return {"removed": "", "receipt": 0}
+    return {"removed": record.removed, "receipt": record.receipt}
 
 
 def _gone(known: Mapping[str, Any], what: str) -> str:
-    return f", {what} removed on {known['removed'][:10]}" if known.get("removed") else ""
+    return f", {what} {artifacts.gone_since(known['removed'], known.get('receipt', 0))}" if known.get("removed") else ""
 
 
 def _with(environment: Mapping[str, str]) -> str:

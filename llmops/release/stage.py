@@ -83,6 +83,7 @@ def run(
         identity=ledger.identity(known, config, selection),
         items=read_items(evaluate / "answers.parquet"),
         told=told[0] if told else 0,
+        marked=bool(champion and read_version(champion).erasures),
         like=ledger.identity(like, config, selection) if like else "",
     )
     registry = Registry(config.registry, config.name, database_at(database))
@@ -97,8 +98,6 @@ def run(
         "run": known["train"].run,
         "dataset": lineage.dataset_hash(known),
     }
-    if erasures := [e for e in known["train"].erasures if e.get("examples")]:
-        facts["erasures"] = tuple({key: e[key] for key in ("time", "examples")} for e in erasures)
     trees = {
         "adapter": train / "adapter",
         "servable": compress / "servable",

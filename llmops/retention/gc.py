@@ -56,9 +56,9 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
 
     Raises:
         HomeInUse: if a stage is running.
-        LlmopsError: if an erasure was interrupted: what it still has to do names files as they are now.
+        LlmopsError: if an erasure was interrupted.
     """
-    sameness.check_erased(config.erasure_journal)
+    sameness.check_erased(config)
     if dry_run:
         return Removed(dry_run, plan.make(config, now), disk.free(config))
     if (config.events / "store.db").is_file():

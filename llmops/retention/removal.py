@@ -40,16 +40,18 @@ def alone(config: Config) -> Iterator[None]:
         ) from None
 
 
-def remove(path: Path, when: str) -> None:
+def remove(path: Path, when: str, receipt: int = 0) -> None:
     """Make trash of an artifact's data, or of what was begun of one; `finish` puts back the record of a finished one.
 
     Args:
         path: its folder.
         when: ISO time, UTC, for the record.
+        receipt: number of an erasure's, if it is one.
     """
     if artifacts.is_done(path) or artifacts.is_gone(path):
         record = artifacts.read_record(path)
-        write_json(path / GONE, asdict(replace(record, removed=record.removed or when)))
+        kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
+        write_json(path / GONE, asdict(kept))
     os.rename(path, trash(path))
 
 

@@ -7,7 +7,7 @@ A change of these tables needs a revision in `migrations/versions/`; a test comp
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy import JSON, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 metadata = MetaData()
 
@@ -83,7 +83,6 @@ split_runs = Table(
     Column("number", Integer, primary_key=True),
     Column("interval", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),  #: of the annotate artifact
-    Column("salt", LargeBinary),  #: of the hashes in its entries; one for all runs of a scope
     UniqueConstraint("scope", "fingerprint", name="one_run_a_fingerprint"),
 )
 
@@ -99,7 +98,29 @@ split_entries = Table(
     Column("split", Text, nullable=False),  #: train | validation | test
     Column("compared", Text, nullable=False),  #: the text by which near twins are found
     Column("example", JSON(none_as_null=True)),  #: the fields of a tested one
-    Column("names", LargeBinary),  #: hashes of what names somebody in what it was made of; none: nobody knows
+    Column("documents", Text, nullable=False),  #: ids of the documents that it was made of, with spaces between
+)
+
+#: the persons whose rows are not collected again, as keyed hashes (`data.collect.forgotten`)
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("scope", Text, primary_key=True),  #: row; kind and size of an identifier; or secret
+    Column("hash", Text, primary_key=True),  #: of the scope `secret`: the key of all others
+    Column("mark", Integer),  #: 16 bits of an identifier
+)
+
+#: erasures, by the numbers of their receipts
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("subject", Text, nullable=False),  #: keyed hash of the identifier
+    Column("begun", Text, nullable=False),
+    Column("ended", Text, nullable=False),  #: empty: it was interrupted, and nothing is made before it is finished
+    Column("plan", JSON(none_as_null=True)),  #: what there is to do; none when it is done
+    Column("receipt", JSON(none_as_null=True)),  #: what was done, without personal data
+    sqlite_autoincrement=True,
 )
 
 #: canaries' trials and A/B tests, gone ones too

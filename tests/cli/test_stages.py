@@ -85,7 +85,7 @@ def test_a_damaged_file_is_named_when_asked_for(home: Path, capsys: Any) -> None
     path = home / "artifacts" / "clean" / ("0" * 16)
     finish(path, "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
     (path / "documents").write_text("rows")
-    artifacts.amend(path, {})
+    artifacts.commit(path, artifacts.read_record(path))
     (path / "documents").write_text("rots")
     assert not [line for line in status(capsys).splitlines() if line.startswith("damaged")]
     (line,) = [line for line in status(capsys, "--verify").splitlines() if line.startswith("damaged")]

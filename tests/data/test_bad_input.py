@@ -271,7 +271,7 @@ def run(case: Case, root: Path) -> tuple[list[Document], list[Dropped]]:
             encoding, good = case.source.get("encoding"), case.good or good
             (root / "in" / f"good.{suffix}").write_bytes(good.decode().encode(encoding) if encoding else good)
     source = Source(name="s", kind=case.kind, **options)
-    config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
+    config = Collect(root=root, sources=(source,), cache=root / "cache")
     collect.run(config, interval="2026-01-31", out=root / "out")
     made = root / "out"
     return read_rows(made / "documents.parquet", Document), read_rows(made / "quarantine.parquet", Dropped)

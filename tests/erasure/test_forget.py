@@ -6,8 +6,6 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,31 +18,31 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llmops import artifacts, cli, pipeline
+from llmops.access.keys import keys_of
 from llmops.artifacts import Record
-from llmops.config import Config, Retention
+from llmops.config import Config
 from llmops.data import spark
 from llmops.data.annotate.ledger import SplitLedger
-from llmops.data.collect import forgotten
-from llmops.erasure import erase
-from llmops.erasure.forget import ErasureReport, _write_texts, forget
-from llmops.errors import LlmopsError
-from llmops.features.examples import read_offline
+from llmops.data.collect.forgotten import RULE
+from llmops.erasure import forget as forgetting
+from llmops.erasure.forget import Erasure, forget
+from llmops.errors import ArtifactError, LlmopsError, RegistryError
 from llmops.features.online import read_online
 from llmops.monitoring.events import emit
 from llmops.monitoring.shipping import drain
 from llmops.monitoring.sinks.local import LocalStore
-from llmops.monitoring.spool import Spool
-from llmops.records import Document, Dropped, Example, Finding, read_rows, write_rows
+from llmops.records import Document, Dropped, Example, read_rows, write_rows
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from llmops.retention import removal
-from llmops.retention.gc import gc
 from llmops.state.database import database_of
-from llmops.state.tables import split_entries
+from llmops.state.tables import erasures, forgotten, split_entries
 
 DAY = "2026-01-31"
 MAIL = "ana.li@example.org"
 SECRETS = (MAIL, "Ana.Li@Example.org", "Ana Li", "the blue parcel", "my cat Momo")  #: all that is known of the person
+BO = "bo.ek@example.org"
+HERS, HIS = ("blue parcel", "Momo", "found your account"), ("sofa", "lamp", "tea sold", "I am <EMAIL_ADDRESS>")
 WORDS = ("order", "parcel", "refund", "invoice", "account", "voucher", "delivery", "warranty", "return", "size")
 
 
@@ -133,12 +131,9 @@ def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
             for e in items for m in ("base", "candidate")]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), evaluate / "answers.parquet")
     artifacts.commit(evaluate, artifacts.read_record(evaluate))
-    govern = finish(home, "govern", "g1", {n: done[n] for n in ("annotate", "compress", "evaluate")})
-    findings = [Finding(scan="pii", rule="X", severity="low", where=f"item {e.id}", detail="") for e in items]
-    write_rows(govern / "findings.parquet", findings, Finding)
-    (govern / "report.md").write_text("# Report\n" + "".join(f"| pii | {f.where} |  |\n" for f in findings))
-    artifacts.commit(govern, artifacts.read_record(govern))
+    finish(home, "govern", "g1", {n: done[n] for n in ("annotate", "compress", "evaluate")})
     publish(config, done)
+    keys_of(config).create("user", owner="Ana Li <ana.li@example.org>")
     (home / "logs").mkdir()
     (home / "logs" / "serving.log").write_text(f"00:00 started\n00:01 key of {MAIL} is used\n00:02 Ana\n")
     emit(config.events, "llmops.text", {"llmops.prompt.text": MAIL})
@@ -184,11 +179,11 @@ def site(built: Path, tmp_path: Path) -> Path:
 
 
 class Erased(NamedTuple):
-    """A copy of `built` without the person, to be read only, and the reports of a dry run and of the erasure."""
+    """A copy of `built` without the person, to be read only, and what a dry run and the erasure said."""
 
     site: Path
-    would: ErasureReport
-    did: ErasureReport
+    would: Erasure
+    did: Erasure
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +195,7 @@ def erased(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
 @pytest.fixture
 def after(erased: Erased, tmp_path: Path) -> Path:
     """Return a copy of the home without the person, to go on with."""
-    return copied(erased.site, tmp_path / "site")
+    return Path(shutil.copytree(erased.site, tmp_path / "site"))
 
 
 def at(site: Path, **collect: Any) -> Config:
@@ -224,70 +219,12 @@ def holding(home: Path, *texts: str) -> set[str]:
 
 
 def only(config: Config, stage: str) -> Path:
-    (path,) = (p for p in (config.artifacts / stage).iterdir() if p.is_dir())
+    (path,) = (p for p in (config.artifacts / stage).iterdir() if p.is_dir() and artifacts.is_done(p))
     return path
 
 
 def ids(path: Path, column: str = "id") -> set[str]:
     return set(pq.read_table(path, columns=[column])[column].to_pylist())
-
-
-def test_nothing_of_a_person_is_left_anywhere(built: Path, erased: Erased) -> None:
-    config, before, report = at(erased.site), at(built), erased.did
-    gone = {e.id for e in persons(only(before, "annotate"))}
-    trained = {e.id for e in persons(only(before, "annotate")) if e.split == "train"}
-    splits = ("train", "validation", "test")
-    others = set().union(*(ids(only(before, "annotate") / f"{s}.parquet") for s in splits)) - gone
-    assert len(gone) == 4 and trained and len(others) == 11
-    assert all(read_online(only(before, "features"), sorted(gone)))
-    assert len({p.split("/")[0] for p in holding(before.home, *SECRETS)}) >= 5
-
-    assert holding(config.home, *SECRETS) == set()
-    assert report.remaining == {} and report.documents == 5 and report.online == 4
-    features = only(config, "features")
-    assert read_online(features, sorted(gone)) == [None] * 4
-    assert all(read_online(features, sorted(others)))
-    assert ids(features / "features.parquet", "input_id") == others
-    mapped = {s: {t.id for t in read_offline(features, s)} for s in splits}
-    annotate = only(config, "annotate")
-    assert set().union(*mapped.values()) == others and mapped["train"] == ids(annotate / "train.parquet")
-    assert not [path for path in features.rglob("*") if any(id.encode() in path.read_bytes() for id in gone)]
-    assert set().union(*(ids(annotate / f"{s}.parquet") for s in splits)) == others
-    text = (annotate / "train.txt").read_text()
-    assert text.count("[Question]") == len(ids(annotate / "train.parquet")) == text.count("####\n")
-    answers = ids(config.registry / "support-bot" / "versions" / "v1" / "answers.parquet")
-    assert answers and gone.isdisjoint(answers) and answers == ids(only(config, "evaluate") / "answers.parquet")
-    govern = only(config, "govern")
-    assert not [f for f in read_rows(govern / "findings.parquet", Finding) if f.where.split()[-1] in gone]
-    assert not any(i in (govern / "report.md").read_text() for i in gone)
-    assert (govern / "report.md").read_text().startswith("# Report\n|")
-    found = [f.where for f in read_rows(annotate / "findings.parquet", Finding)]
-    assert not [where for where in found if "row 12" in where or "line 1," in where]
-    log = (config.home / "logs" / "serving.log").read_text()
-    assert log == "00:00 started\n00:01 key of <FORGOTTEN> is used\n00:02 Ana\n"
-    assert [v["examples"] for v in report.versions] == [len(trained)]
-
-
-def test_the_dry_run_tells_what_is_then_done(erased: Erased) -> None:
-    names = ("documents", "rows", "texts", "online", "versions", "sources")
-    assert {n: asdict(erased.would)[n] for n in names} == {n: asdict(erased.did)[n] for n in names}
-    places = {(p["source"], p["position"].split(",")[0]) for p in erased.did.sources}
-    assert places == {("faq", "row 12"), ("faq", "row 13"), ("faq", "row 14"), ("chats", "line 1")}
-
-
-def run_day(config: Config, day: str, stages: tuple[str, ...] = ("collect", "clean", "annotate")) -> Path:
-    return [pipeline.run_stage(stage, config, day) for stage in stages][-1]
-
-
-def replaced_rows(root: Path, mail: str) -> None:
-    """The person's rows of the sources leave, and others stand in their places."""
-    head, *rows = (root / "faq.csv").read_text().splitlines()
-    others = [f'"Which {word} does {mail} have?","The {word} that was asked for.",{word}s' for word in ("sofa", "lamp")]
-    (root / "faq.csv").write_text("\n".join([head, *rows[:10], *others, "one cell,too many,for,me"]) + "\n")
-    turns = [("user", f"I am {mail}."), ("assistant", "Good."), ("user", "Is tea sold?"), ("assistant", "On floor 3.")]
-    chat = {"topic": "tea", "messages": [{"role": role, "content": text} for role, text in turns]}
-    rest = (root / "chats.jsonl").read_text().splitlines()[1]
-    (root / "chats.jsonl").write_text(f"{json.dumps(chat)}\n{rest}\n")
 
 
 def entries(config: Config, *texts: str) -> int:
@@ -297,137 +234,60 @@ def entries(config: Config, *texts: str) -> int:
     return sum(any(text.lower() in str(row).lower() for text in texts) for row in rows)
 
 
-@pytest.fixture(scope="module")
-def lived(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sources` and `home` after two days: the person was there on the first, another one, Bo, since."""
-    folder = tmp_path_factory.mktemp("lived")
-    (folder / "sources").mkdir()
-    sources(folder / "sources")
-    config = at(folder, repository="")
-    run_day(config, DAY)
-    replaced_rows(folder / "sources", BO)
-    run_day(config, "2026-02-01")
-    return folder
+def test_nothing_of_a_person_is_left_anywhere_and_what_was_made_of_them_is_gone(built: Path, erased: Erased) -> None:
+    config, before, receipt = at(erased.site), at(built), erased.did.receipt
+    gone = {e.id for e in persons(only(before, "annotate"))}
+    assert len(gone) == 4 and all(read_online(only(before, "features"), sorted(gone)))
+    assert len({p.split("/")[0] for p in holding(before.home, *SECRETS)}) >= 5 and entries(before, *HERS) >= 4
+    assert holding(config.home, *SECRETS) == set() and receipt.remaining == [] and receipt.documents == 5
+    assert not entries(config, *HERS) and receipt.deleted["entries"] >= 4
+    chain = ("collect", "clean", "annotate", "features", "train", "compress", "evaluate", "govern")
+    assert {ref.split("/")[0] for ref in receipt.artifacts} == {*chain}
+    for ref in receipt.artifacts:
+        path = config.artifacts / ref
+        assert artifacts.is_gone(path) and [p.name for p in path.iterdir()] == [artifacts.GONE]
+    assert artifacts.is_done(config.artifacts / "select" / "s1"), "nothing of it was made of a document"
+    with pytest.raises(ArtifactError, match="needs collect, whose data was erased on .*receipt 1"):
+        pipeline.run_stage(
+            "clean", config, DAY, {"collect": config.artifacts / "collect" / only(before, "collect").name}
+        )
+    for store in (config.features.store).rglob("*.db"):
+        assert not any(id_.encode() in store.read_bytes() for id_ in gone)
+    log = (config.home / "logs" / "serving.log").read_text()
+    assert log == "00:00 started\n<FORGOTTEN>\n00:02 Ana\n"
+    assert keys_of(config).list() == () and receipt.deleted["keys"] == 1
 
 
-@pytest.fixture
-def left(lived: Path, tmp_path: Path) -> Config:
-    """A copy of `lived`."""
-    shutil.copytree(lived, tmp_path / "left")
-    return at(tmp_path / "left", repository="")
+def test_the_dry_run_tells_what_is_then_done_and_the_receipt_names_nobody(erased: Erased) -> None:
+    would, did = erased.would.receipt, erased.did.receipt
+    for name in ("documents", "artifacts", "deleted", "versions", "searched", "unreached"):
+        assert getattr(would, name) == getattr(did, name), name
+    places = {(p["source"], p["position"].split(",")[0]) for p in erased.did.documents}
+    assert places == {("faq", "row 12"), ("faq", "row 13"), ("faq", "row 14"), ("chats", "line 1")}
+    with database_of(at(erased.site)).read() as connection:
+        row = connection.execute(sa.select(erasures)).one()
+        hashes = connection.execute(sa.select(forgotten)).all()
+    assert row.number == did.number == 1 and row.ended and row.plan is None
+    told = f"{row.receipt}{hashes}"
+    assert not [word for word in (*SECRETS, "faq.csv", "row 12", "example.org") if word.lower() in told.lower()]
 
 
-BO = "bo.ek@example.org"
-HERS, HIS = ("blue parcel", "Momo", "found your account"), ("sofa", "lamp", "tea sold", "I am <EMAIL_ADDRESS>")
-
-
-def asked(config: Config, day: str = "2026-02-01") -> tuple[set[str], set[str]]:
-    """What the day's test asks and what it trains and validates with."""
-    folder = pipeline.plan("annotate", config, day).path
-    of = {s: {e.question for e in read_rows(folder / f"{s}.parquet", Example)} for s in ("train", "validation", "test")}
-    return of["test"], of["train"] | of["validation"]
-
-
-def about(questions: set[str], words: tuple[str, ...]) -> set[str]:
-    return {question for question in questions if any(word in question for word in words)}
-
-
-def test_who_stands_where_a_carried_item_stood_takes_nothing_along(left: Config) -> None:
-    tested, used = asked(left)
-    assert about(tested, HERS) and about(used, HIS)
-    assert forget(left, BO).remaining == {}
-    assert about(asked(left)[0], HERS) == about(tested, HERS) and not about(set().union(*asked(left)), HIS)
-    assert entries(left, *HERS) and not entries(left, *HIS)
-
-
-def test_and_is_not_taken_along_by_it(left: Config) -> None:
-    before = asked(left)
-    assert forget(left, MAIL).remaining == {}
-    after = asked(left)
-    assert [about(one, HIS) for one in after] == [about(one, HIS) for one in before]
-    assert not about(set().union(*after), HERS) and not entries(left, *HERS) and entries(left, *HIS)
-
-
-def test_they_are_found_in_the_ledger_when_all_else_is_gone(left: Config, session: SparkSession) -> None:
-    with open(left.collect.root / "faq.csv", "a") as faq:
-        faq.write("What is new?,All of it.,new\n")
-    run_day(left, "2026-02-02")
-    few = left.model_copy(update={"retention": Retention(runs=1)})
-    gc(few, now=datetime.now(UTC) + timedelta(days=100))
-    assert not {name for name in holding(left.home, MAIL, "Ana Li") if "state.db" not in name}
-    assert entries(left, *HERS) >= 4 and about(asked(left, "2026-02-02")[0], HERS)
-    assert forget(few, MAIL).remaining == {} and holding(left.home, *SECRETS) == set()
-    assert not entries(left, *HERS) and not about(asked(left, "2026-02-02")[0], HERS)
-    with open(left.collect.root / "faq.csv", "a") as faq:
-        faq.write("What is newer?,All of that.,newer\n")
-    run_day(left, "2026-02-03")
-    assert not about(set().union(*asked(left, "2026-02-03")), HERS)
-
-
-def test_what_a_killed_run_has_written_into_the_ledger_goes_too(
-    left: Config, session: SparkSession, monkeypatch: pytest.MonkeyPatch
+def test_the_next_run_brings_nobody_back_and_the_rest_of_the_frozen_test_is_as_it_was(
+    built: Path, after: Path, session: SparkSession
 ) -> None:
-    replaced_rows(left.collect.root, "cy.oz@example.org")
-    for name in ("faq.csv", "chats.jsonl"):
-        path = left.collect.root / name
-        path.write_text(path.read_text().replace("sofa", "shelf").replace("lamp", "stool").replace("tea", "milk"))
-    write = SplitLedger.write
-
-    def dying(*args: Any) -> None:
-        write(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SplitLedger, "write", dying)
-        run_day(left, "2026-02-02")
-    theirs = ("shelf", "stool", "milk sold")
-    assert entries(left, *theirs) >= 3 and not pipeline.plan("annotate", left, "2026-02-02").done
-    assert forget(left, "cy.oz@example.org").remaining == {}
-    assert not entries(left, *theirs) and entries(left, *HERS) and entries(left, *HIS)
-    run_day(left, "2026-02-02", ("annotate",))
-    assert not about(set().union(*asked(left, "2026-02-02")), theirs)
-
-
-def test_where_data_was_removed_the_rest_is_followed_and_the_records_stay(site: Path) -> None:
-    config = at(site)
-    removed = [only(config, stage) for stage in ("select", "train", "compress", "evaluate", "govern")]
-    gone = {e.id for e in persons(only(config, "annotate"))}
-    for path in removed:
-        removal.remove(path, DAY)
-    report = forget(config, MAIL)
-    assert report.remaining == {} and report.notes == [] and holding(config.home, *SECRETS) == set()
-    assert report.online == 4 and [v["version"] for v in report.versions] == ["v1"]
-    answers = config.registry / "support-bot" / "versions" / "v1" / "answers.parquet"
-    assert ids(answers) and gone.isdisjoint(ids(answers))
-    assert all(artifacts.is_gone(path) and len(list(path.iterdir())) == 1 for path in removed)
-
-
-def test_artifacts_keep_their_folders_and_their_records_tell(built: Path, after: Path, erased: Erased) -> None:
-    config = at(after)
-    for stage in ("collect", "clean", "annotate", "features", "evaluate", "govern", "train"):
-        path = only(config, stage)
-        assert path.name == only(at(built), stage).name and artifacts.verify(path) == [], stage
-        (erasure,) = artifacts.read_record(path).erasures
-        assert erasure["time"] == erased.did.time and MAIL not in json.dumps(erasure)
-    assert artifacts.read_record(only(config, "train")).erasures[0]["examples"] == erased.did.versions[0]["examples"]
-    for stage in ("collect", "clean", "annotate"):
-        assert pipeline.run_stage(stage, config, DAY) == only(config, stage)
-    assert pipeline.plan("annotate", config, DAY).done
-
-
-def test_collect_does_not_bring_the_rows_back(built: Path, after: Path) -> None:
-    """Neither from the sources as they were, nor from changed ones."""
-    config = at(after)
-    documents = len(read_rows(only(at(built), "collect") / "documents.parquet", Document))
-    shutil.rmtree(config.artifacts / "collect")
+    config, before = at(after), at(built)
+    tested = {e.id: e for e in read_rows(only(before, "annotate") / "test.parquet", Example)}
+    theirs = {e.id for e in persons(only(before, "annotate"))}
+    assert theirs & tested.keys()
     shutil.rmtree(config.collect.cache)  # the sources are read again, and still hold the person
-    again = pipeline.run_stage("collect", config, DAY)
+    annotate = run_day(config, DAY)
     assert holding(config.home, *SECRETS) == set()
-    assert len(read_rows(again / "documents.parquet", Document)) == documents - 4
-    suppressed = [r for r in read_rows(again / "quarantine.parquet", Dropped) if r.rule == forgotten.RULE]
+    assert {e.id: e for e in read_rows(annotate / "test.parquet", Example)} == {
+        id_: e for id_, e in tested.items() if id_ not in theirs
+    }  # fmt: skip
+    suppressed = [r for r in read_rows(only(config, "collect") / "quarantine.parquet", Dropped) if r.rule == RULE]
     assert len(suppressed) == 5 and not any(row.content for row in suppressed)
-    assert {row.location for row in suppressed} == {"faq.csv", "chats.jsonl"}
-    faq = after / "sources" / "faq.csv"
+    faq = after / "sources" / "faq.csv"  # and others stand in their places later
     head, *rows = faq.read_text().splitlines()
     faq.write_text("\n".join([head, "Is it new?,Yes it is brand new.,new", *rows]) + "\n")
     again = pipeline.run_stage("collect", config, "2026-02-01")
@@ -435,89 +295,84 @@ def test_collect_does_not_bring_the_rows_back(built: Path, after: Path) -> None:
     assert any(d.question == "Is it new?" for d in read_rows(again / "documents.parquet", Document))
 
 
-def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
-    def ask(*statements: str) -> None:
-        with sqlite3.connect(tmp_path / "shop.db") as database:
-            for statement in statements:
-                database.execute(statement)
-        database.close()
-
-    ask(
-        "create table tickets (id, text, changed)",
-        "insert into tickets values (1, 'Who am I?', '2026-01-01'), (2, 'I am Ana Li. Why?', '2026-01-01')",
-    )
-    table = {
-        **{"name": "tickets", "kind": "sql", "location": "sqlite:///shop.db", "query": "select * from tickets"},
-        **{"cursor": "changed", "key": ["id"], "fields": {"question": "text"}},
-    }
-    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [table]})
-    pipeline.run_stage("collect", config, "2026-01-01")
-    assert forget(config, "Ana Li").remaining == {}
-    ask("update tickets set text = 'Somebody asked why.', changed = '2026-01-02' where id = 2")
-    ask("insert into tickets values (3, 'I am ana li, too?', '2026-01-02')")
-    pipeline.run_stage("collect", config, "2026-01-02")
-    ask("update tickets set text = 'It says nothing now.', changed = '2026-01-03' where id = 3")
-    collected = pipeline.run_stage("collect", config, "2026-01-03")
-    assert [row.question for row in read_rows(collected / "documents.parquet", Document)] == ["Who am I?"]
-    assert artifacts.read_record(collected).metrics["forgotten"] == 2
+def test_the_champion_that_learned_from_them_goes_on_and_no_such_version_comes_back(built: Path, after: Path) -> None:
+    registry = registry_of(at(after))
+    version = registry.champion()
+    assert version and [(e["receipt"], e["examples"] > 0) for e in version.erasures] == [(1, True)]
+    card = (version.path / "README.md").read_text()
+    assert card.index("## Training data") < card.index("## Erasure") < card.index("## Training\n")
+    answers = ids(version.path / "answers.parquet")
+    assert answers and answers.isdisjoint(e.id for e in persons(only(at(built), "annotate")))
+    version.servable.mkdir()
+    facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
+    facts |= {"status": "promoted", "compared_with": "v1", "compress": "c2"}
+    registry.publish(facts, {}, lambda _: {}, by="gate", why="no worse")
+    assert registry.aliases()["champion"] == "v2"
+    with pytest.raises(RegistryError, match="receipt 1"):
+        registry.rollback()
 
 
-def test_the_list_of_what_is_forgotten_tells_nothing(erased: Erased) -> None:
+def test_the_event_tells_and_the_repository_loses_the_rows(built: Path, erased: Erased) -> None:
     config = at(erased.site)
-    path = config.collect.forgotten
-    assert path.stat().st_mode & 0o777 == 0o600
-    list_ = path.read_text()
-    assert set(json.loads(list_)) == {"key", "rows", "people"} and not any(secret in list_ for secret in SECRETS)
-    assert not {word for word in ("ana", "Ana", "parcel", "faq", "example") if word in list_}
+    drain(config.events, config.monitoring)
+    (event,) = LocalStore(config.events).find("llmops.erasure")
+    assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
+    assert event["user.name"] == "admin" and event["event.outcome"] == "success"
+    assert list(LocalStore(config.events).find("llmops.text")) == []
+    folder = Path("repository") / "documents" / f"interval={DAY}"
+    before = sum(pq.read_metadata(p).num_rows for p in (built / "home" / folder).glob("*.parquet"))
+    manifest = json.loads((config.home / folder / "_manifest.json").read_text())
+    assert {part["name"] for part in manifest["parts"]} == {p.name for p in (config.home / folder).glob("*.parquet")}
+    assert before - manifest["rows"] == 4
 
 
-@pytest.mark.parametrize("after", [1, 7])
+@pytest.mark.parametrize("step", ["said.forget_events", "removal.finish", "forget_extract", "_hide_in_state"])
 def test_a_kill_in_the_middle_is_mended_by_repeating(
-    site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, after: int
+    site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     config = at(site)
-    calls = 0
-    real = erase.take_rows
 
-    def dying(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise KeyboardInterrupt
-        real(*args)
+    def dying(*_: Any) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(erase, "take_rows", dying)
-        forget(config, MAIL)
-    journal = config.erasure_journal
-    assert not any(secret in journal.read_text() for secret in SECRETS)
-    with pytest.raises(LlmopsError, match="interrupted"):
+        if step == "removal.finish":  # it is called before, too
+            real, calls = forgetting.removal.finish, iter((False, True))
+            patch.setattr(forgetting.removal, "finish", lambda c: dying() if next(calls) else real(c))
+        else:
+            where, _, name = step.rpartition(".")
+            patch.setattr(getattr(forgetting, where) if where else forgetting, name, dying)
+        forget(config, MAIL, by="admin")
+    if step == "said.forget_events":  # the disk may be full, the keys are not used any more, and what goes by itself
+        assert artifacts.is_gone(config.artifacts / "evaluate" / "e1") and keys_of(config).list() == ()
+        shutil.rmtree(config.collect.cache)
+        registry_of(config).get("v1").path.joinpath("answers.parquet").unlink()
+    with database_of(config).read() as connection:
+        assert not any(secret in str(connection.execute(sa.select(erasures)).one()) for secret in SECRETS)
+    with pytest.raises(LlmopsError, match="erasure 1, begun at 20.* by admin, was interrupted"):
         forget(config, "somebody@example.org")
-    report = forget(config, MAIL)
-    assert not journal.exists() and report.remaining == {} and holding(config.home, *SECRETS) == set()
-    assert state(config) == state(at(erased.site))
+    with pytest.raises(LlmopsError, match="erasure 1, begun at 20.* by admin, was interrupted"):
+        pipeline.run_stage("collect", config, DAY)
+    receipt = forget(config, MAIL).receipt
+    assert receipt.remaining == [] and holding(config.home, *SECRETS) == set()
+    assert (receipt.artifacts, receipt.deleted, receipt.number) == (*_told(erased), 1)
+    assert len(registry_of(config).get("v1").erasures) == 1
 
 
-def state(config: Config) -> dict[str, Any]:
-    """What every artifact and version holds."""
-    rows = {
-        str(p.relative_to(config.home)): pq.read_table(p).to_pylist() for p in sorted(config.home.rglob("*.parquet"))
-    }
-    folders = [p.parent for p in sorted(config.artifacts.rglob("record.json"))]
-    records = [artifacts.read_record(folder) for folder in folders]
-    version = registry_of(config).get("v1")
-    notes = [{k: v for k, v in e.items() if k != "time"} for r in records for e in r.erasures]
-    return {
-        "rows": rows,
-        "notes": notes,
-        "version": [e["examples"] for e in version.erasures],
-        "damaged": [name for folder in folders for name in artifacts.verify(folder)],
-    }
+def _told(erased: Erased) -> tuple[list[str], dict[str, int]]:
+    return erased.did.receipt.artifacts, erased.did.receipt.deleted
 
 
 def test_an_unknown_person_a_dry_run_and_a_running_stage_change_nothing(site: Path) -> None:
     config = at(site)
-    before = contents(config.home)
+    own = (".lock", "-shm", "-wal")
+
+    def contents() -> dict[Path, bytes]:
+        """Every file but locks and what SQLite makes when somebody reads."""
+        found = sorted(p for p in config.home.rglob("*") if p.is_file() and not p.name.endswith(own))
+        return {path: path.read_bytes() for path in found}
+
+    before = contents()
     for nobody in ("nobody@example.org", "diana.li@example.org", "a", "??"):
         with pytest.raises(LlmopsError) as error:
             forget(config, nobody)
@@ -525,37 +380,7 @@ def test_an_unknown_person_a_dry_run_and_a_running_stage_change_nothing(site: Pa
     forget(config, MAIL, dry_run=True)
     with artifacts.locked(config.artifacts, shared=True), pytest.raises(LlmopsError, match="running"):
         forget(config, MAIL)
-    assert contents(config.home) == before
-
-
-def contents(home: Path) -> dict[Path, bytes]:
-    """Every file but locks and what SQLite makes when somebody reads."""
-    own = (".lock", "-shm", "-wal")
-    return {p: p.read_bytes() for p in sorted(home.rglob("*")) if p.is_file() and not p.name.endswith(own)}
-
-
-def test_the_card_and_the_event_tell_and_do_not_name_and_the_repository_loses_the_rows(
-    built: Path, erased: Erased
-) -> None:
-    config = at(erased.site)
-    version = registry_of(config).get("v1")
-    assert len(version.erasures) == 1
-    card = (version.path / "README.md").read_text()
-    assert card.index("## Training data") < card.index("## Erasure") < card.index("## Training\n")
-    assert MAIL not in card + (version.path / "version.json").read_text()
-    drain(config.events, config.monitoring)
-    (event,) = LocalStore(config.events).find("llmops.erasure")
-    assert event["llmops.erasure.versions"] == ["support-bot v1"] and event["llmops.erasure.documents"] == 5
-    assert event["user.name"] == "admin" and event["event.outcome"] == "success"
-    names = [e["llmops.prompt.text"] for e in LocalStore(config.events).find("llmops.text")]
-    assert sorted(names) == ["<FORGOTTEN>", "<FORGOTTEN> again"]
-    with Spool(config.events) as spool:
-        assert list(spool.rejected()) == []
-    folder = Path("repository") / "documents" / f"interval={DAY}"
-    before = sum(pq.read_metadata(p).num_rows for p in (built / "home" / folder).glob("*.parquet"))
-    manifest = json.loads((config.home / folder / "_manifest.json").read_text())
-    assert {part["name"] for part in manifest["parts"]} == {p.name for p in (config.home / folder).glob("*.parquet")}
-    assert erased.did.rows["repository"] == before - manifest["rows"] == 4
+    assert contents() == before
 
 
 def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
@@ -567,12 +392,12 @@ def test_what_interrupted_runs_left_goes_too(site: Path) -> None:
     (config.artifacts / "collect" / ".x.parquet.123").write_text(MAIL)
     (config.collect.cache / "downloads" / "1").mkdir(parents=True)
     (config.collect.cache / "downloads" / "1" / "faq.csv").write_text(MAIL)
-    assert forget(config, MAIL).remaining == {}
+    assert forget(config, MAIL).receipt.remaining == []
     assert not broken.exists() and not (config.artifacts / "train" / "half").exists()
     assert holding(config.home, MAIL) == set()
 
 
-def test_the_command_names_what_cannot_be_changed(
+def test_the_command_names_what_cannot_be_changed_and_shows_receipts(
     site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = at(site)
@@ -581,23 +406,139 @@ def test_the_command_names_what_cannot_be_changed(
     assert cli.main(["data", "forget", MAIL, "--json"]) == 0
     printed = capsys.readouterr()
     assert not any(secret.lower() in (printed.out + printed.err).lower() for secret in SECRETS)
-    assert json.loads(printed.out.splitlines()[-1])["documents"] == 5
-    assert cli.main(["data", "forget", MAIL]) == 1
+    told = json.loads(printed.out.splitlines()[-1])["receipt"]
+    assert cli.main(["data", "forget", MAIL]) == 1 and cli.main(["data", "receipt", "1"]) == 0
+    assert json.loads(capsys.readouterr().out) == told and told["documents"] == 5
+    assert cli.main(["data", "receipt", "2"]) == cli.main(["data", "receipt", "x"]) == 1
     (config.home / "keys.json").write_text(json.dumps([{"owner": MAIL}]))
+    (config.home / f"{MAIL}.txt").write_text("named after them")
     for _ in range(2):  # and again, as long as it is so
         assert cli.main(["data", "forget", MAIL]) == 1
-        assert "keys.json" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "keys.json" in told and "named after the person" in told and MAIL not in told
 
 
-def test_the_page_of_an_evaluation_is_made_of_the_answers_that_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_files_that_name_somebody(site: Path) -> None:
+    config, max_ = at(site), "Max Muster"
+    evaluate, version = config.artifacts / "evaluate" / "e1", registry_of(config).get("v1").path
+    record = evaluate / artifacts.RECORD
+    record.write_text(record.read_text().replace('"config": {}', json.dumps({"config": {"owner": max_}})[1:-1]))
+    caches = [config.home / name / "support-bot" / "v1" / "1.json" for name in ("drift", "decay")]
+    vocabulary, stays = version / "servable" / "vocab.txt", [config.artifacts / "a.txt", config.artifacts / "tune.txt"]
+    for path in (evaluate / "report.json", version / "notes.json", *caches, vocabulary, *stays):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{json.dumps({'by': max_})}\n")
+    (config.artifacts / "select" / "a.txt").write_text("no artifact")
+    receipt = forget(config, max_).receipt
+    assert receipt.versions == [] and registry_of(config).get("v1").erasures == (), "it learned nothing from him"
+    assert artifacts.is_gone(evaluate) and artifacts.is_done(config.artifacts / "compress" / "c1")
+    assert receipt.remaining == sorted(map(str, stays)) and receipt.deleted == {"texts": 1, "leftovers": 2}
+    assert holding(config.home, max_) == {str(path.relative_to(config.home)) for path in (*stays, vocabulary)}
+
+
+# --- over days
+
+
+def run_day(config: Config, day: str, stages: tuple[str, ...] = ("collect", "clean", "annotate")) -> Path:
+    return [pipeline.run_stage(stage, config, day) for stage in stages][-1]
+
+
+def replaced_rows(root: Path, mail: str, things: tuple[str, ...]) -> None:
+    """The person's rows of the sources leave, and others stand in their places."""
+    head, *rows = (root / "faq.csv").read_text().splitlines()
+    others = [f'"Which {word} does {mail} have?","The {word} that was asked for.",{word}s' for word in things[:2]]
+    (root / "faq.csv").write_text("\n".join([head, *rows[:10], *others, "one cell,too many,for,me"]) + "\n")
+    turns = [("user", f"I am {mail}."), ("assistant", "Good."), ("user", f"Is {things[2]} sold?")]
+    turns.append(("assistant", f"{things[2].title()} is on floor 3."))
+    chat = {"topic": things[2], "messages": [{"role": role, "content": text} for role, text in turns]}
+    rest = (root / "chats.jsonl").read_text().splitlines()[1]
+    (root / "chats.jsonl").write_text(f"{json.dumps(chat)}\n{rest}\n")
+
+
+@pytest.fixture(scope="module")
+def lived(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `sources` and `home` after two days, on the second of which others stand in the person's places."""
+    folder = tmp_path_factory.mktemp("lived")
+    (folder / "sources").mkdir()
+    sources(folder / "sources")
+    config = at(folder, repository="")
+    run_day(config, DAY)
+    replaced_rows(folder / "sources", BO, ("sofa", "lamp", "tea"))
+    run_day(config, "2026-02-01")
+    return folder
+
+
+@pytest.fixture
+def left(lived: Path, tmp_path: Path) -> Config:
+    """A copy of `lived`."""
+    shutil.copytree(lived, tmp_path / "left")
+    return at(tmp_path / "left", repository="")
+
+
+@pytest.mark.parametrize(
+    ("who", "gone", "stays", "kept"), [(BO, HIS, HERS, True), (BO, HIS, HERS, False), (MAIL, HERS, HIS, True)]
+)
+def test_who_stands_where_another_stood_goes_alone(
+    left: Config, who: str, gone: tuple[str, ...], stays: tuple[str, ...], kept: bool
 ) -> None:
-    written: list[tuple[Path, int]] = []
-    monkeypatch.setattr("llmops.model.evaluate.page.write", lambda folder, worst: written.append((folder, worst)))
-    folder = tmp_path / "evaluate" / "e1"
-    folder.mkdir(parents=True)
-    (folder / "report.html").write_text("old")
-    record = {name: "" for name in ("interval", "code", "git_commit", "started", "finished")}
-    artifacts.commit(folder, Record("evaluate", "e1", {"worst": 7}, inputs={}, metrics={}, files={}, **record))
-    _write_texts(folder)
-    assert written == [(folder, 7)]
+    first = [p for p in artifacts.finished(left.artifacts / "collect") if artifacts.read_record(p).interval == DAY]
+    for path in first if not kept else ():  # what the first day read is gone by its age
+        removal.remove(path, "2026-02-01")
+        removal.finish(left)
+    before = entries(left, *stays)
+    assert before and entries(left, *gone)
+    assert forget(left, who).receipt.remaining == []
+    assert entries(left, *stays) == before and not entries(left, *gone)
+    questions = {e.question for e in read_rows(run_day(left, "2026-02-02") / "test.parquet", Example)}
+    assert not [q for q in questions if any(word in q for word in gone)]
+    assert [q for q in questions if any(word in q for word in stays)] or who == MAIL
+
+
+def test_what_a_killed_run_has_written_into_the_ledger_goes_too(
+    left: Config, session: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced_rows(left.collect.root, "cy.oz@example.org", ("shelf", "stool", "milk"))
+    write = SplitLedger.write
+
+    def dying(*args: Any) -> None:
+        write(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SplitLedger, "write", dying)
+        run_day(left, "2026-02-02")
+    theirs = ("shelf", "stool", "milk sold")
+    assert entries(left, *theirs) >= 3
+    assert forget(left, "cy.oz@example.org").receipt.remaining == []
+    assert not entries(left, *theirs)
+
+
+def test_a_row_of_a_table_stays_out_when_the_name_is_taken_from_it(tmp_path: Path) -> None:
+    def ask(*statements: str) -> None:
+        with sqlite3.connect(tmp_path / "shop.db") as database:
+            for statement in statements:
+                database.execute(statement)
+        database.close()
+
+    ask(
+        "create table tickets (id, text, changed)",
+        "insert into tickets values (1, 'Who am I?', '2026-01-01'), (2, 'I asked first.', '2026-01-01')",
+    )
+    table = {
+        **{"name": "tickets", "kind": "sql", "location": "sqlite:///shop.db", "query": "select * from tickets"},
+        **{"cursor": "changed", "key": ["id"], "fields": {"question": "text"}},
+    }
+    config = Config(home=tmp_path / "home", collect={"root": tmp_path, "sources": [table]})
+    first = pipeline.run_stage("collect", config, "2026-01-01")
+    ask("update tickets set text = 'I am Ana Li. Why?', changed = '2026-01-02' where id = 2")
+    pipeline.run_stage("collect", config, "2026-01-02")
+    assert forget(config, "Ana Li").receipt.remaining == []
+    assert artifacts.is_gone(first) and not holding(config.home, "I asked first."), "an older version of her row"
+    ask("update tickets set text = 'Somebody asked why.', changed = '2026-01-03' where id = 2")
+    ask("insert into tickets values (3, 'I am ana li, too?', '2026-01-03')")
+    pipeline.run_stage("collect", config, "2026-01-03")
+    ask("update tickets set text = 'It says nothing now.', changed = '2026-01-04' where id = 3")
+    collected = pipeline.run_stage("collect", config, "2026-01-04")
+    documents = read_rows(collected / "documents.parquet", Document)
+    assert [row.question for row in documents] == ["Who am I?"]
+    assert artifacts.read_record(collected).metrics["forgotten"] == 2

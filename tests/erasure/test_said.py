@@ -11,6 +11,7 @@ from llmops.config import Config
 from llmops.data.feedback import review, rows
 from llmops.erasure import said
 from llmops.erasure.forget import forget
+from llmops.erasure.subject import Subject
 from llmops.monitoring.datasets import FEEDBACK
 from llmops.monitoring.events import build
 from llmops.monitoring.sinks.base import Rejection
@@ -27,8 +28,7 @@ def test_what_a_sink_refused_is_erased_too(tmp_path: Path) -> None:
         numbers, events = spool.read("elasticsearch")
         letters = [Rejection(str(event["event.id"]), "400", event) for event in events]
         spool.ack("elasticsearch", numbers[-1], letters)
-    assert said.events(tmp_path / "spool.db", {HERS})
-    said.erase_events(tmp_path / "spool.db", {HERS})
+    said.forget_events(tmp_path / "spool.db", Subject("Bo Ek"), {HERS})
     with Spool(tmp_path) as spool:
         assert [letter.document["llmops.key.prefix"] for _, letter in spool.rejected()] == [HIS]
     assert HERS.encode() not in (tmp_path / "spool.db").read_bytes()

@@ -8,23 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from llmops.data.annotate import names
-from llmops.data.text import identity
-from llmops.erasure.search import where_named
+from llmops.erasure.search import names
 from llmops.erasure.subject import MARK, Subject, without_numbers
 from llmops.errors import LlmopsError
 
 MAIL = "ana@example.org"
-
-
-def has_terms(subject: Subject, text: str) -> bool:
-    """Whether who keeps only hashes of what a text has to be asked for finds the person."""
-    salt = b"salt"
-    kept = b"".join(names.hashes(identity.terms(text), salt))
-    return names.finder(subject.shape, subject.plain, salt)(kept, "nothing")
 
 
 @pytest.mark.parametrize(
@@ -54,8 +43,7 @@ def has_terms(subject: Subject, text: str) -> bool:
 )
 def test_named(identifier: str, text: str) -> None:
     subject = Subject(identifier)
-    assert subject.named_in(text) and has_terms(subject, text)
-    assert not subject.named_in(subject.hide(text))
+    assert subject.named_in(text) and subject.hide([{text: f"{text}!"}, 1]) == [{MARK: MARK}, 1]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +63,7 @@ def test_named(identifier: str, text: str) -> None:
     ],
 )
 def test_another(identifier: str, text: str) -> None:
-    assert not Subject(identifier).named_in(text) and not has_terms(Subject(identifier), text)
+    assert not Subject(identifier).named_in(text)
     assert Subject(identifier).hide(text) == text
 
 
@@ -94,9 +82,10 @@ def test_a_file_may_be_named_after_the_person() -> None:
 
 def test_it_hides_the_person_and_nothing_else() -> None:
     subject = Subject(MAIL)
-    text = json.dumps({"a": f"to {MAIL}", MAIL: ["x", 1, None, r"\u0061na@example.org"]})
-    assert json.loads(subject.hide(text)) == {"a": f"to {MARK}", MARK: ["x", 1, None, MARK]}
-    assert subject.hide_lines(f"one\ntwo {MAIL}\nan\u200ba@example.org\nfour") == f"one\ntwo {MARK}\n{MARK}\nfour"
+    value = {"a": f"to {MAIL}", MAIL: ["x", 1, None, r"\u0061na@example.org"]}
+    hidden = {"a": MARK, MARK: ["x", 1, None, MARK]}
+    assert subject.hide(value) == json.loads(subject.hide_lines(json.dumps(value))) == hidden
+    assert subject.hide_lines(f"one\ntwo {MAIL}\nan\u200ba@example.org\nfour\n") == f"one\n{MARK}\n{MARK}\nfour\n"
     assert repr(subject) == f"{subject}" == MARK
 
 
@@ -104,7 +93,7 @@ def test_it_leaves_the_numbers_of_json_alone() -> None:
     assert without_numbers('{"rows": 104, "says": "104"}') == '{"rows": 0, "says": "104"}'  # a count is nobody's
     subject = Subject("122")
     lines = '{"at": "customer 122", "n": 122}\n{"n": [122, 1.5]}\ncustomer\n122 and 122\n'
-    hidden = f'{{"at": "customer {MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK} and {MARK}\n'
+    hidden = f'{{"at": "{MARK}", "n": 122}}\n{{"n": [122, 1.5]}}\ncustomer\n{MARK}\n'
     assert subject.hide_lines(lines) == hidden
 
 
@@ -116,29 +105,14 @@ def test_a_count_in_a_record_or_an_event_or_a_database_is_nobodys(tmp_path: Path
         with closing(sqlite3.connect(files[2])) as database, database:
             database.execute("CREATE TABLE events (document TEXT)")
             database.execute("INSERT INTO events VALUES (?)", [json.dumps({"rows": value})])
-        assert [bool(where_named(file, Subject("122"))) for file in files] == [named] * 3
+        assert [names(file, Subject("122")) for file in files] == [named] * 3
 
 
-def test_it_hides_the_person_where_another_case_is_longer() -> None:
-    text = "Die Straße von Jörg Groß, JÖRG GROSS und Jörg  Groß ist groß."
-    hidden = f"Die Straße von {MARK}, {MARK} und {MARK} ist groß."
-    for identifier in ("Jörg Groß", "JÖRG GROSS"):
-        assert Subject(identifier).hide(text) == Subject(identifier).hide_lines(text) == hidden
-
-
-words = st.sampled_from(
-    ["ana", "li", "Ana", "x", "12", "0151", "234", "example", "org", "jos\u00e9", "\u0301", "5678901"]
-)
-signs = st.sampled_from([" ", "  ", "-", ".", "@", "+", ", ", ",", "\n", "'", "", "&#64;", "%40", "\u200b", "/", "("])
-pieces = st.lists(st.tuples(words, signs), min_size=1, max_size=9).map(lambda some: "".join(a + b for a, b in some))
-
-
-@settings(max_examples=300, deadline=None)
-@given(pieces, pieces)
-def test_whom_a_text_names_its_terms_name(identifier: str, text: str) -> None:
-    try:
-        subject = Subject(identifier)
-    except LlmopsError:
-        return
-    assert has_terms(subject, text) or not subject.named_in(text)
-    assert has_terms(subject, f"{text} {identifier} {text}") or not subject.named_in(f"{text} {identifier} {text}")
+def test_a_name_over_two_lines_and_files_named_after_them_are_found(tmp_path: Path) -> None:
+    subject = Subject("Ana Li")
+    assert subject.hide_lines("one\nof Ana\nLi two\n") == f"one\n{MARK}\n{MARK}\n"
+    (tmp_path / "a.log").write_text("one\nof Ana\nLi two\n")
+    (tmp_path / "a.bin2").write_bytes(b"\0" * 9 + b" Ana  Li \0")
+    assert names(tmp_path / "a.log", subject) and names(tmp_path / "a.bin2", subject)
+    assert subject.hide_lines("Die STRASSE von JÖRG\n") == "Die STRASSE von JÖRG\n"
+    assert Subject("Jörg Groß").hide_lines("Von JÖRG GROSS.\nIst groß.\n") == f"{MARK}\nIst groß.\n"

@@ -17,12 +17,10 @@ from llmops import artifacts
 from llmops.config import Annotate, PushToHub
 from llmops.data.annotate.past import Unwritten
 from llmops.data.annotate.stage import run as annotate
-from llmops.erasure.erase import take_rows
 from llmops.errors import HubUnavailableError, RegistryError
 from llmops.push_to_hub.dataset import look, push
 from llmops.records import Document, Example, content_id, read_rows, schema, write_rows
 from llmops.registry.registry import Registry
-from llmops.release.card import marked
 
 from .conftest import commit_artifact
 
@@ -183,21 +181,6 @@ def test_only_champions_have_examples_there_and_main_follows(
     assert "The gate did not pass v2: rejected. It became champion by an override: the others answer nobody" in card
 
 
-def test_an_erasure_takes_the_rows_from_main_and_the_card_says_so(registry: Registry, root: Path, hub: Any) -> None:
-    bring(registry, root)
-    folder = root / "annotate" / "a1"
-    gone = read_rows(folder / "train.parquet", Example)[1]
-    take_rows(folder / "train.parquet", [1])
-    artifacts.amend(folder, {"time": "2026-02-01T00:00:00+00:00", "rows": 7})
-    registry.mark("v1", {"time": "2026-02-01T00:00:00+00:00", "examples": 1}, marked)
-    assert bring(registry, root)["pushed"] == ["main"]
-    files = hub.repos[REPO].files("main")
-    (root / "pulled.parquet").write_bytes(files["data/train-00000-of-00001.parquet"])
-    assert gone.id not in {e.id for e in read_rows(root / "pulled.parquet", Example)}
-    assert b"| 2026-02-01T00:00:00+00:00 | 7 |" in files["README.md"]
-    assert b'load_dataset("me/data")' in files["README.md"]  # the tag has the rows still
-
-
 def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, hub: Any) -> None:
     hub.answer("POST", "/api/repos/create", b'{"type": "dataset", "organization": "me", "name": "data"}')
     repo = hub.repos[REPO]
@@ -217,14 +200,19 @@ def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they
 ) -> None:
     bring(registry, root)
     folder = root / "annotate" / "a1"
-    take_rows(folder / "train.parquet", [0])
+    pq.write_table(pq.read_table(folder / "train.parquet").slice(1), folder / "train.parquet")
     with pytest.raises(RegistryError, match=r"train\.parquet is missing or was changed"):
         bring(registry, root)
     (folder / "record.json").rename(folder / "gone.json")
     assert bring(registry, root)["equal"] and hub.repos[REPO].files("main").keys() >= {"README.md"}
+    held = hub.snapshot()
     hub.repos.clear()
     with pytest.raises(RegistryError, match="cannot be pushed"):
         bring(registry, root)
+    hub.restore(held)
+    for receipt in (1, 2):
+        registry.mark("v1", {"time": "2026-02-01", "examples": 1, "receipt": receipt}, lambda card, _: card)
+        assert bring(registry, root)["equal"] and list(hub.repos[REPO].files("main")) == ["version.json"]
 
 
 def test_a_push_that_ends_anywhere_leaves_all_or_nothing_and_is_finished_by_the_next(

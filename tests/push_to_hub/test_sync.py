@@ -93,7 +93,7 @@ def test_main_follows_a_rollback_and_an_erasure_and_tags_stay(
     assert push()["pushed"] == ["main"]
     assert repo.files("main") == expected(registry, "v1") and repo.tags == tags
     registry.rollback()
-    registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2}, marked)
+    registry.mark("v3", {"time": "2026-02-01T00:00:00+00:00", "examples": 2, "receipt": 1}, marked)
     assert push()["pushed"] == ["v3.x", "main"]
     assert repo.files("main") == expected(registry, "v3") and repo.tags == tags
     assert b"## Erasure" in repo.files("main")["README.md"] and b"## Erasure" not in repo.files("v3")["README.md"]

@@ -108,6 +108,16 @@ def marked(settings: Config) -> None:
     forget(settings)
 
 
+def marked_champion(settings: Config) -> None:
+    publish(settings, SUBJECT)
+    forget(settings)
+
+
+def marked_previous(settings: Config) -> None:
+    previous(settings)
+    forget(settings)
+
+
 def previous(settings: Config) -> None:
     publish(settings, SUBJECT)
     publish(settings, "v4")
@@ -138,6 +148,8 @@ STATES: dict[str, Callable[[Config], Any]] = {
     "previous champion, rejected by the gate": previous_by_reason,
     "passed the gate": passed,
     "passed the gate, marked by forget": marked,
+    "champion, marked by forget": marked_champion,
+    "previous champion, marked by forget": marked_previous,
     "passed the gate, pulled by its canary": pulled,
     "canary": lambda s: publish(s, SUBJECT, canary=SHARE),
     "canary by a reason": by_reason,
@@ -224,7 +236,7 @@ class Way:
 
 
 def forget(settings: Config) -> None:
-    erasure = {"time": "2026-01-31T00:00:00+00:00", "examples": 2}
+    erasure = {"time": "2026-01-31T00:00:00+00:00", "examples": 2, "receipt": 1}
     registry_of(settings).mark(SUBJECT, erasure, lambda text, _: text)
 
 
@@ -337,6 +349,8 @@ def test_every_cell(
     elif action == "push":
         assert done and after == before
         pushed(repos[REPO], cell)
+    elif cell == "marked, its trial ends":
+        assert done and {**now, "canary": SUBJECT} == aliases and registry_of(settings).get(SUBJECT).erasures
     elif cell == "marked":
         assert done and now == aliases and after[1][0] == before[1][0]
         assert registry_of(settings).get(SUBJECT).erasures

@@ -220,11 +220,12 @@ def test_card_and_lineage_tell_of_an_erasure(tmp_path: Path) -> None:
     registry = registry_in(tmp_path)
     before = (registry.get("v1").path / "README.md").read_text()
     for examples in (2, 3, 3):  # the last one is tried again
-        registry.mark("v1", {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples}, card.marked)
+        erasure = {"time": f"2026-02-0{examples}T00:00:00+00:00", "examples": examples, "receipt": examples}
+        registry.mark("v1", erasure, card.marked)
     version = registry.get("v1")
     text = (version.path / "README.md").read_text()
-    assert text.count("## Erasure") == 1 and "| 2026-02-03T00:00:00+00:00 | 3 |" in text
-    assert lineage_text(version).count("training examples forgotten since") == 2
+    assert text.count("## Erasure") == 1 and "| 2026-02-03T00:00:00+00:00 | 3 | 3 |" in text
+    assert lineage_text(version).count("training examples (receipt") == 2
     release(tmp_path, inputs)  # publishing again renders the card anew
     assert (version.path / "README.md").read_text() == text
     assert card.marked(text, replace(version, erasures=())) == before
@@ -278,6 +279,21 @@ def test_every_candidate_asks_the_test_at_a_smaller_level_and_says_so(tmp_path: 
     assert told == {name: decisions[6][name] for name in told} and told["attempt"] == 7
     assert next_release(tmp_path, "t10", candidate=0.7)["outcome"] == "promoted"  # one that is better by enough
     assert registry.aliases() == {"candidate": "v10", "champion": "v10", "previous": "v1"}
+
+
+@pytest.mark.parametrize(("candidate", "outcome"), [(0.46, "promoted"), (0.44, "rejected")])
+def test_what_learned_from_a_forgotten_person_is_replaced_by_what_is_no_worse(
+    tmp_path: Path, candidate: float, outcome: str
+) -> None:
+    next_release(tmp_path, "t1")
+    registry = registry_in(tmp_path)
+    assert next_release(tmp_path, "t2", candidate=0.5)["outcome"] == "rejected", "as good is not good enough"
+    registry.mark("v1", {"time": "2026-02-01", "examples": 2, "receipt": 7}, card.marked)
+    decision = next_release(tmp_path, "t3", candidate=candidate)
+    assert (decision["outcome"], decision["attempt"], len(ledger_of(tmp_path))) == (outcome, 0, 2)
+    assert registry.aliases()["champion"] == ("v3" if outcome == "promoted" else "v1")
+    again = next_release(tmp_path, "t4", candidate=0.51)  # one that is better by too little: by the rules of all others
+    assert again["outcome"] == ("rejected" if outcome == "promoted" else "promoted")
 
 
 def test_another_seed_is_no_other_candidate_and_spends_nothing(tmp_path: Path) -> None:

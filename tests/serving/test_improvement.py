@@ -267,8 +267,8 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
             people.say(name, question, right(question))
     assert sorted(d.question for d in people.collected()) == sorted(TOPICS[:2])
     before = people.artifact
-    erased = people.forget("Ana Petrova")
-    assert erased.rows["reviews"] == 3 and erased.rows[f"collect/{before.name}"] >= 1
+    receipt = people.forget("Ana Petrova").receipt
+    assert receipt.deleted["reviews"] == 3 and f"collect/{before.name}" in receipt.artifacts
     left = rows.read(database_of(people.config))
     assert not any(row.key == people.prefix("ana") for row in left) and len(left) == 3
     events = people.site.events(FEEDBACK)
@@ -297,8 +297,6 @@ def test_a_person_who_is_forgotten_leaves_no_report_of_what_they_said(
     late = people.event("ana", TOPICS[1], right(TOPICS[1]))
     emit(people.config.events, FEEDBACK, {**late, "@timestamp": timestamp(NOON)})  # another replica had it in its spool
     assert people.accepted() == {} and people.waiting() == []
-    emit(people.config.events, FEEDBACK, late)
-    assert people.accepted() == {} and [row.question for row in people.waiting()] == [TOPICS[1]]
 
 
 def test_the_review_page_over_http(people: People, client: TestClient) -> None:

@@ -17,7 +17,6 @@ import polars as pl
 import pyarrow as pa
 
 from llmops.config import Template
-from llmops.data.annotate.names import place_of
 from llmops.data.annotate.prose import qa_pairs
 from llmops.data.text.comparable import comparable
 from llmops.data.text.headings import path
@@ -37,17 +36,17 @@ def _columns(numbers: str, texts: str) -> pa.Schema:
 #: The tables of a run. `own` is what is compared instead of question and answer, see `Candidate.own`.
 TABLES = {
     "candidates": _columns(
-        "row place answered_at",
-        "document source location position licence id question answer context group wording own_question own_answer",
+        "row",
+        "document documents source location position licence id question answer context group wording own_question "
+        "own_answer",
     ),
     "dropped": schema(Dropped),
     "found": _columns("question answer context", "place document entity"),  # by a `Redactor`
     # by earlier runs
-    "tested": _columns("number", "id wording group compared interval source question answer example"),
+    "tested": _columns("number", "id wording group compared documents interval source question answer example"),
     "wordings": pa.schema([("number", pa.int64()), *schema(Document)]),
     "asked": _columns("number side", "asked new"),
-    "answered": _columns("row place", "asked answer context group licence"),
-    "named": pa.schema([("row", pa.int64()), ("names", pa.binary())]),  # by `names.note`
+    "answered": _columns("row", "document asked answer context group licence"),
 }
 
 
@@ -61,7 +60,7 @@ class Candidate:
     context: str
     group: str  #: empty: grouped by the answer
     own: tuple[str, str] | None = None  #: the row's values in a template's question and answer; None: no template
-    answered_at: int | None = None  #: of another wording: the place (`names.place_of`) whose answer it has
+    documents: str = ""  #: ids of all that it is made of, where that is more than `document`; spaces between
 
 
 class Made(NamedTuple):
@@ -192,7 +191,7 @@ class Wordings:
             {
                 "row": row, "asked": content_id(comparable(c.question, closing=False)), "answer": c.answer,
                 "context": c.context,
-                "group": c.group, "licence": c.document.licence, "place": place_of(c.document),
+                "group": c.group, "licence": c.document.licence, "document": c.document.id,
             }
             for row, c in enumerate(made, self._answered)
         ]  # fmt: skip
@@ -212,7 +211,7 @@ class Wordings:
             FROM (SELECT number, side, asked FROM asked) a JOIN (SELECT row, asked FROM answered) o USING (asked)""")
         query = """
             SELECT w.*, a.new, o.answer AS its_answer, o.context AS its_context, o.group AS its_group,
-                o.licence AS its_licence, o.place AS its_place, p.rank
+                o.licence AS its_licence, o.document AS its_document, p.rank
             FROM pairs p JOIN asked a USING (number, side) JOIN wordings w USING (number)
             JOIN answered o ON o.row = p.row"""
         made: list[Candidate] = []
@@ -222,7 +221,7 @@ class Wordings:
                 licence = joined_licences(row["its_licence"], document.licence)
                 where = replace(origin(document), licence=licence)
                 texts = (row["new"], row["its_answer"], row["its_context"], row["its_group"])
-                made.append(Candidate(where, *texts, answered_at=row["its_place"]))
+                made.append(Candidate(where, *texts, documents=f"{document.id} {row['its_document']}"))
             if len(made) >= BATCH:
                 yield made
                 made = []

@@ -15,7 +15,6 @@ import polars as pl
 from llmops.config import Annotate
 from llmops.data.annotate.candidates import Candidate, drop_rows
 from llmops.data.annotate.decontaminate import in_batches, overlaps_of, same_words
-from llmops.data.annotate.names import joined, place_of
 from llmops.data.annotate.past import SHOWN, TEST, TRAIN, VALIDATION, Entry, Ledger, Past, compared, key, shown_text
 from llmops.data.annotate.redact import Redactor
 from llmops.data.annotate.split import SPLIT, Claim, keyed, splits
@@ -57,7 +56,7 @@ class Candidates:
                     "location": c.document.location, "position": c.document.position, "id": id_, "wording": wording,
                     "question": c.question, "answer": c.answer, "context": c.context, "group": group,
                     "own_question": c.own[0] if c.own else None, "own_answer": c.own[1] if c.own else None,
-                    "place": place_of(c.document), "answered_at": c.answered_at,
+                    "documents": c.documents or c.document.id,
                 }
                 for row, c, id_, group, wording in zip(rows, made, ids, groups, wordings, strict=True)
             ],
@@ -94,22 +93,19 @@ def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past
     return _decontaminated(items, work, config, past)
 
 
-def examples(
-    items: pl.DataFrame, work: WorkTables, split: str, more: str = "", join: str = ""
-) -> Iterator[pl.DataFrame]:
+def examples(items: pl.DataFrame, work: WorkTables, split: str, more: str = "") -> Iterator[pl.DataFrame]:
     """The examples of one split with the fields of `Example`, sorted by id, some at a time.
 
     Args:
         items: as `split_items` gives them.
         split: the split.
-        more: further columns of the table of candidates `c`, in SQL, or of what is joined.
-        join: what is joined.
+        more: further columns of the table of candidates `c`, in SQL.
     """
     chosen = items.filter(pl.col("split") == split).sort("id", "row").select("row", "split", "interval")
     chosen = chosen.with_columns(pl.col("split").cast(pl.String), pl.int_range(pl.len()).alias("rank"))
     columns = ", ".join(f'{"chosen" if name == "split" else "c"}."{name}"' for name in _COLUMNS)
     work.replace("chosen", chosen.to_arrow())
-    query = f"SELECT {columns}, interval, rank{more} FROM candidates c JOIN chosen USING (row) {join}"
+    query = f"SELECT {columns}, interval, rank{more} FROM candidates c JOIN chosen USING (row)"
     for table in work.ranked(query, len(chosen)):
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
@@ -117,11 +113,11 @@ def examples(
 
 
 def entries(new: pl.DataFrame, work: WorkTables, config: Annotate) -> Iterator[Entry]:
-    """New items, as the ledger keeps them, when `names.note` has noted who they name."""
+    """New items, as the ledger keeps them."""
     rendered = "c.own_question IS NOT NULL AS rendered"
-    more = f", c.document, c.wording, {compared(config)} AS compared, {shown_text(config)} AS shown, {rendered}, names"
+    more = f", c.documents, c.wording, {compared(config)} AS compared, {shown_text(config)} AS shown, {rendered}"
     for split in (TRAIN, VALIDATION, TEST):
-        for frame in examples(new, work, split, more, "LEFT JOIN names USING (row)"):
+        for frame in examples(new, work, split, more):
             for row in frame.iter_rows(named=True):
                 yield _entry(row)
 
@@ -280,8 +276,7 @@ def _entry(row: dict[str, Any]) -> Entry:
         split=example.split,
         compared=row["compared"] + (SHOWN + row["shown"] if row["rendered"] and example.split != TEST else ""),
         example=example if example.split == TEST else None,
-        document=row["document"],
-        names=joined(*(row["names"] or ())),
+        documents=row["documents"],
     )
 
 
@@ -293,4 +288,4 @@ def _candidate(entry: Entry) -> Candidate:
     document = Document(
         id=entry.id, source=e.source, location=e.location, position=position, licence=e.licence, group=entry.group
     )
-    return Candidate(document, e.question, e.answer, e.context, entry.group, (entry.compared, ""))
+    return Candidate(document, e.question, e.answer, e.context, entry.group, (entry.compared, ""), entry.documents)

@@ -2,8 +2,7 @@
 
 Each run of a scope (all that makes a frozen test another one) gets the next number, and reads what the runs with
 smaller numbers wrote. So a run that is repeated reads what it read then, and gives the same bytes whatever ran since.
-Rows are only added, in one transaction with the run's number; only an erasure takes some out. What no run reads, the
-hashes of names, grows when a row names more than it did.
+Rows are only added, in one transaction with the run's number; only an erasure takes some out, by the ids of documents.
 
 A run that would read more than an earlier one, but is given what that one was given, is that one: its plan is the
 artifact that is there. So a day without change makes nothing.
@@ -12,17 +11,15 @@ artifact that is there. So a day without change makes nothing.
 from __future__ import annotations
 
 import json
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from llmops.config import Annotate
-from llmops.data.annotate import names
-from llmops.data.annotate.past import SHOWN, TEST, Entry, Names
+from llmops.data.annotate.past import SHOWN, TEST, Entry
 from llmops.data.worktables import batched
 from llmops.errors import StateError, TransientError
 from llmops.records import Example, content_id
@@ -31,7 +28,6 @@ from llmops.state.database import Database, database_at
 from llmops.state.tables import split_entries, split_runs
 
 BATCH = 20_000  #: rows that are read or written at once: bounds memory, not the result
-IDS = 500  #: ids that are asked for together
 _DECIDES = ("split_by", "seed", "test", "validation", "test_sources")  #: fields of annotate
 
 
@@ -42,7 +38,6 @@ class Run(NamedTuple):
     interval: str
     fingerprint: str
     read: str  #: hash of all that it read
-    salt: bytes  #: of the hashes in the ledger; none: it keeps none yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,6 @@ class SplitLedger:
     interval: str
     read: str  #: hash of the runs that it reads
     fingerprint: str  #: of the annotate artifact that it makes
-    salt: bytes = field(repr=False)  #: of the hashes of names
 
     @property
     def written(self) -> bool:
@@ -71,7 +65,7 @@ class SplitLedger:
         if not runs:
             return
         where = (split_entries.c.scope == self.scope) & (split_entries.c.number <= len(runs))
-        columns = [column for column in split_entries.c if column.name not in ("scope", "compared", "names")]
+        columns = [column for column in split_entries.c if column.name not in ("scope", "compared")]
         compared = sa.case((split_entries.c.split == TEST, split_entries.c.compared), else_="").label("compared")
         when = {run.number: (run.interval, run.number) for run in runs}
         for number in sorted(when, key=lambda number: when[number]):
@@ -80,8 +74,9 @@ class SplitLedger:
                 for row in rows:
                     example = Example(**row.example) if row.example else None
                     yield Entry(
-                        number, when[number][0], row.id, row.wording, row.group, row.split, row.compared, example
-                    )
+                        number, when[number][0], row.id, row.wording, row.group, row.split, row.compared, example,
+                        row.documents,
+                    )  # fmt: skip
 
     def trained(self) -> Iterator[Sequence[str]]:
         """See `Ledger`; raises what `entries` does."""
@@ -93,14 +88,12 @@ class SplitLedger:
         for rows in _pages(known, query.where(where, split_entries.c.split != TEST)):
             yield [text for row in rows for text in row.compared.split(SHOWN)]
 
-    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
+    def write(self, entries: Iterable[Entry]) -> None:
         """See `Ledger`. A run that has written is not written again.
 
         Raises:
             TransientError: if another run has written since this one's plan.
         """
-        if again:  # before the run is there: when this is killed, it is done again
-            _add_names(database_at(self.database), self.scope, again)
         with database_at(self.database).change() as connection:
             runs = _read(connection, self.scope)
             if any(run.fingerprint == self.fingerprint for run in runs):
@@ -110,7 +103,7 @@ class SplitLedger:
                     "Another run of annotate has decided on tested items meanwhile; run annotate again, so that it "
                     "honours them."
                 )
-            run = Run(len(runs) + 1, self.interval, self.fingerprint, self.read, self.salt)
+            run = Run(len(runs) + 1, self.interval, self.fingerprint, self.read)
             insert(connection, self.scope, run, entries, by="annotate")
 
     def _runs(self) -> tuple[Database, list[Run]]:
@@ -144,15 +137,14 @@ def planned(
     """
     scope = scope_of(model, config.model_dump(mode="json"))
     runs = runs_of(database_at(database), scope)
-    salt = next((run.salt for run in runs if run.salt), b"") or secrets.token_bytes(16)
     own = [run for run in reversed(runs) if run.interval == interval]
     before = [run for run in runs if run.interval <= interval]
     last = [run for run in before[-1:] if run.interval == max(one.interval for one in before)]
     for run in [*own, *last]:
         if fingerprint(run.read) == run.fingerprint:
-            return SplitLedger(database, scope, run.interval, run.read, run.fingerprint, salt)
+            return SplitLedger(database, scope, run.interval, run.read, run.fingerprint)
     read = _digest(scope, runs)
-    return SplitLedger(database, scope, interval, read, fingerprint(read), salt)
+    return SplitLedger(database, scope, interval, read, fingerprint(read))
 
 
 def scope_of(model: str, config: Mapping[str, Any]) -> str:
@@ -194,7 +186,7 @@ def _read(connection: sa.Connection, scope: str) -> list[Run]:
     runs: list[Run] = []
     read = _digest(scope, ())
     for row in connection.execute(query):
-        runs.append(Run(row.number, row.interval, row.fingerprint, read, row.salt or b""))
+        runs.append(Run(row.number, row.interval, row.fingerprint, read))
         read = content_id(read, row.interval, row.fingerprint)
     return runs
 
@@ -216,49 +208,16 @@ def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[En
         by: who adds it, for the audit.
     """
     key = {"scope": scope, "number": run.number}
-    row = {**key, "interval": run.interval, "fingerprint": run.fingerprint, "salt": run.salt}
+    row = {**key, "interval": run.interval, "fingerprint": run.fingerprint}
     connection.execute(sa.insert(split_runs).values(row))
     counts = Counter[str]()
     for some in batched(entries, BATCH):
-        carried = _carried_names(connection, scope, run, some)
-        connection.execute(sa.insert(split_entries), [key | _row(entry, carried) for entry in some])
+        connection.execute(sa.insert(split_entries), [key | _row(entry) for entry in some])
         counts.update(entry.split for entry in some)
     fields = {"scope": scope, "interval": run.interval, **counts}
     audit.note(connection, "split", by=by, target=run.fingerprint, fields=fields)
 
 
-def _add_names(database: Database, scope: str, again: Names) -> None:
-    """Add hashes of names to the entries of a scope."""
-    if database.absent:
-        return
-    c = split_entries.c
-    for rows in _pages(database, sa.select(c.number, c.id, c.names).where(c.scope == scope)):
-        more = again([row.id for row in rows])
-        grown = [(row, names.joined(row.names or b"", more[row.id])) for row in rows if row.id in more]
-        keys = ({"key_number": row.number, "key_id": row.id, "names": all_} for row, all_ in grown if all_ != row.names)
-        if changes := list(keys):
-            own = (c.scope == scope, c.number == sa.bindparam("key_number"), c.id == sa.bindparam("key_id"))
-            with database.change() as connection:
-                connection.execute(sa.update(split_entries).where(*own).values(names=sa.bindparam("names")), changes)
-
-
-def _carried_names(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry]) -> dict[str, bytes]:
-    """Of entries that carry on tested ones, redacted anew, the hashes that those had: id → hashes."""
-    of = {entry.document: entry for entry in entries if entry.split == TEST}
-    query = sa.select(*(split_entries.c[name] for name in ("id", "compared", "example", "names")))
-    query = query.where(split_entries.c.scope == scope, split_entries.c.number < run.number)
-    found = dict[str, bytes]()
-    for ids in batched(sorted(of), IDS) if run.number > 1 else ():
-        asked = query.where(split_entries.c.split == TEST, split_entries.c.id.in_(ids))
-        for row in connection.execute(asked).all():
-            entry = of[row.id]
-            now = names.said(entry.compared, asdict(entry.example) if entry.example else None)
-            more = names.raised(row.names or b"", names.said(row.compared, row.example), now, run.salt)
-            found[entry.id] = names.joined(found.get(entry.id, b""), more)
-    return found
-
-
-def _row(entry: Entry, carried: Mapping[str, bytes]) -> dict[str, Any]:
-    row = {name: value for name, value in entry._asdict().items() if name not in ("run", "interval", "document")}
-    kept = names.joined(entry.names, carried.get(entry.id, b""))
-    return row | {"example": asdict(entry.example) if entry.example else None, "names": kept}
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {name: value for name, value in entry._asdict().items() if name not in ("run", "interval")}
+    return row | {"example": asdict(entry.example) if entry.example else None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -35,19 +35,13 @@ class Entry(NamedTuple):
     #: by which near twins are found, maybe two, see `SHOWN`; empty where `Ledger.entries` gives it of no tested example
     compared: str
     example: Example | None  #: if it is tested
-    # Empty where `Ledger.entries` gives it:
-    document: str = ""  #: id of what it was made of: a document, or a tested entry that is carried on
-    names: bytes = b""  #: hashes of what names somebody in the documents that it was made of, see `names`
-
-
-Names = Callable[[Sequence[str]], Mapping[str, bytes]]  #: ids of examples → the `names` of those that have some
+    documents: str  #: ids of the documents that it was made of, with spaces between: by these an erasure finds it
 
 
 class Ledger(Protocol):
     """The entries of earlier runs, and a place for those of this one."""
 
     interval: str  #: of this run
-    salt: bytes  #: of the hashes of names; empty: nothing is kept
 
     def entries(self) -> Iterable[Entry]:
         """Those of earlier runs, ordered by interval and run."""
@@ -55,15 +49,14 @@ class Ledger(Protocol):
     def trained(self) -> Iterator[Sequence[str]]:
         """The compared texts of all that was trained or validated with, some at a time; also those that it shows."""
 
-    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
-        """Write down what is new in this run, and add to earlier entries the names of what it has again."""
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Write down what is new in this run."""
 
 
 class Unwritten:
     """A ledger that holds nothing and keeps nothing: of examples that are made once, for no model."""
 
     interval = ""
-    salt = b""
 
     def entries(self) -> Iterable[Entry]:
         return ()
@@ -71,7 +64,7 @@ class Unwritten:
     def trained(self) -> Iterator[Sequence[str]]:
         return iter(())
 
-    def write(self, entries: Iterable[Entry], again: Names | None = None) -> None:
+    def write(self, entries: Iterable[Entry]) -> None:
         return None
 
 
@@ -97,6 +90,7 @@ def shown_text(config: Annotate) -> str:
     return "c.question" if config.split_by == "wording" else "c.question || chr(10) || c.answer"
 
 
+_TESTED = ("id", "wording", "group", "compared", "documents", "interval")  #: of an entry, in the table `tested`
 _ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": pl.Boolean, "run": pl.UInt32}
 
 
@@ -132,7 +126,7 @@ class Past:
                 [
                     {
                         "number": number + at,
-                        **{name: getattr(e, name) for name in ("id", "wording", "group", "compared", "interval")},
+                        **{name: getattr(e, name) for name in _TESTED},
                         **{name: getattr(e.example, name) for name in ("source", "question", "answer")},
                         "example": json.dumps(asdict(e.example)) if e.example else None,
                     }
@@ -208,8 +202,8 @@ class Past:
             JOIN (SELECT number, row_number() OVER (ORDER BY wording, number) - 1 AS rank
                   FROM (SELECT number, wording FROM tested JOIN old USING (number))) r USING (number)"""
         for row in work.ranked_rows(query, len(numbers)):
-            example = Example(**json.loads(row["example"]))
-            yield Entry(0, row["interval"], row["id"], row["wording"], row["group"], TEST, row["compared"], example)
+            known = {name: row[name] for name in _TESTED}
+            yield Entry(run=0, split=TEST, example=Example(**json.loads(row["example"])), **known)
 
     def new(self, items: pl.DataFrame) -> pl.DataFrame:
         """What is new in a run: what it trains and validates with for the first time, and the tested questions that

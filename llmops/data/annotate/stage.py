@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from llmops import prompts
 from llmops.config import Annotate
-from llmops.data.annotate import names, quality
+from llmops.data.annotate import quality
 from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
 from llmops.data.annotate.examples import Candidates, entries, examples, split_items
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten, compared
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten
 from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within
@@ -83,10 +83,7 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
             _write(out / f"{split}.parquet", Example, (frame.to_arrow() for frame in frames))
         _write_text(out / "train.txt", examples(items, work, TRAIN))
         new = past.new(items)
-        if ledger.salt:
-            documents = _documents(sorted((clean / "documents").glob("*.parquet")), work)
-            names.note(items, documents, work, compared(config), ledger.salt)
-        ledger.write(entries(new, work, config), names.again(items, new, work))
+        ledger.write(entries(new, work, config))
         first = new.filter(pl.col("split") == TEST).join(past.since, "id", "anti")
         return {
             **{split: sizes[split] for split in (TRAIN, VALIDATION, TEST)},

@@ -17,20 +17,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from itertools import islice
-from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from llmops.artifacts import locked
 from llmops.code_version import code_version
 from llmops.config import Source
+from llmops.data.collect.extract_rows import COPIED, LEFT_OUT, write
 from llmops.data.collect.files import SourceFile
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.libraries import libraries
@@ -40,16 +38,11 @@ from llmops.data.collect.readers.origin import Item, Items, Origin
 from llmops.data.collect.workers import in_processes
 from llmops.data.feedback.rows import Review
 from llmops.data.remote import RemoteFile, expand
-from llmops.data.row_file import RowFile
 from llmops.errors import SourceUnavailableError
-from llmops.records import Document, Dropped, content_id
+from llmops.records import content_id
 from llmops.schedule import intervals
 from llmops.schedule.transient import is_full
 from llmops.state import file_hashes
-
-LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
-BATCH = 1000  #: rows that are held as Python objects,
-COPIED = 10_000  #: and as Arrow columns, at a time
 
 #: Bytes that one process reads in a second, by kind, to tell whether several are worth their start.
 SPEED = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
@@ -58,11 +51,6 @@ WORTH_S = 6.0  #: seconds of reading
 #: Time after the end of a period in which rows of it may still come: by late commits, or from a database whose clock is
 #: in another zone. Until it has passed, every run asks for the period again.
 SETTLE = timedelta(days=1)
-
-_DOCUMENT = [f.name for f in fields(Document)]
-_DROPPED = [f.name for f in fields(Dropped)]
-_NAMES = list(dict.fromkeys(_DOCUMENT + _DROPPED))
-SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _NAMES])
 
 Period = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
 
@@ -218,18 +206,8 @@ class Extracts:
                 broken.append(error)
                 yield origin.dropped("file", "unreadable", error.strerror or str(error))
 
-        with RowFile(path, SCHEMA) as out:
-            rows = iter(self.forgotten.without(readable()))
-            while batch := list(islice(rows, BATCH)):
-                columns = zip(*(_values(item) for item in batch), strict=True)
-                out.add(pa.table([pa.array(column, pa.string()) for column in columns], schema=SCHEMA))
+        write(path, self.forgotten.without(readable()))
         return not broken
-
-
-def extract_rows(path: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of one extract, in its order."""
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(COPIED)
 
 
 def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
@@ -286,14 +264,3 @@ def _database(origin: Origin, environ: Mapping[str, str]) -> str:
 def _key(source: Source, reader: str, *parts: str) -> str:
     how = {k: v for k, v in source.hashed().items() if k not in ("location", "connection")}
     return content_id(json.dumps(how, sort_keys=True), code_version(reader), *parts)
-
-
-_NOTHING_WRONG = ("",) * (len(_NAMES) - len(_DOCUMENT))  #: rule, detail and content of a document
-_document_values, _dropped_values = attrgetter(*_DOCUMENT), attrgetter(*_DROPPED)
-
-
-def _values(item: Item) -> tuple[str, ...]:
-    if isinstance(item, Document):
-        return *_document_values(item), *_NOTHING_WRONG
-    known = dict(zip(_DROPPED, _dropped_values(item), strict=True)) if item else {"rule": LEFT_OUT}
-    return tuple(known.get(name, "") for name in _NAMES)

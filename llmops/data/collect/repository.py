@@ -69,6 +69,42 @@ def upload(
         raise kind(f"Repository: {error}") from None
 
 
+def intervals(repository: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the intervals that the repository has partitions of; raises what `read` does."""
+    names = _Partition(f"{repository.rstrip('/')}/documents", environ).names()
+    return sorted(name.removeprefix("interval=") for name in names if name.startswith("interval="))
+
+
+def read(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> list[bytes]:
+    """Return the parts of a partition, each a Parquet file; none if it is not whole.
+
+    Raises:
+        SourceError: if the repository cannot be reached.
+    """
+    partition = _Partition(f"{repository.rstrip('/')}/documents/interval={interval}", environ)
+    if MANIFEST not in partition.names():
+        return []
+    return [partition.get(part["name"]) for part in json.loads(partition.get(MANIFEST))["parts"]]
+
+
+def clear(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Delete the parts of a partition that killed uploads left: its manifest does not name them.
+
+    Raises:
+        SourceError: if the repository cannot be reached.
+    """
+    partition = _Partition(f"{repository.rstrip('/')}/documents/interval={interval}", environ)
+    there = partition.names()
+    named = json.loads(partition.get(MANIFEST))["parts"] if MANIFEST in there else []
+    _clear(partition, there - {part["name"] for part in named})
+
+
+def _clear(partition: _Partition, names: set[str]) -> None:
+    for name in names:
+        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
+            partition.remove(name)
+
+
 def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[str, Any]:
     there, parts, sent = partition.names(), [], 0
     with pq.ParquetFile(documents) as file:
@@ -86,9 +122,7 @@ def _upload(documents: Path, partition: _Partition, interval: str) -> Mapping[st
     ).encode()
     if MANIFEST not in there or not partition.holds(MANIFEST, manifest):
         partition.put(MANIFEST, manifest)
-    for name in there - {part["name"] for part in parts}:
-        if _PART.fullmatch(name) or _PARTIAL.fullmatch(name):
-            partition.remove(name)
+    _clear(partition, there - {part["name"] for part in parts})
     size = sum(part["bytes"] for part in parts)
     log.info("repository: %d of %d parts sent to %s", sent, len(parts), partition.shown)
     return {"parts": len(parts), "bytes": size, "sent": sent}
@@ -124,8 +158,12 @@ class _Partition:
         known = (md5(info), str(info.get("ETag", "")).strip('"'))
         if hashlib.md5(data, usedforsecurity=False).hexdigest() in known:
             return True
+        return self.get(name) == data
+
+    def get(self, name: str) -> bytes:
+        """Return the content of a file."""
         stored: bytes = self._ask(lambda files, folder: files.cat_file(f"{folder}/{name}"))
-        return stored == data
+        return stored
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all, and look whether it is there as it was sent."""

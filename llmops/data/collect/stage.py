@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 from llmops import machine
 from llmops.config import Collect, Source
 from llmops.data.collect import forgotten, repository
-from llmops.data.collect.extracts import LEFT_OUT, Extracts, extract_rows, merged_periods
+from llmops.data.collect.extract_rows import LEFT_OUT, extract_rows
+from llmops.data.collect.extracts import Extracts, merged_periods
 from llmops.data.collect.files import content_of, matching_files
+from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.readers.origin import Origin
 from llmops.data.collect.readers.pages import repeated
 from llmops.data.credentials import environment
@@ -28,6 +30,7 @@ from llmops.data.row_file import RowFile
 from llmops.data.text.comparable import comparable
 from llmops.errors import SourceError, SourceUnavailableError, TransientError
 from llmops.records import Document, Dropped, schema, write_table
+from llmops.state.database import database_at
 from llmops.state.file_hashes import remembered
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
     """Read all sources of `config` for the data interval `interval` (an ISO date).
 
     `sources` is the content that is to be read (`files.content`); empty: whatever there is. `database` is the URL of
-    the one of what is decided, which holds what users have said.
+    the one of what is decided, which holds what users have said and who is forgotten.
 
     Writes `documents.parquet` and `quarantine.parquet`, where feedback is a source `pairs.parquet`, too, and puts the
     documents into the repository, if there is one.
@@ -75,11 +78,12 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
     problems: list[SourceError] = []
     hears = any(source.kind == "feedback" for source in config.sources)
     said = feedback.trained(database, interval) if hears else []
+    gone = (forgotten.keyed if said else forgotten.load)(database_at(database)) if database else Forgotten()
     with RowFile(out / "documents.parquet", schema(Document)) as documents:
         with RowFile(out / "quarantine.parquet", schema(Dropped)) as quarantine:
             for number, source in enumerate(config.sources, start=1):
                 try:
-                    found = _collect(source, config, interval, documents, quarantine, out, database, said)
+                    found = _collect(source, config, interval, documents, quarantine, out, database, said, gone)
                 except SourceError as error:
                     problems.append(error)
                     continue
@@ -118,6 +122,7 @@ def _collect(
     out: Path,
     database: str,
     said: Sequence[Review],
+    gone: Forgotten,
 ) -> SourceCounts:
     """Copy what one source holds, file by file in the order of their names, and count it.
 
@@ -129,12 +134,11 @@ def _collect(
     copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
     with TemporaryDirectory(prefix=".scratch-", dir=out) as folder:
         scratch = Path(folder)
-        extracts = Extracts(config.cache, scratch, database, forgotten.load(config.forgotten))
+        extracts = Extracts(config.cache, scratch, database, gone)
         if source.kind == "feedback":
             counts.read, counts.versions = 1, [(feedback.LOCATION, feedback.version_of(said))]
             origin = Origin(source, feedback.LOCATION, interval)
-            hashed = forgotten.hasher(config.forgotten)
-            path = extracts.of_feedback(said, origin, lambda prefix: hashed(prefix, "key"))
+            path = extracts.of_feedback(said, origin, gone.hash)
             copy(extract_rows(path))
             _write_pairs(source, said, path, out / "pairs.parquet")
             return counts

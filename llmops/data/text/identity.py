@@ -8,8 +8,6 @@ gaps of a phone number.
 
 The places in a text where an identifier could stand are found without knowing it, from its shape alone. So who has the
 identifier finds a person by it, and who only has a keyed hash of it finds the same by hashing what stands there.
-
-Where the text is not kept, `terms` tells what to keep hashes of, so that any identifier is still found by `needed`.
 """
 
 from __future__ import annotations
@@ -19,11 +17,10 @@ import unicodedata
 from bisect import bisect
 from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from llmops.data.text.comparable import characters
-from llmops.data.text.spellings import forms, read
+from llmops.data.text.spellings import read
 from llmops.data.text.words import UNSPACED
 
 _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
@@ -33,7 +30,6 @@ _PHONE = re.compile(r"\+?[\d\s().\-/]+")
 _PHONE_DIGITS = 7  #: fewer are no phone number
 _MOST_DIGITS = 20  #: more are none either, with every prefix there is
 _BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: what may stand between two groups of digits of a phone number
-_JOINING = (*"-.+,",)  #: signs that may join an identifier to something longer
 _ALONE = f"{UNSPACED[1:-1]}\uac00-\ud7a3"  #: characters that are words by themselves
 _ALONE_THERE = re.compile(f"[{_ALONE}]")
 _SYLLABLE = "\u3005"  #: from here on, each of `_ALONE` is a syllable or a word of its own
@@ -44,9 +40,6 @@ class Shape(NamedTuple):
 
     kind: Literal["mail", "name", "number", "phone"]
     size: int  #: its words (a mail address has one before and two or more after its @); of a phone number, the digits
-
-
-_ANY_MAIL, _ANY_NAME = Shape("mail", 1), Shape("name", 1)
 
 
 def identifier(text: str) -> tuple[Shape, str]:
@@ -95,11 +88,6 @@ def runs(text: str, shapes: Iterable[Shape]) -> Iterator[tuple[Shape, list[tuple
 
 def whole(text: str, start: int, end: int, shape: Shape) -> bool:
     """Whether what stands at a place is no part of something longer: `jones` of `smith-jones`, `50` of `7.50`."""
-    return all(_open(text, start, end, shape))
-
-
-def _open(text: str, start: int, end: int, shape: Shape) -> tuple[bool, bool]:
-    """Whether a place is no part of something longer on its left, and on its right."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     word = _words(before + after)
     left, right = not (before and word.match(before[-1])), not (after and word.match(after))
@@ -110,7 +98,7 @@ def _open(text: str, start: int, end: int, shape: Shape) -> tuple[bool, bool]:
         left = False
     if len(after) == 2 and word.match(after[1]) and _joins(after[0], after[1], shape, "-."):
         right = False
-    return left, right
+    return left and right
 
 
 def _parts(some: str) -> bool:
@@ -126,42 +114,6 @@ def _joins(sign: str, beyond: str, shape: Shape, of_mail: str) -> bool:
 def compared(found: str, shape: Shape) -> str:
     """What stands at a place, in lower case, as it is compared with identifiers."""
     return _NO_DIGIT.sub("", found) if shape.kind == "phone" else " ".join(found.split())
-
-
-def terms(text: str) -> set[str]:
-    """What a text has to be asked for so that an identifier is found in it: the terms that it `needed` are all there.
-
-    These are its words, its pairs of neighbouring words with the signs between them, each with what may begin and end
-    there (`whole`), and what could be a phone number. Of an identifier of three or more words a text seems to have it
-    that has all of its pairs, but not in a row.
-    """
-    found = set[str]()
-    for form in forms(text):
-        lower = " ".join(form.casefold().split())
-        places = [match.span() for match in _words(lower).finditer(lower)]
-        edges = [_edges(lower, start, end) for start, end in places]
-        found |= {_term(*edge, lower[start:end]) for (start, end), edge in zip(places, edges, strict=True)}
-        for one, other in pairwise(range(len(places))):
-            found.add(_term(edges[one][0], edges[other][1], lower[places[one][0] : places[other][1]]))
-        found |= {_number(number) for number in _numbers(lower)}
-    return found
-
-
-def needed(shape: Shape, plain: str) -> list[tuple[str, ...]]:
-    """The terms of an identifier, as `identifier` gives it: of each tuple a text must have one."""
-    if shape.kind == "phone":
-        return [(_number(plain),)]
-    places = [match.span() for match in _words(plain).finditer(plain)]
-    parts = [plain[one[0] : other[1]] for one, other in pairwise(places)] or [plain]
-    inside, outside = "012", "2" if shape.kind == "mail" else "12"
-    return [
-        tuple(
-            _term(left, right, part)
-            for left in (outside if number == 0 else inside)
-            for right in (outside if number == len(parts) - 1 else inside)
-        )
-        for number, part in enumerate(parts)
-    ]
 
 
 def location_names(location: str) -> set[str]:
@@ -187,35 +139,6 @@ def _phones(text: str, size: int) -> Iterator[tuple[int, int]]:
             digits, end = digits + last - follows, last
         if digits == size:
             yield start, end
-
-
-def _numbers(text: str) -> Iterator[str]:
-    """The digits of all that could be a phone number in a text."""
-    groups = [match.span() for match in _DIGITS.finditer(text)]
-    for first, (start, end) in enumerate(groups):
-        digits = text[start:end]
-        for follows, last in [*groups[first + 1 :], (len(text), len(text))]:
-            if _PHONE_DIGITS <= len(digits) <= _MOST_DIGITS and whole(text, start, end, Shape("phone", len(digits))):
-                yield digits
-            if len(digits) >= _MOST_DIGITS or not _BETWEEN.fullmatch(text, end, follows):
-                break
-            digits, end = digits + text[follows:last], last
-
-
-def _edges(text: str, start: int, end: int) -> tuple[str, str]:
-    """What may begin and what may end at a word: "2": any identifier, "1": any but a mail address, "0": none."""
-    if text[start - 1 : start] not in _JOINING and text[end : end + 1] not in _JOINING:
-        return "2", "2"
-    mail, other = (_open(text, start, end, shape) for shape in (_ANY_MAIL, _ANY_NAME))
-    return str(mail[0] + other[0]), str(mail[1] + other[1])
-
-
-def _term(left: str, right: str, words: str) -> str:
-    return f"{left}{right}{words}"
-
-
-def _number(digits: str) -> str:
-    return f"#{digits}"
 
 
 def _words(text: str) -> re.Pattern[str]:

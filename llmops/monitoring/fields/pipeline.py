@@ -97,10 +97,10 @@ FIELDS: tuple[Field, ...] = (
     *fields_of(
         ERASURE,
         fields=(
+            ("llmops.erasure.receipt", "long", "its number"),
             ("llmops.erasure.time", "date", ""),
-            ("llmops.erasure.documents", "long", ""),
-            ("llmops.erasure.rows", "long", ""),
-            ("llmops.erasure.online", "long", ""),
+            ("llmops.erasure.documents", "long", "rows of the sources"),
+            ("llmops.erasure.artifacts", "long", "that were deleted"),
             ("llmops.erasure.versions", "keyword", "models and versions that were taken back"),
             ("llmops.erasure.remaining", "long", "places that could not be reached"),
         ),

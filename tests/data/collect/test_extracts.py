@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.config import Collect, Source
-from llmops.data.collect import extracts
+from llmops.data.collect import extract_rows
 from llmops.data.collect import stage as collect
 from llmops.data.collect.readers import sql_rows
 from llmops.records import Document, Dropped, read_rows
@@ -46,7 +46,7 @@ def run(root: Path, interval: str, source: Source = ORDERS) -> dict[str, Any]:
     out = root / f"out-{interval}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    config = Collect(root=root, sources=(source,), cache=root / "cache", forgotten=root / "forgotten.json")
+    config = Collect(root=root, sources=(source,), cache=root / "cache")
     return dict(collect.run(config, interval=interval, out=out)["sources"]["orders"])
 
 
@@ -146,7 +146,7 @@ ROWS = st.lists(st.tuples(st.integers(1, 4), st.text("ab\n€", max_size=3), DAY
 def test_any_order_of_intervals_gives_the_same_bytes(rows: Rows, order: list[str], small: bool) -> None:
     rows = [*rows, (9, "always", "2026-01-01")]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extracts, "BATCH", 2 if small else 1000)
+        patch.setattr(extract_rows, "BATCH", 2 if small else 1000)
         root = Path(folder)
         fill(root, rows)
         for interval in order:

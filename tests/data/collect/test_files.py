@@ -48,7 +48,7 @@ def source(location: str, **more: Any) -> Source:
 
 
 def configured(root: Path, *sources: Source) -> Collect:
-    return Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json")
+    return Collect(root=root, sources=sources, cache=root / "cache")
 
 
 def run(root: Path, location: str, interval: str = DAY, **more: Any) -> tuple[dict[str, int], list[Document]]:

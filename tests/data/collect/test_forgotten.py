@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,19 +15,25 @@ from llmops.data.collect import forgotten
 from llmops.data.collect.forgotten import Forgotten
 from llmops.data.text.identity import identifier
 from llmops.erasure.subject import Subject
-from llmops.errors import ArtifactError
 from llmops.records import Document, Dropped
+from llmops.state.database import Database
 
 PEOPLE = ("ana.li@example.org", "Ana Li", "C-10234", "+49 30 1234567", "Seán O’Brien", "मरिया सिंह", "10234")
 
 
 def listed(*people: str) -> Forgotten:
-    """A list with these persons, as it is read from its file."""
+    """A list with these persons, as it is read from its database."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "forgotten.json"
+        return known(f"sqlite:///{folder}/state.db", *people)
+
+
+def known(url: str, *people: str, rows: Iterable[tuple[str, str]] = ()) -> Forgotten:
+    database = Database(url)
+    forgotten.keyed(database)
+    with database.change() as connection:
         for person in people:
-            forgotten.add(path, (), identifier(person))
-        return forgotten.load(path)
+            forgotten.add(connection, *identifier(person), rows)
+    return forgotten.load(database)
 
 
 ALL = listed(*PEOPLE)
@@ -92,9 +99,7 @@ def test_a_number_of_a_row_is_no_customer_number_but_a_key_is_and_names_are_hidd
 
 
 def test_a_row_with_a_key_stays_out_without_the_name(tmp_path: Path) -> None:
-    path = tmp_path / "forgotten.json"
-    forgotten.add(path, [forgotten.hasher(path)(said("Ana Li has 10 points", "key 7"), "key")], identifier("Ana Li"))
-    list_ = forgotten.load(path)
+    list_ = known(f"sqlite:///{tmp_path / 'state.db'}", "Ana Li", "Ana Li", rows=[("s", "key 7"), ("s", "row 7")])
     assert not kept(list_, said("11 points", "key 7"))
     assert kept(list_, said("11 points", "key 70")) and kept(list_, said("11 points", "row 7"))
 
@@ -104,12 +109,3 @@ def test_a_conversation_goes_with_all_its_messages_and_the_next_one_stays() -> N
         (1, 1, "My cat?"), (1, 2, "Of Ana Li"), (1, 3, "Thanks!"), (2, 1, "Thanks!"),
     ]]  # fmt: skip
     assert [isinstance(row, Dropped) for row in ALL.without(rows)] == [True, True, True, False]
-
-
-@pytest.mark.parametrize("damage", ["{", '{"key": "xy", "rows": []}', '{"key": "00", "rows": 1}'])
-def test_a_damaged_list_is_an_error(tmp_path: Path, damage: str) -> None:
-    (tmp_path / "forgotten.json").write_text(damage)
-    with pytest.raises(ArtifactError, match="damaged"):
-        forgotten.load(tmp_path / "forgotten.json")
-    with pytest.raises(ArtifactError):
-        forgotten.add(tmp_path / "forgotten.json", ["x"])

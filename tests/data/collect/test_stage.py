@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,8 +13,9 @@ import pytest
 
 from llmops.config import Collect, Source
 from llmops.data import row_file
-from llmops.data.collect import extracts, forgotten
+from llmops.data.collect import extract_rows
 from llmops.data.collect import stage as collect
+from llmops.data.collect.forgotten import Forgotten
 from llmops.data.collect.readers.kinds import READERS
 from llmops.data.collect.readers.origin import Items, Origin
 from llmops.errors import SourceError
@@ -30,7 +30,7 @@ def source(name: str, kind: str, location: str, **more: object) -> Source:
 
 
 def settings(root: Path, *sources: Source, **more: object) -> Collect:
-    return Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json", **more)
+    return Collect(root=root, sources=sources, cache=root / "cache", **more)
 
 
 def run(
@@ -166,8 +166,8 @@ def test_documents_go_to_the_repository_once(root: Path) -> None:
 
 
 def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extracts, "BATCH", 3)
-    monkeypatch.setattr(extracts, "COPIED", 4)
+    monkeypatch.setattr(extract_rows, "BATCH", 3)
+    monkeypatch.setattr(extract_rows, "COPIED", 4)
     monkeypatch.setattr(row_file, "GROUP_ROWS", 5)
     numbers = [str(n) for n in range(23)]
     (root / "in" / "many.csv").write_text("q\n" + "\n".join(numbers) + "\n", encoding="utf-8")
@@ -200,7 +200,7 @@ def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(
         return item
 
     with monkeypatch.context() as patch:
-        patch.setattr(forgotten, "load", lambda _: SimpleNamespace(without=lambda items: map(interrupt, items)))
+        patch.setattr(Forgotten, "without", lambda _, items: map(interrupt, items))
         with pytest.raises(KeyboardInterrupt):
             run(root, *sources)
     assert not (root / "out" / "documents.parquet").exists()

@@ -38,7 +38,7 @@ def run(root: Path, *sources: Source) -> tuple[bytes, ...]:
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    config = Collect(root=root, sources=sources, cache=root / "cache", forgotten=root / "forgotten.json")
+    config = Collect(root=root, sources=sources, cache=root / "cache")
     metrics = collect.run(config, interval="2026-01-31", out=out)
     files = [out / "documents.parquet", out / "quarantine.parquet", *sorted((root / "cache").glob("*.parquet"))]
     return repr(metrics).encode(), *(path.read_bytes() for path in files)

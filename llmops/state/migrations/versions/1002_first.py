@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy import JSON, Column, Float, Integer, LargeBinary, Text
+from sqlalchemy import JSON, Column, Float, Integer, Text
 
 revision = "1002"
 down_revision = None
@@ -130,7 +130,6 @@ def upgrade() -> None:
         Column("number", Integer, primary_key=True),
         Column("interval", Text, nullable=False),
         Column("fingerprint", Text, nullable=False),
-        Column("salt", LargeBinary),
         sa.UniqueConstraint("scope", "fingerprint", name="one_run_a_fingerprint"),
     )
     op.create_table(
@@ -143,7 +142,23 @@ def upgrade() -> None:
         Column("split", Text, nullable=False),
         Column("compared", Text, nullable=False),
         Column("example", JSON),
-        Column("names", LargeBinary),
+        Column("documents", Text, nullable=False),
+    )
+    op.create_table(
+        "forgotten",
+        Column("scope", Text, primary_key=True),
+        Column("hash", Text, primary_key=True),
+        Column("mark", Integer),
+    )
+    op.create_table(
+        "erasures",
+        Column("number", Integer, primary_key=True),
+        Column("subject", Text, nullable=False),
+        Column("begun", Text, nullable=False),
+        Column("ended", Text, nullable=False),
+        Column("plan", JSON),
+        Column("receipt", JSON),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "alerts",
