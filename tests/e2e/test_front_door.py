@@ -30,7 +30,7 @@ def versions(home: Path, settings: dict[str, str]) -> None:
     registry = registry_of(load(settings["LLMOPS_CONFIG"], environ=settings))
     first = registry.get("v1")
     facts = json.loads((first.path / "version.json").read_text())
-    facts = {key: value for key, value in facts.items() if key not in ("name", "created", "path")}
+    facts = {key: value for key, value in facts.items() if key not in ("name", "created", "path", "erasures")}
     trees = {path.name: path for path in first.path.iterdir() if path.name != "version.json"}
     for n in (2, 3):
         opponent = registry.aliases().get("champion", "base")
