@@ -119,13 +119,11 @@ def imported() -> dict[str, str]:
     queue = list(modules)
     while queue:
         module = queue.pop()
-        path = ROOT / module.replace(".", "/")
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        for name in module_imports(ast.parse(file.read_text())):
+        for name in module_imports(ast.parse(source(module).read_text())):
             top = name.partition(".")[0]
             if top not in ("llmops", "serving"):
                 names[top] = module
-            elif name not in modules and is_module(name) and name != "serving.engines.vllm":
+            elif name not in modules and source(name).is_file() and name != "serving.engines.vllm":
                 modules.add(name)
                 queue.append(name)
     owners = importlib.metadata.packages_distributions()
@@ -147,9 +145,9 @@ def module_imports(tree: ast.AST):
         yield from module_imports(node)
 
 
-def is_module(name: str) -> bool:
-    path = ROOT / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").is_file()
+def source(module: str) -> Path:
+    package = ROOT / module.replace(".", "/") / "__init__.py"
+    return package if package.is_file() else package.parent.with_suffix(".py")
 
 
 def test_the_image_of_serving_has_exactly_what_it_imports():
