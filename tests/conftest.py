@@ -73,6 +73,17 @@ TOGETHER = {
     "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",
 }
 
+#: Tests of these files have three minutes: Spark's first job, a model in all its forms. Beside two busy processes the
+#: longest takes 90 s; every other test is below 30 s there and keeps the limit of its tier.
+LONG = (
+    "tests/data/clean/test_stage.py",
+    "tests/data/test_sources_to_pairs.py",
+    "tests/model/compress/test_stage.py",
+    "tests/model/evaluate/test_stage.py",
+    "tests/model/tune/test_stage.py",
+    "tests/serving/engines/test_engines.py",
+)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # the same numbers with one process as with many, and no fork that hangs
 # No example is drawn by chance, and a busy machine decides nothing.
@@ -97,8 +108,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, and skip those marked `gpu` where there is no CUDA device."""
+    """Mark tests with their tier, and the long ones with their limit; skip those marked `gpu` where CUDA is missing."""
     for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.timeout(180))
         if not any(item.get_closest_marker(tier) for tier in ("check", "service", "journey")):
             by_path = [tier for start, tier in PATHS.items() if item.nodeid.startswith(start)]
             by_fixture = [FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES]
