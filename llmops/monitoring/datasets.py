@@ -1,4 +1,4 @@
-"""The kinds of events: the words of `event.dataset`, which events and their readers share."""
+"""The kinds of events: the values of `event.dataset`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRIFT = "llmops.drift"
 DECAY = "llmops.decay"
 IMPROVEMENT = "llmops.improvement"
 
-#: dataset → what its events tell
+#: dataset → meaning of its events
 DATASETS: dict[str, str] = {
     SERVING: "a request to a model, answered or not",
     TEXT: "features of a prompt and its answer, by which drift is seen; the texts where they are kept",

@@ -1,4 +1,4 @@
-"""Fields that every event has, and those of several kinds."""
+"""Fields of every event, and fields of several kinds of events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIELDS: tuple[Field, ...] = (
     Field("message", "text", "what happened, for a person", ()),
     Field("error.type", "keyword", "what went wrong, a name", ()),
     Field("error.message", "text", "what went wrong, in words", ()),
-    # What several have.
+    # Several kinds of events.
     Field("event.duration", "long", "how long it took, in nanoseconds", (SERVING, LOADS, PIPELINE)),
     Field("event.kind", "keyword", "`alert`", (ALERT,)),
     Field("event.category", "keyword", "ECS' kind of event", (AUDIT,)),

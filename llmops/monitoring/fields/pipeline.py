@@ -1,4 +1,4 @@
-"""Fields of what the pipeline, the registry, the keys and the Hub tell."""
+"""Fields of the events of the pipeline, the registry, API keys and the Hub."""
 
 from __future__ import annotations
 

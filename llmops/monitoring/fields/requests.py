@@ -1,4 +1,4 @@
-"""Fields of requests, their texts, and what users say."""
+"""Fields of requests, their texts, and user feedback."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ FIELDS: tuple[Field, ...] = (
         ),
         personal=True,
     ),
-    # What users say.
+    # Feedback.
     *fields_of(FEEDBACK, fields=[("llmops.feedback.rating", "keyword", "`up` or `down`")]),
     *fields_of(
         FEEDBACK,

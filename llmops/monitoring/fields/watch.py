@@ -1,4 +1,4 @@
-"""Fields of alerts, and of what leads to them."""
+"""Fields of alerts, and of the measurements that lead to alerts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llmops.monitoring.datasets import ALERT, DECAY, DRIFT, IMPROVEMENT, SINK
 from llmops.monitoring.fields.field import Field, fields_of
 
 FIELDS: tuple[Field, ...] = (
-    # Alerts and what leads to them.
+    # Alerts.
     *fields_of(
         ALERT,
         fields=(
