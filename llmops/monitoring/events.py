@@ -35,7 +35,7 @@ def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
 
 
 def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -> list[str]:
-    """`emit` several events of a dataset in one commit, and return their `event.id`s. It costs as much as one event."""
+    """Emit several events of a dataset in one commit, at the cost of one, and return their `event.id`s."""
     events = [build(dataset, fields) for fields in several]
     with Spool(folder) as spool:
         spool.append(events)
