@@ -70,7 +70,6 @@ class Stand:
         return self.api.trigger(DAG, {"interval": interval})
 
     def ended(self, run: str) -> str:
-        """The state that a run ends in."""
         self.until(lambda: self.api.state(DAG, run) in DONE, f"the end of {run}")
         return self.api.state(DAG, run)
 
@@ -88,7 +87,6 @@ class Stand:
         return [words[2] for _, words in self.lines(stage, interval)]
 
     def events(self, dataset: str, run: str) -> list[dict[str, Any]]:
-        """The events of a run."""
         drain(self.config.events, self.config.monitoring)
         return [event for event in LocalStore(self.config.events).find(dataset) if event.get("llmops.run") == run]
 
@@ -98,7 +96,6 @@ class Stand:
         return [a for a in alerts if a["rule.name"] == rule and a["llmops.alert.state"] == "raised"]
 
     def until(self, happened: Callable[[], object], what: str) -> None:
-        """Wait for something that must happen."""
         end = time.monotonic() + 600
         while not happened():
             assert time.monotonic() < end, f"{what} did not come; {self.lines()[-20:]}"

@@ -126,9 +126,7 @@ def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released,
         assert spool.waiting() == {"local": 0}
 
 
-def test_what_a_sink_does_not_take_waits_in_the_spool_and_goes_with_the_next_request(
-    released, tmp_path, hook, monkeypatch, caplog
-):
+def test_what_a_sink_does_not_take_waits_and_goes_with_the_next_request(released, tmp_path, hook, monkeypatch, caplog):
     for name in ("start", "stop"):
         monkeypatch.setattr(Shipper, name, lambda shipper: None)  # between requests Lambda freezes every thread
     environ = {**environment(released, tmp_path), "LLMOPS_MONITORING__LOGSTASH_URL": hook.url}
