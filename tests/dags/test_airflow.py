@@ -160,12 +160,8 @@ def test_triggered_and_backfilled_runs_never_train_at_once(airflow: Stand) -> No
     days = ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]  # two by a backfill, of the day after each
     for day in days[:2]:
         (airflow.control / f"{day}.json").write_text(json.dumps({"train": "take 3"}))
-    backfill = {
-        "dag_id": DAG,
-        "from_date": "2026-03-02T00:00:00Z",
-        "to_date": "2026-03-03T00:00:00Z",
-        "max_active_runs": 2,
-    }
+    span = {"from_date": "2026-03-02T00:00:00Z", "to_date": "2026-03-03T00:00:00Z"}
+    backfill = {"dag_id": DAG, **span, "max_active_runs": 2}
 
     def taken() -> bool:  # on SQLite Airflow refuses one while something else writes, and says so
         try:
@@ -196,14 +192,9 @@ def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(
     scheduler.send_signal(signal.SIGKILL)
     airflow.until(lambda: not scheduler.is_running() or scheduler.status() == psutil.STATUS_ZOMBIE, "its end")
     output = airflow.config.home / "logs" / "scheduler.log"
-    with open(output, "ab") as handle:
-        second = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "scheduler"],
-            env=airflow.environ,
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "airflow", "scheduler"]
+    with open(output, "ab") as log:
+        second = subprocess.Popen(command, env=airflow.environ, stdout=log, stderr=log, start_new_session=True)
     try:
         assert airflow.ended(run) == "success", airflow.tries(run)
         # Airflow starts the task anew before the one that the dead scheduler left has ended: it waits for that

@@ -292,12 +292,8 @@ def test_monitoring_delivers_then_judges(environ: dict[str, str]) -> None:
 
 
 def test_monitoring_with_a_sink_down_is_red_and_still_tells_a_decline(environ: dict[str, str], tmp_path: Path) -> None:
-    down = {
-        **environ,
-        "LLMOPS_HOME": str(tmp_path),
-        "LLMOPS_MONITORING__SINKS": '["otlp"]',
-        "LLMOPS_MONITORING__OTLP_URL": "http://127.0.0.1:1",
-    }
+    sinks = {"LLMOPS_MONITORING__SINKS": '["otlp"]', "LLMOPS_MONITORING__OTLP_URL": "http://127.0.0.1:1"}
+    down = {**environ, "LLMOPS_HOME": str(tmp_path), **sinks}
     emit(tmp_path / "events", "llmops.serving", {"http.response.status_code": 200})
     rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
     for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink

@@ -173,12 +173,8 @@ def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
 
 
 def test_a_field_that_only_a_newer_writer_knows_loses_no_event(secured_server: str, filled: Ask) -> None:
-    event = {
-        "@timestamp": f"{DAY}T00:00:00Z",
-        "event.dataset": "llmops.sink",
-        "event.id": "new",
-        "llmops.new": {"a": 1},
-    }
+    event = {"@timestamp": f"{DAY}T00:00:00Z", "event.dataset": "llmops.sink", "event.id": "new"}
+    event |= {"llmops.new": {"a": 1}}
     (stored,) = bulk(secured_server, WRITES, [event])
     place = f"/{stored['_index']}/_doc/new"
     assert stored["status"] == 201 and filled("GET", place)["_source"] == event

@@ -92,11 +92,8 @@ def test_callers_ask_once_and_drift_is_told(demo: ModuleType, config: Config, mo
     for _ in range(2):
         demo.fill_pages(config)
     ((command, *_, until),) = commands
-    assert (
-        demo.interval(config) == day
-        and len(calls) == 1
-        and {keys_of(config).check(key).role for key in calls[0]} == {"user"}
-    )
+    assert demo.interval(config) == day and len(calls) == 1
+    assert {keys_of(config).check(key).role for key in calls[0]} == {"user"}
     assert command == "drift" and timedelta(0) < datetime.fromisoformat(f"{until}T00:00Z") - datetime.now(UTC)
 
 

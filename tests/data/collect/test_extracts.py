@@ -24,15 +24,8 @@ from llmops.schedule import intervals
 
 Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
 
-ORDERS = Source(
-    name="orders",
-    kind="sql",
-    location="sqlite:///shop.db",
-    query="select * from orders",
-    cursor="changed",
-    key=("id",),
-    fields={"question": "text"},
-)
+TABLE = {"kind": "sql", "location": "sqlite:///shop.db", "query": "select * from orders", "cursor": "changed"}
+ORDERS = Source(name="orders", **TABLE, key=("id",), fields={"question": "text"})
 
 
 def fill(root: Path, rows: Rows) -> None:
