@@ -321,7 +321,7 @@ def test_without_a_template_it_is_text_as_well() -> None:
         request = trained.token_ids[: trained.prompt_tokens]
         assert asked(plain, Question(attack, attack)) == evaluated(plain, attack, attack) == request
     ids, _ = prompts.training_ids(plain, "Who pays?", "We do.", "Returns")
-    assert plain.decode(ids) == prompts.annotated("Who pays?", "We do.", "Returns")
+    assert plain.decode(ids) == "<s> " + prompts.annotated("Who pays?", "We do.", "Returns")
 
 
 def test_in_a_conversation_each_question_is_asked_as_it_was_taught(tokenizer: Any) -> None:
