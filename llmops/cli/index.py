@@ -1,4 +1,4 @@
-"""The command about the newest index: its figures, and a search in it."""
+"""The command about the index that a run made or used last: its figures, and a search in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_to(add: Add) -> None:
 
 
 def index(settings: Config, options: argparse.Namespace) -> None:
-    """Show what the newest index of documents holds, or search it."""
+    """Show what the index of documents holds that a run made or used last, or search it."""
     from llmops.data.retrieval.search import open_index
 
     folder = artifacts.newest(settings.artifacts / "index")

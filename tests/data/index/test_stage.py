@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
         assert index.search("points") == [] and index.search("tent")
     dropped = {"left_out": 1, "nothing_but_a_question": 1, "said_by_users": 2}
     assert artifacts.read_record(folder).metrics["dropped"] == dropped
+    every = indexed(*documents)
+    os.utime(every / artifacts.RECORD, (1, 1))
+    assert indexed(*documents, leave_out=["customers"]) == artifacts.newest(every.parent) == folder
     with open_index(indexed(*documents, enabled=False)) as index:
         assert index.search("tent") == []
     sources = [{"name": "customers", "kind": "csv", "location": "a"}]
