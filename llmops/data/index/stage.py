@@ -24,7 +24,7 @@ from llmops.data.index import vectors
 from llmops.data.index.passages import passages, size_of
 from llmops.data.retrieval.files import write_passages
 from llmops.errors import ArtifactError
-from llmops.records import Document, Passage, is_key
+from llmops.records import Document, Passage, content_id, is_key
 from llmops.scans.pii import redact_all
 
 log = logging.getLogger(__name__)
@@ -121,12 +121,12 @@ def _documents(folder: Path) -> Iterator[list[Document]]:
             yield [Document(**row) for row in batch.to_pylist()]
 
 
-def _made_with(model: str) -> dict[str, str]:
-    """Return everything that decides the vector of a text."""
-    return {"model": model, "code": code_version(vectors.__name__)} | {n: library_version(n) for n in LIBRARIES}
+def _made_with(model: str) -> str:
+    """Return a hash of everything that decides the vector of a text."""
+    return content_id(model, code_version(vectors.__name__), *map(library_version, LIBRARIES))
 
 
-def _earlier(out: Path, made_with: Mapping[str, str]) -> list[Path]:
+def _earlier(out: Path, made_with: str) -> list[Path]:
     """Return the finished indexes beside `out` whose vectors were made in the same way, the newest first."""
     found: dict[Path, str] = {}
     for path in artifacts.finished(out.parent):

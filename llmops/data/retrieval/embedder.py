@@ -7,7 +7,7 @@ with closing(Embedder()) as embedder:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class Embedder:
 
     def __init__(self, threads: int = 0) -> None:
         self._threads = threads or machine.cores()
-        self._pool = ThreadPoolExecutor(1, "embedder")
+        self._pool, self._closed = ThreadPoolExecutor(1, "embedder"), False
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of texts, in their order. Only the first 256 tokens of a text count.
@@ -48,7 +48,8 @@ class Embedder:
         return self._pool.submit(self._embed, list(texts))
 
     def close(self) -> None:
-        """Release the model."""
+        """Stop computing, and release the model."""
+        self._closed = True
         self._pool.shutdown(cancel_futures=True)
         self.__dict__.pop("_model", None)
 
@@ -57,6 +58,8 @@ class Embedder:
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))  # texts of one length together
         for start in range(0, len(order), BATCH):
+            if self._closed:  # whoever waited was interrupted
+                raise CancelledError
             batch = order[start : start + BATCH]
             found[batch] = self._model([rows[number] for number in batch])
         return found
