@@ -36,17 +36,27 @@ MODELS = (*TOKENS, "torch", "peft", "bitsandbytes")
 
 STAGES: dict[str, Stage] = {
     "collect": Stage(
-        "llmops.data.collect.stage", interval=True, sources=True, paths=("database",),
+        "llmops.data.collect.stage",
+        interval=True,
+        sources=True,
+        paths=("database",),
         aside=("quarantine.parquet", "pairs.parquet"),
-    ),
+    ),  # fmt: skip
     "clean": Stage(
-        "llmops.data.clean.stage", ("collect",), compute=True, aside=("dropped/*",),
+        "llmops.data.clean.stage",
+        ("collect",),
+        compute=True,
+        aside=("dropped/*",),
         sections={"annotate": sameness.useless_to_clean},
     ),
     "index": Stage(
-        "llmops.data.index.stage", ("clean",), compute=True, libraries=("tokenizers", "openvino"),
+        "llmops.data.index.stage",
+        ("clean",),
+        libraries=("tokenizers", "openvino"),
+        compute=True,
         sections={"annotate": sameness.useless_to_index},
-        aside=("index.db", "vectors.npy"), read=("model", "digest"),  # vectors differ a little between machines
+        aside=("index.db", "vectors.npy"),  # vectors differ slightly between machines; `digest` stands for the passages
+        read=("digest", "model"),
     ),
     "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
     "select": Stage(
@@ -112,7 +122,7 @@ STAGES: dict[str, Stage] = {
     "push_to_hub": Stage(
         "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True
     ),
-}  # fmt: skip
+}
 
 
 def run_stage(
