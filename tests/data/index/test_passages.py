@@ -41,6 +41,8 @@ def test_a_passage_ends_where_a_paragraph_does_and_in_a_long_one_where_a_sentenc
     assert all(60 <= size_of(passage.text) <= 120 for passage in found[:-1])
     (found_one,) = passages(document(text=f"{prose(*range(6))}\n\nThat is all."), size_of(prose(*range(6))))
     assert found_one.text.endswith("That is all.")
+    (found_one,) = passages(document(text=f"Please note.\n\n{prose(*range(6))}"), size_of(prose(*range(6))))
+    assert found_one.text.startswith("Please note.")
 
 
 def test_numbered_headings_cut_and_are_the_path_and_a_lone_one_goes_with_the_next() -> None:

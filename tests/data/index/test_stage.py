@@ -110,6 +110,7 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
     with open_index(folder) as index:
         assert index.count() == {"documents": 3, "passages": 3, "sources": {"help": 3}}
         assert index.search("points") == [] and index.search("tent")
+        assert [hit.passage.text for hit in index.search("text")] == ["Text 4."]
     dropped = {"left_out": 1, "nothing_but_a_question": 1, "said_by_users": 2}
     assert artifacts.read_record(folder).metrics["dropped"] == dropped
     every = indexed(*documents)
