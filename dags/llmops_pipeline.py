@@ -1,11 +1,12 @@
 """
 ### From raw data to a served model
 
-`collect clean annotate features select tune train compress evaluate govern release deploy push_to_hub`, one task per
-stage, each handing the next the path of its artifact. A stage whose artifact is there already has nothing to do, so a
-retry or a second run only does what is missing, and on a day that brought nothing new every task after `collect`
-succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if the gate says
-so. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
+`collect clean index annotate select features tune train compress evaluate govern release deploy push_to_hub`, one
+task per stage, each handing the next the path of its artifact. A stage whose artifact is there already has nothing to
+do, so a retry or a second run only does what is missing, and on a day that brought nothing new every task after
+`collect` succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if the
+gate says so. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be
+scheduled.
 
 At the end `gc` removes what nothing needs any more (section `retention`), also when the run has failed. It decides
 nothing about the run: where it fails there is an alert, and while another run is at work it is skipped.

@@ -10,7 +10,7 @@ from llmops.config.section import Section, Unhashed
 
 #: What has a time limit: every stage, and the work of the other DAGs that computes.
 Limited = Literal[
-    "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
+    "collect", "clean", "index", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
     "release", "deploy", "push_to_hub", "batch", "review",
 ]  # fmt: skip
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 MOST_CHARS = 200  #: of a text that is a value
 
 #: stage → how the name of the figure begins that stands for it in a list; of other stages it is the first one
-HEADLINES = {"clean": "kept", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_"}
+HEADLINES = {
+    "clean": "kept", "index": "passages", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_",
+}  # fmt: skip
 #: how the name of a figure ends → its unit, and by what the number is multiplied; the first that fits
 _UNITS: tuple[tuple[str, str, float], ...] = (
     ("tokens_per_second", "tokens/s", 1),
