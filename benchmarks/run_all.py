@@ -47,6 +47,7 @@ NAMES = (
     "events",
     "outage",
     "drift",
+    "retrieval",
 )
 QUICK = ("--quick",)
 LIMIT_S = 3600.0  #: for one: five minutes, and what its peers' environments take when they are made

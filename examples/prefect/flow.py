@@ -20,8 +20,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.concurrency.sync import concurrency
 
 STAGES = (
-    "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern", "release",
-    "deploy", "push_to_hub",
+    "collect", "clean", "index", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
+    "release", "deploy", "push_to_hub",
 )  # fmt: skip
 MAY_PASS = 75  #: exit status of `llmops` for what may be gone at the next try: EX_TEMPFAIL of sysexits.h
 

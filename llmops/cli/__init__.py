@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops import config
-from llmops.cli import airflow, data, doctor, keys, models, plan, retention, stages
+from llmops.cli import airflow, data, doctor, index, keys, models, plan, retention, stages
 from llmops.cli.command import Command
 from llmops.cli.monitoring import alerts, elk, events, improve, watch
 from llmops.errors import ConfigError, LlmopsError, TransientError
@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    for group in (stages, plan, airflow, models, keys, data, retention, events, alerts, watch, improve, elk, doctor):
+    groups = (stages, plan, airflow, models, keys, data, index, retention, events, alerts, watch, improve, elk, doctor)
+    for group in groups:
         group.add_to(add)
     return parser
 

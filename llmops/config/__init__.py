@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from llmops.config.alerts import Alerts
-from llmops.config.data import Annotate, Clean, Collect, Source, Speakers, Template
+from llmops.config.data import Annotate, Clean, Collect, Index, Source, Speakers, Template
 from llmops.config.features import Features
 from llmops.config.improve import Improve
 from llmops.config.model import DESCRIPTIVE, Compress, Evaluate, Select, Train, Tune, item_metrics
@@ -33,8 +33,8 @@ from llmops.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Improve", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving", "Source",
-    "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving",
+    "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class Config(Section):
     home: Path = Field(Path(".llmops"), description="Where artifacts, registry, events and keys live.")
     collect: Collect = Collect()
     clean: Clean = Clean()
+    index: Index = Index()
     annotate: Annotate = Annotate()
     select: Select = Select()
     features: Features = Features()
@@ -100,6 +101,16 @@ class Config(Section):
             raise ValueError(
                 f"release.primary is {self.release.primary!r}, which describes an answer but tells none that is better "
                 "from one that is worse; name another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_not_indexed_is_a_source(self) -> Config:
+        known = [source.name for source in self.collect.sources]
+        if known and (unknown := [name for name in self.index.leave_out if name not in known]):
+            raise ValueError(
+                f"index.leave_out names {unknown[0]!r}, which is no source of collect.sources; there are "
+                f"{', '.join(known)}"
             )
         return self
 

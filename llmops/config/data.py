@@ -1,4 +1,4 @@
-"""The sections about data: collect, clean, annotate."""
+"""The sections about data: collect, clean, index, annotate."""
 
 from __future__ import annotations
 
@@ -234,6 +234,22 @@ class Clean(Section):
         description="Jaccard similarity of word 3-grams from which texts are duplicates; 1: exact ones only.",
     )
     classic: bool = Field(False, description="Lower-case and strip all but letters and digits. Ruins training text.")
+
+
+class Index(Section):
+    """Cut documents into passages that can be searched, by their words and by their meaning."""
+
+    enabled: bool = Field(True, description="Off: the index is empty.")
+    leave_out: tuple[str, ...] = Field(
+        (), description="Sources that are not indexed, such as a table of customers: whoever may search finds all."
+    )
+    words: int = Field(
+        120, ge=20, le=180, description="Most words of a passage; it ends where a paragraph or a sentence does."
+    )
+    model: Literal["all-MiniLM-L6-v2", ""] = Field(
+        "all-MiniLM-L6-v2",
+        description="Makes vectors of passages. Empty: none, and passages are found by their words alone.",
+    )
 
 
 class Template(Section):

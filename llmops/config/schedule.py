@@ -10,7 +10,7 @@ from llmops.config.section import Section, Unhashed
 
 #: work with a time limit: all stages, and heavy tasks of other DAGs
 Limited = Literal[
-    "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
+    "collect", "clean", "index", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
     "release", "deploy", "push_to_hub", "batch", "review",
 ]  # fmt: skip
 

@@ -75,7 +75,7 @@ def test_where_nothing_has_changed_the_next_run_has_only_to_collect(home: Path, 
     for stage in ("collect", "clean"):
         finish(home / "artifacts" / stage / ("0" * 16), "2026-01-30", datetime(2026, 1, 31, 0, 5, tzinfo=UTC))
     text = status(capsys)
-    assert "builds collect annotate" in text and "to do for clean." in text
+    assert "builds collect index annotate" in text and "to do for clean." in text
     said = json.loads(status(capsys, "--json"))["next"]
     assert said["interval"] == day and said["problem"] == ""
     assert said["stages"][1] == {"stage": "clean", "artifact": None, "done": False}

@@ -22,8 +22,8 @@ def stages(home: Path) -> dict[str, Path]:
 
 def test_every_artifact_is_whole(stages: dict[str, Path]) -> None:
     assert list(stages) == [
-        "collect", "clean", "annotate", "select", "features", "tune", "train", "compress", "evaluate", "govern",
-        "release", "deploy", "push_to_hub",
+        "collect", "clean", "index", "annotate", "select", "features", "tune", "train", "compress", "evaluate",
+        "govern", "release", "deploy", "push_to_hub",
     ]  # fmt: skip
     assert {name: artifacts.verify(path) for name, path in stages.items()} == {name: [] for name in stages}
 

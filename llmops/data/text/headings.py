@@ -104,6 +104,11 @@ def path(headings: Iterable[str]) -> str:
     return BETWEEN.join(kept)
 
 
+def is_path(text: str) -> bool:
+    """Return whether a text can be a path of headings: one line, and not too long."""
+    return "\n" not in text and len(text) <= PATH_CHARS
+
+
 def depth(line: str, counted: Collection[str] = ()) -> int:
     """Return the depth of a heading by its number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a certain number.
 

@@ -44,15 +44,15 @@ _NEXT = re.compile(rf"{_OPENING}(\w?)")
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of `text`. Paragraphs and list items end one, too."""
-    return [text[start:end].strip() for start, end in _spans(text)]
+    return [text[start:end].strip() for start, end in spans(text)]
 
 
 def cut(text: str, count: int) -> str:
     """Return the first `count` sentences of `text`, unchanged; 0 means all."""
     if not count:
         return text
-    spans = _spans(text)
-    return text[: spans[count - 1][1]].strip() if count < len(spans) else text
+    found = spans(text)
+    return text[: found[count - 1][1]].strip() if count < len(found) else text
 
 
 def within(text: str, most: int) -> str:
@@ -64,7 +64,7 @@ def within(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     head = text[: most + _AHEAD]
-    sentence = max((end for _, end in _spans(head) if end <= most), default=0)
+    sentence = max((end for _, end in spans(head) if end <= most), default=0)
     word = max((space.start() for space in _WHITE.finditer(head[: most + 1])), default=0)
     for end in (sentence, word):
         if 2 * end > most:
@@ -72,19 +72,20 @@ def within(text: str, most: int) -> str:
     return text[: max((c.end() for c in _CHARACTER.finditer(head) if c.end() <= most), default=0)].strip()
 
 
-def _spans(text: str) -> list[tuple[int, int]]:
-    spans, start = [], 0
+def spans(text: str) -> list[tuple[int, int]]:
+    """Return where each sentence of `text` begins and ends."""
+    found, start = [], 0
     for match in _END.finditer(text):
         closing = match[0].split(maxsplit=1)[0] if match[0].strip() else ""
         stop = match.start() + len(closing)
         if text[start:stop].strip() and not _continues(
             text[start : match.start()], match[0], text[match.end() :][:_AHEAD]
         ):
-            spans.append((start, stop))
+            found.append((start, stop))
             start = match.end()
     if text[start:].strip():
-        spans.append((start, len(text)))
-    return spans
+        found.append((start, len(text)))
+    return found
 
 
 def _continues(before: str, gap: str, following: str) -> bool:

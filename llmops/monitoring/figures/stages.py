@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 MOST_CHARS = 200  #: longest text value
 
 #: stage → prefix of the figure that represents it in a list; default: its first figure
-HEADLINES = {"clean": "kept", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_"}
+HEADLINES = {
+    "clean": "kept", "index": "passages", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_",
+}  # fmt: skip
 #: suffix of a figure's name, its unit, and the factor of the number; the first match counts
 _UNITS: tuple[tuple[str, str, float], ...] = (
     ("tokens_per_second", "tokens/s", 1),

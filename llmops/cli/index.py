@@ -1,0 +1,61 @@
+"""The command about the index that a run made or used last: its figures, and a search in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from textwrap import indent
+
+from llmops import artifacts
+from llmops.cli.command import Add
+from llmops.config import Config
+from llmops.errors import LlmopsError
+
+
+def add_to(add: Add) -> None:
+    """Add these commands to the parser."""
+    sub = add(index)
+    sub.add_argument("action", choices=["stats", "search"])
+    sub.add_argument("question", nargs="?", default="", help="what to search for")
+    sub.add_argument("-k", type=int, default=5, help="most passages that are printed, up to 1,000 (default: 5)")
+    sub.add_argument("--way", choices=["fused", "bm25", "dense"], default="fused", help="how they are ranked")
+
+
+def index(settings: Config, options: argparse.Namespace) -> None:
+    """Show what the index of documents holds that a run made or used last, or search it."""
+    from llmops.data.retrieval.search import open_index
+
+    folder = artifacts.newest(settings.artifacts / "index")
+    if options.action == "search" and not options.question:
+        raise LlmopsError('Say what to search for, as in `llmops index search "How long does delivery take?"`.')
+    with open_index(folder) as opened:
+        if options.action == "stats":
+            record = artifacts.read_record(folder)
+            found = {"artifact": str(folder), "interval": record.interval, **record.metrics}
+            found["bytes"] = sum(path.stat().st_size for path in folder.iterdir())
+            print(json.dumps(found) if options.json else _stats(found))
+            return
+        hits = opened.search(options.question, options.k, options.way)
+    if options.json:
+        print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
+        return
+    for number, hit in enumerate(hits, 1):
+        passage = hit.passage
+        ranks = ", ".join(f"{way} {rank}" for way, rank in (("bm25", hit.bm25), ("dense", hit.dense)) if rank)
+        print(f"{number}. {passage.headings or passage.title or passage.source}  ({ranks})")
+        print(f"   {passage.source}: {passage.location}, {passage.position}")
+        print(indent(passage.text, "   ") + "\n")
+    if not hits:
+        print("Nothing was found.")
+
+
+def _stats(found: dict[str, object]) -> str:
+    lines = [f"{found['artifact']}, made for {found['interval']}:"]
+    rows = [(name, found[name]) for name in ("documents", "passages", "words", "embedded")]
+    for kind, word in (("sources", "passages of"), ("dropped", "left out:"), ("redactions", "redacted:")):
+        values = found[kind]
+        assert isinstance(values, dict)
+        rows += [(f"{word} {name.replace('_', ' ')}", number) for name, number in values.items()]
+    lines += [f"  {name:<28} {number:>12,}" for name, number in [*rows, ("bytes", found["bytes"])]]
+    return "\n".join([*lines, f"  {'vectors by':<28} {found['model'] or 'no model':>12}"])

@@ -1,0 +1,107 @@
+"""The two files of an index: a SQLite database of passages with their words (FTS5), and a flat file of their vectors.
+
+A passage has the same number in both, from 0. The database keeps the words without a second copy of the text.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from llmops.data.retrieval.minilm import DIMENSIONS, Vectors
+from llmops.data.retrieval.terms import terms_of
+from llmops.errors import ArtifactError
+from llmops.records import Passage
+
+DATABASE = "index.db"
+VECTORS = "vectors.npy"  #: missing if the index was made without a model
+TOGETHER = 4_096  #: passages that are read at once
+
+_COLUMNS = [field.name for field in fields(Passage)]
+# The tokenizer takes off English endings (Porter, 1980); `terms_of` has done everything else.
+_TABLES = f"""
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE passages (number INTEGER PRIMARY KEY, {", ".join(f"{name} TEXT NOT NULL" for name in _COLUMNS)});
+CREATE VIRTUAL TABLE words USING fts5(
+    headings, text, content = '', tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
+);
+"""
+
+
+def write_passages(folder: Path, passages: Iterable[Passage]) -> int:
+    """Write the database of an index in an empty folder, and return how many passages it has."""
+    number = -1
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as database:
+        database.executescript(_TABLES)
+        database.execute("BEGIN")
+        for number, passage in enumerate(passages):
+            row = [getattr(passage, name) for name in _COLUMNS]
+            database.execute(f"INSERT INTO passages VALUES (?{', ?' * len(row)})", (number, *row))
+            words = [" ".join(terms_of(text)) for text in (passage.headings, passage.text)]
+            database.execute("INSERT INTO words (rowid, headings, text) VALUES (?, ?, ?)", (number, *words))
+        database.execute("INSERT INTO words (words) VALUES ('optimize')")
+        database.execute("COMMIT")
+    return number + 1
+
+
+def new_vectors(folder: Path, number: int) -> Vectors:
+    """Return an array of `number` vectors, which writes into a new file."""
+    if number:
+        mapped: Vectors = np.lib.format.open_memmap(folder / VECTORS, "w+", np.float32, (number, DIMENSIONS))
+        return mapped
+    np.save(folder / VECTORS, empty := np.empty((0, DIMENSIONS), np.float32))  # an empty file cannot be mapped
+    return empty
+
+
+def open_database(folder: Path) -> sqlite3.Connection:
+    """Open the database of an index for reading; several threads may use it, one at a time."""
+    where = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(where, uri=True, check_same_thread=False)
+
+
+def read_passages(database: sqlite3.Connection, numbers: Iterable[int]) -> Iterator[tuple[int, Passage]]:
+    """Yield passages with their numbers; those that do not exist are left out."""
+    query = f"SELECT {', '.join(_COLUMNS)} FROM passages WHERE number = ?"
+    for number in numbers:
+        for row in database.execute(query, (number,)):
+            yield number, Passage(**dict(zip(_COLUMNS, row, strict=True)))
+
+
+def read_texts(database: sqlite3.Connection) -> Iterator[list[tuple[str, str]]]:
+    """Yield headings and text of all passages in the order of their numbers, some at a time."""
+    rows = database.execute("SELECT headings, text FROM passages ORDER BY number")
+    while some := list(islice(rows, TOGETHER)):
+        yield some
+
+
+def count_passages(database: sqlite3.Connection) -> int:
+    """Return how many passages an index has."""
+    return int(database.execute("SELECT count(*) FROM passages").fetchone()[0])
+
+
+def open_vectors(folder: Path, number: int) -> Vectors:
+    """Map the vectors of an index into memory.
+
+    Args:
+        folder: of the index.
+        number: of its passages.
+
+    Raises:
+        ArtifactError: if the file cannot be read, or has another number of vectors.
+    """
+    try:
+        vectors: Vectors = np.load(folder / VECTORS, mmap_mode="r" if number else None)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{folder / VECTORS} cannot be read ({error}); delete {folder}, make it again.") from None
+    if vectors.shape != (number, DIMENSIONS):
+        raise ArtifactError(
+            f"{folder} has {number} passages and vectors of the shape {vectors.shape}; delete it and make it again."
+        )
+    return vectors
