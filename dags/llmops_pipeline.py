@@ -3,9 +3,9 @@
 
 `collect clean index annotate select features tune train compress evaluate govern release deploy push_to_hub`, one
 task per stage. Each passes the path of its artifact to the next. A stage whose artifact exists has nothing to do. So a
-retry or a second run only does what is missing, and on a day without new data every task after `collect` succeeds at once; its
-log says since when nothing has changed. `release` promotes the candidate only if the gate passes it. New results are
-events of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
+retry or a second run only does what is missing, and on a day without new data every task after `collect` succeeds at
+once; its log says since when nothing has changed. `release` promotes the candidate only if the gate passes it. New
+results are events of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
 
 At the end `gc` removes unneeded data (section `retention`), even after a failure. It does not influence the run's
 state: its failure raises an alert, and while another run is active it is skipped.

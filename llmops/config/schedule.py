@@ -24,7 +24,8 @@ class Schedule(Section):
         240, ge=0, description="Time limit of one try of a stage, after which its processes are killed. 0: none."
     )
     timeouts: Annotated[dict[Limited, Annotated[float, Field(ge=0)]], Unhashed()] = Field(
-        default_factory=lambda: LONG, description="Time limits in minutes of single stages, and of `batch` and `review`."
+        default_factory=lambda: LONG,
+        description="Time limits in minutes of single stages, and of `batch` and `review`.",
     )
     late_hours: Annotated[float, Unhashed()] = Field(
         36, ge=0, description="Hours after which an unfinished run of the pipeline raises an alert; 0: never."
