@@ -2,8 +2,8 @@
 ### Every week, and when the model declines: learn from feedback
 
 Reads new feedback and judges it (section `improve`). Feedback becomes an example if enough people agree, if a trusted
-person said it, or if an admin accepted it. All else waits for a review (`/admin/review`, `llmops feedback list`). If nothing
-was accepted since the last report, nothing is trained. Otherwise `llmops_pipeline` runs with the deployed
+person said it, or if an admin accepted it. All else waits for a review (`/admin/review`, `llmops feedback list`).
+If nothing was accepted since the last report, nothing is trained. Otherwise `llmops_pipeline` runs with the deployed
 configuration, whose source of kind `feedback` has the new examples. The gate decides: the champion stays unless the
 candidate is significantly better. A new seed alone is not a new candidate, because it would only use the same frozen
 test again.
