@@ -59,7 +59,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
 )
 def test_a_test_that_breaks_is_named(judge: Judge, text: str, changes: dict[str, Any], name: str, said: str) -> None:
     result = judge(text, replace(TIER, **changes))
-    assert result.reasons == ["1 broken"] and result.passed == 1
+    assert result.reasons[-1] == "1 broken" and result.passed == 1
     assert said in result.broken[f"tests/test_it.py::test_{name}"]
 
 
