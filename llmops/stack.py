@@ -54,7 +54,7 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Return its address."""
+        """Return the service's address."""
         return f"http://{HOST}:{self.port}"
 
 

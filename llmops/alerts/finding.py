@@ -29,7 +29,7 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the event
 
     def kept(self) -> dict[str, Any]:
-        """Return its part in the database column `finding`."""
+        """Return the content of the database column `finding`."""
         return {name: asdict(self)[name] for name in ("message", "value", "bound", "since", "until", "details")}
 
 

@@ -55,7 +55,7 @@ class Watch:
                 thread.join(max(0.0, end - time.monotonic()))
 
     def wait(self) -> None:
-        """Wait until it is stopped."""
+        """Wait until another thread calls `stop`."""
         self._stopped.wait()
 
     def _judge(self) -> None:

@@ -40,7 +40,7 @@ class BatchEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """Return its name and settings. An interrupted job continues only with an engine of the same name."""
+        """Return the engine's name and settings. An interrupted job continues only with an engine of the same name."""
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
         """Answer non-empty (question, context) pairs, in their order."""

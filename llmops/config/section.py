@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 def check_web(value: str) -> None:
-    """Check that it is a web address without user and password."""
+    """Check that a value is a web address without user and password."""
     url = urlsplit(value)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("write a URL such as https://host:9200")
@@ -40,7 +40,7 @@ def check_web(value: str) -> None:
 
 
 def check_redis(value: str) -> None:
-    """Check that it is a Redis URL without a password."""
+    """Check that a value is a Redis URL without a password."""
     url = urlsplit(value)
     if url.scheme not in ("redis", "rediss") or not url.hostname:
         raise ValueError("leave it as it is by default, or use a URL such as redis://host:6379/0")

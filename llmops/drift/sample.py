@@ -31,7 +31,7 @@ class Feature(NamedTuple):
 
     @property
     def field(self) -> str:
-        """Return its name in events."""
+        """Return the feature's name in events."""
         return f"llmops.{self.side}.{self.name}"
 
 

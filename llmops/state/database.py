@@ -82,7 +82,7 @@ class Database:
 
     @property
     def absent(self) -> bool:
-        """Return True if it is a file that does not exist, so nothing was decided yet. The file is not created."""
+        """Return True if the database is a file that does not exist yet. The file is not created."""
         return self._file is not None and not self._file.exists()
 
     def purge(self) -> None:

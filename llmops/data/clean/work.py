@@ -61,7 +61,7 @@ class Work:
 
     @property
     def remote(self) -> bool:
-        """Return True if it is in an object store."""
+        """Return True if the place is in an object store."""
         return is_remote(self.location)
 
     def address(self, name: str = "") -> Address:

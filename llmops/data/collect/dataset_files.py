@@ -82,7 +82,7 @@ class HubDataset:
         return str(commit)
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Return its folder in the Hub's cache, where files are named by their content, and its commit."""
+        """Return the repository's folder in the Hub's cache, where files are named by content, and its commit."""
         found = self._folder(self.revision)  # by revision: the cache remembers its commit, for offline use
         return found, found.name
 

@@ -30,12 +30,12 @@ class SourceFile(Protocol):
 
     @property
     def location(self) -> str:
-        """Return its location for documents: relative to the configuration, or a URL without secrets."""
+        """Return the file's location for documents: relative to the configuration, or a URL without secrets."""
         ...
 
     @property
     def size(self) -> int | None:
-        """Return its bytes; None if unknown."""
+        """Return the size in bytes; None if unknown."""
         ...
 
     def version(self, sha256: Callable[[Path], str]) -> str:
@@ -43,7 +43,7 @@ class SourceFile(Protocol):
         ...
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Copy it to `folder`. Return the copy and its version.
+        """Copy the file to `folder`. Return the copy and its version.
 
         Raises:
             OSError: if it cannot be read.

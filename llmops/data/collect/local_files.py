@@ -21,7 +21,7 @@ class LocalFile:
 
     @property
     def size(self) -> int | None:
-        """Return its bytes; None if it cannot be read."""
+        """Return the size in bytes; None if the file cannot be read."""
         return size_of(self.path)
 
     def version(self, sha256: Callable[[Path], str]) -> str:

@@ -135,7 +135,7 @@ class _Partition:
         self.shown = self._address.shown
 
     def names(self) -> set[str]:
-        """Return the names of its files."""
+        """Return the names of the partition's files."""
         try:
             found = self._ask(lambda files, folder: files.ls(folder, detail=False))
         except FileNotFoundError:

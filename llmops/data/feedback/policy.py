@@ -108,7 +108,7 @@ class _Opinion:
         return first
 
     def reached(self, agreeing: int, told: bool = True) -> str:
-        """Return when enough people had said it, with `told` also in shared words (`_head`); empty: not yet."""
+        """Return when enough people had said the same, with `told` also in shared words (`_head`); empty: not yet."""
         weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
         for one in self.voters().values():
             weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
@@ -139,7 +139,7 @@ class _Opinion:
         return joined | {head.id: Verdict("accepted", why, when)}
 
     def verdicts(self, settled: str, disputed: bool = False) -> dict[str, Verdict]:
-        """Return the verdicts before the policy accepts it: as reviewed, or waiting."""
+        """Return the verdicts before the policy accepts an opinion: as reviewed, or waiting."""
         head = self.members[0]
         if head.reviewed:
             state: State = head.reviewed
@@ -215,7 +215,7 @@ def _head_first(group: Sequence[Said]) -> list[Said]:
 
 
 def _is_vouched(one: Said, said: Iterable[Said]) -> bool:
-    """Return True if other people have used every word of it, its question and context included."""
+    """Return True if other people have used every word of an entry, question and context included."""
     others = [other for other in said if other.person != one.person]
     return all(
         signs_of(getattr(one, name)) <= frozenset[str]().union(*(signs_of(getattr(other, name)) for other in others))

@@ -180,7 +180,7 @@ def is_notice(line: Line, first: Line) -> bool:
 
 
 def is_sentence(text: str) -> bool:
-    """Return True if it has the end of a sentence, or several words."""
+    """Return True if a text has the end of a sentence, or several words."""
     return _SENTENCE.search(text) is not None
 
 

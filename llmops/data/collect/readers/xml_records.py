@@ -119,7 +119,7 @@ def _fields(element: Element, prefix: str = "") -> dict[str, str]:
 
 
 def _text(element: Element) -> str:
-    """Return its text: with lines, but without their common margin; in one line if it has child elements."""
+    """Return an element's text: with lines, but without their common margin; in one line if it has children."""
     lines = [line.rstrip() for line in "".join(element.itertext()).split("\n")]
     if len(element) or sum(map(bool, lines)) < 2:
         return " ".join(" ".join(lines).split())

@@ -181,7 +181,7 @@ def _inside(node: PageElement, outer: Tag | None) -> bool:
 
 
 def _leads_elsewhere(heading: Tag) -> bool:
-    """Return True if it is an entry of a table of contents or a teaser, whose text is on another page."""
+    """Return True if a heading is an entry of a table of contents or a teaser, whose text is on another page."""
     if heading.name == "h1":  # a title may lead to its own page
         return False
     size = _size(heading)

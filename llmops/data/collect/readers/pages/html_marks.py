@@ -41,14 +41,14 @@ def write_shifted(root: Tag | BeautifulSoup) -> None:
 
 
 def _has_base(tag: Tag) -> bool:
-    """Return True if it directly follows a letter, a digit or a closing bracket."""
+    """Return True if a tag directly follows a letter, a digit or a closing bracket."""
     before = tag.previous_element
     last = before[-1:] if isinstance(before, NavigableString) else ""
     return last.isalnum() or last in (")", "]")
 
 
 def _runs_on(tag: Tag) -> bool:
-    """Return True if the text behind would be read as part of it."""
+    """Return True if the text after a tag would be read as part of it."""
     after = tag.next_sibling
     return after is not None and getattr(after, "name", "") not in _SIGNS and after.get_text()[:1].isalnum()
 
