@@ -117,7 +117,7 @@ def demo(config: Config) -> None:
         proof = {"LLMOPS_API_KEY": key(config, "user", "airflow"), "LLMOPS_DEPLOY__URL": serving_url(config)}
     else:
         proof = {}  # it has them since it was started
-    with ThreadPoolExecutor() as both:  # each takes ten seconds or more, and waits for the disk for most of them
+    with ThreadPoolExecutor() as both:  # neither needs the other to start
         serving = both.submit(stack.start_serving, config, {**os.environ, "LLMOPS_CONFIG": str(CONFIG)})
         connection = airflow(config, proof)
         serving.result()
