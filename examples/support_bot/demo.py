@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from llmops.artifacts import write_json
 from llmops.cli import main as llmops
 from llmops.config import Config, load
 from llmops.errors import LlmopsError
+from llmops.machine import gpu
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import reader_of
@@ -49,6 +51,7 @@ CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"
 USER: Role = "developer"  # may trigger runs and look at everything, but not deploy by hand
 CALLERS = ("web-chat", "shop-app")  #: owners of the keys with which the questions are asked
+PRELOAD = "torch transformers bitsandbytes peft accelerate datasets hyperopt feast matplotlib.pyplot"  #: for tasks
 COLOURS = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "upstream_failed": "red"}
 
 console = Console()
@@ -114,14 +117,17 @@ def demo(config: Config) -> None:
         proof = {"LLMOPS_API_KEY": key(config, "user", "airflow"), "LLMOPS_DEPLOY__URL": serving_url(config)}
     else:
         proof = {}  # it has them since it was started
-    stack.start_serving(config, {**os.environ, "LLMOPS_CONFIG": str(CONFIG)})
+    with ThreadPoolExecutor() as both:  # neither needs the other to start
+        serving = both.submit(stack.start_serving, config, {**os.environ, "LLMOPS_CONFIG": str(CONFIG)})
+        connection = airflow(config, proof)
+        serving.result()
     own = key(config, USER, "demo")
     day = interval(config)
-    with airflow(config, proof) as orchestrator:
+    with connection as orchestrator:
         first = follow(orchestrator, {"interval": day}, "first run")
         ask(config, own, Path(orchestrator.outputs(DAG, first, "evaluate")))
         fill_pages(config)
-        second = follow(orchestrator, {"interval": day, "epochs": 1}, "second run, with half the training")
+        second = follow(orchestrator, {"interval": day, "epochs": 0.25}, "second run, with a quarter of the training")
         show_decisions({"first run": decision(orchestrator, first), "second run": decision(orchestrator, second)})
         show_schedule(orchestrator.scheduled())
     show_places(config, own)
@@ -130,6 +136,7 @@ def demo(config: Config) -> None:
 def airflow(config: Config, environ: Mapping[str, str]) -> Airflow:
     """A connection to Airflow, started unless it runs, with no run left over from one that was stopped."""
     file = {"LLMOPS_CONFIG": str(CONFIG), "TOKENIZERS_PARALLELISM": "false"}
+    file |= {"LLMOPS_PRELOAD": "" if gpu() else PRELOAD}
     with console.status("starting Airflow"):
         service = stack.start_airflow(config, doctor.airflow_port(), {**os.environ, **file, **environ})
         orchestrator = Airflow(service.url, USER, stack.passwords(config.home)[0][USER])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,18 @@ def test_a_new_key_takes_the_place_of_the_owners_old_one_only(demo: ModuleType, 
     good = {k.prefix for k in keys_of(config).list() if not k.revoked}
     assert first != second
     assert good == {other, keys_of(config).check(second).prefix}
+
+
+@pytest.mark.parametrize(("component", "imported"), [("scheduler", True), ("triggerer", False)])
+def test_the_scheduler_imports_what_its_tasks_will(
+    component: str, imported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = importlib.import_module("plugins.llmops_preload")
+    monkeypatch.setattr(sys, "argv", ["airflow", component])
+    monkeypatch.setenv("LLMOPS_PRELOAD", "json colorsys")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    plugin.on_starting(object())
+    assert ("colorsys" in sys.modules) == imported
 
 
 def test_what_is_missing_stops_it_at_once(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ tokens and strings, and always take the likeliest token.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,15 @@ def answer(model: Answering, requests: Sequence[tuple[str, str]], max_new_tokens
 
 
 class TorchModel:
-    """A model that torch runs; `window` is how many tokens a request may have, prompt and answer together."""
+    """A model that torch runs; `window` is how many tokens a request may have, prompt and answer together.
+
+    `process` is the id of the process that runs it.
+    """
 
     def __init__(self, model: load.Model, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.window = int(model.config.max_position_embeddings)
+        self.process = os.getpid()
 
     def generate(self, requests: Sequence[Sequence[int]], max_new_tokens: int, batch: int) -> list[list[int]]:
         """Return the token ids of the answer to each prompt, without the token that ends it; `batch` at a time."""
@@ -77,6 +82,7 @@ class GgufModel:
         self._worker = Worker(folder, batch=_SCORED)
         self._known = read_folder(folder)
         self.tokenizer, self.window = self._known.tokenizer, self._known.window
+        self.process = self._worker.process.pid
 
     def generate(self, requests: Sequence[Sequence[int]], max_new_tokens: int, batch: int) -> list[list[int]]:
         """See `TorchModel`."""
@@ -93,6 +99,7 @@ class GgufModel:
         if cut := [n for n, logs in enumerate(found) if len(logs) < _whole(examples[n])]:
             self._worker.close()
             self._worker = Worker(self._folder, batch=_SCORED, share_prefixes=False)
+            self.process = self._worker.process.pid
             for n, logs in zip(cut, self._logs([examples[n] for n in cut]), strict=True):
                 found[n] = logs
         return [

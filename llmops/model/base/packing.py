@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
 
 from llmops.errors import TrainingError
 from llmops.features.tokenize import Tokens
@@ -105,6 +104,8 @@ def judging(model: Any) -> Iterator[None]:
     """
     modes = {module: module.training for module in model.modules()}
     if model.training:
+        from bitsandbytes.nn.modules import Linear4bit  # not above: who trains nothing would wait seconds for it
+
         model.eval()
         for module in modes:
             if isinstance(module, Linear4bit):

@@ -3,7 +3,8 @@
     python -m llmops.model.compress.speed FOLDER requests.json
 
 The file holds `requests` (token ids of prompts), `batch` and `new_tokens`; figures are printed as JSON. A fresh process
-holds nothing of what was measured before, so that its peak memory is the memory that serving this folder takes.
+holds nothing of what was measured before, so that its peak memory is the memory that serving this folder takes. A GGUF
+file needs no other: OpenVINO always runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from llmops import python_path
 from llmops.errors import LlmopsError
+from llmops.model.gguf.worker import is_gguf
 
 WARM_UP = 4  #: tokens
 ROUNDS = 2  #: the faster of them counts: what else runs on the machine only ever slows down
@@ -38,7 +38,7 @@ class Speed:
 
 
 def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tokens: int) -> Speed:
-    """Measure `folder` in a fresh process.
+    """Measure `folder`, which a fresh process loads.
 
     Args:
         folder: a model folder or a servable.
@@ -49,6 +49,8 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
     Raises:
         LlmopsError: if the folder cannot be loaded or answers nothing; with what the process said.
     """
+    if is_gguf(folder):
+        return _measured(folder, requests, batch, new_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         task = Path(scratch) / "requests.json"
         task.write_text(json.dumps({"requests": [*map(list, requests)], "batch": batch, "new_tokens": new_tokens}))
@@ -64,16 +66,18 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
 
 
 def main(folder: str, task: str) -> None:
-    """Measure in this process and print the figures."""
+    """Measure a model that torch runs in this process, and print the figures."""
+    sys.stdout.write(json.dumps(asdict(_measured(Path(folder), **json.loads(Path(task).read_text())))) + "\n")
+
+
+def _measured(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tokens: int) -> Speed:
     import torch
 
     from llmops.model.base.answering import open_model
 
-    asked = json.loads(Path(task).read_text())
-    requests, new_tokens = asked["requests"], asked["new_tokens"]
     model = open_model(folder)
     speeds: list[float] = []
-    for size in (1, asked["batch"]):
+    for size in (1, batch):
         chosen = [requests[i % len(requests)] for i in range(size)]
         model.generate(chosen, WARM_UP, size)
         rounds = []
@@ -82,14 +86,13 @@ def main(folder: str, task: str) -> None:
             count = sum(map(len, model.generate(chosen, new_tokens, size)))
             rounds.append(count / (time.perf_counter() - begun))
         speeds.append(round(max(rounds), 1))
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_rss()
+    on_gpu = torch.cuda.is_available() and not is_gguf(folder)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_rss(model.process)
     model.close()
-    sys.stdout.write(json.dumps(asdict(Speed(speeds[0], speeds[1], round(peak / 2**20, 1)))) + "\n")
+    return Speed(speeds[0], speeds[1], round(peak / 2**20, 1))
 
 
-def _peak_rss() -> int:
-    """Return the peak of the process that runs the model: OpenVINO has one of its own, torch is in this one."""
-    process = next((child.pid for child in psutil.Process().children()), os.getpid())
+def _peak_rss(process: int) -> int:
     # Not `getrusage`: its maximum is inherited over fork and exec, so it would be that of the process which asked.
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     assert found

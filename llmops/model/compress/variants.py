@@ -21,7 +21,6 @@ from llmops.config import Compress
 from llmops.errors import ConfigError
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import ADAPTER, Model, free_memory, load_model, load_tokenizer, nf4
-from llmops.model.compress.prune import prune, recover
 from llmops.model.gguf.write import Form, refusal, write_folder
 
 FP8_FROM = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
@@ -106,10 +105,14 @@ def _fp8(material: Material, out: Path, _: Path) -> None:
 
 
 def _pruned(material: Material, out: Path, _: Path) -> None:
+    from llmops.model.compress.prune import prune  # not above: it brings all that trains, which takes seconds
+
     _save(prune(load_model(material.merged), material.examples, material.config.prune), material, out)
 
 
 def _recovered(material: Material, out: Path, scratch: Path) -> None:
+    from llmops.model.compress.prune import recover
+
     pruned = _once(scratch / "pruned", lambda made: _pruned(material, made, scratch))
     recover(pruned, material.examples, material.config, scratch / "recovery", out)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from llmops import python_path
 from llmops.config import Compress, Train
 from llmops.errors import ConfigError, LlmopsError
 from llmops.features.tokenize import Tokens
@@ -181,6 +185,14 @@ def test_recovery_wins_back_what_pruning_lost(tiny_base: Path, trained: dict[str
     models = [load_servable(folder)[0] for folder in (pruned, recovered)]
     assert [m.config.intermediate_size for m in models] == [32, 32]
     assert mean_loss(models[1], examples) < mean_loss(models[0], examples) - 0.1
+
+
+def test_stages_that_train_nothing_do_not_wait_for_what_trains() -> None:
+    stages = ", ".join(f"llmops.model.{stage}.stage" for stage in ("select", "compress", "evaluate"))
+    code = f"import sys, {stages}; print(*{{'bitsandbytes', 'peft'}} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": python_path()}, check=True,
+                           capture_output=True, text=True)  # fmt: skip
+    assert found.stdout.split() == []
 
 
 @pytest.mark.journey
