@@ -12,7 +12,13 @@ from serving.app import create_app
 
 for name in ("llmops.cli.keys", "llmops.cli.models", "llmops.model.base.folder", "serving.engines.openvino"):
     importlib.import_module(name)
-for name in ("openvino", "openvino_genai", "serving.engines.detokenize", "serving.engines.prompt", "uvicorn.lifespan.on"):
+for name in (
+    "openvino",
+    "openvino_genai",
+    "serving.engines.detokenize",
+    "serving.engines.prompt",
+    "uvicorn.lifespan.on",
+):
     importlib.import_module(name)
 redact_all(["Ana Silva, Lisbon, ana@example.com"], ENTITIES)
 with TemporaryDirectory() as home:

@@ -469,7 +469,9 @@ def seen_by_serving(tokenizer: Any, turns: list[dict[str, str]]) -> Iterator[Any
         ("{{ messages.append(1) }}", TemplateError),
     ],
 )
-def test_serving_renders_a_template_as_transformers_does(template: str, text: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_serving_renders_a_template_as_transformers_does(
+    template: str, text: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     tokenizer.save_pretrained(tmp_path)
     for one in (GgufTokenizer(tmp_path), tokenizer):
         render = partial(one.apply_chat_template, chat_template=template, add_generation_prompt=False, tokenize=False)

@@ -57,7 +57,7 @@ def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
 
 
 def modelfile(folder: Path) -> str:
-    """Return Ollama's Modelfile for the GGUF file of a model folder: it asks, ends and chooses tokens as serving does."""
+    """Return Ollama's Modelfile for the GGUF file of a folder: it asks, ends and chooses tokens as serving does."""
     known = read_folder(folder, CONTEXT)
     before, after = _around_question(known.tokenizer)
     ends = [*(str(known.tokenizer.decode([token])) for token in sorted(known.ends)), *known.stops]

@@ -36,7 +36,9 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     try:
         from llmops.features.online import OnlineTokens
     except ModuleNotFoundError as error:
-        raise ArtifactError(f"{error.name} is not installed here; build the image with serving-features.txt.") from error
+        raise ArtifactError(
+            f"{error.name} is not installed here; build the image with serving-features.txt."
+        ) from error
 
     return OnlineTokens(folder, service_name(model, version.name))
 

@@ -54,7 +54,9 @@ def test_llama_cpp_answers_with_the_exported_file_as_torch_does(home: Path, tiny
 
 def test_another_form_is_made_of_the_merged_model(home: Path, tiny_base: Path, tmp_path: Path) -> None:
     assert main(["models", "export", "v1", "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
-    assert {p.name: p.read_bytes() for p in tmp_path.glob("hf/*")} == {p.name: p.read_bytes() for p in tiny_base.iterdir()}
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("hf/*")} == {
+        p.name: p.read_bytes() for p in tiny_base.iterdir()
+    }
     served = home / "registry" / "support-bot" / "versions" / "v1" / "servable"
     file = (served / "model.gguf").read_bytes()
     shutil.rmtree(served)

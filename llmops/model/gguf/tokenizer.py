@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF folder, read by the library `tokenizers`: an image that serves needs no transformers for it.
 
-It offers of transformers' tokenizers what `llmops.prompts` and `serving` use, with the same token ids and texts. The
-tokenizer of a GGUF folder is a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
+It offers of transformers' tokenizers what `llmops.prompts` and `serving` use, with the same token ids and texts. A GGUF
+folder has a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
 """
 
 from __future__ import annotations
