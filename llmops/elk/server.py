@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +28,8 @@ class Server:
         self._name = f"{name} at {url}"
         self._http = httpx.Client(base_url=url, headers=headers, auth=auth, timeout=60, verify=verify)
 
-    def ask(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """Return the JSON of an answer.
+    def ask(self, method: str, path: str, body: Any = None, lines: bool = False, **options: Any) -> Any:
+        """Return the JSON of an answer, or a list of that of its `lines`.
 
         Raises:
             Cannot: if the server refuses, or answers without JSON, as a proxy's page for people.
@@ -50,7 +51,7 @@ class Server:
             )
         try:
             if not answer.is_error:
-                return answer.json()
+                return [json.loads(line) for line in answer.text.splitlines()] if lines else answer.json()
         except ValueError:
             pass
         raise Cannot(f"{answer.status_code}: {' '.join(answer.text.split())[:300]}")

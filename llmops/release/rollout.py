@@ -10,6 +10,7 @@ somebody stops it or promotes something (`stop`, `promote`), or `conclude` acts 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -111,13 +112,13 @@ def conclude(
     """
     going, kind = registry.canary(), trials.kind_of(registry, trial)
     if going is None or going.started != trial:
-        return _over(registry, trial)
+        return _over(registry, events, trial)
     sides = trials.counted(registry, trial)
     found = judge(sides.canary, sides.champion, going.share, rules, ratings=kind == AB_TEST, end=True)
     result = {"outcome": found.word, "promoted": False, "why": found.why, "numbers": dict(found.numbers)}
     if found.word == "error":
         registry.decide(going.version, kind, "error", by=by, why=found.why, numbers={**found.numbers, "trial": trial})
-        _announce(events, going, {**result, "kind": kind})
+        _announce(registry, events, going, {**result, "kind": kind})
     if found.word == "error" or (found.word == "insufficient_data" and not rules.late(trial)):
         return result
     switch = found.word == "no_regression" and promote and (kind != AB_TEST or found.better)
@@ -131,7 +132,7 @@ def conclude(
         if registry.canary() == going:  # it is not that somebody ended the trial at this very moment
             raise
         ended = False
-    return result | {"promoted": switch, "why": found.why} if ended else _over(registry, trial)
+    return result | {"promoted": switch, "why": found.why} if ended else _over(registry, events, trial)
 
 
 def due(registry: Registry, trial: str, rules: Rules) -> bool:
@@ -187,12 +188,16 @@ def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: st
         elif not registry.stop_canary(why=f"{words} ended: {found.why}", outcome=found.word, **ending):
             return False
         registry.decide(trial.version, kind, found.word, why=found.why, connection=connection, **told)
-    _announce(events, trial, {**told, "kind": kind, "outcome": found.word, "why": found.why})
+    _announce(registry, events, trial, {**told, "kind": kind, "outcome": found.word, "why": found.why})
     return True
 
 
-def _over(registry: Registry, trial: str) -> dict[str, Any]:
-    end = registry.ended(trial)
+def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
+    """Return how a trial ended, and announce it again: whoever ended it may have died before its event was stored."""
+    end, known = registry.ended(trial), trials.find(registry, trial)
+    for d in registry.decisions(known.version) if known else ():
+        if d["kind"] == known.kind and d["outcome"] != "error" and d["numbers"] == end.get("numbers"):
+            _announce(registry, events, Canary(known.version, known.share, trial), d)
     return {"outcome": "over", "promoted": False, **{n: end[n] for n in ("by", "why", "numbers") if n in end}}
 
 
@@ -209,7 +214,9 @@ def _tell(registry: Registry, events: Path, action: str, version: str, by: str, 
         emit(events, ADMIN, fields)
 
 
-def _announce(events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
+def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
+    """Write the event of a verdict. One that ends a trial is stored once, by its id; each error is an event."""
+    ends = uuid.uuid5(uuid.NAMESPACE_URL, f"{CANARY}|{registry.name}|{trial.started}")
     with _logged():
         fields = {
             "event.action": "decide",
@@ -220,7 +227,7 @@ def _announce(events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
             "llmops.canary.share": trial.share,
             "llmops.canary.started": trial.started,
         }
-        emit(events, CANARY, fields)
+        emit(events, CANARY, fields if decision["outcome"] == "error" else {**fields, "event.id": str(ends)})
     log.info("%s %s %s: %s", decision["kind"], trial.version, decision["outcome"], decision["why"])
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
+from llmops.errors import RegistryError
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.release.figures import Figures, group_of
@@ -122,9 +123,17 @@ def ask(registry: Registry, started: str, **asked: float | None) -> None:
 
 
 def counted(registry: Registry, started: str) -> Sides:
-    """Return the counts of all replicas in a trial, with the ratings of the answers."""
-    with registry.database.read() as connection:
-        return _pooled(connection, registry, started)
+    """Return the counts of all replicas in a trial, with the ratings of the answers.
+
+    Raises:
+        RegistryError: if they are damaged.
+    """
+    try:
+        with registry.database.read() as connection:
+            return _pooled(connection, registry, started)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        why = f"The counts of the trial that began at {started} are damaged ({type(error).__name__}: {error})"
+        raise RegistryError(f"{why}; end it with --stop.") from error
 
 
 def find(registry: Registry, started: str) -> sa.Row[Any] | None:

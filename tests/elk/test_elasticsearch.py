@@ -69,6 +69,11 @@ def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Moni
         list(setup.setup(settings, ADMIN))
         found = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
         assert found["priority"] == template["priority"] and found["template"]["lifecycle"]["data_retention"] == days
+    newer = found | {"version": found["version"] + 1, "priority": 7}
+    ask("PUT", "/_index_template/llmops-events", newer)
+    assert {one.thing: one.what for one in setup.setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
+    assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
+    ask("PUT", "/_index_template/llmops-events", template)
 
 
 def test_the_command_says_each_thing_and_how_it_went(
@@ -78,7 +83,7 @@ def test_the_command_says_each_thing_and_how_it_went(
     for name, value in ADMIN.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["elk", "setup"]) == setup.INCOMPLETE  # this server has its roles from a file, and none by API
-    assert "done    index template llmops-events\n" in capsys.readouterr().out
+    assert "done       index template llmops-events\n" in capsys.readouterr().out
     assert cli.main(["elk", "setup", "--json"]) == setup.INCOMPLETE
     assert {"thing": TEMPLATES[0], "what": "done", "why": ""} in json.loads(capsys.readouterr().out)
     monkeypatch.setenv("ELASTIC_PASSWORD", "wrong!")

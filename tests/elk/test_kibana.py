@@ -19,12 +19,17 @@ from llmops.errors import ConfigError
 from tests.served import Answer, served
 
 
+ROLE = "_security/role/llmops_writer"
+
+
 class Kibana:
     """Saved objects of a Kibana, in memory; Elasticsearch's paths are answered as by one without features."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.refused = ""  #: the title of an object that is not taken
+        self.documents: dict[str, Any] = {}  #: templates and roles, by path
+        self.imports = 0
         self.odd: dict[str, tuple[int, Any]] = {}  #: answers that are given in place of others, by path
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -35,12 +40,27 @@ class Kibana:
         assert method != "POST" or headers["kbn-xsrf"]
         if path in ("/_cluster/health",):
             return 200, {}
+        if path.startswith(("/_component_template/", "/_index_template/", "/_security/role/")):
+            *_, kind, name = path.split("/")
+            if method == "PUT":
+                self.documents[path] = json.loads(body)
+            found = self.documents.get(path)
+            kind = kind.removeprefix("_")
+            if found is None:
+                return 404, {}
+            return 200, {name: found} if kind == "role" else {f"{kind}s": [{"name": name, kind: found}]}
+        if path == "/api/saved_objects/_export":
+            wishes = [(wish["type"], wish["id"]) for wish in json.loads(body)["objects"]]
+            absent = [{"type": kind, "id": id} for kind, id in wishes if (kind, id) not in self.objects]
+            if absent:
+                return 400, {"statusCode": 400, "message": "Bad Request", "attributes": {"objects": absent}}
+            return 200, "\n".join(json.dumps(self.objects[wish]) for wish in wishes)
         if path == "/api/saved_objects/_import?overwrite=true":
             header = f"Content-Type: {headers['Content-Type']}\r\n\r\n".encode()
             (part,) = message_from_bytes(header + body).get_payload()
             assert part.get_filename().endswith(".ndjson")
             taken = [self._take(json.loads(line)) for line in part.get_payload(decode=True).decode().splitlines()]
-            errors = [one for one in taken if one]
+            errors, self.imports = [one for one in taken if one], self.imports + 1
             return 200, {"success": not errors, "errors": errors}
         return 400, {"error": f"no handler found for uri [{path}] and method [{method}]"}
 
@@ -67,9 +87,32 @@ def ours(steps: Any) -> str:
 
 
 def test_dashboards_are_made_in_the_order_of_their_references(config: Monitoring, server: Kibana) -> None:
-    assert ours(setup.setup(config, {})) == ours(setup.setup(config, {})) == "done"
+    assert ours(setup.setup(config, {})) == "done"
     assert list(server.objects)[0] == ("index-pattern", "llmops-events")
     assert len(server.objects) == len(setup.saved_objects())
+
+
+def test_dashboards_of_this_version_are_left_as_users_have_edited_them(config: Monitoring, server: Kibana) -> None:
+    list(setup.setup(config, {}))
+    quality = server.objects["dashboard", "llmops-quality"]["attributes"]
+    quality["panelsJSON"] = "[]"
+    assert ours(setup.setup(config, {})) == "unchanged" and quality["panelsJSON"] == "[]"
+    quality["description"] = "of an older version"
+    assert ours(setup.setup(config, {})) == "done" and server.imports == 2
+    del server.objects["dashboard", "llmops-quality"]
+    assert ours(setup.setup(config, {})) == "done" and ours(setup.setup(config, {})) == "unchanged"
+
+
+@pytest.mark.parametrize("path", ["_component_template/llmops-fields", "_index_template/llmops-events", ROLE])
+def test_a_newer_version_on_the_server_is_left_alone(config: Monitoring, server: Kibana, path: str) -> None:
+    list(setup.setup(config, {}))
+    found = server.documents[f"/{path}"]
+    marked = found["metadata"] if path == ROLE else found
+    marked["version"] += 1
+    for what in ("newer", "done"):
+        (one,) = [one for one in setup.setup(config, {}) if one.thing.endswith(path.split("/")[-1])]
+        assert one.what == what and (server.documents[f"/{path}"] is found) == (what == "newer")
+        marked["version"] -= 1
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring, server: Kibana) -> None:

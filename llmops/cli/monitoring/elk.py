@@ -22,7 +22,7 @@ def elk(settings: Config, options: argparse.Namespace) -> int:
     for one in setup(settings.monitoring):
         said.append(one)
         if not options.json:
-            print(f"{one.what:6}  {one.thing}" + (f": {one.why}" if one.why else ""), flush=True)
+            print(f"{one.what:9}  {one.thing}" + (f": {one.why}" if one.why else ""), flush=True)
     if options.json:
         print(json.dumps([one._asdict() for one in said]))
     return INCOMPLETE if any(one.what == "cannot" for one in said) else 0

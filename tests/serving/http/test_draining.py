@@ -16,7 +16,7 @@ import uvicorn
 
 from llmops.monitoring.datasets import SERVING
 from llmops.monitoring.sinks.local import LocalStore
-from serving.http import draining
+from serving.http import server as http_server
 from serving.http.server import DrainingServer
 
 #: Gets SIGTERM as soon as eight requests were taken, none of them answered: two are in the batch, six wait.
@@ -76,7 +76,7 @@ def test_sigterm_ends_it_after_the_wait_and_a_second_one_at_once(monkeypatch):
         timers.append(arguments)
         return SimpleNamespace(start=lambda: None)
 
-    monkeypatch.setattr(draining, "threading", SimpleNamespace(Timer=timer))
+    monkeypatch.setattr(http_server, "threading", SimpleNamespace(Timer=timer))
     for second in (False, True):
         app.state.draining = False
         server = DrainingServer(uvicorn.Config(app), app, drain_s=60)
