@@ -2,9 +2,9 @@
 
 The sign-flip test by topic (Fisher 1935, The Design of Experiments, section 21; for clusters Canay, Romano and Shaikh
 2017, "Randomization tests under an approximate symmetry assumption"). If two systems are equally good, each could have
-given the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The chance
-of a sum as large as the observed one is then counted exactly, for any number of topics, of any sizes, with any tails. It
-is approximate if one system is a little better in most topics and much worse in a few, so that both are equal on
+given the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The
+chance of a sum as large as the observed one is then counted exactly, for any number of topics, sizes and tails. It is
+approximate if one system is a little better in most topics and much worse in a few, so that both are equal on
 average; `benchmarks/gate.py` has the rates.
 
 Flipping the signs of a set of topics makes the sum no smaller exactly if the sum of that set is not above zero. So the
