@@ -55,7 +55,7 @@ class Sampler:
 class Chosen(ContinuousBatchingLogitsProcessor):
     """Leaves of each request that has a `Sampler` only the token that this takes."""
 
-    supported_kwargs = {"choice": object}
+    supported_kwargs: ClassVar = {"choice": object}
     ignored_kwargs = ()
 
     def __init__(self) -> None:

@@ -74,8 +74,10 @@ class Made(NamedTuple):
 
 
 def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[Template]]) -> Made:
-    """The candidates that documents make by themselves: pairs, rendered rows and what plain text asks; in the order of
-    the documents, and of the templates of a source."""
+    """Return the candidates of documents: ready pairs, rows rendered by templates, and questions found in plain text.
+
+    They come in the order of the documents, then of the source's templates.
+    """
     made: list[Candidate] = []
     dropped: list[Dropped] = []
     wordings: list[Document] = []
@@ -106,7 +108,7 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
 
 
 def render(document: Document, templates: Sequence[Template]) -> tuple[list[Candidate], list[str]]:
-    """The candidates that templates make of a structured row, and the empty fields that kept others from being made."""
+    """Render templates with a row's fields. Return the candidates and, for each skipped template, its empty field."""
     values = _fields(document) if templates else {}
     made, empty = [], []
     for number, template in enumerate(templates):
@@ -126,9 +128,10 @@ def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[T
 
     Args:
         known: source → the fields that its rows have.
+        templates: source → its templates.
 
     Raises:
-        LlmopsError: naming the first that does not, and those that do.
+        LlmopsError: if one does not exist. The message names it, and those that exist.
     """
     for source, entries in templates.items():
         if source not in known:
@@ -147,7 +150,7 @@ def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[T
 
 
 def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
-    """The candidate as a dropped row."""
+    """Return the dropped row of a candidate."""
     document = candidate.document
     parts = {"question": candidate.question, "answer": candidate.answer, "context": candidate.context}
     return Dropped(
@@ -228,7 +231,7 @@ class Wordings:
         yield made
 
     def unknown(self) -> Iterator[Dropped]:
-        """The documents that make no candidate."""
+        """Yield a dropped row for each other wording whose question has no answer."""
         query = "SELECT * FROM wordings WHERE number NOT IN (SELECT number FROM asked JOIN answered USING (asked))"
         for row in self._work.rows(query):
             document = Document(**{name: row[name] for name in _NAMES})
@@ -264,7 +267,7 @@ def _twin(row: dict[str, str]) -> str:
 
 
 def _stored(row: dict[str, str]) -> Candidate:
-    """A candidate as it is in its table."""
+    """Return the candidate of a row of the table of candidates."""
     origin = Document(id=row["document"], source=row["source"], location=row["location"], position=row["position"])
     return Candidate(origin, row["question"], row["answer"], row["context"], row["group"])
 

@@ -111,7 +111,7 @@ def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
 
 
 def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
-    """What is too close to a text, per kind the first held-out text."""
+    """Yield, for each way of being too close, the texts that are and the first held-out text that each is close to."""
     same, sets, runs = _hashed_words(texts), shingles(texts), hashed_ngrams(texts, RUN)
     for index in indexes:
         yield from index.same_words(same)

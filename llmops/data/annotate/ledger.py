@@ -107,7 +107,7 @@ class SplitLedger:
             insert(connection, self.scope, run, entries, by="annotate")
 
     def _runs(self) -> tuple[Database, list[Run]]:
-        """The database, and the runs that are read."""
+        """Return the database and the runs whose entries are read."""
         known = database_at(self.database)
         runs = runs_of(known, self.scope)
         for count in range(len(runs) + 1):
@@ -122,18 +122,18 @@ class SplitLedger:
 def planned(
     database: str, model: str, config: Annotate, interval: str, fingerprint: Callable[[str], str]
 ) -> SplitLedger:
-    """What a run of an interval reads and writes.
+    """Return the ledger as a run of an interval reads it and writes to it.
 
-    It is the run of the same interval that was given the same, if there is one; or the last one of those up to this
-    interval, if it was given the same and is of the latest of them: a backfill lacks what days after its own tested.
-    Else it is a new one. What is made again is dated as it was the first time.
+    Reuse an earlier run if its inputs were identical: a run of the same interval first, then the last run up to this
+    interval, if it is of the latest of these intervals. (A backfill does not know the tests of the days after it.)
+    Otherwise the run is new. A reused run keeps its date.
 
     Args:
         database: its URL.
         model: name of the model that is tested.
         config: the section of annotate.
         interval: ISO date.
-        fingerprint: gives that of the artifact, from the hash of what it reads here.
+        fingerprint: returns the artifact's fingerprint for the hash of the ledger entries that it reads.
     """
     scope = scope_of(model, config.model_dump(mode="json"))
     runs = runs_of(database_at(database), scope)
@@ -148,7 +148,7 @@ def planned(
 
 
 def scope_of(model: str, config: Mapping[str, Any]) -> str:
-    """A hash of all that makes a frozen test another one.
+    """Return a hash of the settings that define a frozen test.
 
     Args:
         model: name of the model that is tested.
@@ -160,7 +160,7 @@ def scope_of(model: str, config: Mapping[str, Any]) -> str:
 
 
 def runs_of(database: Database, scope: str) -> list[Run]:
-    """The runs of a scope, in order; where there is no database, none is made."""
+    """Return the runs of a scope, in order; none if there is no database, which is not created."""
     if database.absent:
         return []
     with database.read() as connection:
@@ -168,7 +168,7 @@ def runs_of(database: Database, scope: str) -> list[Run]:
 
 
 def _pages(database: Database, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """What a query of entries finds, by number and id, page by page: a page is of one moment."""
+    """Yield the rows of a query of entries page by page, by number and id. Each page is read in one transaction."""
     last: tuple[int, str] = (0, "")
     place = (split_entries.c.number, split_entries.c.id)
     while True:
@@ -192,7 +192,7 @@ def _read(connection: sa.Connection, scope: str) -> list[Run]:
 
 
 def _digest(scope: str, runs: Iterable[Run]) -> str:
-    """A hash of what a run reads that comes after these."""
+    """Return the hash of the entries that a run after `runs` reads."""
     last = list(runs)[-1:]
     return content_id(last[0].read, last[0].interval, last[0].fingerprint) if last else content_id(scope)
 

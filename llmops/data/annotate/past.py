@@ -47,7 +47,7 @@ class Ledger(Protocol):
         """Those of earlier runs, ordered by interval and run."""
 
     def trained(self) -> Iterator[Sequence[str]]:
-        """The compared texts of all that was trained or validated with, some at a time; also those that it shows."""
+        """Yield the compared and the shown texts of all training and validation examples, in batches."""
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Write down what is new in this run."""
@@ -59,22 +59,24 @@ class Unwritten:
     interval = ""
 
     def entries(self) -> Iterable[Entry]:
+        """Return no entries."""
         return ()
 
     def trained(self) -> Iterator[Sequence[str]]:
+        """Return no texts."""
         return iter(())
 
     def write(self, entries: Iterable[Entry]) -> None:
-        return None
+        """Write nothing."""
 
 
 def key(text: str) -> int:
-    """A number of 64 bits for a wording, group or the like: equal numbers are equal texts."""
+    """Return a hash of 64 bits for a text such as a wording or a group. Equal hashes are taken for equal texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def compared(config: Annotate) -> str:
-    """The text of an example by which it is compared with the held-out items, in SQL.
+    """Return SQL of the text by which an example is compared with the held-out items.
 
     The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
     what the test asks. Of an example that a template made, only the row's values are compared, since the template's
@@ -86,7 +88,7 @@ def compared(config: Annotate) -> str:
 
 
 def shown_text(config: Annotate) -> str:
-    """What stands in the place of `compared` if no template made the example, in SQL."""
+    """Return SQL of the compared text of an example that no template made."""
     return "c.question" if config.split_by == "wording" else "c.question || chr(10) || c.answer"
 
 
@@ -109,7 +111,7 @@ class Past:
 
     @classmethod
     def of(cls, ledger: Ledger, work: WorkTables) -> Past:
-        """What a run has to honour of the ledger that it reads."""
+        """Read a ledger and return its entries as numbers."""
         frames = [cls().entries]
         order: dict[int, int] = {}
         number = 0
@@ -138,7 +140,7 @@ class Past:
         return cls(pl.concat(frames))
 
     def after(self, new: pl.DataFrame, run: int) -> Past:
-        """This and what a run adds: items with `id`, `wording`, `group`, `split` and `interval`, which count so far."""
+        """Return these entries and a run's items, which have `id`, `wording`, `group`, `split` and `interval`."""
         added = new.select(
             "id", "wording", "group", (pl.col("split") == TEST).alias("test"), pl.lit(run, pl.UInt32).alias("run"),
             pl.lit(True).alias("so_far"), "interval",
@@ -206,11 +208,13 @@ class Past:
             yield Entry(run=0, split=TEST, example=Example(**json.loads(row["example"])), **known)
 
     def new(self, items: pl.DataFrame) -> pl.DataFrame:
-        """What is new in a run: what it trains and validates with for the first time, and the tested questions that
-        are new or have other examples than before, with all of these.
+        """Return the items that are new in a run.
+
+        These are the examples that it trains or validates with for the first time, and all examples of each tested
+        question that is new or has other examples than before.
 
         Args:
-            items: as `split_items` gives them.
+            items: from `split_items`.
         """
         known, same = self.used.filter("so_far"), ["wording", "id", "group"]
         used = items.filter(pl.col("split") != TEST).join(known, ["id", "group"], "anti", maintain_order="left")

@@ -63,7 +63,9 @@ _ADDRESS = re.compile(
 
 
 def pointer_only(question: str, answer: str) -> str:
-    """An answer that only names what to read, without an address, to a question that does not ask where it stands.
+    """Detect an answer that only names a text to read, without an address; return the detail, or "" for a good pair.
+
+    The question must not ask where something is found.
 
     Every sentence begins as such pointers do, names a kind of text, and does not go on to say what to do there.
     """

@@ -25,11 +25,11 @@ class Asked:
 
 
 def qa_pairs(text: str) -> list[tuple[str, str, str]]:
-    """The questions of `text`, what answers each, and the path of numbered headings that it stands under.
+    """Return the questions of `text`, each with its answer and the path of the numbered headings above it.
 
-    What a question is, `text.questions` says. Its answer is all that follows until the next question, or until a
-    numbered heading that is not under it. A question that nothing follows is left out, as is what comes before the
-    first.
+    `text.questions` decides which blocks are questions. The answer is the text up to the next question, or up to a
+    numbered heading that is not below the question. A question without an answer is left out, and so is the text
+    before the first question.
     """
     found: list[Asked] = []
     answering = False

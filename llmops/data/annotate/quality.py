@@ -41,12 +41,12 @@ _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 
 def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
-    """The rule by which a pair is dropped and the detail; None for a pair to keep."""
+    """Return the rule that a pair breaks and the detail; None for a pair to keep."""
     return next(((name, detail) for name, rule in RULES if (detail := rule(question, answer))), None)
 
 
 def no_words(question: str, answer: str) -> str:
-    """A question or an answer that is only links, addresses, marks of redaction, or symbols."""
+    """Detect a question or answer of nothing but links, addresses, marks of redaction and symbols."""
     for name, text in (("question", question), ("answer", answer)):
         if not _WORD.search(_NOT_SAID.sub(" ", text)):
             return f"the {name} says nothing besides links, marks and symbols"
@@ -54,12 +54,12 @@ def no_words(question: str, answer: str) -> str:
 
 
 def echo(question: str, answer: str) -> str:
-    """An answer that is the question again."""
+    """Detect an answer that only repeats the question."""
     return "the answer only repeats the question" if _words(question) == _words(answer) else ""
 
 
 def broken_off(question: str, answer: str) -> str:
-    """An answer of more than one word that ends where no sentence does."""
+    """Detect an answer of more than one word that ends in the middle of a sentence."""
     answer = answer.rstrip()
     several = len(_words(answer)) > 1 or _UNSPACED.search(answer)
     match = None if _HALF_OPEN.search(answer) else _BREAKS_OFF.search(answer)
@@ -70,13 +70,13 @@ def broken_off(question: str, answer: str) -> str:
 
 
 def repeated_lines(question: str, answer: str) -> str:
-    """An answer many of whose lines stood before."""
+    """Detect an answer with many repeated lines."""
     share = duplicate_line_share(answer)
     return f"{share:.0%} of the answer's lines stood before" if share > MAX_DUPLICATE_LINES else ""
 
 
 def stuttering(question: str, answer: str) -> str:
-    """A line that says the same one to four words too many times in a row; numbers, code and tables may repeat."""
+    """Detect a line that repeats one to four words too many times in a row; numbers, code and tables may repeat."""
     for line in running_text(answer).splitlines():
         words = _split(line)
         for size in range(1, 5):
@@ -90,7 +90,7 @@ def stuttering(question: str, answer: str) -> str:
 
 
 def repeated_phrases(question: str, answer: str) -> str:
-    """An answer that to a large part is runs of words that stood before; numbers, code and tables may repeat."""
+    """Detect an answer that consists largely of repeated runs of words; numbers, code and tables may repeat."""
     words = _words(running_text(answer))
     seen: set[tuple[str, ...]] = set()
     repeated: set[int] = set()

@@ -32,11 +32,11 @@ class Redactor:
         self._again: set[tuple[str, str]] = set()
 
     def redacted(self, made: Sequence[Candidate], again: Container[str] = ()) -> list[Candidate]:
-        """The candidates without any of the entities.
+        """Return the candidates with all entities replaced by marks.
 
         Args:
-            made: candidates; all of a document.
-            again: ids of documents of which more candidates will come.
+            made: all candidates of some documents.
+            again: ids of documents whose further candidates come in a later call.
         """
         changed = self._changed(made)
         found: dict[tuple[str, str, str], Counter[str]] = {}
@@ -74,7 +74,7 @@ class Redactor:
 
 
 def findings(work: WorkTables) -> Iterator[Finding]:
-    """A finding per document and entity, of what a `Redactor` noted."""
+    """Yield a finding per document and entity from the table that a `Redactor` filled."""
     query = """
         SELECT place, entity, sum(question) AS question, sum(answer) AS answer, sum(context) AS context
         FROM found GROUP BY place, document, entity ORDER BY place, document, entity"""

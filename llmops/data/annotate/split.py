@@ -36,7 +36,7 @@ class Claim(NamedTuple):
 
 
 def fraction(seed: int, key: str) -> float:
-    """A number from 0 to 1 that depends on nothing but the seed and the key."""
+    """Return a number from 0 to 1 that depends only on the seed and the key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
@@ -57,16 +57,16 @@ def keyed(claims: Iterable[Claim], config: Annotate) -> pl.DataFrame:
 
 
 def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim that is upheld; null for one that is not.
+    """Return the split of each claim, null for a claim that is not upheld.
 
     All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
     strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
     held out, to be neither tested nor trained on, has no claim upheld.
 
     Args:
-        claims: what this run's sources ask, as `keyed` gives it.
-        config: the shares, and what is tested.
-        past: what earlier runs used.
+        claims: questions of this run's sources, from `keyed`.
+        config: the shares and the test sources.
+        past: examples of earlier runs.
     """
     decided = _by_group(claims, config, past) if config.split_by == "group" else _by_wording(claims, config, past)
     found = claims.select("wording", "group", decided.cast(SPLIT).alias("split"))
@@ -78,7 +78,7 @@ def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
 
 
 def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim when whole groups are split.
+    """Return the split of each claim if whole groups are split.
 
     A group is tested if it was before, or its number is below `test` and a test source asks a question in it; never if
     it was trained on. What the other sources ask in a tested group is held out, since training on it would give the
@@ -103,7 +103,7 @@ def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
 
 
 def _by_wording(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim when the wordings within a group are split.
+    """Return the split of each claim if the wordings within a group are split.
 
     A wording is tested if it was before, or if its number is below `test`, a test source asks it, it was never trained
     on, and another wording of its group is sure to be trained on. Sure are those that a source asks that is not tested,

@@ -96,8 +96,10 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
 
 
 def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) -> int:
-    """Take the candidates that documents make, in the order of the documents' ids, then the other wordings of known
-    questions; returns how many templates were skipped."""
+    """Store the candidates of documents; return the number of skipped templates.
+
+    The documents are read in the order of their ids, then the other wordings of known questions follow.
+    """
     fields: defaultdict[str, set[str]] = defaultdict(set)
     redactor, wordings, skipped = Redactor(config.redact, work), Wordings(work), 0
     files = sorted(folder.glob("*.parquet"))
@@ -120,7 +122,7 @@ def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) ->
 
 
 def _documents(files: Sequence[Path], work: WorkTables) -> Iterator[Document]:
-    """The documents of a clean artifact, sorted by id, as they most often lie there."""
+    """Yield the documents of a clean artifact, sorted by id. Most artifacts are sorted already."""
     names = [field.name for field in fields(Document)]
     ids = pl.concat(
         [pl.Series("id", [], pl.String), *(pl.read_parquet(path, columns=["id"], glob=False)["id"] for path in files)]
@@ -149,7 +151,7 @@ def _any_reworded(files: Sequence[Path]) -> bool:
 def _fit(
     made: Sequence[Candidate], redactor: Redactor, work: WorkTables, config: Annotate, again: Container[str] = ()
 ) -> list[Candidate]:
-    """The candidates that are short and good enough, redacted and cut; the others are dropped."""
+    """Drop the candidates that are too long or too bad; return the others, redacted and cut."""
     dropped: list[Dropped] = []
     short = _kept(made, dropped, lambda c: _length_problem(c, config))
     good = _kept([_fitted(c, config) for c in redactor.redacted(short, again)], dropped, _quality_problem)
@@ -160,7 +162,7 @@ def _fit(
 def _kept(
     made: Iterable[Candidate], dropped: list[Dropped], judge: Callable[[Candidate], tuple[str, str] | None]
 ) -> list[Candidate]:
-    """The candidates for which `judge` returns None; the others are added to `dropped` with its rule and detail."""
+    """Return the candidates for which `judge` returns None; add the others to `dropped` with its rule and detail."""
     kept = []
     for candidate in made:
         if reason := judge(candidate):
@@ -182,7 +184,7 @@ def _length_problem(candidate: Candidate, config: Annotate) -> tuple[str, str] |
 
 
 def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
-    """The candidate with its answer and context cut to their largest lengths.
+    """Cut the answer and context of a candidate to their largest lengths.
 
     Cutting comes after redaction, because a card number that is cut in half would not be recognised as one.
     """
@@ -208,7 +210,7 @@ def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Ta
 
 def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
     """Write the annotated text of examples."""
-    with open(path, "w", encoding="utf-8") as text:
+    with path.open("w", encoding="utf-8") as text:
         for frame in frames:
             for question, answer, context in frame.select("question", "answer", "context").iter_rows():
                 text.write(prompts.annotated(question, answer, context) + "\n")

@@ -129,7 +129,7 @@ def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
 def _measure_variant(
     folder: Path, items: Sequence[Example], references: Sequence[Tokens], config: Compress, kept: Path
 ) -> Measured:
-    """The figures of the model in `folder`; the file `kept` has them if an interrupted run came this far."""
+    """Measure the model in `folder`, or read the figures from the file `kept` if an interrupted run wrote it."""
     if kept.exists():
         known = json.loads(kept.read_text(encoding="utf-8"))
         return Measured(**{**known, "speed": Speed(**known["speed"])})

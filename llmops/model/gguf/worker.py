@@ -96,15 +96,15 @@ def open_pipeline(
 
 @contextlib.contextmanager
 def _writable(file: Path) -> Iterator[Path]:
-    """A path by which OpenVINO can open a file: it opens it for writing, too, though it only reads.
+    """Yield a path of a file that OpenVINO can open. OpenVINO only reads, but opens files for writing too.
 
-    A file that may only be read, as in an image, is copied to memory until it is loaded.
+    A read-only file, as in an image, is copied to memory until it is loaded.
     """
     if os.access(file, os.W_OK):
         yield file
         return
-    with open(os.memfd_create(FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
-        with open(file, "rb") as source:
+    with os.fdopen(os.memfd_create(FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
+        with file.open("rb") as source:
             shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
         link = Path(folder) / FILE  # the name of the file tells OpenVINO its kind

@@ -133,7 +133,7 @@ def learn(config: Train, features: Path, base: str, found: Hyperparameters, out:
 
 
 def _learned_before(out: Path) -> Learned | None:
-    """What an interrupted run has learned, if it came to the end of its training."""
+    """Return the result of an interrupted run's training; None if its training was not finished."""
     if not (out / LEARNED).is_file():
         return None
     log.info("trained already: going on with merging")
@@ -141,7 +141,7 @@ def _learned_before(out: Path) -> Learned | None:
 
 
 def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
-    """What `tune` found, each value overruled by what the section `train` fixes."""
+    """Return the hyperparameters that `tune` found. Values in the section `train` have precedence."""
     return overruled(Hyperparameters(**json.loads((tune / "best.json").read_text(encoding="utf-8"))), config)
 
 
@@ -164,10 +164,10 @@ def _validation(features: Path) -> Sequence[Tokens]:
 
 
 def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
-    """The validation loss of the merged model as it was saved; None without validation examples.
+    """Return the validation loss of the saved merged model; None if there are no validation examples.
 
     Raises:
-        TrainingError: if it is not about `expected`, the loss of the model that was trained.
+        TrainingError: if the loss is not close to `expected`, the loss of the trained model.
     """
     if expected is None:
         return None

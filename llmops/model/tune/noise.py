@@ -1,4 +1,4 @@
-"""Does a trial beat another by more than the noise of the validation items?"""
+"""A test that a trial beats another by more than the noise of the validation items."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def gain(trial: Trial, start: Trial, tokens: Sequence[int], compared: int) -> Ga
     eight items.) The trial was picked as the best of `compared`, so the level is divided by their number (Bonferroni).
 
     Args:
-        trial, start: with `nats` of the same items.
+        trial: with `nats` of the items.
+        start: with `nats` of the same items.
         tokens: answer tokens of each item.
-        compared: how many trials there are beside the start.
+        compared: number of trials beside the start.
     """
     level = ALPHA / max(1, compared)
     lower = np.subtract(start.nats, trial.nats)

@@ -24,9 +24,9 @@ _LOST = ("cancelled", "ExecutorLostFailure", "Lost executor", "executor lost")
 
 @contextmanager
 def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterator[RunTrialJobs]:
-    """A function that does several jobs at once, each as a Spark task.
+    """Yield a function that runs several jobs at once, each as a Spark task.
 
-    Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
+    Executors need this project's packages. They read the artifacts and the base model by the driver's paths.
     """
     # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/machine.py.
     threads = {f"spark.executorEnv.{name}": "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -70,7 +70,7 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
 
 
 def _broken_off(error: Any) -> LlmopsError:
-    """What befell a task, of which HyperOpt keeps its error, or the text and class that Spark told."""
+    """Return the error to raise for a failed task. `error` is its exception, or Spark's text of it."""
     told = f"A trial on Spark broke off: {error or 'it was cancelled'}"
     if DiskFullError.__name__ in told or is_full(RuntimeError(told)):
         return DiskFullError(f"{told}. Make room and run it again; what is measured is kept.")

@@ -1,7 +1,7 @@
 """Search hyperparameters: grid, random or TPE, with successive halving or on Spark.
 
-What leads is taken only if it beats the starting point by more than the noise of the validation items. A killed search
-goes on from what it measured.
+The best point is taken only if it beats the starting point by more than the noise of the validation items. A killed
+search continues after its last measured trial.
 
     python -m llmops run tune
 """
@@ -79,9 +79,9 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
 
 
 def take(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, Gain | None]:
-    """The trial whose point is taken: the one that leads, if it beats the start beyond noise, else the start.
+    """Return the best trial if it beats the start by more than noise, otherwise the start.
 
-    Returns it with the gain of the one that leads; None if that is the start, or the start failed.
+    The second value is the gain of the best trial; None if the best trial is the start, or the start failed.
     """
     start, best = min(trials, key=lambda trial: trial.number), best_trial(trials)
     if best is start or start.error:
@@ -100,7 +100,7 @@ def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTri
 
 
 def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
-    """What comes next: the trial that was promoted, else new ones, `config.parallel` at once; empty at the end."""
+    """Return the next jobs: a promoted trial, otherwise up to `config.parallel` new trials; none at the end."""
     ladder, total = rungs(config), count_points(config, space)
     if going := promote(trials, ladder, config.halving):
         return [TrialJob(going, ladder[ladder.index(going.steps) + 1])]
@@ -158,7 +158,7 @@ def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, feat
 
 @lru_cache(maxsize=1)
 def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
-    """The training examples, and `items` validation examples drawn at random."""
+    """Return the training examples, and `items` validation examples drawn at random."""
     examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
 
@@ -169,7 +169,7 @@ def folder_of(trial: Trial, out: Path) -> Path:
 
 
 def read_trials(out: Path) -> list[Trial]:
-    """The trials as an interrupted search left them."""
+    """Return the trials that an interrupted search has measured."""
     if not (out / TRIALS).is_file():
         return []
     rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))
