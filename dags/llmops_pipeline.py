@@ -102,7 +102,7 @@ def llmops_pipeline() -> None:
             removed = gc(settings, by=who(get_current_context()["dag_run"]))
         except HomeInUse as error:
             raise AirflowSkipException(str(error)) from None
-        return {"removed": len(removed.plan.going), "freed": removed.plan.frees}
+        return {"removed": len(removed.going), "freed": removed.frees}
 
     artifacts: dict[str, str] = {}
     for name, spec in STAGES.items():

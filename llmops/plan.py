@@ -30,12 +30,10 @@ from llmops.data.place import check_place
 from llmops.doctor import Check
 from llmops.errors import LlmopsError, RegistryError
 from llmops.machine import GIB
-from llmops.model.base.budget import Row, advice, budget
-from llmops.model.base.foresee import Base, config_of, foresee
 from llmops.model.base.load import load_tokenizer
-from llmops.model.base.memory import STAGES, Form, Memory, Settings, room
+from llmops.model.base.memory import STAGES, Form, Memory, Row, Settings, advice, budget, room
 from llmops.model.base.memory import weights as bytes_of
-from llmops.model.base.objections import capacity
+from llmops.model.base.objections import Base, capacity, config_of, foresee
 from llmops.model.base.shape import Shape, shape_of
 from llmops.model.training.space import count_points, declared_space
 from llmops.push_to_hub.hub import token_for

@@ -6,7 +6,6 @@ python -m serving
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -26,8 +25,6 @@ from llmops.config import Config
 from llmops.errors import ConfigError, LlmopsError
 from llmops.machine import spin_briefly
 from llmops.model.gguf.worker import is_gguf
-from llmops.monitoring.datasets import LOADS
-from llmops.monitoring.events import emit
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.monitoring.shipping import shipper_for
 from llmops.registry.registry import registry_of
@@ -38,18 +35,17 @@ from serving.admission.dependencies import AppParts, assert_guarded
 from serving.admission.limits import Limiter
 from serving.engines.base import Engine
 from serving.guard import Guard
-from serving.http.draining import KEEP_ALIVE_S, DrainingServer
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import problem_response
-from serving.http.protocol import StayingProtocol
+from serving.http.server import KEEP_ALIVE_S, DrainingServer, StayingProtocol
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
-from serving.observe.digests import Digests
+from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 from serving.observe.texts import Texts
 from serving.observe.traces import traces_to
-from serving.routes import ab_test, admin, feedback, generate, health, keys, metrics, openai, pages, review
+from serving.routes import admin, feedback, generate, health, keys, openai, pages, review
 
 
 def create_app(
@@ -57,12 +53,7 @@ def create_app(
     engine_for: Callable[[Version], Engine] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> FastAPI:
-    """The app for a configuration.
-
-    Args:
-        config: where registry, keys and events are, and the section `serving`.
-        engine_for: makes the engine of a version; by default transformers on its servable folder.
-        environ: the environment; `LLMOPS_SESSION_SECRET` is what replicas without a common home sign with.
+    """Make the app for a configuration; replicas without a common home sign with `LLMOPS_SESSION_SECRET`.
 
     Raises:
         RuntimeError: if a route names no permission.
@@ -77,7 +68,7 @@ def create_app(
     parts = AppParts(
         config=config,
         keys=keys_of(config),
-        limiter=Limiter(config.serving, audit.note_limits_store, environ),
+        limiter=Limiter(config.serving, environ),
         audit=audit,
         registry=registry,
         models=models,
@@ -94,9 +85,7 @@ def create_app(
     async def running(app: FastAPI) -> AsyncIterator[None]:
         shipper = shipper_for(config.events, config.monitoring)
         watch = Watch(config, waiting=lambda: sum(loaded.engine.stats().waiting for loaded in models.loaded))
-        async with (
-            AsyncExitStack() as ending
-        ):  # what began last ends first, and if it fails the others end all the same
+        async with AsyncExitStack() as ending:  # the last to begin ends first; if it fails the others end all the same
             ending.push_async_callback(asyncio.to_thread, traces.close)  # 30 s if the collector hangs
             shipper.start()
             ending.push_async_callback(asyncio.to_thread, shipper.stop)
@@ -111,7 +100,7 @@ def create_app(
             parts.inputs.warm(registry)
             models.start()
             ending.push_async_callback(models.stop)
-            await _warm(guard, config)  # while the model is being loaded
+            await asyncio.to_thread(guard.warm)  # while the model is being loaded; without its rules nothing is served
             yield
 
     app = FastAPI(
@@ -124,14 +113,12 @@ def create_app(
         openapi_url=None,
     )
     app.state.parts = parts
-    app.state.draining = False  #: whether `/readyz` tells to send no more requests here
-    max_body = 16 * config.serving.max_prompt_chars + 65_536
-    timeout_s = config.serving.timeout_s
+    app.state.draining = False  #: `/readyz` then tells balancers to send no more requests here
     app.add_middleware(
         RequestMiddleware,
         folder=config.events,
-        max_body=max_body,
-        timeout_s=timeout_s,
+        max_body=16 * config.serving.max_prompt_chars + 65_536,
+        timeout_s=config.serving.timeout_s,
         secret=secret,
         count=parts.metrics.count,
         texts=texts,
@@ -139,7 +126,7 @@ def create_app(
     )
     for kind in (LlmopsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem_response)
-    for module in (generate, openai, feedback, health, metrics, admin, ab_test, keys, review, pages):
+    for module in (generate, openai, feedback, health, admin, keys, review, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "web" / "static"))
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]))
@@ -147,23 +134,8 @@ def create_app(
     return app
 
 
-async def _warm(guard: Guard, config: Config) -> None:
-    """Let the guard load what it needs; without it nothing is served, and the event says why."""
-    try:
-        await asyncio.to_thread(guard.warm)
-    except Exception as error:
-        fields = {
-            "event.action": "load_guard",
-            "event.outcome": "failure",
-            "error.message": f"{type(error).__name__}: {error}",
-        }
-        with contextlib.suppress(Exception):  # the disk that is full, say: the guard's own error must be told
-            await asyncio.to_thread(emit, config.events, LOADS, fields)
-        raise
-
-
 def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None) -> None:
-    """Run the app until it is told to stop (SIGTERM, Ctrl-C); what it has taken is answered first."""
+    """Run the app until SIGTERM or Ctrl-C; requests that it has taken are answered first."""
     spin_briefly(os.environ)
     app = create_app(config, engine_for)
     settings = uvicorn.Config(
@@ -180,7 +152,6 @@ def serve(config: Config, engine_for: Callable[[Version], Engine] | None = None)
 
 
 def _reader(config: Config, environ: Mapping[str, str]) -> Reader | None:
-    """What the dashboard reads; None where events go to no sink that can be read."""
     try:
         return reader_of(config, environ)
     except ConfigError:

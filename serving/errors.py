@@ -74,9 +74,6 @@ class FeedbackRefused(LlmopsError):
 class EventsUnreadable(LlmopsError):
     """Events go to no sink that can be read."""
 
-    def __init__(self) -> None:
-        super().__init__("Events go to no sink that can be read; name local or elasticsearch in monitoring.sinks.")
-
 
 class EngineDied(LlmopsError):
     """The engine failed or was closed before the answer was complete."""

@@ -28,26 +28,22 @@ _FOLLOWS = re.compile(r"\s\S+(?=\s)")
 
 
 class Guard:
-    """Knows what is looked for in all answers.
-
-    Args:
-        rules: names of personal data and secrets, or of the rules of `llmops.scans.output`.
-    """
+    """The rules for all answers: names of personal data and secrets, or of the rules of `llmops.scans.output`."""
 
     def __init__(self, rules: Sequence[str]) -> None:
         self._rules = frozenset(rules)
         self._entities = tuple(rule for rule in rules if rule in pii.ENTITIES)
 
     def warm(self) -> None:
-        """Load what finds these, before an answer needs it: that takes 3 s, in which nothing else in the app runs."""
+        """Load the finders before an answer needs them: that takes 3 s, in which nothing else in the app runs."""
         self.found("", "4111 1111 1111 1111, DE89370400440532013000")
 
     def watch(self, prompt: Prompt) -> AnswerWatch:
-        """What looks at one answer to this prompt while it comes."""
+        """Return the watch over one answer to this prompt."""
         return AnswerWatch(self, prompt)
 
     def found(self, prompt: str, answer: str) -> list[str]:
-        """The rules that an answer breaks, and its prompt does not."""
+        """Return the rules that an answer breaks, and its prompt does not."""
         broken = [found.rule for found in output.check(prompt, answer, entities=self._entities)]
         broken = [rule for rule in broken if rule in self._rules]
         in_prompt = {found.rule for found in output.check("", prompt)} if broken else set()
@@ -64,7 +60,7 @@ class AnswerWatch:
         self.rules: list[str] = []  #: the rules that the answer broke
 
     def see(self, chunk: Chunk) -> Chunk:
-        """Take the answer's next chunk; gives the chunk that may leave now, with what was held and may leave, too.
+        """Take the answer's next chunk, and return the chunk that may leave now, with held text that may leave, too.
 
         If the answer breaks a rule, this is its last chunk: it has no text and the finish reason `content_filter`.
         """
@@ -82,7 +78,6 @@ class AnswerWatch:
 
 
 def _word(text: str, at: int) -> int:
-    """Where the word begins that `at` is in."""
     while at and not text[at - 1].isspace():
         at -= 1
     return at

@@ -23,11 +23,11 @@ def data(settings: Config, options: argparse.Namespace) -> int:
     """Forget a person: delete all data made from their rows and mark models trained on them; or show a receipt."""
     from dataclasses import asdict
 
-    from llmops.erasure import receipts
+    from llmops.erasure import plan
     from llmops.erasure.forget import forget
 
     if options.action == "receipt":
-        print(json.dumps(receipts.read(settings, _number(options.subject)), indent=1))
+        print(json.dumps(plan.read_receipt(settings, _number(options.subject)), indent=1))
         return 0
     erasure = forget(settings, options.subject, by=who(), dry_run=options.dry_run)
     receipt = erasure.receipt

@@ -156,9 +156,7 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
         return
     elif options.version:
         share = options.share if options.share is not None else 0.1 if canary else 0.5
-        how: dict[str, Any] = {"kind": kind, "override": options.override}
-        how |= {"callers": settings.release.canary_callers}
-        rollout.start(registry, settings.events, options.version, share, **how, **by)
+        rollout.start(registry, settings.events, options.version, share, kind=kind, override=options.override, **by)
     print(json.dumps(rollout.state(registry), indent=1))
 
 

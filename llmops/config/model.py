@@ -159,9 +159,6 @@ class Train(Section):
         "none.",
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    group_by_length: bool = Field(
-        False, description="Batch examples of similar length: balances the work of several GPUs."
-    )
     validate_steps: int = Field(0, ge=0, description="Steps between checks of the validation loss; 0: only at the end.")
     patience: int = Field(
         0, ge=0, description="Stop after so many checks without a lower validation loss, keep the best; 0: never."

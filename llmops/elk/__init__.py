@@ -1,1 +1,1 @@
-"""Elasticsearch and Kibana, set up for our events by one command: `llmops elk setup|check|down`."""
+"""Elasticsearch and Kibana, set up for our events by one command: `llmops elk setup`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +27,13 @@ class Server:
         self._name = f"{name} at {url}"
         self._http = httpx.Client(base_url=url, headers=headers, auth=auth, timeout=60, verify=verify)
 
-    def send(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        """Return the answer, whatever its status.
+    def ask(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """Return the JSON of an answer.
 
         Raises:
-            ConfigError: if the server does not let this user in; not of another user's `auth`.
-            TransientError: if there is none, or the server is busy.
+            Cannot: if the server refuses, or answers without JSON, as a proxy's page for people.
+            ConfigError: if it does not let this user in.
+            TransientError: if it does not answer, or is busy.
         """
         if body is not None:
             options["json"] = body
@@ -43,34 +43,14 @@ class Server:
             raise TransientError(f"{self._name} does not answer ({error}).") from error
         if is_busy(answer.status_code):
             raise TransientError(f"{self._name} is busy ({answer.status_code}: {answer.text[:300]}).")
-        if answer.status_code == 401 and "auth" not in options:
+        if answer.status_code == 401:
             raise ConfigError(
                 f"{self._name} does not let this user in; set ELASTIC_PASSWORD (of ELASTIC_USERNAME, by default "
                 "elastic) or ELASTICSEARCH_API_KEY."
             )
-        return answer
-
-    def find(self, path: str) -> Any:
-        """Return what is at the path; None if nothing is. Raises what `ask` does."""
-        return content(answer) if (answer := self.send("GET", path)).status_code != 404 else None
-
-    def ask(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        """Return the content of an answer; None if there was nothing to delete.
-
-        Raises:
-            Cannot: if the server refuses, or answers without JSON.
-            ConfigError: if it does not let this user in.
-            TransientError: if it does not answer, or is busy.
-        """
-        answer = self.send(method, path, body, **options)
-        return None if answer.status_code == 404 and method == "DELETE" else content(answer)
-
-
-def content(answer: httpx.Response, lines: bool = False) -> Any:
-    """Return the JSON of an answer, or of its lines; raises `Cannot` if it is an error, or has another form."""
-    try:
-        if not answer.is_error:
-            return [json.loads(line) for line in answer.text.splitlines()] if lines else answer.json()
-    except ValueError:  # a page for people, as of a proxy
-        pass
-    raise Cannot(f"{answer.status_code}: {' '.join(answer.text.split())[:300]}")
+        try:
+            if not answer.is_error:
+                return answer.json()
+        except ValueError:
+            pass
+        raise Cannot(f"{answer.status_code}: {' '.join(answer.text.split())[:300]}")

@@ -1,94 +1,124 @@
-"""Setting up, checking and taking down, with a line about each thing."""
+"""Set up Elasticsearch and Kibana, with a line about each thing.
+
+Templates and roles are files here; `kibana.ndjson` is compiled from `docker/kibana/`. Everything is put, whatever the
+server has under these names.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from llmops.config import Monitoring
-from llmops.elk.elasticsearch import STREAMS, Events, State, Thing, things
-from llmops.elk.kibana import SavedObjects
 from llmops.elk.server import Cannot, Server
 from llmops.errors import ConfigError, LlmopsError
 
-What = Literal["created", "changed", "unchanged", "newer", "ok", "missing", "differs", "removed", "kept", "cannot"]
-INCOMPLETE = 3  #: exit status: all was tried, and the server could not take or give up something
-_DONE: dict[State, What] = {"missing": "created", "differs": "changed", "same": "unchanged", "newer": "newer"}
-_SEEN: dict[State, What] = {"missing": "missing", "differs": "differs", "same": "ok", "newer": "newer"}
+STREAMS, TEXT_STREAMS = "logs-llmops.*-*", "logs-llmops.text-"  #: all our data streams; how those of texts begin
+WRITER, READER = "llmops_writer", "llmops_reader"
+FIELDS, EVENTS, TEXTS = "llmops-fields", "llmops-events", "llmops-texts"  #: templates, and their files
+KIBANA = "Kibana's data view and dashboards"
+INCOMPLETE = 3  #: exit status: all was tried, and a server could not take something
 
 
 class Said(NamedTuple):
     """The outcome for a thing."""
 
     thing: str
-    what: What
+    what: Literal["done", "cannot"]
     why: str = ""
 
 
-def setup(config: Monitoring, environ: Mapping[str, str] = os.environ, change: bool = True) -> Iterator[Said]:
-    """Put everything that the server lacks or has in an older version; without `change` only report.
+def setup(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
+    """Put everything. An Elasticsearch that fails midway ends the set-up, a Kibana does not.
 
     Raises:
         TransientError: if Elasticsearch does not answer.
         ConfigError: if no server is configured, or it does not let this user in.
     """
-    for thing in _things(config, environ):
+    for thing, put in _things(config, environ):
         try:
-            state = thing.look()
-            if change and state in ("missing", "differs"):
-                thing.put()
-            why = "a newer release has put it; it is left alone" if state == "newer" else ""
-            yield Said(thing.name, (_DONE if change else _SEEN)[state], why)
+            put()
+            yield Said(thing, "done")
         except (Cannot, LlmopsError) as error:
-            yield _refused(thing, error)
+            if isinstance(error, LlmopsError) and thing != KIBANA:
+                raise
+            yield Said(thing, "cannot", str(error))
 
 
-def check(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
-    """Report on everything; change nothing. Raises what `setup` raises."""
-    return setup(config, environ, change=False)
+def read(name: str) -> Any:
+    """Return the content of a YAML file of this folder."""
+    return yaml.safe_load(_text(f"{name}.yaml"))
 
 
-def down(config: Monitoring, data: bool, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
-    """Remove all that `setup` puts; events only with `data`. Raises what `setup` raises."""
-    found = _things(config, environ)
-    if data:
-        found.append(Events(found[0].server, f"events ({STREAMS})"))
-    for thing in reversed(found):
-        try:
-            if thing.look() == "missing":
-                yield Said(thing.name, "unchanged", "it is not there")
-                continue
-            why = thing.remove()
-            yield Said(thing.name, "kept" if why else "removed", why)
-        except (Cannot, LlmopsError) as error:
-            yield _refused(thing, error)
+def saved_objects() -> list[dict[str, Any]]:
+    """Return the data view and the dashboards, in the order in which they refer to each other."""
+    return [json.loads(line) for line in _text("kibana.ndjson").splitlines()]
 
 
-def status(said: list[Said]) -> int:
-    """Return the exit status: 0 if all is well, 1 if something is not there, 3 if a server could not take it."""
-    whats = {one.what for one in said}
-    return 1 if whats & {"missing", "differs"} else INCOMPLETE if "cannot" in whats else 0
-
-
-def _things(config: Monitoring, environ: Mapping[str, str]) -> list[Thing]:
+def _things(config: Monitoring, environ: Mapping[str, str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what is set up, in order, with what puts it; users where the environment has their passwords."""
     if not config.elasticsearch_url:
         raise ConfigError("No Elasticsearch is configured; set monitoring.elasticsearch_url.")
-    server = Server("Elasticsearch", config.elasticsearch_url, environ, config.ca_file)
+    server, fields = Server("Elasticsearch", config.elasticsearch_url, environ, config.ca_file), read(FIELDS)
+    put = partial(server.ask, "PUT")
     try:
         server.ask("GET", "/_cluster/health")
     except Cannot as error:
         raise ConfigError(
             f"{config.elasticsearch_url} does not answer as Elasticsearch ({error}); see monitoring.elasticsearch_url."
         ) from None
-    found = things(server, config, environ)
+    yield f"component template {FIELDS}", partial(put, f"/_component_template/{FIELDS}", fields)
+    for name, days in ((EVENTS, config.elasticsearch_days), (TEXTS, config.keep_text_days)):
+        body = read(name)
+        body["template"]["lifecycle"] = {"data_retention": f"{days}d"}
+        yield f"index template {name}", partial(put, f"/_index_template/{name}", body)
+    yield "mapping of existing data streams", partial(_roll_over, server, fields["version"])
+    yield "retention of data streams", partial(_retain, server, config)
+    for name, role in read("roles").items():
+        yield f"role {name}", partial(put, f"/_security/role/{name}", role)
+    for variable, user in (("ELASTICSEARCH_WRITER_PASSWORD", WRITER), ("ELASTICSEARCH_READER_PASSWORD", READER)):
+        if environ.get(variable):
+            body = {"password": environ[variable], "roles": [user], "metadata": {"managed_by": "llmops"}}
+            yield f"user {user}", partial(put, f"/_security/user/{user}", body)
+    if password := environ.get("KIBANA_SYSTEM_PASSWORD"):
+        yield "user kibana_system", partial(put, "/_security/user/kibana_system/_password", {"password": password})
     if config.kibana_url:
-        found.append(SavedObjects(Server("Kibana", config.kibana_url, environ, config.ca_file)))
-    return found
+        yield KIBANA, partial(_import, Server("Kibana", config.kibana_url, environ, config.ca_file))
 
 
-def _refused(thing: Thing, error: Exception) -> Said:
-    """Report a refusal. An Elasticsearch that fails midway ends the set-up, a Kibana does not."""
-    if isinstance(error, LlmopsError) and not isinstance(thing, SavedObjects):
-        raise error
-    return Said(thing.name, "cannot", str(error))
+def _roll_over(server: Server, version: int) -> None:
+    """Let data streams whose fields are older begin a new index, which has those of the template."""
+    mappings = server.ask("GET", f"/{STREAMS}/_mapping")
+    for stream in server.ask("GET", f"/_resolve/index/{STREAMS}")["data_streams"]:
+        written = mappings[stream["backing_indices"][-1]]["mappings"]
+        if written.get("_meta", {}).get("version", 0) < version:
+            server.ask("POST", f"/{stream['name']}/_rollover")
+
+
+def _retain(server: Server, config: Monitoring) -> None:
+    """Set the days that existing data streams keep events; new ones have them from their template."""
+    try:
+        streams = server.ask("GET", f"/_data_stream/{STREAMS}/_lifecycle")["data_streams"]
+    except Cannot as error:
+        raise Cannot(f"the server has no lifecycle, so events stay until somebody deletes them ({error})") from None
+    for name in (stream["name"] for stream in streams):
+        days = config.keep_text_days if name.startswith(TEXT_STREAMS) else config.elasticsearch_days
+        server.ask("PUT", f"/_data_stream/{name}/_lifecycle", {"data_retention": f"{days}d"})
+
+
+def _import(server: Server) -> None:
+    file = ("llmops.ndjson", _text("kibana.ndjson"), "application/ndjson")
+    options = {"params": {"overwrite": "true"}, "files": {"file": file}}
+    answer = server.ask("POST", "/api/saved_objects/_import", **options)
+    if not answer["success"]:  # the others are taken all the same
+        raise Cannot(json.dumps(answer.get("errors", answer))[:300])
+
+
+def _text(name: str) -> str:
+    return files("llmops.elk").joinpath(name).read_text(encoding="utf-8")

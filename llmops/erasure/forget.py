@@ -28,9 +28,8 @@ from llmops.config import Config
 from llmops.data.collect import forgotten
 from llmops.data.collect.extract_rows import forget as forget_extract
 from llmops.data.collect.forgotten import HIDDEN
-from llmops.data.remote import is_remote
 from llmops.erasure import plan as plans
-from llmops.erasure import receipts, rows, said, search, split_entries
+from llmops.erasure import rows, said, search, split_entries
 from llmops.erasure.plan import Plan
 from llmops.erasure.subject import Subject
 from llmops.errors import LlmopsError
@@ -46,9 +45,19 @@ from llmops.state.database import Database, database_of
 log = logging.getLogger(__name__)
 
 
+_UNREACHED = [
+    "the sources themselves, and backups and copies of any of this",
+    "weights of the models trained on the rows",
+    "events in the spools of other machines, and where Elasticsearch, Logstash or OTLP keep them, with users' names",
+    "the Hub and its cache on this machine: weights, tags, history, and `main` of the data set until the next push",
+    "work files that killed cleanings left at `clean.work`: delete them while nothing runs",
+    "earlier versions of objects in the repository's store, and backups that the server of the online store made",
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an erasure did, or would do; it holds no personal data."""
+    """The work of an erasure, done or planned; it holds no personal data."""
 
     number: int  #: 0: of a dry run
     time: str
@@ -63,30 +72,26 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """What is told to whoever asked: the receipt, and what must not be kept with it."""
+    """The report to whoever asked: the receipt, and the places in the sources, which must not be kept with it."""
 
     receipt: Receipt
     documents: list[dict[str, str]]  #: where the rows were read, to delete them there: source, location, position
 
 
 def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = False) -> Erasure:
-    """Erase all that was made of the rows of a person, and search for what is left.
+    """Erase all that was made of the rows of a person, and search for the person again; with `dry_run` only plan it.
 
-    Args:
-        config: the whole configuration.
-        identifier: e-mail address, full name, customer or phone number: whole words of a row, whatever their case.
-        by: who asks for it, for the audit and the event.
-        dry_run: only tell what would be done.
+    The identifier is an e-mail address, a full name, a customer or phone number: whole words of a row, in any case.
 
     Raises:
         LlmopsError: if nothing names the person, a stage is running, another erasure has to be finished first, or
-            what was said cannot be read from Elasticsearch now.
+            feedback cannot be read from Elasticsearch now.
     """
     subject, database = Subject(identifier), database_of(config)
     with alone(config):
         if not dry_run:
             removal.finish(config)
-        if begun := receipts.interrupted(config, subject):
+        if begun := plans.interrupted(config, subject):
             number, plan = begun
         else:
             if not dry_run:
@@ -97,18 +102,18 @@ def forget(config: Config, identifier: str, *, by: str = "", dry_run: bool = Fal
                     f"Nothing in {config.home} names this person; nothing was changed. Give an e-mail address, name or "
                     "number as it stands in the sources, one at a time."
                 )
-            number = 0 if dry_run else receipts.begin(database, plan, subject)
+            number = 0 if dry_run else plans.begin(database, plan, subject)
         if dry_run:
             return Erasure(receipt=_receipt(config, plan, 0, []), documents=plan.documents)
         _carry_out(config, plan, subject, number)
         receipt = _receipt(config, plan, number, _remaining(config, plan, subject))
         _announce(config, receipt, by)
-        receipts.end(database, number, asdict(receipt), by)
+        plans.end(database, number, asdict(receipt), by)
     return Erasure(receipt=receipt, documents=plan.documents)
 
 
 def _carry_out(config: Config, plan: Plan, subject: Subject, number: int) -> None:
-    """Do all of the plan; what was done before a break is done again, which changes nothing."""
+    """Do all of the plan; steps that were done before a break are done again, which changes nothing."""
     database = database_of(config)
     for version in plan.versions:
         erasure = {"time": plan.time, "examples": version["examples"], "receipt": number}
@@ -151,7 +156,7 @@ def _without(answers: Path, examples: list[str], subject: Subject) -> None:
 
 
 def _hide_in_state(database: Database, subject: Subject) -> None:
-    """Put a mark where the database of what is decided names the person; nothing else of them is in its tables then."""
+    """Put a mark where the database names the person; nothing else of them is in its tables then."""
     with database.change() as connection:
         for table, key, column, text in list(search.naming_cells(search.state_cells(connection), subject)):
             value = json.loads(text) if isinstance(column.type, sa.JSON) else text
@@ -161,7 +166,6 @@ def _hide_in_state(database: Database, subject: Subject) -> None:
 
 
 def _remaining(config: Config, plan: Plan, subject: Subject) -> list[str]:
-    """The places that still name the person."""
     named = search.naming(config, subject)
     hidden = ([HIDDEN if subject.named_in_location(p) else p for p in path.parts] for path in named)
     still = [str(Path(*parts)) for parts in hidden]
@@ -181,32 +185,9 @@ def _receipt(config: Config, plan: Plan, number: int, remaining: list[str]) -> R
         deleted={name: len(getattr(plan, name)) for name in parts if getattr(plan, name)},
         versions=plan.versions,
         searched=[place for place in searched if place],
-        unreached=_unreached(config),
+        unreached=_UNREACHED,
         remaining=remaining,
     )
-
-
-def _unreached(config: Config) -> list[str]:
-    hub, sinks, work = config.push_to_hub, config.monitoring.sinks, config.clean.work
-    of_hub = ", ".join(source.location for source in config.collect.sources if source.revision)
-    others = " and ".join(sink for sink in sinks if sink in ("logstash", "otlp"))
-    told: list[tuple[object, str]] = [
-        (True, "the sources themselves, and backups and copies of any of this"),
-        (True, "weights of the models trained on the rows"),
-        (True, "events in the spools of other machines that are not sent yet"),
-        (of_hub, f"the Hub's cache on this machine, which holds {of_hub}"),
-        (is_remote(config.collect.repository), "earlier versions of its objects that the repository's store may keep"),
-        (work, f"work files that killed cleanings left in {work}: delete them while nothing runs"),
-        (hub.repo, f"weights and tags of {hub.repo} on the Hub; `llmops models push` brings the cards along"),
-        (
-            hub.dataset,
-            f"the data set {hub.dataset} on the Hub: its tags and history, and its main until the next push",
-        ),
-        ("elasticsearch" in sinks, "events in logs-llmops.* of Elasticsearch, with names of users and kept texts"),
-        (others, f"events wherever {others} brings them, with names of users and kept texts"),
-        (config.features.online != "sqlite", "what the server of the online store saved on its own disk before"),
-    ]
-    return [text for holds, text in told if holds]
 
 
 def _announce(config: Config, receipt: Receipt, by: str) -> None:

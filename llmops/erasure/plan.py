@@ -1,34 +1,37 @@
-"""What an erasure will delete, found before anything is changed, and kept in the database until it is done.
+"""The plan of an erasure, made before anything is changed, and kept in the database until it is done.
 
 The person's documents are found by their own words where they stand as they were read, in extracts and in the artifacts
-of collect. Every artifact that lineage reaches from these is deleted whole. The plan holds none of the rows' texts:
-whoever finds it after a break can finish the work, although what it was found by is gone already.
+of collect. Every artifact that lineage reaches from these is deleted whole. The plan holds none of the rows' texts. It
+finishes the work after a break, although the rows that it was made from are gone already.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import sqlalchemy as sa
 
 from llmops import artifacts, pipeline
 from llmops.config import Config
+from llmops.data.collect import forgotten
 from llmops.data.collect.forgotten import HIDDEN
 from llmops.erasure import rows, said, search, split_entries
 from llmops.erasure.rows import Row
 from llmops.erasure.subject import Subject
-from llmops.errors import ArtifactError
+from llmops.errors import ArtifactError, LlmopsError
 from llmops.records import content_id, is_key
 from llmops.registry.registry import Registry
 from llmops.release.lineage import lineage
+from llmops.retention import removal
+from llmops.sameness import check_erased
 from llmops.state import audit
-from llmops.state.database import database_of
+from llmops.state.database import Database, database_of
+from llmops.state.tables import erasures as table
 
-_PARTIAL = re.compile(r"\..+\.(?:\d+|new|partial|gone)")  #: what was left by who was killed while writing or removing
 _RECORDS = (artifacts.RECORD, artifacts.GONE)
 _ORDER = {stage: -number for number, stage in enumerate(pipeline.STAGES)}  #: each after what is made of it
 
@@ -66,7 +69,7 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
     def ids_of(annotate: str) -> set[str]:
         """Return the ids that their documents have in a run: those with a key, and the rows that it read, if its
         artifact of collect is still there. Row 12 of today's file may have been another person's then. A run without a
-        record was killed; it read what there is."""
+        record was killed; it read the rows of today."""
         read = [found.get(collect, [])] if (collect := _collect_of(root, annotate)) else found.values()
         return ids | {row.id for some in read for row in some}
 
@@ -79,7 +82,7 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
     read |= {artifacts.ref(path.parent) for path in _splits(root) if examples and _of(path, examples)}  # carried ones
     reached = _reached(root, read | {ref for ref, some in found.items() if any(row.file == 0 for row in some)})
     gone = holding | reached | {ref for ref, some in found.items() if some} | _reports(root, [*reviews, *keys])
-    gone = {ref for ref in gone if artifacts.is_done(root / ref)} | set(_unfinished(root))
+    gone = {ref for ref in gone if artifacts.is_done(root / ref)} | set(map(artifacts.ref, removal.unfinished(config)))
     answers = [path for path in registry.glob("*/versions/*/answers.parquet") if path in named or _of(path, examples)]
     logs = (config.home / "logs", config.home / "airflow" / "logs")
     texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, logs))]
@@ -93,7 +96,7 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
         ids=sorted(ids),
         extracts=sorted(path for path, some in found.items() if some and Path(path).is_absolute()),
         artifacts=sorted(gone, key=lambda ref: (_ORDER.get(ref.split("/")[0], 0), ref)),
-        leftovers=list(map(str, [*_leftovers(config), *caches])),
+        leftovers=list(map(str, [*removal.left_over(config), *caches])),
         partitions=sorted(name for name, some in found.items() if some and "/" not in name),
         entries=[*sorted(entries)],
         examples=sorted(examples),
@@ -128,7 +131,7 @@ def _rows(
 
 
 def _collect_of(root: Path, annotate: str) -> str:
-    """The artifact of collect behind one of annotate; empty if its records are gone."""
+    """Return the artifact of collect behind one of annotate; empty if its records are gone."""
     try:
         clean = artifacts.read_record(root / "annotate" / annotate).inputs["clean"]
         return artifacts.read_record(root / clean).inputs["collect"]
@@ -137,7 +140,7 @@ def _collect_of(root: Path, annotate: str) -> str:
 
 
 def _examples(root: Path, ids_of: Callable[[str], set[str]]) -> set[str]:
-    """The ids of the examples that were made of their documents, in the artifacts of annotate that are there."""
+    """Return the ids of the examples that were made of their documents, in the artifacts of annotate that are there."""
     found = set[str]()
     for path in _splits(root):
         ids = ids_of(path.parent.name)
@@ -147,14 +150,13 @@ def _examples(root: Path, ids_of: Callable[[str], set[str]]) -> set[str]:
 
 
 def _splits(root: Path) -> list[Path]:
-    """The files of examples in the artifacts of annotate that are there."""
     names = ("train.parquet", "validation.parquet", "test.parquet")
     files = [path / name for path in artifacts.finished(root / "annotate") for name in names]
     return [path for path in files if path.is_file()]
 
 
 def _reached(root: Path, refs: set[str]) -> set[str]:
-    """Some artifacts and all that was made of them, also by way of some whose data is gone."""
+    """Return some artifacts and all that was made of them, also by way of some whose data is gone."""
     reached = set(refs)
     for stage in pipeline.STAGES:
         for path in (root / stage).glob("[!.]*"):
@@ -165,28 +167,12 @@ def _reached(root: Path, refs: set[str]) -> set[str]:
 
 
 def _reports(root: Path, marks: list[str]) -> set[str]:
-    """The reports of improvements that show one of these reviews, or tell of one of these keys."""
     reports = [path for path in (root / "improve").glob("[!.]*/report.json") if marks]
     return {artifacts.ref(p.parent) for p in reports if any(mark in p.read_text(encoding="utf-8") for mark in marks)}
 
 
-def _unfinished(root: Path) -> Iterator[str]:
-    """What interrupted runs have begun: nobody knows what it was made of."""
-    for path in (path for stage in pipeline.STAGES for path in (root / stage).glob("[!.]*")):
-        if path.is_dir() and not artifacts.is_done(path) and {p.name for p in path.iterdir()} != {artifacts.GONE}:
-            yield artifacts.ref(path)
-
-
-def _leftovers(config: Config) -> Iterator[Path]:
-    """What killed runs left elsewhere. Nobody is writing to it, since no stage runs."""
-    for root in (config.artifacts, config.collect.cache, config.registry):
-        yield from (path for path in sorted(root.rglob(".*")) if _PARTIAL.fullmatch(path.name))
-    folders = [config.collect.cache / "downloads", *config.home.glob(".erasure-*")]
-    yield from (path for path in folders if path.is_dir())
-
-
 def _versions(config: Config, reached: set[str], examples: set[str]) -> Iterator[dict[str, Any]]:
-    """The model versions that were trained on some of these examples; 0 of them: their training rows are gone."""
+    """Yield the model versions that were trained on some of these examples; 0 of them: their training rows are gone."""
     for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir() and reached):
         registry = Registry(config.registry, folder.name, database_of(config))
         aliases = registry.aliases()
@@ -200,13 +186,63 @@ def _versions(config: Config, reached: set[str], examples: set[str]) -> Iterator
 
 
 def _of(path: Path, examples: set[str]) -> int:
-    """How many of some examples are in a file."""
     return len(examples.intersection(pl.read_parquet(path, columns=["id"])["id"]))
 
 
 def _places(theirs: list[Row], subject: Subject) -> list[dict[str, str]]:
-    """Where rows stand, each place once; what would name the person is hidden."""
     return [
         {"source": s, "location": HIDDEN if subject.named_in_location(at) else at, "position": subject.hide(position)}
         for s, at, position in sorted({(row.source, row.location, row.position) for row in theirs})
     ]
+
+
+def begin(database: Database, plan: Plan, subject: Subject) -> int:
+    """Write down a plan, and whom collect keeps out from now on; return the number of its receipt.
+
+    From here on the erasure can only be finished.
+    """
+    known = forgotten.keyed(database)
+    values = {"subject": known.person(subject.plain), "begun": plan.time, "ended": "", "plan": asdict(plan)}
+    with database.change() as connection:
+        rows = {(place["source"], place["position"]) for place in plan.documents}
+        forgotten.add(connection, subject.shape, subject.plain, rows)
+        return int(connection.scalar(sa.insert(table).values(values).returning(table.c.number)) or 0)
+
+
+def interrupted(config: Config, subject: Subject) -> tuple[int, Plan] | None:
+    """Return the erasure that was interrupted, if there is one.
+
+    Raises:
+        LlmopsError: if it was of somebody else.
+    """
+    database = database_of(config)
+    if database.absent:
+        return None
+    with database.read() as connection:
+        row = connection.execute(sa.select(table).where(table.c.ended == "")).first()
+    if row and row.subject != forgotten.load(database).person(subject.plain):
+        check_erased(config)
+    return (row.number, Plan(**row.plan)) if row else None
+
+
+def end(database: Database, number: int, receipt: Mapping[str, Any], by: str) -> None:
+    """Write down the receipt of an erasure that is done; its plan goes."""
+    with database.change() as connection:
+        this = sa.update(table).where(table.c.number == number)
+        connection.execute(this.values(ended=audit.now(), plan=None, receipt=dict(receipt)))
+        audit.note(connection, "erase", by=by, target=f"receipt {number}", fields={"left": len(receipt["remaining"])})
+    database.purge()
+
+
+def read_receipt(config: Config, number: int) -> dict[str, Any]:
+    """Return the receipt with a number.
+
+    Raises:
+        LlmopsError: if there is none.
+    """
+    database = database_of(config)
+    with database.read() as connection:
+        receipt = connection.scalar(sa.select(table.c.receipt).where(table.c.number == number))
+    if receipt is None:
+        raise LlmopsError(f"There is no receipt {number} in {database.name}.")
+    return dict(receipt)

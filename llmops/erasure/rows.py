@@ -1,7 +1,5 @@
-"""Find a person's rows where they stand as they were read, and take them out of the repository.
-
-They are found by their own words, by their conversation, by their ids.
-"""
+"""Find a person's rows by their words, conversation or ids where they stand as they were read, and take them out of
+the repository."""
 
 from __future__ import annotations
 
@@ -42,15 +40,11 @@ class Row(NamedTuple):
 
 
 def find(files: Sequence[Path | bytes], subject: Subject | None, ids: Collection[str] = ()) -> list[Row]:
-    """The person's rows in Parquet files that were read together, each a path or the content of one.
+    """Return the person's rows in Parquet files that were read together, each a path or the content of one.
 
-    Those that name the person, all messages of such a conversation and other versions of such a row, and those of some
-    ids. A place alone says nothing elsewhere: row 12 of yesterday's file may have been another person's.
-
-    Args:
-        files: they belong together.
-        subject: the person; None: only the ids are looked for.
-        ids: of documents that are theirs.
+    These name the person (without a subject none do), are messages of such a conversation or other versions of such a
+    row, or have one of the ids. A place alone says nothing elsewhere: row 12 of yesterday's file may have been another
+    person's.
     """
     named = _rows(files, lambda frame: _naming(frame, subject)) if subject else ()
     places = {row.place for row in named}
@@ -71,8 +65,8 @@ def in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dic
 
 
 def take_out(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
-    """Upload partitions again without the person's rows; what is there already is not sent (see `repository.upload`).
-    Parts that killed uploads left in any partition are deleted, since nobody knows whose rows they hold.
+    """Upload partitions again without the person's rows. Parts that killed uploads left in any partition are deleted,
+    since nobody knows whose rows they hold.
 
     Raises:
         RepositoryError: if the repository does not take them.

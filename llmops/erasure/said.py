@@ -1,7 +1,7 @@
-"""Take what a person has said of answers, their keys and their events out of the databases here.
+"""Take a person's feedback, keys and events out of the databases here.
 
-Theirs is what a key of theirs has said (`llmops keys create --owner`), and what names them. Of a review only its id
-stays, so that the event, should it still lie elsewhere, does not bring it back.
+Feedback is theirs if a key of theirs has given it (`llmops keys create --owner`), or if it names them. Only the id of a
+review stays, so that its event, should it still lie elsewhere, does not bring it back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GONE = {**dict.fromkeys((*_TEXTS, "key", "joined"), ""), "state": rows.FORGOTTE
 
 
 def prefixes(database: Database, subject: Subject) -> list[str]:
-    """The prefixes of the keys whose owner is the person."""
+    """Return the prefixes of the keys whose owner is the person."""
     if database.absent:
         return []
     with database.read() as connection:
@@ -40,8 +40,8 @@ def prefixes(database: Database, subject: Subject) -> list[str]:
 
 
 def take_in(config: Config) -> None:
-    """Take in what was said and is not there yet, so that its id is known when its event comes again: nothing is erased
-    in Elasticsearch from here. Events of the local store are erased themselves.
+    """Take in new feedback, so that its id is known when its event comes again: nothing is erased in Elasticsearch from
+    here. Events of the local store are erased themselves.
 
     Raises:
         EventsUnavailable: if they cannot be read now.
@@ -52,7 +52,7 @@ def take_in(config: Config) -> None:
 
 
 def find(database: Database, subject: Subject, theirs: Collection[str]) -> list[str]:
-    """The ids of the reviews that a key of theirs has said, or that name them."""
+    """Return the ids of the reviews that a key of theirs has given, or that name them."""
     found = rows.read(database)
     texts = pl.Series(["\n".join(getattr(row, name) for name in _TEXTS) for row in found], dtype=pl.String)
     named = set(subject.rows(texts))
@@ -60,20 +60,16 @@ def find(database: Database, subject: Subject, theirs: Collection[str]) -> list[
 
 
 def document_ids(config: Config, ids: Collection[str]) -> set[str]:
-    """The ids of the documents that were made of reviews."""
+    """Return the ids of the documents that were made of reviews."""
     names = [source.name for source in config.collect.sources if source.kind == "feedback"]
     return {documents.document_id(name, id) for id in ids for name in names}
 
 
 def forget(database: Database, ids: Collection[str], theirs: Collection[str]) -> None:
-    """Leave nothing of reviews but their ids, and nothing of keys; what says the same as one of these reviews is judged
-    again, or stays refused.
+    """Leave nothing of reviews but their ids, and nothing of the person's keys, given by prefix.
 
-    Args:
-        database: where they are.
-        ids: of the reviews.
-        theirs: prefixes of the person's keys: what they have said until now and comes later, from the spool of another
-            machine say, is not taken in any more.
+    Reviews that say the same as one of these are judged again, or stay refused. Feedback that the keys gave until now
+    and that comes later, from the spool of another machine say, is not taken in any more.
     """
     if not ids and not theirs:
         return
@@ -95,7 +91,7 @@ def forget(database: Database, ids: Collection[str], theirs: Collection[str]) ->
 
 
 def forget_events(path: Path, subject: Subject, theirs: Collection[str]) -> None:
-    """Delete the rows of an event database that name the person, and what their keys have said; dead letters, too.
+    """Delete the rows of an event database that name the person or are their keys' feedback; dead letters, too.
 
     The file is then written anew (`VACUUM`), since its free pages would still name them. Others may use it meanwhile.
     """

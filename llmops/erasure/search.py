@@ -42,19 +42,19 @@ _CHUNK, _OVERLAP = 4 << 20, 4 << 10  #: bytes
 
 
 def roots(config: Config) -> list[Path]:
-    """The folders that are searched: the home, and what the configuration puts elsewhere."""
+    """Return the folders that are searched: the home, and those that the configuration puts elsewhere."""
     return [config.home, config.collect.cache, config.registry, config.features.store]
 
 
 def naming(config: Config, subject: Subject) -> list[Path]:
-    """The files that name the person, or are named after them, sorted."""
+    """Return the files that name the person, or are named after them, sorted."""
     files = sorted({path.absolute() for root in roots(config) for path in root.rglob("*") if path.is_file()})
     files = [path for path in files if path.suffix not in _NUMBERS and path.name not in _TOKENIZERS]
     return [path for path in files if subject.named_in_location(path.name) or names(path, subject)]
 
 
 def names(path: Path, subject: Subject) -> bool:
-    """Whether a file names the person."""
+    """Return whether a file names the person."""
     if path.suffix == ".parquet" and not path.name.startswith("."):
         return any(naming_cells(_values(path), subject))
     if path.suffix in TEXT:
@@ -73,7 +73,7 @@ def names(path: Path, subject: Subject) -> bool:
 
 
 def in_state(database: Database, subject: Subject) -> bool:
-    """Whether the database of what is decided names the person."""
+    """Return whether the database names the person."""
     if database.absent:
         return False
     with database.read() as connection:
@@ -81,7 +81,7 @@ def in_state(database: Database, subject: Subject) -> bool:
 
 
 def naming_cells(found: Iterable[tuple[Any, ...]], subject: Subject) -> Iterator[tuple[Any, ...]]:
-    """The cells that name the person, in order; the last value of each is its text."""
+    """Yield the cells that name the person, in order; the last value of each is its text."""
     found = iter(found)
     while some := list(islice(found, _TOGETHER)):
         rows = subject.rows(pl.Series([text for *_, text in some], dtype=pl.String))
@@ -89,7 +89,7 @@ def naming_cells(found: Iterable[tuple[Any, ...]], subject: Subject) -> Iterator
 
 
 def cells(database: sqlite3.Connection) -> Iterator[tuple[str, str, int, str]]:
-    """Table, column, row number and text of every cell with text, of the tables that number their rows."""
+    """Yield table, column, row number and text of every cell with text, of the tables that number their rows."""
     tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%WITHOUT ROWID%'")
     for (table,) in tables.fetchall():
         for _, column, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
@@ -99,7 +99,7 @@ def cells(database: sqlite3.Connection) -> Iterator[tuple[str, str, int, str]]:
 
 
 def state_cells(connection: sa.Connection) -> Iterator[tuple[sa.Table, tuple[Any, ...], sa.Column[Any], str]]:
-    """Table, key, column and text of every cell with text in the database of what is decided, but of keys."""
+    """Yield table, key, column and text of every cell with text in the database, but of keys."""
     for table in metadata.sorted_tables:
         keys = list(table.primary_key)
         texts = [c for c in table.c if isinstance(c.type, sa.Text | sa.JSON) and not c.primary_key]
@@ -111,7 +111,6 @@ def state_cells(connection: sa.Connection) -> Iterator[tuple[sa.Table, tuple[Any
 
 
 def _values(path: Path) -> Iterator[tuple[str]]:
-    """The texts of a Parquet file; not the number of a row, which is nobody's."""
     for batch in pq.ParquetFile(path).iter_batches():
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -124,7 +123,7 @@ def _values(path: Path) -> Iterator[tuple[str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str]]:
-    """Each line of a text with the next one, since a name may be broken over two; JSON in one piece."""
+    """Yield each line of a text with the next one, since a name may be broken over two; JSON in one piece."""
     with open(path, encoding="utf-8", errors="replace") as handle:
         lines = [handle.read()] if path.suffix == ".json" else handle
         yield from ((first + second,) for first, second in pairwise(chain(lines, [""])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -24,36 +24,24 @@ _KEY = (table.c.scope, table.c.number, table.c.id)
 def find(
     database: Database, subject: Subject, ids_of: Callable[[str], set[str]], examples: Collection[str]
 ) -> set[tuple[str, int, str]]:
-    """The entries that name the person, or were made of their documents; and what a tested question of theirs was
-    before, since the test would carry that in its place.
+    """Return the entries that name the person, are of these examples, or were made of the person's documents.
 
-    Args:
-        database: where they are.
-        subject: the person.
-        ids_of: gives, by the fingerprint of a run, the ids that the person's documents have there.
-        examples: ids of examples that are known to be theirs.
+    `ids_of` returns, by the fingerprint of a run, the ids that the documents have there.
     """
     found = set[tuple[str, int, str]]()
     if database.absent:
         return found
-    asked, tested = dict[tuple[str, str], tuple[str, int]](), list[tuple[Any, tuple[str, int]]]()
+    query = sa.select(*_KEY, table.c.compared, table.c.example, table.c.documents)
     with database.read() as connection:
-        runs = {(run.scope, run.number): run for run in connection.execute(sa.select(split_runs))}
-    ids = {key: ids_of(run.fingerprint) for key, run in runs.items()}
-    for rows in _read(database):
-        texts = pl.Series([f"{row.compared}\n{_said(row.example or {})}" for row in rows], dtype=pl.String)
-        named = set(subject.rows(texts))
-        for at, row in enumerate(rows):
-            run, question = (row.scope, row.number), (row.scope, row.wording)
-            when = (runs[run].interval, row.number)
-            if row.split == "test":
-                tested.append((row, when))
-            if at in named or row.id in examples or not ids[run].isdisjoint(row.documents.split()):
-                found.add((row.scope, row.number, row.id))
-                if row.split == "test":
-                    asked[question] = max(asked.get(question, when), when)
-    before = [row for row, when in tested if when < asked.get((row.scope, row.wording), ("", 0))]
-    return found | {(row.scope, row.number, row.id) for row in before}
+        runs = {(run.scope, run.number): ids_of(run.fingerprint) for run in connection.execute(sa.select(split_runs))}
+        for rows in connection.execute(query.execution_options(yield_per=BATCH)).partitions():
+            texts = pl.Series([f"{row.compared}\n{_text(row.example or {})}" for row in rows], dtype=pl.String)
+            named = set(subject.rows(texts))
+            for at, row in enumerate(rows):
+                theirs = not runs[row.scope, row.number].isdisjoint(row.documents.split())
+                if at in named or row.id in examples or theirs:
+                    found.add((row.scope, row.number, row.id))
+    return found
 
 
 def forget(database: Database, keys: Iterable[Key]) -> None:
@@ -67,22 +55,8 @@ def forget(database: Database, keys: Iterable[Key]) -> None:
             audit.note(connection, "forget", by="erasure", target="split ledger", fields={"entries": len(rows)})
 
 
-def _read(database: Database) -> Iterator[Sequence[Any]]:
-    """All entries, some at a time."""
-    last: tuple[Any, ...] = ("", 0, "")
-    query = sa.select(*_KEY, table.c.wording, table.c.split, table.c.compared, table.c.example, table.c.documents)
-    while True:
-        with database.read() as connection:
-            some = query.where(sa.tuple_(*_KEY) > sa.tuple_(*map(sa.literal, last))).order_by(*_KEY).limit(BATCH)
-            rows = connection.execute(some).all()
-        if not rows:
-            return
-        last = tuple(rows[-1][:3])
-        yield rows
-
-
-def _said(example: dict[str, str]) -> str:
-    """What a tested example says; not the number of its row, which is nobody's."""
+def _text(example: dict[str, str]) -> str:
+    """Return the texts of a tested example; not the number of its row, which is nobody's."""
     position = example.get("position", "")
     texts = [example.get(name, "") for name in ("question", "answer", "context", "group", "location")]
     return "\n".join([*texts, position if is_key(position) else ""])

@@ -47,17 +47,17 @@ class Subject:
         return MARK
 
     def rows(self, texts: pl.Series) -> list[int]:
-        """The positions of the texts that name the person, in order."""
+        """Return the positions of the texts that name the person, in order."""
         texts = texts.fill_null("")
         likely = texts.str.to_lowercase().str.contains(self._likely) | texts.str.contains(_FOLDED)
         return [int(row) for row in likely.arg_true() if self.named_in(texts[int(row)])]
 
     def named_in(self, text: str) -> bool:
-        """Whether the text names the person."""
+        """Return whether the text names the person."""
         return any(map(self.stands_in, forms(text)))
 
     def stands_in(self, text: str) -> bool:
-        """Whether the text names the person as it stands."""
+        """Return whether the text names the person as it stands."""
         lower = text.casefold()
         if self.shape.kind == "phone" or len(lower) != len(text):  # the places in lower case are others
             found = [place for _, places in identity.runs(text, [self.shape]) for place in places]
@@ -70,11 +70,11 @@ class Subject:
         )
 
     def named_in_location(self, location: str) -> bool:
-        """Whether a file is named after the person, its suffixes aside."""
+        """Return whether a file is named after the person, its suffixes aside."""
         return any(map(self.named_in, identity.location_names(location)))
 
     def hide(self, value: Any) -> Any:
-        """A value of JSON in which a mark stands in place of each text that names the person."""
+        """Return a value of JSON in which a mark stands in place of each text that names the person."""
         if isinstance(value, str):
             return MARK if self.named_in(value) else value
         if isinstance(value, list):
@@ -82,7 +82,7 @@ class Subject:
         return {self.hide(k): self.hide(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def hide_lines(self, text: str) -> str:
-        """The text of a file with such marks: for the values of JSON, or for lines."""
+        """Return the text of a file with such marks: for the values of JSON, or for lines."""
         if (value := parsed(text)) is not None:
             return json.dumps(self.hide(value), ensure_ascii=False, indent=1) + "\n"
         lines = text.splitlines()
@@ -97,14 +97,14 @@ class Subject:
 
 
 def without_numbers(text: str) -> str:
-    """A text without the numbers of JSON, which count and measure and so are nobody's; JSON is all of it, or lines."""
+    """Return a text without the numbers of JSON, which count and measure; JSON is all of it, or lines."""
     if parsed(text) is not None:
         return _STRING_OR_NUMBER.sub(lambda found: found[1] or "0", text)
     return text if "\n" not in text.rstrip("\n") else "".join(map(without_numbers, text.splitlines(keepends=True)))
 
 
 def parsed(text: str) -> Any:
-    """The JSON object or list that the text is; None if it is none."""
+    """Return the JSON object or list that the text is; None if it is none."""
     try:
         return json.loads(text) if text.lstrip()[:1] in ("{", "[") else None
     except ValueError:

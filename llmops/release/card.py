@@ -46,20 +46,11 @@ def render(
     file: str = "",
     language: str = "en",
 ) -> str:
-    """The card's text.
+    """Return the card's text.
 
-    Args:
-        name: the model's name.
-        version: what the card is of.
-        decision: the gate's.
-        evaluation: content of `evaluation.json`.
-        governance: content of `governance.json`.
-        lineage: what `lineage.build` made.
-        sources: rows with `source`, `licence`, `owner` and the number of training `examples`.
-        training: hyperparameters and figures of the training run.
-        chat: whether its tokenizer has a chat template.
-        file: the GGUF file that is served, if it is one.
-        language: ISO code of the texts.
+    `evaluation`, `governance` and `lineage` are the contents of the version's files. `sources` has rows with `source`,
+    `licence`, `owner` and the number of training `examples`, `training` hyperparameters and figures of the training.
+    `file` is the GGUF file that is served, if it is one.
     """
     metrics = sorted({metric for model in evaluation["models"].values() for metric in model})
     body = _template("card.md").render(
@@ -82,14 +73,10 @@ def render(
 
 
 def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: str = "", file: str = "") -> str:
-    """The card's section of code that loads what is served, asks it, and loads the adapter on what it was trained on.
+    """Return the card's section of code that loads and asks the served model, and loads the adapter on its base.
 
-    Args:
-        version: what is loaded.
-        lineage: what `lineage.build` made.
-        chat: whether its tokenizer has a chat template.
-        repo: Hub repository, of which the tag named like the version is loaded; by default the folder of the card.
-        file: the GGUF file that is served, if it is one.
+    It loads the tag named like the version from a Hub repository, by default from the folder of the card. `file` is the
+    GGUF file that is served, if it is one.
     """
     base = lineage["base_model"]
     train = next(stage for stage in lineage["stages"] if stage["artifact"].startswith("train/"))
@@ -110,7 +97,7 @@ def how_to_load(version: Version, lineage: Mapping[str, Any], chat: bool, repo: 
 
 
 def has_chat_template(servable: Path) -> bool:
-    """Whether the tokenizer of a model folder has a chat template."""
+    """Return whether the tokenizer of a model folder has a chat template."""
     settings = servable / "tokenizer_config.json"
     known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     return bool(known.get("chat_template")) or (servable / "chat_template.jinja").is_file()
@@ -122,13 +109,7 @@ def gguf_file(servable: Path) -> str:
 
 
 def for_hub(version: Version, repo: str, override: str = "") -> str:
-    """The card as it is pushed: it loads from the repository, and tells of an override.
-
-    Args:
-        version: whose; with its files.
-        repo: Hub repository.
-        override: why it was made champion though the gate had not passed it; empty if it was not.
-    """
+    """Return the card as it is pushed: it loads from the Hub repository, and tells the reason of an override."""
     card = (version.path / "README.md").read_text(encoding="utf-8")
     lineage = json.loads((version.path / "lineage.json").read_text(encoding="utf-8"))
     loading = how_to_load(version, lineage, has_chat_template(version.servable), repo, gguf_file(version.servable))
@@ -148,7 +129,7 @@ def _template(name: str) -> Template:
 
 
 def marked(card: str, version: Version) -> str:
-    """The card with a section on the training rows that were forgotten after the training, if there are such."""
+    """Return the card with a section on the training rows that were forgotten after the training, if there are such."""
     card = _ERASURE.sub("", card)
     if not version.erasures:
         return card

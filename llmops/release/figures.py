@@ -111,4 +111,4 @@ class Figures:
     @classmethod
     def of(cls, document: Mapping[str, Mapping[str, int]]) -> Self:
         """Return the figures that `document` gave."""
-        return cls({key: Counter({word: int(n) for word, n in counts.items()}) for key, counts in document.items()})
+        return cls({key: Counter(counts) for key, counts in document.items()})

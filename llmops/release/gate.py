@@ -1,18 +1,17 @@
 """The gate: is the candidate better than its opponent, on the same items, beyond chance?
 
-By a sign-flip test by topic on the differences of the same items (see `statistics.sign_flip`), at the level that the
-frozen test has left for this attempt (see `ledger`). The candidate is promoted if
+The test is a sign-flip test by topic on the differences of the same items (see `statistics.sign_flip`), at the level
+that the frozen test has left for this attempt (see `ledger`). The candidate is promoted if
 
 1. the primary metric is better by more than `min_effect`: that bound of the difference's interval lies beyond it,
 2. no guardrail is inferior: its bound is above minus the margin (non-inferiority),
 3. no floor is broken: the candidate's own mean reaches it.
 
-Of a metric of which less is better all of this is the other way round. A champion that is marked by an erasure is
+For a metric where less is better, all of this is the other way round. A champion that is marked by an erasure is
 replaced by a candidate that is not inferior: the margin of the primary metric and the guardrails is `erased_margin`,
-and no attempt is spent. Inconclusive, and no attempt spent: fewer items or topics than asked for, a level that so few
-topics cannot reach, a candidate that differs from an earlier one only by a seed, or from its opponent only in what
-users have said of too few topics (see `judgement`). Everything else:
-rejected. Pure functions, no files.
+and no attempt is spent. The decision is inconclusive, and no attempt is spent, with fewer items or topics than asked
+for, a level that so few topics cannot reach, a candidate that differs from an earlier one only by a seed, or from its
+opponent only by feedback on too few topics (see `judgement`). Everything else is rejected. Pure functions, no files.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ POWER = 0.8  #: the chance with which a difference is said to be found
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one model scored on the test items."""
+    """Scores of one model on the test items."""
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]  #: topic of each item
@@ -73,7 +72,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate decided, with its numbers."""
+    """The gate's decision with its numbers."""
 
     outcome: Outcome
     opponent: str  #: "base" or a version
@@ -89,7 +88,7 @@ class Decision:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Decision:
-        """The decision that a `decision.json` holds."""
+        """Return the decision that a `decision.json` holds."""
         values = {name: document[name] for name in cls.__dataclass_fields__}
         values |= {"reasons": tuple(values["reasons"]), "floors": tuple(Floor(**f) for f in values["floors"])}
         return cls(**{**values, "comparisons": tuple(Comparison(**c) for c in values["comparisons"])})
@@ -99,15 +98,10 @@ def decide(
     candidate: Scores, opponent: Scores, config: Release, opponent_name: str, chance: Chance, void: str = "",
     marked: bool = False,
 ) -> Decision:  # fmt: skip
-    """Compare the candidate with its opponent.
+    """Compare the candidate with its opponent ("base" or the champion's version) on the same items, in any order.
 
-    Args:
-        candidate, opponent: scores on the same items; their order does not matter.
-        config: metrics, margins and floors.
-        opponent_name: "base" or the champion's version, for the reasons.
-        chance: what the frozen test has left for this attempt.
-        void: why this comparison is to decide nothing, if so.
-        marked: whether the opponent learned from a person who was forgotten since.
+    `void` is the reason why this comparison is to decide nothing. A `marked` opponent learned from a person who was
+    forgotten since.
 
     Raises:
         ArtifactError: if the items differ, are double, or a value is no finite number.
@@ -175,13 +169,10 @@ def _compare(
     margins: Sequence[tuple[str, float]],
     level: float,
 ) -> tuple[tuple[Comparison, ...], float | None]:
-    """The primary metric and the guardrails, and which difference of the primary one would have been found.
+    """Compare the primary metric and the guardrails; return also which difference of the primary one would be found.
 
-    Args:
-        differences: candidate minus opponent, a row per item, a column per metric of `means`.
-        means: metric → those of candidate and opponent.
-        margins: metric → how much worse it may be, first the primary one's; below 0: how much better it must be.
-        level: one-sided, of each bound.
+    `differences` are candidate minus opponent, a row per item, a column per metric of `means`. A margin is how much
+    worse a metric may be, below 0 how much better it must be; the primary one's is first. `level` is one-sided.
     """
     signs = np.array([-1.0 if metric in LOWER_IS_BETTER else 1.0 for metric, _ in margins])
     columns = [list(means).index(metric) for metric, _ in margins]
@@ -267,5 +258,5 @@ def _words(c: Comparison, opponent: str, level: float) -> str:
 
 
 def _confidence(level: float) -> str:
-    """The confidence of an interval of which each bound has this level, with as many digits as tell it from 100 %."""
+    """Write the confidence of an interval whose bounds have this level, with as many digits as tell it from 100 %."""
     return f"{100 * (1 - 2 * level):.{max(0, math.ceil(-math.log10(level)) - 2)}f}%"

@@ -1,4 +1,4 @@
-"""One candidate before the gate: whether it has been decided on, with what level if not, and what that spends."""
+"""One candidate before the gate: find its earlier decision, or decide at the level that is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmops.statistics.sign_flip import smallest_level
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is asked of the gate."""
+    """A candidate with its scores and those of its opponent."""
 
     scores: Scores
     opponent_scores: Scores
@@ -47,7 +47,7 @@ class Judgement:
     chance: Chance | None  #: what it was decided with; None if that was earlier
 
     def counting(self, version: Version) -> Decision:
-        """The decision as it counts: not at all if the champion changed while it was made."""
+        """Return the decision as it counts: not at all if the champion changed while it was made."""
         if version.compared_with:
             return self.decision
         why = void(self.candidate.opponent)
@@ -56,7 +56,7 @@ class Judgement:
         return _decide(self.candidate, self.config, self.chance, why)
 
     def numbers(self) -> dict[str, Any]:
-        """What the registry keeps of the decision."""
+        """Return the numbers of the decision for the registry."""
         return {**asdict(self.decision), "test": self.candidate.test}
 
     def spend(self, connection: sa.Connection, version: Version) -> None:
@@ -82,7 +82,7 @@ class Judgement:
 
 
 def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgement:
-    """The gate's decision: the one there was if this candidate has been compared with this opponent, else a new one."""
+    """Return the gate's decision: the earlier one if this candidate was compared with this opponent, else a new one."""
     version, test = registry.made_from(candidate.compress), candidate.test
     name = version.name if version else ""
     with registry.database.read() as connection:
@@ -107,7 +107,7 @@ def judge(candidate: Candidate, config: Release, registry: Registry) -> Judgemen
 
 
 def _too_little(candidate: Candidate, chance: Chance) -> str:
-    """Why so few topics, all that is new, can decide nothing: so many get better by luck too often. Empty: they can."""
+    """Say why so few new topics can decide nothing: so few get better by luck too often. Empty: they can."""
     if smallest_level(candidate.told) <= chance.level:
         return ""
     needed = next((count for count in range(candidate.told, 100) if smallest_level(count) <= chance.level), "more")

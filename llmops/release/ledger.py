@@ -59,7 +59,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Chance:
-    """What the next attempt on a test has."""
+    """The number, the level and the budget of the next attempt on a test."""
 
     number: int
     level: float  #: one-sided
@@ -68,11 +68,11 @@ class Chance:
 
 
 def next_chance(attempts: Sequence[Attempt], items: Iterable[str]) -> Chance:
-    """The number and the level of the next attempt on a test of these items, after those that there were.
+    """Return number and level of the next attempt on a test of these items, after all earlier attempts.
 
-    A test of new items alone is another test: it starts with the whole budget and with attempt 1. Else the budget holds
-    what its items, on average, have not been asked at; but after no attempt that shares items more than that has left,
-    and the share of items that it did not ask gives back. So new items refill it, and leaving old ones out does not.
+    A test of new items alone starts with the whole budget and with attempt 1. Else the budget is ALPHA less the levels
+    at which its items, on average, were asked. It is at most what each attempt that shares items has left, plus the
+    share of items that this attempt did not ask. So new items refill it, and leaving old ones out does not.
     """
     ids = set(items)
     number, left, spent = 0, ALPHA, 0.0
@@ -88,24 +88,18 @@ def next_chance(attempts: Sequence[Attempt], items: Iterable[str]) -> Chance:
 
 
 def twin(attempts: Sequence[Attempt], test: str, identity: str, version: str) -> Attempt | None:
-    """An attempt of another version on the same test that was made by the same but for seeds, if there is one."""
+    """Return an attempt of another version on the same test that was made by the same but for seeds, if any."""
     return next((a for a in attempts if (a.test, a.identity) == (test, identity) and a.version != version), None)
 
 
 def frozen_test(items: Iterable[str]) -> str:
-    """16 hex digits that name a frozen test: the hash of its items' ids."""
+    """Return 16 hex digits that name a frozen test: the hash of its items' ids."""
     return _hash(sorted(set(items)))
 
 
 def identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
-    """16 hex digits over all that made a candidate and judged it, but seeds: data, base model, settings, code, and the
-    libraries and the GPU that computed it.
-
-    Args:
-        known: the records behind the release, by stage.
-        config: what the gate asks for.
-        selection: content of the select artifact's `selection.json`.
-    """
+    """Return 16 hex digits over all that made a candidate and judged it, but seeds: data, base model, settings, code,
+    and the libraries and the GPU that computed it; from the records behind the release and `selection.json`."""
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _without_seeds(one.config), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}
@@ -114,7 +108,7 @@ def identity(known: Mapping[str, Record], config: Release, selection: Mapping[st
 
 
 def read(connection: sa.Connection, model: str) -> list[Attempt]:
-    """All attempts of a model's versions, oldest first."""
+    """Return all attempts of a model's versions, oldest first."""
     rows = connection.execute(sa.select(table).where(table.c.model == model).order_by(table.c.id)).mappings()
     names = [field.name for field in fields(Attempt)]
     return [Attempt(**{**{name: row[name] for name in names}, "asked": tuple(row["asked"])}) for row in rows]

@@ -18,10 +18,11 @@ from llmops.registry.version import Version
 from llmops.scans import secrets
 
 DATASET = "train.parquet"  #: the file of the annotate artifact whose hash names the dataset
+_OF_STAGE = ("interval", "inputs", "code", "environment", "git_commit", "run", "started", "finished")
 
 
 def records(govern: Path) -> dict[str, Record]:
-    """The records behind a release by stage: of the govern artifact and of all that it was made from.
+    """Return the records behind a release by stage: of the govern artifact and of all that it was made from.
 
     Where two artifacts of a stage with the same content are among them, it is the one nearer to the release.
 
@@ -35,25 +36,12 @@ def records(govern: Path) -> dict[str, Record]:
 
 
 def dataset_hash(known: Mapping[str, Record]) -> str:
-    """SHA-256 of the training split.
-
-    Raises:
-        ArtifactError: if the annotate artifact has no training split.
-    """
-    annotate = known["annotate"]
-    if DATASET not in annotate.files:
-        raise ArtifactError(f"The artifact annotate/{annotate.fingerprint} has no {DATASET}; run annotate again.")
-    return annotate.files[DATASET]
+    """Return the SHA-256 of the training split."""
+    return known["annotate"].files[DATASET]
 
 
 def build(known: Mapping[str, Record], version: Version, selection: Mapping[str, Any]) -> dict[str, Any]:
-    """The lineage document of a version, as JSON values.
-
-    Args:
-        known: what `records` found.
-        version: the version it is for.
-        selection: content of the select artifact's `selection.json`.
-    """
+    """Return the lineage document of a version, as JSON values, from its `records` and `selection.json`."""
     train, annotate, select = known["train"], known["annotate"], known["select"]
     sources = known["collect"].config.get("sources", []) if "collect" in known else []
     return {
@@ -85,15 +73,8 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
         "stages": [
             {
                 "artifact": f"{r.stage}/{r.fingerprint}",
-                "interval": r.interval,
-                "inputs": r.inputs,
                 "config": _clean_values(r.config),
-                "code": r.code,
-                "environment": r.environment,
-                "git_commit": r.git_commit,
-                "run": r.run,
-                "started": r.started,
-                "finished": r.finished,
+                **{name: getattr(r, name) for name in _OF_STAGE},
             }
             for r in known.values()
         ],
@@ -101,12 +82,10 @@ def build(known: Mapping[str, Record], version: Version, selection: Mapping[str,
 
 
 def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
-    """The lineage document that a version holds, with what the gate said of it last.
+    """Return the lineage document that a version holds, with the gate's last word.
 
-    Args:
-        version: whose.
-        root: the artifacts folder: what is told of each stage then has `removed`, the time at which its data was, and
-            `receipt`, the number of an erasure's.
+    With `root`, the artifacts folder, each stage has `removed`, the time at which its data was removed, and `receipt`,
+    the number of an erasure's.
 
     Raises:
         RegistryError: if it is missing or damaged.
@@ -123,12 +102,7 @@ def lineage(version: Version, root: Path | None = None) -> dict[str, Any]:
 
 
 def lineage_text(version: Version, root: Path | None = None) -> str:
-    """The lineage of a version for people, one step a line, from the answer down to the base model.
-
-    Args:
-        version: whose.
-        root: the artifacts folder: then what was removed since is told.
-    """
+    """Write the lineage of a version for people, one step a line, from the answer down to the base model."""
     known = lineage(version, root)
     base, dataset = known["base_model"], known["dataset"]
     lines = [
@@ -157,13 +131,12 @@ def lineage_text(version: Version, root: Path | None = None) -> str:
 
 
 def _since(known: Mapping[str, Any]) -> str:
-    """That the dataset was made of the data of an earlier day, which were the same; versions of old do not tell it."""
     made = known["dataset"].get("interval", known["interval"])
     return f", unchanged since {made}" if made < known["interval"] else ""
 
 
 def _removed(artifact: Path) -> dict[str, Any]:
-    """When an artifact's data was removed, and by which erasure; empty if it is there, or nothing is known of it."""
+    """Return when an artifact's data was removed, and by which erasure; empty values if it is there, or unknown."""
     try:
         record = artifacts.read_record(artifact)
     except ArtifactError:
@@ -181,13 +154,13 @@ def _with(environment: Mapping[str, str]) -> str:
 
 
 def weights(selection: Mapping[str, Any], select: Record) -> dict[str, str]:
-    """File → SHA-256 of what holds the base model's weights: as it was taken, and as a package's was unpacked."""
+    """Return file → SHA-256 of the base model's weights, as they were taken, and as a package's were unpacked."""
     known = {**selection.get("weights", {}), **select.files}
     return {n: h for n, h in sorted(known.items()) if n.endswith((".safetensors", ".bin", ".gguf"))}
 
 
 def _clean(text: str) -> str:
-    """`text` without secrets: a database URL may carry its password."""
+    """Return the text without secrets: a database URL may carry its password."""
     for start, end, _ in reversed(secrets.find(text)):
         text = text[:start] + "<SECRET>" + text[end:]
     return text

@@ -10,7 +10,6 @@ somebody stops it or promotes something (`stop`, `promote`), or `conclude` acts 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -60,13 +59,12 @@ def rollback(registry: Registry, events: Path, *, by: str, why: str, who: Fields
 
 def start(
     registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
-    kind: Kind = "canary", who: Fields = None, callers: int = 0
+    kind: Kind = "canary", who: Fields = None
 ) -> Canary:  # fmt: skip
-    """Let a version answer a share of the callers, as a canary or in an A/B test; asking again for what is there
-    changes nothing, but that a reason it needs is written down. Warn if `callers` on each side cannot be reached."""
+    """Let a version answer a share of the callers, as a canary or in an A/B test. Asking again for the trial that goes
+    on changes nothing, but writes down a reason that it needs."""
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
-    trials.warn_of_few_keys(registry, share, callers)
     needed = registry.trial_override()
     if (canary, needed) != before:
         more = {"llmops.canary.share": share, **(who or {}), **({"llmops.override": needed} if needed else {})}
@@ -113,12 +111,13 @@ def conclude(
     """
     going, kind = registry.canary(), trials.kind_of(registry, trial)
     if going is None or going.started != trial:
-        return _over(registry, events, trial)
-    found = _judged(registry, going, kind, rules)
+        return _over(registry, trial)
+    sides = trials.counted(registry, trial)
+    found = judge(sides.canary, sides.champion, going.share, rules, ratings=kind == AB_TEST, end=True)
     result = {"outcome": found.word, "promoted": False, "why": found.why, "numbers": dict(found.numbers)}
     if found.word == "error":
         registry.decide(going.version, kind, "error", by=by, why=found.why, numbers={**found.numbers, "trial": trial})
-        _announce(registry, events, going, {**result, "kind": kind})
+        _announce(events, going, {**result, "kind": kind})
     if found.word == "error" or (found.word == "insufficient_data" and not rules.late(trial)):
         return result
     switch = found.word == "no_regression" and promote and (kind != AB_TEST or found.better)
@@ -132,7 +131,7 @@ def conclude(
         if registry.canary() == going:  # it is not that somebody ended the trial at this very moment
             raise
         ended = False
-    return result | {"promoted": switch, "why": found.why} if ended else _over(registry, events, trial)
+    return result | {"promoted": switch, "why": found.why} if ended else _over(registry, trial)
 
 
 def due(registry: Registry, trial: str, rules: Rules) -> bool:
@@ -176,11 +175,6 @@ def state(registry: Registry) -> dict[str, Any] | None:
     return {**asdict(going), "kind": kind, "canary": sides.canary.summary(), "champion": sides.champion.summary()}
 
 
-def _judged(registry: Registry, trial: Canary, kind: Kind, rules: Rules) -> Verdict:
-    sides = trials.counted(registry, trial.started)
-    return judge(sides.canary, sides.champion, trial.share, rules, ratings=kind == AB_TEST, end=True)
-
-
 def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: str, switch: bool = False) -> bool:
     """End a trial together with its decision, promoting the version or not; False if it was over already."""
     kind = trials.kind_of(registry, trial.started)
@@ -193,22 +187,17 @@ def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: st
         elif not registry.stop_canary(why=f"{words} ended: {found.why}", outcome=found.word, **ending):
             return False
         registry.decide(trial.version, kind, found.word, why=found.why, connection=connection, **told)
-    _announce(registry, events, trial, {**told, "kind": kind, "outcome": found.word, "why": found.why})
+    _announce(events, trial, {**told, "kind": kind, "outcome": found.word, "why": found.why})
     return True
 
 
-def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
-    """Return how a trial ended, and announce it again: whoever ended it may have died before its event was stored."""
-    end, known = registry.ended(trial), trials.find(registry, trial)
-    if known:
-        for d in registry.decisions(known.version):
-            if d["kind"] == known.kind and d["outcome"] != "error" and d["numbers"] == end.get("numbers"):
-                _announce(registry, events, Canary(known.version, known.share, trial), d)
+def _over(registry: Registry, trial: str) -> dict[str, Any]:
+    end = registry.ended(trial)
     return {"outcome": "over", "promoted": False, **{n: end[n] for n in ("by", "why", "numbers") if n in end}}
 
 
 def _tell(registry: Registry, events: Path, action: str, version: str, by: str, why: str, more: Fields) -> None:
-    with _told():
+    with _logged():
         fields: dict[str, Any] = {"event.action": action, "event.outcome": "success"}
         fields |= {
             "event.reason": why,
@@ -220,10 +209,8 @@ def _tell(registry: Registry, events: Path, action: str, version: str, by: str, 
         emit(events, ADMIN, fields)
 
 
-def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
-    """Write the event of a verdict. One that ends a trial is stored once, by its id; each error is an event."""
-    ends = uuid.uuid5(uuid.NAMESPACE_URL, f"{CANARY}|{registry.name}|{trial.started}")
-    with _told():
+def _announce(events: Path, trial: Canary, decision: Mapping[str, Any]) -> None:
+    with _logged():
         fields = {
             "event.action": "decide",
             "event.outcome": "success" if decision["outcome"] == "no_regression" else "failure",
@@ -233,14 +220,14 @@ def _announce(registry: Registry, events: Path, trial: Canary, decision: Mapping
             "llmops.canary.share": trial.share,
             "llmops.canary.started": trial.started,
         }
-        emit(events, CANARY, fields if decision["outcome"] == "error" else {**fields, "event.id": str(ends)})
+        emit(events, CANARY, fields)
     log.info("%s %s %s: %s", decision["kind"], trial.version, decision["outcome"], decision["why"])
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Nothing that is done is told as failed because its event cannot be stored: who does it again may undo it."""
+def _logged() -> Iterator[None]:
+    """Log that an event cannot be stored. Its change is done, and whoever heard of a failure might undo it."""
     try:
         yield
     except Exception:
-        log.exception("An event is lost; what it tells of is done")
+        log.exception("An event is lost; the change that it tells of is done")

@@ -28,7 +28,7 @@ from llmops.records import KEY, Example, read_rows
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version, read_version
 from llmops.registry.view import BASE
-from llmops.release import card, ledger, lineage, trials
+from llmops.release import card, ledger, lineage
 from llmops.release.gate import Decision, Scores
 from llmops.release.judgement import Candidate, judge
 from llmops.release.ledger import LedgerMoved
@@ -40,6 +40,9 @@ _HYPERPARAMETERS = (
     "learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup", "steps", "examples", "tokens", "seconds",
     "final_loss",
 )  # fmt: skip
+
+
+_NUMBERS = ("outcome", "opponent", "items", "attempt", "level", "left")  #: of a decision
 
 
 def run(
@@ -142,28 +145,18 @@ def run(
                 now, trees, documents, by="gate", why=why, numbers=numbers, canary=share, also=judgement.spend
             )
             break
-    if (going := registry.canary()) and going.version == version.name:
-        trials.warn_of_few_keys(registry, going.share, config.canary_callers)
     decision = judgement.counting(version)
     document = {"version": version.name, **asdict(decision)}
     document |= {"model": config.name, "registry": str(config.registry), "aliases": registry.aliases()}
     write_json(out / "decision.json", document)
     _announce(config, events, version, decision)
     log.info("%s %s against %s: %s", version.name, decision.outcome, decision.opponent, "; ".join(decision.reasons))
-    return {
-        "outcome": decision.outcome,
-        "version": version.name,
-        "opponent": decision.opponent,
-        "reasons": list(decision.reasons),
-        "items": decision.items,
-        "attempt": decision.attempt,
-        "level": decision.level,
-        "left": decision.left,
-    }
+    numbers = {name: getattr(decision, name) for name in _NUMBERS}
+    return {"version": version.name, "reasons": list(decision.reasons), **numbers}
 
 
 def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
-    """The candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
+    """Return the candidate's scores and those of `opponent` ("base" or "champion") from an `answers.parquet`.
 
     Raises:
         ArtifactError: if a model has no answers in it.
@@ -184,18 +177,16 @@ def read_scores(answers: Path, opponent: str) -> tuple[Scores, Scores]:
 
 
 def read_items(answers: Path) -> tuple[str, ...]:
-    """The ids by which the ledger knows the test items of an `answers.parquet`, as the split tells questions apart."""
+    """Return the ids by which the ledger knows the test items of an `answers.parquet`."""
     rows = pq.read_table(answers, columns=["question", "context"]).to_pylist()
     return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
 def _champion_of(evaluate: Record) -> str:
-    """The version that `evaluate` answered with besides the candidate, or "base"."""
     return evaluate.inputs["champion"].rpartition("/")[2] if "champion" in evaluate.inputs else BASE
 
 
 def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Training examples by source and licence."""
     owners = {source["name"]: source["owner"] for source in history["sources"]}
     counts = Counter((row.source, row.licence) for row in read_rows(annotate / lineage.DATASET, Example))
     return [
@@ -205,7 +196,6 @@ def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 def _declare_features(model: str, version: Version, features: Path, out: Path) -> None:
-    """Make `out` the version's feature store: what it is served by, with a feature service named after it."""
     from llmops.features.declarations import declare_version, service_name
 
     name = service_name(model, version.name)
@@ -219,14 +209,8 @@ def _announce(config: Release, events: Path, version: Version, decision: Decisio
         "event.outcome": "success",
         "llmops.model.name": config.name,
         "llmops.model.version": version.name,
-        "llmops.gate.outcome": decision.outcome,
-        "llmops.gate.opponent": decision.opponent,
         "llmops.gate.reasons": list(decision.reasons),
-        "llmops.gate.items": decision.items,
-        "llmops.gate.attempt": decision.attempt,
-        "llmops.gate.level": decision.level,
-        "llmops.gate.left": decision.left,
-        "llmops.gate.power": decision.power,
+        **{f"llmops.gate.{name}": getattr(decision, name) for name in (*_NUMBERS, "power")},
         "llmops.run": version.run,
     }
     for c in decision.comparisons:
@@ -252,7 +236,7 @@ def _json(value: Any) -> str:
 
 
 def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:
-    """Return how many topics users have told of since a version was trained, and the record of its training rows.
+    """Return on how many topics users gave feedback since a version was trained, and the record of its training rows.
 
     None if other rows are new or gone, too, or if the rows that the version was trained on are not there any more. A
     row that users have corrected may be gone.

@@ -30,7 +30,6 @@ def start(kind: Any) -> str:
     if asked["version"]:
         why = f"asked for by the DAG {context['dag'].dag_id}"
         how: dict[str, Any] = {"kind": kind, "by": who(context["dag_run"]), "why": why}
-        how |= {"callers": settings.release.canary_callers}
         trial = rollout.start(registry, settings.events, asked["version"], asked["share"], **how).started
     else:
         try:

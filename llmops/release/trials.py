@@ -9,7 +9,6 @@ A rating may come to any replica. So the id of a request carries a `mark`: trial
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,15 +16,12 @@ from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
-from llmops.errors import RegistryError
 from llmops.registry.aliases import Canary
 from llmops.registry.registry import Registry
 from llmops.release.figures import Figures, group_of
 from llmops.release.verdict import looks
 from llmops.state import audit
-from llmops.state.tables import keys, trial_counts, trial_ratings, trials
-
-log = logging.getLogger(__name__)
+from llmops.state.tables import trial_counts, trial_ratings, trials
 
 Kind = Literal["canary", "ab_test"]
 AB_TEST: Literal["ab_test"] = "ab_test"  #: a trial that is judged by ratings, too
@@ -90,13 +86,11 @@ def mark(trial: Canary, side: str, caller: str) -> str:
 
 
 def rate(registry: Registry, mark: str, request: str, by: str, said: tuple[int, int, int]) -> str:
-    """Write down what somebody says of an answer, and return the version that answered; empty if its trial is over, and
-    then nothing is written.
+    """Write down the rating of an answer, and return the version that answered; empty if its trial is over, and then
+    nothing is written.
 
-    Args:
-        registry, mark, request: of the request; its id.
-        by: the prefix of the key that says it. Its last rating of a request replaces the one before.
-        said: thumbs up, thumbs down, corrections; a 0 takes nothing back, but the other thumb.
+    `by` is the prefix of a key, whose last rating of a request replaces the one before. `said` is thumbs up, thumbs
+    down, corrections; a 0 takes nothing back, but the other thumb.
     """
     going = registry.canary()
     if going is None or mark[:8] != _digest(going.started, 8):
@@ -127,30 +121,10 @@ def ask(registry: Registry, started: str, **asked: float | None) -> None:
             connection.execute(these.values(settings={**known.settings, **given}))
 
 
-def warn_of_few_keys(registry: Registry, share: float, callers: int) -> None:
-    """Warn if there are too few keys for so many callers on each side of a trial."""
-    with registry.database.read() as connection:
-        good = (keys.c.revoked == "") & ((keys.c.expires == "") | (keys.c.expires > audit.now()))
-        count = connection.scalar(sa.select(sa.func.count()).where(good)) or 0
-    if (reached := count * min(share, 1 - share)) < callers:
-        log.warning(
-            f"A share of {share:g} of {count} API keys is {reached:.1f} callers on a side; the trial is unlikely to "
-            f"reach the {callers} of release.canary_callers. Take a share nearer to a half, or fewer callers."
-        )
-
-
 def counted(registry: Registry, started: str) -> Sides:
-    """Return the counts of all replicas in a trial, with the ratings of the answers.
-
-    Raises:
-        RegistryError: if they are damaged.
-    """
-    try:
-        with registry.database.read() as connection:
-            return _pooled(connection, registry, started)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        why = f"The counts of the trial that began at {started} are damaged ({type(error).__name__}: {error})"
-        raise RegistryError(f"{why}; end it with --stop.") from error
+    """Return the counts of all replicas in a trial, with the ratings of the answers."""
+    with registry.database.read() as connection:
+        return _pooled(connection, registry, started)
 
 
 def find(registry: Registry, started: str) -> sa.Row[Any] | None:

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import combinations
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +40,7 @@ LOOK, END = 0.0002, 0.0045  #: a p-value below it is a regression, at a look and
 LIMIT = 0.5  #: share of failed requests
 SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller chance
 BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
-POWER, TRIALS = 0.8, 50
-SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
-NORMAL = NormalDist()
-DRAWS, FEW_DRAWS, PART = 10_000, 2_000, 1_000
+DRAWS = 10_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
@@ -96,7 +92,7 @@ def judge(
     `ratings`, by what users say, too, as in an A/B test. Only at the `end` can there be more than a regression."""
     over = end and enough(canary, champion, rules)
     level, split = END if over else LOOK, _split(canary, champion, share)
-    measures = compare(canary, champion, rules, level, ratings)
+    measures = compare(canary, champion, rules, ratings)
     sides = {"canary": canary.summary(), "champion": champion.summary()}
     numbers = {"bound": level, "measures": measures, "split": split, **sides}
     seen = f"{canary.requests} requests of {len(canary.callers)} callers, {champion.requests} of the champion's"
@@ -115,8 +111,7 @@ def judge(
     if split < SPLIT:
         why = f"{len(canary.callers)} callers beside {len(champion.callers)} are no draw of {100 * share:g} %"
         return Verdict("error", f"{why} (p = {split:.1g}): requests or counts of a side are lost", numbers)
-    found = ", ".join(f"{name} {_unit(name, one['found_from'])}" for name, one in harm.items())
-    why = f"nothing was found after {seen}; it would have been from: {found}"
+    why = f"nothing was found after {seen}"
     if not ratings:
         return Verdict("no_regression", why, numbers)
     better = measures[LIKED]["p"] < BETTER
@@ -124,9 +119,9 @@ def judge(
     return Verdict("no_regression", f"{words}; {why}", numbers, better)
 
 
-def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
-    """Return for each measure `difference` (canary less champion: of shares; of latency the logarithm, less `STEP`),
-    `p`, and `found_from`: about the smallest harm that is found 8 times in 10, None if no harm is.
+def compare(canary: Figures, champion: Figures, rules: Rules, ratings: bool) -> dict[str, dict[str, float]]:
+    """Return `difference` and `p` of each measure. The difference is canary less champion: of shares; of latency the
+    logarithm, less `STEP`.
 
     The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
     10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
@@ -144,74 +139,37 @@ def compare(canary: Figures, champion: Figures, rules: Rules, level: float, rati
         measures["thumbs down"] = [(c["up"] + c["down"], c["down"]) for c in callers]
         measures["corrections"] = [(c["answered"], min(c["corrected"], c["answered"])) for c in callers]
         measures[LIKED] = [(c["up"] + c["down"], c["up"]) for c in callers]
-    return {name: _test(np.array(rows).reshape(-1, 2), ours, level, name) for name, rows in measures.items()}
+    return {name: _test(np.array(rows).reshape(-1, 2), ours, name == "latency") for name, rows in measures.items()}
 
 
-def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float | None]:
+def _test(rows: Floats, ours: int, logarithms: bool) -> dict[str, float]:
     numbers = rows[:, 0]
     weights, values = numbers / (1 + np.maximum(numbers - 1, 0) * CORRELATION), rows[:, 1] / np.maximum(numbers, 1)
     here, there = float(weights[:ours].sum()), float(weights[ours:].sum())
     if not here or not there:
-        return {"difference": 0.0, "p": 1.0, "found_from": None}
+        return {"difference": 0.0, "p": 1.0}
     difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
-    scores = _scores(weights, values if name == "latency" else np.sqrt(values))
-    seen, p = float(scores[:ours].sum()), 1.0
-    if seen > 1e-9:
-        p = float(_chance(scores[None], ours, np.array([seen]), DRAWS)[0])
-    least: float | None = None
-    if name == "latency":
-        found_at = NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)  # standard deviations of the draw
-        least = found_at * float(_spread(scores, ours)) * (1 / here + 1 / there)
-    elif name != LIKED and level == END:
-        least = _least_share(rows, weights, ours)
-    return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
+    tested = values if logarithms else np.sqrt(values)
+    scores = weights * (tested - tested @ weights / weights.sum())
+    p = _chance(scores, ours) if scores[:ours].sum() > 1e-9 else 1.0
+    return {"difference": round(float(difference), 6), "p": round(p, 6)}
 
 
-def _scores(weights: Floats, values: Floats) -> Floats:
-    """Return weighted deviations from the mean, which add up to 0 over the last axis."""
-    return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
-
-
-def _spread(scores: Floats, ours: int) -> Floats:
-    """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
-    everybody = scores.shape[-1]
-    return np.asarray(np.sqrt((scores**2).sum(axis=-1) * ours * (everybody - ours) / (everybody * (everybody - 1))))
-
-
-def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
-    """Return the smallest share of more bad requests of ours that is found often enough at the end, in made-up trials
-    with the callers of this one."""
-    rng = np.random.default_rng(0)
-    good = np.maximum(0, np.round(rows[:ours, 0] - rows[:ours, 1])).astype(np.int64)
-    for share in SHARES:
-        bad = np.tile(rows[:, 1], (TRIALS, 1))
-        bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
-        scores = _scores(weights, np.sqrt(bad / np.maximum(rows[:, 0], 1)))
-        if (_chance(scores, ours, scores[:, :ours].sum(axis=1), FEW_DRAWS) < END).mean() >= POWER:
-            return share
-    return None
-
-
-def _chance(scores: Floats, ours: int, seen: Floats, most: int) -> Floats:
-    """Return for each row of `scores` the share of the draws of `ours` callers whose sum is at least the one `seen`."""
-    draws, exact = _draws(scores.shape[1], ours, most)
-    parts = np.array_split(draws, 1 + len(draws) // PART)  # as numbers they take eight times the room
-    reached = sum((part.astype(np.float64) @ scores.T >= seen - 1e-9).sum(axis=0) for part in parts)
-    return np.asarray(reached / len(draws) if exact else (1 + reached) / (1 + len(draws)))
+def _chance(scores: Floats, ours: int) -> float:
+    """Return the share of the draws of `ours` callers whose scores add up to at least those of the first `ours`."""
+    draws, exact = _draws(len(scores), ours)
+    reached = int((scores[draws].sum(axis=1) >= scores[:ours].sum() - 1e-9).sum())
+    return reached / len(draws) if exact else (1 + reached) / (1 + len(draws))
 
 
 @lru_cache(maxsize=4)
-def _draws(everybody: int, ours: int, most: int) -> tuple[NDArray[np.bool_], bool]:
-    """Return draws of `ours` of all callers as rows of bits, always the same: all there are if they are at most
-    `most`, else so many random ones."""
-    if exact := math.comb(everybody, ours) <= most:
-        drawn = np.array(list(combinations(range(everybody), ours)))
-    else:
-        keys = np.random.default_rng(0).random((most, everybody), dtype=np.float32)
-        drawn = np.argpartition(keys, ours - 1, axis=1)[:, :ours]
-    rows = np.zeros((len(drawn), everybody), dtype=np.bool_)
-    np.put_along_axis(rows, drawn, True, axis=1)
-    return rows, exact
+def _draws(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
+    """Return draws of `ours` of all callers as rows of their numbers, always the same, and if these are all there are:
+    all if they are at most `DRAWS`, else so many random ones."""
+    if math.comb(everybody, ours) <= DRAWS:
+        return np.array(list(combinations(range(everybody), ours)), dtype=np.uint16), True
+    keys = np.random.default_rng(0).random((DRAWS, everybody), dtype=np.float32)
+    return np.argpartition(keys, ours - 1, axis=1)[:, :ours].astype(np.uint16), False
 
 
 def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:
@@ -249,6 +207,5 @@ def _failed(side: Figures) -> float:
     return (side.total("failed") + side.total("refused")) / max(1, side.requests)
 
 
-def _unit(name: str, value: float | None) -> str:
-    words = f"{math.exp(value or 0) * STEP:.2g} times" if name == "latency" else f"{100 * (value or 0):.1f} points"
-    return "unknown" if value is None else words
+def _unit(name: str, value: float) -> str:
+    return f"{math.exp(value) * STEP:.2g} times" if name == "latency" else f"{100 * value:.1f} points"

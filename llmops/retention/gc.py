@@ -2,8 +2,8 @@
 
     llmops gc --dry-run
 
-What is kept, and why, is in `plan`. No stage may run meanwhile; those that begin wait, for seconds. It may be killed
-at any moment, and the next one goes on.
+`plan` decides. No stage may run meanwhile; those that begin wait, for seconds. It may be killed at any moment, and the
+next one goes on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import logging
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from llmops import sameness
 from llmops.config import Config
@@ -24,35 +22,15 @@ from llmops.monitoring.events import emit
 from llmops.monitoring.kept_texts import remove_old
 from llmops.monitoring.sinks.local import LocalStore
 from llmops.registry.registry import Registry
-from llmops.retention import disk, plan, removal
+from llmops.retention import plan, removal
 from llmops.retention.plan import Item, Plan
 from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What was removed, or would be."""
-
-    dry_run: bool
-    plan: Plan
-    free: int  #: bytes, on the disk that the home is on, afterwards
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts; all sizes in bytes."""
-        items = [item.as_json() for item in self.plan.items]
-        return {"dry_run": self.dry_run, "frees": self.plan.frees, "free": self.free, "items": items}
-
-
-def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | None = None) -> Removed:
-    """Remove the data of what the section `retention` does not keep.
-
-    Args:
-        config: the whole configuration.
-        by: who asks for it, for the audit and the event.
-        dry_run: only tell what would be removed.
-        now: the moment that ages are counted from; default: this one.
+def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | None = None) -> Plan:
+    """Remove the data that the section `retention` does not keep, or with `dry_run` only plan it; return the plan.
 
     Raises:
         HomeInUse: if a stage is running.
@@ -60,7 +38,7 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
     """
     sameness.check_erased(config)
     if dry_run:
-        return Removed(dry_run, plan.make(config, now), disk.free(config))
+        return plan.make(config, now)
     if (config.events / "store.db").is_file():
         LocalStore(config.events, config.monitoring).prune(now)  # deliveries prune, too; this is for when none come
     with removal.alone(config):
@@ -74,7 +52,7 @@ def gc(config: Config, *, by: str = "", dry_run: bool = False, now: datetime | N
     remove_old(config.events, config.monitoring.keep_text_days, now)  # where no app runs that would do it
     if made.going:
         _announce(config, made, by)
-    return Removed(dry_run, made, disk.free(config))
+    return made
 
 
 def _remove(config: Config, item: Item, by: str, when: str) -> None:
@@ -94,7 +72,6 @@ def _remove(config: Config, item: Item, by: str, when: str) -> None:
 
 
 def _remove_empty(folder: Path, config: Config) -> None:
-    """Remove the folders that have lost their last file, up to the home."""
     ends = {config.home, config.collect.cache, config.registry, config.home / "logs", config.home / "airflow"}
     with suppress(OSError):  # one that still holds something
         while folder not in ends:

@@ -1,4 +1,4 @@
-"""What `llmops gc` removes and what it keeps, each with its size and the reason. Nothing is changed here.
+"""The plan of `llmops gc`: data that goes and data that stays, each with its size and the reason.
 
 The artifacts of the last runs keep their data, with all that they were made from, so that a run finds what it needs. A
 version that keeps its model keeps the artifacts that hold its rows, too: an erasure follows a person through them.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops import artifacts, pipeline
 from llmops.artifacts import Record
 from llmops.config import Config
-from llmops.errors import ArtifactError, RegistryError
 from llmops.registry.decisions import UNDECIDED
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
@@ -32,7 +32,6 @@ Reasons = dict[str, str]  #: what is kept → why
 ROWS = ("collect", "clean", "annotate", "features")  #: stages whose artifacts hold rows of the sources
 
 _DOCUMENTS = re.compile(r".+\.(?:json|md)")  #: of a version whose model goes, these stay
-_LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")  #: what a writer that was killed left
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Plan:
 
     @property
     def going(self) -> list[Item]:
-        """What goes."""
+        """The items that go."""
         return [item for item in self.items if item.goes]
 
     @property
@@ -80,32 +79,23 @@ class Plan:
 
 
 def make(config: Config, now: datetime | None = None) -> Plan:
-    """Plan what goes from the home.
-
-    Args:
-        config: the whole configuration.
-        now: the moment it is planned for; default: this one.
-    """
+    """Plan the removal for a moment, by default this one."""
     now, rules = now or datetime.now(UTC), config.retention
     since = (now - timedelta(days=rules.days)).timestamp()
-    found, items = dict[str, Artifact](), list[Item]()
-    for path in (path for stage in pipeline.STAGES for path in sorted((config.artifacts / stage).glob("[!.]*"))):
-        if not artifacts.is_done(path):
-            items += _unfinished(path, since)
-            continue
-        try:
-            used = (path / artifacts.RECORD).stat().st_mtime
-            found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
-        except ArtifactError as error:
-            items.append(_item("artifact", artifacts.ref(path), [path], str(error), goes=False))
+    found, items = dict[str, Artifact](), list(map(partial(_unfinished, since=since), removal.unfinished(config)))
+    made = [path for stage in pipeline.STAGES for path in sorted((config.artifacts / stage).glob("[!.]*"))]
+    for path in filter(artifacts.is_done, made):
+        used = (path / artifacts.RECORD).stat().st_mtime
+        found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
     runs = newest(found, rules.runs, since)
     kept = with_inputs(runs, runs, found)
     for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir()):
         registry = Registry(config.registry, folder.name, database_of(config))
-        known, reasons = _versions(registry)
-        reasons |= versions(known, registry.aliases() if known else {}, rules.versions)
+        known = registry.versions()
+        reasons = versions(known, registry.aliases(), rules.versions)
         for version in (version for version in known if version.name in reasons):
-            kept = with_rows_of(kept, f"{registry.name} {version.name}", _made_from(version), found)
+            made_from = [stage["artifact"] for stage in lineage(version)["stages"]]
+            kept = with_rows_of(kept, f"{registry.name} {version.name}", made_from, found)
         items += [item for version in known for item in _version_item(registry.name, version, reasons, rules.versions)]
     for ref, artifact in found.items():
         why = kept.get(ref, f"no run has used it since {_day(artifact.used)}, and nothing that is kept needs it")
@@ -113,19 +103,15 @@ def make(config: Config, now: datetime | None = None) -> Plan:
         items.append(_item("artifact", ref, [config.artifacts / ref], why, goes=goes, interval=interval))
     logs = _logs(config, (now - timedelta(days=rules.log_days)).timestamp())
     items += _several("extracts", _extracts(config, found, runs), "none of the runs that are kept has used them")
-    items += _several("left over", _left(config, since), "of work or a removal that was cut off")
+    left = removal.found_trash(config) + [one for one in removal.left_over(config) if one.lstat().st_mtime < since]
+    items += _several("left over", left, "of work or a removal that was cut off")
     items += _several("logs", logs, f"of tasks, older than {rules.log_days:g} days")
     return Plan(items)
 
 
 def newest(found: Mapping[str, Artifact], runs: int, since: float) -> Reasons:
-    """Return the artifacts of the last runs, by the last use.
-
-    Args:
-        found: "stage/fingerprint" → artifact.
-        runs: how many of each stage.
-        since: whatever was used from this moment on, in seconds since the epoch, is kept beside them.
-    """
+    """Return the artifacts ("stage/fingerprint") of the last runs of each stage by the last use, and all that were used
+    since a moment, in seconds since the epoch."""
     stages: defaultdict[str, list[str]] = defaultdict(list)
     for ref in sorted(found, key=lambda ref: found[ref].used, reverse=True):
         stages[_stage(ref)].append(ref)
@@ -152,28 +138,15 @@ def with_inputs(
 
 
 def with_rows_of(kept: Mapping[str, str], version: str, refs: Iterable[str], found: Mapping[str, Artifact]) -> Reasons:
-    """Return `kept` with the artifacts that hold the rows of a version.
-
-    Args:
-        kept: what is kept for other reasons.
-        version: its name, for the reason.
-        refs: all artifacts that it was made from.
-        found: as in `newest`.
-    """
+    """Return `kept` with the artifacts that hold the rows of a version, of all (`refs`) that it was made from."""
     rows = [ref for ref in refs if ref in found and _stage(ref) in ROWS]
     new = {ref: f"{version} was made from it" for ref in rows if ref not in kept}
     return with_inputs({**kept, **new}, new, found, ROWS)
 
 
-def versions(known: Iterable[Version], aliases: Mapping[str, str], newest: int) -> Reasons:
-    """Return the versions of a model that keep their weights.
-
-    Args:
-        known: all versions, oldest first.
-        aliases: alias → version.
-        newest: how many of the last are kept.
-    """
-    known, named = list(known), defaultdict[str, list[str]](list)
+def versions(known: Sequence[Version], aliases: Mapping[str, str], newest: int) -> Reasons:
+    """Return the versions of a model, of all (oldest first), that keep their weights; `newest` of them in any case."""
+    named = defaultdict[str, list[str]](list)
     for alias, name in aliases.items():
         named[name].append(alias)
     kept: Reasons = {name: f"it is {' and '.join(sorted(names))}" for name, names in named.items()}
@@ -187,17 +160,6 @@ def versions(known: Iterable[Version], aliases: Mapping[str, str], newest: int) 
     return kept
 
 
-def _versions(registry: Registry) -> tuple[list[Version], Reasons]:
-    """Return the versions, oldest first; and those that cannot be read → why."""
-    known, unread = list[Version](), Reasons()
-    for name in registry.names():
-        try:
-            known.append(registry.get(name))
-        except RegistryError as error:
-            unread[name] = str(error)
-    return known, unread
-
-
 def _version_item(model: str, version: Version, kept: Reasons, newest: int) -> Iterator[Item]:
     trees = [path for path in version.path.iterdir() if not _DOCUMENTS.fullmatch(path.name)]
     if not trees:
@@ -207,37 +169,20 @@ def _version_item(model: str, version: Version, kept: Reasons, newest: int) -> I
     yield Item("version", version.name, version.interval, goes, why, sum(map(disk.size, trees)), tuple(trees), model)
 
 
-def _made_from(version: Version) -> list[str]:
-    try:
-        return [stage["artifact"] for stage in lineage(version)["stages"]]
-    except RegistryError:
-        return []
-
-
-def _unfinished(path: Path, since: float) -> Iterator[Item]:
-    """Yield what a run has begun and not finished; nothing, if only the record of removed data is there."""
-    if path.is_dir() and {entry.name for entry in path.iterdir()} != {artifacts.GONE}:
-        written = max((file.st_mtime for file in disk.files(path)), default=path.stat().st_mtime)
-        why = f"not finished; last written on {_day(written)}"
-        yield _item("unfinished", artifacts.ref(path), [path], why, goes=written < since)
+def _unfinished(path: Path, since: float) -> Item:
+    written = max((file.st_mtime for file in disk.files(path)), default=path.stat().st_mtime)
+    why = f"not finished; last written on {_day(written)}"
+    return _item("unfinished", artifacts.ref(path), [path], why, goes=written < since)
 
 
 def _extracts(config: Config, found: Mapping[str, Artifact], newest: Collection[str]) -> list[Path]:
-    """Return what was read from sources and no run that is kept has used: a run notes the time of what it uses."""
+    """Return the extracts that no run that is kept has used: a run sets the time of those that it uses."""
     runs = [found[ref].record.started for ref in newest if ref.startswith("collect/")]
     if not runs:
         return []
     since = min(datetime.fromisoformat(started).timestamp() for started in runs)
     kept = sorted(path for path in config.collect.cache.rglob("*.parquet") if not path.name.startswith("."))
     return [path for path in kept if path.stat().st_mtime < since]
-
-
-def _left(config: Config, since: float) -> list[Path]:
-    cache, registry = config.collect.cache, config.registry
-    found = [*cache.glob(".*"), *cache.glob("*/.*"), *registry.glob("*/.*"), *registry.glob("*/versions/.*")]
-    left = [path for path in found if _LEFT.fullmatch(path.name)]
-    left += (cache / "downloads").glob("*")
-    return removal.found_trash(config) + [path for path in sorted(left) if path.lstat().st_mtime < since]
 
 
 def _logs(config: Config, since: float) -> list[Path]:

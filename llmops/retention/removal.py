@@ -10,6 +10,7 @@ another one has put them there as well: an erasure finds a person's rows there b
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from llmops.artifacts import GONE, write_json, write_whole
 from llmops.config import Config
 from llmops.errors import HomeInUse
 from llmops.features.declarations import PARQUET, SETTINGS
+from llmops.pipeline import STAGES
+
+_LEFT = re.compile(r"\..+\.(?:\d+|new|partial)")
 
 
 @contextmanager
@@ -41,12 +45,9 @@ def alone(config: Config) -> Iterator[None]:
 
 
 def remove(path: Path, when: str, receipt: int = 0) -> None:
-    """Make trash of an artifact's data, or of what was begun of one; `finish` puts back the record of a finished one.
+    """Make trash of an artifact's folder, finished or not; `finish` puts back the record of a finished one.
 
-    Args:
-        path: its folder.
-        when: ISO time, UTC, for the record.
-        receipt: number of an erasure's, if it is one.
+    The record gets the ISO time, UTC, and the number of an erasure's receipt, if it is one.
     """
     if artifacts.is_done(path) or artifacts.is_gone(path):
         record = artifacts.read_record(path)
@@ -56,12 +57,12 @@ def remove(path: Path, when: str, receipt: int = 0) -> None:
 
 
 def trash(path: Path) -> Path:
-    """What a folder is called once it is trash."""
+    """Return the path of a folder once it is trash."""
     return path.with_name(f".{path.name}.gone")
 
 
 def finish(config: Config) -> None:
-    """Delete all trash, and give the records of what became trash their place. Nobody else may be at work."""
+    """Delete all trash, and put the records in their place. Nobody else may be at work."""
     for old in found_trash(config):
         path = old.with_name(old.name[1 : -len(".gone")])
         if (old / GONE).is_file() and not any(path.glob("[!.]*")):  # nor was it begun again
@@ -76,7 +77,20 @@ def finish(config: Config) -> None:
         shutil.rmtree(old)
 
 
+def unfinished(config: Config) -> list[Path]:
+    """Return the artifacts that interrupted runs have begun; not those of which only the record is left."""
+    begun = [path for stage in STAGES for path in sorted((config.artifacts / stage).glob("[!.]*")) if path.is_dir()]
+    return [path for path in begun if not artifacts.is_done(path) and {p.name for p in path.iterdir()} != {GONE}]
+
+
+def left_over(config: Config) -> list[Path]:
+    """Return what writers that were killed left beside artifacts, extracts and versions."""
+    roots = (config.artifacts, config.collect.cache, config.registry)
+    left = [path for root in roots for path in sorted(root.rglob(".*")) if _LEFT.fullmatch(path.name)]
+    return [*left, *sorted(config.collect.cache.glob("downloads/*")), *sorted(config.home.glob(".erasure-*"))]
+
+
 def found_trash(config: Config) -> list[Path]:
-    """What is trash and not deleted yet; features last, since the online store may not answer."""
+    """Return the trash that is not deleted yet; features last, since the online store may not answer."""
     found = [*config.artifacts.glob("*/.*.gone"), *config.registry.glob("*/versions/.*.gone")]
     return sorted(found, key=lambda path: (path.parent.name == "features", path))

@@ -1,4 +1,4 @@
-"""What routes depend on: the parts of the app, and the permission that each route names."""
+"""Dependencies of routes: the parts of the app, and the permission that each route names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from serving.errors import Limited
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit, client_address, client_fields
-from serving.observe.digests import Digests
+from serving.observe.exchange import Digests
 from serving.observe.metrics import Metrics
 
 COOKIE = "llmops_session"
@@ -49,7 +49,7 @@ _REASONS: dict[type[AccessError], str] = {
 
 @dataclass(frozen=True)
 class AppParts:
-    """What the app is made of."""
+    """The parts of the app."""
 
     config: Config
     keys: KeyStore
@@ -65,7 +65,7 @@ class AppParts:
 
 
 def parts(request: Request) -> AppParts:
-    """The parts of the app that a request reached."""
+    """Return the parts of the app that a request reached."""
     return cast(AppParts, request.app.state.parts)
 
 
@@ -77,7 +77,7 @@ AppPartsDep = Annotated[AppParts, Depends(_parts)]
 
 
 def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
-    """A dependency that lets only keys with this permission through, and gives the route the key.
+    """Make a dependency that lets only keys with this permission through, and gives the route the key.
 
     The key comes in the header `X-API-Key` or as a bearer token; for pages (GET) a session will do too.
     """
@@ -93,11 +93,10 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
 
 
 def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
-    """As `require`, and the request counts against the limits of its key; for routes whose requests become events.
+    """Like `require`, and count the request against the limits of its key; for routes whose requests become events.
 
-    A route that uses an engine calls `await reserve(request, requests)` first. It need not do more: when the answer has
-    ended, the tokens that its event says were used take the place of the reserved ones, and the middleware adds the
-    headers about the limits to every answer.
+    A route that uses an engine calls `await reserve(request, requests)` first. When the answer has ended, the tokens
+    that its event says were used take the place of the reserved ones. The middleware adds the headers about limits.
     """
 
     async def allowed(request: Request, header: _Header, bearer: _Bearer) -> AsyncIterator[Key]:
@@ -123,10 +122,6 @@ def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
 async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
     """Set aside the most tokens that some requests to an engine could use, from the limits of the caller's key.
 
-    Args:
-        request: the HTTP request, to a route with `limited`.
-        requests: all that it gives to an engine.
-
     Raises:
         Limited: if the key may not use so many now.
     """
@@ -134,7 +129,7 @@ async def reserve(request: Request, requests: Sequence[EngineRequest]) -> None:
 
 
 async def provided_side(app: AppParts, key: Key, side: str) -> str:
-    """The side that is asked for; a version that is not loaded is loaded first, if the key's role may test any."""
+    """Return the side that is asked for; load a version that is not loaded first, if the key's role may test any."""
     known = {"", "champion", "canary", *(one.version.name for one in app.models.loaded)}
     if side in known or not key.allows("test_versions"):
         return side
@@ -150,10 +145,10 @@ async def _within_limits(request: Request, taking: Coroutine[Any, Any, None]) ->
 
 
 async def session_cookie(request: Request, app: AppParts, presented: str) -> str:
-    """A cookie that says for `signing.SESSION_S` seconds that its bearer has shown this key. It ends with its secret.
+    """Make a cookie that says for `signing.SESSION_S` seconds that its bearer has shown this key.
 
     Raises:
-        AccessError: saying why it is not good; it is in the audit then.
+        AccessError: if the key is not good; the audit has it then.
     """
     key = await _admit(request, app, presented, None)
     app.audit.note(request.scope, "allowed", key)
@@ -161,13 +156,7 @@ async def session_cookie(request: Request, app: AppParts, presented: str) -> str
 
 
 async def _admit(request: Request, app: AppParts, presented: str, permission: Permission | None) -> Key:
-    """The key of a request.
-
-    Args:
-        request: the HTTP request.
-        app: the parts of the app.
-        presented: the key as its bearer sent it; empty: none, so that a session may do.
-        permission: what the key must permit; None: it need not permit anything.
+    """Return the key that was presented, or without one that of the session, if it has the permission that is needed.
 
     Raises:
         AccessError: if the key is missing, not good, or lacks the permission; the audit has the refusal then.
@@ -196,11 +185,11 @@ def _note_refusal(request: Request, reason: str, key: Key | None) -> None:
 
 
 async def public() -> None:
-    """Marks a route that anybody may use."""
+    """Mark a route that anybody may use."""
 
 
 def permission_of(route: APIRoute) -> Permission | None:
-    """The permission that a route asks for; None if it is public.
+    """Return the permission that a route asks for; None if it is public.
 
     Raises:
         RuntimeError: if the route says neither.
@@ -215,11 +204,7 @@ def permission_of(route: APIRoute) -> Permission | None:
 
 
 def assert_guarded(app: FastAPI, public_files: frozenset[str]) -> None:
-    """Make sure that every route names its permission or is public on purpose.
-
-    Args:
-        app: the finished app.
-        public_files: where folders of static files are mounted.
+    """Make sure that every route names its permission or is public on purpose; `public_files` are folders of files.
 
     Raises:
         RuntimeError: naming the first route that does not.
@@ -236,12 +221,11 @@ def _calls(dependant: Dependant) -> list[Any]:
 
 
 async def _asked(app: AppParts, prefix: str, ask: Callable[..., Key], *args: object) -> Key:
-    """Ask for a key, in another thread where the database must be asked: it may take its time."""
     return ask(*args) if app.keys.at_hand(prefix) else await asyncio.to_thread(ask, *args)
 
 
 def _session_key(app: AppParts, cookie: str) -> Key:
-    """The key that a session was begun with; it may be revoked or expired by now."""
+    """Return the key that a session was begun with; it may be revoked or expired by now."""
     return app.keys.proven(
         signing.session_prefix(cookie), lambda key_hash: signing.is_session(app.session_secret, cookie, key_hash)
     )

@@ -1,12 +1,12 @@
-"""How much each key may use in a minute: requests, and tokens of prompts and answers.
+"""Limits per key and minute: requests, and tokens of prompts and answers.
 
 A request counts when it comes. Before it reaches the model, the most tokens that it could use are reserved, so that
 requests at the same time cannot together use more than the limit; afterwards the real number takes the place of the
 reservation. A request that could use more than the whole limit is let in when the window is empty. Only then can a key
 use more than its limit, and by no more than this one answer.
 
-`KeyLimits` are a key's two numbers; the `Limiter` counts what all keys use; a `RequestAllowance` is what one request
-takes from its key's limits, from its arrival to the end of its answer.
+`KeyLimits` are a key's two numbers; the `Limiter` counts for all keys; a `RequestAllowance` is one request's share of
+its key's limits, from its arrival to the end of its answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,32 +30,25 @@ MESSAGE_TOKENS = 16  #: most tokens that it adds to each message in it
 
 
 class Limiter:
-    """Knows the limits of each key, and counts what it used in the last minute.
-
-    Args:
-        config: the limits of keys that have none of their own, and where the windows are kept.
-        tell: called when a shared store of the windows is lost, with the reason, and when it is back, with "".
-        environ: the environment, for ${VAR} in `serving.limits`.
-        windows: instead of what `config` says, for tests.
+    """The limits of each key, and its use of them in the last minute.
 
     Raises:
-        ConfigError: if a variable of the environment is missing.
+        ConfigError: if a variable of the environment, ${VAR} in `serving.limits`, is missing.
     """
 
     def __init__(
         self,
         config: Serving,
-        tell: Callable[[str], None],
         environ: Mapping[str, str] = os.environ,
         windows: Windows | None = None,
     ) -> None:
         self._config = config
         shared = config.limits and windows is None
-        self._windows = SharedWindows(RedisWindows(config.limits, environ), tell) if shared else windows or OwnWindows()
+        self._windows = SharedWindows(RedisWindows(config.limits, environ)) if shared else windows or OwnWindows()
         self._settling: set[asyncio.Task[None]] = set()
 
     def of(self, key: Key) -> KeyLimits:
-        """The limits of a key: its own, else those of the configuration."""
+        """Return the limits of a key: its own, else those of the configuration."""
         requests, tokens = key.requests_per_minute, key.tokens_per_minute
         return KeyLimits(
             self._config.requests_per_minute if requests is None else requests,
@@ -70,28 +63,21 @@ class Limiter:
         return await self._windows.take(key.prefix, request, tokens, limits)
 
     def settle(self, key: Key, request: str, tokens: int) -> None:
-        """Put what a request really used in the place of its reservation.
-
-        A task of its own does it, so that it is done even if whoever calls is being cancelled.
-        """
+        """Put the tokens that a request used in the place of its reservation, in a task that no caller cancels."""
         task = asyncio.create_task(self._windows.settle(key.prefix, request, tokens))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
     async def close(self) -> None:
-        """Finish what is being settled and let go of connections."""
+        """Finish settling, and let go of connections."""
         await asyncio.gather(*self._settling)
         await self._windows.close()
 
 
 class RequestAllowance:
-    """What one request takes from its key's limits; used through `dependencies.limited` and `dependencies.reserve`.
+    """One request's share of its key's limits; used through `dependencies.limited` and `dependencies.reserve`.
 
-    Args:
-        limiter: the windows.
-        key: who asks.
-        request: id of the request.
-        event: the request's event, which says how many tokens were used.
+    The request's event says how many tokens were used.
     """
 
     def __init__(self, limiter: Limiter, key: Key, request: str, event: Mapping[str, Any]) -> None:
@@ -123,11 +109,8 @@ class RequestAllowance:
     def settle(self, error: Exception | None = None) -> None:
         """When the answer has ended, put the tokens that the event says were used in the place of the reservation.
 
-        If the event names none, a request that failed here used none. Otherwise nobody knows how many it used, be it
-        that the caller left or that time was over, and the reservation stays.
-
-        Args:
-            error: why there is no answer; None: there is one.
+        If the event names none, a request that failed with an `error` of ours used none. If the caller left or time was
+        over, nobody knows how many it used, and the reservation stays.
         """
         used = self._used()
         if self._use.taken and self._reserved and (used or not (error is None or isinstance(error, _CALLER_LEFT))):
@@ -136,7 +119,7 @@ class RequestAllowance:
             self._reserved = used
 
     def headers(self) -> dict[str, str]:
-        """The headers that tell the caller of the limits, with OpenAI's names; none for what is not limited."""
+        """Return the headers that tell the caller of the limits, with OpenAI's names."""
         headers: dict[str, str] = {}
         used = self._use.tokens
         if self._answers and len(self._event.get("gen_ai.response.finish_reasons", ())) >= self._answers:
@@ -163,10 +146,7 @@ class RequestAllowance:
 
 
 def most_tokens(request: EngineRequest) -> int:
-    """The most tokens that a request to an engine can use, prompt and answer together.
-
-    No tokenizer is needed: a token stands for at least one byte of text.
-    """
+    """Return the most tokens that a request can use, prompt and answer together: a token is at least a byte of text."""
     match request.prompt:
         case TokenIds(ids):
             prompt = len(ids)

@@ -1,4 +1,4 @@
-"""What the app signs: sessions, and the ids of requests, so that feedback can only be about one that was made here."""
+"""Signatures of the app: of sessions, and of request ids, so that feedback can only be about a request made here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNATURE_DIGITS = 16  #: hex digits at the end of an id: 64 bits, far more tha
 
 
 def secret(file: Path, environ: Mapping[str, str]) -> bytes:
-    """What this app and its replicas sign with: `LLMOPS_SESSION_SECRET`, else the content of `file`, made if missing.
+    """Return the app's secret: `LLMOPS_SESSION_SECRET`, else the content of `file`, made if missing.
 
     Where the file can be neither read nor made, it is good for this process only.
     """
@@ -45,23 +45,20 @@ def secret(file: Path, environ: Mapping[str, str]) -> bytes:
 
 
 def new_session(secret: bytes, prefix: str, key_hash: str) -> str:
-    """The cookie of a session: the prefix of an API key, the time, and the signature of both.
+    """Return the cookie of a session: the prefix of an API key, the time, and the signature of both.
 
-    Args:
-        secret: of this app.
-        prefix: of the key that was shown, which `session_prefix` reads.
-        key_hash: SHA-256 of the key's secret. The signature depends on it, so the session ends with that secret.
+    The signature depends on `key_hash`, the SHA-256 of the key's secret, so the session ends with that secret.
     """
     return _session_signer(secret, key_hash).sign(prefix).decode()
 
 
 def session_prefix(cookie: str) -> str:
-    """The prefix of the key that a session was begun with, as the cookie has it: not proven yet."""
+    """Return the prefix of the key that a session was begun with, which is not proven yet."""
     return cookie.partition(".")[0]
 
 
 def is_session(secret: bytes, cookie: str, key_hash: str) -> bool:
-    """Whether `new_session` made this cookie with the same secret and hash, less than `SESSION_S` seconds ago."""
+    """Return whether `new_session` made this cookie with the same secret and hash, less than `SESSION_S` ago."""
     try:
         _, begun = _session_signer(secret, key_hash).unsign(cookie, return_timestamp=True)
     except BadSignature:
@@ -74,24 +71,24 @@ def _session_signer(secret: bytes, key_hash: str) -> TimestampSigner:
 
 
 def new_request_id(secret: bytes) -> str:
-    """An id for a request: the time in milliseconds (12 hex digits), 20 random ones, and 16 more that sign them."""
+    """Make an id for a request: the time in milliseconds (12 hex digits), 20 random ones, and 16 that sign them."""
     name = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
     return name + _signature(secret, name)
 
 
 def marked_id(secret: bytes, id: str, mark: str) -> str:
-    """The id of a request with this mark, in hex digits, in place of the one it had."""
+    """Return the id of a request with this mark, in hex digits, in place of the one it had."""
     name = id[:_NAME_DIGITS] + mark
     return name + _signature(secret, name)
 
 
 def mark_of(id: str) -> str:
-    """The mark that the id of a request carries; `id` is one, see `is_request_id`."""
+    """Return the mark that the id of a request carries; `id` is one, see `is_request_id`."""
     return id[_NAME_DIGITS:-_SIGNATURE_DIGITS]
 
 
 def is_request_id(secret: bytes, id: str) -> bool:
-    """Whether an id was made by `new_request_id` or `marked_id` with this secret."""
+    """Return whether an id was made by `new_request_id` or `marked_id` with this secret."""
     name, signature = id[:-_SIGNATURE_DIGITS], id[-_SIGNATURE_DIGITS:]
     return hmac.compare_digest(_signature(secret, name).encode(), signature.encode("utf-8", "surrogatepass"))
 

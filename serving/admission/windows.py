@@ -1,4 +1,4 @@
-"""What each key did in the last minute: a log of its requests with their tokens, in memory or in Redis.
+"""Windows: a log of each key's requests of the last minute with their tokens, in memory or in Redis.
 
 A log, not a counter per minute: two neighbouring counters let through twice the limit around the turn of a minute, and
 a weighted pair is right only for callers who come evenly. The log is exact, so `Retry-After` is, too. It costs one
@@ -8,12 +8,13 @@ entry per request of the last minute. A request counts from the moment it was le
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -32,7 +33,7 @@ AGAIN_S = 5.0  #: how long Redis is left alone after it failed
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key may use in a minute; 0: as much as it likes."""
+    """The requests and tokens that a key may use in a minute; 0: as many as it likes."""
 
     requests: int
     tokens: int
@@ -49,24 +50,8 @@ class WindowUse:
     reset_s: float  #: the seconds after which the window is empty, if nothing more comes
 
 
-class Windows(Protocol):
-    """A log per key. All methods are called in the event loop."""
-
-    async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """Enter a request with its tokens, or change the tokens of one that is there already, if the limits allow.
-
-        One that they do not allow is not in the window afterwards.
-        """
-
-    async def settle(self, key: str, request: str, tokens: int) -> None:
-        """Put a request's tokens right, whatever the limits; nothing happens if it has left the window."""
-
-    async def close(self) -> None:
-        """Let go of connections."""
-
-
 class OwnWindows:
-    """Windows in the memory of this process."""
+    """Windows in the memory of this process. All methods are called in the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -74,7 +59,10 @@ class OwnWindows:
         self._sums: dict[str, int] = {}
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """See `Windows`."""
+        """Enter a request with its tokens, or change the tokens of one that is there already, if the limits allow.
+
+        A request that they do not allow is not in the window afterwards.
+        """
         now, entries = self._clock(), self._logs.setdefault(key, OrderedDict())
         while entries and (oldest := next(iter(entries.values())))[0] <= now - WINDOW_S:
             entries.popitem(last=False)
@@ -94,7 +82,7 @@ class OwnWindows:
         return WindowUse(True, others + 1, used + tokens, 0.0, self._reset(entries, now))
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """See `Windows`."""
+        """Put a request's tokens right, whatever the limits; nothing happens if it has left the window."""
         entries = self._logs.get(key, OrderedDict())
         if request in entries:
             moment, before = entries[request]
@@ -102,14 +90,14 @@ class OwnWindows:
             self._sums[key] += tokens - before
 
     async def close(self) -> None:
-        """See `Windows`; there are none."""
+        """Let go of connections; there are none."""
 
     def _reset(self, entries: OrderedDict[str, tuple[float, int]], now: float) -> float:
         return entries[next(reversed(entries))][0] + WINDOW_S - now if entries else 0.0
 
 
 def _wait(entries: list[tuple[float, int]], requests_over: int, tokens_over: int) -> float:
-    """The moment at which enough of the oldest entries have left to make room for so many requests and tokens."""
+    """Return when enough of the oldest entries have left to make room for so many requests and tokens."""
     for number, (moment, tokens) in enumerate(entries, start=1):
         tokens_over -= tokens
         if number >= requests_over and tokens_over <= 0:
@@ -164,12 +152,7 @@ end
 
 
 class RedisWindows:
-    """Windows in Redis, shared between replicas.
-
-    Args:
-        url: `redis://:${REDIS_PASSWORD}@host:6379/1`; ${VAR} is read from `environ`.
-        environ: the environment.
-        clock: seconds; by default the server's own clock.
+    """Windows in Redis, shared between replicas, such as `redis://:${REDIS_PASSWORD}@host:6379/1`, by Redis' clock.
 
     Raises:
         ConfigError: if a variable is not set.
@@ -194,11 +177,7 @@ class RedisWindows:
         self._take, self._settle = self._redis.register_script(_TAKE), self._redis.register_script(_SETTLE)
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """See `Windows`.
-
-        Raises:
-            RedisError: if it does not answer.
-        """
+        """See `OwnWindows`; raises RedisError if it does not answer."""
         now: Any = round(self._clock() * 1e6) if self._clock else ""
         arguments = [now, round(WINDOW_S * 1e6), request, tokens, limits.requests, limits.tokens]
         answer = await cast(Any, self._take)(_names(key), arguments)
@@ -206,15 +185,11 @@ class RedisWindows:
         return WindowUse(bool(taken), requests, used, max(wait, 0) / 1e6, reset / 1e6)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """See `Windows`.
-
-        Raises:
-            RedisError: if it does not answer.
-        """
+        """See `OwnWindows`; raises RedisError if it does not answer."""
         await cast(Any, self._settle)(_names(key)[1:], [request, tokens])
 
     async def close(self) -> None:
-        """See `Windows`."""
+        """See `OwnWindows`."""
         await self._redis.aclose()
 
 
@@ -225,52 +200,38 @@ def _names(key: str) -> list[str]:
 class SharedWindows:
     """Windows in Redis; while it does not answer, each process counts by itself.
 
-    So neither everybody nor nobody is let in meanwhile: a key may use its limits once in each replica.
-
-    Args:
-        shared: the windows in Redis.
-        tell: called once when Redis is lost, with the reason, and once when it is back, with "".
-        clock: seconds.
+    So neither everybody nor nobody is let in meanwhile: a key may use its limits once in each replica. After a failure
+    Redis is left alone for `AGAIN_S`.
     """
 
-    def __init__(
-        self, shared: Windows, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._shared, self._own, self._tell, self._clock = shared, OwnWindows(clock), tell, clock
-        self._away, self._again_at = False, 0.0
+    def __init__(self, shared: Windows, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shared, self._own, self._clock, self._again_at = shared, OwnWindows(clock), clock, -math.inf
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
-        """See `Windows`."""
-        if not self._away or self._clock() >= self._again_at:
+        """See `OwnWindows`."""
+        if self._clock() >= self._again_at:
             try:
-                use = await self._shared.take(key, request, tokens, limits)
+                return await self._shared.take(key, request, tokens, limits)
             except (RedisError, OSError) as error:
                 self._lost(error)
-            else:
-                if self._away:
-                    self._away = False
-                    log.warning("The store of the limits answers again")
-                    self._tell("")
-                return use
         return await self._own.take(key, request, tokens, limits)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
-        """See `Windows`; where Redis cannot be told, the reservation stays until the window has passed it."""
+        """See `OwnWindows`; where Redis fails, the reservation stays until the window has passed it."""
         await self._own.settle(key, request, tokens)
-        if not self._away:
+        if self._clock() >= self._again_at:
             try:
                 await self._shared.settle(key, request, tokens)
             except (RedisError, OSError) as error:
                 self._lost(error)
 
     async def close(self) -> None:
-        """See `Windows`."""
+        """See `OwnWindows`."""
         await self._shared.close()
 
     def _lost(self, error: Exception) -> None:
         self._again_at = self._clock() + AGAIN_S
-        if not self._away:
-            self._away = True
-            reason = f"{type(error).__name__}: {error}"
-            log.warning("The store of the limits does not answer (%s); this process counts by itself", reason)
-            self._tell(reason)
+        log.warning("Redis does not answer (%s: %s); this process counts limits by itself", type(error).__name__, error)
+
+
+Windows = OwnWindows | RedisWindows | SharedWindows

@@ -12,7 +12,7 @@ from fastapi import Request
 from llmops.errors import LlmopsError
 from serving.admission.dependencies import parts
 from serving.admission.signing import marked_id
-from serving.answers.noted import one_or_all
+from serving.answers.requests import one_or_all
 from serving.engines.base import Answer, Chunk
 from serving.errors import ClientLeft, TimedOut
 from serving.models.stream import GuardedStream
@@ -20,16 +20,11 @@ from serving.observe.exchange import Given
 
 
 async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> AsyncIterator[Chunk]:
-    """The chunks of an answer, as its stream gives them.
+    """Yield the chunks of an answer's stream, which is cancelled where it is not taken to its end.
 
-    Version, tokens, finish reason, what the guard says and the times to the engine's beginning and to the first chunk
-    are in the request's event before the last one is given, and which side of a trial has answered is in the request's
-    id before the first one is.
-
-    Args:
-        request: its body must have been read, since all that is received from now on is that the caller has left.
-        stream: of the answer; it is cancelled where it is not taken to its end.
-        timeout_s: how long the answer may take, in seconds from when the request came.
+    Version, tokens, finish reason, the guard's verdict and the times to the engine's beginning and to the first chunk
+    are in the request's event before the last chunk. The side of a trial that answers is in the request's id before the
+    first. The request's body must have been read: all that is received from now on is that the caller has left.
 
     Raises:
         ClientLeft: if nobody listens any more.
@@ -39,7 +34,7 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
     loop = asyncio.get_running_loop()
     event, last, cause = request.state.event, None, []
     given = Given(stream.prompt, stream.version)
-    request.state.exchange.given.append(given)
+    request.state.exchange.append(given)
 
     def give_up(error: LlmopsError) -> None:
         cause.append(error)
@@ -62,7 +57,7 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
                 given.ended, given.finish_reason = time.perf_counter_ns(), chunk.finish_reason
                 _note(event, chunk)
                 _note_guard(event, stream.broken)
-                digests = [parts(request).digests.text(g.text) for g in request.state.exchange.given if g.finish_reason]
+                digests = [parts(request).digests.text(g.text) for g in request.state.exchange if g.finish_reason]
                 event["llmops.answer.digest"] = one_or_all(digests)
                 yield chunk
                 return  # whoever leaves now has the answer
@@ -81,7 +76,7 @@ async def deliver(request: Request, stream: GuardedStream, timeout_s: float) -> 
 
 
 async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: float) -> Answer:
-    """An answer in one piece; arguments and errors are those of `deliver`."""
+    """Return an answer in one piece; arguments and errors are those of `deliver`."""
     texts: list[str] = []
     async for chunk in deliver(request, stream, timeout_s):
         texts.append(chunk.text)
@@ -89,14 +84,13 @@ async def deliver_whole(request: Request, stream: GuardedStream, timeout_s: floa
 
 
 def _mark(request: Request, mark: str) -> None:
-    """Let the request's id carry which side has answered; where its answers come from both, it carries none."""
+    """Mark the request's id with the side that has answered; if its answers come from both, with none."""
     state = request.state
     state.marks = {mark, *getattr(state, "marks", ())}
     state.id = marked_id(parts(request).session_secret, state.id, mark if len(state.marks) == 1 else "")
 
 
 def _begun(request: Request, stream: GuardedStream, given: Given) -> None:
-    """Note who answers, and since when."""
     event, given.version, given.begun = request.state.event, stream.version, stream.begun_at
     event.update({"llmops.model.version": stream.version.name, "llmops.canary.side": stream.side})
     if given.begun:
@@ -104,7 +98,7 @@ def _begun(request: Request, stream: GuardedStream, given: Given) -> None:
 
 
 def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
-    """Note what the guard says of an answer; one that is cut counts for all of the request's."""
+    """Note the guard's verdict; an answer that is cut counts for all of the request's."""
     if broken:
         known = event.get("llmops.guard.rules", [])
         event["llmops.guard.rules"] = [*known, *(rule for rule in broken if rule not in known)]
@@ -114,7 +108,6 @@ def _note_guard(event: MutableMapping[str, Any], broken: list[str]) -> None:
 
 
 def _note(event: MutableMapping[str, Any], chunk: Chunk) -> None:
-    """Add an answer's tokens and finish reason to the event; the tokens of a request's answers add up."""
     for name, count in (("input_tokens", chunk.input_tokens), ("output_tokens", chunk.output_tokens)):
         event[f"gen_ai.usage.{name}"] = event.get(f"gen_ai.usage.{name}", 0) + count
     if chunk.finish_reason:

@@ -35,17 +35,10 @@ async def respond(
     side: str,
     chat: bool,
 ) -> Completion | EventStream:
-    """Have all answers made that one HTTP request asks for; gives its response, whole or as a stream.
+    """Ask for all answers to one HTTP request, an engine request each, and return its response, whole or as a stream.
 
-    Args:
-        request: the HTTP request.
-        app: the parts of the app.
-        body: of the request.
-        requests: to the engine, one for each answer; all of them go to the caller's version, and what a canary fails
-            at goes on to the champion.
-        caller: the prefix of the caller's key.
-        side: the side that is asked for, if any.
-        chat: whether the answers are those of a chat, else of a completion.
+    All go to the version of the caller, the prefix of a key, or of the side that is asked for; the champion answers
+    where a canary fails.
 
     Raises:
         PromptRefused: if several answers are to be streamed.
@@ -93,14 +86,14 @@ class OpenAIReply:
     _begun: bool = False
 
     def whole(self, answers: list[Answer]) -> Completion:
-        """The reply in one piece."""
+        """Return the reply in one piece."""
         choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
         usage = _usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
         return Completion(object=kind, choices=choices, usage=usage, **self._head())
 
     def render(self, chunk: Chunk) -> str:
-        """A chunk as server-sent events; after the last one follow the usage, if it is asked for, and `[DONE]`."""
+        """Write a chunk as server-sent events; after the last come the usage, if it is asked for, and `[DONE]`."""
         delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
         if self.chat and not self._begun:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
@@ -129,6 +122,6 @@ class OpenAIReply:
 
 
 def _usage(answers: Sequence[Answer | Chunk], n: int = 1) -> OpenAIUsage:
-    """The tokens as OpenAI counts them: those of a prompt once, though it gets `n` answers, which follow each other."""
+    """Count tokens as OpenAI does: those of a prompt once, though it gets `n` answers, which follow each other."""
     prompt, completion = sum(a.input_tokens for a in answers[::n]), sum(a.output_tokens for a in answers)
     return OpenAIUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

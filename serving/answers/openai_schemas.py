@@ -1,4 +1,4 @@
-"""What goes over the wire below `/v1`, as OpenAI's clients send and expect it.
+"""Bodies of requests and answers below `/v1`, as OpenAI's clients send and expect them.
 
 A parameter that would change the answer and is not supported is refused, unless it has a value that asks for nothing.
 Parameters that do not change the answer are taken and left aside.
@@ -51,7 +51,7 @@ class StreamOptions(BaseModel):
 
 
 class OpenAIRequest(Sampling):
-    """What both routes take."""
+    """The fields that both routes take."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -105,7 +105,7 @@ class ChatMessage(BaseModel):
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """The text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -131,7 +131,7 @@ class OpenAIUsage(BaseModel):
 
 
 class AssistantMessage(BaseModel):
-    """What the model said."""
+    """The answer's text."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -200,5 +200,5 @@ class OpenAIProblem(BaseModel):
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two JSON values are the same; `true` is not 1."""
+    """Return whether two JSON values are the same; `true` is not 1."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers outside of `/v1`, and what both APIs share."""
+"""The bodies of requests and answers outside of `/v1`, and the parts that both APIs share."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class GenerateResponse(BaseModel):
 
 
 class FeedbackRequest(BaseModel):
-    """What somebody thinks of an answer."""
+    """A rating, a comment or a correction of an answer."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -113,40 +113,6 @@ class Problem(BaseModel):
     detail: str = Field(description="For people.")
     code: str = Field(description="For programs.")
     id: str = Field(description="Of this request.")
-
-
-Override = Annotated[
-    str, Field(max_length=500, description="Why a version that the gate did not pass is used all the same.")
-]
-
-
-class PromoteRequest(BaseModel):
-    """Which version to make the champion."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: str = Field(min_length=1, examples=["v2"])
-    override: Override = ""
-
-
-class CanaryRequest(BaseModel):
-    """Which version to try on a share of the callers, or to end the trial there is."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"version": "v3", "share": 0.1}, {"conclude": True}]}
-    )
-
-    version: Str = Field("", max_length=100, description="Version or alias.")
-    share: float = Field(0.1, gt=0, lt=1, description="Of the callers.")
-    stop: bool = Field(False, description="End the trial: the champion answers everybody.")
-    conclude: bool = Field(False, description="Act on the verdict: promoted if enough was seen and no harm.")
-    override: Override = ""
-
-    @model_validator(mode="after")
-    def _one_thing(self) -> Self:
-        if bool(self.version) + self.stop + self.conclude != 1:
-            raise ValueError("give a version to try, or stop: true, or conclude: true")
-        return self
 
 
 #: A side, here and in all of `serving`, is `champion` or `canary`, the two that a canary's trial compares, or a version

@@ -1,4 +1,4 @@
-"""What every request gets: an id, a limit on its body, security headers, and an event if it asks a model."""
+"""The middleware gives every request an id, a limit on its body, security headers, and an event if it asks a model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops.monitoring.events import timestamp
+from llmops.monitoring.datasets import SERVING
+from llmops.monitoring.events import build, timestamp
+from llmops.monitoring.spool import Spool
 from serving.admission.signing import new_request_id
 from serving.errors import ClientLeft
 from serving.http.problems import problem_response
 from serving.observe.exchange import Exchange
-from serving.observe.recorder import Recorder
 from serving.observe.texts import Texts
 from serving.observe.traces import Traces
 
@@ -41,16 +45,8 @@ CountRequest = Callable[[Mapping[str, object]], None]
 class RequestMiddleware:
     """Wraps the app. The event of a request is in the spool before the last byte of its answer leaves.
 
-    Args:
-        app: what answers.
-        folder: where events are kept.
-        max_body: most bytes of a body.
-        timeout_s: longest that a body may take to come, and that a client may take to accept a piece of the answer, in
-            seconds.
-        secret: what ids are signed with.
-        count: gets the fields of each request that asks a model, answered or not.
-        texts: gets what each of them asked and was answered, when the answer has left.
-        traces: makes their spans.
+    A body may have `max_body` bytes. `timeout_s` is the longest that it may take to come, and that a client may take to
+    accept a piece of the answer. `count` gets the fields of each request that asks a model, answered or not.
     """
 
     def __init__(
@@ -137,7 +133,7 @@ class RequestMiddleware:
         try:
             await self._app(scope, _limited_body(receive, self._max_body, self._timeout_s), sending)
         except Exception as error:
-            if status:  # the answer had begun: there is nothing to be told any more
+            if status:  # the answer had begun: its status cannot change any more
                 status = 500
                 await record()
                 raise
@@ -149,10 +145,10 @@ class RequestMiddleware:
 
 
 def _limited_body(receive: Receive, most: int, timeout_s: float) -> Receive:
-    """A `receive` that refuses a body of more than `most` bytes as soon as these have come, whatever follows.
+    """Make a `receive` that refuses a body of more than `most` bytes as soon as these have come.
 
-    It also refuses a body that is not complete after `timeout_s` seconds, which would hold its connection, and with it
-    the end of the app, forever.
+    It also refuses a body that is not complete after `timeout_s` seconds: it would hold its connection, and the end of
+    the app, forever.
     """
     came, whole, end = 0, False, asyncio.get_running_loop().time() + timeout_s
 
@@ -179,3 +175,49 @@ def _set_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["Referrer-Policy"] = "no-referrer"
     headers.setdefault("Cache-Control", "no-cache" if "etag" in headers else "no-store")
     headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    events: list[dict[str, Any]] = field(default_factory=list)
+    committed: bool = False
+    error: Exception | None = None
+
+
+class Recorder:
+    """Group commit: while one batch goes to disk the next one gathers, so that a commit's wait is shared."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._next = _Batch()
+        self._writing = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "events")  # one, for the connection belongs to its thread
+        self._spool: Spool | None = None
+
+    async def record(self, fields: Mapping[str, Any]) -> None:
+        """Have an event in the spool when this returns; see `events.emit`.
+
+        Raises:
+            Exception: why the batch could not be committed, a full disk say.
+        """
+        mine = self._next
+        mine.events.append(build(SERVING, fields))
+        async with self._writing:
+            if not mine.committed:  # the first of a batch commits for all of it
+                self._next = _Batch()
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, mine.events)
+                except Exception as error:
+                    mine.error = error
+                mine.committed = True
+        if mine.error:
+            raise mine.error
+
+    def _commit(self, events: list[dict[str, Any]]) -> None:
+        spool = self._spool = self._spool or Spool(self._folder)  # kept open, which makes a commit eight times as fast
+        try:
+            spool.append(events)
+        except Exception:
+            self._spool = None  # whatever is wrong with it, the next commit opens another
+            spool.close()
+            raise

@@ -1,4 +1,4 @@
-"""What callers are told of an error: status, body and headers, in our own form or in OpenAI's."""
+"""Errors for callers: status, body and headers, in our own form or in OpenAI's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_DETAIL = 1000  #: characters
 
 
 async def problem_response(request: Request, error: Exception) -> Response:
-    """The response that tells a caller of an error; notes the error's code in the request's event."""
+    """Return the response that tells a caller of an error; the request's event gets the error's code."""
     status, body, headers = describe_problem(request, error)
     if isinstance(error, AccessError) and request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         why = "" if isinstance(error, MissingKey) else str(error)
@@ -43,7 +43,7 @@ async def problem_response(request: Request, error: Exception) -> Response:
 
 
 def describe_problem(request: Request, error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers that tell a caller of an error; notes the error's code in the request's event.
+    """Return status, body and headers that tell a caller of an error; the request's event gets the error's code.
 
     Below `/v1` the body is as OpenAI's clients expect it, elsewhere a `Problem`.
     """
@@ -87,7 +87,7 @@ def _openai(
 
 
 def _http(request: Request, error: HTTPException) -> str:
-    """What the framework itself refuses, in words that help."""
+    """Say why the framework itself refuses a request, in words that help."""
     if error.status_code == 404 and error.detail == "Not Found":
         return f"There is no {request.url.path} here; /docs lists what there is."
     if error.status_code == 405:
@@ -110,7 +110,7 @@ _TYPE = re.compile(r"(function-\w+|list|nullable)\[.*\]|str|TextPart", re.DOTALL
 
 
 def _places(error: RequestValidationError) -> str:
-    """What does not fit the schema and where; the values sent are not repeated."""
+    """Say what does not fit the schema and where; the values sent are not repeated."""
     text = "; ".join(dict.fromkeys(f"{_place(e)}: {_words(e)}" for e in error.errors()))
     return text.encode("utf-8", "backslashreplace").decode()  # a key of the body may hold what no answer can
 
@@ -128,5 +128,5 @@ def _place(error: dict[str, Any]) -> str:
 
 
 def _param(error: dict[str, Any]) -> str:
-    """The same place for OpenAI's clients, which leave out that it is in the body."""
+    """Return the same place for OpenAI's clients, which leave out that it is in the body."""
     return _place(error).partition(".")[2].encode("utf-8", "backslashreplace").decode()

@@ -17,7 +17,7 @@ Render = Callable[[Chunk], str]
 
 
 def sse(data: dict[str, Any], kind: str = "") -> str:
-    """One event; `kind` is its type, by default `message`."""
+    """Write one event; `kind` is its type, by default `message`."""
     text = f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
     return f"event: {kind}\n{text}" if kind else text
 
@@ -50,5 +50,5 @@ class EventStream(StreamingResponse):
 
 
 async def streamed(request: Request, chunks: AsyncIterator[Chunk], render: Render) -> EventStream:
-    """The response that sends these chunks; what goes wrong before the first one still gets its own status."""
+    """Return the response that sends these chunks; an error before the first one still gets its own status."""
     return EventStream(request, await anext(chunks), chunks, render)

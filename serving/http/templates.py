@@ -11,13 +11,13 @@ from fastapi.templating import Jinja2Templates
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page, which knows the model's name; everything put into it is escaped."""
+    """Render a page, which knows the model's name; everything put into it is escaped."""
     values["model"] = request.app.state.parts.config.release.name
     return _templates().TemplateResponse(request, template, values, status_code=status)
 
 
 def sign_in_page(request: Request, status: int, message: str, to: str) -> Response:
-    """The page that asks for a key, with what was wrong; `to` is where it leads afterwards."""
+    """Render the page that asks for a key, with the error; `to` is where it leads afterwards."""
     return page(request, "signin.html", status, message=message, to=to)
 
 

@@ -23,13 +23,13 @@ _DOWN = "The online feature store does not answer; send the prompt, or try later
 
 
 def open_features(version: Version, model: str) -> OnlineTokens:
-    """The online store of a version, opened with the version's own feature service.
+    """Open the online store of a version, with the version's own feature service.
 
     Raises:
         ArtifactError: if the version has no feature store.
     """
     folder = version.path / "features"
-    if not folder.is_dir():  # told without importing Feast
+    if not folder.is_dir():  # known without importing Feast
         raise ArtifactError(f"{version.path} was published without a feature store.")
     from llmops.features.declarations import service_name
     from llmops.features.online import OnlineTokens
@@ -39,12 +39,7 @@ def open_features(version: Version, model: str) -> OnlineTokens:
 
 class Inputs:
     """Reads prompts from the online store, in a thread of its own: a read blocks for milliseconds, the first one for
-    seconds.
-
-    Args:
-        model: name of the model in the registry.
-        open: opens the online store of a version.
-        patience_s: longest that a request waits for the store, in seconds.
+    seconds. `patience_s` is the longest that a request waits for the store.
     """
 
     def __init__(
@@ -63,7 +58,7 @@ class Inputs:
         self._thread.submit(self._warm, registry)
 
     async def read(self, version: Version, input_id: str) -> TokenIds:
-        """The prompt of an example, without its answer.
+        """Return the prompt of an example, without its answer.
 
         Raises:
             InputUnknown: if there is no such example, or the version has no feature store.

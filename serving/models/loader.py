@@ -34,7 +34,7 @@ class Loaded:
 
     @property
     def alive(self) -> bool:
-        """Whether the engine can answer."""
+        """True while the engine can answer."""
         return self.engine.stats().alive
 
 
@@ -55,11 +55,8 @@ ReportLoad = Callable[[Version, float, Exception | None], Coroutine[Any, Any, No
 class Loader:
     """Keeps one version loaded, the one that `keep_loaded` was given last.
 
-    All methods run in the event loop's thread; loading and closing block, so they happen in others.
-
-    Args:
-        engine_for: makes the engine of a version, not loaded yet.
-        report: see `ReportLoad`.
+    All methods run in the event loop's thread; loading and closing block, so they happen in others. `engine_for` makes
+    the engine of a version, not loaded yet.
     """
 
     def __init__(self, engine_for: Callable[[Version], Engine], report: ReportLoad) -> None:
@@ -75,13 +72,10 @@ class Loader:
         self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
 
     def keep_loaded(self, version: Version | None) -> None:
-        """Want this version from now on; to be called at every poll.
+        """Want this version from now on, or none; to be called at every poll.
 
-        Begins to load it if need be, and again if that failed or its engine died. What is loaded now answers until the
-        new one is warm; then its engine answers what it has accepted and is closed.
-
-        Args:
-            version: None: want nothing, and close what is loaded at once.
+        Begins to load it if need be, and again if that failed or its engine died. The engine that is loaded now answers
+        until the new one is warm; then it answers what it has accepted and is closed.
         """
         wanted = version.name if version else ""
         if wanted != self._wanted:
@@ -105,26 +99,26 @@ class Loader:
         self._task = asyncio.create_task(self._load(version), name=f"load {wanted}")
 
     def has(self, version: Version | None) -> bool:
-        """Whether this version is loaded."""
+        """Return whether this version is loaded."""
         return bool(version and self.current and self.current.version.name == version.name)
 
     @property
     def closing(self) -> bool:
-        """Whether an engine that was given up still answers what it had accepted."""
+        """True while an engine that was given up still answers what it had accepted."""
         return bool(self._closing)
 
     def hand_over(self) -> Loaded | None:
-        """Give up what is loaded without closing its engine; another loader takes it over."""
+        """Give up the loaded version without closing its engine; another loader takes it over."""
         given, self.current, self._wanted = self.current, None, ""
         return given
 
     def take_over(self, loaded: Loaded) -> None:
-        """Keep what another loader has handed over."""
+        """Keep the version that another loader has handed over."""
         self._swap(loaded)
         self._wanted, self.failure, self._tries = loaded.version.name, None, 0
 
     async def close(self) -> None:
-        """Give up loading, and let what is loaded answer what it has accepted."""
+        """Give up loading, and let the loaded engine answer what it has accepted."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -158,7 +152,7 @@ class Loader:
                 else:  # another one is wanted meanwhile
                     self._retire(engine)
             report = _started(self._report(version, time.monotonic() - begun, error), self._reports)
-            await asyncio.shield(report)  # what has been loaded is told of, though the app stops at that moment
+            await asyncio.shield(report)  # also if the app stops at that moment
         finally:
             self.loading, self._task = "", None
 
@@ -186,7 +180,7 @@ class Loader:
 
 
 def _started(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    """A task, which is in `running` until it has ended: what is on the way is waited for by `Loader.close`."""
+    """Start a task, which is in `running` until it has ended: `Loader.close` waits for it."""
     task = asyncio.create_task(work)
     running.add(task)
     task.add_done_callback(running.discard)
@@ -194,7 +188,7 @@ def _started(work: Coroutine[Any, Any, None], running: set[asyncio.Task[None]]) 
 
 
 async def report_load(events: Path, version: Version, seconds: float, error: Exception | None) -> None:
-    """Put a load into the events folder `events`; the rest is as in `ReportLoad`."""
+    """Write the event of a load; see `ReportLoad`."""
     fields = {
         "event.action": "die" if isinstance(error, EngineDied) else "load",
         "event.outcome": "failure" if error else "success",

@@ -18,17 +18,9 @@ CountEnd = Callable[[float, Chunk | Exception], None]
 class GuardedStream(Stream):
     """Passes on the chunks of an engine's stream as far as the guard lets them through, and says how it went.
 
-    If the engine fails before its first chunk, the stream of another engine takes its place. So it does if the engine
-    refuses the prompt: if the other one answers it, the refusal was no mistake of the caller and counts as a failure.
-
-    Args:
-        version: the version that answers.
-        stream: of its engine.
-        count: see `CountEnd`.
-        watch: the guard's, over this answer.
-        spare: gives the same request to another engine; None: nobody stands in.
-        mark: see `mark`.
-        side: see `side`.
+    If the engine fails before its first chunk, the `spare` gives the request to another engine, whose stream takes its
+    place. So it does if the engine refuses the prompt: if the other one answers it, the refusal was no mistake of the
+    caller and counts as a failure.
     """
 
     def __init__(
@@ -55,7 +47,7 @@ class GuardedStream(Stream):
 
     @property
     def prompt(self) -> Prompt:
-        """What is answered."""
+        """The prompt that is answered."""
         return self._watch.prompt
 
     @property
@@ -115,7 +107,7 @@ class GuardedStream(Stream):
 
 
 def at_fault(error: Exception) -> bool:
-    """Whether an error is the server's fault and not the caller's: its HTTP status is 500 or more."""
+    """Return whether an error is the server's fault and not the caller's: its HTTP status is 500 or more."""
     if not isinstance(error, LlmopsError):
         return True
     return next(status for kind, (status, _) in STATUS.items() if isinstance(error, kind)) >= 500

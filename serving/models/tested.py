@@ -19,13 +19,7 @@ LOOK_S = 0.05  #: between two looks at whether it is loaded
 class Tested:
     """Keeps one version loaded for those who asked for it by name; nobody else is answered by it.
 
-    All methods run in the event loop's thread.
-
-    Args:
-        registry: has the versions.
-        engine_for: makes the engine of a version, not loaded yet.
-        report: see `ReportLoad`.
-        idle_s: seconds without a request after which it is closed; 0: no version can be asked for.
+    All methods run in the event loop's thread. After `idle_s` without a request it is closed; 0: none can be asked for.
     """
 
     def __init__(
@@ -38,14 +32,9 @@ class Tested:
         self._asked_at = 0.0
 
     async def provide(self, caller: str, name: str, within_s: float) -> str:
-        """Load a version for a caller who may test, wait for it, and give the name by which the caller asks for it.
+        """Load a version, by name or alias, for the caller with this key's prefix; return the version's name.
 
         Another version that is tested answers what it had accepted, and is closed first: there is room for one.
-
-        Args:
-            caller: the prefix of the caller's key.
-            name: of the version, or an alias.
-            within_s: how long to wait.
 
         Raises:
             VersionNotLoaded: if there is no such version, it has no model, or nothing may be tested here.
@@ -82,7 +71,7 @@ class Tested:
         return version.name
 
     def loaded_for(self, caller: str, side: str) -> Loaded | None:
-        """The version, if it is loaded and this caller asked for it by this name."""
+        """Return the version, if it is loaded and this caller asked for it by this name."""
         return self._loaded(side) if caller in self._askers else None
 
     def close_if_idle(self) -> None:

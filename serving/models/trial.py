@@ -73,11 +73,11 @@ class CanaryTrial:
 
     @property
     def look_due(self) -> bool:
-        """Whether so many requests have come that another look is due."""
+        """True if so many requests have come that another look is due."""
         return not self.why and looks(self._asked + self._asked_elsewhere) > self._look
 
     async def settle(self, registry: Registry, replica: str) -> None:
-        """Write down what was counted here, if it is time, and take the look that is then due at the counts of all."""
+        """Write down the counts of this process, if it is time, and take the look that is due at the counts of all."""
         late = self._changes > self._written and time.monotonic() >= self._written_at + WRITE_S
         if not (self.look_due or late):
             return
@@ -99,7 +99,7 @@ class CanaryTrial:
             await self._judge(self._others + self.own)
 
     async def finish(self, registry: Registry, replica: str) -> None:
-        """Write down the last counts; if that cannot be, nobody is to wait for it."""
+        """Write down the last counts; a failure is logged, so that nobody waits for it."""
         try:
             await asyncio.to_thread(trials.write, registry, self.registered, replica, Sides() + self.own)
         except Exception:
@@ -112,6 +112,6 @@ class CanaryTrial:
             self._numbers, self.why = found.numbers, found.why
 
     def numbers(self) -> dict[str, Any]:
-        """Return the numbers of the look that found a regression; without one, what was counted so far."""
+        """Return the numbers of the look that found a regression; without one, the counts so far."""
         sides = self._others + self.own
         return dict(self._numbers) or {"canary": sides.canary.summary(), "champion": sides.champion.summary()}

@@ -36,17 +36,8 @@ log = logging.getLogger(__name__)
 class Models:
     """Keeps champion and canary loaded, and hands requests to their engines.
 
-    All methods run in the event loop's thread; work that blocks is done in others.
-
-    Args:
-        registry: its aliases are followed.
-        engine_for: makes the engine of a version, not loaded yet.
-        poll_s: seconds between two readings of the aliases.
-        events: the events folder, for events about loads and canaries.
-        guard: looks at all answers.
-        rules: conditions of a trial.
-        test_idle_s: see `Tested`.
-        trials: False: only the champion is followed.
+    All methods run in the event loop's thread; work that blocks is done in others. `engine_for` makes the engine of a
+    version, not loaded yet. The aliases are read every `poll_s`; without `trials` only the champion is followed.
     """
 
     def __init__(
@@ -88,11 +79,9 @@ class Models:
         return tuple(one for one in (self.champion, self.canary) if one)
 
     def choose(self, caller: str, side: str = "") -> Loaded:
-        """The version that answers this caller now, with its engine.
+        """Return the version, with its engine, that answers the caller with this key's prefix now.
 
-        Args:
-            caller: the prefix of the caller's key.
-            side: the side that the caller asks for; empty: none, and the caller is drawn to one.
+        Without a `side` that the caller asks for, the caller is drawn to one.
 
         Raises:
             NotReady: if no champion is loaded, with the reason.
@@ -112,19 +101,14 @@ class Models:
         raise VersionNotLoaded(f"{side!r} is not loaded; there are: {', '.join(o.version.name for o in self.loaded)}.")
 
     def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
-        """Hand a request to the engine of the version that `choose` gives; returns version and stream of the answer.
+        """Hand a request to the engine of the version that `choose` gives; return version and stream of the answer.
 
         A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
         refuses the prompt before its first chunk, the champion answers instead, and the stream's version says so. Only
         a prompt of token ids is not handed on, since they are those of one version's tokenizer.
 
-        A request that asks for a side does not count in a trial, nor does what the champion answers in place of the
-        canary: neither is a fair sample of the champion's callers. That it was handed on counts, for the canary.
-
-        Args:
-            request: what the engine is to answer.
-            caller: see `choose`.
-            side: see `choose`.
+        A request that asks for a side does not count in a trial, nor does an answer of the champion in place of the
+        canary: neither is a fair sample of the champion's callers. The hand-over counts, for the canary.
 
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
@@ -149,12 +133,8 @@ class Models:
             stream = spare()
         return stream.version, stream
 
-    def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
-        """Count that a version failed a caller who was drawn to it before its engine was asked."""
-        self._count(chosen, self._trial, caller, 0.0, error)
-
     def reason(self) -> str:
-        """Why no model answers, or what is wrong with a newer version; empty if all is well.
+        """Say why no model answers, or what is wrong with a newer version; empty if all is well.
 
         Anybody may read it, so it leaves out the words of an error, which `cause` has.
         """
@@ -170,7 +150,7 @@ class Models:
         return "" if champion else "There is no champion in the registry yet; the pipeline releases one."
 
     def cause(self) -> str:
-        """`reason` and the words of the error, for those who may see paths of this machine."""
+        """Return `reason` and the words of the error, for those who may see paths of this machine."""
         failure = self._champion.failure
         error = self._registry_error or (failure.error if failure else None)
         return f"{self.reason()} {error}" if error else self.reason()
@@ -180,7 +160,7 @@ class Models:
         self._task = asyncio.create_task(self._watch(), name="models")
 
     async def stop(self) -> None:
-        """End watching, let the engines answer what they have accepted, and write down what was counted."""
+        """End watching, let the engines answer what they have accepted, and write down the counts."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -217,7 +197,7 @@ class Models:
         tried = self._canary.current
         if champion and tried and tried.alive and tried.version.name == champion.name:
             self._champion.take_over(self._canary.hand_over() or tried)  # the canary was promoted
-        if champion:  # what answers is never taken away for nothing
+        if champion:  # an engine that answers is never taken away for nothing
             self._wanted = champion
             self._champion.keep_loaded(champion)
         if self._trial and self._trial.registered != trial:
@@ -238,7 +218,7 @@ class Models:
             await self._pull_canary(self._trial)
 
     def _notice_death(self) -> None:
-        """Have nobody answered any more by a canary whose engine has died."""
+        """Stop answering by a canary whose engine has died."""
         tried = self._canary.current
         if self._trial and tried and not tried.alive:
             self._trial.why = self._trial.why or "its engine died"
@@ -257,7 +237,7 @@ class Models:
         spare: Callable[[], GuardedStream] | None = None,
         mark: str = "",
     ) -> GuardedStream:
-        """Hand a request to an engine; gives its stream, guarded, of which the end is counted."""
+        """Hand a request to an engine; return its stream, guarded, and counted at its end."""
         if not chosen.alive:
             raise EngineDied
         stream, watch = chosen.engine.generate(request), self._guard.watch(request.prompt)
@@ -267,7 +247,7 @@ class Models:
     def _count(
         self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception
     ) -> None:
-        """Count a request that has ended in the trial that it began in, if that goes on."""
+        """Count a request in the trial that it began in, if that goes on."""
         trial, is_champion = self._trial, chosen is self.champion
         if not is_champion and chosen is not self._canary.current:
             return  # an engine that is on its way out

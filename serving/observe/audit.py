@@ -46,12 +46,7 @@ class _Counted:
 
 @dataclass(slots=True)
 class Audit:
-    """Collects decisions and writes them. All methods are called in the event loop.
-
-    Args:
-        folder: the events folder.
-        clock: seconds.
-    """
+    """Collects decisions and writes them to the events folder. All methods are called in the event loop."""
 
     folder: Path
     clock: Callable[[], float] = time.monotonic
@@ -60,13 +55,7 @@ class Audit:
     _task: asyncio.Task[None] | None = None
 
     def note(self, scope: Scope, reason: str, key: Key | None = None) -> None:
-        """Note a decision.
-
-        Args:
-            scope: of the request.
-            reason: `allowed`, or why not.
-            key: if its secret was right.
-        """
+        """Note a decision; its reason is `allowed`, or why not. The key is known if its secret was right."""
         address, route = client_address(scope), str(getattr(scope.get("route"), "path", scope["path"]))
         kind = (address, reason, key.prefix if key else "", route)
         fields = {
@@ -92,17 +81,12 @@ class Audit:
             first = {"@timestamp": moment, "http.request.id": scope["state"]["id"], "llmops.audit.count": 1}
             self._ready.append({**fields, **first})
 
-    def note_limits_store(self, reason: str) -> None:
-        """Note that the shared store of the limits is lost, with the reason, or, with "", that it is back."""
-        fields = {"event.action": "limits_store", "event.outcome": "failure" if reason else "success"}
-        self._ready.append({**fields, "@timestamp": timestamp(), "event.reason": reason or "it answers again"})
-
     def start(self) -> None:
         """Begin to write."""
         self._task = asyncio.create_task(self._write(), name="audit")
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Write the decisions that are left."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -136,12 +120,12 @@ class Audit:
 
 
 def client_address(scope: Scope) -> str:
-    """The address that a request came from, as the server knows it."""
+    """Return the address that a request came from, as the server knows it."""
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def client_fields(address: str) -> dict[str, str]:
-    """The address as fields of an event; `client.ip` takes nothing but an IP address."""
+    """Return the address as fields of an event; `client.ip` takes nothing but an IP address."""
     try:
         return {"client.ip": str(ipaddress.ip_address(address))}
     except ValueError:

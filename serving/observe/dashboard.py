@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
-from llmops.monitoring.datasets import CANARY, GATE, HUB
+from llmops.drift.told import told
+from llmops.monitoring.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
 from llmops.monitoring.events import timestamp
+from llmops.monitoring.figures import stages
 from llmops.monitoring.figures.requests import Figures
 from llmops.monitoring.reader import Reader
-from serving.observe.stages import stage_lines
-from serving.observe.watch import alerts, decay, drift, sinks
 
 Span = Literal["1h", "24h", "7d", "90d"]
 
@@ -23,10 +24,16 @@ SPANS: dict[Span, tuple[timedelta, int]] = {
     "90d": (timedelta(days=1), 90),
 }
 RECENT = {GATE: 8, CANARY: 8, HUB: 1}  #: how many of the latest are listed
+ALERTS = 12  #: alerts that are listed
+READ = 200  #: latest events that alerts, drift and sinks are looked for in
+DECAY_DAYS = 90
+READ_STAGES = 500  #: latest events of stages that are read; most days have only those of `collect`
+RUNS = 20  #: of one stage that are listed
+FRESH_S = 5  #: within which all open dashboards are given what was read for the first; they ask so often
 
 
 def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime | None = None) -> dict[str, Any]:
-    """Totals, series over time, versions, what watches the model has found, and the latest stages and decisions.
+    """Return totals, series over time, versions, alerts, drift, decay, and the latest stages and decisions.
 
     Series have one entry per bucket, the last one being the bucket that `now` is in. A comparison that differs in
     `in_a_row` windows in a row is drift.
@@ -42,14 +49,14 @@ def dashboard_figures(reader: Reader, span: Span, in_a_row: int, now: datetime |
         "totals": found.total.as_json(),
         "series": [{"time": timestamp(first + n * step), **_bucket(b)} for n, b in enumerate(found.series)],
         "versions": _versions(found.versions, reader.ratings(first, last + step)),
-        "stages": stage_lines(reader, now),
+        "stages": _stage_lines(reader, now),
         "gates": [_gate(event) for event in _recent(reader, GATE)],
         "canaries": [_canary(event) for event in _recent(reader, CANARY)],
         "hub": [_hub(event) for event in _recent(reader, HUB)],
-        "alerts": alerts(reader),
-        "drift": drift(reader, in_a_row),
-        "decay": decay(reader, now),
-        "sinks": sinks(reader),
+        "alerts": _alerts(reader),
+        "drift": _drift(reader, in_a_row),
+        "decay": _decay(reader, now),
+        "sinks": _sinks(reader),
     }
 
 
@@ -61,7 +68,6 @@ def _bucket(figures: Figures) -> dict[str, Any]:
 
 
 def _versions(versions: Mapping[str, Figures], rated: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
-    """By version: its figures, its share of the requests, tokens per second of an answer, and its ratings."""
     everything = sum(figures.requests for figures in versions.values())
     return {
         name: {
@@ -75,9 +81,8 @@ def _versions(versions: Mapping[str, Figures], rated: Mapping[str, Mapping[str, 
 
 
 def _canary(event: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("outcome", "share", "numbers")
-    facts = {name: event.get(f"llmops.canary.{name}") for name in names}
     why, version = event.get("event.reason", ""), event.get("llmops.model.version", "")
+    facts = _facts(event, "llmops.canary", ("outcome", "share", "numbers"))
     return {"time": event["@timestamp"], "version": version, "why": why, **facts}
 
 
@@ -86,17 +91,135 @@ def _gate(event: Mapping[str, Any]) -> dict[str, Any]:
         "outcome", "opponent", "reasons", "metric", "candidate", "opponent_value", "difference", "low", "high",
         "attempt", "level", "left", "power",
     )  # fmt: skip
-    facts = {name: event.get(f"llmops.gate.{name}") for name in names}
-    return {"time": event["@timestamp"], "version": event.get("llmops.model.version", ""), **facts}
+    version = event.get("llmops.model.version", "")
+    return {"time": event["@timestamp"], "version": version, **_facts(event, "llmops.gate", names)}
 
 
 def _hub(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "time": event["@timestamp"],
-        "repo": event.get("llmops.hub.repo", ""),
-        "main": event.get("llmops.hub.main", ""),
-    }
+    return {"time": event["@timestamp"], **_facts(event, "llmops.hub", ("repo", "main"))}
 
 
 def _recent(reader: Reader, dataset: str) -> list[dict[str, Any]]:
     return list(reader.find(dataset, limit=RECENT[dataset], newest_first=True))
+
+
+def _alerts(reader: Reader) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for event in reader.find(ALERT, limit=READ, newest_first=True):
+        facts = _facts(event, "llmops.alert", ("state", "severity", "subject", "value", "bound", "runbook", "link"))
+        one = found.setdefault(
+            str(event.get("llmops.alert.id") or event["event.id"]),
+            {"rule": event.get("rule.name", ""), "message": event.get("message", ""), "resolved": None, **facts},
+        )
+        one["time"] = event["@timestamp"]  # in the end, that of the oldest, which has raised it
+        if facts["state"] == "resolved":
+            one["resolved"] = event["@timestamp"]
+        elif one["state"] == "resolved":  # what it was about is in the event that raised it
+            one["message"] = event.get("message") or one["message"]
+    listed = sorted(found.values(), key=lambda one: one["state"] not in ("raised", "silenced"))
+    return listed[:ALERTS]
+
+
+def _drift(reader: Reader, in_a_row: int) -> list[dict[str, Any]]:
+    """Return the comparisons of the latest window, those that differ first; `state` is drift, differs or as before."""
+    latest = list(reader.find(DRIFT, limit=READ, newest_first=True))
+    found = [{**told(event), **_facts(event, "llmops.drift", ("requests", "until"))} for event in latest]
+    window = max((one["until"] or "" for one in found), default="")
+    of_window = {
+        (one["side"], one["feature"], one["test"]): one for one in found[::-1] if (one["until"] or "") == window
+    }
+    for one in of_window.values():
+        drifts = (one["windows"] or 0) >= in_a_row
+        one["state"] = "drift" if drifts else "differs" if one["drifted"] else "as before"
+    return sorted(of_window.values(), key=lambda one: (not one["drifted"], -abs(one["effect"] or 0)))
+
+
+def _decay(reader: Reader, now: datetime) -> list[dict[str, Any]]:
+    """Return by metric and set a value per day and version over 90 days, and the last slope of each version."""
+    days = [(now - timedelta(days=n)).date().isoformat() for n in reversed(range(DECAY_DAYS))]
+    panels: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in reader.find(DECAY, since=timestamp(now - timedelta(days=DECAY_DAYS))):
+        facts = _facts(event, "llmops.decay", ("metric", "set", "value", "slope", "slope_low", "slope_high"))
+        version, day = str(event.get("llmops.model.version") or ""), event["@timestamp"][:10]
+        panel = panels.setdefault(
+            (str(facts["metric"] or ""), str(facts["set"] or "")),
+            {"metric": facts["metric"] or "", "set": facts["set"] or "", "versions": {}, "values": {}},
+        )
+        panel["values"].setdefault(day, {})[version] = facts["value"]
+        panel["versions"][version] = {name: facts[name] for name in ("slope", "slope_low", "slope_high")}
+    return [
+        {
+            **panel,
+            "values": [
+                {"time": f"{day}T00:00:00.000Z", **{v: panel["values"].get(day, {}).get(v) for v in panel["versions"]}}
+                for day in days
+            ],
+        }
+        for _, panel in sorted(panels.items())
+    ]
+
+
+def _sinks(reader: Reader) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for event in reader.find(SINK, limit=READ, newest_first=True):
+        facts = _facts(event, "llmops.sink", ("name", "waiting", "rejected"))
+        last = {"time": event["@timestamp"], "state": event.get("event.action") or event.get("event.outcome") or ""}
+        why = event.get("error.message") or event.get("event.reason") or event.get("message") or ""
+        found.setdefault(str(facts["name"]), {**facts, **last, "why": why})
+    return list(found.values())
+
+
+def _facts(event: Mapping[str, Any], prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: event.get(f"{prefix}.{name}") for name in names}
+
+
+def _stage_lines(reader: Reader, now: datetime) -> list[dict[str, Any]]:
+    latest: dict[str, dict[str, Any]] = {}
+    for run in _runs(reader, now):
+        latest.setdefault(run["stage"], run)
+    shown = ("time", "stage", "outcome", "seconds", "headline")
+    return [{name: run[name] for name in shown} for run in latest.values()]
+
+
+def stage_figures(reader: Reader, stage: str, now: datetime) -> dict[str, Any] | None:
+    """Return the figures of the latest run that measured something, beside those of the run before, and the latest
+    runs; None if the stage has not run."""
+    runs = [run for run in _runs(reader, now) if run["stage"] == stage]
+    if not runs:
+        return None
+    measured = [run for run in runs if run["metrics"]] or [runs[0]]
+    metrics, before = measured[0]["metrics"], measured[1]["metrics"] if len(measured) > 1 else None
+    return {
+        "stage": stage,
+        "of": measured[0],
+        "before": measured[1] if before else None,
+        "rows": stages.rows(metrics, before),
+        "parts": stages.parts(metrics),
+        "runs": runs[:RUNS],
+    }
+
+
+def _runs(reader: Reader, now: datetime) -> list[dict[str, Any]]:
+    return _read(reader, int(now.timestamp() // FRESH_S))
+
+
+@lru_cache(maxsize=1)
+def _read(reader: Reader, moment: int) -> list[dict[str, Any]]:
+    """Return the latest runs; `moment` is a number that changes every `FRESH_S`."""
+    return list(map(_run, reader.find(PIPELINE, limit=READ_STAGES, newest_first=True)))
+
+
+def _run(event: Mapping[str, Any]) -> dict[str, Any]:
+    stage, metrics = event.get("event.action", ""), event.get("llmops.metrics") or {}
+    error, figure = event.get("error.message", ""), stages.headline(stage, metrics)
+    return {
+        "time": event["@timestamp"],
+        "stage": stage,
+        "outcome": event.get("event.outcome", ""),
+        "seconds": (event.get("event.duration") or 0) / 1e9,
+        "interval": event.get("llmops.interval", ""),
+        "artifact": event.get("llmops.artifact", ""),
+        "error": error,
+        "metrics": metrics,
+        "headline": error or (" ".join(filter(None, figure[:3])) if figure else ""),
+    }

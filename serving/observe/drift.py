@@ -1,4 +1,4 @@
-"""What the page of drift shows, from the events: the last window that was judged, and those before it."""
+"""The figures of the page of drift, from the events: the last window that was judged, and those before it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,6 @@ def _line(events: Events, in_a_row: int) -> dict[str, Any]:
 
 
 def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The topics whose share differs, with their shares."""
     shares = comparison["shares"]
     rows = dict(zip(shares["bins"], zip(shares["reference"], shares["window"], strict=True), strict=True))
     return [
@@ -74,8 +73,8 @@ def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _unlike(
     reader: Reader, comparisons: Events, facts: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The texts of requests that are the most unlike the reference, as far as they are kept; and the topics of the
-    training data that these requests are nearest to."""
+    """Return the texts of requests that are the most unlike the reference, as far as they are kept; and the topics of
+    the training data that these requests are nearest to."""
     wanted = [id for one in comparisons for id in one["unlike"] or []]
     if not wanted:
         return [], []

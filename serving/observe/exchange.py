@@ -1,11 +1,16 @@
-"""What one request asked and was answered: held until its event, its features and its trace are made, and no longer."""
+"""The prompts and answers of one request: held until its event, its features and its trace are made, and no longer."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from dataclasses import dataclass, field
 
 from llmops.registry.version import Version
 from serving.engines.base import Chat, FinishReason, Prompt, Question, Text
+
+_DIGITS = 32  #: in hex, of SHA-256
 
 
 @dataclass(slots=True)
@@ -22,19 +27,15 @@ class Given:
 
     @property
     def text(self) -> str:
-        """All of it that was given."""
+        """The text that was given so far."""
         return "".join(self.texts)
 
 
-@dataclass(slots=True)
-class Exchange:
-    """The answers of one request, in their order."""
-
-    given: list[Given] = field(default_factory=list)
+Exchange = list[Given]  #: the answers of one request, in their order
 
 
 def asked_of(prompt: Prompt) -> str:
-    """What is asked: a question, the last message of a conversation, or a text; empty of token ids."""
+    """Return the question, the last message of a conversation, or the text of a prompt; empty for token ids."""
     match prompt:
         case Question() | Text():
             return prompt.text
@@ -44,10 +45,37 @@ def asked_of(prompt: Prompt) -> str:
 
 
 def context_of(prompt: Prompt) -> str:
-    """What is given with it: the context of a question, or what was said before in a conversation."""
+    """Return the context of a question, or the earlier messages of a conversation."""
     match prompt:
         case Question():
             return prompt.context
         case Chat():
             return "\n".join(f"{message.role}: {message.content}" for message in prompt.messages[:-1])
     return ""
+
+
+class Digests:
+    """Keyed digests of texts: equal texts have equal ones, and nobody without the key can try what a text might be.
+
+    The key is made of the secret that ids are signed with, so replicas that share it (`LLMOPS_SESSION_SECRET`) agree.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._keyed = hmac.new(hmac.digest(secret, b"digests of texts", hashlib.sha256), digestmod=hashlib.sha256)
+
+    def text(self, text: str) -> str:
+        """Return the digest of a text."""
+        made = self._keyed.copy()  # in one call, `hmac.digest` would give other threads their turn for each
+        made.update(text.encode("utf-8", "surrogatepass"))
+        return made.hexdigest()[:_DIGITS]
+
+    def prompt(self, prompt: Prompt) -> str:
+        """Return the digest of a prompt's text, whichever route it came by; a question's context does not count."""
+        match prompt:
+            case Question() | Text():
+                return self.text(prompt.text)
+            case Chat() if len(prompt.messages) == 1:
+                return self.text(prompt.messages[0].content)
+            case Chat():
+                return self.text(json.dumps([[message.role, message.content] for message in prompt.messages]))
+        return self.text(json.dumps(prompt.ids))

@@ -23,11 +23,7 @@ _FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.
 
 
 class Metrics:
-    """The figures of one app.
-
-    Args:
-        models: the state of their engines is read whenever the figures are.
-    """
+    """The figures of one app; the state of the models' engines is read whenever the figures are."""
 
     def __init__(self, models: Models) -> None:
         registry = self._registry = CollectorRegistry()
@@ -66,7 +62,7 @@ class Metrics:
         self._lost.labels(reason).inc(count)
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """Return all figures in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -76,7 +72,7 @@ def _seconds(name: str, what: str, buckets: Sequence[float], registry: Collector
 
 
 class _Engines(Collector):
-    """How the engines are doing at the moment."""
+    """The state of the engines."""
 
     def __init__(self, models: Models) -> None:
         self._models = models

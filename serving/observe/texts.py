@@ -2,9 +2,8 @@
 
 A thread of its own takes what waits, some answers at a time, and rests four times as long as it worked, and 50 ms at
 least, so that requests hardly notice it: all threads of Python share one interpreter, and each wake-up costs as much as
-an answer. So it takes at most 900 answers a second; what comes faster waits in a bounded queue; what finds it full is
-lost. How many were lost, and why, is an event, a line in the log and a figure of `/metrics`. A process that is killed
-loses what waits.
+an answer. So it takes at most 900 answers a second. More wait in a bounded queue; an answer that finds it full is lost,
+and a figure of `/metrics` counts it. A process that is killed loses the answers that wait.
 
 The texts themselves are in the events with `monitoring.keep_text` only, without personal data and secrets.
 """
@@ -16,7 +15,6 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +32,6 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 1_000  #: answers
 FLUSH_S = 1.0  #: events are written so often
-TELL_S = 60.0  #: losses are told so often
 TIDY_S = 3600.0  #: texts that were kept long enough are removed so often
 SEVERAL = 50  #: answers are taken at a time, at most
 LEAST_REST_S = 0.05
@@ -55,9 +52,9 @@ class Texts:
     """Makes the events.
 
     Args:
-        config: of the app.
-        count_lost: called with a reason and how many answers were lost for it; from any thread.
-        lexicon_of: what is known of a version's training data; None: nothing.
+        config: the whole configuration.
+        count_lost: called, from any thread, with a reason and how many answers were lost for it.
+        lexicon_of: returns the words of a version's training data, if they are known.
     """
 
     def __init__(
@@ -70,28 +67,20 @@ class Texts:
         self._lexicon_of = lexicon_of or (lambda version: version_lexicon(version, config.artifacts))
         self._lexicons: dict[str, Lexicon | None] = {}
         self._waiting: queue.Queue[_Answered] = queue.Queue(MOST_WAITING)
-        self._lost: Counter[str] = Counter()
-        self._lock = threading.Lock()  # of `_lost`
         self._ready: list[dict[str, Any]] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._told_at = self._flushed_at = self._tidied_at = -1e9
+        self._flushed_at = self._tidied_at = -1e9
 
     def offer(self, fields: Mapping[str, Any], exchange: Exchange) -> None:
-        """Take what a request was answered; returns at once.
-
-        Args:
-            fields: of the request's event.
-            exchange: what it asked and was answered.
-        """
-        for given in exchange.given:
+        """Take the answers of a request, and the fields of its event; returns at once."""
+        shared = {name: fields[name] for name in _SHARED if name in fields}
+        for given in exchange:
             if given.finish_reason:
                 try:
-                    self._waiting.put_nowait(
-                        _Answered({name: fields[name] for name in _SHARED if name in fields}, given)
-                    )
+                    self._waiting.put_nowait(_Answered(shared, given))
                 except queue.Full:
-                    self._lose("too many at a time")
+                    self._count_lost("too many at a time", 1)
 
     def start(self) -> None:
         """Begin to make events."""
@@ -100,13 +89,12 @@ class Texts:
         self._thread.start()
 
     def stop(self) -> None:
-        """Make and write what waits, for 5 s at most; blocks."""
+        """Make and write the events of answers that wait, for 5 s at most; blocks."""
         self._stopping.set()
         if self._thread:
             self._thread.join(2 * STOP_S)
 
     def _run(self) -> None:
-        """Until `stop`, and then what waits."""
         end = float("inf")
         while not (self._stopping.is_set() and self._waiting.empty()) and time.monotonic() < end:
             if self._stopping.is_set():
@@ -115,8 +103,6 @@ class Texts:
                 self._turn()
             except Exception:  # the thread outlives whatever one answer does to it
                 log.exception("Features of answers cannot be made or written")
-        if left := self._waiting.qsize():
-            self._lose("the app ended", left)
         try:
             self._flush(everything=True)
         except Exception:
@@ -132,7 +118,7 @@ class Texts:
                     self._ready.append(self._event(answered))
                 except Exception as error:
                     log.exception("The features of an answer cannot be made")
-                    self._lose(type(error).__name__)
+                    self._count_lost(type(error).__name__, 1)
         self._flush()
         rest_s = max(REST * (time.thread_time() - began), LEAST_REST_S)
         self._stopping.wait(min(rest_s, MOST_REST_S) if taken else 0.0)
@@ -146,15 +132,11 @@ class Texts:
             self._tidied_at = now
             remove_old(self._config.events, self._config.monitoring.keep_text_days)
         made, self._ready = self._ready, []
-        lost = self._losses(everything)
-        if not made and not lost:
-            return
         try:
-            emit_all(self._config.events, TEXT, [*made, *_told(lost)])
+            if made:
+                emit_all(self._config.events, TEXT, made)
         except Exception:
-            with self._lock:
-                self._lost += lost
-            self._lose("they could not be written", len(made))
+            self._count_lost("they could not be written", len(made))
             raise
 
     def _event(self, answered: _Answered) -> dict[str, Any]:
@@ -187,27 +169,3 @@ class Texts:
             self._lexicons[version.name] = None  # if it fails, it is not tried again
             self._lexicons[version.name] = self._lexicon_of(version)
         return self._lexicons[version.name]
-
-    def _lose(self, why: str, count: int = 1) -> None:
-        if count:
-            with self._lock:
-                self._lost[why] += count
-            self._count_lost(why, count)
-
-    def _losses(self, everything: bool) -> Counter[str]:
-        """What was lost since it was told last, at most every minute."""
-        now = time.monotonic()
-        if not everything and now < self._told_at + TELL_S:
-            return Counter()
-        with self._lock:
-            lost, self._lost = self._lost, Counter()
-        if lost:
-            self._told_at = now
-            log.warning("Of some answers no features are told: %s", dict(lost))
-        return lost
-
-
-def _told(lost: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Events about what was lost."""
-    fields = {"event.action": "lose", "event.outcome": "failure"}
-    return [{**fields, "event.reason": why, "llmops.text.lost": count} for why, count in lost.items()]

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    NoOpTracerProvider,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.types import Scope
 
@@ -30,7 +38,7 @@ _REQUEST = (
     "llmops.model.",
     "llmops.canary.",
     "llmops.queue",
-    "llmops.time_to_first",
+    "llmops.time",
 )
 _ENGINE = ("gen_ai.operation.", "gen_ai.request.", "llmops.model.")
 _GUARD = ("llmops.guard.",)
@@ -39,46 +47,26 @@ _propagator = TraceContextTextMapPropagator()
 
 
 def caller_context(scope: Scope) -> Context:
-    """What the caller says of the trace that its request is part of; empty without a valid `traceparent`."""
+    """Return the trace that the caller's request is part of; empty without a valid `traceparent`."""
     names = (b"traceparent", b"tracestate")
     return _propagator.extract({k.decode(): v.decode("latin-1") for k, v in scope["headers"] if k in names}, Context())
 
 
-def trace_id(span: Span) -> str:
-    """The id of its trace, 32 hex digits; empty if it is of none."""
-    context = span.get_span_context()
-    return f"{context.trace_id:032x}" if context.is_valid else ""
-
-
 class Traces:
-    """Makes the spans of requests.
-
-    Args:
-        provider: brings them away; None: there are none, and a request's trace is its caller's.
-    """
+    """Makes the spans of requests; without a provider there are none, and a request's trace is its caller's."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("llmops.serving") if provider else None
+        self._tracer = (provider or NoOpTracerProvider()).get_tracer("llmops.serving")
 
     def begin(self, scope: Scope, wall: int, begun: int) -> RequestTrace:
-        """The trace of a request.
-
-        Args:
-            scope: of the request.
-            wall: when it came, in nanoseconds since 1970.
-            begun: the same by `time.perf_counter_ns`.
-        """
-        context = caller_context(scope)
-        span = get_current_span(context)
-        if self._tracer is None:
-            return RequestTrace(span, None, 0)
+        """Begin the trace of a request that came at `wall`, ns since 1970, or `begun`, by `time.perf_counter_ns`."""
         name = f"{scope['method']} {scope['path']}"
-        span = self._tracer.start_span(name, context, SpanKind.SERVER, start_time=wall)
+        span = self._tracer.start_span(name, caller_context(scope), SpanKind.SERVER, start_time=wall)
         return RequestTrace(span, self._tracer, wall - begun)
 
     def close(self) -> None:
-        """Send what is left; blocks."""
+        """Send the spans that are left; blocks."""
         if self._provider:
             self._provider.shutdown()
 
@@ -88,27 +76,22 @@ class RequestTrace:
     """The spans of one request."""
 
     span: Span  #: of the request; without a tracer the caller's
-    tracer: Tracer | None
+    tracer: Tracer
     offset: int  #: from `time.perf_counter_ns` to nanoseconds since 1970
 
     @property
     def id(self) -> str:
-        """See `trace_id`."""
-        return trace_id(self.span)
+        """The id of the trace, 32 hex digits; empty if there is none."""
+        context = self.span.get_span_context()
+        return f"{context.trace_id:032x}" if context.is_valid else ""
 
     def end(self, fields: Mapping[str, Any], exchange: Exchange, ended: int) -> None:
-        """End the request's span and make those below it.
-
-        Args:
-            fields: of the request's event.
-            exchange: its answers.
-            ended: when all of the last answer was sent, by `time.perf_counter_ns`.
-        """
-        if self.tracer is None or not self.span.is_recording():
+        """End the request's span at `ended`, by `perf_counter_ns`, and make those below it from its event's fields."""
+        if not self.span.is_recording():
             return
-        for given in exchange.given:
+        for given in exchange:
             self._engine(fields, given)
-        if seen := [given for given in exchange.given if given.first]:
+        if seen := [given for given in exchange if given.first]:
             begun, until = min(given.first for given in seen), max(given.ended for given in seen)
             self._below("guard", _chosen(fields, _GUARD), begun, until)
         self.span.set_attributes(_chosen(fields, _REQUEST))
@@ -128,7 +111,6 @@ class RequestTrace:
             span.end(given.ended + self.offset)
 
     def _below(self, name: str, attributes: dict[str, Any], begun: int, ended: int, end: bool = True) -> Span:
-        assert self.tracer
         context = set_span_in_context(self.span, Context())
         span = self.tracer.start_span(name, context, attributes=attributes, start_time=begun + self.offset)
         if end:
@@ -142,12 +124,10 @@ class RequestTrace:
 
 
 def traces_to(url: str, processor: SpanProcessor | None = None) -> Traces:
-    """Traces that go to a collector.
+    """Make traces that go to a collector at the URL of OTLP over HTTP, without the path; none if it is empty.
 
-    Args:
-        url: of OTLP over HTTP, without the path; empty: there are no traces. Headers, certificates and the sampler are
-            read from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_HEADERS` say.
-        processor: takes the spans in place of the collector.
+    Headers, certificates and the sampler are read from OpenTelemetry's own variables, `OTEL_EXPORTER_OTLP_HEADERS` say.
+    A `processor` takes the spans in place of the collector.
     """
     if not url and processor is None:
         return Traces()

@@ -7,15 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from llmops.access.roles import Key
-from llmops.config import Serving
 from llmops.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
-from serving.answers.noted import note_prompts, note_settings
-from serving.answers.requests import engine_request
+from serving.answers.requests import engine_request, note_prompts, note_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
-from serving.errors import FeaturesDown, PromptRefused
+from serving.errors import PromptRefused
 from serving.http.server_sent_events import sse, streamed
 
 DEFAULT_NEW_TOKENS = 50
@@ -40,12 +38,13 @@ async def generate(
     """Answer a question, greedily unless a temperature is given: the same question gets the same answer."""
     name, timeout_s = app.config.release.name, app.config.serving.timeout_s
     body = _body(body, prompt, max_length)
-    tokens = _max_new_tokens(body, app.config.serving)
+    limits = app.config.serving
+    tokens = body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
     note_settings(request, body, model=name, max_tokens=tokens, stream=body.stream)
     side = await provided_side(app, key, side)
-    asked, side = await _prompt(body, app, key, side)
+    asked = await _prompt(body, app, key, side)
     note_prompts(request, [asked])
-    wanted = engine_request(asked, tokens, body, app.config.serving)
+    wanted = engine_request(asked, tokens, body, limits)
     await reserve(request, [wanted])
     version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
     request.state.event["llmops.model.version"] = version.name
@@ -63,7 +62,6 @@ async def generate(
 
 
 def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
-    """What is asked for, from the body or the query parameters."""
     if body and (prompt is not None or max_length is not None):
         raise PromptRefused("Send the prompt in a JSON body or as query parameters, not both.")
     body = body or GenerateRequest(prompt=prompt, max_length=max_length)
@@ -74,32 +72,20 @@ def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | No
     return body
 
 
-def _max_new_tokens(body: GenerateRequest, limits: Serving) -> int:
-    return body.max_new_tokens or body.max_length or min(DEFAULT_NEW_TOKENS, limits.max_new_tokens)
-
-
-async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> tuple[Prompt, str]:
-    """The question that was sent, or the stored prompt of its `input_id`; and the side that is to answer it.
+async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> Prompt:
+    """Return the question that was sent, or the stored prompt of its `input_id`.
 
     Token ids are those of one version's tokenizer, so they are read again if another version answers this caller by the
-    time they are there. If the canary's store is down and the champion's is not, the champion answers.
+    time they are there.
     """
-    models = app.models
     while body.input_id is not None:
-        chosen = models.choose(key.prefix, side)
-        try:
-            tokens = await app.inputs.read(chosen.version, body.input_id)
-        except FeaturesDown as error:
-            if side or chosen is models.champion:
-                raise
-            stored = await _prompt(body, app, key, "champion")
-            models.count_failure(chosen, key.prefix, error)
-            return stored
-        if models.choose(key.prefix, side).version.name == chosen.version.name:
-            return tokens, side
+        version = app.models.choose(key.prefix, side).version
+        tokens = await app.inputs.read(version, body.input_id)
+        if app.models.choose(key.prefix, side).version.name == version.name:
+            return tokens
     if body.prompt is None:
         raise PromptRefused("Give a prompt, or the input_id of an example.")
-    return Question(body.prompt, body.context), side
+    return Question(body.prompt, body.context)
 
 
 def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:

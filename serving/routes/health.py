@@ -1,23 +1,24 @@
-"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded."""
+"""`GET /healthz`: the process lives. `GET /readyz`: a model is loaded. `GET /metrics`: figures for Prometheus."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from serving.admission.dependencies import AppPartsDep, public
+from serving.admission.dependencies import AppPartsDep, public, require
 
-router = APIRouter(tags=["health"], dependencies=[Depends(public)])
+router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", dependencies=[Depends(public)])
 async def healthz() -> dict[str, str]:
     """200 as long as the process answers at all."""
     return {"status": "alive"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", dependencies=[Depends(public)])
 async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
     """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
     champion, draining = app.models.champion, request.app.state.draining
@@ -30,3 +31,14 @@ async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict
         "model_version": champion.version.name if champion else None,
         "detail": "It is being stopped." if draining else app.models.reason(),
     }
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(require("view_metrics"))],
+    response_class=Response,
+    responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}},
+)
+async def metrics(app: AppPartsDep) -> Response:
+    """Requests, durations, tokens, answers that the guard has cut, and how the engines are doing."""
+    return Response(app.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -43,7 +43,7 @@ class RotateRequest(BaseModel):
 
 
 class KeyEntry(BaseModel):
-    """What is kept of a key, its hash excepted."""
+    """A key without its hash."""
 
     prefix: str
     role: Role
@@ -64,7 +64,7 @@ class NewKey(KeyEntry):
 
 @router.get("")
 def keys(app: AppPartsDep, key: KeyDep) -> list[KeyEntry]:
-    """All keys, oldest first, the revoked and expired included."""
+    """List all keys, oldest first, the revoked and expired included."""
     return [KeyEntry(**kept.shown()) for kept in app.keys.list()]
 
 

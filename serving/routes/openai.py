@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, require
-from serving.answers.noted import note_prompts, note_settings
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -21,7 +20,7 @@ from serving.answers.openai_schemas import (
     OpenAIProblem,
     OpenAIRequest,
 )
-from serving.answers.requests import copies, engine_request
+from serving.answers.requests import copies, engine_request, note_prompts, note_settings
 from serving.answers.schemas import SideDep
 from serving.engines.base import Chat, Message, Prompt, Text, TokenIds
 from serving.errors import PromptRefused, VersionNotLoaded
@@ -73,13 +72,13 @@ async def completions(
 
 @router.get("/models")
 def models(app: AppPartsDep, key: KeyDep) -> ModelList:
-    """What can be named in a request: the model, and each version of it that is loaded."""
+    """List what can be named in a request: the model, and each version of it that is loaded."""
     return ModelList(data=_cards(app))
 
 
 @router.get("/models/{model}")
 def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
-    """One of them."""
+    """Return one of them."""
     for found in _cards(app):
         if found.id == model:
             return found
@@ -87,13 +86,13 @@ def model(app: AppPartsDep, key: KeyDep, model: str) -> ModelCard:
 
 
 def note(request: Request, body: OpenAIRequest, tokens: int, prompts: list[Prompt]) -> None:
-    """Note in the request's event what is asked for."""
+    """Put settings and prompts into the request's event."""
     note_settings(request, body, model=body.model, max_tokens=tokens, n=body.n or 1, stream=bool(body.stream))
     note_prompts(request, prompts)
 
 
 def wanted_side(app: AppParts, model: str, side: str) -> str:
-    """The side that a request asks for: the version after the colon of its `model` (`name:v3`), else its header's.
+    """Return the side that a request asks for: the version in its `model` (`name:v3`), else its header's.
 
     Raises:
         VersionNotLoaded: if `model` is not the name of the model that is served here.

@@ -16,9 +16,8 @@ from serving.admission.dependencies import COOKIE, AppParts, AppPartsDep, public
 from serving.admission.signing import SESSION_S
 from serving.errors import EventsUnreadable
 from serving.http.templates import page, sign_in_page
-from serving.observe.dashboard import Span, dashboard_figures
+from serving.observe.dashboard import Span, dashboard_figures, stage_figures
 from serving.observe.drift import drift_figures
-from serving.observe.stages import stage_figures
 
 RECENT = 8  #: changes of aliases that are shown
 
@@ -27,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/", dependencies=[Depends(public)])
 async def playground(request: Request, app: AppPartsDep) -> Response:
-    """A page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
+    """Show the page to ask the model; it asks for a key itself, and keeps it in the browser's tab only."""
     monitoring = app.config.monitoring
     kept = monitoring.keep_text_days if monitoring.keep_text else 0
     return page(request, "playground.html", limits=app.config.serving, kept_days=kept)
@@ -35,13 +34,13 @@ async def playground(request: Request, app: AppPartsDep) -> Response:
 
 @router.get("/dashboard")
 async def dashboard(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
-    """The monitoring page; its script fetches `/dashboard/data`."""
+    """Show the monitoring page; its script fetches `/dashboard/data`."""
     return page(request, "dashboard.html", key=key)
 
 
 @router.get("/dashboard/data", dependencies=[Depends(require("view_dashboard"))])
 def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
-    """The figures of the dashboard and what is being served."""
+    """Return the figures of the dashboard and what is being served."""
     champion = app.models.champion
     serving = {
         "version": champion.version.name if champion else None,
@@ -58,7 +57,7 @@ def dashboard_data(app: AppPartsDep, span: Span = "1h") -> dict[str, Any]:
 def stage_page(
     request: Request, app: AppPartsDep, stage: str, key: Annotated[Key, Depends(require("view_dashboard"))]
 ) -> Response:
-    """The page of a stage: its figures, the change to the run before, and its latest runs."""
+    """Show the page of a stage: its figures, the change to the run before, and its latest runs."""
     found = stage_figures(_reader(app), stage, datetime.now(UTC))
     if found is None:
         raise HTTPException(404, f"No stage {stage!r} has run; /dashboard lists those that have.")
@@ -67,13 +66,13 @@ def stage_page(
 
 @router.get("/drift")
 async def drift(request: Request, key: Annotated[Key, Depends(require("view_dashboard"))]) -> Response:
-    """The page of drift; its script fetches `/drift/data`."""
+    """Show the page of drift; its script fetches `/drift/data`."""
     return page(request, "drift.html", key=key)
 
 
 @router.get("/drift/data", dependencies=[Depends(require("view_dashboard"))])
 def drift_data(app: AppPartsDep) -> dict[str, Any]:
-    """What differs of the last window of requests that was judged, and in what."""
+    """Return the differences of the last window of requests that was judged."""
     return drift_figures(_reader(app), app.config.alerts.drift_windows)
 
 
@@ -102,30 +101,25 @@ async def signout() -> Response:
 
 @router.get("/docs", dependencies=[Depends(public)])
 async def docs(request: Request) -> Response:
-    """Swagger UI, from files that came with the package."""
+    """Show Swagger UI, from files that came with the package."""
     return page(request, "docs.html")
 
 
 @router.get("/openapi.json", dependencies=[Depends(public)])
 async def openapi(request: Request) -> dict[str, Any]:
-    """The API's description."""
+    """Return the API's description."""
     description: dict[str, Any] = request.app.openapi()
     return description
 
 
 def _reader(app: AppParts) -> Reader:
-    """What events are read from.
-
-    Raises:
-        EventsUnreadable: if they go to no sink that can be read.
-    """
     if not app.reader:
-        raise EventsUnreadable()
+        raise EventsUnreadable("Events go to no sink that can be read; name local or elasticsearch.")
     return app.reader
 
 
 def _canary(app: AppParts) -> dict[str, Any] | None:
-    """How the canary does; a registry that cannot be read is told in `detail`, and the page shows all else."""
+    """Return the state of a trial; if the registry cannot be read, `detail` says so, and the page shows all else."""
     try:
         return rollout.state(app.registry)
     except (RegistryError, StateError):
@@ -133,7 +127,6 @@ def _canary(app: AppParts) -> dict[str, Any] | None:
 
 
 def _changes(app: AppParts) -> list[dict[str, Any]]:
-    """The latest changes of what answers, newest first; none where they cannot be read."""
     try:
         return app.registry.history()[: -RECENT - 1 : -1]
     except StateError:
@@ -141,5 +134,5 @@ def _changes(app: AppParts) -> list[dict[str, Any]]:
 
 
 def _local(path: str) -> bool:
-    """Whether a path stays on this server, however a browser reads it."""
+    """Return whether a path stays on this server, however a browser reads it."""
     return path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()

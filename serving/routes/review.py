@@ -30,7 +30,7 @@ Id = Annotated[str, Path(min_length=6, max_length=100, description="Of the corre
 
 
 class ReviewRequest(BaseModel):
-    """What becomes of a correction."""
+    """The decision on a correction."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,13 +50,13 @@ class RefuseAllRequest(BaseModel):
 
 @router.get("", include_in_schema=False)
 async def show(request: Request, key: KeyDep) -> Response:
-    """The page; its script fetches `/admin/review/data`."""
+    """Show the page; its script fetches `/admin/review/data`."""
     return page(request, "review.html", key=key)
 
 
 @router.get("/data")
 def data(app: AppPartsDep, key: KeyDep) -> dict[str, Any]:
-    """What waits or is held back, those that most people say first; the latest decisions; and how many there are."""
+    """List the open corrections, those that most people say first; the latest decisions; and how many there are."""
     review.refresh(app.config)
     database = database_of(app.config)
     decided = review.listing(database, ("accepted", "refused"))

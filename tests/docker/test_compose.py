@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from llmops.config import load
-from llmops.elk.elasticsearch import WRITER
+from llmops.elk.setup import WRITER
 from llmops.monitoring.sinks.configured import sinks_for
 
 from .conftest import ROOT

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from llmops.config import Monitoring
-from llmops.elk.elasticsearch import READER, WRITER
+from llmops.elk.setup import READER, WRITER
 from tests.clock import wait_until
 from tests.conftest import find_free_port, shared
 

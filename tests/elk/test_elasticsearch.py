@@ -17,8 +17,8 @@ from llmops import cli
 from llmops.alerts.judge import report
 from llmops.config import Monitoring, load
 from llmops.drift.sample import of_events
-from llmops.elk import elasticsearch, kibana, setup
-from llmops.elk.elasticsearch import STREAMS
+from llmops.elk import setup
+from llmops.elk.setup import STREAMS
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DATASETS, SERVING, TEXT
 from llmops.monitoring.events import emit, timestamp
@@ -54,47 +54,21 @@ STATES = (
 INDEXED = {field.name: field.type for field in FIELDS if field.type != "object"}
 
 
-def said(steps: Any) -> dict[str, str]:
-    return {one.thing: one.what for one in steps}
-
-
-def templates_of(steps: Any) -> list[str]:
-    whats = said(steps)
-    return [whats[name] for name in TEMPLATES]
-
-
 # --- setting up; these run in their order, on a server that is empty at first
 
 
-def test_what_is_made_is_said_and_made_once_and_what_the_server_lacks_is_said_too(config: Monitoring) -> None:
-    assert templates_of(setup.check(config, ADMIN)) == ["missing"] * 2
-    first = list(setup.setup(config, ADMIN))
-    assert {said(first)[name] for name in TEMPLATES} == {"created"}
-    (why,) = [one.why for one in first if one.thing == "retention of data streams"]
-    assert "no lifecycle" in why and setup.status(first) == setup.INCOMPLETE
-    again = said(setup.setup(config, ADMIN))
-    assert {again[name] for name in [*TEMPLATES, "mapping of existing data streams"]} == {"unchanged"}
-    assert templates_of(setup.check(config, ADMIN)) == ["ok"] * 2
-
-
-def test_what_differs_is_put_right_what_is_newer_stays_and_all_can_be_taken_down(config: Monitoring, ask: Ask) -> None:
-    longer = config.model_copy(update={"elasticsearch_days": 365})
-    assert templates_of(setup.check(longer, ADMIN)) == ["differs", "ok"]
-    assert templates_of(setup.setup(longer, ADMIN)) == ["changed", "unchanged"]
+def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Monitoring, ask: Ask) -> None:
+    steps = {one.thing: one for one in setup.setup(config, ADMIN)}
+    assert {steps[name].what for name in [*TEMPLATES, "mapping of existing data streams"]} == {"done"}
+    retention = steps["retention of data streams"]
+    assert retention.what == "cannot" and "no lifecycle" in retention.why
     template = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
-    template["priority"] += 7
-    ask("PUT", "/_index_template/llmops-events", template)
-    assert said(setup.check(longer, ADMIN))[TEMPLATES[0]] == "differs"
-    assert templates_of(setup.setup(config, ADMIN)) == ["changed", "unchanged"]
-    newer = template | {"version": template["version"] + 1}
-    ask("PUT", "/_index_template/llmops-events", newer)
-    assert templates_of(setup.check(config, ADMIN)) == ["newer", "ok"]
-    assert templates_of(setup.setup(config, ADMIN)) == ["newer", "unchanged"]
-    assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
-    for whats in (["removed"] * 2, ["unchanged"] * 2):
-        assert templates_of(setup.down(config, False, ADMIN)) == whats
-    assert templates_of(setup.check(config, ADMIN)) == ["missing"] * 2
-    assert templates_of(setup.setup(config, ADMIN)) == ["created"] * 2
+    ask("PUT", "/_index_template/llmops-events", template | {"priority": template["priority"] + 7})
+    longer = config.model_copy(update={"elasticsearch_days": 365})
+    for settings, days in ((longer, "365d"), (config, "90d")):
+        list(setup.setup(settings, ADMIN))
+        found = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
+        assert found["priority"] == template["priority"] and found["template"]["lifecycle"]["data_retention"] == days
 
 
 def test_the_command_says_each_thing_and_how_it_went(
@@ -103,15 +77,12 @@ def test_the_command_says_each_thing_and_how_it_went(
     monkeypatch.setenv("LLMOPS_MONITORING__ELASTICSEARCH_URL", secured_server)
     for name, value in ADMIN.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["elk", "setup"]) == cli.main(["elk", "setup"]) == setup.INCOMPLETE
-    assert "unchanged  index template llmops-events\n" in capsys.readouterr().out
-    assert cli.main(["elk", "check", "--json"]) == 1  # this server has its roles from a file, and none by API
-    checked = json.loads(capsys.readouterr().out)
-    assert {"thing": TEMPLATES[0], "what": "ok", "why": ""} in checked
-    assert {"thing": f"role {WRITES[0]}", "what": "missing", "why": ""} in checked
+    assert cli.main(["elk", "setup"]) == setup.INCOMPLETE  # this server has its roles from a file, and none by API
+    assert "done    index template llmops-events\n" in capsys.readouterr().out
+    assert cli.main(["elk", "setup", "--json"]) == setup.INCOMPLETE
+    assert {"thing": TEMPLATES[0], "what": "done", "why": ""} in json.loads(capsys.readouterr().out)
     monkeypatch.setenv("ELASTIC_PASSWORD", "wrong!")
     assert cli.main(["elk", "setup"]) == 1 and "ELASTIC_PASSWORD" in capsys.readouterr().err
-    assert cli.main(["elk", "check", "--data"]) == 1 and "down" in capsys.readouterr().err
     monkeypatch.setenv("LLMOPS_MONITORING__ELASTICSEARCH_URL", "http://127.0.0.1:9")
     assert cli.main(["elk", "setup"]) == 75
 
@@ -212,7 +183,7 @@ def test_a_writer_adds_and_cannot_read_and_a_reader_reads_and_cannot_write(secur
 def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
     """Return title, query and columns of each panel of Lens, from the compiled objects."""
     found = []
-    for thing in kibana.saved_objects():
+    for thing in setup.saved_objects():
         for panel in json.loads(thing["attributes"]["panelsJSON"]) if thing["type"] == "dashboard" else []:
             said = panel["embeddableConfig"]["attributes"]
             assert [view["id"] for view in said["references"]] == ["llmops-events"] and said["state"]["filters"] == []
@@ -223,7 +194,7 @@ def panels() -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
 
 
 def test_panels_are_of_fields_that_can_be_counted() -> None:
-    (view,) = [thing for thing in kibana.saved_objects() if thing["type"] == "index-pattern"]
+    (view,) = [thing for thing in setup.saved_objects() if thing["type"] == "index-pattern"]
     assert (view["id"], view["attributes"]["title"]) == ("llmops-events", STREAMS)
     assert json.loads(view["attributes"]["fieldFormatMap"]).keys() <= INDEXED.keys()
     for title, _, columns in panels():
@@ -271,31 +242,19 @@ def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
 
 
 def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "mapping of existing data streams"
-    assert said(setup.check(config, ADMIN))[name] == "ok"
-    newer = elasticsearch.read(elasticsearch.FIELDS)
+    newer = setup.read(setup.FIELDS)
     newer["version"] += 1
     mappings = newer["template"]["mappings"]
     mappings["_meta"]["version"] += 1
     mappings["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
-    read = elasticsearch.read
-    monkeypatch.setattr(elasticsearch, "read", lambda file: newer if file == elasticsearch.FIELDS else read(file))
-    assert said(setup.check(config, ADMIN))[name] == "differs"
-    assert said(setup.setup(config, ADMIN))[name] == "changed"
-    assert said(setup.setup(config, ADMIN))[name] == "unchanged"
+    read = setup.read
+    monkeypatch.setattr(setup, "read", lambda file: newer if file == setup.FIELDS else read(file))
+    for _ in range(2):
+        list(setup.setup(config, ADMIN))
+        (drift,) = filled("GET", "/_resolve/index/logs-llmops.drift-default")["data_streams"]
+        assert len(drift["backing_indices"]) == 2
     fields = filled("GET", "/logs-llmops.drift-default/_field_caps?fields=llmops.new,llmops.sink.name")["fields"]
     assert set(fields["llmops.new"]) == {"long"} and set(fields["llmops.sink.name"]) == {"keyword", "text"}
-    monkeypatch.undo()
-    older = said(setup.check(config, ADMIN))
-    assert (older["component template llmops-fields"], older[name]) == ("newer", "ok")
-
-
-def test_what_streams_use_stays_and_events_are_never_removed_unasked(config: Monitoring, filled: Ask) -> None:
-    steps = {one.thing: one for one in setup.down(config, False, ADMIN)}
-    assert steps[TEMPLATES[0]].what == "kept" and "--data" in steps[TEMPLATES[0]].why
-    unable = {one.thing: one.what for one in setup.down(config, True, ADMIN)}  # this server cannot, and says so
-    assert unable[f"events ({STREAMS})"] == "cannot" and unable[TEMPLATES[0]] == "kept"
-    assert filled("POST", f"/{STREAMS}/_count")["count"] == len(known())
 
 
 # --- what several processes with homes of their own read

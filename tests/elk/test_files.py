@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llmops.elk.elasticsearch import FIELDS as NAME
-from llmops.elk.elasticsearch import read
+from llmops.elk.setup import FIELDS as NAME
+from llmops.elk.setup import read
 from llmops.monitoring.fields import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def text(version: int) -> str:
 
 def test_the_template_of_fields_is_made_of_the_registry() -> None:
     kept = read(NAME)
-    assert (ROOT / "llmops" / "elk" / NAME).read_text() == text(kept["version"])
+    assert (ROOT / "llmops" / "elk" / f"{NAME}.yaml").read_text() == text(kept["version"])
 
 
 def newer_python() -> str:
@@ -93,4 +93,4 @@ def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: P
 if __name__ == "__main__":
     kept = read(NAME)
     changed = kept["template"]["mappings"]["properties"] != fields()
-    (ROOT / "llmops" / "elk" / NAME).write_text(text(kept["version"] + changed))
+    (ROOT / "llmops" / "elk" / f"{NAME}.yaml").write_text(text(kept["version"] + changed))

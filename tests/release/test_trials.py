@@ -14,7 +14,6 @@ from llmops.registry.registry import Registry
 from llmops.release import rollout, trials
 from llmops.release.trials import Sides
 from llmops.release.verdict import looks
-from llmops.state.tables import trial_counts
 
 from .conftest import two_versions
 
@@ -65,15 +64,3 @@ def test_what_a_replica_that_is_gone_has_written_stays_and_nothing_counts_after_
     rollout.stop(registry, registry.folder / "events", kind="ab_test", by="t", why="enough")
     assert trials.write(registry, trial, "other", some(50)) is None
     assert trials.counted(registry, trial.started).canary.requests == 12
-
-
-@pytest.mark.parametrize(
-    "counts", [{}, {"canary": {}}, {"canary": [], "champion": {}}, [], {"canary": {"1": {"up": []}}}]
-)
-def test_damaged_counts_say_how_to_end_the_trial(registry: Registry, counts: object) -> None:
-    trial = start(registry)
-    assert trials.write(registry, trial, "one", some(1))
-    with registry.database.change() as connection:
-        connection.execute(trial_counts.update().values(counts=counts))
-    with pytest.raises(RegistryError, match="damaged.*--stop"):
-        rollout.state(registry)

@@ -64,20 +64,20 @@ def test_a_home_is_bounded_over_many_daily_runs_and_all_records_stay(tmp_path: P
 
 def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> None:
     before, told = tree(lived.home), clean(lived, dry_run=True)
-    assert tree(lived.home) == before and told.plan.frees > 5 * WEIGHTS
-    items, champion = {item.name: item for item in told.plan.items}, lived.registry.get("champion")
+    assert tree(lived.home) == before and told.frees > 5 * WEIGHTS
+    items, champion = {item.name: item for item in told.items}, lived.registry.get("champion")
     compress = items[f"compress/{champion.compress}"]  # a version links to its weights: each counts half of them
     assert compress.size < WEIGHTS <= compress.size + items[champion.name].size
     size = du(lived.home)
     done = clean(lived)
-    assert done.plan.frees == told.plan.frees
-    assert [item.as_json() for item in done.plan.items] == [item.as_json() for item in told.plan.items]
+    assert done.frees == told.frees
+    assert [item.as_json() for item in done.items] == [item.as_json() for item in told.items]
     freed = size - du(lived.home)  # beside what is counted: weights with another name, folders, an event
-    assert done.plan.frees * 0.8 < freed < done.plan.frees * 1.2
-    assert clean(lived).plan.going == []
+    assert done.frees * 0.8 < freed < done.frees * 1.2
+    assert clean(lived).going == []
     with Spool(lived.config.events) as spool:
         (event,) = [e for e in spool.read("test", 1000)[1] if e["event.dataset"] == "llmops.retention"]
-    assert event["llmops.retention.freed"] == done.plan.frees and event["llmops.retention.versions"]
+    assert event["llmops.retention.freed"] == done.frees and event["llmops.retention.versions"]
 
 
 def test_what_the_newest_runs_and_the_served_versions_need_stays(lived: Site) -> None:
@@ -241,7 +241,7 @@ def test_a_stage_that_begins_meanwhile_waits_and_finds_its_inputs(lived: Site, m
 def test_what_a_run_uses_again_is_new_again(lived: Site) -> None:
     """A configuration of last month comes back: its artifacts are not old any more."""
     old = {read_day(p): p for p in (lived.config.artifacts / "train").glob("[!.]*")}["2026-01-02"]
-    assert f"train/{old.name}" in {item.name for item in clean(lived, dry_run=True).plan.going}
+    assert f"train/{old.name}" in {item.name for item in clean(lived, dry_run=True).going}
     day, done = "2026-01-02", dict[str, Path]()
     for name in pipeline.STAGES:
         done[name] = pipeline.run_stage(name, lived.config, day, done)  # now, in the eyes of the disk
@@ -267,7 +267,7 @@ def test_unfinished_work_and_logs_stay_while_they_are_new(lived: Site) -> None:
         moment = (lived.moment(9) - timedelta(days=days)).timestamp()
         os.utime(path, (moment, moment))
     (lived.home / "logs" / "serving.log").write_text("x")
-    reasons = {item.name: item.why for item in clean(lived).plan.items if item.kind == "unfinished"}
+    reasons = {item.name: item.why for item in clean(lived).items if item.kind == "unfinished"}
     assert (train / "new" / "checkpoint").exists() and not (train / "old").exists()
     assert "not finished" in reasons["train/new"]
     assert [p.name for p in tasks.iterdir()] == ["2"] and (lived.home / "logs" / "serving.log").exists()

@@ -191,7 +191,7 @@ def test_a_full_disk_costs_the_event_not_the_answer(shared_site, shared_client, 
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("serving.observe.recorder.Spool", full)
+    monkeypatch.setattr("serving.http.middleware.Spool", full)
     assert ask(shared_client, shared_site.headers()).status_code == 200
 
 

@@ -7,31 +7,22 @@ import json
 
 from llmops.cli.command import Add
 from llmops.config import Config
-from llmops.errors import ConfigError
 
 
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
-    sub = add(elk)
-    sub.add_argument("action", choices=["setup", "check", "down"])
-    sub.add_argument("--data", action="store_true", help="for down: remove the events, too")
+    add(elk).add_argument("action", choices=["setup"])
 
 
 def elk(settings: Config, options: argparse.Namespace) -> int:
-    """Set up Elasticsearch and Kibana for our events, check that, or take it down; 3: not all was accepted."""
-    from llmops.elk import setup
+    """Set up Elasticsearch and Kibana for our events; exit status 3: a server could not take all."""
+    from llmops.elk.setup import INCOMPLETE, setup
 
-    if options.data and options.action != "down":
-        raise ConfigError(f"elk {options.action}: --data is for down.")
-    if options.action == "down":
-        steps = setup.down(settings.monitoring, options.data)
-    else:
-        steps = (setup.setup if options.action == "setup" else setup.check)(settings.monitoring)
     said = []
-    for one in steps:
+    for one in setup(settings.monitoring):
         said.append(one)
         if not options.json:
-            print(f"{one.what:9}  {one.thing}" + (f": {one.why}" if one.why else ""), flush=True)
+            print(f"{one.what:6}  {one.thing}" + (f": {one.why}" if one.why else ""), flush=True)
     if options.json:
         print(json.dumps([one._asdict() for one in said]))
-    return setup.status(said)
+    return INCOMPLETE if any(one.what == "cannot" for one in said) else 0

@@ -1,4 +1,4 @@
-"""A servable folder, or any model folder, made ready to answer: what all stages ask that ask a finished model.
+"""A servable folder, or any model folder, made ready to answer, for all stages that ask a finished model.
 
 A GGUF file is run by OpenVINO GenAI as in serving, all else by torch. Both get the same token ids, end at the same
 tokens and strings, and always take the likeliest token.
@@ -64,12 +64,9 @@ class TorchModel:
 
 
 class GgufModel:
-    """A GGUF file that OpenVINO GenAI runs.
+    """A GGUF file that OpenVINO GenAI runs, in a folder with the tokenizer and `generation_config.json`.
 
-    Prompts that begin alike are read once, as in serving: who asks for `nats` first has the answers for less.
-
-    Args:
-        folder: of the file, with the tokenizer and `generation_config.json`.
+    Prompts that begin alike are read once, as in serving: ask for `nats` first, and the answers cost less.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -60,7 +60,7 @@ class Entry(BaseModel):
         return self.parameters * 2 * 1e9 / GIB + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
 
     def packaged(self) -> Path | None:
-        """The GGUF file of the package that carries this model, if it is installed (nothing is imported)."""
+        """Return the GGUF file of the package that carries this model, if it is installed (nothing is imported)."""
         spec = importlib.util.find_spec(self.package) if self.package else None
         if spec is None or not spec.submodule_search_locations:
             return None
@@ -69,6 +69,6 @@ class Entry(BaseModel):
 
 
 def catalogue() -> list[Entry]:
-    """All rows, in file order."""
+    """Return all rows, in file order."""
     rows = yaml.safe_load(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
     return [Entry(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""How the model of a servable folder is asked and where its answers end, read without its weights and without torch."""
+"""The tokenizer, the context and the ends of answers of a servable folder, read without weights and without torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ class Folder:
 
 
 def read_folder(path: Path, max_context: int | None = None) -> Folder:
-    """Read a servable folder.
-
-    Args:
-        path: the folder.
-        max_context: most tokens of a request; fewer if the model takes fewer, or if nothing is said.
-    """
+    """Read a servable folder; a request may have `max_context` tokens, or fewer if the model takes fewer."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
     config = AutoConfig.from_pretrained(str(path)).get_text_config()
     limit, file = _limit(config), path / "generation_config.json"

@@ -15,17 +15,7 @@ from llmops.model.base.load import Model
 def generate(
     model: Model, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Sequence[int]], max_new_tokens: int
 ) -> list[list[int]]:
-    """Answer a batch of requests greedily.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        requests: token ids of each prompt, as `prompts.prompt_ids` makes them.
-        max_new_tokens: longest answer, in tokens.
-
-    Returns:
-        The token ids of each answer, without the token that ends it.
-    """
+    """Answer a batch of prompts, as token ids, greedily; return the token ids of each answer without its end token."""
     width = max(len(r) for r in requests)
     pad, ends = int(tokenizer.pad_token_id), prompts.end_ids(tokenizer)
     known = model.generation_config.eos_token_id
@@ -49,7 +39,7 @@ def generate(
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer: without special tokens and without what ends it."""
+    """Return the text of an answer, without special tokens and without the string that ends it."""
     text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
     for end in prompts.stop_strings(tokenizer):
         text = text.split(end)[0]

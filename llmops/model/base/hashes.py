@@ -15,16 +15,12 @@ from llmops.model.base.catalog import catalogue
 from llmops.records import content_id, read_selection
 from llmops.state.file_hashes import remembered
 
-#: What a model is loaded from.
+#: files that a model is loaded from
 FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 
 def hashes(found: Path, database: str) -> dict[str, str]:
-    """File name → SHA-256, of a model's folder, or of the one file that holds it.
-
-    Args:
-        found: the folder or file.
-        database: the URL of the one that remembers (`llmops.state.file_hashes`).
+    """Return file name → SHA-256 of a model's folder, or of the one file that holds it; the database remembers them.
 
     Raises:
         ArtifactError: if a file that the Hub names by its hash has another one, so that its download is damaged.
@@ -34,8 +30,8 @@ def hashes(found: Path, database: str) -> dict[str, str]:
 
 
 def content(config: Select, database: str) -> str:
-    """16 hex digits for the weights on this machine that `select` would take by itself: those of the folder that is
-    named, or of the packages of the catalogue's models. A Hub model is named by its commit already; empty for it.
+    """Return 16 hex digits for the weights on this machine that `select` would take by itself: those of the folder that
+    is named, or of the packages of the catalogue's models. A Hub model is named by its commit already; empty for it.
 
     Raises:
         ArtifactError: see `hashes`.

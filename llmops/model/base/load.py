@@ -19,13 +19,13 @@ Model = Any  #: a transformers causal language model; its classes are built at r
 
 
 def device() -> str:
-    """Where models run: this process's CUDA device, else the CPU."""
+    """Return the device of models: this process's CUDA device, else the CPU."""
     # With its number, since accelerate refuses to train a model in NF4 that is on just "cuda".
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def nf4() -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation, computing in bfloat16 (QLoRA, arXiv:2305.14314)."""
+    """Return the setting of 4-bit NormalFloat with double quantisation, computing in bfloat16 (arXiv:2305.14314)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -35,9 +35,9 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder; one without a padding token pads with its end-of-sequence token.
+    """Load the tokenizer of a model folder; one without a padding token pads with its end-of-sequence token.
 
-    Its chat template does not ask for the time any more, so that who saves it hands on what was trained.
+    Its chat template does not ask for the time any more, so that a saved copy renders prompts as in training.
 
     Raises:
         ArtifactError: if the template asks in a way that cannot be fixed, or writes something by chance.
@@ -54,7 +54,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = None) -> Model:
-    """A causal language model in bfloat16, or quantised, in evaluation mode; a GGUF file computes in float32.
+    """Load a causal language model in bfloat16, or quantised, in evaluation mode; a GGUF file computes in float32.
 
     A folder that was saved quantised (every servable in NF4) comes back quantised without being asked.
     """
@@ -67,7 +67,7 @@ def load_model(path: str | Path, quantisation: QuantizationConfigMixin | None = 
 
 
 def load_servable(path: str | Path) -> tuple[Model, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
+    """Load model and tokenizer of a servable folder, or of any model folder; with its adapter, if it holds one."""
     model = load_model(path)
     adapter = Path(path) / ADAPTER
     if adapter.is_dir():

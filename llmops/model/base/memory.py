@@ -6,14 +6,18 @@ whatever else runs. `tests/model/base/test_memory.py` compares needs with measur
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
+from llmops.errors import TrainingError
 from llmops.machine import GIB, total_memory
 from llmops.model.base.shape import Shape
+
+log = logging.getLogger(__name__)
 
 Form = Literal["bf16", "f16", "q8_0", "nf4", "fp8", "pruned", "recovered"]  #: in which a model is held
 Stage = Literal["select", "tune", "train", "merge", "compress", "evaluate", "deploy", "serve"]
@@ -36,7 +40,7 @@ SCORED = 8  #: examples whose answers are scored together (`answer_nats`, `mean_
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What of the configuration decides how much is needed."""
+    """Settings of the configuration that decide how much memory is needed."""
 
     method: Literal["qlora", "lora"] = "qlora"
     rank: int = 16
@@ -59,20 +63,13 @@ class Memory:
 
 
 def room() -> Memory:
-    """What this machine has: a GPU's memory, and the machine's or what its container may use of it."""
+    """Return the memory of the GPU, and of the machine or its container."""
     gpu = torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else 0.0
     return Memory(gpu, total_memory() / GIB)
 
 
 def needs(stage: Stage, shape: Shape, settings: Settings, gpu: bool) -> Memory:
-    """What a stage takes at its peak, with a tenth for what fragments.
-
-    Args:
-        stage: which one.
-        shape: of the base model.
-        settings: of the run.
-        gpu: whether models run on a GPU; without one, all is the machine's own memory.
-    """
+    """Return the memory that a stage takes at its peak, with a tenth for fragments; without a GPU all of it is RAM."""
     held = _RULES[stage](shape, settings, gpu) * 1.1
     if gpu:
         streamed = LIBRARIES * 1.6 + 2 * max(SHARD, 2 * shape.tensor)  # weights pass through, file by file
@@ -83,45 +80,35 @@ def needs(stage: Stage, shape: Shape, settings: Settings, gpu: bool) -> Memory:
 
 
 def weights(shape: Shape, form: Form) -> float:
-    """Bytes of a model's weights in memory and, about, on the disk."""
+    """Return the bytes of a model's weights in memory and, about, on the disk."""
     return shape.linear * BITS[form] / 8 + (shape.parameters - shape.linear) * 2
 
 
 def adapter(shape: Shape, rank: int) -> float:
-    """Bytes of an adapter on all linear layers, in float32."""
+    """Return the bytes of an adapter on all linear layers, in float32."""
     return 4.0 * rank * shape.adapted
 
 
 def activations(config: Any, tokens: int, answers: int) -> int:
-    """About how many bytes a packed batch keeps for its backward pass.
+    """Estimate the bytes that a packed batch of tokens, some of them of answers, keeps for its backward pass.
 
     Per layer and token a Llama keeps, in two bytes each, some 11 values per hidden unit (what enters norms, projections
     and adapters, in float32 within the norms) and 4 per unit of the feed-forward layer; per answer token the logits
     once in two bytes and twice in four. Attention is taken to be of a kind that keeps no square of scores. What
     autograd really kept for three small models was 0.8 to 1 times that.
-
-    Args:
-        config: of the base model.
-        tokens: of the batch.
-        answers: those of them with a loss.
     """
     return int(tokens * _layer(config) * config.num_hidden_layers + answers * config.vocab_size * 10)
 
 
 def recomputed(config: Any, tokens: int, answers: int) -> int:
-    """The same where activations are computed twice: what enters each layer, and one layer's own."""
+    """Estimate the same where activations are computed twice: the input of each layer, and one layer's own."""
     entering = 2 * config.hidden_size * config.num_hidden_layers
     return int(tokens * (entering + _layer(config)) + answers * config.vocab_size * 10)
 
 
 def _layer(config: Any) -> int:
-    """Bytes that one layer keeps of a token."""
-    return int(2 * (11 * config.hidden_size + 4 * _inner(config)))
-
-
-def _inner(config: Any) -> int:
-    """Width of the feed-forward layer."""
-    return int(getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
+    inner = getattr(config, "intermediate_size", 0) or 4 * config.hidden_size  # width of the feed-forward layer
+    return int(2 * (11 * config.hidden_size + 4 * inner))
 
 
 def _answering(shape: Shape, requests: int, tokens: int, answers: int, gpu: bool) -> float:
@@ -157,7 +144,7 @@ def _merge(shape: Shape, settings: Settings, gpu: bool) -> float:
 
 
 def _merging(shape: Shape) -> float:
-    """Of the machine's memory: a file of the base that is mapped, one of the result, and a layer in float32 thrice."""
+    """Return the RAM of a merge: a mapped file of the base, one of the result, a layer in float32 thrice."""
     file = min(max(SHARD, 2 * shape.tensor), 2 * shape.parameters)
     return LIBRARIES + 2 * file + 3 * 4 * shape.largest
 
@@ -191,3 +178,59 @@ _RULES = {
     "deploy": _serve,
     "serve": _serve,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The need of a stage for one kind of memory beside what is there, in GiB."""
+
+    stage: Stage
+    kind: str  #: "GPU" or "RAM"
+    needed: float
+    there: float
+
+    @property
+    def ok(self) -> bool:
+        """True if it fits."""
+        return self.needed <= self.there
+
+
+def budget(stages: Sequence[Stage], shape: Shape, settings: Settings, there: Memory) -> list[Row]:
+    """Return a row for each stage and kind of memory."""
+    rows: list[Row] = []
+    for stage in stages:
+        need = needs(stage, shape, settings, gpu=there.gpu > 0)
+        rows += [Row(stage, "GPU", need.gpu, there.gpu)] if there.gpu else []
+        rows.append(Row(stage, "RAM", need.ram, there.ram))
+    return rows
+
+
+def need_memory(stages: Sequence[Stage], shape: Shape, settings: Settings, there: Memory) -> None:
+    """Log the needs of the stages, and refuse to start if one does not fit.
+
+    Raises:
+        TrainingError: naming the memory that is short, and settings that would fit.
+    """
+    rows = budget(stages, shape, settings, there)
+    for row in rows:
+        log.info("memory: %s needs %.1f GiB of %.1f (%s)", row.stage, row.needed, row.there, row.kind)
+    if short := [row for row in rows if not row.ok]:
+        said = "; ".join(f"{r.stage} needs {r.needed:.1f} GiB ({r.kind}), {r.there:.1f} are there" for r in short)
+        raise TrainingError(f"Not enough memory: {said}. {advice(short[0], shape, settings, there)}")
+
+
+def advice(short: Row, shape: Shape, settings: Settings, there: Memory) -> str:
+    """Advise how a stage would fit that does not: NF4, fewer examples at once, or a smaller model."""
+
+    def fits(changed: Settings) -> bool:
+        return all(row.ok for row in budget([short.stage], shape, changed, there))
+
+    if short.stage in ("tune", "train"):
+        if settings.method == "lora" and fits(replace(settings, method="qlora")):
+            return "It fits with the base in NF4: train.method: qlora."
+        for examples in range(settings.examples // 2, 0, -1):
+            if settings.examples % examples == 0 and fits(replace(settings, examples=examples)):
+                return f"It fits with fewer examples at once: train.micro_batch: {examples}."
+    held = 0.55 if short.stage in ("tune", "train") and settings.method == "qlora" else 2.0
+    billions = max(0.1, (short.there - 2) * 2**30 / held / 1e9 / 1.2)
+    return f"Take a smaller model, of about {billions:.1f} billion parameters (select.model), or a larger machine."

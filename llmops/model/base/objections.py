@@ -1,16 +1,21 @@
-"""Why a model of the catalogue cannot be taken: its licence, its languages, its context, its weights, its size."""
+"""Objections to a model of the catalogue (licence, languages, context, weights, size), and the base model that would
+be taken, without scoring and without reading or downloading weights."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_token
 
 from llmops.config import Select
 from llmops.errors import ConfigError
-from llmops.model.base.catalog import Entry
+from llmops.model.base import weights
+from llmops.model.base.catalog import Entry, catalogue
 from llmops.model.base.memory import room
+from llmops.model.base.shape import known_config, stored_config
 
 #: Without a GPU a bigger model trains for days: 0.135 B at 300 tokens/s on two cores makes 0.5 B about 80 tokens/s.
 CPU_PARAMETERS = 0.5
@@ -18,7 +23,7 @@ CPU_PARAMETERS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a model has to fit, and whether a gated one can be downloaded."""
+    """The memory that a model has to fit, and the means to download a gated one."""
 
     training_gib: float
     serving_gib: float
@@ -27,9 +32,9 @@ class Capacity:
 
 
 def capacity(config: Select) -> Capacity:
-    """The memory that the configuration allows; where it says nothing, what the machine has, however much is in use.
+    """Return the memory that the configuration allows, by default all of the GPU's, or without one the machine's.
 
-    That is the GPU's, or without a GPU the machine's. Serving has as much as training unless it is set.
+    Serving has as much as training unless it is set.
     """
     there = room()
     training = config.max_memory_gib or there.gpu or there.ram
@@ -37,16 +42,9 @@ def capacity(config: Select) -> Capacity:
 
 
 def objections(config: Select, entries: Sequence[Entry], capacity: Capacity, local: Collection[str]) -> dict[str, str]:
-    """Why each model cannot be taken; an empty text if it can.
+    """Return name → first objection, empty without one, of each model, or only of the one that is named.
 
-    Args:
-        config: licences, languages, context, and the model if it is named.
-        entries: the catalogue.
-        capacity: what the model has to fit.
-        local: names of the models whose weights are on this machine and need no download.
-
-    Returns:
-        Name of a model → the first objection to it; of a named model alone, if the configuration names one.
+    `local` names the models whose weights are on this machine and need no download.
 
     Raises:
         ConfigError: if the configuration names a model that is not in the catalogue, or all have an objection.
@@ -84,3 +82,60 @@ def _objection(entry: Entry, config: Select, capacity: Capacity, local: bool) ->
     if not capacity.gpu and not config.model and entry.parameters > CPU_PARAMETERS:
         return f"no GPU: over {CPU_PARAMETERS} B parameters would train for days; name it in select.model to insist"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The base model that would be trained."""
+
+    model: str
+    revision: str
+    weights: Path | None  #: a folder or a GGUF file; None if they would be downloaded
+
+
+def foresee(config: Select, able: Capacity) -> tuple[Base, str]:
+    """Return the named model, or the largest of the catalogue that passes, and the objection to a named one.
+
+    Raises:
+        ConfigError: if no model passes, or the named one is not known.
+    """
+    if config.model and Path(config.model).is_dir():
+        return Base(Path(config.model).name, "local", Path(config.model)), ""
+    entries = catalogue()
+    local = {e.model: found for e in entries if (found := local_weights(config, e))}
+    named, objection = [e for e in entries if e.model == config.model], ""
+    try:
+        reasons = objections(config, entries, able, local)
+        best = max((e for e in entries if reasons.get(e.model) == ""), key=lambda e: e.parameters)
+    except ConfigError as error:
+        if not named:
+            raise
+        best, objection = named[0], str(error)
+    return Base(best.model, revision_of(config, best), local.get(best.model)), objection
+
+
+def config_of(base: Base) -> Any:
+    """Return the configuration of a base model: its own, or the catalogue's where the weights are not here.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if base.weights:
+        try:
+            return stored_config(base.weights)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{base.weights} is no model folder: {error}") from None
+    known = known_config(base.model)
+    if known is None:
+        raise ConfigError(f"The shape of {base.model} is not known; add it to llmops/model/base/shape.yaml.")
+    return known
+
+
+def local_weights(config: Select, entry: Entry) -> Path | None:
+    """Return the weights on this machine: a package's GGUF file, unless a revision is asked for, or a folder."""
+    return (None if config.revision else entry.packaged()) or weights.cached(entry, revision_of(config, entry))
+
+
+def revision_of(config: Select, entry: Entry) -> str:
+    """Return the Hub's revision to take: a commit, or a branch or tag of the configuration; empty: not pinned."""
+    return config.revision or entry.revision

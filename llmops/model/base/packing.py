@@ -20,7 +20,7 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
     """Lay examples end to end.
 
     Returns:
-        What a model is called with, in transformers' names: `input_ids` and `position_ids`, both (1, tokens);
+        The arguments of a model, in transformers' names: `input_ids` and `position_ids`, both (1, tokens);
         `cu_seq_lens_q` and `_k` (examples + 1,): where each example begins, and the end; `max_length_q` and `_k` ():
         the longest; `logits_to_keep` (answer tokens,): the positions whose next token is an answer token. And `labels`
         (answer tokens,): those next tokens.
@@ -60,7 +60,7 @@ def pack(examples: Sequence[Tokens]) -> dict[str, torch.Tensor]:
 
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Summed cross-entropy (nats) over the answer tokens of a packed batch; a scalar with gradient."""
+    """Return the summed cross-entropy (nats) over the answer tokens of a packed batch; a scalar with gradient."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits[0]
     return torch.nn.functional.cross_entropy(logits.float(), batch["labels"], reduction="sum")
@@ -68,10 +68,9 @@ def answer_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @torch.no_grad()
 def answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[tuple[float, int]]:
-    """Negative log-likelihood of each example's answer in nats, and its number of tokens, in the order of `examples`.
+    """Return the negative log-likelihood of each example's answer in nats, and its number of tokens, the end included.
 
-    What ends the answer is one of its tokens. A model that trains is judged without dropout, and trains on undisturbed
-    afterwards.
+    A model that trains is judged without dropout, and trains on undisturbed afterwards.
     """
     found: list[tuple[float, int]] = []
     with judging(model):
@@ -87,12 +86,12 @@ def answer_nats(model: Any, examples: Sequence[Tokens], batch: int = 8) -> list[
 
 
 def mean_loss(model: Any, examples: Sequence[Tokens], batch: int = 8) -> float:
-    """Mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity."""
+    """Return the mean cross-entropy per answer token (nats) over `examples`; e to the power of it is the perplexity."""
     return per_token(answer_nats(model, examples, batch))
 
 
 def per_token(found: Sequence[tuple[float, int]]) -> float:
-    """Nats per answer token over what `answer_nats` found."""
+    """Return the nats per answer token of all that `answer_nats` found."""
     return sum(nats for nats, _ in found) / sum(count for _, count in found)
 
 

@@ -16,7 +16,7 @@ from llmops.model.base.load import Model
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides how much memory a model takes."""
+    """The sizes that decide how much memory a model takes."""
 
     parameters: int  #: all of them; an output layer that shares the embedding's weight counts once
     linear: int  #: those in linear layers, the output layer excepted: what the smaller forms make smaller
@@ -27,12 +27,12 @@ class Shape:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that there are."""
+        """Number of tokens in the vocabulary."""
         return int(self.config.vocab_size)
 
     @property
     def layers(self) -> int:
-        """Layers of the decoder."""
+        """Number of layers of the decoder."""
         return int(self.config.num_hidden_layers)
 
     @property
@@ -44,13 +44,13 @@ class Shape:
 
 
 def on_meta(config: Any) -> Model:
-    """The model of a configuration, in bfloat16, with parameters that have a shape and no values."""
+    """Make the model of a configuration, in bfloat16, with parameters that have a shape and no values."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def shape_of(config: Any) -> Shape:
-    """The shape of a transformers configuration of a causal language model."""
+    """Return the shape of a transformers configuration of a causal language model."""
     model = on_meta(config)
     output = model.get_output_embeddings()
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]
@@ -65,7 +65,7 @@ def shape_of(config: Any) -> Shape:
 
 
 def stored_config(weights: Path) -> Any:
-    """The configuration of a model folder or of a GGUF file; the weights are not read."""
+    """Read the configuration of a model folder or of a GGUF file, without its weights."""
     if weights.is_file():
         logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
         return AutoConfig.from_pretrained(str(weights.parent), gguf_file=weights.name)
@@ -73,7 +73,7 @@ def stored_config(weights: Path) -> Any:
 
 
 def known_config(model: str) -> Any | None:
-    """The configuration of a model of the catalogue, as far as it decides its shape; None if `shape.yaml` lacks it."""
+    """Return the configuration of a model as far as it decides its shape; None if `shape.yaml` lacks it."""
     rows: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shape.yaml").read_text(encoding="utf-8"))
     if model not in rows:
         return None

@@ -24,11 +24,9 @@ _COPIES = ["consolidated*", "original/*"]
 
 
 def cached(entry: Entry, revision: str) -> Path | None:
-    """The folder of a model in the Hub's cache of this machine, if all of its weights are there.
+    """Return the folder of a model in the Hub's cache of this machine, if all of its weights are there.
 
-    Args:
-        entry: the model.
-        revision: a commit, branch or tag; empty: the main branch as it was when it was asked for last.
+    Without a revision (commit, branch or tag) it is the main branch as it was when it was asked for last.
     """
     try:
         folder = Path(snapshot_download(entry.model, revision=revision or None, local_files_only=True))
@@ -42,7 +40,7 @@ def cached(entry: Entry, revision: str) -> Path | None:
 
 
 def download(entry: Entry, revision: str) -> Path:
-    """The folder of a model from the Hub, which is named by its commit; the cache has it afterwards."""
+    """Download a model from the Hub into the cache, and return its folder, which is named by its commit."""
     keep_out_of_logs()
     log.info("downloading %s at %s from the Hub", entry.model, revision or "its newest commit")
     try:
@@ -69,7 +67,7 @@ def keep(folder: Path, out: Path) -> None:
 
 
 def unpack(found: Path, scratch: Path) -> Path:
-    """The model folder of what `cached` or `Entry.packaged` found; a GGUF file is converted below `scratch`, once."""
+    """Return the model folder of a find of `cached` or `Entry.packaged`; convert a GGUF file below `scratch`, once."""
     if found.is_dir():
         return found
     folder = scratch / found.stem

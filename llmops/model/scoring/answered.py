@@ -1,4 +1,4 @@
-"""What a model answers to the items of a test, through the code that serves it, and how good that is."""
+"""Answers of a model to the items of a test, through the code that serves it, and their measures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from llmops.config import Evaluate
+from llmops.features.tokenize import Tokens
 from llmops.model.base.answering import answer, open_model
-from llmops.model.scoring.likelihood import perplexity, reference_tokens
 from llmops.model.scoring.tasks import TASKS, Columns
+from llmops.prompts import all_training_ids
 from llmops.records import Example
 from llmops.statistics import intervals
-from llmops.statistics.intervals import Measure
+from llmops.statistics.intervals import Measure, quotient
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What one model answered, and how good that is."""
+    """The answers of one model with their measures."""
 
     answers: list[str]
     columns: Columns  #: metric → one value per item
@@ -44,7 +47,7 @@ def answer_test(folder: Path, items: Sequence[Example], config: Evaluate) -> Ans
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Only kernels that give the same bits every time; cuBLAS needs a fixed workspace for that."""
+    """Use only kernels that give the same bits every time; cuBLAS needs a fixed workspace for that."""
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -52,3 +55,20 @@ def deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def reference_tokens(tokenizer: PreTrainedTokenizerBase, items: Sequence[Example]) -> list[Tokens]:
+    """Return the tokens of each item's prompt and reference answer, for `packing.answer_nats`; nothing is cut off."""
+    made = all_training_ids(tokenizer, [(item.question, item.answer, item.context) for item in items])
+    return [Tokens(item.id, *ids) for item, ids in zip(items, made, strict=True)]
+
+
+def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> Measure:
+    """Measure e to the power of the mean negative log-likelihood per token."""
+    return Measure(np.stack([nats, tokens], axis=1).astype(np.float64), lambda sums: np.exp(quotient(sums)))
+
+
+def bits_per_byte(nats: Sequence[float], answers: Sequence[str]) -> Measure:
+    """Measure bits per UTF-8 byte of the answers: comparable between tokenizers (arXiv:2101.00027, section 3.1)."""
+    sizes = [max(1, len(answer.encode())) for answer in answers]
+    return Measure(np.stack([nats, sizes], axis=1).astype(np.float64), lambda sums: quotient(sums) / np.log(2))

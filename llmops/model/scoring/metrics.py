@@ -2,6 +2,9 @@
 
 Token F1 and exact match as in SQuAD (arXiv:1606.05250, section 6.1), ROUGE by the library `rouge-score`, BLEU by
 `sacrebleu`, reading ease after Flesch with the syllables that `pyphen` counts. All of them work without a network.
+
+Answers that are a label, or several, are judged by counts. scikit-learn's metrics are functions of these counts too;
+they are written out here, because an interval would take 2,000 calls of 1 ms, and takes one of 2 ms.
 """
 
 from __future__ import annotations
@@ -9,23 +12,28 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from llmops.data.text.sentences import sentences
+import numpy as np
 
+from llmops.data.text.sentences import sentences
+from llmops.statistics.intervals import Floats, Measure
+
+_SEPARATOR = re.compile(r"[,;|\n]")  #: of labels
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 def normalise(text: str) -> list[str]:
-    """The words of `text` in lower case, without punctuation and articles."""
+    """Return the words of `text` in lower case, without punctuation and articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of word precision and recall, 0 to 1; two empty texts are equal."""
+    """Return the harmonic mean of word precision and recall, 0 to 1; two empty texts are equal."""
     ours, theirs = normalise(answer), normalise(reference)
     if not ours or not theirs:
         return float(ours == theirs)
@@ -34,18 +42,18 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 if both have the same words in the same order, else 0."""
+    """Return 1 if both have the same words in the same order, else 0."""
     return float(normalise(answer) == normalise(reference))
 
 
 def rouge(answer: str, reference: str) -> dict[str, float]:
-    """F-measures of common words, pairs of words and the longest common subsequence, with stemming, 0 to 1."""
+    """Return the F-measures of common words, word pairs and the longest common subsequence, with stemming, 0 to 1."""
     scores = _rouge().score(reference, answer)
     return {name: float(scores[key].fmeasure) for name, key in _ROUGE.items()}
 
 
 def bleu(answer: str, reference: str) -> tuple[float, list[int]]:
-    """BLEU of one answer, 0 to 100, and the counts that make up the BLEU of many.
+    """Return the BLEU of one answer, 0 to 100, and the counts that make up the BLEU of many.
 
     Short answers have no 4-grams: the score of one is over the n-grams it has ("effective order").
 
@@ -58,12 +66,12 @@ def bleu(answer: str, reference: str) -> tuple[float, list[int]]:
 
 
 def corpus_bleu(counts: list[int]) -> float:
-    """BLEU of many answers, 0 to 100, from the sums of their counts (Papineni et al. 2002)."""
+    """Return the BLEU of many answers, 0 to 100, from the sums of their counts (Papineni et al. 2002)."""
     return float(type(_bleu()).compute_bleu(counts[2:6], counts[6:10], counts[0], counts[1]).score)
 
 
 def reading_ease(text: str) -> float | None:
-    """Flesch's reading ease of an English text: 100 is very easy, 0 very hard, and either can be passed.
+    """Return Flesch's reading ease of an English text: 100 is very easy, 0 very hard, and either can be passed.
 
     206.835 - 1.015 words per sentence - 84.6 syllables per word (Flesch 1948, "A new readability yardstick", Journal of
     Applied Psychology 32(3), 221-233). A text without words has none.
@@ -98,3 +106,61 @@ def _hyphens() -> Any:
     from pyphen import Pyphen
 
     return Pyphen(lang="en_US")
+
+
+def names(text: str) -> list[str]:
+    """Return the labels that a list such as "Billing, refund" names, in its order, normalised, each once."""
+    return list(dict.fromkeys(label for part in _SEPARATOR.split(text) if (label := _label(part))))
+
+
+def only_label(answer: str, known: Sequence[str]) -> str:
+    """Return the known label that the answer is, else the only one that it mentions; empty if none or several.
+
+    A label that stands within a longer one that is mentioned does not count.
+    """
+    text = _label(answer)
+    if text in known:
+        return text
+    mentioned = [label for label in known if f" {label} " in f" {text} "]
+    longest = [a for a in mentioned if not any(a != b and f" {a} " in f" {b} " for b in mentioned)]
+    return longest[0] if len(longest) == 1 else ""
+
+
+def indicators(labels: Sequence[Sequence[str]], known: Sequence[str]) -> Floats:
+    """Return a table of shape (items, known labels): 1 where an item has the label."""
+    column = {label: n for n, label in enumerate(known)}
+    table = np.zeros((len(labels), len(known)))
+    for row, found in enumerate(labels):
+        table[row, [column[label] for label in found if label in column]] = 1
+    return table
+
+
+def macro_f1(truth: Floats, said: Floats) -> Measure:
+    """Measure the unweighted mean of the labels' F1, over the labels that occur in the truth or in the answers.
+
+    Both are indicators of shape (items, labels).
+    """
+
+    def combine(sums: Floats) -> Floats:
+        right, wrong, missed = np.split(sums, 3, axis=1)
+        scores = 2 * right / (2 * right + wrong + missed)
+        counts = (~np.isnan(scores)).sum(axis=1)
+        mean: Floats = np.nansum(scores, axis=1) / counts
+        return mean
+
+    return Measure(np.concatenate([truth * said, (1 - truth) * said, truth * (1 - said)], axis=1), combine)
+
+
+def label_f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    """Return the F1 of one item's labels, 0 to 1; both empty is right."""
+    both = len(answer) + len(reference)
+    return 2 * len(set(answer) & set(reference)) / both if both else 1.0
+
+
+def precision_at(answer: Sequence[str], reference: Sequence[str], k: int) -> float:
+    """Return the share of right labels among the first `k` that were given; a missing one is a wrong one."""
+    return len(set(answer[:k]) & set(reference)) / k
+
+
+def _label(text: str) -> str:
+    return " ".join(normalise(text))

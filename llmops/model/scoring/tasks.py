@@ -1,4 +1,4 @@
-"""What is measured for which task. To add a task, write its function, its row of `TASKS` and its metrics' names in
+"""Tasks and their metrics. To add a task, write its function, its row of `TASKS` and its metrics' names in
 `llmops/config/model.py`."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from llmops.model.scoring import labels, metrics
+from llmops.model.scoring import metrics
 from llmops.statistics.intervals import Floats, Measure
 
 Columns = dict[str, list[float | None]]  #: metric → one value per item, or none
@@ -26,14 +26,14 @@ class Task:
 
 
 def question_answering(answers: Sequence[str], references: Sequence[str], k: int) -> tuple[Columns, dict[str, Measure]]:
-    """Short answers with one right wording: `token_f1`, `exact_match` and all that is measured of texts."""
+    """Score short answers with one right wording: `token_f1`, `exact_match` and all metrics of `generation`."""
     columns, whole = generation(answers, references, k)
     pairs = list(zip(answers, references, strict=True))
     return {"token_f1": columns["token_f1"], "exact_match": [metrics.exact_match(*p) for p in pairs], **columns}, whole
 
 
 def generation(answers: Sequence[str], references: Sequence[str], k: int) -> tuple[Columns, dict[str, Measure]]:
-    """Free texts: `rouge_l` and its kin, `token_f1`, `sentence_bleu`, `reading_ease`; `bleu` of the whole."""
+    """Score free texts: `rouge_l` and its kin, `token_f1`, `sentence_bleu`, `reading_ease`; `bleu` of the whole."""
     pairs = list(zip(answers, references, strict=True))
     rouges = [metrics.rouge(*p) for p in pairs]
     bleus = [metrics.bleu(*p) for p in pairs]
@@ -47,31 +47,31 @@ def generation(answers: Sequence[str], references: Sequence[str], k: int) -> tup
 
 
 def classification(answers: Sequence[str], references: Sequence[str], k: int) -> tuple[Columns, dict[str, Measure]]:
-    """One label an answer, as written in the references: `accuracy`; `macro_f1` of the whole."""
+    """Score one label an answer, as written in the references: `accuracy`; `macro_f1` of the whole."""
     truth = [" ".join(metrics.normalise(reference)) for reference in references]
     known = sorted(set(truth))
-    said = [labels.only_label(answer, known) for answer in answers]
+    said = [metrics.only_label(answer, known) for answer in answers]
     columns: Columns = {"accuracy": [float(a == b) for a, b in zip(said, truth, strict=True)]}
-    tables = [labels.indicators([[label] for label in side], known) for side in (truth, said)]
-    return columns, {"macro_f1": labels.macro_f1(*tables)}
+    tables = [metrics.indicators([[label] for label in side], known) for side in (truth, said)]
+    return columns, {"macro_f1": metrics.macro_f1(*tables)}
 
 
 def multilabel(answers: Sequence[str], references: Sequence[str], k: int) -> tuple[Columns, dict[str, Measure]]:
-    """Several labels an answer, separated by commas, the surest first.
+    """Score several labels an answer, separated by commas, the surest first.
 
     `label_f1`, `exact_match` (all labels right and no other), `hamming_loss` (share of the known labels that are
     wrongly given or missing), `precision_at_<k>`; `macro_f1` of the whole.
     """
-    truth, said = ([labels.names(text) for text in side] for side in (references, answers))
+    truth, said = ([metrics.names(text) for text in side] for side in (references, answers))
     known = sorted(set(chain.from_iterable(truth)))
     pairs = list(zip(said, truth, strict=True))
     columns: Columns = {
-        "label_f1": [labels.label_f1(a, b) for a, b in pairs],
+        "label_f1": [metrics.label_f1(a, b) for a, b in pairs],
         "exact_match": [float(set(a) == set(b)) for a, b in pairs],
         "hamming_loss": [len(set(a) & set(known) ^ set(b)) / max(1, len(known)) for a, b in pairs],
-        f"precision_at_{k}": [labels.precision_at(a, b, k) for a, b in pairs],
+        f"precision_at_{k}": [metrics.precision_at(a, b, k) for a, b in pairs],
     }
-    return columns, {"macro_f1": labels.macro_f1(*(labels.indicators(side, known) for side in (truth, said)))}
+    return columns, {"macro_f1": metrics.macro_f1(*(metrics.indicators(side, known) for side in (truth, said)))}
 
 
 TASKS: Mapping[str, Task] = {

@@ -2,8 +2,11 @@
 
     python -m llmops run select
 
-Of the models that pass, the largest is taken, unless a smaller one is better beyond chance, untuned, on a slice of the
+The largest model that passes is taken, unless a smaller one is better beyond chance, untuned, on a slice of the
 validation examples. Only models whose weights are on this machine are scored: nothing is downloaded to be compared.
+
+The score is bits per byte of the reference answers. It needs no generation, does not depend on the tokenizer, and
+differs less by chance than token F1, in which a talkative model is worse only until tuning makes it brief.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from heapq import nsmallest
 from importlib.metadata import version
 from pathlib import Path
@@ -22,14 +26,30 @@ from llmops.features.examples import read_examples
 from llmops.machine import GIB
 from llmops.model.base import weights
 from llmops.model.base.catalog import Entry, catalogue
-from llmops.model.base.foresee import local_weights, revision_of
 from llmops.model.base.hashes import hashes
-from llmops.model.base.objections import capacity, objections
-from llmops.model.select.report import catalogue_row, score_cells, write_report
-from llmops.model.select.zeroshot import Score, bits_saved, score_untuned
+from llmops.model.base.load import free_memory, load_model, load_tokenizer, nf4
+from llmops.model.base.objections import capacity, local_weights, objections, revision_of
+from llmops.model.base.packing import answer_nats
+from llmops.model.scoring.answered import bits_per_byte, reference_tokens
 from llmops.records import Example
+from llmops.statistics import intervals
+from llmops.statistics.intervals import Interval, Measure
 
 log = logging.getLogger(__name__)
+
+RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The score of an untuned model, item by item."""
+
+    bits: Measure  #: per byte
+    topics: tuple[str, ...]  #: of the items
+
+    def interval(self) -> Interval:
+        """Return the bits per byte with their interval."""
+        return intervals.summary(intervals.sample({"": self.bits}, self.topics, RESAMPLES, SEED)[""], CONFIDENCE)
 
 
 def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str, Any]:
@@ -47,7 +67,7 @@ def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str
     else:
         chosen, path, rows, taken = _take_from_catalogue(config, items, out)
     found = hashes(taken, database)
-    write_report(rows, len(items), out / "selection.md")
+    _write_report(rows, len(items), out / "selection.md")
     write_json(
         out / "selection.json", {**chosen, "path": path, "weights": found, "items": len(items), "considered": rows}
     )
@@ -55,16 +75,25 @@ def run(config: Select, *, annotate: Path, database: str, out: Path) -> dict[str
     return {**chosen, "considered": len(rows), "why": row["why"]}
 
 
+def score_untuned(folder: Path, items: Sequence[Example], four_bits: bool) -> Score:
+    """Score a model folder on examples, loaded in NF4 where there is no room for bfloat16."""
+    model, tokenizer = load_model(folder, nf4() if four_bits else None), load_tokenizer(folder)
+    nats = [nats for nats, _ in answer_nats(model, reference_tokens(tokenizer, items))]
+    del model
+    free_memory()
+    return Score(bits_per_byte(nats, [i.answer for i in items]), tuple(i.group for i in items))
+
+
+def bits_saved(one: Score, other: Score) -> Interval:
+    """Return how many bits per byte `one` needs less than `other`, on the same items, paired."""
+    measures = {"one": one.bits, "other": other.bits}
+    drawn = intervals.sample(measures, one.topics, RESAMPLES, SEED)
+    return intervals.summary(drawn["other"] - drawn["one"], CONFIDENCE)
+
+
 def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, dict[str, str]]:
-    """The largest model, unless a smaller one needs fewer bits per byte beyond chance.
-
-    Args:
-        fit: the models that pass.
-        scores: of those whose weights are on this machine, by the model's name.
-
-    Returns:
-        The model, and why each one was taken or left.
-    """
+    """Return the largest model that passes, unless a smaller one needs fewer bits per byte beyond chance, and why each
+    one was taken or left. Models whose weights are on this machine have scores, by name."""
     ordered = sorted(fit, key=lambda e: -e.parameters)
     best = largest = ordered[0]
     for entry in ordered[1:]:
@@ -84,9 +113,8 @@ def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entr
 
 
 def _take_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str], str, list[dict[str, str]]]:
-    """Score the folder that the configuration names, and take it as it is; returns name, path and rows."""
     found = score_untuned(folder, items, four_bits=False) if items else None
-    rows = [{"model": folder.name, **score_cells(found), "why": "named: a local folder"}]
+    rows = [{"model": folder.name, **_score_cells(found), "why": "named: a local folder"}]
     return {"model": folder.name, "revision": "local", "licence": "unknown"}, str(folder), rows
 
 
@@ -96,7 +124,7 @@ def _take_from_catalogue(
     """Filter, score and choose.
 
     Returns:
-        Name, revision and licence of the chosen model; where its weights are, relative to `out` if they are below it;
+        Name, revision and licence of the chosen model; the path of its weights, relative to `out` if they are below it;
         the rows of the table; and the folder or the package's file that it was taken from.
     """
     entries, room = catalogue(), capacity(config)
@@ -109,16 +137,22 @@ def _take_from_catalogue(
         if items and entry.model in local:
             four_bits = 2 * entry.parameters * 1e9 / GIB > room.training_gib  # no room for two bytes a parameter
             scores[entry.model] = score_untuned(weights.unpack(local[entry.model], scratch), items, four_bits)
-            log.info("%s: %s", entry.model, score_cells(scores[entry.model]))
+            log.info("%s: %s", entry.model, _score_cells(scores[entry.model]))
     best, why = choose_base(fit, scores)
     rows = [
-        catalogue_row(
-            e,
-            _source(config, e, local.get(e.model)),
-            e.model in local,
-            scores.get(e.model),
-            reasons[e.model] or why[e.model],
-        )
+        {
+            "model": e.model,
+            "revision": _source(config, e, local.get(e.model)),
+            "licence": e.licence + (", gated" if e.gated else ""),
+            "languages": " ".join(e.languages),
+            "context": f"{e.context:,}",
+            "parameters": f"{e.parameters:g} B",
+            "training": f"{e.training_gib:.1f} GiB",
+            "serving": f"{e.serving_gib:.1f} GiB",
+            "weights": "here" if e.model in local else "to download",
+            **_score_cells(scores.get(e.model)),
+            "why": reasons[e.model] or why[e.model],
+        }
         for e in entries
         if e.model in reasons
     ]
@@ -134,7 +168,6 @@ def _take_from_catalogue(
 
 
 def _compared(entry: Entry, best: Entry, scores: Mapping[str, Score]) -> str:
-    """How a model that was left compares with the chosen one; empty unless both were scored."""
     if entry.model not in scores or best.model not in scores:
         return ""
     found = bits_saved(scores[entry.model], scores[best.model])
@@ -143,7 +176,27 @@ def _compared(entry: Entry, best: Entry, scores: Mapping[str, Score]) -> str:
 
 
 def _source(config: Select, entry: Entry, found: Path | None) -> str:
-    """What of a model is taken, as the table says it: a package's version, or a revision as Git shortens it."""
     if found and found.is_file():
         return f"{entry.package}=={version(entry.package)}"
     return revision_of(config, entry)[:7] or "not pinned"
+
+
+def _score_cells(score: Score | None) -> dict[str, str]:
+    found = score and score.interval()
+    return {"bits per byte": f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else ""}
+
+
+def _write_report(rows: Sequence[Mapping[str, str]], items: int, path: Path) -> None:
+    columns = list(rows[0])
+    ordered = sorted(rows, key=lambda row: (not row["why"].startswith(("chosen", "named")), "passes" not in row["why"]))
+    lines = [
+        "# Base model",
+        "",
+        "Memory is for training in 4 bits and for serving in bfloat16. Scores, with 95 % intervals, are of the untuned "
+        f"model on {items} validation examples; fewer bits per byte are better.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + " --- |" * len(columns),
+        *("| " + " | ".join(row[c] for c in columns) + " |" for row in ordered),
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

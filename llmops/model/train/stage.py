@@ -23,14 +23,12 @@ from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.features.examples import read_offline
 from llmops.features.tokenize import Tokens
-from llmops.model.base.budget import need_memory
 from llmops.model.base.load import free_memory, load_model
-from llmops.model.base.memory import Settings, room
+from llmops.model.base.memory import Settings, need_memory, room
 from llmops.model.base.packing import mean_loss
 from llmops.model.base.shape import shape_of, stored_config
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
-from llmops.model.training.checkpoints import need_disk
 from llmops.model.training.fit import fit
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, overruled, trainable, trained_parameters
@@ -68,7 +66,6 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
         DiskFullError: if there is no room for the result.
     """
     base, found = base_path(select), hyperparameters(config, tune)
-    need_disk(out, Path(base))
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
     need_memory(

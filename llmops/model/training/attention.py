@@ -35,20 +35,9 @@ def segments_attention(
     Where the lengths are not known, or an example is longer than the sliding window, the masked square is computed: a
     model that does not pass `cu_seq_lens_q` on to its layers is right too, only slower.
 
-    Args:
-        module: the attention layer.
-        query: (1, heads, tokens, width); `key` and `value` may have fewer heads.
-        key: see query.
-        value: see query.
-        attention_mask: (1, 1, tokens, tokens), which says the same as `cu_seq_lens_q`.
-        dropout: of the attention weights.
-        scaling: of the products; by default one over the root of the width.
-        sliding_window: how far back a token sees.
-        cu_seq_lens_q: (examples + 1,), where each example begins, and the end.
-        **kwargs: what other attention functions use.
-
-    Returns:
-        (1, tokens, heads, width), and no weights.
+    The shape of `query` is (1, heads, tokens, width), where `key` and `value` may have fewer heads; of the mask (1, 1,
+    tokens, tokens). `cu_seq_lens_q` (examples + 1,) says where each example begins, and the end. The result is (1,
+    tokens, heads, width), and no weights.
     """
     lengths = cu_seq_lens_q.diff().tolist() if cu_seq_lens_q is not None else []
     if not lengths or (sliding_window and max(lengths) > sliding_window):

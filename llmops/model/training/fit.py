@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llmops.config import Train
-from llmops.errors import TrainingError
+from llmops.errors import DiskFullError, TrainingError
 from llmops.features.examples import token_counts
 from llmops.features.tokenize import Tokens
 from llmops.model.base.load import Model
 from llmops.model.base.memory import activations
 from llmops.model.base.packing import answer_loss, mean_loss, pack
-from llmops.model.training.checkpoints import COMPLETE, KEPT, newest_checkpoint, remove_incomplete, writing
 from llmops.model.training.hardware import choose_settings, detect_hardware
 from llmops.model.training.qlora import Hyperparameters, overruled
-from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress, tensorboard
+from llmops.model.training.watch import BestAdapter, DeadAdapters, Progress
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
+COMPLETE = "complete"  #: marker file, written last into a checkpoint: without it the checkpoint is not used
+KEPT = 2  #: newest checkpoints that stay: one that is being written when a kill comes leaves the one before
 
 
 def fit(
@@ -44,19 +47,13 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train `model` in place, going on from the newest whole checkpoint under `out/checkpoints`.
 
-    Every process of a data-parallel training calls it with the same arguments and takes its share of each batch.
+    Every process of a data-parallel training calls it with the same arguments and takes its share of each batch. Values
+    that the configuration fixes overrule `found`. With `config.patience` the model ends with the adapter that was best
+    on `held_out`, the validation split.
 
-    Args:
-        model: from `qlora.trainable`.
-        examples: the training split.
-        config: clipping, seed, checkpoint interval, looks at the validation loss, and what it fixes of `found`.
-        found: learning rate, batch, epochs and warm-up.
-        out: folder of the artifact.
-        max_steps: end after this many optimiser steps and write no checkpoint; 0 trains all epochs.
-        pause: write a checkpoint after this optimiser step and return; the next call goes on from there as if nothing
-            had been, since the schedule of the learning rate spans all steps. 0 does not pause.
-        held_out: the validation split, for `config.validate_steps`. With `config.patience` the model ends with the
-            adapter that was best on it.
+    With `max_steps` the training ends after so many optimiser steps and writes no checkpoint. With `pause` it writes a
+    checkpoint after this step and returns; the next call goes on from there as if nothing had been, since the schedule
+    of the learning rate spans all steps.
 
     Returns:
         The history: a row per optimiser step with step, loss (nats per answer token), grad_norm, learning_rate, tokens
@@ -71,14 +68,13 @@ def fit(
     checkpoints, found = out / "checkpoints", overruled(found, config)
     arguments = _arguments(model, examples, config, found, checkpoints, max_steps, bool(held_out))
     best = BestAdapter(checkpoints / "best", config.patience) if config.patience and held_out else None
-    trackers = tensorboard(config.report_to, out / "logs") if arguments.process_index == 0 else []
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "logs")  # else its callback writes beside the checkpoints
     trainer = PackedTrainer(
         model=model,
         args=arguments,
         examples=examples,
         held_out=held_out,
-        group_by_length=config.group_by_length,
-        callbacks=[Progress(pause), DeadAdapters(), *([best] if best else []), *trackers],
+        callbacks=[Progress(pause), DeadAdapters(), *([best] if best else [])],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
@@ -129,7 +125,7 @@ def _arguments(
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate and config.validate_steps else "no",
         eval_steps=config.validate_steps or None,
-        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
+        report_to=list(config.report_to) or "none",
         remove_unused_columns=False,
         dataloader_pin_memory=cuda,
         disable_tqdm=True,
@@ -175,21 +171,15 @@ class PackedTrainer(Trainer):
     The mean is over the answer tokens of all processes and all micro-batches, so that neither changes the result.
     """
 
-    def __init__(
-        self, *, examples: Sequence[Tokens], held_out: Sequence[Tokens], group_by_length: bool, **kwargs: Any
-    ) -> None:
-        super().__init__(
-            train_dataset=_Examples(examples), eval_dataset=_Examples(held_out), data_collator=pack, **kwargs
-        )
+    def __init__(self, *, examples: Sequence[Tokens], held_out: Sequence[Tokens], **kwargs: Any) -> None:
+        super().__init__(train_dataset=examples, eval_dataset=held_out, data_collator=pack, **kwargs)
         self.loss_is_scaled_for_ga = True
-        self.examples = examples
         self.held_out = held_out
-        self.group_by_length = group_by_length
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """The micro-batches of one optimiser step, and how many answer tokens it has in all processes."""
+        """Return the micro-batches of one optimiser step, and how many answer tokens it has in all processes."""
         self._began = time.monotonic()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         mine = [sum(len(b["labels"]) for b in batches), sum(b["input_ids"].numel() for b in batches)]
@@ -200,7 +190,7 @@ class PackedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """This micro-batch's part of the mean cross-entropy per answer token."""
+        """Return this micro-batch's part of the mean cross-entropy per answer token."""
         loss = answer_loss(model, inputs)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
@@ -212,7 +202,7 @@ class PackedTrainer(Trainer):
         return scaled
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The validation loss, without disturbing the training: see `packing.mean_loss`."""
+        """Measure the validation loss, without disturbing the training: see `packing.mean_loss`."""
         metrics = {"eval_loss": mean_loss(self.model, self.held_out)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -224,12 +214,6 @@ class PackedTrainer(Trainer):
             logs |= {"tokens": self._tokens, "seconds": round(time.monotonic() - self._began, 4)}
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self.group_by_length:
-            return super()._get_train_sampler(train_dataset)
-        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return ByLength(token_counts(self.examples), step, self.args.seed)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))
         with writing(folder):
@@ -239,36 +223,28 @@ class PackedTrainer(Trainer):
                 (folder / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
 
-class _Examples(Dataset[Tokens]):
-    def __init__(self, examples: Sequence[Tokens]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Tokens:
-        return self.examples[index]
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written whole."""
+    whole = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-class ByLength(Sampler[int]):
-    """Batches of similar length in an order that follows from seed and epoch alone.
+def remove_incomplete(folder: Path) -> None:
+    """Delete half-written checkpoints of killed runs; they would count among those that are kept."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).exists():
+            shutil.rmtree(checkpoint)
 
-    transformers' own sampler draws from torch's global generator, whose state depends on what ran before: a training
-    that is resumed in its second epoch would see other batches.
-    """
 
-    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch = batch
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator))
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn the errors of a full disk (torch, safetensors and Python each have their own) into one plain error."""
+    try:
+        yield
+    # torch raises RuntimeError, with the reason in its text only
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free
+        raise DiskFullError(
+            f"A checkpoint could not be written to {folder}, where {free / 1e9:.1f} GB are free: {error}. Make room "
+            "and run train again; it goes on from the last whole checkpoint."
+        ) from error

@@ -19,7 +19,7 @@ USABLE = 0.8  #: share of the free memory that activations may take; the rest is
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What matters of the machine, once the model is loaded."""
+    """The machine, once the model is loaded."""
 
     cuda: bool
     flash_attention: bool  #: the package flash-attn is installed and the GPU is an Ampere or newer
@@ -36,7 +36,7 @@ class Settings:
 
 
 def detect_hardware() -> Hardware:
-    """The hardware of this machine, and its memory as it is now."""
+    """Return the hardware of this machine, and its memory as it is now."""
     if torch.cuda.is_available():
         flash = is_flash_attn_2_available() and torch.cuda.get_device_capability()[0] >= 8
         return Hardware(True, flash, torch.cuda.mem_get_info()[0])
@@ -44,16 +44,12 @@ def detect_hardware() -> Hardware:
 
 
 def choose_settings(hardware: Hardware, activations: int, attention: str = "sdpa") -> Settings:
-    """How a training runs on this hardware.
+    """Choose how a training runs on this hardware.
 
     With a GPU: flash attention where it is installed, and AdamW with 8-bit states that may be paged out (QLoRA,
-    arXiv:2305.14314). Without: attention an example at a time, and torch's fused AdamW. Activations are computed twice
-    only when `activations` bytes would not fit, since that takes a third more time.
-
-    Args:
-        hardware: from `detect_hardware`.
-        activations: bytes that the largest batch keeps for its backward pass; see `memory.activations`.
-        attention: what the model uses now; only a model that may use `sdpa` gets another.
+    arXiv:2305.14314). Without: attention an example at a time, and torch's fused AdamW. Only a model that uses `sdpa`
+    now gets another `attention`. Activations are computed twice only when `activations`, the bytes that the largest
+    batch keeps for its backward pass (`memory.activations`), would not fit, since that takes a third more time.
     """
     wanted = "" if attention != "sdpa" else SEGMENTS
     if hardware.cuda:

@@ -22,7 +22,7 @@ from llmops.model.base.load import Model, load_model, nf4
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """What `tune` searches for."""
+    """The hyperparameters that `tune` searches for."""
 
     learning_rate: float
     rank: int
@@ -34,19 +34,19 @@ class Hyperparameters:
 
 
 def fixed(config: Train) -> dict[str, float]:
-    """The hyperparameters that the section `train` fixes, by name: these are not searched."""
+    """Return the hyperparameters that the section `train` fixes, by name: these are not searched."""
     zero_is_a_value = ("dropout", "warmup")
     values = {f.name: getattr(config, f.name) for f in fields(Hyperparameters)}
     return {name: value for name, value in values.items() if value or (value is not None and name in zero_is_a_value)}
 
 
 def overruled(found: Hyperparameters, config: Train) -> Hyperparameters:
-    """What was found, each value overruled by what the section `train` fixes."""
+    """Return the values that were found, overruled by those that the section `train` fixes."""
     return replace(found, **fixed(config))  # type: ignore[arg-type]  # a value of the field of the same name
 
 
 def trainable(base: str, config: Train, found: Hyperparameters) -> Model:
-    """A fresh base, quantised when the method is `qlora`, with a new adapter; in train mode.
+    """Load a fresh base, quantised when the method is `qlora`, with a new adapter; in train mode.
 
     `prepare_model_for_kbit_training` is left out on purpose, as it casts everything unquantised to float32; freezing
     the base and keeping the adapter in float32 is what matters.
@@ -58,17 +58,16 @@ def trainable(base: str, config: Train, found: Hyperparameters) -> Model:
 
 
 def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
-    """Freeze a model and give it an adapter that trains; a classifier's head trains with it.
+    """Freeze a model and give it an adapter that trains.
 
     Without `target_modules` every linear layer of the architecture gets one, but the output: a Llama's seven a block,
-    Phi-3's fused `qkv_proj` and `gate_up_proj`, BERT's `query`, `key`, `value` and `dense`.
+    Phi-3's fused `qkv_proj` and `gate_up_proj`.
 
     Raises:
         TrainingError: if a target module is not in the model, or its adapter could not be merged.
     """
     found = overruled(found, config)
     set_seed(config.seed)
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
     adapter = LoraConfig(
         r=found.rank,
         lora_alpha=found.alpha or 2 * found.rank,
@@ -76,7 +75,7 @@ def adapt(model: Model, config: Train, found: Hyperparameters) -> Model:
         use_rslora=config.rslora,
         use_dora=config.dora,
         target_modules=_targets(model, config.target_modules),
-        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+        task_type=TaskType.CAUSAL_LM,
     )
     adapted = get_peft_model(model, adapter).train()
     check_mergeable(dict(adapted.get_base_model().named_modules()))
@@ -100,7 +99,7 @@ def check_mergeable(modules: Mapping[str, Any]) -> None:
 
 
 def _targets(model: Model, names: Sequence[str]) -> list[str] | str:
-    """Which layers get an adapter, for peft: the named ones, or every linear one if none is named.
+    """Return the layers that get an adapter, for peft: the named ones, or every linear one if none is named.
 
     peft accepts names that are not in the model as long as one is: `q_proj, v_proj, o_proj` on a Phi-3, whose first two
     are one `qkv_proj`, would train a third of what was asked for. Here such a name is an error.
@@ -130,6 +129,6 @@ def _compute_in_bfloat16(model: Model) -> None:
 
 
 def trained_parameters(model: Any) -> dict[str, int]:
-    """How many parameters train, and how many there are (quantised ones counted unpacked)."""
+    """Count the parameters that train, and all parameters (quantised ones unpacked)."""
     training, total = model.get_nb_trainable_parameters()
     return {"trained": int(training), "parameters": int(total)}

@@ -15,10 +15,10 @@ from llmops.config.space import WHOLE, Expression
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters, fixed, overruled
 
-#: What is usually good where nothing is searched; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller
-#: models bear more.
+#: usual values where nothing is searched; QLoRA, arXiv:2305.14314, table 9, has 2e-4 for 7 B, and smaller models bear
+#: more
 DEFAULT = Hyperparameters(learning_rate=3.2e-4, rank=16, batch=8)
-#: Where a search begins: so far up the range of each. Three quarters up the default range of learning rates is 3.2e-4.
+#: start of a search: so far up the range of each. Three quarters up the default range of learning rates is 3.2e-4.
 START = {"learning_rate": 0.75, "rank": 1.0, "batch": 1.0, "epochs": 0.5, "alpha": 1.0, "dropout": 0.0, "warmup": 0.5}
 
 
@@ -44,7 +44,7 @@ class Dimension:
         return tuple(self.clean(k * step) for k in range(round(low / step), round(high / step) + 1))
 
     def at(self, share: float) -> float:
-        """The value `share` of the way up, by logarithm where the expression is of logarithms."""
+        """Return the value `share` of the way up, by logarithm where the expression is of logarithms."""
         if self.values:
             return self.values[round(share * (len(self.values) - 1))]
         low, high = self.numbers
@@ -53,7 +53,7 @@ class Dimension:
         return self.clean(low + share * (high - low))
 
     def node(self) -> Any:
-        """The dimension in HyperOpt's terms."""
+        """Return the dimension in HyperOpt's terms."""
         if self.kind == "choice":
             return hp.choice(self.name, self.values)
         low, high, *step = self.numbers
@@ -62,21 +62,21 @@ class Dimension:
         return getattr(hp, self.kind)(self.name, low, high, *step)
 
     def kept(self, value: float) -> float:
-        """A value as HyperOpt keeps it: of a choice, its index."""
+        """Return a value as HyperOpt keeps it: of a choice, its index."""
         return self.values.index(value) if self.kind == "choice" else value
 
     def drawn(self, value: float) -> float:
-        """The value that HyperOpt's `value` stands for."""
+        """Return the value that HyperOpt's `value` stands for."""
         return self.values[int(value)] if self.kind == "choice" else self.clean(value)
 
     def clean(self, value: float) -> float:
-        """Without what rounding to a step leaves behind (0.30000000000000004); whole where it has to be."""
+        """Return a value without the rest of rounding to a step (0.30000000000000004); whole where it has to be."""
         return int(value) if self.name in WHOLE else float(f"{value:.12g}")
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What may be tried."""
+    """The points that may be tried."""
 
     others: Hyperparameters  #: gives what is not searched
     dimensions: tuple[Dimension, ...]
@@ -88,12 +88,12 @@ class Space:
         return math.prod(counts)
 
     def point(self, values: Mapping[str, float]) -> Hyperparameters:
-        """The point with these values of the dimensions."""
+        """Return the point with these values of the dimensions."""
         return replace(self.others, **values)  # type: ignore[arg-type]  # `clean` made the right type of each
 
 
 def declared_space(config: Tune, train: Train) -> Space:
-    """The space of the section `tune`, without what the section `train` fixes and what has one value only."""
+    """Return the space of the section `tune`, without values that `train` fixes and dimensions of one value."""
     others = overruled(DEFAULT, train)
     left = {name: e for name, e in config.space.items() if name not in fixed(train)}
     declared = [_dimension(name, expression) for name, expression in left.items()]
@@ -102,13 +102,13 @@ def declared_space(config: Tune, train: Train) -> Space:
 
 
 def start_point(space: Space) -> Hyperparameters:
-    """Where a search begins, and what is used without one."""
+    """Return the start of a search, which is also used without one."""
     return space.point({d.name: d.at(START[d.name]) for d in space.dimensions})
 
 
 def grid(space: Space, trials: int) -> list[Hyperparameters]:
-    """All combinations, with as many values of each continuous dimension as `trials` allow, each in the middle of an
-    equal slice of its range; with one, that of `start_point`.
+    """Return all combinations, with as many values of each continuous dimension as `trials` allow, each in the middle
+    of an equal slice of its range; with one, that of `start_point`.
 
     Raises:
         ConfigError: if there are more combinations of the others than trials.
@@ -129,7 +129,7 @@ def grid(space: Space, trials: int) -> list[Hyperparameters]:
 
 
 def count_points(config: Tune, space: Space) -> int:
-    """How many different points the search will try."""
+    """Count the different points that the search will try."""
     return len(grid(space, config.trials)) if config.search == "grid" else int(min(config.trials, space.size))
 
 

@@ -1,18 +1,17 @@
-"""What is looked at while a model trains: progress, dead adapters, the best adapter so far, experiment trackers."""
+"""Callbacks of a training: progress, dead adapters, the best adapter so far."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.integrations.integration_utils import TensorBoardCallback
 
 from llmops.errors import TrainingError
 from llmops.model.base.load import Model
@@ -101,22 +100,3 @@ class BestAdapter(TrainerCallback):
     def restore(self, model: Model) -> None:
         """Put the best adapter back into the model that trained."""
         set_peft_model_state_dict(model, load_file(self.folder / "adapter_model.safetensors"))
-
-
-def tensorboard(names: Sequence[str], folder: Path) -> list[TrainerCallback]:
-    """TensorBoard's callback, which writes to `folder`, if `names` asks for it.
-
-    The one that transformers makes by itself would write beside the checkpoints.
-
-    Raises:
-        TrainingError: if the package is missing.
-    """
-    if "tensorboard" not in names:
-        return []
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise TrainingError(
-            "train.report_to names tensorboard, which is not installed: pip install tensorboard."
-        ) from None
-    return [TensorBoardCallback(SummaryWriter(str(folder)))]

@@ -55,10 +55,7 @@ FIELDS: tuple[Field, ...] = (
     *(field for side in ("prompt", "answer") for field in _features(side)),
     *fields_of(
         TEXT,
-        fields=(
-            ("llmops.answer.refusal", "boolean", "the answer is a refusal"),
-            ("llmops.text.lost", "long", "number of answers without features, because of `event.reason`"),
-        ),
+        fields=(("llmops.answer.refusal", "boolean", "the answer is a refusal"),),
     ),
     *fields_of(
         TEXT,

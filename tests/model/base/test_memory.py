@@ -12,9 +12,8 @@ import pytest
 from llmops.errors import TrainingError
 from llmops.machine import GIB, total_memory
 from llmops.model.base import weights
-from llmops.model.base.budget import budget, need_memory
 from llmops.model.base.catalog import catalogue
-from llmops.model.base.memory import LIBRARIES, STAGES, Memory, Settings, needs, room
+from llmops.model.base.memory import LIBRARIES, STAGES, Memory, Settings, budget, need_memory, needs, room
 from llmops.model.base.memory import weights as bytes_of
 from llmops.model.base.shape import Shape, known_config, shape_of, stored_config
 

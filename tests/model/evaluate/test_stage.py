@@ -19,7 +19,7 @@ from llmops.model.base.load import load_model
 from llmops.model.evaluate import stage as evaluate
 from llmops.model.evaluate.slices import slices
 from llmops.model.gguf.write import write_folder
-from llmops.model.scoring.likelihood import bits_per_byte
+from llmops.model.scoring.answered import bits_per_byte
 from llmops.records import Example, write_rows
 from llmops.release.stage import read_scores
 from llmops.statistics.intervals import mean

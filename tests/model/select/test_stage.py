@@ -20,9 +20,7 @@ from llmops.model.base import weights
 from llmops.model.base.catalog import Entry
 from llmops.model.base.load import load_model
 from llmops.model.select import stage as select
-from llmops.model.select import zeroshot
-from llmops.model.select.stage import choose_base
-from llmops.model.select.zeroshot import Score, bits_saved
+from llmops.model.select.stage import Score, bits_saved, choose_base
 from llmops.records import Example, base_path, write_rows
 from llmops.statistics.intervals import Measure
 from tests.model.made import entry, example
@@ -135,10 +133,10 @@ def test_a_base_that_is_gone_says_which_revision_to_get(tmp_path: Path) -> None:
 
 def test_scores_load_in_four_bits_where_there_is_no_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    load = zeroshot.load_model
-    monkeypatch.setattr(zeroshot, "load_model", lambda folder, how: asked.append(how) or load(folder))
+    load = select.load_model
+    monkeypatch.setattr(select, "load_model", lambda folder, how: asked.append(how) or load(folder))
     for four_bits in (False, True):
-        zeroshot.score_untuned(tiny_base, [example(1)], four_bits)
+        select.score_untuned(tiny_base, [example(1)], four_bits)
     assert asked[0] is None and asked[1].load_in_4bit
 
 

@@ -12,8 +12,7 @@ import pytest
 from llmops.config import Train
 from llmops.errors import TrainingError
 from llmops.model.train.parallel import run_parallel
-from llmops.model.training.checkpoints import newest_checkpoint
-from llmops.model.training.fit import fit
+from llmops.model.training.fit import fit, newest_checkpoint
 from llmops.model.training.qlora import trainable
 from tests.model.made import FOUND, examples
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
 
 from llmops.config import Train
 from llmops.errors import TrainingError
@@ -15,15 +14,13 @@ from llmops.features.tokenize import Tokens
 from llmops.model.base.packing import mean_loss
 from llmops.model.training.fit import fit
 from llmops.model.training.qlora import adapt, trainable
-from tests.model.made import FOUND, SHAPE, causal
+from tests.model.made import FOUND, causal
 
 EXAMPLES = [Tokens(str(i), [20 + i, 30, 40 + i, 50, 60, 70 + i], 3) for i in range(8)]
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 LLAMA = (*ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 PHI3 = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-BERT = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-BERT = (*BERT, "intermediate.dense", "output.dense")
 
 
 def training(model: Any) -> set[str]:
@@ -39,13 +36,6 @@ def test_every_linear_layer_of_a_block_gets_an_adapter_and_nothing_else(family: 
     model = adapt(causal(family).to(torch.bfloat16), Train(), FOUND)
     assert training(model) == adapters(*(f"model.layers.{i}.{layer}" for i in range(2) for layer in layers))
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-
-
-def test_a_classifier_trains_its_head_too() -> None:
-    model = adapt(BertForSequenceClassification(BertConfig(**SHAPE, num_labels=3)), Train(), FOUND)
-    layers = [f"bert.encoder.layer.{i}.{layer}" for i in range(2) for layer in BERT]
-    head = {f"classifier.modules_to_save.default.{kind}" for kind in ("weight", "bias")}
-    assert training(model) == adapters(*layers, "bert.pooler.dense") | head
 
 
 def test_target_modules_are_those_of_the_config() -> None:

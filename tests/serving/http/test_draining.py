@@ -17,7 +17,7 @@ import uvicorn
 from llmops.monitoring.datasets import SERVING
 from llmops.monitoring.sinks.local import LocalStore
 from serving.http import draining
-from serving.http.draining import DrainingServer
+from serving.http.server import DrainingServer
 
 #: Gets SIGTERM as soon as eight requests were taken, none of them answered: two are in the batch, six wait.
 PROCESS = """

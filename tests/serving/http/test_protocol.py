@@ -7,7 +7,7 @@ import threading
 import pytest
 import uvicorn
 
-from serving.http.protocol import StayingProtocol
+from serving.http.server import StayingProtocol
 from tests.clock import wait_until
 
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"

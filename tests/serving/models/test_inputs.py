@@ -66,24 +66,6 @@ def test_a_store_that_does_not_answer_is_opened_again(ask, stored):
     assert len(stored) == 2
 
 
-def test_where_the_canarys_store_is_down_the_champion_answers_with_its_own(site, client):
-    client.post("/admin/canary", json={"version": "v2", "share": 0.999}, headers=site.headers("admin"))
-    parts = client.app.state.parts
-    site.until(lambda: parts.models.canary)
-    assert parts.models.choose(site.keys["user"].split("_")[1]).version.name == "v2"
-    own = parts.models._trial.own
-
-    def open_store(version, model):
-        if version.name == "v2":
-            raise ConnectionError("redis is gone")
-        return Online()
-
-    parts.inputs._open = open_store
-    answer = client.post("/generate", json={"input_id": "known"}, headers=site.headers()).json()
-    assert (answer["model_version"], answer["response"]) == ("v1", "7 8")
-    assert (own.canary.total("failed"), own.champion.requests) == (1, 0)
-
-
 def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
     release = threading.Event()
     inputs._open, inputs._patience_s = lambda version, model: release.wait(60) and Online(), 0.05

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from llmops.monitoring.spool import Spool
-from serving.observe import recorder
-from serving.observe.recorder import Recorder
+from serving.http import middleware
+from serving.http.middleware import Recorder
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ async def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_ones_are_kep
 
     one = Recorder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "Spool", full)
+        patch.setattr(middleware, "Spool", full)
         assert all(isinstance(result, OSError) for result in await all_of(one, range(5)))
     await all_of(one, range(50))
     assert kept(tmp_path) == list(range(50))  # all there once all have returned
