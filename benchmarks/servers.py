@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Running:
     process: subprocess.Popen[bytes]
     start_s: float = 0.0  #: from the start of its process to its first answer
     headers: dict[str, str] = field(default_factory=dict)  #: what a request to it needs
+    lines: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None  #: asks it, if it is no server but a pipe
     _most: float = 0.0
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -117,9 +118,15 @@ class Running:
         """The most there was since it answers, MiB."""
         return max(self._most, self.memory())
 
-    def end(self) -> None:
-        """Stop watching."""
+    def started(self, begun: float) -> None:
+        """Note that it answers now, the time that it took since `begun`, and from now on its memory."""
+        self.start_s = time.monotonic() - begun
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop it, and watching it."""
         self._ended.set()
+        _stop(self.process)
 
 
 @contextlib.contextmanager
@@ -144,19 +151,44 @@ def running(
             )
         except OSError as error:
             raise ArmFailedError(f"It cannot be started: {error}") from error
-    server = Running(url, process)
-    try:
+    with contextlib.closing(Running(url, process)) as server:
         while not _answers(url + ready):
             if process.poll() is not None or time.monotonic() - begun > PATIENCE_S:
                 status = ended(process.poll() or 0)
                 raise ArmFailedError(f"It does not start{status}:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.1)
-        server.start_s = time.monotonic() - begun
-        threading.Thread(target=server.watch, daemon=True).start()
+        server.started(begun)
         yield server
-    finally:
-        server.end()
-        _stop(process)
+
+
+@contextlib.contextmanager
+def piped(command: Sequence[str | Path], log: Path) -> Iterator[Running]:
+    """A process that answers lines, for the time of a block; it counts as started when it has printed one.
+
+    Raises:
+        ArmFailedError: with the end of its log, if it ends.
+    """
+    begun, pipe = time.monotonic(), subprocess.PIPE
+    with open(log, "wb") as handle:
+        process = subprocess.Popen([str(part) for part in command], stdin=pipe, stdout=pipe, stderr=handle)
+    told, said = process.stdin, process.stdout
+    assert told and said
+
+    def read() -> dict[str, Any]:
+        if not (line := said.readline()):
+            raise ArmFailedError(f"It ended{ended(process.wait())}:\n{log.read_text(errors='replace')[-3000:]}")
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+    def ask(asked: Mapping[str, Any]) -> dict[str, Any]:
+        told.write(json.dumps(asked).encode() + b"\n")
+        told.flush()
+        return read()
+
+    with contextlib.closing(Running("", process, lines=ask)) as server:
+        read()
+        server.started(begun)
+        yield server
 
 
 def load(name: str, **options: Any) -> dict[str, Any]:

@@ -1,31 +1,30 @@
-# The serving app without a GPU, with the transformers engine:
+# The serving app without a GPU, for versions in GGUF, with the openvino engine:
 #   docker build -f docker/serving-cpu.Dockerfile -t llmops-serving:0.1.0-cpu .
-# torch comes from PyTorch's index of CPU builds: PyPI's brings several gigabytes of CUDA libraries.
+# With requests by `input_id`: --build-arg PACKAGES=serving-features.txt
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON} AS build
-ARG TORCH=2.13.0
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN python -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+ARG PACKAGES=serving.txt
+RUN python -m venv --without-pip /opt/venv
+ENV PIP_PYTHON=/opt/venv/bin/python PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-COPY constraints.txt docker/serving.txt ./
+COPY constraints.txt docker/serving.txt docker/serving-features.txt docker/used.py ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps --index-url "${TORCH_INDEX}" "torch==${TORCH}" \
-    && pip install --constraint constraints.txt --requirement serving.txt "torch==${TORCH}"
+    pip install --no-compile --constraint constraints.txt --requirement "${PACKAGES}"
 COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-compile --no-deps .
+# OpenVINO's plug-ins for GPUs and NPUs, and the kernels tuned for GPUs, are never loaded.
+RUN rm /opt/venv/lib/python3.*/site-packages/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+      /opt/venv/lib/python3.*/site-packages/openvino/libs/cache.json \
+    && /opt/venv/bin/python -P used.py
 
 FROM ${PYTHON}
 RUN groupadd --gid 10001 llmops \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin llmops \
     && install -d -o llmops -g llmops /var/lib/llmops
 COPY --from=build /opt/venv /opt/venv
-# torch's threads wait for each other ten times as long as llmops/machine.py has them, as long as nobody else computes on
-# these cores: a tenth more tokens.
-ENV GOMP_SPINCOUNT=100000
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -34,7 +33,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     LLMOPS_HOME=/var/lib/llmops \
     LLMOPS_SERVING__HOST=0.0.0.0 \
     LLMOPS_SERVING__PORT=8000
-RUN python -c "import torch, serving.app"
+RUN python -c "import serving.app"
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

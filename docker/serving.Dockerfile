@@ -1,4 +1,4 @@
-# The serving app on an NVIDIA GPU, with the transformers engine:
+# The serving app on an NVIDIA GPU, with the transformers engine, which serves versions of any form:
 #   docker build -f docker/serving.Dockerfile -t llmops-serving:0.1.0-cuda .
 # PyPI's torch brings the libraries of CUDA 13 itself; of the CUDA base image the compatibility driver and the check of the
 # host's driver are used. The image has no Python 3.11, so that comes from Python's own image.
@@ -12,9 +12,9 @@ ARG TORCH=2.13.0
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-COPY constraints.txt docker/serving.txt ./
+COPY constraints.txt docker/serving.txt docker/serving-features.txt docker/serving-torch.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt --requirement serving.txt "torch==${TORCH}"
+    pip install --constraint constraints.txt --requirement serving-torch.txt "torch==${TORCH}"
 COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmops.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # not above: serving has no use for it
 
 MESSAGE = ", message "  #: precedes a chat message's number in a position
 KEY = "key "  #: prefix of a position that is the key of a table's row; other positions may belong to another row later
@@ -152,17 +152,23 @@ def content_id(*parts: str) -> str:
 
 def schema(kind: type[Row]) -> pa.Schema:
     """Return the Arrow schema of a record type: one non-null string column per field, in order."""
+    import pyarrow as pa
+
     return pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(kind)])
 
 
 def write_rows(path: Path, rows: Iterable[Row], kind: type[Row]) -> int:
     """Write records to one Parquet file, atomically, and return the number of rows."""
+    import pyarrow as pa
+
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
     return write_table(path, table)
 
 
 def write_table(path: Path, table: pa.Table) -> int:
     """Write an Arrow table to one Parquet file, atomically, and return the number of rows."""
+    import pyarrow.parquet as pq
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, partial, compression="zstd")
@@ -172,6 +178,8 @@ def write_table(path: Path, table: pa.Table) -> int:
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """Read the records of one Parquet file, or of a folder of them (as from Spark), in file order."""
+    import pyarrow.parquet as pq
+
     columns: Sequence[str] = [f.name for f in fields(kind)]
     items: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
     return [kind(**item) for item in items]

@@ -6,9 +6,10 @@ What users write stays text, answers end as the family's turns do, and no prompt
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -24,6 +26,8 @@ from llmops.errors import ArtifactError
 from llmops.features.tokenize import tokenize
 from llmops.model.base import answering, generate
 from llmops.model.base.catalog import catalogue
+from llmops.model.base.load import load_tokenizer
+from llmops.model.gguf.tokenizer import GgufTokenizer
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.prompt import ids_of
 from serving.errors import PromptRefused
@@ -429,3 +433,50 @@ def test_what_is_saved_is_served_as_it_was_trained(name: str, tmp_path: Path) ->
     assert prompts.answer_ids(its, "We do.")[-1] in served.ends and its.eos_token_id in served.ends
     assert ("strftime_now(" in its.chat_template) == (name == "Llama-3")
     assert "strftime_now(" not in served.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_serving_reads_a_gguf_folder_without_transformers_and_with_the_same_tokens(
+    name: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    (made(name) if name in FAMILIES else tokenizer).save_pretrained(tmp_path)
+    its = load_tokenizer(tmp_path)
+    its.save_pretrained(tmp_path)  # as training does: its template has no clock any more
+    ours = GgufTokenizer(tmp_path)
+    turns = [{"role": role, "content": "Grüße 🙂 [Answer]"} for role in ("user", "assistant", "user")]
+    assert list(seen_by_serving(its, turns)) == list(seen_by_serving(ours, turns))
+
+
+def seen_by_serving(tokenizer: Any, turns: list[dict[str, str]]) -> Iterator[Any]:
+    """What serving asks of a tokenizer."""
+    yield from (prompts.prompt_ids(tokenizer, question, " [Context] <b> ") for question in ATTACKS)
+    ids = prompts.chat_ids(tokenizer, turns)
+    yield from (ids, prompts.text_ids(tokenizer, "naïve 日本語"), prompts.answer_ids(tokenizer, "We do."))
+    yield from (prompts.end_ids(tokenizer), prompts.control_ids(tokenizer), prompts.system_prompt(tokenizer))
+    yield from (tokenizer.decode(ids[:n], skip_special_tokens=True) for n in range(len(ids)))
+    yield len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "Hi"),
+        ("{% generation %}{{ messages | tojson }}{% endgeneration %}", '[{"role": "user", "content": "Hi"}]'),
+        ("{{ raise_exception('no') }}", TemplateError),
+        ("{% set n = namespace(a=1) %}{% set n.a = 2 %}{{ n.a }}{{ eos_token }}", "2<|im_end|>"),
+        ("{% set n = namespace() %}{% set n.__html__ = 1 %}", TemplateError),
+        ("{{ messages.__class__.__mro__ }}", TemplateError),
+        ("{{ messages.append(1) }}", TemplateError),
+    ],
+)
+def test_serving_renders_a_template_as_transformers_does(
+    template: str, text: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    for one in (GgufTokenizer(tmp_path), tokenizer):
+        render = partial(one.apply_chat_template, chat_template=template, add_generation_prompt=False, tokenize=False)
+        if isinstance(text, str):
+            assert render([[{"role": "user", "content": "Hi"}]]) == [text]
+        else:
+            with pytest.raises(text):
+                render([[{"role": "user", "content": "Hi"}]])

@@ -15,7 +15,8 @@ from llmops.errors import ConfigError
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(models)
-    sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push"])
+    actions = ["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push", "export"]
+    sub.add_argument("action", choices=actions)
     sub.add_argument(
         "version", nargs="?", default="", help="version or alias; canary and ab without one show the running trial"
     )
@@ -30,6 +31,8 @@ def add_to(add: Add) -> None:
     sub.add_argument(
         "--override", default="", metavar="REASON", help="reason for using a version that the gate did not pass"
     )
+    sub.add_argument("--to", choices=["gguf", "hf"], help="with export: a GGUF file with a Modelfile, or safetensors")
+    sub.add_argument("--out", type=Path, help="with export: the folder to make")
     sub.add_argument("--check", action="store_true", help="with push: only compare with the Hub")
     sub = add(generate)
     sub.add_argument("prompt")
@@ -47,7 +50,7 @@ def add_to(add: Add) -> None:
 
 
 def models(settings: Config, options: argparse.Namespace) -> int | None:
-    """List, show, promote and roll back model versions, try one on callers, show decisions, push to the Hub."""
+    """List, show, promote, roll back and export model versions, try one on callers, show decisions, push to the Hub."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
     from llmops.release import rollout
@@ -63,6 +66,12 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         hub.remind(settings)
     elif options.action == "push":
         return hub.push(settings, registry, check=options.check, as_json=options.json)
+    elif options.action == "export":
+        from llmops.release.export import export
+
+        export(registry.get(options.version), options.to, options.out, settings.artifacts)
+        print(options.out)
+        return None
     elif options.action in ("canary", "ab"):
         _try(settings, options, by)
         return None
@@ -165,6 +174,10 @@ def _check_words(options: argparse.Namespace) -> None:
     conclude, tries = options.conclude, action in ("canary", "ab")
     if action == "promote" and not version:
         raise ConfigError("models promote: name the version.")
+    if action == "export" and not (version and options.to and options.out):
+        raise ConfigError("models export: name the version, --to gguf or --to hf, and --out FOLDER.")
+    if action != "export" and (options.to or options.out):
+        raise ConfigError(f"models {action}: only export has --to and --out.")
     if options.check and action != "push":
         raise ConfigError(f"models {action}: only push has a --check.")
     if action == "push" and version:

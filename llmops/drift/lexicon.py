@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmops.data.text.words import number_of, words_of
@@ -80,7 +78,7 @@ def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
     """Return words and topics of a version's training data; None, with a log line, if they are not on this machine."""
     try:
         return read_lexicon(train_of(version, artifacts))
-    except (LlmopsError, OSError, ValueError) as error:
+    except (LlmopsError, ImportError, OSError, ValueError) as error:
         log.warning("The training data of %s are not known here (%s); features do without them", version.name, error)
         return None
 
@@ -105,6 +103,9 @@ def read_lexicon(train: Path) -> Lexicon:
 
 def read_trained(train: Path, most: int = MOST_EXAMPLES) -> Iterable[Trained]:
     """Yield the examples of a training split, or an even sample if there are more than `most`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(train) as file:
         every = -(-file.metadata.num_rows // most)
         at = 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from serving.engines.ends import Stops, Trim
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _HALF = "\ufffd"  #: what a tokenizer makes of a character whose last bytes are yet to come
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from llmops import prompts
 from llmops.errors import ArtifactError
 from serving.engines.base import EngineRequest, Question, Text, TokenIds
 from serving.errors import PromptRefused, PromptTooLong
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_context: int) -> list[int]:

@@ -50,8 +50,14 @@ class TransformersEngine(SteppingEngine[Answering]):
         return Stats(known.alive and computing, known.waiting, known.running)
 
     def _load(self) -> None:
-        import torch
-        from peft import PeftModel
+        try:
+            import torch
+            from peft import PeftModel
+        except ModuleNotFoundError as error:
+            raise ArtifactError(
+                f"{self._folder} is no GGUF file, and {error.name}, which serves other forms, is not installed here. "
+                "Use the image of docker/serving.Dockerfile, or set compress.full to `f16` and release again."
+            ) from error
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 

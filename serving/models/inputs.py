@@ -26,13 +26,19 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     """Open the online store of a version, with the version's own feature service.
 
     Raises:
-        ArtifactError: if the version has no feature store.
+        ArtifactError: if the version has no feature store, or Feast is not installed.
     """
     folder = version.path / "features"
     if not folder.is_dir():  # known without importing Feast
         raise ArtifactError(f"{version.path} was published without a feature store.")
     from llmops.features.declarations import service_name
-    from llmops.features.online import OnlineTokens
+
+    try:
+        from llmops.features.online import OnlineTokens
+    except ModuleNotFoundError as error:
+        raise ArtifactError(
+            f"{error.name} is not installed here; build the image with serving-features.txt."
+        ) from error
 
     return OnlineTokens(folder, service_name(model, version.name))
 
@@ -93,7 +99,8 @@ class Inputs:
         try:
             (found,) = self._opened(version).read([input_id])
         except ArtifactError as error:
-            raise InputUnknown(f"{version.name} was published without a feature store; send the prompt.") from error
+            log.warning("The online store of %s cannot be opened: %s", version.name, error)
+            raise InputUnknown(f"No feature store of {version.name} can be read here; send the prompt.") from error
         except Exception as error:
             log.exception("The online store of %s cannot be read", version.name)
             self._stores.pop(version.name, None)  # a connection that broke is opened again

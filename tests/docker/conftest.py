@@ -1,4 +1,4 @@
-"""What the tests of images share: where files are, and a home with a released model of random weights."""
+"""What the tests of images share: where files are, and a home with a released GGUF file of random weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from llmops.access.keys import keys_of
 from llmops.config import Config
+from llmops.model.gguf.write import write_folder
 from llmops.registry.registry import registry_of
 from tests.release.conftest import put_version
 
@@ -29,7 +30,9 @@ def released(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home whose champion v1 is the tiny model, and a user's key to it."""
     home = tmp_path_factory.mktemp("released")
     config = Config(home=home)
-    shutil.copytree(tiny_base, put_version(config) / "servable", dirs_exist_ok=True)
+    servable = put_version(config) / "servable"
+    shutil.rmtree(servable)
+    write_folder(tiny_base, servable, "f16")
     registry_of(config).decide("v1", "gate", "promoted", by="a test", why="passed")
     registry_of(config).promote("v1")
     key, _ = keys_of(config).create("user", "somebody")

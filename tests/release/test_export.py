@@ -1,0 +1,89 @@
+"""A version that is exported answers in other programs as it does here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xllamacpp
+
+from llmops import prompts
+from llmops.cli import main
+from llmops.config import Config
+from llmops.model.base.generate import generate
+from llmops.model.base.load import load_model, load_tokenizer
+from llmops.model.gguf.write import write_folder
+from llmops.registry.registry import registry_of
+from llmops.release.export import modelfile
+
+QUESTION = "How can I contact you?"
+
+
+@pytest.fixture
+def home(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose v1 is served as a GGUF file."""
+    shutil.copytree(tiny_base, tmp_path / "artifacts" / "train" / "t1" / "servable")
+    write_folder(tiny_base, tmp_path / "servable", "f16")
+    facts = dict.fromkeys(("licence", "interval", "run", "dataset", "base_model", "base_revision", "quantisation"), "x")
+    facts |= {"status": "promoted", "compress": "c1", "compared_with": "base"}
+    documents = {"lineage.json": json.dumps({"stages": [{"artifact": "train/t1"}]})}
+    registry = registry_of(Config(home=tmp_path))
+    registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: documents, by="gate", why="test")
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_llama_cpp_answers_with_the_exported_file_as_torch_does(home: Path, tiny_base: Path, tokenizer: Any) -> None:
+    out = home / "out"
+    assert main(["models", "export", "v1", "--to", "gguf", "--out", str(out)]) == 0
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(out / "model.gguf")
+    parameters.n_ctx, parameters.n_predict, parameters.warmup = 512, 12, False
+    text = (out / "Modelfile").read_text()
+    before, after = text.partition('TEMPLATE """')[2].partition('"""')[0].split("{{ .Prompt }}")
+    asked = {"prompt": f"{before}{QUESTION}{after}", "temperature": 0, "n_predict": 12, "repeat_penalty": 1}
+    (choice,) = xllamacpp.Server(parameters).handle_completions(asked)["choices"]
+    ids = prompts.prompt_ids(tokenizer, QUESTION)
+    right = generate(load_model(tiny_base).float(), load_tokenizer(tiny_base), [ids], 12)[0]
+    assert choice["text"] == tokenizer.decode(right)
+    assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"' in text
+
+
+def test_another_form_is_made_of_the_merged_model(home: Path, tiny_base: Path, tmp_path: Path) -> None:
+    assert main(["models", "export", "v1", "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("hf/*")} == {
+        p.name: p.read_bytes() for p in tiny_base.iterdir()
+    }
+    served = home / "registry" / "support-bot" / "versions" / "v1" / "servable"
+    file = (served / "model.gguf").read_bytes()
+    shutil.rmtree(served)
+    shutil.copytree(tiny_base, served)
+    assert main(["models", "export", "v1", "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 0
+    assert (tmp_path / "gguf" / "model.gguf").read_bytes() == file
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["v1", "--to", "hf", "--out", "x"], "not at"),
+        (["v1", "--to", "gguf", "--out", "."], "exists"),
+        (["v1", "--to", "gguf"], "--out FOLDER"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    home: Path, words: list[str], why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(home / "artifacts" / "train")
+    monkeypatch.chdir(home)
+    assert main(["models", "export", *words]) == 1
+    assert why in capsys.readouterr().err and not (home / "x").exists()
+
+
+def test_a_model_without_a_chat_template_is_asked_in_the_annotated_form(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    text = modelfile(tmp_path / "plain")
+    assert 'TEMPLATE """[Question] {{ .Prompt }}\n[Answer]"""' in text and 'PARAMETER stop "####"' in text
