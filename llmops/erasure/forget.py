@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -132,7 +131,7 @@ def _carry_out(config: Config, plan: Plan, subject: Subject, number: int) -> Non
     for path in filter(Path.exists, [*map(Path, plan.texts), *records]):
         mode = path.stat().st_mode
         write_whole(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
-        os.chmod(path, mode)
+        path.chmod(mode)
     said.forget(database, plan.reviews, plan.keys)  # before their events: nothing is said with these keys any more
     for path in sorted(config.events.glob("*.db")):
         said.forget_events(path, subject, plan.keys)

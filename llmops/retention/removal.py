@@ -9,7 +9,6 @@ another one has put them there as well: an erasure finds a person's rows there b
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -53,7 +52,7 @@ def remove(path: Path, when: str, receipt: int = 0) -> None:
         record = artifacts.read_record(path)
         kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
         write_json(path / GONE, asdict(kept))
-    os.rename(path, trash(path))
+    path.rename(trash(path))
 
 
 def trash(path: Path) -> Path:

@@ -50,7 +50,7 @@ RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
 def rungs(config: Tune) -> list[int]:
-    """Return the optimiser steps after which trials are compared: from `rung` or more to `steps`, each `halving` times the last.
+    """Return the optimiser steps after which trials are compared: from `rung` to `steps`, each `halving` times the last.
 
     If every trial trains its own epochs, the list has only 0, which stands for the end.
     """
