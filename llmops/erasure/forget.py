@@ -3,7 +3,7 @@
 The extracts are rewritten without their rows, and collect refuses them from then on. Every artifact that lineage
 reaches from their documents is deleted whole; the next run builds it again, since artifacts are named by their content.
 Versions that learned from them are marked: none becomes the champion again, and the one that is goes on until a
-candidate of the next run takes its place. What was deleted is in a receipt, and every file is searched afterwards.
+candidate of the next run takes its place. A receipt lists the deleted data, and every file is searched afterwards.
 
 It is one pass over a plan (`plan`), safe to interrupt and to repeat. No stage may run meanwhile, or before it is
 finished.

@@ -1,6 +1,6 @@
-"""From candidates to examples: each in its split, as earlier runs allow, and none that gives a held-out one away.
+"""Turn candidates into examples: each in the split that earlier runs allow, none too close to a held-out one.
 
-What is decided is decided on numbers, some 40 bytes a candidate; the texts stay in the tables of the run (`work`).
+Decisions need only numbers, some 40 bytes per candidate. The texts stay in the tables of the run (`work`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from llmops.records import Document, Example, as_of, content_id
 
 _COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
 _ITEM = ("row", "id", "wording", "group", "split")
-_FROM = {"row": "candidates", "number": "tested"}  #: where an example is that has such a key
+_FROM = {"row": "candidates", "number": "tested"}  #: key of an example → its table
 
 
 class Candidates:
-    """The candidates of a run: their texts in a table, and of each the numbers by which it is decided on."""
+    """The candidates of a run: their texts in a table, and the numbers of each that decide on it."""
 
     def __init__(self, work: WorkTables, config: Annotate) -> None:
         self._work, self._config = work, config
@@ -36,7 +36,7 @@ class Candidates:
         self._count = 0
 
     def add(self, made: Sequence[Candidate]) -> None:
-        """Add some, in their order."""
+        """Add candidates, in their order."""
         claims = [_claim(c) for c in made]
         answers = pl.Series("answer", [key(comparable(c.answer, closing=False)) for c in made], dtype=pl.UInt64)
         stored = self.store(made, [claim.group for claim in claims], [claim.wording for claim in claims])
@@ -44,7 +44,7 @@ class Candidates:
         self._keys.append(pl.concat([stored, numbers, answers.to_frame()], how="horizontal"))
 
     def store(self, made: Sequence[Candidate], groups: Sequence[str], wordings: Sequence[str]) -> pl.DataFrame:
-        """Keep the texts of some; returns their `row`, `id`, `wording` and `group` as numbers."""
+        """Store the texts of candidates; return their `row`, `id`, `wording` and `group` as numbers."""
         ids = [content_id(c.context, c.question, c.answer) for c in made]
         rows = range(self._count, self._count + len(made))
         self._count += len(made)
@@ -72,7 +72,7 @@ class Candidates:
 
     @property
     def keys(self) -> pl.DataFrame:
-        """Of all that were added: `row`, `id`, `wording`, `group`, `fraction`, `testable`, and `answer`, a number."""
+        """Return `row`, `id`, `wording`, `group`, `fraction`, `testable` and `answer` of all candidates, as numbers."""
         if not self._keys:
             self.add(())
         return pl.concat(self._keys)
@@ -214,10 +214,10 @@ def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, pas
 
 
 def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
-    """Those of some examples that a template made: what is compared of them is not what they show.
+    """Return the examples that a template made. Their compared text differs from the shown one.
 
     Args:
-        some: each with its `row` among the candidates, or its `number` among the tested of earlier runs.
+        some: examples, each with its `row` among the candidates, or its `number` among the earlier tested ones.
         work: the tables.
         config: the section.
     """

@@ -1,11 +1,10 @@
-"""The split ledger in the database: what each run of annotate was the first to test, or to train with.
+"""The split ledger in the database: the examples that each run of annotate was the first to test or to train with.
 
-Each run of a scope (all that makes a frozen test another one) gets the next number, and reads what the runs with
-smaller numbers wrote. So a run that is repeated reads what it read then, and gives the same bytes whatever ran since.
-Rows are only added, in one transaction with the run's number; only an erasure takes some out, by the ids of documents.
+A scope is the settings that define a frozen test. Each run of a scope gets the next number and reads the entries of the
+runs with smaller numbers. So a repeated run reads the same entries and writes the same bytes, whatever ran since. Rows
+are only added, in one transaction with the run's number. Only an erasure deletes rows, by the ids of documents.
 
-A run that would read more than an earlier one, but is given what that one was given, is that one: its plan is the
-artifact that is there. So a day without change makes nothing.
+A run with the same inputs as an earlier one reuses that run and its artifact. So a day without changes makes nothing.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Run(NamedTuple):
     number: int
     interval: str
     fingerprint: str
-    read: str  #: hash of all that it read
+    read: str  #: hash of the entries that it read
 
 
 @dataclass(frozen=True, slots=True)
 class SplitLedger:
-    """What one run reads and writes; the `Ledger` of `past`."""
+    """The ledger as one run reads and writes it; a `Ledger` of `past`."""
 
     database: str
     scope: str
@@ -52,14 +51,14 @@ class SplitLedger:
 
     @property
     def written(self) -> bool:
-        """Whether the run has written. A database that a backup took the place of does not know what was made since."""
+        """Return whether the run has written. A restored backup does not know later runs."""
         return any(run.fingerprint == self.fingerprint for run in runs_of(database_at(self.database), self.scope))
 
     def entries(self) -> Iterator[Entry]:
-        """See `Ledger`.
+        """Yield the entries of earlier runs, see `Ledger`.
 
         Raises:
-            StateError: if the runs that it is to read are not there.
+            StateError: if a run to read is missing.
         """
         known, runs = self._runs()
         if not runs:
@@ -79,7 +78,7 @@ class SplitLedger:
                     )  # fmt: skip
 
     def trained(self) -> Iterator[Sequence[str]]:
-        """See `Ledger`; raises what `entries` does."""
+        """Yield the texts of earlier trainings, see `Ledger`. The errors are those of `entries`."""
         known, runs = self._runs()
         if not runs:
             return
@@ -89,7 +88,7 @@ class SplitLedger:
             yield [text for row in rows for text in row.compared.split(SHOWN)]
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """See `Ledger`. A run that has written is not written again.
+        """Write the new entries of this run, see `Ledger`. Do nothing if the run has written already.
 
         Raises:
             TransientError: if another run has written since this one's plan.
@@ -129,7 +128,7 @@ def planned(
     Otherwise the run is new. A reused run keeps its date.
 
     Args:
-        database: its URL.
+        database: URL of the database.
         model: name of the model that is tested.
         config: the section of annotate.
         interval: ISO date.
@@ -155,7 +154,7 @@ def scope_of(model: str, config: Mapping[str, Any]) -> str:
         config: the section of annotate as a record keeps it, with at least the fields that decide.
     """
     decides = {name: config[name] for name in sorted(_DECIDES)}
-    decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order says nothing
+    decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order has no meaning
     return content_id(model, json.dumps(decides, sort_keys=True))
 
 
@@ -204,8 +203,8 @@ def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[En
         connection: of the transaction.
         scope: from `scope_of`.
         run: its number is the next one of the scope.
-        entries: what is new in it.
-        by: who adds it, for the audit.
+        entries: new entries of the run.
+        by: the person or process that adds it, for the audit.
     """
     key = {"scope": scope, "number": run.number}
     row = {**key, "interval": run.interval, "fingerprint": run.fingerprint}

@@ -1,4 +1,4 @@
-"""Questions and their answers in plain text, where nothing but its layout tells them apart."""
+"""Find questions and answers in plain text by its layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INDENT = re.compile(r"^[^\S\n]+", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that stands in a text."""
+    """A question in a text."""
 
     question: str
     marked: bool  #: as in `Q: …`

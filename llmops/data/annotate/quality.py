@@ -1,8 +1,8 @@
-"""What makes a question and its answer not worth learning from.
+"""Rules that drop a question and its answer because a model should not learn from them.
 
-A rule says what is wrong with a pair, or nothing. `RULES` is a list of early returns: the first that speaks decides. To
-add one, write such a function and append it. They judge what a model would be taught, so after redaction and cutting,
-and only by what is certain: a short answer is no bad answer.
+A rule returns the fault of a pair in words, or "". The first of `RULES` with a fault decides. To add a rule, write such
+a function and append it. The rules judge pairs after redaction and cutting, as a model would see them, and only by
+certain faults: a short answer is not a bad answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmops.data.text.language import language_of
 from llmops.data.text.running_text import running_text
 from llmops.data.text.words import UNSPACED, parted
 
-Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
+Rule = Callable[[str, str], str]  #: question, answer → the fault in words, empty if there is none
 
 # Largest share of characters in 5-grams of words that stood before. Gopher's 0.15 is for web pages: of 446 answers of
 # public health agencies it drops 14, all good; the highest among those has 0.24. A text that stands twice has 0.5.
@@ -26,17 +26,17 @@ MAX_IN_A_ROW = 4  #: times that the same one to four words may follow each other
 
 _NOT_SAID = re.compile(r"<[A-Z_]+>|(?:https?://|www\.)\S+|\S+@\S+")  # marks of redaction, links, addresses
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-# What no sentence ends in: a comma, an opening bracket (but ":(" and "]0, 1["), a colon, which announces what is not
-# there (but "drive C:").
+# No sentence ends in a comma, an opening bracket (except ":(" and "]0, 1[") or a colon, which announces a missing part
+# (except "drive C:").
 _HALF_OPEN = re.compile(r"\][^\[\]]*\[$")
 _BREAKS_OFF = re.compile(r"(?:[,，、،：]|(?<!\b[A-Z]):|(?<![:;=-])[({（「『【《]|(?<![:;=-])\[)$")
-# Nor in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
+# No sentence ends in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
 _DANGLING = {
     "en": frozenset(["an", "the", "and", "or"]),
     "de": frozenset(["und", "oder"]),
     "fr": frozenset(["et", "ou"]),
 }
-_UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # who can tell how many words these are
+_UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # their number of words is unknown
 _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 

@@ -1,8 +1,8 @@
 """annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split.
 
-In that order: candidates, length, redaction, cutting, quality, split, decontamination. What comes before the split
-looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`). What leaves
-the sources stays in it, as the ledger of earlier runs has it (see `past`).
+The steps are candidates, length, redaction, cutting, quality, split and decontamination. Each step before the split
+looks at one candidate alone, so more documents never take a question out of the frozen test (see `split`). A question
+that leaves the sources stays in the test, from the ledger of earlier runs (see `past`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llmops.records import Document, Dropped, Example, Finding, Row, schema, wri
 
 log = logging.getLogger(__name__)
 
-# What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
+# Texts that would end or fake a turn: the marks of the annotated text, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
 _UNWRITTEN = Unwritten()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
@@ -51,15 +51,15 @@ DROPPED = """
 def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
-    Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (what was
-    redacted) and `train.txt` (the annotated text), the same bytes for the same documents in whatever order and the same
-    ledger; last, what is new in the ledger.
+    Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
+    and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
+    new entries are written to the ledger last.
 
     Args:
-        config: its section.
+        config: section of the stage.
         clean: the artifact.
         out: the folder to write to.
-        ledger: what earlier runs tested and trained, and where this one's goes.
+        ledger: entries of earlier runs; the new entries are written to it.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is

@@ -17,40 +17,40 @@ from llmops.model.training.qlora import Hyperparameters
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One point of the space, and how it has done so far."""
+    """One point of the space, and its results so far."""
 
     number: int
     found: Hyperparameters
     losses: dict[int, float] = field(default_factory=dict)  #: rung → validation loss (nats per answer token)
-    error: str = ""  #: why its training could not go on
-    nats: tuple[float, ...] = ()  #: of each validation item's answer, when it was measured last
-    trained: int = 0  #: optimiser steps until then
+    error: str = ""  #: the error that ended its training
+    nats: tuple[float, ...] = ()  #: of each validation item's answer, at the last measurement
+    trained: int = 0  #: optimiser steps until the last measurement
 
     @property
     def steps(self) -> int:
-        """The rung it has reached: the optimiser steps it was trained, 0 where every trial trains its own epochs."""
+        """Return the rung that the trial has reached, in optimiser steps; 0 if every trial trains its own epochs."""
         return max(self.losses, default=0)
 
     @property
     def loss(self) -> float:
-        """Its last validation loss."""
+        """Return the trial's last validation loss."""
         return self.losses.get(self.steps, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialJob:
-    """A trial to train on, up to the optimiser step `steps`."""
+    """A trial to train further, up to the optimiser step `steps`."""
 
     trial: Trial
     steps: int
 
 
-#: Trains what the jobs say; returns their trials, each with a loss or an error more.
+#: Runs jobs and returns their trials, each with a new loss or an error.
 RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
 def rungs(config: Tune) -> list[int]:
-    """Return the optimiser steps after which trials are compared: from `rung` to `steps`, each `halving` times the last.
+    """Return the steps after which trials are compared: `rung` or more up to `steps`, each `halving` times the last.
 
     If every trial trains its own epochs, the list has only 0, which stands for the end.
     """

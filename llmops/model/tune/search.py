@@ -18,7 +18,7 @@ from llmops.config.model import TPE_STARTUP
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.space import Space, grid, start_point
 
-REDRAWS = 100  #: draws that may all be of tried points, before the first untried one of a small space is taken
+REDRAWS = 100  #: draws of tried points before the first untried point of a small space is taken
 
 
 def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:

@@ -18,7 +18,7 @@ from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientEr
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
 from llmops.schedule.transient import is_full
 
-#: how Spark words it that a task ended without having failed itself
+#: Spark's words for a task that ended without an error of its own
 _LOST = ("cancelled", "ExecutorLostFailure", "Lost executor", "executor lost")
 
 
@@ -35,13 +35,13 @@ def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterat
 
 
 def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial], trials: SparkTrials) -> list[Trial]:
-    """Do each job in a trial of `trials`; HyperOpt only spreads them.
+    """Run each job in a trial of `trials`. HyperOpt only distributes the jobs.
 
-    What is tried was decided before, so that a killed search that goes on tries the same.
+    The points were chosen before, so that a killed search continues with the same points.
 
     Raises:
-        TrainingError: if a task failed for another reason than its training: a missing package or path, say;
-            TransientError if that may be gone at the next try: a full disk, a lost executor.
+        TrainingError: if a task failed for another reason than its training, such as a missing package or path.
+        TransientError: if the reason may be gone at the next try, such as a full disk or a lost executor.
     """
 
     def one(number: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _broken_off(error: Any) -> LlmopsError:
 
 
 def _in_order(new_ids: list[int], domain: Any, trials: Trials, seed: int) -> list[dict[str, Any]]:
-    """HyperOpt's suggestion algorithm that suggests number n for its trial n."""
+    """Suggest number n for HyperOpt's trial n."""
     miscs = [
         {"tid": i, "cmd": domain.cmd, "workdir": domain.workdir, "idxs": {"number": [i]}, "vals": {"number": [i]}}
         for i in new_ids
