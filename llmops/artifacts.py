@@ -141,7 +141,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # opened for both: on NFSv4 a shared lock needs the right to read, an exclusive one the right to write
-    with open(path.with_name(f".{path.name}.lock"), "a+") as handle:
+    with path.with_name(f".{path.name}.lock").open("a+") as handle:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
@@ -204,12 +204,12 @@ def check_whole(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hex."""
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _synced_sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         os.fsync(handle.fileno())
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -233,11 +233,11 @@ def _digest(parts: Any) -> str:
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path`, durably and atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "wb") as handle:
+    with partial.open("wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
     _sync(path.parent)
 
 

@@ -40,7 +40,7 @@ STAGES: dict[str, Stage] = {
         sources=True,
         paths=("database",),
         aside=("quarantine.parquet", "pairs.parquet"),
-    ),  # fmt: skip
+    ),
     "clean": Stage(
         "llmops.data.clean.stage",
         ("collect",),

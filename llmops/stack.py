@@ -128,7 +128,7 @@ def passwords(home: Path) -> tuple[dict[str, str], bool]:
         return dict(json.loads(file.read_text(encoding="utf-8"))), False
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = {str(role): secrets.token_urlsafe(12) for role in AIRFLOW_ROLES}
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
         json.dump(made, handle)
     return made, True
 
@@ -174,7 +174,7 @@ def _start(home: Path, name: str, command: list[str], port: int, environ: Mappin
         folder.mkdir(parents=True, exist_ok=True)
     environment = dict(environ)
     spin_briefly(environment)
-    with open(output, "ab") as handle:
+    with output.open("ab") as handle:
         process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -163,8 +163,8 @@ class ServerEngine:
                 wait = float(response.headers.get("Retry-After", pause))
             if time.monotonic() + wait > until:
                 raise NotServedError(
-                    f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {said}. What is finished "
-                    "is kept; run the same command again."
+                    f"The serving app at {self.url} has not answered for {PATIENCE_S:.0f} s: {said}. The finished "
+                    "rows are kept; run the same command again."
                 )
             self.sleep(wait)
             pause = min(2 * pause, 15.0)

@@ -13,9 +13,10 @@ Command = Callable[[Config, argparse.Namespace], int | None]  #: runs; returns t
 
 
 class Add(Protocol):
-    """A function that adds a command with the name and docstring of its function. `overrides` allows `--set`."""
+    """A function that adds commands to the parser."""
 
-    def __call__(self, function: Command, overrides: bool = True) -> argparse.ArgumentParser: ...
+    def __call__(self, function: Command, overrides: bool = True) -> argparse.ArgumentParser:
+        """Add a command with the name and docstring of `function`. `overrides` allows `--set`."""
 
 
 def who() -> str:

@@ -80,7 +80,7 @@ class Config(Section):
     @classmethod
     def _home_can_be_a_folder(cls, home: Path) -> Path:
         there = next(path for path in (home, *home.parents) if os.path.lexists(path))
-        if not os.path.isdir(there):
+        if not os.path.isdir(there):  # noqa: PTH112 - Path.is_dir raises PermissionError
             raise ValueError(f"{there} is no folder; give a folder, or a path where one can be made")
         return home
 

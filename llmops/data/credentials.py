@@ -1,4 +1,4 @@
-"""Credentials: what opens the stores and databases that data comes from or goes to. Kept nowhere."""
+"""Credentials of the stores and databases that data comes from or goes to. They are stored nowhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llmops.errors import SourceError
 
 
 def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
-    """The environment that credentials are read from: `environ`, or, if there is one, what the Airflow connection says.
+    """Return the environment to read credentials from: `environ`, or the values of `connection`, one of Airflow's.
 
-    The connection's parts are there as `CONNECTION_LOGIN`, `_PASSWORD`, `_HOST`, `_PORT` and `_SCHEMA` too, so that a
+    The connection's parts are also in it as `CONNECTION_LOGIN`, `_PASSWORD`, `_HOST`, `_PORT` and `_SCHEMA`, so that a
     URL can name them, as in `postgresql+psycopg://${CONNECTION_LOGIN}:${CONNECTION_PASSWORD}@${CONNECTION_HOST}/shop`.
 
     Raises:
@@ -55,9 +55,9 @@ def environment(connection: str, environ: Mapping[str, str] = os.environ) -> Map
 
 
 def options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    """What fsspec's filesystem for `scheme` is made with.
+    """Return the arguments of fsspec's filesystem for `scheme`, taken from `environ`.
 
-    What the environment does not say, the filesystem looks for where its SDK does: profiles, roles of the machine.
+    If a credential is not in `environ`, the filesystem's SDK looks in its usual places: profiles, the machine's role.
     """
 
     def named(**names: str) -> dict[str, str]:
@@ -78,4 +78,4 @@ def options(scheme: str, environ: Mapping[str, str]) -> dict[str, Any]:
             client_secret="AZURE_STORAGE_CLIENT_SECRET",
             tenant_id="AZURE_STORAGE_TENANT_ID",
         )
-    return {"headers": {"Accept-Encoding": "identity"}}  # else lengths and ranges would be those of a packed body
+    return {"headers": {"Accept-Encoding": "identity"}}  # otherwise lengths and ranges would be of the compressed body

@@ -1,4 +1,4 @@
-"""Whether workers on other hosts can reach the work files, as far as can be told before Spark starts."""
+"""A check, before Spark starts, that workers on other hosts can reach the work files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llmops.data.remote import Address, connect, is_remote
 from llmops.doctor import Check, nearest
 from llmops.errors import LlmopsError
 
-#: File systems that one host alone has, unless it exports them.
+#: File systems that belong to one host, unless it exports them.
 OWN = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "apfs", "hfs")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def check_place(config: Clean) -> Iterator[Check]:
-    """Look at `clean.work`, for a master that is not local. A store is asked; nothing is written."""
+    """Yield a check of `clean.work` if Spark's master is not local. A store is asked; nothing is written."""
     name, remedy = "clean.work", "name a folder that all hosts share, or a place in an object store"
     if config.master.startswith("local"):
         return
@@ -48,10 +48,10 @@ def check_place(config: Clean) -> Iterator[Check]:
 
 
 def _has(bucket: str, where: Address) -> bool:
-    """Whether a store has a bucket or container; asked by nothing that a cleaning does not need to be allowed to."""
+    """Return whether a store has a bucket or container. The question needs no right that cleaning does not need."""
     if not where.shown.startswith("s3:"):
         return bool(where.ask(lambda: where.filesystem.exists(bucket)))
-    try:  # s3fs takes a bucket that it may not look at as a whole for none
+    try:  # s3fs reports a bucket that it may not list as missing
         where.ask(lambda: where.filesystem.find(f"{where.path}/probe"))
     except FileNotFoundError:
         return False
@@ -59,6 +59,6 @@ def _has(bucket: str, where: Address) -> bool:
 
 
 def filesystem(folder: Path) -> str:
-    """The kind of file system that a folder is on."""
+    """Return the type of the file system that holds a folder, such as `nfs4`."""
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((mounts[here] for here in (folder, *folder.parents) if here in mounts), "an unknown file system")

@@ -1,7 +1,7 @@
 """Files that are elsewhere: S3, Azure Blob and https, through fsspec.
 
 Credentials come from the environment (`AWS_*`, `AZURE_STORAGE_*`, and whatever ${VAR} a URL names) or from an Airflow
-connection; they are handed to the filesystem and kept nowhere. In messages and documents a location stands as it is
+connection; they are handed to the filesystem and stored nowhere. Messages and documents show a location as it is
 configured, with its ${VAR}.
 """
 
@@ -28,7 +28,7 @@ from llmops.variables import VARIABLE, filled
 log = logging.getLogger(__name__)
 
 SCHEMES = ("s3", "abfs", "abfss", "az", "https", "http")
-BLOCK = 8 << 20  #: bytes that are asked for at a time, and at most lost by a break
+BLOCK = 8 << 20  #: bytes of one request, and the most that a broken connection loses
 PAUSES = (1.0, 2.0, 4.0)  #: seconds before the second, third and fourth try
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL and not a path."""
+    """Return whether a location is a URL and not a path."""
     return _SCHEME.match(location) is not None
 
 
@@ -49,24 +49,24 @@ class Address:
     """A URL together with the filesystem that reaches it."""
 
     shown: str  #: the URL as configured, for documents and messages
-    path: str = field(repr=False)  #: as the filesystem wants it, which may hold a credential
+    path: str = field(repr=False)  #: in the filesystem's form; may hold a credential
     filesystem: Any = field(repr=False)  #: fsspec.AbstractFileSystem
-    secrets: Mapping[str, str] = field(repr=False)  #: what each ${VAR} of the URL stood for
+    secrets: Mapping[str, str] = field(repr=False)  #: the value of each ${VAR} of the URL
 
     def hide(self, text: str) -> str:
-        """`text` with what the URL's variables stood for replaced by their names."""
+        """Replace the values of the URL's variables in `text` by the variables' names."""
         for name, value in self.secrets.items():
             for form in filter(None, (value, quote(value, safe=""), quote(value))):
                 text = text.replace(form, f"${{{name}}}")
         return text
 
     def ask(self, call: Callable[[], T]) -> T:
-        """The answer of the filesystem; what may pass by itself, a break or an overload, is tried four times.
+        """Call the filesystem and return its answer. Errors that may pass, such as an overload, are tried four times.
 
         Raises:
             OSError: if there is no such file.
-            SourceError: if it refuses, with its words but none of the credentials.
-            SourceUnavailableError: if it cannot be reached.
+            SourceError: if the filesystem refuses. The message has its words, without the credentials.
+            SourceUnavailableError: if the filesystem cannot be reached.
         """
         for pause in (*PAUSES, None):
             try:
@@ -96,21 +96,22 @@ class RemoteFile:
     md5: str  #: of the content, in hex, where the server names it
 
     def version(self, sha256: Callable[[Path], str]) -> str:
-        """What changes whenever the content does; empty if that cannot be told."""
+        """Return the file's tag, which changes with the content; empty if the server gives none."""
         return self.tag
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Copy the file into `folder`, whole and checked; an interrupted copy of the same version goes on.
+        """Copy the file into `folder` and check it. An interrupted copy of the same version is continued.
 
-        Returns the copy and the version that was asked for; the server is asked for no other.
+        Returns:
+            The copy and its version.
 
         Raises:
-            SourceError: if the file cannot be reached, changes meanwhile, or is not what its checksum says; all but a
-                refusal may pass.
+            SourceError: if the server refuses the file.
+            SourceUnavailableError: if the file cannot be reached, changes meanwhile or does not match its checksum.
         """
         target = folder / content_id(self.location, self.tag) / (Path(urlsplit(self.address.path).path).name or "index")
         if self.tag and target.is_file():
-            return target, self.tag  # fetched by a run that was stopped before it could read it
+            return target, self.tag  # an interrupted run has fetched it
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = target.with_name(f".{target.name}.partial")
         if not self.tag:
@@ -120,20 +121,20 @@ class RemoteFile:
             changed = _describe(self.location, self.address, _info(self.address)).tag != self.tag
         except _NOT_FOUND:
             raise SourceUnavailableError(f"{self.location} is not there any more; run again.") from None
-        with open(copy, "rb") as handle:
+        with copy.open("rb") as handle:
             damaged = self.md5 and hashlib.file_digest(handle, "md5").hexdigest() != self.md5
         if damaged or changed:
             copy.unlink()
             why = "it changed while it was being read" if changed else "it is not what its MD5 says"
             raise SourceUnavailableError(f"{self.location}: {why}; run again.")
-        os.replace(copy, target)
+        copy.replace(target)
         return target, self.tag
 
     def _download(self, copy: Path) -> None:
         files, path = self.address.filesystem, self.address.path
         copy.touch()
-        with open(copy, "r+b") as out:
-            # A block is on the disk before the next is asked for: after a crash only the last one is doubtful
+        with copy.open("r+b") as out:
+            # Each block is on the disk before the next is requested: a crash can damage only the last one
             if self.size is None:
                 out.write(self.address.ask(lambda: files.cat_file(path)))
                 return
@@ -142,7 +143,7 @@ class RemoteFile:
             while start < self.size:
                 end = min(start + BLOCK, self.size)
                 data: bytes = self.address.ask(partial(files.cat_file, path, start=start, end=end))
-                if len(data) == self.size:  # a server that knows no ranges sends all
+                if len(data) == self.size:  # a server without ranges sends the whole file
                     start, end = 0, self.size
                 if len(data) != end - start:
                     raise SourceUnavailableError(
@@ -156,10 +157,10 @@ class RemoteFile:
 
 
 def connect(location: str, environ: Mapping[str, str]) -> Address:
-    """The address of a URL, its filesystem connected.
+    """Connect the filesystem of a URL and return the URL's address.
 
     Raises:
-        SourceError: if its scheme is unknown, it holds a credential itself, or a ${VAR} of it is not set.
+        SourceError: if the URL's scheme is unknown, the URL holds a credential, or one of its ${VAR} is not set.
     """
     scheme = location.partition("://")[0].lower()
     if scheme not in SCHEMES:
@@ -183,10 +184,10 @@ def connect(location: str, environ: Mapping[str, str]) -> Address:
 
 
 def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A URL with its ${VAR} filled in, and what each stood for.
+    """Replace each ${VAR} of a URL; return the new URL and the values by variable.
 
     Raises:
-        SourceError: if one is not set.
+        SourceError: if a variable is not set.
     """
     values: dict[str, str] = {}
 
@@ -200,14 +201,14 @@ def expand(location: str, environ: Mapping[str, str]) -> tuple[str, dict[str, st
 
 
 def local(folder: str) -> Address:
-    """A folder of this machine, asked like a remote one."""
+    """Return the address of a folder of this machine, so that it is read like a remote one."""
     from fsspec.implementations.local import LocalFileSystem
 
     return Address(folder, str(Path(folder).expanduser().absolute()), LocalFileSystem(), {})
 
 
 def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
-    """The files that a URL names, which may be a glob; sorted, none if there is none.
+    """List the files that a URL names, sorted; the URL may be a glob. The list is empty if nothing matches.
 
     Raises:
         SourceError: if the URL cannot be reached.
@@ -246,9 +247,9 @@ def _describe(location: str, address: Address, info: Mapping[str, Any]) -> Remot
 
 
 def md5(info: Mapping[str, Any]) -> str:
-    """The MD5 that a store keeps of a file, in hex; empty if it keeps none.
+    """Return a file's MD5 from the store's description of it, in hex; empty if the store keeps none.
 
-    The ETag of S3 is not taken for one: with a key of KMS it is another value of the same form.
+    S3's ETag is not used: for files encrypted with a KMS key it looks like an MD5 but is another value.
     """
     settings = info.get("content_settings") or {}
     known = settings.get("content_md5")

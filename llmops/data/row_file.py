@@ -1,4 +1,4 @@
-"""A Parquet file that is written as its rows come, in memory that does not grow with it."""
+"""A Parquet file that is written while its rows arrive. Memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ GROUP_BYTES = 64 << 20  #: or with this much text, whichever comes first
 
 
 class RowFile:
-    """A Parquet file of string columns that takes tables of any size, and is there whole or not at all.
+    """A writer of a Parquet file of string columns, from tables of any size.
 
-    The same rows give the same bytes, however they were cut into tables: where a row group ends depends on its rows
-    alone. It is used as a context (`with`); an exception within it leaves no file. One process at a time may write to a
-    path.
+    Use it as a context (`with`): the file appears at the end, and an exception leaves no file. The same rows give the
+    same bytes, however they were divided into tables. Only one process at a time may write to a path.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -42,9 +41,9 @@ class RowFile:
                 self._flush()
             self._writer.close()
             if kind is None:
-                with open(self._partial, "rb") as handle:
+                with self._partial.open("rb") as handle:
                     os.fsync(handle.fileno())
-                os.replace(self._partial, self._path)
+                self._partial.replace(self._path)
         finally:
             self._partial.unlink(missing_ok=True)
 

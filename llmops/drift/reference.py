@@ -101,7 +101,7 @@ def _known_first(path: Path, reader: Reader, version: Version) -> datetime | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(timestamp(first), encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     return first
 
 

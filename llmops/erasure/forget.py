@@ -3,7 +3,7 @@
 The extracts are rewritten without their rows, and collect refuses them from then on. Every artifact that lineage
 reaches from their documents is deleted whole; the next run builds it again, since artifacts are named by their content.
 Versions that learned from them are marked: none becomes the champion again, and the one that is goes on until a
-candidate of the next run takes its place. What was deleted is in a receipt, and every file is searched afterwards.
+candidate of the next run takes its place. A receipt lists the deleted data, and every file is searched afterwards.
 
 It is one pass over a plan (`plan`), safe to interrupt and to repeat. No stage may run meanwhile, or before it is
 finished.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -132,7 +131,7 @@ def _carry_out(config: Config, plan: Plan, subject: Subject, number: int) -> Non
     for path in filter(Path.exists, [*map(Path, plan.texts), *records]):
         mode = path.stat().st_mode
         write_whole(path, subject.hide_lines(path.read_text(encoding="utf-8", errors="replace")).encode())
-        os.chmod(path, mode)
+        path.chmod(mode)
     said.forget(database, plan.reviews, plan.keys)  # before their events: nothing is said with these keys any more
     for path in sorted(config.events.glob("*.db")):
         said.forget_events(path, subject, plan.keys)

@@ -67,9 +67,11 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
     found, ids = _rows(config, subject, named, said.document_ids(config, reviews))
 
     def ids_of(annotate: str) -> set[str]:
-        """Return the ids that their documents have in a run: those with a key, and the rows that it read, if its
-        artifact of collect is still there. Row 12 of today's file may have been another person's then. A run without a
-        record was killed; it read the rows of today."""
+        """Return the ids of the person's documents in a run: those with a key, and the rows that the run read.
+
+        The rows are known while the run's artifact of collect exists: row 12 of today's file may have been another
+        person's then. A run without a record was killed; it read today's rows.
+        """
         read = [found.get(collect, [])] if (collect := _collect_of(root, annotate)) else found.values()
         return ids | {row.id for some in read for row in some}
 
@@ -111,8 +113,10 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
 def _rows(
     config: Config, subject: Subject, named: Collection[Path], ids: set[str]
 ) -> tuple[dict[str, list[Row]], set[str]]:
-    """Return the person's rows in each artifact of collect, extract and interval of the repository, by its name or
-    path; and the ids of those that are theirs in every version, also where it does not name them."""
+    """Return the person's rows by artifact of collect, extract and interval of the repository, and ids of some rows.
+
+    The ids are of rows that are the person's in every version, even if a version does not name the person.
+    """
     made = artifacts.finished(config.artifacts / "collect")
     units = {artifacts.ref(path): [path / "documents.parquet", path / "quarantine.parquet"] for path in made}
     for path in sorted(config.collect.cache.absolute().glob("[!.]*")):  # of a file, or of all periods of a table

@@ -1,5 +1,4 @@
-"""Find a person's rows by their words, conversation or ids where they stand as they were read, and take them out of
-the repository."""
+"""Find a person's rows by words, conversation or ids in the data as it was read; remove them from the repository."""
 
 from __future__ import annotations
 
@@ -65,12 +64,13 @@ def in_repository(config: Config, subject: Subject, ids: Collection[str]) -> dic
 
 
 def take_out(config: Config, intervals: Collection[str], subject: Subject, ids: Collection[str]) -> None:
-    """Upload partitions again without the person's rows. Parts that killed uploads left in any partition are deleted,
-    since nobody knows whose rows they hold.
+    """Upload partitions again without the person's rows.
+
+    Parts that killed uploads left in any partition are deleted, since nobody knows whose rows they hold.
 
     Raises:
-        RepositoryError: if the repository does not take them.
-        SourceError: if it cannot be reached.
+        RepositoryError: if the repository refuses the partitions.
+        SourceError: if the repository cannot be reached.
     """
     where, environ = _repository(config), environment(config.collect.connection)
     for interval in repository.intervals(where, environ) if where else []:

@@ -40,11 +40,12 @@ def prefixes(database: Database, subject: Subject) -> list[str]:
 
 
 def take_in(config: Config) -> None:
-    """Take in new feedback, so that its id is known when its event comes again: nothing is erased in Elasticsearch from
-    here. Events of the local store are erased themselves.
+    """Store new feedback, so that its id is known if its event comes again.
+
+    Only Elasticsearch needs this, where nothing is erased from here. Events of the local store are erased themselves.
 
     Raises:
-        EventsUnavailable: if they cannot be read now.
+        EventsUnavailable: if the events cannot be read now.
     """
     if "local" not in config.monitoring.sinks:
         with suppress(ConfigError):  # events that nobody here can read come back to nobody

@@ -59,7 +59,7 @@ def names(path: Path, subject: Subject) -> bool:
         return any(naming_cells(_values(path), subject))
     if path.suffix in TEXT:
         return any(naming_cells(_lines(path), subject))
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         database = handle.read(len(_SQLITE)) == _SQLITE
     if database:
         with (
@@ -124,13 +124,13 @@ def _values(path: Path) -> Iterator[tuple[str]]:
 
 def _lines(path: Path) -> Iterator[tuple[str]]:
     """Yield each line of a text with the next one, since a name may be broken over two; JSON in one piece."""
-    with open(path, encoding="utf-8", errors="replace") as handle:
+    with path.open(encoding="utf-8", errors="replace") as handle:
         lines = [handle.read()] if path.suffix == ".json" else handle
         yield from ((first + second,) for first, second in pairwise(chain(lines, [""])))
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         tail = b""
         while data := handle.read(_CHUNK):
             yield tail + data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
@@ -35,4 +34,4 @@ def _create(path: Path, schema: str) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.executescript(schema)
     db.close()
-    os.replace(partial, path)
+    partial.replace(path)

@@ -98,8 +98,11 @@ def frozen_test(items: Iterable[str]) -> str:
 
 
 def identity(known: Mapping[str, Record], config: Release, selection: Mapping[str, Any]) -> str:
-    """Return 16 hex digits over all that made a candidate and judged it, but seeds: data, base model, settings, code,
-    and the libraries and the GPU that computed it; from the records behind the release and `selection.json`."""
+    """Return a hash (16 hex digits) of all inputs of a candidate and its judgement, except seeds.
+
+    These are data, base model, settings, code, libraries and the GPU, from the records behind the release and
+    `selection.json`.
+    """
     records = [(stage, known[stage]) for stage in _MADE_BY if stage in known]
     made = [(stage, _without_seeds(one.config), one.code, one.environment) for stage, one in records]
     data = {name: known["annotate"].files.get(name, "") for name in _DATA}

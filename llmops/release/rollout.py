@@ -1,5 +1,7 @@
-"""Changes of the version that answers: promote, roll back, try a canary, test two versions. The API, the command line,
-the DAGs and the app's own watching all come here, so that each change is in the registry's history and an event.
+"""Changes of the version that answers: promote, roll back, try a canary, test two versions.
+
+The API, the command line, the DAGs and the app's watcher all come here, so that each change is an event and in the
+registry's history.
 
     llmops models canary v3 --share 0.1
 
@@ -37,11 +39,13 @@ Fields = Mapping[str, Any] | None  #: more fields of an event
 def promote(
     registry: Registry, events: Path, version: str, *, by: str, why: str, override: str = "", who: Fields = None
 ) -> Version:
-    """Make a version, named or by an alias, the champion; a canary's trial is over. Promoting the champion changes
-    nothing. `override` is the reason for one that the gate did not pass, `who` has more fields of the event.
+    """Make a version the champion, and end the trial of a canary. Promoting the champion changes nothing.
+
+    `version` is a name or an alias, `override` the reason for a version that the gate did not pass, and `who` has more
+    fields of the event.
 
     Raises:
-        RegistryError: if it cannot be, or the gate did not pass it and there is no override.
+        RegistryError: if the version cannot be promoted, or the gate did not pass it and there is no override.
     """
     before = registry.aliases().get("champion")
     chosen = registry.promote(version, by=by, why=why, override=override)
@@ -62,8 +66,10 @@ def start(
     registry: Registry, events: Path, version: str, share: float, *, by: str, why: str, override: str = "",
     kind: Kind = "canary", who: Fields = None
 ) -> Canary:  # fmt: skip
-    """Let a version answer a share of the callers, as a canary or in an A/B test. Asking again for the trial that goes
-    on changes nothing, but writes down a reason that it needs."""
+    """Let a version answer a share of the callers, as a canary or in an A/B test.
+
+    A second call for the running trial only stores the override that the trial needs.
+    """
     before = registry.canary(), registry.trial_override()
     canary = registry.start_canary(version, share, by=by, why=why, override=override, kind=kind)
     needed = registry.trial_override()
@@ -145,8 +151,10 @@ def due(registry: Registry, trial: str, rules: Rules) -> bool:
 
 
 def rules_of(config: Config, registry: Registry | None = None, trial: str = "") -> Rules:
-    """Return the conditions of a trial: the configured ones, and the deadline and requests that its run has asked for.
-    A run may ask for more requests, not for fewer: who may trigger one does not decide how little is enough."""
+    """Return the conditions of a trial: the configured ones, with the deadline and requests that its run asked for.
+
+    A run may ask for more requests, not for fewer: whoever may start a run does not decide how few are enough.
+    """
     known, told = trials.find(registry, trial) if registry else None, config.release
     asked = known.settings if known else {}
     requests = max(asked.get("requests", 0), told.canary_requests)

@@ -62,8 +62,7 @@ class Written:
 
 
 def write(registry: Registry, trial: Canary, replica: str, own: Sides) -> Written | None:
-    """Write down all that one replica, which has a name of its own, has counted in a trial; None if the trial is over,
-    and nothing is written."""
+    """Write all counts of one replica in a trial. If the trial is over, write nothing and return None."""
     with registry.database.change() as connection:
         known = _trial(connection, registry, trial.started)
         if known is None or known.ended:
@@ -81,17 +80,18 @@ def write(registry: Registry, trial: Canary, replica: str, own: Sides) -> Writte
 
 
 def mark(trial: Canary, side: str, caller: str) -> str:
-    """Return which side of a trial (`canary` or `champion`) answers the caller of a key's prefix, as hex digits: the
-    trial (8), the side (1), the group of callers (3)."""
+    """Return the mark of a request: hex digits of the trial (8), the side (1) and the group of callers (3).
+
+    `side` is `canary` or `champion`; `caller` is the prefix of the caller's key.
+    """
     return f"{_digest(trial.started, 8)}{_SIDES.index(side)}{int(group_of(caller)):03x}"
 
 
 def rate(registry: Registry, mark: str, request: str, by: str, said: tuple[int, int, int]) -> str:
-    """Write down the rating of an answer, and return the version that answered; empty if its trial is over, and then
-    nothing is written.
+    """Write the rating of an answer, and return the version that answered.
 
-    `by` is the prefix of a key, whose last rating of a request replaces the one before. `said` is thumbs up, thumbs
-    down, corrections; a 0 takes nothing back, but the other thumb.
+    If the trial is over, write nothing and return "". `by` is the prefix of a key; its last rating of a request
+    replaces the one before. `said` counts thumbs up, thumbs down and corrections. A 0 takes back only the other thumb.
     """
     going = registry.canary()
     if going is None or mark[:8] != _digest(going.started, 8):

@@ -81,8 +81,10 @@ def looks(requests: int) -> int:
 
 
 def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
-    """Return whether the trial has seen enough to end: requests, callers, and so many of them that harm to all of the
-    canary's can be found (5 of 10 are, 4 of 10 are not)."""
+    """Return whether the trial has enough requests and callers to end.
+
+    The callers are enough if harm to all callers of the canary can be found: 5 of 10 are enough, 4 of 10 are not.
+    """
     ours, theirs = len(canary.callers), len(champion.callers)
     found = 1 / math.comb(ours + theirs, ours) < END
     return canary.requests >= rules.requests and min(ours, theirs) >= rules.callers and found
@@ -91,8 +93,10 @@ def enough(canary: Figures, champion: Figures, rules: Rules) -> bool:
 def judge(
     canary: Figures, champion: Figures, share: float, rules: Rules, *, ratings: bool = False, end: bool = False
 ) -> Verdict:
-    """Judge a trial by the counts of both sides, in which a caller is drawn to the canary with the chance `share`; with
-    `ratings`, by what users say, too, as in an A/B test. Only at the `end` can there be more than a regression."""
+    """Judge a trial by the counts of both sides. A caller is drawn to the canary with the chance `share`.
+
+    `ratings` adds the ratings of users, as in an A/B test. Before the `end` the only possible finding is a regression.
+    """
     over = end and enough(canary, champion, rules)
     level, split = END if over else LOOK, _split(canary, champion, share)
     measures = compare(canary, champion, rules, level, ratings)
@@ -124,8 +128,10 @@ def judge(
 
 
 def compare(canary: Figures, champion: Figures, rules: Rules, level: float, ratings: bool) -> dict[str, Any]:
-    """Return for each measure `difference` (canary less champion: of shares; of latency the logarithm, less `STEP`),
-    `p`, and `found_from`: about the smallest harm that is found 8 times in 10 at this level, None if no harm is.
+    """Return `difference`, `p` and `found_from` of each measure.
+
+    The difference is canary minus champion, of shares, or of the logarithm of latency; `STEP` is subtracted from that.
+    `found_from` is about the smallest harm that is found 8 times in 10 at this level; None if no harm is found.
 
     The test of shares is one of their roots: a caller who always fails weighs less then, and of 200 versions that fail
     10 % more 4 were missed in place of 12 (20 callers, as in `benchmarks/canary.py`). A caller's weight is the best one
@@ -196,8 +202,10 @@ def _chance(scores: Floats, ours: int) -> float:
 
 @lru_cache(maxsize=4)
 def _draws(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
-    """Return draws of `ours` of all callers as rows of their numbers, always the same, and if these are all there are:
-    all if they are at most `DRAWS`, else so many random ones."""
+    """Return draws of `ours` of all callers as rows of their numbers, and True if these are all possible draws.
+
+    If there are more than `DRAWS`, that many are drawn at random with a fixed seed.
+    """
     if math.comb(everybody, ours) <= DRAWS:
         return np.array(list(combinations(range(everybody), ours)), dtype=np.uint16), True
     keys = np.random.default_rng(0).random((DRAWS, everybody), dtype=np.float32)
@@ -205,9 +213,12 @@ def _draws(everybody: int, ours: int) -> tuple[NDArray[np.uint16], bool]:
 
 
 def _times(callers: Sequence[Counts], ours: int, slow_s: float) -> tuple[Rows, Rows]:
-    """Return of each caller the answers with their log latencies less the means of their classes of lengths, and the
-    requests with the number of slow ones: above `slow_s`, above `TAIL` more than usual for class and caller, or given
-    up by the caller, since nobody waited for the end. The first `ours` callers may be slower by `STEP`."""
+    """Return per caller the answers with their latencies, and the requests with the number of slow ones.
+
+    Latencies are logarithms minus the mean of the answers' class of lengths. A request is slow if it took longer than
+    `slow_s`, longer than usual for class and caller by `TAIL`, or if the caller did not wait for its end. The first
+    `ours` callers may be slower by `STEP`.
+    """
     rows = [[(key, at - (i < ours), n) for key, at, n in times_of(counts)] for i, counts in enumerate(callers)]
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:

@@ -20,7 +20,7 @@ def files(path: Path) -> Iterator[os.stat_result]:
     while queue:
         try:
             here = queue.pop()
-            if os.path.isdir(here) and not os.path.islink(here):
+            if os.path.isdir(here) and not os.path.islink(here):  # noqa: PTH112, PTH114 - strings, for speed
                 queue += [entry.path for entry in os.scandir(here)]
             else:
                 yield os.lstat(here)
@@ -34,8 +34,11 @@ def size(path: Path) -> int:
 
 
 def usage(config: Config) -> dict[str, Any]:
-    """Return the bytes of `artifacts` by stage, `registry`, `extracts`, `online_store`, `logs`, `events`, `other` (the
-    rest of the home) and `total`; and `free`, of the disk that the home is on."""
+    """Return the used bytes by name, and `free`, the free bytes of the home's disk.
+
+    The names are `artifacts` (by stage), `registry`, `extracts`, `online_store`, `logs`, `events`, `other` (the rest of
+    the home) and `total`.
+    """
     stages = {path.name: size(path) for path in sorted(config.artifacts.glob("*")) if path.is_dir()}
     places = {"registry": config.registry, "extracts": config.collect.cache, "online_store": config.features.store}
     places |= {"logs": config.home / "logs", "events": config.events}

@@ -9,7 +9,6 @@ next one goes on.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -75,7 +74,7 @@ def _remove_empty(folder: Path, config: Config) -> None:
     ends = {config.home, config.collect.cache, config.registry, config.home / "logs", config.home / "airflow"}
     with suppress(OSError):  # one that still holds something
         while folder not in ends:
-            os.rmdir(folder)
+            folder.rmdir()
             folder = folder.parent
 
 

@@ -110,8 +110,11 @@ def make(config: Config, now: datetime | None = None) -> Plan:
 
 
 def newest(found: Mapping[str, Artifact], runs: int, since: float) -> Reasons:
-    """Return the artifacts ("stage/fingerprint") of the last runs of each stage by the last use, and all that were used
-    since a moment, in seconds since the epoch."""
+    """Return the artifacts ("stage/fingerprint") to keep because they were used lately, with the reasons.
+
+    These are the last `runs` of each stage by their last use, and all that were used since `since`, in seconds since
+    the epoch.
+    """
     stages: defaultdict[str, list[str]] = defaultdict(list)
     for ref in sorted(found, key=lambda ref: found[ref].used, reverse=True):
         stages[_stage(ref)].append(ref)

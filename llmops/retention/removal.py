@@ -1,15 +1,14 @@
-"""How data is removed, so that a kill at any moment leaves nothing half: a folder is renamed to trash, then deleted.
+"""Remove data so that a kill at any moment leaves nothing half done: a folder is renamed to trash, then deleted.
 
-    artifacts/train/0a1b/        what is to go: its record is written into it as `gone.json`
-    artifacts/train/.0a1b.gone/  the folder, trash from then on; `finish` puts `gone.json` where it was, and deletes it
+    artifacts/train/0a1b/        the folder to remove; its record is written into it as `gone.json`
+    artifacts/train/.0a1b.gone/  the folder as trash; `finish` puts `gone.json` in its old place, and deletes it
 
-`finish` does what a kill has left to be done. Of a features artifact the rows leave the online store, too, unless
-another one has put them there as well: an erasure finds a person's rows there by the artifacts.
+`finish` completes the removals of a killed process. The rows of a features artifact are also deleted from the online
+store, unless another artifact has them too: an erasure finds a person's rows there by the artifacts.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -53,7 +52,7 @@ def remove(path: Path, when: str, receipt: int = 0) -> None:
         record = artifacts.read_record(path)
         kept = replace(record, removed=record.removed or when, receipt=receipt or record.receipt)
         write_json(path / GONE, asdict(kept))
-    os.rename(path, trash(path))
+    path.rename(trash(path))
 
 
 def trash(path: Path) -> Path:

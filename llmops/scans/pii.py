@@ -38,8 +38,8 @@ _MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
 _HOLE = "\ufffc"  # replaces a mark during the search: no letter, digit, space or punctuation
 # Read no-break spaces, typographic dashes and full-width forms as plain characters, or numbers could hide behind them.
 _PLAIN = str.maketrans(
-    {c: " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
-    | {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2212"}
+    dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
 )
 # Cheap pre-filters: without a match the recogniser finds nothing. Each begins with a fixed character or class, because

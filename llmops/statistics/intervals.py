@@ -1,4 +1,4 @@
-"""How sure we are of a figure: bootstrap intervals of means and of anything else that is made of sums over items.
+"""Bootstrap intervals of means and other figures that are computed from sums over items.
 
 A mean, a perplexity, a corpus BLEU and a macro F1 are all functions of sums over the items. So one table of columns is
 resampled for all of them, the same draws serve every figure of every model, and differences of models are paired.
@@ -31,24 +31,24 @@ class Interval(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A figure of a set of items, made of sums over them."""
+    """A figure of a set of items, computed from sums over the items."""
 
     columns: Floats  #: shape (items, sums)
-    combine: Callable[[Floats], Floats]  #: sums of shape (draws, sums) → the figure of each, shape (draws,)
+    combine: Callable[[Floats], Floats]  #: sums of shape (draws, sums) → the figure of each draw, shape (draws,)
 
 
 def mean(values: Sequence[float | None]) -> Measure:
-    """The mean of one value per item; items without one do not count."""
+    """Return the measure of a mean of one value per item. Items without a value do not count."""
     return ratio([0.0 if value is None else value for value in values], [value is not None for value in values])
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Measure:
-    """The sum of one value per item divided by the sum of another, as in nats per token."""
+    """Return the measure of one value's sum divided by another's, such as nats per token."""
     return Measure(np.stack([numerators, denominators], axis=1).astype(np.float64), quotient)
 
 
 def quotient(sums: Floats) -> Floats:
-    """The first of two sums divided by the second, in each draw; NaN or infinite where the second is zero."""
+    """Divide the first of two sums by the second, in each draw. The result is NaN or infinite where the second is 0."""
     values: Floats = sums[:, 0] / sums[:, 1]
     return values
 
@@ -56,7 +56,7 @@ def quotient(sums: Floats) -> Floats:
 def sample(
     measures: Mapping[Key, Measure], topics: Sequence[str], resamples: int, seed: int, rows: Sequence[int] | None = None
 ) -> dict[Key, Floats]:
-    """Each measure as observed, and in every resample of the items.
+    """Compute each measure as observed and in each resample of the items.
 
     Args:
         measures: all of the same items.
@@ -89,13 +89,13 @@ def sample(
 
 
 def summary(values: Floats, confidence: float) -> Interval:
-    """The observed value with its percentile interval, to four decimals, from what `sample` returns for one measure."""
+    """Return the observed value and its percentile interval, to four decimals. `values` is an array from `sample`."""
     low, high = bounds(values, confidence)
     return {"mean": round(float(values[0]), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def bounds(values: Floats, confidence: float) -> tuple[float, float]:
-    """The bounds of the percentile interval (Efron 1979), unrounded, from what `sample` returns for one measure."""
+    """Return the unrounded bounds of the percentile interval (Efron 1979). `values` is an array from `sample`."""
     low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -103,6 +103,6 @@ def bounds(values: Floats, confidence: float) -> tuple[float, float]:
 def interval(
     values: Sequence[float], resamples: int, confidence: float, seed: int, topics: Sequence[str] | None = None
 ) -> Interval:
-    """The mean of one value per item with its interval; without `topics` every item is drawn by itself."""
+    """Return the mean of one value per item with its interval. Without `topics` each item is drawn by itself."""
     own = topics if topics is not None else [str(i) for i in range(len(values))]
     return summary(sample({"": mean(values)}, own, resamples, seed)[""], confidence)

@@ -1,4 +1,4 @@
-"""Shares with their uncertainty."""
+"""Shares with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Rate:
 
 
 def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
-    """The share of `count` in `total` with its score interval (Wilson 1927), which stays sound near 0 and 1.
+    """Return the share of `count` in `total` with its score interval (Wilson 1927), which stays sound near 0 and 1.
 
-    Nothing observed says nothing: with `total` 0 the interval is 0 to 1.
+    If `total` is 0, the interval is 0 to 1.
 
     Raises:
         ValueError: unless 0 <= count <= total.
@@ -41,7 +41,7 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> Rate:
 
 
 def score_interval(share: float, total: float, z: float) -> tuple[float, float]:
-    """Wilson's bounds of a share that was seen in `total` independent cases, `z` standard errors away."""
+    """Return Wilson's bounds, `z` standard errors away, of a share that was seen in `total` independent cases."""
     weight = 1 + z * z / total
     middle = (share + z * z / (2 * total)) / weight
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / weight

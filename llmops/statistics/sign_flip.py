@@ -1,16 +1,16 @@
-"""Is a mean difference above a bound, when the items come in a few topics of unequal size?
+"""A test that a mean difference is above a bound, for items in a few topics of unequal size.
 
 The sign-flip test by topic (Fisher 1935, The Design of Experiments, section 21; for clusters Canay, Romano and Shaikh
-2017, "Randomization tests under an approximate symmetry assumption"). Of two systems that are equally good either could
-have had the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The
-chance of a sum as large as the one observed is then counted, not approximated: it is right for any number of topics, of
-any sizes, with tails as heavy as they come. It is approximate where systems are equal on average but lopsided, one a
-little better in most topics and much worse in a few; `benchmarks/gate.py` has the rates.
+2017, "Randomization tests under an approximate symmetry assumption"). If two systems are equally good, each could have
+given the other's answers to a topic, so the sum of a topic's differences is as likely with the opposite sign. The
+chance of a sum as large as the observed one is then counted exactly, for any number of topics, sizes and tails. It is
+approximate if one system is a little better in most topics and much worse in a few, so that both are equal on
+average; `benchmarks/gate.py` has the rates.
 
-Turning the signs of a set of topics makes the sum no smaller just if their own sum is not above zero. So the bounds at
-which the test turns are quantiles of the means over all sets of topics (Hartigan 1969, "Using subsample values as
-typical values"), and the interval is exactly that of the test. Of few topics all sets are taken, of many a random
-sample together with the empty set, which keeps the test exact (Phipson and Smyth 2010).
+Flipping the signs of a set of topics makes the sum no smaller exactly if the sum of that set is not above zero. So the
+bounds of the test are quantiles of the means over all sets of topics (Hartigan 1969, "Using subsample values as
+typical values"), and the interval is exactly that of the test. If there are few topics, all sets are used;
+otherwise a random sample together with the empty set, which keeps the test exact (Phipson and Smyth 2010).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 
 from llmops.statistics.intervals import Floats
 
-_EXACT = 16  #: up to so many topics all 65,536 sets are taken
+_EXACT = 16  #: up to so many topics all 65,536 sets are used
 _FEWEST, _MOST = 20_000, 500_000  #: sets that are drawn of more topics
-_TAIL = 20  #: sets that are to lie beyond the bound of a small level, so that it hardly depends on the draw
+_TAIL = 20  #: sets beyond the bound of a small level, enough for it to depend little on the draw
 _CHUNK = 1 << 22  #: topics of sets at a time: 34 MB
 
 
 def by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]:
-    """Sums over the items of each topic, of shape (topics, metrics), and how many items each topic has.
+    """Return the sums over each topic's items, of shape (topics, metrics), and the number of items of each topic.
 
     Args:
         values: a row per item, a column per metric.
@@ -43,17 +43,18 @@ def by_topic(values: Floats, topics: Sequence[str]) -> tuple[Floats, Floats]:
 
 
 def smallest_level(groups: int) -> float:
-    """The smallest level that the test can be passed at with so many topics: there is one case in 2^topics."""
+    """Return the smallest level at which a test with so many topics can be passed: one case in 2^topics."""
     return 2.0**-groups if groups <= _EXACT else max(2.0**-groups, 2 / _MOST)
 
 
 def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Floats, Floats]:
-    """The lowest and the highest mean per item that the test does not reject, for each metric.
+    """Return the lowest and the highest mean per item that the test does not reject, for each metric.
 
     A mean is above a value at a one-sided `level` if the lower bound is above it.
 
     Args:
-        sums, sizes: as `by_topic` gives them.
+        sums: per topic and metric, from `by_topic`.
+        sizes: items of each topic, from `by_topic`.
         level: one-sided, of each bound; the interval's confidence is 1 - 2 `level`.
         seed: of the sets that are drawn where there are too many to take all.
 
@@ -63,7 +64,7 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
     count = len(sizes)
     parts = [(sums.T @ chosen) / (sizes @ chosen) for chosen in _sets(count, level, seed)]
     means = np.concatenate(parts, axis=1)  # of the topics of each set, of shape (metrics, sets)
-    rank = math.floor(level * (means.shape[1] + 1) * (1 + 1e-12))  # the empty set is the one more
+    rank = math.floor(level * (means.shape[1] + 1) * (1 + 1e-12))  # + 1: the empty set
     if rank < 1:
         raise ValueError(f"{count} topics cannot reach the level {level:g}; the smallest is {smallest_level(count):g}")
     ends = np.partition(means, [rank - 1, means.shape[1] - rank], axis=1)
@@ -71,15 +72,17 @@ def bounds(sums: Floats, sizes: Floats, level: float, seed: int = 0) -> tuple[Fl
 
 
 def detectable(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> Floats:
-    """How far above its bound a true mean has to be for the test to find it with the chance `power`, for each metric.
+    """Return, for each metric, how far above its bound a true mean must be for the test to find it in a share of tests.
 
-    How far the lower bound lies below the mean, and as much again as the two vary from test to test (Bloom 1995,
-    "Minimum detectable effects"): the mean by its standard error, the one for topics of unequal size (CR2, Bell and
-    McCaffrey 2002); the distance because so many topics tell the spread it is made of only so well.
+    The result is the distance from the mean down to the lower bound, plus a margin for the variation of both from test
+    to test (Bloom 1995, "Minimum detectable effects"). The mean varies by its standard error for topics of unequal size
+    (CR2, Bell and McCaffrey 2002). The distance varies because it is estimated from few topics.
 
     Args:
-        sums, sizes: as `by_topic` gives them, of two topics at least.
+        sums: per topic and metric, from `by_topic`; at least two topics.
+        sizes: items of each topic, from `by_topic`.
         low: the lower bounds.
+        power: the share of tests.
     """
     share, mean = sizes / sizes.sum(), sums.sum(axis=0) / sizes.sum()
     error = np.sqrt(((sums - sizes[:, None] * mean) ** 2 / (1 - share)[:, None]).sum(axis=0)) / sizes.sum()
@@ -88,7 +91,7 @@ def detectable(sums: Floats, sizes: Floats, low: Floats, power: float = 0.8) -> 
 
 
 def _sets(count: int, level: float, seed: int) -> Iterator[Floats]:
-    """Sets of topics as columns of 0 and 1: all but the empty one, or as many drawn ones as the level takes."""
+    """Yield sets of topics as columns of 0 and 1: all but the empty set, or a random sample that is large enough."""
     if count <= _EXACT:
         yield ((np.arange(1, 1 << count) >> np.arange(count)[:, None]) & 1).astype(np.float64)
         return

@@ -1,4 +1,4 @@
-"""What an engine is: something that loads one model version and answers requests with it, token by token.
+"""Engines: an engine loads one model version and answers requests with it, token by token.
 
 An engine works in threads of its own; the app lives in an event loop. A `Stream` is the one bridge between them.
 """
@@ -58,7 +58,7 @@ Prompt = Question | Chat | Text | TokenIds
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What an engine is to answer: one prompt, and how the answer is chosen and where it ends."""
+    """A request to an engine: one prompt, and settings of how the answer is chosen and where it ends."""
 
     prompt: Prompt
     max_new_tokens: int
@@ -90,9 +90,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How an engine is doing."""
+    """The state of an engine."""
 
-    alive: bool  #: whether it can still answer
+    alive: bool  #: True if it can still answer
     waiting: int  #: requests not begun
     running: int = 0  #: requests being answered
 
@@ -116,7 +116,7 @@ class Stream:
 
     @property
     def begun_at(self) -> int:
-        """When the engine began with the request, in nanoseconds of `time.perf_counter_ns`; 0: it still waits."""
+        """Return the time when the request began, in nanoseconds of `time.perf_counter_ns`; 0 if it waits."""
         return self._begun_at
 
     def begin(self) -> None:
@@ -173,7 +173,7 @@ class Engine(Protocol):
         """
 
     def stats(self) -> Stats:
-        """How it is doing now."""
+        """Return the engine's present state."""
 
     def close(self) -> None:
         """Answer what was accepted, then let go of the model."""

@@ -38,7 +38,7 @@ class Writer:
         return self._pass_on(text)
 
     def end(self) -> str:
-        """What was held back, once no more tokens come."""
+        """Return the text that was held back. Call it after the last token."""
         text = self._pass_on(self._decode([*self._ids, *self._new]))[0] if self._new else ""
         return text if self._stopped else text + self._trimmed(self._stops.rest())
 

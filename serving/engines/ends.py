@@ -27,7 +27,7 @@ class Stops:
         return text[: len(text) - keep], False
 
     def rest(self) -> str:
-        """What was held back, once nothing more comes."""
+        """Return the text that was held back. Call it after the last piece."""
         return self._held
 
 

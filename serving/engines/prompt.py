@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, request: EngineRequest, max_context: int) -> list[int]:
-    """The token ids of a prompt.
+    """Return the token ids of a prompt.
 
     Raises:
-        PromptTooLong: if it does not fit into `max_context` tokens together with its answer.
-        PromptRefused: if it is empty, has tokens that the model does not know or that control it, is a chat and the
-            model knows none, or is refused by its chat template.
+        PromptTooLong: if the prompt and its answer do not fit into `max_context` tokens.
+        PromptRefused: if the prompt is empty, has unknown or control tokens, is a chat for a model without chats, or
+            is refused by the model's chat template.
     """
     ids = _ids(tokenizer, request)
     if not ids:
@@ -55,7 +55,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, request: EngineRequest) -> list[int
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, prompt: TokenIds) -> list[int]:
-    """The ids of a prompt; what begins every text may begin a caller's, too."""
+    """Return the ids of a prompt. Control tokens are refused, except those that begin every text."""
     before = prompts.text_ids(tokenizer, "")
     said = prompt.ids[len(before) :] if list(prompt.ids[: len(before)]) == before else prompt.ids
     if not prompt.stored and (forged := prompts.control_ids(tokenizer) & set(said)):

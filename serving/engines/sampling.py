@@ -7,6 +7,7 @@ takes the place of both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
@@ -55,8 +56,8 @@ class Sampler:
 class Chosen(ContinuousBatchingLogitsProcessor):
     """Leaves of each request that has a `Sampler` only the token that this takes."""
 
-    supported_kwargs = {"choice": object}
-    ignored_kwargs = ()
+    supported_kwargs: ClassVar = {"choice": object}
+    ignored_kwargs: ClassVar = ()
 
     def __init__(self) -> None:
         self._states: list[RequestState] = []  # whose logits come next

@@ -78,10 +78,10 @@ class SteppingEngine(ABC, Generic[R]):
     def _step(self, rows: list[R]) -> None:
         """Take all rows a step further, push what is new to their streams, and mark those that are done."""
 
-    def _leave(self, row: R) -> None:  # noqa: B027  an engine may have nothing to free
+    def _leave(self, row: R) -> None:
         """Free what a row holds."""
 
-    def _unload(self) -> None:  # noqa: B027  an engine may have nothing to let go of
+    def _unload(self) -> None:
         """Let go of the model."""
 
     def load(self) -> None:

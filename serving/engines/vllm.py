@@ -37,7 +37,7 @@ ADAPTER = "adapter"  #: folder of a LoRA adapter beside its base, as `llmops.mod
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  #: sizes that vLLM makes room for
 SHUTDOWN_S = 30.0  #: then its processes are killed; it takes 3 s on an idle machine
 
-#: What vLLM is told unless `serving.vllm` says otherwise. A new version is loaded beside the old one, so each may have
+#: Options of vLLM, unless `serving.vllm` has others. A new version is loaded beside the old one, so each may have
 #: less than half of the device; vLLM's own 0.9 would leave no room for a swap.
 DEFAULTS: Mapping[str, Any] = {"gpu_memory_utilization": 0.45, "disable_log_stats": True}
 
@@ -68,7 +68,7 @@ class VllmEngine(SteppingEngine[Answering]):
         self._model: Folder | None = None
 
     def stats(self) -> Stats:
-        """See `Engine`."""
+        """Return the engine's present state, see `Engine`."""
         known, llm = super().stats(), self._llm
         return Stats(known.alive and llm is not None and not llm.errored, known.waiting, known.running)
 
@@ -111,7 +111,7 @@ class VllmEngine(SteppingEngine[Answering]):
         return row
 
     def _step(self, rows: list[Answering]) -> None:
-        """Take in what vLLM has said since, at least one token."""
+        """Receive vLLM's new tokens, at least one."""
         known = {row.name: row for row in rows}
         for name, ids, ended, error in self._heard():
             if not (row := known.get(name)) or row.done:
@@ -144,7 +144,7 @@ class VllmEngine(SteppingEngine[Answering]):
         return [self._said.get(), *(self._said.get() for _ in range(self._said.qsize()))]
 
     async def _ask(self, row: Answering) -> None:
-        """Say what vLLM says of a request, and in the end that it has ended, or what is wrong with it."""
+        """Pass on vLLM's tokens of a request, then its end or its error."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt, name = {"prompt_token_ids": row.prompt}, row.name

@@ -64,6 +64,7 @@ class RequestMiddleware:
         self._max_body, self._timeout_s, self._texts, self._traces = max_body, timeout_s, texts, traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the app, and write its event afterwards."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

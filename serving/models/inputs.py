@@ -44,8 +44,10 @@ def open_features(version: Version, model: str) -> OnlineTokens:
 
 
 class Inputs:
-    """Reads prompts from the online store, in a thread of its own: a read blocks for milliseconds, the first one for
-    seconds. `patience_s` is the longest that a request waits for the store.
+    """A reader of prompts from the online store.
+
+    It has a thread of its own, because a read blocks for milliseconds, the first one for seconds. `patience_s` is the
+    longest that a request waits for the store.
     """
 
     def __init__(

@@ -92,8 +92,10 @@ class CanaryTrial:
             await self._judge(written.others + own)
 
     async def settle_alone(self) -> None:
-        """Take the look that is due while the database cannot be reached, at the counts of this process and those that
-        are known of the others."""
+        """Judge the trial while the database cannot be reached, if a look is due.
+
+        The judgement uses this process's counts and the last known counts of the others.
+        """
         if self.look_due:
             self._look = looks(self._asked + self._asked_elsewhere)
             await self._judge(self._others + self.own)

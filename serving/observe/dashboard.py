@@ -182,8 +182,10 @@ def _stage_lines(reader: Reader, now: datetime) -> list[dict[str, Any]]:
 
 
 def stage_figures(reader: Reader, stage: str, now: datetime) -> dict[str, Any] | None:
-    """Return the figures of the latest run that measured something, beside those of the run before, and the latest
-    runs; None if the stage has not run."""
+    """Return the figures of a stage; None if it has not run.
+
+    They are those of the latest run with metrics, those of the run before it, and a list of the latest runs.
+    """
     runs = [run for run in _runs(reader, now) if run["stage"] == stage]
     if not runs:
         return None

@@ -73,8 +73,10 @@ def _topics(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _unlike(
     reader: Reader, comparisons: Events, facts: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the texts of requests that are the most unlike the reference, as far as they are kept; and the topics of
-    the training data that these requests are nearest to."""
+    """Return the stored texts of the requests that differ most from the reference, and topics.
+
+    The topics are of the training data nearest to these requests.
+    """
     wanted = [id for one in comparisons for id in one["unlike"] or []]
     if not wanted:
         return [], []

@@ -40,5 +40,5 @@ async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict
     responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}},
 )
 async def metrics(app: AppPartsDep) -> Response:
-    """Requests, durations, tokens, answers that the guard has cut, and how the engines are doing."""
+    """Return requests, durations, tokens, answers cut by the guard, and the state of the engines."""
     return Response(app.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,6 +1,6 @@
-"""Questions and answers of documents: as they stand, rendered from a row's fields, or as another wording of one.
+"""Questions and answers from documents: ready pairs, pairs rendered from a row's fields, other wordings of a question.
 
-A document with nothing but text makes the pairs that stand in it as in a list of frequently asked questions.
+A document of plain text gives the pairs that it lists, as in frequently asked questions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAMES = tuple(field.name for field in fields(Document))
 
 
 def _columns(numbers: str, texts: str) -> pa.Schema:
-    """Columns of numbers, then of texts."""
+    """Return a schema of columns of numbers, then of texts."""
     return pa.schema([*((n, pa.int64()) for n in numbers.split()), *((n, pa.string()) for n in texts.split())])
 
 
@@ -52,30 +52,32 @@ TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What may become an example."""
+    """A question and its answer, which may become an example."""
 
-    document: Document  #: where it comes from; its texts are emptied, except in a candidate made only to be dropped
+    document: Document  #: its document, without texts, except in a candidate that is made only to be dropped
     question: str
     answer: str
     context: str
     group: str  #: empty: grouped by the answer
     own: tuple[str, str] | None = None  #: the row's values in a template's question and answer; None: no template
-    documents: str = ""  #: ids of all that it is made of, where that is more than `document`; spaces between
+    documents: str = ""  #: ids of its documents, separated by spaces, if there are several
 
 
 class Made(NamedTuple):
-    """What some documents make."""
+    """The result of some documents."""
 
     candidates: list[Candidate]
-    dropped: list[Dropped]  #: documents that make none
+    dropped: list[Dropped]  #: documents without a candidate
     wordings: list[Document]  #: those that ask a question in other words, which another document may answer
     skipped: int  #: templates, for an empty field
     fields: dict[str, set[str]]  #: source → the fields that its rows have
 
 
 def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[Template]]) -> Made:
-    """The candidates that documents make by themselves: pairs, rendered rows and what plain text asks; in the order of
-    the documents, and of the templates of a source."""
+    """Return the candidates of documents: ready pairs, rows rendered by templates, and questions found in plain text.
+
+    They come in the order of the documents, then of the source's templates.
+    """
     made: list[Candidate] = []
     dropped: list[Dropped] = []
     wordings: list[Document] = []
@@ -106,7 +108,7 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
 
 
 def render(document: Document, templates: Sequence[Template]) -> tuple[list[Candidate], list[str]]:
-    """The candidates that templates make of a structured row, and the empty fields that kept others from being made."""
+    """Render templates with a row's fields. Return the candidates and, for each skipped template, its empty field."""
     values = _fields(document) if templates else {}
     made, empty = [], []
     for number, template in enumerate(templates):
@@ -126,9 +128,10 @@ def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[T
 
     Args:
         known: source → the fields that its rows have.
+        templates: source → its templates.
 
     Raises:
-        LlmopsError: naming the first that does not, and those that do.
+        LlmopsError: if one does not exist. The message names it, and those that exist.
     """
     for source, entries in templates.items():
         if source not in known:
@@ -147,7 +150,7 @@ def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[T
 
 
 def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
-    """The candidate as a dropped row."""
+    """Return the dropped row of a candidate."""
     document = candidate.document
     parts = {"question": candidate.question, "answer": candidate.answer, "context": candidate.context}
     return Dropped(
@@ -162,7 +165,7 @@ def drop(candidate: Candidate, rule: str, detail: str) -> Dropped:
 
 
 class Wordings:
-    """The questions that other wordings ask, and what answers them; in the tables of a run."""
+    """The other wordings of questions, and the candidates that may answer them, in the tables of a run."""
 
     def __init__(self, work: WorkTables) -> None:
         self._work = work
@@ -186,7 +189,7 @@ class Wordings:
         self._work.add("asked", rows)
 
     def answer(self, made: Sequence[Candidate]) -> None:
-        """Add candidates that may answer them, in their order."""
+        """Add candidates that may answer the other wordings, in their order."""
         rows = [
             {
                 "row": row, "asked": content_id(comparable(c.question, closing=False)), "answer": c.answer,
@@ -199,10 +202,10 @@ class Wordings:
         self._work.add("answered", rows)
 
     def candidates(self) -> Iterator[list[Candidate]]:
-        """Candidates that ask a known question in other words and have its answer, some at a time, all of a document.
+        """Yield candidates that ask a known question in other words and have its answer, all of a document together.
 
-        If both sides of a document are known, or one has several answers, a candidate is made of each. Which of these
-        is kept is decided with the split, since more data must not take a question out of the test. It is under the
+        If both sides of a document are known, or one has several answers, each gives a candidate. The split decides
+        which of these is kept, since more data must not take a question out of the test. The candidate is under the
         licences of both documents.
         """
         self._work.execute("""
@@ -228,7 +231,7 @@ class Wordings:
         yield made
 
     def unknown(self) -> Iterator[Dropped]:
-        """The documents that make no candidate."""
+        """Yield a dropped row for each other wording whose question has no answer."""
         query = "SELECT * FROM wordings WHERE number NOT IN (SELECT number FROM asked JOIN answered USING (asked))"
         for row in self._work.rows(query):
             document = Document(**{name: row[name] for name in _NAMES})
@@ -238,15 +241,15 @@ class Wordings:
 
 
 def drop_all(dropped: Iterable[Dropped], work: WorkTables) -> None:
-    """Note what goes on no further."""
+    """Store dropped rows in their table."""
     work.add("dropped", [asdict(row) for row in dropped])
 
 
 def drop_rows(late: pl.DataFrame, work: WorkTables) -> None:
-    """Drop candidates that are in their table.
+    """Drop candidates that are stored in the table of candidates.
 
     Args:
-        late: `row`, `rule`, `detail`, and `twin`, the row of a candidate whose place ends the detail; null: none.
+        late: `row`, `rule`, `detail` and `twin`: the row of a candidate whose place is added to the detail, or null.
         work: the tables.
     """
     work.replace("late", late.to_arrow())
@@ -264,13 +267,13 @@ def _twin(row: dict[str, str]) -> str:
 
 
 def _stored(row: dict[str, str]) -> Candidate:
-    """A candidate as it is in its table."""
+    """Return the candidate of a row of the table of candidates."""
     origin = Document(id=row["document"], source=row["source"], location=row["location"], position=row["position"])
     return Candidate(origin, row["question"], row["answer"], row["context"], row["group"])
 
 
 def place(document: Document) -> str:
-    """Where a document comes from, in words."""
+    """Return the place of a document for readers."""
     return f"{document.source}: {document.location}, {document.position}"
 
 
@@ -279,7 +282,7 @@ def _as_it_stands(document: Document) -> Candidate:
 
 
 def origin(document: Document) -> Document:
-    """Where a candidate comes from: the document without its texts."""
+    """Return the document without its texts, as the origin of a candidate."""
     return replace(document, text="", question="", answer="", context="", same_as="", group="", fields="{}")
 
 

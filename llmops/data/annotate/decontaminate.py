@@ -1,16 +1,16 @@
-"""What training would give away of the test: texts that say nearly the same, and long runs of words in common.
+"""Find training texts that give the test away: near duplicates of its texts, and long runs of shared words.
 
-The test stays as it is; the training side gives way. Two texts are too close if
+The test stays unchanged, and the training texts are dropped. Two texts are too close if
 - their words are the same,
 - or their sets of word 3-grams overlap by `NEAR` (Jaccard), if both have at least `MIN_WORDS` words,
 - or they share 13 words in a row (Brown et al. 2020, arXiv:2005.14165, appendix C).
 
-Nothing is sampled. Pairs to compare are found exactly and without comparing all with all: of two sets that overlap by a
-share t, the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
+Nothing is sampled. All pairs to compare are found without comparing each with each: if two sets overlap by a share t,
+ the first |x| - ⌈t·|x|⌉ + 1 members of each, the rarest first, have one in common (prefix filter: Bayardo, Ma &
 Srikant 2007, Scaling up all pairs similarity search).
 
-Of the held-out side only numbers are kept: 12 bytes a run of words, 8 and some 4 a 3-gram. If they are more than
-`MOST`, the training side is gone through several times.
+Only numbers of the held-out texts are in memory: 12 bytes per run of words, about 12 per 3-gram. If there are more than
+`MOST` indexes, the training texts are read several times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BATCH = 5_000  #: texts that are compared at once: bounds memory, not the result
 WORDS = 5_000_000  #: of held-out texts that are indexed together,
 MOST = 4  #: and how many such indexes are in memory at once; both bound memory, not the result
 PAIRS = 200_000  #: pairs whose 3-grams are compared at once, likewise
-SAME = "the same words"  #: what such texts share
+SAME = "the same words"  #: the shared part in the details of such texts
 _SLOTS = 20  # bits of a 3-gram by which it is counted
 
 _WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})  # of no texts
@@ -39,7 +39,7 @@ Found = dict[int, tuple[int, str]]  #: index of a training text → index of a h
 
 
 def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
-    """Index of a training text → index of the first held-out text that it is too close to, and what they share.
+    """Return, by index, each training text that is too close to held-out ones, with the first of these and their share.
 
     Args:
         training: texts that may be dropped.
@@ -50,7 +50,7 @@ def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
 
 
 def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Found:
-    """As `overlaps`, of texts that come batch by batch; those for training anew at every call."""
+    """Compare like `overlaps`, with texts in batches. `training` returns all training texts anew at each call."""
     best: dict[int, _Close] = {}
     indexes: list[_Index] = []
 
@@ -75,14 +75,14 @@ def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[
 
 
 def same_words(training: Iterable[pl.Series], held_out: Iterable[pl.Series]) -> Found:
-    """As `overlaps_of`, of texts whose words are the same and no others."""
+    """Compare like `overlaps_of`, but find only texts with the same words."""
     held = pl.concat([_WORDS, *_numbered_words(held_out)]).group_by("words").agg(pl.col("row").min().alias("other"))
     close = (some.join(held, "words").select("row", "other") for some in _numbered_words(training))
     return {row: (other, SAME) for some in close for row, other in some.iter_rows()}
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[pl.Series]:
-    """Texts as `overlaps_of` takes them."""
+    """Yield texts in batches for `overlaps_of`."""
     for start in range(0, len(texts), BATCH):
         yield pl.Series(texts[start : start + BATCH], dtype=pl.String)
 
@@ -97,7 +97,7 @@ class _Close(NamedTuple):
 
 
 def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
-    """Texts, joined to series of about `WORDS` words."""
+    """Yield the texts joined to series of about `WORDS` words."""
     waiting: list[pl.Series] = []
     count = 0
     for texts in batches:
@@ -111,7 +111,7 @@ def _gathered(batches: Iterable[pl.Series]) -> Iterator[pl.Series]:
 
 
 def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
-    """What is too close to a text, per kind the first held-out text."""
+    """Yield, for each way of being too close, the texts that are and the first held-out text that each is close to."""
     same, sets, runs = _hashed_words(texts), shingles(texts), hashed_ngrams(texts, RUN)
     for index in indexes:
         yield from index.same_words(same)
@@ -120,11 +120,11 @@ def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
 
 
 class _Index:
-    """Some held-out texts as sorted numbers, ready to be searched.
+    """An index of some held-out texts as sorted numbers.
 
     Args:
         texts: the texts.
-        first: index of the first of them.
+        first: index of the first text.
     """
 
     def __init__(self, texts: pl.Series, first: int) -> None:
@@ -138,13 +138,13 @@ class _Index:
         self._runs = _least(ngrams(texts, RUN))
 
     def same_words(self, hashed: pl.DataFrame) -> Iterator[_Close]:
-        """Those of the same words."""
+        """Yield the texts with the same words."""
         at, other = self._same.first(hashed["words"].to_numpy())
         for row, held in zip(hashed["row"].to_numpy()[at].tolist(), other.tolist(), strict=True):
             yield _Close(row, 0, self._first + held, SAME)
 
     def near(self, sets: pl.Series) -> Iterator[_Close]:
-        """Those whose sets of 3-grams overlap by `NEAR`."""
+        """Yield the texts whose sets of 3-grams overlap by `NEAR`."""
         rarest = self._rarest_of(_members(sets))
         rows = rarest["row"].to_numpy()
         for at, other in self._rarest.all(rarest["gram"].to_numpy()):
@@ -154,7 +154,7 @@ class _Index:
                 yield _Close(row, 1, self._first + held, f"{part:.0%} of all their runs of {SHINGLE} words")
 
     def shared_runs(self, texts: pl.Series, grams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> Iterator[_Close]:
-        """Those that share words in a row; the first of them are named."""
+        """Yield the texts that share a run of words, each with the first such run."""
         at, other = self._runs.first(grams)
         if not len(at):
             return
@@ -173,7 +173,7 @@ class _Index:
 
 
 class _Sorted:
-    """Numbers that are looked up, and the row that each is of.
+    """Sorted numbers, each with its row.
 
     Args:
         grams: columns `row` and `gram`.
@@ -184,7 +184,7 @@ class _Sorted:
         self._grams, self._rows = (ordered[name].to_numpy() for name in ("gram", "row"))
 
     def first(self, grams: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-        """Which of `grams` are there, and the least row of each."""
+        """Return the positions of the known `grams`, and the lowest row of each."""
         order = np.argsort(grams)
         at = np.searchsorted(self._grams, grams[order])
         there = at < len(self._grams)
@@ -192,7 +192,7 @@ class _Sorted:
         return order[there], self._rows[at[there]]
 
     def all(self, grams: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint32]]]:
-        """As `first`, with all rows of each; some at a time."""
+        """Yield the positions of the known `grams` with all rows of each, in batches."""
         order = np.argsort(grams)
         low = np.searchsorted(self._grams, grams[order])
         count = np.searchsorted(self._grams, grams[order], side="right") - low
@@ -223,7 +223,7 @@ def _slots(sets: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _numbered_words(batches: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
-    """As `_hashed_words`, the rows counted over all batches."""
+    """Yield `_hashed_words` of each batch, with rows counted over all batches."""
     start = 0
     for texts in batches:
         yield _hashed_words(texts).select(pl.col("row").cast(pl.Int64) + start, "words")
@@ -231,7 +231,7 @@ def _numbered_words(batches: Iterable[pl.Series]) -> Iterator[pl.DataFrame]:
 
 
 def _hashed_words(texts: pl.Series) -> pl.DataFrame:
-    """`row` and its `words` as one number, of texts that have some."""
+    """Return the `row` and the hash of the `words` of each text that has words."""
     joined = words(texts).list.join(" ")
     frame = pl.DataFrame({"words": joined.hash(SEED)}).with_row_index("row")
     return frame.filter(joined != "")

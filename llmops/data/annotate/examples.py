@@ -1,6 +1,6 @@
-"""From candidates to examples: each in its split, as earlier runs allow, and none that gives a held-out one away.
+"""Turn candidates into examples: each in the split that earlier runs allow, none too close to a held-out one.
 
-What is decided is decided on numbers, some 40 bytes a candidate; the texts stay in the tables of the run (`work`).
+Decisions need only numbers, some 40 bytes per candidate. The texts stay in the tables of the run (`work`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from llmops.records import Document, Example, as_of, content_id
 
 _COLUMNS = ("id", "question", "answer", "context", "group", "split", "source", "location", "position", "licence")
 _ITEM = ("row", "id", "wording", "group", "split")
-_FROM = {"row": "candidates", "number": "tested"}  #: where an example is that has such a key
+_FROM = {"row": "candidates", "number": "tested"}  #: key of an example → its table
 
 
 class Candidates:
-    """The candidates of a run: their texts in a table, and of each the numbers by which it is decided on."""
+    """The candidates of a run: their texts in a table, and the numbers of each that decide on it."""
 
     def __init__(self, work: WorkTables, config: Annotate) -> None:
         self._work, self._config = work, config
@@ -36,7 +36,7 @@ class Candidates:
         self._count = 0
 
     def add(self, made: Sequence[Candidate]) -> None:
-        """Add some, in their order."""
+        """Add candidates, in their order."""
         claims = [_claim(c) for c in made]
         answers = pl.Series("answer", [key(comparable(c.answer, closing=False)) for c in made], dtype=pl.UInt64)
         stored = self.store(made, [claim.group for claim in claims], [claim.wording for claim in claims])
@@ -44,7 +44,7 @@ class Candidates:
         self._keys.append(pl.concat([stored, numbers, answers.to_frame()], how="horizontal"))
 
     def store(self, made: Sequence[Candidate], groups: Sequence[str], wordings: Sequence[str]) -> pl.DataFrame:
-        """Keep the texts of some; returns their `row`, `id`, `wording` and `group` as numbers."""
+        """Store the texts of candidates; return their `row`, `id`, `wording` and `group` as numbers."""
         ids = [content_id(c.context, c.question, c.answer) for c in made]
         rows = range(self._count, self._count + len(made))
         self._count += len(made)
@@ -72,14 +72,14 @@ class Candidates:
 
     @property
     def keys(self) -> pl.DataFrame:
-        """Of all that were added: `row`, `id`, `wording`, `group`, `fraction`, `testable`, and `answer`, a number."""
+        """Return `row`, `id`, `wording`, `group`, `fraction`, `testable` and `answer` of all candidates, as numbers."""
         if not self._keys:
             self.add(())
         return pl.concat(self._keys)
 
 
 def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
-    """The examples of a run, sorted by id; candidates that become none are dropped.
+    """Return the examples of a run, sorted by id. The other candidates are dropped, each with a rule.
 
     Returns:
         `row` in the table of candidates, `id`, `wording` and `group` as numbers, `split` and `interval`.
@@ -94,10 +94,11 @@ def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past
 
 
 def examples(items: pl.DataFrame, work: WorkTables, split: str, more: str = "") -> Iterator[pl.DataFrame]:
-    """The examples of one split with the fields of `Example`, sorted by id, some at a time.
+    """Yield the examples of one split in batches, sorted by id, with the fields of `Example`.
 
     Args:
-        items: as `split_items` gives them.
+        items: from `split_items`.
+        work: the tables of the run.
         split: the split.
         more: further columns of the table of candidates `c`, in SQL.
     """
@@ -113,7 +114,7 @@ def examples(items: pl.DataFrame, work: WorkTables, split: str, more: str = "") 
 
 
 def entries(new: pl.DataFrame, work: WorkTables, config: Annotate) -> Iterator[Entry]:
-    """New items, as the ledger keeps them."""
+    """Yield the ledger entries of new items."""
     rendered = "c.own_question IS NOT NULL AS rendered"
     more = f", c.documents, c.wording, {compared(config)} AS compared, {shown_text(config)} AS shown, {rendered}"
     for split in (TRAIN, VALIDATION, TEST):
@@ -123,7 +124,7 @@ def entries(new: pl.DataFrame, work: WorkTables, config: Annotate) -> Iterator[E
 
 
 def _assigned(keys: pl.DataFrame, work: WorkTables, config: Annotate, past: Past) -> pl.DataFrame:
-    """An example of each candidate whose claim is upheld.
+    """Return an item for each candidate whose claim is upheld, and drop the others.
 
     A question is kept in one group only: in two groups it could be in two splits at once.
     """
@@ -154,7 +155,7 @@ def _assigned(keys: pl.DataFrame, work: WorkTables, config: Annotate, past: Past
 
 
 def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past, ledger: Ledger) -> pl.DataFrame:
-    """The items without those that would be new in the test, but are near twins of what has been trained on."""
+    """Drop items that would be new in the test but are too close to an earlier training's texts; return the rest."""
     tested = items.filter(pl.col("split") == TEST)
     left = tested.join(past.tested, ["wording", "id"], "anti", maintain_order="left").select("row")
     refused: dict[int, str] = {}
@@ -172,7 +173,7 @@ def _admitted(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Pas
 def _carried(
     items: pl.DataFrame, made: Candidates, work: WorkTables, config: Annotate, past: Past
 ) -> Iterator[pl.DataFrame]:
-    """The tested examples whose source does not ask their question in this run, free of what is redacted today."""
+    """Yield tested examples of earlier runs whose question no source asks in this run, redacted by today's rules."""
     tested = items.filter(pl.col("split") == TEST)
     old = past.left(tested, work)
     redactor = Redactor(config.redact)
@@ -186,10 +187,10 @@ def _carried(
 
 
 def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, past: Past) -> pl.DataFrame:
-    """The items without those that would give others away, which are dropped.
+    """Drop the items that would give held-out ones away; return the rest.
 
-    Validation loses what is too close to the test, to what it was before, or to what later intervals test; training
-    loses that, and what is too close to validation.
+    Validation loses items that are too close to the test of now, of earlier runs or of later intervals. Training loses
+    these too, and items that are too close to validation.
     """
     now = items.filter(pl.col("split") == TEST)["id"]
     versions = past.versions.filter(~pl.col("id").is_in(now.implode()))
@@ -213,10 +214,10 @@ def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, pas
 
 
 def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
-    """Those of some examples that a template made: what is compared of them is not what they show.
+    """Return the examples that a template made. Their compared text differs from the shown one.
 
     Args:
-        some: each with its `row` among the candidates, or its `number` among the tested of earlier runs.
+        some: examples, each with its `row` among the candidates, or its `number` among the earlier tested ones.
         work: the tables.
         config: the section.
     """
@@ -229,13 +230,13 @@ def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.Data
 
 
 def _said(some: pl.DataFrame, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
-    """The texts of examples as in `_rendered`, with a row or, after those, with a number."""
+    """Yield the texts of examples from `_rendered`: first of those with a row, then of those with a number."""
     for name in _FROM:
         yield from _texts(some[name].drop_nulls(), work, config, shown=shown)
 
 
 def _texts(keys: pl.Series, work: WorkTables, config: Annotate, *, shown: bool = False) -> Iterator[pl.Series]:
-    """The texts by which examples are compared, or that they show, in the order of `keys`: rows or numbers."""
+    """Yield the texts of examples in the order of `keys`: the compared texts, or the shown ones if `shown`."""
     name = keys.name
     ranks = pl.DataFrame({name: keys, "rank": range(len(keys))}, {"rank": pl.Int64, name: keys.dtype})
     work.replace("ranks", ranks.to_arrow())
@@ -254,7 +255,7 @@ def _reason(rule: str, detail: str) -> pl.Expr:
 
 
 def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str], work: WorkTables) -> pl.DataFrame:
-    """The items without some, which are dropped."""
+    """Drop some items by a rule; return the others."""
     columns = {"row": pl.Series(rows, dtype=pl.Int64), "detail": pl.Series(details, dtype=pl.String)}
     drop_rows(pl.DataFrame(columns).with_columns(rule=pl.lit(rule), twin=pl.lit(None, pl.Int64)), work)
     return items.filter(~pl.col("row").is_in(columns["row"].implode()))
@@ -281,7 +282,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def _candidate(entry: Entry) -> Candidate:
-    """The candidate of a tested example that an earlier run wrote down."""
+    """Return the candidate of a tested example from its ledger entry."""
     e = entry.example
     assert e
     position = as_of(e.position, entry.interval)

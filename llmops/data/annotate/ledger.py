@@ -1,11 +1,10 @@
-"""The split ledger in the database: what each run of annotate was the first to test, or to train with.
+"""The split ledger in the database: the examples that each run of annotate was the first to test or to train with.
 
-Each run of a scope (all that makes a frozen test another one) gets the next number, and reads what the runs with
-smaller numbers wrote. So a run that is repeated reads what it read then, and gives the same bytes whatever ran since.
-Rows are only added, in one transaction with the run's number; only an erasure takes some out, by the ids of documents.
+A scope is the settings that define a frozen test. Each run of a scope gets the next number and reads the entries of the
+runs with smaller numbers. So a repeated run reads the same entries and writes the same bytes, whatever ran since. Rows
+are only added, in one transaction with the run's number. Only an erasure deletes rows, by the ids of documents.
 
-A run that would read more than an earlier one, but is given what that one was given, is that one: its plan is the
-artifact that is there. So a day without change makes nothing.
+A run with the same inputs as an earlier one reuses that run and its artifact. So a day without changes makes nothing.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Run(NamedTuple):
     number: int
     interval: str
     fingerprint: str
-    read: str  #: hash of all that it read
+    read: str  #: hash of the entries that it read
 
 
 @dataclass(frozen=True, slots=True)
 class SplitLedger:
-    """What one run reads and writes; the `Ledger` of `past`."""
+    """The ledger as one run reads and writes it; a `Ledger` of `past`."""
 
     database: str
     scope: str
@@ -52,14 +51,14 @@ class SplitLedger:
 
     @property
     def written(self) -> bool:
-        """Whether the run has written. A database that a backup took the place of does not know what was made since."""
+        """Return whether the run has written. A restored backup does not know later runs."""
         return any(run.fingerprint == self.fingerprint for run in runs_of(database_at(self.database), self.scope))
 
     def entries(self) -> Iterator[Entry]:
-        """See `Ledger`.
+        """Yield the entries of earlier runs, see `Ledger`.
 
         Raises:
-            StateError: if the runs that it is to read are not there.
+            StateError: if a run to read is missing.
         """
         known, runs = self._runs()
         if not runs:
@@ -79,7 +78,7 @@ class SplitLedger:
                     )  # fmt: skip
 
     def trained(self) -> Iterator[Sequence[str]]:
-        """See `Ledger`; raises what `entries` does."""
+        """Yield the texts of earlier trainings, see `Ledger`. The errors are those of `entries`."""
         known, runs = self._runs()
         if not runs:
             return
@@ -89,7 +88,7 @@ class SplitLedger:
             yield [text for row in rows for text in row.compared.split(SHOWN)]
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """See `Ledger`. A run that has written is not written again.
+        """Write the new entries of this run, see `Ledger`. Do nothing if the run has written already.
 
         Raises:
             TransientError: if another run has written since this one's plan.
@@ -107,7 +106,7 @@ class SplitLedger:
             insert(connection, self.scope, run, entries, by="annotate")
 
     def _runs(self) -> tuple[Database, list[Run]]:
-        """The database, and the runs that are read."""
+        """Return the database and the runs whose entries are read."""
         known = database_at(self.database)
         runs = runs_of(known, self.scope)
         for count in range(len(runs) + 1):
@@ -122,18 +121,18 @@ class SplitLedger:
 def planned(
     database: str, model: str, config: Annotate, interval: str, fingerprint: Callable[[str], str]
 ) -> SplitLedger:
-    """What a run of an interval reads and writes.
+    """Return the ledger as a run of an interval reads it and writes to it.
 
-    It is the run of the same interval that was given the same, if there is one; or the last one of those up to this
-    interval, if it was given the same and is of the latest of them: a backfill lacks what days after its own tested.
-    Else it is a new one. What is made again is dated as it was the first time.
+    Reuse an earlier run if its inputs were identical: a run of the same interval first, then the last run up to this
+    interval, if it is of the latest of these intervals. (A backfill does not know the tests of the days after it.)
+    Otherwise the run is new. A reused run keeps its date.
 
     Args:
-        database: its URL.
+        database: URL of the database.
         model: name of the model that is tested.
         config: the section of annotate.
         interval: ISO date.
-        fingerprint: gives that of the artifact, from the hash of what it reads here.
+        fingerprint: returns the artifact's fingerprint for the hash of the ledger entries that it reads.
     """
     scope = scope_of(model, config.model_dump(mode="json"))
     runs = runs_of(database_at(database), scope)
@@ -148,19 +147,19 @@ def planned(
 
 
 def scope_of(model: str, config: Mapping[str, Any]) -> str:
-    """A hash of all that makes a frozen test another one.
+    """Return a hash of the settings that define a frozen test.
 
     Args:
         model: name of the model that is tested.
         config: the section of annotate as a record keeps it, with at least the fields that decide.
     """
     decides = {name: config[name] for name in sorted(_DECIDES)}
-    decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order says nothing
+    decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order has no meaning
     return content_id(model, json.dumps(decides, sort_keys=True))
 
 
 def runs_of(database: Database, scope: str) -> list[Run]:
-    """The runs of a scope, in order; where there is no database, none is made."""
+    """Return the runs of a scope, in order; none if there is no database, which is not created."""
     if database.absent:
         return []
     with database.read() as connection:
@@ -168,7 +167,7 @@ def runs_of(database: Database, scope: str) -> list[Run]:
 
 
 def _pages(database: Database, query: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """What a query of entries finds, by number and id, page by page: a page is of one moment."""
+    """Yield the rows of a query of entries page by page, by number and id. Each page is read in one transaction."""
     last: tuple[int, str] = (0, "")
     place = (split_entries.c.number, split_entries.c.id)
     while True:
@@ -192,7 +191,7 @@ def _read(connection: sa.Connection, scope: str) -> list[Run]:
 
 
 def _digest(scope: str, runs: Iterable[Run]) -> str:
-    """A hash of what a run reads that comes after these."""
+    """Return the hash of the entries that a run after `runs` reads."""
     last = list(runs)[-1:]
     return content_id(last[0].read, last[0].interval, last[0].fingerprint) if last else content_id(scope)
 
@@ -204,8 +203,8 @@ def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[En
         connection: of the transaction.
         scope: from `scope_of`.
         run: its number is the next one of the scope.
-        entries: what is new in it.
-        by: who adds it, for the audit.
+        entries: new entries of the run.
+        by: the person or process that adds it, for the audit.
     """
     key = {"scope": scope, "number": run.number}
     row = {**key, "interval": run.interval, "fingerprint": run.fingerprint}

@@ -1,8 +1,8 @@
-"""What earlier runs tested and trained: what the split of a run has to honour.
+"""The examples that earlier runs tested and trained with, which bind the split of a run.
 
-A run reads what the runs before it wrote down, as of its own interval. What was tested up to then stays in the test.
-What an earlier run used, whatever its interval, is never used on the other side: what has been trained on is not
-tested, and what a later interval tests is not trained on, so that a backfill spoils no test.
+A run reads the entries of the runs before it. An example that was tested up to the run's interval stays in the test. An
+example never changes sides, whatever the interval: a trained one is not tested, and one that a later interval tests is
+not trained, so that a backfill spoils no test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmops.data.worktables import WorkTables, batched
 from llmops.records import Example
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SHOWN = "\n\x1e\n"  #: between what is compared of an example that a template made, and what it shows
+SHOWN = "\n\x1e\n"  #: between the compared and the shown text of an example that a template made
 
 
 class Entry(NamedTuple):
@@ -39,54 +39,56 @@ class Entry(NamedTuple):
 
 
 class Ledger(Protocol):
-    """The entries of earlier runs, and a place for those of this one."""
+    """A reader of the entries of earlier runs, and a writer of this run's entries."""
 
     interval: str  #: of this run
 
     def entries(self) -> Iterable[Entry]:
-        """Those of earlier runs, ordered by interval and run."""
+        """Return the entries of earlier runs, ordered by interval and run."""
 
     def trained(self) -> Iterator[Sequence[str]]:
-        """The compared texts of all that was trained or validated with, some at a time; also those that it shows."""
+        """Yield the compared and the shown texts of all training and validation examples, in batches."""
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """Write down what is new in this run."""
+        """Write the new entries of this run."""
 
 
 class Unwritten:
-    """A ledger that holds nothing and keeps nothing: of examples that are made once, for no model."""
+    """A ledger without entries, for examples that are made once and for no model."""
 
     interval = ""
 
     def entries(self) -> Iterable[Entry]:
+        """Return no entries."""
         return ()
 
     def trained(self) -> Iterator[Sequence[str]]:
+        """Return no texts."""
         return iter(())
 
     def write(self, entries: Iterable[Entry]) -> None:
-        return None
+        """Write nothing."""
 
 
 def key(text: str) -> int:
-    """A number of 64 bits for a wording, group or the like: equal numbers are equal texts."""
+    """Return a hash of 64 bits for a text such as a wording or a group. Equal hashes are taken for equal texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def compared(config: Annotate) -> str:
-    """The text of an example by which it is compared with the held-out items, in SQL.
+    """Return SQL of the text by which an example is compared with the held-out items.
 
-    The context is never part of it: a page of policy is rightly the context of many questions, and answering from it is
-    what the test asks. Of an example that a template made, only the row's values are compared, since the template's
-    words stand in every row; with others it is compared as it reads (`shown_text`). When wordings are split, only the
-    question is compared: the answers are meant to be known there, and what is tested is a wording not seen before.
+    The context is not compared: one page may be the context of many questions, and the test asks for answers from it.
+    If a template made the example, only the row's values are compared, since the template's words are in every row;
+    with other examples its shown text is compared (`shown_text`). If wordings are split, only the question is compared,
+    because the answers may be known and only the wording must be new.
     """
     question, answer = (f"coalesce(c.own_{name}, c.{name})" for name in ("question", "answer"))
     return question if config.split_by == "wording" else f"{question} || chr(10) || {answer}"
 
 
 def shown_text(config: Annotate) -> str:
-    """What stands in the place of `compared` if no template made the example, in SQL."""
+    """Return SQL of the compared text of an example that no template made."""
     return "c.question" if config.split_by == "wording" else "c.question || chr(10) || c.answer"
 
 
@@ -96,9 +98,9 @@ _ENTRIES = {"id": pl.UInt64, "wording": pl.UInt64, "group": pl.UInt64, "test": p
 
 @dataclass(slots=True)
 class Past:
-    """The entries of earlier runs, as a split asks for them: by numbers, as an id in hex and `key` give them.
+    """The entries of earlier runs as numbers: ids as integers, wordings and groups by `key`.
 
-    The texts of the tested ones are in the table `tested` of the run's `WorkTables`, each with its `number` here.
+    The texts of tested entries are in the table `tested` of the run's `WorkTables`, by their `number` here.
     """
 
     #: `id`, `wording` and `group` of every entry, whether it is a `test` item, whether it is `so_far`, from an interval
@@ -109,7 +111,7 @@ class Past:
 
     @classmethod
     def of(cls, ledger: Ledger, work: WorkTables) -> Past:
-        """What a run has to honour of the ledger that it reads."""
+        """Read a ledger and return its entries as numbers."""
         frames = [cls().entries]
         order: dict[int, int] = {}
         number = 0
@@ -138,7 +140,7 @@ class Past:
         return cls(pl.concat(frames))
 
     def after(self, new: pl.DataFrame, run: int) -> Past:
-        """This and what a run adds: items with `id`, `wording`, `group`, `split` and `interval`, which count so far."""
+        """Return these entries and a run's items, which have `id`, `wording`, `group`, `split` and `interval`."""
         added = new.select(
             "id", "wording", "group", (pl.col("split") == TEST).alias("test"), pl.lit(run, pl.UInt32).alias("run"),
             pl.lit(True).alias("so_far"), "interval",
@@ -147,41 +149,41 @@ class Past:
 
     @property
     def tested(self) -> pl.DataFrame:
-        """The test so far: of each wording the examples that the last run had which changed them; with `number`."""
+        """Return the test so far: the examples of each wording from the last run that changed them, with `number`."""
         so_far = self.entries.with_row_index("number").filter("test", "so_far")
         return so_far.filter(pl.col("run") == pl.col("run").max().over("wording"))
 
     @property
     def tested_groups(self) -> pl.Series:
-        """Groups of all that has been tested so far."""
+        """Return the groups of all tested examples so far."""
         return self.entries.filter("test", "so_far")["group"].unique()
 
     @property
     def later(self) -> pl.DataFrame:
-        """What later intervals test."""
+        """Return the examples that later intervals test."""
         return self.entries.filter(pl.col("test") & ~pl.col("so_far"))
 
     @property
     def used(self) -> pl.DataFrame:
-        """What was trained or validated with, in any interval."""
+        """Return the training and validation examples of all intervals."""
         return self.entries.filter(~pl.col("test"))
 
     @property
     def since(self) -> pl.DataFrame:
-        """`id` and the first `interval` in which the example was made."""
+        """Return the `id` of each example and the first `interval` that made it."""
         return self.entries.filter("so_far").unique("id", keep="first", maintain_order=True).select("id", "interval")
 
     @property
     def versions(self) -> pl.DataFrame:
-        """`id` and `number` of all that any interval has tested, older contents, too; what was compared of it last."""
+        """Return `id` and last `number` of all examples that any interval has tested, including older contents."""
         last = pl.col("number").last()
         return self.entries.with_row_index("number").filter("test").group_by("id", maintain_order=True).agg(last)
 
     def left(self, tested: pl.DataFrame, work: WorkTables) -> pl.Series:
-        """Numbers of the tested examples that nothing takes the place of: their source does not ask the question now.
+        """Return the numbers of tested examples that nothing replaces, since no source asks their question now.
 
         Args:
-            tested: `row` of the candidates that are tested now.
+            tested: the candidates that are tested now, with their `row`.
             work: the tables.
         """
         work.replace("today", tested.select("row").to_arrow())
@@ -190,10 +192,10 @@ class Past:
         return self.tested.join(left.cast(pl.UInt32), "number", "semi", maintain_order="left")["number"]
 
     def tested_entries(self, numbers: pl.Series, work: WorkTables) -> Iterator[Entry]:
-        """Tested entries, in the order of their wordings.
+        """Yield tested entries in the order of their wordings.
 
         Args:
-            numbers: theirs, as in `tested`.
+            numbers: of the entries, from `tested`.
             work: the tables.
         """
         work.replace("old", numbers.rename("number").to_frame().to_arrow())
@@ -206,11 +208,13 @@ class Past:
             yield Entry(run=0, split=TEST, example=Example(**json.loads(row["example"])), **known)
 
     def new(self, items: pl.DataFrame) -> pl.DataFrame:
-        """What is new in a run: what it trains and validates with for the first time, and the tested questions that
-        are new or have other examples than before, with all of these.
+        """Return the items that are new in a run.
+
+        These are the examples that it trains or validates with for the first time, and all examples of each tested
+        question that is new or has other examples than before.
 
         Args:
-            items: as `split_items` gives them.
+            items: from `split_items`.
         """
         known, same = self.used.filter("so_far"), ["wording", "id", "group"]
         used = items.filter(pl.col("split") != TEST).join(known, ["id", "group"], "anti", maintain_order="left")

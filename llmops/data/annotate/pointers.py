@@ -1,6 +1,6 @@
 """Answers that only name what to read, such as "See the guidance for schools.": a rule of `quality`.
 
-In English, German, French, Spanish, Dutch, Italian and Portuguese; what it does not know stays.
+It knows English, German, French, Spanish, Dutch, Italian and Portuguese. Other answers are kept.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ _ADDRESS = re.compile(
 
 
 def pointer_only(question: str, answer: str) -> str:
-    """An answer that only names what to read, without an address, to a question that does not ask where it stands.
+    """Detect an answer that only names a text to read, without an address; return the detail, or "" for a good pair.
 
-    Every sentence begins as such pointers do, names a kind of text, and does not go on to say what to do there.
+    Each sentence must begin like such a pointer, name a kind of text, and not say what to do there. The question must
+    not ask where something is found.
     """
     if _ADDRESS.search(answer) or _ASKS_WHERE.search(question):
         return ""

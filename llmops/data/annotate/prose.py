@@ -1,4 +1,4 @@
-"""Questions and their answers in plain text, where nothing but its layout tells them apart."""
+"""Find questions and answers in plain text by its layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INDENT = re.compile(r"^[^\S\n]+", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that stands in a text."""
+    """A question in a text."""
 
     question: str
     marked: bool  #: as in `Q: …`
@@ -25,11 +25,11 @@ class Asked:
 
 
 def qa_pairs(text: str) -> list[tuple[str, str, str]]:
-    """The questions of `text`, what answers each, and the path of numbered headings that it stands under.
+    """Return the questions of `text`, each with its answer and the path of the numbered headings above it.
 
-    What a question is, `text.questions` says. Its answer is all that follows until the next question, or until a
-    numbered heading that is not under it. A question that nothing follows is left out, as is what comes before the
-    first.
+    `text.questions` decides which blocks are questions. The answer is the text up to the next question, or up to a
+    numbered heading that is not below the question. A question without an answer is left out, and so is the text
+    before the first question.
     """
     found: list[Asked] = []
     answering = False

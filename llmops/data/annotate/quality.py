@@ -1,8 +1,8 @@
-"""What makes a question and its answer not worth learning from.
+"""Rules that drop a question and its answer because a model should not learn from them.
 
-A rule says what is wrong with a pair, or nothing. `RULES` is a list of early returns: the first that speaks decides. To
-add one, write such a function and append it. They judge what a model would be taught, so after redaction and cutting,
-and only by what is certain: a short answer is no bad answer.
+A rule returns the fault of a pair in words, or "". The first of `RULES` with a fault decides. To add a rule, write such
+a function and append it. The rules judge pairs after redaction and cutting, as a model would see them, and only by
+certain faults: a short answer is not a bad answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llmops.data.text.language import language_of
 from llmops.data.text.running_text import running_text
 from llmops.data.text.words import UNSPACED, parted
 
-Rule = Callable[[str, str], str]  #: of question and answer; what is wrong, in words, empty if nothing is
+Rule = Callable[[str, str], str]  #: question, answer → the fault in words, empty if there is none
 
 # Largest share of characters in 5-grams of words that stood before. Gopher's 0.15 is for web pages: of 446 answers of
 # public health agencies it drops 14, all good; the highest among those has 0.24. A text that stands twice has 0.5.
@@ -26,27 +26,27 @@ MAX_IN_A_ROW = 4  #: times that the same one to four words may follow each other
 
 _NOT_SAID = re.compile(r"<[A-Z_]+>|(?:https?://|www\.)\S+|\S+@\S+")  # marks of redaction, links, addresses
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-# What no sentence ends in: a comma, an opening bracket (but ":(" and "]0, 1["), a colon, which announces what is not
-# there (but "drive C:").
+# No sentence ends in a comma, an opening bracket (except ":(" and "]0, 1[") or a colon, which announces a missing part
+# (except "drive C:").
 _HALF_OPEN = re.compile(r"\][^\[\]]*\[$")
 _BREAKS_OFF = re.compile(r"(?:[,，、،：]|(?<!\b[A-Z]):|(?<![:;=-])[({（「『【《]|(?<![:;=-])\[)$")
-# Nor in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
+# No sentence ends in these words of its language: "Rufen Sie uns an" and "en or" are whole in theirs.
 _DANGLING = {
     "en": frozenset(["an", "the", "and", "or"]),
     "de": frozenset(["und", "oder"]),
     "fr": frozenset(["et", "ou"]),
 }
-_UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # who can tell how many words these are
+_UNSPACED = re.compile(f"{UNSPACED}{{2}}")  # their number of words is unknown
 _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 
 def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
-    """The rule by which a pair is dropped and the detail; None for a pair to keep."""
+    """Return the rule that a pair breaks and the detail; None for a pair to keep."""
     return next(((name, detail) for name, rule in RULES if (detail := rule(question, answer))), None)
 
 
 def no_words(question: str, answer: str) -> str:
-    """A question or an answer that is only links, addresses, marks of redaction, or symbols."""
+    """Detect a question or answer of nothing but links, addresses, marks of redaction and symbols."""
     for name, text in (("question", question), ("answer", answer)):
         if not _WORD.search(_NOT_SAID.sub(" ", text)):
             return f"the {name} says nothing besides links, marks and symbols"
@@ -54,12 +54,12 @@ def no_words(question: str, answer: str) -> str:
 
 
 def echo(question: str, answer: str) -> str:
-    """An answer that is the question again."""
+    """Detect an answer that only repeats the question."""
     return "the answer only repeats the question" if _words(question) == _words(answer) else ""
 
 
 def broken_off(question: str, answer: str) -> str:
-    """An answer of more than one word that ends where no sentence does."""
+    """Detect an answer of more than one word that ends in the middle of a sentence."""
     answer = answer.rstrip()
     several = len(_words(answer)) > 1 or _UNSPACED.search(answer)
     match = None if _HALF_OPEN.search(answer) else _BREAKS_OFF.search(answer)
@@ -70,13 +70,13 @@ def broken_off(question: str, answer: str) -> str:
 
 
 def repeated_lines(question: str, answer: str) -> str:
-    """An answer many of whose lines stood before."""
+    """Detect an answer with many repeated lines."""
     share = duplicate_line_share(answer)
     return f"{share:.0%} of the answer's lines stood before" if share > MAX_DUPLICATE_LINES else ""
 
 
 def stuttering(question: str, answer: str) -> str:
-    """A line that says the same one to four words too many times in a row; numbers, code and tables may repeat."""
+    """Detect a line that repeats one to four words too many times in a row; numbers, code and tables may repeat."""
     for line in running_text(answer).splitlines():
         words = _split(line)
         for size in range(1, 5):
@@ -90,7 +90,7 @@ def stuttering(question: str, answer: str) -> str:
 
 
 def repeated_phrases(question: str, answer: str) -> str:
-    """An answer that to a large part is runs of words that stood before; numbers, code and tables may repeat."""
+    """Detect an answer that consists largely of repeated runs of words; numbers, code and tables may repeat."""
     words = _words(running_text(answer))
     seen: set[tuple[str, ...]] = set()
     repeated: set[int] = set()

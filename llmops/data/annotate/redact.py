@@ -1,4 +1,4 @@
-"""Candidates without personal data and secrets, and what was found in them."""
+"""Redact personal data and secrets in candidates, and store the findings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ REMEMBERED = 50_000  #: texts that are not searched again when they come again, 
 
 
 class Redactor:
-    """Takes personal data and secrets out of candidates, and notes what it found in each document.
+    """A redactor of personal data and secrets in candidates, which stores the findings of each document.
 
     Args:
-        entities: what is taken out.
-        work: gets the findings; None: nobody asks for them.
+        entities: kinds of data to redact.
+        work: tables for the findings; None: they are not stored.
     """
 
     def __init__(self, entities: Sequence[str], work: WorkTables | None = None) -> None:
@@ -32,11 +32,11 @@ class Redactor:
         self._again: set[tuple[str, str]] = set()
 
     def redacted(self, made: Sequence[Candidate], again: Container[str] = ()) -> list[Candidate]:
-        """The candidates without any of the entities.
+        """Return the candidates with all entities replaced by marks.
 
         Args:
-            made: candidates; all of a document.
-            again: ids of documents of which more candidates will come.
+            made: all candidates of some documents.
+            again: ids of documents whose further candidates come in a later call.
         """
         changed = self._changed(made)
         found: dict[tuple[str, str, str], Counter[str]] = {}
@@ -59,7 +59,7 @@ class Redactor:
         return out
 
     def _changed(self, made: Sequence[Candidate]) -> dict[str, Redacted]:
-        """Text → what became of it, of the texts that held something."""
+        """Return the redacted form of each text with findings."""
         texts = {text for c in made for text in (c.question, c.answer, c.context, c.group, *(c.own or ()))}
         keys = {text: hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts}
         new = sorted(text for text, key in keys.items() if key not in self._known)
@@ -74,7 +74,7 @@ class Redactor:
 
 
 def findings(work: WorkTables) -> Iterator[Finding]:
-    """A finding per document and entity, of what a `Redactor` noted."""
+    """Yield a finding per document and entity from the table that a `Redactor` filled."""
     query = """
         SELECT place, entity, sum(question) AS question, sum(answer) AS answer, sum(context) AS context
         FROM found GROUP BY place, document, entity ORDER BY place, document, entity"""
@@ -84,7 +84,7 @@ def findings(work: WorkTables) -> Iterator[Finding]:
 
 
 def counts(work: WorkTables) -> dict[str, int]:
-    """How many of each entity a `Redactor` noted."""
+    """Return the number of findings per entity from the table that a `Redactor` filled."""
     query = "SELECT entity, sum(question + answer + context) AS n FROM found GROUP BY entity ORDER BY entity"
     return {row["entity"]: int(row["n"]) for row in work.rows(query)}
 

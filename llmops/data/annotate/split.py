@@ -1,15 +1,15 @@
-"""Which question falls into which split: as earlier runs have decided, else by hash.
+"""Assign each question to a split: by the decision of earlier runs, otherwise by hash.
 
 A hash of the seed and a key gives every group, or every wording, a number from 0 to 1; below `test` it is tested, below
 `test + validation` it validates, above it trains. Shares are therefore met on average, not exactly, and the same data
 gives the same splits in whatever order it comes.
 
-The frozen test only grows. What decides for it is always that something is there (a claim on the question in a tested
-group, another wording of the topic), never that something is missing, so more data can move a question into the test
-but not out of it. Where sources disagree on a question's group, one that tests it wins, then one that validates it.
+The frozen test only grows. A question is tested because something exists (a claim on the question in a tested group,
+another wording of the topic), never because something is missing. So more data can move a question into the test but
+not out of it. If sources disagree on a question's group, one that tests it wins, then one that validates it.
 
-What earlier runs have used (see `past`) comes before the hash: a tested question stays tested and what was trained on
-stays on the training side. What would have to be both is held out.
+Earlier runs (see `past`) decide before the hash: a tested question stays tested, and a trained one stays on the
+training side. A question that would be on both sides is held out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPLIT = pl.Enum((TEST, _HELD_OUT, VALIDATION, TRAIN))  #: the strongest first
 
 
 class Claim(NamedTuple):
-    """One source asks one question, and says which group (topic) the question belongs to."""
+    """One source's question, and the group (topic) that the source gives it."""
 
     wording: str  #: of the question, from `wording_id`
     group: str
@@ -36,13 +36,13 @@ class Claim(NamedTuple):
 
 
 def fraction(seed: int, key: str) -> float:
-    """A number from 0 to 1 that depends on nothing but the seed and the key."""
+    """Return a number from 0 to 1 that depends only on the seed and the key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
 def keyed(claims: Iterable[Claim], config: Annotate) -> pl.DataFrame:
-    """Claims as numbers: `wording` and `group` by `key`, the `fraction` that decides, and whether it is `testable`."""
+    """Return claims as numbers: `wording` and `group` by `key`, the deciding `fraction`, and `testable`."""
     rows = [
         (
             key(claim.wording),
@@ -57,16 +57,16 @@ def keyed(claims: Iterable[Claim], config: Annotate) -> pl.DataFrame:
 
 
 def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim that is upheld; null for one that is not.
+    """Return the split of each claim, null for a claim that is not upheld.
 
     All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
     strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
     held out, to be neither tested nor trained on, has no claim upheld.
 
     Args:
-        claims: what this run's sources ask, as `keyed` gives it.
-        config: the shares, and what is tested.
-        past: what earlier runs used.
+        claims: questions of this run's sources, from `keyed`.
+        config: the shares and the test sources.
+        past: examples of earlier runs.
     """
     decided = _by_group(claims, config, past) if config.split_by == "group" else _by_wording(claims, config, past)
     found = claims.select("wording", "group", decided.cast(SPLIT).alias("split"))
@@ -78,11 +78,11 @@ def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
 
 
 def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim when whole groups are split.
+    """Return the split of each claim if whole groups are split.
 
-    A group is tested if it was before, or its number is below `test` and a test source asks a question in it; never if
-    it was trained on. What the other sources ask in a tested group is held out, since training on it would give the
-    topic away. A tested question takes its test along into a new group.
+    A group is tested if it was before, or if its number is below `test` and a test source asks a question in it. A
+    group that was trained on is never tested. Questions of other sources in a tested group are held out, since training
+    on them would give the topic away. If a tested question moves to a new group, that group is tested too.
     """
     wording, group = pl.col("wording"), pl.col("group")
     testable = pl.col("testable") & ~_in(wording, past.used["wording"])
@@ -103,16 +103,16 @@ def _by_group(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
 
 
 def _by_wording(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
-    """The split of each claim when the wordings within a group are split.
+    """Return the split of each claim if the wordings within a group are split.
 
     A wording is tested if it was before, or if its number is below `test`, a test source asks it, it was never trained
-    on, and another wording of its group is sure to be trained on. Sure are those that a source asks that is not tested,
-    and the one with the highest number of the group; if `test_sources` are named, the latter only if its number is not
-    below `test`.
+    on, and another wording of its group is sure to be trained on. A wording of a source that is not tested is sure, and
+    so is the one with the highest number of the group; if `test_sources` are named, only if that number is not below
+    `test`.
 
-    A wording that lacks nothing but such another one trains, unless `test_sources` are named and no other source asks
-    it. Then it is held out: it becomes a test item as soon as there is another one, and no model may have been trained
-    on it by then.
+    A wording that lacks only this other wording trains, unless `test_sources` are named and no other source asks it.
+    Then it is held out: it becomes a test item when the other wording comes, and no model may have been trained on it
+    by then.
     """
     value, wording, testable = pl.col("fraction"), pl.col("wording"), pl.col("testable")
     tested, later = _in(wording, past.tested["wording"]), _in(wording, past.later["wording"])

@@ -1,8 +1,8 @@
 """annotate: documents to `[Context] [Question] [Answer]` examples, free of personal data and secrets, and split.
 
-In that order: candidates, length, redaction, cutting, quality, split, decontamination. What comes before the split
-looks at one candidate alone; so more documents never take a question out of the frozen test (see `split`). What leaves
-the sources stays in it, as the ledger of earlier runs has it (see `past`).
+The steps are candidates, length, redaction, cutting, quality, split and decontamination. Each step before the split
+looks at one candidate alone, so more documents never take a question out of the frozen test (see `split`). A question
+that leaves the sources stays in the test, from the ledger of earlier runs (see `past`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from llmops.records import Document, Dropped, Example, Finding, Row, schema, wri
 
 log = logging.getLogger(__name__)
 
-# What would end or fake a turn: the annotated text's own marks, and the control tokens of chat templates.
+# Texts that would end or fake a turn: the marks of the annotated text, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
 _UNWRITTEN = Unwritten()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
@@ -51,15 +51,15 @@ DROPPED = """
 def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
-    Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (what was
-    redacted) and `train.txt` (the annotated text), the same bytes for the same documents in whatever order and the same
-    ledger; last, what is new in the ledger.
+    Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
+    and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
+    new entries are written to the ledger last.
 
     Args:
-        config: its section.
+        config: section of the stage.
         clean: the artifact.
         out: the folder to write to.
-        ledger: what earlier runs tested and trained, and where this one's goes.
+        ledger: entries of earlier runs; the new entries are written to it.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
@@ -96,8 +96,10 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
 
 
 def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) -> int:
-    """Take the candidates that documents make, in the order of the documents' ids, then the other wordings of known
-    questions; returns how many templates were skipped."""
+    """Store the candidates of documents; return the number of skipped templates.
+
+    The documents are read in the order of their ids, then the other wordings of known questions follow.
+    """
     fields: defaultdict[str, set[str]] = defaultdict(set)
     redactor, wordings, skipped = Redactor(config.redact, work), Wordings(work), 0
     files = sorted(folder.glob("*.parquet"))
@@ -120,7 +122,7 @@ def _take(folder: Path, made: Candidates, work: WorkTables, config: Annotate) ->
 
 
 def _documents(files: Sequence[Path], work: WorkTables) -> Iterator[Document]:
-    """The documents of a clean artifact, sorted by id, as they most often lie there."""
+    """Yield the documents of a clean artifact, sorted by id. Most artifacts are sorted already."""
     names = [field.name for field in fields(Document)]
     ids = pl.concat(
         [pl.Series("id", [], pl.String), *(pl.read_parquet(path, columns=["id"], glob=False)["id"] for path in files)]
@@ -149,7 +151,7 @@ def _any_reworded(files: Sequence[Path]) -> bool:
 def _fit(
     made: Sequence[Candidate], redactor: Redactor, work: WorkTables, config: Annotate, again: Container[str] = ()
 ) -> list[Candidate]:
-    """The candidates that are short and good enough, redacted and cut; the others are dropped."""
+    """Drop the candidates that are too long or too bad; return the others, redacted and cut."""
     dropped: list[Dropped] = []
     short = _kept(made, dropped, lambda c: _length_problem(c, config))
     good = _kept([_fitted(c, config) for c in redactor.redacted(short, again)], dropped, _quality_problem)
@@ -160,7 +162,7 @@ def _fit(
 def _kept(
     made: Iterable[Candidate], dropped: list[Dropped], judge: Callable[[Candidate], tuple[str, str] | None]
 ) -> list[Candidate]:
-    """The candidates for which `judge` returns None; the others are added to `dropped` with its rule and detail."""
+    """Return the candidates for which `judge` returns None; add the others to `dropped` with its rule and detail."""
     kept = []
     for candidate in made:
         if reason := judge(candidate):
@@ -182,7 +184,7 @@ def _length_problem(candidate: Candidate, config: Annotate) -> tuple[str, str] |
 
 
 def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
-    """The candidate with its answer and context cut to their largest lengths.
+    """Cut the answer and context of a candidate to their largest lengths.
 
     Cutting comes after redaction, because a card number that is cut in half would not be recognised as one.
     """
@@ -208,7 +210,7 @@ def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Ta
 
 def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
     """Write the annotated text of examples."""
-    with open(path, "w", encoding="utf-8") as text:
+    with path.open("w", encoding="utf-8") as text:
         for frame in frames:
             for question, answer, context in frame.select("question", "answer", "context").iter_rows():
                 text.write(prompts.annotated(question, answer, context) + "\n")

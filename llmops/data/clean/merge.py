@@ -71,7 +71,7 @@ def _fetch(name: str, told: Any, work: Work, out: Path) -> None:
     if told is None:
         raise WorkError(f"No task wrote {name}. Run again.")
     work.fetch(name, out / name)
-    with open(out / name, "rb") as handle:
+    with (out / name).open("rb") as handle:
         os.fsync(handle.fileno())
     size = (out / name).stat().st_size
     if (size, file_sha256(out / name)) != (told.bytes, told.sha256):

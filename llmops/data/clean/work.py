@@ -118,7 +118,7 @@ class Work:
         path.parent.mkdir(parents=True, exist_ok=True)
         copy = path.with_name(f".{path.name}.{task.taskAttemptId() if task else os.getpid()}")
         yield copy
-        os.replace(copy, path)
+        copy.replace(path)
 
     def read_row_groups(self, name: str, numbers: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
         """Yield row groups of a Parquet file, one by one.
@@ -157,7 +157,7 @@ class Cut(NamedTuple):
     def written(cls, work: Work, name: str, tables: Iterable[pl.DataFrame | pa.Table]) -> Cut:
         """Write a file. Each table is an uncompressed Arrow stream."""
         ends, rows = [0], []
-        with work.writing(name) as path, open(path, "wb") as file:
+        with work.writing(name) as path, path.open("wb") as file:
             for table in tables:
                 if isinstance(table, pl.DataFrame):
                     table.write_ipc_stream(file, compression="uncompressed")

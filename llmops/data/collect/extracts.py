@@ -114,7 +114,7 @@ class Extracts:
             new = slot.with_name(f".{slot.name}.new")
             if not self._read(file, version, source, new):
                 return Path(shutil.move(new, self.scratch / slot.name)), True
-            os.replace(new, slot)
+            new.replace(slot)
             return slot, True
 
     def _read(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:

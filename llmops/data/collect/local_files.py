@@ -45,7 +45,7 @@ def copied(path: Path, copy: Path) -> str:
         OSError: if it cannot be read.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as source, open(copy, "wb") as out:
+    with path.open("rb") as source, copy.open("wb") as out:
         while data := source.read(_CHUNK):
             digest.update(data)
             out.write(data)

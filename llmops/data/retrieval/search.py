@@ -62,7 +62,7 @@ class Index:
 
     @property
     def has_vectors(self) -> bool:
-        """Whether passages are found by their meaning, too."""
+        """Return whether passages are also found by their meaning."""
         return self._vectors is not None
 
     def search(self, question: str, k: int = 5, way: Way = "fused") -> list[Hit]:

@@ -141,7 +141,7 @@ def _phones(text: str, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _words(text: str) -> re.Pattern[str]:
-    """Return the pattern of words: letters, digits, and marks on letters, which `\\w` lacks; each of `_ALONE`."""
+    r"""Return the pattern of words: letters, digits, and marks on letters, which `\w` lacks; each of `_ALONE`."""
     return _ASCII_WORDS if text.isascii() else _any_words()
 
 

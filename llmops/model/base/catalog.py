@@ -44,8 +44,10 @@ class Entry(BaseModel):
 
     @property
     def training_gib(self) -> float:
-        """Memory for training in 4 bits, GiB: the weights, and 1 GiB plus 0.25 GiB per billion for adapters, optimiser
-        and activations."""
+        """Return the memory for training in 4 bits, in GiB.
+
+        It is the weights, and 1 GiB plus 0.25 GiB per billion parameters for adapters, optimiser and activations.
+        """
         return self.weights_gib + 1 + 0.25 * self.parameters
 
     @property
@@ -55,8 +57,11 @@ class Entry(BaseModel):
 
     @property
     def serving_gib(self) -> float:
-        """Memory for serving, GiB: the weights in bfloat16, 0.5 GiB for activations, and keys and values of 16 requests
-        of 1,024 tokens. A smaller form takes less, but none need be good enough to be chosen."""
+        """Return the memory for serving, in GiB.
+
+        It is the weights in bfloat16, 0.5 GiB for activations, and the keys and values of 16 requests of 1,024 tokens.
+        A compressed form takes less, but maybe none is good enough to be chosen.
+        """
         return self.parameters * 2 * 1e9 / GIB + 0.5 + SERVED * self.layers * self.kv * 2 * 2 / GIB
 
     def packaged(self) -> Path | None:

@@ -30,8 +30,10 @@ def hashes(found: Path, database: str) -> dict[str, str]:
 
 
 def content(config: Select, database: str) -> str:
-    """Return 16 hex digits for the weights on this machine that `select` would take by itself: those of the folder that
-    is named, or of the packages of the catalogue's models. A Hub model is named by its commit already; empty for it.
+    """Return a hash (16 hex digits) of the weights on this machine that `select` may take.
+
+    These are the weights of the configured folder, or of the packages of the catalogue's models. The hash is empty for
+    a Hub model, whose commit identifies it.
 
     Raises:
         ArtifactError: see `hashes`.

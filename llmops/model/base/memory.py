@@ -137,7 +137,7 @@ def _train(shape: Shape, settings: Settings, gpu: bool) -> float:
 
 
 def _merge(shape: Shape, settings: Settings, gpu: bool) -> float:
-    """The merged model is judged on the validation examples, in bfloat16; a CPU merges before that, with less."""
+    """Return the bytes of merging and of measuring the merged model in bfloat16, which is usually the larger."""
     tokens = SCORED * settings.tokens
     judged = weights(shape, "bf16") + tokens * _layer(shape.config) + tokens // 2 * shape.vocabulary * 10
     return judged if gpu else max(judged, _merging(shape) - LIBRARIES)
@@ -158,7 +158,7 @@ def _compress(shape: Shape, settings: Settings, gpu: bool) -> float:
 
 
 def _evaluate(shape: Shape, settings: Settings, gpu: bool) -> float:
-    """The untuned base is asked as it is, in bfloat16: never less than the form that is served."""
+    """Return the bytes of answering with the untuned base in bfloat16, which no other model of the stage exceeds."""
     return weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers, gpu)
 
 

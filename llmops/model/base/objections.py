@@ -1,5 +1,7 @@
-"""Objections to a model of the catalogue (licence, languages, context, weights, size), and the base model that would
-be taken, without scoring and without reading or downloading weights."""
+"""Objections to a model of the catalogue: licence, languages, context, weights, size.
+
+They also tell which base model would be taken, without scoring and without reading or downloading weights.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Structured pruning: leave out the MLP neurons that are used least, and train again what is left.
+"""Structured pruning: remove the MLP neurons that are used least, and train the remaining model again.
 
-The result is an ordinary bfloat16 model with narrower MLPs: smaller and faster wherever it runs, without a kernel of
-its own. Every layer keeps equally many neurons, so that the configuration's `intermediate_size` says it all.
+The result is an ordinary bfloat16 model with narrower MLPs. It is smaller and faster everywhere and needs no special
+kernel. Every layer keeps the same number of neurons, the configuration's `intermediate_size`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from llmops.model.training.qlora import Hyperparameters, trainable
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 128  #: how many are read to see which neurons are used, evenly spread over those given
-STEP = 32  #: neurons are kept in multiples of this, which matrix kernels like
+EXAMPLES = 128  #: examples that are read to measure the neurons, evenly spread over the given ones
+STEP = 32  #: neurons are kept in multiples of this, which makes matrix kernels fast
 
 _RECOVERY = {"rank": 32, "batch": 8}
 
 
 def prune(model: Model, examples: Sequence[Tokens], share: float) -> Model:
-    """Leave out about `share` of the neurons of every MLP, in place.
+    """Remove about `share` of the neurons of every MLP, in place.
 
-    A neuron writes its activation times its column of the down projection into the residual stream. The root mean
-    square of that over the tokens of `examples` is how much it is used: |weight| times |activation| as in Wanda
+    A neuron writes its activation times its column of the down projection into the residual stream. Its use is
+    the root mean square of that over the tokens of `examples`: |weight| times |activation| as in Wanda
     (arXiv:2306.11695), summed over the column.
 
     Raises:
@@ -52,7 +52,7 @@ def prune(model: Model, examples: Sequence[Tokens], share: float) -> Model:
 
 
 def recover(pruned: Path, examples: Sequence[Tokens], config: Compress, scratch: Path, out: Path) -> None:
-    """Train the pruned model at `pruned` again with LoRA and write it merged; goes on from checkpoints in `scratch`."""
+    """Train the model at `pruned` again with LoRA and write it merged. Continue from checkpoints in `scratch`."""
     train = Train(method="lora", epochs=config.recovery_epochs, seed=config.seed)
     found = Hyperparameters(learning_rate=config.recovery_learning_rate, **_RECOVERY)
     model = trainable(str(pruned), train, found)

@@ -1,10 +1,10 @@
-"""How fast a folder answers as it is served, and how much memory that takes, in a process of its own.
+"""Measure the speed and the memory of serving a folder, in a process of its own.
 
     python -m llmops.model.compress.speed FOLDER requests.json
 
-The file holds `requests` (token ids of prompts), `batch` and `new_tokens`; figures are printed as JSON. A fresh process
-holds nothing of what was measured before, so that its peak memory is the memory that serving this folder takes. A GGUF
-file needs no other: OpenVINO always runs in a process of its own.
+The file holds `requests` (token ids of prompts), `batch` and `new_tokens`; figures are printed as JSON. The peak
+memory of a fresh process is the memory that serving this folder takes. A GGUF file needs no such process: OpenVINO
+always runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmops.errors import LlmopsError
 from llmops.model.gguf.worker import is_gguf
 
 WARM_UP = 4  #: tokens
-ROUNDS = 2  #: the faster of them counts: what else runs on the machine only ever slows down
+ROUNDS = 2  #: the fastest counts: other work on the machine can only slow a round down
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tok
         new_tokens: longest answer, in tokens.
 
     Raises:
-        LlmopsError: if the folder cannot be loaded or answers nothing; with what the process said.
+        LlmopsError: if the folder cannot be loaded or answers nothing. The message quotes the process.
     """
     if is_gguf(folder):
         return _measured(folder, requests, batch, new_tokens)

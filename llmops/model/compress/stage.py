@@ -2,8 +2,8 @@
 
     python -m llmops run compress
 
-A form is measured on validation items, as it is served: what it adds to the loss of the full model, item by item, with
-an interval that resamples topics. The rule: of the full model and the forms whose upper bound is at most `within`, take
+A form is measured as it is served, on validation items: its loss minus that of the full model, item by item, with an
+interval that resamples topics. The rule: of the full model and the forms whose upper bound is at most `within`, take
 the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured.
 """
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of one form."""
+    """The measurements of one form."""
 
     size_mib: float  #: on disk
     speed: Speed
@@ -54,7 +54,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 
     Raises:
         ArtifactError: if there is no validation item.
-        ConfigError: if a form is named that this model or machine cannot have.
+        ConfigError: if the configuration names a form that this model or machine does not support.
     """
     held_out = read_offline(features, "validation")
     number = {tokens.id: n for n, tokens in enumerate(held_out)}
@@ -95,7 +95,7 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
 def compare_variants(
     found: dict[str, Measured], items: Sequence[Example], references: Sequence[Tokens], config: Compress
 ) -> list[dict[str, Any]]:
-    """Return a row per form, the full one first: its figures, and how it differs from that, with intervals."""
+    """Return a row per form, the full one first: figures, and differences from the full form with intervals."""
     tokens = [len(r.token_ids) - r.prompt_tokens for r in references]
     full, topics = next(iter(found.values())), [item.group for item in items]
 
@@ -119,7 +119,7 @@ def compare_variants(
 
 
 def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
-    """Return the name of the form that the rule picks; the full one, which is the first, if no other is within."""
+    """Return the name of the form that the rule picks; the full one (the first) if no other is within the bound."""
     fit = [rows[0], *(row for row in rows[1:] if row["loss_added"]["high"] <= config.within)]
     if config.prefer == "smallest":
         return str(min(fit, key=lambda row: row["size_mib"])["variant"])
@@ -129,7 +129,7 @@ def choose_variant(rows: Sequence[dict[str, Any]], config: Compress) -> str:
 def _measure_variant(
     folder: Path, items: Sequence[Example], references: Sequence[Tokens], config: Compress, kept: Path
 ) -> Measured:
-    """The figures of the model in `folder`; the file `kept` has them if an interrupted run came this far."""
+    """Measure the model in `folder`, or read the figures from the file `kept` if an interrupted run wrote it."""
     if kept.exists():
         known = json.loads(kept.read_text(encoding="utf-8"))
         return Measured(**{**known, "speed": Speed(**known["speed"])})

@@ -28,7 +28,7 @@ FP8_FROM = (8, 9)  #: compute capability of the oldest GPUs that multiply in FP8
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What forms are made of."""
+    """The inputs of the forms."""
 
     config: Compress
     merged: Path  #: the merged model in bfloat16
@@ -38,10 +38,10 @@ class Material:
 
     @property
     def full(self) -> str:
-        """The form that all others are compared with.
+        """Return the name of the form that all others are compared with.
 
         Raises:
-            ConfigError: if the configuration names a GGUF file, and this model cannot be one.
+            ConfigError: if the configuration names a GGUF file, and this model cannot be written as one.
         """
         if self.config.full == "f16":
             return checked("f16", self.merged)
@@ -50,9 +50,9 @@ class Material:
 
 
 def make(name: str, material: Material, scratch: Path) -> Path:
-    """Return the folder of a form, which is made below `scratch` if it is not there.
+    """Return the folder of a form. It is made below `scratch` if it does not exist.
 
-    What an interrupted run left of it is made anew, but training goes on from its checkpoints.
+    An unfinished form of an interrupted run is made anew, but its training continues from the checkpoints.
     """
     if name == "bf16":
         return material.merged
@@ -83,7 +83,7 @@ def checked(form: Form, merged: Path) -> Form:
     """Return a form of GGUF files.
 
     Raises:
-        ConfigError: if the merged model cannot be one.
+        ConfigError: if the merged model cannot be written as one.
     """
     if why := refusal(merged):
         raise ConfigError(f"The section compress names {form}, but this model cannot be a GGUF file: {why}.")

@@ -35,7 +35,7 @@ def write(folder: Path, worst: int) -> None:
 
 
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst: int) -> str:
-    """The page's HTML.
+    """Return the page's HTML.
 
     Args:
         document: content of `evaluation.json`.
@@ -79,7 +79,7 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst
 
 
 def _items(rows: Sequence[Mapping[str, Any]], models: Sequence[str], primary: str) -> list[dict[str, Any]]:
-    """A row per item with every model's answer and score."""
+    """Return a row per item with every model's answer and score."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         item = found.setdefault(row["id"], {**row, "answers": {}, "scores": {}})
@@ -94,7 +94,7 @@ def _low(item: Mapping[str, Any]) -> tuple[float, float, str]:
 
 
 def _marked(answer: str, reference: str) -> list[tuple[str, bool]]:
-    """The words of an answer, and whether the reference has them too."""
+    """Return the words of an answer, each with True if the reference has it too."""
     known = set(normalise(reference))
     return [(word, bool(own := normalise(word)) and set(own) <= known) for word in answer.split()]
 
@@ -145,7 +145,7 @@ def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
 
 def _words(metric: str) -> str:
-    """A metric's name as it is written."""
+    """Return a metric's name for readers, such as `ROUGE-L`."""
     known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
     return " ".join(known.get(part, part) for part in metric.split("_")).replace("ROUGE ", "ROUGE-")
 

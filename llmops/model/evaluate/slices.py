@@ -13,11 +13,11 @@ TOPICS = 20  #: most topics that get a slice, those with most items first
 
 
 def slices(items: Sequence[Example], least: int) -> dict[str, dict[str, list[int]]]:
-    """The positions of the items by source, by topic and by length of the reference, in words.
+    """Return the positions of the items by source, by topic and by the reference's length in words.
 
     Args:
         items: the test.
-        least: smaller slices say nothing and are left out.
+        least: fewest items of a slice; smaller ones are left out.
 
     Returns:
         kind → name → positions; sources by name, topics by size, lengths from short to long in about thirds.
@@ -42,13 +42,13 @@ def _rows_by_name(names: Sequence[str], least: int) -> dict[str, list[int]]:
 
 
 def _span_names(lengths: Sequence[int], bounds: Sequence[int]) -> list[str]:
-    """The name of the span that each length is in."""
+    """Return the name of each length's span."""
     spans = _spans(bounds)
     return [spans[int(np.searchsorted(bounds, length))] for length in lengths]
 
 
 def _spans(bounds: Sequence[int]) -> list[str]:
-    """The names of the spans of lengths; `bounds` are the longest of each span but the last."""
+    """Return the names of the spans; `bounds` are the longest length of each span but the last."""
     starts = [0, *(b + 1 for b in bounds)]
     spans = [f"{start} to {stop} words" for start, stop in zip(starts, bounds, strict=False)]
     return [*spans, f"{starts[-1]} words and more"]

@@ -143,7 +143,7 @@ def _slices(
 
 
 def _table(models: Mapping[str, Answered], items: Sequence[Example]) -> pa.Table:
-    """A row per model and item. Every column that is no text is a metric: the release gate can decide on it."""
+    """Return a table with a row per model and item. The release gate can decide on each column that is no text."""
     rows = [
         {
             "id": item.id,

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
 
-#: What GGUF calls the ways of cutting a text into words, by the regular expression that cuts.
+#: Regular expression that cuts a text into words → GGUF's name for it.
 _LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -28,7 +28,7 @@ def refusal(folder: Path) -> str:
 
 
 def add_tokenizer(writer: GGUFWriter, folder: Path, size: int) -> None:
-    """Write the tokenizer of a model folder that `refusal` has nothing against.
+    """Write the tokenizer of a model folder that `refusal` accepts.
 
     Args:
         writer: of the file.

@@ -3,12 +3,13 @@
     python -m llmops.model.gguf.worker DESCRIPTOR FOLDER '{"batch": 16, "tokens": 2048}'
 
 `process.Worker` starts it, and asks it over a socket. It is a process of its own because a step of the pipeline holds
-Python's lock for as long as it computes: beside it a thread that wakes every millisecond waited for all of each step,
-tenths of a second for the prompts of 16 requests. An app in the same process could answer nobody meanwhile. A damaged
-file that crashes OpenVINO's reader ends nothing else, either.
+Python's lock for as long as it computes: another thread that wakes every millisecond waited for the whole of each
+step, tenths of a second for the prompts of 16 requests. An app in the same process could not answer meanwhile. A
+damaged file that crashes OpenVINO's reader ends only this process.
 
-A message to it is `(name, token ids, settings)`, which begins a request, or `(name, None, {})`, which takes it back.
-Its own first message is why the model cannot be loaded, or empty. After each step it says what is new: name → `Said`.
+The message `(name, token ids, settings)` begins a request, `(name, None, {})` takes it back. The process's first
+message is the reason why the model cannot be loaded, or empty. After each step it sends the news of the requests:
+name → `Said`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationHandle
 
 FILE = "model.gguf"  #: of a servable folder
-BLOCK = 32  #: tokens whose keys and values are kept together
+BLOCK = 32  #: tokens whose keys and values are stored together
 
 Precision = Literal["f32", "bf16"]
 
-#: How OpenVINO computes. In `f32` keys and values are kept in 32 bits, too, and what enters a layer of 8-bit weights is
-#: not rounded, so that an answer is the same whoever else asks. `bf16` leaves that to OpenVINO.
+#: The precision of OpenVINO. With `f32` keys and values have 32 bits, too, and the input of a layer of 8-bit weights is
+#: not rounded, so that other requests do not change an answer. `bf16` leaves that to OpenVINO.
 PRECISIONS: dict[Precision, dict[str, Any]] = {
     "f32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
@@ -45,16 +46,16 @@ PRECISIONS: dict[Precision, dict[str, Any]] = {
 
 
 class Said(NamedTuple):
-    """What is new of a request."""
+    """The news of a request after a step."""
 
     ids: list[int]  #: its new tokens
     logs: list[float]  #: their log-probabilities, if it asks for them
-    ended: bool  #: whether they are the last
-    why: str = ""  #: why it has ended without an answer
+    ended: bool  #: True if they are the last
+    why: str = ""  #: reason why it has ended without an answer
 
 
 def is_gguf(folder: Path) -> bool:
-    """Whether the model of a folder is a GGUF file."""
+    """Return whether the model of a folder is a GGUF file."""
     return (folder / FILE).is_file()
 
 
@@ -71,11 +72,12 @@ def open_pipeline(
     Args:
         folder: the servable.
         batch: most requests in one step.
-        tokens: most tokens of one, prompt and answer together: there is room for the keys and values of `batch` times
-            as many. 0: there is room for whatever comes.
+        tokens: most tokens of a request, prompt and answer together. The keys and values of `batch` times as many fit
+            into memory. 0: memory grows as needed.
         threads: that compute; 0: see `machine.threads`.
         precision: see `PRECISIONS`.
-        share_prefixes: do not read again what was asked before and begins the same; it then has no log-probabilities.
+        share_prefixes: do not read the beginning of a prompt again if an earlier prompt had it. That part has no
+            log-probabilities.
     """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO does without, and reports nothing
     import openvino_genai
@@ -96,15 +98,15 @@ def open_pipeline(
 
 @contextlib.contextmanager
 def _writable(file: Path) -> Iterator[Path]:
-    """A path by which OpenVINO can open a file: it opens it for writing, too, though it only reads.
+    """Yield a path of a file that OpenVINO can open. OpenVINO only reads, but opens files for writing too.
 
-    A file that may only be read, as in an image, is copied to memory until it is loaded.
+    A read-only file, as in an image, is copied to memory until it is loaded.
     """
     if os.access(file, os.W_OK):
         yield file
         return
-    with open(os.memfd_create(FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
-        with open(file, "rb") as source:
+    with os.fdopen(os.memfd_create(FILE), "wb") as copy, tempfile.TemporaryDirectory() as folder:
+        with file.open("rb") as source:
             shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
         link = Path(folder) / FILE  # the name of the file tells OpenVINO its kind
@@ -122,7 +124,7 @@ class Requests:
 
     @property
     def running(self) -> bool:
-        """Whether there is something to compute or to say."""
+        """Return whether there is something to compute or to send."""
         return bool(self._handles or self._refused)
 
     def take(self, name: int, ids: Sequence[int] | None, settings: Mapping[str, Any]) -> None:
@@ -138,7 +140,7 @@ class Requests:
             self._refused[name] = Said([], [], True, f"{type(error).__name__}: {error}")
 
     def step(self) -> dict[int, Said]:
-        """Compute a step; returns what is new."""
+        """Compute a step; return the news of each request."""
         found, self._refused = self._refused, {}
         if self._handles:
             self._compute()
@@ -180,7 +182,7 @@ def _read(handle: GenerationHandle) -> Said:
 
 def main(descriptor: str, folder: str, settings: str) -> None:
     """Answer until whoever started this has closed the socket, or has ended."""
-    for one in (signal.SIGINT, signal.SIGTERM):  # the app heeds them: it closes the socket when all is answered
+    for one in (signal.SIGINT, signal.SIGTERM):  # the app handles them: it closes the socket after the last answer
         signal.signal(one, signal.SIG_IGN)
     pipe = Connection(int(descriptor))
     try:

@@ -1,5 +1,7 @@
-"""Tasks and their metrics. To add a task, write its function, its row of `TASKS` and its metrics' names in
-`llmops/config/model.py`."""
+"""Tasks and their metrics.
+
+To add a task, write its function, its row of `TASKS` and its metrics' names in `llmops/config/model.py`.
+"""
 
 from __future__ import annotations
 

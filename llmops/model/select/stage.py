@@ -92,8 +92,11 @@ def bits_saved(one: Score, other: Score) -> Interval:
 
 
 def choose_base(fit: Sequence[Entry], scores: Mapping[str, Score]) -> tuple[Entry, dict[str, str]]:
-    """Return the largest model that passes, unless a smaller one needs fewer bits per byte beyond chance, and why each
-    one was taken or left. Models whose weights are on this machine have scores, by name."""
+    """Return the chosen model, and for each model the reason why it was taken or left.
+
+    The largest model is chosen, unless a smaller one needs fewer bits per byte beyond chance. `scores` has the models
+    whose weights are on this machine, by name.
+    """
     ordered = sorted(fit, key=lambda e: -e.parameters)
     best = largest = ordered[0]
     for entry in ordered[1:]:

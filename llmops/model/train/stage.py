@@ -1,6 +1,6 @@
 """Fine-tune with QLoRA: adapter, merged model, loss history, report.
 
-An interrupted run goes on from its checkpoint; one that had trained already goes on with merging.
+An interrupted run continues from its checkpoint, or with merging if its training was finished.
 
 python -m llmops run train
 """
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 MERGE_TOLERANCE = 0.1
 
 
-LEARNED = "checkpoints/learned.json"  #: written once the adapter is saved: from then on only merging is left
+LEARNED = "checkpoints/learned.json"  #: written after the adapter is saved, when only merging is left
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a training leaves besides the adapter."""
+    """The result of a training besides the adapter."""
 
     history: list[dict[str, float]]
     examples: int
@@ -58,11 +58,11 @@ class Learned:
 def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -> dict[str, Any]:
     """Write `adapter/`, `servable/` (base and adapter merged, bfloat16), `loss.json`, `loss.png` and `report.md`.
 
-    `checkpoints/` only lives while training does.
+    `checkpoints/` is deleted after the training.
 
     Raises:
-        TrainingError: on too little memory, nothing to learn from, a loss that is no number, no gradient, a merge that
-            lost it.
+        TrainingError: if there is too little memory, there are no examples, the loss is no number, there is no
+            gradient, or the merged model has lost the training.
         DiskFullError: if there is no room for the result.
     """
     base, found = base_path(select), hyperparameters(config, tune)
@@ -113,7 +113,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
 
 
 def learn(config: Train, features: Path, base: str, found: Hyperparameters, out: Path) -> Learned:
-    """Train and write `adapter/`: the whole of the work, or one process's share of it."""
+    """Train and write `adapter/`. With several processes, each does its share of the work."""
     examples, held_out = read_offline(features, "train"), _validation(features)
     log.info("training on %d examples with %s", len(examples), found)
     model = trainable(base, config, found)
@@ -130,7 +130,7 @@ def learn(config: Train, features: Path, base: str, found: Hyperparameters, out:
 
 
 def _learned_before(out: Path) -> Learned | None:
-    """What an interrupted run has learned, if it came to the end of its training."""
+    """Return the result of an interrupted run's training; None if its training was not finished."""
     if not (out / LEARNED).is_file():
         return None
     log.info("trained already: going on with merging")
@@ -138,12 +138,12 @@ def _learned_before(out: Path) -> Learned | None:
 
 
 def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
-    """What `tune` found, each value overruled by what the section `train` fixes."""
+    """Return the hyperparameters that `tune` found. Values in the section `train` have precedence."""
     return overruled(Hyperparameters(**json.loads((tune / "best.json").read_text(encoding="utf-8"))), config)
 
 
 def truncated(features: Path) -> dict[str, Any]:
-    """How many examples lost a part of their context to `features.max_tokens`, with a warning if any did."""
+    """Return the number of examples whose context `features.max_tokens` has cut, and log a warning if there are any."""
     metrics = read_record(features).metrics
     cut, of = int(metrics["truncated"]), int(metrics["examples"])
     if cut:
@@ -161,10 +161,10 @@ def _validation(features: Path) -> Sequence[Tokens]:
 
 
 def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
-    """The validation loss of the merged model as it was saved; None without validation examples.
+    """Return the validation loss of the saved merged model; None if there are no validation examples.
 
     Raises:
-        TrainingError: if it is not about `expected`, the loss of the model that was trained.
+        TrainingError: if the loss is not close to `expected`, the loss of the trained model.
     """
     if expected is None:
         return None

@@ -107,8 +107,9 @@ def start_point(space: Space) -> Hyperparameters:
 
 
 def grid(space: Space, trials: int) -> list[Hyperparameters]:
-    """Return all combinations, with as many values of each continuous dimension as `trials` allow, each in the middle
-    of an equal slice of its range; with one, that of `start_point`.
+    """Return all combinations, with as many values of each continuous dimension as `trials` allow.
+
+    The values are in the middle of equal slices of the range; a single value is that of `start_point`.
 
     Raises:
         ConfigError: if there are more combinations of the others than trials.

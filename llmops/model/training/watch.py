@@ -30,12 +30,14 @@ class Progress(TrainerCallback):
         self.last = 0.0
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save and stop at the step of the pause."""
         if state.global_step == self.pause:
             control.should_save = control.should_training_stop = True
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: Mapping[str, float] | None = None, **_: Any
     ) -> None:
+        """Report the progress from time to time."""
         if not logs or "loss" not in logs:
             return
         self.steps += 1
@@ -63,6 +65,7 @@ class DeadAdapters(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Raise `TrainingError` if most adapters have no gradient."""
         # A's gradient is zero until B has moved, so B's tells. A layer whose weights were repacked passes nothing back,
         # but the residual stream does: 2 of 7 adapters of a Llama layer still learn, and the loss still falls a little.
         grads = [p.grad for name, p in model.named_parameters() if p.requires_grad and "lora_B" in name]
@@ -85,6 +88,7 @@ class BestAdapter(TrainerCallback):
         self.patience = patience
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
+        """Save the adapter if its validation loss is the lowest so far."""
         losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
         lowest = losses.index(min(losses))
         if lowest == len(losses) - 1:

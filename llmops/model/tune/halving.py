@@ -17,42 +17,42 @@ from llmops.model.training.qlora import Hyperparameters
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One point of the space, and how it has done so far."""
+    """One point of the space, and its results so far."""
 
     number: int
     found: Hyperparameters
     losses: dict[int, float] = field(default_factory=dict)  #: rung → validation loss (nats per answer token)
-    error: str = ""  #: why its training could not go on
-    nats: tuple[float, ...] = ()  #: of each validation item's answer, when it was measured last
-    trained: int = 0  #: optimiser steps until then
+    error: str = ""  #: the error that ended its training
+    nats: tuple[float, ...] = ()  #: of each validation item's answer, at the last measurement
+    trained: int = 0  #: optimiser steps until the last measurement
 
     @property
     def steps(self) -> int:
-        """The rung it has reached: the optimiser steps it was trained, 0 where every trial trains its own epochs."""
+        """Return the rung that the trial has reached, in optimiser steps; 0 if every trial trains its own epochs."""
         return max(self.losses, default=0)
 
     @property
     def loss(self) -> float:
-        """Its last validation loss."""
+        """Return the trial's last validation loss."""
         return self.losses.get(self.steps, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialJob:
-    """A trial to train on, up to the optimiser step `steps`."""
+    """A trial to train further, up to the optimiser step `steps`."""
 
     trial: Trial
     steps: int
 
 
-#: Trains what the jobs say; returns their trials, each with a loss or an error more.
+#: Runs jobs and returns their trials, each with a new loss or an error.
 RunTrialJobs = Callable[[Sequence[TrialJob]], list[Trial]]
 
 
 def rungs(config: Tune) -> list[int]:
-    """The optimiser steps after which trials are compared, `halving` times apart, from `rung` or more up to `steps`.
+    """Return the steps after which trials are compared: `rung` or more up to `steps`, each `halving` times the last.
 
-    Only 0, which stands for the end, where every trial trains its own epochs.
+    If every trial trains its own epochs, the list has only 0, which stands for the end.
     """
     found = [config.steps]
     while config.halving > 1 and found[0] // config.halving >= config.rung:
@@ -61,9 +61,10 @@ def rungs(config: Tune) -> list[int]:
 
 
 def promote(trials: Sequence[Trial], ladder: Sequence[int], factor: int) -> Trial | None:
-    """The trial to train on: of the highest rung that has one, the best trial that waits there in its top 1/`factor`.
+    """Return the trial to train further, None if there is none.
 
-    At least one of a rung is promoted. None if no trial is to go on.
+    It is the best trial that waits in the top 1/`factor` of a rung, of the highest rung with such a trial. At least one
+    trial of a rung is promoted.
     """
     for rung in reversed(ladder[:-1]):
         reached = ranking(trials, rung)
@@ -74,7 +75,7 @@ def promote(trials: Sequence[Trial], ladder: Sequence[int], factor: int) -> Tria
 
 
 def stopped(trials: Sequence[Trial], ladder: Sequence[int], factor: int, total: int) -> list[Trial]:
-    """The trials that will never go on, even if all of the `total` trials reach their rung."""
+    """Return the trials that can never be promoted, even if all of the `total` trials reach their rung."""
     going = {
         trial.number
         for rung in ladder[:-1]
@@ -85,16 +86,16 @@ def stopped(trials: Sequence[Trial], ladder: Sequence[int], factor: int, total: 
 
 
 def ranking(trials: Sequence[Trial], rung: int) -> list[Trial]:
-    """The trials that reached a rung and did not fail since, by their loss there."""
+    """Return the trials that reached a rung and have not failed, sorted by their loss there."""
     reached = [trial for trial in trials if rung in trial.losses and not trial.error]
     return sorted(reached, key=lambda trial: (trial.losses[rung], trial.number))
 
 
 def standing(trials: Sequence[Trial]) -> list[float]:
-    """A score per trial, smaller is better; infinite for one that failed.
+    """Return a score per trial: its rank, 0 for the best, or infinity for a failed trial.
 
-    It is the trial's place. Those that were trained further come first, since they won against all that they left
-    behind; of those trained as far, the one with the lower loss.
+    Trials that were trained further come first, because they have beaten the others on their rung. Trials that were
+    trained equally far are sorted by loss.
     """
     order = sorted((t for t in trials if not t.error), key=lambda t: (-t.steps, t.loss, t.number))
     places = {trial.number: float(place) for place, trial in enumerate(order)}
@@ -102,5 +103,5 @@ def standing(trials: Sequence[Trial]) -> list[float]:
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """The trial that leads."""
+    """Return the trial with the best score."""
     return min(zip(standing(trials), trials, strict=True), key=lambda pair: (pair[0], pair[1].number))[1]

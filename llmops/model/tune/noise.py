@@ -1,4 +1,4 @@
-"""Does a trial beat another by more than the noise of the validation items?"""
+"""A test that a trial beats another by more than the noise of the validation items."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from scipy import stats
 
 from llmops.model.tune.halving import Trial
 
-ALPHA = 0.05  #: chance that a search takes a point that is no better than its start, all its trials together
+ALPHA = 0.05  #: chance that a search, with all its trials, takes a point that is no better than its start
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much lower the loss of a trial is than that of the start, on the same validation items."""
+    """The difference between the losses of the start and a trial, on the same validation items."""
 
     nats: float  #: per answer token, above 0 is better
     low: float  #: lower bound of its one-sided interval
-    level: float  #: of the interval: `ALPHA` shared out among all trials that were compared with the start
+    level: float  #: of the interval: `ALPHA` divided by the number of trials that were compared with the start
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the items could hardly show it by chance."""
+        """Return whether the gain is larger than chance explains."""
         return self.low > 0
 
 
 def gain(trial: Trial, start: Trial, tokens: Sequence[int], compared: int) -> Gain:
     """Compare a trial with the start, item by item.
 
-    Student's t over what each item gained; divided by the mean length of an answer it is in nats per token. (A test of
-    the ratio itself, nats over tokens, is too easily convinced by few answers of unequal length: 6 to 7 % for 5 at
+    It is Student's t test of the gain of each item, divided by the mean length of an answer: nats per token. (A test of
+    the ratio itself, nats over tokens, errs too often with few answers of unequal length: 6 to 7 % in place of 5 at
     eight items.) The trial was picked as the best of `compared`, so the level is divided by their number (Bonferroni).
 
     Args:
-        trial, start: with `nats` of the same items.
+        trial: with `nats` of the items.
+        start: with `nats` of the same items.
         tokens: answer tokens of each item.
-        compared: how many trials there are beside the start.
+        compared: number of trials beside the start.
     """
     level = ALPHA / max(1, compared)
     lower = np.subtract(start.nats, trial.nats)

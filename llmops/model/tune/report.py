@@ -1,4 +1,4 @@
-"""The report of a search: a table of its trials, and a plot of how each learned and where the good ones lie."""
+"""The report of a search: a table of its trials, and a plot of their losses and of the good points."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PLOT = "trials.png"
 
 
 def report(trials: Sequence[Trial], space: Space, ladder: Sequence[int], won: Gain | None, out: Path) -> None:
-    """Write `report.md` and `trials.png`, the best trials first; without trials only the words.
+    """Write `report.md` and `trials.png`, the best trials first. Without trials write only the text.
 
     Args:
         trials: in the order in which they began.
-        space: what was searched.
+        space: the searched space.
         ladder: the optimiser steps after which trials were compared; 0 is the end.
-        won: how much the best is better than the start; None if the best is the start, or the start failed.
+        won: gain of the best trial over the start; None if the best is the start, or the start failed.
         out: the folder to write to.
     """
     if not trials:

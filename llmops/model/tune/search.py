@@ -1,6 +1,6 @@
 """The point of a space to try next: by grid, at random, or by HyperOpt's TPE.
 
-What comes next depends on the trials before it and on nothing else, so a killed search goes on as if nothing had been.
+The next point depends only on the trials before it, so a killed search continues with the same points.
 TPE: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011.
 """
 
@@ -18,16 +18,16 @@ from llmops.config.model import TPE_STARTUP
 from llmops.model.training.qlora import Hyperparameters
 from llmops.model.training.space import Space, grid, start_point
 
-REDRAWS = 100  #: draws that may all be of tried points, before the first untried one of a small space is taken
+REDRAWS = 100  #: draws of tried points before the first untried point of a small space is taken
 
 
 def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:
-    """The next point, another than those tried.
+    """Return the next point. It differs from all that were tried.
 
     Args:
-        config: how to search, and the seed.
-        space: what may be tried.
-        tried: the points so far, in order, each with its score: smaller is better, infinite is unknown or failed.
+        config: the kind of search, and the seed.
+        space: the points that may be tried.
+        tried: the points so far, in order, each with its score: smaller is better, infinite if unknown or failed.
     """
     if config.search == "grid":
         return grid(space, config.trials)[len(tried)]
@@ -44,7 +44,7 @@ def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, f
 
 
 def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
-    """The trials as HyperOpt keeps them."""
+    """Return the trials in HyperOpt's form."""
     documents = []
     for number, (found, score) in enumerate(tried):
         values = {d.name: d.kept(getattr(found, d.name)) for d in space.dimensions}

@@ -18,15 +18,15 @@ from llmops.errors import DiskFullError, LlmopsError, TrainingError, TransientEr
 from llmops.model.tune.halving import RunTrialJobs, Trial, TrialJob
 from llmops.schedule.transient import is_full
 
-#: how Spark words it that a task ended without having failed itself
+#: Spark's words for a task that ended without an error of its own
 _LOST = ("cancelled", "ExecutorLostFailure", "Lost executor", "executor lost")
 
 
 @contextmanager
 def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterator[RunTrialJobs]:
-    """A function that does several jobs at once, each as a Spark task.
+    """Yield a function that runs several jobs at once, each as a Spark task.
 
-    Executors need this project's packages, and reach the artifacts and the base model by the paths that the driver has.
+    Executors need this project's packages. They read the artifacts and the base model by the driver's paths.
     """
     # Several trainings on one machine starve each other unless each keeps to its own core: see llmops/machine.py.
     threads = {f"spark.executorEnv.{name}": "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -35,13 +35,13 @@ def on_spark(config: Tune, attempt: Callable[[TrialJob, Path], Trial]) -> Iterat
 
 
 def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial], trials: SparkTrials) -> list[Trial]:
-    """Do each job in a trial of `trials`; HyperOpt only spreads them.
+    """Run each job in a trial of `trials`. HyperOpt only distributes the jobs.
 
-    What is tried was decided before, so that a killed search that goes on tries the same.
+    The points were chosen before, so that a killed search continues with the same points.
 
     Raises:
-        TrainingError: if a task failed for another reason than its training: a missing package or path, say;
-            TransientError if that may be gone at the next try: a full disk, a lost executor.
+        TrainingError: if a task failed for another reason than its training, such as a missing package or path.
+        TransientError: if the reason may be gone at the next try, such as a full disk or a lost executor.
     """
 
     def one(number: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
 
 
 def _broken_off(error: Any) -> LlmopsError:
-    """What befell a task, of which HyperOpt keeps its error, or the text and class that Spark told."""
+    """Return the error to raise for a failed task. `error` is its exception, or Spark's text of it."""
     told = f"A trial on Spark broke off: {error or 'it was cancelled'}"
     if DiskFullError.__name__ in told or is_full(RuntimeError(told)):
         return DiskFullError(f"{told}. Make room and run it again; what is measured is kept.")
@@ -80,7 +80,7 @@ def _broken_off(error: Any) -> LlmopsError:
 
 
 def _in_order(new_ids: list[int], domain: Any, trials: Trials, seed: int) -> list[dict[str, Any]]:
-    """HyperOpt's suggestion algorithm that suggests number n for its trial n."""
+    """Suggest number n for HyperOpt's trial n."""
     miscs = [
         {"tid": i, "cmd": domain.cmd, "workdir": domain.workdir, "idxs": {"number": [i]}, "vals": {"number": [i]}}
         for i in new_ids

@@ -1,7 +1,7 @@
 """Search hyperparameters: grid, random or TPE, with successive halving or on Spark.
 
-What leads is taken only if it beats the starting point by more than the noise of the validation items. A killed search
-goes on from what it measured.
+The best point is taken only if it beats the starting point by more than the noise of the validation items. A killed
+search continues after its last measured trial.
 
     python -m llmops run tune
 """
@@ -38,16 +38,16 @@ from llmops.records import base_path
 
 log = logging.getLogger(__name__)
 
-TRIALS = "trials.json"  #: rewritten after every measurement; what an interrupted search goes on from
-CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, while the search lives
+TRIALS = "trials.json"  #: rewritten after every measurement; an interrupted search continues from it
+CHECKPOINTS = ".trials"  #: folder of the trials' checkpoints, deleted at the end of the search
 
 
 def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) -> dict[str, Any]:
     """Write `best.json`, `trials.json`, the table `report.md` and the plot `trials.png`.
 
-    A trial trains as the section `train` says, for at most `config.steps` optimiser steps, and is judged by its loss on
-    validation examples. What that section fixes is not searched. With less than two points to compare nothing is
-    trained.
+    A trial trains with the settings of the section `train`, for at most `config.steps` optimiser steps. It is judged by
+    its loss on validation examples. Hyperparameters that the section fixes are not searched. Nothing is trained if
+    there are fewer than two points to compare.
 
     Raises:
         ConfigError: if a grid has more points than `config.trials`.
@@ -79,9 +79,9 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
 
 
 def take(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, Gain | None]:
-    """The trial whose point is taken: the one that leads, if it beats the start beyond noise, else the start.
+    """Return the best trial if it beats the start by more than noise, otherwise the start.
 
-    Returns it with the gain of the one that leads; None if that is the start, or the start failed.
+    The second value is the gain of the best trial; None if the best trial is the start, or the start failed.
     """
     start, best = min(trials, key=lambda trial: trial.number), best_trial(trials)
     if best is start or start.error:
@@ -92,7 +92,7 @@ def take(trials: Sequence[Trial], config: Tune, features: Path) -> tuple[Trial, 
 
 
 def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTrialJobs) -> Iterator[list[Trial]]:
-    """Go on from `trials` until nothing is left to do; yields all trials whenever some were measured."""
+    """Continue from `trials` until no job is left. Yield all trials after each measurement."""
     current = {trial.number: trial for trial in trials}
     while jobs := todo(config, space, list(current.values())):
         current |= {trial.number: trial for trial in run_jobs(jobs)}
@@ -100,7 +100,7 @@ def search(config: Tune, space: Space, trials: Sequence[Trial], run_jobs: RunTri
 
 
 def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
-    """What comes next: the trial that was promoted, else new ones, `config.parallel` at once; empty at the end."""
+    """Return the next jobs: a promoted trial, otherwise up to `config.parallel` new trials; none at the end."""
     ladder, total = rungs(config), count_points(config, space)
     if going := promote(trials, ladder, config.halving):
         return [TrialJob(going, ladder[ladder.index(going.steps) + 1])]
@@ -114,7 +114,7 @@ def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
 
 @contextmanager
 def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
-    """How jobs are done: here, one after another, or on Spark."""
+    """Yield a function that runs jobs: one after another here, or on Spark."""
     attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
     if config.spark:
         from llmops.model.tune.spark_trials import on_spark
@@ -126,15 +126,15 @@ def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Pa
 
 
 def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
-    """Train a trial further, from its checkpoint in `folder`; returns it with the validation loss that it reached.
+    """Train a trial further from its checkpoint in `folder`; return it with its new validation loss.
 
-    A loss that is no number, or training that fails otherwise, is written down as its error.
+    If the loss is no number, or the training fails otherwise, the trial gets an error.
     """
     trial = job.trial
     examples, held_out = draw_examples(features, config.validation_items, config.seed)
     training = train.model_copy(update={"seed": config.seed})
     for path in (folder / "checkpoints").glob("checkpoint-*"):
-        # Written, but killed before it was judged. A training of whole epochs goes on from it.
+        # The last run was killed before it judged this checkpoint. A training of whole epochs continues from it.
         if job.steps and int(path.name.split("-")[1]) > trial.steps:
             shutil.rmtree(path)
     try:
@@ -158,18 +158,18 @@ def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, feat
 
 @lru_cache(maxsize=1)
 def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Tokens], list[Tokens]]:
-    """The training examples, and `items` validation examples drawn at random."""
+    """Return the training examples, and `items` validation examples drawn at random."""
     examples, held_out = read_offline(features, "train"), read_offline(features, "validation")
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
 
 
 def folder_of(trial: Trial, out: Path) -> Path:
-    """Where a trial keeps its checkpoint."""
+    """Return the folder of a trial's checkpoint."""
     return out / CHECKPOINTS / str(trial.number)
 
 
 def read_trials(out: Path) -> list[Trial]:
-    """The trials as an interrupted search left them."""
+    """Return the trials that an interrupted search has measured."""
     if not (out / TRIALS).is_file():
         return []
     rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))

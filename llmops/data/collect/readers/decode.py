@@ -58,7 +58,7 @@ def open_bytes(path: Path) -> Iterator[Bytes]:
     Raises:
         Unreadable: if a gzip file is cut off. The part before was read.
     """
-    with open(path, "rb") as plain:
+    with path.open("rb") as plain:
         zipped = plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         file: Bytes = gzip.GzipFile(fileobj=plain) if zipped else plain

@@ -126,7 +126,7 @@ def undecodable(text: str, encoding: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with undecodable bytes written as `\\xe9`, so that it can be stored and printed."""
+    r"""Return `text` with undecodable bytes written as `\xe9`, so that it can be stored and printed."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

@@ -16,6 +16,7 @@ _REVIEW = (
 
 
 def upgrade() -> None:
+    """Create the tables."""
     op.create_table(
         "aliases",
         Column("model", Text, primary_key=True),

@@ -91,7 +91,7 @@ def _check_streams(path: Path) -> None:
     """
     if not path.stat().st_size:
         return
-    with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         for match in _STREAM.finditer(data):
             if b"/Image" in data[max(0, match.start() - 500) : match.start()].rpartition(b"obj")[2]:
                 continue
@@ -108,7 +108,7 @@ def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | 
     """Yield the file's title, if any, then each page's number and its rows or why there are none."""
     # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error). Each
     # means that this file or page is unreadable, and the quarantined row says so.
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         try:
             with pdfplumber.open(file) as pdf:
                 count = len(pdf.pages)

@@ -34,6 +34,7 @@ class Edge:
     says: frozenset[str]  #: their parts without numbers and case
 
     def near(self, other: Edge) -> bool:
+        """Return whether both edges are at the same height of their pages."""
         return abs(self.rows[0][0].foot - other.rows[0][0].foot) <= LEVEL
 
 
