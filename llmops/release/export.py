@@ -101,8 +101,8 @@ def _merged(version: Version, artifacts: Path) -> Path:
     folder = artifacts / train / "servable"
     if not is_done(folder.parent):
         raise ArtifactError(
-            f"The merged model of {version.name} is not whole at {folder}, or was removed; run `train` again. A version "
-            "that is served as a GGUF file can be exported with --to gguf or --to openvino without it."
+            f"The merged model of {version.name} is not whole at {folder}, or was removed; run `train` again. A "
+            "version that is served as a GGUF file can be exported with --to gguf or --to openvino without it."
         )
     return folder
 
