@@ -37,7 +37,7 @@ OURS = {at: f"(b{at}) ours, {form} in {precision}" for at, (form, precision) in 
 BARE = {at: f"(o{at}) OpenVINO, {form} in {precision}" for at, (form, precision) in COMPUTED.items()}
 CLASSIC, PLAIN = "(a) model.generate", "(d) vllm serve"
 TORCH_OURS, VLLM_OURS = "(t) ours, transformers", "(c) ours, vllm"
-LLAMA_CPP = "(e) llama.cpp, q8_0"
+LLAMA_CPP, LLAMA_CPP_4 = "(e) llama.cpp, q8_0", "(e4) llama.cpp, Q4_1"
 
 CUDA = Path("/dev/nvidiactl").exists()
 VLLM = Peer(
@@ -90,7 +90,8 @@ def contenders(quick: bool) -> dict[str, Arm]:
         TORCH_OURS: Arm(serve_transformers, marks=True, most_rounds=1, most_streams=16),
         VLLM_OURS: Arm(partial(serve_vllm_ours, eager=quick), marks=True),
         PLAIN: Arm(partial(serve_vllm, eager=quick)),
-        LLAMA_CPP: Arm(serve_llama),
+        LLAMA_CPP: Arm(partial(serve_llama, model=SMALL / "model.gguf")),
+        LLAMA_CPP_4: Arm(serve_llama),
     }
 
 
@@ -158,27 +159,29 @@ def serve_vllm(folder: Path, eager: bool) -> AbstractContextManager[Running]:
     return running(command, port, {}, folder / "log", "/health")
 
 
-def serve_llama(folder: Path) -> AbstractContextManager[Running]:
-    """(e): one slot a stream, each with room for 512 tokens."""
-    port = free_port()
-    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, SMALL / "model.gguf", str(port)]
+def serve_llama(folder: Path, model: Path | None = None) -> AbstractContextManager[Running]:
+    """(e): one slot a stream, each with room for 512 tokens; (e4), without a model: of the file that BASE is made from."""
+    from llmops import machine
+    from llmops.model.base.catalog import catalogue
+
+    port, file = free_port(), model or catalogue()[0].packaged()
+    assert file  # `make_base` ends without it
+    command: list[str | Path] = [LLAMA.python(), "-c", LLAMA_SERVER, file, str(port), str(machine.threads())]
     return running(command, port, {}, folder / "log", "/health")
 
 
 def bare(folder: Path, precision: str) -> None:
     """Answer lines, each with `questions` and `tokens`, all questions of one at a time, with what OpenVINO offers."""
     import numpy as np
-    import openvino
-    import openvino_genai as genai
     from transformers import AutoTokenizer
 
-    from llmops.model.gguf.worker import FILE, PRECISIONS
+    from llmops.model.gguf.worker import open_pipeline
 
-    tokenizer, scheduler = AutoTokenizer.from_pretrained(folder), genai.SchedulerConfig()
-    scheduler.num_kv_blocks, scheduler.max_num_seqs = MOST_STREAMS * CONTEXT // 32, MOST_STREAMS
-    scheduler.enable_prefix_caching = True
-    properties = PRECISIONS[precision]  # type: ignore[index]
-    pipeline = genai.ContinuousBatchingPipeline(str(folder / FILE), scheduler, "CPU", properties)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pipeline = open_pipeline(folder, MOST_STREAMS, CONTEXT, precision=precision)  # type: ignore[arg-type]
+    import openvino  # only now: `open_pipeline` keeps its telemetry out
+    import openvino_genai as genai
+
     print("{}", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -205,13 +208,13 @@ def bare(folder: Path, precision: str) -> None:
         print(json.dumps({"seconds": time.perf_counter() - begun, "answers": answers}), flush=True)
 
 
-#: llama.cpp's server, as xllamacpp brings it: of a model, at a port
+#: llama.cpp's server, as xllamacpp brings it: of a model, at a port, with a number of threads
 LLAMA_SERVER = f"""
-import os, sys, threading, xllamacpp
+import sys, threading, xllamacpp
 p = xllamacpp.CommonParams()
 p.model.path, p.port, p.hostnames = sys.argv[1], int(sys.argv[2]), ["127.0.0.1"]
 p.n_ctx, p.n_parallel, p.use_jinja = {CONTEXT * MOST_STREAMS}, {MOST_STREAMS}, True
-p.cpuparams.n_threads = p.cpuparams_batch.n_threads = os.cpu_count()
+p.cpuparams.n_threads = p.cpuparams_batch.n_threads = int(sys.argv[3])
 server = xllamacpp.Server(p)
 threading.Event().wait()
 """

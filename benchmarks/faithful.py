@@ -4,7 +4,7 @@
 
 prints as JSON what the model in FOLDER, in float32, greedily answers to each of a list of questions, by
 `model.generate` one after another; and in nats per token of those answers how much less likely they are to every form
-that an arm computes with (torch's bfloat16 for vLLM, too). An answer's tokens are given, so that this says how far a
+that an arm computes with; torch's bfloat16 stands for vLLM's. An answer's tokens are given, so that this says how far a
 form is from the model, not how soon two answers part.
 """
 

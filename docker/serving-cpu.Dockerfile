@@ -1,6 +1,6 @@
 # The serving app without a GPU, for versions in GGUF, with the openvino engine:
 #   docker build -f docker/serving-cpu.Dockerfile -t llmops-serving:0.1.0-cpu .
-# With requests by `input_id`: --build-arg PACKAGES=serving-features.txt
+# With requests by `input_id`: --build-arg PACKAGES=serving-features.txt -t llmops-serving:0.1.0-cpu-features
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON} AS build
@@ -15,8 +15,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-compile --no-deps .
-# OpenVINO's plug-ins for GPUs and NPUs, and the kernels tuned for GPUs, are never loaded.
-RUN rm /opt/venv/lib/python3.*/site-packages/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+# OpenVINO's plug-ins for GPUs and NPUs, and the kernels tuned for GPUs, are never loaded; builds for ARM lack some.
+RUN rm -f /opt/venv/lib/python3.*/site-packages/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
       /opt/venv/lib/python3.*/site-packages/openvino/libs/cache.json \
     && /opt/venv/bin/python -P used.py
 

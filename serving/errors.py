@@ -56,6 +56,10 @@ class FeaturesDown(LlmopsError):
     """The online store does not answer."""
 
 
+class FeaturesMissing(LlmopsError):
+    """This image has no packages that read the online store."""
+
+
 class TimedOut(LlmopsError):
     """The answer was not complete within `serving.timeout_s`."""
 
@@ -104,6 +108,7 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     ClientLeft: (499, "client_left"),
     NotReady: (503, "not_ready"),
     FeaturesDown: (503, "features_down"),
+    FeaturesMissing: (501, "features_missing"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
     EventsUnreadable: (404, "events_unreadable"),

@@ -31,7 +31,7 @@ def add_to(add: Add) -> None:
     sub.add_argument(
         "--override", default="", metavar="REASON", help="reason for using a version that the gate did not pass"
     )
-    sub.add_argument("--to", choices=["gguf", "hf"], help="with export: a GGUF file with a Modelfile, or safetensors")
+    sub.add_argument("--to", choices=["gguf", "openvino", "hf"], help="with export: the form")
     sub.add_argument("--out", type=Path, help="with export: the folder to make")
     sub.add_argument("--check", action="store_true", help="with push: only compare with the Hub")
     sub = add(generate)
@@ -175,7 +175,7 @@ def _check_words(options: argparse.Namespace) -> None:
     if action == "promote" and not version:
         raise ConfigError("models promote: name the version.")
     if action == "export" and not (version and options.to and options.out):
-        raise ConfigError("models export: name the version, --to gguf or --to hf, and --out FOLDER.")
+        raise ConfigError("models export: name the version, --to gguf, openvino or hf, and --out FOLDER.")
     if action != "export" and (options.to or options.out):
         raise ConfigError(f"models {action}: only export has --to and --out.")
     if options.check and action != "push":

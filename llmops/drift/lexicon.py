@@ -78,7 +78,7 @@ def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
     """Return words and topics of a version's training data; None, with a log line, if they are not on this machine."""
     try:
         return read_lexicon(train_of(version, artifacts))
-    except (LlmopsError, ImportError, OSError, ValueError) as error:
+    except (LlmopsError, ModuleNotFoundError, OSError, ValueError) as error:
         log.warning("The training data of %s are not known here (%s); features do without them", version.name, error)
         return None
 

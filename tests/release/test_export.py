@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import xllamacpp
 from llmops import prompts
 from llmops.cli import main
 from llmops.config import Config
+from llmops.errors import ArtifactError, RegistryError
 from llmops.model.base.generate import generate
 from llmops.model.base.load import load_model, load_tokenizer
 from llmops.model.gguf.write import write_folder
 from llmops.registry.registry import registry_of
-from llmops.release.export import modelfile
+from llmops.release.export import export, modelfile
 
 QUESTION = "How can I contact you?"
 
@@ -25,11 +27,13 @@ QUESTION = "How can I contact you?"
 @pytest.fixture
 def home(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home whose v1 is served as a GGUF file."""
-    shutil.copytree(tiny_base, tmp_path / "artifacts" / "train" / "t1" / "servable")
+    train = tmp_path / "artifacts" / "train" / "t1"
+    shutil.copytree(tiny_base, train / "servable")
+    (train / "record.json").touch()
     write_folder(tiny_base, tmp_path / "servable", "f16")
     facts = dict.fromkeys(("licence", "interval", "run", "dataset", "base_model", "base_revision", "quantisation"), "x")
     facts |= {"status": "promoted", "compress": "c1", "compared_with": "base"}
-    documents = {"lineage.json": json.dumps({"stages": [{"artifact": "train/t1"}]})}
+    documents = {"lineage.json": json.dumps({"stages": [{"artifact": "train/t1"}]}), "README.md": "The card"}
     registry = registry_of(Config(home=tmp_path))
     registry.publish(facts, {"servable": tmp_path / "servable"}, lambda v: documents, by="gate", why="test")
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path))
@@ -50,25 +54,32 @@ def test_llama_cpp_answers_with_the_exported_file_as_torch_does(home: Path, tiny
     right = generate(load_model(tiny_base).float(), load_tokenizer(tiny_base), [ids], 12)[0]
     assert choice["text"] == tokenizer.decode(right)
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"' in text
+    assert text.endswith('LICENSE """x"""\n') and (out / "README.md").read_text() == "The card"
+    assert {path.name for path in out.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
 
 
 def test_another_form_is_made_of_the_merged_model(home: Path, tiny_base: Path, tmp_path: Path) -> None:
     assert main(["models", "export", "v1", "--to", "hf", "--out", str(tmp_path / "hf")]) == 0
-    assert {p.name: p.read_bytes() for p in tmp_path.glob("hf/*")} == {
-        p.name: p.read_bytes() for p in tiny_base.iterdir()
-    }
+    card = {"README.md": b"The card"}
+    assert contents(tmp_path / "hf") == contents(tiny_base) | card
     served = home / "registry" / "support-bot" / "versions" / "v1" / "servable"
-    file = (served / "model.gguf").read_bytes()
+    assert main(["models", "export", "v1", "--to", "openvino", "--out", str(tmp_path / "openvino")]) == 0
+    whole = contents(served) | card
+    assert contents(tmp_path / "openvino") == whole and "tokenizer.json" in whole
     shutil.rmtree(served)
     shutil.copytree(tiny_base, served)
-    assert main(["models", "export", "v1", "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 0
-    assert (tmp_path / "gguf" / "model.gguf").read_bytes() == file
+    assert main(["models", "export", "v1", "--to", "openvino", "--out", str(tmp_path / "merged")]) == 0
+    assert contents(tmp_path / "merged") == whole
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["v1", "--to", "hf", "--out", "x"], "not at"),
+        (["v1", "--to", "hf", "--out", "x"], "not whole at"),
         (["v1", "--to", "gguf", "--out", "."], "exists"),
         (["v1", "--to", "gguf"], "--out FOLDER"),
     ],
@@ -76,14 +87,24 @@ def test_another_form_is_made_of_the_merged_model(home: Path, tiny_base: Path, t
 def test_what_cannot_be_exported_is_said(
     home: Path, words: list[str], why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(home / "artifacts" / "train")
+    (home / "artifacts" / "train" / "t1" / "record.json").unlink()  # written last
     monkeypatch.chdir(home)
     assert main(["models", "export", *words]) == 1
     assert why in capsys.readouterr().err and not (home / "x").exists()
 
 
+def test_a_version_with_erased_rows_or_without_a_run_of_train_is_not_exported(home: Path) -> None:
+    version = registry_of(Config(home=home)).get("v1")
+    with pytest.raises(RegistryError, match="receipt 7"):
+        export(replace(version, erasures=({"receipt": 7},)), "gguf", home / "x", home / "artifacts")
+    (version.path / "lineage.json").write_text('{"stages": []}')
+    with pytest.raises(ArtifactError, match="no run of `train`"):
+        export(version, "hf", home / "x", home / "artifacts")
+    assert not (home / "x").exists()
+
+
 def test_a_model_without_a_chat_template_is_asked_in_the_annotated_form(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
-    text = modelfile(tmp_path / "plain")
+    text = modelfile(tmp_path / "plain", "mit")
     assert 'TEMPLATE """[Question] {{ .Prompt }}\n[Answer]"""' in text and 'PARAMETER stop "####"' in text

@@ -57,6 +57,11 @@ def test_a_version_without_a_feature_store_says_so_and_does_not_import_feast(ask
     answer = ask(input_id="known")
     assert (answer.status_code, answer.json()["code"]) == (404, "input_unknown")
     assert str(shared_site.config.home) not in answer.text
+    features = shared_site.config.release.registry / "support-bot" / "versions" / "v1" / "features"
+    features.mkdir()
+    answer = ask(input_id="known")
+    features.rmdir()
+    assert (answer.status_code, answer.json()["code"]) == (501, "features_missing")
 
 
 def test_a_store_that_does_not_answer_is_opened_again(ask, stored):
