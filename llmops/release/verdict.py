@@ -180,8 +180,11 @@ def _spread(scores: Floats, ours: int) -> Floats:
 
 
 def _least_share(rows: Floats, weights: Floats, ours: int, bound: float) -> float | None:
-    """Return the smallest share of more bad requests of ours that lies beyond `bound` standard deviations of the draw
-    often enough, in made-up trials with the callers of this one. A formula alone fails where nothing is bad so far."""
+    """Return the smallest additional share of bad canary requests that is found often enough.
+
+    A harm is found beyond `bound` standard deviations of the draw, in made-up trials with the callers of this one. A
+    formula alone fails where nothing is bad so far.
+    """
     rng, numbers = np.random.default_rng(0), np.maximum(rows[:, 0], 1)
     good = np.maximum(0, np.round(rows[:ours, 0] - rows[:ours, 1])).astype(np.int64)
     for share in SHARES:
