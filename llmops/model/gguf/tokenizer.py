@@ -44,17 +44,17 @@ class GgufTokenizer:
 
     @property
     def eos_token(self) -> str | None:
-        """The token that ends a sequence."""
+        """Return the token that ends a sequence."""
         return self.special_tokens_map.get("eos_token")
 
     @property
     def eos_token_id(self) -> int | None:
-        """Its id."""
+        """Return the id of the token that ends a sequence."""
         return self.convert_tokens_to_ids(self.eos_token)
 
     @property
     def pad_token_id(self) -> int | None:
-        """The id of the token that fills a batch."""
+        """Return the id of the token that fills a batch."""
         return self.convert_tokens_to_ids(self.special_tokens_map.get("pad_token"))
 
     def __len__(self) -> int:
