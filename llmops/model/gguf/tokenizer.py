@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -106,7 +106,7 @@ def _default(known: dict[str, Any]) -> str | None:
 class _Generation(Extension):
     """`{% generation %}`, by which templates mark answers for training: its body is written as it stands."""
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - the base class has no class variable
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
