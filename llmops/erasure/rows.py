@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Its place; all messages of a conversation have the same."""
+        """Return the row's place. All messages of a conversation have the same place."""
         return self.source, self.location, without_message(self.position)
 
 

@@ -58,7 +58,7 @@ class Figures:
 
     @property
     def requests(self) -> int:
-        """All that came, however they ended."""
+        """Return the number of all requests, however they ended."""
         return sum(map(requests_of, self.callers.values()))
 
     def total(self, word: Word) -> int:

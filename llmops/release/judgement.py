@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def test(self) -> str:
-        """The frozen test that it was asked."""
+        """Return the frozen test of the judgement."""
         return ledger.frozen_test(self.items)
 
 

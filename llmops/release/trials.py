@@ -91,7 +91,7 @@ def rate(registry: Registry, mark: str, request: str, by: str, said: tuple[int, 
     """Write the rating of an answer, and return the version that answered.
 
     If the trial is over, write nothing and return "". `by` is the prefix of a key; its last rating of a request
-    replaces the one before. `said` counts thumbs up, thumbs down and corrections. A 0 takes back only the other thumb.
+    replaces the one before. `said` is thumbs up, thumbs down and corrections. Two thumbs of 0 keep the earlier thumb.
     """
     going = registry.canary()
     if going is None or mark[:8] != _digest(going.started, 8):

@@ -69,12 +69,12 @@ class Plan:
 
     @property
     def going(self) -> list[Item]:
-        """The items that go."""
+        """Return the items to delete."""
         return [item for item in self.items if item.goes]
 
     @property
     def frees(self) -> int:
-        """Bytes that are free afterwards, about: half of a file is counted if one of its two names stays."""
+        """Return about how many bytes become free. A file counts half if one of its two names stays."""
         return sum(item.size for item in self.going)
 
 

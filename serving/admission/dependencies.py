@@ -93,7 +93,7 @@ def require(permission: Permission) -> Callable[..., Coroutine[Any, Any, Key]]:
 
 
 def limited(permission: Permission) -> Callable[..., AsyncIterator[Key]]:
-    """Like `require`, and count the request against the limits of its key; for routes whose requests become events.
+    """Return a dependency like that of `require`, which also counts the request against its key's limits.
 
     A route that uses an engine calls `await reserve(request, requests)` first. When the answer has ended, the tokens
     that its event says were used take the place of the reserved ones. The middleware adds the headers about limits.

@@ -107,7 +107,7 @@ class RequestAllowance:
             await self._take(self._reserved)
 
     def settle(self, error: Exception | None = None) -> None:
-        """When the answer has ended, put the tokens that the event says were used in the place of the reservation.
+        """Replace the reservation by the used tokens of the event, after the end of the answer.
 
         If the event names none, a request that failed with an `error` of ours used none. If the caller left or time was
         over, nobody knows how many it used, and the reservation stays.

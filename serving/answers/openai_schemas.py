@@ -105,7 +105,7 @@ class ChatMessage(BaseModel):
 
     @property
     def text(self) -> str:
-        """The text of all parts."""
+        """Return the text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 

@@ -7,7 +7,6 @@ takes the place of both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
@@ -56,8 +55,8 @@ class Sampler:
 class Chosen(ContinuousBatchingLogitsProcessor):
     """Leaves of each request that has a `Sampler` only the token that this takes."""
 
-    supported_kwargs: ClassVar = {"choice": object}
-    ignored_kwargs: ClassVar = ()
+    supported_kwargs = {"choice": object}  # noqa: RUF012 - the base class has no class variables
+    ignored_kwargs = ()
 
     def __init__(self) -> None:
         self._states: list[RequestState] = []  # whose logits come next

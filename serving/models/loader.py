@@ -34,7 +34,7 @@ class Loaded:
 
     @property
     def alive(self) -> bool:
-        """True while the engine can answer."""
+        """Return True while the engine can answer."""
         return self.engine.stats().alive
 
 
@@ -72,7 +72,7 @@ class Loader:
         self._buried: Engine | None = None  # an engine that died and was closed, though it is still `current`
 
     def keep_loaded(self, version: Version | None) -> None:
-        """Want this version from now on, or none; to be called at every poll.
+        """Load this version from now on, or none. Call it at every poll.
 
         Begins to load it if need be, and again if that failed or its engine died. The engine that is loaded now answers
         until the new one is warm; then it answers what it has accepted and is closed.
@@ -104,7 +104,7 @@ class Loader:
 
     @property
     def closing(self) -> bool:
-        """True while an engine that was given up still answers what it had accepted."""
+        """Return True while a replaced engine still answers its accepted requests."""
         return bool(self._closing)
 
     def hand_over(self) -> Loaded | None:

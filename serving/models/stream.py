@@ -42,12 +42,12 @@ class GuardedStream(Stream):
 
     @property
     def version(self) -> Version:
-        """The version that answers; it does not change any more once the first chunk is there."""
+        """Return the version that answers. It does not change after the first chunk."""
         return self._version
 
     @property
     def prompt(self) -> Prompt:
-        """The prompt that is answered."""
+        """Return the prompt that is answered."""
         return self._watch.prompt
 
     @property
@@ -57,7 +57,7 @@ class GuardedStream(Stream):
 
     @property
     def broken(self) -> list[str]:
-        """The guard's rules that the answer broke."""
+        """Return the guard's rules that the answer broke."""
         return self._stream.broken if isinstance(self._stream, GuardedStream) else self._watch.rules
 
     def push(self, item: Chunk | Exception) -> None:

@@ -73,7 +73,7 @@ class CanaryTrial:
 
     @property
     def look_due(self) -> bool:
-        """True if so many requests have come that another look is due."""
+        """Return True if enough requests have come for another look."""
         return not self.why and looks(self._asked + self._asked_elsewhere) > self._look
 
     async def settle(self, registry: Registry, replica: str) -> None:

@@ -65,17 +65,17 @@ class Models:
 
     @property
     def champion(self) -> Loaded | None:
-        """The champion, once it is loaded."""
+        """Return the champion if it is loaded."""
         return self._champion.current
 
     @property
     def canary(self) -> Loaded | None:
-        """The canary, while it answers."""
+        """Return the canary while it answers."""
         return self._canary.current if self._trial and not self._trial.why else None
 
     @property
     def loaded(self) -> tuple[Loaded, ...]:
-        """All that answer now, the champion first."""
+        """Return all versions that answer now, the champion first."""
         return tuple(one for one in (self.champion, self.canary) if one)
 
     def choose(self, caller: str, side: str = "") -> Loaded:
@@ -258,4 +258,4 @@ class Models:
 
 
 def _left_out(seconds: float, end: Chunk | Exception) -> None:
-    """Stands for `_count` where a request does not count in a trial."""
+    """Do nothing, in place of `_count`, for a request that does not count in a trial."""

@@ -27,7 +27,7 @@ class Given:
 
     @property
     def text(self) -> str:
-        """The text that was given so far."""
+        """Return the text of the answer so far."""
         return "".join(self.texts)
 
 

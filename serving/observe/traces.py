@@ -81,7 +81,7 @@ class RequestTrace:
 
     @property
     def id(self) -> str:
-        """The id of the trace, 32 hex digits; empty if there is none."""
+        """Return the id of the trace, 32 hex digits; empty if there is none."""
         context = self.span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else ""
 

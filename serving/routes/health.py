@@ -14,13 +14,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", dependencies=[Depends(public)])
 async def healthz() -> dict[str, str]:
-    """200 as long as the process answers at all."""
+    """Answer 200 as long as the process can answer."""
     return {"status": "alive"}
 
 
 @router.get("/readyz", dependencies=[Depends(public)])
 async def readyz(request: Request, app: AppPartsDep, response: Response) -> dict[str, Any]:
-    """200 with the version that answers, else 503; `detail` says why, or what is wrong with a newer version."""
+    """Answer 200 with the loaded version, else 503. `detail` has the reason, or the fault of a newer version."""
     champion, draining = app.models.champion, request.app.state.draining
     ready = champion is not None and champion.alive and not draining
     if not ready:

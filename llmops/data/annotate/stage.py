@@ -220,14 +220,14 @@ def _check_sizes(sizes: Mapping[str, int], config: Annotate, out: Path) -> None:
     if not sizes[TRAIN]:
         raise LlmopsError(
             f"No example is left to train on (validation {sizes[VALIDATION]}, test {sizes[TEST]}): lower annotate.test "
-            f"({config.test}) or add sources. What was dropped, and why: {out / 'dropped.parquet'}."
+            f"({config.test}) or add sources. The dropped ones, with reasons: {out / 'dropped.parquet'}."
         )
     if sizes[TEST] < config.min_test_items:
         sources = f" from {', '.join(config.test_sources)}" if config.test_sources else ""
         raise LlmopsError(
             f"Only {sizes[TEST]} test items{sources}, but annotate.min_test_items is {config.min_test_items}: raise "
             f"annotate.test ({config.test}), add data, or lower min_test_items. {sizes[TRAIN]} examples would train. "
-            f"What was dropped, and why: {out / 'dropped.parquet'}."
+            f"The dropped ones, with reasons: {out / 'dropped.parquet'}."
         )
     if not sizes[VALIDATION]:
         log.warning("annotate: no validation items; raise annotate.validation (%s) or add data.", config.validation)

@@ -78,8 +78,8 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         paths = [path]
     else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
         pattern = str(Path(location).expanduser())
-        found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        paths = sorted({root / p for p in found})
+        names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        paths = sorted({root / name for name in names})
     if files := [p for p in paths if not p.is_dir()]:
         if source.kind == "dataset":
             return [_dataset(Path(os.path.commonpath([p.parent for p in files])), files, root)]

@@ -120,7 +120,7 @@ class Index:
 
     @cached_property
     def embedder(self) -> Embedder:
-        """The model that makes the vectors of questions."""
+        """Return the model that makes the vectors of questions."""
         return Embedder()
 
     def _by_words(self, words: Sequence[str], most: int) -> list[int]:

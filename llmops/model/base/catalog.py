@@ -39,7 +39,7 @@ class Entry(BaseModel):
 
     @property
     def weights_gib(self) -> float:
-        """Memory of the weights, GiB: NF4, embedding and output layer in bfloat16."""
+        """Return the memory of the weights in GiB: NF4, embedding and output layer in bfloat16."""
         return ((self.parameters - self.embedding) * _NF4_BITS / 8 + self.embedding * 2) * 1e9 / GIB
 
     @property
@@ -52,7 +52,7 @@ class Entry(BaseModel):
 
     @property
     def whole_gib(self) -> float:
-        """Memory of the weights in bfloat16, GiB, as compress and evaluate have them, and 1 GiB for activations."""
+        """Return the memory of compress and evaluate in GiB: the weights in bfloat16, and 1 GiB for activations."""
         return self.parameters * 2 * 1e9 / GIB + 1
 
     @property

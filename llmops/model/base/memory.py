@@ -112,7 +112,7 @@ def _layer(config: Any) -> int:
 
 
 def _answering(shape: Shape, requests: int, tokens: int, answers: int, gpu: bool) -> float:
-    """Keys and values, one layer's activations, and the logits of the answers that are scored."""
+    """Return the bytes of keys and values, one layer's activations, and the logits of scored answers."""
     cache = _cache(shape, requests * (tokens + answers), gpu)
     scoring = SCORED * answers * shape.vocabulary * 10
     return cache + requests * tokens * _layer(shape.config) + scoring
@@ -150,7 +150,7 @@ def _merging(shape: Shape) -> float:
 
 
 def _compress(shape: Shape, settings: Settings, gpu: bool) -> float:
-    """All forms are compared with the full one, so that is in memory whatever is chosen."""
+    """Return the bytes of comparing the full form with the others. The full form is always loaded."""
     found = weights(shape, "bf16") + _answering(shape, settings.batch, settings.tokens, settings.answers, gpu)
     if "recovered" in settings.variants:
         found = max(found, _train(shape, replace(settings, method="lora", rank=32), gpu))
@@ -191,7 +191,7 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """True if it fits."""
+        """Return True if the stage fits."""
         return self.needed <= self.there
 
 

@@ -27,17 +27,17 @@ class Shape:
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens in the vocabulary."""
+        """Return the number of tokens in the vocabulary."""
         return int(self.config.vocab_size)
 
     @property
     def layers(self) -> int:
-        """Number of layers of the decoder."""
+        """Return the number of layers of the decoder."""
         return int(self.config.num_hidden_layers)
 
     @property
     def kv(self) -> int:
-        """Width of a layer's keys: key-value heads × head size."""
+        """Return the width of a layer's keys: key-value heads × head size."""
         heads = int(self.config.num_attention_heads)
         head = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
         return int(head) * int(getattr(self.config, "num_key_value_heads", None) or heads)

@@ -89,7 +89,7 @@ def _items(rows: Sequence[Mapping[str, Any]], models: Sequence[str], primary: st
 
 
 def _low(item: Mapping[str, Any]) -> tuple[float, float, str]:
-    """Sorts by the candidate's score, of equal ones the longer reference first."""
+    """Return the key that sorts items by the candidate's score, then by the longer reference."""
     return item["scores"]["candidate"], -len(item["reference"]), item["id"]
 
 
@@ -100,7 +100,7 @@ def _marked(answer: str, reference: str) -> list[tuple[str, bool]]:
 
 
 def _line(metric: str, part: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """One metric of all models on one scale, and the candidate's difference with what it means."""
+    """Return one metric of all models on one scale, and the candidate's difference with its meaning."""
     figures: dict[str, dict[str, float]] = {
         name: part["models"][name][metric] for name in models if metric in part["models"][name]
     }
@@ -129,7 +129,7 @@ def _verdict(metric: str, difference: Mapping[str, float]) -> str:
 
 
 def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """How many answers of each model score how much, in tenths; heights in percent of the fullest."""
+    """Return a histogram of each model's scores in tenths; heights are in percent of the highest bar."""
     counts = {name: [0] * 10 for name in models}
     for item in items:
         for name in models:

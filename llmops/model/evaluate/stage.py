@@ -90,7 +90,7 @@ def figures(
     rows: Sequence[int] | None = None,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """Every metric of every model with its interval, and how far the candidate is from its opponent.
+    """Return every metric of every model with its interval, and the candidate's difference from its opponent.
 
     Args:
         models: their answers to the same items.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -44,17 +44,17 @@ class GgufTokenizer:
 
     @property
     def eos_token(self) -> str | None:
-        """The token that ends a sequence."""
+        """Return the token that ends a sequence."""
         return self.special_tokens_map.get("eos_token")
 
     @property
     def eos_token_id(self) -> int | None:
-        """Its id."""
+        """Return the id of the token that ends a sequence."""
         return self.convert_tokens_to_ids(self.eos_token)
 
     @property
     def pad_token_id(self) -> int | None:
-        """The id of the token that fills a batch."""
+        """Return the id of the token that fills a batch."""
         return self.convert_tokens_to_ids(self.special_tokens_map.get("pad_token"))
 
     def __len__(self) -> int:
@@ -106,7 +106,7 @@ def _default(known: dict[str, Any]) -> str | None:
 class _Generation(Extension):
     """`{% generation %}`, by which templates mark answers for training: its body is written as it stands."""
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - the base class has no class variable
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

@@ -30,7 +30,7 @@ def segments_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each example of a row; an attention function of transformers.
+    """Compute causal attention within each example of a row. It is an attention function for transformers.
 
     Where the lengths are not known, or an example is longer than the sliding window, the masked square is computed: a
     model that does not pass `cu_seq_lens_q` on to its layers is right too, only slower.

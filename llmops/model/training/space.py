@@ -32,7 +32,7 @@ class Dimension:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """All values that it can have, from low to high; empty if there are infinitely many."""
+        """Return all values of the dimension, from low to high; none if there are infinitely many."""
         if self.kind == "choice":
             return tuple(sorted({self.clean(n) for n in self.numbers}))
         low, high, *rest = self.numbers
@@ -83,7 +83,7 @@ class Space:
 
     @property
     def size(self) -> float:
-        """How many points it has; infinite with a dimension that is continuous."""
+        """Return the number of points; infinite if a dimension is continuous."""
         counts = [len(d.values) or math.inf for d in self.dimensions]
         return math.prod(counts)
 
