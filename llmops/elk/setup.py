@@ -37,7 +37,7 @@ class Said(NamedTuple):
 
 
 def setup(config: Monitoring, environ: Mapping[str, str] = os.environ) -> Iterator[Said]:
-    """Put everything that is not newer on the server. An Elasticsearch that fails midway ends the set-up, a Kibana does not.
+    """Put everything but newer versions. An Elasticsearch that fails midway ends the set-up, a Kibana does not.
 
     Raises:
         TransientError: if Elasticsearch does not answer.

@@ -18,7 +18,6 @@ from llmops.elk.setup import STREAMS
 from llmops.errors import ConfigError
 from tests.served import Answer, served
 
-
 ROLE = "_security/role/llmops_writer"
 
 
