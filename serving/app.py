@@ -68,7 +68,7 @@ def create_app(
     parts = AppParts(
         config=config,
         keys=keys_of(config),
-        limiter=Limiter(config.serving, environ),
+        limiter=Limiter(config.serving, audit.note_limits_store, environ),
         audit=audit,
         registry=registry,
         models=models,

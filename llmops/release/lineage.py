@@ -37,7 +37,10 @@ def records(govern: Path) -> dict[str, Record]:
 
 def dataset_hash(known: Mapping[str, Record]) -> str:
     """Return the SHA-256 of the training split."""
-    return known["annotate"].files[DATASET]
+    annotate = known["annotate"]
+    if DATASET not in annotate.files:
+        raise ArtifactError(f"The artifact annotate/{annotate.fingerprint} has no {DATASET}; run annotate again.")
+    return annotate.files[DATASET]
 
 
 def build(known: Mapping[str, Record], version: Version, selection: Mapping[str, Any]) -> dict[str, Any]:

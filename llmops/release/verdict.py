@@ -43,7 +43,7 @@ SPLIT = 0.001  #: the split of callers is unsound if one so uneven has a smaller
 BETTER, LIKED = 0.025, "thumbs up"  #: a p-value below it: users like the version of an A/B test better
 POWER, TRIALS = 0.8, 50  #: the share of so many made-up trials in which a harm is found that is said to be found
 SHARES = tuple(round(0.002 * 1.25**n, 4) for n in range(28))  #: of more bad requests, that might have been found
-DRAWS = 10_000
+DRAWS, FEW_DRAWS = 10_000, 2_000
 CORRELATION = 0.05  #: that requests of one caller are taken to have at least: a caller weighs at most 20 requests
 TAIL = math.log(4, STEP)  #: a slow answer takes 4 times as long as usual, in buckets
 SHRINK = 3.0  #: answers of an average caller that a caller's own are thought of together with
@@ -161,10 +161,12 @@ def _test(rows: Floats, ours: int, level: float, name: str) -> dict[str, float |
     difference = weights[:ours] @ values[:ours] / here - weights[ours:] @ values[ours:] / there
     scores = _scores(weights, values if latency else np.sqrt(values))
     p = _chance(scores, ours) if scores[:ours].sum() > 1e-9 else 1.0
-    bound = NormalDist().inv_cdf(1 - level)  # in standard deviations of the draw
-    least: float | None = (bound + NormalDist().inv_cdf(POWER)) * float(_spread(scores, ours)) * (1 / here + 1 / there)
-    if not latency:
-        least = None if name == LIKED else _least_share(rows, weights, ours, bound)
+    least: float | None = None
+    if latency:
+        found_at = NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf(POWER)  # standard deviations of the draw
+        least = found_at * _spread(scores, ours) * (1 / here + 1 / there)
+    elif name != LIKED and level == END:
+        least = _least_share(rows, weights, ours)
     return {"difference": round(float(difference), 6), "p": round(p, 6), "found_from": least and round(least, 6)}
 
 
@@ -173,25 +175,30 @@ def _scores(weights: Floats, values: Floats) -> Floats:
     return np.asarray(weights * (values - (values @ weights / weights.sum())[..., None]))
 
 
-def _spread(scores: Floats, ours: int) -> Floats:
+def _spread(scores: Floats, ours: int) -> float:
     """Return the standard deviation of the sum of `ours` scores that are drawn at random."""
-    everybody = scores.shape[-1]
-    return np.asarray(np.sqrt((scores**2).sum(axis=-1) * ours * (everybody - ours) / (everybody * (everybody - 1))))
+    everybody = len(scores)
+    return math.sqrt(float(scores @ scores) * ours * (everybody - ours) / (everybody * (everybody - 1)))
 
 
-def _least_share(rows: Floats, weights: Floats, ours: int, bound: float) -> float | None:
-    """Return the smallest additional share of bad canary requests that is found often enough.
+def _least_share(rows: Floats, weights: Floats, ours: int) -> float | None:
+    """Return the smallest additional share of bad canary requests that is found often enough at the end.
 
-    A harm is found beyond `bound` standard deviations of the draw, in made-up trials with the callers of this one. A
-    formula alone fails where nothing is bad so far.
+    It is found by made-up trials with the callers of this one: a formula fails where nothing is bad so far, and with
+    few callers on a side.
     """
+    draws, exact = _draws(len(rows), ours)
+    draws = draws if exact else draws[:FEW_DRAWS]
+    drawn = np.zeros((len(draws), len(rows)))
+    np.put_along_axis(drawn, draws.astype(np.int64), 1.0, axis=1)
     rng, numbers = np.random.default_rng(0), np.maximum(rows[:, 0], 1)
     good = np.maximum(0, np.round(rows[:ours, 0] - rows[:ours, 1])).astype(np.int64)
     for share in SHARES:
         bad = np.tile(rows[:, 1], (TRIALS, 1))
         bad[:, :ours] += rng.binomial(good, share, (TRIALS, ours))
         scores = _scores(weights, np.sqrt(bad / numbers))
-        if (scores[:, :ours].sum(axis=1) > bound * _spread(scores, ours)).mean() >= POWER:
+        reached = (drawn @ scores.T >= scores[:, :ours].sum(axis=1) - 1e-9).sum(axis=0)
+        if ((reached + (not exact)) / (len(draws) + (not exact)) < END).mean() >= POWER:
             return share
     return None
 

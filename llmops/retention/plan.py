@@ -6,6 +6,7 @@ version that keeps its model keeps the artifacts that hold its rows, too: an era
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from llmops import artifacts, pipeline
 from llmops.artifacts import Record
 from llmops.config import Config
+from llmops.errors import ArtifactError, RegistryError
 from llmops.registry.decisions import UNDECIDED
 from llmops.registry.registry import Registry
 from llmops.registry.version import Version
@@ -25,6 +27,8 @@ from llmops.registry.view import BASE
 from llmops.release.lineage import lineage
 from llmops.retention import disk, removal
 from llmops.state.database import database_of
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["version", "artifact", "unfinished", "extracts", "left over", "logs"]
 Reasons = dict[str, str]  #: what is kept → why
@@ -86,16 +90,18 @@ def make(config: Config, now: datetime | None = None) -> Plan:
     made = [path for stage in pipeline.STAGES for path in sorted((config.artifacts / stage).glob("[!.]*"))]
     for path in filter(artifacts.is_done, made):
         used = (path / artifacts.RECORD).stat().st_mtime
-        found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
+        try:
+            found[artifacts.ref(path)] = Artifact(artifacts.read_record(path), used)
+        except ArtifactError as error:
+            items.append(_item("artifact", artifacts.ref(path), [path], str(error), goes=False))
     runs = newest(found, rules.runs, since)
     kept = with_inputs(runs, runs, found)
     for folder in sorted(path for path in config.registry.glob("*") if (path / "versions").is_dir()):
         registry = Registry(config.registry, folder.name, database_of(config))
-        known = registry.versions()
-        reasons = versions(known, registry.aliases(), rules.versions)
+        known = list(_readable(registry))
+        reasons = versions(known, registry.aliases() if known else {}, rules.versions)
         for version in (version for version in known if version.name in reasons):
-            made_from = [stage["artifact"] for stage in lineage(version)["stages"]]
-            kept = with_rows_of(kept, f"{registry.name} {version.name}", made_from, found)
+            kept = with_rows_of(kept, f"{registry.name} {version.name}", _made_from(version), found)
         items += [item for version in known for item in _version_item(registry.name, version, reasons, rules.versions)]
     for ref, artifact in found.items():
         why = kept.get(ref, f"no run has used it since {_day(artifact.used)}, and nothing that is kept needs it")
@@ -161,6 +167,22 @@ def versions(known: Sequence[Version], aliases: Mapping[str, str], newest: int) 
         if version.name in named and version.compared_with not in ("", BASE):
             kept.setdefault(version.compared_with, f"{version.name} was compared with it")
     return kept
+
+
+def _readable(registry: Registry) -> Iterator[Version]:
+    for name in registry.names():
+        try:
+            yield registry.get(name)
+        except RegistryError as error:
+            log.warning("%s %s stays: %s", registry.name, name, error)
+
+
+def _made_from(version: Version) -> list[str]:
+    try:
+        return [stage["artifact"] for stage in lineage(version)["stages"]]
+    except RegistryError as error:
+        log.warning("The rows of %s may go: %s", version.name, error)
+        return []
 
 
 def _version_item(model: str, version: Version, kept: Reasons, newest: int) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ MESSAGE_TOKENS = 16  #: most tokens that it adds to each message in it
 
 
 class Limiter:
-    """The limits of each key, and its use of them in the last minute.
+    """The limits of each key, and its use of them in the last minute. For `tell` see `SharedWindows`.
 
     Raises:
         ConfigError: if a variable of the environment, ${VAR} in `serving.limits`, is missing.
@@ -39,12 +39,13 @@ class Limiter:
     def __init__(
         self,
         config: Serving,
+        tell: Callable[[str], None],
         environ: Mapping[str, str] = os.environ,
         windows: Windows | None = None,
     ) -> None:
         self._config = config
         shared = config.limits and windows is None
-        self._windows = SharedWindows(RedisWindows(config.limits, environ)) if shared else windows or OwnWindows()
+        self._windows = SharedWindows(RedisWindows(config.limits, environ), tell) if shared else windows or OwnWindows()
         self._settling: set[asyncio.Task[None]] = set()
 
     def of(self, key: Key) -> KeyLimits:

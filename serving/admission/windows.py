@@ -201,19 +201,29 @@ class SharedWindows:
     """Windows in Redis; while it does not answer, each process counts by itself.
 
     So neither everybody nor nobody is let in meanwhile: a key may use its limits once in each replica. After a failure
-    Redis is left alone for `AGAIN_S`.
+    Redis is left alone for `AGAIN_S`. `tell` is called once when it is lost, with the reason, and once when it is back,
+    with "".
     """
 
-    def __init__(self, shared: Windows, clock: Callable[[], float] = time.monotonic) -> None:
-        self._shared, self._own, self._clock, self._again_at = shared, OwnWindows(clock), clock, -math.inf
+    def __init__(
+        self, shared: Windows, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._shared, self._own, self._tell, self._clock = shared, OwnWindows(clock), tell, clock
+        self._away, self._again_at = False, -math.inf
 
     async def take(self, key: str, request: str, tokens: int, limits: KeyLimits) -> WindowUse:
         """See `OwnWindows`."""
         if self._clock() >= self._again_at:
             try:
-                return await self._shared.take(key, request, tokens, limits)
+                use = await self._shared.take(key, request, tokens, limits)
             except (RedisError, OSError) as error:
                 self._lost(error)
+            else:
+                if self._away:
+                    self._away = False
+                    log.warning("Redis answers again; it counts the limits")
+                    self._tell("")
+                return use
         return await self._own.take(key, request, tokens, limits)
 
     async def settle(self, key: str, request: str, tokens: int) -> None:
@@ -231,7 +241,10 @@ class SharedWindows:
 
     def _lost(self, error: Exception) -> None:
         self._again_at = self._clock() + AGAIN_S
-        log.warning("Redis does not answer (%s: %s); this process counts limits by itself", type(error).__name__, error)
+        if not self._away:
+            self._away, reason = True, f"{type(error).__name__}: {error}"
+            log.warning("Redis does not answer (%s); this process counts limits by itself", reason)
+            self._tell(reason)
 
 
 Windows = OwnWindows | RedisWindows | SharedWindows

@@ -133,6 +133,10 @@ class Models:
             stream = spare()
         return stream.version, stream
 
+    def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
+        """Count that a version failed a caller who was drawn to it before its engine was asked."""
+        self._count(chosen, self._trial, caller, 0.0, error)
+
     def reason(self) -> str:
         """Say why no model answers, or what is wrong with a newer version; empty if all is well.
 

@@ -85,6 +85,11 @@ class Audit:
         """Begin to write."""
         self._task = asyncio.create_task(self._write(), name="audit")
 
+    def note_limits_store(self, reason: str) -> None:
+        """Note that the shared store of the limits is lost, with the reason, or, with "", that it is back."""
+        fields = {"event.action": "limits_store", "event.outcome": "failure" if reason else "success"}
+        self._ready.append({**fields, "@timestamp": timestamp(), "event.reason": reason or "it answers again"})
+
     async def stop(self) -> None:
         """Write the decisions that are left."""
         if self._task:

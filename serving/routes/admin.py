@@ -61,6 +61,7 @@ class ABTestRequest(CanaryRequest):
     )
 
     share: float = Field(0.5, gt=0, lt=1, description="Of the callers.")
+    conclude: bool = Field(False, description="Act on the verdict; nothing is promoted without `promote`.")
     promote: bool = Field(False, description="If users like the version better, make it the champion; with `conclude`.")
 
     @model_validator(mode="after")

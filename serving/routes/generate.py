@@ -13,7 +13,7 @@ from serving.answers.delivery import deliver, deliver_whole
 from serving.answers.requests import engine_request, note_prompts, note_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
-from serving.errors import PromptRefused
+from serving.errors import FeaturesDown, PromptRefused
 from serving.http.server_sent_events import sse, streamed
 
 DEFAULT_NEW_TOKENS = 50
@@ -79,9 +79,14 @@ async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> 
     time they are there.
     """
     while body.input_id is not None:
-        version = app.models.choose(key.prefix, side).version
-        tokens = await app.inputs.read(version, body.input_id)
-        if app.models.choose(key.prefix, side).version.name == version.name:
+        chosen = app.models.choose(key.prefix, side)
+        try:
+            tokens = await app.inputs.read(chosen.version, body.input_id)
+        except FeaturesDown as error:
+            if not side:  # the caller was drawn
+                app.models.count_failure(chosen, key.prefix, error)
+            raise
+        if app.models.choose(key.prefix, side).version.name == chosen.version.name:
             return tokens
     if body.prompt is None:
         raise PromptRefused("Give a prompt, or the input_id of an example.")

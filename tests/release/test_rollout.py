@@ -216,9 +216,7 @@ def test_what_is_done_is_told_without_its_event(settings: Config, monkeypatch: P
 
 
 @pytest.mark.parametrize("ending", ["pull", "promote", "stop"])
-def test_a_trial_ends_with_its_decision_whose_event_is_stored_once(
-    settings: Config, monkeypatch: Patch, ending: str
-) -> None:
+def test_a_trial_ends_with_its_decision_and_one_event(settings: Config, monkeypatch: Patch, ending: str) -> None:
     """The process that decides dies before the decision is in the database, then before its event is stored."""
     registry, trial = registry_of(settings), start(settings, 0.5)
     trials.write(registry, trial, "one", counted(600, 0 if ending == "promote" else 400))

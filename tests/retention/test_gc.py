@@ -80,6 +80,18 @@ def test_a_dry_run_changes_nothing_and_tells_what_then_happens(lived: Site) -> N
     assert event["llmops.retention.freed"] == done.frees and event["llmops.retention.versions"]
 
 
+def test_one_damaged_record_or_version_stays_and_the_rest_goes(lived: Site, caplog: pytest.LogCaptureFixture) -> None:
+    going = clean(lived, dry_run=True).going
+    damaged = next(item for item in going if item.name.startswith("train/"))
+    (damaged.paths[0] / artifacts.RECORD).write_text("{")
+    (lived.registry.get("v1").path / "version.json").write_text("{")
+    (lived.registry.get("champion").path / "lineage.json").write_text("{")
+    items = {item.name: item for item in clean(lived).items}
+    assert not items[damaged.name].goes and artifacts.RECORD in items[damaged.name].why
+    assert "v1 stays" in caplog.text and "v1" not in items
+    assert {item.name for item in going} - {damaged.name, "v1"} <= {item.name for item in items.values() if item.goes}
+
+
 def test_what_the_newest_runs_and_the_served_versions_need_stays(lived: Site) -> None:
     lived.registry.promote("v2", override="test")  # an old one
     lived.registry.start_canary("v3", 0.1)

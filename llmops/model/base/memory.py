@@ -231,6 +231,11 @@ def advice(short: Row, shape: Shape, settings: Settings, there: Memory) -> str:
         for examples in range(settings.examples // 2, 0, -1):
             if settings.examples % examples == 0 and fits(replace(settings, examples=examples)):
                 return f"It fits with fewer examples at once: train.micro_batch: {examples}."
+    fewer = {"serving.max_batch": "slots", "serving.max_context": "context", "the stage's batch": "batch"}
+    for name, field in fewer.items() if short.stage not in ("tune", "train", "merge") else ():
+        value = getattr(settings, field) // 4
+        if value and fits(replace(settings, **{field: value})):
+            return f"It fits with a smaller {name}, such as {value}."
     held = 0.55 if short.stage in ("tune", "train") and settings.method == "qlora" else 2.0
     billions = max(0.1, (short.there - 2) * 2**30 / held / 1e9 / 1.2)
     return f"Take a smaller model, of about {billions:.1f} billion parameters (select.model), or a larger machine."

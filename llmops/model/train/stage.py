@@ -29,7 +29,7 @@ from llmops.model.base.packing import mean_loss
 from llmops.model.base.shape import shape_of, stored_config
 from llmops.model.train.parallel import run_parallel
 from llmops.model.train.report import plot_loss, write_report
-from llmops.model.training.fit import fit
+from llmops.model.training.fit import fit, need_disk
 from llmops.model.training.merge import save_merged
 from llmops.model.training.qlora import Hyperparameters, overruled, trainable, trained_parameters
 from llmops.records import base_path
@@ -66,6 +66,7 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
         DiskFullError: if there is no room for the result.
     """
     base, found = base_path(select), hyperparameters(config, tune)
+    need_disk(out, Path(base))
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
     need_memory(

@@ -236,6 +236,19 @@ def remove_incomplete(folder: Path) -> None:
             shutil.rmtree(checkpoint)
 
 
+def need_disk(out: Path, base: Path) -> None:
+    """Refuse to start on a disk that would not hold the result: merged model, adapter and checkpoints.
+
+    Raises:
+        DiskFullError: with the bytes that are needed and those that are free.
+    """
+    need, free = 3 * sum(f.stat().st_size for f in base.rglob("*.safetensors")), shutil.disk_usage(out).free
+    if free < need:
+        raise DiskFullError(
+            f"Training needs about {need / 1e9:.1f} GB on the disk of {out}, {free / 1e9:.1f} are free."
+        )
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn the errors of a full disk (torch, safetensors and Python each have their own) into one plain error."""

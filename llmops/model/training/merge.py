@@ -24,6 +24,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from llmops.errors import TrainingError
 from llmops.model.base.load import Model, device, load_model, load_tokenizer, nf4
 from llmops.model.base.memory import SHARD
 from llmops.model.base.shape import on_meta
@@ -84,13 +85,17 @@ def _adapted(model: Model, adapter: Path) -> dict[str, LoraLayer]:
     peft itself would move an adapter to where its base is, and so lose it on the meta device.
 
     Raises:
-        TrainingError: if a part of it could not be merged.
+        TrainingError: if the adapter is not one of this base, or a part of it could not be merged.
     """
     adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
     stored = load_file(adapter / "adapter_model.safetensors")
     named = {name.replace(".default", ""): name for name, _ in adapted.named_parameters() if "lora_" in name}
     named |= {key.removesuffix(".weight"): name for key, name in named.items() if "lora_magnitude_vector" in key}
     # With an output layer that trains, peft stores the frozen embedding beside the adapter.
+    if unknown := sorted(set(stored) - set(named) - set(adapted.state_dict())):
+        raise TrainingError(f"The adapter {adapter} has {unknown[0]}, which its base does not have.")
+    if missing := sorted(set(named.values()) - {named.get(key) for key in stored}):
+        raise TrainingError(f"The adapter {adapter} lacks {missing[0]}; it is not whole, so train again.")
     found = {named[key]: value.float() for key, value in stored.items() if key in named}
     adapted.load_state_dict(found, strict=False, assign=True)
     modules = adapted.base_model.model.named_modules()

@@ -80,12 +80,13 @@ def test_llama_3_8b_fits_24_gib_in_every_stage_and_phi_3_medium_is_only_trained_
         (LLAMA, Settings(method="lora", examples=2), Memory(14, 64), r"train needs .*train\.method: qlora"),
         (LLAMA, Settings(examples=8), Memory(10, 64), r"train needs .*train\.micro_batch: [124]"),
         (PHI, Settings(), CARD, r"merge needs .* GiB \(GPU\), 24\.0 are there.*smaller model, of about \d"),
+        (LLAMA, Settings(slots=64), CARD, r"serve needs .*smaller serving\.max_batch, such as 16"),
         (LLAMA, Settings(), Memory(24, 2), r"train needs .* GiB \(RAM\), 2\.0 are there"),
     ],
 )
 def test_too_little_says_what_would_fit(shape: Shape, settings: Settings, there: Memory, said: str) -> None:
     with pytest.raises(TrainingError, match=said):
-        need_memory(("train", "merge", "evaluate"), shape, settings, there)
+        need_memory(("train", "merge", "evaluate", "serve"), shape, settings, there)
 
 
 def test_the_machine_counts_as_a_whole_and_a_container_as_it_may(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_an_output_layer_that_was_trained_is_the_embedding_no_more(tiny_base: Pa
     assert not torch.equal(model.get_output_embeddings().weight, embedding)
     trained = mean_loss(PeftModel.from_pretrained(load_model(tiny_base), str(adapter)), examples(16))
     assert mean_loss(model, examples(16)) == pytest.approx(trained, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (lambda name: name.replace("layers.1.", "layers.9."), r"layers\.9\..*base does not have"),
+        (lambda name: "" if ".layers.1." in name else name, r"lacks .*layers\.1\."),
+    ],
+)
+def test_an_adapter_of_another_base_or_not_whole_is_an_error(
+    tiny_base: Path, tmp_path: Path, odd: Callable[[str], str], said: str
+) -> None:
+    adapter = random_adapter(tiny_base, Train(), tmp_path / "adapter")
+    stored = load_file(adapter / "adapter_model.safetensors")
+    save_file({odd(n): t for n, t in stored.items() if odd(n)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(TrainingError, match=said):
+        save_merged(str(tiny_base), adapter, "qlora", tmp_path / "merged")
 
 
 def test_of_a_mixture_of_experts_only_linear_layers_are_adapted(tokenizer: Any, tmp_path: Path) -> None:

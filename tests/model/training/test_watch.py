@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from llmops.config import Train
 from llmops.errors import DiskFullError
 from llmops.model.base.packing import mean_loss
-from llmops.model.training.fit import fit, newest_checkpoint
+from llmops.model.training import fit as module
+from llmops.model.training.fit import fit, need_disk, newest_checkpoint
 from llmops.model.training.qlora import Hyperparameters, trainable
 from tests.model.made import examples
 
@@ -64,3 +66,11 @@ def test_a_full_disk_is_a_plain_error_and_training_goes_on_when_there_is_room(ba
     assert newest_checkpoint(out / "checkpoints") is None
     history = fit(trainable(base, config, FOUND), examples(8), config, FOUND, out)
     assert len(history) == 4
+
+
+def test_a_disk_that_would_not_do_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    need_disk(tmp_path, tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=2999))
+    with pytest.raises(DiskFullError, match="GB"):
+        need_disk(tmp_path, tmp_path)

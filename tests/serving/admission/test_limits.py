@@ -147,7 +147,7 @@ def allowance(limiter: Limiter, who: Key, request: str = "r0") -> tuple[RequestA
 
 
 def limiter_of(windows: Windows | None = None, **config: int) -> Limiter:
-    return Limiter(Serving(**config), windows=windows)  # type: ignore[arg-type]
+    return Limiter(Serving(**config), lambda reason: None, windows=windows)  # type: ignore[arg-type]
 
 
 def text(content: str, tokens: int) -> EngineRequest:
@@ -217,29 +217,31 @@ def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, cont
 # --- Redis away
 
 
-async def test_a_redis_that_hangs_costs_one_request_a_wait_then_each_process_counts(
+async def test_a_redis_that_hangs_costs_one_request_a_wait_then_each_process_counts_and_it_is_told_once(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert 2 * module.TIMEOUT_S <= 1  # it is asked twice
     monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
+    told = list[str]()
     with socket.socket() as silent, caplog.at_level(logging.WARNING, module.__name__):
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)
         redis = RedisWindows(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         asking = AsyncMock(side_effect=redis.take)
         monkeypatch.setattr(redis, "take", asking)
-        shared = SharedWindows(redis, clock.monotonic)
+        shared = SharedWindows(redis, told.append, clock.monotonic)
         uses = [await shared.take("k", f"r{n}", 0, KeyLimits(3, 0)) for n in range(5)]
         assert [use.taken for use in uses] == [True] * 3 + [False] * 2  # neither all nor nothing
         await shared.settle("k", "r0", 10)
         assert asking.await_count == 1
         clock.advance(AGAIN_S)
         await shared.take("k", "r5", 0, KeyLimits(3, 0))
-        assert asking.await_count == 2 and "Timeout" in caplog.text
-        assert [record.name for record in caplog.records].count(module.__name__) == 2
+        assert asking.await_count == 2 and len(told) == 1 and "Timeout" in told[0]
+        assert [record.name for record in caplog.records].count(module.__name__) == 1
         asking.side_effect = OwnWindows(clock.monotonic).take  # it answers again
         clock.advance(AGAIN_S)
         assert (await shared.take("k", "r6", 0, KeyLimits(3, 0))).requests == 1
+        assert told[1:] == [""]
         await shared.close()
 
 
@@ -335,3 +337,6 @@ def test_replicas_share_a_limit_and_outlive_their_redis(new_site: Any, tmp_path:
             admin(server).shutdown(nosave=True)
             codes = [site.ask(one).status_code for _ in range(6)]
             assert codes == [200] * 4 + [429] * 2
+    lost = [e for e in site.events(AUDIT) if e["event.action"] == "limits_store"]
+    assert len(lost) == 1 and lost[0]["event.outcome"] == "failure"
+    assert server[1] not in str(lost)

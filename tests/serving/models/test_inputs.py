@@ -4,6 +4,7 @@ import runpy
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from datasets import Dataset
@@ -69,6 +70,17 @@ def test_a_store_that_does_not_answer_is_opened_again(ask, stored):
     assert answer.status_code == 503 and answer.headers["Retry-After"] and "secret" not in answer.text
     assert ask(input_id="known").status_code == 200
     assert len(stored) == 2
+
+
+def test_a_canary_whose_store_is_down_has_failed(site, client):
+    client.post("/admin/canary", json={"version": "v2", "share": 0.999}, headers=site.headers("admin"))
+    parts = client.app.state.parts
+    site.until(lambda: parts.models.canary)
+    assert parts.models.choose(site.keys["user"].split("_")[1]).version.name == "v2"
+    own = parts.models._trial.own
+    parts.inputs._open = Mock(side_effect=ConnectionError("redis is gone"))
+    assert client.post("/generate", json={"input_id": "known"}, headers=site.headers()).status_code == 503
+    assert (own.canary.total("failed"), own.champion.requests) == (1, 0)
 
 
 def test_a_store_that_hangs_is_not_waited_for(ask, inputs, shared_site):
