@@ -160,7 +160,7 @@ def serve_vllm(folder: Path, eager: bool) -> AbstractContextManager[Running]:
 
 
 def serve_llama(folder: Path, model: Path | None = None) -> AbstractContextManager[Running]:
-    """(e): one slot a stream, each with room for 512 tokens; (e4), without a model: of the file that BASE is made from."""
+    """(e): one slot a stream, with room for 512 tokens; (e4), without a model: of the file that BASE is made from."""
     from llmops import machine
     from llmops.model.base.catalog import catalogue
 
