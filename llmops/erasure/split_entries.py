@@ -24,9 +24,9 @@ _KEY = (table.c.scope, table.c.number, table.c.id)
 def find(
     database: Database, subject: Subject, ids_of: Callable[[str], set[str]], examples: Collection[str]
 ) -> set[tuple[str, int, str]]:
-    """Return the entries that name the person, are of these examples, or were made of the person's documents; and the
-    earlier entries of a tested question of theirs, since the test would carry them in its place.
+    """Return the entries that name the person, are of these examples, or were made of the person's documents.
 
+    Earlier entries of a tested question of theirs are returned, too: the test would carry them in its place.
     `ids_of` returns, by the fingerprint of a run, the ids that the documents have there.
     """
     found = set[tuple[str, int, str]]()
