@@ -23,7 +23,6 @@ class FakeClock(Clock):
         object.__setattr__(self, name, value)  # its base is frozen
 
     def advance(self, seconds: float) -> None:
-        """Move both times forward."""
         self.time += timedelta(seconds=seconds)
         self.seconds += seconds
 

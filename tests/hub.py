@@ -32,7 +32,6 @@ class Repo:
         self.add("main", {".gitattributes": b"*.safetensors filter=lfs"})
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
-        """Commit these files, and no others, on a branch."""
         parent = self.branches.get(branch, "")
         commit = hashlib.sha1(f"{parent} {len(self.commits)}".encode()).hexdigest()
         self.commits[commit] = (parent, dict(files))
@@ -40,7 +39,6 @@ class Repo:
         return commit
 
     def commit(self, revision: str) -> str:
-        """The commit of a branch, a tag or a commit; empty if there is none."""
         return self.tags.get(revision) or self.branches.get(revision) or (revision if revision in self.commits else "")
 
     def files(self, revision: str) -> dict[str, bytes]:
@@ -49,7 +47,6 @@ class Repo:
         return {path: content for path, content in found.items() if path != ".gitattributes"}
 
     def history(self, branch: str) -> list[str]:
-        """Its commits, newest first."""
         found, commit = [], self.branches[branch]
         while commit:
             found.append(commit)
@@ -70,7 +67,6 @@ class FakeHub:
         self.lock = threading.RLock()
 
     def snapshot(self) -> Any:
-        """What it holds, for `restore`."""
         return copy.deepcopy((self.repos, self.large))
 
     def restore(self, snapshot: Any) -> None:

@@ -82,7 +82,6 @@ def together(*functions: Callable[[], object]) -> None:
 
 
 def due(config: Config) -> None:
-    """Let what is tried again later be due now."""
     with database_of(config).change() as connection:
         connection.execute(sa.update(alert_deliveries).values(due=""))
 

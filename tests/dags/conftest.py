@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return an environment with an Airflow home of its own, and an `llmops` home of its own."""
     folder = tmp_path_factory.mktemp("airflow")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "LLMOPS"))}
     return kept | {

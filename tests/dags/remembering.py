@@ -42,7 +42,6 @@ def asked(thing: str) -> list[str]:
 
 
 def save_base(folder: Path) -> None:
-    """Train the base model and save it with its tokenizer."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

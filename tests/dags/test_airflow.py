@@ -83,7 +83,6 @@ class Stand:
         return [(float(at), words) for at, *words in rows if words[: len(where)] == list(where)]
 
     def said(self, stage: str, interval: str) -> list[str]:
-        """The words of a stage on a day, in order."""
         return [words[2] for _, words in self.lines(stage, interval)]
 
     def events(self, dataset: str, run: str) -> list[dict[str, Any]]:

@@ -100,13 +100,11 @@ class Shop:
         return found
 
     def say(self, name: str, question: str, correction: str = "", **more: Any) -> None:
-        """Ask, and say what is wrong with the answer."""
         answer = self.ask(question, name)
         body = {"question": question, "answer": answer["response"], "correction": correction} if correction else {}
         self.call("POST", "/feedback", name, {"id": answer["id"], **body, **more})
 
     def improve(self) -> tuple[dict[str, str], dict[str, Any], str]:
-        """Run the weekly DAG: the states of its tasks, and its report as values and as text."""
         run = self.airflow.trigger(IMPROVE, {})
         for state, tasks in self.airflow.follow(IMPROVE, run):
             last = state, tasks

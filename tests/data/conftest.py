@@ -13,6 +13,5 @@ from llmops.data import spark
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[SparkSession]:
-    """A local session, which every cleaning of the module uses."""
     with spark.session(Clean(master="local[2]", driver_memory="512m", partitions=2)) as active:
         yield active

@@ -49,7 +49,6 @@ class Case:
     good: bytes = b""  #: the good file beside it, if not that of the kind
 
     def outcome(self) -> str:
-        """The table's last column."""
         if isinstance(self.becomes, str):
             return f"the run stops: “… {self.says} …”"
         where = [f"`{rule}`, the file" if at == "file" else f"`{rule}` at {at}" for rule, at in self.becomes]

@@ -47,7 +47,6 @@ def config(tmp_path):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """What the model is measured to be; a test changes it."""
     values = {"token_f1": 0.5, "perplexity": 9.0}
     monkeypatch.setattr(
         "llmops.decay.watch.measure",

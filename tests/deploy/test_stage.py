@@ -29,7 +29,6 @@ def url(home: Path) -> str:
 
 
 def publish(home: Path, status: str = "promoted") -> Path:
-    """A registry with one version; returns the release artifact."""
     source, release = home / "source", home / "release"
     source.mkdir()
     known, registry = facts(status=status, compared_with="base", compress="t1"), home / "registry"

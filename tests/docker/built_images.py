@@ -38,7 +38,6 @@ print(sum(p.lstat().st_size for p in pathlib.Path("/opt/venv").rglob("*") if p.i
 
 
 def podman(*arguments: str | Path, **options: Any) -> str:
-    """What a command of podman prints."""
     environ = {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
     done = subprocess.run(["podman", *arguments], env=environ, text=True, capture_output=True, **options)
     assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -57,7 +56,6 @@ def build(dockerfile: str, tag: str, *more: str) -> str:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., str]]:
-    """Starts containers, and removes them."""
     names: list[str] = []
 
     def start(*arguments: str) -> str:
@@ -116,7 +114,6 @@ def test_the_image_answers_and_loses_no_request_when_it_is_told_to_stop(
 
 
 def ready(client: httpx.Client) -> bool:
-    """Whether a server takes requests."""
     try:
         return client.get("/readyz").status_code == 200
     except httpx.TransportError:

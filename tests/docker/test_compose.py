@@ -48,7 +48,6 @@ def compose(*args: str, environ: dict[str, str] | None = None) -> subprocess.Com
 
 @cache
 def rendered(profile: str, token: str = "") -> dict[str, Any]:
-    """Return the services of a profile as Compose understands them."""
     known = dict.fromkeys(REQUIRED, "x") | ({"HF_TOKEN": token, "HF_ENDPOINT": "https://hub.test"} if token else {})
     done = compose("--profile", profile, "config", "--format", "json", environ=known)
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,6 @@ def function(released, home):
 
 
 def started(config, released):
-    """The function as `handler` makes it."""
     module = function_module()
     module.bring(released.path / "state.db", config)
     return module.Function(config)

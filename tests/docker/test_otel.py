@@ -50,6 +50,5 @@ def test_its_pipelines_have_what_is_declared_and_send_events_and_traces_on(name:
 
 
 def yaml_leaves(said: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return all keys and values that are no maps."""
     parts = [yaml_leaves(value) if isinstance(value, dict) else [(key, str(value))] for key, value in said.items()]
     return [leaf for part in parts for leaf in part]

@@ -49,7 +49,6 @@ def settings(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="session")
 def environ(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment of a user's terminal, with an empty home folder."""
     user = tmp_path_factory.mktemp("user")
     programs = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     kept = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
@@ -77,7 +76,6 @@ def shell(environ: dict[str, str]) -> Shell:
 
 @pytest.fixture(scope="session")
 def home(shell: Shell, settings: dict[str, str]) -> Path:
-    """Return the home of one whole run, by the command of the README."""
     done = shell(f"{FIRST} --interval {DAY} --run-id test")
     assert done.returncode == 0, done.stderr[-4000:]
     path = Path(settings["LLMOPS_HOME"])

@@ -26,7 +26,6 @@ PIPELINE = "llmops_pipeline"
 
 @pytest.fixture(scope="module")
 def versions(home: Path, settings: dict[str, str]) -> None:
-    """Publish two more versions, which the gate has passed, the first of them the champion."""
     registry = registry_of(load(settings["LLMOPS_CONFIG"], environ=settings))
     first = registry.get("v1")
     facts = json.loads((first.path / "version.json").read_text())
@@ -69,13 +68,11 @@ def service(home: Path, key: str, environ: dict[str, str]) -> Iterator[stack.Ser
 
 @pytest.fixture
 def airflow(service: stack.Service, home: Path) -> Iterator[Airflow]:
-    """Sign in as the developer."""
     with Airflow(service.url, "developer", stack.passwords(home)[0]["developer"]) as airflow:
         yield airflow
 
 
 def end(airflow: Airflow, dag: str, run: str) -> tuple[str, dict[str, str]]:
-    """Follow a run; return the state that it ends in, and the states of its tasks."""
     for state, tasks in airflow.follow(dag, run):
         last = state, {task.name: task.state for task in tasks}
     return last

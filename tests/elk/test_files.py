@@ -30,7 +30,6 @@ template:
 
 
 def fields() -> dict[str, dict[str, Any]]:
-    """Return how each field of the registry is indexed."""
     more = {"keyword": {"ignore_above": LONGEST}, "object": {"enabled": False}}
     return {field.name: {"type": field.type, **more.get(field.type, {})} for field in FIELDS}
 
@@ -46,7 +45,6 @@ def test_the_template_of_fields_is_made_of_the_registry() -> None:
 
 
 def newer_python() -> str:
-    """Return a Python that the compiler runs on, with venv."""
     ask = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"
     for name in (sys.executable, "python3.13", "python3.12", "/usr/bin/python3.13", "/usr/bin/python3.12"):
         if shutil.which(name) and subprocess.run([name, "-c", ask], capture_output=True).returncode == 0:

@@ -161,7 +161,6 @@ def publish(config: Config, done: dict[str, Path]) -> None:
 
 
 def copied(built: Path, site: Path) -> Path:
-    """Copy `built`, hard links of the registry included."""
     shutil.copytree(built, site)
     answers = site / "home" / "registry" / "support-bot" / "versions" / "v1" / "answers.parquet"
     answers.unlink()
@@ -190,7 +189,6 @@ def erased(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Erased:
 
 @pytest.fixture
 def after(erased: Erased, tmp_path: Path) -> Path:
-    """Return a copy of the home without the person, to go on with."""
     return Path(shutil.copytree(erased.site, tmp_path / "site"))
 
 
@@ -224,7 +222,6 @@ def ids(path: Path, column: str = "id") -> set[str]:
 
 
 def entries(config: Config, *texts: str) -> int:
-    """How many entries of the split ledger hold one of the texts."""
     with database_of(config).read() as connection:
         rows = connection.execute(sa.select(split_entries.c.compared, split_entries.c.example)).all()
     return sum(any(text.lower() in str(row).lower() for text in texts) for row in rows)

@@ -29,7 +29,6 @@ COMMAND = "import sys, stand_ins; from llmops import pipeline; stand_ins.replace
 
 @pytest.fixture(scope="module")
 def prefect() -> Path:
-    """The Python of an environment with what the example's requirements name."""
     spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "peers.py")
     assert spec and spec.loader
     peers = sys.modules["peers"] = importlib.util.module_from_spec(spec)
@@ -70,7 +69,6 @@ def server(prefect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def run(prefect: Path, environ: dict[str, str], parameters: str) -> subprocess.CompletedProcess[str]:
-    """Run the flow, without the example's minutes between tries."""
     code = f"import flow; flow.stage.retry_delay_seconds = [0]; flow.pipeline({parameters})"
     return subprocess.run([prefect, "-c", code], cwd=EXAMPLE, env=environ, capture_output=True, text=True, timeout=600)
 

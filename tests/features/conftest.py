@@ -25,7 +25,6 @@ def tokenizer_of(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
 
 
 def select(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
-    """A select artifact with a word-level tokenizer."""
     tokenizer_of(words).save_pretrained(folder / "base")
     (folder / "selection.json").write_text(json.dumps({"model": "tiny", "path": "base"}))
     return folder

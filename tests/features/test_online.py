@@ -24,7 +24,6 @@ from llmops.retention import removal
 
 
 def database(online: str) -> Any:
-    """The database of Redis that a configuration names."""
     address, _, number = online.rpartition("@")[2].partition("/")
     host, port = address.split(":")
     return redis.Redis(host, int(port), int(number), os.environ["TEST_REDIS_PASSWORD"])
@@ -47,7 +46,6 @@ def made(
 
 
 def held(config: Features, home: Path) -> bytes:
-    """All that the online store holds, as bytes."""
     if config.online == "sqlite":
         return b"".join(p.read_bytes() for p in sorted(home.glob("feast/*")) if p.is_file())
     with database(config.online) as server:

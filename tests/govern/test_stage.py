@@ -103,7 +103,6 @@ def test_the_threshold(fail_on: Any, least: int) -> None:
 
 
 def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """The model under probe says the same to everything."""
     monkeypatch.setattr("llmops.model.base.answering.open_model", lambda path: MagicMock())
     monkeypatch.setattr(
         "llmops.model.base.answering.answer", lambda m, requests, tokens, batch: [answer for _ in requests]

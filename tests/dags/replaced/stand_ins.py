@@ -49,7 +49,6 @@ def behaviour(stage: str, interval: str) -> str:
 
 
 def behave(stage: str, interval: str) -> None:
-    """Do to the run of this day what the test wants."""
     note(stage, interval, "started")
     how = behaviour(stage, interval)
     if how.startswith("hang"):

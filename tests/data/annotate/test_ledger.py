@@ -80,7 +80,6 @@ class Home:
         return f"sqlite:///{self.folder / 'state.db'}"
 
     def run(self, interval: str, rows: list[Document]) -> tuple[str, bool]:
-        """The fingerprint of the day's artifact, and whether it had to be made."""
         SEEN.update({row.id: row.text for row in rows})
         inputs = content_id(*(str(row) for row in sorted(rows, key=lambda row: row.id)))
         ledger = planned(self.database, self.model, self.config, interval, lambda read: content_id(inputs, read))

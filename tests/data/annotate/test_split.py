@@ -20,7 +20,6 @@ def config(**more: object) -> Annotate:
 
 
 def splits(claims: list[Claim], settings: Annotate) -> dict[Claim, str]:
-    """Those of a first run."""
     found = splits_after(keyed(claims, settings), settings, Past())
     return {claim: split for claim, split in zip(claims, found, strict=True) if split}
 

@@ -111,7 +111,6 @@ class Made(NamedTuple):
     dropped: dict[str, list[Dropped]]
 
     def rules(self, source: str) -> dict[str, list[str]]:
-        """Return rule → positions of a source's dropped rows."""
         found = {rule: [r.position for r in rows if r.source == source] for rule, rows in self.dropped.items()}
         return {rule: positions for rule, positions in found.items() if positions}
 

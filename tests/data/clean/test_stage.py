@@ -27,7 +27,6 @@ STORY = "the old lighthouse keeper walked down to the harbour every morning to c
 
 
 def key(name: str | int) -> str:
-    """Return an id as records have it, in the order of the names."""
     return f"{name:016x}" if isinstance(name, int) else f"{ord(name):016x}"
 
 
@@ -193,7 +192,6 @@ def many() -> list[Document]:
 
 
 def cleaned(folder: Path, documents: Iterable[Document], group: int, **config: Any) -> dict[str, bytes]:
-    """Return all files that a cleaning of `many` makes."""
     table = pa.Table.from_pylist([asdict(row) for row in documents], schema=schema(Document))
     (folder / "in").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "in" / "documents.parquet", row_group_size=group)

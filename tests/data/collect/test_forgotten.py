@@ -22,7 +22,6 @@ PEOPLE = ("ana.li@example.org", "Ana Li", "C-10234", "+49 30 1234567", "SeÃ¡n Oâ
 
 
 def listed(*people: str) -> Forgotten:
-    """A list with these persons, as it is read from its database."""
     with TemporaryDirectory() as folder:
         return known(f"sqlite:///{folder}/state.db", *people)
 

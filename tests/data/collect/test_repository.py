@@ -40,7 +40,6 @@ def reach(target: str) -> Address:
 
 
 def stored(target: str) -> dict[str, bytes]:
-    """Every file of the repository, hidden ones too."""
     where = reach(target)
     found: dict[str, bytes] = {}
     for path in where.filesystem.find(where.path):

@@ -24,17 +24,14 @@ def documents(items: Iterable[Item]) -> list[Document]:
 
 
 def dropped(items: Iterable[Item]) -> list[tuple[str, str]]:
-    """Return rule and position of each quarantined row."""
     return [(item.rule, item.position) for item in items if isinstance(item, Dropped)]
 
 
 def only(items: Iterable[Item]) -> Document:
-    """Return the one document that there is, beside nothing else."""
     (item,) = items
     assert isinstance(item, Document), item
     return item
 
 
 def pairs(items: Iterable[Item]) -> list[tuple[str, str]]:
-    """Return question and answer of each document."""
     return [(item.question, item.answer) for item in documents(items)]
