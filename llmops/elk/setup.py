@@ -145,8 +145,7 @@ def _import(server: Server) -> What | None:
         if _descriptions(found) == _descriptions(wanted):
             return "unchanged"
     file = ("llmops.ndjson", _text("kibana.ndjson"), "application/ndjson")
-    options = {"params": {"overwrite": "true"}, "files": {"file": file}}
-    answer = server.ask("POST", "/api/saved_objects/_import", **options)
+    answer = server.ask("POST", "/api/saved_objects/_import", params={"overwrite": "true"}, files={"file": file})
     if not answer["success"]:  # the others are taken all the same
         raise Cannot(json.dumps(answer.get("errors", answer))[:300])
     return None
