@@ -203,9 +203,10 @@ def _end(registry: Registry, events: Path, trial: Canary, found: Verdict, by: st
 def _over(registry: Registry, events: Path, trial: str) -> dict[str, Any]:
     """Return how a trial ended, and announce it again: whoever ended it may have died before its event was stored."""
     end, known = registry.ended(trial), trials.find(registry, trial)
-    for d in registry.decisions(known.version) if known else ():
-        if d["kind"] == known.kind and d["outcome"] != "error" and d["numbers"] == end.get("numbers"):
-            _announce(registry, events, Canary(known.version, known.share, trial), d)
+    if known:
+        for d in registry.decisions(known.version):
+            if d["kind"] == known.kind and d["outcome"] != "error" and d["numbers"] == end.get("numbers"):
+                _announce(registry, events, Canary(known.version, known.share, trial), d)
     return {"outcome": "over", "promoted": False, **{n: end[n] for n in ("by", "why", "numbers") if n in end}}
 
 
