@@ -42,10 +42,10 @@ def code_version(module: str) -> str:
 
 
 def data_files(module: Path, tree: ast.AST) -> list[Path]:
-    """Return the data files of a module: those with its name (`catalog.yaml` of `catalog.py`) or named in its code."""
+    """Return the data files of a module: with its name (`catalog.yaml` of `catalog.py`) or named in its code."""
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     beside = (f for f in sorted(module.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
-    return [f for f in beside if f.stem == module.stem or f.name in texts]
+    return [f for f in beside if f.stem == module.stem or {f.name, f.stem} & texts]
 
 
 @cache

@@ -433,12 +433,10 @@ def test_a_kill_while_a_version_is_judged_anew_lets_nothing_through(
     assert (again["outcome"], again["attempt"]) == (("rejected", 2) if kept else ("promoted", 3))
 
 
-def test_a_canary_that_is_not_passed_now_ends(tmp_path: Path, second: Second, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_canary_that_is_not_passed_now_ends(tmp_path: Path, second: Second) -> None:
     registry = registry_in(tmp_path)
     assert second(canary=True)["aliases"]["canary"] == "v2"
-    assert "of 0 API keys" in caplog.text
-    caplog.clear()
-    assert second(canary=True, min_effect=0.3)["outcome"] == "rejected" and "API keys" not in caplog.text
+    assert second(canary=True, min_effect=0.3)["outcome"] == "rejected"
     assert registry.canary() is None and "its trial ends" in registry.history()[-1]["why"]
     registry.start_canary("v2", 0.1, override="the customer waits for it")
     second(canary=True, min_effect=0.31)
