@@ -117,7 +117,11 @@ STAGES: dict[str, Stage] = {
         aside=("features/*",),
     ),
     "deploy": Stage(
-        "llmops.deploy.stage", ("release",), paths=("home", "events", "registry", "database"), aside=("serving.log",)
+        "llmops.deploy.stage",
+        ("release", "index"),
+        paths=("home", "events", "registry", "database"),
+        outside=True,
+        aside=("serving.log",),
     ),
     "push_to_hub": Stage(
         "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True

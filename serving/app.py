@@ -42,6 +42,7 @@ from serving.http.draining import KEEP_ALIVE_S, DrainingServer
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import problem_response
 from serving.http.protocol import StayingProtocol
+from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
@@ -83,6 +84,7 @@ def create_app(
         models=models,
         reader=_reader(config, environ),
         inputs=Inputs(config.release.name),
+        documents=Documents(registry.folder, config.grounding),
         metrics=Metrics(models),
         digests=Digests(secret),
         session_secret=secret,
@@ -108,7 +110,9 @@ def create_app(
             ending.push_async_callback(audit.stop)
             ending.push_async_callback(parts.limiter.close)
             ending.callback(parts.inputs.close)
+            ending.push_async_callback(asyncio.to_thread, parts.documents.close)
             parts.inputs.warm(registry)
+            parts.documents.warm()
             models.start()
             ending.push_async_callback(models.stop)
             await _warm(guard, config)  # while the model is being loaded

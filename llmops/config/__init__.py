@@ -27,14 +27,14 @@ from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
 from llmops.config.section import Section
-from llmops.config.serving import Serving
+from llmops.config.serving import Grounding, Serving
 from llmops.config.state import Retention, State
 from llmops.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving",
-    "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Grounding", "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select",
+    "Serving", "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class Config(Section):
     deploy: Deploy = Deploy()
     push_to_hub: PushToHub = PushToHub()
     serving: Serving = Serving()
+    grounding: Grounding = Grounding()
     monitoring: Monitoring = Monitoring()
     alerts: Alerts = Alerts()
     improve: Improve = Improve()

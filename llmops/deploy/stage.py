@@ -1,4 +1,4 @@
-"""Deploy: prove that the serving app answers with the champion, by asking it.
+"""Deploy: have the index of documents served, and prove that the serving app answers with the champion, by asking it.
 
 The app watches the registry's aliases and loads a new champion by itself; this stage waits until `/readyz` names it and
 only then asks: a question to an app that is loading is answered 503 and counts as an error of the service. Without a
@@ -29,6 +29,7 @@ from llmops.artifacts import write_json
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
 from llmops.errors import DeployError, NotServedError
+from llmops.registry.indexes import is_served, serve_index
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -42,6 +43,7 @@ def run(
     config: Deploy,
     *,
     release: Path,
+    index: Path,
     home: Path,
     events: Path,
     registry: Path,
@@ -51,14 +53,16 @@ def run(
 ) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer, seconds; or that there is no champion.
 
-    An app that is started for the proof works in `home` and gets its key from the database at the URL `database`.
+    The index is served whatever the gate has decided, so that documents which are gone are not cited any more. An app
+    that is started for the proof works in `home` and gets its key from the database at the URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends; with what it said.
         NotServedError: if it does not answer with the champion in time.
     """
-    decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    decision = _decision(release)
     model = str(decision["model"])
+    serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
@@ -76,6 +80,13 @@ def run(
             proof = prove(config, url, key, champion.name, process, out / "serving.log", clock)
     write_json(out / "deployment.json", {"state": "served", **proof})
     return {"state": "served", **proof}
+
+
+def stands(
+    config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+) -> bool:
+    """Return whether the index is still the one that is served; another run may have replaced it."""
+    return is_served(registry / str(_decision(release)["model"]), index)
 
 
 def prove(
@@ -102,6 +113,7 @@ def prove(
         url, version, question, answer, and the seconds until it came.
     """
     started, said = clock.monotonic(), "nothing yet"
+    asked = {"prompt": config.question, "ground": False}  # the model is to answer, whatever the documents say
     headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
     with httpx.Client(base_url=url, headers=headers) as client:
         while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
@@ -110,7 +122,7 @@ def prove(
             try:
                 response = client.get("/readyz", timeout=max(left, 1.0))
                 if _answer(response).get("model_version") == version:
-                    response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
+                    response = client.post("/generate", json=asked, timeout=max(left, 1.0))
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
             else:
@@ -167,6 +179,11 @@ def serving(
                 _stop(process)
     finally:
         store.revoke(entry.prefix)
+
+
+def _decision(release: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

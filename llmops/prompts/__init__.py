@@ -37,9 +37,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str =
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
     """Token ids of a conversation, up to where the next assistant turn begins.
 
-    What a user says is a question in the one format: a conversation of one question is `prompt_ids` of it.
+    What a user says is a question in the one format: a conversation of one question is `prompt_ids` of it, and a
+    message's `context` is the question's.
     """
-    turns = [{**m, "content": _request(m["content"], "")} if m["role"] == "user" else m for m in messages]
+    said = [(m["role"], m["content"], m.get("context", "")) for m in messages]
+    turns = [{"role": r, "content": _request(text, context) if r == "user" else text} for r, text, context in said]
     return encoder_of(tokenizer).conversations(tokenizer, [turns])[0]
 
 

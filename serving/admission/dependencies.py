@@ -25,6 +25,7 @@ from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest
 from serving.errors import Limited
+from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit, client_address, client_fields
@@ -59,6 +60,7 @@ class AppParts:
     limiter: Limiter
     audit: Audit
     inputs: Inputs
+    documents: Documents
     metrics: Metrics
     digests: Digests
     session_secret: bytes = field(repr=False)

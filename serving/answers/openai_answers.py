@@ -11,6 +11,7 @@ from fastapi import Request
 
 from serving.admission.dependencies import AppParts, reserve
 from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.grounded import Grounds, refuse
 from serving.answers.openai_schemas import (
     AssistantMessage,
     ChatChoice,
@@ -34,6 +35,7 @@ async def respond(
     caller: str,
     side: str,
     chat: bool,
+    grounds: Grounds | None = None,
 ) -> Completion | EventStream:
     """Have all answers made that one HTTP request asks for; gives its response, whole or as a stream.
 
@@ -46,6 +48,7 @@ async def respond(
         caller: the prefix of the caller's key.
         side: the side that is asked for, if any.
         chat: whether the answers are those of a chat, else of a completion.
+        grounds: the passages that the answers have to rest on; None: on none.
 
     Raises:
         PromptRefused: if several answers are to be streamed.
@@ -57,15 +60,20 @@ async def respond(
     if body.stream_options and not body.stream:
         raise PromptRefused("stream_options are only taken with stream: true.")
     event = request.state.event
-    await reserve(request, requests)
+    refused = bool(grounds and not grounds.found.hits)
+    given = [grounds.given(one) if grounds else one for one in requests]
+    if not refused:
+        await reserve(request, given)
     streams: list[GuardedStream] = []
     answers: list[Answer] = []
     try:
-        for engine_request in requests:
-            version, stream = app.models.generate(engine_request, caller=caller, side=side)
-            streams.append(stream)
-        event["llmops.model.version"] = version.name
-        reply = OpenAIReply(request, name, streams[0], chat, body.n or 1)
+        for one, asked in zip(given, requests, strict=True):
+            if refused:
+                streams.append(refuse(app, asked.prompt, caller, side))
+            else:
+                streams.append(app.models.generate(one, caller=caller, side=side, asked=asked.prompt)[1])
+        event["llmops.model.version"] = streams[0].version.name
+        reply = OpenAIReply(request, name, streams[0], chat, body.n or 1, grounds)
         if body.stream:
             reply.with_usage = bool(body.stream_options and body.stream_options.include_usage)
             return await streamed(request, deliver(request, streams[0], timeout_s), reply.render)
@@ -88,6 +96,7 @@ class OpenAIReply:
     stream: GuardedStream  #: the first answer's, which knows the version
     chat: bool
     n: int = 1  #: answers to each prompt
+    grounds: Grounds | None = None  #: that they rest on
     with_usage: bool = False  #: whether a stream ends with its usage
     created: int = field(default_factory=lambda: int(time.time()))
     _begun: bool = False
@@ -97,23 +106,30 @@ class OpenAIReply:
         choices = [self._choice(n, answer) for n, answer in enumerate(answers)]
         usage = _usage(answers, self.n)
         kind = "chat.completion" if self.chat else "text_completion"
-        return Completion(object=kind, choices=choices, usage=usage, **self._head())
+        sources = self.grounds.sources if self.grounds else None
+        return Completion(object=kind, choices=choices, usage=usage, sources=sources, **self._head())
 
     def render(self, chunk: Chunk) -> str:
-        """A chunk as server-sent events; after the last one follow the usage, if it is asked for, and `[DONE]`."""
+        """A chunk as server-sent events; the last one has the sources, and after it follow the usage, if it is asked
+        for, and `[DONE]`."""
         delta: dict[str, Any] = {"delta": {"content": chunk.text}} if self.chat else {"text": chunk.text}
         if self.chat and not self._begun:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
         self._begun = True
-        events = [self._event([{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}], None)]
+        choices = [{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
+        ends = bool(chunk.finish_reason and self.grounds)
+        events = [self._event(choices, None, [one.model_dump() for one in self.grounds.sources] if ends else None)]
         if chunk.finish_reason and self.with_usage:
             events.append(self._event([], _usage([chunk]).model_dump()))
         return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
 
-    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> str:
+    def _event(
+        self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, sources: list[dict[str, Any]] | None = None
+    ) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        counted = {"usage": usage} if self.with_usage else {}
-        return sse({**self._head(), "object": kind, "choices": choices, **counted})
+        more = {"usage": usage} if self.with_usage else {}
+        more |= {"sources": sources} if sources is not None else {}
+        return sse({**self._head(), "object": kind, "choices": choices, **more})
 
     def _head(self) -> dict[str, Any]:
         version = self.stream.version.name  # known for good once there is a chunk

@@ -22,7 +22,7 @@ from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout, trials
 from llmops.release.verdict import Rules
-from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
+from serving.engines.base import Chunk, Engine, EngineRequest, Prompt, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Loader, report_load
@@ -111,7 +111,13 @@ class Models:
             return canary
         raise VersionNotLoaded(f"{side!r} is not loaded; there are: {', '.join(o.version.name for o in self.loaded)}.")
 
-    def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
+    def side_of(self, chosen: Loaded) -> str:
+        """Return what a version is here: `champion`, `canary`, or `tested`."""
+        return "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
+
+    def generate(
+        self, request: EngineRequest, *, caller: str, side: str = "", asked: Prompt | None = None
+    ) -> tuple[Version, GuardedStream]:
         """Hand a request to the engine of the version that `choose` gives; returns version and stream of the answer.
 
         A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
@@ -125,6 +131,7 @@ class Models:
             request: what the engine is to answer.
             caller: see `choose`.
             side: see `choose`.
+            asked: the prompt as the caller wrote it, if the request's has passages of documents, too.
 
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
@@ -133,14 +140,14 @@ class Models:
         """
         chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
         if side:
-            return chosen.version, self._guarded(chosen, request, _left_out)
+            return chosen.version, self._guarded(chosen, request, _left_out, asked=asked)
         if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
-            spare = partial(self._guarded, self.champion or chosen, request, _left_out)
+            spare = partial(self._guarded, self.champion or chosen, request, _left_out, asked=asked)
         if trial:
             mark = trials.mark(trial.registered, "champion" if chosen is self.champion else "canary", caller)
         count = partial(self._count, chosen, trial, caller)
         try:
-            stream = self._guarded(chosen, request, count, spare, mark)
+            stream = self._guarded(chosen, request, count, spare, mark, asked)
         except (QueueFull, EngineDied) as error:
             if chosen is not self.champion or isinstance(error, QueueFull):  # while a champion is down, many ask again
                 count(0.0, error)
@@ -256,13 +263,13 @@ class Models:
         count: CountEnd,
         spare: Callable[[], GuardedStream] | None = None,
         mark: str = "",
+        asked: Prompt | None = None,
     ) -> GuardedStream:
         """Hand a request to an engine; gives its stream, guarded, of which the end is counted."""
         if not chosen.alive:
             raise EngineDied
-        stream, watch = chosen.engine.generate(request), self._guard.watch(request.prompt)
-        side = "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
-        return GuardedStream(chosen.version, stream, count, watch, spare, mark, side)
+        stream, watch = chosen.engine.generate(request), self._guard.watch(asked or request.prompt)
+        return GuardedStream(chosen.version, stream, count, watch, spare, mark, self.side_of(chosen))
 
     def _count(
         self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception

@@ -11,6 +11,7 @@ from llmops.config import Serving
 from llmops.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.grounded import Grounds, find_grounds, refuse
 from serving.answers.noted import note_prompts, note_settings
 from serving.answers.requests import engine_request
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
@@ -46,20 +47,25 @@ async def generate(
     asked, side = await _prompt(body, app, key, side)
     note_prompts(request, [asked])
     wanted = engine_request(asked, tokens, body, app.config.serving)
-    await reserve(request, [wanted])
-    version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
-    request.state.event["llmops.model.version"] = version.name
+    grounds = await find_grounds(request, app, body.ground, wanted)
+    if grounds and not grounds.found.hits:
+        stream = refuse(app, asked, key.prefix, side)
+    else:
+        wanted = grounds.given(wanted) if grounds else wanted
+        await reserve(request, [wanted])
+        _, stream = app.models.generate(wanted, caller=key.prefix, side=side, asked=asked)
+    request.state.event["llmops.model.version"] = stream.version.name
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
             return sse({"text": chunk.text})
-        facts = _response(request, name, stream.version, chunk).model_dump(exclude={"response"})
+        facts = _response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
         return sse({"text": chunk.text, **facts})
 
     if body.stream:
         return await streamed(request, deliver(request, stream, timeout_s), render)
     answer = await deliver_whole(request, stream, timeout_s)
-    return _response(request, name, stream.version, answer)
+    return _response(request, name, stream.version, answer, grounds)
 
 
 def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
@@ -102,7 +108,9 @@ async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> 
     return Question(body.prompt, body.context), side
 
 
-def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
+def _response(
+    request: Request, name: str, version: Version, answer: Chunk | Answer, grounds: Grounds | None
+) -> GenerateResponse:
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,
@@ -110,4 +118,5 @@ def _response(request: Request, name: str, version: Version, answer: Chunk | Ans
         model_version=version.name,
         usage=Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens),
         finish_reason=answer.finish_reason or "stop",
+        sources=grounds.sources if grounds else None,
     )

@@ -45,6 +45,9 @@ FIELDS: tuple[Field, ...] = (
                 "keyed digest of the prompt: the same for the same text, and no way back",
             ),
             ("llmops.answer.digest", "keyword", "keyed digest of the answer"),
+            ("llmops.retrieval.passages", "keyword", "ids of the passages that a grounded answer rests on"),
+            ("llmops.retrieval.documents", "keyword", "ids of the documents that they are of"),
+            ("llmops.retrieval.outcome", "keyword", "of a grounded answer: `found`, or `refused` without the model"),
             ("llmops.guard.verdict", "keyword", "`passed`, or `cut` by the guard"),
             ("llmops.guard.rules", "keyword", "the rules by which the guard cut the answer"),
             (
