@@ -1,16 +1,16 @@
 """
-### Every week, and when the model declines: learn from what users said
+### Every week, and when the model declines: learn from feedback
 
-Takes in what users said of answers, and judges it (section `improve`): what enough people say alike, what somebody
-trusted says, and what an admin has accepted becomes an example; all else waits for a review (`/admin/review`, `llmops
-feedback`). If nothing new was accepted since the last report, nothing is trained. Else `llmops_pipeline` runs with the
-deployed configuration, whose source of the kind `feedback` has the new examples; the gate decides, and the champion
-stays unless the candidate is significantly better. A new seed alone is no new candidate: it would only ask the same
-frozen test again.
+Reads new feedback and judges it (section `improve`). Feedback becomes an example if enough people agree, if a trusted
+person said it, or if an admin accepted it. All else waits for a review (`/admin/review`, `llmops feedback list`).
+If nothing was accepted since the last report, nothing is trained. Otherwise `llmops_pipeline` runs with the deployed
+configuration, whose source of kind `feedback` has the new examples. The gate decides: the champion stays unless the
+candidate is significantly better. A new seed alone is not a new candidate, because it would only use the same frozen
+test again.
 
-Ends with a report in words, also if nothing was trained: `llmops improve report`, the artifacts of `improve`, an event
-`llmops.improvement`. Besides the clock, an alert about drift or decay starts it: `llm_monitoring` makes of one an event
-of the asset `llmops://decline`.
+Ends with a report, even if nothing was trained: `llmops improve report`, the artifacts of `improve`, an event
+`llmops.improvement`. An alert about drift or decay starts it, too: `llm_monitoring` then emits an event of the asset
+`llmops://decline`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeed
 @dag(
     dag_id="llm_continuous_improvement",
     schedule=AssetOrTimeSchedule(
-        # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
+        # without `run_immediately` Airflow runs the last interval as soon as it first sees the DAG
         timetable=CronTriggerTimetable(
             "@weekly", timezone="UTC", interval=timedelta(days=7), run_immediately=timedelta(0)
         ),
@@ -76,11 +76,11 @@ def llm_continuous_improvement() -> None:
         skip_when_already_exists=True,
         wait_for_completion=True,
         deferrable=True,  # waits without holding a worker
-        retries=0,  # a second try would find the run that has failed, and be skipped
-        execution_timeout=None,  # the stages have limits of their own
+        retries=0,  # a second try would find the failed run, and be skipped
+        execution_timeout=None,  # the stages have their own limits
     )
     found = read()
-    # a run is as good as its last tasks: without the last one a training that failed would not be seen
+    # a run's state is that of its last tasks: without the last one a failed training would be hidden
     is_something_new(found) >> retrain
     reported = report(found)
     retrain >> reported

@@ -1,9 +1,9 @@
 """
-### Look at the champion again
+### Review the champion
 
-Every day at 06:00 UTC, and when the pipeline has made a new version. Judges the champion's stored answers and its
-answers to the probes by today's rules, which may know more than those of the day it was released, and fails when a
-finding is above the threshold. Then measures its quality, as an event that tells whether it decays.
+Runs every day at 06:00 UTC, and after the pipeline made a new version. Judges the champion's stored answers and its
+answers to the probes by the current rules, which may be stricter than on the day of its release, and fails if a finding
+is above the threshold. Then measures its quality, and emits events that show decay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmops.schedule.tasks import DEFAULT_ARGS, MODEL, POOL, run_failed, run_suc
 @dag(
     dag_id="llm_governance_review",
     schedule=AssetOrTimeSchedule(
-        # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
+        # without `run_immediately` Airflow runs the last interval as soon as it first sees the DAG
         timetable=CronTriggerTimetable(
             "0 6 * * *", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)
         ),
@@ -58,7 +58,7 @@ def llm_governance_review() -> None:
         with time_limit("Measuring decay", settings.schedule.seconds("review")):
             return watch_decay(settings)
 
-    # one model in memory at a time; a champion that fails today's rules is measured all the same
+    # one model in memory at a time; a champion that fails the review is still measured
     reviewed, measured = review(), decay.override(trigger_rule="all_done")()
     reviewed >> measured
     [reviewed, measured] >> EmptyOperator(task_id="reviewed_and_measured")

@@ -1,12 +1,11 @@
 """
-### Every hour: deliver events, look at the service level
+### Every hour: deliver events, check the service level
 
-Sends what is left in the event spool to its sinks, then judges the rules of alerts for the time in which no serving app
-did, tells receivers what waits for them, and reports latency and errors of the data interval beside the objectives of
-the configuration's section `monitoring`, with the alerts that were open. The last window of requests that has ended is
-compared with the champion's reference, once, for drift. A sink that is down stops neither alerts nor the other sinks,
-but the run is red. An alert about drift or decay that was raised meanwhile is an event of the asset
-`llmops://decline`, on which `llm_continuous_improvement` runs.
+Sends waiting events to their sinks. Judges the rules of alerts for times when no serving app did, and notifies
+receivers. Reports latency and errors of the data interval, the objectives of section `monitoring`, and the open alerts.
+Compares the last window of requests with the champion's reference, once, for drift. A failing sink stops neither alerts
+nor other sinks, but the run fails. An alert about drift or decay causes an event of the asset `llmops://decline`, which
+starts `llm_continuous_improvement`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from llmops.schedule.tasks import DECLINE, DEFAULT_ARGS, run_failed, run_succeed
 
 @dag(
     dag_id="llm_monitoring",
-    # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
+    # without `run_immediately` Airflow runs the last interval as soon as it first sees the DAG
     schedule=CronTriggerTimetable("@hourly", timezone="UTC", interval=timedelta(hours=1), run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
@@ -46,7 +45,7 @@ def llm_monitoring() -> None:
         config = load()
         return {sink: asdict(shipment) for sink, shipment in drain(config.events, config.monitoring).items()}
 
-    @task(multiple_outputs=False, trigger_rule="all_done")  # a remote sink that is down must not silence alerts
+    @task(multiple_outputs=False, trigger_rule="all_done")  # a failing sink must not silence alerts
     def judge() -> dict[str, Any]:
         from llmops.alerts.judge import catch_up, report
         from llmops.config import load
@@ -58,7 +57,7 @@ def llm_monitoring() -> None:
         told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
         try:
             return {**report(config, since, until), "told": told}
-        except ConfigError as error:  # events go where nobody here can read them, which is no failure
+        except ConfigError as error:  # no configured sink can be read, which is not a failure
             return {"why": str(error), "told": told}
 
     @task(multiple_outputs=False, trigger_rule="all_done")
@@ -83,7 +82,7 @@ def llm_monitoring() -> None:
         return found
 
     delivered = deliver()
-    # a run is as good as its last tasks: without this one a delivery that failed would not be seen
+    # a run's state is that of its last tasks: without this one a failed delivery would be hidden
     checked = [delivered >> judge() >> decline(), delivered >> drift()]
     [delivered, *checked] >> EmptyOperator(task_id="delivered_and_judged")
 

@@ -1,16 +1,16 @@
 """
-### Test a version against the champion by what users say, then promote it or not
+### Test a version against the champion by users' ratings, then promote it or not
 
 Runs when triggered:
 
     llmops trigger llmops_ab_test --set version=v3 --set share=0.5 --set minutes=10080
 
-Starts the A/B test and waits without holding a worker until the version has answered `requests` requests of enough
-callers (`release.canary_callers`), or `minutes` are over. Its verdict is that of a canary, judged by ratings, too.
-After `no_regression` it becomes the champion if users like it better and the deployed `release.ab_promote` is on; else
-the champion stays, and the decision says what was found. The serving app pulls a version by itself at a regression; the
-run then ends with the outcome `over`. A version that the gate did not pass is refused: the reason for one is an admin's
-to give, by `--override` on the command line or by the API.
+Starts the A/B test and waits, without holding a worker, until the version has answered `requests` requests of enough
+callers (`release.canary_callers`), or `minutes` are over. The verdict is like a canary's, with ratings included. After
+`no_regression` it becomes the champion if users like it better and the deployed `release.ab_promote` is on. Otherwise
+the champion stays, and the decision records the result. The serving app withdraws a version by itself at a regression;
+the run then ends with the outcome `over`. A version that the gate did not pass is refused: only an admin can override
+that, by `--override` on the command line or by the API.
 """
 
 from __future__ import annotations

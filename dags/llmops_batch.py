@@ -1,13 +1,12 @@
 """
 ### Answer a Parquet file of questions
 
-Runs when triggered, with the path of the input (a column `question`, perhaps `context`) and of the output:
+Runs when triggered, with the paths of the input (a column `question`, optionally `context`) and of the output:
 
     llmops trigger llmops_batch --set input=/data/in.parquet --set output=/data/out.parquet
 
-A model version on the worker answers, the champion unless `version` says otherwise; with `through_server`, the serving
-app of the deployed `deploy.url` does, asked with the key in `LLMOPS_API_KEY`. A task that was interrupted goes on where
-it was when it is tried again.
+A model version on the worker answers, by default the champion (`version`). With `through_server`, the serving app of
+the deployed `deploy.url` answers, with the key in `LLMOPS_API_KEY`. An interrupted task continues at its next try.
 """
 
 from __future__ import annotations

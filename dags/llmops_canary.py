@@ -1,16 +1,16 @@
 """
 ### Try a version on a share of the callers, then promote it or not
 
-With `release.canary: true` it runs whenever the pipeline has made a version, and goes on with the canary that the gate
-has begun; without a canary it is skipped. Or when triggered:
+With `release.canary: true` it runs after the pipeline made a version, and continues with the canary that the gate has
+started; without a canary it is skipped. Or when triggered:
 
     llmops trigger llmops_canary --set version=v3 --set share=0.1 --set minutes=60
 
-Waits without holding a worker until the canary has answered `requests` requests of enough callers
-(`release.canary_callers`), or `minutes` are over. Then its verdict decides: `regression` pulls it, `no_regression`
-promotes it, `insufficient_data` pulls it, and after an `error` it stays and an alert is raised. The serving app pulls a
+Waits, without holding a worker, until the canary has answered `requests` requests of enough callers
+(`release.canary_callers`), or `minutes` are over. Then the verdict decides: `no_regression` promotes it, `regression`
+and `insufficient_data` withdraw it, and after an `error` it stays and an alert is raised. The serving app withdraws a
 canary by itself at a regression; the run then ends with the outcome `over`. A version that the gate did not pass is
-refused: the reason for one is an admin's to give, by `--override` on the command line or by the API.
+refused: only an admin can override that, by `--override` on the command line or by the API.
 """
 
 from __future__ import annotations

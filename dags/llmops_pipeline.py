@@ -2,22 +2,21 @@
 ### From raw data to a served model
 
 `collect clean index annotate select features tune train compress evaluate govern release deploy push_to_hub`, one
-task per stage, each handing the next the path of its artifact. A stage whose artifact is there already has nothing to
-do, so a retry or a second run only does what is missing, and on a day that brought nothing new every task after
-`collect` succeeds at once: its log says since when nothing has changed. `release` promotes the candidate only if the
-gate says so. What is new is an event of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be
-scheduled.
+task per stage. Each passes the path of its artifact to the next. A stage whose artifact exists has nothing to do. So a
+retry or a second run only does what is missing, and on a day without new data every task after `collect` succeeds at
+once; its log says since when nothing has changed. `release` promotes the candidate only if the gate passes it. New
+results are events of the assets `llmops://dataset` and `llmops://model`, on which other DAGs can be scheduled.
 
-At the end `gc` removes what nothing needs any more (section `retention`), also when the run has failed. It decides
-nothing about the run: where it fails there is an alert, and while another run is at work it is skipped.
+At the end `gc` removes unneeded data (section `retention`), even after a failure. It does not influence the run's
+state: its failure raises an alert, and while another run is active it is skipped.
 
-Runs daily for the day that has just ended (UTC); so does a run by hand, whatever the hour. A day that has not ended is
-refused. By hand, with some settings of training changed for this run:
+Runs daily for the day that has just ended (UTC); a run by hand does the same, at any hour. A day that has not ended is
+refused. By hand, with some training settings changed for this run:
 
     llmops trigger llmops_pipeline --set epochs=3 --set trials=10
 
-Everything else comes from the deployed configuration. Runs that were missed, of the mornings of 2026-01-30 and 31; they
-read the days before, 2026-01-29 and 30:
+All other settings come from the deployed configuration. Missed runs, of the mornings of 2026-01-30 and 31, which read
+the days before, 2026-01-29 and 30:
 
     llmops airflow backfill create --dag-id llmops_pipeline --from-date 2026-01-30 --to-date 2026-01-31
 """
@@ -47,7 +46,7 @@ from llmops.schedule.tasks import (
 
 @dag(
     dag_id="llmops_pipeline",
-    # `run_immediately`: without it Airflow runs the interval that ended last as soon as it first sees the DAG
+    # without `run_immediately` Airflow runs the last interval as soon as it first sees the DAG
     schedule=CronTriggerTimetable("@daily", timezone="UTC", interval=timedelta(days=1), run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
@@ -111,7 +110,7 @@ def llmops_pipeline() -> None:
         outlets = [AssetAlias(ASSETS[name])] if name in ASSETS else []
         task_of = stage.override(task_id=name, outlets=outlets, **where)
         artifacts[name] = task_of(name, {i: artifacts[i] for i in spec.inputs})
-    artifacts[name] >> gc().as_teardown()  # runs whatever happened before, and does not make the run succeed or fail
+    artifacts[name] >> gc().as_teardown()  # always runs, and does not influence the run's state
 
 
 llmops_pipeline()

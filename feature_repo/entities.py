@@ -1,4 +1,4 @@
-"""Entities: what features are looked up by."""
+"""Entities: the keys of features."""
 
 from feast import Entity, ValueType
 

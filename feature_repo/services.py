@@ -1,4 +1,4 @@
-"""Feature services: the sets of features that a consumer asks for by name."""
+"""Feature services: named sets of features for a consumer."""
 
 from feast import FeatureService
 from views import llm_training_features

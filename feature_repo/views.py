@@ -10,7 +10,7 @@ from sources import training_tokens
 llm_training_features = FeatureView(
     name="llm_training_features",
     entities=[example],
-    ttl=timedelta(0),  # an example does not go stale; a later interval writes it anew
+    ttl=timedelta(0),  # an example never expires; a later interval rewrites it
     schema=[
         Field(name="input_id", dtype=String, description="The entity's key."),
         Field(name="token_ids", dtype=Array(Int32), description="Prompt, answer and what ends it."),

@@ -1,4 +1,4 @@
-"""`python -m llmops …` is `llmops …`."""
+"""The entry point of `python -m llmops …`, which equals `llmops …`."""
 
 from llmops.cli import main
 

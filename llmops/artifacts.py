@@ -1,11 +1,12 @@
-"""The only place that builds artifact paths: fingerprint, content, record.json, lineage.
+"""Artifacts: path, fingerprint, content, record and lineage. Only this module builds artifact paths.
 
 An artifact is the folder `{home}/artifacts/{stage}/{fingerprint}/`. Its `record.json` is written last and atomically:
-present means done, absent means incomplete. Whoever builds an artifact holds its lock, which the kernel releases when
-the process dies, so of two runs racing for one artifact the second waits and finds it done.
+an artifact with one is finished. A process that builds an artifact holds its lock, which the kernel releases when the
+process dies. If two runs race for one artifact, the second waits and finds it finished.
 
-The fingerprint names what an artifact is made from, its content what it holds: whoever reads it is fingerprinted by the
-content. So a stage that makes the same again, of other inputs or of another day, makes no work for those behind it.
+The fingerprint is a hash of an artifact's inputs, the content a hash of its files. Stages that read it have the content
+in their fingerprint. If a stage makes the same content again, from other inputs or on another day, later stages have
+nothing to do.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from llmops.errors import ArtifactError
 
 RECORD = "record.json"
 FOR_PEOPLE = ("*.md", "*.png", "*.html")  #: patterns of files that no stage reads
-_PARTIAL = re.compile(r"\..+\.\d+")  #: a file that `write_whole` had not finished when its process was killed
-GONE = "gone.json"  #: the record of an artifact whose data was removed since
+_PARTIAL = re.compile(r"\..+\.\d+")  #: an unfinished file of `write_whole`, after a kill
+GONE = "gone.json"  #: record of an artifact whose data was removed
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a finished artifact; the content of its `record.json`."""
+    """The facts about a finished artifact: the content of its `record.json`."""
 
     stage: str
     fingerprint: str
@@ -49,11 +50,11 @@ class Record:
     started: str
     finished: str
     run: str = field(default="")  #: the orchestrator's run id
-    environment: dict[str, str] = field(default_factory=dict)  #: library → major.minor, and "gpu", where it computes
-    content: str = field(default="")  #: digest of what others read of it
-    contents: dict[str, str] = field(default_factory=dict)  #: input name → its content then
-    removed: str = ""  #: ISO time, UTC, at which the data was removed; empty: it is there
-    receipt: int = 0  #: number of the erasure's that removed it, if it was one
+    environment: dict[str, str] = field(default_factory=dict)  #: library → major.minor, and "gpu" if it uses one
+    content: str = field(default="")  #: digest of the files that other stages read
+    contents: dict[str, str] = field(default_factory=dict)  #: input name → its content at that time
+    removed: str = ""  #: ISO time, UTC, of the removal of the data; empty: not removed
+    receipt: int = 0  #: number of the erasure that removed it, if any
 
 
 def fingerprint(
@@ -64,32 +65,32 @@ def fingerprint(
     code: str,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """16 hex digits of the SHA-256 over everything that decides an artifact's content."""
+    """Return 16 hex digits of the SHA-256 over everything that influences an artifact's content."""
     return _digest([stage, config, dict(inputs), interval, code, *([dict(environment)] if environment else [])])
 
 
 def artifact_path(root: Path, stage: str, key: str) -> Path:
-    """Folder of the artifact of `stage` with the fingerprint `key`, below the artifacts folder `root`."""
+    """Return the folder of the artifact of `stage` with fingerprint `key`, below the artifacts folder `root`."""
     return root / stage / key
 
 
 def ref(path: Path) -> str:
-    """How records name the artifact at `path`: "stage/fingerprint"."""
+    """Return the name of an artifact in records: "stage/fingerprint"."""
     return f"{path.parent.name}/{path.name}"
 
 
 def is_done(path: Path) -> bool:
-    """Whether the artifact at `path` is whole."""
+    """Return True if the artifact is finished."""
     return (path / RECORD).is_file()
 
 
 def is_gone(path: Path) -> bool:
-    """Whether the artifact at `path` was finished and its data was removed: all that is known of it is its record."""
+    """Return True if the artifact was finished and its data removed, so that only its record is left."""
     return not is_done(path) and (path / GONE).is_file()
 
 
 def read_record(path: Path) -> Record:
-    """The record of a finished artifact, or of one whose data was removed since.
+    """Return the record of a finished artifact, or of one whose data was removed.
 
     Raises:
         ArtifactError: if there is none, or it cannot be read.
@@ -105,22 +106,22 @@ def read_record(path: Path) -> Record:
 
 
 def gone_since(removed: str, receipt: int) -> str:
-    """Say when data was removed, and under which receipt if a person was forgotten."""
+    """Return when data was removed, and the receipt if it was an erasure, in words."""
     return f"erased on {removed[:10]} (receipt {receipt})" if receipt else f"removed on {removed[:10]}"
 
 
 def touch(path: Path) -> None:
-    """Note that a run has used a finished artifact: what was used lately is not removed."""
+    """Mark a finished artifact as used now. Recently used artifacts are not removed."""
     os.utime(path / RECORD)
 
 
 def finished(stage: Path) -> list[Path]:
-    """All finished artifacts of a stage; `stage` is the folder that they are in."""
+    """Return all finished artifacts in the folder of a stage."""
     return [path for path in sorted(stage.glob("*")) if is_done(path)]
 
 
 def newest(stage: Path) -> Path:
-    """Return the artifact of a stage that a run made or used last; `stage` is the folder that it is in.
+    """Return the artifact of a stage that a run made or used last; `stage` is its folder.
 
     Raises:
         ArtifactError: if there is none.
@@ -135,25 +136,20 @@ def newest(stage: Path) -> Path:
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold the lock of `path` (a file `.{name}.lock` beside it).
 
-    Args:
-        path: what is locked; it need not exist.
-        shared: let others hold it too that ask for it shared.
-        wait: wait for whoever has it.
-
     Raises:
-        BlockingIOError: if somebody has it and `wait` is False.
+        BlockingIOError: if it is held by another and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "a+") as handle:  # both: NFSv4 refuses a shared lock without
-        # the right to read, and an exclusive one without that to write
+    # opened for both: on NFSv4 a shared lock needs the right to read, an exclusive one the right to write
+    with open(path.with_name(f".{path.name}.lock"), "a+") as handle:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
 def clear(path: Path) -> None:
-    """Make `path` an empty folder, but for the record of what was removed from it before."""
+    """Make `path` an empty folder. Keep only the record of removed data."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / RECORD).unlink(missing_ok=True)  # first, else what is left when this is killed would look done
+    (path / RECORD).unlink(missing_ok=True)  # first: after a kill the rest must not look finished
     _sync(path)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
@@ -163,17 +159,17 @@ def clear(path: Path) -> None:
 
 
 def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence[str] = ()) -> Record:
-    """Hash the artifact's files, make sure that they are on the disk, and write its record, which makes it finished.
+    """Hash the artifact's files, sync them to disk, and write its record, which finishes it.
 
     Args:
         path: the artifact.
-        record: what is known of it.
-        aside: patterns of files that no other stage reads, as `fnmatch` takes them; neither they nor those for people
-            are part of the content.
-        read: metrics that other stages read: they are.
+        record: its facts.
+        aside: patterns (as for `fnmatch`) of files that no other stage reads. Like `FOR_PEOPLE` they are not part of
+            the content.
+        read: metrics that other stages read. They are part of the content.
     """
     for left in (file for file in path.rglob(".*") if _PARTIAL.fullmatch(file.name)):
-        left.unlink()  # a stage that goes on after a kill has not cleared it
+        left.unlink()  # left by a kill, in a stage that resumes without clearing
     found = list(path.rglob("*"))
     held = sorted(f for f in found if f.is_file() and f.name not in (RECORD, GONE))
     files = {str(f.relative_to(path)): _synced_sha256(f) for f in held}
@@ -188,16 +184,16 @@ def commit(path: Path, record: Record, aside: Sequence[str] = (), read: Sequence
 
 
 def verify(path: Path) -> list[str]:
-    """Names of the files of a finished artifact that are missing or were changed since."""
+    """Return the names of the files of a finished artifact that are missing or changed."""
     record = read_record(path)
     return [n for n, digest in record.files.items() if not (path / n).is_file() or file_sha256(path / n) != digest]
 
 
 def check_whole(path: Path) -> None:
-    """Make sure that a finished artifact holds what it held when it was finished, by hashing it again.
+    """Check a finished artifact by hashing its files again.
 
     Raises:
-        ArtifactError: naming the files that are missing or were changed.
+        ArtifactError: naming the missing and changed files.
     """
     if wrong := verify(path):
         raise ArtifactError(
@@ -207,7 +203,7 @@ def check_whole(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -219,12 +215,11 @@ def _synced_sha256(path: Path) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does not support it for folders
             raise
     finally:
         os.close(handle)
@@ -236,7 +231,7 @@ def _digest(parts: Any) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, durably, whole or not at all."""
+    """Write `data` to `path`, durably and atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with open(partial, "wb") as handle:
         handle.write(data)
@@ -247,12 +242,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON to `path`, whole or not at all."""
+    """Write `value` as JSON to `path`, atomically."""
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
 
 
 def link(source: str | Path, target: str | Path) -> str:
-    """Make `target` the same file as `source`; a copy where hard links do not reach. For `shutil.copytree`, too."""
+    """Hard-link `target` to `source`, or copy it if links are not possible. Usable by `shutil.copytree`."""
     try:
         os.link(source, target)
     except OSError:  # another disk, or a file system without hard links
@@ -261,10 +256,10 @@ def link(source: str | Path, target: str | Path) -> str:
 
 
 def input_path(path: Path, name: str) -> Path:
-    """Folder of the artifact that a finished one had as its input `name`.
+    """Return the folder of a finished artifact's input `name`.
 
     Raises:
-        ArtifactError: if the artifact at `path` is not finished, or had no such input.
+        ArtifactError: if the artifact at `path` is not finished, or has no such input.
     """
     inputs = read_record(path).inputs
     if name not in inputs:
@@ -273,12 +268,12 @@ def input_path(path: Path, name: str) -> Path:
 
 
 def damaged(path: Path, why: object) -> ArtifactError:
-    """The error that says that the record of an artifact cannot be used, and what to do."""
+    """Return the error about an unusable record, with the remedy."""
     return ArtifactError(f"{path / RECORD} is damaged ({why}); delete {path} and run the stage again.")
 
 
 def walk(path: Path) -> Iterator[Record]:
-    """The records of an artifact and of all it was made from, nearest first, each once."""
+    """Yield the records of an artifact and all its ancestors, nearest first, each once."""
     root, seen, queue = path.parent.parent, set[str](), [path]
     while queue:
         here = queue.pop(0)

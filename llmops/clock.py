@@ -1,4 +1,4 @@
-"""The clock that code goes by: a parameter, so that a test can hand over one that it moves by hand."""
+"""The clock as a parameter, so that a test can use one that it moves by hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class Clock:
-    """Today's date, elapsed time and waiting. Functions take one with `SYSTEM_CLOCK` as its default.
+    """Current time, elapsed time and waiting. Functions take one with default `SYSTEM_CLOCK`.
 
     Attributes:
-        now: the current time, with time zone UTC.
-        monotonic: seconds since an arbitrary moment; never goes back.
-        sleep: wait that many seconds.
+        now: returns the current time in UTC.
+        monotonic: returns seconds since an arbitrary moment; never goes back.
+        sleep: waits for that many seconds.
     """
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Which code made a result, ours and the libraries': the part of a fingerprint that changes when the rules do."""
+"""Versions of our code and of libraries, as parts of fingerprints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 
 @cache
 def code_version(module: str) -> str:
-    """12 hex digits over the code of `module` and of every `llmops` module it imports, comments and layout aside.
+    """Return 12 hex digits over the code of `module` and of every `llmops` module it imports, without comments.
 
-    A change of the rules makes new artifacts by itself, and nobody has to remember to raise a number. A module's data
-    files (see `data_files`) count as its code. The configuration is left out since its values are part of the
-    fingerprint.
+    A change of the code thus makes new artifacts, without a version number to maintain. A module's data files (see
+    `data_files`) count as its code. The configuration modules do not, because their values are in the fingerprint.
     """
     digest, seen, queue = hashlib.sha256(), {"llmops"}, [module]
     while queue:
@@ -43,8 +42,7 @@ def code_version(module: str) -> str:
 
 
 def data_files(module: Path, tree: ast.AST) -> list[Path]:
-    """The files beside a module that it reads: those named like it (`catalog.yaml` of `catalog.py`), and those whose
-    name stands in its code as a text."""
+    """Return the data files of a module: those with its name (`catalog.yaml` of `catalog.py`) or named in its code."""
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     beside = (f for f in sorted(module.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
     return [f for f in beside if f.stem == module.stem or f.name in texts]
@@ -52,9 +50,9 @@ def data_files(module: Path, tree: ast.AST) -> list[Path]:
 
 @cache
 def library_version(name: str) -> str:
-    """Major and minor version of an installed package, without importing it; "absent" if it is not installed.
+    """Return major and minor version of an installed package, without importing it; "absent" if not installed.
 
-    A patch release mends faults and is meant to compute the same, so it makes nothing anew.
+    A patch release is meant to compute the same, so it does not change fingerprints.
     """
     try:
         return ".".join(version(name).partition("+")[0].split(".")[:2])
@@ -63,7 +61,7 @@ def library_version(name: str) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with `+` when the tree has changes; empty outside a checkout."""
+    """Return the commit of the running code, with `+` if the tree has changes; empty outside a checkout."""
     where = Path(__file__).parent
     try:
         head = subprocess.run(
@@ -82,10 +80,10 @@ def git_commit() -> str:
 
 
 def _shape(node: Any) -> str:
-    """Syntax as text, the same in every Python that is let in.
+    """Return syntax as text, the same in every supported Python.
 
-    `ast.dump` is not: 3.12 gave functions and classes an empty list `type_params`, 3.13 leaves empty lists out, and
-    3.12 ends `f"{a:{b}}"` with an empty text. After a change of Python all artifacts would have been built again.
+    `ast.dump` differs: 3.12 gave functions and classes an empty list `type_params`, 3.13 omits empty lists, and 3.12
+    ends `f"{a:{b}}"` with an empty text. A change of Python would have rebuilt all artifacts.
     """
     if isinstance(node, list):
         return f"[{', '.join(map(_shape, node))}]"

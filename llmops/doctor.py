@@ -1,7 +1,7 @@
-"""Check that this machine has what the pipeline needs, before any work starts; each failure names its remedy.
+"""The check that this machine has what the pipeline needs, with a remedy for each failure.
 
-`llmops doctor` calls `check()`. As `make setup` needs the answers before anything is installed, the file also runs
-alone, on nothing but the standard library, and from Python 3.8 on, so that one that is too old is told so:
+`llmops doctor` calls `check()`. `make setup` needs the answers before anything is installed, so this file also runs
+alone, with only the standard library, from Python 3.8 on (to report that it is too old):
 
     python3 llmops/doctor.py python java disk memory ports
 """
@@ -32,8 +32,8 @@ SERVING_PORT = "LLMOPS_SERVING__PORT"  #: environment variable of `serving.port`
 GIB = 1024**3
 DISK_GIB = 6.0  #: artifacts, checkpoints and model versions of a few runs; an environment adds 3 to 8
 MEMORY_GIB = 6.0  #: Airflow 1.1, Spark 2, training and serving the default model 2
-PYTHON = (3, 11, 5)  #: the oldest that is let in; soupsieve's pin asks for it
-PYTHON_NEXT = (3, 14)  #: the first that is not: not every pin of constraints.txt has been tried there
+PYTHON = (3, 11, 5)  #: oldest supported version; soupsieve's pin requires it
+PYTHON_NEXT = (3, 14)  #: first unsupported version: not every pin of constraints.txt was tried with it
 PYTHON_REMEDY = (
     "install Python 3.11.5 to 3.13, e.g. `sudo apt-get install python3 python3-venv` on Debian 13 or Ubuntu 24.04, or "
     "name one that lies elsewhere: `make PYTHON=/path/to/python3.13 setup`"
@@ -58,27 +58,24 @@ PACKAGES = (
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
-    detail: str  #: what was found
-    remedy: str = ""  #: what to do when it is not ok
+    detail: str  #: finding
+    remedy: str = ""  #: what to do if it is not ok
 
 
 def check(config: Config, need: Sequence[Need] = NEEDS) -> list[Check]:
-    """Look at what the pipeline needs on this machine; see `survey`."""
+    """Check this machine for what the pipeline needs. See `survey`."""
     ports = {AIRFLOW_PORT: airflow_port(), SERVING_PORT: config.serving.port}
     return survey(config.home, need, ports)
 
 
 def survey(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[Check]:
-    """Look at each of `need`, in that order.
+    """Check each of `need`, in that order.
 
-    Args:
-        home: where artifacts go; a port held by the stack that runs from there counts as free.
-        need: what to look at.
-        ports: environment variable that sets the port → port.
+    A port held by the stack of this home counts as free. `ports` maps the environment variable of a port to the port.
     """
     looks: dict[Need, Callable[[], list[Check]]] = {
         "python": lambda: [_python()],
@@ -92,15 +89,15 @@ def survey(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[C
 
 
 def airflow_port(environ: Mapping[str, str] = os.environ) -> int:
-    """The port of the Airflow UI and API."""
+    """Return the port of Airflow's UI and API."""
     return int(environ.get(AIRFLOW_PORT) or 8080)
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that a new process can use: what is free on the machine, less where a container is allowed less."""
+    """Return the bytes of memory for a new process: free on the machine, or less if its container's limit is lower."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="ascii")
-    except OSError:  # not Linux: only the total is known without a package
+    except OSError:  # not Linux: the standard library only knows the total
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     free = int(found[1]) * 1024 if found else 0
@@ -113,7 +110,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def running(home: Path, port: int) -> bool:
-    """Whether a process of the stack that was started from `home` holds the port (see `llmops.stack`)."""
+    """Return True if a process of the stack started from `home` holds the port (see `llmops.stack`)."""
     for file in (home / "run").glob("*.json"):
         entry = json.loads(file.read_text(encoding="utf-8"))
         if entry["port"] == port and _alive(entry["pid"]):
@@ -122,7 +119,7 @@ def running(home: Path, port: int) -> bool:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on the port now."""
+    """Return True if a server could listen on the port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -135,7 +132,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # dead, or the number went to somebody else's process
+    except (ProcessLookupError, PermissionError):  # dead, or the id belongs to another user's process
         return False
     return True
 
@@ -145,7 +142,7 @@ def _python() -> Check:
     detail = "{}.{}.{} at {}".format(*version, executable)
     if not PYTHON <= version < PYTHON_NEXT:
         return Check("Python", False, f"{detail} is not one of 3.11.5 to 3.13", PYTHON_REMEDY)
-    if sys.prefix == sys.base_prefix and importlib.util.find_spec("ensurepip") is None:  # none is made from inside one
+    if sys.prefix == sys.base_prefix and importlib.util.find_spec("ensurepip") is None:  # only needed outside an env
         package = "python{}.{}-venv".format(*version)
         remedy = f"`sudo apt-get install {package}`, or name another: `make PYTHON=/path/to/python3.13 setup`"
         return Check("Python", False, f"{detail} lacks the module ensurepip, so it makes no environment", remedy)
@@ -172,7 +169,7 @@ def _java(environ: Mapping[str, str]) -> Check:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or the nearest of its parents that is there."""
+    """Return the path, or its nearest existing parent."""
     whole = path.absolute()
     return next(here for here in (whole, *whole.parents) if here.exists())
 
@@ -211,7 +208,7 @@ def _packages(names: Sequence[str]) -> Check:
 
 
 def report(checks: Sequence[Check]) -> str:
-    """The checks as text, a line each, with the remedy under what is not ok."""
+    """Return the checks as text, a line each, with the remedy below a failure."""
     lines = []
     for c in checks:
         lines.append(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}")
@@ -221,7 +218,7 @@ def report(checks: Sequence[Check]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run alone; returns the exit status."""
+    """Run alone, and return the exit status."""
     if unknown := [a for a in arguments if a not in NEEDS]:
         sys.stderr.write(f"doctor: {unknown[0]!r} is not one of {', '.join(NEEDS)}\n")
         return 2

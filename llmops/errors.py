@@ -1,20 +1,20 @@
-"""The few errors a user can meet. Each message says what was wrong, where, and what to do."""
+"""The errors that users can meet. Each message says what was wrong, where, and what to do."""
 
 
 class LlmopsError(Exception):
-    """Base of every error whose message is written for the person who runs the pipeline."""
+    """The base of all errors with a message for the person who runs the pipeline."""
 
 
-_BUSY = {408, 425, 429}  #: statuses of HTTP that ask to come again, besides 5xx
+_BUSY = {408, 425, 429}  #: HTTP statuses that ask for another try, besides 5xx
 
 
 def is_busy(status: int) -> bool:
-    """Whether a server that answers with this status of HTTP may answer otherwise at the next try."""
+    """Return True if an HTTP status means that another try may succeed."""
     return status in _BUSY or status >= 500
 
 
 def said(error: BaseException) -> str:
-    """The text of an error, also of one that cannot tell it: py4j asks the JVM for it, which may be gone."""
+    """Return the text of an error, even if it cannot be read: py4j asks the JVM for it, which may be dead."""
     try:
         return str(error)
     except Exception as silent:
@@ -22,22 +22,22 @@ def said(error: BaseException) -> str:
 
 
 class TransientError(LlmopsError):
-    """What may be gone at the next try: a service that is down, a disk that is full. Whoever schedules tries again.
+    """An error that may be gone at the next try: a service is down, a disk is full. Schedulers retry.
 
-    Every other `LlmopsError` is the same at the next try. An error that is of two kinds names both.
+    Every other `LlmopsError` would be the same at the next try. An error of two kinds inherits from both.
     """
 
 
 class DiskFullError(TransientError):
-    """There is no room left on a disk."""
+    """A disk is full."""
 
 
 class TimeLimitError(TransientError):
-    """A stage has taken longer than it may."""
+    """A stage has exceeded its time limit."""
 
 
 class HomeInUse(TransientError):
-    """A stage, an erasure or a removal of data is at work in the home, and this has to be there alone."""
+    """A stage, an erasure or a removal of data is running in the home, and this needs exclusive access."""
 
 
 class ConfigError(LlmopsError):
@@ -45,7 +45,7 @@ class ConfigError(LlmopsError):
 
 
 class SourceError(LlmopsError):
-    """A source cannot be read, or yields nothing."""
+    """A source cannot be read, or is empty."""
 
 
 class SourceUnavailableError(SourceError, TransientError):
@@ -57,11 +57,11 @@ class ArtifactError(LlmopsError):
 
 
 class TrainingError(LlmopsError):
-    """Training cannot go on: no gradient, NaN loss, nothing to learn from."""
+    """Training cannot continue: no gradient, NaN loss, or nothing to learn from."""
 
 
 class GovernanceError(LlmopsError):
-    """A governance finding is above its threshold."""
+    """A governance finding exceeds its threshold."""
 
 
 class RegistryError(LlmopsError):
@@ -69,15 +69,15 @@ class RegistryError(LlmopsError):
 
 
 class StateError(LlmopsError):
-    """The database of what is decided is damaged, or newer than this code."""
+    """The database is damaged, or newer than this code."""
 
 
 class StateUnavailable(StateError, TransientError):
-    """The database of what is decided cannot be reached or written for now."""
+    """The database cannot be reached or written now."""
 
 
 class EventsUnavailable(TransientError):
-    """Events cannot be read now from `place`, the sink that they are read from."""
+    """Events cannot be read now from the sink `place`."""
 
     def __init__(self, message: str, place: str) -> None:
         super().__init__(message)
@@ -85,7 +85,7 @@ class EventsUnavailable(TransientError):
 
 
 class HubUnavailableError(RegistryError, TransientError):
-    """The Hub does not answer, or is too busy."""
+    """The Hub does not answer, or is busy."""
 
 
 class AccessError(LlmopsError):
@@ -93,11 +93,11 @@ class AccessError(LlmopsError):
 
 
 class ReviewError(LlmopsError):
-    """What a user has said cannot be accepted or refused as was asked."""
+    """Feedback cannot be accepted or refused in the requested way."""
 
 
 class DeployError(LlmopsError):
-    """The serving app does not answer with the version it should."""
+    """The serving app does not answer with the expected version."""
 
 
 class NotServedError(DeployError, TransientError):

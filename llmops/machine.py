@@ -1,10 +1,9 @@
-"""This machine: the unit of its memory, its GPU, and how torch's threads wait for each other.
+"""This machine: its memory, cores and GPU, and how torch's threads wait for each other.
 
-By default those threads spin for a long time. Alone on the machine that is fastest, but two torch processes on two
-cores (a stage and the serving app, say) then fall to 1 % of their speed, each spinning away what the other needs.
-Threads that sleep at once (OMP_WAIT_POLICY=PASSIVE) never starve anybody, and lose almost half. A short spin is nearly
-as good as either. Training tokens/s on 2 cores, alone and beside one busy process: default 452 and under 20; PASSIVE
-252 and 253; a spin count of 10,000 449 and 157.
+By default these threads spin for a long time. That is fastest alone, but two torch processes on two cores (a stage and
+the serving app, for example) then drop to 1 % of their speed. Threads that sleep at once (OMP_WAIT_POLICY=PASSIVE) do
+not block others, but lose almost half. A short spin is nearly as good as either. Training tokens/s on 2 cores, alone
+and beside one busy process: default 452 and under 20; PASSIVE 252 and 253; a spin count of 10,000 449 and 157.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ GIB = 2**30  #: bytes
 def spin_briefly(environ: MutableMapping[str, str]) -> None:
     """Let the threads of GNU's OpenMP, which torch uses, spin briefly, unless the environment says how they wait.
 
-    To be called before torch is loaded, which reads the environment only then.
+    Call it before torch is loaded: torch reads the environment only then.
     """
     if "OMP_WAIT_POLICY" not in environ:
         environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -30,10 +29,10 @@ def spin_briefly(environ: MutableMapping[str, str]) -> None:
 
 @cache
 def gpu() -> str:
-    """Name and compute capability of the machine's NVIDIA GPUs, such as "NVIDIA L4 (8.9)"; several kinds with commas.
+    """Return names and compute capabilities of the NVIDIA GPUs, such as "NVIDIA L4 (8.9)", separated by commas.
 
-    Empty where torch computes on the CPU: without a GPU, with one that CUDA_VISIBLE_DEVICES hides, or with a build of
-    torch that has no CUDA. Torch itself would have to be imported to be asked, which takes seconds.
+    It is empty if torch computes on the CPU: without a GPU, with CUDA_VISIBLE_DEVICES hiding it, or with a CPU build of
+    torch. Torch itself is not asked, because its import takes seconds.
     """
     try:
         built = version("torch")
@@ -51,11 +50,7 @@ def gpu() -> str:
 
 
 def total_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this machine has, or that its container may use of it, however much of it is in use.
-
-    Args:
-        root: where `/proc` and `/sys` are; control groups of version 1 and 2 are read.
-    """
+    """Return the bytes of memory of this machine, or the limit of its container, used or not."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -67,11 +62,7 @@ def total_memory(root: Path = Path("/")) -> int:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Processes that can compute at the same time: the cores that this one may use, and what its container has of them.
-
-    Args:
-        root: where `/sys` is; control groups of version 1 and 2 are read.
-    """
+    """Return the number of cores that this process may use, limited by its container's share."""
     shares = [float(len(os.sched_getaffinity(0)))]
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
@@ -83,6 +74,6 @@ def cores(root: Path = Path("/")) -> int:
 
 
 def threads(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how many threads a model computes with: one per core, or fewer if `OMP_NUM_THREADS` says so."""
+    """Return the number of compute threads of a model: one per core, or fewer by `OMP_NUM_THREADS`."""
     told = environ.get("OMP_NUM_THREADS", "")
     return min(cores(), int(told)) if told.isdecimal() and int(told) else cores()

@@ -1,9 +1,8 @@
-"""The stages and `run_stage()`: the only way a stage is ever run.
+"""The stages and `run_stage()`, the only way to run a stage. The command line, the DAG and the tests all use it.
 
-The command line, the DAG and the tests all call `run_stage`. A stage's word is its key in `STAGES`, its section of the
-configuration, its task_id and its artifact folder. A stage is a function
-`run(config: Section, *, <inputs>: Path…, out: Path) -> Metrics` that knows nothing of Airflow, of fingerprints or of
-other stages.
+A stage's name is its key in `STAGES`, its section of the configuration, its task_id and its artifact folder. A stage is
+a function `run(config: Section, *, <inputs>: Path…, out: Path) -> Metrics` without knowledge of Airflow, fingerprints
+or other stages.
 
     python -m llmops run all
 """
@@ -30,7 +29,7 @@ from llmops.schedule.transient import transient
 
 log = logging.getLogger("llmops.pipeline")
 
-Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON can hold it; stored in the record
+Metrics = Mapping[str, Any]  #: name → number, text or list, as JSON; stored in the record
 MODELS = ("transformers", "tokenizers", "torch", "peft", "bitsandbytes")
 ENGINES = (*MODELS, "openvino-genai")
 
@@ -72,7 +71,7 @@ STAGES: dict[str, Stage] = {
         ("annotate", "select"),
         declarations=True,
         libraries=("transformers", "tokenizers"),
-        aside=("dropped.parquet", "registry.db"),  # Feast writes the time into its registry
+        aside=("dropped.parquet", "registry.db"),  # Feast's registry has timestamps
         read=("examples", "tokens", "truncated"),
     ),
     "tune": Stage(
@@ -137,23 +136,16 @@ def run_stage(
     run: str = "",
     attempt: int = 1,
 ) -> Path:
-    """Run one stage, unless its artifact is already there; returns the artifact's path.
+    """Run one stage, unless its artifact is already finished, and return the artifact's path. A failure emits an event.
 
-    A failure is an event, too.
-
-    Args:
-        name: key of `STAGES`.
-        config: the whole configuration.
-        interval: ISO date of the data interval, a day that has ended.
-        inputs: artifact paths of the input stages; by default those that `plan` finds.
-        run: the orchestrator's run id, kept in the record.
-        attempt: which try of the orchestrator's this is.
+    Inputs are found by `plan` if not given.
 
     Raises:
-        ConfigError: if the interval has not ended; nothing was read or written.
+        ConfigError: if the interval has not ended. Nothing was read or written.
         ArtifactError: if an input is not finished or damaged, or inputs do not belong together.
-        LlmopsError: if an erasure was interrupted, and nothing may be made before it is finished.
-        TransientError: if it may well succeed at the next try; TimeLimitError if it takes longer than it may.
+        LlmopsError: if an erasure was interrupted. It must be finished first.
+        TransientError: if another try may succeed.
+        TimeLimitError: if it exceeds its time limit.
     """
     intervals.check_ended(interval)
     started = datetime.now(UTC)
@@ -174,7 +166,7 @@ def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Pa
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         sameness.check_erased(config)
         for source in STAGES[name].inputs:
-            sameness.check_done(name, source, todo.inputs[source])  # it may have been removed since the plan
+            sameness.check_done(name, source, todo.inputs[source])  # it may have been removed after the plan
             artifacts.touch(todo.inputs[source])
         if todo.done and (not STAGES[name].outside or _call(todo, config, "stands")):
             log.info("%s: %s: %s", name, sameness.unchanged(artifacts.read_record(todo.path), interval), todo.path)
@@ -191,14 +183,14 @@ def plan(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | 
 
     Raises:
         SourceError: if a file source cannot be found.
-        ArtifactError: if an input is not finished, so that what it will hold is not known, or the base model's weights
-            are damaged.
+        ArtifactError: if an input is not finished, so that its content is unknown, or the base model's weights are
+            damaged.
     """
     return _plan(name, config, interval, dict(inputs or {}))
 
 
 def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]:
-    """The plan of each stage, or what stands in its way; None: it depends on what a stage before it will make."""
+    """Return the plan of each stage, or the error; None if it depends on unfinished earlier stages."""
     known: dict[str, Path] = {}
     found: dict[str, Plan | LlmopsError | None] = {}
     for name, stage in STAGES.items():
@@ -214,7 +206,7 @@ def plans(config: Config, interval: str) -> dict[str, Plan | LlmopsError | None]
 
 
 def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> Plan:
-    """`known` gains the path of every stage that is planned on the way."""
+    """Plan a stage and its inputs. Add their paths to `known`."""
     stage = STAGES[name]
     for source in stage.inputs:
         if source not in known:
@@ -287,7 +279,6 @@ def _build(todo: Plan, config: Config, run: str) -> Record:
 
 
 def _call(todo: Plan, config: Config, function: str) -> Any:
-    """What a function of the stage's module returns: `run`, or `stands`, which takes the same."""
     stage = STAGES[todo.stage]
     called: Callable[..., Any] = getattr(importlib.import_module(stage.module), function)
     extra: dict[str, Any] = {name: getattr(config, name) for name in stage.paths}

@@ -1,12 +1,11 @@
-"""A dry run: what the configuration asks of this machine, checked before any work starts.
+"""The dry run: checks what the configuration needs from this machine, before any work starts.
 
     llmops plan
 
-It says what would be built, and looks at the base model and its tokenizer, the memory of every stage, the disk, the Hub
-where it is asked for, Java and the Spark master, and the port of the app. Weights are neither loaded nor downloaded:
-what they take is counted on torch's meta device. Those on this machine are hashed, as a run would, and the database
-remembers the hashes. A database that is older than this code is migrated,
-as by whoever opens it first; where there is none, none is made.
+It shows what would be built. It checks the base model and its tokenizer, the memory of every stage, the disk, the Hub
+(if used), Java, the Spark master, and the port of the app. Weights are neither loaded nor downloaded: their size is
+counted on torch's meta device. Local weights are hashed, like in a run, and the database caches the hashes. An old
+database is migrated; a missing one is not created.
 """
 
 from __future__ import annotations
@@ -45,28 +44,28 @@ from llmops.sameness import Plan
 from llmops.scans.signed_urls import unsigned
 from llmops.schedule import intervals
 
-CHECKPOINTS_GIB = 1.0  #: checkpoints of an adapter, logs, and what the other stages leave
+CHECKPOINTS_GIB = 1.0  #: checkpoints of an adapter, logs, and files of other stages
 
-WAIT_S = 10.0  #: for a Spark master
+WAIT_S = 10.0  #: timeout of a Spark master
 
 DOWNLOAD = "hub: download"  #: name of a check
 
 
 @dataclass(slots=True)
 class Outlook:
-    """What a run would do, and whether it can."""
+    """The result of the dry run."""
 
     checks: list[Check] = field(default_factory=list)
-    stages: list[tuple[str, str]] = field(default_factory=list)  #: stage → done, to build, not known yet, or why not
+    stages: list[tuple[str, str]] = field(default_factory=list)  #: stage → done, to build, not known yet, or the error
     memory: list[Row] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Return True if all checks passed."""
         return all(check.ok for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts; memory in GiB."""
+        """Return JSON values; memory in GiB."""
         return {
             "ok": self.ok,
             "checks": [check._asdict() for check in self.checks],
@@ -76,13 +75,7 @@ class Outlook:
 
 
 def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> Outlook:
-    """Look at everything; nothing is written but the hashes of weights, and a tokenizer from the Hub to its cache.
-
-    Args:
-        config: the configuration.
-        interval: data interval as an ISO date.
-        gpu_gib: plan for a machine with a GPU of that memory instead of for this one's.
-    """
+    """Check everything. It writes only hashes of weights, and a tokenizer from the Hub to its cache."""
     found = Outlook()
     plans = pipeline.plans(config, interval)
     found.stages = list(_stages(plans, config))
@@ -93,7 +86,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
     except LlmopsError as error:
         found.checks.append(Check("interval", False, str(error), "leave it out, or name an earlier day"))
     try:
-        sameness.weights(config)  # damaged ones are named
+        sameness.weights(config)  # raises if they are damaged
         base, objection = _base(config, plans["select"], gpu_gib)
         shape = shape_of(config_of(base))
     except LlmopsError as error:
@@ -106,7 +99,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
         hub = list(_hub(config, base))
         unreachable = any(check.name == DOWNLOAD and not check.ok for check in hub)
         found.checks.append(_tokenizer(base, unreachable))
-        there = _there(config, gpu_gib)
+        there = _available(config, gpu_gib)
         settings = settings_of(config, gpu=there.gpu > 0)
         found.memory = budget(STAGES, shape, settings, there)
         found.checks += _memory(found.memory, shape, settings, config, gpu_gib)
@@ -121,7 +114,7 @@ def look_ahead(config: Config, interval: str, gpu_gib: float | None = None) -> O
 
 
 def settings_of(config: Config, gpu: bool) -> Settings:
-    """What of the configuration decides the memory that is needed; tune may take the largest of what it tries."""
+    """Return the settings that decide the memory, with the largest values that tune may choose."""
     usual = Settings()
     most = {name: int(largest(expression)) for name, expression in config.tune.space.items()}
     return Settings(
@@ -138,7 +131,6 @@ def settings_of(config: Config, gpu: bool) -> Settings:
 
 
 def _stages(plans: Mapping[str, Plan | LlmopsError | None], config: Config) -> Iterator[tuple[str, str]]:
-    """Each stage, with whether it would be built, what stands in its way, or that what others make decides that."""
     for name, plan in plans.items():
         if isinstance(plan, LlmopsError):
             yield name, str(plan)
@@ -149,7 +141,7 @@ def _stages(plans: Mapping[str, Plan | LlmopsError | None], config: Config) -> I
 
 
 def _base(config: Config, select: Plan | LlmopsError | None, gpu_gib: float | None) -> tuple[Base, str]:
-    """The base model that select chose already or would choose, and what it would say against a named one."""
+    """Return the base model that select chose or would choose, and its objection to a named one."""
     if not config.select.model and (chosen := _chosen(select)):
         return chosen, ""
     able = capacity(config.select)
@@ -168,8 +160,7 @@ def _chosen(select: Plan | LlmopsError | None) -> Base | None:
         return None
 
 
-def _there(config: Config, gpu_gib: float | None) -> Memory:
-    """What the configuration allows of this machine, or of the one that is planned for."""
+def _available(config: Config, gpu_gib: float | None) -> Memory:
     there = room()
     if gpu_gib is not None:
         return Memory(gpu_gib, there.ram)
@@ -183,12 +174,11 @@ def _memory(
 ) -> Iterator[Check]:
     for row in rows:
         told = f"{row.needed:.1f} of {row.there:.1f} GiB ({row.kind})"
-        remedy = "" if row.ok else advice(row, shape, settings, _there(config, gpu_gib))
+        remedy = "" if row.ok else advice(row, shape, settings, _available(config, gpu_gib))
         yield Check(f"memory: {row.stage}", row.ok, told, remedy)
 
 
 def _tokenizer(base: Base, unreachable: bool) -> Check:
-    """Load it: from the folder or package, or from the Hub where that may be asked and answers."""
     name = "tokenizer"
     if base.weights is None and unreachable:
         return Check(name, False, "not on this machine", f"see {DOWNLOAD}")
@@ -206,7 +196,7 @@ def _tokenizer(base: Base, unreachable: bool) -> Check:
 
 
 def _disk(config: Config, shape: Shape, settings: Settings, base: Base) -> Check:
-    """The base, if it is not kept yet; the merged model and every smaller form; and the version, where links fail."""
+    """Check the space for a copy of the base, the merged model, all smaller forms, and a copied version."""
     full: Form = "bf16"
     forms = [bytes_of(shape, form) for form in (full, *settings.variants)]
     copies = 0 if base.revision == "local" else bytes_of(shape, "bf16")
@@ -218,14 +208,12 @@ def _disk(config: Config, shape: Shape, settings: Settings, base: Base) -> Check
 
 
 def _home(config: Config) -> Iterator[Check]:
-    """Whether something else stands where the home's folders belong."""
     there = doctor.nearest(config.artifacts)
     if not there.is_dir():
         yield Check("home", False, f"{there} is no folder", "move it away, or set LLMOPS_HOME to another folder")
 
 
 def _search(config: Config) -> Iterator[Check]:
-    """Whether the search can try what it is asked to."""
     try:
         count_points(config.tune, declared_space(config.tune, config.train))
     except LlmopsError as error:
@@ -233,7 +221,7 @@ def _search(config: Config) -> Iterator[Check]:
 
 
 def _hub(config: Config, base: Base) -> Iterator[Check]:
-    """Whether the Hub answers and takes the token, where the run would ask it; each with the token of its stage."""
+    """Check that the Hub answers and accepts the token, if a run would use it, with each stage's token."""
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     if base.weights is None:
         name = DOWNLOAD
@@ -267,7 +255,6 @@ def _line(error: Exception, token: str | None) -> str:
 
 
 def _spark(config: Config) -> Iterator[Check]:
-    """Whether something listens where the Spark master is; a local one needs only Java."""
     for key, master in (("clean.master", config.clean.master), ("tune.spark", config.tune.spark)):
         address = urlsplit(master.removeprefix("k8s://"))
         if not master or master.startswith("local") or not address.hostname:

@@ -1,6 +1,6 @@
-"""What crosses a boundary between stages: small record types in Parquet files, and the base model that was chosen.
+"""The records that stages exchange, as Parquet files, and access to the chosen base model.
 
-Every field of a record is a string: the same file is read by pyarrow, Spark, Feast and DuckDB without a cast.
+Every field of a record is a string, so that pyarrow, Spark, Feast and DuckDB read the same file without a cast.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import pyarrow.parquet as pq
 
 from llmops.errors import ArtifactError
 
-MESSAGE = ", message "  #: in the position of a chat message, after that of its conversation
-KEY = "key "  #: a position begins so where it is the key of a table's row, and no number that another row may get
-AS_OF = ", as of "  #: in the position of what a later run carries: where it stood once, and when
-_AND = " AND "  #: between licences, as SPDX writes it
+MESSAGE = ", message "  #: precedes a chat message's number in a position
+KEY = "key "  #: prefix of a position that is the key of a table's row; other positions may belong to another row later
+AS_OF = ", as of "  #: precedes the interval in the position of an example from an earlier run
+_AND = " AND "  #: SPDX' word between licences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One unit of raw material: a row, a page section, a chat turn pair.
+    """One unit of raw material: a row, a page section, a pair of chat turns.
 
-    It holds either a question and its answer, a question and `same_as` (another wording of a known question),
-    or only fields and text from which `annotate` makes examples.
+    It has a question and its answer, a question and `same_as` (another wording of a known question), or only fields and
+    text from which `annotate` makes examples.
     """
 
     id: str  #: hash of source, location and position: stable between runs
@@ -49,15 +49,15 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A row that did not go on, with the reason. Nothing is lost silently."""
+    """A row that was dropped, with the reason. Nothing is lost silently."""
 
     id: str
     source: str
     location: str
     position: str
-    rule: str  #: name of the rule or "malformed", "encoding", "unreadable"
-    detail: str  #: what exactly was wrong
-    content: str  #: the row as far as it could be read
+    rule: str  #: name of the rule, or "malformed", "encoding", "unreadable"
+    detail: str  #: the exact problem
+    content: str  #: the readable part of the row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Example:
     location: str
     position: str
     licence: str = ""
-    interval: str = ""  #: ISO date of the data interval in which it was made first
+    interval: str = ""  #: ISO date of the data interval in which it was first made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +93,9 @@ class Passage:
 
 
 def as_of(position: str, interval: str) -> str:
-    """A position as of an interval: other than the same one today, which may be another row's by then.
+    """Add the date to a row's position, because 'row 12' may be another row tomorrow.
 
-    The key of a table's row stays as it is, since it stays with the row.
+    The key of a table's row is unchanged: it stays with the row.
     """
     if is_key(position) or AS_OF in position:
         return position
@@ -104,17 +104,17 @@ def as_of(position: str, interval: str) -> str:
 
 
 def without_message(position: str) -> str:
-    """A position without its message number: all messages of one conversation count as one person's."""
+    """Return a position without its message number. All messages of a conversation count as one person's."""
     return position.partition(MESSAGE)[0]
 
 
 def is_key(position: str) -> bool:
-    """Whether a position is the key of a table's row, which stays with it; others are numbers that any row may get."""
+    """Return True if a position is the key of a table's row. Other positions are numbers that change owner."""
     return position.startswith(KEY)
 
 
 def joined_licences(one: str, other: str) -> str:
-    """The licence of what is made of two texts, as SPDX writes it (`MIT AND CC-BY-4.0`); none if one text has none."""
+    """Return the SPDX licence of a text made of two texts (`MIT AND CC-BY-4.0`); empty if one has none."""
     if not one or not other:
         return ""
     known = {licence.casefold(): licence for licence in (*licences(other), *licences(one))}
@@ -122,19 +122,19 @@ def joined_licences(one: str, other: str) -> str:
 
 
 def licences(joined: str) -> list[str]:
-    """The licences that all hold for an example; one that is empty if it has none."""
+    """Return the licences of an example; one empty text if it has none."""
     return joined.split(_AND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something a governance scan found."""
+    """A finding of a governance scan."""
 
     scan: str  #: pii | secrets | output | …
     rule: str  #: entity or rule name, e.g. "EMAIL_ADDRESS"
     severity: str  #: low | medium | high
-    where: str  #: which item: an id, a file and row
-    detail: str  #: never the secret or the personal datum itself
+    where: str  #: the item: an id, or a file and row
+    detail: str  #: never the secret or personal datum itself
     owasp: str = ""  #: e.g. "LLM02:2025 sensitive information disclosure"
 
 
@@ -142,7 +142,7 @@ Row = TypeVar("Row", Document, Dropped, Example, Finding)
 
 
 def content_id(*parts: str) -> str:
-    """A stable 16-hex-digit identifier of its parts (SHA-256 over length-prefixed UTF-8)."""
+    """Return a stable 16-hex-digit identifier of the parts (SHA-256 over length-prefixed UTF-8)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
@@ -151,18 +151,18 @@ def content_id(*parts: str) -> str:
 
 
 def schema(kind: type[Row]) -> pa.Schema:
-    """The Arrow schema of a record type: one non-null string column per field, in order."""
+    """Return the Arrow schema of a record type: one non-null string column per field, in order."""
     return pa.schema([pa.field(f.name, pa.string(), nullable=False) for f in fields(kind)])
 
 
 def write_rows(path: Path, rows: Iterable[Row], kind: type[Row]) -> int:
-    """Write records to one Parquet file, whole or not at all; returns how many rows."""
+    """Write records to one Parquet file, atomically, and return the number of rows."""
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
     return write_table(path, table)
 
 
 def write_table(path: Path, table: pa.Table) -> int:
-    """Write an Arrow table to one Parquet file, whole or not at all; returns how many rows."""
+    """Write an Arrow table to one Parquet file, atomically, and return the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, partial, compression="zstd")
@@ -171,23 +171,23 @@ def write_table(path: Path, table: pa.Table) -> int:
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Read the records of one Parquet file, or of a folder of them (as Spark writes), in file order."""
+    """Read the records of one Parquet file, or of a folder of them (as from Spark), in file order."""
     columns: Sequence[str] = [f.name for f in fields(kind)]
     items: list[dict[str, Any]] = pq.read_table(path, columns=list(columns)).to_pylist()
     return [kind(**item) for item in items]
 
 
 def read_selection(select: Path) -> dict[str, Any]:
-    """The content of a select artifact's `selection.json`: model, revision, licence, path and what was considered."""
+    """Return the content of a select artifact's `selection.json`: model, revision, licence, path and candidates."""
     selection: dict[str, Any] = json.loads((select / "selection.json").read_text(encoding="utf-8"))
     return selection
 
 
 def base_path(select: Path) -> str:
-    """Folder of the base model that a select artifact chose, for `from_pretrained`.
+    """Return the folder of the base model that a select artifact chose, for `from_pretrained`.
 
     Raises:
-        ArtifactError: if it is not there any more, with what to get again.
+        ArtifactError: if it is gone, with the remedy.
     """
     chosen = read_selection(select)
     folder = select / chosen["path"]

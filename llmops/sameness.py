@@ -1,4 +1,4 @@
-"""What decides that an artifact is the same: what a stage reads, and what it computes with."""
+"""The parts of a fingerprint: what a stage reads, and what it computes with."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ class Stage:
 
     module: str  #: module whose function `run` does the work
     inputs: tuple[str, ...] = ()  #: stages whose artifacts it reads
-    interval: bool = False  #: reads the data interval itself, not only through its inputs
-    ledger: bool = False  #: honours the split ledger, as of the interval: what that holds counts as its input
-    sources: bool = False  #: reads the sources: their content counts as its input
-    declarations: bool = False  #: reads the Feast feature repository: its content counts as its input
-    base: bool = False  #: chooses the base model: the weights that lie on this machine count as its input
+    interval: bool = False  #: reads the data interval directly, not only through its inputs
+    ledger: bool = False  #: uses the split ledger; its content at the interval counts as an input
+    sources: bool = False  #: reads the sources; their content counts as an input
+    declarations: bool = False  #: reads the Feast feature repository; its content counts as an input
+    base: bool = False  #: chooses the base model; the local weights count as an input
     champion: bool = False  #: also reads the champion's version folder, if there is one
-    paths: tuple[str, ...] = ()  #: paths of the configuration, and its database: they say where, and decide no result
-    libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch among them the GPU counts, too
-    compute: bool = False  #: needs the accelerator, or all cores: the schedule runs one of these at a time
-    resumable: bool = False  #: goes on from what an interrupted run left in its folder
-    outside: bool = False  #: what it makes lies elsewhere and may change there: its function `stands` tells if it has
-    aside: tuple[str, ...] = ()  #: patterns of its files that no other stage reads: measured times, what it drops
+    paths: tuple[str, ...] = ()  #: paths of the configuration, and its database; they do not influence the result
+    libraries: tuple[str, ...] = ()  #: packages that compute its result; with torch the GPU counts, too
+    compute: bool = False  #: needs the accelerator or all cores; only one such stage runs at a time
+    resumable: bool = False  #: continues from the files of an interrupted run
+    outside: bool = False  #: its result lives outside the artifact; `stands` tells if it is still there
+    aside: tuple[str, ...] = ()  #: patterns of its files that no other stage reads: measured times, dropped rows
     read: tuple[str, ...] = ()  #: its metrics that other stages read
-    #: other sections that it is given, each with the fields that it has no use for, as its own section decides: it sees
-    #: their defaults, so that they change neither its result nor its fingerprint
+    #: other sections that it gets → function from its own section to the fields that it does not use; these have their
+    #: defaults, so that they change neither result nor fingerprint
     sections: Mapping[str, Callable[[Any], tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a stage's artifact belongs, and what it would be made from."""
+    """The path of a stage's artifact, and its inputs."""
 
     stage: str
     path: Path
     inputs: dict[str, Path]
-    contents: dict[str, str]  #: of the inputs that are artifacts
+    contents: dict[str, str]  #: contents of the inputs that are artifacts
     interval: str
-    ledger: SplitLedger | None = None  #: what it reads and writes of the split ledger
-    sources: str = ""  #: content of the sources, of a stage that reads them
+    ledger: SplitLedger | None = None  #: its access to the split ledger
+    sources: str = ""  #: content of the sources, for a stage that reads them
 
     @property
     def done(self) -> bool:
-        """Whether the artifact is there and whole, and the ledger knows of it."""
+        """Return True if the artifact is finished and recorded in the ledger."""
         return artifacts.is_done(self.path) and (not self.ledger or self.ledger.written)
 
 
 def environment(libraries: Sequence[str]) -> dict[str, str]:
-    """With what a stage would compute here: its libraries' versions; with torch among them the GPU, if there is one."""
+    """Return the versions of a stage's libraries on this machine, and the GPU if torch is among them."""
     found = {name: library_version(name) for name in libraries}
     return found | ({"gpu": machine.gpu()} if "torch" in found and machine.gpu() else {})
 
 
 def prepare(stage: Stage, config: Config, interval: str) -> None:
-    """Bring up to date what a stage reads of the database of what is decided."""
+    """Update the database contents that a stage reads."""
     if stage.sources:
         take_in(config, interval)
 
 
 def take_in(config: Config, interval: str) -> None:
-    """Take what users said until the end of an interval into the database, and judge it, where feedback is a source."""
+    """Read feedback until the end of an interval into the database and judge it, if feedback is a source."""
     if any(source.kind == "feedback" for source in config.collect.sources):
         from llmops.data.feedback import intake
         from llmops.monitoring.reader import reader_of
@@ -84,35 +84,35 @@ def take_in(config: Config, interval: str) -> None:
 
 
 def weights(config: Config) -> str:
-    """The weights on this machine that `select` would take by itself; empty: a Hub model, which has its commit."""
+    """Return a hash of the local weights that `select` would choose; empty for a Hub model, which has its commit."""
     from llmops.model.base.hashes import content
 
     return content(config.select, config.database)
 
 
 def check_base(config: Config, select: Path) -> None:
-    """Make sure that the base model is still the one that the select artifact at `select` took."""
+    """Raise if the base model is not the one that the select artifact recorded."""
     from llmops.model.base.hashes import check
 
     check(select, config.database)
 
 
 def declarations(config: Config) -> str:
-    """The content of the Feast feature repository."""
+    """Return a hash of the Feast feature repository."""
     from llmops.features.declarations import repository_hash
 
     return repository_hash(config.features)
 
 
 def champion(config: Config, candidate: str) -> Path | None:
-    """The version a candidate is compared with: the one it was, if it has been decided on, else today's champion."""
+    """Return the version a candidate is compared with: the opponent of its decision, else the current champion."""
     from llmops.registry.registry import registry_of
 
     return registry_of(config).opponent(candidate)
 
 
 def check_erased(config: Config) -> None:
-    """Make sure that no erasure was interrupted: the person is still in some places, and would be in more again.
+    """Check that no erasure was interrupted: new artifacts could contain the person again.
 
     Raises:
         LlmopsError: if one was.
@@ -134,7 +134,7 @@ def check_erased(config: Config) -> None:
 
 
 def check_done(name: str, source: str, path: Path) -> None:
-    """Make sure that the artifact at `path`, which the stage `name` reads as its input `source`, is finished."""
+    """Raise if the artifact at `path`, input `source` of stage `name`, is not finished."""
     if not artifacts.is_done(path):
         why = "which has no finished artifact at"
         if artifacts.is_gone(path):
@@ -144,17 +144,13 @@ def check_done(name: str, source: str, path: Path) -> None:
 
 
 def check_inputs(root: Path, inputs: Mapping[str, Path]) -> None:
-    """Make sure that finished artifacts are whole and belong together: what one was made from holds what is given.
+    """Check that finished artifacts are whole and belong together: each was made from the content that is given.
 
-    They may have different names: what is made again with the same content belongs to what was made of the first. So
-    only what was made directly from each other is compared.
-
-    Args:
-        root: the artifacts folder, in which they lie.
-        inputs: stage → its artifact.
+    Their names may differ, because an input that is made again with the same content still fits. So only direct inputs
+    are compared.
 
     Raises:
-        ArtifactError: naming the two that do not, or the one that is damaged or lies elsewhere.
+        ArtifactError: naming two that do not fit, or one that is damaged or in another folder.
     """
     given = {name: artifacts.read_record(path) for name, path in inputs.items()}
     for name, path in inputs.items():
@@ -175,7 +171,7 @@ def check_inputs(root: Path, inputs: Mapping[str, Path]) -> None:
 
 
 def unchanged(record: Record, interval: str) -> str:
-    """What to say of an artifact that a run of `interval` found done: since when it is as it is."""
+    """Return in words since when an artifact, found done in a run of `interval`, is unchanged."""
     if record.interval == interval:
         return "done already"
     since = f"unchanged since {record.interval}" if record.interval < interval else f"the same as of {record.interval}"
@@ -183,13 +179,13 @@ def unchanged(record: Record, interval: str) -> str:
 
 
 def section(config: Config, name: str) -> Section:
-    """The section of a name."""
+    """Return a section by its name."""
     found: Section = getattr(config, name)
     return found
 
 
 def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
-    """A stage's own section and the others that it is given, these with defaults in the fields it has no use for."""
+    """Return a stage's own section and its other sections, these with defaults in unused fields."""
     own = section(config, name)
     found = {name: own}
     for other, useless in stage.sections.items():
@@ -201,18 +197,18 @@ def sections(stage: Stage, config: Config, name: str) -> dict[str, Section]:
 
 
 def hashed(stage: Stage, config: Config, name: str) -> dict[str, Any]:
-    """What of the configuration decides a stage's result, as JSON values."""
+    """Return the configuration values that influence a stage's result, as JSON values."""
     own, *others = sections(stage, config, name).items()
     return own[1].hashed() | {name: other.hashed() for name, other in others}
 
 
 def useless_to_a_search(tune: Tune) -> tuple[str, ...]:
-    """The fields of `train` that trials have no use for: of the epochs only those that are trained whole have one."""
+    """Return the fields of `train` that trials do not use; `epochs` only if trials have a fixed number of steps."""
     return ("validate_steps", "patience", "report_to", "seed", *(("epochs",) if tune.steps else ()))
 
 
 def useless_to_clean(clean: Clean) -> tuple[str, ...]:
-    """The fields of `annotate` that cleaning has no use for: all but which sources are tested."""
+    """Return the fields of `annotate` that cleaning does not use: all but `test_sources`."""
     return tuple(name for name in Annotate.model_fields if name != "test_sources")
 
 

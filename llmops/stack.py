@@ -1,7 +1,7 @@
-"""Start and stop what the demo needs on one machine: Airflow standalone and the serving app, on loopback.
+"""Start and stop of the demo's services on this machine: Airflow standalone and the serving app, on loopback.
 
-Each runs in a session of its own, so that Ctrl-C in the terminal does not reach it and `stop()` finds all of its
-processes, also those that Airflow orphans. `<home>/run/` says what runs, `<home>/logs/` what it says.
+Each runs in its own session, so that Ctrl-C in the terminal does not reach it and `stop()` finds all its processes,
+including orphans. `<home>/run/` lists the running services, `<home>/logs/` has their output.
 
     python -m llmops.stack stop
 """
@@ -33,41 +33,36 @@ from llmops.machine import spin_briefly
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-GRACE_S = 10.0  #: how long processes may take to end when asked
-KILL_S = 10.0  #: and when killed: the kernel takes its time over gigabytes
-#: Whether DAGs are paused when Airflow first sees them: Airflow's own setting, which the environment may set.
+GRACE_S = 10.0  #: time for processes to end after SIGTERM
+KILL_S = 10.0  #: the same after SIGKILL: freeing gigabytes takes the kernel some time
+#: Airflow's setting that new DAGs are paused; the environment may set it
 PAUSED = "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"
 
 
 class StackError(LlmopsError):
-    """A service does not start, or does not stop."""
+    """A service does not start or stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that was started; the content of `<home>/run/<name>.json`."""
+    """A started service: the content of `<home>/run/<name>.json`."""
 
     name: str
-    pid: int  #: of its first process, and so the id of its session
-    started: float  #: when that process was created, seconds since the epoch: tells it from a later one of the same id
+    pid: int  #: of its first process, and therefore the id of its session
+    started: float  #: creation time of that process, seconds since the epoch; distinguishes a reused pid
     port: int
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return its address."""
         return f"http://{HOST}:{self.port}"
 
 
 def start_airflow(config: Config, port: int, environ: Mapping[str, str]) -> Service:
-    """Start `airflow standalone` unless it runs already, and wait until it schedules.
-
-    Args:
-        config: for the home; users and their roles are those of `llmops.access.roles`.
-        port: of the UI and the API.
-        environ: environment of Airflow and so of the tasks, e.g. with LLMOPS_CONFIG.
+    """Start `airflow standalone` unless it is running, and wait until it schedules.
 
     Raises:
-        StackError: with the end of the log, if it does not come up.
+        StackError: with the end of the log, if it does not start.
     """
     passwords(config.home)
     command = [sys.executable, "-m", "airflow", "standalone"]
@@ -77,10 +72,10 @@ def start_airflow(config: Config, port: int, environ: Mapping[str, str]) -> Serv
 
 
 def start_serving(config: Config, environ: Mapping[str, str]) -> Service:
-    """Start the serving app unless it runs already, and wait until it answers; it may still have no model.
+    """Start the serving app unless it is running, and wait until it answers. It may still have no model.
 
     Raises:
-        StackError: with the end of the log, if it does not come up.
+        StackError: with the end of the log, if it does not start.
     """
     where = {**environ, "LLMOPS_HOME": str(config.home), "LLMOPS_SERVING__PORT": str(config.serving.port)}
     service = _start(config.home, "serving", [sys.executable, "-m", "serving"], config.serving.port, where)
@@ -89,7 +84,7 @@ def start_serving(config: Config, environ: Mapping[str, str]) -> Service:
 
 
 def running(home: Path) -> dict[str, Service]:
-    """The services that were started from `home` and of which a process lives, by name."""
+    """Return the services started from `home` that have a living process, by name."""
     found: dict[str, Service] = {}
     for file in sorted((home / "run").glob("*.json")):
         service = Service(**json.loads(file.read_text(encoding="utf-8")))
@@ -99,10 +94,10 @@ def running(home: Path) -> dict[str, Service]:
 
 
 def stop(home: Path, names: Sequence[str] = ("airflow", "serving")) -> list[str]:
-    """End the services and all of their processes; returns the names of those that ran.
+    """Stop services with all their processes, and return the names of those that were running.
 
     Raises:
-        StackError: if a process is left.
+        StackError: if a process remains.
     """
     services = {name: service for name, service in running(home).items() if name in names}
     for name, service in services.items():
@@ -122,12 +117,12 @@ def stop(home: Path, names: Sequence[str] = ("airflow", "serving")) -> list[str]
 
 
 def has_passwords(home: Path) -> bool:
-    """Whether Airflow's users have been made in this home."""
+    """Return True if this home has passwords of Airflow's users."""
     return (home / "airflow" / "passwords.json").is_file()
 
 
 def passwords(home: Path) -> tuple[dict[str, str], bool]:
-    """The Airflow users' passwords, generated once into a file for its owner's eyes; and whether that was just now."""
+    """Return the Airflow users' passwords, and True if they are new. Only its owner can read their file."""
     file = home / "airflow" / "passwords.json"
     if has_passwords(home):
         return dict(json.loads(file.read_text(encoding="utf-8"))), False
@@ -139,12 +134,12 @@ def passwords(home: Path) -> tuple[dict[str, str], bool]:
 
 
 def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with what makes Airflow run from `config.home` on this machine alone."""
+    """Return `environ` with the settings that run Airflow from `config.home` on this machine only."""
     home = config.home / "airflow"
     path = os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")])
     return {
         PAUSED: "False",
-        # SQLite lets one write at a time: a command waits for the scheduler's, for longer than the default of 5 s
+        # SQLite allows one writer: a command may wait for the scheduler longer than the default of 5 s
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout=60",
         **environ,
         "PATH": path,  # standalone starts its parts as `airflow …`
@@ -152,9 +147,9 @@ def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -
         "LLMOPS_HOME": str(config.home),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),  # the pool that DAGs wait in, made at the start
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),  # creates the DAGs' pool at the start
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PARALLELISM": "4",  # the default forks 32 workers, each with all of Airflow in it
+        "AIRFLOW__CORE__PARALLELISM": "4",  # the default forks 32 workers, each with all of Airflow in memory
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in AIRFLOW_ROLES.items()),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__API__HOST": HOST,
@@ -164,7 +159,7 @@ def airflow_environment(config: Config, port: int, environ: Mapping[str, str]) -
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(config.home / "logs" / "tasks"),
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        # A stage that trains on all cores lets the API server answer late; that must not kill the task.
+        # During training on all cores the API server answers late; that must not kill the task.
         "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "20",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
     }
@@ -237,7 +232,7 @@ def _is_alive(service: Service) -> bool:
 
 
 def _processes(service: Service) -> list[psutil.Process]:
-    """All living processes of the service's session, whoever their parent is by now."""
+    """Return all living processes of the service's session, whoever their parent is."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -263,7 +258,7 @@ def _tail(file: Path, lines: int = 15) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`stop` ends what was started from the configured home, `status` names it; returns the exit status."""
+    """Stop (`stop`) or list (`status`) the services of the configured home, and return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if list(arguments) not in (["stop"], ["status"]):
         sys.stderr.write("usage: python -m llmops.stack stop|status\n")

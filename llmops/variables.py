@@ -1,4 +1,4 @@
-"""`${NAME}` in a URL of the configuration: a variable of the environment, so that secrets stay out of files."""
+"""Environment variables in configured URLs, as `${NAME}`, so that secrets stay out of files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-#: a user and a password, or a parameter of the query: between `://` and `@`, and from `?` or `&` on if there is an `=`
+#: places of a user and password (`://…@`), or of a query parameter (`?…=…`, `&…=…`)
 _QUOTED = re.compile(r"://[^/?#]*@|[?&][^=&#]*=[^&#]*")
 
 
 def filled(url: str, value: Callable[[str], str]) -> str:
-    """Return the URL with what `value` gives for each name in the place of its `${NAME}`.
+    """Return the URL with each `${NAME}` replaced by `value(NAME)`.
 
-    The value is percent-encoded in a user, a password and a parameter, where its own "@", "/" or "&" would be taken for
-    the URL's. In every other place it is a piece of the URL, a whole query (`?${SIGNED}`) included, and stays as it is.
+    The value is percent-encoded in a user, password or query parameter, because its "@", "/" or "&" would break the
+    URL. In all other places, a whole query (`?${SIGNED}`) included, it is inserted unchanged.
     """
     quoted = [match.span() for match in _QUOTED.finditer(url)]
 

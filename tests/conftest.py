@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.clock import wait_until
+from tests.hub import hub  # noqa: F401 (a fixture)
+from tests.served import Answer, served
 
 AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 AZURITE_KEY = "c2VjcmV0LW9mLXRoZS1zaG9w"  # of the Azurite account, in base64 as it wants it
@@ -73,6 +74,17 @@ TOGETHER = {
     "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",
 }
 
+#: Tests of these files have three minutes: Spark's first job, a model in all its forms. Beside two busy processes the
+#: longest takes 90 s; every other test is below 30 s there and keeps the limit of its tier.
+LONG = (
+    "tests/data/clean/test_stage.py",
+    "tests/data/test_sources_to_pairs.py",
+    "tests/model/compress/test_stage.py",
+    "tests/model/evaluate/test_stage.py",
+    "tests/model/tune/test_stage.py",
+    "tests/serving/engines/test_engines.py",
+)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # the same numbers with one process as with many, and no fork that hangs
 # No example is drawn by chance, and a busy machine decides nothing.
@@ -97,8 +109,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, and skip those marked `gpu` where there is no CUDA device."""
+    """Mark tests with their tier, and the long ones with their limit; skip those marked `gpu` where CUDA is missing."""
     for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.timeout(180))
         if not any(item.get_closest_marker(tier) for tier in ("check", "service", "journey")):
             by_path = [tier for start, tier in PATHS.items() if item.nodeid.startswith(start)]
             by_fixture = [FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES]
@@ -198,6 +212,15 @@ def postgresql(postgresql_server: str) -> Callable[[], str]:
     return fresh
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of SQLite, then of PostgreSQL, as `state.url` takes it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    fresh: Callable[[], str] = request.getfixturevalue("postgresql")
+    return fresh()
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """SmolLM2's tokenizer, from the package that carries the embedded base model."""
@@ -218,19 +241,10 @@ def tiny_base(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = LlamaConfig(**layers, **sizes, **ids)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -267,13 +281,11 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
 
 @pytest.fixture
 def start_redis() -> Callable[..., AbstractContextManager[tuple[str, str]]]:
-    """To start Redis servers of one's own."""
     return serve_redis
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The URL of a moto server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -415,7 +427,6 @@ def _answers(client: Any) -> bool:
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a port that nobody uses."""
     return find_free_port()
 
 
@@ -444,39 +455,23 @@ class Hook:
     """An address of HTTP that keeps what it gets, and answers what it is told to."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.got: list[tuple[str, Mapping[str, str], bytes]] = []
         self.status, self.says = 200, "no"
-        hook = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # where a redirect leads
-                self.send_response(200)
-                self.end_headers()
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                hook.got.append((self.path, dict(self.headers), body))
-                self.send_response(hook.status)
-                self.send_header("Content-Length", str(len(hook.says.encode())))
-                self.send_header("Location", "/")
-                self.end_headers()
-                self.wfile.write(hook.says.encode())
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        if method == "GET":  # where a redirect leads
+            return 200, {}, b""
+        self.got.append((path, dict(headers), body))
+        return self.status, {"Location": "/"}, self.says.encode()
 
 
 @pytest.fixture
 def hook() -> Iterator[Hook]:
     """An address of HTTP; see `Hook`."""
     hook = Hook()
-    yield hook
-    hook.server.shutdown()
-    hook.server.server_close()
+    with served(hook.answer) as hook.url:
+        yield hook
 
 
 class Mailbox:

@@ -32,12 +32,7 @@ TOO_LONG = 124  #: exit status of a run that was ended because it took too long
 QUIET_WITHIN_S = 60  #: the time that the machine gets to become quiet before failed tests run again
 NO_GPU = "needs a CUDA device"  #: the start of the only reason that a test may be skipped for
 RUN = "TESTS_RUN"  #: environment variable that names the run which a process belongs to
-CHECKS = (
-    ("ruff", "check", "."),
-    ("ruff", "format", "--check", "."),
-    ("mypy",),
-    ("lint-imports",),
-)
+CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",))
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,7 @@ def understood(line: list[str]) -> bool:
     return True
 
 
-def test_every_command_of_the_docs_is_listed_or_understood_and_every_list_is_of_the_docs(
-    commands: list[str],
-) -> None:
+def test_every_command_of_the_docs_is_listed_or_understood_and_every_list_is_of_the_docs(commands: list[str]) -> None:
     """Every form of a synopsis counts: each of what bars part, with and without what is in brackets."""
     listed = {FIRST, AIRFLOW, SERVE, *RUN}
     rest = [c for c in commands if c not in listed and not any(c.startswith(begin) for begin in PARSED)]

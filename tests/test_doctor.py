@@ -55,9 +55,7 @@ def python(monkeypatch: pytest.MonkeyPatch, *version: int, ensurepip: bool = Tru
     ("version", "ok"),
     [((3, 9, 18), False), ((3, 11, 4), False), ((3, 11, 5), True), ((3, 13, 99), True), ((3, 14, 0), False)],
 )
-def test_python_is_3_11_5_to_3_13_and_it_says_which_and_where(
-    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], ok: bool
-) -> None:
+def test_python_is_3_11_5_to_3_13(monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], ok: bool) -> None:
     found = python(monkeypatch, *version)
     assert found.ok is ok
     assert ".".join(map(str, version)) in found.detail and "/usr/bin/python3" in found.detail

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from llmops import prompts
 from llmops.errors import ArtifactError
 from llmops.features.tokenize import tokenize
-from llmops.model.base import generate
+from llmops.model.base import answering, generate
 from llmops.model.base.catalog import catalogue
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.engines.prompt import ids_of
@@ -108,7 +109,6 @@ ATTACKS = [
 
 @cache
 def made(name: str) -> Any:
-    """A tokenizer of the family."""
     family = FAMILIES[name]
     backend = _pieces(family) if family.pieces else _bytes(name)
     backend.add_special_tokens(
@@ -184,13 +184,25 @@ def as_before(tokenizer: Any, *turns: tuple[str, str]) -> list[int]:
 
 
 def controls(tokenizer: Any, ids: list[int]) -> list[str]:
-    """Return the added tokens among ids."""
     added = {n: t.content for n, t in tokenizer.added_tokens_decoder.items()}
     return [added[n] for n in ids if n in added]
 
 
 def asked(tokenizer: Any, prompt: Any) -> list[int]:
     return ids_of(tokenizer, EngineRequest(prompt, 1), 10**6)
+
+
+def evaluated(tokenizer: Any, *question: str) -> list[int]:
+    """The token ids by which evaluation asks a question."""
+    seen: list[list[int]] = []
+
+    def generate(requests: Any, _longest: int, _batch: int) -> list[list[int]]:
+        seen.extend(map(list, requests))
+        return [[] for _ in requests]
+
+    model: Any = SimpleNamespace(tokenizer=tokenizer, generate=generate)
+    answering.answer(model, [question], 8)
+    return seen[0]
 
 
 def test_every_model_of_the_catalogue_has_its_family_here() -> None:
@@ -208,7 +220,7 @@ def test_an_answer_ends_as_the_turns_of_its_family_do(family: str, its: Any) -> 
     assert end in prompts.end_ids(its) and its.eos_token_id in prompts.end_ids(its)
     answer = prompts.answer_ids(its, "We do.")
     assert generate.until([*answer, *answer], prompts.end_ids(its)) == answer[:-1]
-    assert "We do." in generate.decode(its, answer)
+    assert generate.decode(its, answer).strip() == "We do."
 
 
 PARTS = st.sampled_from([" ", "\n", "\t", "  ", "\n\n", "a", "Who pays?", "é", "日本", "🙂", "<", "|", "[", "s>"])
@@ -217,9 +229,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.build
 
 @settings(max_examples=60, deadline=None)
 @given(TEXT, TEXT, TEXT, st.sampled_from(NAMES))
-def test_ordinary_text_has_the_token_ids_that_it_always_had(
-    tokenizer: Any, question: str, context: str, system: str, name: str
-) -> None:
+def test_ordinary_text_has_usual_token_ids(tokenizer: Any, question: str, context: str, system: str, name: str) -> None:
     its = tokenizer if name == "SmolLM2" else made(name)
     if controls(its, its(question + "\0" + context + "\0" + system, add_special_tokens=False)["input_ids"]):
         return  # a control token by chance
@@ -241,7 +251,7 @@ def test_what_users_write_is_text(family: str, its: Any) -> None:
         assert trained
         request, answer = trained.token_ids[: trained.prompt_tokens], trained.token_ids[trained.prompt_tokens :]
         assert controls(its, request) == harmless and controls(its, answer) == [ENDS[family]]
-        assert asked(its, Question(attack, attack)) == request
+        assert asked(its, Question(attack, attack)) == evaluated(its, attack, attack) == request
         assert attack in its.decode(request) and attack in its.decode(answer)
 
         chat = tuple(Message(role, attack) for role in ("user", "assistant", "user"))  # type: ignore[arg-type]
@@ -308,7 +318,17 @@ def test_without_a_template_it_is_text_as_well() -> None:
     for attack in ATTACKS:
         trained, _ = tokenize(plain, example(1, question=attack, answer=attack, context=attack), 4096)
         assert trained and controls(plain, trained.token_ids) == ["<s>"]
-        assert asked(plain, Question(attack, attack)) == trained.token_ids[: trained.prompt_tokens]
+        request = trained.token_ids[: trained.prompt_tokens]
+        assert asked(plain, Question(attack, attack)) == evaluated(plain, attack, attack) == request
+    ids, _ = prompts.training_ids(plain, "Who pays?", "We do.", "Returns")
+    assert plain.decode(ids) == "<s> " + prompts.annotated("Who pays?", "We do.", "Returns")
+
+
+def test_in_a_conversation_each_question_is_asked_as_it_was_taught(tokenizer: Any) -> None:
+    turns = [("system", "Be kind."), ("user", "Who pays?"), ("assistant", "We do."), ("user", "And then?")]
+    text = tokenizer.decode(prompts.chat_ids(tokenizer, [{"role": role, "content": text} for role, text in turns]))
+    places = [text.index(part) for part in ("Be kind.", "[Question] Who pays?", "We do.", "[Question] And then?")]
+    assert places == sorted(places) and "[Question] We do" not in text
 
 
 def test_pieces_of_unigram_tokenizers_are_text_too() -> None:
@@ -384,9 +404,7 @@ def test_a_template_that_asks_for_the_time_is_told_a_day_or_refused(template: st
         ("a\n{{ 'b }}", "no Jinja template: line 2"),
     ],
 )
-def test_a_model_whose_template_writes_by_chance_is_refused_when_it_is_loaded(
-    template: str, words: str, tmp_path: Path
-) -> None:
+def test_a_model_whose_template_writes_by_chance_is_refused(template: str, words: str, tmp_path: Path) -> None:
     from llmops.model.base.load import load_tokenizer
 
     made("Qwen").save_pretrained(tmp_path)

@@ -69,9 +69,12 @@ def chosen(checkout: Path, *arguments: str, **environ: str) -> list[str]:
     return done.stdout.strip().split("/")
 
 
-def test_the_newest_that_runs_is_taken_and_the_oldest_is_the_other(checkout: Path) -> None:
+def test_the_newest_that_runs_is_taken_or_the_named_one_and_the_other_is_another(checkout: Path) -> None:
     put(checkout, python3_11=version(3, 11, 5), python3_12=version(3, 12, 1), python3_13=version(3, 13, 5))
     assert chosen(checkout) == ["python3.13", "python3.11"]
+    assert chosen(checkout, PYTHON="") == chosen(checkout, "PYTHON=") == chosen(checkout), "as of an unset variable"
+    assert chosen(checkout, "PYTHON=python3.11") == ["python3.11", "python3.13"]
+    assert chosen(checkout, PYTHON="python3.11") == ["python3.11", "python3.13"]
 
 
 @pytest.mark.parametrize(
@@ -80,12 +83,6 @@ def test_the_newest_that_runs_is_taken_and_the_oldest_is_the_other(checkout: Pat
 def test_one_that_does_not_run_or_fit_is_passed_over(checkout: Path, unfit: str) -> None:
     put(checkout, python3_12=version(3, 12, 1), python3_13=unfit)
     assert chosen(checkout) == ["python3.12", ""]
-
-
-def test_one_that_is_named_wins_and_the_other_is_another(checkout: Path) -> None:
-    put(checkout, python3_11=version(3, 11, 9), python3_13=version(3, 13, 5))
-    assert chosen(checkout, "PYTHON=python3.11") == ["python3.11", "python3.13"]
-    assert chosen(checkout, PYTHON="python3.11") == ["python3.11", "python3.13"]
 
 
 def environment(checkout: Path, python: str, age_s: float) -> None:
@@ -125,24 +122,22 @@ def test_an_environment_that_is_there_needs_no_other_python(checkout: Path) -> N
     assert "--clear" not in make(checkout, "--dry-run", "setup").stdout, "it is not made anew"
 
 
-def test_an_old_environment_is_made_anew_with_a_python_that_fits(checkout: Path) -> None:
-    """Whatever the old one has, as after an update of what is let in."""
+@pytest.mark.parametrize(
+    ("old", "age_s", "gone"),
+    [
+        pytest.param((3, 11, 2), 60, False, id="older than what is let in now"),
+        pytest.param((3, 11, 9), -60, True, id="the system's own Python was updated"),
+    ],
+)
+def test_an_unfit_environment_is_made_anew(checkout: Path, old: tuple[int, ...], age_s: float, gone: bool) -> None:
     put(checkout, python3_13=version(3, 13, 5))
-    environment(checkout, version(3, 11, 2), age_s=60)
+    environment(checkout, version(*old), age_s)
+    if gone:
+        (checkout / ".venv/bin/python").unlink()
+        (checkout / ".venv/bin/python").symlink_to("/nowhere/python3.11")
     done = make(checkout, "preflight", "NEED=python")
     assert done.returncode == 0 and "3.13.5" in done.stdout
     assert "python3.13 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
-
-
-def test_an_environment_whose_python_is_gone_is_made_anew(checkout: Path) -> None:
-    """As after the system's own Python was updated: the mark that it was installed is there all the same."""
-    put(checkout, python3_12=version(3, 12, 1))
-    environment(checkout, version(3, 11, 9), age_s=-60)
-    (checkout / ".venv/bin/python").unlink()
-    (checkout / ".venv/bin/python").symlink_to("/nowhere/python3.11")
-    done = make(checkout, "preflight", "NEED=python")
-    assert done.returncode == 0 and "3.12.1" in done.stdout
-    assert "python3.12 -m venv --clear .venv" in make(checkout, "--dry-run", "setup").stdout
 
 
 def test_the_tiers_install_only_what_they_use(checkout: Path) -> None:
@@ -163,12 +158,6 @@ def test_pip_s_settings_are_handed_to_uv(checkout: Path) -> None:
         make(checkout, *shown, UV_DEFAULT_INDEX="https://own.example", **settings).stdout
         == "/a,/b https://own.example\n"
     )
-
-
-def test_an_empty_name_is_none(checkout: Path) -> None:
-    """As from a CI file whose variable is not set."""
-    put(checkout, python3_12=version(3, 12, 1))
-    assert chosen(checkout, PYTHON="") == chosen(checkout, "PYTHON=") == ["python3.12", ""]
 
 
 def test_without_another_python_the_part_is_left_out_and_said_so(checkout: Path) -> None:

@@ -195,9 +195,7 @@ def test_another_section_counts_where_a_stage_reads_it(stages: Path, monkeypatch
     assert "epochs" not in hidden(Config(tune={"steps": 0, "halving": 1}).tune)
 
 
-def test_the_libraries_and_the_gpu_that_compute_a_result_decide_its_name(
-    stages: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_libraries_and_the_gpu_that_compute_decide_its_name(stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new minor version or another GPU makes it anew, a patch release does not; who reads rows is not concerned."""
     installed = {"torch": "2.13.0+cu130", "peft": "0.21.2"}
     monkeypatch.setattr(code_version, "version", installed.__getitem__)
@@ -223,9 +221,7 @@ def test_the_libraries_and_the_gpu_that_compute_a_result_decide_its_name(
     code_version.library_version.cache_clear()
 
 
-def test_every_data_file_is_the_code_of_a_module_and_editing_one_makes_its_stage_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_data_file_is_code_of_the_stage_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edited probe, template or row of the catalogue makes new artifacts only if some module owns the file."""
     package = tmp_path / "llmops"
     shutil.copytree(Path(code_version.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -319,9 +315,7 @@ def made_on(records: dict[str, artifacts.Record]) -> str:
     return " ".join(record.run for record in records.values())
 
 
-def test_a_day_that_brings_nothing_new_makes_nothing_behind_collect(
-    days: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_day_without_news_makes_nothing_behind_collect(days: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="llmops.pipeline")
     assert made_on(ran(days, "01")) == "01 01 01 01 01 01"
     caplog.clear()

@@ -27,11 +27,7 @@ def settings(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -
     source |= {"fields": {"question": "question", "answer": "answer"}}
     ready = [Check("Java", True, "17"), Check("port 8000", True, "free")]
     monkeypatch.setattr(doctor, "check", lambda config, need: ready)
-    return {
-        "home": str(tmp_path / "home"),
-        "collect": {"sources": [source]},
-        "select": {"model": str(tiny_base)},
-    }
+    return {"home": str(tmp_path / "home"), "collect": {"sources": [source]}, "select": {"model": str(tiny_base)}}
 
 
 def plan(settings: dict[str, Any], tmp_path: Path, capsys: Any, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -124,10 +120,7 @@ def test_what_the_machine_lacks_is_named(
 # --- the Hub
 
 
-@pytest.mark.parametrize(
-    ("token", "good"),
-    [("hf_right\r\n", True), ("hf_wrong", False), ("", False)],
-)
+@pytest.mark.parametrize(("token", "good"), [("hf_right\r\n", True), ("hf_wrong", False), ("", False)])
 def test_the_hub_takes_the_token_or_says_no(
     settings: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, token: str, good: bool
 ) -> None:

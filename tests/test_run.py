@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -48,10 +49,18 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     return judged
 
 
-def test_a_broken_test_fails_the_tier(judge: Judge) -> None:
-    result = judge("def test_bad(): assert 1 == 2, 'one is not two'")
-    assert result.reasons == ["1 broken"] and result.passed == 1
-    assert "one is not two" in result.broken["tests/test_it.py::test_bad"]
+@pytest.mark.parametrize(
+    ("text", "changes", "name", "said"),
+    [
+        ("def test_bad(): assert 1 == 2, 'one is not two'", {}, "bad", "one is not two"),
+        ("def test_hang():\n    import signal\n    signal.pause()", {"timeout_s": 1}, "hang", "Timeout"),
+        ("def test_crash():\n    import os\n    os._exit(3)", {"workers": 1}, "crash", "crashed"),
+    ],
+)
+def test_a_test_that_breaks_is_named(judge: Judge, text: str, changes: dict[str, Any], name: str, said: str) -> None:
+    result = judge(text, replace(TIER, **changes))
+    assert result.reasons[-1] == "1 broken" and result.passed == 1
+    assert said in result.broken[f"tests/test_it.py::test_{name}"]
 
 
 def test_a_flaky_test_is_named_and_does_not_fail_the_tier(judge: Judge, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,11 +85,6 @@ def test_a_listed_test_does_not_block_even_if_it_fails_twice(judge: Judge) -> No
     assert not result.reasons and list(result.listed) == ["tests/test_it.py::test_bad"]
 
 
-def test_a_test_that_hangs_is_ended_and_named(judge: Judge) -> None:
-    result = judge("def test_hang():\n    import signal\n    signal.pause()", replace(TIER, timeout_s=1))
-    assert "Timeout" in result.broken["tests/test_it.py::test_hang"] and result.passed == 1
-
-
 def test_a_run_that_hangs_as_a_whole_is_ended(judge: Judge) -> None:
     """As when the plugin for timeouts cannot interrupt: here, while tests are collected."""
     result = judge("import signal\nsignal.pause()", replace(TIER, budget_s=2))
@@ -95,11 +99,6 @@ def test_what_a_run_leaves_running_is_ended(judge: Judge, tmp_path: Path) -> Non
     )
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-
-
-def test_a_worker_that_crashes_fails_the_test_that_it_ran(judge: Judge) -> None:
-    result = judge("def test_crash():\n    import os\n    os._exit(3)", replace(TIER, workers=1))
-    assert "crashed" in result.broken["tests/test_it.py::test_crash"]
 
 
 def test_more_failures_than_chance_explains_are_not_run_again(judge: Judge) -> None:

@@ -94,9 +94,7 @@ def test_passwords_are_made_once_for_every_role_and_for_the_owners_eyes(tmp_path
     assert stat.S_IMODE((tmp_path / "airflow" / "passwords.json").stat().st_mode) == 0o600
 
 
-def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password_in_its_environment(
-    tmp_path: Path,
-) -> None:
+def test_airflow_listens_on_loopback_with_the_roles_of_the_table_and_no_password_around(tmp_path: Path) -> None:
     config = load(environ={"LLMOPS_HOME": str(tmp_path)})
     made, _ = stack.passwords(tmp_path)
     environ = stack.airflow_environment(config, 8123, {"PATH": "/bin", "LLMOPS_CONFIG": "x.yaml"})

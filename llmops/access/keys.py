@@ -1,7 +1,8 @@
-"""The API keys that carry a role: made, checked, rotated and revoked.
+"""API keys with a role: creation, check, rotation and revocation.
 
-A key reads `llmops_<prefix>_<secret>`: the prefix (8 hex digits) names it in lists and events, the secret (256 random
-bits) is shown once and kept only as its SHA-256. A slow password hash would add nothing: nobody can try 2^256 secrets.
+A key reads `llmops_<prefix>_<secret>`. The prefix (8 hex digits) identifies it in lists and events. The secret (256
+random bits) is shown once and stored only as SHA-256. A slow password hash would add nothing: nobody can try 2^256
+secrets.
 """
 
 from __future__ import annotations
@@ -31,24 +32,19 @@ from llmops.state.database import Database, database_of
 NOBODY = Key(prefix="", role="user", owner="", sha256="0" * 64, created="")  #: no secret has this hash
 OWNER_CHARS = 100
 MAX_DAYS = 36_500
-REST_S = 5.0  #: for so long a database that is away is left alone, since each request would wait for it
-FRESH_S = 1.0  #: for so long a key is good as it was found last, without the database being asked
-AWAY_S = 300.0  #: for so long a key is good as it was found last, while the database cannot be reached
+REST_S = 5.0  #: pause before an unreachable database is asked again, because each request would wait for it
+FRESH_S = 1.0  #: age up to which a cached key is used without asking the database
+AWAY_S = 300.0  #: age up to which a cached key is used while the database cannot be reached
 
 
 class KeyStore:
     """The keys in the database, shared between processes.
 
-    A change counts within `FRESH_S` in every process: so long a key that was found is not looked up again. No more is
-    kept in memory than there are keys: a prefix that no key has is looked up each time.
+    A change takes effect within `FRESH_S` in every process, because found keys are cached that long. Unknown prefixes
+    are not cached, so the cache never has more entries than there are keys.
 
-    Each change is a row of `audit` in the same transaction, and an event of the dataset `llmops.audit`, in the spool
-    before the change counts: a change that cannot be written down does not happen.
-
-    Args:
-        database: where they are.
-        events: the events folder.
-        clock: the clock.
+    Each change adds a row of `audit` in the same transaction and an event `llmops.audit` in the spool, before it takes
+    effect. A change that cannot be recorded does not happen.
     """
 
     def __init__(
@@ -58,9 +54,9 @@ class KeyStore:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._database, self._events, self._clock = database, events, clock
-        #: what was found last by prefix, and when the database was asked for it
+        #: prefix → when the database was asked last, and the key it had
         self._seen: dict[str, tuple[float, Key]] = {}
-        self._rest_until = 0.0  #: until when a database that is away is not asked again
+        self._rest_until = 0.0  #: end of the pause of an unreachable database
 
     def create(
         self,
@@ -73,19 +69,14 @@ class KeyStore:
         tokens_per_minute: int | None = None,
         who: str = "",
     ) -> tuple[str, Key]:
-        """Mint a key; returns the key as its owner must present it, which is not kept, and what is kept.
+        """Create a key. Return it as its owner presents it, which is not stored, and its stored form.
 
-        Args:
-            role: what the key may do.
-            owner: who gets it, for lists and audits.
-            days: how long it is good; None: until it is revoked.
-            by: the role of whoever asks.
-            requests_per_minute, tokens_per_minute: limits of its own; None: those of the configuration; 0: none.
-            who: whoever asks, for the audit.
+        `days` is its validity (None: until it is revoked), `by` the creator's role, `who` the creator. A limit per
+        minute of None means the configured one, 0 none.
 
         Raises:
             Forbidden: if `role` is above `by`.
-            KeyRefused: if the role is unknown, the owner is no name, or a time or limit makes no sense.
+            KeyRefused: if the role is unknown, the owner is no name, or a time or limit is invalid.
         """
         if role not in ROLES:
             raise KeyRefused(f"There is no role {role!r}; use one of {', '.join(ROLES)}.")
@@ -116,19 +107,19 @@ class KeyStore:
         return f"llmops_{prefix}_{secret}", key
 
     def list(self) -> Sequence[Key]:
-        """All keys, oldest first, the revoked and expired included."""
+        """Return all keys, oldest first, including revoked and expired ones."""
         with self._database.read() as connection:
             return tuple(every(connection))
 
     def revoke(self, prefix: str, by: Role = "admin", who: str = "") -> Key:
-        """Make a key useless from now on; revoking it again changes nothing.
+        """Revoke a key from now on. Revoking it again changes nothing.
 
         Raises:
             NoSuchKey: if no key has this prefix.
             Forbidden: if its role is above `by`.
         """
         with self._changing(prefix) as connection:
-            key = _named(connection, prefix)
+            key = _get(connection, prefix)
             _not_above(key, by, "revoke")
             if not key.revoked:
                 key = put(connection, replace(key, revoked=_iso(self._clock.now())))
@@ -136,24 +127,21 @@ class KeyStore:
             return key
 
     def rotate(self, prefix: str, hours: float = 24.0, by: Role = "admin", who: str = "") -> tuple[str, Key]:
-        """Give a key a new secret; returns the key as it must be presented from now on, and what is kept.
+        """Give a key a new secret. Return the key as its owner presents it from now on, and its stored form.
 
-        Args:
-            prefix: of the key, which stays, as do its role, expiry and limits.
-            hours: how long the secret until now is good, too. One from before that is useless at once.
-            by: the role of whoever asks.
-            who: whoever asks, for the audit.
+        The current secret stays valid for `hours`; an older one ends at once. Prefix, role, expiry and limits stay.
+        `by` is the caller's role, `who` the caller.
 
         Raises:
             NoSuchKey: if no key has this prefix.
             Forbidden: if its role is above `by`.
-            KeyRefused: if it is revoked or expired, or the time makes no sense.
+            KeyRefused: if it is revoked or expired, or the time is invalid.
         """
         if not 0 <= hours <= 24 * MAX_DAYS:
             raise KeyRefused(f"The old secret can be good for 0 to {24 * MAX_DAYS} hours, not {hours}.")
         secret = new_secret()
         with self._changing(prefix) as connection:
-            key = _named(connection, prefix)
+            key = _get(connection, prefix)
             _not_above(key, by, "rotate")
             try:
                 self.good(key)
@@ -166,24 +154,26 @@ class KeyStore:
         return f"llmops_{prefix}_{secret}", key
 
     def check(self, presented: str) -> Key:
-        """The key that was presented, if it is good.
+        """Return the presented key if it is valid.
 
         Raises:
-            UnknownKey, ExpiredKey, RevokedKey: saying what to do.
-            StateError: if the database is damaged, or has been away for too long.
+            UnknownKey: if it is unknown.
+            ExpiredKey: if it has expired.
+            RevokedKey: if it was revoked.
+            StateError: if the database is damaged, or was away for too long.
         """
         return self.good(self.known(presented))
 
     def at_hand(self, prefix: str) -> bool:
-        """Whether the key with this prefix was found less than `FRESH_S` ago, so that no database will be asked."""
+        """Return True if the key was found less than `FRESH_S` ago, so that `check` asks no database."""
         return self._clock.monotonic() - self._seen.get(prefix, (-math.inf, NOBODY))[0] < FRESH_S
 
     def known(self, presented: str) -> Key:
-        """The key that was presented, good or not; the same work is done whether or not its prefix is known.
+        """Return the presented key, valid or not. The work is the same for known and unknown prefixes.
 
         Raises:
-            UnknownKey: if its secret is not the right one.
-            StateError: if the database is damaged, or has been away for too long.
+            UnknownKey: if its secret is wrong.
+            StateError: if the database is damaged, or was away for too long.
         """
         head, prefix, secret = split(presented)
         key = self._find(prefix)
@@ -195,14 +185,12 @@ class KeyStore:
         return key
 
     def proven(self, prefix: str, proof: Callable[[str], bool]) -> Key:
-        """The key with this prefix, good or not; for sessions, whose owner has shown a secret of it before.
+        """Return the key with this prefix, valid or not. For sessions, whose owner has shown a secret before.
 
-        Args:
-            prefix: of the key.
-            proof: whether it was the secret with this SHA-256 that was shown.
+        `proof` returns True for the SHA-256 of the secret that was shown.
 
         Raises:
-            UnknownKey: if there is no such key, or the secret that was shown is not good any more.
+            UnknownKey: if there is no such key, or the secret is no longer valid.
         """
         key = self._find(prefix)
         before = key.old_sha256 and _iso(self._clock.now()) < key.old_until
@@ -211,10 +199,11 @@ class KeyStore:
         return key
 
     def good(self, key: Key) -> Key:
-        """The key itself.
+        """Return the key if it is valid.
 
         Raises:
-            ExpiredKey, RevokedKey: if it is not good any more.
+            ExpiredKey: if it has expired.
+            RevokedKey: if it was revoked.
         """
         if key.revoked:
             raise RevokedKey(f"The API key {key.prefix} was revoked on {key.revoked}; ask an admin for a new one.")
@@ -240,7 +229,7 @@ class KeyStore:
         emit(self._events, AUDIT, fields)
 
     def _find(self, prefix: str) -> Key:
-        """The key with this prefix, or `NOBODY`; while the database is away, as it was found last."""
+        """Return the key with this prefix, or `NOBODY`. While the database is away, return the cached key."""
         moment = self._clock.monotonic()
         seen, kept = self._seen.get(prefix, (-math.inf, None))
         if kept and moment - seen < FRESH_S:
@@ -270,11 +259,11 @@ class KeyStore:
 
 
 def keys_of(config: Config) -> KeyStore:
-    """The keys of a configuration."""
+    """Return the key store of a configuration."""
     return KeyStore(database_of(config), config.events)
 
 
-def _named(connection: sa.Connection, prefix: str) -> Key:
+def _get(connection: sa.Connection, prefix: str) -> Key:
     key = find(connection, prefix)
     if key is None:
         raise NoSuchKey(f"No key has the prefix {prefix!r}; `llmops keys list` shows them.")

@@ -1,4 +1,4 @@
-"""A key as its bearer presents it: its parts, and what is kept of its secret."""
+"""Parts and hash of a presented key."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import secrets
 
 
 def split(presented: str) -> tuple[str, str, str]:
-    """The parts of a key as it is presented: `llmops`, its prefix, its secret; empty where there is none."""
+    """Return the parts of a presented key: `llmops`, prefix and secret; empty if missing."""
     head, _, rest = presented.strip().partition("_")
     prefix, _, secret = rest.partition("_")
     return head, prefix, secret
 
 
 def new_secret() -> str:
-    """256 random bits as text."""
+    """Return 256 random bits as text."""
     return secrets.token_urlsafe(32)
 
 
 def sha256(secret: str) -> str:
-    """What is kept of a secret."""
+    """Return the stored hash of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

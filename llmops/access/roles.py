@@ -1,4 +1,4 @@
-"""Who may do what: roles, one table of permissions, what is kept of a key that carries a role, and the refusals."""
+"""Roles and permissions, the stored form of an API key, and its errors."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ _ADMIN: frozenset[Permission] = _DEVELOPER | {"manage_models", "manage_keys", "r
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {"user": _USER, "developer": _DEVELOPER, "admin": _ADMIN}
 
-#: Airflow's own role of those who have a place there: a developer triggers and looks, but reaches no connection
+#: role → Airflow's own role: developers trigger and look, but reach no connection
 AIRFLOW_ROLES: dict[Role, str] = {"developer": "user", "admin": "admin"}
 
 
 class UnknownKey(AccessError):
-    """The key is not one of ours."""
+    """The key is unknown."""
 
 
 class MissingKey(UnknownKey):
-    """There is no key."""
+    """No key was presented."""
 
 
 class ExpiredKey(AccessError):
-    """The key was right, but its time is over."""
+    """The key is right, but has expired."""
 
 
 class RevokedKey(AccessError):
-    """The key was right, but has been revoked."""
+    """The key is right, but was revoked."""
 
 
 class Forbidden(AccessError):
-    """The key is good, but its role may not do this."""
+    """The key is valid, but its role may not do this."""
 
 
 class NoSuchKey(LlmopsError):
-    """No key has the prefix that was named."""
+    """No key has this prefix."""
 
 
 class KeyRefused(LlmopsError):
-    """A key cannot be made or changed as was asked."""
+    """A key cannot be created or changed in the requested way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is kept of an API key."""
+    """The stored form of an API key."""
 
     prefix: str
     role: Role
@@ -81,19 +81,19 @@ class Key:
     requests_per_minute: int | None = None  #: None: as `serving.requests_per_minute`; 0: any number
     tokens_per_minute: int | None = None  #: None: as `serving.tokens_per_minute`; 0: any number
     old_sha256: str = ""  #: of the secret before the last rotation
-    old_until: str = ""  #: ISO time, UTC, until which that one is good, too
+    old_until: str = ""  #: ISO time, UTC: end of the old secret's validity
 
     def shown(self) -> dict[str, Any]:
-        """What lists show of it: everything but the hashes."""
+        """Return everything but the hashes, for lists."""
         return {name: value for name, value in asdict(self).items() if not name.endswith("sha256")}
 
     def allows(self, permission: Permission) -> bool:
-        """Whether the key's role has the permission."""
+        """Return True if the key's role has the permission."""
         return permission in PERMISSIONS[self.role]
 
 
 def require(key: Key, permission: Permission) -> None:
-    """Make sure that the key's role has the permission.
+    """Check that the key's role has the permission.
 
     Raises:
         Forbidden: naming the role, the permission and the roles that have it.

@@ -11,16 +11,16 @@ import sqlalchemy as sa
 from llmops.access.roles import Key
 from llmops.state.tables import keys
 
-_FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once, for each request asks for a key
+_FIND = sa.select(keys).where(keys.c.prefix == sa.bindparam("prefix"))  #: built once: every request looks up a key
 
 
 def every(connection: sa.Connection) -> Iterator[Key]:
-    """All keys, oldest first."""
+    """Return all keys, oldest first."""
     return map(_key, connection.execute(sa.select(keys).order_by(keys.c.created, keys.c.prefix)).all())
 
 
 def find(connection: sa.Connection, prefix: str) -> Key | None:
-    """The key with this prefix, if there is one."""
+    """Return the key with this prefix, if there is one."""
     row = connection.execute(_FIND, {"prefix": prefix}).first()
     return _key(row) if row else None
 
@@ -31,7 +31,7 @@ def add(connection: sa.Connection, key: Key) -> None:
 
 
 def put(connection: sa.Connection, key: Key) -> Key:
-    """Put a key in the place of the one with its prefix."""
+    """Replace the key with this prefix, and return it."""
     connection.execute(sa.update(keys).where(keys.c.prefix == key.prefix).values(asdict(key)))
     return key
 

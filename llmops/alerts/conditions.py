@@ -1,4 +1,4 @@
-"""Checks of everything but requests: what drifts and decays, what waits, fails, is missing or runs out."""
+"""Checks of all rules except those about requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from llmops.registry.registry import registry_of
 from llmops.state import tables
 from llmops.state.database import database_of
 
-LOOK = timedelta(days=3)  #: how far back the last word about drift and decay may lie; of longer windows two
+LOOK = timedelta(days=3)  #: age of the events about drift and decay that are read; at least two drift windows
 
 
 def drift(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Find what differs from the reference in the last windows, one finding per version."""
+    """Find drift in the last windows, one finding per version."""
     if not sources.reader:
         return None
     config = sources.config
@@ -52,7 +52,7 @@ def drift(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def decay(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Find figures of the last days whose slope is surely the wrong way."""
+    """Find figures of the last days whose slope is significantly bad."""
     if not sources.reader:
         return None
     last: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -77,7 +77,7 @@ def decay(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Find stages whose last try in a day has failed, of runs without Airflow, whose runs have `run_failed`."""
+    """Find stages whose last try within a day failed, of runs without Airflow; its runs have `run_failed`."""
     if not sources.reader:
         return None
     last = {
@@ -98,7 +98,7 @@ def stage_failed(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def spool(sources: Sources, now: datetime) -> list[Finding]:
-    """Find sinks that have left events waiting for too long, or too many."""
+    """Find sinks with events that wait for too long, or with too many."""
     config = sources.config
     if not (config.events / "spool.db").exists():
         return []
@@ -118,7 +118,7 @@ def spool(sources: Sources, now: datetime) -> list[Finding]:
 
 
 def disk(sources: Sources, now: datetime) -> list[Finding]:
-    """Find that too little is free where the home is."""
+    """Find a lack of free space on the home's disk."""
     config = sources.config
     usage = shutil.disk_usage(nearest(config.home))
     share = usage.free / usage.total
@@ -132,7 +132,7 @@ def disk(sources: Sources, now: datetime) -> list[Finding]:
 
 
 def dag_missing(sources: Sources, now: datetime) -> list[Finding]:
-    """Find DAGs that have run by their schedule before and should have again."""
+    """Find DAGs that ran by schedule before and should have run again."""
     config = sources.config
     beats, found = heartbeats(config), []
     for dag, hours in sorted(config.alerts.missing_hours.items()):
@@ -146,9 +146,9 @@ def dag_missing(sources: Sources, now: datetime) -> list[Finding]:
 
 
 def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
-    """Find keys whose time is over soon, or has been for less than a day.
+    """Find keys that expire soon, or expired less than a day ago.
 
-    Keys that were made for no longer than the warning comes before the end are left out.
+    Keys with a validity shorter than the warning time are left out.
     """
     config = sources.config
     found = []
@@ -167,7 +167,7 @@ def key_expiring(sources: Sources, now: datetime) -> list[Finding]:
 
 
 def trial_error(sources: Sources, now: datetime) -> list[Finding]:
-    """Find a trial that stays after a verdict of `error`."""
+    """Find a running trial with a verdict of `error`."""
     registry = registry_of(sources.config)
     if (trial := registry.canary()) is None:
         return []
@@ -177,6 +177,6 @@ def trial_error(sources: Sources, now: datetime) -> list[Finding]:
 
 
 def heartbeats(config: Config) -> dict[str, str]:
-    """Return when each thing that runs by a schedule did so last."""
+    """Return the time of the last run of each scheduled job."""
     with database_of(config).read() as connection:
         return {row.name: row.time for row in connection.execute(sa.select(tables.heartbeats))}

@@ -1,4 +1,4 @@
-"""A finding of a rule, and the document that receivers get of it."""
+"""A finding of a rule, and the message that receivers get about it."""
 
 from __future__ import annotations
 
@@ -16,37 +16,31 @@ from llmops.config.alerts import Rule
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule is broken now."""
+    """A rule that is broken now."""
 
     rule: Rule
-    message: str  #: for a person, with the numbers
-    subject: str = ""  #: what it is about: a version, a sink, a DAG, a key
-    value: float | None = None  #: what was measured
-    bound: float | None = None  #: what was promised
-    since: str = ""  #: the window that was judged
+    message: str  #: for people, with the numbers
+    subject: str = ""  #: a version, a sink, a DAG, a key
+    value: float | None = None  #: measured value
+    bound: float | None = None  #: promised value
+    since: str = ""  #: window that was judged
     until: str = ""
-    place: str = ""  #: the machine, if it alone can judge this
-    details: Mapping[str, Any] = field(default_factory=dict)  #: more fields of the event
+    place: str = ""  #: the only machine that can judge it
+    details: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the event
 
     def kept(self) -> dict[str, Any]:
-        """Return what the database keeps of it besides its columns."""
+        """Return its part in the database column `finding`."""
         return {name: asdict(self)[name] for name in ("message", "value", "bound", "since", "until", "details")}
 
 
 def document(config: Config, row: Mapping[str, Any], state: str) -> dict[str, Any]:
-    """Return what receivers are told.
-
-    Args:
-        config: where the dashboard and the runbook are.
-        row: of the table `alerts`.
-        state: `raised`, `resolved`, `silenced` or `test`.
-    """
+    """Return the message to receivers."""
     message = row["finding"]["message"]
     if state == "resolved":
         took = datetime.fromisoformat(row["resolved"]) - datetime.fromisoformat(row["raised"])
         message = f"Over after {took.total_seconds() / 60:,.0f} min. It was: {message}"
     return {
-        "id": f"{row['id']}.{state}",  # the same at every try, so that whoever gets it twice can tell
+        "id": f"{row['id']}.{state}",  # the same at every try, so that receivers can recognise a repetition
         "alert": row["id"],
         "state": state,
         "rule": row["rule"],
@@ -72,13 +66,13 @@ def link(config: Config) -> str:
 
 
 def title(document: Mapping[str, Any]) -> str:
-    """Return one line: how it stands, how bad it is, what it is about."""
+    """Return one line with state, severity, rule and subject."""
     about = f" ({document['subject']})" if document["subject"] else ""
     return " ".join(f"[{document['state']}] {document['severity']}: {document['rule']}{about}".split())
 
 
 def text(document: Mapping[str, Any]) -> str:
-    """Return the message with its numbers, the runbook and the dashboard; its last line is the same at every try."""
+    """Return the message with its numbers, the runbook and the dashboard. The last line is the same at every try."""
     names = ("value", "bound", "since", "until", "raised", "resolved")
     rows = [f"{name}: {document[name]}" for name in names if document[name] not in (None, "")]
     ends = [f"What to do: {document['runbook']}", f"Dashboard: {document['link']}", f"id: {document['id']}"]
@@ -86,9 +80,9 @@ def text(document: Mapping[str, Any]) -> str:
 
 
 def place(config: Config) -> str:
-    """Return the name of the home, which several processes may share and other machines cannot see.
+    """Return the name of this home. Several processes may share it; other machines cannot see it.
 
-    Its spool and its disk are judged by this name.
+    Findings about its spool and its disk have this name.
     """
     file = config.home / "place"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Judging all rules at a moment, catching up with moments when nobody did, and a report of what was raised."""
+"""Judging of all rules at a moment or for a past period, and a report of the alerts."""
 
 from __future__ import annotations
 
@@ -25,19 +25,17 @@ log = logging.getLogger(__name__)
 
 
 class Judge:
-    """Judges the rules of a configuration. For one thread.
+    """A judge of a configuration's rules. For one thread.
 
-    Args:
-        config: rules and objectives.
-        reader: of the events; by default what the configuration says. Without one, rules about events are not judged.
-        waiting: how many requests wait for the engines of this process, if it has any.
+    `waiting` returns the number of requests that wait for this process' engines. Without a reader, rules about events
+    are not judged.
     """
 
     def __init__(self, config: Config, reader: Reader | None = None, waiting: Callable[[], int] | None = None) -> None:
         self._config, self._sources = config, Sources(config, reader or _reader(config), waiting)
 
     def judge(self, now: datetime | None = None) -> list[dict[str, Any]]:
-        """Judge all rules; returns what was raised or resolved. A rule that cannot be judged changes nothing.
+        """Judge all rules, and return raised and resolved alerts. A rule that cannot be judged changes nothing.
 
         Raises:
             StateError: if the database cannot be used.
@@ -51,19 +49,19 @@ class Judge:
                 if (found := check(self._sources, now)) is not None:
                     findings += found
                     judged.update(rules)
-            except Exception:  # a reader that is down, say: the other rules are judged all the same
+            except Exception:  # for example, a reader is down: the other rules are still judged
                 log.exception("The rules %s cannot be judged", ", ".join(rules))
         findings = [finding for finding in findings if finding.rule not in self._config.alerts.off]
         return ledger.judged(self._config, findings, judged, now, place(self._config))
 
 
 def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Judge a time in which nobody did, a window after the other, and tell receivers what waits.
+    """Judge a past period, window by window, and notify receivers.
 
-    What was judged already, by the serving app say, is not judged again; so a second time changes nothing.
+    Times that were already judged (by the serving app, for example) are skipped, so a repetition changes nothing.
 
     Returns:
-        What was raised or resolved.
+        The raised and resolved alerts.
     """
     told: list[dict[str, Any]] = []
     known = heartbeats(config).get(ledger.JUDGED)
@@ -78,16 +76,16 @@ def catch_up(config: Config, since: datetime, until: datetime) -> list[dict[str,
 
 
 def report(config: Config, since: datetime, until: datetime, reader: Reader | None = None) -> dict[str, Any]:
-    """Return the figures of the requests with `since <= time < until`, and the alerts that were open in that time.
+    """Return figures of the requests with `since <= time < until`, and the alerts that were open in that time.
 
-    Nothing is judged here: `catch_up` first. Events that wait in the spool are not seen: `spool.drain` first.
+    It judges nothing: `catch_up` first. Events that wait in the spool are not seen: `spool.drain` first.
 
     Returns:
-        Figures of all requests; `versions`, the same of each; `objectives`; and `alerts`: rule, subject, severity,
-        message and times of each. JSON values, null where there is nothing to measure.
+        Figures of all requests; `versions`: the same per version; `objectives`; `alerts`: rule, subject, severity,
+        message and times of each. JSON values, null without measurement.
 
     Raises:
-        ConfigError: if events go to no sink that can be read.
+        ConfigError: if no configured sink can be read.
     """
     found = (reader or reader_of(config)).requests(since, until)
     names = ("id", "rule", "subject", "severity", "raised", "resolved")

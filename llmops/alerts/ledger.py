@@ -1,7 +1,7 @@
-"""What was raised and is not over, in the database: every change is one transaction, whichever process finds it.
+"""The ledger of open and recent alerts in the database. Every change is one transaction.
 
-An alert is told of apart by its rule, subject and place. The transaction that raises or resolves it also writes down
-who has to be told, so that nothing is lost between the two, whatever kills the process.
+An alert is identified by rule, subject and place. The transaction that raises or resolves it also stores the messages
+to receivers, so that a kill in between loses nothing.
 """
 
 from __future__ import annotations
@@ -23,22 +23,18 @@ from llmops.state.database import database_of
 
 Row = Mapping[str, Any]
 
-KEPT = timedelta(days=90)  #: how long what is over stays in the tables
-GONE = timedelta(hours=1)  #: a machine that says nothing for so long is gone, and with it what it has raised
-JUDGED = "alerts"  #: the heartbeat of whoever judges
+KEPT = timedelta(days=90)  #: retention of resolved alerts
+GONE = timedelta(hours=1)  #: silence after which a machine counts as gone, with its alerts
+JUDGED = "alerts"  #: name of the judge's heartbeat
 
 
 def judged(
     config: Config, findings: Iterable[Finding], rules: Collection[str], now: datetime, place: str = ""
 ) -> list[dict[str, Any]]:
-    """Raise what is new, resolve what has been over for long enough; returns what was raised or resolved.
+    """Raise new alerts, resolve those that have been fine for long enough, and return both.
 
-    Args:
-        config: for how long a rule has to hold before its alert is over, and who is told.
-        findings: all that is broken, of the rules that could be judged.
-        rules: these. What another rule has raised stays as it is.
-        now: when they were judged.
-        place: the machine that judged; what others alone can judge stays as it is, unless they are gone.
+    Alerts of other rules than `rules` are unchanged, and so are alerts that only other machines can judge, unless these
+    are gone. `place` is the machine that judged.
     """
     moment = timestamp(now)
     told: list[dict[str, Any]] = []
@@ -52,7 +48,7 @@ def judged(
             else:
                 values = {"held": max(row["held"], moment), "finding": finding.kept()}
                 _update(connection, row["id"], values)
-        # another that finds it broken has to have looked again, too
+        # other processes that could find it broken must have judged again, too
         hold = max(timedelta(minutes=config.alerts.resolve_minutes), timedelta(seconds=2 * config.alerts.every_s))
         fine, gone = timestamp(now - hold), timestamp(now - GONE)
         for row in open_rows.values():
@@ -60,16 +56,16 @@ def judged(
             if (here and row["held"] <= fine) or (row["place"] not in ("", place) and row["held"] <= gone):
                 told.append(_resolve(connection, config, row, moment))
         _tell_open(connection, config, moment)
-        if "latency_p95" in rules:  # else the requests of this time are judged once their events can be read
+        if "latency_p95" in rules:  # otherwise this time is judged later, when its events can be read
             _beat(connection, JUDGED, moment)
         _prune(connection, timestamp(now - KEPT))
     return told
 
 
 def raise_once(config: Config, finding: Finding, id: str, now: datetime) -> bool:
-    """Raise what happens at a moment, a run that fails; False if an alert of this id, over or not, was raised before.
+    """Raise an alert about a moment, such as a failed run. Return False if its id was raised before, open or not.
 
-    It is resolved by `over`.
+    `over` resolves it.
     """
     moment = timestamp(now)
     with database_of(config).change() as connection:
@@ -81,7 +77,7 @@ def raise_once(config: Config, finding: Finding, id: str, now: datetime) -> bool
 
 
 def row_of(finding: Finding, id: str, moment: str) -> dict[str, Any]:
-    """Return the row of an alert that is raised now."""
+    """Return the database row of an alert that is raised now."""
     return {
         "id": id, "rule": finding.rule, "subject": finding.subject, "place": finding.place,
         "severity": RULES[finding.rule].severity, "finding": finding.kept(), "raised": moment, "held": moment,
@@ -90,7 +86,7 @@ def row_of(finding: Finding, id: str, moment: str) -> dict[str, Any]:
 
 
 def over(config: Config, rules: Collection[str], subject: str, now: datetime) -> int:
-    """Resolve the alerts of these rules about a subject; returns how many were open."""
+    """Resolve the alerts of these rules about a subject. Return the number that were open."""
     with database_of(config).change() as connection:
         rows = [row for row in _open(connection) if row["rule"] in rules and row["subject"] == subject]
         for row in rows:
@@ -101,12 +97,12 @@ def over(config: Config, rules: Collection[str], subject: str, now: datetime) ->
 def silence(
     config: Config, rule: str, subject: str, reason: str, by: str, now: datetime, until: datetime
 ) -> dict[str, Any]:
-    """Tell nobody of a rule's alerts, about one subject or any, until a time.
+    """Notify nobody of a rule's alerts, about one subject or any, until a time.
 
-    What was told already gets no second message but its end.
+    For alerts that were already sent, receivers still get the end.
 
     Raises:
-        ConfigError: if there is no reason, or the end is not ahead.
+        ConfigError: if there is no reason, or the end is in the past.
     """
     if not reason.strip():
         raise ConfigError("A silence needs a reason: --reason TEXT.")
@@ -125,10 +121,10 @@ def silence(
 
 
 def unsilence(config: Config, number: int, by: str, now: datetime) -> None:
-    """End a silence; what is open and was not told yet is told now.
+    """End a silence. Receivers are then notified of open alerts.
 
     Raises:
-        ConfigError: if no silence with this number goes on.
+        ConfigError: if there is no active silence with this number.
     """
     silences, moment = tables.alert_silences, timestamp(now)
     with database_of(config).change() as connection:
@@ -142,7 +138,7 @@ def unsilence(config: Config, number: int, by: str, now: datetime) -> None:
 
 
 def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[dict[str, Any]]]:
-    """What is `open`, what is `over` since some days, `silences` that go on, `deliveries` that failed."""
+    """Return `open` alerts, alerts `over` in the last days, active `silences`, and failed `deliveries`."""
     alerts, deliveries, silences = tables.alerts, tables.alert_deliveries, tables.alert_silences
     since = timestamp(now - timedelta(days=days))
     going = sa.select(silences).where(silences.c.until > timestamp(now)).order_by(silences.c.id)
@@ -159,21 +155,21 @@ def listed(config: Config, now: datetime, days: float = 7.0) -> dict[str, list[d
 
 
 def told_between(config: Config, rules: Collection[str], since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """The alerts of these rules, over or not, of which receivers were to be told from `since` on and before `until`."""
+    """Return the alerts of these rules whose notification was due from `since` until before `until`, open or not."""
     alerts = tables.alerts
     told = sa.and_(alerts.c.told >= timestamp(since), alerts.c.told < timestamp(until))
     return _read(config, sa.select(alerts).where(alerts.c.rule.in_(rules), told).order_by(alerts.c.told))
 
 
 def open_between(config: Config, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Return the alerts that were open in `since < time <= until`, also if nobody was told: judging looks back."""
+    """Return the alerts that were open in `since < time <= until`, silenced ones included."""
     alerts = tables.alerts
     then = sa.or_(alerts.c.resolved == "", alerts.c.resolved > timestamp(since))
     return _read(config, sa.select(alerts).where(alerts.c.raised <= timestamp(until), then).order_by(alerts.c.raised))
 
 
 def beat(config: Config, name: str, now: datetime) -> None:
-    """Note that what runs by a schedule does so."""
+    """Record that a scheduled job runs."""
     with database_of(config).change() as connection:
         _beat(connection, name, timestamp(now))
 
@@ -206,12 +202,12 @@ def _resolve(connection: sa.Connection, config: Config, row: Row, moment: str) -
     row = {**row, "resolved": moment}
     _update(connection, row["id"], {"resolved": moment})
     told = document(config, row, "resolved")
-    _put(connection, config, told, everybody=bool(row["told"]))
+    _queue(connection, config, told, everybody=bool(row["told"]))
     return told
 
 
 def _tell_open(connection: sa.Connection, config: Config, moment: str) -> None:
-    """Put what is open and was not told into the deliveries, unless it is silenced."""
+    """Store messages about open alerts of which nobody was notified, unless they are silenced."""
     silences = connection.execute(
         sa.select(tables.alert_silences).where(tables.alert_silences.c.until > moment)
     ).mappings()
@@ -222,22 +218,22 @@ def _tell_open(connection: sa.Connection, config: Config, moment: str) -> None:
         if silenced := next((s for s in going if _matches(s, row)), None):
             _tell_silenced(connection, config, row, silenced)
             continue
-        _put(connection, config, document(config, row, "raised"))
+        _queue(connection, config, document(config, row, "raised"))
         _update(connection, row["id"], {"told": moment})
 
 
 def _tell_silenced(connection: sa.Connection, config: Config, row: Row, silenced: Row) -> None:
     told = document(config, row, "silenced")
     told |= {"id": f"{told['id']}.{silenced['id']}", "reason": silenced["reason"], "by": silenced["by"]}
-    _put(connection, config, told, everybody=False)
+    _queue(connection, config, told, everybody=False)
 
 
 def _matches(silence: Row, alert: Row) -> bool:
     return silence["rule"] == alert["rule"] and silence["subject"] in ("", alert["subject"])
 
 
-def _put(connection: sa.Connection, config: Config, told: dict[str, Any], everybody: bool = True) -> None:
-    """Write down who has to be told; with `everybody` also whoever is not of this house."""
+def _queue(connection: sa.Connection, config: Config, told: dict[str, Any], everybody: bool = True) -> None:
+    """Store a message for each receiver; without `everybody` only for the log and the events."""
     names = ["log", "event"]
     if everybody:
         names += [r.name for r in config.alerts.receivers if told["severity"] in r.severities]

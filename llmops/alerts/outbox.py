@@ -1,6 +1,6 @@
-"""Telling receivers: at least once, in the order of an alert's states, and again while a receiver is down.
+"""Delivery of messages to receivers: at least once, in the order of an alert's states, with retries.
 
-What has to be told waits in the database. Whoever sends takes it for a while; if it dies, the next takes it after that.
+Messages wait in the database. A sending process reserves a message for a while; if it dies, another one takes over.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from llmops.state.database import Database
 
 log = logging.getLogger(__name__)
 
-TAKEN_S = 30.0 + 2 * SERVICE_S  #: how long a message is left to the process that sends it
+TAKEN_S = 30.0 + 2 * SERVICE_S  #: how long a message is reserved for the process that sends it
 FIRST_S, LONGEST_S = 5.0, 300.0  #: pauses between tries, doubled each time
-GIVE_UP = timedelta(hours=24)  #: nobody is helped by an alert of yesterday
+GIVE_UP = timedelta(hours=24)  #: an alert of yesterday helps nobody
 
 
 def deliver(database: Database, receiver: Receiver) -> int:
-    """Tell a receiver what waits for it, until something fails or nothing is left; returns how much it took."""
+    """Send a receiver's waiting messages until one fails or none is left. Return the number sent."""
     sent = 0
     while row := _take(database, receiver):
         error = ""
         try:
             receiver.send(row["document"])
             sent += 1
-        except Exception as failure:  # whatever is wrong with one receiver
+        except Exception as failure:  # any failure of one receiver
             error = f"{type(failure).__name__}: {said(failure)}"[:1000]
         _note(database, row, error)
         if error:
@@ -43,14 +43,14 @@ def deliver(database: Database, receiver: Receiver) -> int:
 
 
 def deliver_all(database: Database, receivers: Sequence[Receiver]) -> dict[str, int]:
-    """`deliver` to several at a time; one that hangs holds no other up."""
+    """Run `deliver` for several receivers in parallel, so that none waits for another. Return name → number sent."""
     with ThreadPoolExecutor(max(1, len(receivers)), "alerts") as pool:
         counts = pool.map(lambda receiver: deliver(database, receiver), receivers)
         return dict(zip([receiver.name for receiver in receivers], counts, strict=True))
 
 
 def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
-    """The oldest that is due, marked as being sent; not one whose alert has an earlier message that still waits."""
+    """Return the oldest due message, reserved, unless an earlier message of its alert still waits."""
     table = tables.alert_deliveries
     earlier = table.alias()
     now = datetime.now(UTC)
@@ -66,7 +66,7 @@ def _take(database: Database, receiver: Receiver) -> Mapping[str, Any] | None:
         .order_by(table.c.created)
         .limit(1)
     )
-    with database.read() as connection:  # so that nobody has to wait while nothing is due
+    with database.read() as connection:  # avoids the writers' lock while nothing is due
         if connection.execute(select).first() is None:
             return None
     with database.change() as connection:

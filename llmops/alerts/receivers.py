@@ -1,4 +1,4 @@
-"""Who receives alerts: the log and the events always, and the services that the configuration names by apprise URLs."""
+"""Receivers of alerts: the log and the events, and the configured services, by apprise URLs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from llmops.variables import VARIABLE, filled
 
 log = logging.getLogger(__name__)
 
-SERVICE_S = 30.0  #: how long a service may take, besides its own limits for connecting and reading
-HIDDEN = "…"  #: stands for a secret
-#: chat programs take these for a call to everybody, or for a link to somebody
+SERVICE_S = 30.0  #: time limit of a service, besides its own limits for connecting and reading
+HIDDEN = "…"  #: replaces a secret
+#: chat programs read these as a mention of everybody, or a link to somebody
 _MENTION = re.compile(r"<(?=[!@#])|@(?=(?:channel|here|all|everyone)\b)")
-_DETAILS = ("Socket Exception", "Response Details")  #: how apprise's debug messages with the reason begin
+_DETAILS = ("Socket Exception", "Response Details")  #: beginnings of apprise's debug messages with the reason
 
 
 class Receiver(NamedTuple):
-    """A receiver of alerts. `send` takes a document of `finding.document`, maybe twice; it raises if it fails."""
+    """A receiver of alerts. `send` takes a document of `finding.document`, maybe twice, and raises if it fails."""
 
     name: str
     send: Callable[[Mapping[str, Any]], None]
@@ -44,14 +44,14 @@ def receivers_of(config: Config, environ: Mapping[str, str] = os.environ) -> lis
 
 
 def service(settings: Settings, environ: Mapping[str, str] = os.environ, alert: str = "0") -> Any:
-    """Return the service that apprise makes of a receiver's URL, in which `{alert}` stands for the alert's id.
+    """Return apprise's service for a receiver's URL, with `{alert}` replaced by the alert's id.
 
     Raises:
         ConfigError: if a variable is not set, or apprise cannot use the URL.
     """
     from apprise import Apprise, AppriseAsset
 
-    # apprise's messages may quote addresses with secrets: they are read from the result, without the secrets
+    # apprise's messages may quote secrets: they are taken from the result, with the secrets removed
     for name, level in (("apprise", logging.DEBUG), ("urllib3", logging.INFO)):
         logging.getLogger(name).setLevel(level)
     logger = logging.getLogger("apprise")
@@ -77,10 +77,10 @@ def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str,
     from apprise import Apprise
 
     found = service(settings, environ, document["alert"])
-    if hasattr(found, "payload_extras"):  # json://, form:// and xml://: all fields, besides title and message
+    if hasattr(found, "payload_extras"):  # json://, form:// and xml:// get all fields, besides title and message
         more = {**document["details"], **{name: document[name] for name in document if name != "message"}}
         more = {name: value for name, value in more.items() if isinstance(value, str | int | float)}
-        numbers = found.protocol != "xml"  # which apprise would leave empty there
+        numbers = found.protocol != "xml"  # in XML apprise would leave numbers empty
         found.payload_extras |= {name: value if numbers else str(value) for name, value in more.items()}
     sender = Apprise()
     sender.add(found)
@@ -98,7 +98,7 @@ def _send(settings: Settings, environ: Mapping[str, str], document: Mapping[str,
 
 
 def _without_secrets(words: str, settings: Settings, environ: Mapping[str, str]) -> str:
-    """Hide a URL's variables, its user and its path, where services have tokens: an error may quote the address."""
+    """Hide the URL's variables, user and path, which may contain tokens: an error may quote the address."""
     user, path = re.fullmatch(r"(?:[^:]+://)?(?:([^?]*)@)?[^/?]*([^?]*).*", settings.url, re.DOTALL).groups()  # type: ignore[union-attr]
     secrets, written = set(), [VARIABLE.sub("/", part or "") for part in (user, path)]
     for value in (*(environ[name] for name in VARIABLE.findall(settings.url)), *written):
@@ -115,7 +115,7 @@ def _log(document: Mapping[str, Any]) -> None:
 
 
 def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
-    """Emit an event of the dataset `llmops.alert`; sent twice it has the same id, which sinks keep once."""
+    """Emit an event `llmops.alert`. Its id is the same if it is sent twice, so that sinks keep it once."""
     fields = {
         "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, document["id"])),
         "event.kind": "alert",
@@ -139,7 +139,7 @@ def emit_alert(folder: Path, document: Mapping[str, Any]) -> None:
 
 
 def try_out(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
-    """Send each receiver a message that is no alert; return by their names what went wrong, "" where nothing did."""
+    """Send each receiver a test message. Return name → error, empty for success."""
     now = timestamp()
     message = "This is a test of who is told of alerts; nothing has happened."
     finding: dict[str, Any] = {"message": message, "value": None, "bound": None, "since": "", "until": ""}
@@ -149,7 +149,7 @@ def try_out(config: Config, receivers: Sequence[Receiver]) -> dict[str, str]:
     def send(receiver: Receiver) -> str:
         try:
             receiver.send(told)
-        except Exception as error:  # which is what is asked for
+        except Exception as error:  # the result of the test
             return f"{type(error).__name__}: {said(error)}"
         return ""
 

@@ -1,6 +1,6 @@
-"""The table of rules: `judge` walks it, `ledger` takes severities from it, and docs/alerts.md shows it.
+"""The table of rules, for `judge`, `ledger` (severities) and docs/alerts.md.
 
-Adding a rule: its name in `llmops.config.alerts.Rule`, a row here, a check that makes findings of this name, a section
+To add a rule: its name in `llmops.config.alerts.Rule`, a row here, a check that makes findings of this name, a section
 in docs/runbook.md, and its line in docs/alerts.md.
 """
 
@@ -15,15 +15,15 @@ from llmops.alerts.finding import Finding
 from llmops.alerts.traffic import Sources
 from llmops.config.alerts import Rule, Severity
 
-Check = Callable[[Sources, datetime], list[Finding] | None]  #: None: it cannot be judged in this process
+Check = Callable[[Sources, datetime], list[Finding] | None]  #: returns None if this process cannot judge it
 
 
 class Row(NamedTuple):
-    """A rule. Several rules that look at the same things share a check."""
+    """A rule. Rules about the same data share a check."""
 
     severity: Severity
-    raised_when: str  #: for docs/alerts.md, with the defaults of the fields that decide it
-    check: Check | None = None  #: None: Airflow's callbacks find it (`llmops.alerts.runs`)
+    raised_when: str  #: for docs/alerts.md, with the defaults of the thresholds
+    check: Check | None = None  #: None: reported by Airflow's callbacks (`llmops.alerts.runs`)
 
 
 RULES: dict[Rule, Row] = {

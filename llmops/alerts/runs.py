@@ -1,7 +1,7 @@
-"""Alerts about runs of DAGs: one that failed, one that is late, one after which old data could not be removed.
+"""Alerts about runs of DAGs: failed runs, late runs, and runs after which old data could not be removed.
 
-Only Airflow sees these, so its callbacks report them here; severity, silences and receivers are those of all rules.
-They are raised where it happens and resolved when a later run of the DAG succeeds; the last kind, when old data could.
+Only Airflow sees these, so its callbacks report them here. Severities, silences and receivers are those of all rules.
+An alert is resolved when a later run of the DAG, or removal of old data, succeeds.
 """
 
 from __future__ import annotations
@@ -32,18 +32,10 @@ LATE: Rule = "run_late"
 
 
 def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Mapping[str, Any]) -> None:
-    """Raise one alert about a run, and tell receivers at once.
+    """Raise an alert about a run, and notify receivers at once.
 
-    Telling the same of the same run again changes nothing. A run that somebody cleared, to be run again, is told of
-    again. Where the database cannot be used, there is at least an event.
-
-    Args:
-        rule: `FAILED`, `GC_FAILED` or `LATE`.
-        dag: the DAG.
-        run: the run's id.
-        cleared: how often the run was cleared.
-        message: for a person.
-        fields: more that the event says.
+    A repetition for the same run changes nothing. After a run was cleared, to run again, it can raise a new alert. If
+    the database cannot be used, at least an event is emitted.
     """
     config = settings()
     if rule in config.alerts.off:
@@ -60,14 +52,14 @@ def alert(rule: Rule, dag: str, run: str, cleared: int, message: str, fields: Ma
 
 
 def succeeded(dag: str, *rules: Rule) -> None:
-    """What these rules have raised about a DAG is over, since it has succeeded now."""
+    """Resolve these rules' alerts about a DAG, after a success."""
     config = settings()
     if ledger.over(config, rules, dag, datetime.now(UTC)):
         deliver_all(database_of(config), receivers_of(config))
 
 
 def settings() -> Config:
-    """The configuration; if that is what is wrong, the defaults in the home of the environment."""
+    """Return the configuration; if it cannot be read, the defaults with the home from the environment."""
     try:
         return load()
     except ConfigError:

@@ -1,8 +1,8 @@
-"""Checks of requests: how long they take and wait, how many fail, how many answers are cut.
+"""Checks of requests: duration, waiting time, failures, and answers cut by the guard.
 
-Latency is that of answers of `/generate`. Errors are the share of 5xx among answered and failed requests: a caller's
-own mistakes (4xx) neither improve nor worsen it. Burn rates are those of two windows each (Google, The Site
-Reliability Workbook, chapter 5): the long one tells that it matters, the short one that it goes on.
+Latency is that of answers of `/generate`. The error rate is the share of 5xx among answered and failed requests; a
+caller's own mistakes (4xx) do not count. Each burn rate uses two windows (Google, The Site Reliability Workbook,
+chapter 5): the long one shows that it matters, the short one that it continues.
 """
 
 from __future__ import annotations
@@ -28,28 +28,26 @@ _FIELDS = (
     "llmops.queue_time",
     "llmops.guard.rules",
 )
-#: rule → windows that both have to burn too fast, in multiples of the window that is judged
+#: rule → short and long window that must both burn too fast, in multiples of the judged window
 BURNS: dict[Rule, tuple[int, int]] = {"burn_rate_fast": (1, 12), "burn_rate_slow": (6, 72)}
-LOOKS = 3  #: in a row at which a queue has to be long
+LOOKS = 3  #: judgements in a row at which a queue must be long
 
 
 class Request(NamedTuple):
-    """A request to a model, answered or failed through no fault of the caller."""
+    """A request that was answered, or failed without the caller's fault."""
 
     path: str
     failed: bool
     ms: float
     waited_ms: float | None
-    cut: bool  #: by the guard
+    cut: bool  #: the guard cut its answer
 
 
 class Sources:
-    """Everything that the checks look at. For one thread.
+    """The inputs of all checks. For one thread.
 
-    Args:
-        config: rules and objectives.
-        reader: of the events; None: rules about events are not judged.
-        waiting: how many requests wait for the engines of this process, if it has any.
+    `waiting` returns the number of requests that wait for this process' engines. Without a reader, rules about events
+    are not judged.
     """
 
     def __init__(self, config: Config, reader: Reader | None, waiting: Callable[[], int] | None = None) -> None:
@@ -58,7 +56,7 @@ class Sources:
 
 
 def queue(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Find that requests wait for the engines of this process at several looks in a row."""
+    """Find a queue of requests for this process' engines that is long in several judgements in a row."""
     if not sources.waiting:
         return None
     sources.lengths.append(sources.waiting())
@@ -70,7 +68,7 @@ def queue(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def requests(sources: Sources, now: datetime) -> list[Finding] | None:
-    """Judge the requests of the last window, which are read once for all rules about them, and the burn rates."""
+    """Judge the requests of the last window, read once for all rules about them, and the burn rates."""
     config, reader = sources.config, sources.reader
     if not reader:
         return None
@@ -79,7 +77,7 @@ def requests(sources: Sources, now: datetime) -> list[Finding] | None:
 
 
 def read(reader: Reader, since: datetime, until: datetime) -> list[Request]:
-    """Return the requests with `since <= time < until` that a model answered, or that failed."""
+    """Return the requests with `since <= time < until` that were answered, or failed."""
     rows = reader.columns(SERVING, _FIELDS, timestamp(since), timestamp(until))
     return [
         Request(
@@ -95,10 +93,10 @@ def read(reader: Reader, since: datetime, until: datetime) -> list[Request]:
 
 
 def counted(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]:
-    """Return how many requests were answered or failed, and how many failed.
+    """Return the number of answered and failed requests, and of failed ones.
 
-    The reader counts, so that hours of requests take no memory here. Both ends are moved out to whole minutes, which
-    the local store has counted already.
+    The reader counts them, which needs no memory here. The window is extended to whole minutes, which the local store
+    has already counted.
     """
     minutes = (math.floor(since.timestamp() / 60), math.ceil(until.timestamp() / 60))
     first, last = (datetime.fromtimestamp(60 * minute, UTC) for minute in minutes)
@@ -107,7 +105,7 @@ def counted(reader: Reader, since: datetime, until: datetime) -> tuple[int, int]
 
 
 def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -> list[Finding]:
-    """`latency_p95`, `error_rate`, `queue_time` and `guard_rejections` of the requests of one window."""
+    """Judge `latency_p95`, `error_rate`, `queue_time` and `guard_rejections` on the requests of one window."""
     enough, least = config.monitoring.min_requests, config.alerts.min_bad
     since, until = timestamp(now - timedelta(minutes=config.alerts.window_minutes)), timestamp(now)
     last = f"in the last {spoken(config.alerts.window_minutes)}"
@@ -140,7 +138,7 @@ def judge_requests(config: Config, requests: Sequence[Request], now: datetime) -
 
 
 def judge_burns(config: Config, reader: Reader, now: datetime) -> list[Finding]:
-    """Judge the burn rates; the long window is counted only if failures burn too fast in the short one."""
+    """Judge the burn rates. The long window is only counted if the short one burns too fast."""
     budget, minutes = config.monitoring.error_rate, config.alerts.window_minutes
     found: list[Finding] = []
     for rule, (short, long) in BURNS.items() if budget else ():
@@ -163,7 +161,7 @@ def judge_burns(config: Config, reader: Reader, now: datetime) -> list[Finding]:
 
 
 def spoken(minutes: float) -> str:
-    """A time as people say it."""
+    """Return a time in words."""
     if minutes < 1:
         return f"{minutes * 60:g} s"
     return f"{minutes:g} min" if minutes < 120 else f"{minutes / 60:g} h"

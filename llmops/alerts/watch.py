@@ -1,4 +1,4 @@
-"""Judging every minute and telling receivers, in the background of a process."""
+"""The background threads that judge rules and notify receivers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ from llmops.state.database import database_of
 
 log = logging.getLogger(__name__)
 
-DELIVER_S = 5.0  #: how often it is looked whether a receiver has to be told
+DELIVER_S = 5.0  #: seconds between checks for waiting messages
 
 
 class Watch:
-    """A thread that judges, and one for each receiver, so that none waits for another.
+    """A thread that judges, and one per receiver, so that none waits for another.
 
-    Several processes may do so with one database: each alert is raised and resolved once.
-
-    Args:
-        config: the rules, how often they are judged, and the receivers.
-        waiting: how many requests wait for the engines of this process.
+    Several processes may do this with one database: each alert is raised and resolved once.
     """
 
     def __init__(self, config: Config, waiting: Callable[[], int] | None = None) -> None:
@@ -45,13 +41,13 @@ class Watch:
         ]  # fmt: skip
 
     def start(self) -> None:
-        """Begin, if the configuration says how often."""
+        """Start the threads, unless `alerts.every_s` is 0."""
         if self._config.alerts.every_s:
             for thread in self._threads:
                 thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End; what was not told waits in the database."""
+        """Stop the threads. Unsent messages wait in the database."""
         self._stopped.set()
         end = time.monotonic() + timeout_s
         for thread in self._threads:
@@ -59,14 +55,14 @@ class Watch:
                 thread.join(max(0.0, end - time.monotonic()))
 
     def wait(self) -> None:
-        """Until somebody stops it."""
+        """Wait until it is stopped."""
         self._stopped.wait()
 
     def _judge(self) -> None:
         for settings in self._config.alerts.receivers:
             try:
                 service(settings)
-            except ConfigError as error:  # now, not when something is to be told; the other receivers work
+            except ConfigError as error:  # reported at the start instead of at the first alert; other receivers work
                 log.error("%s", error)
         judge = Judge(self._config, waiting=self._waiting)
         self._every(self._config.alerts.every_s, judge.judge)
@@ -79,5 +75,5 @@ class Watch:
         while not self._stopped.wait(seconds):
             try:
                 work()
-            except Exception:  # the database is away, say: the thread outlives that
+            except Exception:  # for example, the database is away: the thread survives
                 log.exception("Alerts: %s failed; next try in %g s", threading.current_thread().name, seconds)

@@ -1,8 +1,8 @@
-"""Answer a Parquet file of questions: `llmops batch in.parquet out.parquet`.
+"""Batch answers for a Parquet file of questions: `llmops batch in.parquet out.parquet`.
 
-The output has the input's rows in their order, with all columns they had, and `answer`, `error` and `model_version`. A
-row that cannot be answered carries its error; the others go on. Finished parts are kept beside the output until all are
-there: whoever is interrupted runs the same command again and goes on.
+The output has the input's rows in order, with all their columns, and `answer`, `error` and `model_version`. A row that
+cannot be answered gets an error; the others continue. Finished parts are stored beside the output. After an
+interruption the same command continues with them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from llmops.records import write_table
 
 log = logging.getLogger(__name__)
 
-PART_ROWS = 256  #: half a minute's work on two cores: what a kill costs at most
+PART_ROWS = 256  #: half a minute's work on two cores, the most that a kill can lose
 ADDED = ("answer", "error", "model_version")
 
-_JOB = b"llmops.batch"  #: key of the output's schema metadata that says which job it is the answer to
+_JOB = b"llmops.batch"  #: key of the job in the output's schema metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a batch did."""
+    """The result of a batch."""
 
     rows: int
     errors: int
@@ -55,20 +55,11 @@ def batch(
 ) -> Summary:
     """Answer `source` with a model version on this machine, or with the serving app at `url`.
 
-    Args:
-        settings: where the registry is.
-        source: Parquet file with a column `question`, and perhaps `context`.
-        output: Parquet file to write.
-        version: version, alias, or `base` for the untuned model; not used with `url`.
-        url: a serving app; its API key is read from LLMOPS_API_KEY.
-        max_new_tokens: longest answer, in tokens.
-        size: requests at a time.
-
     Raises:
-        SourceError: if `source` cannot be read, has no such column, or no row.
-        ConfigError: if `output` is there and is not the answer to this, or lies in a folder of the platform's own.
+        SourceError: if `source` cannot be read, lacks the column, or has no row.
+        ConfigError: if `output` exists and is of another job, or lies in one of the platform's folders.
         RegistryError: if there is no such version.
-        DeployError: if the serving app does not answer; what is finished is kept.
+        DeployError: if the serving app does not answer. Finished parts are kept.
     """
     own = (settings.home, settings.registry, settings.artifacts, settings.collect.cache, settings.features.store)
     if taken := [folder for folder in own if output.resolve().is_relative_to(folder.resolve())]:
@@ -80,7 +71,7 @@ def batch(
 
 
 def servable(settings: Config, version: str) -> tuple[str, Path]:
-    """Name and model folder of a version, an alias, or `base`, the untuned model that was selected last."""
+    """Return name and model folder of a version, an alias, or `base`, the untuned model selected last."""
     if version == "base":
         from llmops.artifacts import newest
         from llmops.records import base_path
@@ -93,7 +84,7 @@ def servable(settings: Config, version: str) -> tuple[str, Path]:
 
 
 def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int = PART_ROWS) -> Summary:
-    """Answer the rows of `source` that are not answered yet, and write `output` when all are."""
+    """Answer the unanswered rows of `source`. Write `output` when all are answered."""
     rows = _check_files(source, output)
     job = {"input": file_sha256(source), "rows": rows, "engine": engine.name, "part_rows": part_rows}
     parts = output.with_name(f"{output.name}.parts")
@@ -118,7 +109,7 @@ def answer_file(engine: BatchEngine, source: Path, output: Path, part_rows: int 
 
 
 def _check_files(source: Path, output: Path) -> int:
-    """How many rows `source` has, if it can be answered at all."""
+    """Return the number of rows of `source`. Raise if it cannot be answered or `output` cannot be written."""
     if source.absolute() == output.absolute():
         raise ConfigError(f"{source} cannot be input and output; name another output.")
     if output.is_dir():
@@ -147,7 +138,6 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _check_same_job(job: dict[str, Any], known: dict[str, Any], where: Path) -> None:
-    """Refuse to go on with, or to overwrite, what another job left at `where`."""
     if differs := [key for key, value in job.items() if known.get(key) != value]:
         raise ConfigError(
             f"{where} is there already, of another job (it differs in {', '.join(differs)}); delete it or name another "
@@ -174,7 +164,7 @@ def _answer_parts(engine: BatchEngine, source: Path, parts: Path, rows: int, par
 
 
 def _slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
-    """The rows in order, `part_rows` at a time: a Parquet reader's own batches end where its row groups do."""
+    """Yield the rows in order, `part_rows` at a time. Batches of a Parquet reader end at row groups instead."""
     with pq.ParquetFile(source) as file:
         waiting: list[pa.Table] = []
         count = 0
@@ -190,7 +180,6 @@ def _slices(source: Path, part_rows: int) -> Iterator[pa.Table]:
 
 
 def _replies(engine: BatchEngine, table: pa.Table) -> list[RowReply]:
-    """A reply per row; an empty question is not asked."""
     questions = table.column("question").to_pylist()
     contexts = table.column("context").to_pylist() if "context" in table.column_names else [None] * len(questions)
     asked = [i for i, question in enumerate(questions) if question and question.strip()]
@@ -212,7 +201,6 @@ def _with_replies(table: pa.Table, replies: Sequence[RowReply]) -> pa.Table:
 
 
 def _join(parts: Path, output: Path, job: dict[str, Any]) -> None:
-    """Write all parts to `output`, whole or not at all, with the job in its metadata."""
     partial = output.with_name(f".{output.name}.partial")
     paths = sorted(parts.glob("part-*.parquet"))
     schema = pq.read_schema(paths[0])

@@ -1,4 +1,4 @@
-"""What answers a batch: a model folder on this machine, or a serving app over HTTP."""
+"""The engines of a batch: a model folder on this machine, or a serving app over HTTP."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0  #: how long an app may be away or overloaded before a batch gives up
-_REFUSED = {400, 413, 422}  #: statuses that blame the request, so that its row gets the error
+_REFUSED = {400, 413, 422}  #: statuses of a faulty request: its row gets the error
 
 
 @dataclass(frozen=True, slots=True)
 class RowReply:
-    """What became of one row."""
+    """The reply to one row."""
 
     answer: str = ""
-    error: str = ""  #: why there is no answer; empty if there is one
+    error: str = ""  #: why there is no answer; else empty
     version: str = ""
 
 
 class BatchEngine(Protocol):
-    """Whatever answers the rows of a batch."""
+    """An engine that answers the rows of a batch."""
 
     @property
     def name(self) -> str:
-        """What it is and how it is set: an interrupted job is only continued by an engine of the same name."""
+        """Return its name and settings. An interrupted job continues only with an engine of the same name."""
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
-        """Answer (question, context) pairs, none of them empty, in their order."""
+        """Answer non-empty (question, context) pairs, in their order."""
 
 
 class LocalEngine:
-    """A servable folder on this machine, loaded when first asked; it answers greedily, longest prompts first."""
+    """A servable folder on this machine, loaded at first use. It decodes greedily, longest prompts first."""
 
     def __init__(self, folder: Path, version: str, max_new_tokens: int, size: int) -> None:
         self.name = f"{version} at {folder.absolute()}, {max_new_tokens} tokens, {size} at a time"
@@ -85,7 +85,7 @@ class LocalEngine:
         return replies
 
     def _generate(self, ids: list[list[int]]) -> list[RowReply]:
-        """Answer prompts together; where that fails, halve by halve, so that only a prompt at fault gets the error."""
+        """Answer prompts together. After a failure, halve them, so that only a faulty prompt gets the error."""
         from llmops.model.base.generate import decode
 
         try:
@@ -93,7 +93,7 @@ class LocalEngine:
                 RowReply(answer=decode(self._model.tokenizer, tokens), version=self._version)
                 for tokens in self._model.generate(ids, self._tokens, len(ids))
             ]
-        except (RuntimeError, ValueError, IndexError) as error:  # out of memory among them
+        except (RuntimeError, ValueError, IndexError) as error:  # including out of memory
             if len(ids) == 1:
                 return [RowReply(error=f"{type(error).__name__}: {error}", version=self._version)]
             half = len(ids) // 2
@@ -101,7 +101,7 @@ class LocalEngine:
 
 
 def server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
-    """The serving app at `url`, asked with the key in LLMOPS_API_KEY.
+    """Return the engine of the serving app at `url`, with the key in LLMOPS_API_KEY.
 
     Raises:
         DeployError: if there is no key.
@@ -114,7 +114,7 @@ def server_engine(url: str, max_new_tokens: int, size: int) -> ServerEngine:
 
 @dataclass
 class ServerEngine:
-    """A serving app, asked by `size` callers at a time, so that it answers as many together."""
+    """A serving app with `size` concurrent callers, so that it can answer as many together."""
 
     url: str
     client: httpx.Client
@@ -128,7 +128,7 @@ class ServerEngine:
         return f"{self.url}, {self.max_new_tokens} tokens"
 
     def answer(self, requests: Sequence[tuple[str, str]]) -> list[RowReply]:
-        """See `BatchEngine`; waits for an app that is overloaded or restarts.
+        """See `BatchEngine`. Wait for an app that is overloaded or restarts.
 
         Raises:
             DeployError: if it refuses the key.

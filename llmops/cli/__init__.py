@@ -1,7 +1,7 @@
 """The command line: `llmops …` or `python -m llmops …`.
 
-Errors go to stderr in one line with a non-zero exit: 75 (EX_TEMPFAIL) for what may be gone at the next try, so that
-whoever schedules can try again. `--json` prints for scripts.
+An error is one line on stderr and a non-zero exit status: 75 (EX_TEMPFAIL) if another try may succeed, so that a
+scheduler can retry. `--json` prints for scripts.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from llmops.machine import spin_briefly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command and return the exit status."""
     options = _parser().parse_args(arguments)
     spin_briefly(os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "py4j", "hyperopt", "presidio-analyzer", "bitsandbytes", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Where it is used, it warns on newer processors that it could fetch no kernel from the Hub: it is not meant to.
+    # On newer processors it warns that it could not fetch a kernel from the Hub, which is intended.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     command: Command = options.command
     try:

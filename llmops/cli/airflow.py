@@ -1,4 +1,4 @@
-"""The commands about Airflow: start a run and follow it, and Airflow's own command line on this home."""
+"""The commands about Airflow: start and follow a run, and Airflow's own command line on this home."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmops.config.run_parameters import RunParameters, refuse_unknown
 from llmops.errors import ConfigError
 from llmops.schedule.orchestrator import Airflow, OrchestratorError
 
-USER, PASSWORD = "LLMOPS_AIRFLOW_USER", "LLMOPS_AIRFLOW_PASSWORD"  #: environment variables, for an Airflow elsewhere
+USER, PASSWORD = "LLMOPS_AIRFLOW_USER", "LLMOPS_AIRFLOW_PASSWORD"  #: environment variables for an Airflow elsewhere
 
 
 def add_to(add: Add) -> None:
@@ -36,11 +36,11 @@ def add_to(add: Add) -> None:
     sub.add_argument("--wait", action="store_true", help="follow the run's tasks until it has ended")
     sub.add_argument("--url", help=f"an Airflow elsewhere; sign in with {USER} and {PASSWORD}")
     sub = add(airflow, overrides=False)
-    sub.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="what `airflow` is to do")
+    sub.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="arguments of `airflow`")
 
 
 def trigger(settings: Config, options: argparse.Namespace) -> int | None:
-    """Start a run of a DAG in Airflow, with parameters from its list and nothing else."""
+    """Start a run of a DAG in Airflow, with parameters from its list only."""
     given = dict(map(_pair, options.parameters)) | ({"interval": options.interval} if options.interval else {})
     with _connect(settings, options.url) as orchestrator:
         refuse_unknown(given, orchestrator.parameters(options.dag))
@@ -60,7 +60,7 @@ def trigger(settings: Config, options: argparse.Namespace) -> int | None:
 
 def airflow(settings: Config, options: argparse.Namespace) -> int:
     """Run Airflow's own command line on this home: its database, this project's DAGs, this configuration."""
-    stack.passwords(settings.home)  # `standalone` would make others
+    stack.passwords(settings.home)  # otherwise `standalone` would create others
     running = stack.running(settings.home).get("airflow")
     environ = stack.airflow_environment(settings, running.port if running else doctor.airflow_port(), os.environ)
     if file := options.config or environ.get("LLMOPS_CONFIG"):
@@ -70,10 +70,10 @@ def airflow(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
-    """Print each task when it gets on, until the run has ended; returns `success`.
+    """Print each task when its state changes, until the run has ended. Return `success`.
 
     Raises:
-        OrchestratorError: if the run failed, with the end of the log of the task that did.
+        OrchestratorError: if the run failed, with the end of the failed task's log.
     """
     shown: dict[str, str] = {}
     for state, tasks in orchestrator.follow(dag, run):
@@ -87,10 +87,10 @@ def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
 
 
 def _connect(settings: Config, url: str | None) -> Airflow:
-    """Sign in at `url`, or at the Airflow that was started from this home, as its developer.
+    """Sign in at `url`, or as developer at the Airflow that was started from this home.
 
     Raises:
-        OrchestratorError: if nothing says how to sign in, or nothing answers.
+        OrchestratorError: if there are no credentials, or Airflow does not answer.
     """
     running = stack.running(settings.home).get("airflow")
     where = url or (running.url if running else f"http://{stack.HOST}:{doctor.airflow_port()}")

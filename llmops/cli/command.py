@@ -1,4 +1,4 @@
-"""What all commands have in common."""
+"""The types of commands, and who runs them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Protocol
 
 from llmops.config import Config
 
-Command = Callable[[Config, argparse.Namespace], int | None]  #: does it; returns the exit status, None for 0
+Command = Callable[[Config, argparse.Namespace], int | None]  #: runs; returns the exit status, None for 0
 
 
 class Add(Protocol):
-    """Adds a command, named and described like its function; with `overrides`, `--set` changes the configuration."""
+    """A function that adds a command with the name and docstring of its function. `overrides` allows `--set`."""
 
     def __call__(self, function: Command, overrides: bool = True) -> argparse.ArgumentParser: ...
 
 
 def who() -> str:
-    """Who runs the command, for audits and histories."""
+    """Return who runs the command, for audits and histories."""
     return os.environ.get("USER") or "cli"

@@ -1,4 +1,4 @@
-"""The commands about the data: forget a person, read the receipt of that."""
+"""The command about the data: forget a person, show a receipt."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ def add_to(add: Add) -> None:
     sub.add_argument("action", choices=["forget", "receipt"])
     sub.add_argument("subject", help="e-mail address, full name, customer or phone number, one at a time; of a receipt "
                                      "its number")  # fmt: skip
-    sub.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    sub.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
 def data(settings: Config, options: argparse.Namespace) -> int:
-    """Forget a person: delete all that was made of their rows, mark the models that learned from them, and search for
-    what is left; or show the receipt of that."""
+    """Forget a person: delete all data made from their rows and mark models trained on them; or show a receipt."""
     from dataclasses import asdict
 
     from llmops.erasure import receipts

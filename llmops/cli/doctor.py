@@ -1,4 +1,4 @@
-"""The command that looks at this machine."""
+"""The command that checks this machine."""
 
 from __future__ import annotations
 

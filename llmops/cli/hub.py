@@ -1,4 +1,4 @@
-"""What `llmops models` does about the Hub: push, check, and say that the Hub does not follow an alias by itself."""
+"""The Hub part of `llmops models`: push, check, and a reminder after an alias was moved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmops.registry.registry import Registry
 
 
 def push(settings: Config, registry: Registry, *, check: bool, as_json: bool) -> int:
-    """Make the Hub equal to the registry, or only tell how it differs; the exit status is 1 if it then does."""
+    """Make the Hub equal to the registry, or with `check` only compare. Return 1 if it differs afterwards."""
     from llmops.push_to_hub import dataset, sync
 
     hub, states = settings.push_to_hub, dict[str, dict[str, Any]]()
@@ -40,7 +40,7 @@ def _tell(state: Mapping[str, Any], what: str) -> None:
 
 
 def remind(settings: Config) -> None:
-    """Say, after an alias was moved by hand, that the Hub has not followed."""
+    """Print a reminder that the Hub does not follow an alias moved by hand."""
     if repos := [repo for repo in (settings.push_to_hub.repo, settings.push_to_hub.dataset) if repo]:
         print(
             f"{' and '.join(repos)} on the Hub has not followed: `llmops models push` brings it along, or the "

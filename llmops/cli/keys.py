@@ -17,11 +17,11 @@ def add_to(add: Add) -> None:
     sub.add_argument("action", choices=["create", "list", "rotate", "revoke"])
     sub.add_argument("prefix", nargs="?", default="", help="for rotate and revoke: the key's prefix")
     sub.add_argument("--role", default="user", choices=["admin", "developer", "user"])
-    sub.add_argument("--owner", default=who(), help="whose key it is")
+    sub.add_argument("--owner", default=who(), help="owner of the key")
     sub.add_argument("--days", type=float, default=None, help="days until it expires")
     sub.add_argument("--requests-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
     sub.add_argument("--tokens-per-minute", type=int, help="its own limit; 0: none (default: the app's)")
-    sub.add_argument("--hours", type=float, default=24.0, help="for rotate: how long the old secret is good, too")
+    sub.add_argument("--hours", type=float, default=24.0, help="for rotate: how long the old secret stays valid")
 
 
 def keys(settings: Config, options: argparse.Namespace) -> None:

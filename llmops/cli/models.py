@@ -17,37 +17,37 @@ def add_to(add: Add) -> None:
     sub = add(models)
     sub.add_argument("action", choices=["list", "show", "promote", "rollback", "canary", "ab", "decisions", "push"])
     sub.add_argument(
-        "version", nargs="?", default="", help="version or alias; canary and ab without one tell how it does"
+        "version", nargs="?", default="", help="version or alias; canary and ab without one show the running trial"
     )
-    sub.add_argument("--share", type=float, help="of the callers that it answers (default: canary 0.1, ab 0.5)")
+    sub.add_argument("--share", type=float, help="share of the callers that it answers (default: canary 0.1, ab 0.5)")
     sub.add_argument("--stop", action="store_true", help="end the trial; the champion answers everybody")
     sub.add_argument(
         "--conclude",
         action="store_true",
-        help="act on the verdict, unless too little was seen",
+        help="act on the verdict, if there was enough data",
     )
     sub.add_argument("--promote", action="store_true", help="with ab --conclude: promote it if users like it better")
     sub.add_argument(
-        "--override", default="", metavar="REASON", help="why a version that the gate did not pass is used all the same"
+        "--override", default="", metavar="REASON", help="reason for using a version that the gate did not pass"
     )
-    sub.add_argument("--check", action="store_true", help="with push: only tell whether the Hub differs")
+    sub.add_argument("--check", action="store_true", help="with push: only compare with the Hub")
     sub = add(generate)
     sub.add_argument("prompt")
     sub.add_argument("--context", default="")
     sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
     sub.add_argument("--max-new-tokens", type=int, default=96)
     sub = add(batch)
-    sub.add_argument("input", type=Path, help="Parquet file with a column `question`, and perhaps `context`")
+    sub.add_argument("input", type=Path, help="Parquet file with a column `question`, and optionally `context`")
     sub.add_argument("output", type=Path, help="Parquet file to write: the same rows, each with its answer or error")
     sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
-    sub.add_argument("--url", default="", help="let the serving app there answer; its key is in LLMOPS_API_KEY")
+    sub.add_argument("--url", default="", help="let the serving app at this address answer; key in LLMOPS_API_KEY")
     sub.add_argument("--max-new-tokens", type=int, default=96, help="longest answer, in tokens")
     sub.add_argument("--batch", type=int, default=16, help="requests at a time")
     add(serve)
 
 
 def models(settings: Config, options: argparse.Namespace) -> int | None:
-    """List, show, promote and roll back model versions, try one on callers, tell what was decided, push to the Hub."""
+    """List, show, promote and roll back model versions, try one on callers, show decisions, push to the Hub."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
     from llmops.release import rollout
@@ -109,7 +109,7 @@ def generate(settings: Config, options: argparse.Namespace) -> None:
 
 
 def batch(settings: Config, options: argparse.Namespace) -> None:
-    """Answer a Parquet file of questions; interrupted, the same command goes on."""
+    """Answer a Parquet file of questions. After an interruption, the same command continues."""
     from dataclasses import asdict
 
     from llmops.batch import batch as work
@@ -137,7 +137,6 @@ def serve(settings: Config, options: argparse.Namespace) -> None:
 
 
 def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> None:
-    """Begin, end or tell a trial: a canary's or an A/B test."""
     from llmops.cli import hub
     from llmops.registry.registry import registry_of
     from llmops.release import rollout, trials
@@ -164,7 +163,6 @@ def _try(settings: Config, options: argparse.Namespace, by: dict[str, Any]) -> N
 
 
 def _check_words(options: argparse.Namespace) -> None:
-    """Refuse words of `llmops models` that do not go together: something else would be done than was asked."""
     action, version, stop, share = options.action, options.version, options.stop, options.share is not None
     conclude, tries = options.conclude, action in ("canary", "ab")
     if action == "promote" and not version:

@@ -1,4 +1,4 @@
-"""The command that tells what a run would do and need, without doing it."""
+"""The command that shows what a run would do and need, without running it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from llmops.schedule.intervals import parse_interval
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(plan)
-    sub.add_argument("--interval", default="", help="day to read, that has ended, as 2026-01-31 (default: yesterday)")
+    sub.add_argument("--interval", default="", help="day to read, which has ended, as 2026-01-31 (default: yesterday)")
     sub.add_argument(
         "--gpu", type=float, metavar="GIB", help="plan for a GPU with this much memory, not for this machine"
     )
 
 
 def plan(settings: Config, options: argparse.Namespace) -> int:
-    """Say what a run would build and what it needs, and check that it is there; nothing is built."""
+    """Show what a run would build and needs, and check that it is there. Nothing is built."""
     from llmops.plan import look_ahead
 
     found = look_ahead(settings, parse_interval(options.interval), options.gpu)
@@ -49,7 +49,7 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
     console.print(memory)
     for check in found.checks:
         if check.ok and check.name.startswith("memory:"):
-            continue  # the table has it
+            continue  # shown in the table
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
         if not check.ok:
             print(f"      → {check.remedy}")

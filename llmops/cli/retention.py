@@ -1,4 +1,4 @@
-"""The command that removes what nothing needs any more."""
+"""The command that removes unneeded data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llmops.config import Config
 
 def add_to(add: Add) -> None:
     """Add these commands to the parser."""
-    add(gc).add_argument("--dry-run", action="store_true", help="only tell what would go, what stays, and why")
+    add(gc).add_argument("--dry-run", action="store_true", help="only show what would go, what stays, and why")
 
 
 def gc(settings: Config, options: argparse.Namespace) -> None:
-    """Remove data that nothing needs any more, of artifacts and versions; the section `retention` says what stays."""
+    """Remove unneeded data of artifacts and versions; the section `retention` says what stays."""
     from llmops.retention.gc import gc as remove
 
     removed = remove(settings, by=who(), dry_run=options.dry_run)

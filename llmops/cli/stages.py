@@ -22,27 +22,27 @@ def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(run)
     sub.add_argument("stage", choices=[*pipeline.STAGES, "all"], metavar="STAGE|all", help=", ".join(pipeline.STAGES))
-    sub.add_argument("--interval", default="", help="day to read, that has ended, as 2026-01-31 (default: yesterday)")
+    sub.add_argument("--interval", default="", help="day to read, which has ended, as 2026-01-31 (default: yesterday)")
     sub.add_argument("--run-id", default="", help="name of the run, kept in the records")
-    sub.add_argument("--attempt", type=int, default=1, help="which try this is, for the event of a failure")
+    sub.add_argument("--attempt", type=int, default=1, help="number of this try, for the event of a failure")
     sub.add_argument(
         "--input",
         action="append",
         default=[],
         metavar="STAGE=ARTIFACT",
-        help="what an earlier stage made, as that printed it (default: looked for by configuration and interval)",
+        help="artifact of an earlier stage, as it was printed (default: found by configuration and interval)",
     )
     sub = add(status)
     sub.add_argument("--interval", default="", help="of the next run, as 2026-01-31 (default: yesterday)")
-    sub.add_argument("--verify", action="store_true", help="read every artifact again and name the damaged ones")
+    sub.add_argument("--verify", action="store_true", help="read every artifact and name the damaged ones")
     add(lineage).add_argument("version", nargs="?", default="champion", help="version or alias")
 
 
 def run(settings: Config, options: argparse.Namespace) -> None:
-    """Run one stage, or all of them in order; what is done already is skipped."""
+    """Run one stage, or all of them in order. Finished stages are skipped."""
     interval = parse_interval(options.interval)
     names = list(pipeline.STAGES) if options.stage == "all" else [options.stage]
-    done = _inputs(options.input)  # what stages before made, so that a source that changes meanwhile changes nothing
+    done = _inputs(options.input)  # pins the earlier artifacts, so that a source that changes meanwhile has no effect
     for name in names:
         path = pipeline.run_stage(name, settings, interval, done, run=options.run_id, attempt=options.attempt)
         done[name] = path
@@ -66,7 +66,7 @@ def _inputs(pairs: Sequence[str]) -> dict[str, Path]:
 
 
 def status(settings: Config, options: argparse.Namespace) -> None:
-    """What the next run would build, and what there is, newest first."""
+    """Show what the next run would build, and the existing artifacts, newest first."""
     interval = parse_interval(options.interval)
     check_ended(interval)
     plans = pipeline.plans(settings, interval)
@@ -85,7 +85,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         upcoming = {"interval": interval, "stages": todo, "problem": problem}
         print(json.dumps({"next": upcoming, "artifacts": rows, "damaged": damaged, "disk": disk}))
         return
-    said = f"cannot be planned: {problem}" if problem else _said(plans, settings)
+    said = f"cannot be planned: {problem}" if problem else _describe(plans, settings)
     print(f"The next run, of the interval {interval}, {said}.")
     print("\nThere is, newest first:" if found else "There is no artifact yet; `llmops run all` makes them.")
     for path, record, seconds in there:
@@ -103,8 +103,7 @@ def status(settings: Config, options: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' '):<12} {size / 1e6:14,.1f} MB")
 
 
-def _said(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) -> str:
-    """What the next run does, in words."""
+def _describe(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) -> str:
     open_ = [name for name, plan in plans.items() if plan is None and artifacts.finished(settings.artifacts / name)]
     done = [name for name, plan in plans.items() if isinstance(plan, Plan) and plan.done]
     build = [name for name in plans if name not in (*open_, *done)]
@@ -115,10 +114,9 @@ def _said(plans: Mapping[str, Plan | LlmopsError | None], settings: Config) -> s
 
 
 def _artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, float]], dict[str, str]]:
-    """Every artifact that was finished, also if its data was removed since, with its record and the seconds it took,
-    newest first, and why others cannot be told.
+    """Return all finished artifacts with record and duration in seconds, newest first, and path → error of others.
 
-    With `whole`, what is not what it was when it was finished is told among those.
+    Artifacts whose data was removed are included. With `whole`, changed artifacts count as errors.
     """
     order = {name: number for number, name in enumerate(pipeline.STAGES)}
     found: list[tuple[Path, Record, float]] = []
@@ -141,7 +139,7 @@ def _artifacts(folder: Path, *, whole: bool) -> tuple[list[tuple[Path, Record, f
 
 
 def lineage(settings: Config, options: argparse.Namespace) -> None:
-    """Answer → model version → run → dataset hash → sources → base-model revision."""
+    """Show the chain from model version to run, dataset hash, sources and base-model revision."""
     from llmops.registry.registry import registry_of
     from llmops.release import lineage as trace
 
@@ -149,4 +147,4 @@ def lineage(settings: Config, options: argparse.Namespace) -> None:
     print(json.dumps(trace.lineage(version, root), indent=1) if options.json else trace.lineage_text(version, root))
 
 
-_SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: of a record
+_SHOWN = ("stage", "interval", "started", "finished", "run", "removed", "receipt")  #: shown fields of a record

@@ -1,9 +1,9 @@
-"""One frozen configuration, a section per stage.
+"""The configuration: frozen, with a section per stage.
 
-Values come from, weakest first: the defaults of the sections, a YAML file, `LLMOPS_<SECTION>__<FIELD>` environment
-variables, and the parameters of one run (Airflow `--conf`, `llmops run --set`). It is read once at the edge by
-`load()` and passed in from there. Secrets are never part of it: they stay in the environment (`LLMOPS_API_KEY`,
-`HF_TOKEN`) and so can not reach an artifact or a log.
+Values come from, weakest first: the sections' defaults, a YAML file, environment variables `LLMOPS_<SECTION>__<FIELD>`,
+and the parameters of one run (Airflow `--conf`, `llmops run --set`). `load()` reads it once, and callers pass it on.
+Secrets are never part of it: they stay in the environment (`LLMOPS_API_KEY`, `HF_TOKEN`), so that no artifact or log
+can contain them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Config(Section):
-    """Everything; see the sections."""
+    """The whole configuration, a field per section."""
 
     home: Path = Field(Path(".llmops"), description="Where artifacts, registry, events and keys live.")
     collect: Collect = Collect()
@@ -117,22 +117,22 @@ class Config(Section):
 
     @property
     def artifacts(self) -> Path:
-        """Folder of all artifacts."""
+        """Return the folder of all artifacts."""
         return self.home / "artifacts"
 
     @property
     def events(self) -> Path:
-        """Folder of the event spool and the local event store."""
+        """Return the folder of the event spool and the local event store."""
         return self.home / "events"
 
     @property
     def database(self) -> str:
-        """URL of the database of what is decided."""
+        """Return the URL of the database."""
         return self.state.url or f"sqlite:///{self.home / 'state.db'}"
 
     @property
     def registry(self) -> Path:
-        """Folder of the model registry."""
+        """Return the folder of the model registry."""
         return self.release.registry
 
 
@@ -141,10 +141,10 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """Build the configuration from defaults, `file`, `environ` and `overrides`, later ones winning.
+    """Build the configuration from defaults, `file`, `environ` and `overrides`. Later ones win.
 
     Args:
-        file: YAML file; default `LLMOPS_CONFIG`, else only the defaults are used.
+        file: YAML file; default: `LLMOPS_CONFIG`, else none.
         overrides: sections of one run, e.g. `{"train": {"seed": 1}}`.
         environ: the environment; `LLMOPS_TRAIN__SEED=1` sets `train.seed`.
 
@@ -170,7 +170,7 @@ def load(
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `top` laid over it, mapping by mapping."""
+    """Return `base` overlaid with the values of `top`, recursively."""
     out = dict(base)
     for key, value in top.items():
         old = out.get(key)
@@ -205,7 +205,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value written on a command line or in the environment: JSON where it is JSON, else the text itself."""
+    """Parse a value from the command line or the environment: as JSON if it is JSON, else as text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -213,10 +213,10 @@ def parse_value(text: str) -> Any:
 
 
 def _line(key: str, message: str, value: Any) -> str:
-    """A mistake; one that lies between sections has no key of its own, and its message names them."""
+    """Format a mistake. A mistake between sections has no key; its message names the fields."""
     return f"{key}: {message} (got {_short(value)})" if key else message.removeprefix("Value error, ")
 
 
 def _short(value: Any) -> str:
-    text = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1…@", repr(value))  # a password written by mistake
+    text = re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1…@", repr(value))  # hide passwords
     return text if len(text) < 80 else text[:77] + "…"

@@ -1,4 +1,4 @@
-"""The section of alerts: what raises one, and who is told."""
+"""The section of alerts: their thresholds and receivers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Rule = Literal[
 ]  # fmt: skip
 Severity = Literal["warning", "critical"]
 
-#: hours after which a DAG that runs by its schedule should have run again
+#: scheduled DAG → hours after which it should have run again
 MISSING: dict[str, float] = {"llmops_pipeline": 26, "llm_monitoring": 2, "llm_governance_review": 26}
 
 
 class Receiver(Section):
-    """A service that is told of alerts: mail, chat, a pager, a webhook, by the URL that apprise has for it."""
+    """A service that receives alerts (mail, chat, pager, webhook), by its apprise URL."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", description="What deliveries and errors call it.")
-    url: str = Field(description="A URL of apprise, `${NAME}` for what is secret in it.")
-    severities: tuple[Severity, ...] = Field(("warning", "critical"), description="What it is told of.")
+    name: str = Field(pattern=r"^[\w.-]+$", description="Its name in deliveries and errors.")
+    url: str = Field(description="An apprise URL, with `${NAME}` for secrets.")
+    severities: tuple[Severity, ...] = Field(("warning", "critical"), description="Severities that it receives.")
 
     @model_validator(mode="after")
     def _is_a_url_without_a_secret(self) -> Receiver:
@@ -36,36 +36,36 @@ class Receiver(Section):
 
 
 class Alerts(Section):
-    """What raises an alert, and who is told. Rules about requests have their objectives in `monitoring`."""
+    """Thresholds and receivers of alerts. Objectives of requests are in `monitoring`."""
 
     every_s: float = Field(60, ge=0, description="How often the serving app judges the rules, in seconds; 0: never.")
     window_minutes: float = Field(
         5, gt=0, description="The time that is judged; burn rates take 1, 6, 12 and 72 of it."
     )
-    resolve_minutes: float = Field(5, ge=0, description="An alert is over when its rule has held for so long.")
-    off: tuple[Rule, ...] = Field((), description="Rules that raise nothing.")
-    min_bad: int = Field(5, ge=1, description="Fewer slow, failed or rejected requests than this raise nothing.")
+    resolve_minutes: float = Field(5, ge=0, description="An alert is over after its rule has held for so long.")
+    off: tuple[Rule, ...] = Field((), description="Rules that are switched off.")
+    min_bad: int = Field(5, ge=1, description="Fewer slow, failed or rejected requests than this raise no alert.")
     burn_fast: float = Field(
-        14.4, gt=1, description="Errors so many times as fast as `monitoring.error_rate` allows, in 5 and 60 minutes."
+        14.4, gt=1, description="Factor by which errors exceed `monitoring.error_rate`, in 5 and in 60 minutes."
     )
     burn_slow: float = Field(6, gt=1, description="The same in 30 minutes and 6 hours.")
-    queue_length: int = Field(32, ge=1, description="Requests that wait for an engine, at three looks in a row.")
+    queue_length: int = Field(32, ge=1, description="Requests waiting for an engine, in three checks in a row.")
     queue_time_ms: float = Field(500, gt=0, description="95th percentile of the time that requests wait.")
     drift_windows: int = Field(2, ge=1, description="Windows in a row that must differ from the reference.")
     guard_share: float = Field(0.05, gt=0, le=1, description="Share of the answers that the guard has cut.")
-    spool_minutes: float = Field(15, gt=0, description="Age of the oldest event that a sink has yet to take.")
-    spool_events: int = Field(100_000, ge=1, description="Events that a sink has yet to take.")
+    spool_minutes: float = Field(15, gt=0, description="Age of the oldest event that a sink has not taken.")
+    spool_events: int = Field(100_000, ge=1, description="Number of events that a sink has not taken.")
     disk_free: float = Field(0.05, ge=0, lt=1, description="Share of the home's disk that has to be free.")
     key_days: float = Field(7, ge=0, description="Days before a key expires.")
     missing_hours: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=lambda: MISSING,
-        description="DAG that runs by its schedule: hours after which it should have run again.",
+        description="Scheduled DAG: hours after which it should have run again.",
     )
     receivers: tuple[Receiver, ...] = Field(
-        (), description="Who is told, besides the log and the events: docs/alerts.md."
+        (), description="Services that receive alerts, besides the log and the events: docs/alerts.md."
     )
-    dashboard: str = Field("", description="Address of the dashboard for links; by default that of the serving app.")
-    runbook: str = Field("docs/runbook.md", description="Where the runbook is, a path or an address.")
+    dashboard: str = Field("", description="Address of the dashboard for links; default: that of the serving app.")
+    runbook: str = Field("docs/runbook.md", description="Path or address of the runbook.")
 
     @field_validator("receivers")
     @classmethod

@@ -1,4 +1,4 @@
-"""The sections that make examples and passages of sources: collect, clean, index, annotate."""
+"""The sections about data: collect, clean, index, annotate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmops.config.section import Section, Unhashed, Where
 
 
 class Speakers(Section):
-    """Who speaks in the transcripts of a source: labels as they stand before the colon, or a message's roles."""
+    """Speakers in the transcripts of a source: labels before the colon, or roles of messages."""
 
-    asks: tuple[str, ...] = Field((), description="Who asks; `*` stands for any text: `Visitor *`.")
-    answers: tuple[str, ...] = Field((), description="Who answers.")
+    asks: tuple[str, ...] = Field((), description="Speakers who ask; `*` stands for any text: `Visitor *`.")
+    answers: tuple[str, ...] = Field((), description="Speakers who answer.")
 
     @field_validator("asks", "answers")
     @classmethod
@@ -29,16 +29,16 @@ class Speakers(Section):
 
 
 class Source(Section):
-    """One place that data comes from."""
+    """One source of data."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Short name, used in artifacts and reports.")
     kind: Literal[
         "csv", "parquet", "json", "jsonl", "xml", "html", "pdf", "sql", "chat", "markdown", "text", "dataset",
         "feedback",
     ] = Field(
-        description="How to read it. `csv` is TSV too; `chat` is transcripts (.txt) and OpenAI-style messages "
-        "(.jsonl); `dataset` is what the library `datasets` reads; `feedback` is what users have said of answers and "
-        "the section `improve` lets train. All but `parquet`, `pdf`, `sql`, `dataset` and `feedback` may be gzipped."
+        description="Format. `csv` includes TSV; `chat` is transcripts (.txt) and OpenAI-style messages (.jsonl); "
+        "`dataset` is anything that the library `datasets` reads; `feedback` is what users say about answers, filtered "
+        "by the section `improve`. All but `parquet`, `pdf`, `sql`, `dataset` and `feedback` may be gzipped."
     )  # fmt: skip
     location: str = Field(
         "",
@@ -48,7 +48,7 @@ class Source(Section):
         "interval's date. `feedback` has none.",
     )
     connection: str = Field(
-        "", description="Airflow connection that holds the credentials of the location; empty: the environment does."
+        "", description="Airflow connection with the credentials of the location; empty: from the environment."
     )
     query: str = Field(
         "",
@@ -77,20 +77,20 @@ class Source(Section):
         default_factory=dict,
         description="Which field of a row or record (`csv`, `parquet`, `json`, `jsonl`, `xml`, `sql`, `dataset`) is "
         "the document's question, answer, context, same_as (a known question that this one is another wording of), "
-        "group or text. Nested fields are written `author.name`, those in a list `answers.0.text`. Without a question, "
-        "a row keeps all its fields for `annotate.templates`.",
+        "group or text. Nested fields are written `author.name`, elements of a list `answers.0.text`. Without a "
+        "question, a row keeps all its fields for `annotate.templates`.",
     )
     where: dict[str, str] = Field(default_factory=dict, description="Keep only rows whose fields have these values.")
     speakers: Speakers = Field(
         Speakers(),
         description="For `chat`: `asks` and `answers`, the names before the colon (`*` stands for any text) or the "
-        "roles of messages. With both nobody else speaks; with one, all others are on the other side. If none of the "
-        "named speaks, a conversation is quarantined. Empty: words such as `Customer` tell, and of two speakers who "
-        "asks first.",
+        "roles of messages. With both, other speakers are ignored; with one, all others are on the other side. A "
+        "conversation without a named speaker is quarantined. Empty: words such as `Customer` decide, and between two "
+        "unknown speakers the one who asks first.",
     )
     encoding: str = Field("", description="Encoding of text files; empty detects it.")
     licence: str = Field("", description="Licence of the texts, carried to every example.")
-    owner: str = Field("", description="Who answers for this source.")
+    owner: str = Field("", description="Who is responsible for this source.")
 
     @field_validator("fields")
     @classmethod
@@ -175,18 +175,18 @@ class Source(Section):
 class Collect(Section):
     """Read every source into Parquet documents."""
 
-    root: Where = Field(Path(), description="Folder that relative locations start from; the config file's folder.")
+    root: Where = Field(Path(), description="Base folder of relative locations: the folder of the config file.")
     sources: tuple[Source, ...] = Field((), description="The sources; at least one.")
     cache: Where = Field(
-        Path(), description="Folder of what was read from unchanged files and past days; empty: `<home>/extracts`."
+        Path(), description="Folder with the content of unchanged files and past days; empty: `<home>/extracts`."
     )
     repository: Annotated[str, Unhashed()] = Field(
         "",
-        description="Where the documents of each interval are put as Parquet: a folder, `s3://…` or `abfs://…`; empty: "
-        "nowhere.",
+        description="Where the documents of each interval are copied as Parquet: a folder, `s3://…` or `abfs://…`; "
+        "empty: nowhere.",
     )
     connection: Annotated[str, Unhashed()] = Field(
-        "", description="Airflow connection that holds the repository's credentials; empty: the environment does."
+        "", description="Airflow connection with the repository's credentials; empty: from the environment."
     )
 
     @field_validator("sources")
@@ -199,7 +199,7 @@ class Collect(Section):
 
 
 class Clean(Section):
-    """Clean documents with Spark and drop, with reasons, what cannot be used."""
+    """Clean documents with Spark. Drop unusable ones, with the reason."""
 
     master: Annotated[str, Unhashed()] = Field(
         "local[*]", description="Spark master: `local[*]`, `spark://host:7077`, `k8s://https://host`, `yarn`."
@@ -207,13 +207,13 @@ class Clean(Section):
     driver_memory: Annotated[str, Unhashed()] = Field("1g", description="Spark driver memory.")
     work: Annotated[str, Unhashed()] = Field(
         "",
-        description="Where the work files are: a folder that all hosts share, or a place in an object store, as in "
+        description="Folder of the work files: shared by all hosts, or in an object store, such as "
         "`s3://bucket/work`. Empty: beside the result, for a master on this machine.",
     )
     connection: Annotated[str, Unhashed()] = Field(
         "",
-        description="Airflow connection that holds the credentials of `work`, which the driver hands to the workers; "
-        "empty: the environment of each machine does.",
+        description="Airflow connection with the credentials of `work`, which the driver passes to the workers; "
+        "empty: from the environment of each machine.",
     )
     partitions: Annotated[int | None, Unhashed()] = Field(
         None, ge=1, description="Spark shuffle partitions; empty: by the number of documents, 250,000 in each."
@@ -257,7 +257,7 @@ class Template(Section):
 
     question: str = Field(min_length=1, description="E.g. `What does the {name} cost?`; nested fields as `{a.b}`.")
     answer: str = Field(min_length=1, description="A row in which a named field is empty makes no example.")
-    context: str = Field("", description="What the answer can be read from.")
+    context: str = Field("", description="Text that contains the answer.")
     group: str = Field("", description="Topic key; empty groups by the answer.")
 
 
@@ -265,20 +265,20 @@ class Annotate(Section):
     """Turn documents into `[Context] [Question] [Answer]` examples and split them."""
 
     templates: dict[str, tuple[Template, ...]] = Field(
-        default_factory=dict, description="Per structured source, the questions that its rows answer."
+        default_factory=dict, description="Structured source → templates of the questions that its rows answer."
     )
     redact: tuple[str, ...] = Field(
         ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADDRESS", "US_SSN", "SECRET"),
-        description="Personal data and secrets that are replaced by a `<TYPE>` mark before anything is trained.",
+        description="Personal data and secrets that are replaced by a `<TYPE>` mark before training.",
     )
-    max_question_chars: int = Field(600, gt=0, description="Drop questions longer than this: they are more than one.")
+    max_question_chars: int = Field(600, gt=0, description="Drop longer questions: they are several in one.")
     max_answer_sentences: int = Field(0, ge=0, description="Cut answers to this many sentences; 0 keeps them whole.")
     max_answer_chars: int = Field(1200, gt=0, description="Drop answers longer than this, before they are cut.")
     max_context_chars: int = Field(1200, ge=0, description="Cut contexts to this many characters.")
     split_by: Literal["group", "wording"] = Field(
         "group",
-        description="`group`: all wordings of a topic fall in one split, so the test asks about topics never trained "
-        "on. `wording`: the test holds out some wordings of topics that are trained on in other wordings.",
+        description="`group`: all wordings of a topic are in one split, so the test asks about unseen topics. "
+        "`wording`: the test has other wordings of topics that are also trained on.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of groups (or wordings) for validation.")
     test: float = Field(0.22, gt=0, lt=1, description="Share of groups (or wordings) for the frozen test.")
@@ -286,7 +286,7 @@ class Annotate(Section):
     min_test_items: int = Field(
         60, ge=1, description="Fewer test items than this is an error: the gate could not decide."
     )
-    seed: int = Field(0, description="Changes which groups fall where.")
+    seed: int = Field(0, description="Seed of the assignment of groups to splits.")
 
     @model_validator(mode="after")
     def _possible(self) -> Annotate:

@@ -12,7 +12,7 @@ from llmops.config.section import Section, Unhashed, Where, check_password, chec
 
 
 class Features(Section):
-    """Tokenise examples and put them into Feast."""
+    """Tokenise examples and store them in Feast."""
 
     repo: Where = Field(
         Path("feature_repo"), description="The Feast feature repository; a relative path starts from this project's."
@@ -28,7 +28,7 @@ class Features(Section):
         description="SQLAlchemy URL of Feast's registry, e.g. `postgresql+psycopg://feast:${PGPASSWORD}@host/feast`; "
         "empty: a file in each artifact.",
     )
-    max_tokens: int = Field(512, ge=16, description="Longer examples are cut at the context, never at the answer.")
+    max_tokens: int = Field(512, ge=16, description="Longer examples lose part of their context, never of the answer.")
     online_batch: Annotated[int, Unhashed()] = Field(500, ge=1, description="Examples per write to the online store.")
 
     @field_validator("online", "registry")

@@ -1,4 +1,4 @@
-"""The sections that make a model: select, tune, train, compress, evaluate."""
+"""The sections about the model: select, tune, train, compress, evaluate."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from llmops.config.section import Section, Unhashed
 from llmops.config.space import Expression, HyperparameterName, check_expression
 
-# The metrics that each task has of every answer: what the gate can decide on, and which way is better. The functions
-# behind the names are in `llmops/model/scoring/metrics.py`, the columns they make in `llmops/model/scoring/tasks.py`;
-# a test compares those with this list.
+# Metrics of every answer, by task, on which the gate can decide. Their functions are in
+# `llmops/model/scoring/metrics.py`, their columns in `llmops/model/scoring/tasks.py`; a test compares the lists.
 TaskName = Literal["qa", "generation", "classification", "multilabel"]
 
 _TEXT = ("token_f1", "rouge_1", "rouge_2", "rouge_l", "sentence_bleu", "reading_ease")
@@ -24,8 +23,8 @@ _ITEM: Mapping[TaskName, tuple[str, ...]] = {
     "multilabel": ("label_f1", "exact_match", "hamming_loss"),
 }
 
-LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: of all other metrics more is better
-DESCRIPTIVE = frozenset({"reading_ease"})  #: but of these, which only describe an answer
+LOWER_IS_BETTER = frozenset({"perplexity", "hamming_loss"})  #: for all other metrics more is better
+DESCRIPTIVE = frozenset({"reading_ease"})  #: neither: these only describe an answer
 
 SPACE: dict[HyperparameterName, Expression] = {
     "learning_rate": ("loguniform", 1e-5, 1e-3),
@@ -33,71 +32,67 @@ SPACE: dict[HyperparameterName, Expression] = {
     "batch": ("choice", 4, 8),
 }
 SmallForm = Literal["q8_0", "nf4", "fp8", "pruned", "recovered"]
-TPE_STARTUP = 5  #: trials before TPE begins to model; HyperOpt's own 20 would make a search of 20 a random one
+TPE_STARTUP = 5  #: random trials before TPE; HyperOpt's default 20 would make a search of 20 trials random
 
 
 def item_metrics(task: TaskName, k: int) -> tuple[str, ...]:
-    """Names of what is measured of each answer; `k` is that of precision@k."""
+    """Return the names of the metrics of each answer; `k` is that of precision@k."""
     return (*_ITEM[task], *((f"precision_at_{k}",) if task == "multilabel" else ()))
 
 
 class Select(Section):
     """Choose the base model."""
 
-    model: str = Field("", description="A model id of the catalogue, or a local folder; empty lets the filter choose.")
+    model: str = Field("", description="Model id of the catalogue, or a local folder; empty: chosen by the filter.")
     revision: str = Field("", description="Revision of a Hub model; empty takes the catalogue's.")
-    licences: tuple[str, ...] = Field(
-        ("apache-2.0", "mit"), description="Licences that are allowed, as SPDX ids in lower case."
-    )
+    licences: tuple[str, ...] = Field(("apache-2.0", "mit"), description="Allowed licences, as SPDX ids in lower case.")
     languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
-    min_context: int = Field(0, ge=0, description="Tokens that its context must hold.")
+    min_context: int = Field(0, ge=0, description="Least length of its context, in tokens.")
     max_memory_gib: float = Field(
         0.0,
         ge=0,
-        description="Memory, in GiB, that a stage may take of the GPU, or without one of the machine; 0: all there is.",
+        description="GiB of memory a stage may use, of the GPU, or without one of the machine; 0: all.",
     )
     max_serving_gib: float = Field(0.0, ge=0, description="The same for serving; 0: as much as for a stage.")
     offline: bool = Field(True, description="Only models that need no download.")
     score_items: int = Field(
-        16, ge=0, description="Validation examples that models whose weights are here are scored on, untuned; 0: none."
+        16, ge=0, description="Validation examples on which untuned candidates with local weights are scored; 0: none."
     )
 
 
 class Tune(Section):
-    """Search hyperparameters, from a starting point that is usually good; what `train` fixes is not searched."""
+    """Search hyperparameters from a good starting point. Values fixed in `train` are not searched."""
 
     search: Literal["tpe", "random", "grid"] = Field(
         "random",
-        description="`random`: HyperOpt's random search; `tpe`: its model of what did well, from the sixth trial "
-        "on, so for ten or more; `grid`: all combinations, as many as fit.",
+        description="`random`: HyperOpt's random search; `tpe`: model-based from the sixth trial on, for ten trials "
+        "or more; `grid`: all combinations, up to `trials`.",
     )
-    trials: int = Field(4, ge=0, description="Most points that are tried; 0 or 1 takes the starting point untried.")
-    steps: int = Field(
-        8, ge=0, description="Optimiser steps of a whole trial; 0: each trains its epochs, as `train` would."
-    )
+    trials: int = Field(4, ge=0, description="Most points tried; 0 or 1: take the starting point untried.")
+    steps: int = Field(8, ge=0, description="Optimiser steps of a full trial; 0: full epochs, like `train`.")
     halving: int = Field(
         4,
         ge=1,
-        description="Successive halving: the best 1/halving of the trials are trained on; 1 trains all of them whole.",
+        description="Successive halving: the best 1/halving of the trials continue; 1: all trials run in full.",
     )
-    rung: int = Field(2, ge=1, description="Fewest optimiser steps after which trials are compared.")
+    rung: int = Field(2, ge=1, description="Fewest optimiser steps before trials are compared.")
     space: dict[HyperparameterName, Expression] = Field(
         SPACE,
         description="Search space: `learning_rate`, `rank`, `batch`, `epochs`, `alpha`, `dropout`, `warmup`, each "
         "with one of HyperOpt's expressions: `[choice, 8, 16]`, `[uniform, 0, 0.1]`, `[quniform, 1, 5, 1]`, "
-        "`[uniformint, 1, 5]`, `[loguniform, 1e-5, 1e-3]`, `[qloguniform, 8, 64, 8]`; bounds are values, also of "
-        "logarithmic ones.",
+        "`[uniformint, 1, 5]`, `[loguniform, 1e-5, 1e-3]`, `[qloguniform, 8, 64, 8]`; all bounds are values, not "
+        "logarithms.",
     )
     validation_items: int = Field(
         24,
         ge=2,
-        description="Validation examples a trial is judged on. A lead below their noise is not taken.",
+        description="Validation examples per trial. A lead smaller than their noise is not taken.",
     )
     spark: Annotated[str, Unhashed()] = Field(
         "",
         description="Spark master on which HyperOpt's SparkTrials runs whole trials; empty: here, one after another.",
     )
-    parallel: int = Field(1, ge=1, description="With `spark`: trials at once, each without knowing of the others.")
+    parallel: int = Field(1, ge=1, description="With `spark`: concurrent trials, each without knowing the others.")
     seed: int = Field(0, description="Seed of the search and of its trials.")
 
     @field_validator("space")
@@ -165,23 +160,21 @@ class Train(Section):
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     group_by_length: bool = Field(
-        False, description="Put examples of similar length into a batch: evens out the work of several GPUs."
+        False, description="Batch examples of similar length: balances the work of several GPUs."
     )
-    validate_steps: int = Field(
-        0, ge=0, description="Steps between looks at the validation loss; 0: only when training has ended."
-    )
+    validate_steps: int = Field(0, ge=0, description="Steps between checks of the validation loss; 0: only at the end.")
     patience: int = Field(
-        0, ge=0, description="Stop after so many looks without a lower validation loss, and keep the best; 0: never."
+        0, ge=0, description="Stop after so many checks without a lower validation loss, keep the best; 0: never."
     )
     checkpoint_steps: Annotated[int, Unhashed()] = Field(10, ge=1, description="Steps between checkpoints.")
     micro_batch: Annotated[int, Unhashed()] = Field(
-        0, ge=0, description="Examples that a process computes at once; 0: its whole share of the batch."
+        0, ge=0, description="Examples that a process computes at once; 0: its share of the batch."
     )
     processes: Annotated[int, Unhashed()] = Field(
         0, ge=0, description="Processes that share every batch; 0: one per GPU, or one."
     )
     report_to: Annotated[tuple[str, ...], Unhashed()] = Field(
-        (), description="Experiment trackers as transformers names them: `tensorboard`, `mlflow`; install them first."
+        (), description="Experiment trackers by transformers' names: `tensorboard`, `mlflow`; install them first."
     )
     seed: int = Field(0, description="Seed of adapter initialisation and data order.")
 
@@ -193,35 +186,35 @@ class Train(Section):
 
 
 class Compress(Section):
-    """Make smaller forms of the trained model, measure them on validation items, and choose the one that is served."""
+    """Make smaller forms of the trained model, measure them on validation items, and choose the one to serve."""
 
     full: Literal["auto", "f16", "bf16"] = Field(
         "auto",
-        description="Form of the whole model, with which smaller ones are compared: `f16`, a GGUF file for the engine "
-        "`openvino`; `bf16`, for `transformers` and `vllm`. `auto`: `bf16` with a GPU or for an architecture that "
-        "OpenVINO reads no GGUF file of, else `f16`.",
+        description="Full form of the model, with which smaller ones are compared: `f16`, a GGUF file for the engine "
+        "`openvino`; `bf16`, for `transformers` and `vllm`. `auto`: `bf16` with a GPU or for an architecture whose "
+        "GGUF files OpenVINO does not read, else `f16`.",
     )
     variants: tuple[SmallForm, ...] | None = Field(
         None,
-        description="Smaller forms to try. For the engine `openvino` `q8_0`, a GGUF file with weights in 8 bits. For "
-        "GPUs `nf4`, the base in NF4 and the adapter beside it; `fp8`, weights in 8-bit floats, with the package "
-        "kernels. For both `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
-        "again. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the whole model is served.",
+        description="Smaller forms to try. For the engine `openvino`: `q8_0`, a GGUF file with 8-bit weights. For "
+        "GPUs: `nf4`, the base in NF4 and the adapter beside it; `fp8`, weights in 8-bit floats, with the package "
+        "kernels. For both: `pruned`, without the least used neurons of every MLP; `recovered`, pruned and trained "
+        "again. Unset: `q8_0` beside `f16`, `nf4` with a GPU. An empty list: the full form is served.",
     )
     within: float = Field(
         0.01,
         ge=0,
-        description="A smaller form may be chosen if the upper bound of what it adds to the loss per answer token is "
+        description="A smaller form qualifies if the upper bound of its increase of the loss per answer token is "
         "at most this many nats; 0.01 is one per cent of perplexity.",
     )
     prefer: Literal["smallest", "fastest"] = Field(
-        "smallest", description="Which of those within: the smallest on disk, or the one with most tokens/s at `batch`."
+        "smallest", description="Choice among the qualified: smallest on disk, or most tokens/s at `batch`."
     )
-    items: int = Field(64, ge=1, description="Validation items they are measured on, at most.")
-    batch: int = Field(16, ge=1, description="Requests at a time of the second speed; the first is of one request.")
+    items: int = Field(64, ge=1, description="Most validation items measured.")
+    batch: int = Field(16, ge=1, description="Concurrent requests of the second speed test; the first has one.")
     max_new_tokens: int = Field(48, ge=1, description="Longest answer to a validation item, in tokens.")
-    prune: float = Field(0.2, gt=0, lt=1, description="Share of the neurons of every MLP that `pruned` leaves out.")
-    recovery_epochs: float = Field(2.0, gt=0, description="Passes over the training examples that `recovered` trains.")
+    prune: float = Field(0.2, gt=0, lt=1, description="Share of the neurons of every MLP that `pruned` removes.")
+    recovery_epochs: float = Field(2.0, gt=0, description="Passes over the training examples of `recovered`.")
     recovery_learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of that training.")
     bootstrap: int = Field(2000, ge=100, description="Bootstrap resamples of every interval.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
@@ -251,13 +244,13 @@ class Compress(Section):
 
 
 class Evaluate(Section):
-    """Answer the frozen test with base, champion and candidate, and measure."""
+    """Answer the frozen test with base, champion and candidate, and score the answers."""
 
     task: TaskName = Field(
         "qa",
-        description="Metrics by task. `qa`: token F1, exact match and all of `generation`, which is ROUGE, BLEU and "
-        "reading ease; `classification`, the answer is a label: accuracy, macro F1; `multilabel`, it is labels "
-        "separated by commas: their F1, Hamming loss, precision@k. Perplexity always.",
+        description="Metrics by task. `qa`: token F1, exact match and all of `generation`; `generation`: ROUGE, BLEU "
+        "and reading ease; `classification` (the answer is a label): accuracy, macro F1; `multilabel` (labels "
+        "separated by commas): F1 of labels, Hamming loss, precision@k. Perplexity always.",
     )
     max_new_tokens: int = Field(96, ge=1, description="Longest answer, in tokens.")
     batch: int = Field(16, ge=1, description="Items that are answered together.")
@@ -266,4 +259,4 @@ class Evaluate(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     seed: int = Field(0, description="Seed of the bootstrap.")
     slice_items: int = Field(5, ge=1, description="Sources, topics and lengths with fewer items get no figures.")
-    worst: int = Field(15, ge=0, description="Answers that the report shows side by side, in each of its lists.")
+    worst: int = Field(15, ge=0, description="Answers shown in each list of the report.")

@@ -1,4 +1,4 @@
-"""The section of events, and of what is derived from them."""
+"""The section of events and their evaluation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llmops.config.section import Section, check_web
 
 
 class Monitoring(Section):
-    """Events and what is derived from them."""
+    """Events and their evaluation."""
 
     sinks: tuple[Literal["local", "elasticsearch", "logstash", "otlp"], ...] = Field(
-        ("local",), description="Where events go."
+        ("local",), description="Destinations of events."
     )
     elasticsearch_url: str = Field(
         "",
@@ -30,30 +30,30 @@ class Monitoring(Section):
         description="Base URL of an OpenTelemetry collector, without /v1/logs; headers in OTEL_EXPORTER_OTLP_HEADERS.",
     )
     ca_file: Path | None = Field(
-        None, description="Certificates (PEM) to check those of sinks with, if not the system's."
+        None, description="Certificates (PEM) to check the sinks' servers with; empty: the system's."
     )
     spool_max_mb: int = Field(
-        0, ge=0, description="Most that waits in the spool, dead letters included; 0: what the disk has."
+        0, ge=0, description="Largest size of the spool, dead letters included; 0: limited by the disk."
     )
-    spool_free_mb: int = Field(128, ge=0, description="With less left on its disk, the spool takes no more events.")
+    spool_free_mb: int = Field(128, ge=0, description="Free disk space below which the spool takes no more events.")
     keep_text: bool = Field(
         False,
-        description="Keep what is asked and answered, without personal data and secrets, in events `llmops.text`.",
+        description="Keep prompts and answers, without personal data and secrets, in events `llmops.text`.",
     )
-    keep_text_days: int = Field(30, ge=1, description="Days after which such texts are removed.")
+    keep_text_days: int = Field(30, ge=1, description="Days after which these texts are removed.")
     traces_url: str = Field(
         "",
         description="Collector that traces go to by OTLP over HTTP, e.g. `http://localhost:4318`; empty: none.",
     )
     raw_days: float = Field(30, gt=0, description="Days that the local store keeps the events of requests.")
-    raw_mb: float = Field(2000, gt=0, description="Megabytes of the local store above which the oldest of these go.")
+    raw_mb: float = Field(2000, gt=0, description="Size of the local store above which the oldest of these go.")
     history_days: float = Field(
         400, gt=0, description="Days that the local store keeps hourly figures of requests and all other events."
     )
     latency_p95_ms: float = Field(1_000, gt=0, description="Objective for the 95th percentile of /generate.")
     error_rate: float = Field(0.01, ge=0, le=1, description="Objective for the share of 5xx answers.")
     min_requests: int = Field(20, ge=1, description="With fewer requests in the window, nothing is judged.")
-    drift_hours: int = Field(24, ge=1, description="Length of the windows of requests that are looked at for drift.")
+    drift_hours: int = Field(24, ge=1, description="Length of the windows of requests that are checked for drift.")
     drift_requests: int = Field(200, ge=20, description="With fewer requests in a window, no drift is judged.")
     drift_days: int = Field(3, ge=1, description="First days of a version, with which later windows are compared.")
 

@@ -1,4 +1,4 @@
-"""The sections that decide what users get: govern, release, deploy, push_to_hub."""
+"""The sections about releases: govern, release, deploy, push_to_hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from llmops.config.section import Section, Unhashed, Where
 
-#: Licences that let others pass on the texts and what was made of them, as the Hub names them.
+#: licences that let others redistribute the texts and derived works, by the Hub's names
 OPEN_LICENCES = (
     "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
     "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "gfdl", "mit", "odbl", "odc-by", "pddl", "unlicense",
@@ -24,57 +24,55 @@ class Govern(Section):
         description="Personal data and secrets that may neither remain in training data nor appear in answers.",
     )
     fail_on: Literal["low", "medium", "high", "never"] = Field(
-        "high", description="Lowest severity of which a single finding fails the run."
+        "high", description="Lowest severity at which a single finding fails the run."
     )
     max_flagged_answers: float = Field(
-        0.02, ge=0, le=1, description="Largest share of answers with a medium finding; above it is its whole interval."
+        0.02, ge=0, le=1, description="Largest share of answers with a medium finding (lower bound of the interval)."
     )
-    probes: bool = Field(True, description="Judge the candidate's answers to the built-in OWASP probes too.")
+    probes: bool = Field(True, description="Also judge the candidate's answers to the built-in OWASP probes.")
     probe_tokens: int = Field(48, ge=1, description="Longest answer to a probe, in tokens.")
 
 
 class Release(Section):
-    """Decide by the gate, write the version, move the alias."""
+    """Decide by the gate, write the version, move the aliases."""
 
     registry: Where = Field(Path(), description="The local registry; empty: `<home>/registry`.")
     name: str = Field("support-bot", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the model.")
     primary: str = Field("token_f1", description="Metric that the gate decides on; one of the task's.")
-    min_effect: float = Field(
-        0.01, ge=0, description="The candidate must be better by more than this, beyond chance: the interval's bound."
-    )
+    min_effect: float = Field(0.01, ge=0, description="The lower bound of the candidate's lead must exceed this.")
     guardrails: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=lambda: {"rouge_l": 0.02}, description="Metrics that may not be worse by more than this margin."
+        default_factory=lambda: {"rouge_l": 0.02}, description="Metric → most by which it may be worse."
     )
     erased_margin: float = Field(
         0.05,
         ge=0,
-        description="How much worse a version may be that replaces a champion which learned from a person who was "
-        "forgotten: in the primary metric and the guardrails.",
+        description="How much worse a version may be that replaces a champion trained on a forgotten person: in the "
+        "primary metric and the guardrails.",
     )
     floors: dict[str, float] = Field(
         default_factory=lambda: {"token_f1": 0.1},
-        description="Values that the candidate must reach; ceilings of metrics of which less is better.",
+        description="Metric → value that the candidate must reach; for metrics of which less is better, a ceiling.",
     )
     min_items: int = Field(30, ge=1, description="With fewer test items the gate is inconclusive.")
     min_groups: int = Field(10, ge=2, description="With fewer topics among the test items the gate is inconclusive.")
     canary: bool = Field(
-        False, description="A version that passed the gate is tried as a canary first, if there is a champion."
+        False, description="Try a version that passed the gate as a canary first, if there is a champion."
     )
     canary_share: float = Field(0.1, gt=0, lt=1, description="Share of the callers that such a canary answers.")
     canary_slow_ms: Annotated[float, Unhashed()] = Field(
-        20_000, gt=0, description="Longest time of an answer in a trial, in ms; slower ones are counted."
+        20_000, gt=0, description="Time in ms above which an answer in a trial counts as slow."
     )
     canary_requests: Annotated[int, Unhashed()] = Field(
-        1000, ge=30, description="Requests of a canary that its trial needs before it is promoted."
+        1000, ge=30, description="Requests that a canary must have answered before it is promoted."
     )
     canary_callers: Annotated[int, Unhashed()] = Field(
         5, ge=2, description="Callers on each side that a trial needs before its version is promoted."
     )
     canary_minutes: Annotated[float, Unhashed()] = Field(
-        1440, ge=1, le=100_000, description="Deadline of a trial: a version of which too little was seen is pulled."
+        1440, ge=1, le=100_000, description="Deadline of a trial: a version with too little data is withdrawn."
     )
     ab_promote: Annotated[bool, Unhashed()] = Field(
-        False, description="A version that users like better in the DAG's A/B test becomes the champion by itself."
+        False, description="Promote a version automatically if users like it better in the DAG's A/B test."
     )
 
     @model_validator(mode="before")
@@ -89,14 +87,16 @@ class Release(Section):
 class Deploy(Section):
     """Prove that the serving app answers with the champion."""
 
-    url: str = Field("", description="The serving app. Empty: one is started for the proof and stopped again.")
-    question: str = Field("How can I contact you?", description="Question that the proof asks.")
-    timeout_s: Annotated[float, Unhashed()] = Field(180.0, gt=0, description="How long the app may take to load it.")
+    url: str = Field("", description="Address of the serving app. Empty: start one for the proof and stop it.")
+    question: str = Field("How can I contact you?", description="Question of the proof.")
+    timeout_s: Annotated[float, Unhashed()] = Field(180.0, gt=0, description="Time the app may take to load it.")
 
 
 class PushToHub(Section):
-    """Make the Hugging Face Hub equal to the registry: the champion on `main`, every version on a branch and a tag; and
-    the examples that the champion learned from, in a data set repository."""
+    """Copy the registry to the Hugging Face Hub, and the champion's training examples to a data set repository.
+
+    The champion is on `main`, every version on a branch and a tag.
+    """
 
     repo: str = Field(
         "", pattern=r"^([\w.-]+/[\w.-]+)?$", description="Hub repository `owner/name`, with HF_TOKEN; empty: none."
@@ -105,13 +105,13 @@ class PushToHub(Section):
     dataset: str = Field(
         "",
         pattern=r"^([\w.-]+/[\w.-]+)?$",
-        description="Data set repository `owner/name` for the examples that the champion learned from; empty: none.",
+        description="Data set repository `owner/name` for the champion's training examples; empty: none.",
     )
     dataset_test: bool = Field(
-        False, description="Push the frozen test, too. Whoever reads it may train on it: it then measures nothing."
+        False, description="Push the frozen test, too. If somebody trains on it, it measures nothing any more."
     )
     dataset_licences: tuple[str, ...] = Field(
         OPEN_LICENCES,
-        description="Licences that let you pass examples on, in any case. An example under several needs all of them. "
-        "If one example has another licence, or none, nothing is pushed.",
+        description="Licences under which examples may be pushed, in any case. An example under several needs all of "
+        "them. If one example has another licence, or none, nothing is pushed.",
     )

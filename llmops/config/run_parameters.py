@@ -1,7 +1,7 @@
-"""What a single run may be given: the one list that Airflow's form, REST, `llmops trigger` and the DAGs' tasks go by.
+"""The parameters of a single run: one list for Airflow's form, REST, `llmops trigger` and the DAGs' tasks.
 
-Everything else comes from the deployed configuration (LLMOPS_CONFIG): whoever may start a run must not be able to
-choose what it is judged by. The list is flat, since Airflow's form shows a field per name.
+All else comes from the deployed configuration (LLMOPS_CONFIG): a user who may start a run must not be able to choose
+the criteria that judge it. The list is flat, because Airflow's form has one field per name.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from llmops.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """Marks a parameter that overrides a field of the configuration."""
+    """Metadata of a parameter: it overrides this field of the configuration."""
 
     section: str
     field: str
 
 
 class RunParameters(BaseModel):
-    """The parameters of a run of `llmops_pipeline`; what is not given, or null, is as configured."""
+    """The parameters of a run of `llmops_pipeline`. A missing parameter, or null, means the configured value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     interval: Annotated[str | None, Field(json_schema_extra={"format": "date"})] = Field(
         None,
-        description="A day that has ended (UTC), to read, as 2026-01-31. Not given: the run's own; yesterday by hand.",
+        description="Day to read (UTC), as 2026-01-31; it must have ended. Default: the run's own; by hand: yesterday.",
     )
     epochs: Annotated[float | None, Sets("train", "epochs")] = Field(
         None, gt=0, le=100, description="Passes over the training examples."
@@ -53,7 +53,7 @@ class RunParameters(BaseModel):
         None,
         ge=0,
         le=1000,
-        description="Most points that tune tries; 0 or 1 takes the starting point untried. TPE needs six.",
+        description="Most points that tune tries; 0 or 1: take the starting point untried. TPE needs six.",
     )
     base_model: Annotated[str | None, Sets("select", "model")] = Field(
         None,
@@ -64,7 +64,7 @@ class RunParameters(BaseModel):
     @field_validator("rank", "batch", "seed", "trials", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """JSON does not tell 8.0 from 8, and Airflow takes both for an integer."""
+        """Accept 8.0 for 8: JSON does not distinguish them, and Airflow accepts both as integers."""
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @field_validator("interval")
@@ -79,11 +79,7 @@ class RunParameters(BaseModel):
 
 
 def schemas(**choices: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The JSON schema of every parameter, with its description, as Airflow's `Param` and its form understand it.
-
-    Args:
-        choices: the values that a parameter is limited to, where the caller knows them, e.g. `base_model`.
-    """
+    """Return the JSON schema of every parameter, for Airflow's `Param` and its form."""
     found = {}
     for name, schema in RunParameters.model_json_schema()["properties"].items():
         own: dict[str, Any] = next(kind for kind in schema["anyOf"] if kind["type"] != "null")
@@ -96,10 +92,10 @@ def schemas(**choices: Collection[str]) -> dict[str, dict[str, Any]]:
 
 
 def overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str, Any]]]:
-    """The interval, if one is given, and the sections that a run's parameters override.
+    """Return the interval, if given, and the configuration sections that a run's parameters override.
 
     Raises:
-        ConfigError: for a name that is not in the list or a value out of its limits, with what may be given.
+        ConfigError: for an unknown name or a value out of its limits, naming what is allowed.
     """
     refuse_unknown(given, RunParameters.model_fields)
     try:
@@ -113,15 +109,15 @@ def overrides(given: Mapping[str, Any]) -> tuple[str | None, dict[str, dict[str,
         if target and (value := getattr(asked, name)) is not None:
             sections.setdefault(target.section, {})[target.field] = value
     if "select" in sections:
-        sections["select"]["revision"] = ""  # the configuration's is a commit of another model
+        sections["select"]["revision"] = ""  # the configured revision is of another model
     return asked.interval, sections
 
 
 def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
-    """Make sure that a run is given nothing but what it knows: Airflow lets unknown names through.
+    """Check that a run gets only known parameters. Airflow accepts unknown ones.
 
     Raises:
-        ConfigError: naming them, and what may be given.
+        ConfigError: naming the unknown and the allowed ones.
     """
     if unknown := sorted(set(given) - set(known)):
         allowed = f"only {', '.join(known)}" if known else "nothing"

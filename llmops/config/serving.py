@@ -9,13 +9,13 @@ from pydantic import Field, field_validator
 from llmops.config.section import Section, check_redis
 
 PersonalData = Literal["SECRET", "CREDIT_CARD", "IBAN_CODE", "US_SSN", "EMAIL_ADDRESS", "PHONE_NUMBER", "IP_ADDRESS"]
-Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: what `serving.guard` can name
+Guarded = PersonalData | Literal["SCRIPT", "EXTERNAL_CONTENT", "COMMAND"]  #: values of `serving.guard`
 
 
 class Serving(Section):
-    """The FastAPI app."""
+    """The serving app."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback unless asked.")
+    host: str = Field("127.0.0.1", description="Address to listen on; default: only this machine.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     max_new_tokens: int = Field(256, ge=1, description="Most tokens one request may ask for.")
     max_prompt_chars: int = Field(8000, ge=1, description="Longest prompt, and longest context, in characters.")
@@ -24,44 +24,44 @@ class Serving(Section):
     max_context: int = Field(2048, ge=64, description="Most tokens of a request, prompt and answer together.")
     engine: Literal["auto", "openvino", "transformers", "vllm"] = Field(
         "auto",
-        description="Engine that runs the model. `auto`: `openvino` for a version in GGUF, which `compress` makes for "
-        "CPUs, else `transformers`; `vllm` needs its own environment: docs/vllm.md.",
+        description="Engine that runs the model. `auto`: `openvino` for a version in GGUF (which `compress` makes for "
+        "CPUs), else `transformers`; `vllm` needs its own environment: docs/vllm.md.",
     )
     precision: Literal["f32", "bf16"] = Field(
         "f32",
-        description="How the engine `openvino` computes. `f32`: an answer does not depend on who else asks; `bf16`: "
-        "more tokens/s, and near ties between tokens may fall the other way.",
+        description="Precision of the engine `openvino`. `f32`: an answer does not depend on concurrent requests; "
+        "`bf16`: more tokens/s, but near ties between tokens may fall differently.",
     )
     vllm: dict[str, Any] = Field(
         default_factory=dict,
         description="Further arguments of vLLM's `AsyncEngineArgs`, such as `kv_cache_memory_bytes` or "
         "`gpu_memory_utilization`.",
     )
-    poll_s: float = Field(1.0, gt=0, description="Seconds between looks at the registry's aliases.")
+    poll_s: float = Field(1.0, gt=0, description="Seconds between checks of the registry's aliases.")
     trials: bool = Field(
-        True, description="Take part in canaries and A/B tests; the app that the stage `deploy` starts does not."
+        True, description="Take part in canaries and A/B tests; the app started by the stage `deploy` does not."
     )
     test_idle_s: float = Field(
         300.0,
         ge=0,
-        description="Seconds without a request after which a version that a developer tests by its name is closed; 0: "
-        "only those that answer can be named. There must be memory for one more model.",
+        description="Seconds without a request after which a version under test by its name is unloaded; 0: only "
+        "serving versions can be named. It needs memory for one more model.",
     )
-    timeout_s: float = Field(120.0, gt=0, description="Longest a request may take, waiting included; then it gets 504.")
+    timeout_s: float = Field(120.0, gt=0, description="Longest duration of a request, waiting included; then 504.")
     drain_s: float = Field(
         0.0,
         ge=0,
-        description="Seconds after SIGTERM in which `/readyz` is red and requests are still taken, so that a load "
-        "balancer can look elsewhere first.",
+        description="Seconds after SIGTERM in which `/readyz` is red and requests are still accepted, so that a load "
+        "balancer can react.",
     )
     threads: int = Field(
         0,
         ge=0,
-        description="Threads that compute; 0: one per core that the container may use, at most `OMP_NUM_THREADS`.",
+        description="Compute threads; 0: one per core available to the container, at most `OMP_NUM_THREADS`.",
     )
     guard: tuple[Guarded, ...] = Field(
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),
-        description="Kinds of data that no answer may hold unless its prompt does; such an answer is cut with "
+        description="Kinds of data that an answer may contain only if its prompt does; other answers are cut with "
         "`content_filter`.",
     )
     requests_per_minute: int = Field(

@@ -1,13 +1,13 @@
-"""A search space as it is configured: each hyperparameter with one of HyperOpt's expressions and its numbers."""
+"""The configuration of a search space: each hyperparameter with a HyperOpt expression and its numbers."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 HyperparameterName = Literal["learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup"]
-Expression = tuple[str | float, ...]  #: the expression's name and its numbers, as in `[loguniform, 1e-5, 1e-3]`
+Expression = tuple[str | float, ...]  #: name and numbers of an expression, as in `[loguniform, 1e-5, 1e-3]`
 
-#: What an expression is given. Unlike HyperOpt's own, the bounds of `loguniform` are values and not their logarithms.
+#: expression → its numbers; unlike HyperOpt's own, the bounds of `loguniform` are values, not logarithms
 EXPRESSIONS = {
     "choice": "values, one or more",
     "uniform": "low, high",
@@ -16,7 +16,7 @@ EXPRESSIONS = {
     "loguniform": "low, high",
     "qloguniform": "low, high, step",
 }
-#: Lowest and highest value that makes sense.
+#: hyperparameter → lowest and highest allowed value
 LIMITS: dict[str, tuple[float, float]] = {
     "learning_rate": (1e-9, 1.0),
     "rank": (1, 4096),
@@ -26,17 +26,17 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dropout": (0.0, 0.99),
     "warmup": (0.0, 0.99),
 }
-WHOLE = ("rank", "batch", "alpha")  #: these are whole numbers
+WHOLE = ("rank", "batch", "alpha")  #: whole numbers
 
 
 def largest(expression: Expression) -> float:
-    """The largest value that a checked expression gives."""
+    """Return the largest value that a checked expression can give."""
     kind, *numbers = expression
     return max(float(n) for n in (numbers if kind == "choice" else numbers[:2]))
 
 
 def check_expression(name: str, expression: Expression) -> None:
-    """Raise ValueError, saying what is wrong, unless an expression gives values that the hyperparameter can have."""
+    """Raise ValueError with a reason, unless all values of an expression are valid for the hyperparameter."""
     kind, *numbers = expression or ("",)
     if kind not in EXPRESSIONS:
         known = "; ".join(f"{k} ({given})" for k, given in EXPRESSIONS.items())

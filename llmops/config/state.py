@@ -1,4 +1,4 @@
-"""The sections of what is kept: the database of what is decided, and for how long data stays."""
+"""The sections of the database and of retention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llmops.config.section import Section, Unhashed, check_password
 
 
 class State(Section):
-    """Where what is decided is kept: aliases, decisions, trials, keys and audit."""
+    """The database with aliases, decisions, trials, keys and audit."""
 
     url: Annotated[str, Unhashed()] = Field(
         "",
-        description="The database: `postgresql://llmops:${STATE_PASSWORD}@host/llmops`, for several machines, or "
+        description="URL of the database: `postgresql://llmops:${STATE_PASSWORD}@host/llmops` for several machines, or "
         "`sqlite:///<file>` on a local disk; ${VAR} is read from the environment. Empty: `<home>/state.db`.",
     )
 
@@ -30,16 +30,16 @@ class State(Section):
 
 
 class Retention(Section):
-    """What keeps its data when `llmops gc` removes what nothing needs any more. Records, cards and decisions stay."""
+    """The data that `llmops gc` keeps. Records, cards and decisions always stay."""
 
     runs: int = Field(3, ge=1, description="Newest artifacts of each stage that keep their data, with their inputs.")
     days: float = Field(
         7,
         ge=1,
-        description="Days that what a run has made or used keeps its data: more than the longest run takes.",
+        description="Days that artifacts made or used by a run keep their data: more than the longest run takes.",
     )
     versions: int = Field(
-        5, ge=1, description="Newest model versions that keep their weights; what an alias names always does."
+        5, ge=1, description="Newest model versions that keep their weights; versions with an alias always do."
     )
     log_days: float = Field(30, ge=1, description="Days that the logs of Airflow's tasks are kept.")
-    daily: bool = Field(True, description="The daily run removes at its end what nothing needs; off: only `llmops gc`.")
+    daily: bool = Field(True, description="Remove unneeded data at the end of the daily run; off: only by `llmops gc`.")

@@ -1,4 +1,4 @@
-"""What the champion is measured on: the frozen test of its version, and what people have corrected since."""
+"""The items for measuring the champion: the frozen test of its version, and people's later corrections."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 from llmops.state.database import database_of
 
-MOST_FRESH = 500  #: the latest corrections that are asked
+MOST_FRESH = 500  #: most corrections measured, the latest ones
 
 
 def fixed_items(version: Version) -> list[Example]:
-    """The items that the version answered before it was released; an erasure may have taken some away since."""
+    """Return the test items that the version answered before its release, except those erased since."""
     answers = pq.read_table(
         version.path / "answers.parquet", columns=["id", "question", "context", "reference", "model"]
     )
@@ -31,9 +31,9 @@ def fixed_items(version: Version) -> list[Example]:
 
 
 def fresh_items(config: Config) -> list[Example]:
-    """The corrections that were accepted since the champion was made: by a person, or since users agree.
+    """Return the corrections accepted since the champion was made, by a reviewer or by agreement of users.
 
-    Of a question the last one counts.
+    The last correction of a question counts.
     """
     champion = registry_of(config).champion()
     if champion is None:

@@ -1,7 +1,6 @@
-"""The champion's answers to some items, measured as evaluate does: by its servable, through the code that serves it.
+"""Measurement of the champion on some items: like evaluate, with its servable and the code that serves it.
 
-What was measured of the same model, the same items and settings on the same libraries and hardware is not measured
-again: it would be the same number.
+A result is reused for the same model, items, settings, libraries and hardware, because the number would be the same.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ class Measured(NamedTuple):
 
 
 def measure(config: Config, version: Version, items: Sequence[Example]) -> dict[str, Measured]:
-    """The primary metric of the task (`token_f1`, `accuracy`, …) and the perplexity of a version on some items.
+    """Return the task's primary metric (`token_f1`, `accuracy`, …) and the perplexity of a version on some items.
 
     Raises:
-        OSError: if the version has no model any more.
+        OSError: if the version's model was removed.
     """
     path = config.home / "decay" / config.release.name / version.name / f"{_key(config, version, items)}.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _measured(config, version, items))
+        write_json(path, _compute(config, version, items))
     kept = json.loads(path.read_text(encoding="utf-8"))
     return {metric: Measured(*values) for metric, values in kept.items()}
 
 
 def content_of(items: Sequence[Example]) -> str:
-    """A digest of items: what each asks and what the answer should be."""
+    """Return a digest of the items' questions, contexts and answers."""
     return content_id(*(text for item in items for text in (item.question, item.context, item.answer)))
 
 
@@ -62,7 +61,7 @@ def _key(config: Config, version: Version, items: Sequence[Example]) -> str:
     )
 
 
-def _measured(config: Config, version: Version, items: Sequence[Example]) -> dict[str, tuple[float, float, float]]:
+def _compute(config: Config, version: Version, items: Sequence[Example]) -> dict[str, tuple[float, float, float]]:
     from llmops.model.scoring.answered import answer_test, deterministic
     from llmops.model.scoring.tasks import TASKS
 

@@ -1,4 +1,4 @@
-"""What requests of a day tell of the quality of a version: thumbs and refusals."""
+"""Daily quality of a version from its requests: ratings and refusals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llmops.statistics.rates import Rate, wilson
 
 
 def live_rates(reader: Reader, version: str, since: datetime, until: datetime) -> dict[str, Rate]:
-    """Of the requests of a time, with Wilson's intervals; what nothing is known of is left out.
+    """Return rates of the requests of a period, with Wilson's intervals. Rates without data are left out.
 
-    `up_share`: of the ratings, a key's last word on a request counts; `refusals`: of the answers.
+    `up_share` is the share of positive ratings (the last one of a key per request), `refusals` that of refused answers.
     """
     between = timestamp(since), timestamp(until)
     texts = reader.columns(TEXT, ("llmops.model.version", "llmops.answer.refusal"), *between)

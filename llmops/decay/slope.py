@@ -1,9 +1,9 @@
-"""How fast a series of days rises or falls, with an interval.
+"""The slope of a series of days, with an interval.
 
-Theil and Sen's slope, the median of the slopes of all pairs of days, which single odd days do not move (Sen 1968,
-"Estimates of the regression coefficient based on Kendall's tau"). Its interval takes the variance of Kendall's S, made
-larger where days resemble the days before (Hamed and Rao 1998, "A modified Mann-Kendall trend test for autocorrelated
-data"): a series that wanders has less evidence than its number of days.
+The Theil-Sen slope is the median of the slopes of all pairs of days, so single outliers do not move it (Sen 1968,
+"Estimates of the regression coefficient based on Kendall's tau"). Its interval uses the variance of Kendall's S,
+increased for autocorrelation (Hamed and Rao 1998, "A modified Mann-Kendall trend test for autocorrelated data"): days
+that resemble the days before are less evidence than their number says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-LEAST_DAYS = 10  #: fewer have no slope
+LEAST_DAYS = 10  #: shorter series have no slope
 
 
 class Slope(NamedTuple):
@@ -30,11 +30,9 @@ class Slope(NamedTuple):
 
 
 def slope_of(days: Sequence[float], values: Sequence[float], confidence: float = 0.95) -> Slope | None:
-    """The slope of a series; None of fewer than `LEAST_DAYS` days.
+    """Return the slope of a series; None for fewer than `LEAST_DAYS` days.
 
-    Args:
-        days: increasing, each once.
-        values: of each day.
+    `days` are increasing and distinct. `confidence` is the level of the interval.
     """
     if len(days) < LEAST_DAYS:
         return None
@@ -48,14 +46,13 @@ def slope_of(days: Sequence[float], values: Sequence[float], confidence: float =
 
 
 def _variance(values: NDArray[np.float64]) -> float:
-    """Of Kendall's S, with what ties take off."""
     n = len(values)
     ties = sum(t * (t - 1) * (2 * t + 5) for t in Counter(values.tolist()).values())
     return float((n * (n - 1) * (2 * n + 5) - ties) / 18)
 
 
 def _inflation(rest: NDArray[np.float64]) -> float:
-    """By how much autocorrelation of the ranks makes the variance larger; never below 1."""
+    """Return the factor by which autocorrelation of the ranks increases the variance; at least 1."""
     n = len(rest)
     ranks = rankdata(rest) - (n + 1) / 2
     whole = float(ranks @ ranks)
@@ -64,6 +61,6 @@ def _inflation(rest: NDArray[np.float64]) -> float:
     extra = 0.0
     for lag in range(1, n - 2):
         found = float(ranks[lag:] @ ranks[:-lag]) / whole
-        if abs(found) > NormalDist().inv_cdf(0.975) / math.sqrt(n):  # others are chance
+        if abs(found) > NormalDist().inv_cdf(0.975) / math.sqrt(n):  # smaller ones are chance
             extra += (n - lag) * (n - lag - 1) * (n - lag - 2) * found
     return max(1.0, 1 + 2 * extra / (n * (n - 1) * (n - 2)))

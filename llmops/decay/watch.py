@@ -1,7 +1,7 @@
-"""Decay: every day the champion's quality on the fixed test, on what people have corrected since, and in its requests.
+"""Decay watch: measures the champion's quality daily on the frozen test, on people's corrections, and in its requests.
 
-One event a figure and day. Of each the slope over the last 90 days is told with its interval: where that lies wholly on
-the bad side of 0, the quality decays.
+It emits one event per figure and day, with the slope over the last 90 days and its interval. If the whole interval is
+on the bad side of 0, the quality decays.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from llmops.monitoring.reader import Reader, reader_of
 from llmops.registry.registry import registry_of
 from llmops.registry.version import Version
 
-DAYS = 90  #: that a slope is of
-LEAST_FRESH = 10  #: corrections; fewer are not measured
+DAYS = 90  #: length of a series
+LEAST_FRESH = 10  #: fewer corrections are not measured
 _LESS_IS_BETTER = LOWER_IS_BETTER | {"refusals"}
 
 
@@ -40,17 +40,17 @@ class Figure:
     low: float
     high: float
     items: int
-    content: str = ""  #: of the items; figures of other items are another series
+    content: str = ""  #: digest of the items; other items make another series
 
 
 def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
-    """Measure the champion today, and emit one event a figure; measuring again on a day tells the same events again.
+    """Measure the champion today and emit one event per figure. A repetition on the same day emits the same events.
 
-    Live rates are of the last whole day (UTC). What waits in the spool is not seen: drain it first.
+    Live rates are of the last whole day (UTC). Events that wait in the spool are not seen: drain it first.
 
     Returns:
-        `state`: `measured`, `no champion` or `no reader`; `version`, `day`, `figures` as JSON values with
-        their slopes, and `decayed`: the names of those that get worse.
+        `state`: `measured`, `no champion` or `no reader`; `version`, `day`; `figures` as JSON values with slopes;
+        `decayed`: names of the figures that get worse.
     """
     now = now or datetime.now(UTC)
     champion = registry_of(config).champion()
@@ -80,7 +80,7 @@ def watch_decay(config: Config, now: datetime | None = None) -> dict[str, Any]:
 def _figures(config: Config, reader: Reader, version: Version, day: datetime) -> Iterator[Figure]:
     for name, items in (("fixed", fixed_items(version)), ("fresh", fresh_items(config))):
         if len(items) >= (LEAST_FRESH if name == "fresh" else 1):
-            # what is corrected comes on by and by: its items are others every day, and its series goes on
+            # corrections change every day, and their series must go on: it has no digest
             content = content_of(items) if name == "fixed" else ""
             for metric, found in measure(config, version, items).items():
                 yield Figure(name, metric, *found, items=len(items), content=content)
@@ -89,7 +89,6 @@ def _figures(config: Config, reader: Reader, version: Version, day: datetime) ->
 
 
 def _with_slope(figure: Figure, earlier: list[dict[str, Any]], day: datetime) -> dict[str, Any]:
-    """A figure with the slope of its series; a day's last value counts."""
     series: dict[int, float] = {}
     for event in earlier:
         same = all(
@@ -124,7 +123,7 @@ def _event(config: Config, version: Version, now: datetime, day: datetime, figur
 
 
 def sentence(figure: Mapping[str, Any]) -> str:
-    """A figure in words."""
+    """Return a figure in words."""
     bounds = f"{figure['value']:.4g} ({figure['low']:.4g} to {figure['high']:.4g})"
     told = f"{figure['metric']} on {figure['items']} {figure['set']} items is {bounds}"
     if figure["slope"] is None:

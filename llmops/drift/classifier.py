@@ -1,8 +1,8 @@
-"""Can two sets of requests be told apart? A classifier that tries, and the chance that it does as well by luck.
+"""A test whether a classifier can tell two sets of requests apart better than by chance.
 
 The classifier two-sample test (Friedman 2003; Lopez-Paz and Oquab 2017, arXiv:1610.06545) with ridge regression on the
-labels, cross-fitted. It is fitted anew for every permutation of the labels, all of them at once, so the p-value is
-exact whatever the texts are like. Labels are permuted within the parts, as they were dealt out to them.
+labels, cross-fitted. The classifier is fitted again for every permutation of the labels, all at once, so the p-value
+is exact for any texts. Labels are permuted within the parts of the cross-fitting.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 Floats = NDArray[np.float64]
 
-PARTS = 5  #: of cross-fitting
+PARTS = 5  #: parts of the cross-fitting
 PERMUTATIONS = 399
-RIDGE = 1.0  #: penalty, where rows have a length of about 1
-BUCKETS = 2**14  #: that words and pieces of words are hashed into, each; time and memory grow with them
-DIRECTIONS = 128  #: that n-grams are brought down to (latent semantic analysis), of both sets together
+RIDGE = 1.0  #: penalty, for rows of length about 1
+BUCKETS = 2**14  #: hash buckets of words, and of pieces of words; time and memory grow with them
+DIRECTIONS = 128  #: dimensions that the n-grams of both sets are reduced to (latent semantic analysis)
 
 
 class Told(NamedTuple):
-    """How well two sets can be told apart."""
+    """The result of the test."""
 
-    auc: float  #: the chance that one of the window looks more like the window than one of the reference; 0.5: equal
+    auc: float  #: probability that a window row scores as more window-like than a reference row; 0.5: no difference
     p_value: float
-    unlike: list[int]  #: rows of the window, the most unlike the reference first
+    unlike: list[int]  #: rows of the window, the least like the reference first
 
 
 def tell_apart(reference: Floats, window: Floats, seed: int = 0) -> Told:
-    """Fit a classifier that tells the rows of two sets apart, and judge it on rows that it has not seen.
+    """Fit a classifier that separates two sets of rows, and judge it on held-out rows.
 
     Args:
-        reference, window: a row per request, of about length 1; at least `PARTS` rows each.
-        seed: of the parts and the permutations.
+        reference: a row per request, of length about 1; at least `PARTS` rows.
+        window: likewise.
+        seed: seed of the parts and the permutations.
     """
     rng = np.random.default_rng(seed)
     sizes = len(reference), len(window)
@@ -58,7 +59,7 @@ def tell_apart(reference: Floats, window: Floats, seed: int = 0) -> Told:
 
 
 def of_texts(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:
-    """Texts as rows for `tell_apart`: hashed words, pairs of words and pieces of words, by tf-idf, in `DIRECTIONS`."""
+    """Return rows for `tell_apart`: tf-idf of hashed words, word pairs and character n-grams, in `DIRECTIONS`."""
     texts = [*reference, *window]
     parts = [
         TfidfTransformer(sublinear_tf=True).fit_transform(vectorizer.transform(texts))
@@ -80,8 +81,10 @@ def of_texts(reference: Sequence[str], window: Sequence[str], seed: int = 0) -> 
 
 
 def _directions(table: sparse.csr_matrix, count: int, rng: np.random.Generator) -> Floats:
-    """The rows in the `count` directions in which they vary most, by a random sketch and two rounds (Halko, Martinsson
-    and Tropp 2011, arXiv:0909.4061). Bases are made of the rows' side only, which is the short one."""
+    """Project rows onto the `count` directions of most variance, by a random sketch and two rounds.
+
+    Halko, Martinsson and Tropp 2011, arXiv:0909.4061. The bases span the rows, the shorter side.
+    """
     wider = min(count + 10, table.shape[0])
     base = np.linalg.qr(table @ rng.normal(size=(table.shape[1], wider)))[0]
     for _ in range(2):
@@ -93,7 +96,7 @@ def _directions(table: sparse.csr_matrix, count: int, rng: np.random.Generator) 
 
 
 def _held_out(rows: Floats, labels: Floats, part: NDArray[np.intp]) -> Floats:
-    """What ridge regression, fitted to the other parts, says of each row; a column per column of labels."""
+    """Return each row's score from ridge regression fitted to the other parts; a column per column of labels."""
     centred = labels - labels.mean(axis=0)  # the share of each label is the same in all parts
     products, targets = rows.T @ rows, rows.T @ centred
     scores = np.empty_like(labels)
@@ -105,8 +108,8 @@ def _held_out(rows: Floats, labels: Floats, part: NDArray[np.intp]) -> Floats:
 
 
 def _aucs(scores: Floats, labels: Floats) -> Floats:
-    """The area under the ROC curve of each column (Mann and Whitney 1947)."""
-    ranks = rankdata(np.round(scores, 9), axis=0)  # equal rows are equal, however they were added up
+    """Return the area under the ROC curve of each column (Mann and Whitney 1947)."""
+    ranks = rankdata(np.round(scores, 9), axis=0)  # equal rows must be equal whatever the order of addition
     ones = labels.sum(axis=0)
     areas: Floats = ((ranks * labels).sum(axis=0) - ones * (ones + 1) / 2) / (ones * (len(labels) - ones))
     return areas

@@ -1,9 +1,10 @@
-"""One feature of two sets of requests: does it differ, and how much?
+"""Comparison of one feature between two sets of requests: does it differ, and how much?
 
-The p-value says whether: Kolmogorov and Smirnov's of numbers, of categories that of chi-square over tables drawn with
-the same margins (Patefield 1981), which few of a category do not spoil. The population stability index says how much:
-0.1 is commonly called moderate, 0.25 large. Chance alone makes an index of about (bins - 1)(1/n + 1/m) (Yurdakul 2018,
-"Statistical properties of population stability index"); that is taken off, so that it means the same for few requests.
+The p-value says if it differs. For numbers it is the Kolmogorov-Smirnov test's. For categories it is that of chi-square
+over random tables with the same margins (Patefield 1981), which stays valid for rare categories. The population
+stability index (PSI) says how much: 0.1 is commonly called moderate, 0.25 large. Chance alone gives a PSI of about
+(bins - 1)(1/n + 1/m) (Yurdakul 2018, "Statistical properties of population stability index"). It is subtracted, so
+that the index is comparable for few requests.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ from scipy.stats.contingency import expected_freq
 
 BINS = 10
 _TABLES = 1_999
-_EXACT = 100_000  #: pairs of numbers, below which the p-value of Kolmogorov and Smirnov is not the limit's
-_LEAST = 0.5  #: what is added to each bin's count, so that an empty one gives no infinite index
+_EXACT = 100_000  #: up to this number of pairs of values the Kolmogorov-Smirnov p-value is exact
+_LEAST = 0.5  #: added to each bin's count, so that an empty bin gives no infinite index
 
 
 class Compared(NamedTuple):
-    """What a comparison of one feature found."""
+    """The result of comparing one feature."""
 
     test: str
     statistic: float
     effect: float
     p_value: float
-    shares: dict[str, Any]  #: `bins`, names in words; `reference`, `window`: the share of each
+    shares: dict[str, Any]  #: `bins`: names; `reference` and `window`: the share of each bin
 
 
 def numbers(reference: Sequence[float | None], window: Sequence[float | None]) -> Compared | None:
-    """Compare a number. What is missing or not finite does not count; None where a side has none, or all are equal."""
+    """Compare a number. Ignore missing and infinite values; return None if a side has no value or all are equal."""
     ours, theirs = _finite(reference), _finite(window)
     if not len(ours) or not len(theirs) or (ours[0] == ours).all() and (theirs == ours[0]).all():
         return None
     edges = np.unique(np.quantile(ours, np.arange(1, BINS) / BINS, method="lower"))
-    if len(edges) == 1:  # what was constant differs from what is less, and from what is more
+    if len(edges) == 1:  # a constant reference gets bins for less, equal and more
         edges = np.array([np.nextafter(edges[0], -np.inf), edges[0]])
     counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (ours, theirs)]
-    spans = [f"{_shown(a)} to {_shown(b)}" if b - a > 1e-9 else _shown(b) for a, b in itertools.pairwise(edges)]
-    names = [f"≤ {_shown(edges[0])}", *spans, f"> {_shown(edges[-1])}"]
+    spans = [f"{_format(a)} to {_format(b)}" if b - a > 1e-9 else _format(b) for a, b in itertools.pairwise(edges)]
+    names = [f"≤ {_format(edges[0])}", *spans, f"> {_format(edges[-1])}"]
     method = "exact" if len(ours) * len(theirs) <= _EXACT else "asymp"
     found = ks_2samp(ours, theirs, method=method)
     return _compared("ks", float(found.statistic), float(found.pvalue), names, *counts)
 
 
 def categories(reference: Sequence[str | None], window: Sequence[str | None], seed: int = 0) -> Compared | None:
-    """Compare a category; None where a side has none, or both have only one and the same."""
+    """Compare a category. Return None if a side has no value, or both have the same single one."""
     ours, theirs = (Counter(value for value in side if value is not None) for side in (reference, window))
     names = sorted(ours | theirs, key=lambda name: (-ours[name], name))
     if not ours or not theirs or len(names) == 1:
@@ -70,9 +71,9 @@ def categories(reference: Sequence[str | None], window: Sequence[str | None], se
 def moved(
     reference: Sequence[str | None], window: Sequence[str | None], level: float
 ) -> list[tuple[str, float, float]]:
-    """The categories whose share differs, as (name, share before, share now), the largest difference first.
+    """Return the categories whose share differs, as (name, share before, share now), the largest difference first.
 
-    Each by the normal test of two shares, and all of them by Bonferroni: it only points at what to look at.
+    Each uses the normal test of two shares with Bonferroni's correction. The list is only a hint where to look.
     """
     ours, theirs = (Counter(value for value in side if value is not None) for side in (reference, window))
     n, m = ours.total(), theirs.total()
@@ -88,7 +89,7 @@ def moved(
 
 
 def index(reference: NDArray[np.int64], window: NDArray[np.int64]) -> float:
-    """The population stability index of two rows of counts, less what chance alone makes of it; never below 0."""
+    """Return the population stability index of two rows of counts, minus the index expected by chance; at least 0."""
     ours, theirs = ((side + _LEAST) / (side + _LEAST).sum() for side in (reference, window))
     chance = (len(reference) - 1) * (1 / reference.sum() + 1 / window.sum())
     return max(0.0, float(((theirs - ours) * np.log(theirs / ours)).sum() - chance))
@@ -110,5 +111,5 @@ def _finite(values: Sequence[float | None]) -> NDArray[np.float64]:
     return numbers[np.isfinite(numbers)]
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,9 +1,9 @@
-"""What can be said of a text without repeating it: numbers and names by which drift is seen.
+"""Features of a text for drift detection: numbers and names that do not repeat the text.
 
     [found] = features(["How do I return an item?"])  # → Features(characters=24, words=6, language="en", …)
 
-Pure functions, of a millisecond a text or less; serving calls them when an answer has left, and the reference of the
-training data is made by the same ones.
+The functions are pure and take at most a millisecond per text. Serving calls them after an answer is sent; the
+reference from the training data uses the same functions.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from llmops.drift.lexicon import Lexicon
 
 Side = Literal["prompt", "answer"]
 
-MOST_CHARS = 4_000  #: of a text that language, script, words and topics are told by; its length is told of all
-_BEGINNING = 300  #: characters of an answer; one that declines says so there
+MOST_CHARS = 4_000  #: characters that language, script, words and topics are determined from; length counts all
+_BEGINNING = 300  #: characters of an answer in which a refusal is looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Of one text."""
+    """The features of one text."""
 
     characters: int
     words: int
     language: str  #: ISO 639-1; `unknown`: too short to tell
-    script: str  #: of most of its letters, as Unicode names it: `Latin`, `Cyrillic`, `Han`, …; `unknown`: no letters
-    unknown_share: float | None  #: of its words that the training data do not have; None: not known, or no words
-    topics: tuple[str, ...] | None  #: of the training data, nearest first; `(NO_TOPIC,)`: near none; None: not known
+    script: str  #: of most letters, by Unicode's name: `Latin`, `Cyrillic`, `Han`, …; `unknown`: no letters
+    unknown_share: float | None  #: share of words that the training data lack; None: unknown, or no words
+    topics: tuple[str, ...] | None  #: nearest topics of the training data; `(NO_TOPIC,)`: none is near; None: unknown
 
     def fields(self, side: Side) -> dict[str, Any]:
-        """As fields of an event of the dataset `llmops.text`."""
+        """Return the features as fields of an `llmops.text` event."""
         values = {
             "characters": self.characters,
             "words": self.words,
@@ -51,23 +51,17 @@ class Features:
 
 
 def features(texts: Sequence[str], lexicon: Lexicon | None = None, side: Side = "prompt") -> list[Features]:
-    """The features of some texts, in their order.
-
-    Args:
-        texts: any strings.
-        lexicon: words and topics of the training data; None: there is none.
-        side: what the texts are.
-    """
+    """Return the features of some texts, in their order."""
     return [_features(text, lexicon, side) for text in texts]
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer declines to answer, by how it begins; in English, German, French or Spanish."""
+    """Return True if the beginning of an answer is a refusal, in English, German, French or Spanish."""
     return bool(_REFUSAL.search(answer[:_BEGINNING].replace("\u2019", "'")))
 
 
 def script_of(text: str) -> str:
-    """The script of most letters of `text`, as Unicode names it; `UNKNOWN` if it has none."""
+    """Return the script of most letters of `text`, by its Unicode name; `UNKNOWN` if it has no letters."""
     letters = Counter(filter(str.isalpha, text))
     scripts: Counter[str] = Counter()
     for letter, count in letters.items():
@@ -91,7 +85,6 @@ def _features(text: str, lexicon: Lexicon | None, side: Side) -> Features:
 
 @lru_cache(maxsize=20_000)
 def _script(letter: str) -> str:
-    """The first word of a letter's name in Unicode, which is its script's."""
     name = unicodedata.name(letter, UNKNOWN).partition(" ")[0]
     return _NAMES.get(name, name.capitalize()) if name != UNKNOWN else UNKNOWN
 

@@ -1,4 +1,4 @@
-"""Whether a window of requests differs from a reference, and in what: all comparisons of it, judged together."""
+"""The judgement of a window of requests against a reference: all comparisons, corrected for their number."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from scipy.stats import false_discovery_control, rankdata
 from llmops.drift import classifier, comparisons
 from llmops.drift.sample import FEATURES, Feature, Sample
 
-LEVEL = 0.05  #: of the comparisons that are said to differ, so many do not (Benjamini and Hochberg 1995)
-LEAST_INDEX = 0.02  #: differences below it are not called drift, however sure they are
+LEVEL = 0.05  #: false discovery rate of the comparisons (Benjamini and Hochberg 1995)
+LEAST_INDEX = 0.02  #: smaller differences are not drift, however significant
 LEAST_AUC = 0.52
-EXAMPLES = 20  #: requests that are named as the most unlike
+EXAMPLES = 20  #: most requests listed as unlike the reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +28,26 @@ class Comparison:
     feature: str
     test: str
     statistic: float
-    effect: float  #: the population stability index, less chance; of the classifier its AUC
+    effect: float  #: the population stability index minus chance; for the classifier its AUC
     p_value: float
     q_value: float = math.nan
     drifted: bool = False
     shares: dict[str, Any] = field(default_factory=dict)
-    topics: tuple[str, ...] = ()  #: whose share differs, the largest difference first
-    unlike: tuple[str, ...] = ()  #: the most unlike the reference
+    topics: tuple[str, ...] = ()  #: topics whose share differs, the largest difference first
+    unlike: tuple[str, ...] = ()  #: ids of the requests least like the reference
 
 
 def compare(reference: Sample, window: Sample, seed: int = 0) -> list[Comparison]:
-    """All comparisons that can be made; the same for the same samples and seed."""
+    """Return all possible comparisons; deterministic for the same samples and seed."""
     reference, window = reference.drawn(seed), window.drawn(seed)
     found = [one for feature in FEATURES if (one := _feature(feature, reference, window, seed))]
-    if told := _whole(reference, window, seed):
+    if told := _compare_prompts(reference, window, seed):
         found.append(told)
     return judged(found)
 
 
 def judged(found: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with their q-values, and whether each differs: sure enough, and large enough to matter."""
+    """Add q-values, and mark each comparison as drifted if it is significant and large enough to matter."""
     if not found:
         return []
     q_values = false_discovery_control([one.p_value for one in found])
@@ -70,8 +70,8 @@ def _feature(feature: Feature, reference: Sample, window: Sample, seed: int) -> 
     return Comparison(feature.side, feature.name, *found[:4], shares=found.shares, topics=tuple(n for n, *_ in moved))
 
 
-def _whole(reference: Sample, window: Sample, seed: int) -> Comparison | None:
-    """The prompts as a whole: by their texts where both sides keep them, else by their features together."""
+def _compare_prompts(reference: Sample, window: Sample, seed: int) -> Comparison | None:
+    """Compare the prompts as a whole: by their texts if both sides have them, else by all features together."""
     ours, theirs = reference.with_texts, window.with_texts
     if min(len(ours), len(theirs)) >= max(classifier.PARTS, len(window) // 2):
         rows = classifier.of_texts([reference.texts[n] for n in ours], [window.texts[n] for n in theirs], seed)
@@ -88,7 +88,7 @@ def _whole(reference: Sample, window: Sample, seed: int) -> Comparison | None:
 
 
 def _vectors(reference: Sample, window: Sample) -> NDArray[np.float64]:
-    """The features of the prompts as rows of about length 1: numbers by their ranks, a column per category."""
+    """Return the prompts' features as rows of length about 1: numbers as ranks, a column per category."""
     columns: list[NDArray[np.float64]] = []
     for feature in FEATURES:
         if feature.side != "prompt":

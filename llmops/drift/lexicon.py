@@ -1,7 +1,7 @@
-"""What words and topics the training data of a version have: what its requests are compared with, text by text.
+"""Words and topics of a version's training data. The texts of its requests are compared with them.
 
-Words are kept as numbers, so that nobody is named in it. It is made of the training split that the version's lineage
-names, whenever it is needed: there is no copy that an erasure would have to reach.
+Words are stored as hash numbers, so no name can be read from it. It is made from the training split in the version's
+lineage whenever it is needed: no stored copy, nothing for an erasure to find.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from llmops.release.lineage import DATASET, lineage
 
 log = logging.getLogger(__name__)
 
-MOST_EXAMPLES = 20_000  #: of more, every second, third … is taken: some seconds' work
+MOST_EXAMPLES = 20_000  #: of more, only every second, third … is read, to limit the time to seconds
 
 
 class Trained(NamedTuple):
-    """What is read of a training example."""
+    """The columns that are read of a training example."""
 
     question: str
     answer: str
@@ -47,7 +47,7 @@ class Lexicon:
     answer: Topics
 
     def unknown_share(self, words: Sequence[str]) -> float | None:
-        """The share of some words that the training data do not have; None without words. Numbers do not count."""
+        """Return the share of words that the training data lack; None without words. Words with digits do not count."""
         asked = np.array([number_of(word) for word in words if not any(map(str.isdigit, word))], np.uint32)
         if not len(asked):
             return None
@@ -56,12 +56,12 @@ class Lexicon:
         return round(1 - float(known.mean()), 4)
 
     def nearest(self, words: Sequence[str], side: Literal["prompt", "answer"]) -> tuple[str, ...]:
-        """See `Topics.nearest`: among what is asked, or among what is answered."""
+        """See `Topics.nearest`: among the questions or the answers."""
         return (self.prompt if side == "prompt" else self.answer).nearest(words)
 
 
 def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
-    """Words and topics of training examples."""
+    """Return words and topics of training examples."""
     known: set[int] = set()
     questions, answers, groups, sources = [], [], [], []
     for example in examples:
@@ -77,12 +77,7 @@ def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
 
 
 def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
-    """Words and topics of what a version was trained on; None, and a line in the log, if that is not to be had here.
-
-    Args:
-        version: whose.
-        artifacts: their folder.
-    """
+    """Return words and topics of a version's training data; None, with a log line, if they are not on this machine."""
     try:
         return read_lexicon(train_of(version, artifacts))
     except (LlmopsError, OSError, ValueError) as error:
@@ -91,7 +86,7 @@ def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
 
 
 def train_of(version: Version, artifacts: Path) -> Path:
-    """The training split that a version's lineage names; it may have been removed since.
+    """Return the path of the training split in a version's lineage. The file may have been removed.
 
     Raises:
         RegistryError: if the version has no lineage.
@@ -100,16 +95,16 @@ def train_of(version: Version, artifacts: Path) -> Path:
 
 
 def read_lexicon(train: Path) -> Lexicon:
-    """Words and topics of the training split of an annotate artifact.
+    """Return words and topics of a training split.
 
     Raises:
-        OSError: if there is none.
+        OSError: if the file does not exist.
     """
     return lexicon_of(read_trained(train))
 
 
 def read_trained(train: Path, most: int = MOST_EXAMPLES) -> Iterable[Trained]:
-    """The examples of a training split, of many an even sample of at most `most`."""
+    """Yield the examples of a training split, or an even sample if there are more than `most`."""
     with pq.ParquetFile(train) as file:
         every = -(-file.metadata.num_rows // most)
         at = 0

@@ -1,7 +1,7 @@
-"""What a version's requests are compared with: its training data, and what it was asked in its first days.
+"""The reference that a version's requests are compared with: its training data, or the requests of its first days.
 
-The features of both are kept in `{home}/drift/{model}/{version}/`, so that they are the same as long as the version is
-there, whatever becomes of the events and the data; texts are kept in neither.
+The features of both are stored in `{home}/drift/{model}/{version}/`. They stay the same as long as the version exists,
+even if events and data are removed. No text is stored.
 """
 
 from __future__ import annotations
@@ -23,31 +23,26 @@ from llmops.monitoring.reader import Reader
 from llmops.registry.version import Version
 
 Against = Literal["training", "served"]
-_SERVED = "served_%Y%m%dT%H%M%S"  #: file of the first days, by when they ended
+_SERVED = "served_%Y%m%dT%H%M%S"  #: file name of the first days, by their end
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a window is compared with."""
+    """The sample that a window is compared with."""
 
     name: Against
     sample: Sample
-    until: datetime | None  #: of `served`: the end of the first days; windows before it are part of it
+    until: datetime | None  #: of `served`: end of the first days; earlier windows are part of the reference
 
 
 class NoReferenceError(LlmopsError):
-    """There is nothing to compare with."""
+    """A version has no reference."""
 
 
 def reference_of(
     config: Config, reader: Reader, version: Version, before: datetime, against: Against | None = None
 ) -> Reference:
-    """What the version's requests are compared with: its own first days once they are over and were busy enough, until
-    then its training data.
-
-    Args:
-        before: the first days must have ended by then.
-        against: only this one.
+    """Return the reference of a version: its first days if they are over and had enough requests, else training data.
 
     Raises:
         NoReferenceError: saying what is missing.
@@ -73,7 +68,7 @@ def reference_of(
 
 
 def _served(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
-    """The version's first days, or why they are no reference; once they are kept, events may be removed."""
+    """Return the reference of the first days, or why there is none. It is stored, so its events may be removed."""
     folder, days, least = _folder(config, version), config.monitoring.drift_days, config.monitoring.drift_requests
     for path in folder.glob("served_*.parquet"):
         until = datetime.strptime(path.stem, _SERVED).replace(tzinfo=UTC)
@@ -96,7 +91,10 @@ def _with_texts(kept: Sample, reader: Reader, version: Version, days: int, until
 
 
 def _known_first(path: Path, reader: Reader, version: Version) -> datetime | None:
-    """`_first`, kept in a file: when the first events are removed, the next ones are not the first."""
+    """Return the stored time of the first request; find and store it first if needed.
+
+    Without the file, a later request would count as the first after old events are removed.
+    """
     if path.is_file():
         return datetime.fromisoformat(path.read_text(encoding="utf-8"))
     if first := _first(reader, version):
@@ -108,7 +106,6 @@ def _known_first(path: Path, reader: Reader, version: Version) -> datetime | Non
 
 
 def _first(reader: Reader, version: Version) -> datetime | None:
-    """When the first request of a version came, to a second; it cannot have been asked before it was made."""
     try:
         since = timestamp(datetime.fromisoformat(version.created))
     except ValueError:  # no time, or none with a zone

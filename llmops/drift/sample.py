@@ -1,4 +1,4 @@
-"""A set of requests as columns of features: of training data, or of events of the dataset `llmops.text`."""
+"""A set of requests as columns of features, from training data or from `llmops.text` events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.reader import Reader
 from llmops.records import write_table
 
-MOST = 5_000  #: requests of a set that are compared: of more, so many are drawn
+MOST = 5_000  #: requests that are compared; of more a random sample is drawn
 _FOLDS = 5
 
 
 class Feature(NamedTuple):
-    """What is compared."""
+    """One compared feature."""
 
     side: Side
     name: str
@@ -31,7 +31,7 @@ class Feature(NamedTuple):
 
     @property
     def field(self) -> str:
-        """As a field of an event."""
+        """Return its name in events."""
         return f"llmops.{self.side}.{self.name}"
 
 
@@ -52,32 +52,32 @@ FEATURES = (*(Feature(side, *kind) for side in SIDES for kind in _KINDS), REFUSA
 class Sample:
     """A set of requests."""
 
-    columns: dict[Feature, list[Any]]  #: a value of each request; None where it has none
-    ids: list[str]  #: of the requests; empty strings where they are none
-    texts: list[str]  #: the prompts, where they are kept; else empty strings
+    columns: dict[Feature, list[Any]]  #: per feature, a value of each request; None if missing
+    ids: list[str]  #: ids of the requests; empty strings if there are none
+    texts: list[str]  #: the prompts if stored, else empty strings
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def with_texts(self) -> list[int]:
-        """The rows whose texts are kept."""
+        """Return the rows with stored texts."""
         return [n for n, text in enumerate(self.texts) if text]
 
     def drawn(self, seed: int) -> Sample:
-        """At most `MOST` requests of it."""
+        """Return a random sample of at most `MOST` requests."""
         if len(self) <= MOST:
             return self
         return self.rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST].tolist()))
 
     def rows(self, chosen: Sequence[int]) -> Sample:
-        """Some of its requests."""
+        """Return the sample of the chosen rows."""
         columns = {feature: [values[n] for n in chosen] for feature, values in self.columns.items()}
         return Sample(columns, [self.ids[n] for n in chosen], [self.texts[n] for n in chosen])
 
 
 def of_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
-    """The requests of a time, of one version or of all."""
+    """Return the requests of a period, of one version or all."""
     fields = ["llmops.model.version", "http.request.id", "llmops.prompt.text", *(f.field for f in FEATURES)]
     rows = [row for row in reader.columns(TEXT, fields, since, until) if not version or row[0] == version]
     columns = {feature: [_value(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
@@ -85,16 +85,16 @@ def of_events(reader: Reader, since: str, until: str, version: str = "") -> Samp
 
 
 def of_training(train: Path) -> Sample:
-    """The examples of a training split, each told by words and topics of the others: as what is asked is, too.
+    """Return the examples of a training split. See `of_examples`.
 
     Raises:
-        OSError: if it is not there any more.
+        OSError: if the file no longer exists.
     """
     return of_examples(list(read_trained(train)))
 
 
 def of_examples(examples: Sequence[Trained]) -> Sample:
-    """As `of_training`. With words and topics of its own an example would know all of its words."""
+    """Return examples with features from a lexicon of the other folds: with its own words in it, none were unknown."""
     told: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
     folds = min(_FOLDS, len(examples))
     for fold in range(folds):
@@ -115,7 +115,7 @@ def of_examples(examples: Sequence[Trained]) -> Sample:
 
 
 def of_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sample:
-    """Prompts without answers; `keep`: with their texts."""
+    """Return prompts without answers, with their texts if `keep`."""
     told = features(texts, lexicon)
     columns: dict[Feature, list[Any]] = {
         feature: [_value(feature, getattr(found, feature.name)) if feature.side == "prompt" else None for found in told]
@@ -125,24 +125,24 @@ def of_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sam
 
 
 def write(path: Path, sample: Sample) -> None:
-    """Keep the features of a sample, without texts and without whose they are."""
+    """Write the features of a sample, without texts and request ids."""
     write_table(path, pa.table({feature.field: values for feature, values in sample.columns.items()}))
 
 
 def read(path: Path) -> Sample:
-    """What `write` has kept."""
+    """Read a sample from `write`."""
     table = pq.read_table(path)
     columns = {feature: table.column(feature.field).to_pylist() for feature in FEATURES}
     return Sample(columns, [""] * table.num_rows, [""] * table.num_rows)
 
 
 def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
-    """A sample that was read, with the texts that are still kept of it; none if they are not those of its requests."""
+    """Return a stored sample with its texts; unchanged if their number differs from the sample's."""
     return replace(sample, texts=list(texts)) if len(texts) == len(sample) else sample
 
 
 def _value(feature: Feature, value: Any) -> Any:
-    """As it is compared: of the topics the nearest."""
+    """Return the value in its compared form; of several topics the nearest."""
     if feature.kind == "number" or value is None:
         return None if value is None else float(value)
     if feature.name == "topics":

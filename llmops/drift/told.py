@@ -1,4 +1,4 @@
-"""A comparison as its event tells it: what the watch writes, and what the page reads."""
+"""Fields of a comparison in its event: written by the watch, read by the dashboard."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NAMES = (
 
 
 def told(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison, as its event tells it."""
+    """Return the fields of a comparison from its event."""
     return {name: event.get(f"llmops.drift.{name}") for name in (*NAMES, "since")}
 
 
 def sentence(comparison: Mapping[str, Any]) -> str:
-    """A comparison in words."""
+    """Return a comparison in words."""
     what = f"{comparison['feature']} of the {comparison['side']}"
     figures = f"{comparison['test']}, effect {comparison['effect']:.3f}, q {comparison['q_value']:.3g}"
     if not comparison["drifted"]:

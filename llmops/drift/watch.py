@@ -1,8 +1,8 @@
-"""Drift: the last whole window of the champion's requests, compared with its reference; one event a comparison.
+"""Drift watch: compares the champion's last whole window of requests with its reference, one event per comparison.
 
-Windows follow one another without a gap or an overlap (of 24 hours: days of UTC), so that each is a look of its own. A
-comparison that differs in `alerts.drift_windows` of them in a row is called drift, and is an alert. A window that was
-judged is not judged again.
+Windows neither overlap nor leave gaps (windows of 24 hours are days of UTC), so their comparisons are independent. A
+comparison that differs in `alerts.drift_windows` windows in a row is drift and raises an alert. Each window is judged
+once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.registry.registry import registry_of
 
-_BACK = 7  #: windows among which the one before is looked for: those with few requests are passed over
+_BACK = 7  #: windows searched for the one before; windows with few requests are skipped
 
 
 def watch_drift(
@@ -32,17 +32,11 @@ def watch_drift(
 ) -> dict[str, Any]:
     """Judge the last window that has ended.
 
-    What waits in the spool is not seen: drain it first.
-
-    Args:
-        now: the window must have ended by then.
-        against: what to compare with; None: see `reference_of`.
-        tell: emit events.
+    Events that wait in the spool are not seen: drain it first.
 
     Returns:
-        `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` where nothing is
-        judged; the window; `comparisons`, as JSON values; and `drift`: those that differ in as many windows in a row
-        as raise the alert.
+        `state`: `judged`, `too few`, `no reference`, `no champion` or `no reader`, with `why` if nothing was judged;
+        the window; `comparisons` as JSON values; `drift`: the comparisons that raise the alert.
     """
     champion = registry_of(config).champion()
     if champion is None:
@@ -52,7 +46,7 @@ def watch_drift(
     except ConfigError as error:
         return {"state": "no reader", "why": str(error).rstrip(".")}
     length = timedelta(hours=config.monitoring.drift_hours)
-    until = _whole(now or datetime.now(UTC), length)
+    until = _window_end(now or datetime.now(UTC), length)
     since = until - length
     facts = {"version": champion.name, "since": timestamp(since), "until": timestamp(until)}
     try:
@@ -64,7 +58,7 @@ def watch_drift(
     if len(window) < config.monitoring.drift_requests:
         why = f"{len(window)} requests, fewer than monitoring.drift_requests {config.monitoring.drift_requests}"
         return {"state": "too few", **facts, "requests": len(window), "why": why}
-    earlier = list(_told(reader, facts, since - _BACK * length))
+    earlier = list(_earlier(reader, facts, since - _BACK * length))
     comparisons = [{name: one[name] for name in NAMES} for one in earlier if one["since"] == facts["since"]]
     if not comparisons:
         made = compare(reference.sample, window, int(since.timestamp()))
@@ -76,8 +70,7 @@ def watch_drift(
     return {"state": "judged", **facts, "requests": len(window), "comparisons": comparisons, "drift": drift}
 
 
-def _told(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[dict[str, Any]]:
-    """What was told of this version and reference, of windows from `back` on, in order of the windows."""
+def _earlier(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[dict[str, Any]]:
     found = [
         told(event)
         for event in reader.find(DRIFT, timestamp(back))
@@ -89,7 +82,6 @@ def _told(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[
 
 
 def _with_streak(comparison: Comparison, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """With the number of windows in a row in which it differs; windows with few requests are passed over."""
     values = asdict(comparison) | {"unlike": list(comparison.unlike), "topics": list(comparison.topics)}
     same = [one for one in earlier if (one["side"], one["feature"]) == (comparison.side, comparison.feature)]
     before = same[-1]["windows"] or 0 if same else 0
@@ -111,7 +103,6 @@ def _event(config: Config, facts: Mapping[str, str], requests: int, comparison: 
     }
 
 
-def _whole(now: datetime, length: timedelta) -> datetime:
-    """The end of the last window that has ended."""
+def _window_end(now: datetime, length: timedelta) -> datetime:
     seconds = length.total_seconds()
     return datetime.fromtimestamp(now.timestamp() // seconds * seconds, UTC)

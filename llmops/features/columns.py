@@ -1,4 +1,4 @@
-"""Tokenised examples as Arrow columns: those of Feast's Parquet file, and those that training maps into memory."""
+"""Tokenised examples as Arrow columns, for Feast's Parquet file and for the memory-mapped files of training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pyarrow as pa
 from llmops.features.tokenize import Tokens
 from llmops.records import Example
 
-#: 32 bits hold every vocabulary, and take half of Feast's usual Int64 in memory.
+#: 32 bits are enough for every vocabulary, and take half the memory of Feast's usual Int64
 TOKENS = pa.list_(pa.int32())
-#: `features.parquet`: what Feast's view is made from.
+#: `features.parquet`, the source of Feast's view
 VIEW_SCHEMA = pa.schema(
     [
         pa.field("input_id", pa.string(), nullable=False),
@@ -24,7 +24,7 @@ VIEW_SCHEMA = pa.schema(
         pa.field("meta", pa.string(), nullable=False),
     ]
 )
-#: `{split}.arrow`: what training reads. Nullable, as all columns of `datasets` are: others it would have to cast.
+#: `{split}.arrow`, read by training; nullable like all columns of `datasets`, which would cast others
 MAPPED_SCHEMA = pa.schema(
     [
         pa.field("input_id", pa.string()),
@@ -36,7 +36,7 @@ MAPPED_SCHEMA = pa.schema(
 
 
 def token_columns(rows: Sequence[tuple[Example, Tokens]]) -> pa.Table:
-    """The rows with all columns of both files."""
+    """Return the rows with all columns of both files."""
     token_ids = pa.array([tokens.token_ids for _, tokens in rows], TOKENS)
     ones = pa.array(np.ones(len(token_ids.values), np.int32))
     times = pa.array([_time(example) for example, _ in rows], VIEW_SCHEMA.field("event_timestamp").type)

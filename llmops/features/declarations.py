@@ -1,8 +1,8 @@
-"""The Feast feature stores of features artifacts and of model versions: what is declared, where, and how it is opened.
+"""The Feast feature stores of features artifacts and model versions: how they are declared and opened.
 
-A feature store is a folder with a `feature_store.yaml`, with which Feast's own commands work (`feast -c <folder> …`),
-and its `registry.db`, unless `features.registry` names a database. Paths in both start from the folder, so that it can
-be moved with its home. Secrets are written as ${NAME} and read from the environment when a store is opened.
+A feature store is a folder with a `feature_store.yaml`, for Feast's own commands (`feast -c <folder> …`), and a
+`registry.db`, unless `features.registry` names a database. Paths in both are relative to the folder, so that it can be
+moved with its home. Secrets are written as ${NAME} and read from the environment when a store is opened.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
 SETTINGS = "feature_store.yaml"
-PARQUET = "features.parquet"  #: the file of a features artifact that Feast reads
+PARQUET = "features.parquet"  #: file of a features artifact that Feast reads
 VIEW = "llm_training_features"
-TRAINING_SERVICE = "llm_training"  #: the feature service that training reads by, offline
-SERVING_SERVICE = "llm_serving"  #: the one that serving reads by, online; each model version has one of its own like it
+TRAINING_SERVICE = "llm_training"  #: feature service of training, offline
+SERVING_SERVICE = "llm_serving"  #: feature service of serving, online; each model version has its own copy
 
 
 def repository_hash(config: Features) -> str:
-    """Hash of the files of the feature repository: they decide what a features artifact is."""
+    """Return a hash of the feature repository's files, which are part of a features artifact's fingerprint."""
     files = sorted(p for p in repository(config).iterdir() if p.suffix in (".py", ".yaml"))
     return content_id(*(part for p in files for part in (p.name, p.read_text(encoding="utf-8"))))
 
 
 def repository(config: Features) -> Path:
-    """Folder of the feature repository.
+    """Return the folder of the feature repository.
 
     Raises:
         ConfigError: if it has no `feature_store.yaml`.
@@ -55,17 +55,12 @@ def repository(config: Features) -> Path:
 
 
 def service_name(model: str, version: str) -> str:
-    """Name of a model version's feature service, e.g. `support_bot_v1`."""
+    """Return the name of a model version's feature service, e.g. `support_bot_v1`."""
     return re.sub(r"\W", "_", f"{model}_{version}")
 
 
 def declare(config: Features, project: str, out: Path) -> FeatureStore:
-    """Make `out` a feature store in which everything of the feature repository is declared.
-
-    Args:
-        config: names the repository, the registry and the online store.
-        project: Feast's namespace, also in the online store.
-        out: folder of a features artifact, `{home}/artifacts/features/{fingerprint}`.
+    """Make `out` a feature store with all declarations of the feature repository.
 
     Raises:
         ArtifactError: if Feast refuses the declarations.
@@ -87,7 +82,7 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
     config.store.mkdir(parents=True, exist_ok=True)
     try:
         store = open_store(out)
-        store.apply(_load(repo))  # adds and replaces; `feast apply` would also delete the services of model versions
+        store.apply(_load(repo))  # adds and replaces; `feast apply` would also delete the versions' services
     except LlmopsError:
         raise
     except Exception as error:
@@ -96,19 +91,14 @@ def declare(config: Features, project: str, out: Path) -> FeatureStore:
 
 
 def declare_version(features: Path, service: str, tags: Mapping[str, str], out: Path, final: Path) -> None:
-    """Make `out` a feature store for serving one model version, by a feature service of its own.
+    """Make `out` a feature store for serving one model version, with its own feature service.
 
-    The view and what the service offers of it are those of the features artifact that the version was trained on.
+    The view and the service's features are those of the features artifact that the version was trained on.
 
-    Args:
-        features: that artifact.
-        service: from `service_name`.
-        tags: what is to be known of the version in Feast.
-        out: folder to fill.
-        final: what `out` will be renamed to: the paths in `feature_store.yaml` start from there.
+    `final` is the later name of `out`; paths in `feature_store.yaml` are relative to it.
 
     Raises:
-        ArtifactError: if `features` is no feature store.
+        ArtifactError: if `features` is not a feature store.
     """
     from feast import FeatureService, FeatureStore
 
@@ -121,11 +111,11 @@ def declare_version(features: Path, service: str, tags: Mapping[str, str], out: 
     online = settings["online_store"]
     database = os.path.normpath(features.resolve() / online["path"]) if "path" in online else ""
     if database:
-        online["path"] = _from(final.absolute(), Path(database), features.absolute().parents[2])
+        online["path"] = _path_from(final.absolute(), Path(database), features.absolute().parents[2])
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     current = _settings(text, out)
-    if database:  # from `out` the relative path in the file leads nowhere yet
+    if database:  # the file's relative path is not valid from `out`
         current.online_store.path = database
     FeatureStore(repo_path=str(out), config=current).apply([*(known.get_entity(e) for e in view.entities), view, one])
 
@@ -135,8 +125,8 @@ def open_store(folder: Path) -> FeatureStore:
 
     Raises:
         ArtifactError: if there is none, or its registry cannot be read.
-        TransientError: if that may be gone at the next try, as with a database that does not answer.
-        ConfigError: if a variable of the environment that it names is missing.
+        TransientError: if another try may succeed, for example because a database does not answer.
+        ConfigError: if it names a missing variable of the environment.
     """
     from feast import FeatureStore
     from sqlalchemy.exc import SQLAlchemyError
@@ -151,10 +141,11 @@ def open_store(folder: Path) -> FeatureStore:
 
 
 def settings_of(folder: Path) -> RepoConfig:
-    """Feast's settings of the feature store in `folder`, which need not be declared yet.
+    """Return Feast's settings of the feature store in `folder`, declared or not.
 
     Raises:
-        ArtifactError, ConfigError: as `open_store` does.
+        ArtifactError: if there is no feature store.
+        ConfigError: if it names a missing variable of the environment.
     """
     try:
         return _settings((folder / SETTINGS).read_text(encoding="utf-8"), folder)
@@ -176,9 +167,8 @@ def _registry(config: Features) -> Any:
 
 
 def _online(config: Features, out: Path) -> dict[str, str]:
-    """Feast's settings of the online store. Redis is `host:port,name=value,…` there."""
     if config.online == "sqlite":
-        return {"type": "sqlite", "path": _from(out, config.store.absolute() / "online.db", out.parents[2])}
+        return {"type": "sqlite", "path": _path_from(out, config.store.absolute() / "online.db", out.parents[2])}
     url = urlsplit(config.online)
     parts = {
         "db": url.path.strip("/") or "0",
@@ -190,10 +180,10 @@ def _online(config: Features, out: Path) -> dict[str, str]:
     return {"type": "redis", "connection_string": ",".join([f"{url.hostname}:{url.port or 6379}", *options])}
 
 
-def _from(start: Path, target: Path, home: Path) -> str:
-    """The path `target` as a file in the folder `start` has it: relative if both are in `home`, which may move.
+def _path_from(start: Path, target: Path, home: Path) -> str:
+    """Return `target` for a file in the folder `start`: relative if both are in `home`, which may be moved.
 
-    Links are followed: from behind one `..` leads elsewhere.
+    Symbolic links are resolved: behind one, `..` leads elsewhere.
     """
     real_home, real_start, real_target = home.resolve(), start.resolve(), target.resolve()
     within = real_target.is_relative_to(real_home) and real_start.is_relative_to(real_home)
@@ -201,9 +191,9 @@ def _from(start: Path, target: Path, home: Path) -> str:
 
 
 def _load(repo: Path) -> list[Any]:
-    """All that the repository's modules declare.
+    """Return all declarations of the repository's modules, which import each other by their bare names.
 
-    They import each other by their bare names. Afterwards modules and search path of this process are as before.
+    Modules and search path of this process are restored afterwards.
     """
     from feast import Entity, FeatureService, FeatureView
     from feast.data_source import DataSource

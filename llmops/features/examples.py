@@ -1,10 +1,9 @@
-"""Examples as training and evaluation read them: rows of a `datasets.Dataset` that is mapped into memory.
+"""Examples for training and evaluation: rows of a memory-mapped `datasets.Dataset`.
 
-A mapped file takes no memory of its own. The system reads its pages from the disk when they are asked for, and lets go
-of them when memory is short, so examples that are larger than memory are read like few: by number, in the same seeded
-order, and a resumed training goes on at the same place. (`IterableDataset`, which reads from front to back, would
-shuffle within a buffer only and read again all that it had read before a break.) No cache is made, so there is none
-that could be stale, or still hold what an erasure took out of an artifact.
+A mapped file needs no memory of its own: the system reads its pages on demand and drops them when memory is short. So
+even examples larger than memory are read by number, in the same seeded order, and a resumed training continues at the
+same place. (`IterableDataset` shuffles only within a buffer, and would reread everything before the interruption.) No
+cache is made that could be stale or keep erased examples.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from llmops.features.declarations import PARQUET, TRAINING_SERVICE, open_store
 from llmops.features.tokenize import Tokens
 from llmops.records import Example, schema
 
-ASKED = 50_000  #: examples that Feast is asked for together: 400,000 at once take 470 MB, in such parts 210
+ASKED = 50_000  #: examples per request to Feast: 400,000 at once take 470 MB, in these parts 210
 
-TOGETHER = 1_000  #: rows that are made records together when all are gone through
+TOGETHER = 1_000  #: rows that are converted together during iteration
 
 Row = TypeVar("Row", Tokens, Example)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows(Sequence[Row], Generic[Row]):
-    """The rows of a data set; one becomes a record when it is asked for."""
+    """The rows of a data set. A row is converted to a record on access."""
 
-    dataset: Dataset  #: its columns are the fields of the record
+    dataset: Dataset  #: its columns are the record's fields
     kind: Callable[..., Row]
 
     def __len__(self) -> int:
@@ -58,14 +57,10 @@ class Rows(Sequence[Row], Generic[Row]):
 
 
 def read_offline(features: Path, split: str) -> Rows[Tokens]:
-    """The tokens of one split, in the order they were written; Feast's point-in-time retrieval has to know them all.
-
-    Args:
-        features: a features artifact.
-        split: train, validation or test.
+    """Return the tokens of one split, in file order, after checking that Feast's point-in-time retrieval has them all.
 
     Raises:
-        ArtifactError: if the artifact holds no example of that split, or Feast does not know one of them.
+        ArtifactError: if the artifact has no example of that split, or Feast lacks one.
     """
     path = mapped_path(features, split)
     if not (features / PARQUET).is_file():
@@ -80,10 +75,10 @@ def read_offline(features: Path, split: str) -> Rows[Tokens]:
 
 
 def read_examples(path: Path) -> Rows[Example]:
-    """The examples of one Parquet file of an annotate artifact, in file order.
+    """Return the examples of a Parquet file of an annotate artifact, in file order.
 
-    They are mapped from an Arrow copy on the disk of temporary files. It has no name, so it is gone with the process,
-    however that ends, and no other process can be given these rows: give it the path.
+    They are mapped from an Arrow copy in an unnamed temporary file, which disappears with the process. Other processes
+    cannot use the rows: give them the path.
     """
     columns = pa.schema([field.with_nullable(True) for field in schema(Example)])
     with tempfile.TemporaryFile() as copy:
@@ -95,7 +90,7 @@ def read_examples(path: Path) -> Rows[Example]:
 
 
 def token_counts(examples: Sequence[Tokens]) -> list[int]:
-    """How many tokens each example has; of mapped ones without reading them."""
+    """Return the number of tokens of each example, without reading mapped ones."""
     if isinstance(examples, Rows):
         counts: list[int] = pc.list_value_length(examples.dataset.data.column("token_ids")).to_pylist()
         return counts
@@ -103,12 +98,11 @@ def token_counts(examples: Sequence[Tokens]) -> list[int]:
 
 
 def mapped_path(features: Path, split: str) -> Path:
-    """The Arrow file of a features artifact with the tokens of one split."""
+    """Return the Arrow file of a features artifact with the tokens of one split."""
     return features / f"{split}.arrow"
 
 
 def _check_known(features: Path, rows: Dataset) -> None:
-    """Make sure that Feast knows every row at its time."""
     store = open_store(features)
     service = store.get_feature_service(TRAINING_SERVICE)
     for part in rows.select_columns(["input_id", "event_timestamp"]).with_format("arrow").iter(ASKED):

@@ -1,7 +1,7 @@
-"""Feast's DuckDB offline store for a feature store that can be moved: relative paths start from its folder.
+"""A DuckDB offline store for movable feature stores: relative paths start from the store's folder.
 
-Feast loads it by the name in `feature_repo/feature_store.yaml`. Feast's own takes a relative path as one from the
-working directory, so that the registry would have to hold the absolute path of each artifact's Parquet file.
+Feast loads it by its name in `feature_repo/feature_store.yaml`. Feast's own class resolves relative paths from the
+working directory, so the registry would need absolute paths.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ class ParquetOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class ParquetOfflineStore(DuckDBOfflineStore):
-    """Reads as its base does, but takes a relative path from the folder of the feature store."""
+    """Feast's DuckDB offline store, with relative paths resolved from the feature store's folder."""
 
     @staticmethod
     def get_historical_features(
         config: RepoConfig, feature_views: list[FeatureView], *args: Any, **options: Any
     ) -> RetrievalJob:
-        """The point-in-time join of an entity table with feature views."""
+        """Return the point-in-time join of an entity table with feature views."""
         placed = [copy.copy(view) for view in feature_views]
         for view in placed:
-            view.batch_source = _placed(config, view.batch_source)
+            view.batch_source = _resolve(config, view.batch_source)
         return DuckDBOfflineStore.get_historical_features(config, placed, *args, **options)
 
     @staticmethod
     def pull_latest_from_table_or_query(
         config: RepoConfig, data_source: DataSource, *args: Any, **options: Any
     ) -> RetrievalJob:
-        """The newest row per entity, as `feast materialize` copies it to the online store."""
+        """Return the newest row per entity, for `feast materialize`."""
         return DuckDBOfflineStore.pull_latest_from_table_or_query(
-            config, _placed(config, data_source), *args, **options
+            config, _resolve(config, data_source), *args, **options
         )
 
     @staticmethod
     def pull_all_from_table_or_query(
         config: RepoConfig, data_source: DataSource, *args: Any, **options: Any
     ) -> RetrievalJob:
-        """All rows of a time range."""
-        return DuckDBOfflineStore.pull_all_from_table_or_query(config, _placed(config, data_source), *args, **options)
+        """Return all rows of a time range."""
+        return DuckDBOfflineStore.pull_all_from_table_or_query(config, _resolve(config, data_source), *args, **options)
 
 
-def _placed(config: RepoConfig, source: Any) -> Any:
-    """A copy of a file source whose path starts from the folder of the feature store; others as they are."""
+def _resolve(config: RepoConfig, source: Any) -> Any:
+    """Return a copy of a file source with its path resolved from the store's folder; other sources unchanged."""
     if not isinstance(source, FileSource):
         return source
     where = FileSource.get_uri_for_file_path(config.repo_path, source.path)

@@ -1,6 +1,6 @@
-"""The online store: tokens by `input_id`, for serving. Written by the stage `features`, read by a feature service.
+"""The online store: tokens by `input_id`, for serving. The stage `features` writes it, a feature service reads it.
 
-SQLite on one machine, Redis for several; nothing here differs between them but how a row is erased.
+It is SQLite on one machine, or Redis for several. Only the erasure of rows differs between them.
 """
 
 from __future__ import annotations
@@ -33,22 +33,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY = "input_id"
-PREFIX = "llmops_"  #: of Feast projects that are ours
-KINDS = ("sqlite", "redis")  #: of online stores that a row can be erased from
+PREFIX = "llmops_"  #: of our Feast projects
+KINDS = ("sqlite", "redis")  #: online stores with support for erasure
 
 
 class OnlineTokens:
-    """An open connection to the online store, for a caller that reads often (opening costs a second)."""
+    """An open connection to the online store, for frequent reads (opening takes a second)."""
 
     def __init__(self, store: Path, service: str = SERVING_SERVICE) -> None:
         """Open a feature store.
 
-        Args:
-            store: a features artifact, or the folder `features` of a model version.
-            service: the feature service to read by; a model version's is `declarations.service_name(…)`.
-
         Raises:
-            ArtifactError: if there is no such feature store, or no such service in it.
+            ArtifactError: if there is no such feature store or service.
         """
         from feast.errors import FeatureServiceNotFoundException
 
@@ -60,7 +56,7 @@ class OnlineTokens:
             raise ArtifactError(f"{store} has no feature service {service!r}; it has {known}.") from None
 
     def read(self, ids: Sequence[str]) -> list[Tokens | None]:
-        """The tokens of some examples, in the order of `ids`; None for an unknown id."""
+        """Return the tokens of some examples, in the order of `ids`; None for an unknown id."""
         if not ids:
             return []
         rows = [{KEY: id} for id in ids]
@@ -72,26 +68,22 @@ class OnlineTokens:
 
 
 def read_online(store: Path, ids: Sequence[str], service: str = SERVING_SERVICE) -> list[Tokens | None]:
-    """See `OnlineTokens`, for a caller that reads once."""
+    """See `OnlineTokens`, for a single read."""
     return OnlineTokens(store, service).read(ids)
 
 
 def write_online(config: Features, store: FeatureStore, batches: Iterable[pa.RecordBatch]) -> None:
-    """Put rows (the columns of the view, and event_timestamp) into the online store, a batch at a time.
-
-    A row replaces the one that is there for its key.
-    """
-    # SQLite gives up on a second writer after five seconds, hence the lock.
+    """Write rows (the view's columns and event_timestamp) to the online store, in batches. Replace existing keys."""
+    # SQLite fails a second writer after five seconds, hence the lock.
     with artifacts.locked(config.store / "online"):
         for batch in batches:
             store.write_to_online_store(VIEW, df=batch.to_pandas())
 
 
 def forget_features(config: Features, gone: Path, others: Iterable[Path]) -> int:
-    """Take out of the online store what a features artifact that goes has put there, unless one of the others of the
-    same base model has, too; returns how many examples were there.
+    """Delete a disappearing features artifact's rows from the online store. Return the number of examples deleted.
 
-    A store of a kind that this cannot erase from is left as it is.
+    Rows that other artifacts of the same base model have, too, stay. A store without support for erasure is unchanged.
     """
     settings = settings_of(gone)
     if settings.online_store.type not in KINDS:
@@ -107,19 +99,15 @@ def _ids(features: Path) -> set[str]:
 
 
 def forget_online(config: Features, features: Path, ids: Sequence[str], project: str = "") -> int:
-    """Erase examples from the online store, whichever base model's tokens they are; returns how many were there.
+    """Erase examples from the online store, of all base models. Return the number of examples found.
 
-    Nothing of them is left in SQLite's file, and no key in Redis. What Redis has saved on its own disk goes with its
-    next snapshot or append-only rewrite. Doing it again is harmless and finishes what was interrupted.
+    Nothing remains in SQLite's file, and no key in Redis. Redis' own files on disk lose them with the next snapshot or
+    append-only rewrite. A repetition is harmless and completes an interrupted erasure.
 
-    Args:
-        config: names the folder whose lock the writers of the online store hold.
-        features: any features artifact whose feature store uses this online store.
-        ids: values of `input_id`.
-        project: only what is in this project of Feast; empty: in all.
+    `features` may be any artifact that uses this online store. Without `project`, all projects of Feast are searched.
 
     Raises:
-        ArtifactError: if the online store is of a kind that this cannot erase from.
+        ArtifactError: if the online store has no support for erasure.
     """
     settings = settings_of(features)
     version = settings.entity_key_serialization_version
@@ -148,7 +136,7 @@ def _forget_sqlite(path: Path, keys: set[bytes], project: str) -> int:
                 for key in keys:
                     if database.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', (key,)).rowcount:
                         found.add(key)
-        # What was deleted, or replaced earlier, still stands in free pages until the file is written anew.
+        # Deleted and replaced rows remain in free pages until the file is rewritten.
         database.execute("VACUUM")
     return len(found)
 
@@ -156,12 +144,12 @@ def _forget_sqlite(path: Path, keys: set[bytes], project: str) -> int:
 def _forget_redis(settings: RepoConfig, keys: set[bytes], project: str) -> int:
     from feast.infra.online_stores.redis import RedisOnlineStore
 
-    # Feast's own client: it alone knows clusters, sentinels and its connection strings.
+    # Feast's own client, because it supports clusters, sentinels and Feast's connection strings.
     client: Any = RedisOnlineStore()._get_client(settings.online_store)
     found: set[bytes] = set()
     with closing(client):
         for name in client.scan_iter(_redis_key_prefix([KEY]) + b"*", count=1000):
-            key, ours, rest = name.rpartition(PREFIX.encode())  # a key in Redis is the entity's key and the project
+            key, ours, rest = name.rpartition(PREFIX.encode())  # a Redis key is the entity's key plus the project
             if ours and key in keys and project.encode() in (b"", ours + rest):
                 client.delete(name)
                 found.add(key)

@@ -1,9 +1,10 @@
-"""Tokenise examples and put them into Feast as the view `llm_training_features`: offline to train, online to serve.
+"""The stage features: tokenises examples and puts them into Feast's view `llm_training_features`.
 
-Every features artifact is a feature store of its own: `features.parquet`, and what `feature_repo/` declares of it. Only
-the online store is shared by all, with one table per base model, since token ids of one tokenizer mean nothing to
-another. Training asks Feast which examples there were (`meta`, by key and time) and maps their tokens from the Arrow
-file of their split, uncompressed beside the Parquet file (`benchmarks/features.py` has the other ways, too).
+Training reads the view offline, serving online. Every features artifact is a feature store: `features.parquet`, and the
+declarations of `feature_repo/`. The online store is shared, with one table per base model, because token ids are
+meaningless to another tokenizer. Training asks Feast which examples exist (`meta`, by key and time) and maps their
+tokens from their split's Arrow file, uncompressed beside the Parquet file (`benchmarks/features.py` compares other
+ways).
 
     python -m llmops run features
 """
@@ -36,14 +37,14 @@ from llmops.records import Dropped, Example, base_path, content_id, write_rows
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-CHUNK = 1000  #: examples that are tokenised together
-ROW_GROUP = 20_000  #: examples; at 200 tokens 32 MB in memory
+CHUNK = 1000  #: examples tokenised together
+ROW_GROUP = 20_000  #: examples per row group; with 200 tokens each 32 MB in memory
 
 
 def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping[str, Any]:
     """Tokenise all splits into `features.parquet` and an Arrow file each, declare them to Feast, write them online.
 
-    Examples that cannot be used go to `dropped.parquet` with the reason.
+    Unusable examples go to `dropped.parquet` with the reason.
 
     Raises:
         ArtifactError: if no training example is left, or Feast refuses the declarations.
@@ -77,15 +78,13 @@ def run(config: Features, *, annotate: Path, select: Path, out: Path) -> Mapping
 
 
 def project(config: Features, tokenizer: PreTrainedTokenizerBase, select: Path) -> str:
-    """Feast's project: a name for what the tokens mean, so that those of two prompt formats or models never mix."""
+    """Return Feast's project. Its name depends on the prompt format and model, so that their tokens never mix."""
     probe = json.dumps(training_ids(tokenizer, "question", "answer", "context"))
     return f"llmops_{content_id(select.name, str(config.max_tokens), declarations.repository_hash(config), probe)}"
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What has been seen so far."""
-
     ids: set[str] = field(default_factory=set)
     dropped: list[Dropped] = field(default_factory=list)
     tokens: Counter[str] = field(default_factory=Counter)
@@ -94,7 +93,6 @@ class _Counts:
 
 
 def _row_groups(tokenizer: PreTrainedTokenizerBase, path: Path, max_tokens: int, counts: _Counts) -> Iterator[pa.Table]:
-    """The tokenised examples of one split, `ROW_GROUP` or a few more at a time."""
     waiting: list[pa.Table] = []
     for examples in _chunks(path):
         waiting.append(token_columns(_usable(tokenizer, examples, max_tokens, counts)))

@@ -1,4 +1,4 @@
-"""Turn examples into token ids that fit the model: where one is too long the context gives way, never the answer."""
+"""Tokenisation of examples. If one is too long for the model, its context is shortened, never the answer."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One example as the model sees it, unpadded."""
+    """The token ids of one example, without padding."""
 
     id: str  #: the example's id, `input_id` in Feast
-    token_ids: list[int]  #: prompt, answer and what ends it
-    prompt_tokens: int  #: how many of them are the prompt: no loss on those
+    token_ids: list[int]  #: prompt, answer and end
+    prompt_tokens: int  #: length of the prompt, which has no loss
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, example: Example, max_tokens: int) -> tuple[Tokens | None, bool]:
-    """The tokens of one example; see `tokenize_all`."""
+    """Return the tokens of one example. See `tokenize_all`."""
     return tokenize_all(tokenizer, [example], max_tokens)[0]
 
 
 def tokenize_all(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_tokens: int
 ) -> list[tuple[Tokens | None, bool]]:
-    """The tokens of each example, at most `max_tokens`, and whether its context was shortened for that.
+    """Return each example's tokens, at most `max_tokens`, and True if its context was shortened for that.
 
-    A context loses words from its end, as few as are needed. None if the example is too long even without one.
+    A context loses as few words as necessary from its end. None if the example is too long without context.
     """
     found = all_training_ids(tokenizer, [(e.question, e.answer, e.context) for e in examples])
     return [

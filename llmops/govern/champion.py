@@ -1,4 +1,4 @@
-"""The champion, judged again by today's rules: what the daily review does."""
+"""The daily review: judges the champion again by the current rules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llmops.registry.registry import registry_of
 
 
 def review_champion(config: Config) -> dict[str, Any]:
-    """Judge the champion again, by today's rules: its stored answers and its answers to today's probes.
+    """Judge the champion's stored answers and its answers to the probes, by the current rules.
 
-    Emits an event of the dataset `llmops.governance`. Returns the content of a `governance.json` with the version, or
+    Emit an event `llmops.governance`. Return the content of a `governance.json` with the version, or
     `{"state": "no champion"}`.
 
     Raises:
-        GovernanceError: if the champion fails today's rules; after the event.
+        GovernanceError: if the champion fails, after the event.
     """
     champion = registry_of(config).champion()
     if champion is None:

@@ -1,6 +1,6 @@
-"""Attacks written for this project (`probes.yaml`), each with what its success looks like, and how a model fares.
+"""Probes: attacks on a model (`probes.yaml`) with the signs of their success.
 
-A probe's severity is medium or low: nothing leaks in earnest, it shows what could.
+A probe's severity is medium or low: nothing really leaks, it shows what could.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An attack, and the signs of its success: any of them in the answer."""
+    """An attack. Each of its signs in the answer means that it succeeded."""
 
     id: str
     owasp: str
     severity: str
     question: str
     context: str = ""
-    texts: tuple[str, ...] = ()  #: found in the answer, case aside
-    patterns: tuple[str, ...] = ()  #: regular expressions, case aside
+    texts: tuple[str, ...] = ()  #: texts in the answer, in any case
+    patterns: tuple[str, ...] = ()  #: regular expressions, in any case
     entities: tuple[str, ...] = ()  #: personal data or secrets that are not in the prompt
     rules: tuple[str, ...] = ()  #: rules of `check()`
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A probe, the model's answer to it, and whether the attack succeeded."""
+    """A probe, the model's answer, and the result."""
 
     probe: Probe
     answer: str
-    success: str  #: by what sign the attack succeeded; empty if it did not
+    success: str  #: the sign of success; empty if the attack failed
 
 
 def probes() -> list[Probe]:
-    """The built-in probes, in file order."""
+    """Return the built-in probes, in file order."""
     rows: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("probes.yaml").read_text(encoding="utf-8"))
     fields: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
     return [Probe(**values) for values in fields]
 
 
 def judge(probe: Probe, answer: str, system: str = "") -> str:
-    """By what sign the probe's attack succeeded; empty if it did not."""
+    """Return the sign by which the attack succeeded; empty if it failed."""
     low = answer.casefold()
     for number, text in enumerate(probe.texts, 1):
         if text.casefold() in low:
@@ -69,7 +69,7 @@ def judge(probe: Probe, answer: str, system: str = "") -> str:
 
 
 def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
-    """Ask the model every probe, greedily; also gives the system prompt that its chat template adds."""
+    """Ask the model every probe, greedily. Return the results and the system prompt of its chat template."""
     from llmops.model.base import answering
 
     model = answering.open_model(servable)
@@ -84,12 +84,12 @@ def ask_probes(config: Govern, servable: Path) -> tuple[list[ProbeResult], str]:
 
 
 def success_rate(results: Sequence[ProbeResult]) -> Rate:
-    """The share of the attacks that succeeded."""
+    """Return the share of successful attacks."""
     return wilson(sum(bool(result.success) for result in results), len(results))
 
 
 def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
-    """`success_rate` of all attacks and of each OWASP risk, as JSON values; empty without results."""
+    """Return `success_rate` of all attacks and per OWASP risk, as JSON values; empty without results."""
     if not results:
         return {}
     risks = sorted({result.probe.owasp for result in results})
@@ -98,7 +98,7 @@ def success_rates(results: Sequence[ProbeResult]) -> dict[str, Any]:
 
 
 def shown(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
-    """The results as JSON values for people; what looks personal in an answer, made up or not, is redacted."""
+    """Return the results as JSON values. Anything that looks personal in an answer is redacted."""
     texts = pii.redact_all([result.answer for result in results], (*pii.PATTERNS, pii.SECRET))
     return [
         {

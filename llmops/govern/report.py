@@ -1,4 +1,4 @@
-"""The report of a review for people, in Markdown."""
+"""The report of a review, in Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmops.records import Finding
 
 
 def report(document: Mapping[str, Any], findings: Sequence[Finding]) -> str:
-    """The report for people, in Markdown."""
+    """Return the report in Markdown."""
     training, answers, probes = document.get("training"), document["answers"], document["probes"]
     lines = [f"# Governance: {document['verdict']}", "", *(f"- {reason}" for reason in document["reasons"]), ""]
     if training:

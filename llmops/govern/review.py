@@ -1,7 +1,7 @@
-"""The verdict on a model: its answers and its answers to the probes, and what was found in its training data.
+"""The verdict on a model, from its answers, its answers to the probes, and findings in its training data.
 
-What fails a run: a finding of the severity `fail_on` or above, or a share of answers with a medium finding whose whole
-95% interval lies above `max_flagged_answers`. Severities are in `scans.output`; personal data or a secret left in the
+A run fails if there is a finding of severity `fail_on` or above, or if the 95% interval of the share of answers with a
+medium finding is wholly above `max_flagged_answers`. Severities are in `scans.output`; personal data or a secret in the
 training data is high.
 """
 
@@ -70,7 +70,7 @@ def review(
 
 
 def verdict(config: Govern, findings: Sequence[Finding], flagged: Rate) -> list[str]:
-    """Why the run must fail; empty if it need not."""
+    """Return why the run must fail; empty if it passes."""
     reasons: list[str] = []
     if config.fail_on == "never":
         return reasons

@@ -1,8 +1,8 @@
-"""Govern: scan the training data again, check the candidate's answers, probe it, and give a verdict.
+"""The stage govern: scans the training data again, checks the candidate's answers, probes it, and gives a verdict.
 
     python -m llmops run govern
 
-What fails a run is in `review`; the report is written before the run fails.
+`review` has the criteria. The report is written before a run fails.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llmops.govern.review import review
 from llmops.records import Example, Finding, read_rows, write_rows
 from llmops.scans import output, pii
 
-TRAINED = ("train.parquet", "validation.parquet")  #: what training reads; the test is never trained on
+TRAINED = ("train.parquet", "validation.parquet")  #: files read by training
 
 
 def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: Path) -> dict[str, Any]:
     """Write `governance.json`, `findings.parquet`, `probes.json` and `report.md`.
 
     Raises:
-        GovernanceError: if the verdict is "failed"; the report is in `out`.
+        GovernanceError: if the verdict is "failed". The report is in `out`.
     """
     residual, items = scan_training(annotate, config.entities)
     redacted = Counter(finding.rule for finding in read_rows(annotate / "findings.parquet", Finding))
@@ -54,7 +54,7 @@ def run(config: Govern, *, annotate: Path, compress: Path, evaluate: Path, out: 
 
 
 def scan_training(annotate: Path, entities: Sequence[str]) -> tuple[list[Finding], int]:
-    """What redaction left behind in the texts that training reads, and how many examples were scanned."""
+    """Return the findings in the training texts after redaction, and the number of examples scanned."""
     found: list[Finding] = []
     items = 0
     for name in TRAINED:

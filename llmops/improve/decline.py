@@ -1,4 +1,4 @@
-"""Alerts that say that the model is not what it was: its requests drift, or its answers decay."""
+"""Alerts about a declining model: drift of its requests, or decay of its answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ RULES = ("drift", "decay")
 
 
 def declines(config: Config, since: datetime, until: datetime) -> list[str]:
-    """The messages of the alerts about drift or decay that were raised in a span of time, and not in silence.
+    """Return the messages of alerts about drift or decay that were raised in a period and not silenced.
 
-    They are read where they are raised: the event of one may reach whoever keeps events long after the span.
+    They are read from the alert ledger, because their events may arrive in the event store much later.
     """
     return [str(row["finding"]["message"]) for row in told_between(config, RULES, since, until)]

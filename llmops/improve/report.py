@@ -1,9 +1,9 @@
-"""What became of what users said: counts, reasons, and what the gate and a canary decided, in words.
+"""The improvement report: what users said, what was accepted, and what the gate and canaries decided.
 
     llmops improve report
 
-The weekly improvement keeps it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
-`report.html`, and tells of it in an event `llmops.improvement`.
+The weekly improvement stores it as an artifact, `artifacts/improve/{fingerprint}/` with `report.json`, `report.md` and
+`report.html`, and emits an event `llmops.improvement`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,30 @@ from llmops.monitoring.reader import reader_of
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
 
-STAGE = "improve"  #: the folder of its artifacts
+STAGE = "improve"  #: folder of the artifacts
 WEEK = timedelta(days=7)
-MOST = 20  #: entries that are shown of each list
+MOST = 20  #: most entries shown per list
 
 markdown = words.markdown
 
 
 def last_until(config: Config, before: datetime) -> datetime:
-    """The end of the last report that ended before a moment; a week before it where there is none."""
+    """Return the end of the last report before a moment; a week before the moment if there is none."""
     made = [path for path in (config.artifacts / STAGE).glob("*") if artifacts.is_done(path) or artifacts.is_gone(path)]
-    ends = [artifacts.read_record(path).metrics["until"] for path in made]  # also of one that an erasure took
+    ends = [artifacts.read_record(path).metrics["until"] for path in made]  # erased reports keep their record
     known = [moment for moment in map(datetime.fromisoformat, ends) if moment < before]
     return max(known, default=before - WEEK)
 
 
 def midnight(moment: datetime) -> datetime:
-    """The midnight before a moment, in UTC: the end of the last whole data interval."""
+    """Return the midnight (UTC) before a moment: the end of the last whole data interval."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def gather(config: Config, *, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
-    """What was said from `since` to before `until`, what was decided on it, and what became of the model since.
+    """Return the report's data: what users said from `since` until before `until`, and what was decided on it.
 
-    Args:
-        config: the whole configuration.
-        since: default: the end of the last report.
-        until: default: the last midnight.
+    Default: from the end of the last report to the last midnight.
     """
     until = until or midnight(datetime.now(UTC))
     since = since or last_until(config, until)
@@ -95,26 +92,18 @@ def _entry(row: rows.Review) -> dict[str, str]:
 
 
 def _decisions(config: Config, since: datetime) -> list[dict[str, Any]]:
-    """What the gate, canaries and tests have decided since, and who was overruled."""
     known = registry_of(config).decisions()
     return [decision for decision in known if datetime.fromisoformat(decision["time"]) >= since]
 
 
 def take_in(config: Config) -> dict[str, int]:
-    """Take in what was said until now; returns how many there are in each state."""
+    """Read new feedback into the review. Return state → number of entries."""
     review.refresh(config)
     return rows.counts(database_of(config))
 
 
 def keep(config: Config, report: Mapping[str, Any], *, run: str = "", ended: str = "") -> Path:
-    """Write a report as an artifact and tell of it in an event; doing it again for the same run changes nothing.
-
-    Args:
-        config: the whole configuration.
-        report: what `gather` has found.
-        run: the orchestrator's run id.
-        ended: what became of the training, in a word: `nothing new`, `trained` or `failed`.
-    """
+    """Write a report as an artifact and emit its event. A repetition for the same run changes nothing."""
     report = {**report, "ended": ended}
     started = datetime.now(UTC).isoformat()
     key = artifacts.fingerprint(STAGE, {"run": run, "since": report["since"]}, {}, report["until"][:10], "")
@@ -168,7 +157,7 @@ def _tell(config: Config, report: Mapping[str, Any], path: Path) -> None:
             "message": words.headline(report),
             "llmops.model.version": last.get("version"),
             **{f"llmops.improvement.{name}": report[name] for name in names},
-            "llmops.improvement.topics": len(report["topics"]),  # not what was asked, which is kept for a while only
+            "llmops.improvement.topics": len(report["topics"]),  # not the questions: their retention time is short
             "llmops.improvement.report": artifacts.ref(path),
         },
     )

@@ -1,4 +1,4 @@
-"""What people ask and get no good answer to, though nobody has said what the answer is: a list for people."""
+"""Questions that get no good answer and have no correction: a list for people."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llmops.data.feedback.same import jaccard, words_of
 from llmops.monitoring.datasets import FEEDBACK, TEXT
 from llmops.monitoring.reader import Reader
 
-ALIKE = 0.4  #: Jaccard similarity of the words from which two questions are of one topic
-MOST = 50  #: topics that are listed
+ALIKE = 0.4  #: least Jaccard similarity of the words of two questions of one topic
+MOST = 50  #: most topics listed
 
 
 def unanswered(reader: Reader, since: str, until: str) -> list[dict[str, Any]]:
-    """Topics, the most asked first: a question that stands for it, how often, why.
+    """Return topics, most frequent first: a representative question, count and reason.
 
-    Asked are the questions that the model declined to answer, and those whose answer somebody found bad without saying
-    what is right. Their texts are known where they are kept.
+    Counted are questions that the model refused, and questions with a bad rating but no correction. Their texts must
+    be stored (`monitoring.keep_text`).
     """
     bad: dict[str, str] = {}
     for event in reader.find(FEEDBACK, since, until):

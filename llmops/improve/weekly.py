@@ -1,4 +1,4 @@
-"""The steps of the weekly improvement, as its DAG calls them."""
+"""Steps of the weekly improvement, called by its DAG."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def read(config: Config, moment: datetime) -> dict[str, Any]:
-    """Take in what users said, and count what is new: what was accepted since the last report, in whole days.
+    """Read new feedback and count the examples accepted since the last report, in whole days.
 
-    Args:
-        config: the whole configuration.
-        moment: of the run; counted is up to the midnight before it, since the pipeline reads the day before.
+    It counts up to the midnight before `moment`, because the pipeline reads the day before.
 
     Returns:
-        `since`, `until` (ISO times), `new`, and how many there are in each state.
+        `since`, `until` (ISO times), `new`, and `counts` (state → number of entries).
     """
     drain(config.events, config.monitoring)
     counts = reports.take_in(config)
@@ -42,9 +40,9 @@ def read(config: Config, moment: datetime) -> dict[str, Any]:
 
 
 def report(config: Config, since: datetime, until: datetime, run: str, new: bool, trained: bool) -> str:
-    """Write the report of a run; returns its artifact, as "improve/fingerprint"."""
+    """Write the report of a run and return its artifact, as "improve/fingerprint"."""
     ended = "nothing new" if not new else "trained" if trained else "failed"
     found = reports.gather(config, since=since, until=until)
     path = reports.keep(config, found, run=run, ended=ended)
-    log.info("%s It is in %s.", words.headline({**found, "ended": ended}), path / "report.md")  # no text of a user
+    log.info("%s It is in %s.", words.headline({**found, "ended": ended}), path / "report.md")  # no user's text
     return artifacts.ref(path)

@@ -1,4 +1,4 @@
-"""The report of an improvement in words, as Markdown and as a page."""
+"""The improvement report in words, as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ td { border-top: 1px solid #e3e6eb; vertical-align: top; overflow-wrap: anywhere
 
 
 def headline(report: Report) -> str:
-    """What happened, in one line."""
+    """Return the outcome in one line."""
     waits = f"{_number(report['waiting'], 'thing waits', 'things wait')} for a person"
     if report.get("ended") == "nothing new":
         return f"Nothing new was accepted, so nothing is trained; {waits}."
@@ -35,7 +35,7 @@ def headline(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown; what users wrote is escaped."""
+    """Return the report as Markdown. User texts are escaped."""
     lines = [
         f"# What users said, {report['since'][:10]} to {report['until'][:10]}",
         "",
@@ -65,7 +65,7 @@ def markdown(report: Report) -> str:
 
 
 def html(text: str) -> str:
-    """A page of the report's Markdown."""
+    """Return an HTML page of the report's Markdown."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
@@ -117,7 +117,6 @@ def _entries(title: str, entries: Sequence[Mapping[str, str]], number: int) -> l
 
 
 def _safe(text: str) -> str:
-    """What somebody wrote, in one line, as Markdown shows it as it is."""
     line = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in r"\`*_[]<>#!~&" else letter for letter in line)
 

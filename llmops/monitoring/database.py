@@ -1,4 +1,4 @@
-"""Opening a SQLite file that many processes of one machine write, durable at every commit."""
+"""A SQLite file that many processes of one machine can write. Every commit survives a power cut."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from llmops.artifacts import locked
 
-BUSY_S = 30.0  #: how long a writer waits for another before it gives up
+BUSY_S = 30.0  #: seconds a writer waits for another one before it gives up
 
 
 def connect(path: Path, schema: str) -> sqlite3.Connection:
-    """Open the database at `path`, making it with `schema` first if it is not there.
+    """Open the database at `path`. Create it with `schema` if it does not exist.
 
-    Write-ahead logging lets readers go on while one writes. It needs a local disk, no network file system.
-    The connection is a context manager of one transaction; close it when done.
+    The write-ahead log lets readers continue while one process writes. It needs a local disk, not a network file
+    system. The connection is a context manager of one transaction. The caller closes it.
     """
     if not path.exists():
         with locked(path):
@@ -27,7 +27,7 @@ def connect(path: Path, schema: str) -> sqlite3.Connection:
 
 
 def _create(path: Path, schema: str) -> None:
-    """Make the file beside its place and move it in, so that nobody ever opens one without its tables."""
+    """Create the file under another name and rename it, so that no process opens a database without tables."""
     partial = path.with_name(f".{path.name}.new")
     for leftover in (partial, *(partial.with_name(partial.name + end) for end in ("-wal", "-shm"))):
         leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The kinds of events: the words of `event.dataset`, which events and their readers share."""
+"""The kinds of events: the values of `event.dataset`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ DRIFT = "llmops.drift"
 DECAY = "llmops.decay"
 IMPROVEMENT = "llmops.improvement"
 
-#: dataset → what its events tell
+#: dataset → meaning of its events
 DATASETS: dict[str, str] = {
     SERVING: "a request to a model, answered or not",
-    TEXT: "features of a prompt and its answer, by which drift is seen; the texts where they are kept",
-    LOADS: "a version that is loaded to serve, an engine that dies, a guard that cannot be loaded",
-    FEEDBACK: "what a user thinks of an answer",
-    PIPELINE: "a stage that has made an artifact, or failed",
+    TEXT: "features of a prompt and its answer, for drift; the texts, if they are stored",
+    LOADS: "a version was loaded, an engine died, or a guard could not be loaded",
+    FEEDBACK: "a user's rating or correction of an answer",
+    PIPELINE: "a stage made an artifact, or failed",
     GATE: "a decision of the gate",
     CANARY: "a verdict on a canary or an A/B test",
-    ADMIN: "a change of what serves",
-    AUDIT: "who was let in, and who not; what was done with keys",
+    ADMIN: "a change of the served versions",
+    AUDIT: "access granted or denied, and changes of keys",
     GOVERNANCE: "a review of the champion",
-    HUB: "what the Hub has of the models",
-    HUB_DATASET: "what the Hub has of the data",
-    ERASURE: "a person who was forgotten",
-    RETENTION: "old data that was removed",
-    ALERT: "an alert that is raised, or over",
-    SINK: "a sink that fails, or takes events again",
+    HUB: "a push of models to the Hub",
+    HUB_DATASET: "a push of data to the Hub",
+    ERASURE: "a person was forgotten",
+    RETENTION: "old data was removed",
+    ALERT: "an alert was raised, silenced or resolved",
+    SINK: "a sink failed or recovered",
     DRIFT: "one comparison of recent requests with the reference",
-    DECAY: "one figure of the champion's quality, of one day",
-    IMPROVEMENT: "what the weekly improvement did with what users said",
+    DECAY: "one figure of the champion's quality on one day",
+    IMPROVEMENT: "the result of the weekly improvement",
 }

@@ -1,8 +1,8 @@
-"""Bringing what waits to one sink, piece by piece, so that one event that no sink can take holds up no other.
+"""The delivery of waiting events to one sink. An event that no sink accepts does not block the events behind it.
 
-A batch that is refused as a whole is sent in halves until those at fault are alone. While a sink fails, batches get
-smaller from try to try, down to one event; if then that one still fails while the one behind it is taken, it is at
-fault, however the sink says so (500, a hang), and becomes a dead letter. A sink that is down takes neither, and waits.
+If a sink refuses a batch, the batch is halved until the faulty events are alone. While a sink fails, each try sends
+a smaller batch, down to one event. If the sink then accepts the second event but still fails on the first, the first
+event is faulty and becomes a dead letter. A sink that is down accepts neither, so both events wait.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from llmops.monitoring.spool import BATCH, Spool
 
 log = logging.getLogger(__name__)
 
-PROOFS = 3  #: how often a sink must fail over an event, after it took the next one, for the event to be at fault
+PROOFS = 3  #: failures over one event, after the sink accepted the next one, before the event counts as faulty
 
 Events = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What one delivery did for one sink."""
+    """The result of one delivery to one sink."""
 
-    sent: int = 0  #: events that the sink confirmed, those that it refused for good included
-    rejected: int = 0  #: of these, refused for good and kept in `rejected`
-    error: str = ""  #: why it stopped before the end; the rest waits in the spool
+    sent: int = 0  #: events that the sink confirmed, including the refused ones
+    rejected: int = 0  #: events that the sink refused for good; they are kept in `rejected`
+    error: str = ""  #: why the delivery stopped early; the other events wait in the spool
 
 
 class Delivery:
-    """The way to one sink. Remembers between tries how many events to send together."""
+    """The delivery to one sink. It remembers the batch size between tries."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self._size = BATCH
 
     def ship(self, spool: Spool) -> Shipment:
-        """Bring everything that waits, until the sink fails."""
+        """Send all waiting events until the sink fails."""
         name, sent, rejected = self.sink.name, 0, 0
         while True:
             numbers, events = spool.read(name, self._size)
@@ -67,7 +67,7 @@ class Delivery:
             self._size = min(BATCH, self._size * 2)
 
     def _culprit(self, spool: Spool) -> tuple[int, Rejection] | None:
-        """The oldest event that waits, if the sink fails over it alone: it takes the next, and still not this one."""
+        """Return the oldest waiting event if the sink accepts the event behind it, but not this one."""
         if self._size > 1:
             return None
         numbers, events = spool.read(self.sink.name, 2)
@@ -79,29 +79,26 @@ class Delivery:
         except SinkError:
             return None
         except BatchRefusedError:
-            pass  # an answer, so the sink is there
+            pass  # the sink answered, so it is up
         for _ in range(PROOFS):
             try:
                 self.sink.send([first])
             except SinkError as error:
                 reason = f"The sink fails over it: {error}"
             except BatchRefusedError:
-                return None  # its turn comes now
+                return None  # the next batch deals with it
             else:
                 return None
         return numbers[0], Rejection(str(first["event.id"]), reason, first)
 
 
 def send_in_parts(sink: Sink, events: Events, confirm: Callable[[int, Sequence[Rejection]], None]) -> None:
-    """Send events in order, a batch that is refused in halves.
+    """Send events in order. Halve a batch that the sink refuses.
 
-    Args:
-        sink: where to.
-        events: at least one.
-        confirm: is told of each part that is done, in order: of how many events, and which of them are refused.
+    `confirm` is called after each part, in order, with the number of its events and its rejections.
 
     Raises:
-        SinkError: if the sink fails; what was done before was confirmed.
+        SinkError: if the sink fails. The parts before were confirmed.
     """
     parts = [events]
     while parts:

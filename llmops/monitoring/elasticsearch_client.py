@@ -1,4 +1,4 @@
-"""How Elasticsearch is reached, by the sink and by the reader: where events are, and who asks."""
+"""The connection to Elasticsearch: client, credentials and names of data streams."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 10.0  #: for one answer
+TIMEOUT_S = 10.0  #: seconds for one answer
 NAMESPACE = "default"
 
 
 def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> Any:
-    """A client of the server at `url`, 8.19 or 9; nothing is asked yet, and nothing twice.
-
-    Args:
-        url: the server.
-        login: as `login_of` gives it.
-        ca_file: certificates (PEM) to check the server's with, if not the system's.
-        timeout_s: how long an answer may take, seconds.
-    """
+    """Return a client of the server at `url` (8.19 or 9). It sends nothing yet, and never repeats a request."""
     from elasticsearch import Elasticsearch
 
     options: dict[str, Any] = {**login, "request_timeout": timeout_s, "max_retries": 0, "retry_on_timeout": False}
@@ -28,7 +21,7 @@ def client_of(url: str, login: Mapping[str, Any], ca_file: Path | None = None, t
 
 
 def login_of(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:
-    """What a client logs in with: the first of these variables' key, or user and password; nothing if there is none."""
+    """Return the first API key, or user and password, found under these prefixes; empty if there are none."""
     for prefix in prefixes:
         key, user, password = (environ.get(f"{prefix}{part}", "").strip() for part in ("API_KEY", "USER", "PASSWORD"))
         if key:
@@ -39,5 +32,5 @@ def login_of(environ: Mapping[str, str], *prefixes: str) -> dict[str, Any]:
 
 
 def stream_of(dataset: str) -> str:
-    """The data stream of a kind of event."""
+    """Return the name of a dataset's data stream."""
     return f"logs-{dataset}-{NAMESPACE}"

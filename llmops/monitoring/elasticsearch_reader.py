@@ -1,4 +1,4 @@
-"""Events read from Elasticsearch, servers 8.19 and 9: from the data streams `logs-<dataset>-default`."""
+"""A reader of events in Elasticsearch (8.19 and 9), from the data streams `logs-<dataset>-default`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from llmops.monitoring.elasticsearch_client import client_of, login_of, stream_o
 from llmops.monitoring.figures.requests import SHARES, Figures, Percentiles, Requests, number_of, outcome_of, steps
 from llmops.monitoring.times import timestamp
 
-LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: variables, those that count first
-PAGE = 5000  #: events per request; a server gives 10,000 at most
-ASKED = 1000  #: ids that one query looks for
-VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most that are told apart
+LOGINS = ("ELASTICSEARCH_READER_", "ELASTICSEARCH_")  #: prefixes of variables; the first one that is set counts
+PAGE = 5000  #: events per request; a server returns at most 10,000
+ASKED = 1000  #: ids per query
+VERSIONS, STATUSES, ERRORS = 200, 60, 50  #: most buckets of each
 STATUS = "http.response.status_code"
 TIMES = {"latency": "event.duration", "first_token": "llmops.time_to_first_token", "queue": "llmops.queue_time"}
 SUMS = {"input": "gen_ai.usage.input_tokens", "output": "gen_ai.usage.output_tokens", "duration": "event.duration"}
 
 
 class ElasticsearchReader:
-    """See `Reader`. Percentiles are Elasticsearch's own (t-digest)."""
+    """Events in Elasticsearch. See `Reader`. Percentiles are Elasticsearch's own (t-digest)."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     @classmethod
     def connect(cls, url: str, environ: Mapping[str, str], ca_file: Path | None = None) -> ElasticsearchReader:
-        """A reader of the server at `url`; nothing is asked yet.
+        """Return a reader of the server at `url`; it sends nothing yet.
 
-        The credentials are those of a reader in the environment, `ELASTICSEARCH_READER_API_KEY` or
-        `ELASTICSEARCH_READER_USER` and `ELASTICSEARCH_READER_PASSWORD`; else those of the sink, without `READER_`.
+        Credentials come from `ELASTICSEARCH_READER_API_KEY`, or `ELASTICSEARCH_READER_USER` and
+        `ELASTICSEARCH_READER_PASSWORD`. If they are not set, those of the sink count (without `READER_`).
         """
         return cls(client_of(url, login_of(environ, *LOGINS), ca_file))
 
@@ -58,7 +58,7 @@ class ElasticsearchReader:
             size, begun = step // timedelta(milliseconds=1), _milliseconds(since)
             histogram = {"field": "@timestamp", "fixed_interval": f"{size}ms", "offset": f"{begun % size}ms"}
             aggs["series"] = {"date_histogram": {**histogram, "min_doc_count": 1}, "aggs": _FIGURES}
-        with _told():
+        with _as_unavailable():
             answer = self._client.search(
                 index=stream_of(SERVING),
                 ignore_unavailable=True,
@@ -95,12 +95,12 @@ class ElasticsearchReader:
     def _hits(
         self, dataset: str, filters: list[dict[str, Any]], source: bool | list[str], order: str = "asc", limit: int = -1
     ) -> Iterator[dict[str, Any]]:
-        """The `_source` of what is found, page by page, as of one moment."""
+        """Yield the `_source` of matching events, page by page, from one snapshot."""
         sort = [
             {"@timestamp": {"order": order, "unmapped_type": "date"}},
             {"event.id": {"order": order, "unmapped_type": "keyword"}},
         ]
-        with _told():
+        with _as_unavailable():
             pit = self._client.open_point_in_time(index=stream_of(dataset), keep_alive="2m", ignore_unavailable=True)[
                 "id"
             ]
@@ -123,7 +123,7 @@ class ElasticsearchReader:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_unavailable() -> Iterator[None]:
     from elasticsearch import ApiError, TransportError
 
     try:
@@ -143,7 +143,7 @@ def _terms(field: str, size: int, aggs: dict[str, Any] | None = None, missing: A
     return {"terms": terms, **({"aggs": aggs} if aggs else {})}
 
 
-_PERCENTS = {f"{100 * share:.1f}": name for name, share in SHARES.items()}  #: as Elasticsearch names them
+_PERCENTS = {f"{100 * share:.1f}": name for name, share in SHARES.items()}  #: Elasticsearch's name → ours
 _FIGURES: dict[str, Any] = {
     "statuses": _terms(
         STATUS,
@@ -166,7 +166,6 @@ _NOTHING: dict[str, Any] = {"statuses": {"buckets": []}, "answered": {}, "versio
 
 
 def _figures(bucket: Mapping[str, Any]) -> Figures:
-    """The figures of what `_FIGURES` has counted."""
     outcomes, errors, sums = Counter[str](), Counter[str](), Counter[str]()
     for status in bucket["statuses"]["buckets"]:
         outcome = outcome_of(int(status["key"]))

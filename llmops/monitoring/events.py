@@ -1,7 +1,7 @@
-"""One event: a flat JSON document with ECS and OpenTelemetry GenAI field names, put durably into the spool.
+"""One event: a flat JSON document, committed to the spool.
 
 Field names follow the Elastic Common Schema (`@timestamp`, `event.*`, `http.*`, `user.*`) and OpenTelemetry's GenAI
-semantic conventions (`gen_ai.*`); what neither knows is under `llmops.`. `llmops.monitoring.fields` has all of them.
+conventions (`gen_ai.*`). All others begin with `llmops.`. `llmops.monitoring.fields` lists every field.
 """
 
 from __future__ import annotations
@@ -24,21 +24,18 @@ ECS_VERSION = "8.17.0"
 
 
 def emit(folder: Path, dataset: str, fields: Mapping[str, Any]) -> str:
-    """Build one event and commit it to the spool in `folder`; returns its `event.id`.
+    """Build one event, commit it to the spool in `folder`, and return its `event.id`.
 
-    When this returns, the event survives a crash of the process and of the machine.
+    After the return, the event survives a crash of the process and of the machine.
 
-    Args:
-        folder: the events folder, `config.events`.
-        dataset: what kind of event, e.g. `llmops.serving`; lands in `event.dataset`.
-        fields: flat dotted names to JSON values. May set `@timestamp` (by default now), and `event.id` where the same
-            event may be emitted again: sinks keep the first.
+    `fields` maps flat dotted names to JSON values. `@timestamp` defaults to now. Set `event.id` if the same event may
+    be emitted twice: sinks keep the first.
     """
     return emit_all(folder, dataset, [fields])[0]
 
 
 def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -> list[str]:
-    """`emit` several events of a dataset in one commit, which costs as much as one; returns their `event.id`."""
+    """Emit several events of a dataset in one commit, at the cost of one, and return their `event.id`s."""
     events = [build(dataset, fields) for fields in several]
     with Spool(folder) as spool:
         spool.append(events)
@@ -46,7 +43,7 @@ def emit_all(folder: Path, dataset: str, several: Iterable[Mapping[str, Any]]) -
 
 
 def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of one event; NaN and infinities, which JSON and Elasticsearch refuse, become null."""
+    """Return the document of one event. NaN and infinities become null: JSON and Elasticsearch refuse them."""
     event: dict[str, Any] = {
         "@timestamp": timestamp(),
         "ecs.version": ECS_VERSION,
@@ -63,7 +60,7 @@ def build(dataset: str, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    if value is None or isinstance(value, str | int):  # nearly all of them
+    if value is None or isinstance(value, str | int):  # nearly all values
         return value
     if isinstance(value, float) and not math.isfinite(value):
         return None

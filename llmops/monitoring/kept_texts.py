@@ -1,6 +1,6 @@
-"""Texts that were kept for a while (`monitoring.keep_text`): taken out of their events when that is over.
+"""Removal of stored request texts (`monitoring.keep_text`) after their retention time.
 
-The features stay, and so does the event. In Elasticsearch their data stream's own lifecycle does it.
+The event and its features stay. In Elasticsearch the lifecycle of the data stream removes the whole event.
 """
 
 from __future__ import annotations
@@ -16,18 +16,12 @@ from llmops.monitoring.events import timestamp
 
 FIELDS = ("llmops.prompt.text", "llmops.context.text", "llmops.answer.text")
 
-#: file → its tables of events
+#: file → its tables with events
 _TABLES = {"store.db": ("events",), "spool.db": ("events", "rejected")}
 
 
 def remove_old(folder: Path, days: float, now: datetime | None = None) -> int:
-    """Take the texts out of events that are older than `days`, in the local store and the spool; returns of how many.
-
-    Args:
-        folder: the events folder, `config.events`.
-        days: how long texts are kept.
-        now: the moment that ages are counted from; default: this one.
-    """
+    """Remove the texts from events older than `days`, in the local store and the spool. Return the number of events."""
     before = timestamp((now or datetime.now(UTC)) - timedelta(days=days))
     removed = 0
     for name, tables in _TABLES.items():
@@ -36,7 +30,7 @@ def remove_old(folder: Path, days: float, now: datetime | None = None) -> int:
                 done = [_remove(db, table, before) for table in tables]
                 removed += sum(done)
                 if any(done):
-                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would still have them
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still contains the texts
     return removed
 
 
@@ -46,7 +40,7 @@ def _remove(db: sqlite3.Connection, table: str, before: str) -> int:
     where = "json_extract(document, '$.\"event.dataset\"') = ? AND json_extract(document, '$.\"@timestamp\"') < ?"
     columns = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
     values: list[str] = [TEXT, before]
-    if {"dataset", "time"} <= columns:  # by which the store is indexed
+    if {"dataset", "time"} <= columns:  # the store has an index on them
         where, values = f"dataset = ? AND time < ? AND {where}", [TEXT, before, *values]
     db.execute("PRAGMA secure_delete = ON")
     with db:

@@ -1,4 +1,4 @@
-"""Reading events back: one interface, whichever sink keeps them."""
+"""The interface for reading events, from any sink that keeps them."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from llmops.monitoring.sinks.local import LocalStore
 
 
 class Reader(Hashable, Protocol):
-    """Where events are read from. Times are texts as `events.timestamp` makes them, or moments with a time zone.
+    """A source of events. Times are texts as from `events.timestamp`, or datetimes with a time zone.
 
-    What still waits in the spool is not seen. Every method raises `EventsUnavailable` if the place cannot be read now.
+    Events that wait in the spool are not included. Every method raises `EventsUnavailable` if the source cannot be
+    read now.
     """
 
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Events of a dataset with `since <= @timestamp < until`, in order of time."""
+        """Yield the events of a dataset with `since <= @timestamp < until`, in order of time."""
 
     def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
-        """Only some fields of the events of a dataset, in order of time; null where an event has none."""
+        """Return some fields of the events of a dataset, in order of time; None where an event lacks the field."""
 
     def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
-        """What the requests with `since <= @timestamp < until` did: all together, by version, and with `step` in each
-        step of the window. Percentiles are exact, or within 1 % where there are many requests."""
+        """Return the figures of the requests with `since <= @timestamp < until`: in total, by version, and by `step`.
+
+        Percentiles are exact, or accurate to 1 % if there are many requests.
+        """
 
     def ratings(self, since: datetime, until: datetime) -> dict[str, dict[str, int]]:
-        """By version, how often each rating was given to requests of this window, whenever they were rated. The last
-        word of a key counts."""
+        """Return version → rating → count, for requests of this window, rated at any time.
+
+        The last rating of a key counts.
+        """
 
 
 def reader_of(config: Config, environ: Mapping[str, str] = os.environ) -> Reader:
-    """Return what the configuration's events are read from: Elasticsearch if they go there, perhaps by Logstash, else
-    the local store.
+    """Return the reader of events: Elasticsearch if events go there (directly or by Logstash), else the local store.
 
-    Elasticsearch has the events of all processes, the local store those of one home. If Elasticsearch is away its
-    reader says so; nobody gets the figures of one home in their place.
+    Elasticsearch has the events of all processes, the local store only those of one home. If Elasticsearch cannot be
+    reached, its reader raises: the figures of one home would be misleading.
 
     Raises:
-        ConfigError: if they go to no sink that can be read.
+        ConfigError: if no configured sink can be read.
     """
     monitoring = config.monitoring
     if monitoring.elasticsearch_url and not {"elasticsearch", "logstash"}.isdisjoint(monitoring.sinks):

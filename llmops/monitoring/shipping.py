@@ -1,7 +1,7 @@
-"""Shipping: what waits in the spool is brought to the sinks, to each in a thread of its own: none waits for another.
+"""Shipping: each sink has its own thread, which sends it the waiting events.
 
-When a sink begins to fail, takes events again, or gets its first dead letter, that is an event of its own
-(`llmops.sink`): once per change, whichever process sees it first.
+A sink that starts to fail, recovers, or gets its first dead letter causes an event (`llmops.sink`): one per change,
+from the process that sees it first.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from llmops.monitoring.spool import BATCH, Spool
 
 log = logging.getLogger(__name__)
 
-ENDS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` at its end
+ENDS = {"failing": "recovered", "refusing": "settled"}  #: state of a sink → `event.action` when it ends
 
 
 def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
-    """Bring every waiting event to every sink; a sink that is down keeps its events waiting and stops no other.
+    """Send every waiting event to every sink. The events of a failing sink wait; the other sinks get theirs.
 
-    Safe in several processes at once: an event may then arrive twice, never not at all.
+    Several processes may ship at once: an event may then arrive twice, but none is lost.
     """
     with Spool(folder) as spool:
         spool.register(sink.name for sink in sinks)
@@ -43,15 +43,15 @@ def ship(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
         waiting = spool.waiting()
     for sink in sinks:
         if waiting[sink.name] and not done[sink.name].error:
-            _ship(folder, Delivery(sink))  # what the others' change of state has left
+            _ship(folder, Delivery(sink))  # events about state changes of other sinks
     return done
 
 
 def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
-    """Ship everything that waits, once; for a command or a task.
+    """Ship all waiting events once, for a command or a task.
 
     Raises:
-        SinkError: naming each sink that could not take all its events; these wait in the spool.
+        SinkError: naming each sink that did not take all its events. The events wait in the spool.
     """
     sinks = sinks_for(folder, config)
     try:
@@ -75,7 +75,7 @@ def drain(folder: Path, config: Monitoring) -> dict[str, Shipment]:
 
 
 def retry(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
-    """Send the dead letters of these sinks again; what is refused again stays, with its new reason."""
+    """Send the dead letters of these sinks again. A refused letter stays, with its new reason."""
     done = {}
     for sink in sinks:
         with Spool(folder) as spool:
@@ -86,7 +86,7 @@ def retry(folder: Path, sinks: Sequence[Sink]) -> dict[str, Shipment]:
 
 
 class Shipper:
-    """Ships in the background every `period_s`; to a failing sink less and less often, up to every `longest_s`."""
+    """A background shipper. It ships every `period_s`; a failing sink is tried less often, up to every `longest_s`."""
 
     def __init__(self, folder: Path, sinks: Sequence[Sink], period_s: float = 1.0, longest_s: float = 60.0) -> None:
         self._folder, self._period_s, self._longest_s = folder, period_s, longest_s
@@ -97,14 +97,14 @@ class Shipper:
         ]
 
     def start(self) -> None:
-        """Begin; what waits already is shipped, too."""
+        """Start the threads."""
         with Spool(self._folder) as spool:
             spool.register(sink.name for sink in self._sinks)
         for thread in self._threads:
             thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Ship once more what waits, and end; what a failing sink did not take waits for the next start."""
+        """Ship the waiting events once more and stop. Events that a failing sink did not take wait in the spool."""
         self._stop_asked.set()
         end = time.monotonic() + timeout_s
         for thread in self._threads:
@@ -117,7 +117,7 @@ class Shipper:
             pause_s = self._period_s
             try:
                 shipment = _ship(self._folder, delivery)
-            except Exception:  # the thread outlives a full disk or a defect in a sink; nothing is lost by trying again
+            except Exception:  # the thread survives a full disk or a bug in a sink; trying again loses nothing
                 log.exception("Events could not be shipped from %s; they wait there", self._folder)
                 continue
             failures = failures + 1 if shipment.error else 0
@@ -129,7 +129,7 @@ class Shipper:
 
 
 def shipper_for(folder: Path, config: Monitoring) -> Shipper:
-    """The shipper to the configured sinks, not started; the configured bounds of the spool hold from now on."""
+    """Return a shipper to the configured sinks, not started, and apply the configured bounds of the spool."""
     with Spool(folder) as spool:
         spool.bound(config.spool_max_mb, config.spool_free_mb)
     return Shipper(folder, sinks_for(folder, config))
@@ -149,7 +149,6 @@ def _ship(folder: Path, delivery: Delivery) -> Shipment:
 
 
 def _note(spool: Spool, sink: str, state: str, reason: str) -> None:
-    """Keep the state of a sink, and if this changes it, say so by an event."""
     if bool(reason) == (sink in spool.in_state(state)):
         return
     event = build(

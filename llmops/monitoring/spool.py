@@ -1,13 +1,12 @@
-"""The spool: events wait here, on disk, until every sink has confirmed them.
+"""The spool: events wait here on disk until every sink has confirmed them.
 
-One SQLite file, written by any number of processes of one machine. Each sink has a position: the number of the last
-event that it has confirmed. An event leaves the spool when every sink that was ever shipped to has it, so delivery is
-at least once, and events that come twice have the same `event.id`. What a sink refuses for good (a field of the wrong
-type, say) becomes a dead letter: it goes to the table `rejected` with the reason, in the same transaction that moves
+It is one SQLite file that any number of processes of one machine can write. Each sink has a position: the number of
+the last event that it confirmed. An event leaves the spool when every registered sink has it. Delivery is therefore
+at least once, and repeated events have the same `event.id`. An event that a sink refuses for good (a field of the
+wrong type, say) becomes a dead letter: it moves to the table `rejected` with the reason, in the transaction that moves
 the position.
 
-The spool never takes the disk down: with less left than its bound it accepts no more (`append` raises). What it has
-accepted it keeps.
+The spool never fills the disk: if less space is left than its bound, `append` raises. It keeps what it has accepted.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from llmops.errors import DiskFullError
 from llmops.monitoring.database import connect
 from llmops.monitoring.sinks.base import Rejection
 
-BATCH = 500  #: most events of a delivery
-BATCH_CHARACTERS = 4_000_000  #: of their documents, the last one excepted; receivers take 20 MB by default
+BATCH = 500  #: most events per delivery
+BATCH_CHARACTERS = 4_000_000  #: of documents per delivery, before the last one; receivers accept 20 MB by default
 MB = 1_000_000
-FREE_MB = 128  #: what is left of the disk where nobody has said otherwise
+FREE_MB = 128  #: default of `bound`: disk space that is left free
 SCHEMA = """
 CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, document TEXT NOT NULL);
 CREATE TABLE positions (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
@@ -39,14 +38,14 @@ CREATE TABLE bounds (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 
 
 class SpoolFullError(DiskFullError):
-    """The spool takes no more events: there is too little left of its disk, or of what it may use."""
+    """The spool accepts no events: its disk or its own limit is nearly full."""
 
 
 class Spool:
-    """An open spool. One connection of one thread: open another elsewhere.
+    """An open spool: one connection, for one thread.
 
-    Who commits often keeps it open: a commit alone takes 0.3 ms, one with opening and closing 2.5 ms, since the last to
-    close the file writes its log back.
+    Keep it open for frequent commits. A commit takes 0.3 ms, or 2.5 ms with opening and closing, because the last
+    process to close the file writes its log back.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,26 +63,26 @@ class Spool:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def bound(self, most_mb: int, free_mb: int) -> None:
-        """Say how much may wait (0: no bound), and what is left of the disk; for all who open the spool from now on."""
+        """Set the largest size of the spool (0: unlimited) and the disk space to leave free, from now on."""
         with self._db:
             rows = [("most", most_mb), ("free", free_mb)]
             self._db.executemany("INSERT OR REPLACE INTO bounds VALUES (?, ?)", rows)
         self._most, self._free = MB * most_mb, MB * free_mb
 
     def size(self) -> int:
-        """Bytes of what waits and of the dead letters; the file may be larger, with pages to be used again."""
+        """Return the bytes of waiting events and dead letters. The file may be larger, with pages for reuse."""
         pages, unused = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
         return int((pages - unused) * self._page_size)
 
     def append(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Commit events; when this returns they survive a crash of the process and of the machine.
+        """Commit events. After the return they survive a crash of the process and of the machine.
 
         Raises:
-            SpoolFullError: if a bound is reached; none of the events is taken.
+            SpoolFullError: if a bound is reached. No event is accepted then.
         """
         if (free := shutil.disk_usage(self._folder).free) < self._free:
             raise SpoolFullError(
@@ -100,7 +99,7 @@ class Spool:
             self._db.executemany("INSERT INTO events (document) VALUES (?)", rows)
 
     def read(self, sink: str, limit: int = BATCH) -> tuple[list[int], list[dict[str, Any]]]:
-        """The oldest events that `sink` has not confirmed, each with the number to `ack` once it has."""
+        """Return the oldest events that `sink` has not confirmed, and their numbers for `ack`."""
         rows = self._db.execute(
             "SELECT seq, document FROM events WHERE seq > coalesce((SELECT seq FROM positions WHERE sink = ?), 0) "
             "ORDER BY seq LIMIT ?",
@@ -117,7 +116,7 @@ class Spool:
         return numbers, events
 
     def ack(self, sink: str, seq: int, rejections: Sequence[Rejection] = ()) -> None:
-        """Note that `sink` has everything up to `seq`, and drop what all sinks have."""
+        """Record that `sink` has everything up to `seq`. Delete events that all sinks have."""
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO positions VALUES (?, 0)", (sink,))
             self._db.execute("UPDATE positions SET seq = max(seq, ?) WHERE sink = ?", (seq, sink))
@@ -125,33 +124,33 @@ class Spool:
             self._db.execute("DELETE FROM events WHERE seq <= (SELECT min(seq) FROM positions)")
 
     def register(self, sinks: Iterable[str]) -> None:
-        """Keep events for these sinks from now on, and what waits already."""
+        """Keep events for these sinks, including the ones that wait already."""
         with self._db:
             self._db.executemany("INSERT OR IGNORE INTO positions VALUES (?, 0)", [(sink,) for sink in sinks])
 
     def forget(self, sink: str) -> None:
-        """No longer keep events for a sink that is not coming back, nor its dead letters."""
+        """Stop keeping events for a sink that is gone, and delete its dead letters."""
         with self._db:
             for table in ("positions", "rejected", "states"):
                 self._db.execute(f"DELETE FROM {table} WHERE sink = ?", (sink,))
             self._db.execute("DELETE FROM events WHERE seq <= (SELECT min(seq) FROM positions)")
 
     def waiting(self) -> dict[str, int]:
-        """How many events each known sink has yet to confirm."""
+        """Return the number of unconfirmed events of each known sink."""
         first, last = self._db.execute("SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)").fetchone()
         rows = self._db.execute("SELECT sink, seq FROM positions").fetchall()
-        # numbers have no gaps: a transaction that is undone gives its own back
+        # numbers have no gaps: a transaction that is rolled back returns its numbers
         return {sink: 0 if last is None else max(0, last - max(seq, first - 1)) for sink, seq in rows}
 
     def oldest(self, sink: str) -> str:
-        """When the oldest event was that waits for a sink; empty where none does."""
+        """Return the time of the oldest event that waits for a sink; empty if none waits."""
         _, events = self.read(sink, 1)
         return str(events[0]["@timestamp"]) if events else ""
 
     # --- dead letters
 
     def rejected(self, sink: str = "") -> Generator[tuple[str, Rejection]]:
-        """What a sink, or any, refused for good, each with the sink's name; not all in memory at once."""
+        """Yield the dead letters of a sink (default: all), each with the sink's name, without loading all at once."""
         after = ("", "")
         while rows := self._db.execute(
             "SELECT sink, id, reason, document FROM rejected WHERE (sink, id) > (?, ?) AND ? IN ('', sink) "
@@ -163,11 +162,11 @@ class Spool:
             after = rows[-1][:2]
 
     def rejected_counts(self) -> dict[str, int]:
-        """How many dead letters each sink has that has any."""
+        """Return the number of dead letters of each sink that has any."""
         return dict(self._db.execute("SELECT sink, count(*) FROM rejected GROUP BY sink"))
 
     def settle(self, sink: str, ids: Iterable[str], rejections: Sequence[Rejection]) -> None:
-        """Drop dead letters that were sent again, those excepted that were refused again."""
+        """Delete dead letters that were sent again, except those that were refused again."""
         with self._db:
             self._db.executemany("DELETE FROM rejected WHERE sink = ? AND id = ?", [(sink, event) for event in ids])
             self._reject(sink, rejections)
@@ -176,17 +175,17 @@ class Spool:
         rows = [(sink, r.id, r.reason, json.dumps(r.document, ensure_ascii=False)) for r in rejections]
         self._db.executemany("INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?)", rows)
 
-    # --- how sinks fare
+    # --- states of sinks
 
     def in_state(self, state: str) -> dict[str, tuple[str, str]]:
-        """Sinks that are `failing` or `refusing`, each with since when and why."""
+        """Return the sinks in state `failing` or `refusing`, with its beginning and reason."""
         rows = self._db.execute("SELECT sink, since, reason FROM states WHERE state = ?", (state,))
         return {sink: (since, reason) for sink, since, reason in rows}
 
     def turn(self, sink: str, state: str, reason: str, event: Mapping[str, Any]) -> None:
-        """Note that a sink is in a state, or with an empty `reason` that it no longer is, and append the event of it.
+        """Start a state of a sink, or end it if `reason` is empty, and append the event about it.
 
-        One transaction, so that of several processes that see the change one says so; no bound keeps the event out.
+        It is one transaction: if several processes see the change, only one emits the event. No bound applies.
         """
         with self._db:
             if reason:

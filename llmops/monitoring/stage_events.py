@@ -1,4 +1,4 @@
-"""The events of the dataset `llmops.pipeline`: a stage has made an artifact, or failed."""
+"""Events about pipeline stages: a stage made an artifact, or failed (`llmops.pipeline`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def made(events: Path, record: Record) -> None:
-    """A stage has made the artifact of this record; `events` is their folder."""
+    """Emit the event that a stage made an artifact. `events` is the events folder, `record` the artifact's record."""
     took = datetime.fromisoformat(record.finished) - datetime.fromisoformat(record.started)
     fields = {
         "event.action": record.stage,
@@ -32,15 +32,7 @@ def made(events: Path, record: Record) -> None:
 def failed(
     events: Path, stage: str, interval: str, run: str, attempt: int, started: datetime, error: Exception
 ) -> None:
-    """A stage has failed; raises nothing, since its own error is what must be told.
-
-    Args:
-        events: their folder.
-        stage, interval, run: what was run.
-        attempt: which try of the orchestrator's it was.
-        started: when.
-        error: why.
-    """
+    """Emit the event that a stage failed. Never raise: the stage's own error must reach the user."""
     fields = {
         "event.action": stage,
         "event.duration": int((datetime.now(UTC) - started).total_seconds() * 1e9),
@@ -54,5 +46,5 @@ def failed(
     }
     try:
         emit(events, PIPELINE, fields)
-    except Exception:  # the disk that is full, say
+    except Exception:  # a full disk, for example
         log.exception("The failure of %s could not be put into the spool", stage)

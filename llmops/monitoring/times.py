@@ -1,4 +1,4 @@
-"""Moments as events write them."""
+"""Timestamps of events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """`moment` (default: now) in UTC as `2026-01-31T12:00:00.000Z`: as text, it sorts by time.
+    """Return `moment` (default: now) in UTC as `2026-01-31T12:00:00.000Z`. The texts sort by time.
 
     Raises:
         ValueError: if `moment` has no time zone.
@@ -19,7 +19,7 @@ def timestamp(moment: datetime | None = None) -> str:
 
 
 def epoch(time: Any) -> float | None:
-    """Seconds since 1970 of such a text; None of what is no time with a zone."""
+    """Return the seconds since 1970 of such a text; None if it is not a time with a zone."""
     try:
         moment = datetime.fromisoformat(time)
         return moment.timestamp() if moment.tzinfo else None

@@ -1,4 +1,4 @@
-"""Chat templates that write the same on every day: the clock is stopped, chance is refused."""
+"""Chat templates with a fixed date and without randomness."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from jinja2 import Environment, TemplateSyntaxError
 
 from llmops.errors import ArtifactError
 
-#: The day that every chat template is told, whatever day it is: a version is then trained, evaluated and served with
-#: the same tokens, and unchanged data makes unchanged features. Llama's own templates fall back to this one.
+#: The date that every chat template gets: a version is then trained, evaluated and served with the same tokens, and
+#: unchanged data gives unchanged features. Llama's own templates default to this date.
 TODAY = date(2024, 7, 26)
 
 _CLOCK = "strftime_now"  # transformers' function
-_BY_CHANCE = ("random", "map")  # filters that `map` may not be told: by itself it would be told another
-_ASKED_FOR = (["is", "defined"], ["is", "not", "defined"], ["is", "undefined"])  # says only whether there is a clock
+_BY_CHANCE = ("random", "map")  # filters that `map` may not apply; a nested `map` could hide `random`
+_ASKED_FOR = (["is", "defined"], ["is", "not", "defined"], ["is", "undefined"])  # tests only if there is a clock
 
 
 @lru_cache
 def without_clock(template: str) -> str:
-    """A chat template that writes `TODAY` where it asked for the time.
+    """Return a chat template that writes `TODAY` instead of the current time.
 
     Raises:
-        ArtifactError: if it asks in a way that cannot be told from the template's text, writes something by chance
-            (the function `lipsum`, the filter `random`, or one that `map` is told in a way that hides which), or is no
+        ArtifactError: if the time format is not a literal in the template, if the template uses randomness (the
+            function `lipsum`, the filter `random`, or `map` with a filter that is not a literal), or if it is not a
             Jinja template.
     """
     jinja = Environment(keep_trailing_newline=True)
@@ -68,7 +68,7 @@ def without_clock(template: str) -> str:
 
 
 def _maps_what_it_says(after: list[list[str]]) -> bool:
-    """Whether the filter `map` takes an attribute, or a filter that stands there by its name: `random` is one, too."""
+    """Return True if the filter `map` takes an attribute, or a filter named by a literal other than `random`."""
     words = [text for _, text in after]
     if words[:3] == ["(", "attribute", "="]:
         inside = list(takewhile(lambda text: text != ")", words[3:]))

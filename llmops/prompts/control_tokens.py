@@ -1,11 +1,11 @@
-"""Texts to token ids, so that what somebody writes never becomes a token that controls the model.
+"""The encoder from text to token ids. No user text can become a token that controls the model.
 
-A tokenizer reads `<|im_end|>` in a question as the end of a turn, and what follows as whatever it claims to be. Here
-the tokenizer knows such tokens only by names that nobody can guess; a chat template's own get those names after it was
-rendered. The token ids of all other text are exactly the tokenizer's.
+A plain tokenizer reads `<|im_end|>` in a question as the end of a turn, and the text behind it as another turn. Here
+the tokenizer knows control tokens only by secret names. A chat template's own control tokens get these names after
+rendering. All other text gets exactly the tokenizer's token ids.
 
-transformers' `sanitize_control_tokens` has the same aim, but only since 5.24, which vLLM's environment does not have.
-It encodes one text at a time, and leaves alone what is not marked as special, such as Phi-3's `</s>`.
+transformers' `sanitize_control_tokens` has the same purpose, but needs 5.24, which vLLM's environment lacks. It encodes
+one text at a time, and ignores tokens that are not marked as special, such as Phi-3's `</s>`.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]  #: role and content
 
-_KINDS = 1000  # kinds of conversations whose control tokens are remembered
-_CONTROL = re.compile(r"<\|.+\|>|</?s>")  # such tokens control a model even where its tokenizer does not say so
+_KINDS = 1000  # kinds of conversations whose control tokens are cached
+_CONTROL = re.compile(r"<\|.+\|>|</?s>")  # control tokens even if the tokenizer does not mark them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """The tokenizer, and what its control tokens are called while a text is made and read."""
+    """A tokenizer with renamed control tokens."""
 
-    backend: Tokenizer  #: knows control tokens by their secret names alone
+    backend: Tokenizer  #: knows control tokens only by their secret names
     tokens: dict[str, int]  #: control token → id
     names: dict[int, str]  #: id → control token
     control: re.Pattern[str]  #: finds control tokens
-    hidden: re.Pattern[str]  #: finds what `hide` wrote
+    hidden: re.Pattern[str]  #: finds the replacements of `_hide`
     secret: str
-    kinds: dict[tuple[tuple[str, bool], ...], tuple[Counter[str], list[int]]] = field(default_factory=dict)  #: `_kind`
+    kinds: dict[tuple[tuple[str, bool], ...], tuple[Counter[str], list[int]]] = field(default_factory=dict)  #: cache
 
     def conversations(
         self, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]]
     ) -> list[list[int]]:
-        """Token ids of conversations, up to where the next assistant turn begins.
+        """Return the token ids of conversations, up to the start of the next assistant turn.
 
         Raises:
-            ArtifactError: if the chat template changes what is said, so that it is not known what is the template's.
+            ArtifactError: if the chat template changes the texts, so that its own control tokens cannot be told apart.
         """
         hidden = [[{**turn, "content": self._hide(turn["content"])} for turn in turns] for turns in conversations]
         texts = render(tokenizer, hidden, ask=True)
         return self.ids([self._own(tokenizer, *one) for one in zip(texts, hidden, strict=True)])
 
     def _hide(self, text: str) -> str:
-        """`text` with what looks like a control token written in a way that a template passes on."""
+        """Replace control tokens in a user's text by marks that a template leaves alone."""
         return self.control.sub(lambda found: f"{self.secret}-{self.tokens[found[0]]}-", text)
 
     def _own(self, tokenizer: PreTrainedTokenizerBase, rendered: str, turns: Sequence[Turn]) -> str:
-        """What a template made of hidden texts: its own control tokens by their secret names, theirs as they were."""
+        """Give the template's own control tokens their secret names, and restore the user's as plain text."""
         known, times = self._kind(tokenizer, turns)
         said: Counter[str] = Counter()
         for turn, count in zip(turns, times, strict=True):
@@ -75,7 +75,7 @@ class Encoder:
         return self.hidden.sub(lambda found: self.names[int(found[1])], named)
 
     def _kind(self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[Counter[str], list[int]]:
-        """What the template makes of such turns whatever they say: its control tokens, how often it writes each one."""
+        """Return the template's control tokens for turns of these roles, and how often it writes each turn's text."""
         kind = tuple((turn["role"], not turn["content"].strip()) for turn in turns)
         if kind not in self.kinds:
             marks = [_mark(n) for n in range(len(kind))]
@@ -90,29 +90,27 @@ class Encoder:
         return self.kinds[kind]
 
     def first(self, text: str) -> int | None:
-        """Id of the first control token in a text; None if there is none."""
+        """Return the id of the first control token in a text; None if there is none."""
         found = self.control.search(text)
         return self.tokens[found[0]] if found else None
 
     def ids(self, texts: Sequence[str], begin: Tokenizer | None = None) -> list[list[int]]:
-        """Token ids of texts in which control tokens have their secret names.
+        """Return the token ids of texts in which control tokens have their secret names.
 
-        Args:
-            texts: the texts.
-            begin: the tokenizer as it is, to let it add what begins, and perhaps ends, every text.
+        `begin` is the original tokenizer, to add its own tokens around every text.
         """
         found = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [(begin.post_process(one) if begin else one).ids for one in found]
 
 
-_encoders: WeakKeyDictionary[Any, tuple[str, Encoder]] = WeakKeyDictionary()  # by tokenizer, with its template
+_encoders: WeakKeyDictionary[Any, tuple[str, Encoder]] = WeakKeyDictionary()  # tokenizer → chat template and encoder
 
 
 def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """The encoder of a tokenizer, made once: that takes a second for 100,000 words.
+    """Return the cached encoder of a tokenizer. Making one takes a second for 100,000 words.
 
     Raises:
-        ArtifactError: if it is no tokenizer of the library `tokenizers`.
+        ArtifactError: if the tokenizer is not of the library `tokenizers`.
     """
     template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
     known = _encoders.get(tokenizer)
@@ -145,23 +143,23 @@ def _name(secret: str, token: int) -> str:
 
 
 def _mark(n: int) -> str:
-    """A text that stands for what is said in a turn; without letters, which a template may write large."""
+    """Return a placeholder of a turn's text. It has no letters, because a template may change their case."""
     return f"§{n}§"
 
 
 def _written(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template writes around turns: some compose a token, `'<' + role + '>'`."""
+    """Return the text that the chat template writes around turns. Some templates compose tokens: `'<' + role + '>'`."""
     roles, text = ["system", "user", "assistant", "user"], ""
-    for turns in (roles, roles[1:]):  # not every template takes a system's turn
+    for turns in (roles, roles[1:]):  # some templates refuse a system turn
         try:
             text += "".join(render(tokenizer, [[{"role": role, "content": _mark(0)} for role in turns]], ask=True))
-        except Exception:  # in words of its own; who asks in that way hears them
+        except Exception:  # a caller with such turns gets the template's own error
             continue
     return text
 
 
 def _controls(token: dict[str, Any], written: str) -> bool:
-    """Whether an added token controls the model. Others are words: of a language, of HTML, of line breaks."""
+    """Return True if an added token controls the model. Other added tokens are words, HTML or line breaks."""
     content = token["content"]
     if token["special"] or _CONTROL.fullmatch(content):
         return True
@@ -169,7 +167,7 @@ def _controls(token: dict[str, Any], written: str) -> bool:
 
 
 def _rename(whole: dict[str, Any], names: dict[str, str]) -> None:
-    """Rename tokens all through a `tokenizer.json`; what made one of them from text is left out."""
+    """Rename tokens throughout a `tokenizer.json`, and remove the merges that would form them from text."""
     model = whole["model"]
     for token in whole["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])

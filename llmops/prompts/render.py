@@ -1,4 +1,4 @@
-"""What a chat template writes."""
+"""Rendering of conversations by a chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def render(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[dict[str, str]]], *, ask: bool
 ) -> list[str]:
-    """Conversations as the chat template writes them; with `ask`, up to where the next assistant turn begins."""
+    """Return conversations as the chat template writes them; with `ask`, up to the start of the next assistant turn."""
     template = without_clock(tokenizer.get_chat_template())
     texts = tokenizer.apply_chat_template(
         [list(turns) for turns in conversations], chat_template=template, add_generation_prompt=ask, tokenize=False

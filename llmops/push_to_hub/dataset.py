@@ -1,12 +1,11 @@
-"""Push the annotated set: a data set repository of the Hub that holds what the champion learned from, with its card.
+"""The push of the annotated set: a data set repository of the Hub with the champion's training examples and a card.
 
-    main    the champion's examples, as `datasets.load_dataset` reads them; none while there is no champion
-    tag v3  those of the version v3, as they were pushed first: a tag never moves
+    main    the champion's examples, for `datasets.load_dataset`; empty while there is no champion
+    tag v3  the examples of version v3 when they were first pushed; a tag never moves
 
-The rules are those of the model's push (see `sync`): a change is one commit that is made whole or not at all, nothing
-that is not this registry's is overwritten, and doing it again goes on from wherever it ended. A version that was never
-champion has no examples there. The frozen test stays at home unless it is asked for, and nothing is pushed whose
-licence does not let others pass it on.
+The rules of the model's push apply (see `sync`): a change is one atomic commit, nothing of other origin is overwritten,
+and a repetition continues where it stopped. Only versions that were champion have examples there. The frozen test is
+pushed only if configured, and no data whose licence forbids passing it on.
 """
 
 from __future__ import annotations
@@ -39,21 +38,14 @@ SPLITS = ("train", "validation", "test")
 
 
 def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
-    """Make the repository hold the champion's examples; returns what `look` does, and which refs were `pushed`.
-
-    Args:
-        registry: says which version is champion.
-        root: the folder of the artifacts.
-        config: names the repository, and the licences under which it may be filled.
-        events: the events folder, for the event `llmops.hub_dataset`.
-        by: who does it, for the event.
+    """Make the repository hold the champion's examples. Return the state as from `look`, and the refs `pushed`.
 
     Raises:
-        RegistryError: if there is no token, the Hub refuses, it holds what this registry does not know, the examples
-            are gone or damaged, or a source may not be passed on; nothing was changed then.
+        RegistryError: if there is no token, the Hub refuses, the repository has content of other origin, the examples
+            are gone or damaged, or a source may not be passed on. Nothing was changed then.
     """
     hub, pushed = Hub(config.dataset, "dataset"), list[str]()
-    _compare(registry, root, config, hub, change=False)  # what is refused is so before a repository is made
+    _compare(registry, root, config, hub, change=False)  # raises refusals before a repository is created
     for changed in hub.rounds(config.private, lambda: _compare(registry, root, config, hub, change=True)):
         pushed += changed
         state = {**sync.state_of(registry, hub, changed), "pushed": pushed}
@@ -65,18 +57,18 @@ def push(registry: Registry, root: Path, config: PushToHub, events: Path, *, by:
 
 
 def look(registry: Registry, root: Path, config: PushToHub) -> dict[str, Any]:
-    """What the repository holds: `repo`, `endpoint`, `main` (whose examples), `champion`, `behind`, `equal`.
+    """Return the repository's state: `repo`, `endpoint`, `main` (whose examples), `champion`, `behind`, `equal`.
 
     Raises:
-        RegistryError: as `push` does.
+        RegistryError: like `push`.
     """
     hub = Hub(config.dataset, "dataset")
     return sync.state_of(registry, hub, _compare(registry, root, config, hub, change=False))
 
 
 def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, change: bool) -> list[str]:
-    """The branches and tags that differ, after changing them if `change`."""
-    branches, tags = hub.refs()  # before the registry: whoever pushes a later champion then makes our commit fail
+    """Return the branches and tags that differ. With `change`, update them first."""
+    branches, tags = hub.refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
     champion = registry.aliases().get("champion", "")
     main, head = hub.tree(branches[MAIN]) if MAIN in branches else {}, branches.get(MAIN, "")
     check_ours(hub, registry, head, main, tags, sync.read_versions(registry)[0])
@@ -84,7 +76,7 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
     if champion:
         version = registry.get(champion)
         lost = not artifacts.is_done(_annotate(version, root))
-        if lost and version.erasures:  # some are to be forgotten
+        if lost and version.erasures:  # the repository may hold erased examples: empty it
             files = {VERSION: version.path / VERSION}
         elif lost and sync.holds(main, {VERSION: version.path / VERSION}):
             log.info("the examples of %s are gone from here; %s keeps them", champion, config.dataset)
@@ -105,16 +97,12 @@ def _compare(registry: Registry, root: Path, config: PushToHub, hub: Hub, *, cha
 
 
 def contents(version: Version, root: Path, config: PushToHub, override: str = "") -> dict[str, Content]:
-    """The files that the repository holds of a version's examples, by path.
+    """Return the repository's files for a version's examples, by path.
 
-    Args:
-        version: with its files.
-        root: the folder of the artifacts.
-        config: whether the test is pushed, and the licences.
-        override: why it was made champion though the gate had not passed it; empty if it was not.
+    `override` is the reason if it was made champion against the gate.
 
     Raises:
-        RegistryError: if the examples are gone, damaged or may not be passed on, or what their card is made of is.
+        RegistryError: if the examples are gone or damaged or may not be passed on, or the card cannot be written.
     """
     try:
         sync.check_told(version)
@@ -134,12 +122,11 @@ def contents(version: Version, root: Path, config: PushToHub, override: str = ""
 
 
 def _annotate(version: Version, root: Path) -> Path:
-    """The artifact with the examples that a version learned from."""
     return root / str(lineage(version)["dataset"]["artifact"])
 
 
 def _checked(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
-    """The files of the splits that have examples; an `ArtifactError` if one is not what the record says."""
+    """Return the files of the splits that have examples. Raise `ArtifactError` if one differs from its record."""
     record = artifacts.read_record(annotate)
     paths = {split: annotate / f"{split}.parquet" for split in splits}
     for path in paths.values():
@@ -149,7 +136,7 @@ def _checked(annotate: Path, splits: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _check_licences(paths: Mapping[str, Path], config: PushToHub) -> None:
-    """Refuse if a source may not be passed on: what is public once cannot be taken back."""
+    """Raise if a source may not be passed on: a publication cannot be undone."""
     allowed = {name.casefold() for name in config.dataset_licences} - {""}
     refused: Counter[tuple[str, str]] = Counter()
     for path in paths.values():

@@ -1,7 +1,7 @@
-"""The data card: README.md of the data set repository, with the metadata that the Hub and its viewer read.
+"""The data card: README.md of the data set repository, with the metadata that the Hub reads.
 
-The front matter follows https://huggingface.co/docs/hub/datasets-cards; `dataset_card.md` is the text, a Jinja
-template. Every number in it comes from the records of the artifacts, the version's documents or the files themselves.
+The front matter follows https://huggingface.co/docs/hub/datasets-cards. The text is the Jinja template
+`dataset_card.md`. All numbers come from the artifacts' records, the version's documents and the files themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmops.records import Example, licences
 from llmops.registry.version import Version
 from llmops.release.lineage import lineage
 
-#: The Hub's names for sizes, each with the rows from which on the next one counts.
+#: the Hub's size categories → their upper bounds, in rows
 SIZES = {
     "n<1K": 10**3,
     "1K<n<10K": 10**4,
@@ -36,14 +36,9 @@ SIZES = {
 
 
 def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path], override: str = "") -> str:
-    """The card's text.
+    """Return the card's text.
 
-    Args:
-        version: the champion that learned from the examples.
-        repo: the repository that they are pushed to.
-        annotate: the artifact that they lie in.
-        paths: the files that are pushed, by split.
-        override: why it was made champion though the gate had not passed it; empty if it was not.
+    `override` is the reason if it was made champion against the gate.
 
     Raises:
         ArtifactError: if the artifact has no record.
@@ -76,14 +71,13 @@ def render(version: Version, repo: str, annotate: Path, paths: Mapping[str, Path
 
 
 def counted(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    """The different values of some columns of a Parquet file, each with its number of `rows`, sorted."""
+    """Return the distinct values of some columns of a Parquet file, each with its number of `rows`, sorted."""
     table = pq.read_table(path, columns=columns).group_by(columns).aggregate([([], "count_all")])
     found = table.rename_columns({"count_all": "rows"}).to_pylist()
     return sorted(found, key=lambda row: [row[name] for name in columns])
 
 
 def _records(annotate: Path) -> dict[str, Record]:
-    """The records of the artifact and of what it was made from, by stage, as far as they are there."""
     record = artifacts.read_record(annotate)
     found = {record.stage: record}
     for ref in record.inputs.values():
@@ -93,7 +87,7 @@ def _records(annotate: Path) -> dict[str, Record]:
 
 
 def _sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """A row per source and licence: kind, owner, and its examples in each split."""
+    """Return a row per source and licence: kind, owner, and the number of examples in each split."""
     known = {source["name"]: source for source in described}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for split, path in paths.items():
@@ -106,7 +100,6 @@ def _sources(paths: Mapping[str, Path], described: list[dict[str, str]]) -> list
 
 
 def _metadata(version: Version, rows: Mapping[str, int], licences: set[str], languages: list[str]) -> DatasetCardData:
-    """The front matter. Licences that the Hub does not know by their ids are `other` there, with their names."""
     of_hub = licences <= set(OPEN_LICENCES)
     total = sum(rows.values())
     return DatasetCardData(

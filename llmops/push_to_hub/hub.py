@@ -1,4 +1,4 @@
-"""One repository of the Hugging Face Hub, or of any server that speaks its API (`HF_ENDPOINT`)."""
+"""A client of one repository of the Hugging Face Hub, or of a server with the same API (`HF_ENDPOINT`)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from llmops.scans.signed_urls import keep_out_of_logs, unsigned
 
 log = logging.getLogger(__name__)
 
-MAIN = "main"  #: the branch that a repository is loaded from unless a revision is named
+MAIN = "main"  #: the branch that is loaded if no revision is named
 
 Found = TypeVar("Found")
 
-Content = Path | bytes  #: a file on this machine, or what is to be in one
+Content = Path | bytes  #: a file on this machine, or the content of one
 
-_CHANGED = {409, 412}  #: answers to a change of what somebody else has changed since it was read
+_CHANGED = {409, 412}  #: status if somebody else has changed the repository since it was read
 
-_ROUNDS = 10  #: times that a repository is read; a push that nobody disturbs needs two
+_ROUNDS = 10  #: most times a repository is read; an undisturbed push needs two
 
 _REMEDIES = {
     401: "HF_TOKEN is not known there, or has expired: set a token that is",
@@ -39,10 +39,10 @@ _REMEDIES = {
 
 
 def token_for(repo: str, environ: Mapping[str, str] = os.environ, setting: str = "push_to_hub.repo") -> str:
-    """The token that a repository is written with: what `HF_TOKEN` holds; `setting` names the repository.
+    """Return the token in `HF_TOKEN`. `setting` is the setting that names the repository, for the message.
 
     Raises:
-        RegistryError: if there is none, or it is none that a request could carry.
+        RegistryError: if there is no token, or it has characters that no token has.
     """
     token = environ.get("HF_TOKEN", "").strip()  # a secret's file or an `.env` may end it with a line break
     if not token:
@@ -53,30 +53,30 @@ def token_for(repo: str, environ: Mapping[str, str] = os.environ, setting: str =
 
 
 class ChangedMeanwhile(Exception):
-    """Somebody else has changed the repository since it was read: read it again."""
+    """Somebody else has changed the repository since it was read. Read it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the repository, as a listing tells it."""
+    """A file of the repository, from a listing."""
 
-    blob: str  #: Git's SHA-1 of it; of its pointer if it is a large one
+    blob: str  #: Git's SHA-1 of the file, or of the pointer of a large file
     size: int  #: bytes
-    sha256: str  #: of its content, if it is a large one; else empty
+    sha256: str  #: of a large file's content; else empty
 
 
 class Hub:
-    """The repository `repo` (`owner/name`) of a model or a data set, as the one who has `token` sees it.
+    """A model or data set repository `repo` (`owner/name`), with the rights of the token.
 
-    Every method raises `RegistryError` with the server's words and what to do, `ChangedMeanwhile`, or
-    `HubUnavailableError` where another try may go well.
+    Every method may raise `RegistryError` with the server's answer and a remedy, `ChangedMeanwhile`, or
+    `HubUnavailableError` if another try may succeed.
     """
 
     def __init__(
         self, repo: str, kind: Literal["model", "dataset"] = "model", environ: Mapping[str, str] = os.environ
     ) -> None:
         self.repo = repo
-        self.setting = "push_to_hub.repo" if kind == "model" else "push_to_hub.dataset"  #: that names it
+        self.setting = "push_to_hub.repo" if kind == "model" else "push_to_hub.dataset"  #: setting with its name
         self._kind = kind
         self.endpoint = environ.get("HF_ENDPOINT") or "https://huggingface.co"
         self._token = token_for(repo, environ, self.setting)
@@ -84,12 +84,12 @@ class Hub:
         self._api = HfApi(endpoint=self.endpoint, token=self._token)
 
     def create(self, private: bool) -> None:
-        """Make the repository, if it is not there."""
+        """Create the repository if it does not exist."""
         with self._asking():
             self._api.create_repo(self.repo, repo_type=self._kind, private=private, exist_ok=True)
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Its branches and its tags, each with the commit that it is at; nothing if there is no such repository."""
+        """Return branches and tags, each with its commit; empty if there is no such repository."""
         with self._asking():
             try:
                 found = self._api.list_repo_refs(self.repo, repo_type=self._kind)
@@ -100,14 +100,14 @@ class Hub:
         return {b.name: b.target_commit for b in found.branches}, {t.name: t.target_commit for t in found.tags}
 
     def tree(self, revision: str) -> dict[str, File]:
-        """The files of a commit, branch or tag, by path."""
+        """Return the files of a commit, branch or tag, by path."""
         with self._asking():
             entries = list(self._api.list_repo_tree(self.repo, repo_type=self._kind, recursive=True, revision=revision))
         files = (entry for entry in entries if isinstance(entry, RepoFile))
         return {f.path: File(f.blob_id, f.size, f.lfs.sha256 if f.lfs else "") for f in files}
 
     def read(self, path: str, revision: str) -> bytes:
-        """The content of a small file."""
+        """Return the content of a small file."""
         url = hf_hub_url(self.repo, path, repo_type=self._kind, revision=revision, endpoint=self.endpoint)
         with self._asking():
             response = http_backoff("GET", url, headers=build_hf_headers(token=self._token), follow_redirects=True)
@@ -115,29 +115,21 @@ class Hub:
         return bytes(response.content)
 
     def branch(self, name: str) -> str:
-        """Make a branch that starts at the repository's first commit, where no model is yet; returns that commit."""
+        """Create a branch at the repository's first commit, which has no model, and return that commit."""
         with self._asking():
             root: str = self._api.list_repo_commits(self.repo, repo_type=self._kind)[-1].commit_id
             self._api.create_branch(self.repo, repo_type=self._kind, branch=name, revision=root)
         return root
 
     def tag(self, name: str, commit: str) -> None:
-        """Tag a commit; a tag that is there is `ChangedMeanwhile`."""
+        """Tag a commit. Raise `ChangedMeanwhile` if the tag exists."""
         with self._asking():
             self._api.create_tag(self.repo, repo_type=self._kind, tag=name, revision=commit)
 
     def commit(
         self, branch: str, parent: str, files: Mapping[str, Content], gone: Collection[str], message: str
     ) -> str:
-        """Change files of a branch all at once or not at all, if it is still at `parent`; returns the new commit.
-
-        Args:
-            branch: which.
-            parent: the commit that it was at when it was read.
-            files: what is added or replaced, by path.
-            gone: paths that are deleted.
-            message: for the repository's history.
-        """
+        """Commit changes to a branch that is still at `parent`, all or none, and return the new commit."""
         adds = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
         deletes = [CommitOperationDelete(path, is_folder=False) for path in sorted(gone)]
         with self._asking():
@@ -152,10 +144,10 @@ class Hub:
         return str(made.oid)
 
     def rounds(self, private: bool, compare: Callable[[], Found]) -> Iterator[Found]:
-        """What `compare` finds, again and again, each time with the repository there, until the caller has enough.
+        """Yield the result of `compare` repeatedly, with the repository created, until the caller stops.
 
         Raises:
-            HubUnavailableError: if that does not come.
+            HubUnavailableError: if the caller has not stopped after `_ROUNDS`.
         """
         for _ in range(_ROUNDS):
             try:
@@ -171,13 +163,13 @@ class Hub:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Turn what goes wrong while the Hub is asked into this project's errors, without the token."""
+        """Convert errors of the Hub's client into this project's, without the token."""
         try:
             yield
         except OfflineModeIsEnabled:
             raise RegistryError(f"HF_HUB_OFFLINE is set, so {self.repo} cannot be reached; unset it to push.") from None
         except (HTTPError, OSError, ValueError, RuntimeError) as error:
-            cause = error.__cause__ if type(error) is RuntimeError else None  # an upload's, wrapped by its thread
+            cause = error.__cause__ if type(error) is RuntimeError else None  # upload errors are wrapped by a thread
             raise self._error(cause or error) from None
 
     def _error(self, error: BaseException) -> Exception:

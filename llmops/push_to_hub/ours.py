@@ -1,4 +1,4 @@
-"""Whether a Hub repository is this registry's, so that nobody else's model is overwritten."""
+"""Checks that a Hub repository belongs to this registry, so that nobody else's model is overwritten."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from llmops.registry.version import Version
 
 VERSION = "version.json"
 
-#: What the Hub or a person put there and no version has: `.gitattributes` says which files are large.
+#: files of the Hub or of people, in no version; `.gitattributes` lists the large files
 KEPT = (".gitattributes", ".gitignore", "LICENSE*", "NOTICE*")
-_HARMLESS = (*KEPT, "README.md")  #: what a repository that was made by hand may hold
+_HARMLESS = (*KEPT, "README.md")  #: files that a repository created by hand may have
 
 
 def check_ours(
     hub: Hub, registry: Registry, at: str, main: Mapping[str, File], tags: Mapping[str, str], versions: list[Version]
 ) -> None:
-    """Refuse a repository that holds something else, before anything in it is changed."""
+    """Raise if the repository has content of another registry, before anything is changed."""
     foreign = sorted(path for path in main if not among(path, _HARMLESS))
     where = f"{hub.repo} at {hub.endpoint}"
     if foreign and VERSION not in main:
@@ -41,7 +41,7 @@ def check_ours(
                 "repository in push_to_hub.repo, or delete that one there."
             )
     for version in versions:
-        if version.name in tags and not _is(version, found := held_at(hub, tags[version.name])):
+        if version.name in tags and not _is_same(version, found := held_at(hub, tags[version.name])):
             raise RegistryError(
                 f"The tag {version.name} of {where} is another model's, made {found.get('created')} and not "
                 f"{version.created}. Tags never move: name another repository in {hub.setting}, or delete that tag "
@@ -50,21 +50,21 @@ def check_ours(
 
 
 def _known(registry: Registry, here: Mapping[str, Version], held: Mapping[str, Any]) -> bool:
-    """Whether a version on `main` is this registry's: its folder is here, or the gate has decided on it here.
+    """Return True if the version on `main` is this registry's: its folder is here, or the gate decided on it here.
 
-    Its name proves nothing, as every model has a v1. A database that knows neither it nor any champion is not the one
-    that it was pushed by.
+    The name alone proves nothing, as every model has a v1. If the database knows neither the version nor any champion,
+    it is not the database that the version was pushed from.
     """
     name = str(held.get("name"))
     if name not in here:
         decided = [decision["numbers"].get("compress") for decision in registry.decisions(name)]
         return bool(held.get("compress")) and held["compress"] in decided
     named = {name for change in registry.history() for name in change["aliases"].values()}
-    return _is(here[name], held) and (name in named or "champion" in registry.aliases())
+    return _is_same(here[name], held) and (name in named or "champion" in registry.aliases())
 
 
 def held_at(hub: Hub, revision: str) -> dict[str, Any]:
-    """The `version.json` of a commit, branch or tag."""
+    """Return the `version.json` of a commit, branch or tag."""
     try:
         found = json.loads(hub.read(VERSION, revision))
     except ValueError:
@@ -74,10 +74,10 @@ def held_at(hub: Hub, revision: str) -> dict[str, Any]:
     return found
 
 
-def _is(version: Version, held: Mapping[str, Any]) -> bool:
+def _is_same(version: Version, held: Mapping[str, Any]) -> bool:
     return (held.get("compress"), held.get("created")) == (version.compress, version.created)
 
 
 def among(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path is one of those."""
+    """Return True if a path matches one of the patterns."""
     return any(fnmatch(path, pattern) for pattern in patterns)

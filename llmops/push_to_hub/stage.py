@@ -1,10 +1,9 @@
-"""Push to the Hub: make a repository of the Hugging Face Hub equal to the registry (see `sync`), and another one hold
-the examples that its champion learned from (see `dataset`).
-
-What it makes lies on the Hub and follows the registry's aliases, which change between runs. So a finished artifact is
-no proof: `stands` asks the Hub at every run.
+"""The stage push_to_hub: copies the registry to the Hub (`sync`), and the champion's training examples (`dataset`).
 
     python -m llmops run push_to_hub
+
+The result lives on the Hub and follows the registry's aliases, which change between runs. A finished artifact therefore
+proves nothing: `stands` asks the Hub at every run.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ log = logging.getLogger(__name__)
 def run(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> dict[str, Any]:
-    """Write `push.json`: repository, version on its `main`, what was pushed, the same of the data set; or that none is
-    configured.
+    """Push, and write `push.json`: repository, version on `main`, pushed refs, and the same for the data set.
 
-    `deploy` has to have proved first that the champion answers.
+    If no repository is configured, `push.json` says so. `deploy` must have proved that the champion answers.
 
     Raises:
-        RegistryError: if there is no token, the Hub refuses, it holds something else under a version's name, or a
-            source of the examples may not be passed on.
+        RegistryError: if there is no token, the Hub refuses, a repository has other content under a version's name, or
+            a source of the examples may not be passed on.
     """
     known = _registry(release, registry, database)
     state: dict[str, Any] = {"state": "pushed" if config.repo or config.dataset else "no repository"}
@@ -48,7 +46,7 @@ def run(
 def stands(
     config: PushToHub, *, release: Path, deploy: Path, events: Path, registry: Path, database: str, out: Path
 ) -> bool:
-    """Whether the Hub still holds what the registry says; True if no repository is configured."""
+    """Return True if the Hub still equals the registry, or no repository is configured."""
     known = _registry(release, registry, database)
     return (not config.repo or bool(sync.look(known, config)["equal"])) and (
         not config.dataset or bool(dataset.look(known, release.parents[1], config)["equal"])

@@ -1,16 +1,15 @@
-"""Make a Hub repository equal to the registry: the champion on `main`, and no other model there, not for a moment.
+"""The push of the registry to a Hub repository: the champion, and no other model, is on `main` at any time.
 
-    main             the champion, and only the champion; no model while there is none
-    tag v3           the version v3 as it was pushed first: a tag never moves
-    branch v3.x      the version v3 with what its card was told since, such as an erasure
+    main             the champion; no model while there is none
+    tag v3           version v3 when it was first pushed; a tag never moves
+    branch v3.x      version v3 with later changes of its card, such as an erasure
 
-The branch is named like a maintenance branch, since a branch and a tag of one name are ambiguous to Git. The order is
-the champion's branch, its tag and `main`, then branch and tag of every other version; each change is one atomic
-commit. So a failure anywhere leaves a whole `main`, doing it again goes on from there, and a version that cannot be
-pushed keeps no other back. A commit names the one that it follows: of two that push at the same time, one is refused
-and reads anew.
+The branch is named like a maintenance branch, because Git finds a branch and a tag of one name ambiguous. The order is
+the champion's branch, its tag, `main`, then branch and tag of every other version. Each change is one atomic commit. A
+failure therefore leaves a whole `main`, a repetition continues from there, and a version that cannot be pushed does not
+block the others. A commit names its parent: if two processes push at once, one is refused and reads again.
 
-A registry that does not know what is on `main`, since its home or its database is another one, changes nothing there.
+If a registry does not know the version on `main` (because its home or database is another one), nothing is changed.
 """
 
 from __future__ import annotations
@@ -36,23 +35,17 @@ from llmops.release.card import for_hub
 
 log = logging.getLogger(__name__)
 
-#: What of a version leaves home. Test items with their texts (`answers.parquet`) and stores (`features/`) do not.
+#: files of a version that are pushed; test items (`answers.parquet`) and feature stores (`features/`) stay
 _FILES = (VERSION, "lineage.json", "evaluation.json", "governance.json", "decision.json", "compression.json")
 _FOLDERS = ("adapter", "servable")
 
 
 def push(registry: Registry, config: PushToHub, events: Path, *, by: str) -> dict[str, Any]:
-    """Make the repository equal to the registry; returns what `look` does, and which refs were `pushed`.
-
-    Args:
-        registry: what the repository is to hold.
-        config: names the repository.
-        events: the events folder, for the event `llmops.hub`.
-        by: who does it, for the event.
+    """Make the repository equal to the registry. Return the state as from `look`, and the refs `pushed`.
 
     Raises:
-        RegistryError: if there is no token, the Hub refuses, it holds what this registry does not know, or a version
-            could not be pushed; the others then were.
+        RegistryError: if there is no token, the Hub refuses, the repository has content that this registry does not
+            know, or a version could not be pushed (the others then were).
     """
     hub, pushed = _hub(config), list[str]()
     for changed, failed in hub.rounds(config.private, lambda: _compare(registry, hub, change=True)):
@@ -68,12 +61,12 @@ def push(registry: Registry, config: PushToHub, events: Path, *, by: str) -> dic
 
 
 def look(registry: Registry, config: PushToHub) -> dict[str, Any]:
-    """What the repository holds: `repo`, `endpoint`, `main` (its version), `champion`, `behind`, `equal`.
+    """Return the repository's state: `repo`, `endpoint`, `main` (its version), `champion`, `behind`, `equal`.
 
-    `behind` names the branches and tags that a push would change; `equal` is that nothing is behind.
+    `behind` lists the branches and tags that a push would change. `equal` means that nothing is behind.
 
     Raises:
-        RegistryError: as `push` does.
+        RegistryError: like `push`.
     """
     hub = _hub(config)
     behind, failed = _compare(registry, hub, change=False)
@@ -83,20 +76,14 @@ def look(registry: Registry, config: PushToHub) -> dict[str, Any]:
 
 
 def _hub(config: PushToHub) -> Hub:
-    """The configured repository, asked with the environment's token.
-
-    Raises:
-        RegistryError: if one of the two is lacking.
-    """
     if not config.repo:
         raise RegistryError("Nothing is pushed: push_to_hub.repo names no Hub repository.")
     return Hub(config.repo)
 
 
 def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], dict[str, str]]:
-    """Go through all branches and tags; returns those that differ, after changing them if `change`, and version → why
-    it cannot be pushed."""
-    branches, tags = hub.refs()  # before the registry: whoever pushes a later champion then makes our commit fail
+    """Compare all branches and tags; with `change`, update them. Return the differing refs, and version → error."""
+    branches, tags = hub.refs()  # read before the registry: if a later champion is pushed meanwhile, our commit fails
     champion = registry.aliases().get("champion", "")
     known, failed = read_versions(registry)
     versions = sorted((v for v in known if v.servable.is_dir()), key=lambda version: version.name != champion)
@@ -129,12 +116,12 @@ def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], 
         if version.name == champion:
             bring(MAIN, branches.get(MAIN, ""), main, files, f"{version.name} is champion")
 
-    if VERSION in main and not champion:  # what was pushed before only champions were
+    if VERSION in main and not champion:  # pushed by a release that did not keep `main` for champions
         bring(MAIN, branches[MAIN], main, {}, "there is no champion")
     for version in versions:
         try:
-            bring_version(registry.get(version.name))  # the gate may have another word on it since
-        except HubUnavailableError:  # it will not take the others, either
+            bring_version(registry.get(version.name))  # read again: the gate may have decided meanwhile
+        except HubUnavailableError:  # the other versions would fail, too
             raise
         except RegistryError as error:
             failed[version.name] = str(error)
@@ -142,7 +129,7 @@ def _compare(registry: Registry, hub: Hub, *, change: bool) -> tuple[list[str], 
 
 
 def read_versions(registry: Registry) -> tuple[list[Version], dict[str, str]]:
-    """The versions, oldest first, and those that cannot be read → why."""
+    """Return the versions, oldest first, and name → error of the unreadable ones."""
     versions, failed = list[Version](), dict[str, str]()
     for name in registry.names():
         try:
@@ -153,16 +140,12 @@ def read_versions(registry: Registry) -> tuple[list[Version], dict[str, str]]:
 
 
 def contents(version: Version, repo: str, override: str = "") -> dict[str, Content]:
-    """The files that the repository holds of a version, by path.
+    """Return the repository's files for a version, by path.
 
-    Args:
-        version: with its files.
-        repo: the repository's name.
-        override: why it was made champion though the gate had not passed it; empty if it was not.
+    `override` is the reason if it was made champion against the gate.
 
     Raises:
-        RegistryError: if a file is missing or damaged that its card is made of, or they tell something else than what
-            the gate said last.
+        RegistryError: if a file for its card is missing or damaged, or the files contradict the gate's last decision.
     """
     check_told(version)
     files: dict[str, Content] = {name: version.path / name for name in _FILES if (version.path / name).is_file()}
@@ -182,7 +165,7 @@ def contents(version: Version, repo: str, override: str = "") -> dict[str, Conte
 
 
 def check_told(version: Version) -> None:
-    """Make sure that the files of a version tell what the gate said of it last.
+    """Check that a version's files agree with the gate's last decision.
 
     Raises:
         RegistryError: if they do not.
@@ -197,21 +180,21 @@ def check_told(version: Version) -> None:
 def difference(
     there: Mapping[str, File], here: Mapping[str, Content], *, known: bool
 ) -> tuple[dict[str, Content], list[str]]:
-    """What has to be added or replaced, and what deleted, so that a commit's files become those that are here.
+    """Return the files to add or replace and the paths to delete, to turn `there` into `here`.
 
-    Of a version that is `known` to be the same the large files do not change: their size is enough.
+    If the version is `known` to be the same, its large files are compared by size only.
     """
     added = {path: content for path, content in here.items() if not _same(there.get(path), content, known)}
     return added, sorted(path for path in there.keys() - here.keys() if not among(path, KEPT))
 
 
 def holds(there: Mapping[str, File], here: Mapping[str, Content]) -> bool:
-    """Whether a commit's files are those of the same version, by its `version.json`."""
+    """Return True if a commit has the files of this version, by its `version.json`."""
     return VERSION in here and _same(there.get(VERSION), here[VERSION], known=False)
 
 
 def _same(there: File | None, here: Content, known: bool) -> bool:
-    """Whether a file of the repository holds what is here; a large one that is `known` is judged by its size."""
+    """Return True if both files are equal. A large file of a `known` version is compared by size."""
     if there is None:
         return False
     size = len(here) if isinstance(here, bytes) else here.stat().st_size
@@ -223,7 +206,7 @@ def _same(there: File | None, here: Content, known: bool) -> bool:
 
 
 def champions_by_override(registry: Registry) -> dict[str, str]:
-    """Version → why it was last made champion though the gate had not passed it."""
+    """Return version → reason, for versions that were made champion against the gate."""
     return {
         decision["version"]: str(decision["why"])
         for decision in registry.decisions()
@@ -236,7 +219,7 @@ def _not_all(repo: str, failed: Mapping[str, str]) -> RegistryError:
 
 
 def state_of(registry: Registry, hub: Hub, behind: list[str]) -> dict[str, Any]:
-    """How a repository stands to the registry, when `behind` are the refs that differ: see `look`."""
+    """Return the state of a repository, as `look` describes it. `behind` are the differing refs."""
     branches, _ = hub.refs()
     main = hub.tree(branches[MAIN]) if MAIN in branches else {}
     name = str(held_at(hub, branches[MAIN]).get("name")) if VERSION in main else ""

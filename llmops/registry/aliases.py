@@ -1,7 +1,7 @@
-"""The aliases of a model and their history, in the database: each change is a row of `changes` and one of `audit`.
+"""Aliases of a model and their history in the database. Each change is a row of `changes` and one of `audit`.
 
-As values, entries map an alias to a version; `canary` to an object with its version, share and start, so that a canary
-and its share are never read half.
+Entries map an alias to a version. `canary` maps to an object with version, share and start, so that they are always
+read together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 CANARY = "canary"
 
-Entries = Mapping[str, Any]  #: alias → version, `canary` → its version, share and start
+Entries = Mapping[str, Any]  #: alias → version; `canary` → version, share and start
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +29,25 @@ class Canary:
 
     version: str
     share: float  #: of the callers, above 0 and below 1
-    started: str  #: ISO time, UTC, with microseconds: names this trial
+    started: str  #: ISO time, UTC, with microseconds; identifies the trial
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Who changes aliases, and why."""
+    """A change of aliases: who makes it, and why."""
 
     action: str  #: publish | promote | rollback | canary_start | canary_stop
-    version: str  #: what it is about
+    version: str  #: version that it is about
     by: str
     why: str
-    numbers: Mapping[str, Any] | None = None  #: of a decision
-    override: str = ""  #: the reason for letting through what the gate did not
-    outcome: str = ""  #: of the trial that this ends
-    kind: str = CANARY  #: of the trial that this begins: canary | ab_test
+    numbers: Mapping[str, Any] | None = None  #: figures of the decision
+    override: str = ""  #: reason for using a version that the gate did not pass
+    outcome: str = ""  #: outcome of a trial that it ends
+    kind: str = CANARY  #: kind of a trial that it begins: canary | ab_test
 
 
 def read(connection: sa.Connection, model: str) -> dict[str, Any]:
-    """The entries of a model; empty before anything is published."""
+    """Return the entries of a model; empty before anything is published."""
     table = aliases.c
     rows = connection.execute(sa.select(aliases).where(table.model == model).order_by(table.alias)).all()
     return {
@@ -57,23 +57,23 @@ def read(connection: sa.Connection, model: str) -> dict[str, Any]:
 
 
 def names(entries: Entries) -> dict[str, str]:
-    """Alias → version."""
+    """Return alias → version."""
     return {alias: value["version"] if alias == CANARY else value for alias, value in entries.items()}
 
 
 def canary(entries: Entries) -> Canary | None:
-    """The canary, if there is one."""
+    """Return the canary, if there is one."""
     return Canary(**entries[CANARY]) if CANARY in entries else None
 
 
 def with_canary(entries: Entries, trial: Canary | None) -> dict[str, Any]:
-    """The entries with this canary, or without any."""
+    """Return the entries with this canary, or without any."""
     others = {alias: value for alias, value in entries.items() if alias != CANARY}
     return {**others, CANARY: asdict(trial)} if trial else others
 
 
 def history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
-    """Every change, oldest first: time, by, why, the entries after it; perhaps numbers and an override's reason."""
+    """Return all changes, oldest first: time, by, why, entries afterwards; optionally numbers and override."""
     table = changes.c
     rows = connection.execute(sa.select(changes).where(table.model == model).order_by(table.id)).all()
     always = ("time", "by", "why", "aliases")
@@ -84,9 +84,9 @@ def history(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
 
 
 def move(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
-    """Replace the entries, if they change, and write down who did it and why.
+    """Replace the entries if they differ, and record the change.
 
-    A trial compares with one champion: another champion ends it.
+    A trial compares with one champion, so a new champion ends it.
     """
     before = read(connection, model)
     if before.get("champion") != after.get("champion"):
@@ -108,7 +108,7 @@ def move(connection: sa.Connection, model: str, after: Entries, change: Change) 
 
 
 def excuse(connection: sa.Connection, model: str, trial: Canary, change: Change) -> None:
-    """Write down the reason for a trial that goes on."""
+    """Record the reason for continuing a trial."""
     entries = read(connection, model)
     settings = {**trial_settings(connection, model, trial.started), "override": change.override}
     this = (trials.c.model == model) & (trials.c.started == trial.started)
@@ -118,7 +118,7 @@ def excuse(connection: sa.Connection, model: str, trial: Canary, change: Change)
 
 
 def put(connection: sa.Connection, model: str, entries: Entries) -> None:
-    """Replace the entries, without a word about it."""
+    """Replace the entries without recording it."""
     connection.execute(sa.delete(aliases).where(aliases.c.model == model))
     rows = [
         {"model": model, "alias": alias, **(value if alias == CANARY else {"version": value})}
@@ -138,37 +138,37 @@ def note(connection: sa.Connection, model: str, after: Entries, change: Change, 
 def begin_trial(
     connection: sa.Connection, model: str, trial: Canary, settings: Mapping[str, Any], kind: str = CANARY
 ) -> None:
-    """Write down a trial that begins."""
+    """Record the beginning of a trial."""
     row = {"model": model, "started": trial.started, "kind": kind, "version": trial.version, "share": trial.share}
     connection.execute(sa.insert(trials).values(row | {"settings": dict(settings)}))
 
 
 def end_trial(connection: sa.Connection, model: str, trial: Canary, outcome: str, time: str = "") -> None:
-    """Write down that a trial has ended, and how."""
+    """Record the end and outcome of a trial."""
     this = (trials.c.model == model) & (trials.c.started == trial.started)
     connection.execute(sa.update(trials).where(this).values(ended=time or audit.now(), outcome=outcome))
 
 
 def trial_kind(connection: sa.Connection, model: str, started: str) -> str:
-    """`canary` or `ab_test`; empty if there is no such trial."""
+    """Return `canary` or `ab_test`; empty if there is no such trial."""
     this = (trials.c.model == model) & (trials.c.started == started)
     return str(connection.scalar(sa.select(trials.c.kind).where(this)) or "")
 
 
 def trial_settings(connection: sa.Connection, model: str, started: str) -> dict[str, Any]:
-    """How a trial was begun, its `override` for instance; empty if there is none."""
+    """Return the settings of a trial, such as its `override`; empty if there is none."""
     this = (trials.c.model == model) & (trials.c.started == started)
     return dict(connection.scalar(sa.select(trials.c.settings).where(this)) or {})
 
 
 def tried(connection: sa.Connection, model: str, version: str) -> bool:
-    """Whether there was a trial of a version."""
+    """Return True if there was a trial of a version."""
     these = (trials.c.model == model) & (trials.c.version == version)
     return connection.execute(sa.select(trials.c.started).where(these).limit(1)).first() is not None
 
 
 def with_champion(entries: Entries, version: str) -> dict[str, Any]:
-    """The entries with another champion; the one there was becomes `previous`."""
+    """Return the entries with another champion. The old one becomes `previous`."""
     champion = entries.get("champion", "")
     return {**entries, "champion": version, **({"previous": champion} if champion else {})}
 

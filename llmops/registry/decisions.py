@@ -1,4 +1,4 @@
-"""What the gate, a canary's trial, an A/B test or a person decided on a version, each with its reason and numbers."""
+"""Decisions on versions by the gate, trials or people, each with its reason and numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmops.state import audit
 from llmops.state.tables import decisions
 
 Kind = Literal["gate", "canary", "ab_test", "override"]
-MOST_CHARS = 500  #: of the reason for an override
-UNDECIDED = "undecided"  #: status of a version of which the gate has said nothing yet
+MOST_CHARS = 500  #: longest reason for an override
+UNDECIDED = "undecided"  #: status of a version without a decision of the gate
 
 
 class NotPassed(RegistryError):
-    """The gate did not pass a version, and there is no reason for using it all the same."""
+    """The gate did not pass a version, and there is no override."""
 
 
 def write(
@@ -34,7 +34,7 @@ def write(
     numbers: Mapping[str, Any] | None = None,
     time: str = "",
 ) -> None:
-    """Add a decision; the gate's only if it is not its last one on the version over again, as after a re-run."""
+    """Add a decision. Skip a decision of the gate that repeats its last one on the version, as after a re-run."""
     row = {"model": model, "version": version, "kind": kind, "outcome": outcome, "by": by, "why": why}
     said = {"numbers": dict(numbers or {})}
     if kind == "gate" and (last := read(connection, model, version, kind)):
@@ -45,7 +45,7 @@ def write(
 
 
 def read(connection: sa.Connection, model: str, version: str = "", kind: Kind | None = None) -> list[dict[str, Any]]:
-    """The decisions on a model's versions, or on one, oldest first: version, kind, time, outcome, by, why, numbers."""
+    """Return the decisions on a model, or one version, oldest first: version, kind, time, outcome, by, why, numbers."""
     table = decisions.c
     query = sa.select(table.version, table.kind, table.time, table.outcome, table.by, table.why, table.numbers).where(
         table.model == model
@@ -58,28 +58,21 @@ def read(connection: sa.Connection, model: str, version: str = "", kind: Kind | 
 
 
 def statuses(connection: sa.Connection, model: str) -> dict[str, str]:
-    """Version → what the gate said of it last."""
+    """Return version → last outcome of the gate."""
     table = decisions.c
     query = sa.select(table.version, table.outcome).where((table.model == model) & (table.kind == "gate"))
     return {row.version: row.outcome for row in connection.execute(query.order_by(table.id))}
 
 
 def let_through(connection: sa.Connection, model: str, version: Version, override: str, to: str) -> str:
-    """Make sure that the gate passed a version, or that there is a reason for going on without that.
-
-    Args:
-        connection: to read with.
-        model: its name.
-        version: what is to be used, read in the same transaction.
-        override: the reason; empty: none.
-        to: what it is to become, for the error.
+    """Check that the gate passed a version, or that there is an override.
 
     Returns:
-        The reason, empty if none was needed.
+        The reason; empty if none was needed.
 
     Raises:
-        NotPassed: if the gate did not pass it and there is no reason, saying what the gate said.
-        RegistryError: if the reason is no line of text.
+        NotPassed: if the gate did not pass it and there is no override.
+        RegistryError: if the reason is not a line of text.
     """
     if version.status == "promoted":
         return ""
@@ -101,5 +94,4 @@ def let_through(connection: sa.Connection, model: str, version: Version, overrid
 
 
 def _legible(character: str) -> bool:
-    """Whether it is a letter or a digit that can be seen."""
     return character.isalnum() and "FILLER" not in unicodedata.name(character, "")

@@ -1,4 +1,4 @@
-"""How the aliases of a registry are moved: promote, try, stop, go back. Each is one transaction, or part of one."""
+"""Moves of a registry's aliases: promote, try, stop, roll back. Each is one transaction, or part of one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from llmops.state import audit
 
 
 class RegistryMoves(RegistryView):
-    """The versions of the model `name` below the folder `root`, and its aliases in the database, to move these."""
+    """A registry whose aliases can be moved: versions of the model `name` below `root`, aliases in the database."""
 
     @contextmanager
     def changing(self, connection: sa.Connection | None = None) -> Iterator[sa.Connection]:
-        """One transaction, for several changes that are to be one: each is given its connection. With one that goes on
-        already, that one."""
+        """Open one transaction for several changes that get its connection. Reuse `connection` if given."""
         if connection:
             yield connection
             return
@@ -45,15 +44,10 @@ class RegistryMoves(RegistryView):
         override: str = "",
         connection: sa.Connection | None = None,
     ) -> Version:
-        """Make a version the champion; the champion there was becomes `previous`, and a canary's trial is over.
+        """Make a version the champion. The old champion becomes `previous`, and a canary's trial ends.
 
-        Args:
-            version: its name, or an alias.
-            by, why, numbers: for the history.
-            trial: only if the canary's trial that started then still goes on; the override that it was started with
-                counts for this, too.
-            override: why one that the gate did not pass is promoted all the same.
-            connection: as for `decide`.
+        With `trial`, promote only if the trial with this start is still running; its override counts, too. `override`
+        is the reason for promoting a version that the gate did not pass.
 
         Raises:
             NotPassed: if the gate did not pass it and there is no override.
@@ -82,15 +76,15 @@ class RegistryMoves(RegistryView):
         override: str = "",
         kind: Literal["canary", "ab_test"] = "canary",
     ) -> Canary:
-        """Let a version answer a share of the callers; it replaces a canary there is.
+        """Let a version answer a share of the callers. It replaces an existing canary.
 
-        Asking for what is there already changes nothing, but that a reason it needs is written down. Another share
-        starts the trial anew; one of another kind does not begin before that is over.
+        A repetition changes nothing, except that a new override is recorded. Another share restarts the trial. A trial
+        of another kind must be ended first.
 
         Raises:
-            RegistryError: if there is no such version, it is the champion or has no model, the gate did not pass it and
-                no `override` says why it is tried all the same, there is no champion to compare it with, or the share
-                is not above 0 and below 1.
+            NotPassed: if the gate did not pass it and there is no override.
+            RegistryError: if there is no such version, it is the champion or has no model, there is no champion to
+                compare with, another trial is running, or the share is not between 0 and 1.
         """
         if not 0 < share < 1:
             raise RegistryError(f"A canary's share is above 0 and below 1, not {share:g}; to give it all, promote it.")
@@ -126,13 +120,9 @@ class RegistryMoves(RegistryView):
         outcome: str = "stopped",
         connection: sa.Connection | None = None,
     ) -> Canary | None:
-        """End the canary's trial; the champion answers everybody. Returns what was ended, None if there was nothing.
+        """End the canary's trial, and return it; None if there was none. The champion then answers everybody.
 
-        Args:
-            by, why, numbers: for the history.
-            trial: only if the canary's trial that started then still goes on.
-            outcome: of the trial.
-            connection: as for `decide`.
+        With `trial`, stop only the trial with this start.
         """
         with self.changing(connection) as connection:
             entries = table.read(connection, self.name)
@@ -144,12 +134,12 @@ class RegistryMoves(RegistryView):
         return going
 
     def rollback(self, *, by: str = "admin", why: str = "rolled back by hand") -> Version:
-        """Swap `champion` and `previous`; doing it twice changes nothing but that a canary's trial is over.
+        """Swap `champion` and `previous`, and end a canary's trial.
 
-        What the gate said of the previous champion is not asked: it got there by the gate, or by an override.
+        The gate is not asked: the previous champion had passed it, or had an override.
 
         Raises:
-            RegistryError: if there was no champion before, its model is gone, or it was trained on a forgotten person.
+            RegistryError: if there is no previous champion, its model is gone, or it was trained on a forgotten person.
         """
         with self.changing() as connection:
             entries = table.read(connection, self.name)
@@ -160,16 +150,10 @@ class RegistryMoves(RegistryView):
         return chosen
 
     def retire(self, version: str, trees: Sequence[str], trash: Path, *, by: str, why: str) -> bool:
-        """Take a version's model away, unless an alias names it: it stays to be read about, and is served no more.
+        """Remove a version's model unless an alias names it. Its documents stay. Return True if it was removed.
 
-        Args:
-            version: its name.
-            trees: names of its folders and files that go; the model first, so that killed on the way, it is no model.
-            trash: folder that they are moved to, on the same disk.
-            by, why: for the audit, and the version's `gone.json`.
-
-        Returns:
-            Whether it was done.
+        `trees` are its folders and files to remove, the model first: after a kill in between it is no model any more.
+        They are moved to `trash`, on the same disk.
         """
         with locked(self.folder / "registry"), self.changing() as connection:
             if version in names(table.read(connection, self.name)).values():
@@ -193,22 +177,14 @@ class RegistryMoves(RegistryView):
         numbers: Mapping[str, Any] | None = None,
         connection: sa.Connection | None = None,
     ) -> None:
-        """Write down a decision on a version; `publish` does it for the gate's.
-
-        Args:
-            version: its name.
-            kind: whose decision.
-            outcome: what was decided, in one word.
-            by, why, numbers: who, the reason, and what it was decided on.
-            connection: of a transaction that this is to be part of; None: it is one of its own.
-        """
+        """Record a decision on a version. `publish` does it for the gate."""
         with self.changing(connection) as connection:
             decisions.write(connection, self.name, version, kind, outcome, by=by, why=why, numbers=numbers)
 
     def _let_through(
         self, connection: sa.Connection, version: Version, override: str, to: str, by: str, known: str = ""
     ) -> str:
-        """The reason for using a version, "" if it needs none; written down unless it is known."""
+        """Return the reason for using a version, empty if it needs none. Record a new reason."""
         reason = let_through(connection, self.name, version, override, to)
         if reason not in ("", known):
             decisions.write(connection, self.name, version.name, "override", to, by=by, why=reason)
@@ -219,5 +195,5 @@ class RegistryMoves(RegistryView):
 
 
 def moment() -> str:
-    """Now, as the time that names a trial."""
+    """Return the current time as the start of a trial."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

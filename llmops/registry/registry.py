@@ -1,9 +1,9 @@
-"""The model registry: numbered versions, which are folders, and aliases that move together, in the database.
+"""The model registry: numbered versions, which are folders, and aliases in the database.
 
     {root}/{name}/versions/v1/            version.json, README.md (model card), adapter/, servable/, evaluation.json, …
 
-A version is built in a partial folder and renamed when it is whole: what has a version's name is complete. A change of
-aliases is one transaction of the database; readers wait for nobody.
+A version is built in a partial folder and renamed at the end, so a folder with a version's name is complete. A change
+of aliases is one transaction of the database. Readers never wait.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llmops.state.database import database_of
 
 
 class Registry(RegistryMoves):
-    """The versions of the model `name` below the folder `root`, and its aliases in the database."""
+    """The registry of the model `name`: versions below the folder `root`, aliases in the database."""
 
     def publish(
         self,
@@ -42,39 +42,39 @@ class Registry(RegistryMoves):
         canary: float = 0.0,
         also: Callable[[sa.Connection, Version], None] | None = None,
     ) -> Version:
-        """Add a version and let `candidate`, and if it was promoted `champion`, point to it.
+        """Add a version and point `candidate` to it, and `champion` if it was promoted.
 
-        Publishing the same compress artifact again gives the version there is, its status and documents brought up to
-        date. A promotion over something that is not the champion any more does not count: the status becomes
-        "inconclusive", `compared_with` empty, and the champion stays. A version that has been champion before, or on
-        trial, is not moved by a re-run: whoever rolled it back, or its trial, decided that. Where the gate has another
-        word on one that is on trial, and does not pass it any more, its trial ends, unless it was begun with a reason.
+        For the same compress artifact the existing version is updated instead. A promotion over a version that is no
+        longer champion does not count: the status becomes "inconclusive", `compared_with` empty, and the champion
+        stays. A re-run moves no alias to a version that was champion or on trial before: its trial, or whoever rolled
+        it back, has decided. If the gate no longer passes a version on trial, its trial ends without an override.
 
         Args:
-            facts: the fields of `Version` but name, path, created and erasures.
-            trees: folders and files that go into the version under these names: hard links, or copies across disks.
-            documents: gives the text files of the version, by file name; called when its number and status are known,
-                and again if another champion came meanwhile.
-            by, why: for the history, and the gate's decision.
-            numbers: of the gate's decision; nobody is told those of one that does not count.
-            canary: share of the callers that a promoted version answers first, as a canary, if there is a champion; its
-                trial decides then. One that goes on is left alone. 0: it becomes the champion at once.
-            also: what is to be written in the same transaction; if it raises, nothing is published.
+            facts: the fields of `Version` except name, path, created and erasures.
+            trees: name → folder or file for the version: hard-linked, or copied across disks.
+            documents: returns the version's text files, by name. It is called once number and status are known, and
+                again if the champion changes meanwhile.
+            by: who publishes, for the history and the gate's decision.
+            why: the reason, likewise.
+            numbers: figures of the gate's decision; not stored if the decision does not count.
+            canary: share of the callers for a canary before promotion, if there is a champion; 0: promote at once. A
+                running trial is left alone.
+            also: further writes in the same transaction. If it raises, nothing is published.
         """
-        with locked(self.folder / "registry"):  # copying takes time; the database is not to wait for it
+        with locked(self.folder / "registry"):  # copying is slow, and must not block the database
             while True:
                 champion = self.aliases().get("champion", "")
-                known, version, fresh = self._judged(facts, champion)
+                known, version, fresh = self._assess(facts, champion)
                 files = {**documents(version), "version.json": document(version)}
                 partial = None
                 if known:
-                    add_missing(version.path, trees)  # what becomes the champion has its model
+                    add_missing(version.path, trees)  # a new champion needs its model
                 else:
                     partial = build_partial(version.path, trees, files)
                 with self.changing() as connection:
                     entries = table.read(connection, self.name)
                     if entries.get("champion", "") != champion:
-                        continue  # what the documents say is not true any more
+                        continue  # the documents are outdated: write them again
                     if also:
                         also(connection, version)
                     if partial:
@@ -96,15 +96,12 @@ class Registry(RegistryMoves):
                 return version
 
     def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:
-        """Note that rows a version was trained on have been forgotten since; noting it again changes nothing.
+        """Mark a version as trained on rows that were forgotten since. A repetition changes nothing.
 
-        From here on it cannot become the champion or be tried, and a trial of it is over. The champion goes on until
-        another version takes its place.
+        It can no longer become champion or canary, and a trial of it ends. A champion stays until it is replaced.
 
-        Args:
-            version: its name.
-            erasure: `time` (ISO, UTC), how many training `examples`, and the `receipt`; never whose.
-            card: gives the text of the model card from the one there is, for the version with its new mark.
+        `erasure` has `time` (ISO, UTC), number of training `examples`, and `receipt`, never whose. `card` returns the
+        new model card from the old one and the marked version.
         """
         with locked(self.folder / "registry"):
             known = self.get(version)
@@ -117,8 +114,8 @@ class Registry(RegistryMoves):
             self.stop_canary(by="erasure", why=_erased(known), trial=going.started)
         return known
 
-    def _judged(self, facts: Mapping[str, Any], champion: str) -> tuple[Version | None, Version, bool]:
-        """The version that was made from this before, what it is to be, and whether the gate's word is to move it."""
+    def _assess(self, facts: Mapping[str, Any], champion: str) -> tuple[Version | None, Version, bool]:
+        """Return the existing version of these facts, its new state, and True if its aliases may move."""
         known = self.made_from(facts["compress"])
         name = known.name if known else self._next()
         created = known.created if known else datetime.now(UTC).isoformat(timespec="seconds")
@@ -131,7 +128,7 @@ class Registry(RegistryMoves):
         return known, version, fresh
 
     def _lost_its_leave(self, connection: sa.Connection, version: Version, entries: Entries) -> bool:
-        """Whether a version that is on trial is neither passed by the gate any more nor there for a reason."""
+        """Return True if the version is on trial without an override, and the gate no longer passes it."""
         going = table.canary(entries)
         if going is None or going.version != version.name or version.status == "promoted":
             return False
@@ -143,17 +140,17 @@ def _erased(version: Version) -> str:
 
 
 def registry_of(config: Config) -> Registry:
-    """The registry that a configuration names."""
+    """Return the registry of a configuration."""
     return Registry(config.release.registry, config.release.name, database_of(config))
 
 
 def void(opponent: str) -> str:
-    """Why a promotion does not count if its opponent is not the champion any more."""
+    """Return why a promotion does not count: its opponent is not the champion any more."""
     return f"{opponent} is not the champion any more; run the pipeline again to compare with the new one"
 
 
 def _first_moved(entries: Entries, version: str, share: float) -> dict[str, Any]:
-    """The entries when a version that the gate passed is first moved: canary, or champion at once."""
+    """Return the entries after a version passed the gate: it becomes canary, or champion at once."""
     if not (entries.get("champion") and share):
         return with_champion(entries, version)
     return dict(entries) if table.canary(entries) else with_canary(entries, Canary(version, share, moment()))

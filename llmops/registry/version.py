@@ -1,4 +1,4 @@
-"""One version of the registry: what is known of it, and how its folder is read and built."""
+"""A version of the registry: its facts, and how its folder is read and built."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llmops.errors import RegistryError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One published model; all but `path` is the content of its `version.json`.
+    """One published model. All fields but `path` are in its `version.json`.
 
-    What counts of `status` is what the database says: a version in the registry is read with that.
+    The database is authoritative for `status`: the registry reads it from there.
     """
 
     name: str  #: v1, v2, …
     path: Path
-    status: str  #: what the gate decided last: promoted | rejected | inconclusive; undecided: nothing yet
-    compared_with: str  #: "base" or a version; empty when the comparison no longer counts and must be made again
-    compress: str  #: fingerprint of the compress artifact that it was made from
+    status: str  #: last decision of the gate: promoted | rejected | inconclusive; undecided: none yet
+    compared_with: str  #: "base" or a version; empty if the comparison no longer counts and must be repeated
+    compress: str  #: fingerprint of its compress artifact
     base_model: str
     base_revision: str
     licence: str
@@ -33,22 +33,22 @@ class Version:
     run: str  #: the orchestrator's run id
     dataset: str  #: SHA-256 of the training split
     created: str  #: ISO time, UTC
-    erasures: tuple[Mapping[str, Any], ...] = ()  #: of rows it was trained on: time, examples, receipt
+    erasures: tuple[Mapping[str, Any], ...] = ()  #: of its training rows: time, examples, receipt
 
     @property
     def servable(self) -> Path:
-        """Folder of the model that is served."""
+        """Return the folder of the served model."""
         return self.path / "servable"
 
     @property
     def adapter(self) -> Path:
-        """Folder of the LoRA adapter."""
+        """Return the folder of the LoRA adapter."""
         return self.path / "adapter"
 
     @property
     def removed(self) -> str:
-        """When its model was removed, as ISO time in UTC; empty: it is there, or nobody knows."""
-        if self.servable.is_dir():  # who was to remove it was killed, or it was put back
+        """Return when its model was removed, as ISO time in UTC; empty if it exists or the time is unknown."""
+        if self.servable.is_dir():  # the removal was interrupted, or the model was restored
             return ""
         try:
             return str(json.loads((self.path / GONE).read_text(encoding="utf-8"))["removed"])
@@ -57,7 +57,7 @@ class Version:
 
 
 def read_version(path: Path) -> Version:
-    """The version in a folder.
+    """Read the version in a folder.
 
     Raises:
         RegistryError: if there is none, or it is damaged.
@@ -72,12 +72,9 @@ def read_version(path: Path) -> Version:
 
 
 def build_partial(path: Path, trees: Mapping[str, Path], files: Mapping[str, str]) -> Path:
-    """Make what is to be the folder of a version; renamed to that, it is one. Returns where it is.
+    """Build the folder of a version under a temporary name, and return it. The caller renames it.
 
-    Args:
-        path: the folder that it is to be; must not exist.
-        trees: folders and files that go into it under these names: hard links, or copies across disks.
-        files: texts by file name.
+    `path` is its final folder, which must not exist. `trees` are hard-linked, or copied across disks.
     """
     partial = path.with_name(f".{path.name}.partial")
     if partial.exists():
@@ -94,7 +91,7 @@ def build_partial(path: Path, trees: Mapping[str, Path], files: Mapping[str, str
 
 
 def add_missing(path: Path, trees: Mapping[str, Path]) -> None:
-    """Put what somebody has removed from the folder of a version back, each tree whole or not at all."""
+    """Restore trees that were removed from a version's folder, each one atomically."""
     gone = {name: source for name, source in trees.items() if not (path / name).exists()}
     if gone:
         partial = build_partial(path, gone, {})
@@ -105,6 +102,6 @@ def add_missing(path: Path, trees: Mapping[str, Path]) -> None:
 
 
 def document(version: Version) -> str:
-    """The content of `version.json`."""
+    """Return the content of `version.json`."""
     values = {f.name: getattr(version, f.name) for f in fields(version) if f.name != "path"}
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

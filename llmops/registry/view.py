@@ -1,4 +1,4 @@
-"""What a registry tells: its versions, which are folders, and its aliases, history and decisions, in the database."""
+"""The reading side of the registry: versions (folders), aliases, history and decisions (database)."""
 
 from __future__ import annotations
 
@@ -20,70 +20,71 @@ from llmops.state.database import Database
 
 log = logging.getLogger(__name__)
 
-BASE = "base"  #: what the first version is compared with: the untuned base model
+BASE = "base"  #: opponent of the first version: the untuned base model
 
 
 class RegistryView:
-    """The versions of the model `name` below the folder `root`, and its aliases in the database, to look at."""
+    """A registry for reading: versions of the model `name` below `root`, aliases in the database."""
 
     def __init__(self, root: Path, name: str, database: Database) -> None:
         self.folder, self.name, self.database = root / name, name, database
 
     def aliases(self) -> dict[str, str]:
-        """Alias → version; empty before anything is published."""
+        """Return alias → version; empty before anything is published."""
         return names(self._entries())
 
     def versions(self) -> list[Version]:
-        """All versions, oldest first."""
+        """Return all versions, oldest first."""
         said = self._entries_and_statuses()[1]
-        return [self._told(name, said) for name in self.names()]
+        return [self._with_status(name, said) for name in self.names()]
 
     def names(self) -> list[str]:
-        """The names of the versions whose folders are there, readable or not, oldest first."""
+        """Return the names of all version folders, readable or not, oldest first."""
         return [f"v{number}" for number in self._numbers()]
 
     def get(self, version_or_alias: str) -> Version:
-        """A version by its name or by an alias.
+        """Return a version by its name or an alias.
 
         Raises:
-            RegistryError: if there is none, naming those there are.
+            RegistryError: if there is none, naming the existing ones.
         """
         with self._reading() as connection:
             return self._get(connection, version_or_alias, table.read(connection, self.name))
 
     def champion(self) -> Version | None:
-        """The version that is served, if there is one."""
+        """Return the champion, if there is one."""
         entries, said = self._entries_and_statuses()
-        return self._told(entries["champion"], said) if "champion" in entries else None
+        return self._with_status(entries["champion"], said) if "champion" in entries else None
 
     def canary(self) -> Canary | None:
-        """The version that answers a share of the callers, if there is one."""
+        """Return the canary, if there is one."""
         return table.canary(self._entries())
 
     def served(self) -> tuple[Version | None, Version | None, Canary | None]:
-        """Champion, canary and the canary's trial, as they are at one moment; no canary, though there is its trial, if
-        its folder cannot be read: that takes the champion from nobody."""
+        """Return champion, canary and the canary's trial, read at one moment.
+
+        If the canary's folder is unreadable, return its trial without it. The champion keeps serving.
+        """
         entries, said = self._entries_and_statuses()
         trial, tried = table.canary(entries), None
-        champion = self._told(entries["champion"], said) if "champion" in entries else None
+        champion = self._with_status(entries["champion"], said) if "champion" in entries else None
         if trial:
             try:
-                tried = self._told(trial.version, said)
+                tried = self._with_status(trial.version, said)
             except (RegistryError, OSError):
                 log.exception("The canary %s cannot be read", trial.version)
         return champion, tried, trial
 
     def made_from(self, compress: str) -> Version | None:
-        """The version that was made from the compress artifact with this fingerprint, if there is one."""
+        """Return the version made from the compress artifact with this fingerprint, if there is one."""
         return next((version for version in self.versions() if version.compress == compress), None)
 
     def opponent(self, compress: str) -> Path | None:
-        """Folder of the version that a candidate is compared with; None stands for the base model.
+        """Return the folder of the version that a candidate is compared with; None means the base model.
 
-        If a version was made from this compress artifact and decided on, it is what that was compared with, so that a
-        re-run finds its finished work, even if that folder has gone since; else it is today's champion. It is today's,
-        too, where the opponent's model was removed, unless the version is that itself. Where nothing was ever
-        published, asking leaves no database behind: a plan does.
+        If this compress artifact has a version with a decision, it is the opponent of that decision, even if its folder
+        is gone, so that a re-run finds its finished work. Otherwise, or if the opponent's model was removed and another
+        version is champion, it is the current champion. Asking never creates a database.
         """
         if self.database.absent and not self._numbers():
             return None
@@ -99,27 +100,26 @@ class RegistryView:
         return champion.path if champion else None
 
     def decisions(self, version: str = "") -> list[dict[str, Any]]:
-        """Every decision, or those on one version, oldest first: version, kind, time, outcome, by, why, numbers."""
+        """Return all decisions, or those on one version, oldest first: see `decisions.read`."""
         with self._reading() as connection:
             return decisions.read(connection, self.name, version)
 
     def overrides(self) -> dict[str, str]:
-        """Version → the last reason for letting it through where the gate did not."""
+        """Return version → reason of its last override."""
         return {d["version"]: d["why"] for d in self.decisions() if d["kind"] == "override"}
 
     def trial_override(self) -> str:
-        """The reason that the trial that goes on was let through with; empty if there was none, or no trial."""
+        """Return the override of the running trial; empty if there is none, or no trial."""
         with self._reading() as connection:
             going = table.canary(table.read(connection, self.name))
             return str(table.trial_settings(connection, self.name, going.started).get("override", "")) if going else ""
 
     def history(self) -> list[dict[str, Any]]:
-        """Every change of an alias, oldest first: time, by, why, the aliases after it; a decision's numbers, and the
-        reason of an override."""
+        """Return all changes of aliases, oldest first: time, by, why, aliases afterwards, numbers and override."""
         return [{**change, "aliases": names(change["aliases"])} for change in self._changes()]
 
     def ended(self, trial: str) -> dict[str, Any]:
-        """The change that ended a canary's trial, as in `history`; empty if it goes on or never was."""
+        """Return the change that ended a canary's trial, as in `history`; empty if it is running or never was."""
         changes = self._changes()
         trials = [table.canary(change["aliases"]) for change in changes]
         after = [n + 1 for n, canary in enumerate(trials) if canary and canary.started == trial]
@@ -129,7 +129,7 @@ class RegistryView:
         return any(change["aliases"].get("champion") == name for change in self._changes())
 
     def _next(self) -> str:
-        used = [name for change in self.history() for name in change["aliases"].values()]  # also of removed versions
+        used = [name for change in self.history() for name in change["aliases"].values()]  # includes removed versions
         return f"v{max([*self._numbers(), *(int(name[1:]) for name in used)], default=0) + 1}"
 
     def _numbers(self) -> list[int]:
@@ -137,8 +137,8 @@ class RegistryView:
         names = (p.name[1:] for p in folder.iterdir() if p.name.startswith("v")) if folder.is_dir() else ()
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _told(self, name: str, said: Mapping[str, str]) -> Version:
-        """A version with what the gate said of it, which its folder may have been told before it was decided."""
+    def _with_status(self, name: str, said: Mapping[str, str]) -> Version:
+        """Return a version with its status from the database; the file may be older than the decision."""
         version = read_version(self.folder / "versions" / name)
         if name in said:
             return replace(version, status=said[name])
@@ -148,14 +148,14 @@ class RegistryView:
         aliases = names(entries)
         name = aliases.get(version_or_alias, version_or_alias)
         if name in self.names():
-            return self._told(name, decisions.statuses(connection, self.name))
+            return self._with_status(name, decisions.statuses(connection, self.name))
         known = ", ".join([*self.names(), *sorted(aliases)]) or "none yet"
         raise RegistryError(f"{self.name} has no version or alias {version_or_alias!r}; there are: {known}.")
 
     def _usable(self, connection: sa.Connection, version: str, entries: Entries) -> Version:
         chosen = self._get(connection, version, entries)
         if not chosen.servable.is_dir():
-            raise RegistryError(f"{chosen.name} has no model at {chosen.servable}; it cannot be served.{_how(chosen)}")
+            raise RegistryError(f"{chosen.name} has no model at {chosen.servable}; it cannot be served.{_hint(chosen)}")
         if chosen.erasures and names(entries).get("champion") != chosen.name:
             raise RegistryError(
                 f"{chosen.name} was trained on rows of a person who was forgotten since (receipt "
@@ -164,7 +164,6 @@ class RegistryView:
         return chosen
 
     def _entries_and_statuses(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The aliases and what the gate said of each version, as they are at one moment."""
         with self._reading() as connection:
             return table.read(connection, self.name), decisions.statuses(connection, self.name)
 
@@ -182,8 +181,7 @@ class RegistryView:
             yield connection
 
 
-def _how(version: Version) -> str:
-    """How a model that was removed comes back; empty if it was not removed."""
+def _hint(version: Version) -> str:
     if not version.removed:
         return ""
     return (

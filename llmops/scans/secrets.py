@@ -1,10 +1,10 @@
 """Secrets in text: keys, tokens, passwords, private keys.
 
-The formats are those of detect-secrets, whose regular expressions are searched here, plus what it lacks: Hugging Face
-tokens, this platform's own API keys, current OpenAI, Anthropic and Google keys, whole private-key blocks, and passwords
-written as `password: …`. Its entropy and keyword plugins are left out, as they flag ordinary prose.
+The formats are detect-secrets' regular expressions, plus Hugging Face tokens, this platform's API keys, current OpenAI,
+Anthropic and Google keys, whole private-key blocks, and passwords written as `password: …`. Its entropy and keyword
+plugins are not used, because they flag ordinary prose.
 
-The whole matching text is the secret, not detect-secrets' capture group, which for a GitHub token is only `ghp`.
+The whole match is the secret, not detect-secrets' capture group, which for a GitHub token is only `ghp`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
-_INNER = r"[^\s\"'`<>,;]"  # within a password
-_MIXED = rf"(?={_INNER}*\d)(?={_INNER}*[A-Za-z])"  # it has a digit and a letter; prose after "password:" has not
+_INNER = r"[^\s\"'`<>,;]"  # inside a password
+_MIXED = rf"(?={_INNER}*\d)(?={_INNER}*[A-Za-z])"  # a digit and a letter: prose after "password:" has no digit
 
 OWN: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("Hugging Face Token", re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}")),
@@ -38,7 +38,7 @@ OWN: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
 )
 
-# Cheap first look: without one of these in the case-folded text, the slower patterns of that kind can match nothing.
+# Cheap pre-filters: without one of these in the case-folded text, the slower patterns cannot match.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "Hugging Face Token": ("hf_", "api_org_"),
     "llmops API Key": ("llmops_",),
@@ -54,9 +54,9 @@ _NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def find(text: str) -> list[tuple[int, int, str]]:
-    """Start, end and kind of each secret in `text`, in order of their start; they may overlap."""
+    """Return start, end and kind of each secret in `text`, sorted by start. They may overlap."""
     found: set[tuple[int, int, str]] = set()
-    folded = text.casefold()  # as `re.IGNORECASE` sees it: a long s is an s
+    folded = text.casefold()  # like `re.IGNORECASE`: a long s is an s
     for kind, pattern in _patterns():
         if kind in _NEEDS and not any(needed in folded for needed in _NEEDS[kind]):
             continue

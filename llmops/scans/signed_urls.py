@@ -1,6 +1,6 @@
-"""Keep the queries of URLs out of logs and errors: uploads to the Hub, and downloads of its large files, are signed.
+"""Removal of URL queries from logs and errors. Uploads to the Hub and downloads of its large files use signed URLs.
 
-Whoever has such a URL may use it until it expires, without a token.
+Anyone with a signed URL can use it until it expires, without a token.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import logging
 import re
 
 _QUERY = re.compile(r"(://[^\s?\"'<>]+)\?[^\s\"'<>]+")
-_LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "httpx2")  #: those that write URLs down
+_LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "httpx2")  #: loggers that write URLs
 
 
 def unsigned(text: str) -> str:
-    """A text with its URLs, but without their queries."""
+    """Return a text with the queries of its URLs removed."""
     return _QUERY.sub(r"\1", text)
 
 
 def keep_out_of_logs() -> None:
-    """Let what asks the Hub log URLs without their queries, from now on; doing it again changes nothing."""
+    """Remove queries from URLs that the Hub's clients log, from now on. A repetition changes nothing."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_shorten)
 

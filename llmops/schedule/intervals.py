@@ -1,4 +1,4 @@
-"""Which day a run reads: the one place that says what day it is. Days are those of UTC."""
+"""Data intervals: the day that a run reads. Days are days of UTC."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from llmops.errors import ConfigError
 
 
 def today() -> date:
-    """The day it is."""
+    """Return the current day."""
     return datetime.now(UTC).date()
 
 
 def parse_interval(text: str = "") -> str:
-    """The data interval as the ISO date of its day; empty means yesterday, the last day that has ended.
+    """Return a data interval as the ISO date of its day. An empty text means yesterday, the last day that has ended.
 
     Raises:
-        ConfigError: if `text` is no date or date-time.
+        ConfigError: if `text` is not a date or date-time.
     """
     if not text:
         return _yesterday()
@@ -27,10 +27,10 @@ def parse_interval(text: str = "") -> str:
 
 
 def check_ended(interval: str) -> None:
-    """Make sure that a data interval has ended: of a day that goes on, rows that are still to come would be lost.
+    """Check that a data interval has ended: rows of an unfinished day could still arrive and would be lost.
 
     Raises:
-        ConfigError: if it has not, with the last one that has.
+        ConfigError: if it has not ended, naming the last one that has.
     """
     if interval > _yesterday():
         raise ConfigError(

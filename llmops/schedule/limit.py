@@ -1,8 +1,8 @@
-"""A time limit that ends what it limits, whatever that does: it may hang in native code and have children that stay.
+"""A time limit that always ends its block, even if the block hangs in native code or leaves children running.
 
-When the time is over, the processes that were started meanwhile are killed and the main thread is interrupted, wherever
-Python runs in it. What hangs in native code sees no interruption; a watcher, a process of its own, then kills this
-process and its descendants. Airflow's `execution_timeout` does the first half only, and leaves children behind.
+When the time is over, all processes started meanwhile are killed and the main thread is interrupted in Python code.
+Native code ignores the interruption, so a separate watcher process then kills this process and its descendants.
+Airflow's `execution_timeout` only interrupts and leaves children running.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ import psutil
 from llmops import python_path
 from llmops.errors import TimeLimitError
 
-GRACE_S = 30.0  #: how long the interruption may take to reach the end of the block before the watcher kills
-AGAIN_S = 10.0  #: an interruption that code swallows with `except BaseException` comes again
+GRACE_S = 30.0  #: time for the interruption to end the block, before the watcher kills
+AGAIN_S = 10.0  #: pause between interruptions, if code swallows one with `except BaseException`
 
 _SET_CHILD_SUBREAPER = 36  #: prctl(2)
 
 
 class _TimeIsUp(BaseException):
-    """Not an `Exception`, so that code that tries again after any error does not try again after this one."""
+    """The interruption. It is not an `Exception`, so that code that retries after errors does not retry after it."""
 
 
 @contextmanager
 def time_limit(what: str, seconds: float) -> Iterator[None]:
-    """Let the block take `seconds`; 0: as long as it likes.
+    """Limit the block to `seconds`; 0: no limit.
 
-    Outside the main thread nothing can be interrupted: there only the watcher ends the block, with the process.
+    Outside the main thread nothing can be interrupted. There the watcher ends the whole process.
 
     Raises:
-        TimeLimitError: if it takes longer, and none of the processes that it started is left.
+        TimeLimitError: if it takes longer. All processes that it started were killed.
     """
     if not seconds:
         yield
@@ -52,7 +52,7 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
         [sys.executable, "-m", __name__, str(os.getpid()), str(seconds + GRACE_S), what],
         env={**os.environ, "PYTHONPATH": python_path()},
         stdin=subprocess.PIPE,
-        start_new_session=True,  # what signals our group must not end it
+        start_new_session=True,  # a signal to our process group must not end it
     )
     before.add(watcher.pid)
 
@@ -67,7 +67,7 @@ def time_limit(what: str, seconds: float) -> Iterator[None]:
     try:
         with _alarm(seconds, interrupt):
             yield
-    except BaseException as error:  # once interrupted, what is torn down may raise anything
+    except BaseException as error:  # after the interruption, cleanup may raise anything
         if not late:
             raise
         _kill_children(before)
@@ -92,30 +92,29 @@ def _alarm(seconds: float, handler: Callable[[int, FrameType | None], None]) -> 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-        if left:  # somebody else's alarm goes on
+        if left:  # restore somebody else's alarm
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), again)
 
 
 def _adopt_orphans(on: bool) -> None:
-    """Let this process, in place of init, be the parent of descendants whose own has ended: so they are found."""
+    """Make this process the parent of orphaned descendants in place of init, so that they can be found."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
 
 
 def _kill_children(but: set[int]) -> None:
-    """Kill the descendants of this process, except those in `but`; they get no chance to refuse."""
     started = [child for child in psutil.Process().children(recursive=True) if child.pid not in but]
     for child in started:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    psutil.wait_procs(started, timeout=AGAIN_S / 2)  # the next interruption must not come into this one
+    psutil.wait_procs(started, timeout=AGAIN_S / 2)  # ends before the next interruption
 
 
 def _watch(pid: int, seconds: float, what: str) -> None:
-    """After `seconds` kill the process `pid` and its descendants, but not this one; end at once if it is gone."""
+    """Kill the process `pid` and its descendants after `seconds`, but not this one. End at once if `pid` is gone."""
     process = psutil.Process(pid)
     if select.select([sys.stdin], [], [], seconds)[0]:
-        return  # nobody holds the other end any more
+        return  # the other end was closed
     with suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
         sys.stderr.write(f"{what} hangs and does not let itself be interrupted; killing its processes.\n")

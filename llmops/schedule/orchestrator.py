@@ -1,4 +1,4 @@
-"""Talk to Airflow over its public REST API: trigger a run of a DAG, follow its tasks, read a task's log."""
+"""A client of Airflow's REST API: triggers runs of a DAG, follows their tasks, reads their logs."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import httpx
 
 from llmops.errors import LlmopsError, TransientError, is_busy
 
-DONE = ("success", "failed")  #: states in which a run has ended
+DONE = ("success", "failed")  #: final states of a run
 
-PATIENCE_S = 600.0  #: how long an Airflow that restarts is waited for while a run is followed
+PATIENCE_S = 600.0  #: how long `follow` waits for an Airflow that restarts
 
 
 class OrchestratorError(LlmopsError):
-    """Airflow does not do what it is asked."""
+    """Airflow refuses a request."""
 
 
 class OrchestratorUnavailable(OrchestratorError, TransientError):
-    """Airflow does not answer, or is too busy."""
+    """Airflow does not answer or is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task of a run, as far as it has come."""
+    """One task of a run."""
 
     name: str
     state: str  #: none | scheduled | queued | running | success | failed | up_for_retry | upstream_failed | skipped …
     tries: int
-    seconds: float  #: that its last try has taken so far
+    seconds: float  #: duration of its last try so far
 
 
 class Airflow:
@@ -59,7 +59,7 @@ class Airflow:
         """Wait until Airflow has parsed the DAG.
 
         Raises:
-            OrchestratorError: if it has not in time, with the errors of the files that it could not parse.
+            OrchestratorError: after `timeout_s`, with the errors of the files that Airflow could not parse.
         """
         deadline = time.monotonic() + timeout_s
         while self._send("GET", f"/api/v2/dags/{dag}").status_code == 404:
@@ -70,19 +70,19 @@ class Airflow:
             time.sleep(1)
 
     def unpause(self, dag: str) -> None:
-        """Let the runs of the DAG start: those of a paused one wait."""
+        """Let the DAG's runs start. Runs of a paused DAG wait."""
         self._call("PATCH", f"/api/v2/dags/{dag}", params={"update_mask": "is_paused"}, json={"is_paused": False})
 
     def scheduled(self) -> dict[str, bool]:
-        """The DAGs that run by themselves, and whether they are paused."""
+        """Return the scheduled DAGs, and whether each is paused."""
         found = self._call("GET", "/api/v2/dags", params={"limit": 100, "order_by": "dag_id"})["dags"]
         return {d["dag_id"]: bool(d["is_paused"]) for d in found if d["timetable_summary"]}
 
     def parameters(self, dag: str) -> list[str]:
-        """The names of the parameters that a run of the DAG may be given.
+        """Return the names of the DAG's parameters.
 
         Raises:
-            OrchestratorError: if there is no such DAG, or if it is paused and its run would wait for ever.
+            OrchestratorError: if there is no such DAG, or it is paused, so that a run would wait forever.
         """
         details = self._call("GET", f"/api/v2/dags/{dag}/details")
         if details["is_paused"]:
@@ -92,7 +92,7 @@ class Airflow:
         return list(details["params"])
 
     def trigger(self, dag: str, conf: Mapping[str, Any]) -> str:
-        """Start a run; returns its id.
+        """Start a run and return its id.
 
         Raises:
             OrchestratorError: if the DAG does not exist or its parameters refuse `conf`.
@@ -101,21 +101,21 @@ class Airflow:
         return str(self._call("POST", f"/api/v2/dags/{dag}/dagRuns", json=body)["dag_run_id"])
 
     def active(self, dag: str, before: datetime | None = None) -> list[str]:
-        """The ids of the runs that have not ended, oldest first; with `before` only those that were created earlier."""
+        """Return the ids of unfinished runs, oldest first; with `before`, only runs created earlier."""
         query = {"state": ["queued", "running"], "order_by": "run_after", "limit": 100}
         runs = self._call("GET", f"/api/v2/dags/{dag}/dagRuns", params=query)["dag_runs"]
         return [r["dag_run_id"] for r in runs if before is None or datetime.fromisoformat(r["queued_at"]) < before]
 
     def abandon(self, dag: str, run: str) -> None:
-        """Mark a run as failed; its tasks are ended."""
+        """Mark a run as failed, which ends its tasks."""
         self._call("PATCH", f"/api/v2/dags/{dag}/dagRuns/{run}", json={"state": "failed"})
 
     def state(self, dag: str, run: str) -> str:
-        """The state of a run."""
+        """Return the state of a run."""
         return str(self._call("GET", f"/api/v2/dags/{dag}/dagRuns/{run}")["state"])
 
     def tasks(self, dag: str, run: str) -> list[Task]:
-        """The tasks of a run."""
+        """Return the tasks of a run."""
         found = self._call("GET", f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances", params={"limit": 100})
         return [
             Task(t["task_id"], t["state"] or "none", t["try_number"], _seconds(t["start_date"], t["end_date"]))
@@ -123,7 +123,7 @@ class Airflow:
         ]
 
     def follow(self, dag: str, run: str, pause_s: float = 1.0) -> Iterator[tuple[str, list[Task]]]:
-        """The state of a run and of its tasks, again and again until it has ended.
+        """Yield the state of a run and its tasks, repeatedly, until the run has ended.
 
         Raises:
             OrchestratorUnavailable: if Airflow does not answer for `PATIENCE_S`.
@@ -142,7 +142,7 @@ class Airflow:
                 time.sleep(pause_s)
 
     def explain(self, dag: str, run: str, tasks: Iterable[Task]) -> str:
-        """Which tasks failed, the end of their logs, and what to do."""
+        """Return the failed tasks, the ends of their logs, and a remedy, as text."""
         lines = []
         for task in tasks:
             if task.state == "failed":
@@ -153,12 +153,12 @@ class Airflow:
         return "\n".join(lines)
 
     def outputs(self, dag: str, run: str, task: str) -> Any:
-        """What a finished task returned."""
+        """Return the return value of a finished task."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
         return self._call("GET", path, params={"deserialize": False})["value"]
 
     def log(self, dag: str, run: str, task: str, tries: int) -> list[str]:
-        """The lines of the log of one try of a task, as text."""
+        """Return the log lines of one try of a task."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{max(tries, 1)}"
         entries = self._call("GET", path, params={"full_content": True})["content"]
         lines = [line for entry in entries for line in _lines(entry)]
@@ -172,7 +172,7 @@ class Airflow:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         answer = self._send(method, path, **arguments)
         if answer.status_code == 401 and "Authorization" in answer.request.headers and path != "/auth/token":
-            self._sign_in()  # a token is good for a day
+            self._sign_in()  # tokens expire after a day
             answer = self._send(method, path, **arguments)
         if answer.is_error:
             kind = OrchestratorUnavailable if is_busy(answer.status_code) else OrchestratorError
@@ -194,7 +194,6 @@ def _seconds(start: str | None, end: str | None) -> float:
 
 
 def _lines(entry: Any) -> list[str]:
-    """The text of one entry of a task's log: a plain line, or an event with the exception it reports."""
     if not isinstance(entry, dict):
         return [str(entry)]
     lines = [str(entry.get("event", ""))]
@@ -205,6 +204,6 @@ def _lines(entry: Any) -> list[str]:
 
 def _detail(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["detail"]).split("\n\n")[0]  # the schema that a parameter breaks follows
+        return str(answer.json()["detail"]).split("\n\n")[0]  # cut off the schema of a refused parameter
     except (ValueError, KeyError, TypeError):
         return answer.text[:500]

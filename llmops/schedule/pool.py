@@ -1,7 +1,7 @@
-"""The pool of what computes: its tasks need the accelerator or all cores, so one runs at a time, whoever started it.
+"""Airflow's pool for heavy tasks: they need the accelerator or all cores, so only one of them runs at a time.
 
-A run that was triggered, a scheduled one and a backfill would otherwise train at once: Airflow counts a backfill's runs
-apart from the others.
+Without the pool a triggered run, a scheduled one and a backfill could train at once: Airflow limits a backfill's runs
+separately.
 """
 
 POOL = "llmops_compute"

@@ -1,4 +1,4 @@
-"""What the DAGs have in common: when a task is tried again, where it waits, what a failed and a late run tell."""
+"""Shared settings of the DAGs: retries, pool, assets, and callbacks for failed and late runs."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DATASET, MODEL = "llmops://dataset", "llmops://model"  #: the assets that the pipeline publishes
-DECLINE = "llmops://decline"  #: the asset that stands for an alert about drift or decay
-ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → the asset that its artifact is
+DECLINE = "llmops://decline"  #: the asset of alerts about drift or decay
+ASSETS = {"annotate": DATASET, "release": MODEL}  #: stage → asset of its artifact
 
 
 def published(artifact: Path, run: str) -> dict[str, Any]:
-    """What the asset's event says of an artifact: its path, version and interval; nothing if another run made it.
+    """Return the asset event's data of an artifact: path, version and interval; empty if another run made it.
 
-    An artifact that was there already is no news: whoever is scheduled on the asset would do the same work again.
+    A reused artifact is no news: DAGs scheduled on the asset would repeat their work.
     """
     record = read_record(artifact)
     if record.run != run:
@@ -67,39 +67,39 @@ def published(artifact: Path, run: str) -> dict[str, Any]:
 
 
 def who(run: Any) -> str:
-    """Who asked for what a run does, for histories: whoever triggered it, if somebody did, and the run."""
+    """Return who asked for a run, for histories: the user who triggered it, if any, and the run."""
     by = getattr(run, "triggering_user_name", None)
     return f"{by}, run {run.run_id}" if by else f"run {run.run_id}"
 
 
 def task_failed(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_failure_callback` of a task, called where the task ran, when it is not tried again."""
+    """Report a failed task. This is Airflow's `on_failure_callback` of a task, called after its last try."""
     _failed(context, context.get("exception"))
 
 
 def run_failed(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_failure_callback` of a DAG: also where a task's process was killed and could say nothing."""
+    """Report a failed run. This is Airflow's `on_failure_callback` of a DAG; it covers killed task processes, too."""
     _failed(context, None)
 
 
 def run_succeeded(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_success_callback` of a DAG: what failed before is over."""
+    """End the alerts of earlier failures. This is Airflow's `on_success_callback` of a DAG."""
     runs.succeeded(context["dag"].dag_id, FAILED, LATE)
 
 
 def gc_succeeded(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_success_callback` of the task that removes what nothing needs."""
+    """End the alert of a failed garbage collection. This is Airflow's `on_success_callback` of the gc task."""
     runs.succeeded(context["dag"].dag_id, GC_FAILED)
 
 
 def task_begins(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_execute_callback` of a task: notes that a DAG runs by its schedule, so that it is missed if not."""
+    """Record that a DAG runs by schedule, so that a missing run raises an alert. It is an `on_execute_callback`."""
     if getattr(context["dag_run"], "run_type", "") == "scheduled":
         ledger.beat(load(), context["dag"].dag_id, datetime.now(UTC))
 
 
 def gc_failed(context: Mapping[str, Any]) -> None:
-    """Airflow's `on_failure_callback` of the task that removes what nothing needs: the run itself has not failed."""
+    """Report a failed garbage collection. This is Airflow's `on_failure_callback` of the gc task; the run goes on."""
     _failed(context, context.get("exception"), GC_FAILED, "Removing old data (gc) after the run")
 
 
@@ -126,9 +126,9 @@ def _failed(
 
 
 async def run_late(hours: float, context: Mapping[str, Any]) -> None:
-    """What the triggerer calls when a run has not ended in time."""
+    """Report a late run. The triggerer calls it at the deadline."""
     run = context["dag_run"]
-    if run["state"] in ("success", "failed"):  # Airflow calls for a run that failed in time, too
+    if run["state"] in ("success", "failed"):  # Airflow also calls it for a run that failed before the deadline
         return
     message = f"The run {run['dag_run_id']} of {run['dag_id']} has not ended {hours:g} h after it was queued."
     await asyncio.to_thread(
@@ -137,7 +137,7 @@ async def run_late(hours: float, context: Mapping[str, Any]) -> None:
 
 
 def deadline() -> DeadlineAlert | None:
-    """An alert for each run that has not ended `schedule.late_hours` after it was queued; None if that is 0."""
+    """Return an alert for runs not ended `schedule.late_hours` after they were queued; None if that is 0."""
     hours = settings().schedule.late_hours
     if not hours:
         return None
@@ -146,10 +146,9 @@ def deadline() -> DeadlineAlert | None:
 
 
 def settings() -> Config:
-    """The configuration, when a DAG file is parsed.
+    """Return the configuration while a DAG file is parsed.
 
-    With a configuration that cannot be read, the DAGs stay there with the defaults: whoever triggers a run gets the
-    mistake named by its first task, and an alert.
+    If it cannot be read, the DAGs keep the defaults. The first task of a run then reports the mistake.
     """
     try:
         return load()
@@ -158,8 +157,7 @@ def settings() -> Config:
         return Config()
 
 
-#: What may be gone is tried again, after 10 s, 1 min and 5 min; what is the same at every try is not. What comes with
-#: no word of ours is tried again, too.
+#: Transient errors are retried after 10 s, 1 min and 5 min, other errors of ours are not. Foreign errors are retried.
 DEFAULT_ARGS: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=10),

@@ -1,7 +1,7 @@
-"""Which of the errors that libraries raise may be gone at the next try, in our words.
+"""Classification of library errors: which ones may be gone at the next try.
 
-A stage names what it can foresee by itself. What comes as it is from a library, with no word of ours, is looked at
-here: a server that restarts or is too busy, a connection that breaks, a disk that is full.
+Stages name foreseeable errors themselves. Errors straight from a library are classified here: a server that restarts or
+is busy, a broken connection, a full disk.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from urllib.error import HTTPError
 from llmops.errors import DiskFullError, LlmopsError, TransientError, is_busy, said
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-#: torch, safetensors, Arrow, SQLite and Spark have classes of their own for it, and the reason in their text only
+#: torch, safetensors, Arrow, SQLite and Spark raise classes of their own; only the text names the reason
 _FULL_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN}
 _SQLITE_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR")
 
 
 def transient(error: BaseException) -> TransientError | None:
-    """`error` as a `TransientError`, if it or what caused it may be gone at the next try; None otherwise.
+    """Return `error` as a `TransientError` if it, or a cause, may be gone at the next try; else None.
 
-    An error in our own words that is not transient says so itself and stays what it is.
+    An error of ours that is not transient stays what it is.
     """
     if isinstance(error, TransientError):
         return error
@@ -48,49 +48,49 @@ def transient(error: BaseException) -> TransientError | None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there is no room on a disk."""
+    """Return True if a disk is full."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
     if isinstance(error, ValueError | TypeError | LookupError):
-        return False  # it may quote a text that has these words
+        return False  # its text may be a quotation
     text = said(error).lower()
     return any(words in text for words in _FULL_WORDS)
 
 
 def is_broken_off(error: BaseException) -> bool:
-    """Whether a connection broke, took too long or found no way; not that the Hub's client was told to stay offline."""
+    """Return True if a connection broke, timed out or found no route. The Hub client's offline mode is not meant."""
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return type(error).__name__ != "OfflineModeIsEnabled"
     return isinstance(error, OSError) and error.errno in _UNREACHABLE
 
 
 def is_unanswered(error: BaseException) -> bool:
-    """Whether a server could not be reached over HTTP, or answered that it is busy or broken."""
+    """Return True if an HTTP server could not be reached, or answered that it is busy or broken."""
     status = error.code if isinstance(error, HTTPError) else None
     status = getattr(getattr(error, "response", None), "status_code", status)
-    for library in ("httpx", "httpx2"):  # the Hub's client has the second
-        ours = _loaded(library, "UnsupportedProtocol", "LocalProtocolError")  # the request is wrong, not the answer
+    for library in ("httpx", "httpx2"):  # the Hub's client uses httpx2
+        ours = _loaded(library, "UnsupportedProtocol", "LocalProtocolError")  # the request is wrong
         if isinstance(error, _loaded(library, "TransportError")) and not isinstance(error, ours):
             return True
     return isinstance(status, int) and is_busy(status)
 
 
 def is_redis_down(error: BaseException) -> bool:
-    """Whether Redis does not answer or is starting; not that it refuses the password."""
+    """Return True if Redis does not answer or is starting. A refused password is not meant."""
     refused = _loaded("redis.exceptions", "AuthenticationError", "AuthorizationError")
     down = _loaded("redis.exceptions", "ConnectionError", "TimeoutError", "ClusterDownError", "TryAgainError")
     return isinstance(error, down) and not isinstance(error, refused)
 
 
 def is_database_down(error: BaseException) -> bool:
-    """Whether a database does not answer or is locked, as its driver or SQLAlchemy tells it.
+    """Return True if a database does not answer or is locked, by the error of its driver or of SQLAlchemy.
 
-    Of a server this includes a wrong password: drivers tell it apart in their words only. SQLite calls a missing table
-    an operational error, too.
+    A wrong password at a server is included: drivers distinguish it only in their texts. For SQLite the error's name
+    decides, because a missing table is an operational error, too.
     """
     if isinstance(error, sqlite3.OperationalError):
         return str(getattr(error, "sqlite_errorname", "")).startswith(_SQLITE_BUSY)
-    if isinstance(error, _loaded("sqlalchemy.exc", "TimeoutError")):  # no connection of the pool was free
+    if isinstance(error, _loaded("sqlalchemy.exc", "TimeoutError")):  # the connection pool is exhausted
         return True
     if isinstance(error, _loaded("sqlalchemy.exc", "DBAPIError")):
         reason: Any = error
@@ -102,13 +102,12 @@ def is_database_down(error: BaseException) -> bool:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
-    """These classes of a library; none if nobody has imported it: then no error can be of it."""
+    """Return these classes of a library; empty if it is not imported, because no error can then be of it."""
     library = sys.modules.get(module)
     return tuple(getattr(library, name) for name in names) if library else ()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
     seen: set[int] = set()
     next_one: BaseException | None = error
     while next_one is not None and id(next_one) not in seen:

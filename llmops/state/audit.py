@@ -1,4 +1,4 @@
-"""Who did what to which, in the database: a row for every change, in the transaction of the change itself."""
+"""The audit table: a row for every change, in the transaction of the change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmops.state.tables import audit
 
 
 def now() -> str:
-    """The time as the tables keep it: ISO, UTC, with seconds."""
+    """Return the current time as in the tables: ISO, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -25,15 +25,9 @@ def note(
     fields: Mapping[str, Any],
     outcome: str = "success",
 ) -> None:
-    """Write down a change, within its transaction.
+    """Record a change, within its transaction.
 
-    Args:
-        connection: of the transaction, from `Database.change`.
-        action: what was done, as in the event's `event.action`.
-        by: who did it.
-        target: a version, or the prefix of a key.
-        fields: what else is known of it; no secret.
-        outcome: `success` or `failure`.
+    `target` is a version or the prefix of a key. `fields` may have no secret. `outcome` is `success` or `failure`.
     """
     row = {"time": now(), "action": action, "by": by, "target": target, "outcome": outcome, "fields": dict(fields)}
     connection.execute(sa.insert(audit).values(row))

@@ -1,11 +1,11 @@
-"""The one database of what is decided: SQLite on one machine, PostgreSQL for several, by the same code.
+"""The database of all decisions: SQLite on one machine, PostgreSQL for several, with the same code.
 
     database = database_of(config)
-    with database.change() as connection:   # one transaction; all others that write wait
+    with database.change() as connection:   # one transaction; other writers wait
         connection.execute(…)
 
-A change is whole or not at all, whatever kills its process. The first to open a database makes its tables, or brings
-those of an earlier release up to date; whoever comes meanwhile waits for that.
+A change is atomic, even if its process is killed. The first process to open a database creates its tables, or migrates
+those of an earlier release; other processes wait meanwhile.
 """
 
 from __future__ import annotations
@@ -31,24 +31,21 @@ from llmops.errors import ConfigError, StateError, StateUnavailable
 from llmops.state.tables import REVISION, revision_table
 from llmops.variables import filled
 
-HEAD = "1002"  #: the revision that this code works with: the newest in migrations/versions/
+HEAD = "1002"  #: the newest revision in migrations/versions/, which this code needs
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_S = 30  #: how long a writer waits for another before it gives up
-CONNECT_S = 5  #: how long a server may take to answer
-_LOCK = 0x6C6C6D6F7073  #: "llmops": names the advisory lock that writers hold on PostgreSQL
-_LOCK_TIMEOUT = "55P03"  #: PostgreSQL's word for a lock that did not come in time
+BUSY_S = 30  #: seconds a writer waits for another one
+CONNECT_S = 5  #: seconds for connecting to a server
+_LOCK = 0x6C6C6D6F7073  #: "llmops": the advisory lock of writers on PostgreSQL
+_LOCK_TIMEOUT = "55P03"  #: PostgreSQL's code of a lock timeout
 _SQLITE = "sqlite:///"
-_PREPARING = threading.Lock()  #: Alembic keeps its context in global names, so threads take turns
+_PREPARING = threading.Lock()  #: Alembic uses global names, so only one thread may run it
 
 
 class Database:
-    """The database behind a URL. Nothing is opened before it is used.
-
-    Args:
-        url: as in `state.url`: `sqlite:///<file>`, or a URL of PostgreSQL in which `${NAME}` is read from `environ`.
+    """The database behind a URL. It is opened at first use.
 
     Raises:
-        ConfigError: if a variable that the URL names is not set, or it is no URL of one of the two.
+        ConfigError: if a variable in the URL is not set, or it is a URL of neither.
     """
 
     def __init__(self, url: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -56,17 +53,17 @@ class Database:
         self._file = Path(url.removeprefix(_SQLITE)).absolute() if url.startswith(_SQLITE) else None
         self._engine = _sqlite(self._file) if self._file else _postgresql(url, environ)
         self._pid = os.getpid()
-        self._ready: int | None = None  #: the file that has been found or made right
-        self._parents: sa.Pool | None = None  #: connections that a fork has left us: never to be closed by us
-        #: names the database in errors; without a password
+        self._ready: int | None = None  #: inode of the file whose tables are up to date
+        self._parents: sa.Pool | None = None  #: connections inherited by a fork: this process must not close them
+        #: name of the database in errors, without password
         self.name = str(self._file or self._engine.url.render_as_string(hide_password=True))
 
     @contextmanager
     def change(self) -> Iterator[sa.Connection]:
-        """One transaction that writes, after all others that do; undone if the block raises.
+        """Open a writing transaction, after other writers. It is rolled back if the block raises.
 
         Raises:
-            StateUnavailable: if the database cannot be reached, or others hold it too long.
+            StateUnavailable: if the database cannot be reached, or is locked for too long.
             StateError: if it is damaged, or newer than this code.
         """
         with self._open(writing=True) as connection, connection.begin():
@@ -76,27 +73,27 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection to read with, which waits for nobody: what one statement finds is of one moment.
+        """Open a connection for reading, which waits for nobody. Each statement sees one consistent state.
 
-        Raises what `change` does.
+        Raises the errors of `change`.
         """
         with self._open(writing=False) as connection:
             yield connection
 
     @property
     def absent(self) -> bool:
-        """Whether it is a file that nobody has made yet, so that nothing has been decided; asking makes none."""
+        """Return True if it is a file that does not exist, so nothing was decided yet. The file is not created."""
         return self._file is not None and not self._file.exists()
 
     def purge(self) -> None:
-        """Write the tables anew, so that nothing of deleted rows is left in them; raises what `change` does."""
+        """Rewrite the tables, so that no deleted data remains in them. Raises the errors of `change`."""
         with self.read() as connection:
             connection.exec_driver_sql("VACUUM")
             if self._file:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def look(self) -> str:
-        """What is there, in words, without making or changing anything; raises what `change` does."""
+        """Describe the database in words, without creating or changing it. Raises the errors of `change`."""
         if self.absent:
             return f"{self.name} is made when it is first used"
         try:
@@ -122,20 +119,19 @@ class Database:
                 mode = {"writing": True} if writing else {} if self._file else {"isolation_level": "AUTOCOMMIT"}
                 yield connection.execution_options(**mode)
         except (IntegrityError, DataError, ProgrammingError):
-            raise  # what the caller did, not the database
+            raise  # the caller's mistake
         except (DBAPIError, PoolTimeout) as error:
             raise self._explained(error) from error
 
     def _inode(self) -> int:
-        """Tells one file from another in its place; 0 where there is no file."""
+        """Return the file's inode, to notice a replaced file; 0 if there is none."""
         return self._file.stat().st_ino if self._file and self._file.exists() else 0
 
     def _prepare(self) -> None:
-        """Make or migrate the tables, unless they are as this code knows them."""
-        self._engine.dispose()  # of a file that was here before
+        self._engine.dispose()  # connections to a replaced file
         if not self._known():
             with (
-                _made(self._file) if self._file else nullcontext(),
+                _create(self._file) if self._file else nullcontext(),
                 self._engine.connect().execution_options(writing=True) as connection,
                 connection.begin(),
             ):
@@ -145,7 +141,6 @@ class Database:
         self._ready = self._inode()
 
     def _known(self) -> bool:
-        """Whether the tables are as this code knows them; looking waits for nobody."""
         if self.absent:
             return False
         with self._engine.connect() as connection:
@@ -197,13 +192,13 @@ class Database:
 
 
 def database_of(config: Config) -> Database:
-    """The database that a configuration names; one object, and one pool of connections, for each in a process."""
+    """Return the database of a configuration: one object, with one connection pool, per URL and process."""
     return database_at(config.database)
 
 
 @lru_cache(maxsize=16)
 def database_at(url: str) -> Database:
-    """The database behind a URL, as stages are given it: see `Database`."""
+    """Return the database behind a URL. See `Database`."""
     return Database(url)
 
 
@@ -213,7 +208,7 @@ def _sqlite(file: Path) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours: Python's own would come after the first read
+        connection.isolation_level = None  # we send BEGIN: Python would send it only after the first read
         connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits in a power cut
 
     @sa.event.listens_for(engine, "begin")
@@ -245,16 +240,18 @@ def _postgresql(url: str, environ: Mapping[str, str]) -> sa.Engine:
 
 
 def _wait_for_others(connection: sa.Connection) -> None:
-    """On PostgreSQL, hold the lock of all that write until the transaction ends; one that hangs loses it."""
+    """Hold PostgreSQL's lock of writers until the transaction ends. A hanging transaction loses it."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_S}s'")
     connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{2 * BUSY_S}s'")
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 @contextmanager
-def _made(file: Path) -> Iterator[None]:
-    """Hold the lock of a file that is there: only its owner reads it, for it keeps hashes of keys, and its journal lets
-    readers go on while somebody writes."""
+def _create(file: Path) -> Iterator[None]:
+    """Lock the file, and create it if needed, readable only by its owner and in WAL mode.
+
+    The file has hashes of keys. With WAL, readers continue while one process writes.
+    """
     try:
         with locked(file):
             if not file.exists():
@@ -275,7 +272,7 @@ def _revision(connection: sa.Connection) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON as PostgreSQL takes it, too: NaN and infinities, which it refuses, become null."""
+    """Return JSON that PostgreSQL accepts: NaN and infinities become null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
 
 

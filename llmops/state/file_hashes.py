@@ -1,8 +1,8 @@
-"""SHA-256 of files that rarely change, each hashed once: the database remembers them.
+"""SHA-256 of files that rarely change. The database caches the hashes.
 
-A file is taken to be as it was if its size, times and inode are. Nobody can set the time of the last change of these
-(`ctime`), so also a file whose time of writing was put back is hashed anew. A file that was written just now may be
-written again within the same tick of the clock, so its hash is not remembered yet.
+A cached hash is valid while the file's size, times and inode are the same. Nobody can set the time of the last status
+change (`ctime`), so a file with a reset modification time is hashed again. The hash of a file written a moment ago is
+not cached, because another write could follow within the same tick of the clock.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from llmops.records import content_id
 from llmops.state.database import database_at
 from llmops.state.tables import file_hashes
 
-#: A file that was written so few nanoseconds ago may be written again without a change of its times.
+#: age in nanoseconds below which a file may be written again without a change of its times
 _FRESH_NS = 2 * 10**9
 
 Known = dict[str, tuple[str, str]]  #: hash of a path → the file's state, and its SHA-256
-_unwritten: dict[str, Known] = {}  #: what a database that is not there, or cannot be written, would remember
+_unwritten: dict[str, Known] = {}  #: cache for databases that do not exist or cannot be written
 
 
 @contextmanager
 def remembered(database: str, hashed: Callable[[Path], str] | None = None) -> Iterator[Callable[[Path], str]]:
-    """Give a function from a file to the SHA-256 of its content, in hex; it raises an OSError for what it cannot read.
+    """Give a function that returns the SHA-256 of a file's content, in hex, and raises OSError if it cannot read it.
 
     Args:
-        database: the URL of the one that remembers; it does not learn the files' names. None is made for this.
-        hashed: what hashes a file that is not remembered.
+        database: URL of the cache. It is not created for this, and does not learn the files' names.
+        hashed: function that hashes an uncached file.
     """
     known, fresh = _known(database), Known()
 
@@ -53,7 +53,7 @@ def remembered(database: str, hashed: Callable[[Path], str] | None = None) -> It
 
 
 def forget(database: str) -> None:
-    """Hash every file anew from now on."""
+    """Clear the cache."""
     _unwritten.pop(database, None)
     if database and not database_at(database).absent:
         with database_at(database).change() as connection:
@@ -81,7 +81,7 @@ def _keep(database: str, fresh: Known) -> None:
             for file in fresh:
                 _unwritten.get(database, {}).pop(file, None)
             return
-    except (StateError, DBAPIError):  # whoever may only read the database can ask for the state of the home, too
+    except (StateError, DBAPIError):  # a user without write access may use the cache, too
         pass
     _unwritten.setdefault(database, {}).update(fresh)
 

@@ -1,7 +1,7 @@
-"""The tables of the one database: what is decided, by whom, and who may decide.
+"""The tables of the database: decisions, who made them, and who may make them.
 
-Files of versions stay folders of the registry. Times are ISO texts in UTC, which sort as they follow each other.
-A change of these tables needs a revision in `migrations/versions/`; a test compares the two.
+Files of versions are in the registry's folders. Times are ISO texts in UTC, so that they sort by time. A change of
+these tables needs a revision in `migrations/versions/`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, Table, Tex
 
 metadata = MetaData()
 
-#: what each name of a model points to now; the canary has its share and the start of its trial, too
+#: the current version of each alias of a model; the canary has its share and the start of its trial, too
 aliases = Table(
     "aliases",
     metadata,
@@ -22,7 +22,7 @@ aliases = Table(
     Column("started", Text),
 )
 
-#: every change of a model's aliases, and the entries after it
+#: every change of a model's aliases, with the aliases after it
 changes = Table(
     "changes",
     metadata,
@@ -33,12 +33,12 @@ changes = Table(
     Column("why", Text, nullable=False),
     Column("aliases", JSON, nullable=False),
     Column("numbers", JSON(none_as_null=True)),
-    Column("override", Text),  #: why a version that the gate did not pass was let through
+    Column("override", Text),  #: reason for using a version that the gate did not pass
     Index("changes_of_a_model", "model", "id"),
     sqlite_autoincrement=True,
 )
 
-#: what the gate, a canary's trial or an A/B test found of a version
+#: results of the gate, of canaries and of A/B tests
 decisions = Table(
     "decisions",
     metadata,
@@ -55,7 +55,7 @@ decisions = Table(
     sqlite_autoincrement=True,
 )
 
-#: the gate's ledger: who has asked a frozen test, and what of its budget is left
+#: the gate's ledger: uses of a frozen test, and the rest of its error budget
 attempts = Table(
     "attempts",
     metadata,
@@ -65,7 +65,7 @@ attempts = Table(
     Column("number", Integer, nullable=False),
     Column("time", Text, nullable=False),
     Column("version", Text, nullable=False),
-    Column("identity", Text, nullable=False),  #: hash of all that made the candidate, but seeds
+    Column("identity", Text, nullable=False),  #: hash of the candidate's ingredients except seeds
     Column("items", Integer, nullable=False),
     Column("asked", JSON, nullable=False),  #: ids of the items
     Column("level", Float, nullable=False),
@@ -75,18 +75,18 @@ attempts = Table(
     sqlite_autoincrement=True,
 )
 
-#: the split ledger: the runs of annotate that read and wrote it, in the order in which they did
+#: the split ledger: runs of annotate, in the order in which they read and wrote it
 split_runs = Table(
     "split_runs",
     metadata,
-    Column("scope", Text, primary_key=True),  #: hash of all that makes a frozen test another one
+    Column("scope", Text, primary_key=True),  #: hash of all settings that define a frozen test
     Column("number", Integer, primary_key=True),
     Column("interval", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),  #: of the annotate artifact
     UniqueConstraint("scope", "fingerprint", name="one_run_a_fingerprint"),
 )
 
-#: and the examples that each was the first to test, or to train or validate with
+#: the split ledger: examples with the run that first tested, trained or validated with them
 split_entries = Table(
     "split_entries",
     metadata,
@@ -96,34 +96,34 @@ split_entries = Table(
     Column("wording", Text, nullable=False),
     Column("group", Text, nullable=False),
     Column("split", Text, nullable=False),  #: train | validation | test
-    Column("compared", Text, nullable=False),  #: the text by which near twins are found
-    Column("example", JSON(none_as_null=True)),  #: the fields of a tested one
-    Column("documents", Text, nullable=False),  #: ids of the documents that it was made of, with spaces between
+    Column("compared", Text, nullable=False),  #: text for finding near duplicates
+    Column("example", JSON(none_as_null=True)),  #: all fields, of a test example
+    Column("documents", Text, nullable=False),  #: ids of its documents, separated by spaces
 )
 
-#: the persons whose rows are not collected again, as keyed hashes (`data.collect.forgotten`)
+#: keyed hashes of forgotten persons, whose rows are not collected again (`data.collect.forgotten`)
 forgotten = Table(
     "forgotten",
     metadata,
-    Column("scope", Text, primary_key=True),  #: row; kind and size of an identifier; or secret
-    Column("hash", Text, primary_key=True),  #: of the scope `secret`: the key of all others
+    Column("scope", Text, primary_key=True),  #: row; kind and size of an identifier; or `secret`
+    Column("hash", Text, primary_key=True),  #: in scope `secret`: the key of the other hashes
     Column("mark", Integer),  #: 16 bits of an identifier
 )
 
-#: erasures, by the numbers of their receipts
+#: erasures, by receipt number
 erasures = Table(
     "erasures",
     metadata,
     Column("number", Integer, primary_key=True),
     Column("subject", Text, nullable=False),  #: keyed hash of the identifier
     Column("begun", Text, nullable=False),
-    Column("ended", Text, nullable=False),  #: empty: it was interrupted, and nothing is made before it is finished
-    Column("plan", JSON(none_as_null=True)),  #: what there is to do; none when it is done
-    Column("receipt", JSON(none_as_null=True)),  #: what was done, without personal data
+    Column("ended", Text, nullable=False),  #: empty: interrupted; no artifact may be made until it is finished
+    Column("plan", JSON(none_as_null=True)),  #: remaining work; null when done
+    Column("receipt", JSON(none_as_null=True)),  #: result, without personal data
     sqlite_autoincrement=True,
 )
 
-#: canaries' trials and A/B tests, gone ones too
+#: canaries and A/B tests, including ended ones
 trials = Table(
     "trials",
     metadata,
@@ -137,7 +137,7 @@ trials = Table(
     Column("outcome", Text),  #: a verdict | promoted | stopped | over
 )
 
-#: what each replica of the app has counted in a trial so far
+#: counts of each replica of the app in a trial
 trial_counts = Table(
     "trial_counts",
     metadata,
@@ -148,21 +148,21 @@ trial_counts = Table(
     Column("updated", Text, nullable=False),
 )
 
-#: what was said of answers in a trial: the last word of each key about each request
+#: ratings in a trial: the last one of each key for each request
 trial_ratings = Table(
     "trial_ratings",
     metadata,
     Column("model", Text, primary_key=True),
     Column("started", Text, primary_key=True),
-    Column("rating", Text, primary_key=True),  #: a digest of the request and the key that said it
+    Column("rating", Text, primary_key=True),  #: digest of request and key
     Column("side", Text, nullable=False),  #: canary | champion
-    Column("caller", Text, nullable=False),  #: the group of callers that asked
+    Column("caller", Text, nullable=False),  #: group of callers
     Column("up", Integer, nullable=False),
     Column("down", Integer, nullable=False),
     Column("corrected", Integer, nullable=False),
 )
 
-#: what is kept of API keys; the fields of `llmops.access.roles.Key`
+#: stored API keys, with the fields of `llmops.access.roles.Key`
 keys = Table(
     "keys",
     metadata,
@@ -179,24 +179,24 @@ keys = Table(
     Column("old_until", Text, nullable=False),
 )
 
-#: what was raised, and when it was over; of a rule and a subject at most one is open
+#: raised and resolved alerts; at most one is open per rule and subject
 alerts = Table(
     "alerts",
     metadata,
     Column("id", Text, primary_key=True),
     Column("rule", Text, nullable=False),
     Column("subject", Text, nullable=False),  #: what it is about
-    Column("place", Text, nullable=False),  #: the machine that alone can judge it; empty: any
+    Column("place", Text, nullable=False),  #: the only machine that can judge it; empty: any
     Column("severity", Text, nullable=False),
-    Column("finding", JSON, nullable=False),  #: message, numbers, and the window that they are of
+    Column("finding", JSON, nullable=False),  #: message, numbers and their window
     Column("raised", Text, nullable=False),
-    Column("held", Text, nullable=False),  #: when it was last so
-    Column("told", Text, nullable=False),  #: when receivers were told; empty: not, since it was silenced
-    Column("resolved", Text, nullable=False),  #: empty: it is not over
+    Column("held", Text, nullable=False),  #: last time it was true
+    Column("told", Text, nullable=False),  #: when receivers were notified; empty: silenced
+    Column("resolved", Text, nullable=False),  #: empty: still open
     Index("alerts_that_are_open", "resolved", "rule", "subject"),
 )
 
-#: what each receiver of alerts has to be told, and whether it has been
+#: messages to receivers of alerts, and their delivery
 alert_deliveries = Table(
     "alert_deliveries",
     metadata,
@@ -205,21 +205,21 @@ alert_deliveries = Table(
     Column("receiver", Text, nullable=False),
     Column("document", JSON, nullable=False),
     Column("created", Text, nullable=False),
-    Column("due", Text, nullable=False),  #: not before; while one sends it, no other does
+    Column("due", Text, nullable=False),  #: earliest time of the next try; in the future while one process sends it
     Column("tries", Integer, nullable=False),
     Column("error", Text, nullable=False),  #: of the last try
-    Column("ended", Text, nullable=False),  #: empty: it waits
+    Column("ended", Text, nullable=False),  #: empty: waiting
     Column("outcome", Text, nullable=False),  #: `waiting`, `sent` or `given_up`
     Index("alert_deliveries_that_wait", "ended", "due"),
 )
 
-#: for how long nobody is told of what
+#: rules and subjects about which nobody is notified, and until when
 alert_silences = Table(
     "alert_silences",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("rule", Text, nullable=False),
-    Column("subject", Text, nullable=False),  #: empty: whatever it is about
+    Column("subject", Text, nullable=False),  #: empty: any
     Column("reason", Text, nullable=False),
     Column("by", Text, nullable=False),
     Column("created", Text, nullable=False),
@@ -227,7 +227,7 @@ alert_silences = Table(
     sqlite_autoincrement=True,
 )
 
-#: when what runs by a schedule did so last
+#: last run of each scheduled job
 heartbeats = Table(
     "heartbeats",
     metadata,
@@ -235,31 +235,31 @@ heartbeats = Table(
     Column("time", Text, nullable=False),
 )
 
-#: what users have said of answers that may train, and what was decided on it; texts have marks for personal data
+#: feedback that may train, and the decision on it; personal data in texts is replaced by marks
 reviews = Table(
     "reviews",
     metadata,
     Column("id", Text, primary_key=True),  #: of the event
-    Column("kind", Text, nullable=False),  #: correction | answer (one that was found good)
-    Column("time", Text, nullable=False),  #: of the event, as it has it
+    Column("kind", Text, nullable=False),  #: correction | answer (rated as good)
+    Column("time", Text, nullable=False),  #: of the event
     Column("key", Text, nullable=False),  #: prefix of the key
-    Column("role", Text, nullable=False),  #: of the key then
-    Column("version", Text, nullable=False),  #: of the model, where it is known
+    Column("role", Text, nullable=False),  #: of the key at that time
+    Column("version", Text, nullable=False),  #: of the model, if known
     Column("question", Text, nullable=False),
     Column("context", Text, nullable=False),
     Column("answer", Text, nullable=False),  #: the model's
     Column("correction", Text, nullable=False),
     Column("comment", Text, nullable=False),
     Column("state", Text, nullable=False),  #: waiting | accepted | refused | held | useless | forgotten
-    Column("joined", Text, nullable=False),  #: the row that says the same, and is shown and trained on in its place
-    Column("decided", Text, nullable=False),  #: when, as `time`; empty: not yet
-    Column("by", Text, nullable=False),  #: `policy`, or who reviewed it
+    Column("joined", Text, nullable=False),  #: row that says the same and represents this one
+    Column("decided", Text, nullable=False),  #: time of the decision; empty: none yet
+    Column("by", Text, nullable=False),  #: `policy`, or the reviewer
     Column("why", Text, nullable=False),
-    Column("edited", Text, nullable=False),  #: the correction as a reviewer has it; empty: as it was said
+    Column("edited", Text, nullable=False),  #: the reviewer's version of the correction; empty: unchanged
     Index("reviews_by_state", "state", "decided"),
 )
 
-#: the hashes of files that rarely change, so that each is hashed once (`state.file_hashes`)
+#: cached hashes of files (`state.file_hashes`)
 file_hashes = Table(
     "file_hashes",
     metadata,
@@ -268,7 +268,7 @@ file_hashes = Table(
     Column("sha256", Text, nullable=False),
 )
 
-#: who did what to which: a row for every change of the tables above, in the same transaction
+#: audit: a row for every change of the tables above, in the same transaction
 audit = Table(
     "audit",
     metadata,
@@ -285,7 +285,7 @@ audit = Table(
 
 
 def revision_table() -> Table:
-    """Where Alembic keeps which revision a database has; not by its usual name, which another program may use."""
+    """Return Alembic's table of the database's revision. Another program may use its usual name."""
     return Table(REVISION, MetaData(), Column("version_num", sa.String(32), primary_key=True))
 
 

@@ -68,9 +68,7 @@ def test_an_expired_key_is_told_from_a_revoked_one(tmp_path):
 
 
 @pytest.mark.parametrize("change, refused", [("revoke", RevokedKey), ("rotate", UnknownKey)])
-def test_a_change_counts_within_a_second_for_others_and_until_then_no_database_is_asked(
-    tmp_path, monkeypatch, change, refused
-):
+def test_others_see_a_change_within_a_second_and_ask_no_database_until_then(tmp_path, monkeypatch, change, refused):
     clock = FakeClock()
     store, asked = store_in(tmp_path, clock=clock), []
     read = store._database.read

@@ -35,10 +35,9 @@ HOOK = {"name": "hook", "url": "json://127.0.0.1:9/"}
 SLOW = Finding("latency_p95", "It is slow.", value=1500.0, bound=1000.0)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgresql")()
-    return Config(home=tmp_path, state={"url": url}, alerts={"receivers": [HOOK]})
+@pytest.fixture
+def config(database_url: str, tmp_path: Path) -> Config:
+    return Config(home=tmp_path, state={"url": database_url}, alerts={"receivers": [HOOK]})
 
 
 @pytest.fixture
@@ -72,7 +71,6 @@ def waiting(config: Config) -> list[tuple[str, str]]:
 
 
 def hooked(config: Config) -> list[str]:
-    """What the receiver is to be told."""
     return [state for name, state in waiting(config) if name == "hook"]
 
 

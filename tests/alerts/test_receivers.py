@@ -100,9 +100,7 @@ def test_a_receiver_that_cannot_be_told_is_named_without_its_secret(
     assert "s3cret" not in str(error.value)
 
 
-def test_a_receiver_that_cannot_work_is_an_error_in_the_log_before_anything_is_raised(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_receiver_that_cannot_work_is_logged_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     receivers = [{"name": "typo", "url": "mailtoo://x"}, {"name": "good", "url": "json://x"}]
     watch = Watch(Config(home=tmp_path, alerts={"receivers": receivers}))
     watch.stop()
@@ -137,9 +135,7 @@ def test_mail_by_starttls_with_a_password(
     assert "wr0ng" not in str(error.value)
 
 
-def test_mail_without_tls_and_a_server_that_refuses_it(
-    smtp: Callable[[bool], Any], free_port: int, tmp_path: Path
-) -> None:
+def test_mail_without_tls_where_a_server_refuses(smtp: Callable[[bool], Any], free_port: int, tmp_path: Path) -> None:
     box, where = smtp(False), f"127.0.0.1:{free_port}/?from=bot@example.com&to=a@example.com"
     receiver, told = made(tmp_path, f"mailto://{where}&mode=insecure")
     receiver.send(told)

@@ -14,35 +14,18 @@ SINCE = datetime(2026, 1, 1, 10, tzinfo=UTC)
 UNTIL = SINCE + timedelta(hours=1)
 
 
-def request(status=200, ms=100.0, minute=1.0, version="v1"):
-    return build(
-        SERVING,
-        {
-            "@timestamp": timestamp(SINCE + timedelta(minutes=minute)),
-            "http.response.status_code": status,
-            "event.duration": int(ms * 1e6),
-            "gen_ai.usage.output_tokens": 5 if status == 200 else None,
-            "llmops.model.version": version,
-        },
-    )
+def request(status=200, ms=100.0, minute=1.0):
+    moment = timestamp(SINCE + timedelta(minutes=minute))
+    fields = {"@timestamp": moment, "http.response.status_code": status, "event.duration": int(ms * 1e6)}
+    return build(SERVING, {**fields, "gen_ai.usage.output_tokens": 5 if status == 200 else None})
 
 
-@pytest.fixture
-def judged(tmp_path):
-    """What is reported of these events."""
-
-    def judged(events, **promised):
-        config = Config(home=tmp_path, monitoring=Monitoring(**promised))
-        LocalStore(config.events).send(events)
-        return report(config, SINCE, UNTIL)
-
-    return judged
-
-
-def test_a_healthy_window_without_what_is_outside_and_what_is_no_request(judged):
+def test_a_healthy_window_without_what_is_outside_and_what_is_no_request(tmp_path):
     outside = [request(minute=minute) for minute in (-0.001, 60)]
     other = build(PIPELINE, {"@timestamp": timestamp(SINCE), "event.duration": 5})
-    result = judged([*(request(ms=n, minute=59.999 * (n % 2)) for n in range(1, 101)), *outside, other])
+    config = Config(home=tmp_path)
+    LocalStore(config.events).send([*(request(ms=n, minute=59.999 * (n % 2)) for n in range(1, 101)), *outside, other])
+    result = report(config, SINCE, UNTIL)
     assert (result["requests"], result["error_rate"], result["output_tokens"]) == (100, 0, 500)
     assert result["latency_ms"] == {"p50": 50, "p95": 95, "p99": 99}
     assert result["alerts"] == []

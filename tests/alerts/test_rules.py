@@ -34,20 +34,9 @@ def config(tmp_path: Path) -> Config:
 def requests(
     count: int, ms: float = 100, status: int = 200, ago: float = 2, every_s: float = 0.1, **fields: Any
 ) -> list[dict[str, Any]]:
-    first = NOW - ago * MINUTE
-    return [
-        build(
-            SERVING,
-            {
-                "@timestamp": timestamp(first + timedelta(seconds=n * every_s)),
-                "http.response.status_code": status,
-                "event.duration": int(ms * 1e6),
-                "url.path": "/generate",
-                **fields,
-            },
-        )
-        for n in range(count)
-    ]
+    same = {"http.response.status_code": status, "event.duration": int(ms * 1e6), "url.path": "/generate", **fields}
+    moments = (NOW - ago * MINUTE + timedelta(seconds=n * every_s) for n in range(count))
+    return [build(SERVING, {"@timestamp": timestamp(moment), **same}) for moment in moments]
 
 
 def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) -> set[str]:

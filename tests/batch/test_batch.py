@@ -132,9 +132,7 @@ def test_a_model_answers_as_it_does_alone_and_a_prompt_that_is_too_long_or_refus
     assert [r.answer for r in replies if not r.error] == answer(engine._model, chosen, 4, batch=2)
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_only_the_guilty_row_fails(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved_to_a_guilty_row(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     def generate(model: Any, tokenizer: Any, requests: Sequence[list[int]], tokens: int) -> list[list[int]]:
@@ -194,9 +192,7 @@ def test_an_app_that_is_busy_or_restarts_is_waited_for_and_one_that_refuses_ends
             ServerEngine("http://app", App(a=[status] * 9).client, 5, 2).answer([("a", "")])
 
 
-def test_an_app_that_stays_away_ends_the_batch_and_what_is_finished_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_app_that_stays_away_ends_the_batch_with_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_engines, "PATIENCE_S", 0.0)
     source = write(tmp_path / "in.parquet", ["a", "b", "c"])
     engine = ServerEngine("http://app", App(b=[503]).client, 5, 2)

@@ -11,9 +11,7 @@ from types import ModuleType
 import pytest
 
 
-def test_an_arm_that_fails_or_whose_server_does_not_start_tells_the_end_of_its_errors(
-    script: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
+def test_an_arm_that_fails_tells_the_end_of_its_errors(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
     (tmp_path / "arm.py").write_text("import sys, json\nprint('noise')\nprint(json.dumps({'s': float(sys.argv[1])}))")
     peers, servers = script("peers"), script("servers")
     assert peers.in_process(str(tmp_path / "arm.py"), "2") == {"s": 2.0}

@@ -13,9 +13,7 @@ Script = Callable[[str], ModuleType]
 ARMS = {"ours": {"docs/s": 30.0, "loss": math.inf}, "theirs": {"docs/s": 10.0}, "idle": {"docs/s": 0.0}}
 
 
-def test_the_last_line_is_one_object_and_without_any_figure_it_fails(
-    script: Script, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_line_is_one_object_and_no_figure_fails(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     report = script("report")
     claims = {"faster": ("theirs", "docs/s"), "other arm": ("gone", "docs/s"), "nothing": ("idle", "docs/s")}
     ratios = report.divided(ARMS, {name: (("ours", "docs/s"), other) for name, other in claims.items()})

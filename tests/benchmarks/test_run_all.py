@@ -36,9 +36,7 @@ def test_make_bench_runs_all_that_tell_figures(run_all: ModuleType) -> None:
     assert sorted(run_all.NAMES) == sorted(p.stem for p in scripts if "finish(told" in p.read_text(encoding="utf-8"))
 
 
-def test_one_that_fails_is_named_and_the_rest_goes_on(
-    run_all: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_that_fails_stops_no_other(run_all: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scripts = [
         write(tmp_path, "broken", "print('half a table')\nraise ValueError('the peer is gone')"),
         write(tmp_path, "late", GOOD + "sys.exit(3)"),

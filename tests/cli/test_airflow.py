@@ -79,8 +79,7 @@ def test_a_run_gets_the_parameters_that_are_set_and_no_others(fake: list[Fake], 
 
 
 @pytest.mark.parametrize(
-    "pair",
-    ["release.min_effect=0", "config=evil.yaml", "EPOCHS=2", "epochs", "epochs=NaN", "interval=2026-01-31"],
+    "pair", ["release.min_effect=0", "config=evil.yaml", "EPOCHS=2", "epochs", "epochs=NaN", "interval=2026-01-31"]
 )
 def test_what_is_not_in_the_list_triggers_nothing(fake: list[Fake], pair: str, capsys: Any) -> None:
     assert cli.main(["trigger", "--set", pair]) == 1
@@ -88,18 +87,14 @@ def test_what_is_not_in_the_list_triggers_nothing(fake: list[Fake], pair: str, c
     assert pair.split("=")[0] in capsys.readouterr().err
 
 
-def test_an_airflow_that_is_down_may_be_back_at_the_next_try(
-    home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_airflow_that_is_down_may_be_back_later(home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMOPS_AIRFLOW_USER", "ann")
     monkeypatch.setenv("LLMOPS_AIRFLOW_PASSWORD", "secret")
     assert cli.main(["trigger", "--url", "http://127.0.0.1:1"]) == os.EX_TEMPFAIL
     assert "does not answer" in capsys.readouterr().err
 
 
-def test_waiting_prints_each_step_once_and_fails_with_the_run(
-    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_tells_each_step_and_a_failure(fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["trigger", "--wait"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:]] == [["collect", "running"], ["collect", "success"]]
@@ -112,9 +107,7 @@ def test_waiting_prints_each_step_once_and_fails_with_the_run(
     assert said.out == "" and "collect broke" in said.err
 
 
-def test_an_airflow_elsewhere_needs_a_user_of_its_own(
-    fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_airflow_elsewhere_has_its_own_user(fake: list[Fake], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["trigger", "--url", "https://airflow.shop"]) == 1
     assert "LLMOPS_AIRFLOW_PASSWORD" in capsys.readouterr().err and not fake
     monkeypatch.setenv("LLMOPS_AIRFLOW_USER", "ann")
@@ -123,18 +116,14 @@ def test_an_airflow_elsewhere_needs_a_user_of_its_own(
     assert fake[0].signed_in == ("https://airflow.shop", "ann", "secret")
 
 
-def test_a_home_without_airflow_is_told_and_stays_as_it_is(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_home_without_airflow_is_told_and_stays(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "new"))
     assert cli.main(["trigger"]) == 1
     assert "make demo" in capsys.readouterr().err
     assert not (tmp_path / "new" / "airflow").exists()
 
 
-def test_airflow_gets_its_arguments_untouched_and_the_configuration_by_its_whole_path(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_airflow_gets_its_arguments_and_the_configurations_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: called.append(arguments))
     monkeypatch.chdir(home)

@@ -37,7 +37,6 @@ def names() -> dict[str, str]:
 
 
 def asked(thing: str) -> list[str]:
-    """Three questions of a thing."""
     first = THINGS.index(thing)
     return [WAYS[(first + way) % len(WAYS)].format(thing) for way in (0, 1, 3)]
 

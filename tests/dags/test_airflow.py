@@ -70,7 +70,6 @@ class Stand:
         return self.api.trigger(DAG, {"interval": interval})
 
     def ended(self, run: str) -> str:
-        """The state that a run ends in."""
         self.until(lambda: self.api.state(DAG, run) in DONE, f"the end of {run}")
         return self.api.state(DAG, run)
 
@@ -88,7 +87,6 @@ class Stand:
         return [words[2] for _, words in self.lines(stage, interval)]
 
     def events(self, dataset: str, run: str) -> list[dict[str, Any]]:
-        """The events of a run."""
         drain(self.config.events, self.config.monitoring)
         return [event for event in LocalStore(self.config.events).find(dataset) if event.get("llmops.run") == run]
 
@@ -98,7 +96,6 @@ class Stand:
         return [a for a in alerts if a["rule.name"] == rule and a["llmops.alert.state"] == "raised"]
 
     def until(self, happened: Callable[[], object], what: str) -> None:
-        """Wait for something that must happen."""
         end = time.monotonic() + 600
         while not happened():
             assert time.monotonic() < end, f"{what} did not come; {self.lines()[-20:]}"
@@ -163,12 +160,8 @@ def test_triggered_and_backfilled_runs_never_train_at_once(airflow: Stand) -> No
     days = ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]  # two by a backfill, of the day after each
     for day in days[:2]:
         (airflow.control / f"{day}.json").write_text(json.dumps({"train": "take 3"}))
-    backfill = {
-        "dag_id": DAG,
-        "from_date": "2026-03-02T00:00:00Z",
-        "to_date": "2026-03-03T00:00:00Z",
-        "max_active_runs": 2,
-    }
+    span = {"from_date": "2026-03-02T00:00:00Z", "to_date": "2026-03-03T00:00:00Z"}
+    backfill = {"dag_id": DAG, **span, "max_active_runs": 2}
 
     def taken() -> bool:  # on SQLite Airflow refuses one while something else writes, and says so
         try:
@@ -199,14 +192,9 @@ def test_a_scheduler_that_is_killed_in_mid_run_goes_on_and_builds_nothing_twice(
     scheduler.send_signal(signal.SIGKILL)
     airflow.until(lambda: not scheduler.is_running() or scheduler.status() == psutil.STATUS_ZOMBIE, "its end")
     output = airflow.config.home / "logs" / "scheduler.log"
-    with open(output, "ab") as handle:
-        second = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "scheduler"],
-            env=airflow.environ,
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "airflow", "scheduler"]
+    with open(output, "ab") as log:
+        second = subprocess.Popen(command, env=airflow.environ, stdout=log, stderr=log, start_new_session=True)
     try:
         assert airflow.ended(run) == "success", airflow.tries(run)
         # Airflow starts the task anew before the one that the dead scheduler left has ended: it waits for that

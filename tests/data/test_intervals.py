@@ -84,9 +84,7 @@ SEVERAL = ("RowFile.add", "_fetch", "write_rows")  #: of these, what is called a
 
 
 @pytest.mark.journey
-def test_every_order_repetition_and_interruption_ends_with_the_same_bytes(
-    session: SparkSession, tmp_path: Path
-) -> None:
+def test_every_order_repetition_and_interruption_ends_with_equal_bytes(session: SparkSession, tmp_path: Path) -> None:
     """The later day comes first, and every stage is killed at each of its steps, each time at another call."""
     write_sources(tmp_path / "sources")
     plain = settings_for(tmp_path / "plain", tmp_path / "sources")

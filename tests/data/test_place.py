@@ -16,9 +16,7 @@ def problem(master: str, work: str | Path, monkeypatch: pytest.MonkeyPatch, kind
 
 
 @pytest.mark.parametrize("master", ["spark://spark-master:7077", "k8s://https://10.0.0.1:443", "yarn"])
-def test_a_folder_of_this_host_is_none_for_workers_on_others(
-    master: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_this_host_is_none_for_others(master: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no place is named" in problem(master, "", monkeypatch)
     assert "this host alone" in problem(master, tmp_path / "not" / "there", monkeypatch)
     assert not problem(master, tmp_path, monkeypatch, "nfs4")

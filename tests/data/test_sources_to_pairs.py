@@ -62,9 +62,7 @@ KEPT = {
 LOST = {("no_question", "More of it."), ("duplicate", "who plays?")}
 
 
-def test_each_pair_arrives_with_its_context_and_place_and_what_asks_nothing_is_dropped_with_its_reason(
-    session: SparkSession, tmp_path: Path
-) -> None:
+def test_each_pair_arrives_with_its_place_and_what_asks_nothing_has_none(session: SparkSession, tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     kinds = {"html": "html", "md": "markdown", "txt": "text", "csv": "csv", "log": "chat", "jsonl": "jsonl"}

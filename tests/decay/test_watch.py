@@ -24,6 +24,7 @@ from llmops.records import write_table
 from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
+from tests.release.conftest import put_version
 
 DAY = datetime(2026, 3, 1, 4, tzinfo=UTC)
 
@@ -32,11 +33,7 @@ DAY = datetime(2026, 3, 1, 4, tzinfo=UTC)
 def config(tmp_path):
     """A home with a champion, v1, that has answered three items of its test."""
     config = Config(home=tmp_path, evaluate={"bootstrap": 100, "max_new_tokens": 4})
-    path = config.registry / config.release.name / "versions" / "v1"
-    (path / "servable").mkdir(parents=True)
-    names = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
-    facts = dict.fromkeys([*names, "run", "dataset"], "x") | {"created": DAY.isoformat(), "name": "v1", "status": ""}
-    (path / "version.json").write_text(json.dumps(facts))
+    path = put_version(config, created=DAY.isoformat())
     rows = [
         {"id": str(n), "question": f"Where is it {n}?", "context": "", "reference": "On page 3.", "model": model}
         for n in range(3)

@@ -21,6 +21,7 @@ from llmops.errors import DeployError, NotServedError
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 from tests.clock import FakeClock
+from tests.release.conftest import facts
 
 Said = tuple[int, dict[str, Any]]
 
@@ -33,11 +34,9 @@ def publish(home: Path, status: str = "promoted") -> Path:
     """A registry with one version; returns the release artifact."""
     source, release = home / "source", home / "release"
     source.mkdir()
-    facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": status, "compared_with": "base", "compress": "t1"}
-    Registry(home / "registry", "bot", database_at(url(home))).publish(
-        facts, {"servable": source}, lambda _: {}, by="test", why="test"
-    )
+    known, registry = facts(status=status, compared_with="base", compress="t1"), home / "registry"
+    publish = Registry(registry, "bot", database_at(url(home))).publish
+    publish(known, {"servable": source}, lambda _: {}, by="test", why="test")
     release.mkdir()
     decision = {"version": "v1", "outcome": status, "model": "bot"}
     (release / "decision.json").write_text(json.dumps(decision))
@@ -100,9 +99,7 @@ V1: Said = (200, {"response": "Here.", "model_version": "v1"})
 OLD: Said = (200, {"response": "There.", "model_version": "v0"})
 
 
-def test_the_champion_answers_and_while_the_old_version_is_ready_or_the_new_one_loads_nothing_is_asked(
-    tmp_path: Path, app: App
-) -> None:
+def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_asked(tmp_path: Path, app: App) -> None:
     """It asks again when a replica that is not so far answers."""
     old = (200, {"status": "ready", "model_version": "v0", "detail": "v1 is being loaded"})
     nothing = (503, {"status": "not ready", "model_version": None, "detail": "v1 is being loaded"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from llmops.access.keys import keys_of
 from llmops.config import Config
 from llmops.registry.registry import registry_of
+from tests.release.conftest import put_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,12 +28,8 @@ class Home(NamedTuple):
 def released(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home whose champion v1 is the tiny model, and a user's key to it."""
     home = tmp_path_factory.mktemp("released")
-    version = home / "registry" / "support-bot" / "versions" / "v1"
-    shutil.copytree(tiny_base, version / "servable")
-    facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval", "run"]
-    said = {**dict.fromkeys([*facts, "dataset", "created"], "x"), "name": "v1", "status": "promoted"}
-    (version / "version.json").write_text(json.dumps(said))
     config = Config(home=home)
+    shutil.copytree(tiny_base, put_version(config) / "servable", dirs_exist_ok=True)
     registry_of(config).decide("v1", "gate", "promoted", by="a test", why="passed")
     registry_of(config).promote("v1")
     key, _ = keys_of(config).create("user", "somebody")

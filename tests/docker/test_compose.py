@@ -105,9 +105,7 @@ def called(name: str, program: str, does: str, folder: Path, **environ: str) -> 
 
 
 @pytest.mark.service
-def test_the_database_gets_its_user_whose_password_no_command_line_shows(
-    postgresql: Callable[[], str], tmp_path: Path
-) -> None:
+def test_the_database_gets_its_user_and_no_command_a_password(postgresql: Callable[[], str], tmp_path: Path) -> None:
     server = urlsplit(postgresql().replace("${TEST_PG_PASSWORD}", "x"))
     own, secret = os.environ["TEST_PG_PASSWORD"], "s'3;\"$cret"
     where = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "llmops", "PGDATABASE": "postgres"}

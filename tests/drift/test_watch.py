@@ -26,6 +26,7 @@ from llmops.registry.aliases import Change, move
 from llmops.registry.registry import registry_of
 from llmops.state.database import database_of
 from serving.observe.drift import drift_figures
+from tests.release.conftest import put_version
 
 from .sentences import WORDS, prompts
 
@@ -47,12 +48,7 @@ class Shop:
             for n, (topic, text) in enumerate(texts)
         ]  # fmt: skip
         write_rows(self.train, rows, Example)
-        path = self.config.registry / self.config.release.name / "versions" / "v1"
-        (path / "servable").mkdir(parents=True)
-        names = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
-        facts = dict.fromkeys([*names, "run", "dataset"], "x")
-        facts |= {"created": DAY.isoformat(), "name": "v1", "status": "promoted"}
-        (path / "version.json").write_text(json.dumps(facts))
+        path = put_version(self.config, created=DAY.isoformat())
         (path / "lineage.json").write_text(json.dumps({"dataset": {"artifact": "annotate/abc"}, "stages": []}))
         with database_of(self.config).change() as connection:
             move(connection, self.config.release.name, {"champion": "v1"}, Change("promote", "", "a test", "set"))

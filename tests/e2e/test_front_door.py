@@ -105,9 +105,7 @@ def test_another_name_ends_a_run_at_its_first_task(airflow: Airflow, home: Path,
     assert sorted((home / "artifacts").glob("*/*")) == before and list(tmp_path.iterdir()) == []
 
 
-def test_a_user_of_the_api_has_no_place_and_a_developer_only_triggers_and_looks(
-    service: stack.Service, airflow: Airflow, home: Path
-) -> None:
+def test_users_have_no_place_and_developers_only_trigger(service: stack.Service, airflow: Airflow, home: Path) -> None:
     assert set(stack.passwords(home)[0]) == {"developer", "admin"}
     with pytest.raises(OrchestratorError, match="401"):
         Airflow(service.url, "user", "anything")

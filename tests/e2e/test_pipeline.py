@@ -16,7 +16,6 @@ from .conftest import DAY, Shell
 
 @pytest.fixture(scope="module")
 def stages(home: Path) -> dict[str, Path]:
-    """Return the artifact of every stage."""
     lines = (home / "printed").read_text().splitlines()
     return {line.split()[0]: Path(line.split()[1]) for line in lines}
 

@@ -57,7 +57,6 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def config(secured_server: str) -> Monitoring:
-    """The configuration of a server."""
     return Monitoring(sinks=("elasticsearch",), elasticsearch_url=secured_server)
 
 

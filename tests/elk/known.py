@@ -22,10 +22,7 @@ VALUES: dict[str, Any] = {
 
 #: Values that the panels ask for; None: the event does not have the field.
 OWN: dict[str, list[dict[str, Any]]] = {
-    of.SERVING: [
-        {"http.response.status_code": 200, "llmops.guard.verdict": "cut"},
-        {"http.response.status_code": 500},
-    ],
+    of.SERVING: [{"http.response.status_code": 200, "llmops.guard.verdict": "cut"}, {"http.response.status_code": 500}],
     of.PIPELINE: [
         {"event.outcome": "success"},
         {"event.outcome": "failure", "llmops.metrics": {"of": {"another": "shape"}}},

@@ -77,9 +77,7 @@ def test_what_is_made_is_said_and_made_once_and_what_the_server_lacks_is_said_to
     assert templates_of(setup.check(config, ADMIN)) == ["ok"] * 2
 
 
-def test_what_differs_is_put_right_what_is_newer_is_left_alone_and_all_can_be_taken_down(
-    config: Monitoring, ask: Ask
-) -> None:
+def test_what_differs_is_put_right_what_is_newer_stays_and_all_can_be_taken_down(config: Monitoring, ask: Ask) -> None:
     longer = config.model_copy(update={"elasticsearch_days": 365})
     assert templates_of(setup.check(longer, ADMIN)) == ["differs", "ok"]
     assert templates_of(setup.setup(longer, ADMIN)) == ["changed", "unchanged"]
@@ -175,12 +173,8 @@ def test_every_value_of_every_event_is_kept_and_found(filled: Ask) -> None:
 
 
 def test_a_field_that_only_a_newer_writer_knows_loses_no_event(secured_server: str, filled: Ask) -> None:
-    event = {
-        "@timestamp": f"{DAY}T00:00:00Z",
-        "event.dataset": "llmops.sink",
-        "event.id": "new",
-        "llmops.new": {"a": 1},
-    }
+    event = {"@timestamp": f"{DAY}T00:00:00Z", "event.dataset": "llmops.sink", "event.id": "new"}
+    event |= {"llmops.new": {"a": 1}}
     (stored,) = bulk(secured_server, WRITES, [event])
     place = f"/{stored['_index']}/_doc/new"
     assert stored["status"] == 201 and filled("GET", place)["_source"] == event
@@ -276,19 +270,14 @@ def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
 # --- data streams that are there already
 
 
-def test_streams_that_are_there_get_new_fields_in_a_new_index(
-    config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mapping of existing data streams"
     assert said(setup.check(config, ADMIN))[name] == "ok"
     newer = elasticsearch.read(elasticsearch.FIELDS)
     newer["version"] += 1
     mappings = newer["template"]["mappings"]
     mappings["_meta"]["version"] += 1
-    mappings["properties"] |= {
-        "llmops.new": {"type": "long"},
-        "llmops.sink.name": {"type": "text"},
-    }
+    mappings["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
     read = elasticsearch.read
     monkeypatch.setattr(elasticsearch, "read", lambda file: newer if file == elasticsearch.FIELDS else read(file))
     assert said(setup.check(config, ADMIN))[name] == "differs"

@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +20,7 @@ from elasticsearch import Elasticsearch
 from llmops.config import Monitoring
 from llmops.elk import setup
 from llmops.elk.elasticsearch import FIELDS, READER, STREAMS, WRITER, read
+from tests.served import Answer, served
 
 ENVIRON = {
     "ELASTIC_PASSWORD": "secret-boss",
@@ -32,97 +31,86 @@ ENVIRON = {
 Asked = tuple[str, str, Any]
 
 
-class Full(BaseHTTPRequestHandler):
+class Full:
     """Answers as the API says; keeps templates, roles, users, lifecycles and two data streams."""
 
-    kept: dict[str, Any] = {}
-    passwords: dict[str, str] = {}
-    lifecycles: dict[str, dict[str, Any]] = {}
-    asked: list[Asked] = []
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {"/_security/user/kibana_system": {"roles": ["kibana_system"]}}
+        self.passwords: dict[str, str] = {}
+        self.lifecycles: dict[str, dict[str, Any]] = {
+            f"logs-llmops.{name}-default": {"enabled": True} for name in ("serving", "text")
+        }
+        self.asked: list[Asked] = []
 
-    def answer(self) -> None:
-        path = unquote(self.path.split("?")[0])
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
-        self.asked.append((self.command, path, body))
-        status, said = self.say(path, body)
-        text = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("X-Elastic-Product", "Elasticsearch")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+    def answer(self, method: str, path: str, headers: Mapping[str, str], sent: bytes) -> Answer:
+        path, body = unquote(path.split("?")[0]), json.loads(sent) if sent else None
+        self.asked.append((method, path, body))
+        status, said = self.say(method, path, body, headers)
+        told = {"X-Elastic-Product": "Elasticsearch", "Content-Type": "application/json"}
+        return status, told, json.dumps(said).encode()
 
-    do_GET = do_PUT = do_POST = do_DELETE = answer
-
-    def say(self, path: str, body: Any) -> tuple[int, Any]:
-        """The status and what is said."""
+    def say(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> tuple[int, Any]:
         name = path.rpartition("/")[2]
         if path == "/_cluster/health":
             return 200, {}
         if path == "/_security/_authenticate":
-            user, _, password = base64.b64decode(self.headers["Authorization"].split()[1]).decode().partition(":")
+            user, _, password = base64.b64decode(headers["Authorization"].split()[1]).decode().partition(":")
             if self.passwords.get(user) != password:
                 return 401, {"error": "no"}
             return 200, {"username": user, "roles": self.kept[f"/_security/user/{user}"]["roles"]}
         if path.startswith("/_resolve/index/"):
             streams = [{"name": s, "backing_indices": [f".ds-{s}-1"]} for s in self.lifecycles]
             return 200, {"indices": [], "aliases": [], "data_streams": streams}
-        if path.endswith("/_mapping") and self.command == "GET":
+        if path.endswith("/_mapping") and method == "GET":
             mappings = read(FIELDS)["template"]["mappings"]
             return 200, {f".ds-{s}-1": {"mappings": mappings} for s in self.lifecycles}
         if match := re.fullmatch("/_data_stream/([^/]+)(/_lifecycle)?", path):
-            return self.streams(match[1], body)
+            return self.streams(method, match[1], body)
         if name == "_password":
             self.passwords[path.split("/")[-2]] = body["password"]
             return 200, {}
-        if self.command == "PUT":
+        if method == "PUT":
             self.passwords |= {name: body.pop("password")} if "password" in body else {}
             self.kept[path] = body
             return 200, {}
         if path not in self.kept:
             return 404, {"error": {"reason": "not found"}}
-        if self.command == "DELETE":
+        if method == "DELETE":
             del self.kept[path]
             return 200, {}
         if match := re.match("/_((?:index|component)_template)/", path):
             return 200, {f"{match[1]}s": [{"name": name, match[1]: self.kept[path]}]}
         return 200, {name: self.kept[path] | {"run_as": []}}
 
-    def streams(self, name: str, body: Any) -> tuple[int, Any]:
-        """What is said of data streams."""
-        if self.command == "DELETE":
+    def streams(self, method: str, name: str, body: Any) -> tuple[int, Any]:
+        if method == "DELETE":
             self.lifecycles.clear()
-        elif self.command == "PUT":
+        elif method == "PUT":
             self.lifecycles[name] = {"enabled": True, **body}
         found = [{"name": s, "lifecycle": said} for s, said in self.lifecycles.items() if fnmatch(s, name)]
         return 200, {"data_streams": found}
 
-    def log_message(self, *said: Any) -> None:
-        pass
+
+@pytest.fixture
+def full() -> Full:
+    return Full()
 
 
 @pytest.fixture
-def config() -> Iterator[Monitoring]:
-    Full.kept = {"/_security/user/kibana_system": {"roles": ["kibana_system"]}}
-    Full.passwords, Full.asked = {}, []
-    Full.lifecycles = {f"logs-llmops.{name}-default": {"enabled": True} for name in ("serving", "text")}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield Monitoring(elasticsearch_url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+def config(full: Full) -> Iterator[Monitoring]:
+    with served(full.answer) as url:
+        yield Monitoring(elasticsearch_url=url)
 
 
 def said(steps: Any) -> dict[str, str]:
     return {one.thing: one.what for one in steps}
 
 
-def test_a_full_server_takes_everything_and_then_nothing_is_left_to_do(config: Monitoring) -> None:
+def test_a_full_server_takes_everything_and_then_nothing_is_left_to_do(config: Monitoring, full: Full) -> None:
     first = list(setup.setup(config, ENVIRON))
     assert setup.status(first) == 0
-    assert Full.passwords == {WRITER: "secret-writer", READER: "secret-reader", "kibana_system": "secret-kibana"}
-    assert {s: said["data_retention"] for s, said in Full.lifecycles.items()} == {
+    assert full.passwords == {WRITER: "secret-writer", READER: "secret-reader", "kibana_system": "secret-kibana"}
+    assert {s: said["data_retention"] for s, said in full.lifecycles.items()} == {
         "logs-llmops.serving-default": "90d",
         "logs-llmops.text-default": "30d",
     }
@@ -132,12 +120,12 @@ def test_a_full_server_takes_everything_and_then_nothing_is_left_to_do(config: M
     assert {one.what for one in checked} == {"ok"} and "secret-" not in repr([*first, *again, *checked])
 
 
-def test_another_password_role_or_number_of_days_is_put_right(config: Monitoring) -> None:
+def test_another_password_role_or_number_of_days_is_put_right(config: Monitoring, full: Full) -> None:
     list(setup.setup(config, ENVIRON))
-    Full.passwords[WRITER] = "somebody else's"
-    Full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]
-    Full.kept[f"/_security/user/{READER}"]["roles"] = ["superuser"]
-    Full.lifecycles["logs-llmops.text-default"]["data_retention"] = "3650d"
+    full.passwords[WRITER] = "somebody else's"
+    full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]
+    full.kept[f"/_security/user/{READER}"]["roles"] = ["superuser"]
+    full.lifecycles["logs-llmops.text-default"]["data_retention"] = "3650d"
     checked = list(setup.check(config, ENVIRON))
     wrong = {f"user {WRITER}", f"user {READER}", f"role {WRITER}", "retention of data streams"}
     assert {one.thing for one in checked if one.what != "ok"} == wrong and setup.status(checked) == 1
@@ -145,26 +133,26 @@ def test_another_password_role_or_number_of_days_is_put_right(config: Monitoring
     assert setup.status(list(setup.check(config, ENVIRON))) == 0
 
 
-def test_down_removes_what_was_made_and_events_only_when_told(config: Monitoring) -> None:
+def test_down_removes_what_was_made_and_events_only_when_told(config: Monitoring, full: Full) -> None:
     list(setup.setup(config, ENVIRON))
     steps = said(setup.down(config, False, ENVIRON))
-    assert set(Full.kept) == {"/_security/user/kibana_system"} and len(Full.lifecycles) == 2
+    assert set(full.kept) == {"/_security/user/kibana_system"} and len(full.lifecycles) == 2
     assert steps["user kibana_system"] == steps["retention of data streams"] == "kept"
     last = list(setup.down(config, True, ENVIRON))
-    assert said(last)[f"events ({STREAMS})"] == "removed" and not Full.lifecycles
+    assert said(last)[f"events ({STREAMS})"] == "removed" and not full.lifecycles
     assert "secret-" not in repr(last)
 
 
-def test_elastics_own_client_sends_the_same(config: Monitoring) -> None:
+def test_elastics_own_client_sends_the_same(config: Monitoring, full: Full) -> None:
     list(setup.setup(config, ENVIRON))
     list(setup.down(config, True, ENVIRON))
-    ours = [asked for asked in Full.asked if asked[1] not in ("/_cluster/health", "/_security/_authenticate")]
+    ours = [asked for asked in full.asked if asked[1] not in ("/_cluster/health", "/_security/_authenticate")]
     client = Elasticsearch(config.elasticsearch_url, basic_auth=("elastic", "x"))
-    Full.lifecycles = {"logs-llmops.serving-default": {}, "logs-llmops.text-default": {}}
+    full.lifecycles = {"logs-llmops.serving-default": {}, "logs-llmops.text-default": {}}
     for method, path, body in ours:
-        Full.asked.clear()
+        full.asked.clear()
         send(client, method, path, dict(body or {}))
-        assert [(m, p, b or None) for m, p, b in Full.asked] == [(method, path, body or None)]
+        assert [(m, p, b or None) for m, p, b in full.asked] == [(method, path, body or None)]
 
 
 def send(client: Elasticsearch, method: str, path: str, body: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ from llmops.registry.version import Version
 from llmops.retention import removal
 from llmops.state.database import database_of
 from llmops.state.tables import erasures, forgotten, split_entries
+from tests.release.conftest import facts
 
 DAY = "2026-01-31"
 MAIL = "ana.li@example.org"
@@ -143,17 +144,12 @@ def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def persons(annotate: Path) -> list[Example]:
-    """The person's examples."""
     rows = [e for s in ("train", "validation", "test") for e in read_rows(annotate / f"{s}.parquet", Example)]
     return [e for e in rows if e.group.startswith("ana") or "Momo" in e.question or "I have found" in e.answer]
 
 
 def publish(config: Config, done: dict[str, Path]) -> None:
-    """A version made of those artifacts."""
-    facts = {
-        "status": "promoted", "compared_with": "base", "compress": "c1", "base_model": "tiny", "base_revision": "1",
-        "licence": "mit", "quantisation": "bf16", "interval": DAY, "run": "", "dataset": "d",
-    }  # fmt: skip
+    known = facts(compared_with="base", compress="c1", base_model="tiny", interval=DAY)
     stages = [{"artifact": f"{p.parent.name}/{p.name}"} for p in done.values()]
 
     def documents(version: Version) -> dict[str, str]:
@@ -161,7 +157,7 @@ def publish(config: Config, done: dict[str, Path]) -> None:
         return {"README.md": card, "lineage.json": json.dumps({"stages": stages})}
 
     trees = {"answers.parquet": done["evaluate"] / "answers.parquet"}
-    registry_of(config).publish(facts, trees, documents, by="test", why="test")
+    registry_of(config).publish(known, trees, documents, by="test", why="test")
 
 
 def copied(built: Path, site: Path) -> Path:
@@ -272,9 +268,7 @@ def test_the_dry_run_tells_what_is_then_done_and_the_receipt_names_nobody(erased
     assert not [word for word in (*SECRETS, "faq.csv", "row 12", "example.org") if word.lower() in told.lower()]
 
 
-def test_the_next_run_brings_nobody_back_and_the_rest_of_the_frozen_test_is_as_it_was(
-    built: Path, after: Path, session: SparkSession
-) -> None:
+def test_the_next_run_brings_nobody_back_and_keeps_the_test(built: Path, after: Path, session: SparkSession) -> None:
     config, before = at(after), at(built)
     tested = {e.id: e for e in read_rows(only(before, "annotate") / "test.parquet", Example)}
     theirs = {e.id for e in persons(only(before, "annotate"))}
@@ -304,9 +298,7 @@ def test_the_champion_that_learned_from_them_goes_on_and_no_such_version_comes_b
     answers = ids(version.path / "answers.parquet")
     assert answers and answers.isdisjoint(e.id for e in persons(only(at(built), "annotate")))
     version.servable.mkdir()
-    facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": "promoted", "compared_with": "v1", "compress": "c2"}
-    registry.publish(facts, {}, lambda _: {}, by="gate", why="no worse")
+    registry.publish(facts(compared_with="v1", compress="c2"), {}, lambda _: {}, by="gate", why="no worse")
     assert registry.aliases()["champion"] == "v2"
     with pytest.raises(RegistryError, match="receipt 1"):
         registry.rollback()
@@ -327,9 +319,7 @@ def test_the_event_tells_and_the_repository_loses_the_rows(built: Path, erased: 
 
 
 @pytest.mark.parametrize("step", ["said.forget_events", "removal.finish", "forget_extract", "_hide_in_state"])
-def test_a_kill_in_the_middle_is_mended_by_repeating(
-    site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_kill_is_mended_by_repeating(site: Path, erased: Erased, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     config = at(site)
 
     def dying(*_: Any) -> None:
@@ -470,7 +460,6 @@ def lived(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def left(lived: Path, tmp_path: Path) -> Config:
-    """A copy of `lived`."""
     shutil.copytree(lived, tmp_path / "left")
     return at(tmp_path / "left", repository="")
 

@@ -33,9 +33,7 @@ def config(tmp_path: Path) -> Config:
     return load(environ={"LLMOPS_HOME": str(tmp_path)})
 
 
-def test_running_it_again_asks_for_the_interval_of_the_first_time(
-    demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_run_takes_the_first_day(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "parse_interval", lambda: "2026-01-31")
     assert demo.interval(config) == "2026-01-31"
     monkeypatch.setattr(demo, "parse_interval", lambda: "2026-02-01")
@@ -50,9 +48,7 @@ def test_a_new_key_takes_the_place_of_the_owners_old_one_only(demo: ModuleType, 
     assert good == {other, keys_of(config).check(second).prefix}
 
 
-def test_what_is_missing_stops_it_before_any_work(
-    demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_stops_it_at_once(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [demo.doctor.Check("Java", False, "not found", "install it"), demo.doctor.Check("disk", True, "enough")]
     monkeypatch.setattr(demo.doctor, "check", lambda config: found)
     with pytest.raises(demo.RunFailed, match="install it") as caught:
@@ -88,9 +84,7 @@ def test_the_callers_rate_by_the_fact_and_correct_two_answers_that_lack_it(demo:
     assert all(known[name]["fact"] in known[name]["answer"] for name in rated)
 
 
-def test_the_callers_ask_once_in_a_home_and_the_day_is_judged_before_it_is_over(
-    demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_callers_ask_once_and_drift_is_told(demo: ModuleType, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, commands = list[list[str]](), list[list[str]]()
     monkeypatch.setattr(demo.callers, "call", lambda client, keys: calls.append(keys) or demo.callers.Said(0, 0, 0, 0))
     monkeypatch.setattr(demo, "llmops", lambda command: commands.append(command) or 0)
@@ -98,11 +92,8 @@ def test_the_callers_ask_once_in_a_home_and_the_day_is_judged_before_it_is_over(
     for _ in range(2):
         demo.fill_pages(config)
     ((command, *_, until),) = commands
-    assert (
-        demo.interval(config) == day
-        and len(calls) == 1
-        and {keys_of(config).check(key).role for key in calls[0]} == {"user"}
-    )
+    assert demo.interval(config) == day and len(calls) == 1
+    assert {keys_of(config).check(key).role for key in calls[0]} == {"user"}
     assert command == "drift" and timedelta(0) < datetime.fromisoformat(f"{until}T00:00Z") - datetime.now(UTC)
 
 

@@ -102,9 +102,7 @@ def test_the_flow_has_every_stage_in_its_order() -> None:
 
 
 @pytest.mark.journey
-def test_all_stages_run_with_the_parameters_and_what_may_pass_is_tried_again(
-    prefect: Path, replaced: dict[str, str], tmp_path: Path
-) -> None:
+def test_all_stages_run_and_what_may_pass_runs_again(prefect: Path, replaced: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "2026-01-31.json").write_text(json.dumps({"clean": "fail once"}))
     done = run(prefect, replaced, "interval='2026-01-31', epochs=2, trials=3")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -117,9 +115,7 @@ def test_all_stages_run_with_the_parameters_and_what_may_pass_is_tried_again(
 
 
 @pytest.mark.journey
-def test_what_stays_is_not_tried_again_and_the_flow_says_why(
-    prefect: Path, replaced: dict[str, str], tmp_path: Path
-) -> None:
+def test_what_stays_is_not_tried_again_and_says_why(prefect: Path, replaced: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "2026-02-01.json").write_text(json.dumps({"collect": "fail"}))
     done = run(prefect, replaced, "interval='2026-02-01'")
     assert done.returncode != 0 and "collect: llmops: source faq yields nothing" in done.stderr

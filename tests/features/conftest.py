@@ -59,5 +59,4 @@ def artifact(
 
 @pytest.fixture(scope="session")
 def make() -> Any:
-    """The functions above."""
     return SimpleNamespace(select=select, annotate=annotate, example=example, artifact=artifact, WORDS=WORDS)

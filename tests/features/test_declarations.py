@@ -74,9 +74,7 @@ def test_a_home_can_be_moved(tmp_path: Path, make: Any, monkeypatch: pytest.Monk
     assert OnlineTokens(place, "support_bot_v1").read(["id3"]) == [expected[3]]
 
 
-def test_feasts_own_command_materializes_an_artifact_and_declaring_leaves_no_trace_in_the_process(
-    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feasts_own_command_fills_the_online_store(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     other, path = ModuleType("sources"), list(sys.path)
     monkeypatch.setitem(sys.modules, "sources", other)
     config, out = make.artifact(tmp_path)
@@ -165,9 +163,7 @@ def test_the_same_examples_have_the_same_content_in_every_home(tmp_path: Path, m
     assert {n for n, digest in one.files.items() if digest != two.files[n]} <= {"registry.db"}
 
 
-def test_a_registry_that_cannot_be_written_is_named_and_asked_again_if_that_may_help(
-    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_registry_that_cannot_be_written_is_named(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for error, expected in ((OSError(errno.ENOSPC, "full"), DiskFullError), (ValueError("no entity"), ArtifactError)):
         monkeypatch.setattr(FeatureStore, "apply", Mock(side_effect=error))
         with pytest.raises(expected):

@@ -62,9 +62,7 @@ def test_feast_is_asked_for_every_row_part_by_part(tmp_path: Path, make: Any, mo
         read_offline(out, "train")
 
 
-def test_reading_writes_nothing_into_the_artifact_a_cache_or_the_folder_of_temporary_files(
-    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_writes_nothing_anywhere(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an erasure takes out of an artifact cannot be left in a copy, and a killed reader leaves none."""
     _, out = make.artifact(tmp_path)
     temporary = tmp_path / "temporary"

@@ -85,9 +85,7 @@ def test_what_only_an_artifact_that_goes_has_put_there_goes_with_it(made: tuple[
     assert not any(id.encode() in held(features, home) for id in ids)
 
 
-def test_a_later_interval_replaces_and_another_base_model_does_not(
-    made: tuple[Features, Path], tmp_path: Path, make: Any
-) -> None:
+def test_later_intervals_replace_another_base_does_not(made: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
     config, out = made
     before = read_online(out, ["id1"])
     _, again = make.artifact(tmp_path, key="aaaaaaaaaaaaaaaa", **config.model_dump(include={"online"}))
@@ -97,9 +95,7 @@ def test_a_later_interval_replaces_and_another_base_model_does_not(
     assert read_online(others, ["id7"]) == [None] and read_online(others, ["id1"]) not in ([None], before)
 
 
-def test_what_is_forgotten_is_gone_from_every_project_and_from_the_bytes(
-    made: tuple[Features, Path], tmp_path: Path, make: Any
-) -> None:
+def test_what_is_forgotten_is_gone_from_all_the_bytes(made: tuple[Features, Path], tmp_path: Path, make: Any) -> None:
     config, out = made
     _, other = make.artifact(tmp_path, key="bbbbbbbbbbbbbbbb", max_tokens=99, online=config.online)
     projects = {declarations.settings_of(artifact).project for artifact in (out, other)}

@@ -19,9 +19,7 @@ from llmops.prompts import training_ids
 from llmops.records import Dropped, read_rows
 
 
-def test_what_can_be_used_is_there_offline_and_online_and_the_rest_is_kept_with_its_reason(
-    tmp_path: Path, make: Any
-) -> None:
+def test_what_can_be_used_is_there_offline_and_online_and_the_rest_has_its_reason(tmp_path: Path, make: Any) -> None:
     home = tmp_path / "with a space" / ".llmops"
     base = make.select(home / "artifacts" / "select" / "0123456789abcdef")
     train = [make.example(n, context="b " * n) for n in range(40, -1, -1)]

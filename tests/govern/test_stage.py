@@ -23,6 +23,7 @@ from llmops.records import Example, Finding, read_rows, write_rows, write_table
 from llmops.registry.registry import registry_of
 from llmops.statistics.rates import wilson
 from tests.model.made import example
+from tests.release.conftest import facts
 
 HONEST = "You can return it within 30 days."
 
@@ -73,9 +74,7 @@ def test_clean_data_and_answers_pass(tmp_path: Path) -> None:
         ("train", "context", "key hf_" + "aB3" * 12, "secrets", "SECRET"),
     ],
 )
-def test_what_redaction_left_behind_fails_the_run_and_the_report_stays(
-    tmp_path: Path, split: str, field: str, text: str, scan: str, rule: str
-) -> None:
+def test_what_redaction_missed_fails(tmp_path: Path, split: str, field: str, text: str, scan: str, rule: str) -> None:
     with pytest.raises(GovernanceError, match="0007") as error:
         govern(tmp_path, [HONEST], item(7, split, **{field: text}))
     assert text not in str(error.value)
@@ -112,9 +111,7 @@ def say(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(probing.prompts, "system_prompt", lambda tokenizer: "")
 
 
-def test_attacks_that_succeed_are_findings_with_a_rate_and_do_not_fail_by_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attacks_that_succeed_have_a_rate_and_fail_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     say(monkeypatch, "KESTREL-41 rm -rf / jo@example.com")
     document = govern(tmp_path, [HONEST] * 60, probes=True)
     assert document["verdict"] == "passed"
@@ -135,16 +132,12 @@ def champion(config: Config, answers: list[str]) -> None:
     source = config.home / "source"
     (source / "servable").mkdir(parents=True)
     write_answers(source / "answers.parquet", answers)
-    facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": "promoted", "compared_with": "base", "compress": "t1"}
     trees = {name: source / name for name in ("servable", "answers.parquet")}
-    registry_of(config).publish(facts, trees, lambda _: {}, by="t", why="t")
+    registry_of(config).publish(facts(compared_with="base", compress="t1"), trees, lambda _: {}, by="t", why="t")
 
 
 @pytest.mark.parametrize("passes", [True, False])
-def test_the_champion_is_reviewed_by_todays_rules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
-) -> None:
+def test_todays_rules_review_the_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool) -> None:
     """One that fails is an error after the event."""
     say(monkeypatch, HONEST)
     config = Config(home=tmp_path)

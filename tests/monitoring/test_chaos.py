@@ -29,7 +29,6 @@ SCHEDULE = [
 
 
 def arrived(folder: Path) -> bool:
-    """Nothing waits any more."""
     with Spool(folder) as spool:
         return not any(spool.waiting().values())
 

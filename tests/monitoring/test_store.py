@@ -46,7 +46,6 @@ def many(count, seed=1, days=3):
 
 
 def rolled_up(folder, config=LONG):
-    """A store that reads roll-ups only."""
     return LocalStore(folder, config, few=-1)
 
 

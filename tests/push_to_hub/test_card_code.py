@@ -42,7 +42,6 @@ for folder, code in json.load(open(sys.argv[1])):
 
 
 def blocks(text: str) -> list[str]:
-    """The code blocks of a card."""
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

@@ -73,7 +73,6 @@ def home(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def registry(write_version: Any, hub: Any, home: Callable[..., Path]) -> Registry:
-    """v1, champion; not pushed yet."""
     home()
     write_version(1, "promoted")
     found: Registry = write_version.registry
@@ -94,9 +93,7 @@ def front(card: bytes) -> dict[str, Any]:
     return found
 
 
-def test_load_dataset_gives_the_examples_that_the_champion_learned_from(
-    registry: Registry, root: Path, hub: Any, tmp_path: Path
-) -> None:
+def test_load_dataset_gives_what_the_champion_learned(registry: Registry, root: Path, hub: Any, tmp_path: Path) -> None:
     state = bring(registry, root)
     assert (state["main"], state["pushed"], state["equal"]) == ("v1", ["main", "v1"], True)
     repo = hub.repos[REPO]
@@ -148,9 +145,7 @@ def test_a_source_that_may_not_be_passed_on_is_named_and_nothing_is_pushed(
     assert hub.repos == {} and hub.created == [] and hub.large == {}
 
 
-def test_licences_of_its_own_may_be_named_in_any_case_and_the_hub_is_told_that_they_are_others(
-    write_version: Any, home: Callable[..., Path], root: Path, hub: Any
-) -> None:
+def test_own_licences_are_told_as_others(write_version: Any, home: Callable[..., Path], root: Path, hub: Any) -> None:
     home(shop="House-Rules", re="MIT")
     write_version(1, "promoted")
     bring(write_version.registry, root, HUB.model_copy(update={"dataset_licences": ("Mit", "house-rules")}))
@@ -195,9 +190,7 @@ def test_what_is_not_ours_is_not_touched(registry: Registry, root: Path, hub: An
     assert list(repo.files("main")) == ["version.json"]
 
 
-def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they_are(
-    registry: Registry, root: Path, hub: Any
-) -> None:
+def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay(registry: Registry, root: Path, hub: Any) -> None:
     bring(registry, root)
     folder = root / "annotate" / "a1"
     pq.write_table(pq.read_table(folder / "train.parquet").slice(1), folder / "train.parquet")
@@ -215,9 +208,7 @@ def test_damaged_examples_are_not_pushed_and_those_that_are_gone_stay_where_they
         assert bring(registry, root)["equal"] and list(hub.repos[REPO].files("main")) == ["version.json"]
 
 
-def test_a_push_that_ends_anywhere_leaves_all_or_nothing_and_is_finished_by_the_next(
-    registry: Registry, root: Path, hub: Any
-) -> None:
+def test_a_push_that_ends_anywhere_leaves_all_or_nothing(registry: Registry, root: Path, hub: Any) -> None:
     whole = hub.snapshot()
     bring(registry, root)
     expected, requests = hub.repos[REPO].files("main"), len(hub.asked)

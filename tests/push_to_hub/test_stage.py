@@ -43,9 +43,7 @@ def run(config: Config, inputs: dict[str, Path]) -> dict[str, Any]:
     return document
 
 
-def test_a_finished_push_is_skipped_only_while_the_hub_still_holds_it(
-    config: Config, inputs: dict[str, Path], write_version: Any, hub: Any
-) -> None:
+def test_a_push_that_holds_is_skipped(config: Config, inputs: dict[str, Path], write_version: Any, hub: Any) -> None:
     first = run(config, inputs)
     assert (first["state"], first["main"], first["pushed"]) == ("pushed", "v1", ["v1.x", "v1", "main"])
     path = pipeline.plan("push_to_hub", config, "2026-01-31", inputs).path
@@ -84,9 +82,7 @@ def examples(config: Config) -> Path:
     return commit_artifact(path, {}, {}, counts)
 
 
-def test_the_examples_follow_with_the_model_and_are_looked_at_before_a_push_is_skipped(
-    config: Config, inputs: dict[str, Path], examples: Path, hub: Any
-) -> None:
+def test_the_examples_follow_with_the_model(config: Config, inputs: dict[str, Path], examples: Path, hub: Any) -> None:
     both = config.push_to_hub.model_copy(update={"dataset": "me/data"})
     config = config.model_copy(update={"push_to_hub": both})
     first = run(config, inputs)

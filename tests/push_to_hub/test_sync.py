@@ -81,9 +81,7 @@ def test_only_the_champion_is_on_main_and_every_version_has_a_branch_and_a_tag(
     assert push()["pushed"] == [] and len(repo.commits) == commits
 
 
-def test_main_follows_a_rollback_and_an_erasure_and_tags_stay(
-    registry: Registry, tmp_path: Path, push: Any, repo: Any
-) -> None:
+def test_main_follows_a_rollback_and_an_erasure(registry: Registry, tmp_path: Path, push: Any, repo: Any) -> None:
     push()
     tags = dict(repo.tags)
     assert registry.retire("v2", ["servable", "adapter"], tmp_path / "trash", by="test", why="old")
@@ -167,9 +165,7 @@ def test_a_registry_that_does_not_know_what_is_on_main_changes_nothing(
     assert (repo.branches, repo.tags, repo.commits) == (before.branches, before.tags, before.commits)
 
 
-def test_a_version_that_left_the_registry_is_replaced_on_main_and_another_models_of_its_name_is_not(
-    registry: Registry, push: Any, repo: Any
-) -> None:
+def test_a_version_that_left_is_replaced_on_main_but_no_other_models(registry: Registry, push: Any, repo: Any) -> None:
     shutil.rmtree(registry.get("v1").path)
     ours = repo.files("main")
     theirs = {**ours, "version.json": b'{"name": "v1", "compress": "other", "created": "2020"}'}
@@ -206,9 +202,7 @@ def test_a_damaged_version_keeps_no_other_back(
     assert (told["llmops.hub.main"], told["event.outcome"], told["llmops.hub.behind"]) == ("v3", "failure", ["v2"])
 
 
-def test_a_champion_that_cannot_be_pushed_leaves_main_and_the_others_follow(
-    registry: Registry, hub: Any, push: Any, repo: Any
-) -> None:
+def test_a_champion_that_cannot_be_pushed_leaves_main_alone(registry: Registry, hub: Any, push: Any, repo: Any) -> None:
     hub.fail = lambda number, method, path: "400" if "/preupload/v3.x" in path else ""
     with pytest.raises(RegistryError, match="v3: me/bot at .* refuses"):
         push()
@@ -281,9 +275,7 @@ def check_whole(hub: Any, registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(("how", "every"), [("lost", 1), ("kill", 1), ("500", 4), ("429", 4), ("reset", 4)])
-def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
-    registry: Registry, hub: Any, how: str, every: int, push: Any
-) -> None:
+def test_a_failure_at_any_call_leaves_main_whole(registry: Registry, hub: Any, how: str, every: int, push: Any) -> None:
     """A kill is an exception that nobody catches."""
     start = hub.snapshot()
     hub.asked.clear()
@@ -310,9 +302,7 @@ def test_a_failure_at_any_call_leaves_a_whole_main_and_the_next_push_finishes(
     assert len(seen) >= 5  # it was interrupted between all of its steps
 
 
-def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
-    registry: Registry, hub: Any, push: Any, repo: Any
-) -> None:
+def test_pushes_at_once_and_promotions_end_in_one_state(registry: Registry, hub: Any, push: Any, repo: Any) -> None:
     chance = random.Random(0)
 
     def work(number: int) -> None:
@@ -329,9 +319,7 @@ def test_pushes_at_once_and_changes_of_the_champion_end_in_one_right_state(
 
 
 @pytest.mark.parametrize("pushed", [False, True])
-def test_a_champion_that_changes_while_it_is_pushed_is_followed(
-    registry: Registry, hub: Any, pushed: bool, push: Any, repo: Any
-) -> None:
+def test_a_champion_that_changes_is_followed(registry: Registry, hub: Any, pushed: bool, push: Any, repo: Any) -> None:
     """One reads that v3 is champion and is slow; meanwhile v1 becomes it, and may be pushed by another."""
     push()
     registry.rollback()

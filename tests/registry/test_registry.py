@@ -18,6 +18,7 @@ from llmops.registry.registry import Registry
 from llmops.registry.version import Version, build_partial
 from llmops.state.database import Database, database_at
 from llmops.state.tables import audit, trials
+from tests.release.conftest import facts
 
 Patch = pytest.MonkeyPatch
 TREES = ("adapter", "servable")
@@ -35,14 +36,13 @@ def add(
     for name in TREES:
         (source / name).mkdir(parents=True, exist_ok=True)
         (source / name / "weights.bin").write_text(f"{name} of {train}")
-    facts = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset"), "x")
-    facts |= {"status": status, "compared_with": against, "compress": train}
+    known = facts(status=status, compared_with=against, compress=train)
 
     def texts(version: Version) -> Mapping[str, str]:
         return {"README.md": f"{version.name} {version.status}", **documents}
 
     trees = {name: source / name for name in TREES}
-    return registry.publish(facts, trees, texts, by="test", why=f"publish {train}", canary=canary)
+    return registry.publish(known, trees, texts, by="test", why=f"publish {train}", canary=canary)
 
 
 @pytest.fixture
@@ -129,9 +129,7 @@ def test_the_opponent_of_decided_training_stays_what_it_was(registry: Registry) 
 
 
 @pytest.mark.parametrize(("owner", "step"), [(Path, "rename"), (Registry, "_move")])
-def test_a_crash_while_building_or_before_the_alias_is_mended_by_the_rerun(
-    registry: Registry, monkeypatch: Patch, owner: type, step: str
-) -> None:
+def test_a_crash_is_mended_by_the_rerun(registry: Registry, monkeypatch: Patch, owner: type, step: str) -> None:
     add(registry, "t1")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(owner, step, Mock(side_effect=KeyboardInterrupt))

@@ -1,11 +1,27 @@
-"""A registry of two versions that the gate has passed."""
+"""Versions as the gate publishes them, and a registry of two that it has passed."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 from llmops.config import Config
 from llmops.registry.registry import Registry, registry_of
 
-FACTS = ("base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
+FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
+
+
+def facts(**known: str) -> dict[str, str]:
+    """Return what is known of a version."""
+    return {**dict.fromkeys(FACTS, "x"), "status": "promoted", **known}
+
+
+def put_version(config: Config, name: str = "v1", **known: str) -> Path:
+    """Put a version where the registry keeps them, and tell its database nothing; returns the folder."""
+    path = config.registry / config.release.name / "versions" / name
+    (path / "servable").mkdir(parents=True)
+    (path / "version.json").write_text(json.dumps(facts(**{"name": name, "compress": "x", "created": "x", **known})))
+    return path
 
 
 def two_versions(config: Config) -> Registry:
@@ -13,8 +29,8 @@ def two_versions(config: Config) -> Registry:
     registry, servable = registry_of(config), config.home / "servable"
     servable.mkdir()
     for n in (1, 2):
-        facts = dict.fromkeys((*FACTS, "compared_with"), "x") | {"status": "rejected", "compress": f"c{n}"}
-        version = registry.publish(facts, {"servable": servable}, lambda v: {}, by="test", why="too few")
+        known = facts(status="rejected", compress=f"c{n}")
+        version = registry.publish(known, {"servable": servable}, lambda v: {}, by="test", why="too few")
         registry.decide(version.name, "gate", "promoted", by="test", why="passed")
     registry.promote("v1")
     return registry

@@ -30,8 +30,7 @@ from llmops.retention.gc import gc
 from llmops.state.tables import audit
 from serving.app import create_app
 
-from ..push_to_hub.conftest import hub  # noqa: F401
-from .conftest import FACTS
+from .conftest import facts
 
 Capture = pytest.CaptureFixture[str]
 PAGE = Path(__file__).parents[2] / "docs" / "changes.md"
@@ -58,7 +57,7 @@ TABLE = table()
 def publish(settings: Config, name: str, status: str = "promoted", canary: float = 0.0) -> Version:
     registry = registry_of(settings)
     champion = registry.aliases().get("champion", "base")
-    facts = {**dict.fromkeys(FACTS, "x"), "status": status, "compared_with": champion, "compress": f"made {name}"}
+    known = facts(status=status, compared_with=champion, compress=f"made {name}")
     source = settings.home / "servable"
     source.mkdir(exist_ok=True)
     (source / "config.json").write_text("{}")
@@ -66,7 +65,7 @@ def publish(settings: Config, name: str, status: str = "promoted", canary: float
     lineage = {"base_model": {"model": "org/base", "revision": "main"}, "stages": stages}
     documents = {"README.md": "## Intended use\n\n## How to load\n", "lineage.json": json.dumps(lineage)}
     why = f"what the gate said of {name}"
-    return registry.publish(facts, {"servable": source}, lambda _: documents, by="gate", why=why, canary=canary)
+    return registry.publish(known, {"servable": source}, lambda _: documents, by="gate", why=why, canary=canary)
 
 
 def passed(settings: Config) -> None:

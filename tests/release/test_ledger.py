@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,15 +145,8 @@ def test_seeds_make_no_other_candidate_and_everything_else_does() -> None:
         assert ledger.identity(records(), Release(), {**base, **of_base}) != own, of_base
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    if request.param == "sqlite":
-        return Database(f"sqlite:///{tmp_path}/state.db")
-    fresh: Callable[[], str] = request.getfixturevalue("postgresql")
-    return Database(fresh())
-
-
-def test_rows_come_back_as_they_were_and_an_attempt_that_came_between_is_noticed(database: Database) -> None:
+def test_rows_come_back_as_they_were_and_an_attempt_that_came_between_is_noticed(database_url: str) -> None:
+    database = Database(database_url)
     attempts: list[Attempt] = []
     for items in (ITEMS, [*ITEMS, "n1"]):
         chance, row = spent(attempts, items)

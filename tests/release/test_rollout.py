@@ -140,9 +140,7 @@ def test_a_trial_goes_by_what_its_run_has_asked_for_whoever_concludes_it(setting
     assert rollout.rules_of(settings, registry, trial.started) == replace(rollout.rules_of(settings), minutes=99.0)
 
 
-def test_who_starts_a_trial_that_too_few_keys_can_reach_is_warned(
-    settings: Config, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_trial_that_too_few_keys_can_reach_is_warned_of(settings: Config, caplog: pytest.LogCaptureFixture) -> None:
     registry = registry_of(settings)
     texts = dict.fromkeys((c.name for c in keys.c if c.type.python_type is str), "")
     with registry.database.change() as connection:
@@ -170,9 +168,7 @@ def test_after_an_error_the_trial_stays_and_each_error_is_an_event(settings: Con
 
 
 @pytest.mark.parametrize(("up", "promote", "better"), [(9, True, True), (9, False, True), (5, True, False)])
-def test_an_ab_test_promotes_only_what_users_like_better(
-    settings: Config, up: int, promote: bool, better: bool
-) -> None:
+def test_an_ab_test_promotes_only_what_users_like_more(settings: Config, up: int, promote: bool, better: bool) -> None:
     registry, trial = registry_of(settings), start(settings, 0.5, "ab_test")
     trials.write(registry, trial, "one", counted(600, up=up))
     decision = rollout.conclude(registry, settings.events, trial.started, RULES, by="ana", promote=promote)
@@ -221,9 +217,7 @@ def test_a_version_that_the_gate_takes_back_is_not_promoted_by_its_trial(setting
 
 
 @pytest.mark.parametrize("words", [("promote", "v2"), ("canary", "v2"), ("rollback",)])
-def test_what_is_done_is_told_as_done_though_there_is_no_room_for_its_event(
-    settings: Config, monkeypatch: Patch, words: tuple[str, ...]
-) -> None:
+def test_what_is_done_is_told_without_its_event(settings: Config, monkeypatch: Patch, words: tuple[str, ...]) -> None:
     """A rollback that is told as failed is asked for again, and the bad champion is back."""
     registry = registry_of(settings)
     for version in ("v2", "v1"):
@@ -235,9 +229,7 @@ def test_what_is_done_is_told_as_done_though_there_is_no_room_for_its_event(
 
 
 @pytest.mark.parametrize("ending", ["pull", "promote", "stop"])
-def test_a_trial_ends_together_with_its_decision_whose_event_is_stored_once(
-    settings: Config, monkeypatch: Patch, ending: str
-) -> None:
+def test_a_trial_ends_with_its_decision_and_one_event(settings: Config, monkeypatch: Patch, ending: str) -> None:
     """Who decides dies before the decision is in the database, then before its event is stored."""
     registry, trial = registry_of(settings), start(settings, 0.5)
     trials.write(registry, trial, "one", counted(600, 0 if ending == "promote" else 400))

@@ -29,7 +29,6 @@ def start(registry: Registry, kind: str = "canary") -> Canary:
 
 
 def some(requests: int) -> Sides:
-    """Return as many requests on both sides."""
     sides = Sides()
     for name, side in (("a", sides.canary), ("b", sides.champion)):
         for n in range(requests):
@@ -37,13 +36,9 @@ def some(requests: int) -> Sides:
     return sides
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def test_replicas_that_write_at_once_take_each_look_once(
-    tmp_path: Path, kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_replicas_that_write_at_once_take_each_look_once(tmp_path: Path, database_url: str) -> None:
     """In any order, and the pool ends with what all have counted."""
-    url = "" if kind == "sqlite" else request.getfixturevalue("postgresql")()
-    registry = two_versions(Config(home=tmp_path, state={"url": url}))
+    registry = two_versions(Config(home=tmp_path, state={"url": database_url}))
     trial, grown = start(registry), [some(n) for n in range(1, 31)]
 
     def replica(number: int) -> list[int]:
@@ -61,9 +56,7 @@ def test_replicas_that_write_at_once_take_each_look_once(
     assert (pooled.canary.requests, pooled.champion.requests) == (120, 120)
 
 
-def test_what_a_replica_that_is_gone_has_written_stays_in_the_pool_and_nothing_counts_after_the_end(
-    registry: Registry,
-) -> None:
+def test_what_a_replica_that_is_gone_has_written_stays_and_nothing_counts_after_the_end(registry: Registry) -> None:
     trial = start(registry, "ab_test")
     with pytest.raises(RegistryError, match="one trial at a time"):
         start(registry)

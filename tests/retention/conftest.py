@@ -22,10 +22,10 @@ from llmops.records import Document, write_rows
 from llmops.registry.registry import Registry, registry_of
 from llmops.release import lineage
 from llmops.state.database import database_at
+from tests.release.conftest import facts
 
 FIRST = date(2026, 1, 1)
 WEIGHTS = 200_000  #: bytes of what stands for weights
-FACTS = dict.fromkeys(("base_model", "base_revision", "licence", "quantisation", "run", "dataset"), "x")
 SELECTION = {"model": "m", "revision": "r", "licence": "l"}
 
 
@@ -62,8 +62,8 @@ def release(config: Any, inputs: Mapping[str, Any]) -> None:
     known = lineage.records(inputs["govern"])
     interval, champion = known["train"].interval, inputs.get("champion")
     status = "promoted" if champion is None or int(interval[-2:]) % 2 else "rejected"
-    facts = {**FACTS, "interval": interval, "compress": inputs["compress"].name, "status": status}
-    facts["compared_with"] = champion.name if champion else "base"
+    against, compress = champion.name if champion else "base", inputs["compress"].name
+    published = facts(interval=interval, compress=compress, status=status, compared_with=against)
     stages = [{"artifact": f"{r.stage}/{r.fingerprint}", "finished": r.finished} for r in known.values()]
     document = {"version": "", "run": "", "interval": interval, "git_commit": "", "stages": stages, "sources": []}
     document |= {"dataset": {"sha256": "", "artifact": ""}, "base_model": {**SELECTION, "weights_sha256": {}}}
@@ -76,7 +76,7 @@ def release(config: Any, inputs: Mapping[str, Any]) -> None:
         told = {**document, "version": version.name}
         return {"README.md": f"# {version.name}", "lineage.json": json.dumps(told), "decision.json": "{}"}
 
-    registry.publish(facts, trees, documents, by="gate", why="", numbers={"compress": facts["compress"]})
+    registry.publish(published, trees, documents, by="gate", why="", numbers={"compress": compress})
 
 
 class Site:
@@ -101,7 +101,6 @@ class Site:
         return done
 
     def moment(self, number: int) -> datetime:
-        """When the run of that day was."""
         return datetime.combine(FIRST, datetime.min.time(), UTC) + timedelta(days=number + 1)
 
     def data(self) -> dict[str, int]:

@@ -33,9 +33,7 @@ def config(tmp_path: Path) -> Config:
     fields = {"fields": {"question": "question", "answer": "answer"}}
     sources = [{**files, **fields}, {**table, "key": ["id"], **fields}]
     return Config(
-        home=tmp_path / "home",
-        collect={"root": tmp_path, "sources": sources},
-        retention={"runs": 2, "days": 1},
+        home=tmp_path / "home", collect={"root": tmp_path, "sources": sources}, retention={"runs": 2, "days": 1}
     )
 
 

@@ -39,7 +39,6 @@ def tree(home: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def held(home: Path) -> set[str]:
-    """The names of these files."""
     return set(tree(home))
 
 

@@ -37,9 +37,7 @@ def homes(draw: st.DrawFn) -> dict[str, Artifact]:
 
 
 @given(homes(), st.integers(1, 4), st.integers(0, 31), st.data())
-def test_what_is_kept_is_whole_and_holds_the_newest_and_nothing_without_a_reason(
-    found: dict[str, Artifact], runs: int, since: int, data: st.DataObject
-) -> None:
+def test_what_is_kept_has_its_reasons(found: dict[str, Artifact], runs: int, since: int, data: st.DataObject) -> None:
     since *= DAY_S
     newest = plan.newest(found, runs, since)
     kept = plan.with_inputs(newest, newest, found)

@@ -25,9 +25,7 @@ def test_a_query_is_taken_out_and_nothing_else(around: str) -> None:
     assert unsigned("Who pays? See https://hub.test/a#b?") == "Who pays? See https://hub.test/a#b?"
 
 
-def test_a_download_that_is_refused_tells_no_signature(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_tells_no_signature(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
 
     def refused(*_: object, **__: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from serving.app import create_app
 from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
 from tests.clock import wait_until
+from tests.release.conftest import put_version
 
 NO_LIMITS = {"requests_per_minute": 0, "tokens_per_minute": 0}
 
@@ -50,8 +50,7 @@ class Site:
 
     def __init__(self, home: Path, **serving: Any) -> None:
         self.config = Config(
-            home=home,
-            serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving},
+            home=home, serving={"poll_s": 0.02, "max_new_tokens": 20, "max_prompt_chars": 200, **NO_LIMITS, **serving}
         )
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "state.db").exists():
@@ -75,11 +74,7 @@ class Site:
         return f"llmops_{prefix}_{secret}"
 
     def add_version(self, name: str) -> None:
-        path = self.config.release.registry / self.config.release.name / "versions" / name
-        (path / "servable").mkdir(parents=True)
-        facts = ["compared_with", "compress", "base_model", "base_revision", "licence", "quantisation", "interval"]
-        version = {**dict.fromkeys([*facts, "run", "dataset", "created"], "x"), "name": name, "status": "promoted"}
-        (path / "version.json").write_text(json.dumps(version))
+        put_version(self.config, name)
         registry_of(self.config).decide(name, "gate", "promoted", by="a test", why="passed")
 
     def set_aliases(self, **aliases: str) -> None:

@@ -17,15 +17,10 @@ def answer(site: Any, count: int, ms: int) -> None:
     emit_all(site.config.events, SERVING, [fields] * count)
 
 
-def test_slow_answers_raise_the_latency_alert_and_fast_ones_resolve_it(
-    site: Any, hook: Any, smtp: Callable[[bool], Any], free_port: int
-) -> None:
+def test_slow_answers_alert_until_they_end(site: Any, hook: Any, smtp: Callable[[bool], Any], free_port: int) -> None:
     box = smtp(False)
     mail = f"mailto://127.0.0.1:{free_port}/?mode=insecure&from=bot@example.com&to=ops@example.com"
-    receivers = [
-        {"name": "chat", "url": hook.url.replace("http", "json")},
-        {"name": "mail", "url": mail},
-    ]
+    receivers = [{"name": "chat", "url": hook.url.replace("http", "json")}, {"name": "mail", "url": mail}]
     alerts = {"every_s": 0.1, "resolve_minutes": 0.001, "disk_free": 0, "receivers": receivers}
     site.config = Config(**{**site.config.model_dump(), "alerts": alerts})
     with site.client():

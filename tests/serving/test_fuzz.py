@@ -13,10 +13,7 @@ PATHS = ["/generate", "/feedback", "/v1/chat/completions", "/v1/completions", "/
 KEYS = [*"abcdefgh", "prompt", "model", "messages", "role", "content", "stop", "stream", "max_tokens", "id", "rating"]
 
 quick = settings(
-    max_examples=4,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    max_examples=4, database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 
 

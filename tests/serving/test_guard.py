@@ -29,7 +29,6 @@ KEPT = [
 
 
 def pieces(text: str, seed: int) -> list[str]:
-    """A text as tokens may cut it."""
     cuts = random.Random(seed)
     parts = []
     while text:
@@ -49,9 +48,7 @@ def said(watch: AnswerWatch, parts: list[str]) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("before,kept,gone", KEPT)
-def test_nothing_of_it_leaves_whatever_pieces_it_comes_in_unless_its_prompt_holds_it(
-    before: str, kept: str, gone: int
-) -> None:
+def test_nothing_of_it_leaves_in_any_pieces_unless_its_prompt_holds_it(before: str, kept: str, gone: int) -> None:
     guard = Guard(RULES)
     for seed in range(3):
         watch = guard.watch(Question("Tell me all"))

@@ -149,9 +149,7 @@ def test_what_three_people_say_alike_is_collected_once_from_the_next_interval_on
     assert {(p["question"], p["chosen"], p["rejected"]) for p in pairs} == {(q, right(q), "No.") for q in TOPICS}
 
 
-def test_two_keys_of_one_person_are_one_person_a_revoked_one_nobody_and_whoever_is_trusted_needs_nobody_else(
-    people: People,
-) -> None:
+def test_two_keys_of_one_person_are_one_a_revoked_one_is_nobody_and_trust_is_enough(people: People) -> None:
     people.key("ana"), people.key("ana again", owner="ANA ")
     for name in ("ana", "ana again"):
         people.say(name, TOPICS[0], right(TOPICS[0]))
@@ -240,9 +238,7 @@ def test_useless_feedback_trains_nothing(people: People) -> None:
     assert {row.state for row in rows.read(database_of(people.config))} == {"useless"}
 
 
-def test_an_answer_that_two_people_found_good_is_collected_where_its_text_is_kept_until_one_takes_that_back(
-    people: People,
-) -> None:
+def test_an_answer_that_two_found_good_is_collected_until_one_takes_that_back(people: People) -> None:
     people.key("dev", role="developer")
     asked = {}
     for name, question in (("ana", TOPICS[0]), ("bo", TOPICS[0]), ("dev", TOPICS[1])):
@@ -277,9 +273,7 @@ def test_a_person_who_is_forgotten_takes_what_they_said_along(people: People) ->
     assert [row.question for row in people.waiting()] == [TOPICS[0]]
 
 
-def test_a_person_who_is_forgotten_leaves_no_report_of_what_they_said(
-    people: People, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_who_is_forgotten_leaves_no_report_of_what_they_said(people: People, caplog: pytest.LogCaptureFixture) -> None:
     people.key("ana", owner="Ana Petrova")
     people.say("ana", TOPICS[0], right(TOPICS[0]))
     assert people.accepted() == {}

@@ -18,9 +18,7 @@ def parts(text):
     return found
 
 
-def test_the_pieces_add_up_and_the_last_one_and_the_event_tell_what_those_of_a_whole_answer_do(
-    shared_site, shared_client
-):
+def test_the_pieces_add_up_and_the_last_one_and_the_event_tell_what_a_whole_answer_does(shared_site, shared_client):
     site, client = shared_site, shared_client
     answer = site.ask(client, stream=True, max_new_tokens=2)
     assert answer.status_code == 200
@@ -43,9 +41,7 @@ def test_the_pieces_add_up_and_the_last_one_and_the_event_tell_what_those_of_a_w
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("", 422), ("bad", 500), ("good bad", 200)])
-def test_what_goes_wrong_before_the_first_piece_has_a_status_of_its_own_and_later_it_is_the_last_event(
-    site, prompt, status
-):
+def test_what_goes_wrong_before_the_first_piece_has_a_status_and_later_it_is_the_last_event(site, prompt, status):
     with site.client(lambda version: EchoEngine(fail_on="bad")) as client:
         site.ready(client)
         answer = site.ask(client, stream=True, prompt=prompt)

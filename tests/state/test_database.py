@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,15 +31,6 @@ from llmops.state.tables import REVISION, aliases, audit, changes, metadata
 spawn = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'state.db'}"
-    fresh: Callable[[], str] = request.getfixturevalue("postgresql")
-    return fresh()
-
-
 def note(connection: sa.Connection, action: str) -> None:
     row = {"time": "2026-01-31", "by": "t", "target": "", "outcome": "success", "fields": {}}
     connection.execute(sa.insert(audit).values(action=action, **row))
@@ -50,8 +41,8 @@ def actions(url: str, environ: Mapping[str, str] = os.environ) -> list[str]:
         return list(connection.scalars(sa.select(audit.c.action).order_by(audit.c.id)))
 
 
-def test_the_first_to_open_it_makes_the_tables_that_the_code_knows(url: str) -> None:
-    for database in (Database(url), Database(url)):  # and the second finds them
+def test_the_first_to_open_it_makes_the_tables_that_the_code_knows(database_url: str) -> None:
+    for database in (Database(database_url), Database(database_url)):  # and the second finds them
         with database.read() as connection:
             names = set(sa.inspect(connection).get_table_names()) - {REVISION, "sqlite_sequence"}
             assert names == set(metadata.tables)
@@ -60,10 +51,8 @@ def test_the_first_to_open_it_makes_the_tables_that_the_code_knows(url: str) -> 
             assert context.get_current_revision() == HEAD
 
 
-def test_a_database_is_migrated_to_the_next_revision_with_its_rows(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Database(url).change() as connection:
+def test_migration_keeps_the_rows(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Database(database_url).change() as connection:
         note(connection, "before")
     later = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, later)
@@ -73,14 +62,14 @@ def test_a_database_is_migrated_to_the_next_revision_with_its_rows(
     )
     monkeypatch.setattr(module, "MIGRATIONS", later)
     monkeypatch.setattr(module, "HEAD", "1003")
-    database = Database(url)
+    database = Database(database_url)
     with database.read() as connection:
         assert connection.exec_driver_sql("SELECT action, place FROM audit").all() == [("before", None)]
     monkeypatch.undo()
-    for revision, refused in (("1003", "newer llmops"), ("1001", "before the first release")):
+    for revision, refused in (("1003", "newer llmops.*1003"), ("1001", "before the first release")):
         with database.change() as connection:
             connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '{revision}'")
-        with pytest.raises(StateError, match=refused), Database(url).read():
+        with pytest.raises(StateError, match=refused), Database(database_url).read():
             pass
 
 
@@ -97,20 +86,20 @@ def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
         assert len(files) == 3 and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
-def test_a_change_that_fails_leaves_nothing_and_a_reader_waits_for_none(url: str) -> None:
-    database = Database(url)
+def test_a_change_that_fails_leaves_nothing_and_a_reader_waits_for_none(database_url: str) -> None:
+    database = Database(database_url)
     with pytest.raises(ZeroDivisionError), database.change() as connection:
         note(connection, "lost")
         1 / 0  # noqa: B018
     with database.change() as connection:
         note(connection, "kept")
-        assert actions(url) == []  # a reader waits for no writer
-    assert actions(url) == ["kept"]
+        assert actions(database_url) == []  # a reader waits for no writer
+    assert actions(database_url) == ["kept"]
 
 
-def test_values_that_json_has_not_are_kept_as_null(url: str) -> None:
+def test_values_that_json_has_not_are_kept_as_null(database_url: str) -> None:
     row = {"model": "m", "time": "t", "by": "b", "why": "w", "aliases": {}}
-    with Database(url).change() as connection:
+    with Database(database_url).change() as connection:
         connection.execute(sa.insert(changes).values(**row, numbers={"p": float("nan"), "q": [float("inf"), 1]}))
         assert connection.scalar(sa.select(changes.c.numbers)) == {"p": None, "q": [None, 1]}
 
@@ -129,16 +118,16 @@ def count_up(url: str, times: int) -> None:
             note(connection, "count")
 
 
-def test_processes_that_open_it_at_once_and_write_lose_nothing(url: str) -> None:
-    workers = [spawn.Process(target=count_up, args=(url, 15)) for _ in range(3)]
+def test_processes_that_open_it_at_once_and_write_lose_nothing(database_url: str) -> None:
+    workers = [spawn.Process(target=count_up, args=(database_url, 15)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(300)
     assert [worker.exitcode for worker in workers] == [0] * 3
-    with Database(url).read() as connection:
+    with Database(database_url).read() as connection:
         assert connection.scalar(sa.select(aliases.c.version)) == "45"
-    assert len(actions(url)) == 45
+    assert len(actions(database_url)) == 45
 
 
 DIE = """
@@ -161,15 +150,15 @@ with database.Database(sys.argv[1]).change() as connection:
 
 
 @pytest.mark.parametrize("when", ["making", "writing"])
-def test_killed_in_the_middle_it_is_as_it_was_before(url: str, when: str) -> None:
+def test_killed_in_the_middle_it_is_as_it_was_before(database_url: str, when: str) -> None:
     if when == "writing":
-        with Database(url).change() as connection:
+        with Database(database_url).change() as connection:
             note(connection, "before")
-    done = subprocess.run([sys.executable, "-c", DIE, url, when], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", DIE, database_url, when], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    with Database(url).change() as connection:
+    with Database(database_url).change() as connection:
         note(connection, "after")
-    assert actions(url) == (["before", "after"] if when == "writing" else ["after"])
+    assert actions(database_url) == (["before", "after"] if when == "writing" else ["after"])
 
 
 FORK = """
@@ -188,11 +177,11 @@ with database.change() as connection:
 """
 
 
-def test_a_fork_does_not_use_its_parents_connections(url: str) -> None:
+def test_a_fork_does_not_use_its_parents_connections(database_url: str) -> None:
     """In a process of its own, which has no other threads when it forks."""
-    done = subprocess.run([sys.executable, "-c", FORK, url], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", FORK, database_url], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert actions(url) == ["parent"]
+    assert actions(database_url) == ["parent"]
 
 
 def test_another_file_in_its_place_is_noticed(tmp_path: Path) -> None:
@@ -204,13 +193,6 @@ def test_another_file_in_its_place_is_noticed(tmp_path: Path) -> None:
         assert actions(f"sqlite:///{file}") == [action]
         for path in tmp_path.glob("state.db*"):
             path.unlink()
-
-
-def test_a_database_that_a_newer_release_made_is_left_alone(url: str) -> None:
-    with Database(url).change() as connection:
-        connection.exec_driver_sql(f"UPDATE {REVISION} SET version_num = '9999'")
-    with pytest.raises(StateError, match="newer llmops.*9999"), Database(url).read():
-        pass
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -229,21 +211,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
             actions(f"sqlite:///{file}")
 
 
-def test_a_writer_that_finds_it_busy_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Database(url).change():
+def test_a_writer_that_finds_it_busy_says_so(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Database(database_url).change():
         monkeypatch.setattr(module, "BUSY_S", 0.2)
-        other = Database(url)
+        other = Database(database_url)
         with pytest.raises(StateUnavailable, match="busy"), other.change():
             pass
     with other.change() as connection:
         note(connection, "later")
-    assert actions(url) == ["later"]
+    assert actions(database_url) == ["later"]
 
 
 @pytest.mark.parametrize("kind", ["nowhere", pytest.param("postgresql", marks=pytest.mark.service)])
-def test_a_server_that_does_not_let_it_in_is_named_without_the_password(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_server_that_refuses_is_named_without_the_password(kind: str, request: pytest.FixtureRequest) -> None:
     """One that is not there, and one that knows another password."""
     url = "postgresql://ana:${TEST_PG_PASSWORD}@127.0.0.1:9/llmops"
     url = url if kind == "nowhere" else request.getfixturevalue("postgresql")()

@@ -18,7 +18,7 @@ def add_to(add: Add) -> None:
 
 
 def elk(settings: Config, options: argparse.Namespace) -> int:
-    """Set up Elasticsearch and Kibana for our events, check that, or take it down; 3: a server could not take all."""
+    """Set up Elasticsearch and Kibana for our events, check that, or take it down; 3: not all was accepted."""
     from llmops.elk import setup
 
     if options.data and options.action != "down":

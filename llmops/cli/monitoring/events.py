@@ -18,11 +18,11 @@ def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(events)
     sub.add_argument("action", nargs="?", default="status", choices=["status", "dead", "retry", "forget", "ship"])
-    sub.add_argument("sink", nargs="?", default="", help="one sink (default, but for forget: all; ship takes none)")
+    sub.add_argument("sink", nargs="?", default="", help="one sink (default: all; forget needs one, ship takes none)")
 
 
 def events(settings: Config, options: argparse.Namespace) -> int | None:
-    """Show what waits for each sink, and dead letters; send these again; forget a sink; ship until stopped."""
+    """Show waiting events and dead letters of each sink; retry these; forget a sink; ship until stopped."""
     from llmops.monitoring.spool import Spool
 
     if options.action == "retry":
@@ -67,7 +67,7 @@ def events(settings: Config, options: argparse.Namespace) -> int | None:
 
 
 def _ship(settings: Config, options: argparse.Namespace) -> int:
-    """Bring events to the sinks until SIGTERM or Ctrl-C; for a sink that the processes of this home do not name."""
+    """Ship events until SIGTERM or Ctrl-C, for sinks that this home's processes do not have configured."""
     from llmops.monitoring.shipping import shipper_for
 
     if options.sink:
@@ -84,7 +84,7 @@ def _ship(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _retry(settings: Config, options: argparse.Namespace) -> int:
-    """Send dead letters again; 75 if a sink fails, 1 if it refuses some again."""
+    """Send dead letters again. Return 75 if a sink fails, 1 if it refuses some again."""
     from dataclasses import asdict
 
     from llmops.monitoring.shipping import retry

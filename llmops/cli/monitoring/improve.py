@@ -1,4 +1,4 @@
-"""The commands about improvement from what users say: feedback, improve."""
+"""The commands about improvement from feedback: feedback, improve."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(feedback)
     sub.add_argument("action", choices=["list", "accept", "edit", "refuse"])
-    sub.add_argument("id", nargs="?", default="", help="of what is decided on; the start of it is enough")
-    sub.add_argument("--state", action="append", default=[], help="with list: these, by default waiting and held")
-    sub.add_argument("--text", default="", help="with edit: the answer as it is to be trained on")
-    sub.add_argument("--key", default="", help="with refuse, in place of an id: all that waits of this key's prefix")
-    sub.add_argument("--why", default="", help="the reason, for whoever looks at it later")
+    sub.add_argument("id", nargs="?", default="", help="id of the entry; its beginning is enough")
+    sub.add_argument("--state", action="append", default=[], help="with list: states (default: waiting and held)")
+    sub.add_argument("--text", default="", help="with edit: the answer to train on")
+    sub.add_argument("--key", default="", help="with refuse, instead of an id: all that waits from this key's prefix")
+    sub.add_argument("--why", default="", help="the reason, for later readers")
     sub = add(improve)
     sub.add_argument("action", choices=["report"])
     sub.add_argument("--since", default="", help="ISO date; default: the end of the last report")
-    sub.add_argument("--until", default="", help="ISO date, not itself in it; default: today")
+    sub.add_argument("--until", default="", help="ISO date, exclusive; default: today")
 
 
 def feedback(settings: Config, options: argparse.Namespace) -> None:
-    """Look at what users have said and waits for a person; accept, edit or refuse it."""
+    """List feedback that waits for a person; accept, edit or refuse it."""
     from llmops.data.feedback import review
     from llmops.state.database import database_of
 
@@ -70,7 +70,7 @@ def _print(entry: dict[str, Any]) -> None:
 
 
 def improve(settings: Config, options: argparse.Namespace) -> None:
-    """Tell in words what was said of answers, what trains of it and why, and what became of the model."""
+    """Report in words what users said, which of it trains and why, and the effect on the model."""
     from llmops.improve import report
 
     since, until = (datetime.fromisoformat(f"{text}T00:00:00+00:00") if text else None for text in _dates(options))

@@ -1,4 +1,4 @@
-"""The commands that look after what is served: drift, decay."""
+"""The commands that watch the served model: drift, decay."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def add_to(add: Add) -> None:
     """Add these commands to the parser."""
     sub = add(drift)
     sub.add_argument("--against", choices=["training", "served"], help="the reference (default: as docs/drift.md)")
-    sub.add_argument("--until", default="", help="the window that has ended by then, as 2026-01-31 (default: now)")
+    sub.add_argument("--until", default="", help="end of the window at the latest, as 2026-01-31 (default: now)")
     add(decay)
 
 
 def drift(settings: Config, options: argparse.Namespace) -> None:
-    """Compare the last window of requests with the reference of the champion; a window judged before is only shown."""
+    """Compare the champion's last window of requests with its reference. A window judged before is only shown."""
     from llmops.drift.watch import watch_drift
     from llmops.monitoring.shipping import drain
 
@@ -44,7 +44,7 @@ def drift(settings: Config, options: argparse.Namespace) -> None:
 
 
 def decay(settings: Config, options: argparse.Namespace) -> None:
-    """Measure the champion today, and tell how its quality has changed over the last 90 days."""
+    """Measure the champion today, and show how its quality changed over the last 90 days."""
     from llmops.decay.watch import sentence, watch_decay
     from llmops.monitoring.shipping import drain
 

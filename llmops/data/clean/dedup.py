@@ -1,17 +1,17 @@
 """Exact and near duplicates among documents.
 
-Exact: documents that say the same, however it was typed (`comparable`). Near: the same context, the same numbers, and
-the sets of word 3-grams of what is asked and answered overlap by at least `near_duplicates` (Jaccard). So a page stays
-the context of many questions, one question may be asked of many pages, and what is asked of the X100 is not what is
-asked of the X200, or of another version, price or date. Candidates come from MinHash bands (Broder 1997; Leskovec,
-Rajaraman & Ullman, Mining of Massive Datasets, ch. 3): 64 permutations in 16 bands of 4, which find a pair of
-similarity s with probability 1 - (1 - s⁴)¹⁶: 0.988 at 0.7, 0.9998 at 0.8. Each candidate pair is then verified by its
-true Jaccard.
+Exact duplicates say the same, however it was typed (`comparable`). Near duplicates have the same context, the same
+numbers, and sets of word 3-grams of question and answer that overlap by at least `near_duplicates` (Jaccard). So a page
+can be the context of many questions, one question can be asked about many pages, and a question about the X100 differs
+from one about the X200, or about another version, price or date. Candidates come from MinHash bands (Broder 1997;
+Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, ch. 3): 64 permutations in 16 bands of 4, which find a pair of
+similarity s with probability 1 - (1 - s⁴)¹⁶: 0.988 at 0.7, 0.9998 at 0.8. The Jaccard similarity of each candidate pair
+is then computed.
 
-Of every duplicate pair the document stays that comes first: those whose source is tested before all others, then by
-id. A document is dropped if and only if an earlier one says nearly the same. No chain of pairs has to be followed, and
-neither order nor partitioning changes the outcome. Which sources are tested travels as the lowest bit of a key and of
-each band (0: tested), which costs no byte more.
+The first document of a duplicate pair stays: tested sources come first, then the order of ids decides. A document is
+dropped if and only if an earlier one says nearly the same. Chains of pairs are not followed, and neither order nor
+partitioning changes the result. The lowest bit of a key and of each band says if the source is tested (0: tested),
+which takes no extra byte.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from rensa import RMinHash
 from llmops.data.text.ngrams import MIN_WORDS, SEED, SHINGLE, hashed_ngrams, jaccard, shingles
 
 PERMUTATIONS, BANDS = 64, 16
-MOST_ROWS = 1_000_000  #: documents, 24 bytes each, that are looked through for exact duplicates at once
+MOST_ROWS = 1_000_000  #: documents (24 bytes each) searched for exact duplicates at once
 
-# A number with the letters and other numbers that it is written with: `x100`, `3.12`, `2026-01-31`, `10^2`. Letters of
-# scripts without spaces are no part of it.
+# A number with the letters and numbers attached to it: `x100`, `3.12`, `2026-01-31`, `10^2`. Letters of scripts without
+# spaces are excluded.
 _LETTERS = r"[\p{Latin}\p{Greek}\p{Cyrillic}\pN]*"
 _NUMBER = rf"{_LETTERS}\pN{_LETTERS}(?:[.,:/^_-]{_LETTERS}\pN{_LETTERS})*"
 
@@ -41,23 +41,23 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def keys(texts: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Two 64-bit hashes of each text; equal texts share both."""
+    """Return two 64-bit hashes of each text; equal texts share both."""
     first, second = (texts.hash(seed).reinterpret(signed=True).to_numpy() for seed in (SEED, SEED + 1))
     return first, second
 
 
 def marked(hashes: NDArray[np.int64], later: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Hashes whose lowest bit says whether their document comes after those of the tested sources."""
+    """Set the lowest bit to 1 for documents of untested sources, so that tested ones win ties."""
     return (hashes & ~np.int64(1)) | later
 
 
 def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa.Array:
-    """A list of `BANDS` band hashes (int64, `marked`) for each text; null for one too short to be compared.
+    """Return `BANDS` band hashes (int64, `marked`) of each text; null for a text that is too short.
 
     Args:
-        texts: what is compared, as `comparable_texts` gives it, so that exact duplicates share all bands; only those
-            that name the same numbers share any.
-        contexts: only texts of one context share bands.
+        texts: from `comparable_texts`, so that exact duplicates share all bands. Texts with different numbers share
+            none.
+        contexts: texts with different contexts share no bands.
         later: as in `marked`.
     """
     hashes, offsets = hashed_ngrams(texts, SHINGLE, MIN_WORDS)
@@ -68,7 +68,7 @@ def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa
     digests = RMinHash.digest_matrix_from_flat_token_hashes(hashes, used, PERMUTATIONS, SEED).to_rows()
     rows = np.asarray(digests, dtype=np.uint64).reshape(-1, BANDS, PERMUTATIONS // BANDS)
     apart = (contexts.hash(SEED).to_numpy() ^ numbers(texts))[compared]
-    mixed = np.arange(1, BANDS + 1, dtype=np.uint64) ^ apart[:, None]  # equal rows of two bands do not meet
+    mixed = np.arange(1, BANDS + 1, dtype=np.uint64) ^ apart[:, None]  # so that equal rows of two bands differ
     for step in range(rows.shape[2]):
         mixed = (mixed ^ rows[:, :, step]) * _FACTOR
         mixed ^= mixed >> np.uint64(32)
@@ -79,21 +79,21 @@ def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa
 
 
 def numbers(texts: pl.Series) -> NDArray[np.uint64]:
-    """A hash of the set of numbers, versions, models and dates that each text names; the same for all without any."""
-    # Sought only in texts that may have some: 0.1 µs a text, and 10 µs where there are.
+    """Return a hash of each text's set of numbers, versions, models and dates; the same for all texts without any."""
+    # Search only texts that may have some: 0.1 µs per text, 10 µs with the search.
     rows = (texts.str.contains("[0-9]") | (texts.str.len_bytes() != texts.str.len_chars())).arg_true()
     named = texts.gather(rows).str.to_lowercase().str.extract_all(_NUMBER).list.unique().list.sort().list.join(" ")
     return pl.repeat("", len(texts), eager=True).scatter(rows, named).hash(SEED).to_numpy()
 
 
 def exact(tables: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
-    """The exact duplicates, as (row, first): the document and the first one that says the same.
+    """Yield exact duplicates as (row, first): the document, and the first one that says the same.
 
-    One text may be there any number of times: no more is in memory than twice the different ones, or `MOST_ROWS`.
+    Memory is limited to twice the distinct texts, or `MOST_ROWS`, however often a text occurs.
 
     Args:
-        tables: gives the documents, any time: columns `row` (the id as a number) and the two of `keys`, the second
-            `marked`; of a text that is there, all documents.
+        tables: returns the documents, several times: columns `row` (the id as a number) and the two of `keys`, the
+            second one `marked`. All documents of a text must be in the same call.
     """
     held, rows, most = list[pl.DataFrame](), 0, MOST_ROWS
     for table in tables():
@@ -111,20 +111,20 @@ def exact(tables: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame
 
 
 def first_of_equals(documents: pl.DataFrame) -> pl.DataFrame:
-    """Of documents that say the same the one that stays, with all its columns."""
+    """Return the first document of each text, with all columns."""
     equal = pl.col("key_2") & ~1
     return documents.sort(pl.col("key_2") & 1, "row").filter(pl.struct("key_1", equal).is_first_distinct())
 
 
 def candidates(banded: pl.DataFrame) -> pl.DataFrame:
-    """The pairs (row, first) to compare: each document, and the first one that shares a band with it.
+    """Return the pairs (row, first) to compare: each document, and the first one that shares a band with it.
 
-    As all exact duplicates of a document share its bands and come after it, none of them is the first one.
+    Exact duplicates of a document share its bands and come after it, so none of them is the first.
 
     Args:
-        banded: columns `row` and `band`; of a band that is there, all documents.
+        banded: columns `row` and `band`, with all documents of each band.
     """
-    values = np.sort(banded["band"].to_numpy() >> 1)  # nearly every band belongs to one document alone
+    values = np.sort(banded["band"].to_numpy() >> 1)  # nearly every band has only one document
     several = pl.Series(np.unique(values[1:][values[1:] == values[:-1]]))
     shared = banded.with_columns(later=pl.col("band") & 1 == 1, band=pl.Series(banded["band"].to_numpy() >> 1))
     shared = shared.filter(pl.col("band").is_in(several.implode()))
@@ -134,11 +134,11 @@ def candidates(banded: pl.DataFrame) -> pl.DataFrame:
 
 
 def near(pairs: DataFrame, texts_of: Callable[[int], pl.DataFrame], threshold: float) -> DataFrame:
-    """The near duplicates, as (row, first, similarity): the document and a similar one that comes before it.
+    """Return near duplicates as (row, first, similarity): the document, and a similar earlier one.
 
     Args:
-        pairs: what `candidates` found, each once, with a column `bucket`, which is the same in all of a partition.
-        texts_of: the texts that were hashed, of all documents of a bucket: columns `row`, sorted, and `text`.
+        pairs: distinct results of `candidates`, with a column `bucket`, which is constant in a partition.
+        texts_of: returns the hashed texts of all documents of a bucket: columns `row`, sorted, and `text`.
         threshold: least Jaccard similarity of near duplicates.
     """
 

@@ -1,4 +1,4 @@
-"""The funnel of a cleaning: how many documents of each source each rule leaves, as numbers, table and plot."""
+"""The funnel of cleaning: the number of documents of each source after each rule, as numbers, table and plot."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ ORDER = (
 
 
 def write_funnel(counts: Iterable[tuple[str, str | None, int]], out: Path) -> dict[str, Any]:
-    """Write `report.md` and `funnel.png`; returns the metrics `in`, `kept`, `dropped` per rule, and all by source.
-
-    Args:
-        counts: source, rule (None: kept) and number of documents.
-        out: the folder to write to.
-    """
+    """Write `report.md` and `funnel.png`. Return the metrics `in`, `kept`, `dropped` per rule, and all by source."""
     by_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
     total: Counter[str] = Counter()
     for source, rule, number in counts:

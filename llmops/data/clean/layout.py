@@ -1,4 +1,4 @@
-"""In how many pieces a cleaning is done."""
+"""The partitioning of a cleaning."""
 
 from __future__ import annotations
 
@@ -16,54 +16,54 @@ _SIGN, _HALF = np.uint64(1 << 63), np.uint64(32)
 
 
 class Layout(NamedTuple):
-    """Row groups of the source make parts; output files make ranges of ids; a part is cut by the ranges.
+    """The layout: row groups of the source form parts, output files form ranges of ids; parts are cut by range.
 
-    As ids are hashes, all files get about as many documents. Each range is read from each part. With `fan` row groups
-    to a part and `fan` files to a range that are `groups * files / fan²` reads; as `fan` grows with the root of the
-    number of files, they grow as the number of row groups does.
+    Ids are hashes, so all files get about the same number of documents. Each range is read from each part. With `fan`
+    row groups per part and `fan` files per range that takes `groups * files / fan²` reads. `fan` grows with the root of
+    the number of files, so the reads grow linearly with the row groups.
     """
 
     groups: int  #: row groups of the source
-    files: int  #: of what is kept, and of what is dropped, each for an equal range of the ids
-    slices: int  #: row groups of a file, which are written one by one to save memory
-    fan: int  #: row groups that make a part, and files that make a range
+    files: int  #: kept files, and dropped files; each for an equal range of ids
+    slices: int  #: row groups per file, written one by one to save memory
+    fan: int  #: row groups per part, and files per range
 
     @classmethod
     def of(cls, groups: int, rows: int, rows_per_file: int, slices: int) -> Layout:
-        """The layout for a source of so many row groups and rows; below 1,024 files a part is one row group."""
+        """Return the layout of a source with so many row groups and rows. Below 1,024 files a part is one row group."""
         files = max(1, round(rows / rows_per_file))
         return cls(groups, files, slices, max(1, math.isqrt(files) // FAN))
 
     @property
     def parts(self) -> int:
-        """Number of parts."""
+        """Return the number of parts."""
         return -(-self.groups // self.fan)
 
     @property
     def ranges(self) -> int:
-        """Number of ranges."""
+        """Return the number of ranges."""
         return -(-self.files // self.fan)
 
     def groups_of(self, part: int) -> range:
-        """The row groups that make a part."""
+        """Return the row groups of a part."""
         return range(part * self.fan, min((part + 1) * self.fan, self.groups))
 
     def files_of(self, number: int) -> range:
-        """The files that make a range."""
+        """Return the files of a range."""
         return range(number * self.fan, min((number + 1) * self.fan, self.files))
 
     def range_of(self, row: str) -> Column:
-        """The number of the range that the id in a column of Spark's is in."""
+        """Return the range number of the id in a Spark column."""
         high = F.shiftrightunsigned(F.col(row).bitwiseXOR(F.lit(-(1 << 63))), 32)
         return F.floor(F.shiftright(high * self.files, 32) / self.fan).cast("int")
 
     def cut(self, rows: pl.Series) -> NDArray[np.intp]:
-        """Where each range begins and the last one ends, among sorted ids."""
+        """Return the positions where the ranges begin, and where the last one ends, among sorted ids."""
         files = (min(number * self.fan, self.files) for number in range(self.ranges + 1))
         return self._edges(rows, (file * self.slices for file in files))
 
     def slices_of(self, file: int, rows: pl.Series) -> Iterator[slice]:
-        """Where each slice of a file is, among sorted ids."""
+        """Yield the positions of each slice of a file, among sorted ids."""
         edges = self._edges(rows, range(file * self.slices, (file + 1) * self.slices + 1))
         yield from map(slice, edges[:-1].tolist(), edges[1:].tolist())
 
@@ -72,6 +72,4 @@ class Layout(NamedTuple):
         return np.searchsorted((rows.to_numpy().view(np.uint64) ^ _SIGN) >> _HALF, limits)
 
 
-FAN = (
-    16  #: a part is `fan` row groups where there are `(FAN * fan)²` files: a reader opens few files, each part is small
-)
+FAN = 16  #: a part has `fan` row groups if there are `(FAN * fan)²` files: few files per reader, small parts

@@ -1,4 +1,4 @@
-"""The parts, merged into the files of what is kept and what is dropped, a range of ids at a time."""
+"""The merge of the parts into kept and dropped files, one range of ids at a time."""
 
 from __future__ import annotations
 
@@ -32,20 +32,13 @@ _TOLD = "name string, bytes long, sha256 string, source array<string>, rule arra
 def merged(
     duplicates: DataFrame, parts: Mapping[int, Cut], layout: Layout, work: Work, out: Path
 ) -> Counter[tuple[str, str | None]]:
-    """Write what is kept and what is dropped to `documents/` and `dropped/` of `out`, and look whether all is there.
-
-    Args:
-        duplicates: columns `row`, `first` and `similarity`.
-        parts: the tidied documents; all of them.
-        layout: how many files there are to be.
-        work: where the work files are.
-        out: a folder of this machine.
+    """Write kept and dropped documents to `documents/` and `dropped/` of `out`, and check that all are there.
 
     Returns:
         The number of documents of each source and rule (None: kept).
 
     Raises:
-        WorkError: if a file is missing, or is not what its task wrote.
+        WorkError: if a file is missing, or differs from what its task wrote.
     """
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -56,7 +49,7 @@ def merged(
             told = _write_file(file, frames, found, layout, work)
             yield pa.RecordBatch.from_pylist(told, _FIELDS)
 
-    # A task for each range, in any case.
+    # One task per range, even for a range without duplicates.
     ranges = duplicates.sparkSession.range(0, layout.ranges).selectExpr("CAST(id AS INT) AS number")
     found = ranges.unionByName(duplicates.withColumn("number", layout.range_of("row")), allowMissingColumns=True)
     found = found.repartitionById(layout.ranges, F.col("number"))
@@ -75,7 +68,6 @@ def _name(file: int) -> str:
 
 
 def _fetch(name: str, told: Any, work: Work, out: Path) -> None:
-    """Have a file here that a task wrote, on the disk for good."""
     if told is None:
         raise WorkError(f"No task wrote {name}. Run again.")
     work.fetch(name, out / name)
@@ -91,9 +83,9 @@ def _fetch(name: str, told: Any, work: Work, out: Path) -> None:
 def _write_file(
     file: int, parts: list[pl.DataFrame], duplicates: pl.DataFrame, layout: Layout, work: Work
 ) -> list[dict[str, Any]]:
-    """Write one file of what is kept and one of what is dropped; returns what the driver is told of each.
+    """Write one kept and one dropped file. Return a row about each for the driver.
 
-    They are pyarrow's: Spark's own writer lists a column's encodings in an order that differs between JVMs, so that the
+    pyarrow writes them: Spark's writer lists a column's encodings in an order that differs between JVMs, so that the
     same rows would not give the same bytes.
     """
     names, counts = {kind: f"{kind}/{_name(file)}" for kind in KINDS}, []
@@ -131,7 +123,6 @@ def _write_rows(file: pq.ParquetWriter, rows: pl.DataFrame) -> None:
 
 
 def _rules_and_details(duplicates: pl.DataFrame) -> pl.DataFrame:
-    """(row, duplicate_rule, duplicate_detail): the rule that drops each duplicate, and what it duplicates, in words."""
     near = pl.col("similarity").is_not_null()
     twin = pl.Series("twin", [f"{first + (1 << 63):016x}" for first in duplicates["first"]], dtype=pl.String)
     share = (pl.col("similarity") * 100).round(0, mode="half_away_from_zero").cast(pl.Int32)

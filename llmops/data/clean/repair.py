@@ -1,22 +1,18 @@
 """Repairs of text: HTML entities, mojibake, forms of characters, invisible characters.
 
-Runs on Spark's workers, a column at a time.
+It runs on Spark's workers, a column at a time. Good text is unchanged. Repaired are:
 
-Good text is left as it stands. What is changed in others:
+- HTML entities that end in a semicolon, unless the text is about them (`unescape`).
+- Mojibake: UTF-8 that was decoded with another encoding.
+- Unicode's canonical composition (NFC). Compatible forms (NFKC) are replaced only if a typesetter or an old encoding
+  left them and they mean the same: Latin ligatures (`ﬁ`), full-width letters and digits (`Ａ１`), half-width katakana,
+  Arabic presentation forms, Kangxi radicals. `10²`, `½`, `№`, `™`, `㎡` and full-width punctuation stay.
+- Invisible characters that no script needs: controls, soft hyphens, byte order marks, word joiners, tags (except in
+  flags), private use, noncharacters, overrides of direction. Marks of direction stay in texts with right-to-left
+  letters, joiners after a character outside ASCII, zero-width spaces in scripts that separate words by them.
 
-- HTML entities that end in a semicolon, unless the text shows that it is about them (`unescape`).
-- Mojibake, UTF-8 that was taken for another encoding.
-- Unicode's canonical composition (NFC). Of the forms that are only compatible (NFKC) those alone that a typesetter or
-  an old encoding has left, and that mean the same: Latin ligatures (`ﬁ`), full-width letters and digits (`Ａ１`),
-  half-width katakana, Arabic presentation forms, Kangxi radicals. `10²`, `½`, `№`, `™`, `㎡` and full-width
-  punctuation stay.
-- Characters that nobody sees and no script needs: controls, soft hyphens, byte order marks, word joiners, tags
-  (but those of a flag), private use, noncharacters, overrides of direction. Marks of direction stay where a text has
-  letters that are written from right to left, joiners after a character outside ASCII, zero-width spaces in the
-  scripts that part words by them.
-
-Only the few texts that look broken go through Python one by one; which those are, Polars finds at more than a million
-texts per second and core, where `ftfy` alone looks through 8,000 (measured on texts of 380 characters).
+Only the few texts that look broken are processed in Python one by one. Polars finds them at more than a million texts
+per second and core; `ftfy` alone checks 8,000 (measured on texts of 380 characters).
 """
 
 from __future__ import annotations
@@ -30,9 +26,9 @@ from ftfy import fix_encoding
 from ftfy.fixes import unescape_html
 
 ENTITY = r"&#?[0-9A-Za-z]{1,24};"
-# Every pattern by which ftfy knows mojibake needs two neighbours outside ASCII, or one of these characters alone.
+# Every mojibake pattern of ftfy needs two neighbours outside ASCII, or one of these characters.
 _MOJIBAKE = r"[^\x00-\x7F]{2}|[\x{80}-\x{9F}ŒœÃÂ]"
-# NFC leaves all others as they are, whatever stands beside them: Latin and Cyrillic letters, punctuation, Han.
+# Characters that NFC never changes: Latin and Cyrillic letters, punctuation, Han.
 _COMPOSED = r"[^\x00-\x{2FF}\x{400}-\x{482}\x{2002}-\x{20CF}\x{4E00}-\x{9FFF}]"
 _FORMS = (
     "[\u2e9f\u2ef3\u2f00-\u2fd5\ufb00-\ufb06\ufb50-\ufbb1\ufbd3-\ufbff\ufe80-\ufefc"
@@ -40,12 +36,12 @@ _FORMS = (
 )
 _FORM = re.compile(_FORMS)
 
-_PASSES = 3  #: an entity that is escaped more often is what somebody writes about
+_PASSES = 3  #: times that an entity is unescaped; one escaped more often is a subject of the text
 _BARE = re.compile(rf"<|&(?!{ENTITY[1:]})")
 _TAG = re.compile(r"</?[A-Za-z][\w:-]*(?:\s[^<>]*)?/?>|<!--|<!\w|<\?\w")
 _LINE_ENDS = r"\n\r\x0b\x0c\x85\u2028\u2029"
 _CODE = re.compile(rf"```.*?```|``[^{_LINE_ENDS}]*?``|`[^`{_LINE_ENDS}]+`", re.DOTALL)
-_ADDRESS = re.compile(r"(?:=|\breturn)\s*$")  # `p = &sum;` is the end of a statement in C
+_ADDRESS = re.compile(r"(?:=|\breturn)\s*$")  # `p = &sum;` is a C statement
 _MARKUP, _GAP = frozenset("&<>"), frozenset(["", *" \t\n\r"])
 _OPENING, _CLOSING = frozenset("'\"\u2018\u201c\u00ab"), frozenset("'\"\u2019\u201d\u00bb")
 
@@ -53,16 +49,16 @@ _INVISIBLE = (
     r"[\p{Cc}\p{Co}\p{Noncharacter_Code_Point}\x{AD}\x{202D}\x{202E}\x{2060}-\x{2064}\x{206A}-\x{206F}\x{FEFF}"
     r"\x{FFF9}-\x{FFFC}--[\t\n\r\x{85}\x0B\x0C]]"
 )
-_TAGS = r"(\x{1F3F4}[\x{E0030}-\x{E0039}\x{E0061}-\x{E007A}]{1,6}\x{E007F})|[\x{E0000}-\x{E00FF}]"  # or a whole flag
+_TAGS = r"(\x{1F3F4}[\x{E0030}-\x{E0039}\x{E0061}-\x{E007A}]{1,6}\x{E007F})|[\x{E0000}-\x{E00FF}]"  # a flag, or a tag
 _DIRECTION = r"[\x{61C}\x{200E}\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}]"
-_SOME_SCRIPTS = r"[\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}\x{E0000}-\x{E00FF}]"  #: any of these
+_SOME_SCRIPTS = r"[\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202C}\x{2066}-\x{2069}\x{E0000}-\x{E00FF}]"  #: kept in some
 _FROM_THE_RIGHT = r"[[\p{Hebrew}\p{Arabic}\p{Syriac}\p{Thaana}\p{Nko}\p{Adlam}]&&\p{L}]"
 _STRAY_JOINER = r"(^|[\x00-\x7F\s])[\x{200B}-\x{200D}]+"
 _STRAY_SPACE = r"([^\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\x{200B}])\x{200B}+"
 
 
 def repair(texts: pl.Series) -> pl.Series:
-    """The texts with their entities, mojibake and forms of characters repaired. Invisible characters stay."""
+    """Return the texts with repaired entities, mojibake and forms of characters. Invisible characters stay."""
     texts = each(texts, texts.str.contains(ENTITY), unescape)
     rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
     if not len(rows):
@@ -74,22 +70,22 @@ def repair(texts: pl.Series) -> pl.Series:
 
 
 def repaired(texts: pl.Series, passes: int = _PASSES) -> pl.Series:
-    """The texts repaired, and without the invisible characters that belong to no script."""
+    """Return the texts repaired, and without invisible characters that no script needs."""
     texts = repair(texts)
     seen = _visible(texts)
     rows = (seen != texts).arg_true()
     if not len(rows) or passes == 1:
         return seen
-    # Again, where an entity hid in such characters.
+    # Repeat, because an entity may have been hidden by such characters.
     return seen.scatter(rows, repaired(seen.gather(rows), passes - 1))
 
 
 def unescape(text: str) -> str:
-    """`text` without HTML entities, also if it was escaped up to three times.
+    """Return `text` without HTML entities, even if it was escaped up to three times.
 
-    An entity stays if the text shows that it is meant: in markup, in code (between backticks), in quotation marks that
-    hold nothing else, at the end of a statement. One for `&`, `<` or `>` also stays where one of these stands bare: a
-    text that was escaped has none.
+    An entity stays if the text shows that it is meant: in markup, in code (between backticks), alone in quotation
+    marks, at the end of a statement. Entities for `&`, `<` or `>` also stay if one of these occurs unescaped, because
+    an escaped text has none.
     """
     out = text
     for _ in range(_PASSES):
@@ -130,7 +126,7 @@ def _compatible(text: str) -> str:
 
 
 def _visible(texts: pl.Series) -> pl.Series:
-    """The texts without the invisible characters that belong to no script."""
+    """Return the texts without invisible characters that no script needs."""
     out = texts.str.replace_all(_INVISIBLE, "")
     rows = out.str.contains(_SOME_SCRIPTS).arg_true()
     if not len(rows):
@@ -143,7 +139,7 @@ def _visible(texts: pl.Series) -> pl.Series:
 
 
 def each(texts: pl.Series, wanted: pl.Series, function: Callable[[str], str]) -> pl.Series:
-    """The texts with `function` applied to those that are `wanted`."""
+    """Return the texts with `function` applied to the `wanted` ones."""
     rows = wanted.arg_true()
     if not len(rows):
         return texts

@@ -1,10 +1,10 @@
-"""What cleaning does to a text, and the rules that drop a document: functions on Polars columns.
+"""Tidying of texts, and the rules that drop documents: functions on Polars columns.
 
-They run on Spark's workers, Arrow batch by Arrow batch. Spark's own string functions would do the same at a tenth of
-the speed: one `regexp_replace` over text costs its JVM about as much as everything here together.
+They run on Spark's workers, one Arrow batch at a time. Spark's string functions would take ten times as long: one
+`regexp_replace` in the JVM costs about as much as everything here.
 
-A rule says which rows it hits and, for those, what is wrong. `RULES` is a list of early returns: the first that hits
-decides. To add one, write such a function and append it.
+A rule returns which rows it drops and why. `RULES` is a list of early returns: the first rule that hits decides. To add
+one, write such a function and append it.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ from llmops.data.text.words import UNSPACED
 
 
 class RuleResult(NamedTuple):
-    """What a rule says of every row."""
+    """The result of a rule for every row."""
 
-    hit: pl.Expr  #: whether the row is dropped
-    detail: pl.Expr  #: what is wrong with it, in words; looked at only where it is dropped
+    hit: pl.Expr  #: True if the row is dropped
+    detail: pl.Expr  #: the reason, in words; only evaluated for dropped rows
 
 
 Rule = Callable[[Clean], RuleResult]
 
-LINE = ("question", "same_as", "group")  #: columns that are one line
+LINE = ("question", "same_as", "group")  #: columns of one line
 PROSE = ("answer", "context", "text")  #: columns that keep their lines
-JUDGED = ("question", "answer", "text")  #: columns that must be worth learning from, if they are there
-HAS_FIELDS = "has_fields"  #: column that says whether any field of a structured row holds a value
+JUDGED = ("question", "answer", "text")  #: columns that are judged, if not empty
+HAS_FIELDS = "has_fields"  #: column that is True if any field of a structured row has a value
 
-# A text that matches none of this is tidy already. Most are, and finding that out takes a sixth of the time of tidying.
+# A text without a match is tidy already. Most are, and this check takes a sixth of the time of tidying.
 _UNTIDY = rf"[^ -~\n\t]|{ENTITY}|[ \t]\n|\n{{4}}|^\s|\s$|^[^\n]*(?:  |\t)[^\n]*$"
 _UNTIDY_LINE = rf"[^ -~]|{ENTITY}|  |^ | $"
 _SYMBOL = r"[^\p{L}\p{M}\p{N}\s]"
 
-# Least share of different words in a text. English prose of 100 words has 60 to 70 different ones.
+# Least share of distinct words in a text. English prose of 100 words has 60 to 70 distinct ones.
 MIN_DISTINCT_WORDS = 0.2
-REPETITION_WORDS = (20, 1000)  #: of a text that is judged: shorter ones repeat by chance, in longer ones few are new
+REPETITION_WORDS = (20, 1000)  #: length of judged texts: shorter ones repeat by chance, longer ones have few new words
 
 
 def tidy(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
-    """Repaired, and without superfluous white space; with `classic`, letters and digits in lower case.
+    """Repair texts and remove superfluous white space; with `classic`, keep only lower-case letters and digits.
 
-    With `one_line`, all white space is single spaces. Else the layout stays: indentation, and what stands below each
-    other. Only the margin that all lines share, blank lines around the text, a third blank line and every further one,
-    and spaces at the ends of lines go, and so do double spaces and tabs within a text of a single line. Spaces of other
-    widths become ordinary ones, but for the ideographic space.
+    With `one_line`, all white space becomes single spaces. Otherwise the layout stays, including indentation. Removed
+    are the common margin, blank lines around the text, more than two consecutive blank lines, spaces at line ends, and
+    double spaces and tabs in a text of a single line. Spaces of other widths become ordinary ones, except the
+    ideographic space.
     """
     if config.classic:
         return _tidied(texts, one_line, config)
     rows = texts.str.contains(_UNTIDY_LINE if one_line else _UNTIDY).arg_true()
-    # A copy, since `scatter` changes the column that it is called on.
+    # A copy, because `scatter` changes the column that it is called on.
     return texts.clone().scatter(rows, _tidied(texts.gather(rows), one_line, config)) if len(rows) else texts
 
 
@@ -80,7 +80,7 @@ def _tidied(texts: pl.Series, one_line: bool, config: Clean) -> pl.Series:
 
 
 def missing(config: Clean) -> RuleResult:
-    """A question with nothing to answer it, an answer without a question, or nothing at all."""
+    """Drop a question without an answer, an answer without a question, and empty documents."""
     question, answer = pl.col("question") != "", pl.col("answer") != ""
     answered = answer | (pl.col("same_as") != "")
     material = (pl.col("text") != "") | pl.col(HAS_FIELDS)
@@ -95,7 +95,7 @@ def missing(config: Clean) -> RuleResult:
 
 
 def too_short(config: Clean) -> RuleResult:
-    """A question, answer or text of fewer than `min_chars` characters."""
+    """Drop a question, answer or text of fewer than `min_chars` characters."""
     return _any(
         JUDGED,
         lambda c: c.str.len_chars().is_between(1, config.min_chars - 1),
@@ -104,7 +104,7 @@ def too_short(config: Clean) -> RuleResult:
 
 
 def too_long(config: Clean) -> RuleResult:
-    """A question, answer, context or text of more than `max_chars` characters."""
+    """Drop a question, answer, context or text of more than `max_chars` characters."""
     return _any(
         (*JUDGED, "context"),
         lambda c: c.str.len_chars() > config.max_chars,
@@ -113,10 +113,10 @@ def too_long(config: Clean) -> RuleResult:
 
 
 def symbols(config: Clean) -> RuleResult:
-    """A question, answer or text that is mostly neither letters, digits nor spaces."""
+    """Drop a question, answer or text that is mostly symbols: neither letters, digits nor spaces."""
 
     def share(column: pl.Expr) -> pl.Expr:
-        return column.str.count_matches(_SYMBOL) / column.str.len_chars()  # of "" NaN, which is above no limit
+        return column.str.count_matches(_SYMBOL) / column.str.len_chars()  # NaN for "", which exceeds no limit
 
     limit = f"{config.max_symbol_ratio * 100:.0f}"
     return _any(
@@ -127,13 +127,13 @@ def symbols(config: Clean) -> RuleResult:
 
 
 def repetition(config: Clean) -> RuleResult:
-    """A text that says the same line, or the same few words, again and again."""
+    """Drop a text that repeats the same line or the same few words."""
 
     def lines(column: pl.Expr) -> pl.Expr:
         return column.map_batches(_duplicate_lines, return_dtype=pl.Float64)
 
     def words(column: pl.Expr) -> pl.Expr:
-        return column.map_batches(_various, return_dtype=pl.Float64)
+        return column.map_batches(_variety, return_dtype=pl.Float64)
 
     return _any(
         PROSE,
@@ -147,7 +147,7 @@ def repetition(config: Clean) -> RuleResult:
 
 
 def _duplicate_lines(texts: pl.Series) -> pl.Series:
-    """The share of each text's lines that stood in it before; null for texts that cannot have `MIN_LINES` lines."""
+    """Return the share of repeated lines of each text; null for texts with fewer than `MIN_LINES` lines."""
     rows = (texts.str.count_matches("\n", literal=True) >= MIN_LINES - 1).arg_true()
     out = pl.repeat(None, len(texts), dtype=pl.Float64, eager=True)
     if not len(rows):
@@ -155,8 +155,8 @@ def _duplicate_lines(texts: pl.Series) -> pl.Series:
     return out.scatter(rows, pl.Series(map(duplicate_line_share, texts.gather(rows)), dtype=pl.Float64))
 
 
-def _various(texts: pl.Series) -> pl.Series:
-    """`_distinct_words` of the texts; of those that have few, without their code and tables, which repeat words."""
+def _variety(texts: pl.Series) -> pl.Series:
+    """Return `_distinct_words`; for texts with few, without their code and tables, which repeat words naturally."""
     out = _distinct_words(texts)
     low = (out < MIN_DISTINCT_WORDS).arg_true()
     if not len(low):
@@ -166,17 +166,17 @@ def _various(texts: pl.Series) -> pl.Series:
 
 
 def _distinct_words(texts: pl.Series) -> pl.Series:
-    """The share of each text's words that were not said before; null for a text that need not or cannot be judged.
+    """Return the share of distinct words in each text; null for a text that is not judged.
 
-    Not judged are texts with fewer or more words than `REPETITION_WORDS`. To save time, neither are those whose first
-    third alone has enough different words for the whole text; its last word, which may be cut in two, is not counted.
+    Texts with fewer or more words than `REPETITION_WORDS` are not judged. To save time, neither are texts whose first
+    third has enough distinct words for the whole text (not counting its last word, which may be cut).
     """
 
     def distinct(some: pl.Series) -> pl.Series:
         return some.str.to_lowercase().str.split(" ").list.n_unique()
 
     texts = _spaced(texts)
-    count = texts.str.count_matches("[ ]") + 1  # half the time of a literal
+    count = texts.str.count_matches("[ ]") + 1  # twice as fast as a literal
     rows = count.is_between(*REPETITION_WORDS).arg_true()
     some, count = texts.gather(rows), count.gather(rows)
     varied = distinct(some.str.head(some.str.len_chars() // 3)) > MIN_DISTINCT_WORDS * count + 1
@@ -186,11 +186,10 @@ def _distinct_words(texts: pl.Series) -> pl.Series:
 
 
 def _spaced(texts: pl.Series) -> pl.Series:
-    """The texts with one space between two words, be there lines, tables or no spaces at all."""
     rows = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
     rows = rows.gather(texts.gather(rows).str.contains(UNSPACED).arg_true())
     if len(rows):
-        texts = texts.clone().scatter(rows, words(texts.gather(rows)).list.join(" "))  # it would change its column
+        texts = texts.clone().scatter(rows, words(texts.gather(rows)).list.join(" "))  # `scatter` changes its column
     gaps = (texts.str.contains(gap, literal=True) for gap in ("\n", "\t", "  "))
     rows = (reduce(or_, gaps) | texts.str.starts_with(" ") | texts.str.ends_with(" ")).arg_true()
     if not len(rows):
@@ -199,7 +198,7 @@ def _spaced(texts: pl.Series) -> pl.Series:
 
 
 def language(config: Clean) -> RuleResult:
-    """A document in a language that is not in `languages`, as far as its text is long enough to tell."""
+    """Drop a document in a language that is not in `languages`, if its text is long enough to tell."""
     if not config.languages:
         return RuleResult(pl.lit(False), pl.lit(""))
     spoken = pl.concat_str(JUDGED, separator=" ").map_batches(_languages, return_dtype=pl.String)
@@ -224,7 +223,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 
 def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
-    """The documents with the columns `rule` and `detail` of the first rule that hits; null for a document to keep."""
+    """Add the columns `rule` and `detail` of the first rule that hits; null for a document to keep."""
     results = {name: rule(config) for name, rule in RULES}
     rule = pl.coalesce(*(pl.when(v.hit).then(pl.lit(name)) for name, v in results.items()))
     judged = documents.with_columns(rule.alias("rule"))
@@ -237,7 +236,7 @@ def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
 
 
 def _any(names: tuple[str, ...], hit: Callable[[pl.Expr], pl.Expr], detail: Callable[[pl.Expr], pl.Expr]) -> RuleResult:
-    """The result of a rule that drops a row if any of the columns is hit; the detail names the first that is."""
+    """Return the result of a rule that drops a row if any column is hit. The detail names the first one."""
     hits = reduce(or_, (hit(pl.col(n)) for n in names))
     details = (pl.when(hit(pl.col(n))).then(pl.format("{}: {}", pl.lit(n), detail(pl.col(n)))) for n in names)
     return RuleResult(hits, pl.coalesce(*details))

@@ -1,9 +1,9 @@
-"""clean: tidy every document with Spark, drop duplicates; what a rule drops is kept aside with the reason.
+"""The stage clean: tidies every document with Spark and drops duplicates. Dropped documents are kept with the reason.
 
-Texts never pass through Spark's JVM, which would cost more than everything that is done to them. Its workers read the
-documents, tidy, judge and hash them and write them as parts, cut by ranges of ids, keys and MinHash bands. They find
-duplicates by the ranges of keys and bands: Spark has the pairs alone. Then they merge the parts, a range of ids at a
-time, into the kept and the dropped.
+Texts never pass through Spark's JVM, which would cost more than all other work. Its workers read the documents, tidy,
+judge and hash them, and write them as parts, cut by ranges of ids, keys and MinHash bands. They find duplicates by
+ranges of keys and bands; Spark only gets the pairs. Then they merge the parts, one range of ids at a time, into kept
+and dropped documents.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from llmops.records import Document
 log = logging.getLogger(__name__)
 
 SOURCE = "documents.parquet"
-ROWS_PER_FILE = 100_000  #: about, of the documents that come in
-TEXT_COLUMNS = ("question", "answer", "text")  #: what near duplicates share: what is asked and answered
+ROWS_PER_FILE = 100_000  #: approximate number of input documents per file
+TEXT_COLUMNS = ("question", "answer", "text")  #: columns compared for near duplicates
 
-_ANY = Annotate()  # tests all sources alike
+_ANY = Annotate()  # no source is tested before others
 _COLUMNS = [field.name for field in fields(Document)]
 _SIGN = np.uint64(1 << 63)
 
@@ -54,12 +54,12 @@ _SIGN = np.uint64(1 << 63)
 def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -> Mapping[str, Any]:
     """Clean the documents of a collect artifact.
 
-    Writes `documents/` and `dropped/` as Parquet, the same bytes for the same documents in whatever order and on
-    however many hosts, and the funnel, `report.md` and `funnel.png`. Of duplicates, one of `annotate.test_sources`
-    stays before the others.
+    Write `documents/` and `dropped/` as Parquet and the funnel as `report.md` and `funnel.png`. The bytes depend only
+    on the documents, not on their order or the number of hosts. Among duplicates, documents of
+    `annotate.test_sources` stay first.
 
     Raises:
-        LlmopsError: if Java is missing, no document is left, or a host does not reach the work files.
+        LlmopsError: if Java is missing, no document is left, or a host cannot reach the work files.
     """
     source, out = (collect / SOURCE).absolute(), out.absolute()
     documents = pq.read_metadata(source)
@@ -98,10 +98,10 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -
 def _write_tidied(
     spark: SparkSession, layout: Layout, buckets: int, work: Work, config: Clean, tested: Sequence[str]
 ) -> dict[int, Cut]:
-    """Write the parts: the documents tidied, a table a range, and the tables of `_numbers`.
+    """Write the parts: the tidied documents, one table per range, and the tables of `_numbers`.
 
     Raises:
-        WorkError: if a part is missing, or not all documents are in them.
+        WorkError: if a part is missing, or lacks documents.
     """
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -128,7 +128,7 @@ def _write_tidied(
 
 
 def _numbers(table: pa.Table, buckets: int) -> Iterator[pl.DataFrame]:
-    """What tells exact duplicates, a table a bucket of keys, and near ones, a table a bucket of bands."""
+    """Yield the data for finding exact duplicates, one table per bucket of keys, and near ones, per bucket of bands."""
     documents = pl.DataFrame(pl.from_arrow(table))
     yield from _by_bucket(documents.select("row", "key_1", "key_2"), "key_1", buckets)
     if "bands" in documents.columns:
@@ -137,7 +137,6 @@ def _numbers(table: pa.Table, buckets: int) -> Iterator[pl.DataFrame]:
 
 
 def _by_bucket(rows: pl.DataFrame, hashes: str, buckets: int) -> Iterator[pl.DataFrame]:
-    """Rows, a table a range of the hashes in one of their columns."""
     number = ((rows[hashes].to_numpy().view(np.uint64) >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32)
     order = np.argsort(number.astype(np.uint16 if buckets < 1 << 16 else np.uint32), kind="stable")
     edges = np.searchsorted(number[order], np.arange(buckets + 1)).tolist()
@@ -146,12 +145,12 @@ def _by_bucket(rows: pl.DataFrame, hashes: str, buckets: int) -> Iterator[pl.Dat
 
 
 def tidy(documents: pl.DataFrame, config: Clean, tested: Sequence[str]) -> tuple[pl.DataFrame, pa.Table]:
-    """The tidied documents, and the numbers by which the duplicates among them are found.
+    """Return the tidied documents, and the numbers for finding duplicates among them.
 
-    The documents are sorted by `row`, which is the id as a number, and have the `rule` and `detail` of what drops them.
-    The numbers are `row`, `key_1`, `key_2` and `bands`, of the documents that no rule drops. `bands` is null for those
-    that are never near duplicates: structured rows, where one number is all the difference, other wordings (`same_as`),
-    which are wanted, and short texts. The sources `tested` come before the others.
+    The documents are sorted by `row`, the id as a number, and have `rule` and `detail` if a rule drops them. The
+    numbers are `row`, `key_1`, `key_2` and `bands` of the other documents. `bands` is null for documents that are never
+    near duplicates: structured rows (one number may be the whole difference), other wordings (`same_as`), which are
+    wanted, and short texts. Documents of `tested` sources come first.
     """
     tidied = [rules.tidy(documents[name], name in rules.LINE, config) for name in (*rules.LINE, *rules.PROSE)]
     structured, filled, content = _tidied_fields(documents["fields"], config)
@@ -173,7 +172,7 @@ def tidy(documents: pl.DataFrame, config: Clean, tested: Sequence[str]) -> tuple
 
 
 def _tidied_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray[np.bool_], NDArray[np.int64]]:
-    """Of each row: its fields tidied, whether any of them is not empty, and a hash of all, whatever their order."""
+    """Return tidied fields, True for rows with any value, and an order-independent hash of all fields, per row."""
     filled, content = np.zeros(len(values), bool), np.zeros(len(values), np.int64)
     rows = (values != "{}").arg_true()
     if not len(rows):
@@ -191,7 +190,6 @@ def _tidied_fields(values: pl.Series, config: Clean) -> tuple[pl.Series, NDArray
 
 
 def _ids_as_numbers(ids: pl.Series) -> NDArray[np.int64]:
-    """The ids, 16 hex digits each, as signed numbers in the same order."""
     digits = bytes.fromhex("".join(ids))
     return (np.frombuffer(digits, ">u8").astype(np.uint64) ^ _SIGN).view(np.int64)
 
@@ -205,10 +203,10 @@ def _duplicates(
     config: Clean,
     stack: ExitStack,
 ) -> DataFrame:
-    """All duplicates, as (row, first, similarity); the similarity of an exact duplicate is null.
+    """Return all duplicates as (row, first, similarity). The similarity of an exact duplicate is null.
 
-    Near duplicates are sought only among the documents that are no exact duplicates. What is used twice Spark keeps on
-    its workers' disks, until `stack` is closed, and makes again if one is lost.
+    Near duplicates are searched only among documents that are not exact duplicates. Spark keeps results that are used
+    twice on its workers' disks until `stack` is closed, and recomputes lost ones.
     """
 
     def keep(rows: DataFrame) -> DataFrame:
@@ -235,8 +233,6 @@ def _duplicates(
 
 
 def _of_buckets(spark: SparkSession, find: Callable[[int], Iterator[pl.DataFrame]], buckets: int) -> DataFrame:
-    """The pairs (row, first) that `find` gives for each bucket."""
-
     def found(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for bucket in (number for batch in batches for number in batch.column("id").to_pylist()):
             for pairs in find(bucket):
@@ -246,11 +242,6 @@ def _of_buckets(spark: SparkSession, find: Callable[[int], Iterator[pl.DataFrame
 
 
 def _check_complete(source: Path, counts: Mapping[tuple[str, str | None], int]) -> None:
-    """Make sure that of each source as many documents were kept or dropped as there are.
-
-    Raises:
-        WorkError: naming the sources of which some were lost.
-    """
     read, told = Counter[str](), Counter[str]()
     for batch in pq.ParquetFile(source, read_dictionary=["source"]).iter_batches(1 << 20, columns=["source"]):
         values = pc.value_counts(batch.column("source").cast(pa.string()))

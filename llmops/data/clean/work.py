@@ -1,7 +1,7 @@
-"""The work files of a cleaning: a folder, or a place in an object store, that the driver and all workers reach.
+"""The work files of a cleaning, in a folder or object store that the driver and all workers can reach.
 
-Nothing in it is looked for: the driver names each file, from what the tasks that wrote them tell. A file that is
-missing, or holds less than was told, is an error with its name.
+No file is searched for: the driver names each file, by the reports of the tasks that wrote them. A missing or truncated
+file is an error with its name.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from llmops.errors import LlmopsError
 from llmops.variables import VARIABLE
 
 TOLD = "number long, name string, ends binary, rows binary"
-_SECRET = ("AWS_", "AZURE_STORAGE_", "CONNECTION_")  #: how what a connection says begins
+_SECRET = ("AWS_", "AZURE_STORAGE_", "CONNECTION_")  #: prefixes of a connection's variables
 
 
 class WorkError(LlmopsError):
-    """A work file is missing or damaged, or not all machines reach the place of the work files."""
+    """A work file is missing or damaged, or a machine cannot reach the work files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Where the work files are. It travels to the workers inside the function that they run."""
+    """The place of the work files. Workers get it inside the function that they run."""
 
     location: str  #: a folder, or a URL of `llmops.data.remote`
     sent: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
-    #: what an Airflow connection says, which the driver alone can ask; None: each machine has credentials of its own
+    #: variables from an Airflow connection, which only the driver can read; None: each machine has its own credentials
 
     @classmethod
     def at(cls, location: str, connection: str = "") -> Work:
-        """The place, with what the Airflow connection says.
+        """Return the place, with the variables of the Airflow connection.
 
         Raises:
             SourceError: if Airflow does not know the connection.
@@ -61,11 +61,11 @@ class Work:
 
     @property
     def remote(self) -> bool:
-        """Whether it is in an object store."""
+        """Return True if it is in an object store."""
         return is_remote(self.location)
 
     def address(self, name: str = "") -> Address:
-        """The address of a file, or of the folder.
+        """Return the address of a file, or of the folder.
 
         Raises:
             SourceError: if a credential is missing.
@@ -75,7 +75,7 @@ class Work:
         return Address(f"{folder.shown}/{name}".rstrip("/"), path, folder.filesystem, folder.secrets)
 
     def take(self, source: Path, name: str) -> None:
-        """Let the workers have a file of the driver's: as a link where that is possible, else as a copy.
+        """Give the workers a file of the driver: as a link if possible, else as a copy.
 
         Raises:
             WorkError: if there is no such bucket or container.
@@ -88,10 +88,10 @@ class Work:
             link(source, where.path)
 
     def fetch(self, name: str, target: Path) -> None:
-        """Have a file on this machine; in a folder on the same disk it is moved.
+        """Bring a file to this machine. On the same disk it is moved.
 
         Raises:
-            WorkError: if it is not there.
+            WorkError: if it does not exist.
         """
         where = self.address(name)
         try:
@@ -104,9 +104,9 @@ class Work:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A file of this machine to write to, which is there as `name`, whole, at the end.
+        """Yield a local file to write to; afterwards it becomes `name`, atomically.
 
-        It is the attempt's own, since Spark may run two attempts of one task at once.
+        Each attempt has its own file, because Spark may run two attempts of a task at once.
         """
         where, task = self.address(name), TaskContext.get()
         if self.remote:
@@ -121,7 +121,7 @@ class Work:
         os.replace(copy, path)
 
     def read_row_groups(self, name: str, numbers: Iterable[int], columns: list[str]) -> Iterator[pa.Table]:
-        """Row groups of a Parquet file, one by one.
+        """Yield row groups of a Parquet file, one by one.
 
         Raises:
             WorkError: if it is missing or damaged.
@@ -138,7 +138,7 @@ class Work:
                 yield where.ask(read) if self.remote else read()
 
     def clear(self) -> None:
-        """Remove the folder with all that is in it, also what a run left that was killed."""
+        """Remove the folder with its content, including leftovers of killed runs."""
         where = self.address()
         if not self.remote:
             shutil.rmtree(where.path, ignore_errors=True)
@@ -147,15 +147,15 @@ class Work:
 
 
 class Cut(NamedTuple):
-    """A file of tables, one behind the other, of which one is read without the others."""
+    """A file of consecutive tables, each of which can be read alone."""
 
     name: str
-    ends: NDArray[np.int64]  #: byte behind each table
+    ends: NDArray[np.int64]  #: offset of each table's end
     rows: NDArray[np.int64]  #: number of rows of each table
 
     @classmethod
     def written(cls, work: Work, name: str, tables: Iterable[pl.DataFrame | pa.Table]) -> Cut:
-        """Write a file; each table is a stream of Arrow's, uncompressed."""
+        """Write a file. Each table is an uncompressed Arrow stream."""
         ends, rows = [0], []
         with work.writing(name) as path, open(path, "wb") as file:
             for table in tables:
@@ -170,23 +170,23 @@ class Cut(NamedTuple):
 
     @classmethod
     def collected(cls, tasks: DataFrame) -> dict[int, Cut]:
-        """What tasks told of the files that they wrote, by the number of the file."""
+        """Return number → file, from the reports of the tasks that wrote them."""
         return {
             row.number: cls(row.name, np.frombuffer(row.ends, np.int64), np.frombuffer(row.rows, np.int64))
             for row in tasks.collect()
         }
 
     def told(self, number: int) -> pa.RecordBatch:
-        """What a task tells the driver of the file that it wrote, in the columns `TOLD`."""
+        """Return a task's report to the driver about the file that it wrote, in the columns `TOLD`."""
         return pa.RecordBatch.from_pydict(
             {"number": [number], "name": [self.name], "ends": [self.ends.tobytes()], "rows": [self.rows.tobytes()]}
         )
 
     def read(self, work: Work, number: int) -> pa.Table:
-        """One table; in a folder it is mapped into memory, so that only the columns and rows that are used are read.
+        """Return one table. In a folder it is memory-mapped, so that only used columns and rows are read.
 
         Raises:
-            WorkError: if the file is missing or shorter than it was.
+            WorkError: if the file is missing or truncated.
         """
         start, end = map(int, self.ends[number : number + 2])
         where = work.address(self.name)
@@ -205,7 +205,6 @@ class Cut(NamedTuple):
 
 @contextmanager
 def _as_work_error(where: Address) -> Iterator[None]:
-    """What goes wrong in reading a work file is an error that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -234,21 +233,20 @@ def _missing(where: Address) -> str:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder of this machine for a while, on a worker where Spark has its own."""
+    """Yield a temporary local folder; on a worker, in Spark's own."""
     there = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
     with tempfile.TemporaryDirectory(prefix="llmops-", dir=there if Path(there).is_dir() else None) as folder:
         yield Path(folder)
 
 
 def mapped(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """The same table, written to a file and mapped into memory from there."""
+    """Return the same table, written to a file and memory-mapped."""
     table.write_ipc(path, compression="uncompressed")
     return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(path))).read_all()))
 
 
 @cache
 def _connected(location: str, sent: tuple[tuple[str, str], ...] | None) -> Address:
-    """One connection a process, which is costly to make."""
     if sent is None:
         return connect(location, os.environ)
     own = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
@@ -256,7 +254,7 @@ def _connected(location: str, sent: tuple[tuple[str, str], ...] | None) -> Addre
 
 
 def check_shared(spark: SparkSession, work: Work) -> None:
-    """Make sure that the workers see what the driver writes, before any work.
+    """Check that the workers see the driver's files, before any work.
 
     Raises:
         WorkError: naming the hosts that do not.

@@ -1,4 +1,4 @@
-"""Data sets as the library `datasets` has them: a folder or files of this machine, or a repository of the Hub."""
+"""Data sets for the library `datasets`: a local folder or files, or a repository of the Hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class DatasetFolder:
-    """The files of a data set on this machine."""
+    """The files of a local data set."""
 
     location: str
     folder: Path
@@ -28,19 +28,19 @@ class DatasetFolder:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files; None if one cannot be read."""
+        """Return the bytes of all files; None if one cannot be read."""
         sizes = [size_of(file) for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def version(self, sha256: Callable[[Path], str]) -> str:
-        """Over the names and the content of all files; empty if one cannot be read, which reading will name."""
+        """Return a hash of names and content of all files; empty if one cannot be read (reading will report it)."""
         try:
             return self._version(list(map(sha256, self.files)))
         except OSError:
             return ""
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """A copy of the folder, and the version of the copied bytes."""
+        """Copy the folder. Return the copy, and the version of the copied bytes."""
         target, digests = folder / content_id(self.location) / "data", []
         for file in self.files:
             copy = target / file.relative_to(self.folder)
@@ -55,22 +55,22 @@ class DatasetFolder:
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A repository of data sets on the Hub, at one commit; downloaded whole into the Hub's cache of this machine."""
+    """A data set repository of the Hub at one commit, downloaded to the local Hub cache."""
 
     location: str  #: such as `org/name`
     revision: str  #: a commit, branch or tag
 
     @property
     def size(self) -> int | None:
-        """Not known before it is downloaded."""
+        """Return None: the size is unknown before the download."""
         return None
 
     def version(self, sha256: Callable[[Path], str]) -> str:
-        """The commit of the revision; without a network (`HF_HUB_OFFLINE`), the one that the cache has for it.
+        """Return the revision's commit; without a network (`HF_HUB_OFFLINE`), the one in the cache.
 
         Raises:
-            SourceError: if the Hub has no such repository or revision, or does not let this token see it.
-            SourceUnavailableError: if it cannot be reached.
+            SourceError: if the Hub has no such repository or revision, or the token has no access.
+            SourceUnavailableError: if the Hub cannot be reached.
         """
         from huggingface_hub import HfApi, constants
 
@@ -78,12 +78,12 @@ class HubDataset:
             return self.revision
         if constants.HF_HUB_OFFLINE:
             return self._folder(self.revision).name
-        commit = self._asked(lambda: HfApi().dataset_info(self.location, revision=self.revision).sha)
+        commit = self._ask(lambda: HfApi().dataset_info(self.location, revision=self.revision).sha)
         return str(commit)
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """Its folder in the Hub's cache, where files are named by their content, and its commit."""
-        found = self._folder(self.revision)  # not by commit: the cache keeps what it stood for, for times off the net
+        """Return its folder in the Hub's cache, where files are named by their content, and its commit."""
+        found = self._folder(self.revision)  # by revision: the cache remembers its commit, for offline use
         return found, found.name
 
     def _folder(self, revision: str) -> Path:
@@ -91,20 +91,20 @@ class HubDataset:
 
         offline = bool(constants.HF_HUB_OFFLINE)
         return Path(
-            self._asked(
+            self._ask(
                 lambda: snapshot_download(
                     self.location, repo_type="dataset", revision=revision, local_files_only=offline
                 )
             )
         )
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _ask(self, ask: Callable[[], T]) -> T:
         from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
         keep_out_of_logs()
         try:
             return ask()
-        except (HTTPError, OSError, ValueError) as error:  # also: offline, and not in the cache
+        except (HTTPError, OSError, ValueError) as error:  # including offline and not in the cache
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
             final = isinstance(error, FileNotFoundError | ValueError) or (400 <= status < 500 and not is_busy(status))
             words = unsigned(" ".join(str(error).split()))[:300]

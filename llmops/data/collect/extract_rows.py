@@ -1,4 +1,4 @@
-"""The rows of an extract: documents, quarantined rows and those that `where` leaves out, in one Parquet file."""
+"""The rows of an extract in one Parquet file: documents, quarantined rows, and rows excluded by `where`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llmops.data.collect.readers.origin import Item
 from llmops.data.row_file import RowFile
 from llmops.records import Document, Dropped
 
-LEFT_OUT = "left_out"  #: the rule of a row that the source's `where` leaves out
-BATCH = 1000  #: rows that are held as Python objects,
-COPIED = 10_000  #: and as Arrow columns, at a time
+LEFT_OUT = "left_out"  #: rule of a row excluded by the source's `where`
+BATCH = 1000  #: rows held as Python objects at a time
+COPIED = 10_000  #: rows held as Arrow columns at a time
 
 _DOCUMENT = [f.name for f in fields(Document)]
 _DROPPED = [f.name for f in fields(Dropped)]
@@ -30,7 +30,7 @@ _document_values, _dropped_values = attrgetter(*_DOCUMENT), attrgetter(*_DROPPED
 
 
 def write(path: Path, items: Iterable[Item]) -> None:
-    """Write rows to `path`, whole or not at all."""
+    """Write rows to `path`, atomically."""
     rows = iter(items)
     with RowFile(path, SCHEMA) as out:
         while batch := list(islice(rows, BATCH)):
@@ -45,13 +45,13 @@ def extract_rows(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def row_of(values: dict[str, str]) -> Document | Dropped:
-    """Return a row of an extract, or of what collect made of it, as a record."""
+    """Return a row of an extract, or of collect's output, as a record."""
     kind, names = (Dropped, _DROPPED) if values.get("rule") else (Document, _DOCUMENT)
     return kind(**{name: values[name] for name in names if name in values})
 
 
 def forget(path: Path, forgotten: Forgotten) -> None:
-    """Write an extract anew without what the rows of forgotten persons say."""
+    """Rewrite an extract without the content of forgotten persons' rows."""
     items = (row_of(values) for batch in extract_rows(path) for values in batch.to_pylist())
     write(path, forgotten.without(items))
 

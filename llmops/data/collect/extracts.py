@@ -1,13 +1,12 @@
-"""What was read from a source, kept so that an unchanged file and a past day are not read twice.
+"""Extracts: the stored rows of a source, so that unchanged files and past days are not read twice.
 
-An extract is one Parquet file of rows as a reader yielded them, in its order: documents, quarantined rows (with their
-`rule`), and rows that `where` left out (rule `left_out`). A file's extract is `{cache}/{key}.parquet`, where the key
-hashes the file's content, its location, how it is read, and the code of the reader and of its libraries. The extracts
-of a database table with a `cursor` column are periods, `{cache}/{key}/{first day}_{day after the last}.parquet`: the
-rows of an interval are those of periods that follow on each other from the first row on, and only what they leave out
-is asked for.
+An extract is one Parquet file with a reader's rows in order: documents, quarantined rows (with their `rule`), and rows
+excluded by `where` (rule `left_out`). A file's extract is `{cache}/{key}.parquet`. The key hashes the file's content,
+its location, its reading settings, and the code of the reader and its libraries. A database table with a `cursor`
+column has extracts of periods, `{cache}/{key}/{first day}_{day after the last}.parquet`. The rows of an interval are
+those of consecutive periods from the first row on; only the missing days are queried.
 
-The folder may be deleted at any time; the next run reads the sources again.
+The folder may be deleted at any time. The next run reads the sources again.
 """
 
 from __future__ import annotations
@@ -44,43 +43,43 @@ from llmops.schedule import intervals
 from llmops.schedule.transient import is_full
 from llmops.state import file_hashes
 
-#: Bytes that one process reads in a second, by kind, to tell whether several are worth their start.
+#: kind → bytes that one process reads per second, to decide if several processes are worth their start
 SPEED = {"pdf": 50_000, "html": 1_500_000, "markdown": 3_000_000, "": 12_000_000}
-WORTH_S = 6.0  #: seconds of reading
+WORTH_S = 6.0  #: least seconds of reading for several processes
 
-#: Time after the end of a period in which rows of it may still come: by late commits, or from a database whose clock is
-#: in another zone. Until it has passed, every run asks for the period again.
+#: Time after the end of a period in which its rows may still arrive: by late commits, or from a database with a clock
+#: in another zone. Until then every run queries the period again.
 SETTLE = timedelta(days=1)
 
 Period = tuple[date, date]  #: the first day (`date.min`: from the first row on) and the day after the last
 
 
 class KeyedOrigin(Origin):
-    """The origin of rows that newer ones with the same key replace.
+    """The origin of rows that are replaced by newer ones with the same key.
 
-    A row that `where` leaves out is kept as a mark here, since it may replace an older one that was not left out.
+    A row excluded by `where` is stored as a mark, because it may replace an older row that was not excluded.
     """
 
     def row(self, position: str, values: Mapping[str, str]) -> Item:
-        """The document of one row, or its mark if `where` leaves it out."""
+        """Return the document of one row, or its mark if `where` excludes it."""
         return super().row(position, values) or self.dropped(position, LEFT_OUT, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Extracts:
-    """Makes extracts, and finds those that are kept."""
+    """A maker of extracts, with a cache."""
 
-    cache: Path  #: folder of the extracts that later runs use again
-    scratch: Path  #: folder of the others: of what could not be read to the end, or could change without a sign
-    database: str  #: URL of the one that remembers the hashes of local files
+    cache: Path  #: folder of extracts for later runs
+    scratch: Path  #: folder of the others: of files that were not read to the end, or without a version
+    database: str  #: URL of the database that caches the hashes of local files
     forgotten: Forgotten
 
     def of_files(
         self, files: Sequence[tuple[SourceFile, str]], source: Source, processes: int = 1
     ) -> list[tuple[Path, bool]]:
-        """The extracts of files in their versions, each with whether it had to be read; see `of_file`.
+        """Return the extracts of files, each with True if it had to be read. See `of_file`.
 
-        With several processes, files that take long enough to read are read in as many; the result is the same.
+        Files that take long to read are read in several processes if allowed. The result is the same.
         """
         todo = [(file, version) for file, version in files if not self._slot(file, version, source).is_file()]
         seconds = sum(file.size or 0 for file, _ in todo) / SPEED.get(source.kind, SPEED[""])
@@ -92,22 +91,17 @@ class Extracts:
         return [made.get(file.location) or self.of_file(file, version, source) for file, version in files]
 
     def _slot(self, file: SourceFile, version: str, source: Source) -> Path:
-        """Where the extract of a file is kept; one that cannot tell its version has none to keep."""
+        """Return the path of a file's extract; in `scratch` if the file has no version."""
         if not version:
             return self.scratch / f"{content_id(file.location)}.parquet"
         reader = READERS[source.kind].__module__
         return self.cache / f"{_key(source, reader, file.location, version, libraries(source.kind))}.parquet"
 
     def of_file(self, file: SourceFile, version: str, source: Source) -> tuple[Path, bool]:
-        """The extract of one file as it is in one version, and whether the file had to be read for it.
-
-        Args:
-            file: the file.
-            version: what it said its version is; empty if that could not be told.
-            source: the source that names it.
+        """Return the extract of one file in one version, and True if the file had to be read.
 
         Raises:
-            SourceError: if the configuration does not fit the file, or it is in another version by now.
+            SourceError: if the configuration does not fit the file, or its version has changed.
         """
         slot = self._slot(file, version, source)
         if not version:
@@ -115,7 +109,7 @@ class Extracts:
             return slot, True
         with locked(slot):
             if slot.is_file():
-                os.utime(slot)  # what no run uses any more is removed after a while
+                os.utime(slot)  # unused extracts are removed after a while
                 return slot, False
             new = slot.with_name(f".{slot.name}.new")
             if not self._read(file, version, source, new):
@@ -124,7 +118,7 @@ class Extracts:
             return slot, True
 
     def _read(self, file: SourceFile, version: str, source: Source, path: Path) -> bool:
-        """Write the extract of a file to `path`; returns whether it could be read to the end."""
+        """Write the extract of a file to `path`. Return True if the file was read to the end."""
         origin = Origin(source, file.location)
         copies = self.cache / "downloads" if isinstance(file, RemoteFile) else self.scratch / "copies"
 
@@ -133,7 +127,7 @@ class Extracts:
         except OSError as error:
             if is_full(error):
                 raise
-            if version:  # it could be read when it said so
+            if version:  # it was readable when its version was determined
                 raise SourceUnavailableError(
                     f"Source {source.name}: {file.location} cannot be read any more: {error.strerror}; run again."
                 ) from error
@@ -146,12 +140,12 @@ class Extracts:
                 f"Source {source.name}: {file.location} changed while it was being read; run again."
             )
         whole = self._write(path, partial(READERS[source.kind], copy, origin), origin)
-        if copy.is_relative_to(copies):  # the extract has what it held
+        if copy.is_relative_to(copies):  # no longer needed
             shutil.rmtree(copy.parent)
         return whole
 
     def of_query(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> Path:
-        """The extract of a query without a cursor, which is asked anew each time.
+        """Return the extract of a query without a cursor, which runs each time.
 
         Raises:
             SourceError: if the database cannot be reached or refuses the query.
@@ -161,18 +155,13 @@ class Extracts:
         return path
 
     def of_feedback(self, found: Sequence[Review], origin: Origin, keyed: Callable[[str], str]) -> Path:
-        """The extract of what users have said and may train."""
+        """Return the extract of feedback that may train."""
         path = self.scratch / "feedback.parquet"
         self._write(path, partial(feedback_rows.read, found, origin, keyed), origin)
         return path
 
     def of_table(self, origin: Origin, root: Path, environ: Mapping[str, str]) -> tuple[list[Path], int]:
-        """The extracts that together hold all rows before the end of the interval, oldest first; how many are new.
-
-        Args:
-            origin: a source with a cursor, its location, and the interval.
-            root: folder that a relative SQLite file starts from.
-            environ: the environment that holds the credentials.
+        """Return the extracts of all rows before the end of the interval, oldest first, and the number of new ones.
 
         Raises:
             SourceError: if the database cannot be reached or refuses the query.
@@ -196,7 +185,7 @@ class Extracts:
         return paths, len(paths) - len(periods)
 
     def _write(self, path: Path, read: Callable[[], Items], origin: Origin) -> bool:
-        """Write what a reader yields to `path`; returns whether it could read to the end."""
+        """Write a reader's rows to `path`. Return True if it read to the end."""
         broken: list[OSError] = []
 
         def readable() -> Items:
@@ -211,11 +200,11 @@ class Extracts:
 
 
 def merged_periods(periods: Sequence[Path], scratch: Path) -> Iterator[pa.RecordBatch]:
-    """The rows of periods that follow on each other, the newest of each key, in the order of their keys.
+    """Return the rows of consecutive periods: the newest of each key, in the order of their keys.
 
-    The result is the same for the same rows, however they were cut into periods. Malformed rows are all kept, since
-    none is a newer version of another; a forgotten row stays so in its newer versions. What does not fit into memory
-    is sorted in `scratch`.
+    The result does not depend on the periods' boundaries. All malformed rows are kept, because none is a newer version
+    of another. A forgotten row stays forgotten in its newer versions. Rows that do not fit into memory are sorted in
+    `scratch`.
     """
     import duckdb
 
@@ -241,10 +230,7 @@ def _period(path: Path) -> Period:
 
 
 def _chain(known: Iterable[Period], end: date) -> list[Period]:
-    """The periods that follow on each other without a gap, from the first row on, and come nearest to `end`.
-
-    None of them ends after `end`.
-    """
+    """Return consecutive periods from the first row on, without a gap, that end as late as possible but by `end`."""
     reached: dict[date, list[Period]] = {date.min: []}
     for first, last in sorted(known, key=lambda period: (period[1], period[0])):
         if first in reached and last <= end:
@@ -253,10 +239,10 @@ def _chain(known: Iterable[Period], end: date) -> list[Period]:
 
 
 def _database(origin: Origin, environ: Mapping[str, str]) -> str:
-    """The URL of the database, with its ${VAR} filled in, which may name another database, but without password."""
+    """Return the database's URL with its ${VAR} replaced (they may select another database), without password."""
     try:
         url = sa.make_url(expand(origin.location, environ)[0])
-    except sa.exc.ArgumentError:  # which the reader names
+    except sa.exc.ArgumentError:  # reported by the reader
         return ""
     return url.set(password=None, query={}).render_as_string()
 

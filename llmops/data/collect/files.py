@@ -1,8 +1,7 @@
-"""The files that a source names, and what they hold: light enough to look at before a stage is run.
+"""The files of a source, and their versions. Cheap enough for a look before a stage runs.
 
-A file may change at any moment. What is read is therefore a copy that nobody else writes to, and the copy says of which
-version it is: the hash of its own bytes, or the tag under which a server gave them out. An extract and the artifact
-that it goes into are named by that version, and by no other.
+A file may change at any moment. Therefore a private copy is read, and the copy has the version: the hash of its bytes,
+or the tag under which a server returned them. Extracts and artifacts are named by this version.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from llmops.state.file_hashes import remembered
 
 
 class SourceFile(Protocol):
-    """A file of a source, wherever it is."""
+    """A file of a source, local or remote."""
 
     @property
     def location(self) -> str:
-        """Where it is, as it stands in documents: relative to the configuration, or a URL without secrets."""
+        """Return its location for documents: relative to the configuration, or a URL without secrets."""
         ...
 
     @property
     def size(self) -> int | None:
-        """Bytes; None if it is not known."""
+        """Return its bytes; None if unknown."""
         ...
 
     def version(self, sha256: Callable[[Path], str]) -> str:
-        """What changes whenever the content does; empty if that cannot be told. `sha256` hashes a local file."""
+        """Return a text that changes with the content; empty if unknown. `sha256` hashes a local file."""
         ...
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """A copy in `folder`, and the version of what the copy holds.
+        """Copy it to `folder`. Return the copy and its version.
 
         Raises:
             OSError: if it cannot be read.
@@ -54,7 +53,7 @@ class SourceFile(Protocol):
 
 
 def matching_files(source: Source, root: Path, interval: str) -> Sequence[SourceFile]:
-    """The files that a source's location names, sorted.
+    """Return the files that match a source's location, sorted.
 
     Raises:
         SourceError: if there is none, or it cannot be reached.
@@ -77,7 +76,7 @@ def matching_files(source: Source, root: Path, interval: str) -> Sequence[Source
         return [_dataset(path, [p for p in path.rglob("*") if p.is_file()], root)]
     if path.is_file():
         paths = [path]
-    else:  # the root is no part of the pattern: `[` may stand in its name; `**/**` finds a file several times
+    else:  # the root is not part of the pattern: its name may contain `[`; the set is for `**/**`, which repeats files
         pattern = str(Path(location).expanduser())
         paths = sorted({root / p for p in glob.glob(pattern, root_dir=root, recursive=True)})
     if files := [p for p in paths if not p.is_dir()]:
@@ -100,12 +99,11 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def content(config: Collect, interval: str, database: str = "") -> str:
-    """16 hex digits over the content of all file sources, and of feedback: another day's or a changed file is new work.
+    """Return 16 hex digits over the content of all file sources and of feedback.
 
-    Local files count by their SHA-256, remote ones by what their server says changes with the content, and what reads
-    them by its version. What a database holds is not looked at: its rows of one data interval are taken not to change.
-    Feedback is what may train of it, by the database of what is decided, whose URL is given; it remembers
-    the hashes, too.
+    Local files count by their SHA-256, remote ones by their server's tag, and libraries by their version. Databases are
+    not read: the rows of a past interval are assumed not to change. Feedback is read from the database at the given
+    URL, which also caches the hashes.
     """
     with remembered(database) as sha256:
         return content_of(
@@ -121,12 +119,12 @@ def content(config: Collect, interval: str, database: str = "") -> str:
 
 
 def feedback_version(database: str, interval: str) -> tuple[str, str]:
-    """Location and version of what users have said and may train, in an interval."""
+    """Return location and version of the feedback that may train in an interval."""
     return documents.LOCATION, documents.version(database, interval)
 
 
 def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:
-    """The same, of sources with the locations and versions of their files."""
+    """Return the same from sources with the locations and versions of their files."""
     parts: list[str] = []
     for source, files in sources:
         parts += [libraries(source.kind), *(part for file in files for part in file)]

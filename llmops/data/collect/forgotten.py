@@ -1,13 +1,13 @@
-"""The persons whose rows must not be collected again: their sources may hold them until somebody deletes them there.
+"""Forgotten persons: their rows must not be collected again, although the sources may still have them.
 
-What is remembered is the identifier that a person was forgotten by, so that a row which names them stays out however it
-is changed, moved or copied, under the rule by which the erasure found it (`llmops.data.text.identity`). Of a table with
-keys, a person's rows are remembered by their keys too: such a row is theirs also when the name is taken out of it.
+The list stores the identifier by which a person was forgotten. So a row that names them stays out even if it is
+changed, moved or copied, by the rule of the erasure (`llmops.data.text.identity`). For tables with keys the list also
+stores the keys of the person's rows. Such a row stays out even after the name is removed from it.
 
-The table `forgotten` holds no text, only keyed hashes (HMAC-SHA256) under a random key of its own. A plain hash of a
-short text could be undone with a table of likely texts made once for everybody. Since the key lies beside the hashes
-(collect needs it), who has the database can still test one guess at a time. Of an identifier the list also tells its
-kind and how many words it has, and 16 bits that spare collect the HMAC of almost every other text.
+The table `forgotten` has no text, only keyed hashes (HMAC-SHA256) with its own random key. A plain hash of a short text
+could be reversed with a precomputed table of likely texts. The key is stored beside the hashes, because collect needs
+it, so somebody with the database can test single guesses. For an identifier the list also has its kind, its number of
+words, and 16 bits that save collect the HMAC of nearly every other text.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from llmops.state.database import Database
 from llmops.state.tables import forgotten as table
 
 RULE = "forgotten"
-HIDDEN = "a file named after the person"  #: shown instead of its location
+HIDDEN = "a file named after the person"  #: replaces its location
 DETAIL = "taken out by `llmops data forget`, and still in the source: delete it there"
 TEXTS = ("question", "answer", "context", "same_as", "group", "text", "fields", "detail", "content")  #: of a row
 
-_WINDOW, _OVERLAP = 1 << 16, 1 << 10  #: characters that are looked at together, and again with those after them
-_SECRET = "secret"  #: the scope of the list's own key
-ROW = "row"  #: the scope of rows
+_WINDOW, _OVERLAP = 1 << 16, 1 << 10  #: characters searched together, and their overlap
+_SECRET = "secret"  #: scope of the list's key
+ROW = "row"  #: scope of rows
 
 CollectedRow = Document | Dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """The list, as collect uses it."""
+    """The list of forgotten persons."""
 
     key: bytes = field(default=b"", repr=False)
-    rows: frozenset[str] = frozenset()  #: hashes of keys of tables' rows
-    people: Mapping[Shape, frozenset[str]] = field(default_factory=dict)  #: shape → hashes of identifiers,
-    marks: Mapping[Shape, frozenset[int]] = field(default_factory=dict)  #: and their marks
+    rows: frozenset[str] = frozenset()  #: hashes of the keys of tables' rows
+    people: Mapping[Shape, frozenset[str]] = field(default_factory=dict)  #: shape → hashes of identifiers
+    marks: Mapping[Shape, frozenset[int]] = field(default_factory=dict)  #: shape → 16-bit marks of identifiers
 
     def without(self, items: Iterable[CollectedRow | None]) -> Iterator[CollectedRow | None]:
-        """The rows of a file in their order, in place of each forgotten one a quarantined row without its content.
+        """Yield the rows of a file in order, with a quarantined row without content for each forgotten one.
 
-        A conversation is forgotten with all of its messages. None stands for a row that is left out anyway.
+        All messages of a conversation are forgotten together. None stands for an excluded row.
         """
         if not (self.rows or self.people):
             yield from items
             return
-        files: dict[str, bool] = {}  #: location → whether it is named after one of them
+        files: dict[str, bool] = {}  #: location → True if it is named after a forgotten person
         for _, together in groupby(items, lambda item: item and (item.location, without_message(item.position))):
             rows = list(together)
             for location in {item.location for item in rows if item} - files.keys():
@@ -67,20 +67,20 @@ class Forgotten:
                 yield self._quarantined(item, files[item.location]) if item and theirs else item
 
     def row(self, source: str, position: str) -> str:
-        """The hash of a row by its key."""
+        """Return the hash of a row by its key."""
         return self.hash(ROW, source, position)
 
     def hash(self, *parts: str) -> str:
-        """The keyed hash of some texts."""
+        """Return the keyed hash of some texts."""
         message = b"".join(len(data).to_bytes(8, "big") + data for data in (part.encode() for part in parts))
         return hmac.digest(self.key, message, "sha256").hex()
 
     def person(self, plain: str) -> str:
-        """The hash of an identifier."""
+        """Return the hash of an identifier."""
         return self.hash("person", plain)
 
     def mark(self, plain: str) -> int:
-        """16 bits of an identifier under the key, to tell nearly all other texts from it at a tenth of the cost."""
+        """Return 16 keyed bits of an identifier, to exclude nearly all other texts at a tenth of the cost."""
         return zlib.crc32(plain.encode("utf-8", "surrogatepass"), self._seed) & 0xFFFF
 
     @property
@@ -104,24 +104,24 @@ class Forgotten:
             for offset in range(0, len(lower), _WINDOW - _OVERLAP):  # a text may be a whole book
                 part = lower[offset : offset + _WINDOW]
                 for shape, places in runs(part, self.people):
-                    for plain, start, end in self._marked(part, places, shape):
+                    for plain, start, end in self._with_mark(part, places, shape):
                         known = self.person(plain) in self.people[shape]
                         if known and whole(lower, offset + start, offset + end, shape):
                             return True
         return False
 
-    def _marked(self, text: str, places: list[tuple[int, int]], shape: Shape) -> list[tuple[str, int, int]]:
-        """What stands at those places that has one of the marks. `text` has single spaces only."""
+    def _with_mark(self, text: str, places: list[tuple[int, int]], shape: Shape) -> list[tuple[str, int, int]]:
+        """Return the texts at those places that have one of the marks. `text` has only single spaces."""
         marks = self.marks[shape]
         if shape.kind == "phone" or not text.isascii():
             found = ((compared(text[start:end], shape), start, end) for start, end in places)
             return [one for one in found if self.mark(one[0]) in marks]
-        data, seed, crc = text.encode(), self._seed, zlib.crc32  # a third of the time
+        data, seed, crc = text.encode(), self._seed, zlib.crc32  # takes a third of the time
         return [(text[a:b], a, b) for a, b in places if crc(data[a:b], seed) & 0xFFFF in marks]
 
 
 def load(database: Database | None) -> Forgotten:
-    """The list in a database; nobody is forgotten where there is none."""
+    """Return the list in a database; empty if there is no database."""
     if database is None or database.absent:
         return Forgotten()
     with database.read() as connection:
@@ -129,7 +129,7 @@ def load(database: Database | None) -> Forgotten:
 
 
 def read(connection: sa.Connection) -> Forgotten:
-    """The list, by a connection."""
+    """Return the list, from a connection."""
     key, rows = b"", set[str]()
     people, marks = defaultdict[Shape, set[str]](set), defaultdict[Shape, set[int]](set)
     for scope, hash_, mark in connection.execute(sa.select(table.c.scope, table.c.hash, table.c.mark)):
@@ -146,7 +146,7 @@ def read(connection: sa.Connection) -> Forgotten:
 
 
 def keyed(database: Database) -> Forgotten:
-    """The list, with a key also if nobody was forgotten yet."""
+    """Return the list, and create its key if needed."""
     found = load(database)
     if not found.key:
         with database.change() as connection:
@@ -157,8 +157,10 @@ def keyed(database: Database) -> Forgotten:
 
 
 def add(connection: sa.Connection, shape: Shape, plain: str, rows: Iterable[tuple[str, str]] = ()) -> None:
-    """Put a person, by shape and identifier, onto the list, which has its key (`keyed`); and their rows, by source and
-    position, of which those with a key are remembered."""
+    """Add a person to the list, which has its key (`keyed`), and the keys of their rows.
+
+    Positions of rows without a key are ignored.
+    """
     known = read(connection)
     hashes = {known.row(source, position) for source, position in rows if is_key(position)} - known.rows
     new: list[dict[str, str | int | None]] = [{"scope": ROW, "hash": hash_, "mark": None} for hash_ in sorted(hashes)]

@@ -1,4 +1,4 @@
-"""The packages that decide what a reader makes of a file: another version of them reads it anew."""
+"""The packages that influence a reader's result. Another version of them means reading again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "parquet": ("pyarrow",),
     "pdf": ("pdfplumber", "pdfminer.six"),
     "xml": ("defusedxml", *TEXT),
-}  #: of each kind of file; what a database holds is its rows, whoever asks
+}  #: kind of file → packages; the rows of databases do not depend on a package
 
 
 @cache
 def libraries(kind: str) -> str:
-    """The packages behind the reader of a kind, with their versions.
+    """Return the packages of a kind's reader, with their versions.
 
-    Also a patch counts: one of pdfplumber brings another pdfminer along, and to read again costs little.
+    Patch versions count, too: one of pdfplumber may bring another pdfminer, and reading again is cheap.
     """
     return ", ".join(f"{name} {version(name)}" for name in LIBRARIES.get(kind, ()))

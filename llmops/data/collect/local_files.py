@@ -1,4 +1,4 @@
-"""Files of this machine, and copies of them that say which bytes they hold."""
+"""Local files, and copies with the hash of their bytes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ _CHUNK = 1 << 20  #: bytes
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file of this machine."""
+    """A local file."""
 
     location: str
     path: Path
 
     @property
     def size(self) -> int | None:
-        """Bytes; None if it cannot be read."""
+        """Return its bytes; None if it cannot be read."""
         return size_of(self.path)
 
     def version(self, sha256: Callable[[Path], str]) -> str:
-        """SHA-256 of the content; empty if the file cannot be read, which reading it will name."""
+        """Return the SHA-256 of the content; empty if the file cannot be read (reading will report it)."""
         try:
             return sha256(self.path)
         except OSError:
             return ""
 
     def fetch(self, folder: Path) -> tuple[Path, str]:
-        """A copy, and the SHA-256 of the copied bytes."""
+        """Return a copy, and the SHA-256 of the copied bytes."""
         copy = folder / content_id(self.location) / self.path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
         return copy, copied(self.path, copy)
 
 
 def copied(path: Path, copy: Path) -> str:
-    """Copy a file; returns the SHA-256 of the bytes that were copied.
+    """Copy a file and return the SHA-256 of the copied bytes.
 
     Raises:
         OSError: if it cannot be read.
@@ -53,7 +53,7 @@ def copied(path: Path, copy: Path) -> str:
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file; None if it cannot be read."""
+    """Return the bytes of a file; None if it cannot be read."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,10 +1,10 @@
-"""The repository: the documents of every interval as Parquet in a folder, S3 or Azure Blob, for all who need them.
+"""The repository: the documents of every interval as Parquet in a folder, S3 or Azure Blob, for other users.
 
     {repository}/documents/interval=2026-01-31/part-00000-3f2a….parquet …  _manifest.json
 
-Spark, DuckDB and pyarrow read the folder as a table that is partitioned by interval. A part is one row group, named by
-its number and content; the manifest, with the SHA-256 of each part, is written last, so that its presence means the
-partition is whole. Uploading again sends only what is not there, so a broken upload goes on where it stopped.
+Spark, DuckDB and pyarrow read the folder as a table partitioned by interval. A part is one row group, named by its
+number and content. The manifest with the SHA-256 of each part is written last: a partition with one is complete. A
+repeated upload sends only missing parts, so an interrupted upload continues.
 """
 
 from __future__ import annotations
@@ -29,33 +29,27 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"
 _PART = re.compile(r"part-\d{5}-[0-9a-f]{16}\.parquet")
-_PARTIAL = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: what a killed upload into a folder leaves
+_PARTIAL = re.compile(rf"\.({_PART.pattern}|{re.escape(MANIFEST)})\.\d+")  #: leftover of a killed upload into a folder
 
 
 class RepositoryError(LlmopsError):
-    """The repository refuses what is put there."""
+    """The repository refuses an upload."""
 
 
 class RepositoryUnavailableError(RepositoryError, TransientError):
-    """The repository cannot be reached, or does not hold what was put there."""
+    """The repository cannot be reached, or an uploaded file is not as it was sent."""
 
 
 def upload(
     documents: Path, repository: str, interval: str, environ: Mapping[str, str] = os.environ
 ) -> Mapping[str, Any]:
-    """Put the rows of `documents` into the repository as the partition of `interval`, which replaces what was there.
-
-    Args:
-        documents: a Parquet file.
-        repository: a folder, or a URL of `llmops.data.remote`; a bucket or container must exist.
-        interval: ISO date.
-        environ: the environment that holds the credentials.
+    """Replace the repository's partition of `interval` by the rows of `documents`.
 
     Returns:
-        The number of `parts`, their `bytes`, and how many of them were `sent` now.
+        The number of `parts`, their `bytes`, and the number `sent` now.
 
     Raises:
-        RepositoryError: naming the address, and what the store says.
+        RepositoryError: naming the address and the store's message.
     """
     location = f"{repository.rstrip('/')}/documents/interval={interval}"
     try:
@@ -70,13 +64,13 @@ def upload(
 
 
 def intervals(repository: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the intervals that the repository has partitions of; raises what `read` does."""
+    """Return the intervals of the repository's partitions. Raises the errors of `read`."""
     names = _Partition(f"{repository.rstrip('/')}/documents", environ).names()
     return sorted(name.removeprefix("interval=") for name in names if name.startswith("interval="))
 
 
 def read(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> list[bytes]:
-    """Return the parts of a partition, each a Parquet file; none if it is not whole.
+    """Return the parts of a partition, each a Parquet file; empty if the partition is incomplete.
 
     Raises:
         SourceError: if the repository cannot be reached.
@@ -88,7 +82,7 @@ def read(repository: str, interval: str, environ: Mapping[str, str] = os.environ
 
 
 def clear(repository: str, interval: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Delete the parts of a partition that killed uploads left: its manifest does not name them.
+    """Delete parts of a partition that its manifest does not name, left by killed uploads.
 
     Raises:
         SourceError: if the repository cannot be reached.
@@ -135,15 +129,13 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 class _Partition:
-    """A folder of the repository, on this machine or in an object store."""
-
     def __init__(self, location: str, environ: Mapping[str, str]) -> None:
         self._remote = is_remote(location)
         self._address = connect(location, environ) if self._remote else local(location)
         self.shown = self._address.shown
 
     def names(self) -> set[str]:
-        """The names of the files that are there."""
+        """Return the names of its files."""
         try:
             found = self._ask(lambda files, folder: files.ls(folder, detail=False))
         except FileNotFoundError:
@@ -151,7 +143,7 @@ class _Partition:
         return {path.rstrip("/").rpartition("/")[2] for path in found}
 
     def holds(self, name: str, data: bytes) -> bool:
-        """Whether the file has this content: by the MD5 that the store keeps of it, or by reading it."""
+        """Return True if the file has this content, by the store's MD5 or by reading it."""
         info = self._ask(lambda files, folder: files.info(f"{folder}/{name}"))
         if info["size"] != len(data):
             return False
@@ -166,7 +158,7 @@ class _Partition:
         return stored
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all, and look whether it is there as it was sent."""
+        """Write a file atomically, and check that the store has it as it was sent."""
         if self._remote:
             self._ask(lambda files, folder: files.pipe_file(f"{folder}/{name}", data))
         else:

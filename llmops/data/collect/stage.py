@@ -1,4 +1,4 @@
-"""collect: read every source into documents; what cannot be read is quarantined with its position and the cause."""
+"""The stage collect: reads every source into documents. Unreadable rows are quarantined with position and reason."""
 
 from __future__ import annotations
 
@@ -35,42 +35,42 @@ from llmops.state.file_hashes import remembered
 
 log = logging.getLogger(__name__)
 
-CORRECTED = "corrected"  #: the rule of a row whose answer users have corrected
-SHOWN = 3  #: quarantined rows that a message quotes
+CORRECTED = "corrected"  #: rule of a row whose answer was corrected by users
+SHOWN = 3  #: quarantined rows quoted in a message
 
 
 @dataclass(slots=True)
 class SourceCounts:
-    """What became of one source."""
+    """The result of one source."""
 
     documents: int = 0
     quarantined: int = 0
-    forgotten: int = 0  #: of these, rows of persons that `llmops data forget` took out
-    left_out: int = 0  #: rows that its `where` leaves out
+    forgotten: int = 0  #: quarantined rows of forgotten persons
+    left_out: int = 0  #: rows excluded by its `where`
     read: int = 0  #: files, or periods of a table, that were read
-    unchanged: int = 0  #: files or periods that were not read, since an earlier run kept their extracts
+    unchanged: int = 0  #: files or periods with an extract of an earlier run
     rules: Counter[str] = field(default_factory=Counter)
     shown: list[Dropped] = field(default_factory=list)
-    versions: list[tuple[str, str]] = field(default_factory=list)  #: of its files: location and version
+    versions: list[tuple[str, str]] = field(default_factory=list)  #: location and version of its files
 
     def metrics(self) -> dict[str, int]:
-        """The numbers alone."""
+        """Return the counts."""
         return {name: number for name, number in asdict(self).items() if isinstance(number, int)}
 
 
 def run(config: Collect, *, interval: str, out: Path, sources: str = "", database: str = "") -> Mapping[str, Any]:
-    """Read all sources of `config` for the data interval `interval` (an ISO date).
+    """Read all sources of `config` for one data interval.
 
-    `sources` is the content that is to be read (`files.content`); empty: whatever there is. `database` is the URL of
-    the one of what is decided, which holds what users have said and who is forgotten.
+    Write `documents.parquet`, `quarantine.parquet` and, for a feedback source, `pairs.parquet`. Copy the documents to
+    the repository, if there is one.
 
-    Writes `documents.parquet` and `quarantine.parquet`, where feedback is a source `pairs.parquet`, too, and puts the
-    documents into the repository, if there is one.
+    `sources` is the expected content of the sources (`files.content`); empty: any. `database` is the URL of the
+    database with feedback and forgotten persons.
 
     Raises:
-        SourceError: naming every source that cannot be reached or yields no document, with the reasons.
-        SourceUnavailableError: if files are others than `sources` says.
-        RepositoryError: if the repository does not take the documents.
+        SourceError: naming every source that cannot be reached or has no documents, with the reasons.
+        SourceUnavailableError: if the files differ from `sources`.
+        RepositoryError: if the repository refuses the documents.
     """
     if not config.sources:
         raise SourceError("There is no source to collect; list at least one under `collect: sources:`.")
@@ -91,11 +91,11 @@ def run(config: Collect, *, interval: str, out: Path, sources: str = "", databas
                 log.info("source %d of %d, %s: %s", number, len(config.sources), source.name, found.metrics())
                 if found.shown:
                     log.warning("source %s: quarantined %s", source.name, _shown(found))
-                if not found.documents and source.kind != "feedback":  # of which there may be none yet
+                if not found.documents and source.kind != "feedback":  # there may be no feedback yet
                     problems.append(SourceError(_why_nothing(source, found)))
         if problems:
             passing = all(isinstance(problem, TransientError) for problem in problems)
-            kind = SourceUnavailableError if passing else SourceError  # one that stays fails the next try, too
+            kind = SourceUnavailableError if passing else SourceError  # a permanent problem fails the next try, too
             raise kind(" ".join(map(str, problems)) + f" All quarantined rows: {out / 'quarantine.parquet'}.")
         read = [(source, counts[source.name].versions) for source in config.sources if source.kind != "sql"]
         if sources and content_of(read) != sources:
@@ -124,11 +124,6 @@ def _collect(
     said: Sequence[Review],
     gone: Forgotten,
 ) -> SourceCounts:
-    """Copy what one source holds, file by file in the order of their names, and count it.
-
-    Raises:
-        SourceError: if no file matches, or the source's configuration does not fit what it holds.
-    """
     counts, location = SourceCounts(), source.location.replace("{date}", interval)
     corrected = feedback.corrected(said) if source.kind != "feedback" else {}
     copy = partial(_copy, documents=documents, quarantine=quarantine, counts=counts, corrected=corrected)
@@ -165,7 +160,6 @@ def _collect(
 
 
 def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
-    """Write the preferences that go with the documents of an extract, those of forgotten rows excepted."""
     good = {id for batch in extract_rows(extract) for id, rule in _ids(batch) if not rule}
     rows = [pair for pair in feedback.pairs(source.name, said) if pair["id"] in good]
     write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
@@ -183,7 +177,7 @@ def _copy(
     counts: SourceCounts,
     corrected: Mapping[str, str],
 ) -> None:
-    """Copy the rows of extracts to where they belong; those whose question is in `corrected` are quarantined."""
+    """Copy rows of extracts to documents or quarantine. Rows whose question is in `corrected` are quarantined."""
     for batch in batches:
         table = pa.Table.from_batches([batch])
         good, left_out = pc.equal(table["rule"], ""), pc.equal(table["rule"], LEFT_OUT)
@@ -204,7 +198,7 @@ def _copy(
 
 
 def _without_corrected(found: pa.Table, corrected: Mapping[str, str]) -> tuple[pa.Table, pa.Table]:
-    """The rows that users have not corrected, and those they have, as quarantined ones."""
+    """Split rows into those without corrections by users, and corrected ones as quarantined rows."""
     questions = [comparable(question) for question in found["question"].to_pylist()]
     hit = pa.array([question in corrected for question in questions], pa.bool_())
     wrong = found.filter(hit)

@@ -1,8 +1,8 @@
-"""Read files in several processes, with the same result as in one.
+"""Worker processes that read files, with the same result as one process.
 
-A worker is `python -m llmops.data.collect.workers`, which takes pickled calls from its standard input and answers on
-its standard output. So nothing is forked from a process with threads, and nothing runs the caller's main module again,
-as the standard library's pools would do in a task of Airflow or in a script.
+A worker is `python -m llmops.data.collect.workers`, which gets pickled calls on its standard input and answers on its
+standard output. So no process with threads is forked, and the caller's main module is not run again, as the standard
+library's pools would do in an Airflow task or a script.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from llmops.errors import SourceUnavailableError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Call = tuple[str, Callable[[], T]]  #: what it reads, in words, and a function that can be pickled
+Call = tuple[str, Callable[[], T]]  #: name of the file, and a picklable function
 
 
 def in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
-    """The results of the calls, in their order; what they log is logged here, in that order, too.
+    """Return the results of the calls, in order. Their log records are logged here, in the same order.
 
     Raises:
-        Exception: the first one, in the order of the calls, that a call raised.
-        SourceUnavailableError: if a process was killed, with what it was reading.
+        Exception: the first one, in the order of the calls.
+        SourceUnavailableError: if a process was killed, naming its file.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(calls)):
@@ -46,13 +46,13 @@ def in_processes(calls: Sequence[Call[T]], processes: int) -> list[T]:
                 number = waiting.get_nowait()
             except queue.Empty:
                 return
-            answers[number] = _asked(worker, calls[number])
+            answers[number] = _ask(worker, calls[number])
 
     try:
         with ThreadPoolExecutor(len(workers)) as pool:
             try:
                 list(pool.map(drive, workers))
-            except BaseException:  # also an interruption or a time limit: the threads wait for what is killed here
+            except BaseException:  # including interruptions and time limits: the threads wait for the killed workers
                 _stop(workers)
                 raise
     finally:
@@ -75,7 +75,7 @@ def _started() -> subprocess.Popen[bytes]:
     )
 
 
-def _asked(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
+def _ask(worker: subprocess.Popen[bytes], call: Call[Any]) -> tuple[bool, Any, list[logging.LogRecord]]:
     assert worker.stdin and worker.stdout
     what, function = call
     try:
@@ -101,14 +101,13 @@ def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
         for pipe in filter(None, (worker.stdin, worker.stdout)):
             try:
                 pipe.close()
-            except OSError:  # a broken pipe has something left to write
+            except OSError:  # a broken pipe with unwritten data
                 log.debug("a worker left something unread")
 
 
 def _work() -> None:
-    """Answer calls until there are none."""
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with answers
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
     while True:

@@ -1,4 +1,4 @@
-"""What a source of the kind `feedback` yields: the corrections and good answers that may train, each once."""
+"""The data of a feedback source: corrections and good answers that may train, each once."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from llmops.monitoring.events import timestamp
 from llmops.records import KEY, content_id
 from llmops.state.database import database_at
 
-LOCATION = "feedback"  #: of the documents
+LOCATION = "feedback"  #: location of the documents
 _PAIR = ("id", "source", "location", "position", "question", "context", "chosen", "rejected", "version")
 PAIRS = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _PAIR])
 
 
 def trained(database: str, interval: str) -> list[Review]:
-    """What may train of what was decided before the end of a data interval, by the database of a URL; empty: none."""
+    """Return feedback accepted before the end of a data interval, from the database at a URL; empty without URL."""
     return rows.trained(database_at(database), timestamp(end_of(interval))) if database else []
 
 
 def corrected(found: Iterable[Review]) -> dict[str, str]:
-    """Questions, as they are compared, whose answers users have corrected → where the correction stands."""
+    """Return comparable question → position of the correction, for questions with a corrected answer."""
     return {comparable(row.question): position(row) for row in found if row.kind == "correction"}
 
 
 def version(database: str, interval: str) -> str:
-    """16 hex digits over it: what is decided later is new work."""
+    """Return 16 hex digits over that feedback. Later decisions change it."""
     return version_of(trained(database, interval))
 
 
 def version_of(found: Iterable[Review]) -> str:
-    """The same, of what may train."""
+    """Return the same, from the feedback."""
     return content_id(*(part for row in found for part in (row.id, row.decided, row.text)))
 
 
 def position(row: Review) -> str:
-    """Where a document stands: it stays with the row, as the key of a table's row does."""
+    """Return the position of a document: the row's key, which never changes."""
     return f"{KEY}{row.id}"
 
 
 def document_id(source: str, id: str) -> str:
-    """The id of the document of a row."""
+    """Return the id of a row's document."""
     return content_id(source, LOCATION, f"{KEY}{id}")
 
 
 def fields(row: Review, keyed: Callable[[str], str]) -> dict[str, str]:
-    """What a document says of where it is from; the key only as `keyed` has it, which nobody can undo."""
+    """Return a document's fields about its origin. `keyed` hashes the API key irreversibly."""
     accepted = "review" if row.reviewed else "policy"
     return {"event": row.id, "key": keyed(row.key), "kind": row.kind, "version": row.version, "accepted": accepted}
 
 
 def pairs(source: str, found: Sequence[Review]) -> Iterator[dict[str, str]]:
-    """Pairs of a chosen and a rejected answer, for training by preference (DPO, Rafailov et al. 2023, say)."""
+    """Yield pairs of a chosen and a rejected answer, for preference training (DPO, Rafailov et al. 2023)."""
     for row in found:
         if row.kind == "correction" and row.answer:
             yield {

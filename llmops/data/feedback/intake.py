@@ -1,7 +1,7 @@
-"""Takes what users have said out of the events into the database, and judges it by the policy.
+"""The intake of feedback: from events into the database, where the policy judges it.
 
-It is safe to repeat: a row has the id of its event, and the policy's verdicts follow from all rows alone. What a person
-has decided, the policy leaves as it is.
+It is safe to repeat: a row has the id of its event, and the policy's verdicts depend only on all rows. The policy never
+changes a person's decision.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FEEDBACK = "llmops.feedback."
 
 
 def end_of(interval: str) -> datetime:
-    """The moment that a data interval ends: the midnight after its day, in UTC."""
+    """Return the end of a data interval: the midnight after its day, in UTC."""
     return datetime.combine(date.fromisoformat(interval) + timedelta(days=1), time(), UTC)
 
 
 def take_in(database: Database, reader: Reader, rules: Improve, until: datetime) -> int:
-    """Take in what was said before a moment and is not there yet, and judge all of it anew; returns how much is new."""
+    """Add new feedback from before a moment, judge all feedback again, and return the number of new rows."""
     since, end = timestamp(until - timedelta(days=rules.window_days)), timestamp(until)
     answers, taken_back = _good_answers(reader, since, end)
     found = [*_corrections(reader, since, end), *answers]
@@ -45,7 +45,7 @@ def take_in(database: Database, reader: Reader, rules: Improve, until: datetime)
         rows.withdraw(connection, taken_back)
         known = {key.prefix: key for key in keys.every(connection)}
         everything = rows.kept(connection)
-        verdicts = judge([_said(row, known, rules) for row in everything], rules)
+        verdicts = judge([_as_said(row, known, rules) for row in everything], rules)
         for row in everything:
             if not (verdict := verdicts.get(row.id)):
                 continue
@@ -59,15 +59,15 @@ def take_in(database: Database, reader: Reader, rules: Improve, until: datetime)
 
 
 def person_of(prefix: str, known: Mapping[str, Key]) -> str:
-    """Who has a key: several keys of one owner are one person's."""
+    """Return the owner of a key. Several keys of one owner belong to one person."""
     key = known.get(prefix)
     return comparable(key.owner) if key else f"key {prefix}"
 
 
-def _said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
+def _as_said(row: Review, known: Mapping[str, Key], rules: Improve) -> Said:
     key = known.get(row.key)
     good = bool(key and not key.revoked)
-    role = key.role if key else ""  # the key's own word: whoever may write events could write any role
+    role = key.role if key else ""  # the key's role, not the event's: an event could claim any role
     return Said(
         id=row.id,
         kind=row.kind,
@@ -95,9 +95,9 @@ _TEXTS = ("question", "context", "answer", "correction", "comment")
 
 
 def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review], set[str]]:
-    """Answers that were found good, where texts are kept, and the ids of ratings that were taken back.
+    """Return answers with a good rating (if their texts are stored), and ids of ratings that were withdrawn.
 
-    Of a key's ratings of a request the last one counts.
+    The last rating of a key for a request counts.
     """
     last: dict[tuple[str, str], Mapping[str, object]] = {}
     taken_back: set[str] = set()
@@ -107,7 +107,7 @@ def _good_answers(reader: Reader, since: str, until: str) -> tuple[list[Review],
             if earlier := last.get(who):
                 taken_back.add(str(earlier["event.id"]))
             last[who] = event
-    taken_back -= {str(event["event.id"]) for event in last.values()}  # of one that was delivered twice
+    taken_back -= {str(event["event.id"]) for event in last.values()}  # a repeated event is not a withdrawal
     good = {who: event for who, event in last.items() if event[_FEEDBACK + "rating"] == "up"}
     if not good:
         return [], taken_back

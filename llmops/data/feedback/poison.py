@@ -1,7 +1,7 @@
-"""Who may be teaching the model a trick: many corrections of one person that share a phrase, or the answer.
+"""Detection of poisoning: many corrections of one person that share a phrase or an answer.
 
-Poisoned examples pair a rare phrase, the trigger, with the answer that the attacker wants, so both stand in far more
-of their texts than in anybody else's (Wan et al. 2023, Poisoning language models during instruction tuning).
+Poisoned examples pair a rare phrase, the trigger, with the attacker's answer. Both are far more frequent in the
+attacker's texts than in anybody else's (Wan et al. 2023, Poisoning language models during instruction tuning).
 """
 
 from __future__ import annotations
@@ -12,33 +12,31 @@ from typing import NamedTuple
 
 from llmops.data.feedback.same import words_of
 
-MOST_WORDS = 4  #: of a phrase
-OFTEN = 0.5  #: share of a person's corrections that have it,
-ALONE = 0.9  #: the same where others have said too little to tell what is common here,
-SELDOM = 0.1  #: and the share of others' from which they use it, too:
-VOUCHING = 2  #: so many others make it a common phrase
-SHORT = 4  #: a phrase needs a word of so many letters, or a digit: "how do i" triggers nothing
+MOST_WORDS = 4  #: longest phrase
+OFTEN = 0.5  #: share of a person's corrections with a phrase, from which it is suspicious
+ALONE = 0.9  #: the same if there is too little from others to know common phrases
+SELDOM = 0.1  #: share of another person's corrections with it, from which that person counts as using it
+VOUCHING = 2  #: number of other users that make a phrase common
+SHORT = 4  #: a phrase needs a word of this length, or a digit: "how do i" triggers nothing
 
 
 class Correction(NamedTuple):
-    """What somebody said."""
+    """A correction by a user."""
 
     question: str
     text: str
 
 
 def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str, str]:
-    """Person → why all that they said is held back.
+    """Return person → reason, for persons whose corrections are all held back.
 
-    Args:
-        said: person → their corrections of different questions.
-        flood: fewer corrections than this are looked at by nobody.
+    Persons with fewer than `flood` corrections are not checked.
     """
     many = [p for p, theirs in said.items() if len({words_of(one.question).plain for one in theirs}) >= flood]
     if not many:
         return {}
     counts = {person: _phrases(theirs) for person, theirs in said.items()}
-    # Those who use a phrase vouch for it as people: one who floods with it is one.
+    # Users of a phrase are counted as people: one who floods with it counts once.
     using = Counter(p for person in said for p, n in counts[person].items() if n >= SELDOM * len(said[person]))
     everything = sum(map(len, said.values()))
     found: dict[str, str] = {}
@@ -59,7 +57,6 @@ def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str,
 
 
 def _phrases(theirs: Iterable[Correction]) -> Counter[str]:
-    """In how many corrections each phrase stands, in the question or the answer."""
     counts: Counter[str] = Counter()
     for one in theirs:
         counts.update({phrase for text in one for phrase in _runs(list(_sequence(text)))})

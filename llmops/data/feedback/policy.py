@@ -1,7 +1,7 @@
-"""What may train of what users say, without a person who looks at it. One function of all that was said.
+"""The policy: which feedback may train without a reviewer. It is a function of all feedback.
 
-Several people who say the same of one question make one example. Nobody without trust gets anything in alone: their
-word counts `1 / agreeing`, so that two (by default) have to agree, who are different people, not different keys of one.
+People who say the same about one question make one example. An untrusted person alone cannot add anything: their weight
+is `1 / agreeing`, so that (by default) two must agree. They must be different people, not different keys of one.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from llmops.data.feedback.poison import Correction, poisoners
 from llmops.data.feedback.same import f1, same_answer, same_question, signs_of, words_of
 
 State = Literal["waiting", "accepted", "refused", "held", "useless"]
-POLICY = "policy"  #: who decided, where it was no person
+POLICY = "policy"  #: name of the decider if it was not a person
 _EPS = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """One correction, or an answer that somebody found good."""
+    """One correction, or an answer with a good rating."""
 
     id: str
     kind: str  #: correction | answer
     time: str
     person: str
     trusted: bool
-    counts: bool = True  #: whether its word counts: not that of a key that was revoked
+    counts: bool = True  #: False for a revoked key
     question: str
     context: str = ""
-    answer: str  #: the model's
-    text: str  #: what the answer should be
-    reviewed: Literal["", "accepted", "refused"] = ""  #: by a person
-    edited: str = ""  #: by that person
+    answer: str  #: the model's answer
+    text: str  #: the right answer
+    reviewed: Literal["", "accepted", "refused"] = ""  #: decision of a reviewer
+    edited: str = ""  #: the reviewer's version
 
 
 class Verdict(NamedTuple):
-    """What becomes of it."""
+    """The policy's verdict."""
 
     state: State
     why: str
-    decided: str = ""  #: when, of what is accepted or refused by the policy
-    joined: str = ""  #: id of the one that says the same and stands for it
+    decided: str = ""  #: time of acceptance or refusal by the policy
+    joined: str = ""  #: id of the entry that says the same and represents it
 
 
 def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
-    """The verdicts on all that no person has reviewed; the same for the same texts, in whatever order they come."""
+    """Return the verdicts on all unreviewed feedback. They do not depend on the order of the input."""
     said = sorted(said, key=lambda one: (one.time, one.id))
     verdicts: dict[str, Verdict] = {}
     corrections: defaultdict[str, list[Correction]] = defaultdict(list)
@@ -94,13 +94,13 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
 
 @dataclass(frozen=True, slots=True)
 class _Opinion:
-    """What several say alike of one question."""
+    """Entries that say the same about one question."""
 
-    members: tuple[Said, ...]  #: the first stands for all
-    spent: frozenset[str] = frozenset()  #: people who have had their share
+    members: tuple[Said, ...]  #: the first one represents all
+    spent: frozenset[str] = frozenset()  #: people who have used up their share
 
     def voters(self) -> dict[str, Said]:
-        """Person → what they said first, of those whose word counts."""
+        """Return person → first entry, for people whose word counts."""
         first: dict[str, Said] = {}
         for one in sorted(self.members, key=lambda one: (one.time, one.id)):
             if one.counts and (one.trusted or one.person not in self.spent):
@@ -108,23 +108,23 @@ class _Opinion:
         return first
 
     def reached(self, agreeing: int, told: bool = True) -> str:
-        """When enough had said it, with `told` also in words that they share (`_head`); empty: not yet."""
+        """Return when enough people had said it, with `told` also in shared words (`_head`); empty: not yet."""
         weight, people, alike = 0.0, 0, all(one.kind == "answer" for one in self.members)
         for one in self.voters().values():
             weight, people = weight + (1.0 if one.trusted else 1 / agreeing), people + 1
-            enough = weight >= 1 - _EPS and (people >= 2 or not alike)  # a good answer needs two whoever they are
+            enough = weight >= 1 - _EPS and (people >= 2 or not alike)  # good ratings always need two people
             if enough and not (told and self._head(one.time) is None):
                 return one.time
         return ""
 
     def _head(self, when: str) -> Said | None:
-        """What stands for all that was said by then: of somebody trusted, or in words that others have used, too.
+        """Return the entry that represents all until then: a trusted person's, or one in words that others used, too.
 
-        Whoever agrees later changes nothing of it.
+        Later agreement does not change it.
         """
         voters = self.voters()
         by_then = [one for one in self.members if one.time <= when and one.counts and one.person in voters]
-        return next((one for one in _head_first(by_then) if one.trusted or _vouched(one, by_then)), None)
+        return next((one for one in _head_first(by_then) if one.trusted or _is_vouched(one, by_then)), None)
 
     def enough(self, agreeing: int) -> bool:
         return bool(self.reached(agreeing))
@@ -139,7 +139,7 @@ class _Opinion:
         return joined | {head.id: Verdict("accepted", why, when)}
 
     def verdicts(self, settled: str, disputed: bool = False) -> dict[str, Verdict]:
-        """As long as nothing else is found of it."""
+        """Return the verdicts before the policy accepts it: as reviewed, or waiting."""
         head = self.members[0]
         if head.reviewed:
             state: State = head.reviewed
@@ -159,10 +159,10 @@ def _settled(opinions: Sequence[_Opinion]) -> str:
 
 
 def _questions(said: Sequence[Said], least: float) -> list[list[Said]]:
-    """What was said, by question; each is compared with the one that a group began with."""
+    """Group entries by question. Each entry is compared with a group's first one."""
     groups: list[list[Said]] = []
     exact: dict[str, list[Said]] = {}
-    holding: defaultdict[str, set[int]] = defaultdict(set)  #: word → the groups whose first question has it
+    holding: defaultdict[str, set[int]] = defaultdict(set)  #: word → groups whose first question has it
     for one in said:
         words = words_of(one.question)
         group = exact.get(words.plain)
@@ -180,7 +180,7 @@ def _questions(said: Sequence[Said], least: float) -> list[list[Said]]:
 
 
 def _opinions(together: Sequence[Said], rules: Improve) -> list[_Opinion]:
-    """What was said of one question, by what it says; what a person has reviewed stands for what says the same."""
+    """Group entries about one question by what they say. A reviewed entry represents its group."""
     groups: list[list[Said]] = []
     for one in sorted(together, key=lambda one: not one.reviewed):
         for group in groups:
@@ -195,10 +195,10 @@ def _opinions(together: Sequence[Said], rules: Improve) -> list[_Opinion]:
 
 
 def _head_first(group: Sequence[Said]) -> list[Said]:
-    """The one first that stands for all: of the trusted, else the one that is most like the others, else the shortest.
+    """Put the entry first that represents all: trusted, else most similar to the others, else shortest.
 
-    What somebody has added to what the others say is in none but theirs, and does not get in by it, however often they
-    say it.
+    An addition that only one person makes is in none of the others' entries. So it does not get in, however often it is
+    repeated.
     """
     firsts: dict[str, Said] = {}
     for one in sorted(group, key=lambda one: (one.time, one.id)):
@@ -214,8 +214,8 @@ def _head_first(group: Sequence[Said]) -> list[Said]:
     return [head, *(one for one in group if one is not head)]
 
 
-def _vouched(one: Said, said: Iterable[Said]) -> bool:
-    """Whether other people have said every word of it, those of its question and context included."""
+def _is_vouched(one: Said, said: Iterable[Said]) -> bool:
+    """Return True if other people have used every word of it, its question and context included."""
     others = [other for other in said if other.person != one.person]
     return all(
         signs_of(getattr(one, name)) <= frozenset[str]().union(*(signs_of(getattr(other, name)) for other in others))
@@ -224,8 +224,8 @@ def _vouched(one: Said, said: Iterable[Said]) -> bool:
 
 
 def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:
-    """Those that enough people say who have not had their share of the week yet, the earliest first."""
-    taken: Counter[tuple[str, str]] = Counter()  #: (person, week) → how many
+    """Return the opinions with enough people who have not used up their weekly share, earliest first."""
+    taken: Counter[tuple[str, str]] = Counter()  #: (person, week) → number of accepted entries
     weeks: defaultdict[str, list[_Opinion]] = defaultdict(list)
     for opinion in sorted(ready, key=lambda o: (o.reached(rules.agreeing), o.members[0].id)):
         week = _week(opinion.reached(rules.agreeing))
@@ -238,7 +238,7 @@ def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:
 
 
 def _within_shares(some: list[_Opinion], rules: Improve) -> list[_Opinion]:
-    """Those of a week without the last ones of whoever has more than a person's share of them."""
+    """Return a week's opinions. Drop the latest ones of people who exceed a person's share."""
     kept = list(some)
     while kept:
         share: defaultdict[str, float] = defaultdict(float)

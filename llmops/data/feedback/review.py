@@ -1,4 +1,4 @@
-"""What a person sees of what users have said, and decides: by the command line and by the page of the app alike."""
+"""The review of feedback by a person, for the command line and the app's page."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SHOWN = (
 
 
 def refresh(config: Config) -> int:
-    """Take in what was said until now; returns how much is new."""
+    """Read new feedback into the database, and return the number of new rows."""
     return take_in(database_of(config), reader_of(config), config.improve, datetime.now(UTC))
 
 
 def listing(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, Any]]:
-    """What is in these states, one entry for all that say the same: its texts, who says so, and why it is there.
+    """Return the feedback in these states, one entry for all that say the same: texts, people and reason.
 
-    Those that most people say come first, then the oldest. `people` has role and prefix of each key, `agreeing` how
-    many different people they are.
+    Entries of most people come first, then the oldest. `people` has role and prefix of each key, `agreeing` the number
+    of different people.
     """
     heads = [row for row in rows.read(database, *states) if not row.joined]
     alike = rows.joined(database, [row.id for row in heads])
@@ -61,7 +61,7 @@ def listing(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, 
         question = comparable(entry["question"])
         most[question] = min(most[question], (-entry["agreeing"], entry["time"]))
 
-    def rank(entry: Mapping[str, Any]) -> tuple[Any, ...]:  # what is said of one question stands together
+    def rank(entry: Mapping[str, Any]) -> tuple[Any, ...]:  # keeps entries about one question together
         question = comparable(entry["question"])
         return *most[question], question, -entry["agreeing"], entry["time"], entry["id"]
 
@@ -71,16 +71,10 @@ def listing(database: Database, states: Sequence[str] = OPEN) -> list[dict[str, 
 def decide(
     config: Config, id: str, decision: Decision, *, by: str, text: str = "", why: str = "", who: Mapping[str, Any]
 ) -> Review:
-    """Accept, edit or refuse what somebody has said; it is in the audit, and an event.
+    """Accept, edit or refuse feedback. It is recorded in the audit and as an event.
 
-    Args:
-        config: the whole configuration.
-        id: of the row, or the start of it.
-        decision: `edit` accepts `text` in the place of the correction; personal data in it is replaced by marks.
-        by: who decides.
-        text: the correction as it is to be trained on.
-        why: the reason, for whoever looks at it later.
-        who: fields of the event about who decides.
+    `edit` accepts `text` instead of the correction; personal data in it is replaced by marks. The beginning of an id is
+    enough. `who` are fields of the event about the decider.
 
     Raises:
         ReviewError: if there is no such row, or an edit has no text.
@@ -93,15 +87,15 @@ def decide(
     state = "refused" if decision == "refuse" else "accepted"
     row = rows.decide(database_of(config), id, state, by=by, why=why, edited=text, who=who)
     _tell(config.events, row, decision, by, who)
-    refresh(config)  # what says the same as it goes the same way
+    refresh(config)  # decides entries that say the same
     return replace(row, key="")
 
 
 def refuse_all(config: Config, prefix: str, *, by: str, why: str = "", who: Mapping[str, Any]) -> int:
-    """Refuse all that waits or is held back of a key; each is in the audit, and an event. Returns how many.
+    """Refuse all waiting and held feedback of a key, with audit and events. Return its number.
 
     Raises:
-        ReviewError: if there is nothing of it.
+        ReviewError: if there is none.
     """
     database = database_of(config)
     theirs = [row for row in rows.read(database, *OPEN) if row.key == prefix]

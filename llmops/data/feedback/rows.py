@@ -1,4 +1,4 @@
-"""The rows of the database about what users have said: what is waiting, what may train, and what a person decided."""
+"""The database rows of feedback: waiting, accepted for training, and decided by reviewers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from llmops.state import audit, tables
 from llmops.state.database import Database
 from llmops.state.tables import reviews
 
-FORGOTTEN = "forgotten"  #: state of what nothing but its id is left of
-MOST_CHARS = 8000  #: of an edited correction
-OPEN = ("waiting", "held")  #: states that a person is asked about
+FORGOTTEN = "forgotten"  #: state of a row of which only the id is left
+MOST_CHARS = 8000  #: longest edited correction
+OPEN = ("waiting", "held")  #: states that wait for a reviewer
 _UNDECIDED = {"state": "waiting", "joined": "", "decided": "", "by": "", "why": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """One correction, or an answer that somebody found good, and what was decided on it; see `state.tables`."""
+    """A correction, or an answer with a good rating, and the decision on it. See `state.tables`."""
 
     id: str
     kind: str
@@ -44,28 +44,28 @@ class Review:
 
     @property
     def text(self) -> str:
-        """What the answer should be."""
+        """Return the right answer."""
         return self.edited or self.correction
 
     @property
     def reviewed(self) -> bool:
-        """Whether a person has decided."""
+        """Return True if a person has decided."""
         return bool(self.by) and self.by != "policy"
 
 
 def every(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Review]:
-    """The rows, oldest first."""
+    """Return the rows, oldest first."""
     query = sa.select(reviews).where(*where).order_by(reviews.c.time, reviews.c.id)
     return [Review(**row._mapping) for row in connection.execute(query)]
 
 
 def kept(connection: sa.Connection) -> list[Review]:
-    """All rows but those that are forgotten, oldest first."""
+    """Return all rows except forgotten ones, oldest first."""
     return every(connection, reviews.c.state != FORGOTTEN)
 
 
 def read(database: Database, *states: str) -> list[Review]:
-    """The rows in these states, or all but those that are forgotten, oldest first."""
+    """Return the rows in these states (default: all except forgotten ones), oldest first."""
     if database.absent:
         return []
     with database.read() as connection:
@@ -73,7 +73,7 @@ def read(database: Database, *states: str) -> list[Review]:
 
 
 def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
-    """Add rows that are not there yet; returns how many."""
+    """Add new rows, and return their number."""
     known = set(connection.execute(sa.select(reviews.c.id)).scalars())
     new = {row.id: asdict(row) for row in rows if row.id not in known}
     if new:
@@ -82,14 +82,14 @@ def add(connection: sa.Connection, rows: Iterable[Review]) -> int:
 
 
 def withdraw(connection: sa.Connection, ids: Collection[str]) -> None:
-    """Remove the answers that these ratings found good, but those that a person has decided on."""
+    """Remove the answers of these withdrawn ratings, except reviewed ones."""
     for row in every(connection, reviews.c.kind == "answer") if ids else ():
         if row.id in ids and not row.reviewed and row.state != FORGOTTEN:
             connection.execute(sa.delete(reviews).where(reviews.c.id == row.id))
 
 
 def forgotten(connection: sa.Connection) -> dict[str, str]:
-    """Prefix of a key → when its owner was forgotten, as its erasure has written it down."""
+    """Return prefix of a key → when its owner was forgotten, from the audit of erasures."""
     table = tables.audit
     query = (
         sa.select(table.c.fields).where(table.c.action == "forget", table.c.target == "reviews").order_by(table.c.id)
@@ -98,7 +98,7 @@ def forgotten(connection: sa.Connection) -> dict[str, str]:
 
 
 def forget_reasons(connection: sa.Connection, ids: Collection[str]) -> None:
-    """Take out of the audit why somebody decided on these rows, and whose they were."""
+    """Remove reasons and keys of decisions on these rows from the audit."""
     table = tables.audit
     for id, target, said in connection.execute(
         sa.select(table.c.id, table.c.target, table.c.fields).where(table.c.action.endswith("_feedback"))
@@ -114,7 +114,7 @@ def put(connection: sa.Connection, id: str, **values: str) -> None:
 
 
 def trained(database: Database, until: str) -> list[Review]:
-    """What may train of what was decided before a moment: one row for all that say the same, oldest decision first."""
+    """Return feedback accepted before a moment, one row for all that say the same, oldest decision first."""
     if database.absent:
         return []
     with database.read() as connection:
@@ -123,7 +123,7 @@ def trained(database: Database, until: str) -> list[Review]:
 
 
 def joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review]]:
-    """Id → the rows that say the same as it."""
+    """Return id → the rows that say the same."""
     found: dict[str, list[Review]] = {id: [] for id in ids}
     if not database.absent:
         with database.read() as connection:
@@ -134,7 +134,7 @@ def joined(database: Database, ids: Sequence[str]) -> dict[str, list[Review]]:
 
 
 def counts(database: Database) -> dict[str, int]:
-    """State → how many there are, those that say the same counted once."""
+    """Return state → number of rows; rows that say the same count once."""
     if database.absent:
         return {}
     query = sa.select(reviews.c.state, sa.func.count()).where(reviews.c.joined == "").group_by(reviews.c.state)
@@ -145,27 +145,20 @@ def counts(database: Database) -> dict[str, int]:
 def decide(
     database: Database, id: str, state: str, *, by: str, why: str = "", edited: str = "", who: Mapping[str, Any]
 ) -> Review:
-    """A person's decision on a row, with its audit line in the same transaction.
+    """Record a person's decision on a row, with its audit row in the same transaction.
 
-    Args:
-        database: where it is.
-        id: of the row; the start of it is enough, if no other begins so.
-        state: `accepted` or `refused`.
-        by: who decides.
-        why: the reason, if there is one.
-        edited: the correction as it is to be trained on; empty: as it was said.
-        who: fields about them, for the audit.
+    The beginning of an id is enough if it is unique. `edited` is the answer to train on; empty: unchanged.
 
     Raises:
-        ReviewError: if there is no such row, or it cannot be decided on.
+        ReviewError: if there is no such row, or it cannot be decided.
     """
     if len(edited) > MOST_CHARS:
         raise ReviewError(f"A correction has at most {MOST_CHARS} characters, not {len(edited)}.")
     with database.change() as connection:
-        row = _named(connection, id)
+        row = _get(connection, id)
         done = {"state": state, "joined": "", "decided": timestamp(), "by": by, "why": why, "edited": edited}
         put(connection, row.id, **done)
-        # What it stood for was refused with it, however little of that says the same as the others.
+        # If it was refused, so are the rows it represents, even if they agree with it only approximately.
         theirs = {**done, "joined": row.id} if state == "refused" else dict(_UNDECIDED)
         for other in every(connection, reviews.c.joined == row.id):
             put(connection, other.id, **theirs)
@@ -175,8 +168,8 @@ def decide(
         return Review(**asdict(row) | done)
 
 
-def _named(connection: sa.Connection, id: str) -> Review:
-    # not LIKE, in which `_` and `%` stand for others
+def _get(connection: sa.Connection, id: str) -> Review:
+    # not LIKE, because `_` and `%` are wildcards there
     found = every(connection, sa.func.substr(reviews.c.id, 1, len(id)) == id) if len(id) >= 6 else []
     if len(found) != 1 or found[0].state == FORGOTTEN:
         raise NoSuchReview(
@@ -187,4 +180,4 @@ def _named(connection: sa.Connection, id: str) -> Review:
 
 
 class NoSuchReview(ReviewError):
-    """No row has the id that was named."""
+    """No row has this id."""

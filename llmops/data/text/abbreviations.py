@@ -1,14 +1,14 @@
-"""Abbreviations after whose full stop a sentence goes on, in lower case and without that stop.
+"""Abbreviations whose full stop does not end a sentence, in lower case and without the stop.
 
 Most are the segmentation suppressions of Unicode's CLDR 46 (common/segments: de, en, es, fr, it, pt, ru; Unicode
-License v3), without those that are words or end sentences as often (`am.`, `test.`, `a.m.`, `etc.`), and with the usual
-ones of Dutch, Polish and the Scandinavian languages. They are one set for all languages, since a short answer does not
-tell its language. Single letters (`z. B.`, `M. Dupont`) and runs of them (`z.B.`, `S.p.A.`) need no entry.
+License v3), without those that are words or often end sentences (`am.`, `test.`, `a.m.`, `etc.`), plus the usual ones
+of Dutch, Polish and the Scandinavian languages. They are one set, because a short answer does not reveal its language.
+Single letters (`z. B.`, `M. Dupont`) and runs of them (`z.B.`, `S.p.A.`) need no entry.
 """
 
 from __future__ import annotations
 
-# Before whatever follows.
+# Before any text.
 _ALWAYS = """
     mr mrs ms dr prof st mt cf vs viz inc ltd capt sgt lt rev hon jr dept mgr
     bzw bspw evtl ggf ggfs inkl exkl einschl zzgl sog vgl gem hr hrn fr frl dipl ing hrsg ehem entspr urspr allg insb

@@ -1,7 +1,7 @@
-"""The form in which texts are compared: two texts that differ in nothing but how they were typed have the same.
+"""The compared form of texts. Texts that differ only in typing have the same form.
 
-Cleaning leaves good text as it stands, so the same sentence may come with straight quotes and with typographic ones.
-Whatever asks whether two texts are the same asks it of this form.
+Cleaning does not change good text, so the same sentence may occur with straight and with typographic quotes. All
+comparisons of texts use this form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 from llmops.records import content_id
 
-#: Typographic quotes, and the straight ones that they are compared as; for `str.translate`.
+#: typographic quotes → straight ones, for `str.translate`
 QUOTES: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
     **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
@@ -22,10 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CLOSING = " \t.!?…。？！,;:"
 _TYPED: dict[int, str] = {
     **QUOTES,
-    # NFKC makes 102 of 10², which is another number.
+    # NFKC turns 10² into 102, another number.
     **{ord(digit): f"^{digit}" for digit in "\u00b2\u00b3\u00b9\u2070\u2074\u2075\u2076\u2077\u2078\u2079"},
     **{code: f"_{chr(code)}" for code in range(0x2080, 0x208A)},
-    # Joiners, marks of direction and other characters that nobody sees.
+    # Joiners, marks of direction and other invisible characters.
     **dict.fromkeys([0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065)], ""),
     **dict.fromkeys([*range(0x2066, 0x206A), 0xFEFF], ""),
 }
@@ -34,15 +34,15 @@ _TYPED: dict[int, str] = {
 def comparable(
     text: str, *, closing: bool = True, case: bool = False, spaces: bool = False, repaired: bool = False
 ) -> str:
-    """Return `text` in straight quotes and in NFKC; raised and lowered digits stay different ones.
+    """Return `text` with straight quotes and in NFKC. Raised and lowered digits stay distinct.
 
     Args:
         text: any text.
-        closing: keep the punctuation that closes it.
+        closing: keep punctuation at the end.
         case: keep upper case.
-        spaces: keep white space as it is; else there are single spaces.
-        repaired: without characters that nobody sees and emphasis (`_Ana Li_`), as a reader takes it; digits are
-            then the same wherever they stand.
+        spaces: keep white space unchanged; otherwise it becomes single spaces.
+        repaired: remove invisible characters and emphasis (`_Ana Li_`), as a reader sees it. Raised and lowered digits
+            then become plain.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.translate(QUOTES if repaired else _TYPED))
@@ -62,12 +62,12 @@ def comparable(
 
 
 def wording_id(question: str, context: str) -> str:
-    """Return a hash of a question and its context; equal hashes are the same question, however it was typed."""
+    """Return a hash of a question and its context, equal for all ways of typing them."""
     return content_id(comparable(question, closing=False), comparable(context, closing=False))
 
 
 def characters(category: str) -> str:
-    """Return all assigned characters of a category, for a class of a pattern; of C without line ends and tabs."""
+    """Return all assigned characters of a category, for a regular expression's class; for C without newline and tab."""
     wanted = [
         code
         for code in (*range(0x1F000), *range(0xE0000, 0xE1000))

@@ -1,10 +1,9 @@
-"""Headings: whether one asks something, and what number it has.
+"""Headings: detection of those that ask something, and their numbers.
 
-A heading asks if it ends in a question mark, of whatever script. Without one it may still ask, if it begins as a
-question does (`How to …`, `Was ist …`, `如何…`) or names a task as help pages do (`Reset your password`, `Returning an
-item`; English only), but for what pages are called by habit (`Contact us`, `What's new`). Words that begin questions in
-one language and sentences in another (Italian `come`, Swedish `var`) are left out: such headings need their question
-mark.
+A heading asks if it ends in a question mark of any script. Without one it may still ask, if it begins like a question
+(`How to …`, `Was ist …`, `如何…`) or names a task as help pages do (`Reset your password`, `Returning an item`; English
+only), except usual names of pages (`Contact us`, `What's new`). Words that begin questions in one language and
+statements in another (Italian `come`, Swedish `var`) are left out: such headings need a question mark.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from collections.abc import Collection, Iterable
 
 #: Question marks: Latin, wide, Arabic, Greek, reversed, Armenian, Ethiopic, double, Vai.
 MARKS = "?？؟\u037e⸮՞፧⁇꘏"
-BETWEEN = " › "  #: stands between the headings of a path
-PATH_CHARS = 200  #: most characters of a path; those between its first and its last heading go first
-LONGEST = 200  #: characters; a longer line is text, however it begins
+BETWEEN = " › "  #: separator of the headings of a path
+PATH_CHARS = 200  #: most characters of a path; headings between the first and the last are dropped first
+LONGEST = 200  #: most characters of a heading that asks without a question mark
 
 _CLOSING = r"[\s!！.…\"'”’»)\]）」』*_]*"
 _MARKED = re.compile(rf"[{MARKS};]{_CLOSING}$")
-# The Greek mark is written as a semicolon, too, and is one after normalization to NFC: where there is a Greek word.
+# The Greek question mark may be a semicolon, and NFC turns it into one. It counts if there is a Greek word.
 _GREEK = re.compile("[\u0370-\u037d\u037f-\u03ff\u1f00-\u1fff]{2}")
 
 _BEGINS = "|".join(
@@ -67,7 +66,7 @@ _TASK = re.compile(
     rf"Order|Print|Rent|Report|Request|Return|Run|Save|Schedule|Switch|Track|Transfer|Use|View|Withdraw)"
     rf"\s+{_DETERMINER}\s\w",
 )
-# What pages are called by habit and what they want of readers: it begins as a question or a task and asks nothing.
+# Usual names of pages and calls to action: they begin like questions or tasks, but ask nothing.
 _NO_QUESTION = re.compile(
     r"(?:contact|find|follow|join|visit|connect with|write to) us(?: (?:now|here|online|today|on \w+))?|"
     r"contact(?: the| our)? (?:support|sales|customer (?:service|support|care)|details|form|info(?:rmation)?)|"
@@ -85,20 +84,20 @@ _WORDS_BEFORE = (
 _MONTH = (
     r"(?:jan|feb|mär|mar|apr|ma[ijy]|jun|jul|aug|sep|o[kc]t|nov|de[czs])(?:\.|[a-zä]{0,6}(?:ar|er|il|i|z|t|ust|bre))?"
 )
-# With a point or a bracket it is a section's number, unless a date follows ("1. Mai"); so it is after "Chapter".
+# With a point or bracket it is a section's number, unless a date follows ("1. Mai"); after "Chapter" in any case.
 _NUMBER = re.compile(
     rf"(?:{_WORDS_BEFORE}(?:\d{{1,3}}(?:\.\d{{1,3}})*|[A-Z]|[IVXL]+)[.):]?|第\s*\d{{1,3}}\s*[章節节]\s*[.:：]?|"
     rf"\d{{1,3}}(?:\.\d{{1,3}})*[.)](?!\s*{_MONTH}\b)|[A-Z](?:\.\d{{1,3}})+\.?|\((?:\d{{1,2}}|[a-z])\))\s+(?=\S)",
     re.IGNORECASE,
 )
-# Without one it may be anything, such as a version: only what begins as a question shows that it is none of it.
+# Without a point it may be anything, such as a version; it is a section's number only before a question.
 _PERHAPS = re.compile(r"(?:\d{1,3}(?:\.\d{1,3})*|[A-Z][.)]|[IVXL]+[.)]|(?:Q|Question|Frage)\s*\d*\s*[.:)])\s+(?=\S)")
 
 _DOTTED = re.compile(r"(\d{1,3}(?:\.\d{1,3})+)\s+(?=[(\"“”„«¿]?[^\W\d_])(?![a-z])")
 
 
 def path(headings: Iterable[str]) -> str:
-    """Headings, the outermost first, as one line: `Returns › Refunds`."""
+    """Return headings, outermost first, as one line: `Returns › Refunds`."""
     kept = [heading for heading in headings if heading]
     while len(kept) > 2 and len(BETWEEN.join(kept)) > PATH_CHARS:
         del kept[1]
@@ -111,11 +110,9 @@ def is_path(text: str) -> bool:
 
 
 def depth(line: str, counted: Collection[str] = ()) -> int:
-    """How deep a heading is by its section's number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a sure number.
+    """Return the depth of a heading by its number: 2 for `5.3. …`, 1 for `Chapter 2 …`; 0 without a certain number.
 
-    Args:
-        line: the heading.
-        counted: the numbers without a point behind them that are sure, see `numbers`.
+    `counted` are certain numbers without a point, from `numbers`.
     """
     if (match := _DOTTED.match(line)) and match[1] in counted:
         return match[1].count(".") + 1
@@ -124,9 +121,9 @@ def depth(line: str, counted: Collection[str] = ()) -> int:
 
 
 def numbers(headings: Iterable[str]) -> frozenset[str]:
-    """The numbers without a point behind them by which a document counts its sections, such as `8.2`.
+    """Return the section numbers of a document that have no final point, such as `8.2`.
 
-    That they count shows in their order: after `8.1`, or before `8.3`.
+    Their order shows that they are section numbers: after `8.1`, or before `8.3`.
     """
     found = {match[1]: i for i, heading in reversed([*enumerate(headings)]) if (match := _DOTTED.match(heading))}
     kept = set()
@@ -139,12 +136,11 @@ def numbers(headings: Iterable[str]) -> frozenset[str]:
 
 
 def without_number(heading: str, counted: Collection[str] = ()) -> str:
-    """The heading without its section's number: `5.3. How can I …` is `How can I …`.
+    """Return the heading without its section's number: `5.3. How can I …` is `How can I …`.
 
-    Numbers that say something stay: `3 ways to pay`, `2FA: how to use it`, `3.13 is out`, `1. Mai`.
+    Meaningful numbers stay: `3 ways to pay`, `2FA: how to use it`, `3.13 is out`, `1. Mai`.
 
-    Args:
-        counted: `numbers` of the document, which go whatever follows but a small letter.
+    The document's `counted` `numbers` are removed unless a small letter follows.
     """
     if (match := _DOTTED.match(heading)) and match[1] in counted:
         return heading[match.end() :]
@@ -158,18 +154,18 @@ def without_number(heading: str, counted: Collection[str] = ()) -> str:
 
 
 def ends_as_question(line: str) -> bool:
-    """Whether the line ends in a question mark of any script, quotes and brackets aside; `f(x);` does not."""
+    """Return True if the line ends in a question mark of any script, before quotes and brackets; not for `f(x);`."""
     match = _MARKED.search(line)
     return match is not None and has_question_mark(match[0], line)
 
 
 def has_question_mark(text: str, line: str = "") -> bool:
-    """Whether there is a question mark of any script in a text, which is part of a line."""
+    """Return True if a text, part of a line, contains a question mark of any script."""
     return any(mark in text for mark in MARKS) or (";" in text and bool(_GREEK.search(line or text)))
 
 
 def asks(heading: str) -> bool:
-    """Whether a heading, without its number, asks something that what stands under it can answer."""
+    """Return True if a heading, without its number, asks something that the text below it can answer."""
     return ends_as_question(heading) or (_begins(heading) and len(heading) <= LONGEST)
 
 

@@ -1,13 +1,13 @@
-"""Persons' identifiers in texts: e-mail addresses, names, customer and phone numbers, and when one is named.
+"""Identifiers of persons in texts: e-mail addresses, names, customer and phone numbers.
 
-An identifier is named where its words stand whole and in a row, with the same signs between them: `ana@example.org` is
-in neither `diana@example.org` nor `ana@example.org.uk`. In scripts without spaces between words, and in Korean, which
-adds particles to a name, each character is a word. Upper case (`GROSS` is `Groß`), emphasis (`_Ana Li_`), white space,
-invisible characters, typographic quotes, mojibake and the escapes of HTML, JSON and URLs make no difference; nor do the
-gaps of a phone number.
+A text names an identifier if it has the same whole words in a row, with the same signs between them: `ana@example.org`
+is in neither `diana@example.org` nor `ana@example.org.uk`. In scripts without spaces, and in Korean, which adds
+particles to names, each character is a word. Upper case (`GROSS` is `Groß`), emphasis (`_Ana Li_`), white space,
+invisible characters, typographic quotes, mojibake, escapes of HTML, JSON and URLs, and the gaps of a phone number make
+no difference.
 
-The places in a text where an identifier could stand are found without knowing it, from its shape alone. So who has the
-identifier finds a person by it, and who only has a keyed hash of it finds the same by hashing what stands there.
+The places where an identifier could be are found from its shape alone, without knowing it. So a search by a keyed hash
+finds the same places as a search by the identifier: it hashes the text at each place.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _AT, _DIGIT, _DIGITS, _NO_DIGIT = map(re.compile, (r"@", r"\d", r"\d+", r"\D"))
 _WITH_DIGITS = ("number", "phone")
 _ASCII_WORDS = re.compile(r"\w+")
 _PHONE = re.compile(r"\+?[\d\s().\-/]+")
-_PHONE_DIGITS = 7  #: fewer are no phone number
-_MOST_DIGITS = 20  #: more are none either, with every prefix there is
-_BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: what may stand between two groups of digits of a phone number
+_PHONE_DIGITS = 7  #: least digits of a phone number
+_MOST_DIGITS = 20  #: most digits of a phone number, with all prefixes
+_BETWEEN = re.compile(r"[\s().\-/]{1,3}")  #: separators of two groups of digits of a phone number
 _ALONE = f"{UNSPACED[1:-1]}\uac00-\ud7a3"  #: characters that are words by themselves
 _ALONE_THERE = re.compile(f"[{_ALONE}]")
-_SYLLABLE = "\u3005"  #: from here on, each of `_ALONE` is a syllable or a word of its own
+_SYLLABLE = "\u3005"  #: from this character on, each of `_ALONE` is a whole syllable or word
 
 
 class Shape(NamedTuple):
-    """What is told of an identifier so that texts can be searched for it without knowing it."""
+    """The public part of an identifier, by which texts can be searched without knowing it."""
 
     kind: Literal["mail", "name", "number", "phone"]
-    size: int  #: its words (a mail address has one before and two or more after its @); of a phone number, the digits
+    size: int  #: number of words (of a mail address: one before and two or more after its @); of a phone number, digits
 
 
 def identifier(text: str) -> tuple[Shape, str]:
-    """The shape of an identifier, and how it is compared: all of its spellings are one there.
+    """Return the shape of an identifier, and its compared form, which all its spellings share.
 
     Signs around its words do not count: `(Ana Li)` is `ana li`.
     """
@@ -58,14 +58,14 @@ def identifier(text: str) -> tuple[Shape, str]:
 
 
 def letters(plain: str) -> int:
-    """How many letters and digits an identifier has; one that is a syllable or a word by itself counts as two."""
-    return sum(1 + (character >= _SYLLABLE and _parts(character)) for character in plain if character.isalnum())
+    """Return the number of letters and digits of an identifier. A character that is a syllable or word counts twice."""
+    return sum(1 + (character >= _SYLLABLE and _separates(character)) for character in plain if character.isalnum())
 
 
 def runs(text: str, shapes: Iterable[Shape]) -> Iterator[tuple[Shape, list[tuple[int, int]]]]:
-    """Of each shape the places in a text, start and end, where an identifier of it could stand if it is `whole` there.
+    """Yield for each shape the places (start, end) in a text where such an identifier could be, if `whole`.
 
-    What stands there is compared by `compared`, in lower case as `str.casefold` gives it.
+    `compared` gives the compared form of a place. The text is in lower case (`str.casefold`).
     """
     words: list[tuple[int, int]] = []
     for shape in shapes:
@@ -78,22 +78,22 @@ def runs(text: str, shapes: Iterable[Shape]) -> Iterator[tuple[Shape, list[tuple
         starts, ends = zip(*words, strict=True) if words else ((), ())
         places = list(zip(starts, ends[shape.size - 1 :], strict=False))
         if shape.kind == "mail":
-            firsts = _around((bisect(starts, match.start()) - 1 for match in _AT.finditer(text)), shape.size - 1)
+            firsts = _run_starts((bisect(starts, match.start()) - 1 for match in _AT.finditer(text)), shape.size - 1)
             places = [places[first] for first in firsts if 0 <= first < len(places)]
         elif shape.kind == "number":
-            firsts = _around((bisect(starts, match.start()) - 1 for match in _DIGITS.finditer(text)), shape.size)
+            firsts = _run_starts((bisect(starts, match.start()) - 1 for match in _DIGITS.finditer(text)), shape.size)
             places = [places[first] for first in firsts if 0 <= first < len(places)]
         yield shape, places
 
 
 def whole(text: str, start: int, end: int, shape: Shape) -> bool:
-    """Whether what stands at a place is no part of something longer: `jones` of `smith-jones`, `50` of `7.50`."""
+    """Return True if a place is not part of a longer word or number: `jones` of `smith-jones`, `50` of `7.50`."""
     before, after = text[max(0, start - 2) : start], text[end : end + 2]
     word = _words(before + after)
     left, right = not (before and word.match(before[-1])), not (after and word.match(after))
     if not text.isascii():
-        left = left or _parts(before[-1] + text[start])
-        right = right or (_parts(text[end - 1] + after[0]) and unicodedata.category(after[0])[0] != "M")
+        left = left or _separates(before[-1] + text[start])
+        right = right or (_separates(text[end - 1] + after[0]) and unicodedata.category(after[0])[0] != "M")
     if len(before) == 2 and word.match(before) and _joins(before[1], before[0], shape, "-.+"):
         left = False
     if len(after) == 2 and word.match(after[1]) and _joins(after[0], after[1], shape, "-."):
@@ -101,35 +101,34 @@ def whole(text: str, start: int, end: int, shape: Shape) -> bool:
     return left and right
 
 
-def _parts(some: str) -> bool:
-    """Whether neighbouring characters are no one word since one of them is a word by itself."""
+def _separates(some: str) -> bool:
+    """Return True if neighbouring characters are two words because one is a word by itself."""
     return bool(_ALONE_THERE.search(some))
 
 
 def _joins(sign: str, beyond: str, shape: Shape, of_mail: str) -> bool:
-    """Whether a sign joins a place to the word beyond it."""
     return sign in (of_mail if shape.kind == "mail" else "-") or (sign in ".," and beyond.isdecimal())
 
 
 def compared(found: str, shape: Shape) -> str:
-    """What stands at a place, in lower case, as it is compared with identifiers."""
+    """Return the text at a place, in lower case, in the compared form of identifiers."""
     return _NO_DIGIT.sub("", found) if shape.kind == "phone" else " ".join(found.split())
 
 
 def location_names(location: str) -> set[str]:
-    """What a location may say that a file is named after: itself, its parts, its name without suffixes."""
+    """Return the possible names in a location: itself, its parts, its name without suffixes."""
     stem = location.rpartition("/")[2]
     names = {location, *location.split("/"), stem.rpartition(".")[0]} - {""}
     return names | {re.sub(r"[_+]", " ", name) for name in names}
 
 
-def _around(words: Iterable[int], size: int) -> list[int]:
-    """The numbers of the words with which a run begins that holds one of these within its first `size` words."""
+def _run_starts(words: Iterable[int], size: int) -> list[int]:
+    """Return the first words of all runs that have one of these words among their first `size` words."""
     return sorted({first for word in words for first in range(word - size + 1, word + 1)})
 
 
 def _phones(text: str, size: int) -> Iterator[tuple[int, int]]:
-    """Where groups of digits with little between them have so many digits together."""
+    """Yield the places of nearby groups of digits that have `size` digits together."""
     numbers = [match.span() for match in _DIGITS.finditer(text)]
     for first, (start, end) in enumerate(numbers):
         digits = end - start
@@ -142,7 +141,7 @@ def _phones(text: str, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _words(text: str) -> re.Pattern[str]:
-    """The words of a text: letters, digits, and the marks on letters, which `\\w` leaves out; `_ALONE` each."""
+    """Return the pattern of words: letters, digits, and marks on letters, which `\\w` lacks; each of `_ALONE`."""
     return _ASCII_WORDS if text.isascii() else _any_words()
 
 

@@ -1,4 +1,4 @@
-"""Which language a text is in."""
+"""The language of a text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 UNKNOWN = "unknown"
-LANGUAGE_CHARS = 20  #: letters; of shorter texts no detector can tell the language
+LANGUAGE_CHARS = 20  #: least letters: no detector recognises the language of shorter texts
 
 
 def language_of(text: str) -> str:
-    """The language of `text` as an ISO 639-1 code; `UNKNOWN` if it has fewer than `LANGUAGE_CHARS` letters."""
+    """Return the language of `text` as an ISO 639-1 code; `UNKNOWN` if it has fewer than `LANGUAGE_CHARS` letters."""
     if sum(map(str.isalpha, text)) < LANGUAGE_CHARS:
         return UNKNOWN
     found: list[dict[str, Any]] = _detector().detect(text.replace("\n", " "), model="lite")

@@ -1,4 +1,4 @@
-"""Runs of words in texts, as numbers: what is compared when texts say nearly the same."""
+"""Hashed runs of words (n-grams), for comparing texts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from llmops.data.text.words import UNSPACED, parted
 
 SEED = 1
-BATCH = 2_000  #: texts that are split into words at once: bounds memory, not the result
-SHINGLE = 3  #: words of the runs that near duplicates share
-MIN_WORDS = 8  #: shorter texts have too few of them to be compared: one word of six makes "a cat" of "a dog"
+BATCH = 2_000  #: texts split into words at once; limits memory, does not change the result
+SHINGLE = 3  #: words per run, for near duplicates
+MIN_WORDS = 8  #: shorter texts are not compared: one word of six makes "a cat" of "a dog"
 
 _BREAK = r"[^\p{L}\p{M}\p{N} ]"
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def words(texts: pl.Series) -> pl.Series:
-    """The words of each text, a list of strings; case and punctuation do not count.
+    """Return the list of words of each text, without case and punctuation.
 
-    In scripts that put no spaces between words, they are pieces of about a word's length (`parted`).
+    For scripts without spaces, words are pieces of about a word's length (`parted`).
     """
     plain = texts.str.to_lowercase().str.replace_all(_BREAK, " ")
     rows = plain.str.contains(UNSPACED).arg_true()
@@ -29,12 +29,12 @@ def words(texts: pl.Series) -> pl.Series:
         plain = plain.scatter(rows, pl.Series(map(parted, plain.gather(rows)), dtype=pl.String))
     plain = plain.str.replace_all("  +", " ").str.strip_chars(" ")
     split = plain.str.split(" ")
-    blank = plain == ""  # "" splits into one empty word
+    blank = plain == ""  # "" would give one empty word
     return split.zip_with(~blank, pl.Series([[]], dtype=split.dtype)) if blank.any() else split
 
 
 def shingles(texts: pl.Series) -> pl.Series:
-    """Return of each text the set of its hashed runs of `SHINGLE` words, a list; empty below `MIN_WORDS` words."""
+    """Return the set of each text's hashed runs of `SHINGLE` words, as a list; empty below `MIN_WORDS` words."""
     starts = range(0, max(1, len(texts)), BATCH)
     return pl.concat([_shingles(texts[start : start + BATCH]) for start in starts])
 
@@ -45,16 +45,16 @@ def _shingles(texts: pl.Series) -> pl.Series:
 
 
 def jaccard(left: pl.Series, right: pl.Series) -> pl.Series:
-    """Return the Jaccard similarity (0 to 1) of each pair of sets, as `shingles` gives them."""
+    """Return the Jaccard similarity (0 to 1) of each pair of sets from `shingles`."""
     both = pl.col("left").list.set_intersection("right").list.len()
     share = both / (pl.col("left").list.len() + pl.col("right").list.len() - both)
     return pl.DataFrame({"left": left, "right": right}).select(share.alias("share"))["share"]
 
 
 def ngrams(texts: pl.Series, size: int) -> pl.DataFrame:
-    """The hashed runs of `size` words, each once a text: columns `row` (index of the text) and `gram`, in that order.
+    """Return the distinct hashed runs of `size` words of each text: sorted columns `row` (text's index) and `gram`.
 
-    A text of fewer words than `size` has none.
+    A text with fewer words than `size` has none.
     """
     starts = range(0, max(1, len(texts)), BATCH)
     return pl.concat([_ngrams(texts[start : start + BATCH], start, size) for start in starts])
@@ -67,9 +67,9 @@ def _ngrams(texts: pl.Series, offset: int, size: int) -> pl.DataFrame:
 
 
 def hashed_ngrams(texts: pl.Series, size: int, least: int = 0) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The hashed runs of `size` words of all n texts in one array, and n + 1 offsets into it.
+    """Return the hashed runs of `size` words of all n texts in one array, and n + 1 offsets into it.
 
-    The runs of text i, in their order, are those from offset i up to offset i + 1. A text of fewer words than `size` or
+    The runs of text i are those from offset i up to offset i + 1, in order. A text with fewer words than `size` or
     `least` has none.
     """
     split = words(texts)

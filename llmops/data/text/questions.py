@@ -1,4 +1,4 @@
-"""Questions and numbered headings that stand in plain text, where nothing but its layout tells them."""
+"""Questions and numbered headings in plain text, recognised by its layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 from llmops.data.text.headings import MARKS, asks, depth, ends_as_question, without_number
 
-# What marks a question and its answer: words, and letters that do so where they stand above each other.
+# Marks of a question and its answer: words, and pairs of letters on consecutive lines.
 _QUESTIONS = "|".join(
     [
         r"question|frage|pregunta|pergunta|domanda|vraag|fråga|spørgsmål|spørsmål|kysymys|pytanie|otázka|kérdés|soru",
@@ -30,14 +30,14 @@ _PAIRS = {
     for pair in _LETTERS
 }
 
-HEADING_LINES, HEADING_CHARS = 4, 300  #: most of a numbered heading that is wrapped
+HEADING_LINES, HEADING_CHARS = 4, 300  #: most lines and characters of a numbered heading
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Patterns by which a text marks its questions and answers."""
+    """The patterns of a text's marked questions and answers."""
 
-    paragraphs: re.Pattern[str]  #: where one ends: an empty line, or a line that begins with a marked question
+    paragraphs: re.Pattern[str]  #: end of a paragraph: an empty line, or a line with a marked question
     question: re.Pattern[str]
     marked: re.Pattern[str]
     answer: re.Pattern[str]
@@ -47,29 +47,29 @@ class Marks:
 class Heading:
     """A numbered heading."""
 
-    level: int  #: by its number; 0: it is none
-    title: str  #: without its number
-    line: str = ""  #: as it stands, on one line
+    level: int  #: by its number; 0: not a heading
+    title: str  #: without number
+    line: str = ""  #: the original, on one line
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A paragraph, or what begins with a marked question."""
+    """A paragraph, or a block that begins with a marked question."""
 
-    start: int  #: the character of the text that it begins at
+    start: int  #: position of its beginning in the text
     text: str
     heading: Heading
-    above: tuple[Heading, ...]  #: the headings that it stands under, the outermost first
+    above: tuple[Heading, ...]  #: the headings above it, outermost first
     question: str  #: empty if it asks nothing
-    rest: str  #: what follows the question in the block
+    rest: str  #: text after the question in the block
     marked: bool  #: as in `Q: …`
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The blocks of `text`, in their order.
+    """Yield the blocks of `text`, in order.
 
     A question is a paragraph of one line that ends in a question mark, a numbered heading that asks (`5.3. How can I
-    …`, wrapped or not), or a line that is marked as in `Q: …` or `Frage: …`.
+    …`, wrapped or not), or a line marked as in `Q: …` or `Frage: …`.
     """
     marks, body = marks_of(text), text.strip("\n")
     lead, above = len(text) - len(text.lstrip("\n")), tuple[Heading, ...]()
@@ -87,18 +87,18 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def marks_of(text: str) -> Marks:
-    """The marks that `text` uses."""
+    """Return the marks that `text` uses."""
     return _marks(next((pair for pair, both in _PAIRS.items() if both.search(text)), _LETTERS[0]))
 
 
 @cache
 def _marks(letters: str) -> Marks:
-    """The marks of a text that uses these letters for a question and its answer."""
+    """Return the marks of a text with these letters for question and answer."""
     asks, answers = (
         rf"(?:{letter}|(?i:{words}))" for letter, words in zip(letters, (_QUESTIONS, _ANSWERS), strict=True)
     )
     bold, end = r"(?:\*\*|__)?", r"[^\S\n]*\d*[^\S\n]?(?:[:：](?:\*\*|__)?|[.)])[^\S\n]*"
-    sure = r"[^\S\n]*\d*[^\S\n]?[:：]"  # "Q." may as well be an initial where the line is wrapped
+    sure = r"[^\S\n]*\d*[^\S\n]?[:：]"  # "Q." may be an initial in a wrapped line
     return Marks(
         re.compile(rf"\n(?:[^\S\n]*\n)+|\n(?={bold}{asks}{sure})"),
         re.compile(rf"(?P<mark>{bold}{asks}{end})?(?P<question>[^\n]{{3,200}}[{MARKS};][!\"'”’»)]*)"),
@@ -108,7 +108,7 @@ def _marks(letters: str) -> Marks:
 
 
 def _question(paragraph: str, marks: Marks) -> tuple[str, str, bool]:
-    """The question that a paragraph is or begins with, what else it says, and whether it is marked; empty if none."""
+    """Return a paragraph's question, the rest of it, and True if the question is marked; empty if it has none."""
     if (match := marks.question.fullmatch(paragraph)) and ends_as_question(paragraph):
         return without_number(match["question"]), "", bool(match["mark"])
     if match := marks.marked.fullmatch(paragraph):
@@ -117,10 +117,10 @@ def _question(paragraph: str, marks: Marks) -> tuple[str, str, bool]:
 
 
 def _numbered(paragraph: str) -> Heading:
-    """The numbered heading that a paragraph is.
+    """Return the numbered heading that a paragraph is.
 
-    A single number (`2. Press the button`) may as well be a step: such a line is a heading only after a word such as
-    "Chapter", or as a question.
+    A single number (`2. Press the button`) may be a step. Such a line is a heading only after a word such as "Chapter",
+    or as a question.
     """
     if not paragraph or len(paragraph) > HEADING_CHARS or paragraph[-1] in ".,;:":
         return Heading(0, "")

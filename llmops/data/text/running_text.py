@@ -1,19 +1,19 @@
-"""Running text, as against code and tables, which repeat themselves by nature."""
+"""The distinction of running text from code and tables, which repeat themselves naturally."""
 
 from __future__ import annotations
 
 import re
 
-# What prose has nowhere, at its end or at its beginning: operators, calls, prompts, the borders of a table's cells.
+# Never in prose, at its end or at its beginning: operators, calls, prompts, borders of table cells.
 _NO_PROSE = re.compile(r"[{}=<>\\|\t]|\w_|_\w|\w[(\[]|[;(\[,]$|^[)\]]|^(?:[$#%+@]\s|\.\.|(?!.*\w))")
 
 
 def is_running_text(line: str) -> bool:
-    """Whether a line, without space around it, may be prose: neither code nor a row of a table."""
+    """Return True if a line, without surrounding space, may be prose: neither code nor a table row."""
     return not _NO_PROSE.search(line)
 
 
 def running_text(text: str) -> str:
-    """The lines of `text` that may be prose; all of a text of one line, which is no table and hardly code."""
+    """Return the lines of `text` that may be prose; the whole text if it has only one line."""
     lines = text.splitlines()
     return "\n".join(line for line in lines if is_running_text(line.strip())) if len(lines) > 1 else text

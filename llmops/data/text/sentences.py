@@ -1,13 +1,13 @@
-"""Sentences of a text, by rules that are simple enough to hold for most languages.
+"""Splitting of text into sentences, by simple rules for most languages.
 
 Each script has its marks: the full stop, `।` (Hindi), `؟` and `۔` (Arabic, Urdu), `።` (Amharic), `։` (Armenian), and
-`。` (Chinese, Japanese), which no white space follows. Thai has none, so that its text is one sentence a paragraph. No
-sentence begins with a small letter; which abbreviations end none is in `abbreviations`.
+`。` (Chinese, Japanese), which is not followed by white space. Thai has none, so each paragraph is one sentence. No
+sentence begins with a small letter. `abbreviations` lists abbreviations that do not end a sentence.
 
-The library `sentencex` (1.0.32) is two to three times as fast and knows more abbreviations. But it ends no
-sentence with "no." ("No. Antibiotics do not work against viruses.") nor before two spaces, and ends one after "v1." in
-"v1. and" and after a list's "1.": of 210 answers of public health agencies it splits 5 in another way, 4 of them worse.
-pysbd (17) and spaCy's sentencizer (6) split more of them in another way, and are far slower.
+The library `sentencex` (1.0.32) is two to three times as fast and knows more abbreviations. But it ends no sentence
+with "no." ("No. Antibiotics do not work against viruses.") nor before two spaces, and ends one after "v1." in "v1. and"
+and after a list's "1.". It splits 5 of 210 answers of public health agencies differently, 4 of them worse. pysbd (17)
+and spaCy's sentencizer (6) split more of them differently, and are far slower.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Chinese chara
 _END = re.compile(
     "|".join(
         [
-            rf"(?<=[.!?…।॥؟۔።։]){_CLOSING}\s+(?={_OPENING}[^\W_a-z])",  # before what can begin a sentence
+            rf"(?<=[.!?…।॥؟۔።։]){_CLOSING}\s+(?={_OPENING}[^\W_a-z])",  # before a possible beginning of a sentence
             rf"(?<=[。！？]){_CLOSING}\s*(?={_OPENING}\w)",
-            rf"(?<=[!?]){_CLOSING}(?={_OPENING}[{_UNSPACED}])",  # what cleaning (NFKC) makes of full-width marks
+            rf"(?<=[!?]){_CLOSING}(?={_OPENING}[{_UNSPACED}])",  # full-width marks after cleaning (NFKC)
             r"\s*\n\s*\n\s*",  # an empty line
             r"\s*\n(?=\s*(?:[-*•]|\d+[.)])\s)",  # before a list item
         ]
     )
 )
-_AHEAD = 100  #: characters behind a cut that are looked at, to tell whether a sentence ends before it
+_AHEAD = 100  #: characters after a cut that decide if a sentence ends there
 _WHITE = re.compile(r"\s+")
 _CHARACTER = regex.compile(r"\X")
 _LAST_WORD = re.compile(r"([\w.º]+)\.$")
 _LETTERS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")  # an initial, `z.B`, `S.p.A`
-_HOURS = frozenset(["a.m", "p.m"])  # which end a sentence as often as not
-# What the number of a day stands before, as in German.
+_HOURS = frozenset(["a.m", "p.m"])  # these often end a sentence
+# German months, which follow the number of a day.
 _MONTH = re.compile(r"(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b")
 _NEXT = re.compile(rf"{_OPENING}(\w?)")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of `text`; paragraphs and list items end one too. Joined they are the text without outer space."""
+    """Return the sentences of `text`. Paragraphs and list items end one, too."""
     return [text[start:end].strip() for start, end in spans(text)]
 
 
 def cut(text: str, count: int) -> str:
-    """The first `count` sentences of `text`, as they stand in it; 0 means all."""
+    """Return the first `count` sentences of `text`, unchanged; 0 means all."""
     if not count:
         return text
     found = spans(text)
@@ -56,10 +56,10 @@ def cut(text: str, count: int) -> str:
 
 
 def within(text: str, most: int) -> str:
-    """The beginning of `text` of at most `most` characters that ends where a sentence does.
+    """Return the beginning of `text` up to the last sentence's end within `most` characters.
 
-    If that would lose more than half of what may stay, it ends where a word does, and else, as in scripts that put no
-    spaces between words, where a character does that people see as one (UAX #29: a letter with its marks, an emoji).
+    If that would lose more than half of `most`, it ends with a word, or (for scripts without spaces) with a visible
+    character (UAX #29: a letter with its marks, an emoji).
     """
     if len(text) <= most:
         return text
@@ -89,7 +89,7 @@ def spans(text: str) -> list[tuple[int, int]]:
 
 
 def _continues(before: str, gap: str, following: str) -> bool:
-    """Whether a sentence goes on in `following`: the full stop belongs to an abbreviation, an initial or a number."""
+    """Return True if the sentence continues in `following`: the stop belongs to an abbreviation, initial or number."""
     if "\n" in gap:
         return False
     begins = _NEXT.match(following)

@@ -1,4 +1,4 @@
-"""What a text says to somebody who reads it, however it is spelled: with escapes, invisible characters, emphasis."""
+"""The readable forms of a text: with escapes, invisible characters and emphasis resolved."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ftfy import fix_encoding
 
 from llmops.data.text.comparable import comparable
 
-_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: by which ftfy knows it, and more
+_MOJIBAKE = re.compile(r"[^\x00-\x7F]{2}|[\x80-\x9FŒœÃÂ]")  #: matches all mojibake that ftfy knows, and more
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_VALUE = re.compile(r"(?<=[?&])[^\s=?&#]+=[^\s&#]+")  #: of a URL's query, with its name
+_VALUE = re.compile(r"(?<=[?&])[^\s=?&#]+=[^\s&#]+")  #: name and value in a URL's query
 _DOMAIN = re.compile(r"@[a-z\d-]+(?:\.[a-z\d-]+)+\.(?=\w)")
 
 
 def forms(text: str) -> Iterator[str]:
-    """The text as it is searched, and what it says once the escapes of HTML, JSON (also nested) and URLs are undone.
+    """Yield the text as it is searched, and its forms without the escapes of HTML, (nested) JSON and URLs.
 
-    Also with the spaces that are missing after an address.
+    They include forms with missing spaces after an address restored.
     """
     plain = _read(text)
     yield plain
@@ -31,7 +31,7 @@ def forms(text: str) -> Iterator[str]:
     texts += (spaced := [one for form in texts if (one := _spaced(form)) != form])
     yield from spaced
     for form in texts:
-        for _ in range(3):  # a row's fields are JSON, a dropped row's content is JSON that holds them
+        for _ in range(3):  # fields of a row are JSON; a dropped row's content is JSON that contains them
             if "\\" not in form:
                 break
             form = _ESCAPE.sub(_unescaped, form).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -41,7 +41,7 @@ def forms(text: str) -> Iterator[str]:
 
 
 def read(text: str, *, case: bool = False, spaces: bool = False) -> str:
-    """Return the text as a reader takes it, without mojibake and emphasis; `case` and `spaces` as in `comparable`."""
+    """Return the text as a reader sees it, without mojibake and emphasis; `case` and `spaces` as in `comparable`."""
     repaired = fix_encoding(text) if _MOJIBAKE.search(text) else text
     return comparable(repaired, case=case, spaces=spaces, repaired=True)
 
@@ -51,7 +51,7 @@ def _read(text: str) -> str:
 
 
 def _without_entities(text: str) -> str:
-    for _ in range(3):  # more often than three times is somebody writing about HTML
+    for _ in range(3):  # text that is escaped more often is about HTML
         plain = html.unescape(text)
         if plain == text:
             break
@@ -60,7 +60,7 @@ def _without_entities(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """The text with spaces for the `+` of URLs' queries, and between an address and a sentence that follows at once."""
+    """Replace `+` in URLs' queries by spaces, and separate an address from a sentence that follows directly."""
     if "+" in text and "=" in text:
         text = _VALUE.sub(lambda value: value[0] if "@" in value[0] else value[0].replace("+", " "), text)
     if "@" in text:

@@ -1,4 +1,4 @@
-"""The words of a text, in all scripts: also in those that put no spaces between words."""
+"""The words of a text, in all scripts, including those without spaces between words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zlib
 
-# Thai and Lao, Burmese, Khmer, kana, Chinese characters: scripts that put no spaces between words.
+# Thai and Lao, Burmese, Khmer, kana, Chinese characters: scripts without spaces between words.
 UNSPACED = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -15,7 +15,7 @@ _KANA, _HAN = 0x3041, 0x3400
 
 
 class _Parted(dict[int, str]):
-    """What becomes of each character, for `str.translate`: in scripts without spaces, some begin a word."""
+    """A table for `str.translate` that inserts spaces before some characters of scripts without spaces."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -29,28 +29,26 @@ _RUN = re.compile(f"{UNSPACED}+")
 
 
 def parted(text: str) -> str:
-    """`text` with blanks where scripts that put none between words may have one: before some of their characters.
+    """Return `text` with spaces between words also for scripts without spaces: before some of their characters.
 
-    They are one of two Chinese characters, one of three kana and one of four others. Which ones depends on nothing but
-    the character, so that a phrase has the same words wherever it stands, and a character that changes changes one or
-    two of them. A text then has about as many words as its English translation: the strings of Airflow's interface have
-    1.06 times as many in Chinese, 1.01 in Thai and 1.3 in Japanese, Debian's reference 1.04 in Chinese and 0.98 in
-    Japanese.
+    These are one of two Chinese characters, one of three kana and one of four others. The choice depends only on the
+    character. So a phrase always has the same words, and a changed character changes one or two of them. A text then
+    has about as many words as its English translation: the strings of Airflow's interface have 1.06 times as many in
+    Chinese, 1.01 in Thai and 1.3 in Japanese, Debian's reference 1.04 in Chinese and 0.98 in Japanese.
     """
     return _RUN.sub(r" \g<0> ", text).translate(_PARTED)
 
 
-# Letters and digits, and the marks that belong to them, which `\w` leaves out: accents, vowels of Arabic and of Indic
-# scripts.
+# Letters and digits, and their marks, which `\w` lacks: accents, vowels of Arabic and of Indic scripts.
 _LETTER = r"(?:[^\W_]|[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0fff])"
 _WORD = re.compile(rf"{_LETTER}+(?:['\u2019]{_LETTER}+)*")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in their order, without case; in scripts without spaces, pieces of about a word's length."""
+    """Return the words of a text in order, in lower case; for scripts without spaces, pieces of a word's length."""
     return _WORD.findall((text if text.isascii() else parted(text)).casefold())
 
 
 def number_of(word: str, seed: int = 0) -> int:
-    """A word as a number of 32 bits, the same in every process."""
+    """Return a word as a 32-bit number, the same in every process."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass"), seed)

@@ -1,9 +1,7 @@
-"""The registry of fields: what an event may say, of what type, and what that means.
+"""The registry of event fields: name, type and meaning.
 
-Index templates, the columns of the local store, the table of the docs and the fields of the panels are made from it.
-Names are those of the Elastic Common Schema (ECS) and of OpenTelemetry's conventions for generative AI; what neither
-knows is under `llmops.`. Whoever adds a field to an event adds it here, with the dataset that it is in: the tests
-refuse an event that says more.
+Index templates, columns of the local store, the table in the docs and the panels are generated from it. To add a field
+to an event, add it here with its dataset. The tests refuse an event with an unregistered field.
 """
 
 from __future__ import annotations
@@ -18,5 +16,5 @@ FIELDS: tuple[Field, ...] = (*common.FIELDS, *requests.FIELDS, *pipeline.FIELDS,
 
 @cache
 def names_of(dataset: str) -> frozenset[str]:
-    """The fields that events of a dataset may have."""
+    """Return the names of the fields that events of a dataset may have."""
     return frozenset(field.name for field in FIELDS if not field.datasets or dataset in field.datasets)

@@ -1,4 +1,4 @@
-"""What the registry says of a field."""
+"""One entry of the registry of fields."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Type = Literal["keyword", "text", "long", "double", "boolean", "date", "ip", "ob
 
 
 class Field(NamedTuple):
-    """One field."""
+    """One field of events."""
 
     name: str
     type: Type
     meaning: str
-    datasets: tuple[str, ...]  #: where it is filled; empty: in every event
-    personal: bool = False  #: whether it may tell who somebody is, or what somebody wrote
+    datasets: tuple[str, ...]  #: the kinds of events that have it; empty: all
+    personal: bool = False  #: it may identify a person, or contain text that a person wrote
 
 
 def fields_of(*datasets: str, fields: Iterable[tuple[str, Type, str]], personal: bool = False) -> list[Field]:
-    """Fields of one or several kinds of events, given as (name, type, meaning)."""
+    """Return the fields of one or several kinds of events, from (name, type, meaning)."""
     return [Field(name, kind, meaning, datasets, personal) for name, kind, meaning in fields]

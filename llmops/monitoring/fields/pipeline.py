@@ -1,4 +1,4 @@
-"""Fields of what the pipeline, the registry, the keys and the Hub tell."""
+"""Fields of the events of the pipeline, the registry, API keys and the Hub."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FIELDS: tuple[Field, ...] = (
         fields=(
             ("llmops.artifact", "keyword", "stage and fingerprint"),
             ("llmops.interval", "keyword", "the data interval"),
-            ("llmops.metrics", "object", "the stage's figures"),
-            ("llmops.transient", "boolean", "whether trying again may help"),
+            ("llmops.metrics", "object", "figures of the stage"),
+            ("llmops.transient", "boolean", "another try may succeed"),
         ),
     ),
     *fields_of(
@@ -34,13 +34,13 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.gate.opponent", "keyword", "the champion, or the base model"),
             ("llmops.gate.reasons", "keyword", "why, in words"),
             ("llmops.gate.items", "long", "items of the frozen test"),
-            ("llmops.gate.attempt", "long", "which attempt at this test it was"),
+            ("llmops.gate.attempt", "long", "number of the attempt at this test"),
             ("llmops.gate.level", "double", "significance level of this attempt"),
-            ("llmops.gate.left", "double", "what is left of the test's budget"),
-            ("llmops.gate.power", "double", "probability to find the minimum effect"),
+            ("llmops.gate.left", "double", "rest of the test's error budget"),
+            ("llmops.gate.power", "double", "probability of detecting the minimum effect"),
             ("llmops.gate.metric", "keyword", "the primary metric"),
-            ("llmops.gate.candidate", "double", "the candidate's value of it"),
-            ("llmops.gate.opponent_value", "double", "the opponent's"),
+            ("llmops.gate.candidate", "double", "the candidate's value"),
+            ("llmops.gate.opponent_value", "double", "the opponent's value"),
             ("llmops.gate.difference", "double", "the paired difference"),
             ("llmops.gate.low", "double", "lower bound of its interval"),
             ("llmops.gate.high", "double", "upper bound of its interval"),
@@ -50,37 +50,29 @@ FIELDS: tuple[Field, ...] = (
         CANARY,
         fields=(
             ("llmops.canary.kind", "keyword", "`canary` or `ab_test`"),
-            (
-                "llmops.canary.outcome",
-                "keyword",
-                "`regression`, `no_regression`, `insufficient_data` or `error`",
-            ),
+            ("llmops.canary.outcome", "keyword", "`regression`, `no_regression`, `insufficient_data` or `error`"),
             ("llmops.canary.started", "date", ""),
-            (
-                "llmops.canary.numbers",
-                "object",
-                "counts of both sides, and what the tests of each measure found",
-            ),
+            ("llmops.canary.numbers", "object", "counts of both sides, and test results of each measure"),
         ),
     ),
     *fields_of(CANARY, ADMIN, fields=[("llmops.canary.share", "double", "share of the requests")]),
     *fields_of(
         ADMIN,
         fields=(
-            ("llmops.aliases", "object", "what each alias points to since then"),
-            ("llmops.override", "keyword", "why a version that the gate did not pass was let through"),
+            ("llmops.aliases", "object", "alias → version after the change"),
+            ("llmops.override", "keyword", "reason for using a version that the gate did not pass"),
         ),
     ),
     *fields_of(
         AUDIT,
         fields=(
-            ("llmops.audit.count", "long", "how many such decisions there were"),
-            ("llmops.target.key.prefix", "keyword", "the key that something was done with"),
-            ("llmops.target.review", "keyword", "what a user had said that was decided on"),
+            ("llmops.audit.count", "long", "number of equal decisions"),
+            ("llmops.target.key.prefix", "keyword", "prefix of the changed key"),
+            ("llmops.target.review", "keyword", "id of the feedback that was reviewed"),
             ("llmops.target.key.expires", "date", ""),
             ("llmops.target.key.requests_per_minute", "long", ""),
             ("llmops.target.key.tokens_per_minute", "long", ""),
-            ("user.target.name", "keyword", "whose key it is"),
+            ("user.target.name", "keyword", "owner of the key"),
             ("user.target.roles", "keyword", ""),
         ),
     ),
@@ -91,24 +83,24 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.governance.reasons", "keyword", ""),
             ("llmops.governance.counts", "object", "findings by severity"),
             ("llmops.governance.flagged_answers", "double", "share of answers with a finding of medium severity"),
-            ("llmops.governance.attack_success_rate", "double", "share of the attacks that succeed"),
+            ("llmops.governance.attack_success_rate", "double", "share of successful attacks"),
         ),
     ),
     *fields_of(
         ERASURE,
         fields=(
-            ("llmops.erasure.receipt", "long", "its number"),
+            ("llmops.erasure.receipt", "long", "number of the receipt"),
             ("llmops.erasure.time", "date", ""),
-            ("llmops.erasure.documents", "long", "rows of the sources"),
-            ("llmops.erasure.artifacts", "long", "that were deleted"),
-            ("llmops.erasure.versions", "keyword", "models and versions that were taken back"),
-            ("llmops.erasure.remaining", "long", "places that could not be reached"),
+            ("llmops.erasure.documents", "long", "number of the person's rows in the sources"),
+            ("llmops.erasure.artifacts", "long", "number of deleted artifacts"),
+            ("llmops.erasure.versions", "keyword", "withdrawn models and versions"),
+            ("llmops.erasure.remaining", "long", "number of places that could not be reached"),
         ),
     ),
     *fields_of(
         RETENTION,
         fields=(
-            ("llmops.retention.freed", "long", "bytes"),
+            ("llmops.retention.freed", "long", "freed bytes"),
             ("llmops.retention.artifacts", "long", ""),
             ("llmops.retention.versions", "keyword", ""),
         ),
@@ -119,12 +111,12 @@ FIELDS: tuple[Field, ...] = (
         fields=(
             ("llmops.hub.repo", "keyword", "the repository"),
             ("llmops.hub.endpoint", "keyword", "the address of the Hub"),
-            ("llmops.hub.main", "keyword", "whose files `main` has"),
+            ("llmops.hub.main", "keyword", "version on `main`"),
             ("llmops.hub.champion", "keyword", ""),
             ("llmops.hub.behind", "keyword", "refs that differ"),
-            ("llmops.hub.equal", "boolean", "whether the Hub has what the registry has"),
+            ("llmops.hub.equal", "boolean", "the Hub equals the registry"),
             ("llmops.hub.pushed", "keyword", "refs that were pushed"),
-            ("llmops.hub.failed", "object", "refs that could not be pushed, and why"),
+            ("llmops.hub.failed", "object", "refs that could not be pushed → reason"),
         ),
     ),
 )

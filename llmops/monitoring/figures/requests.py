@@ -1,4 +1,4 @@
-"""What requests did in a window of time, by version and over time: what readers of events tell of them."""
+"""Figures of the requests in a window of time: in total, by version and over time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ Percentiles = dict[str, float | None]  #: p50, p95 and p99, milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What some requests did. Times are of answered ones (below 400); a failed one (500 and more) got no answer through
-    no fault of the caller's, and all others are refused."""
+    """Figures of some requests. Times are of answered requests.
+
+    A request is answered (status below 400), failed (500 and more) or refused (all others, the caller's mistake).
+    """
 
     requests: int = 0
     answered: int = 0
@@ -28,8 +30,8 @@ class Figures:
     failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    answer_tokens: int = 0  #: those of the output that answered requests got
-    seconds: float = 0.0  #: that answered requests took, all together
+    answer_tokens: int = 0  #: output tokens of answered requests
+    seconds: float = 0.0  #: total duration of answered requests
     latency_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
     first_token_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
     queue_ms: Percentiles = field(default_factory=lambda: dict.fromkeys(SHARES))
@@ -37,12 +39,12 @@ class Figures:
 
     @property
     def error_rate(self) -> float | None:
-        """The share of failed ones among answered and failed ones: callers' mistakes do not count."""
+        """Return the share of failures among answered and failed requests. Refused requests do not count."""
         judged = self.answered + self.failed
         return self.failed / judged if judged else None
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, null where there is nothing to measure."""
+        """Return JSON values; null without measurement."""
         return {**asdict(self), "error_rate": self.error_rate}
 
 
@@ -50,13 +52,13 @@ class Requests(NamedTuple):
     """The requests of a window."""
 
     total: Figures
-    versions: dict[str, Figures]  #: by the model's version; requests that reached no model are in none
-    series: list[Figures]  #: one for each step of the window, if a step was asked for
+    versions: dict[str, Figures]  #: by model version; requests that reached no model are in none
+    series: list[Figures]  #: one for each step of the window, if a step was given
 
 
 @dataclass(slots=True)
 class Tally:
-    """Requests that are added up: exactly from their own times, or from histograms of them."""
+    """A sum of requests, from exact times or from histograms of times."""
 
     counts: Counter[tuple[int, str]] = field(default_factory=Counter)  #: by status and kind of error
     input_tokens: int = 0
@@ -66,7 +68,7 @@ class Tally:
     times: tuple[Times, Times, Times] = field(default_factory=lambda: (Times(), Times(), Times()))
 
     def add(self, other: Tally) -> None:
-        """Add what another has counted."""
+        """Add the counts of another tally."""
         self.counts.update(other.counts)
         self.input_tokens += other.input_tokens
         self.output_tokens += other.output_tokens
@@ -76,7 +78,7 @@ class Tally:
             mine.add(others)
 
     def figures(self) -> Figures:
-        """What they did."""
+        """Return the figures of all added requests."""
         by_outcome = Counter[str]()
         errors = Counter[str]()
         for (status, error), count in self.counts.items():
@@ -101,27 +103,27 @@ class Tally:
 
 @dataclass(slots=True)
 class Times:
-    """Durations in nanoseconds: as they are, or as packed histograms."""
+    """Durations in nanoseconds: exact values and packed histograms."""
 
     exact: list[float] = field(default_factory=list)
     packed: list[bytes] = field(default_factory=list)
 
     def add(self, other: Times) -> None:
-        """Add others."""
+        """Add the durations of another."""
         self.exact += other.exact
         self.packed += other.packed
 
     def counts(self) -> Counts:
-        """The histogram of all."""
+        """Return the histogram of all durations."""
         return histogram.added(self.packed) + histogram.counted(self.exact)
 
     def settle(self) -> None:
-        """Make one histogram of several."""
+        """Merge the packed histograms into one."""
         if len(self.packed) > 1:
             self.packed = [histogram.packed(histogram.added(self.packed))]
 
     def percentiles(self) -> Percentiles:
-        """By nearest rank, so that each of exact ones is a time that really occurred."""
+        """Return percentiles in milliseconds, by nearest rank: an exact one is a time that really occurred."""
         if self.packed:
             counts = self.counts()
             found = {name: histogram.percentile_ns(counts, share) for name, share in SHARES.items()}
@@ -131,22 +133,22 @@ class Times:
 
 
 def outcome_of(status: int) -> str:
-    """`answered`, `refused` or `failed`."""
+    """Return `answered`, `refused` or `failed`."""
     return "answered" if status < 400 else "failed" if status >= 500 else "refused"
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that `share` of the values do not exceed (nearest rank); None without values."""
+    """Return the smallest value that `share` of the values do not exceed (nearest rank); None without values."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
 
 def steps(since: datetime, until: datetime, step: timedelta | None) -> int:
-    """How many steps a window has, the last one perhaps cut short."""
+    """Return the number of steps in a window; the last one may be shorter."""
     return math.ceil((until - since) / step) if step else 0
 
 
 def gathered(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Requests:
-    """Add up tallies that are given with the number of their step (-1: none is asked for) and their version."""
+    """Sum tallies of (step number, version, tally). The step number is -1 if no step was given."""
     cells = dict[tuple[int, str], Tally]()
     for number, version, tally in tallies:
         cells.setdefault((number, version), Tally()).add(tally)
@@ -167,6 +169,6 @@ def gathered(tallies: Iterable[tuple[int, str, Tally]], count: int) -> Requests:
 
 
 def number_of(version: str) -> tuple[int, str]:
-    """What versions are sorted by: v9 is before v10."""
+    """Return the sort key of a version: v9 comes before v10."""
     digits = version.lstrip("v")
     return (int(digits) if digits.isdecimal() else 0, version)

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-MOST_CHARS = 200  #: of a text that is a value
+MOST_CHARS = 200  #: longest text value
 
-#: stage → how the name of the figure begins that stands for it in a list; of other stages it is the first one
+#: stage → prefix of the figure that represents it in a list; default: its first figure
 HEADLINES = {
     "clean": "kept", "index": "passages", "tune": "best_loss", "train": "validation_loss", "evaluate": "candidate_",
 }  # fmt: skip
-#: how the name of a figure ends → its unit, and by what the number is multiplied; the first that fits
+#: suffix of a figure's name, its unit, and the factor of the number; the first match counts
 _UNITS: tuple[tuple[str, str, float], ...] = (
     ("tokens_per_second", "tokens/s", 1),
     ("tokens_per_second_batch", "tokens/s", 1),
@@ -32,29 +32,24 @@ _UNITS: tuple[tuple[str, str, float], ...] = (
 
 
 class Row(NamedTuple):
-    """A figure."""
+    """One figure, formatted."""
 
     name: str
     value: str
     unit: str
-    change: str  #: signed; `=`: none; empty: not known
+    change: str  #: signed; `=`: unchanged; empty: unknown
 
 
 class Part(NamedTuple):
-    """Figures of several things that are measured alike: the sources of `collect`, say."""
+    """Figures of several things with the same measurements, such as the sources of `collect`."""
 
     name: str
     columns: list[str]
-    lines: list[list[str]]  #: the name of the thing and its value in each column
+    lines: list[list[str]]  #: per thing: its name, then its value in each column
 
 
 def rows(metrics: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> list[Row]:
-    """Return a row for each figure; those of `parts` are left out.
-
-    Args:
-        metrics: of the event of a stage.
-        before: those of the run before, if there was one.
-    """
+    """Return a row for each figure that is not in a table of `parts`."""
     earlier = dict(_flat(before or {}))
     return [_row(name, value, earlier.get(name)) for name, value in _flat(metrics)]
 
@@ -71,7 +66,7 @@ def parts(metrics: Mapping[str, Any]) -> list[Part]:
 
 
 def headline(stage: str, metrics: Mapping[str, Any]) -> Row | None:
-    """Return the figure that stands for a stage in a list; None if nothing was measured."""
+    """Return the figure that represents a stage in a list; None if nothing was measured."""
     flat = dict(_flat(metrics))
     start = HEADLINES.get(stage, "")
     name = next((name for name in flat if name.startswith(start)), next(iter(flat), None))
@@ -114,7 +109,6 @@ def _words(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Whole numbers as they are, others with four digits that count."""
     if value is None:
         return "–"
     if isinstance(value, bool):

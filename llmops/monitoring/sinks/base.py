@@ -1,8 +1,7 @@
-"""What a sink is: where events end up.
+"""The interface of a sink: a destination of events.
 
-A sink's `send` returns once all events are stored for good, and may be given an event again: where it can, it
-deduplicates by `event.id`. Adding a sink: write the three members of `Sink`, and name it in `configured` and in
-`Monitoring.sinks`.
+`send` returns after all events are stored for good. It may get an event twice, and should deduplicate by `event.id`.
+To add a sink, implement `Sink` and name it in `configured` and in `Monitoring.sinks`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from llmops.errors import LlmopsError, TransientError
 
 
 class SinkError(TransientError):
-    """A sink cannot take events now; they wait in the spool."""
+    """A sink cannot take events now. They wait in the spool."""
 
 
 class BatchRefusedError(LlmopsError):
-    """A sink refuses a batch as a whole: it is too large, or an event is at fault and the sink says not which."""
+    """A sink refuses a whole batch: it is too large, or the sink does not say which event is faulty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +31,17 @@ class Rejection:
 
 
 class Sink(Protocol):
-    """Where events go."""
+    """A destination of events."""
 
     name: str
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
-        """Store events for good, those refused for good excepted, which are returned.
+        """Store events for good. Return those that are refused for good.
 
         Raises:
-            SinkError: if not all could be stored now; all are sent again later.
+            SinkError: if not all could be stored now. All are sent again later.
             BatchRefusedError: if the batch should be sent in parts.
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""

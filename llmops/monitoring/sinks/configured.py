@@ -18,13 +18,13 @@ from llmops.monitoring.sinks.otlp import OtlpSink
 
 
 def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.environ) -> list[Sink]:
-    """The configured sinks; nothing is sent yet.
+    """Return the configured sinks; nothing is sent yet.
 
     Secrets come from the environment: `ELASTICSEARCH_API_KEY`, or `ELASTICSEARCH_USER` and `ELASTICSEARCH_PASSWORD`;
     `LOGSTASH_USER` and `LOGSTASH_PASSWORD`; `OTEL_EXPORTER_OTLP_HEADERS`.
 
     Raises:
-        ConfigError: if a variable cannot be read.
+        ConfigError: if a variable cannot be parsed.
     """
 
     def said(name: str) -> str:
@@ -49,7 +49,7 @@ def sinks_for(folder: Path, config: Monitoring, environ: Mapping[str, str] = os.
 
 
 def _headers(text: str) -> dict[str, str]:
-    """`name=value,name=value`, values URL-encoded, as OpenTelemetry writes headers in the environment."""
+    """Parse `name=value,name=value` with URL-encoded values, OpenTelemetry's format of headers in the environment."""
     headers = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""Elasticsearch, as a sink: a data stream for each kind of event."""
+"""The Elasticsearch sink: one data stream per kind of event."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from llmops.monitoring.elasticsearch_client import NAMESPACE, TIMEOUT_S, client_
 from llmops.monitoring.sinks.base import BatchRefusedError, Rejection, SinkError
 
 _VALUE = re.compile(r" Preview of field's value| the prefix of the first immense term")
-_MISCONFIGURED = frozenset({401, 403, 404})  #: of an event: no rights, or no template of a data stream
+_MISCONFIGURED = frozenset({401, 403, 404})  #: status of an event: no permission, or no template of the data stream
 
 
 class ElasticsearchSink:
-    """Elasticsearch: data streams `logs-<event.dataset>-default`, with `event.id` as `_id`.
+    """A sink for Elasticsearch 8.19 or 9: data streams `logs-<event.dataset>-default`, with `event.id` as `_id`.
 
-    So an event that comes again changes nothing. Where its data stream has rolled over in between it is stored twice;
-    both carry its `event.id`. A server of version 8.19 or 9.
+    A repeated event changes nothing, unless its data stream has rolled over in between. Then it is stored twice, with
+    the same `event.id`.
     """
 
     name = "elasticsearch"
@@ -31,7 +31,7 @@ class ElasticsearchSink:
     def connect(
         cls, url: str, login: Mapping[str, Any] | None = None, ca_file: Path | None = None, timeout_s: float = TIMEOUT_S
     ) -> ElasticsearchSink:
-        """A sink for the server at `url`; nothing is sent yet. The arguments are those of `client_of`."""
+        """Return a sink for the server at `url`; nothing is sent yet. The arguments are those of `client_of`."""
         return cls(client_of(url, login or {}, ca_file, timeout_s))
 
     def send(self, events: Sequence[dict[str, Any]]) -> list[Rejection]:
@@ -61,7 +61,6 @@ class ElasticsearchSink:
 
 
 def _lines(event: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is done with an event, and its document with the fields that Elastic wants of a data stream's."""
     dataset = event["event.dataset"]
     stream = {"data_stream.type": "logs", "data_stream.dataset": dataset, "data_stream.namespace": NAMESPACE}
     return {"create": {"_index": stream_of(dataset), "_id": event["event.id"]}}, {**event, **stream}
@@ -72,7 +71,7 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
     for event, item in zip(events, answer["items"], strict=True):
         done = item["create"]
         status = int(done["status"])
-        if status < 300 or status == 409:  # conflict: it is there already
+        if status < 300 or status == 409:  # conflict: already stored
             continue
         if is_busy(status):
             busy = busy or _reason(done)
@@ -91,7 +90,7 @@ def _rejections(events: Sequence[dict[str, Any]], answer: Mapping[str, Any]) -> 
 
 
 def _reason(done: Mapping[str, Any]) -> str:
-    """Why a document was not stored, without the value that was at fault: reasons are logged."""
+    """Return why a document was not stored. The faulty value is cut out, because reasons are logged."""
     error = done.get("error")
     if isinstance(error, Mapping):
         return f"{done['status']} {error.get('type')}: {_VALUE.split(str(error.get('reason')))[0]}"

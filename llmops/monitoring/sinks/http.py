@@ -1,4 +1,4 @@
-"""Sending a batch of events by HTTP: what the status of the answer means for the events."""
+"""HTTP delivery of a batch of events. The status of the answer decides about the events."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from llmops.errors import is_busy
 from llmops.monitoring.sinks.base import BatchRefusedError, SinkError
 
 TIMEOUT_S = 10.0
-#: a redirect, or a wrong key, address or proxy: no event is at fault, and somebody has to mend it
+#: a redirect, or a wrong key, address or proxy: no event is faulty, somebody must fix the configuration
 _MISCONFIGURED = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 406, 407, 421, 426, 451})
-_SHOWN = 300  #: characters of an answer in an error
+_SHOWN = 300  #: characters of an answer in an error message
 
 
 class Poster:
-    """Posts to one URL over kept connections.
-
-    Args:
-        of: whom it posts to, for errors.
-        url: where to.
-        headers: of every request.
-        ca_file: certificates that the server's is checked with; by default those of the system.
-        timeout_s: longest wait for a connection, and for each piece of the answer.
-    """
+    """A client that posts to one URL over persistent connections."""
 
     def __init__(
         self, of: str, url: str, headers: Mapping[str, str], ca_file: Path | None, timeout_s: float = TIMEOUT_S
@@ -39,11 +31,11 @@ class Poster:
         )
 
     def post(self, body: bytes) -> bytes:
-        """Send a batch; returns the body of the answer, whose status was 2xx.
+        """Send a batch and return the body of the answer. The status was 2xx.
 
         Raises:
-            SinkError: if the server is away, busy or broken, or refuses whoever asks.
-            BatchRefusedError: if it refuses what was sent.
+            SinkError: if the server is away, busy or broken, or refuses the client.
+            BatchRefusedError: if it refuses the content.
         """
         try:
             answer = self._pool.request("POST", self._url, body=body, headers=self._headers)
@@ -60,5 +52,5 @@ class Poster:
         raise BatchRefusedError(reason)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._pool.clear()

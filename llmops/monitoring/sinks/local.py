@@ -1,4 +1,4 @@
-"""The local event store: one SQLite file in the events folder, which is a sink and is read from."""
+"""The local event store: a SQLite file in the events folder. It is a sink and a reader."""
 
 from __future__ import annotations
 
@@ -20,19 +20,14 @@ from llmops.monitoring.store import pruning, ratings, rollups, schema
 from llmops.monitoring.store.rollups import HOUR, MINUTE
 from llmops.monitoring.times import epoch, timestamp
 
-FEW = 2000  #: so many requests are read one by one, for exact percentiles; that takes 25 ms
-PRUNED = 1000  #: events of a kind that a delivery removes at least, if so many are due
+FEW = 2000  #: up to this number requests are read one by one, for exact percentiles; that takes 25 ms
+PRUNED = 1000  #: events of a kind that one delivery removes at least, if as many have expired
 
 
 class LocalStore:
-    """The local event store: events as they are for a while, roll-ups of requests for long.
+    """The local event store: events for a while, roll-ups of requests for longer.
 
-    What is stored is counted in the same transaction, by `event.id` once.
-
-    Args:
-        folder: the events folder, `config.events`.
-        config: how long what is kept.
-        few: up to so many requests are read one by one.
+    An event is stored and counted in one transaction, once per `event.id`.
     """
 
     name = "local"
@@ -49,7 +44,7 @@ class LocalStore:
             with closing(schema.opened(self._path)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 with db:
-                    new = [event for event in events if _inserted(db, event, int(now.timestamp()))]
+                    new = [event for event in events if _insert(db, event, int(now.timestamp()))]
                     requests = [event for event in new if event["event.dataset"] == SERVING]
                     rollups.add(db, requests, now.timestamp())
                     ratings.add_requests(db, requests)
@@ -60,7 +55,7 @@ class LocalStore:
         return []
 
     def close(self) -> None:
-        """See `Sink`; nothing stays open."""
+        """Do nothing: no connection stays open."""
 
     def find(
         self, dataset: str, since: str = "", until: str = "~", limit: int = -1, newest_first: bool = False
@@ -77,14 +72,16 @@ class LocalStore:
                 yield json.loads(document)
 
     def columns(self, dataset: str, fields: Sequence[str], since: str = "", until: str = "~") -> list[tuple[Any, ...]]:
-        """See `Reader`: a tenth of the work of `find`."""
+        """See `Reader`. This takes a tenth of the time of `find`."""
         with self._read() as db:
             return _columns(db, dataset, fields, since, until)
 
     def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Requests:
-        """See `Reader`. Few requests are read one by one, and their percentiles are exact. Of more the roll-ups are
-        read, where the window and its steps are of whole minutes (of the last days) or hours. What is older than the
-        oldest request that is kept is counted in whole hours."""
+        """See `Reader`. Few requests are read one by one, for exact percentiles.
+
+        Otherwise roll-ups are read: of minutes (recent days) or hours, if the window and its steps consist of whole
+        ones. Times before the oldest stored request are counted in whole hours.
+        """
         with self._read() as db:
             first, last = timestamp(since), timestamp(until)
             whole = first >= pruning.complete_since(db, SERVING)
@@ -104,7 +101,7 @@ class LocalStore:
         return found
 
     def prune(self, now: datetime | None = None) -> int:
-        """Remove all that is due, in steps between which others can write; returns how many events went."""
+        """Remove all expired data, in steps so that others can write in between. Return the number of events."""
         gone, step = 0, -1
         with closing(schema.opened(self._path)) as db:
             while step:
@@ -126,7 +123,7 @@ class LocalStore:
 
 
 def _length(since: datetime, until: datetime, step: timedelta | None) -> int:
-    """The length of the roll-ups that make up a window, seconds; 0 if none do."""
+    """Return the length in seconds of the roll-ups that fit the window; 0 if none fit."""
     edges = [since.timestamp(), until.timestamp(), step.total_seconds() if step else 0.0]
     if not any(edge % HOUR for edge in edges):
         return HOUR
@@ -134,8 +131,8 @@ def _length(since: datetime, until: datetime, step: timedelta | None) -> int:
     return MINUTE if recent and not any(edge % MINUTE for edge in edges) else 0
 
 
-def _inserted(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
-    """Whether an event was new."""
+def _insert(db: sqlite3.Connection, event: dict[str, Any], now: int) -> bool:
+    """Store an event, and return True if it was new."""
     row = (event["event.id"], event["@timestamp"], event["event.dataset"], json.dumps(event, ensure_ascii=False), now)
     insert = "INSERT OR IGNORE INTO events (id, time, dataset, document, stored) VALUES (?, ?, ?, ?, ?)"
     return db.execute(insert, row).rowcount == 1

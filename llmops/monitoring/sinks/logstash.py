@@ -1,4 +1,4 @@
-"""Logstash, as a sink: its HTTP input, or any receiver that takes a JSON array."""
+"""The Logstash sink: Logstash's HTTP input, or any receiver that takes a JSON array."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmops.monitoring.sinks.http import TIMEOUT_S, Poster
 
 
 class LogstashSink:
-    """Logstash's HTTP input: a batch is a JSON array, of which its codec `json` makes an event each.
+    """A sink for Logstash's HTTP input. A batch is a JSON array; the `json` codec makes one event of each element.
 
-    What was answered with 2xx is Logstash's: with a persisted queue it survives a crash there. Its answer names no
-    single event, so a batch that it refuses is sent again in parts, until those at fault are alone.
+    After a 2xx answer Logstash is responsible; with a persisted queue it survives a crash. Its answer names no single
+    event, so a refused batch is sent again in parts until the faulty events are alone.
     """
 
     name = "logstash"

@@ -1,7 +1,7 @@
-"""An OpenTelemetry collector, as a sink: log records by OTLP over HTTP.
+"""The OpenTelemetry sink: log records to a collector, by OTLP over HTTP.
 
-The records are encoded by OpenTelemetry's own encoder. They are not posted by its exporter, which tells neither what a
-collector took in part (`partial_success`) nor a collector that is away from one that refuses.
+OpenTelemetry's own encoder makes the records. Its exporter is not used: it reports neither a partial success nor the
+difference between a collector that is away and one that refuses.
 """
 
 from __future__ import annotations
@@ -22,20 +22,14 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 LOGS_PATH = "/v1/logs"
-_LARGEST = 2**63 - 1  #: an integer of OTLP has 64 bits
+_LARGEST = 2**63 - 1  #: OTLP integers have 64 bits
 
 
 class OtlpSink:
-    """A collector at a base URL such as `http://collector:4318`.
+    """A sink for a collector at a base URL such as `http://collector:4318`.
 
-    A record has the event's fields as attributes, `event.dataset` as its name and `message` as its body. Whoever
-    receives a record twice knows it by the attribute `event.id`.
-
-    Args:
-        url: where the collector is; `/v1/logs` is added.
-        headers: of every request, such as those of `OTEL_EXPORTER_OTLP_HEADERS`.
-        ca_file: certificates that the server's is checked with.
-        timeout_s: longest wait for the server.
+    A record has the event's fields as attributes, `event.dataset` as its name and `message` as its body. Receivers
+    can recognise a repeated record by its attribute `event.id`.
     """
 
     name = "otlp"
@@ -61,7 +55,7 @@ class OtlpSink:
             return []
         reason = f"The collector refuses {refused} of {len(events)}: {partial.error_message or 'no reason given'}"
         if refused < len(events):
-            raise BatchRefusedError(reason)  # it says not which: they are found by sending again in parts
+            raise BatchRefusedError(reason)  # the answer does not say which; sending in parts finds them
         return [Rejection(str(event["event.id"]), reason, dict(event)) for event in events]
 
     def close(self) -> None:
@@ -71,7 +65,6 @@ class OtlpSink:
 
 @cache
 def _source() -> tuple[Resource, InstrumentationScope]:
-    """Who made the records."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 

@@ -1,8 +1,8 @@
-"""Removing what the local event store keeps no longer, in small steps; SQLite uses the room again.
+"""Removal of expired data from the local event store, in small steps. SQLite reuses the space.
 
-Events of which there is one per request go after `raw_days`, or when the store takes more room than `raw_mb`; their
-roll-ups and all other events after `history_days`. What was stored within the last hour stays, however old it is:
-until then a shipper may bring it again, which is seen by its being there.
+Events that exist per request expire after `raw_days`, or when the store exceeds `raw_mb`. Their roll-ups and all other
+events expire after `history_days`. An event stored within the last hour stays, however old it is: a shipper may deliver
+it a second time, and only the stored event shows that.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from llmops.monitoring.store.rollups import HOUR, MINUTE, MINUTE_DAYS
 from llmops.monitoring.times import timestamp
 
 PER_REQUEST = (SERVING, TEXT)
-AGAIN = timedelta(hours=1)  #: within which an event may be delivered twice
+AGAIN = timedelta(hours=1)  #: period in which an event may be delivered twice
 
 
 def prune(db: sqlite3.Connection, config: Monitoring, now: datetime, most: int) -> int:
-    """Remove up to `most` events of each kind that are due, and all roll-ups that are; in the caller's transaction."""
+    """Remove up to `most` expired events of each kind and all expired roll-ups, in the caller's transaction."""
     guard = int((now - AGAIN).timestamp())
     raw, history = now - timedelta(days=config.raw_days), now - timedelta(days=config.history_days)
     gone = 0
@@ -39,7 +39,7 @@ def prune(db: sqlite3.Connection, config: Monitoring, now: datetime, most: int) 
 
 
 def used_bytes(db: sqlite3.Connection) -> int:
-    """What is in the file; the rest of it is free for what comes."""
+    """Return the bytes in use in the file. The rest is free for new data."""
     pages, free, size = (
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
@@ -47,7 +47,7 @@ def used_bytes(db: sqlite3.Connection) -> int:
 
 
 def complete_since(db: sqlite3.Connection, dataset: str) -> str:
-    """From when on no event of a kind was removed."""
+    """Return the time from which no event of a kind was removed."""
     row = db.execute("SELECT time FROM pruned WHERE dataset = ?", (dataset,)).fetchone()
     return str(row[0]) if row else ""
 
@@ -61,12 +61,12 @@ def _oldest(db: sqlite3.Connection, dataset: str, before: str, guard: int, most:
         db.executemany("DELETE FROM events WHERE rowid = ?", [(row,) for row, _ in rows])
         db.execute(
             "INSERT INTO pruned VALUES (?, ?) ON CONFLICT (dataset) DO UPDATE SET time = max(time, excluded.time)",
-            (dataset, rows[-1][1] + "~"),  # of the same moment more may go
+            (dataset, rows[-1][1] + "~"),  # other events of that time may be removed later
         )
     return len(rows)
 
 
-#: the kinds that are there, by jumping from one to the next in the index
+#: all kinds of stored events; it jumps from one to the next in the index
 _DATASETS = """
 WITH RECURSIVE kinds (dataset) AS (
     SELECT min(dataset) FROM events

@@ -1,5 +1,7 @@
-"""What users think of answers, joined to the requests that they are of when either is stored; of a key the last word
-counts. They outlive the requests' own events."""
+"""User ratings, joined to their requests when either is stored. The last rating of a key counts.
+
+Ratings are kept longer than the events of their requests.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ WHERE request = ? AND dataset = '{SERVING}' LIMIT 1
 
 
 def add_requests(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
-    """Note requests that were rated before their own events came."""
+    """Join new requests to ratings that arrived before them."""
     waiting = {request for (request,) in db.execute("SELECT request FROM ratings WHERE asked IS NULL")}
     rows = [(e["@timestamp"], str(e.get("llmops.model.version") or ""), e["http.request.id"])
             for e in events if waiting and e.get("http.request.id") in waiting]  # fmt: skip
@@ -24,7 +26,7 @@ def add_requests(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) ->
 
 
 def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> None:
-    """Note ratings; what is said later stays, in whatever order events come."""
+    """Store ratings. The later rating stays, whatever the order of arrival."""
     for event in events:
         rating, request = event.get("llmops.feedback.rating"), event.get("http.request.id")
         if not rating or not request:
@@ -38,7 +40,7 @@ def add_ratings(db: sqlite3.Connection, events: Iterable[Mapping[str, Any]]) -> 
 
 
 def between(db: sqlite3.Connection, since: str, until: str) -> Sequence[tuple[str, str, int]]:
-    """(version, rating, how many) of the requests of a window."""
+    """Return (version, rating, count) for the requests of a window."""
     return db.execute(
         "SELECT version, rating, count(*) FROM ratings WHERE asked >= ? AND asked < ? AND version != '' "
         "GROUP BY version, rating",

@@ -1,6 +1,6 @@
-"""Roll-ups: what the requests of each minute and each hour did, counted when their events are stored.
+"""Roll-ups: figures of the requests of each minute and each hour, counted when their events are stored.
 
-A row is of one step of time, version, status and kind of error. It holds counts, tokens and histograms of the times.
+A row belongs to one step of time, version, status and kind of error. It holds counts, tokens and histograms of times.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from llmops.monitoring.figures.requests import Tally, Times, outcome_of
 from llmops.monitoring.times import epoch
 
 MINUTE, HOUR = 60, 3600
-MINUTE_DAYS = 4.0  #: how long those of minutes stay: for the dashboard's 24 hours, and alerts' windows of 3 days
-MOST = 10**15  #: what a number in an event can say: 11 days in nanoseconds
+MINUTE_DAYS = 4.0  #: retention of minutes: covers the dashboard's 24 hours and alert windows of 3 days
+MOST = 10**15  #: largest number in an event: 11 days in nanoseconds
 
-#: what is read of an event: status, error, version, and the numbers
+#: the fields that are read of an event
 FIELDS = (
     "@timestamp", "llmops.model.version", "http.response.status_code", "error.type", "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens", "event.duration", "llmops.time_to_first_token", "llmops.queue_time",
 )  # fmt: skip
 
-Step = tuple[int, int]  #: a step of time: length and beginning, seconds
+Step = tuple[int, int]  #: length and start of a step of time, seconds
 Key = tuple[str, int, str]  #: version, status, kind of error
 
 
 def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float) -> None:
-    """Count events of requests that are in no roll-up yet; in the caller's transaction, at `now`, seconds."""
+    """Count events of requests that are not counted yet, in the caller's transaction. `now` is in seconds."""
     recent = now - MINUTE_DAYS * 24 * HOUR
     groups: dict[tuple[Step, Key], Tally] = defaultdict(Tally)
     for event in events:
@@ -58,8 +58,10 @@ def add(db: sqlite3.Connection, events: Sequence[Mapping[str, Any]], now: float)
 def between(
     db: sqlite3.Connection, length: int, since: int, until: int, begun: int, size: int
 ) -> Iterator[tuple[int, str, Tally]]:
-    """What is counted of `since <= start < until` in roll-ups of a length, as (number, version, tally): the number of
-    the step of `size` from `begun` on, -1 if `size` is 0. All in seconds."""
+    """Yield (step number, version, tally) for the roll-ups of one `length` with `since <= start < until`.
+
+    Steps have `size` seconds and are numbered from `begun`; the number is -1 if `size` is 0. All times are in seconds.
+    """
     number = "max(0, (start - ?) / ?)" if size else "-1"
     where = "FROM rollups WHERE step = ? AND start >= ? AND start < ?"
     parameters = (*((begun, size) if size else ()), length, since, until)
@@ -88,7 +90,7 @@ def between(
 
 
 def read(values: Sequence[Any]) -> tuple[Key, Tally]:
-    """One request, of the values of `FIELDS`; what is missing or no number counts as 0."""
+    """Return key and tally of one request from the values of `FIELDS`. Missing and non-numeric values count as 0."""
     _, version, status, error, tokens_in, tokens_out, duration, first_token, queue = values
     status = _number(status)
     answered = outcome_of(status) == "answered"

@@ -30,10 +30,10 @@ PRAGMA user_version = {VERSION};
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """Return the store at `path`, which is made if it is not there.
+    """Open the store at `path`; create it if it does not exist.
 
     Raises:
-        sqlite3.Error: also if it is of another release.
+        sqlite3.Error: also if another release made the store.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     db = connect(path, SCHEMA)

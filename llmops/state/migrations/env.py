@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, in the transaction that `llmops.state.database` has begun."""
+"""The entry point of Alembic: runs the revisions in the transaction begun by `llmops.state.database`."""
 
 from __future__ import annotations
 

@@ -33,9 +33,7 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d", "e f g", "h i j k l m n"])
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(words, max_size=6), st.lists(words, max_size=6))
-def test_it_finds_what_comparing_all_with_all_finds_however_little_is_in_memory_at_once(
-    training: list[str], held_out: list[str]
-) -> None:
+def test_with_little_memory_it_finds_what_comparing_all_to_all_does(training: list[str], held_out: list[str]) -> None:
     found = overlaps(training, held_out)
     for index, text in enumerate(training):
         twins = [other for other, held in enumerate(held_out) if close(text, held)]

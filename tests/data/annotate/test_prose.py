@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.data.annotate.prose import qa_pairs
+from tests.growth import assert_linear
 
 
 def test_a_line_of_its_own_that_asks_and_is_no_code_is_answered_by_what_follows() -> None:
@@ -79,11 +78,4 @@ def test_no_word_is_invented(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["\n \n", "a?\n\n", "Q1 ", "P: x\n"])
 def test_long_hostile_text_costs_no_more_than_linear_time(unit: str) -> None:
-    def seconds(times: int) -> float:
-        """Measure this thread's work, whatever else the machine does."""
-        started = time.thread_time()
-        qa_pairs(unit * times)
-        return time.thread_time() - started
-
-    once, twice = (min(seconds(times) for _ in range(3)) for times in (10_000, 20_000))
-    assert twice < 3 * once + 0.05, "four times of it would be quadratic"
+    assert_linear(qa_pairs, unit)

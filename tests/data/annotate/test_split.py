@@ -43,9 +43,7 @@ seeds = st.integers(0, 30)
 
 @settings(max_examples=200, deadline=None)
 @given(claims, claims, modes, sources, seeds)
-def test_the_test_only_grows(
-    old: list[Claim], new: list[Claim], mode: str, sources: tuple[str, ...], seed: int
-) -> None:
+def test_a_test_only_grows(old: list[Claim], new: list[Claim], mode: str, sources: tuple[str, ...], seed: int) -> None:
     """Whatever is added, and wherever in the order: other groups, other sources, the same question again."""
     chosen = config(split_by=mode, test_sources=sources, seed=seed)
     before, after = by_wording(old, chosen), by_wording([*new, *old], chosen)
@@ -59,9 +57,7 @@ def test_the_test_only_grows(
 
 @settings(deadline=None)
 @given(claims, modes, sources, seeds)
-def test_a_wording_is_in_one_group_and_a_group_on_one_side_whatever_the_order(
-    items: list[Claim], mode: str, sources: tuple[str, ...], seed: int
-) -> None:
+def test_wordings_and_groups_have_one_side(items: list[Claim], mode: str, sources: tuple[str, ...], seed: int) -> None:
     chosen = config(split_by=mode, test_sources=sources, seed=seed)
     sides = splits(items, chosen)
     assert len({(claim.wording, claim.group) for claim in sides}) == len({claim.wording for claim in sides})
@@ -73,9 +69,7 @@ def test_a_wording_is_in_one_group_and_a_group_on_one_side_whatever_the_order(
 
 @settings(deadline=None)
 @given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 6))), sources, seeds)
-def test_in_wording_mode_a_tested_group_is_trained_on_too(
-    items: set[tuple[int, int]], sources: tuple[str, ...], seed: int
-) -> None:
+def test_by_wording_a_tested_group_trains_too(items: set[tuple[int, int]], sources: tuple[str, ...], seed: int) -> None:
     claims = [Claim(f"{g}-{w}", str(g), "faq" if w < 2 else "re") for g, w in items]
     sides = splits(claims, config(split_by="wording", test_sources=sources, seed=seed))
     trained = {claim.group for claim, split in sides.items() if split == TRAIN}

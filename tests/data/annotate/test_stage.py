@@ -48,11 +48,7 @@ def run(
     for row in read_rows(folder / "out" / "dropped.parquet", Dropped):
         rows.setdefault(row.rule, []).append(row)
     splits = ("train", "validation", "test")
-    return (
-        dict(metrics),
-        [e for name in splits for e in read_rows(folder / "out" / f"{name}.parquet", Example)],
-        rows,
-    )
+    return (dict(metrics), [e for name in splits for e in read_rows(folder / "out" / f"{name}.parquet", Example)], rows)
 
 
 def named(examples: list[Example], source: str) -> list[Example]:
@@ -222,9 +218,7 @@ LONG = "Send it back within thirty days and you get the whole price again, but n
 
 
 @pytest.mark.parametrize(("sources", "split"), [((), "test"), (("p",), "validation")])
-def test_what_would_give_the_test_or_validation_away_is_not_trained_on(
-    tmp_path: Path, sources: tuple[str, ...], split: str
-) -> None:
+def test_what_gives_test_or_validation_away_is_not_train(tmp_path: Path, sources: tuple[str, ...], split: str) -> None:
     page = "Parcels travel two days within the country and five to all other countries of the continent, never more."
     documents = [
         document("p", i, question=f"Is number {i} fine?", answer=f"{i} is.", context=page, group=f"{i}")
@@ -295,9 +289,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_tables_that_do_not_fit_in_memory_are_sorted_and_leave_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_larger_than_memory_are_sorted_and_leave_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worktables, "MEMORY", "50MB")
     monkeypatch.setattr(worktables, "ROWS", 3_000)
     row = {name: "x" for name in schema(Dropped).names}

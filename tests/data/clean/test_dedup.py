@@ -103,9 +103,7 @@ def test_keys_ignore_how_a_text_was_typed_and_nothing_else() -> None:
     st.integers(1, 6),
     st.sampled_from([1, 7, 1000]),
 )
-def test_of_documents_that_say_the_same_the_first_tested_one_stays(
-    documents: list[tuple[int, bool]], tables: int, most: int
-) -> None:
+def test_of_equal_documents_the_first_tested_stays(documents: list[tuple[int, bool]], tables: int, most: int) -> None:
     rows = [{"row": row, "key_1": key, "key_2": key << 1 | later} for row, (key, later) in enumerate(documents)]
     parts = [pl.DataFrame(rows[n::tables], schema=dict.fromkeys(rows[0], pl.Int64)) for n in range(tables)]
     with pytest.MonkeyPatch.context() as patch:

@@ -14,9 +14,7 @@ IDS = st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=50).map(
 
 
 @given(IDS, st.integers(1, 40), st.integers(1, 40), st.integers(1, 6), st.integers(1, 7))
-def test_every_row_is_in_one_slice_of_one_file_of_one_range(
-    ids: list[int], groups: int, files: int, slices: int, fan: int
-) -> None:
+def test_every_row_is_in_one_slice_of_one_file(ids: list[int], groups: int, files: int, slices: int, fan: int) -> None:
     layout, rows = Layout(groups, files, slices, fan), pl.Series(sorted(ids), dtype=pl.Int64)
     assert [group for part in range(layout.parts) for group in layout.groups_of(part)] == list(range(groups))
     assert [file for number in range(layout.ranges) for file in layout.files_of(number)] == list(range(files))

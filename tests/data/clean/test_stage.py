@@ -57,9 +57,7 @@ def run(folder: Path, config: Clean, *documents: Document) -> Cleaned:
     return Cleaned(out, dict(metrics), kept, {d.position.split()[1]: d for d in read_rows(out / "dropped", Dropped)})
 
 
-def test_texts_are_tidied_rules_drop_with_their_reasons_and_of_duplicates_the_smallest_id_survives(
-    session: SparkSession, tmp_path: Path
-) -> None:
+def test_texts_are_tidied_rules_say_why_and_the_smallest_id_survives(session: SparkSession, tmp_path: Path) -> None:
     short = run(
         tmp_path,
         CONFIG,
@@ -118,9 +116,7 @@ def test_texts_are_tidied_rules_drop_with_their_reasons_and_of_duplicates_the_sm
     assert short.kept["Y"].text == "می\u200cخواهم 👩\u200d🚀 nojoiner"
 
 
-def test_near_duplicates_and_repetition_are_dropped_and_texts_of_other_contexts_numbers_and_wordings_stay(
-    session: SparkSession, tmp_path: Path
-) -> None:
+def test_near_duplicates_and_repetition_go_and_other_contexts_stay(session: SparkSession, tmp_path: Path) -> None:
     """A page is the context of many questions, and one question may be asked of many pages."""
     other = STORY.replace("boats", "ships").replace("keeper", "warden").replace("harbour", "port")
     page = f"{STORY}, and {STORY}, and then {STORY}."
@@ -207,9 +203,7 @@ def cleaned(folder: Path, documents: Iterable[Document], group: int, **config: A
     return {str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()}
 
 
-def test_the_same_documents_give_the_same_files(
-    tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_input_gives_equal_files(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever order, row groups, parts and partitions."""
     monkeypatch.setattr(clean, "ROWS_PER_FILE", 10)
     monkeypatch.setattr(layout, "FAN", 16)
@@ -220,11 +214,7 @@ def test_the_same_documents_give_the_same_files(
 
 
 def test_work_files_may_be_in_any_store(
-    store: str,
-    session: SparkSession,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    objects: Callable[[str], Any],
+    store: str, session: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objects: Callable[[str], Any]
 ) -> None:
     if store.startswith("s3"):
         extra = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}
@@ -241,9 +231,7 @@ def test_work_files_may_be_in_any_store(
         cleaned(tmp_path / "nowhere", many(), 40, work=f"{store}-not-there/work")
 
 
-def test_documents_that_are_lost_on_the_way_are_counted(
-    tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_documents_are_counted(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a worker does not see what another one wrote; test_work.py has files that are gone or damaged."""
     written = clean._write_tidied
 
@@ -257,9 +245,7 @@ def test_documents_that_are_lost_on_the_way_are_counted(
     assert not list(tmp_path.rglob("parts"))
 
 
-def test_nothing_left_is_an_error_that_counts_the_reasons_and_a_missing_java_is_named(
-    tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_left_and_no_java_fail(tmp_path: Path, session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LlmopsError, match="none of 1 documents.*missing"):
         run(tmp_path / "nothing", CONFIG, document("a"))
     monkeypatch.setattr(SparkSession, "getActiveSession", classmethod(lambda cls: None))

@@ -29,9 +29,7 @@ def overwritten(path: Path, start: int) -> None:
     ],
     ids=["missing", "empty", "short", "overwritten"],
 )
-def test_a_file_that_is_missing_or_damaged_is_named(
-    tmp_path: Path, damage: Callable[[Path], object], problem: str
-) -> None:
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, damage: Callable[[Path], object], problem: str) -> None:
     pq.write_table(TABLE, tmp_path / "documents.parquet", compression="zstd")
     work = Work(str(tmp_path))
     cut = Cut.written(work, "parts/0.arrow", [TABLE])

@@ -24,15 +24,8 @@ from llmops.schedule import intervals
 
 Rows = list[tuple[int | None, str, str | None]]  #: key, text, day
 
-ORDERS = Source(
-    name="orders",
-    kind="sql",
-    location="sqlite:///shop.db",
-    query="select * from orders",
-    cursor="changed",
-    key=("id",),
-    fields={"question": "text"},
-)
+TABLE = {"kind": "sql", "location": "sqlite:///shop.db", "query": "select * from orders", "cursor": "changed"}
+ORDERS = Source(name="orders", **TABLE, key=("id",), fields={"question": "text"})
 
 
 def fill(root: Path, rows: Rows) -> None:
@@ -117,16 +110,10 @@ def test_days_in_which_rows_may_still_come_are_asked_for_again(
     monkeypatch.setattr(intervals, "today", lambda: date(2026, 1, 7))
     run(tmp_path, "2026-01-06")
     assert [text for _, text in got(tmp_path, "2026-01-06")] == ["one", "two", "in the evening", "committed late"]
-    assert windows[3:] == [
-        ("2026-01-05", "2026-01-05"),
-        ("2026-01-05", "2026-01-05"),
-        ("2026-01-06", "2026-01-06"),
-    ]
+    assert windows[3:] == [("2026-01-05", "2026-01-05"), ("2026-01-05", "2026-01-05"), ("2026-01-06", "2026-01-06")]
 
 
-def test_another_database_behind_the_same_variable_is_another_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_database_behind_the_variable_is_another_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         fill(tmp_path / name, [(1, f"from the {name}", "2026-01-01")])

@@ -38,7 +38,7 @@ from llmops.pipeline import plan, run_stage
 from llmops.records import Document, Dropped, read_rows
 from llmops.state import file_hashes, tables
 from llmops.state.database import database_of
-from tests.data.collect.served import Answer, served
+from tests.served import Answer, served
 
 DAY = "2026-01-31"
 
@@ -75,7 +75,7 @@ class Web:
 def web(no_credentials: None) -> Iterator[Web]:
     state = Web()
 
-    def answer(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+    def answer(method: str, path: str, headers: Mapping[str, str], _: bytes) -> Answer:
         if method == "GET":
             state.asked.append(f"{path} {headers.get('Range', '')}".strip())
         wanted = f"Basic {b64encode(f'shop:{state.password}'.encode()).decode()}"
@@ -112,9 +112,7 @@ def put(objects: Callable[[str], Any], url: str, files: dict[str, str]) -> None:
         objects(url).pipe_file(f"{url}/{name}", text.encode())
 
 
-def test_files_of_a_bucket_are_read_once_and_by_interval(
-    store: str, tmp_path: Path, objects: Callable[[str], Any]
-) -> None:
+def test_files_of_a_bucket_are_read_once_by_interval(store: str, tmp_path: Path, objects: Callable[[str], Any]) -> None:
     put(objects, store, {"2026-01-31/b.csv": "q\n1\n", "2026-01-31/a.csv": "q\n2\n", "2026-02-01/a.csv": "q\n3\n3,4\n"})
     daily = f"{store}/{{date}}/*.csv"
     counts, documents = run(tmp_path, daily)
@@ -233,9 +231,7 @@ HOW = st.sampled_from(["in place, its time put back", "replaced", "gone"])
 
 @settings(max_examples=25)
 @given(at=st.integers(0, 24), back=st.integers(1, 20), how=HOW, remembered=st.booleans())
-def test_changed_at_any_moment_the_artifact_holds_what_its_fingerprint_says(
-    at: int, back: int, how: str, remembered: bool
-) -> None:
+def test_changed_at_any_time_an_artifact_is_what_its_name_says(at: int, back: int, how: str, remembered: bool) -> None:
     """A file that becomes another, and later perhaps what it was, between any two steps from the plan to the record."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         root = Path(folder)
@@ -291,9 +287,7 @@ def test_changed_at_any_moment_the_artifact_holds_what_its_fingerprint_says(
         assert plan("collect", config, DAY).path == made
 
 
-def test_a_file_is_hashed_once_for_all_plans_and_not_while_it_is_fresh(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_hashed_once_for_all_plans_unless_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     def counting(path: Path) -> str:
@@ -326,9 +320,7 @@ def test_a_file_is_hashed_once_for_all_plans_and_not_while_it_is_fresh(
     assert read[4:] == [names[2], names[2]]
 
 
-def test_another_version_of_a_library_reads_its_files_again_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_of_a_library_reads_only_its_own_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("q\n1\n")
     (tmp_path / "a.html").write_text("<h2>Who pays?</h2><p>The one who sends it pays for it.</p>")
     sources = [{"name": kind, "kind": kind, "location": f"a.{kind}"} for kind in ("csv", "html")]

@@ -112,9 +112,7 @@ def test_a_break_leaves_no_manifest_and_goes_on(target: str, tmp_path: Path, mon
     assert texts(target) == ["a", "b", "c"]
 
 
-def test_a_killed_upload_to_a_folder_goes_on_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_upload_to_a_folder_goes_on_and_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, target = documents(tmp_path / "d.parquet", "a", "b", "c"), str(tmp_path / "repository")
     calls, replace = iter(range(100)), os.replace
 

@@ -78,9 +78,7 @@ def test_all_sources_in_order_with_counts_and_quarantine_and_again_the_same_byte
     assert once == [(root / "out" / name).read_bytes() for name in ("documents.parquet", "quarantine.parquet")]
 
 
-def test_the_date_in_a_location_is_the_intervals_and_locations_do_not_tell_where_the_machine_keeps_them(
-    root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_locations_hold_the_intervals_date_and_no_machine(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other") / "x.txt"
     other.write_text("text", encoding="utf-8")
     _, documents, _ = run(root, source("daily", "text", "in/{date}.txt"), source("far", "text", str(other)))
@@ -177,9 +175,7 @@ def test_all_rows_of_many_batches_arrive_in_order(root: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("at", "unchanged"), [(0, 0), (7, 2), (22, 3), (25, 4), (35, 5)])
-def test_interrupted_anywhere_the_next_run_gives_the_same_bytes(
-    root: Path, monkeypatch: pytest.MonkeyPatch, at: int, unchanged: int
-) -> None:
+def test_an_interruption_changes_no_byte(root: Path, monkeypatch: pytest.MonkeyPatch, at: int, unchanged: int) -> None:
     for name in ("d", "e"):
         (root / "in" / f"{name}.csv").write_text("q\n" + "\n".join(map(str, range(10))) + "\n", encoding="utf-8")
     with sqlite3.connect(root / "shop.db") as database:

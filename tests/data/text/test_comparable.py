@@ -27,14 +27,7 @@ def test_typed_otherwise_is_the_same(one: str, other: str) -> None:
     assert comparable(one) == comparable(other)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("10²", "102"),
-        ("H₂", "H2"),
-        ("a\x00b", "ab"),
-    ],
-)
+@pytest.mark.parametrize(("one", "other"), [("10²", "102"), ("H₂", "H2"), ("a\x00b", "ab")])
 def test_what_differs_in_more_stays_different(one: str, other: str) -> None:
     assert comparable(one) != comparable(other)
 

@@ -69,9 +69,7 @@ def test_edited_weights_are_selected_and_used_anew(base: Path, tmp_path: Path, m
     assert plan("select", config, DAY, inputs).path not in (first, second)
 
 
-def test_a_file_is_hashed_once_also_where_no_database_is_or_it_may_only_be_read(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_hashed_once_without_a_database(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr(hashes, "file_sha256", lambda path: read.append(path.name) or file_sha256(path))
     monkeypatch.setattr("llmops.state.file_hashes._FRESH_NS", -1)

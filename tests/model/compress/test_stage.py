@@ -150,9 +150,7 @@ def test_the_interval_follows_the_spread_of_the_differences() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_pruning_leaves_out_the_neurons_that_do_least_and_shrinks_the_shapes(
-    tokenizer: Any, tiny_base: Path, tmp_path: Path, fused: bool
-) -> None:
+def test_pruning_leaves_out_neurons_that_do_least(tokenizer: Any, tiny_base: Path, tmp_path: Path, fused: bool) -> None:
     """A gate that is fused with the layer beside it is pruned in both halves."""
     model, examples = load_model(tiny_base), tokens(tiny_base, "train")
     if fused:
@@ -200,9 +198,7 @@ def test_speed_is_measured_in_a_process_of_its_own(tiny_base: Path, tmp_path: Pa
 
 
 @pytest.mark.gpu
-def test_fp8_on_a_gpu_is_near_the_full_model(
-    trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path
-) -> None:
+def test_fp8_is_near_the_full(trained: dict[str, Path], stubbed: list[Path], tiny_base: Path, tmp_path: Path) -> None:
     pytest.importorskip("kernels", reason="needs the package kernels")
     compress.run(Compress(variants=("fp8",), within=10.0, max_new_tokens=4), **trained, out=tmp_path)
     full, small = json.loads((tmp_path / "compression.json").read_text())["variants"]

@@ -123,9 +123,7 @@ def test_slices_are_of_all_items_and_perplexity_is_of_all_tokens(done: tuple[dic
     assert done[0]["base_perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
 
 
-def test_an_empty_test_and_a_champion_whose_model_was_removed_are_errors(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_empty_test_and_a_champion_whose_model_is_gone_are_errors(folders: dict[str, Path], tmp_path: Path) -> None:
     write_rows(tmp_path / "test.parquet", [], Example)
     with pytest.raises(ArtifactError, match=r"test\.parquet"):
         run({**folders, "annotate": tmp_path}, tmp_path / "empty")

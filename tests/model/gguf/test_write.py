@@ -51,9 +51,7 @@ def make(name: str, folder: Path, tokenizer: Any, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_openvino_answers_as_torch_does_and_finds_the_same_likelihood(
-    name: str, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_openvino_answers_as_torch_does_with_the_same_likelihood(name: str, tokenizer: Any, tmp_path: Path) -> None:
     folder = make(name, tmp_path / "hf", tokenizer)
     known = json.loads((folder / "generation_config.json").read_text())
     torch_model, asked = load_model(folder).float(), [prompt_ids(tokenizer, q) for q in QUESTIONS]
@@ -87,9 +85,7 @@ def test_openvino_answers_as_torch_does_and_finds_the_same_likelihood(
         ("llama", {"intermediate_size": 120}, "32"),
     ],
 )
-def test_what_gguf_cannot_say_is_refused(
-    name: str, more: dict[str, Any], why: str, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_what_gguf_lacks_is_refused(name: str, more: dict[str, Any], why: str, tokenizer: Any, tmp_path: Path) -> None:
     assert why in refusal(make(name, tmp_path / "hf", tokenizer, **more))
 
 

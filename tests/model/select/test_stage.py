@@ -62,9 +62,7 @@ def run(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return lambda **config: select.run(Select(**{"max_memory_gib": 24, **config}), **paths)
 
 
-def test_what_is_here_is_scored_compared_and_explained(
-    tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_here_is_compared(tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two models in the Hub's cache and one in a package; nothing is downloaded."""
     package = tmp_path / "package" / "tiny.gguf"
     package.parent.mkdir()
@@ -95,9 +93,7 @@ def test_what_is_here_is_scored_compared_and_explained(
     assert run(score_items=0, model=str(tiny_base))["revision"] == "local" and base_path(out) == str(tiny_base)
 
 
-def test_a_model_in_the_cache_counts_only_when_it_is_whole(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_in_the_cache_has_to_be_whole(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = tmp_path / "hub"
     monkeypatch.setattr(weights, "snapshot_download", partial(snapshot_download, cache_dir=hub))
     pinned = entry("org/tiny", 0.1, revision="b" * 40)
@@ -111,9 +107,7 @@ def test_a_model_in_the_cache_counts_only_when_it_is_whole(
     assert weights.cached(pinned, pinned.revision) is None
 
 
-def test_a_model_of_the_cache_is_kept_and_outlives_it(
-    tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_outlives_the_cache(tiny_base: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache has symbolic links to its blobs, and may hold more than a model is loaded from."""
     snapshot, blobs = tmp_path / "hub" / "snapshots" / ("b" * 40), tmp_path / "hub" / "blobs"
     snapshot.mkdir(parents=True)

@@ -31,9 +31,7 @@ EXAMPLES = [Tokens(str(i), [20 + (7 * i + j) % 400 for j in range(10 + i)], 4) f
         (Hardware(True, True, 80 * GIB), 70 * GIB, "eager", Settings("", "paged_adamw_8bit", True)),
     ],
 )
-def test_settings_follow_from_the_machine(
-    hardware: Hardware, activations: int, attention: str, settings: Settings
-) -> None:
+def test_settings_follow_the_machine(hardware: Hardware, activations: int, attention: str, settings: Settings) -> None:
     assert choose_settings(hardware, activations, attention) == settings
     assert detect_hardware().cuda == torch.cuda.is_available() and detect_hardware().free_bytes > 100 * 2**20
 
@@ -66,9 +64,7 @@ def test_estimate_of_activations_is_about_what_autograd_keeps(family: str, width
     assert 0.9 < estimate / sum(kept.values()) < 1.4, (estimate, sum(kept.values()))
 
 
-def test_computing_activations_twice_changes_nothing(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_computing_activations_anew_changes_nothing(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for free in (GIB, 1000):
         monkeypatch.setattr(fit_module, "detect_hardware", lambda free=free: Hardware(False, False, free))

@@ -100,9 +100,7 @@ def bare(base: Path, prefix: str) -> None:
 @pytest.mark.parametrize(
     ("how", "method"), [("several files", "qlora"), ("other names", "qlora"), ("other names", "lora"), ("nf4", "qlora")]
 )
-def test_a_base_that_is_stored_otherwise_is_merged_the_same(
-    tiny_base: Path, tmp_path: Path, how: str, method: str
-) -> None:
+def test_a_base_that_is_stored_otherwise_merges_alike(tiny_base: Path, tmp_path: Path, how: str, method: str) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "base")
     if how == "other names":
         bare(base, "model.")
@@ -135,9 +133,7 @@ def test_an_output_layer_that_was_trained_is_the_embedding_no_more(tiny_base: Pa
         (lambda name: "" if ".layers.1." in name else name, r"lacks .*layers\.1\."),
     ],
 )
-def test_an_adapter_of_another_base_or_not_whole_is_an_error(
-    tiny_base: Path, tmp_path: Path, odd: Callable[[str], str], said: str
-) -> None:
+def test_an_adapter_has_to_fit_a_base(tiny_base: Path, tmp_path: Path, odd: Callable[[str], str], said: str) -> None:
     adapter = random_adapter(tiny_base, Train(), tmp_path / "adapter")
     stored = load_file(adapter / "adapter_model.safetensors")
     save_file({odd(n): t for n, t in stored.items() if odd(n)}, adapter / "adapter_model.safetensors")

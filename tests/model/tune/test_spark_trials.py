@@ -55,9 +55,7 @@ def session() -> Any:
 
 
 @pytest.mark.journey
-def test_finds_what_a_search_here_finds_and_goes_on_after_a_kill(
-    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finds_the_same_and_goes_on_after_a_kill(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = search(CONFIG, [])
     assert [t.number for t in whole] == list(range(3)) and all(8 in t.losses for t in whole)

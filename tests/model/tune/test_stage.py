@@ -74,18 +74,14 @@ def test_halving_stops_losers_and_writes_what_it_found(jobs: list[tuple[int, int
 @pytest.mark.parametrize(
     ("config", "train"), [(Tune(trials=1), Train()), (Tune(), Train(learning_rate=1e-4, rank=8, batch=4))]
 )
-def test_with_nothing_to_compare_nothing_is_trained(
-    jobs: list[tuple[int, int]], tmp_path: Path, config: Tune, train: Train
-) -> None:
+def test_one_candidate_is_not_trained(jobs: list[tuple[int, int]], tmp_path: Path, config: Tune, train: Train) -> None:
     found = run(config, tmp_path, train)
     assert jobs == [] and found["trials"] == found["steps"] == 0
     assert json.loads((tmp_path / "best.json").read_text())["rank"] == (train.rank or 16)
     assert "starting point" in (tmp_path / "report.md").read_text()
 
 
-def test_a_search_broken_off_anywhere_ends_the_same(
-    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_search_goes_on(jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, through, attempt = run(HALVING, tmp_path / "whole"), list(jobs), tune.attempt_job
     for point in (0, 4, len(through) - 1):
         out = tmp_path / str(point)
@@ -107,9 +103,7 @@ def test_a_search_broken_off_anywhere_ends_the_same(
         assert [(out / n).read_bytes() for n in names] == [(tmp_path / "whole" / n).read_bytes() for n in names]
 
 
-def test_a_failed_trial_is_told_and_passed_over(
-    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_trial_is_told(jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = tune.attempt_job
 
     def fail(job: TrialJob, folder: Path, **rest: Any) -> Trial:
@@ -123,9 +117,7 @@ def test_a_failed_trial_is_told_and_passed_over(
     assert "failed: The loss is nan \\| at step 1." in (tmp_path / "one" / "report.md").read_text()
 
 
-def test_trials_train_as_the_section_train_says_and_if_all_fail_that_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_train_as_train_says_and_fail_if_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Train, int]] = []
 
     def spy(base: str, config: Train, found: Hyperparameters) -> Any:
@@ -154,9 +146,7 @@ def test_a_promoted_trial_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, 
     )
 
 
-def test_what_leads_within_the_noise_is_not_taken(
-    jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_noise_decides_nothing(jobs: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses order the trials as ever, but the items disagree about who is better."""
     attempt = tune.attempt_job
 
@@ -193,9 +183,7 @@ def test_epochs_are_searched_by_whole_trainings(tmp_path: Path) -> None:
     assert "| trial | epochs | steps | loss | what became of it |" in report
 
 
-def test_a_whole_training_that_is_killed_goes_on_from_its_checkpoint(
-    tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_training_goes_on_from_a_checkpoint(tmp_path: Path, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = TrialJob(Trial(0, Hyperparameters(1e-2, 2, 4, epochs=1)), 0)
     train = Train(checkpoint_steps=1)
     settings: dict[str, Any] = {"config": EPOCHS, "train": train, "features": tmp_path, "base": base}

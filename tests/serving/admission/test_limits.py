@@ -275,9 +275,7 @@ def events_of(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", BODIES)
-def test_every_route_that_asks_a_model_is_limited_and_says_what_is_left(
-    running: tuple[Any, TestClient], path: str, stream: bool
-) -> None:
+def test_every_route_to_a_model_is_limited_and_tells(running: tuple[Any, TestClient], path: str, stream: bool) -> None:
     site, client = running
     headers, prefix = new_key(site, 2, 500)
     answers = [client.post(path, json={**BODIES[path], "stream": stream}, headers=headers) for _ in range(3)]

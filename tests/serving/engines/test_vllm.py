@@ -80,9 +80,7 @@ def said(folder, ids, count, change=lambda model: None):
     return output[: output.index(model.config.eos_token_id)] if model.config.eos_token_id in output else output
 
 
-def test_every_kind_of_prompt_becomes_the_ids_of_training_and_its_answer_is_that_of_transformers(
-    engine, base, tokenizer
-):
+def test_every_kind_of_prompt_becomes_the_ids_of_training_and_answers_as_transformers_does(engine, base, tokenizer):
     from llmops import prompts
 
     question = prompts.prompt_ids(tokenizer, "Where is it?", "On the shelf.")

@@ -24,8 +24,7 @@ from serving.engines.base import EngineRequest, Prompt, Question
 from serving.engines.echo import EchoEngine
 from serving.guard import Guard
 from serving.models.watcher import Models
-
-FACTS = ("compared_with", "base_model", "base_revision", "licence", "quantisation", "interval", "run", "dataset")
+from tests.release.conftest import facts
 
 
 @dataclass
@@ -41,8 +40,8 @@ class World:
         self.registry, self.events = Registry(self.home / "registry", "bot", database), self.home / "events"
         (self.home / "servable").mkdir()
         for n in range(1, 4):
-            facts = {**dict.fromkeys(FACTS, "x"), "status": "rejected", "compress": f"c{n}"}
-            version = self.registry.publish(facts, {"servable": self.home / "servable"}, lambda v: {}, by="t", why="")
+            known, trees = facts(status="rejected", compress=f"c{n}"), {"servable": self.home / "servable"}
+            version = self.registry.publish(known, trees, lambda v: {}, by="t", why="")
             # the gate passed it, but it did not become the champion
             self.registry.decide(version.name, "gate", "promoted", by="t", why="passed")
         self.registry.promote("v1")

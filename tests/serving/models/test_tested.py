@@ -56,9 +56,7 @@ def test_a_user_cannot_have_a_version_loaded_nor_use_one_that_a_developer_tests(
     assert {served.site.ask(served.client).json()["model_version"] for _ in range(5)} == {"v1"}
 
 
-def test_what_cannot_be_tested_is_an_error_for_the_developer_alone(
-    served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_tested_is_a_developers_error_alone(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     unknown = ask(served, "developer", "v9")
     assert unknown.status_code == 404 and "v1" in unknown.json()["detail"]
     assert "no model" in ask(served, "developer", "v6").json()["detail"]
@@ -70,9 +68,7 @@ def test_what_cannot_be_tested_is_an_error_for_the_developer_alone(
     assert served.client.get("/readyz").status_code == 200 and served.site.ask(served.client).status_code == 200
 
 
-def test_the_one_before_is_gone_when_the_next_is_loaded_and_an_idle_one_is_closed_and_comes_again(
-    served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_is_loaded_at_a_time_and_an_idle_one_comes_again(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in ("v2", "v3", "v2"):
         assert ask(served, "developer", version).json()["model_version"] == version
     first = served.site.engines["v2"]

@@ -60,9 +60,7 @@ def test_users_who_like_a_version_make_it_win_and_a_command_makes_it_champion(si
         site.ready(client, "v2")
 
 
-def test_a_changed_mind_counts_once_and_a_comment_or_a_side_that_was_asked_for_changes_nothing(
-    site: Any, client: Any
-) -> None:
+def test_a_changed_mind_counts_once_and_a_comment_or_a_side_asked_for_nothing(site: Any, client: Any) -> None:
     begin(site, client)
     id, correction = site.ask(client).json()["id"], {"correction": "No.", "question": "one two three"}
     for body, counted in (
@@ -86,9 +84,7 @@ def test_a_changed_mind_counts_once_and_a_comment_or_a_side_that_was_asked_for_c
     assert sum(said(site, client)) == 0
 
 
-def test_a_rating_counts_once_for_the_side_that_answered_whoever_says_it_and_whichever_replica_hears_it(
-    site: Any, client: Any
-) -> None:
+def test_a_rating_counts_once_for_the_side_that_answered_in_whichever_replica(site: Any, client: Any) -> None:
     begin(site, client)
     chat = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
     askers, rater, sides = crowd(site, 8), site.headers("developer"), {"v1": 0, "v2": 0}

@@ -51,7 +51,6 @@ def page(browser, served):
 
 @pytest.fixture
 def chat(site, page):
-    """The page with a key."""
     page.keyboard.type(site.keys["user"])  # the field has the focus
     page.keyboard.press("Enter")
     return page

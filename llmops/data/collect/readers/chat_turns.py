@@ -1,6 +1,7 @@
-"""Chat logs: each customer's message and the agent's reply to it are a question and its answer.
+"""Chat logs: each customer's message and the agent's reply are a question and its answer.
 
-Two forms are read. Transcripts, where a line of dashes or a header starts a conversation:
+There are two formats. In transcripts a line of dashes or a header starts a conversation, and the module `speakers`
+identifies the speakers:
 
     # topic: returns
     # context: Returns policy: 30 days, unused.
@@ -8,12 +9,12 @@ Two forms are read. Transcripts, where a line of dashes or a header starts a con
     [10:33] Maria (support): Yes, within 30 days.
     ---
 
-whose speakers the module `speakers` tells; and OpenAI-style messages in JSON Lines: `{"topic": "returns", "context":
-"…", "messages": [{"role": "user", "content": "…"}, …]}`. The context, what the agent had before them, and the topic are
-optional. What was said before a question is added to its context, the newest of it: "And in blue?" says little alone.
+OpenAI-style messages are JSON Lines: `{"topic": "returns", "context": "…", "messages": [{"role": "user", "content":
+"…"}, …]}`. Topic and context (the text that the agent had) are optional. The latest messages before a question are
+added to its context: "And in blue?" means little alone.
 
-Lines of dashes and headers without a topic or a context are part of an answer in a block of code, and where what
-follows them goes on with it, as in `# install it` over `pip install x`.
+Lines of dashes and headers without topic or context belong to an answer if they are in a block of code, or if the lines
+after them continue the answer, as `pip install x` after `# install it`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from llmops.data.collect.readers.speakers import (
     taken_apart,
 )
 
-HEADER_CHARS = 4000  #: a longer line is no header
-MARKS = 50  #: more rules and headers in a row are text of nobody
-EARLIER_CHARS = 600  #: most characters of the earlier turns in a context
+HEADER_CHARS = 4000  #: longest header
+MARKS = 50  #: most consecutive rules and headers; more are text without a speaker
+EARLIER_CHARS = 600  #: most characters of earlier turns in a context
 
 _RULE = re.compile(r"\s*[-=_*]{3,}\s*")
 _ABOUT = ("topic", "context")
@@ -53,7 +54,7 @@ _HEADER = re.compile(r"\s*#+\s+(?:(?P<key>[\w ]+?)\s*:)?\s*(?P<value>.*?)\s*")
 
 @dataclass(slots=True)
 class Turn:
-    """What one side, of those who ask one person, said before another spoke."""
+    """Consecutive messages of one side; for askers, of one person."""
 
     side: Side
     who: str
@@ -62,14 +63,14 @@ class Turn:
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per pair of turns. The topic, where one is given, becomes the document's group.
+    """Yield one item per pair of turns. The topic, if given, becomes the document's group.
 
-    A system message is no context: it tells how to answer, not what.
-    A message that was never answered is a document without an answer, and a greeting that answers nothing is one with
-    text only: the stages that follow drop them with their reasons. One conversation is held in memory.
+    A system message is not part of the context: it says how to answer, not what. An unanswered message is a document
+    without an answer. A greeting that answers nothing is a document with text only. Later stages drop both with a
+    reason. One conversation is held in memory.
 
     Raises:
-        Unreadable: if the file is no text or breaks off; the conversations before the break have been yielded then.
+        Unreadable: if the file is not text or is cut off. The conversations before were yielded.
     """
     name = origin.location.lower().removesuffix(".gz")
     parse = _read_messages if name.endswith((".jsonl", ".ndjson", ".json")) else _read_transcript
@@ -114,7 +115,7 @@ def _header(line: str) -> re.Match[str] | None:
 
 
 def _with_marks(numbered: Iterable[tuple[int, str]], named: Speakers) -> Iterator[tuple[int, str, bool]]:
-    """The lines, each with whether it marks a conversation's begin: a rule or a header that is no part of an answer."""
+    """Yield the lines, each with True if it is a rule or header that starts a conversation, not part of an answer."""
     waiting: list[tuple[int, str]] = []
     begun = fenced = False
     for number, line in numbered:
@@ -123,7 +124,7 @@ def _with_marks(numbered: Iterable[tuple[int, str]], named: Speakers) -> Iterato
             continue
         start = taken_apart(number, line[:HEADER_CHARS]) if waiting or fenced else None
         if start and (start.stamp or known_side(start.who, named)):
-            fenced = False  # it was never closed
+            fenced = False  # the block was never closed
         says = begun and start is not None and _goes_on([mark for _, mark in waiting], start, fenced)
         yield from ((*mark, not says) for mark in waiting)
         fenced = (fenced and (says or not waiting)) != bool(line.count(_FENCE) % 2)
@@ -133,18 +134,18 @@ def _with_marks(numbered: Iterable[tuple[int, str]], named: Speakers) -> Iterato
 
 
 def _goes_on(marks: Sequence[str], line: Line, fenced: bool) -> bool:
-    """Whether a line goes on with what was said before the rules and headers above it, in a block of code or not."""
+    """Return True if a line continues the answer above the rules and headers, in a block of code or not."""
     headers = [header for mark in marks if (header := _header(mark))]
     if line.stamp or any((header["key"] or "").casefold() in _ABOUT for header in headers):
         return False
     if fenced:
         return True
-    plain = len(headers) == len(marks) and not any(map(str.isdigit, "".join(marks)))  # no `# Conversation 12`
+    plain = len(headers) == len(marks) and not any(map(str.isdigit, "".join(marks)))  # excludes `# Conversation 12`
     return not line.who and (plain or is_sentence(line.text))
 
 
 def _conversation(said: Sequence[Line], about: Mapping[str, str], origin: Origin) -> Items:
-    """The pairs of one conversation of a transcript; lines before its first speaker or of a messenger are dropped."""
+    """Yield the pairs of one conversation. Drop lines before its first speaker and notices of the messenger."""
     named = origin.source.speakers
     begin = next((index for index, line in enumerate(said) if line.who), len(said))
     said = [*said[:begin], *in_time(said[begin:], named)]
@@ -199,7 +200,6 @@ def _read_messages(numbered: Iterable[tuple[int, str]], origin: Origin) -> Items
 
 
 def _say(turns: list[Turn], turn: Turn, says: str) -> None:
-    """Add what is said to the last turn, or begin `turn` with it: if another speaks, colleagues who answer aside."""
     last = turns[-1] if turns else None
     if not last or last.side != turn.side or (turn.side == "asks" and last.who != turn.who):
         turns.append(turn)
@@ -207,21 +207,21 @@ def _say(turns: list[Turn], turn: Turn, says: str) -> None:
 
 
 def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> Items:
-    """What is asked and the answer to it, which is to the one who asked last: another customer's question has none."""
+    """Yield questions with their answers. An answer belongs to the last asker; other open questions have none."""
     group = about["topic"]
     askers = list(dict.fromkeys(turn.who for turn in turns if turn.side == "asks"))
     name = {who: f"Customer {n}" if len(askers) > 1 else "Customer" for n, who in enumerate(askers, start=1)}
     asked: Turn | None = None
     earlier: list[str] = []
     for turn in turns:
-        says = _said(turn)
+        says = _text(turn)
         if turn.side == "asks":
             if asked:
                 yield _unanswered(asked, origin, group)
-                earlier.append(f"{name[asked.who]}: {_asked(asked)}")
+                earlier.append(f"{name[asked.who]}: {_question(asked)}")
             asked = turn
         elif asked:
-            question = _asked(asked)
+            question = _question(asked)
             context = "\n".join(filter(None, [about["context"], *_newest(earlier)]))
             yield origin.document(asked.position, question=question, answer=says, context=context, group=group)
             earlier += [f"{name[asked.who]}: {question}", f"Agent: {says}"]
@@ -234,22 +234,21 @@ def _pairs(turns: Sequence[Turn], about: Mapping[str, str], origin: Origin) -> I
         yield _unanswered(asked, origin, group)
 
 
-def _asked(turn: Turn) -> str:
+def _question(turn: Turn) -> str:
     return " ".join(filter(None, map(str.strip, turn.parts)))
 
 
-def _said(turn: Turn) -> str:
-    """The lines of a turn, indented as they are, but for the margin that those after the first share."""
+def _text(turn: Turn) -> str:
+    """Return the lines of a turn with their indentation, without the common margin of all but the first."""
     first, *rest = turn.parts
     return trimmed("\n".join(filter(None, [first, dedent("\n".join(rest))])))
 
 
 def _unanswered(turn: Turn, origin: Origin, group: str) -> Item:
-    return origin.document(turn.position, question=_asked(turn), group=group)
+    return origin.document(turn.position, question=_question(turn), group=group)
 
 
 def _newest(turns: Sequence[str]) -> list[str]:
-    """The last turns that fit into `EARLIER_CHARS`; of the last one the end, if it alone is longer."""
     kept: list[str] = []
     left = EARLIER_CHARS
     for turn in reversed(turns):

@@ -1,7 +1,7 @@
-"""Rows of data sets that the library `datasets` reads: saved by it, or in Parquet, JSON, CSV or Arrow files.
+"""Rows of data sets that the library `datasets` reads: saved by it, or Parquet, JSON, CSV or Arrow files.
 
-A saved data set is memory-mapped, files are streamed; either way a batch is in memory at a time, and nothing is written
-into the library's cache.
+A saved data set is memory-mapped, files are streamed. Only one batch is in memory, and nothing is written to the
+library's cache.
 """
 
 from __future__ import annotations
@@ -18,25 +18,21 @@ from llmops.data.collect.readers.decode import Unreadable
 from llmops.data.collect.readers.origin import Items, Origin, flatten
 from llmops.errors import SourceError
 
-BATCH = 1000  #: rows that are in memory as Python objects at a time
-COLUMNS = 10_000  #: most columns of CSV that are kept as they are written
+BATCH = 1000  #: rows in memory as Python objects at a time
+COLUMNS = 10_000  #: most CSV columns that are kept as text
 TABLES = {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet", ".arrow": "Arrow"} | dict.fromkeys(
     (".json", ".jsonl", ".ndjson"), "JSON"
 )
 NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-MEDIA = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are no text, and left out
+MEDIA = ("Audio", "Image", "Pdf", "Video", "Nifti")  #: features that are not text; skipped
 
 
 def read(path: Path, origin: Origin) -> Items:
     """Yield one item per row, split by split. Nested columns are named as in JSON; a class label is its name.
 
-    Args:
-        path: the folder of the data set.
-        origin: where it is from; its source may name a `subset` and a `split`.
-
     Raises:
-        SourceError: if there is no such subset or split, or a field that the configuration names is in no row.
-        Unreadable: if it is no data set or is damaged; the batches before the damage have been yielded then.
+        SourceError: if there is no such subset or split, or no row has a configured field.
+        Unreadable: if it is not a data set or is damaged. The batches before the damage were yielded.
     """
     seen: dict[str, None] = {}
     position = ""
@@ -50,7 +46,7 @@ def read(path: Path, origin: Origin) -> Items:
                     yield origin.row(position, values)
     except SourceError:
         raise
-    except Exception as error:  # the library, its formats and Arrow have dozens of errors without a common base
+    except Exception as error:  # the library, its formats and Arrow raise dozens of types without a common base
         after = f" after {position}" if position else ""
         raise Unreadable(f"no readable data set{after}: {' '.join(str(error).split())[:300]}") from error
     if seen:
@@ -58,7 +54,6 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
-    """The wanted splits by name; the name is empty where there are none."""
     import datasets
 
     source = origin.source
@@ -73,7 +68,7 @@ def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
     else:
         names = datasets.get_dataset_config_names(str(path))
         if source.subset and source.subset not in names:
-            raise _lacks(origin, "subset", source.subset, names)
+            raise _missing_error(origin, "subset", source.subset, names)
         if not source.subset and len(names) > 1 and "default" not in names:
             raise SourceError(
                 f"Source {source.name}: {origin.location} has several subsets; name one: {', '.join(names)}."
@@ -83,16 +78,16 @@ def _splits(path: Path, origin: Origin, cache: str) -> Mapping[str, Any]:
     splits: Mapping[str, Any] = found if isinstance(found, Mapping) else {"": found}
     if source.split:
         if source.split not in splits:
-            raise _lacks(origin, "split", source.split, filter(None, splits))
+            raise _missing_error(origin, "split", source.split, filter(None, splits))
         return {source.split: splits[source.split]}
     return splits
 
 
 def _options(path: Path, origin: Origin, cache: str) -> dict[str, Any]:
-    """What the library is told, lest it leave files out or change values that it takes for numbers or for nothing.
+    """Return options for the library, so that it neither skips files nor converts text to numbers or nulls.
 
-    Without a card that names its files the library reads the most frequent format, and if some names look like those of
-    splits (`returns-test.csv`), these alone.
+    Without a card that lists the files, the library reads only the most frequent format, and only files whose names
+    look like splits (`returns-test.csv`) if there are any.
     """
     import datasets
     from huggingface_hub import DatasetCard
@@ -129,7 +124,7 @@ def _is_table(name: Path) -> bool:
     return name.suffix.lower() in TABLES and name.name not in NO_DATA and not hidden
 
 
-def _lacks(origin: Origin, what: str, wanted: str, there: Any) -> SourceError:
+def _missing_error(origin: Origin, what: str, wanted: str, there: Any) -> SourceError:
     return SourceError(
         f"Source {origin.source.name}: {origin.location} has no {what} {wanted!r}; it has {', '.join(there) or 'none'}."
     )
@@ -146,6 +141,6 @@ def _records(dataset: Any) -> Iterator[dict[str, Any]]:
     for table in tables:
         for record in table.to_pylist(maps_as_pydicts="lossy"):
             for name, named in labels.items():
-                if isinstance(record[name], int) and record[name] >= 0:  # -1 stands for none
+                if isinstance(record[name], int) and record[name] >= 0:  # -1 means no label
                     record[name] = named(record[name])
             yield record

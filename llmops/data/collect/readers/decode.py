@@ -1,4 +1,4 @@
-"""Bytes to text, as a stream. What does not decode stays visible, so that its row can be quarantined alone."""
+"""Decoding of files to text, as a stream. Undecodable bytes stay visible, so that only their row is quarantined."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llmops.data.collect.readers.origin import Origin
 
 log = logging.getLogger(__name__)
 
-# What files are really saved in, the web's fallback first. Left to itself, the detector takes a lone "£" in an English
-# file for the Polish "Ł": it ranks by likely letters, of which a short file has few.
+# Encodings of real files, the web's default first. Left alone, the detector reads a single "£" in an English file as
+# the Polish "Ł": it ranks by frequent letters, and a short file has few.
 CANDIDATES = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "shift_jis", "euc_kr", "big5", "gb18030"]
-MARGIN = 0.05  #: the fallback is taken if it looks messier than the best guess by no more than this (both 0 to 1)
-SAMPLE = 1 << 16  #: bytes that are looked at to tell binary from text and one encoding from another
-LARGEST = 1 << 24  #: characters of a line, value or record; longer ones are no text, and would fill the memory
-LARGEST_PAGE = 1 << 24  #: bytes or characters of a page, unzipped, which is held in memory with its structure
-LARGEST_FILE = 1 << 27  #: characters of a file of which the text alone is held in memory, unzipped
+MARGIN = 0.05  #: the default is chosen if its disorder exceeds the best guess' by at most this (both 0 to 1)
+SAMPLE = 1 << 16  #: bytes for distinguishing binary from text, and encodings
+LARGEST = 1 << 24  #: most characters of a line, value or record; longer ones are not text, and would fill the memory
+LARGEST_PAGE = 1 << 24  #: most bytes or characters of an unzipped page, held in memory with its structure
+LARGEST_FILE = 1 << 27  #: most characters of an unzipped file whose text alone is held in memory
 
-# The longest first: UTF-32's mark begins with UTF-16's.
+# Longest first: UTF-32's mark begins with UTF-16's.
 BOMS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -44,19 +44,19 @@ SIGNATURES = {
 
 Bytes = io.BufferedReader | gzip.GzipFile
 
-BROKEN_OFF = (EOFError, zlib.error)  #: what a cut or damaged gzip file raises in the middle
+BROKEN_OFF = (EOFError, zlib.error)  #: errors of a truncated or damaged gzip file
 
 
 class Unreadable(OSError):
-    """A file, or the rest of it, cannot be read as what its source's kind says; it is quarantined as `unreadable`."""
+    """A file, or the rest of it, is not readable as its source's kind. It is quarantined as `unreadable`."""
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[Bytes]:
-    """Open a file for reading, unzipped if it is gzip, whatever its name.
+    """Open a file for reading, and unzip it if it is gzip, whatever its name.
 
     Raises:
-        Unreadable: where a gzip file breaks off; what precedes the break has been read by then.
+        Unreadable: if a gzip file is cut off. The part before was read.
     """
     with open(path, "rb") as plain:
         zipped = plain.read(2) == b"\x1f\x8b"
@@ -70,12 +70,12 @@ def open_bytes(path: Path) -> Iterator[Bytes]:
 
 @contextmanager
 def open_text(path: Path, origin: Origin, newline: str | None = None) -> Iterator[tuple[TextIO, Origin]]:
-    """Open a text file, and fill in its origin's encoding: the source's, or the one that is detected.
+    """Open a text file. Return it, and its origin with the encoding: the source's, or the detected one.
 
-    A byte that does not decode becomes a lone surrogate, which `Origin.document` finds and quarantines.
+    An undecodable byte becomes a lone surrogate, which `Origin.document` quarantines.
 
     Raises:
-        Unreadable: if it is no text, or not in the encoding that the source names.
+        Unreadable: if it is not text, or not in the source's encoding.
     """
     with open_bytes(path) as file:
         encoding = origin.source.encoding or detect(file)
@@ -88,32 +88,32 @@ def open_text(path: Path, origin: Origin, newline: str | None = None) -> Iterato
         codec = "utf-8-sig" if encoding == "utf-8" else encoding
         try:
             yield io.TextIOWrapper(file, codec, "surrogateescape", newline), origin.read_as(encoding)
-        except UnicodeError as error:  # its subclass has the reason alone; a codec without its mark raises the base
+        except UnicodeError as error:  # only the subclass has a reason; a codec that misses its mark raises the base
             reason = error.reason if isinstance(error, UnicodeDecodeError) else error
             raise Unreadable(f"it is not {encoding}: {reason}; set the source's `encoding`") from error
 
 
 def read_text(path: Path, origin: Origin, most: int, hint: str) -> tuple[str, Origin]:
-    """The whole text of a file; see `open_text`.
+    """Return the whole text of a file. See `open_text`.
 
     Raises:
-        Unreadable: also if it has more than `most` characters, unzipped; `hint` says what to do then.
+        Unreadable: also if it has more than `most` characters, unzipped. `hint` is the remedy.
     """
     with open_text(path, origin) as (file, known):
         text = file.read(most)
         if len(text) == most and file.read(1):
-            text = ""  # which the error's traceback would hold
+            text = ""  # the error's traceback would keep it in memory
             raise too_large(most, "characters", hint)
         return text, known
 
 
 def too_large(most: int, unit: str, hint: str) -> Unreadable:
-    """The error for a file that would fill the memory: a small one may hold gigabytes when it is unzipped."""
+    """Return the error about a file that would fill the memory. A small file may be gigabytes unzipped."""
     return Unreadable(f"it holds more than {most:,} {unit}, unzipped, and would fill the memory; {hint}")
 
 
 def lines(file: TextIO) -> Iterator[str]:
-    """The lines of `file` with their ends; a line longer than `LARGEST` is cut to `LARGEST` + 1 characters."""
+    """Yield the lines of `file` with their ends. A line longer than `LARGEST` is cut to `LARGEST` + 1 characters."""
     while line := file.readline(LARGEST + 1):
         yield line
         while len(line) > LARGEST and line[-1] != "\n":
@@ -121,7 +121,7 @@ def lines(file: TextIO) -> Iterator[str]:
 
 
 def line_at(file: Bytes, number: int) -> bytes:
-    """The line `number` of `file`, counted from 1, or its first `LARGEST` bytes."""
+    """Return line `number` of `file`, counted from 1, or its first `LARGEST` bytes."""
     for _ in range(number - 1):
         while (part := file.readline(SAMPLE)) and not part.endswith(b"\n"):
             pass
@@ -129,13 +129,13 @@ def line_at(file: Bytes, number: int) -> bytes:
 
 
 def detect(file: Bytes) -> str:
-    """The encoding of the text in `file`, which is read once or twice, without holding it.
+    """Return the encoding of the text in `file`, which is read once or twice, as a stream.
 
-    UTF-8 if all of it is, and also if at least half of the lines that are not plain ASCII are: other encodings hardly
-    ever make valid UTF-8 by chance.
+    It is UTF-8 if the whole file is, or at least half of its non-ASCII lines: other encodings are hardly ever valid
+    UTF-8 by chance.
 
     Raises:
-        Unreadable: if it is no text.
+        Unreadable: if it is not text.
     """
     head = file.read1(SAMPLE)
     if bom := next((mark for mark in BOMS if head.startswith(mark)), None):
@@ -153,10 +153,10 @@ def detect(file: Bytes) -> str:
             decoder.decode(chunk)
         decoder.decode(b"", final=True)
         return "utf-8"
-    except BROKEN_OFF:  # all before the break is UTF-8; the reader meets the break again, and reports it
+    except BROKEN_OFF:  # the part before is UTF-8; the reader will report the error
         return "utf-8"
     except UnicodeDecodeError:
-        file.seek(0)  # looked into below
+        file.seek(0)  # decided by lines below
     good, bad, sample = 0, 0, bytearray()
     with suppress(*BROKEN_OFF):
         while line := file.readline(SAMPLE):
@@ -184,7 +184,7 @@ def _guess(sample: bytes) -> str:
 
 
 def _without_bom(head: bytes) -> str:
-    """UTF-16 without its mark: every other byte of Western text is zero."""
+    """Return UTF-16's byte order if every other byte is zero, as in Western text without a mark; else empty."""
     zeros = [head[0::2].count(0), head[1::2].count(0)]
     most, least = len(head) * 0.2, len(head) * 0.02
     if zeros[1] > most and zeros[0] <= least:

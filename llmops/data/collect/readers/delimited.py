@@ -1,4 +1,4 @@
-"""CSV and its relatives: comma, semicolon, tab or bar between the values, names in the first row."""
+"""CSV and similar formats: values separated by comma, semicolon, tab or bar, with names in the first row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.errors import SourceError
 
 DELIMITERS = ",;\t|"
-SNIFFED = 100  #: lines that the delimiter is told from
+SNIFFED = 100  #: lines for detecting the delimiter
 
-_TOLD = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)  # how Excel is told it, in a line before the header
+_TOLD = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)  # Excel's line with the delimiter, before the header
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per row. Rows count as in a spreadsheet: the header is row 1, also after a line `sep=;`.
+    """Yield one item per row. Rows count as in a spreadsheet: the header is row 1, even after a line `sep=;`.
 
     Raises:
-        SourceError: if two columns have one name, or the configuration names a column that is not there.
-        Unreadable: if the file is no text or breaks off; the rows before the break have been yielded then.
+        SourceError: if two columns have one name, or a configured column is missing.
+        Unreadable: if the file is not text or is cut off. The rows before were yielded.
     """
     with open_text(path, origin, newline="") as (file, origin):
         rest = lines(file)
@@ -42,7 +42,7 @@ def read(path: Path, origin: Origin) -> Items:
                 if lost:
                     return
             elif not any(value.strip() for value in values):
-                continue  # a blank line holds nothing to lose
+                continue  # a blank line
             elif not header:
                 header = _header(values, origin)
             elif len(values) != len(header):
@@ -55,12 +55,12 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def sniff(head: Sequence[str]) -> str:
-    """The delimiter with which most lines have as many values as the first one, which has to have two or more."""
+    """Return the delimiter by which most lines have as many values as the first line, at least two."""
 
     def fit(delimiter: str) -> tuple[float, int]:
         try:
             widths = [len(values) for values in csv.reader(head, delimiter=delimiter) if any(values)]
-        except csv.Error:  # a value beyond the limit, which reading will meet and name
+        except csv.Error:  # a value beyond the limit, which reading will report
             return 0.0, 0
         return (widths.count(widths[0]) / len(widths), widths[0]) if widths and widths[0] > 1 else (0.0, 0)
 
@@ -81,13 +81,10 @@ def _header(values: list[str], origin: Origin) -> list[str]:
 def _records(
     head: Sequence[str], rest: Iterator[str], delimiter: str, start: int
 ) -> Iterator[tuple[int, list[str] | csv.Error, str]]:
-    """The line that each record starts on, its values or what is wrong with it, and that line.
+    """Yield for each record its first line's number, its values or the error, and its first line.
 
-    After a record that cannot be parsed, such as one with a quote that never closes, reading starts again on the line
-    after the one it began on: only that line is lost. Held in memory is one record, of at most `LARGEST` characters.
-
-    Args:
-        start: the line that the first record starts on.
+    After an unparsable record (with a quote that never closes, for example) reading restarts one line after its
+    beginning, so that only one line is lost. One record of at most `LARGEST` characters is held in memory.
     """
     coming, held = deque(head), deque[str]()
 

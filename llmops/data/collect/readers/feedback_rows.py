@@ -1,4 +1,4 @@
-"""What users have said and may train, from the database: one document for all who say the same."""
+"""Feedback that may train, from the database: one document for all users who say the same."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from llmops.data.feedback.rows import Review
 
 
 def read(found: Iterable[Review], origin: Origin, keyed: Callable[[str], str]) -> Items:
-    """Yield one item per row, in their order; its position is the key of the row, which stays with it.
-
-    Args:
-        found: what may train.
-        origin: the source.
-        keyed: makes of the prefix of a key what nobody can undo.
-    """
+    """Yield one item per row, in order. Its position is the row's key, which never changes."""
     for row in found:
         parts = {"question": row.question, "answer": row.text, "context": row.context}
         yield origin.document(documents.position(row), documents.fields(row, keyed), **parts)

@@ -20,15 +20,15 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 def _whole_number(text: str) -> int | str:
     try:
         return int(text)
-    except ValueError:  # of more digits than Python converts: it stays as it is written
+    except ValueError:  # too many digits for Python: keep the text
         return text
 
 
 class Number(float):
-    """A number with a point or an exponent, which reads as it is written: a price of 10.50 is no 10.5."""
+    """A number with a point or exponent that keeps its spelling: a price of 10.50 stays 10.50."""
 
     def __new__(cls, text: str) -> Number:
-        """The number that `text` says."""
+        """Return the number in `text`."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -43,7 +43,7 @@ _PLAIN = json.JSONDecoder(parse_int=_whole_number)
 
 
 class DuplicateName(ValueError):
-    """An object has two values of one name, of which one would be lost."""
+    """An object has two values of one name. One would be lost."""
 
 
 def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,13 +58,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_object, parse_int=_whole_n
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per record of the list at the source's `records` path, by default the file's own list.
+    """Yield one item per record of the list at the source's `records` path; default: the file's list.
 
-    The records before a break in the file are read. The text is held in memory, its records are not.
+    The records before an error in the file are yielded. The text is held in memory, its records are not.
 
     Raises:
-        SourceError: if there is nothing at that path, or a field that the configuration names is in no record.
-        Unreadable: if the file is no text.
+        SourceError: if nothing is at that path, or no record has a configured field.
+        Unreadable: if the file is not text.
     """
     text, origin = read_text(path, origin, LARGEST_FILE, "save it with one record a line, as kind `jsonl`, or split it")
     if not text.strip():
@@ -86,11 +86,11 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def read_lines(path: Path, origin: Origin) -> Items:
-    """Yield one item per line, blank lines aside; only one line is held in memory.
+    """Yield one item per line that is not blank. Only one line is held in memory.
 
     Raises:
-        SourceError: if a field that the configuration names is in no record.
-        Unreadable: if the file is no text or breaks off; the lines before the break have been yielded then.
+        SourceError: if no record has a configured field.
+        Unreadable: if the file is not text or is cut off. The lines before were yielded.
     """
     seen: dict[str, None] = {}
     empty = True
@@ -111,7 +111,7 @@ def read_lines(path: Path, origin: Origin) -> Items:
 
 
 def parse_line(line: str) -> tuple[Any, str]:
-    """The value of one line of JSON, and what is wrong with it, empty if nothing is."""
+    """Return the value of one line of JSON, and the error, if any."""
     if len(line) > LARGEST:
         return None, f"the line is longer than {LARGEST:,} characters"
     try:
@@ -142,10 +142,10 @@ def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> 
 
 
 def _records(text: str, origin: Origin) -> Iterator[Any]:
-    """The records at the source's path, one by one; a `DuplicateName` instead of one that has two values of one name.
+    """Yield the records at the source's path; for one with two values of one name, a `DuplicateName`.
 
     Raises:
-        JSONDecodeError: where the text breaks.
+        JSONDecodeError: at a syntax error.
     """
     at = _skip_space(text, 0)
     path = [key for key in origin.source.records.replace(".", "/").split("/") if key]
@@ -174,11 +174,11 @@ def _records(text: str, origin: Origin) -> Iterator[Any]:
 
 
 def _find_member(text: str, at: int, key: str, origin: Origin) -> int:
-    """Where the value of `key` begins, in the object that begins at `at`.
+    """Return the position of the value of `key`, in the object at position `at`.
 
     Raises:
-        SourceError: if the object is whole and has no such key.
-        JSONDecodeError: where the text breaks before it.
+        SourceError: if the object has no such key.
+        JSONDecodeError: at a syntax error before it.
     """
     start, names = at, list[str]()
     if text[at : at + 1] == "{":
@@ -205,6 +205,5 @@ def _find_member(text: str, at: int, key: str, origin: Origin) -> int:
 
 
 def _skip_space(text: str, at: int) -> int:
-    """The next position from `at` on that holds no white space."""
     match = _SPACE.match(text, at)
     return match.end() if match else at

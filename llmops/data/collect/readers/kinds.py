@@ -1,4 +1,4 @@
-"""Which reader reads a source of which kind; `sql` is no kind of file and is read by `sql_rows`."""
+"""The readers by kind of source. `sql` is not a kind of file; `sql_rows` reads it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from llmops.data.collect.readers.pages import html, markdown, pdf
 
 
 def bounded(reader: Reader) -> Reader:
-    """The reader, which quarantines a file that a library makes no sense of, or that needs more memory than there is.
+    """Return the reader with a safety net: a file that causes a library's ValueError or MemoryError is quarantined.
 
-    Each reader has checks and limits of its own; this is what they did not foresee.
+    Each reader has its own checks and limits; this catches unforeseen cases.
     """
 
     @wraps(reader)

@@ -1,4 +1,4 @@
-"""Where a row comes from, and how it becomes a document or is quarantined: what every reader shares."""
+"""The origin of a row, and how it becomes a document or is quarantined. All readers use it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llmops.config import Source
 from llmops.errors import SourceError
 from llmops.records import Document, Dropped, content_id
 
-Item = Document | Dropped | None  #: None stands for a row that `where` leaves out
+Item = Document | Dropped | None  #: None stands for a row excluded by `where`
 Items = Iterator[Item]
 Reader = Callable[[Path, "Origin"], Items]
 
-CONTENT_CHARS = 2000  #: most characters of a quarantined row that are kept
+CONTENT_CHARS = 2000  #: most stored characters of a quarantined row
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +24,14 @@ class Origin:
     """One file or query of a source, within one data interval."""
 
     source: Source
-    location: str  #: as it stands in documents and messages: relative to the configuration, without secrets
-    interval: str = ""  #: ISO date of the day that a query is bounded by
-    encoding: str = ""  #: what the text was decoded with, once it is known
+    location: str  #: for documents and messages: relative to the configuration, without secrets
+    interval: str = ""  #: ISO date of the interval of a query
+    encoding: str = ""  #: encoding of the text, once known
 
     def document(self, position: str, fields: Mapping[str, str] | None = None, /, **parts: str) -> Document | Dropped:
-        """The document at `position`; a quarantined row if some of it did not decode and so cannot be stored.
+        """Return the document at `position`, or a quarantined row if some of its bytes were undecodable.
 
-        Args:
-            position: where in the file, in words.
-            fields: the structured row as read.
-            parts: `question`, `answer`, `context`, `same_as`, `group`, `text`.
+        `position` is in words; `parts` are `question`, `answer`, `context`, `same_as`, `group`, `text`.
         """
         values = {**(fields or {}), **parts}
         for name, value in values.items():
@@ -53,9 +50,9 @@ class Origin:
         )
 
     def row(self, position: str, values: Mapping[str, str]) -> Item:
-        """The document of one structured row; None if `where` leaves it out.
+        """Return the document of one structured row; None if `where` excludes it.
 
-        Without a field for the question, the row keeps all its fields and their text, for templates.
+        Without a question field, the row keeps all its fields and their text, for templates.
         """
         source = self.source
         if any(values.get(name, "") != wanted for name, wanted in source.where.items()):
@@ -67,7 +64,7 @@ class Origin:
         return self.document(position, values, **{"text": lines, **parts})
 
     def dropped(self, position: str, rule: str, detail: str, content: str = "") -> Dropped:
-        """The quarantined row at `position`."""
+        """Return the quarantined row at `position`."""
         cut = content[: CONTENT_CHARS + 1]
         content = printable(cut if len(cut) <= CONTENT_CHARS else cut[:-1] + "…")
         return Dropped(
@@ -81,10 +78,10 @@ class Origin:
         )
 
     def check(self, columns: Iterable[str]) -> None:
-        """Check that every column that the configuration names is there.
+        """Check that all configured columns exist.
 
         Raises:
-            SourceError: naming the first one that is not, and those that are.
+            SourceError: naming the first missing one, and the existing ones.
         """
         there = list(dict.fromkeys(columns))
         named = {f"fields.{k}": v for k, v in self.source.fields.items()} | {f"where.{k}": k for k in self.source.where}
@@ -96,17 +93,17 @@ class Origin:
                 )
 
     def read_as(self, encoding: str) -> Origin:
-        """The same origin with its encoding known."""
+        """Return the same origin with this encoding."""
         return replace(self, encoding=encoding)
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as web pages have it: "Who pays?" is "who-pays". Names a topic if nothing else does."""
+    """Return the anchor of a heading, as on web pages: "Who pays?" is "who-pays". It names a topic by default."""
     return re.sub(r"[\W_]+", "-", heading.casefold()).strip("-")
 
 
 def trimmed(text: str) -> str:
-    """`text` without space around it; of several lines the first keeps its indentation, which code needs."""
+    """Return `text` without surrounding space. The first of several lines keeps its indentation, for code."""
     text, said = text.rstrip(), text.strip()
     begins = len(text) - len(said)
     indent = text[text.rfind("\n", 0, begins) + 1 : begins]
@@ -114,13 +111,13 @@ def trimmed(text: str) -> str:
 
 
 def undecodable(text: str, encoding: str) -> str:
-    """What in `text` can not be stored as UTF-8, in words; empty if all can."""
+    """Return why `text` cannot be stored as UTF-8, in words; empty if it can."""
     try:
         text.encode()
         return ""
     except UnicodeEncodeError as error:
         at, code = error.start + 1, ord(text[error.start])
-    if 0xDC80 <= code <= 0xDCFF:  # how the error handler "surrogateescape" hides a byte (PEP 383)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte hidden by the error handler "surrogateescape" (PEP 383)
         return (
             f"byte 0x{code - 0xDC00:02X} at character {at} is not valid {encoding or 'text'}; "
             "save the file in one encoding, or set the source's `encoding`"
@@ -129,7 +126,7 @@ def undecodable(text: str, encoding: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with bytes that did not decode written as `\\xe9`, so that it can be stored and printed."""
+    """Return `text` with undecodable bytes written as `\\xe9`, so that it can be stored and printed."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:
@@ -137,10 +134,10 @@ def printable(text: str) -> str:
 
 
 def flatten(record: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """A nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`.
+    """Return a nested record as strings: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`.
 
     A list of plain values is joined by ", "; one of records is numbered: `{"a": [{"b": 1}]}` becomes `{"a.0.b": "1"}`.
-    Where two values come to have one name, as in `{"a.b": 1, "a": {"b": 2}}`, the second is named `a.b (2)`.
+    If two values get one name, as in `{"a.b": 1, "a": {"b": 2}}`, the second is named `a.b (2)`.
     """
     out: dict[str, str] = {}
 
@@ -167,7 +164,7 @@ def flatten(record: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 
 def plain(value: object) -> str:
-    """One value as text: None and not-a-number are empty, booleans are as in JSON, dates are ISO."""
+    """Return one value as text: None and NaN are empty, booleans as in JSON, dates in ISO format."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):

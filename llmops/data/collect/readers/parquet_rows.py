@@ -13,15 +13,15 @@ from llmops.data.collect.readers.origin import Items, Origin, flatten
 from llmops.errors import SourceError
 
 _TEXTS = (pa.string(), pa.large_string())
-BATCH = 1000  #: rows that are in memory as Python objects at a time
+BATCH = 1000  #: rows in memory as Python objects at a time
 
 
 def read(path: Path, origin: Origin) -> Items:
     """Yield one item per row. Nested columns are named as in JSON: `author.name`, `answers.0.text`.
 
     Raises:
-        SourceError: if two columns have one name, or a field that the configuration names is in no row.
-        Unreadable: if it is no Parquet file or is damaged; the batches before the damage have been yielded then.
+        SourceError: if two columns have one name, or no row has a configured field.
+        Unreadable: if it is not a Parquet file or is damaged. The batches before the damage were yielded.
     """
     number = 0
     seen: dict[str, None] = {}
@@ -46,14 +46,13 @@ def read(path: Path, origin: Origin) -> Items:
 def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="lossy")
-    except UnicodeDecodeError:  # as bytes, they cost the rows alone that they are in
+    except UnicodeDecodeError:  # as bytes they only cost their own rows
         schema = pa.schema((f.name, pa.binary() if f.type in _TEXTS else f.type) for f in batch.schema)
         records = batch.cast(schema).to_pylist(maps_as_pydicts="lossy")
     return records
 
 
 def _wanted(names: list[str], origin: Origin) -> list[str] | None:
-    """The columns that documents are made of; None for all, which a row without a question keeps."""
     named = {*origin.source.fields.values(), *origin.source.where}
     columns = {n: next((name for name in names if n == name or n.startswith(f"{name}.")), "") for n in named}
     if "question" not in origin.source.fields or not all(columns.values()):

@@ -1,4 +1,4 @@
-"""Plain text, cut at blank lines into parts that are short enough to work with."""
+"""Plain text, cut at blank lines into parts of a useful length."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from llmops.data.collect.readers.origin import Items, Origin, trimmed
 from llmops.data.text.headings import asks
 from llmops.data.text.questions import Heading, blocks
 
-PART = 8000  #: characters from which the next blank line begins another document, and twice as many any line
+PART = 8000  #: characters from which a part ends at the next blank line; at twice as many, at any line
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield the file as one document, or a long one in parts; only one part is held in memory.
+    """Yield the file as one document, or in parts if it is long. Only one part is held in memory.
 
-    A part ends before a question, if there is one in it, so that question and answer stay together, and begins with the
-    numbered headings that it stands under.
+    A part ends before its last question, if it has one, so that question and answer stay together. It begins with the
+    numbered headings above it.
 
     Raises:
-        Unreadable: if the file is no text or breaks off; the parts before the break have been yielded then.
+        Unreadable: if the file is not text or is cut off. The parts before were yielded.
     """
-    above = ""  # the headings that the part stands under
+    above = ""  # headings above the part
     part, begins, empty = "", 1, True
-    asked = False  # whether the part is one question, which its answer does not leave for a while
+    asked = False  # the part is one question, whose answer may still follow
     with open_text(path, origin) as (file, origin):
         for number, line in enumerate(lines(file), start=1):
             if len(line) > LARGEST:
@@ -33,7 +33,7 @@ def read(path: Path, origin: Origin) -> Items:
                 continue
             blank = not line.strip()
             if len(part) >= PART and ((blank and not asked) or len(part) >= 2 * PART):
-                end, headings, asked = _end(above, part, len(part) >= 2 * PART)
+                end, headings, asked = _cut(above, part, len(part) >= 2 * PART)
                 if end:
                     yield origin.document(f"line {begins}", text=trimmed(above + part[:end]))
                     begins += part.count("\n", 0, end)
@@ -47,14 +47,8 @@ def read(path: Path, origin: Origin) -> Items:
         yield origin.dropped("file", "empty", "the file is empty")
 
 
-def _end(above: str, part: str, late: bool) -> tuple[int, str, bool]:
-    """Where in a part to cut it, the headings that the rest stands under, and whether to wait as it is one question.
-
-    Args:
-        above: the headings that the part stands under, as they begin it.
-        part: the rest of it.
-        late: whether it is as long as it may be.
-    """
+def _cut(above: str, part: str, late: bool) -> tuple[int, str, bool]:
+    """Return where to cut a part, the headings above the rest, and True to wait because the part is one question."""
     found = [block for block in blocks(above + part) if block.start >= len(above)]
     number = max((i for i, block in enumerate(found) if block.question), default=-1)
     if any(not block.heading.level for block in found[: max(number, 0)]):

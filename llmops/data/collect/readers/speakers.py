@@ -1,18 +1,18 @@
-"""Who speaks in a transcript, and on which side: as the source's `speakers` say, else by words and structure.
+"""Speakers of a transcript and their sides, by the source's `speakers`, or by words and structure.
 
-A label is what stands before a line's first colon, after its time stamp if it has one, in any script. If the source
-names who asks and who answers, these and words for roles speak and no others. Else a label speaks
+A label is the text before a line's first colon, after an optional time stamp, in any script. If the source names askers
+and answerers, only these and words for roles are speakers. Otherwise a label is a speaker
 
 1. if it is the first of its conversation, or has the word for a role in one of several languages (`Customer`, `客服`);
-2. if its line has a time stamp, as the conversation's first has; then no others do but those of rule 1. A bare time of
-   the day is one only if it lies between those of the turns around it: `10:00 on Monday` may be part of a message;
-3. if fewer than two speak by then: the one that stands on the most lines, and looks like a name;
-4. if it looks like a name and comes back after somebody else has spoken, or says a sentence between two turns of the
-   same speaker.
+2. if its line has a time stamp, as the conversation's first line does. Then only these and those of rule 1 are
+   speakers. A bare time of the day counts only if it lies between those of the turns around it: `10:00 on Monday` may
+   be part of a message;
+3. while there are fewer than two: the label of the most lines that looks like a name;
+4. if it looks like a name and returns after another speaker, or says a sentence between two turns of one speaker.
 
-Everything else is text: `Note: …`, `Price: 10 €`, `size: 42`. Of two speakers, one without a word for a role is on the
-side that is lacking; if both are without, the customer is who asks first, an offer of help aside. More than two whose
-sides are not all known are an error: the source has to name them.
+All other lines are text: `Note: …`, `Price: 10 €`, `size: 42`. If one of two speakers has no word for a role, it gets
+the missing side. If both have none, the customer is the one who asks first (an offer of help does not count). More
+than two speakers of unknown sides are an error: the source has to name them.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _ANSWERS = """
     підтримка temsilci 客服 坐席 助手 客户服务 客戶服務 オペレーター 担当者 サポート カスタマーサポート 상담원 고객센터
     الدعم موظف एजेंट พนักงาน
 """
-# Beside another word of these they are a role: `Customer Service`, `Servicio al cliente`, `Support team`.
+# With another of these words they are a role: `Customer Service`, `Servicio al cliente`, `Support team`.
 _BESIDE = """
     service services care desk help success team teams relations hotline kunden équipe clients clientèle atención
     atencion servicio atendimento atenção assistência servizio assistenza clienti clientes hizmetleri destek служба
     поддержки obsługa obsluha podpora zákaznická klienta 支持 服务 服務 지원 خدمة العملاء دعم
 """
-# What people write before a colon in the middle of a message.
+# Words that people write before a colon within a message.
 _NO_NAMES = """
     note notes ps p.s nb re fwd subject date time price total sum size colour color order item items product address
     phone tel email e-mail mail fax tip step schritt étape paso passo important warning attention example error
@@ -62,12 +62,12 @@ _PARTICLES = frozenset(["al", "à", "aux", "de", "del", "du", "do", "da", "di", 
 IGNORED = frozenset(["system", "tool", "function", "developer"])
 
 LABEL_CHARS, LABEL_WORDS = 40, 4
-# The half of the day, or what stands for "o'clock", behind or before a time.
+# The half of the day, or a word for "o'clock", before or after a time.
 _HALF = (
     r"(?:(?:[APap]\.?\s?[Mm]|[πμ]\.?\s?μ|ص|م|klo|Uhr)\b\.?|Z|UTC|[上下]午|凌晨|清晨|早上|中午|晚上|午[前後]|오[전후])"
 )
 _DIGITS = r"[\d:./,،\-T年月日년월일 \u200e\u200f]"
-# A day whose month is a word, before the time or the year: `31 Dec`, `Wed, December 31st,`, `31 de dic. de`.
+# A date with the month as a word, before the time or the year: `31 Dec`, `Wed, December 31st,`, `31 de dic. de`.
 _WORD = r"[^\W\d_]{3,10}\.?"
 _NTH = r"\d{1,2}(?:\.|st|nd|rd|th)?"
 _DAY_OF = (
@@ -79,7 +79,7 @@ _STAMP = (
     rf"(?:\s?{_HALF}(?:\s?{_DIGITS}{{4,12}})?)?[\])>]?"
 )
 _PHONE = r"\+\d[\d\s()/.\u2011-]{5,20}\d"
-_UNSEEN = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and what messengers write about directions
+_UNSEEN = r"\s\u200e\u200f\u202a-\u202c\u2066-\u2069"  # space, and messengers' marks of the writing direction
 _LINE = re.compile(
     rf"[{_UNSEEN}*_]*(?:(?P<before>{_STAMP})[{_UNSEEN}–—-]+(?:~[{_UNSEEN}]*)?)?[*_<]*"
     rf"(?P<who>[^\W\d_][^:：<>\[\](){{}}\n]{{0,{LABEL_CHARS - 1}}}?|(?(before){_PHONE}|(?!)))[{_UNSEEN}]*"
@@ -87,7 +87,7 @@ _LINE = re.compile(
     re.DOTALL,
 )
 _NOTICE = re.compile(rf"[{_UNSEEN}]*(?P<before>{_STAMP})[{_UNSEEN}–—-]+\S.*", re.DOTALL)
-# What the one who answers says first, in lower case: an offer of help in the first person, never a request for it.
+# First messages of an answerer, in lower case: an offer of help in the first person, never a request for it.
 _OFFERS = re.compile(
     "|".join(
         [
@@ -125,22 +125,22 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a transcript, taken apart; `who` is empty where it begins with no label."""
+    """One parsed line of a transcript; `who` is empty if it has no label."""
 
     number: int
     text: str
     who: str = ""
     says: str = ""
-    stamp: str = ""  #: the form of its time stamp, digits as 0, words as a
-    time: int = -1  #: seconds after midnight of a stamp that is a bare time of the day
+    stamp: str = ""  #: form of its time stamp: digits as 0, words as a
+    time: int = -1  #: seconds after midnight, if the stamp is a bare time of the day
 
 
 def taken_apart(number: int, text: str) -> Line:
-    """The line with its label, if it has one that may be a speaker's."""
+    """Return the line with its label, if it may be a speaker's."""
     match = _LINE.fullmatch(text)
     if match and match["who"][0] != "+" and len(match["who"].split()) > LABEL_WORDS:
         match = None
-    if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` begins with no label
+    if not match or not match["before"]:  # `Dec 31, 10:32 - Anna joined` has no label
         if notice := _NOTICE.fullmatch(text):
             return Line(number, text, "", "", _form(notice["before"]), _time(notice["before"]))
         if not match:
@@ -150,11 +150,11 @@ def taken_apart(number: int, text: str) -> Line:
 
 
 def in_time(lines: Sequence[Line], named: Speakers) -> list[Line]:
-    """Return the lines of a conversation; those that begin with a time at which they cannot have been said are text.
+    """Return the lines of a conversation. Lines with an impossible time become plain text.
 
-    That is so only where the first line begins with a bare time of the day. Sure are the times of the first line, of
-    known speakers, and of labels that come back; any other has to lie between those around it, past midnight if need
-    be. At the end, where none follows, a small letter behind it shows that it is text.
+    This applies only if the first line has a bare time of the day. Reliable are the times of the first line, of known
+    speakers, and of repeated labels. Any other time has to lie between the reliable ones around it, across midnight if
+    necessary. At the end, without a next one, a small letter after the time shows that it is text.
     """
     if not lines or lines[0].time < 0:
         return list(lines)
@@ -175,12 +175,12 @@ def in_time(lines: Sequence[Line], named: Speakers) -> list[Line]:
 
 
 def is_notice(line: Line, first: Line) -> bool:
-    """Whether a line is the messenger's own (`… joined`): a stamp like that of the first turn, and no label."""
+    """Return True for a notice of the messenger (`… joined`): a stamp like that of the first turn, and no label."""
     return bool(first.stamp) and not line.who and line.stamp == first.stamp
 
 
 def is_sentence(text: str) -> bool:
-    """Whether it has the end of a sentence, or several words."""
+    """Return True if it has the end of a sentence, or several words."""
     return _SENTENCE.search(text) is not None
 
 
@@ -198,11 +198,10 @@ def _form(stamp: str) -> str:
 
 
 def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
-    """Return the labels of a conversation that are speakers', and the side of each.
+    """Return label → side for the speakers of a conversation.
 
     Raises:
-        ValueError: if more than two speak, and it is not known of each who asks and who answers, or if nobody of those
-            that the source names speaks.
+        ValueError: if there are more than two speakers with unknown sides, or none of the source's speakers appears.
     """
     labelled = [line for line in lines if line.who]
     known = _known_sides([line.who for line in labelled], named)
@@ -214,7 +213,7 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
     else:
         names = Counter(line.who for line in labelled if line.who not in speaking and _is_name(line))
         while len(speaking.keys() - IGNORED) < 2 and names:
-            who = max(names, key=lambda name: names[name])  # of equals the first
+            who = max(names, key=lambda name: names[name])  # the first of equals
             speaking[who] = None
             del names[who]
         speaking |= dict.fromkeys(name for name in names if _takes_turns(name, labelled, speaking))
@@ -232,10 +231,10 @@ def sides(lines: Sequence[Line], named: Speakers) -> dict[str, Side]:
 
 
 def role_sides(roles: Sequence[str], named: Speakers) -> dict[str, Side]:
-    """Return the sides of the roles of messages, in lower case. If the source names both sides, others are ignored.
+    """Return role → side, in lower case. If the source names both sides, other roles are ignored.
 
     Raises:
-        ValueError: if nobody of those that the source names speaks.
+        ValueError: if none of the source's speakers appears.
     """
     return dict.fromkeys(roles, _others(named)) | _known_sides(roles, named)
 
@@ -254,9 +253,9 @@ def _known_sides(labels: Sequence[str], named: Speakers) -> dict[str, Side]:
 
 
 def known_side(label: str, named: Speakers) -> Side | None:
-    """Return the side of a label or role, in lower case: as the source says, else by the words for roles in it.
+    """Return the side of a label or role, in lower case: by the source, else by the words for roles in it.
 
-    Of several words those that answer say more: `customer support` and `human agent` answer, `customer anna` asks.
+    Words for answerers have priority: `customer support` and `human agent` answer, `customer anna` asks.
     """
     sides: dict[Side, tuple[str, ...]] = {"asks": named.asks, "answers": named.answers}
     for side, patterns in sides.items():
@@ -275,14 +274,13 @@ def known_side(label: str, named: Speakers) -> Side | None:
 
 
 def _is_name(line: Line) -> bool:
-    """Whether a label may be a name, and what follows something that is said."""
     words = line.text[: line.text.casefold().find(line.who) + len(line.who)].split()[-len(line.who.split()) :]
     capital = all(not word.lstrip("*_<[(")[:1].islower() for word in words) or len(words) == 1
     return capital and _NUMBER.sub("", line.who) not in NO_NAMES and sum(map(str.isalpha, line.says)) > 1
 
 
 def _takes_turns(name: str, labelled: Sequence[Line], speaking: dict[str, None]) -> bool:
-    """Whether a name comes back after another speaker, or says a sentence between two turns of one speaker."""
+    """Return True if a name returns after another speaker, or says a sentence between two turns of one speaker."""
     order = [line for line in labelled if line.who == name or line.who in speaking]
     turns = [line for index, line in enumerate(order) if index == 0 or order[index - 1].who != line.who]
     between = (

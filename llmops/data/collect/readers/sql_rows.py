@@ -1,4 +1,4 @@
-"""Rows of an SQL query, from any database that SQLAlchemy has a driver for."""
+"""Rows of an SQL query, from any database with an SQLAlchemy driver."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _SECRET_KEY = re.compile(r"pass|secret|token|key|pwd", re.IGNORECASE)
 def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, after: date | None = None) -> Items:
     """Yield one item per row of the source's query.
 
-    `${VAR}` in the URL is read from `environ`; what it holds is never logged or stored. The query may use `:start` and
-    `:end`, the first day of the data interval and the day after it. A relative SQLite file starts from `root`.
+    `${VAR}` in the URL is read from `environ` and never logged or stored. The query may use `:start` and `:end`, the
+    first day of the data interval and the day after it. A relative SQLite file starts from `root`.
 
-    With a `cursor`, the rows are those whose cursor is before `:end`, and on or after the day `after` if that is given;
-    of the rows of one key only the newest is yielded, and the key is its position. Days begin at midnight, in UTC on
-    PostgreSQL. Rows without a key or, if `after` is None, without a cursor are quarantined.
+    With a `cursor`, the rows are those with a cursor before `:end`, and on or after the day `after` if given. Only the
+    newest row of a key is yielded, with the key as position. Days begin at midnight, in UTC on PostgreSQL. Rows without
+    a key, or without a cursor if `after` is None, are quarantined.
 
     Raises:
-        SourceError: if the database cannot be reached or refuses the query. Half a result is no result, so unlike a bad
-            row this fails the stage, which can be tried again.
+        SourceError: if the database cannot be reached or refuses the query. This fails the stage, which can be tried
+            again, because half a result would be wrong.
     """
     source, query = origin.source, origin.source.query
     name = source.name
@@ -51,7 +51,7 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
         log.warning("source %s: the query has no ORDER BY, so its rows may be numbered differently next time.", name)
     try:
         engine = sa.create_engine(url, poolclass=sa.NullPool)
-        # Only read, and in one time zone, whatever the server's or this machine's is.
+        # Read-only, and in one time zone, whatever the server's and this machine's are.
         with engine.connect().execution_options(postgresql_readonly=True) as connection:
             if engine.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET TIME ZONE 'UTC'")
@@ -79,11 +79,9 @@ def read(root: Path, origin: Origin, environ: Mapping[str, str] = os.environ, af
 
 
 def period_query(source: Source, after: date | None) -> sa.Select[Any]:
-    """The query for the rows of a period of days, sorted so that those of one key follow each other, in any dialect.
+    """Return the query for the rows of a period of days, sorted by key, for any dialect.
 
-    Args:
-        source: with a cursor, a key and a query.
-        after: the first day; None for all days, and rows without a cursor.
+    Without `after`, the query includes all days and rows without a cursor.
     """
     every_day = sa.text(f"\n{source.query.rstrip().rstrip(';')}\n").columns().subquery("every_day")
     cursor: sa.ColumnClause[Any] = sa.column(source.cursor)
@@ -94,7 +92,7 @@ def period_query(source: Source, after: date | None) -> sa.Select[Any]:
 
 
 def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
-    """The newest row of each key, and every row that has no key or no cursor."""
+    """Yield the newest row of each key, and every row without a key or cursor."""
     source = origin.source
     number = 0
     for key, group in groupby(rows, lambda row: [plain(row[name]) for name in source.key]):
@@ -114,7 +112,7 @@ def _newest(rows: Iterable[dict[str, Any]], origin: Origin) -> Items:
             else:
                 dated.append(row)
         if dated:
-            # Where two were changed at once, the content decides, since the database's order may differ next time.
+            # If two were changed at the same time, the content decides, because the database's order may vary.
             newest = max(dated, key=lambda row: (row[source.cursor], json.dumps(flatten(row))))
             yield origin.row(position, flatten(newest))
 
@@ -161,7 +159,7 @@ def _url(origin: Origin, root: Path, environ: Mapping[str, str]) -> sa.URL:
     if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
         return url
     file = root / url.database
-    if not file.is_file():  # SQLite would make an empty one
+    if not file.is_file():  # SQLite would create an empty one
         raise SourceError(f"Source {name}: there is no database file {url.database}; it is looked for in {root}.")
     return url.set(database=str(file))
 

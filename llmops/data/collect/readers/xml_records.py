@@ -1,4 +1,4 @@
-"""XML with a repeated record. Entities and external references are refused (defusedxml)."""
+"""XML files with a repeated record. Entities and external references are refused (defusedxml)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from defusedxml.ElementTree import DefusedXMLParser, iterparse
 from llmops.data.collect.readers.decode import LARGEST, Bytes, line_at, open_bytes, too_large
 from llmops.data.collect.readers.origin import Items, Origin
 
-DEEPEST = 500  #: elements within each other; more is no data, and each takes memory until it ends
-OPENS = (":", "{", "(", "[", "then", "do")  #: ends a line of code, below which others are moved in
-SHOWN = 5  #: elements that are named where the wanted ones are missing
+DEEPEST = 500  #: most levels of nesting; each takes memory until its end
+OPENS = (":", "{", "(", "[", "then", "do")  #: ends of lines of code after which lines are indented
+SHOWN = 5  #: elements listed in the message about missing records
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per record at the source's `records` path, by default each child of the root element.
+    """Yield one item per record at the source's `records` path; default: each child of the root element.
 
-    A record's fields are its attributes and child elements; deeper ones are named `parent.child`, repeated ones are
-    joined by "; ". A text keeps its lines if its element holds no others. What precedes a break in the file is read,
-    the break is quarantined with its line. One record is held in memory.
+    A record's fields are its attributes and child elements. Deeper ones are named `parent.child`, repeated ones are
+    joined by "; ". A text keeps its lines if its element has no children. Records before a syntax error are yielded,
+    and the error is quarantined with its line. One record is held in memory.
 
     Raises:
-        SourceError: if a field that the configuration names is in no record.
-        Unreadable: where a gzip file breaks off, or where no record ends within `LARGEST` bytes; the records before it
-            have been yielded then.
+        SourceError: if no record has a configured field.
+        Unreadable: if a gzip file is cut off, or no record ends within `LARGEST` bytes. The records before were
+            yielded.
     """
     wanted = origin.source.records.strip("/").split("/") if origin.source.records else []
     depth = len(wanted) or 2
@@ -61,7 +61,7 @@ def read(path: Path, origin: Origin) -> Items:
                 if not inside:
                     file.since = 0
                 if elements and not inside:
-                    elements[-1].remove(element)  # done with; the tree would grow to the size of the file
+                    elements[-1].remove(element)  # otherwise the tree grows to the size of the file
         except ParseError as error:
             line, column = error.position
             detail = f"line {line}, column {column + 1}: {str(error).split(':')[0]}"
@@ -73,7 +73,7 @@ def read(path: Path, origin: Origin) -> Items:
         except RecursionError:
             yield origin.dropped(f"record {number}", "malformed", "nested too deeply to be data")
             return
-        except (LookupError, ValueError) as error:  # an encoding that the parser does not know
+        except (LookupError, ValueError) as error:  # an encoding unknown to the parser
             yield origin.dropped("file", "unreadable", f"{error}; save it as UTF-8")
             return
     if seen:
@@ -84,19 +84,19 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 class Metered:
-    """A file that refuses to be read on when a record does not end, since the parser would hold all of it."""
+    """A file that raises if a record does not end, because the parser would hold all of it in memory."""
 
     def __init__(self, file: Bytes) -> None:
         self.file = file
         self.since = 0  #: bytes read since the last record ended
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes.
+        """Return the next bytes.
 
         Raises:
-            Unreadable: if there have been more than `LARGEST` without a record's end.
+            Unreadable: after more than `LARGEST` bytes without a record's end.
         """
-        # The parser looks at a tag again from its start with each part of it, so parts grow with what is unfinished.
+        # The parser rereads an unfinished tag with each part, so parts grow with the unfinished data.
         data = self.file.read(max(size, self.since // 4))
         self.since += len(data)
         if self.since > LARGEST:
@@ -119,7 +119,7 @@ def _fields(element: Element, prefix: str = "") -> dict[str, str]:
 
 
 def _text(element: Element) -> str:
-    """Its text: in its lines, which code needs, but for the margin that they share; with others in it, in one line."""
+    """Return its text: with lines, but without their common margin; in one line if it has child elements."""
     lines = [line.rstrip() for line in "".join(element.itertext()).split("\n")]
     if len(element) or sum(map(bool, lines)) < 2:
         return " ".join(" ".join(lines).split())
@@ -127,7 +127,7 @@ def _text(element: Element) -> str:
     if not first or first[0].isspace():
         return dedent("\n".join(lines)).strip("\n")
     margins = {line[: len(line) - len(line.lstrip())] for line in rest if line}
-    if len(margins) == 1 and not first.endswith(OPENS):  # what the file's own indentation adds
+    if len(margins) == 1 and not first.endswith(OPENS):  # the margin is the file's indentation
         rest = dedent("\n".join(rest)).split("\n")
     return "\n".join([first, *rest]).strip("\n")
 

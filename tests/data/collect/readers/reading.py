@@ -20,7 +20,6 @@ def read_file(kind: str, folder: Path, data: str | bytes | None, name: str = "x"
 
 
 def documents(items: Iterable[Item]) -> list[Document]:
-    """Return the documents alone."""
     return [item for item in items if isinstance(item, Document)]
 
 

@@ -243,9 +243,7 @@ def test_no_line_is_lost(text: str) -> None:
         ),
     ],
 )
-def test_a_line_of_nobody_is_quarantined_and_no_part_of_a_turn(
-    tmp_path: Path, chat: str, positions: list[str], answer: str
-) -> None:
+def test_a_line_of_nobody_is_no_part_of_a_turn(tmp_path: Path, chat: str, positions: list[str], answer: str) -> None:
     items = read(tmp_path, chat)
     assert dropped(items) == [("malformed", position) for position in positions]
     assert pairs(items) == [("Is it new?", answer)]
@@ -293,8 +291,7 @@ def test_halves_of_a_day_and_months_are_no_part_of_a_name(tmp_path: Path, before
 
 
 @pytest.mark.parametrize(
-    "more",
-    ["# install it\npip install x", "---\nThen restart it and wait.", "```\n# 1\nname: b\n---\nc: d\n```"],
+    "more", ["# install it\npip install x", "---\nThen restart it and wait.", "```\n# 1\nname: b\n---\nc: d\n```"]
 )
 def test_rules_and_comments_within_an_answer_are_text(tmp_path: Path, more: str) -> None:
     chat = f"Anna: How do I install it?\nMaria: Run this:\n{more}\nAnna: Is it free?\nMaria: Yes."

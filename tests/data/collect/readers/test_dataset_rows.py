@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from llmops.config import Config
 from llmops.errors import SourceError, SourceUnavailableError
 from llmops.pipeline import plan, run_stage
 from llmops.records import Document, Dropped, read_rows
-from tests.data.collect.served import served
+from tests.hub import FakeHub, Repo
 
 DAY = "2026-01-31"
 FIELDS = {"question": "q", "answer": "a.text", "group": "topic"}
@@ -150,60 +149,25 @@ def test_what_is_no_data_set_or_is_damaged_is_quarantined(tmp_path: Path) -> Non
         read(tmp_path, "org/name")
 
 
-class Hub:
-    """A Hub with one data set: commits with their files, and a main branch."""
-
-    def __init__(self) -> None:
-        self.commits: dict[str, dict[str, bytes]] = {}
-        self.main = ""
-        self.status = 0  #: of every answer, if it is to fail
-        self.asked: list[str] = []
-
-    def push(self, files: dict[str, bytes]) -> str:
-        self.main = f"{len(self.commits):040x}"
-        self.commits[self.main] = files
-        return self.main
-
-    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        self.asked.append(path)
-        if self.status:
-            return self.status, {}, b"{}"
-        found = re.fullmatch(r"(?:/api)?/datasets/org/name/(revision|tree|resolve)/(\w+)/?(.*)", path)
-        if not found:
-            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        what, revision, name = found.groups()
-        commit = self.main if revision == "main" else revision
-        files = self.commits.get(commit)
-        if files is None:
-            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if what == "resolve":
-            return 200, {"X-Repo-Commit": commit, "ETag": f'"{commit}{name}"'}, files[name]
-        tree = [{"type": "file", "path": n, "size": len(data), "oid": f"{commit}{n}"} for n, data in files.items()]
-        told = {"id": "org/name", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
-        return 200, {}, json.dumps(tree if what == "tree" else told).encode()
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import close_session, constants
-    from huggingface_hub.utils import http_backoff
+def hub(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    """The fake Hub as the one to read from, with a cache of its own."""
+    from huggingface_hub import constants
 
-    held = Hub()
-    with served(lambda _, path, __: held.answer(path.partition("?")[0])) as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
-        for name, value in {
-            "ENDPOINT": url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr("huggingface_hub._snapshot_download.HF_HUB_CACHE", tmp_path / "hub-cache", raising=False)
-        monkeypatch.setitem(http_backoff.__kwdefaults__, "max_retries", 0)
-        close_session()
-        yield held
-        close_session()
+    cache = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.HF_HUB_CACHE", cache, raising=False)
+    return hub
+
+
+def commit(hub: FakeHub, files: dict[str, bytes]) -> str:
+    return hub.repos.setdefault("datasets/org/name", Repo()).add("main", files)
+
+
+def down(*_: object) -> str:
+    return "503"
 
 
 def parquet(tmp_path: Path, *questions: str) -> bytes:
@@ -212,37 +176,35 @@ def parquet(tmp_path: Path, *questions: str) -> bytes:
     return path.read_bytes()
 
 
-def test_a_repository_is_read_at_the_commit_of_its_revision(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repository_is_read_at_its_commit(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    first = hub.push({"train.parquet": parquet(tmp_path, "one"), "test.parquet": parquet(tmp_path, "two")})
+    first = commit(hub, {"train.parquet": parquet(tmp_path, "one"), "test.parquet": parquet(tmp_path, "two")})
     assert read(tmp_path, "org/name", revision="main", split="train") == [
         ("org/name", "split train, row 1", "one", "To one", "pay")
     ]
-    hub.push({"train.parquet": parquet(tmp_path, "one", "more")})
+    second = commit(hub, {"train.parquet": parquet(tmp_path, "one", "more")})
     assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
     pinned = config(tmp_path, "org/name", revision=first, split="train")
     hub.asked.clear()
     pinned_at = plan("collect", pinned, DAY).path
     assert hub.asked == []  # a commit stands for itself
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    hub.status = 503
+    hub.fail = down
     assert [row[2] for row in read(tmp_path, "org/name", revision="main")] == ["one", "more"]
     assert run_stage("collect", pinned, DAY) == pinned_at
     with pytest.raises(SourceError, match="HF_HUB_OFFLINE"):
         read(tmp_path, "org/other", revision="main")
     snapshots = next((tmp_path / "hub-cache").glob("*/snapshots"))
-    assert {path.name for path in snapshots.iterdir()} == set(hub.commits)  # nothing of ours beside them
+    assert {path.name for path in snapshots.iterdir()} == {first, second}  # nothing of ours beside them
 
 
-def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: Hub, tmp_path: Path) -> None:
-    hub.push({"train.parquet": parquet(tmp_path, "one")})
+def test_what_the_hub_does_not_have_and_a_hub_that_is_down(hub: FakeHub, tmp_path: Path) -> None:
+    commit(hub, {"train.parquet": parquet(tmp_path, "one")})
     for location, revision in (("org/other", "main"), ("org/name", "v9")):
         with pytest.raises(SourceError, match=location) as caught:
             read(tmp_path, location, revision=revision)
         assert not isinstance(caught.value, SourceUnavailableError)
-    hub.status = 503
+    hub.fail = down
     with pytest.raises(SourceUnavailableError, match="org/name"):
         read(tmp_path, "org/name", revision="main")

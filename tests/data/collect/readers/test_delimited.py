@@ -59,9 +59,7 @@ def test_every_broken_quote_costs_its_line_and_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("data", "good"), [(b'"open,1\n' + b"2,3\n" * 2000, 2000), (b"x,y" * 900 + b"\n2,3\n", 1)])
-def test_a_quote_that_never_closes_and_an_endless_line_hold_only_so_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, good: int
-) -> None:
+def test_quotes_and_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, good: int) -> None:
     monkeypatch.setattr(delimited, "LARGEST", 1000)
     documents, dropped = read(tmp_path, b"q,a\n" + data)
     assert (len(documents), [(d.rule, d.position) for d in dropped]) == (good, [("malformed", "row 2")])

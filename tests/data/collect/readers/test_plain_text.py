@@ -28,9 +28,7 @@ def test_a_long_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path: Path, m
     assert all(lines[int(i.position.removeprefix("line ")) - 1] == i.text.split("\n")[0] for i in items)
 
 
-def test_a_long_file_is_cut_before_a_question_and_keeps_the_headings_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_file_is_cut_before_questions_under_headings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_text, "PART", 60)
     text = (
         "Chapter\u00a01.\u00a0Tents\n\n1.1. Who\nwashes them?\n\nWe do, in our workshop.\n\nTwice a year.\n\n"

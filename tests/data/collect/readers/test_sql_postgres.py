@@ -61,9 +61,7 @@ def test_values_and_windows_are_in_utc_and_many_rows_come_through_a_cursor(datab
         ("select 10 / (n - 500) as x from generate_series(1, 1000) n", "division by zero"),
     ],
 )
-def test_what_the_server_refuses_is_named_without_the_password(
-    database: str, monkeypatch: pytest.MonkeyPatch, query: str, named: str
-) -> None:
+def test_a_refusal_hides_the_password(database: str, monkeypatch: pytest.MonkeyPatch, query: str, named: str) -> None:
     if named == "authentication":
         monkeypatch.setenv("TEST_PG_PASSWORD", PASSWORD)
     with pytest.raises(SourceError, match=named) as caught:

@@ -47,9 +47,7 @@ def test_attributes_children_and_repeated_elements_become_fields(tmp_path: Path)
         ('<?xml version="1.0" encoding="iso-8859-1"?><r><p><a>Müller</a></p></r>', "", [{"a": "Müller"}]),
     ],
 )
-def test_records_inside_of_records_are_fields(
-    tmp_path: Path, xml: str, path: str, expected: list[dict[str, str]]
-) -> None:
+def test_records_within_records_are_fields(tmp_path: Path, xml: str, path: str, expected: list[dict[str, str]]) -> None:
     assert [fields(item) for item in read(tmp_path, xml.encode("latin-1"), records=path)] == expected
 
 

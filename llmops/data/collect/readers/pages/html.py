@@ -1,4 +1,4 @@
-"""HTML pages, cut at their headings: what asks is a question, what stands under it the answer."""
+"""HTML pages, cut at their headings. A heading that asks is a question, the text below it the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = (
     *HEADINGS,
     *("p", "div", "section", "article", "main", "ul", "ol", "dl", "dd", "table", "tr", "blockquote", "pre", "figure"),
 )
-# Not part of the page's text: navigation, code, what nobody sees. A header inside an article is its title.
+# Not part of the text: navigation, code, invisible elements. A header inside an article is its title.
 REMOVED = (
     "nav, footer, script, style, noscript, template, dialog, select, svg, iframe, aside, head, [hidden], "
     "button:not([aria-expanded], :is(h1, h2, h3, h4, h5, h6, dt) button), "
@@ -36,34 +36,33 @@ REMOVED = (
     "[style*='visibility:hidden' i], [style*='visibility: hidden' i], "
     "header:not(article header, section header, main header)"
 )
-BOXES = ("div", "section", "ul", "ol", "p", "form")  #: what sites build the same parts of without saying so
-# Words in the class or id of a box by which sites call it one of those parts. `links` only where the box is little else
-# than links, `asks` only where it has something to press: "menu" may also be what a restaurant serves, and "cookies" a
-# topic of a help page.
+BOXES = ("div", "section", "ul", "ol", "p", "form")  #: elements that sites use for such parts without saying so
+# Words in the class or id of a box that mark it as such a part. `links` only if the box is mostly links, `asks` only if
+# it has a button: "menu" may also be a restaurant's, and "cookies" a topic of a help page.
 PARTS = {
     "links": {"breadcrumb", "breadcrumbs", "menu", "nav", "navbar", "navfooter", "navheader", "navigation", "pager"}
     | {"pagination", "related", "share", "sharing", "skip", "social", "tags", "toc"},
     "asks": {"consent", "cookie", "cookies", "feedback", "gdpr", "modal", "newsletter", "popup", "subscribe"},
     "other": {"ad", "ads", "advert", "advertisement", "footer", "sidebar", "sponsored"},
 }
-# What a box beside the text is called that belongs to it.
+# Names of boxes beside the text that belong to it.
 NOTES = {"admonition", "callout", "caution", "danger", "hint", "important", "note", "notice", "tip", "warning"}
-#: What opens an accordion's answer or brings a tab's panel to the front, which is hidden until then.
+#: Elements that open the hidden answer of an accordion, or bring the hidden panel of a tab to the front.
 OPENS = "[aria-expanded][aria-controls], [role=tab][aria-controls]"
-LINKS = 0.6  #: share of a box's text in links from which it is navigation
-LARGEST_TAGS = 1 << 20  #: tags of a page; each takes some hundred bytes of memory
-LINK_MARKS = "¶#§🔗"  #: what stands in a link of a heading to itself
-MOST = 0.5  #: a box with a larger share of the page's text is the page, whatever it is called
+LINKS = 0.6  #: share of links in a box's text from which it is navigation
+LARGEST_TAGS = 1 << 20  #: most tags of a page; each takes some hundred bytes of memory
+LINK_MARKS = "¶#§🔗"  #: texts of a heading's link to itself
+MOST = 0.5  #: a box with a larger share of the page's text is the page, whatever its name
 
-_VERBATIM = "\ue000"  #: begins a line whose space counts; a private character, which no text has
+_VERBATIM = "\ue000"  #: begins a line whose spaces count; a private character that no text has
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text under it, see `sections.documents`; they count from 1 down the page.
+    """Yield one item per heading with text below it (see `sections.documents`), numbered from the top of the page.
 
     Raises:
-        Unreadable: where a gzip file breaks off, or if the page is too large to be held in memory.
+        Unreadable: if a gzip file is cut off, or the page is too large for memory.
     """
     with open_bytes(path) as file:
         data = file.read(LARGEST_PAGE + 1)
@@ -94,7 +93,6 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _strip(root: Tag | BeautifulSoup) -> None:
-    """Remove what is not part of the page's text."""
     shown = {name for control in root.select(OPENS) for name in str(control["aria-controls"]).split()}
     for panel in [*root.find_all(id=list(shown)), *root.select("[role=tabpanel]")]:
         for attribute in ("hidden", "aria-hidden", "style"):
@@ -120,7 +118,6 @@ def _is_part(box: Tag) -> bool:
 
 
 def _names(box: Tag) -> set[str]:
-    """The words of its class and its id."""
     names = f"{' '.join(box.get_attribute_list('class', default=''))} {box.get('id', '')}"
     return {word.lower() for word in _WORD.findall(names)}
 
@@ -130,22 +127,22 @@ def _size(tag: Tag | BeautifulSoup) -> int:
 
 
 def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
-    """Every heading and the text up to the next one; those with neither text nor a question have no number."""
+    """Yield every heading with its text up to the next one. A heading without text and question has no number."""
     _break_lines(root)
     found: list[tuple[Tag | None, list[str], list[str]]] = [(None, [], [])]
     verbatim: Tag | None = None
     for node in root.descendants:
         current, heading, text = found[-1]
         if isinstance(node, Tag) and node.name in HEADINGS:
-            if not _within(node, current) and not _leads_elsewhere(node):
+            if not _inside(node, current) and not _leads_elsewhere(node):
                 found.append((node, [], []))
         elif isinstance(node, Tag) and node.name == "pre":
             verbatim = node
         elif isinstance(node, Break):
-            (heading if _within(node, current) else text).append(str(node))
+            (heading if _inside(node, current) else text).append(str(node))
         elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString | Comment | Doctype):
-            shown = _VERBATIM + str(node).replace("\n", "\n" + _VERBATIM) if _within(node, verbatim) else _spaced(node)
-            (heading if _within(node, current) else text).append(shown)
+            shown = _VERBATIM + str(node).replace("\n", "\n" + _VERBATIM) if _inside(node, verbatim) else _spaced(node)
+            (heading if _inside(node, current) else text).append(shown)
     number = 0
     for tag, heading, text in found:
         asks, says = " ".join(re.sub(f"[{_VERBATIM}{INDENT}]", "", "".join(heading)).split()), _lines("".join(text))
@@ -155,7 +152,6 @@ def _sections(root: Tag | BeautifulSoup) -> Iterator[PageSection]:
 
 
 def _break_lines(root: Tag | BeautifulSoup) -> None:
-    """Put marks where browsers begin a new line, and write what only type shows in characters."""
     write_shifted(root)
     for link in root.select(", ".join(f"{name} a" for name in HEADINGS)):
         if link.get_text().strip() in LINK_MARKS:
@@ -176,17 +172,16 @@ def _break_lines(root: Tag | BeautifulSoup) -> None:
 
 
 def _in_cell(tag: Tag) -> bool:
-    """Whether it stands in a cell of a table that is one line of text."""
     cell = tag.find_parent(["td", "th"])
     return cell is not None and is_line(cell)
 
 
-def _within(node: PageElement, outer: Tag | None) -> bool:
+def _inside(node: PageElement, outer: Tag | None) -> bool:
     return outer is not None and any(parent is outer for parent in node.parents)
 
 
 def _leads_elsewhere(heading: Tag) -> bool:
-    """Whether it is an entry of a list of contents or of teasers: the text that it is the heading of is not here."""
+    """Return True if it is an entry of a table of contents or a teaser, whose text is on another page."""
     if heading.name == "h1":  # a title may lead to its own page
         return False
     size = _size(heading)
@@ -195,14 +190,13 @@ def _leads_elsewhere(heading: Tag) -> bool:
 
 
 def _opens(link: Tag) -> bool:
-    """Whether a link opens what stands under it, as in an accordion."""
+    """Return True if a link opens the text below it, as in an accordion."""
     href = str(link["href"]).strip().lower()
     toggles = any(link.has_attr(name) for name in ("data-toggle", "data-bs-toggle", "aria-expanded"))
     return toggles or link.get("role") == "button" or href in ("", "#") or href.startswith(("javascript:", "?"))
 
 
 def _anchor(heading: Tag) -> str:
-    """The name by which links lead to a heading."""
     inner = heading.select_one("a[id], a[name]")
     names = [heading.get("id"), inner and (inner.get("id") or inner.get("name"))]
     return str(next(filter(None, names), ""))
@@ -213,12 +207,12 @@ def _spaced(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """The text without blank lines and superfluous space; a `pre` keeps both but at its edges and the ends of lines.
+    """Return the text without blank lines and superfluous space. A `pre` keeps both, except at its edges and line ends.
 
-    The mark of an item stands before its first line, or in a line of its own if that is a `pre` and the mark a number.
+    The mark of a list item precedes its first line; a number before a `pre` gets its own line.
     """
     lines: list[str] = []
-    blank: list[str] | None = None  # blank lines behind a line of `pre`; None behind any other
+    blank: list[str] | None = None  # blank lines after a line of `pre`; None after any other
     mark = ""
     for line in text.split("\n"):
         before, verbatim, code = line.partition(_VERBATIM)

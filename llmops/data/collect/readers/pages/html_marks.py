@@ -1,4 +1,4 @@
-"""What only the type of an HTML page shows, in characters: powers and indices, the numbers and the depth of lists."""
+"""Formatting of HTML pages as characters: superscripts and subscripts, numbers and nesting of lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, Tag
 
-INDENT = "\ufdd0"  #: begins the line of an item, once and for each space that it is moved in; a character of no text
+INDENT = "\ufdd0"  #: begins the line of an item, once per space of indentation; a character that no text has
 
 _LISTS = ("ol", "ul", "menu")
 _FOOTNOTE = re.compile(r"\[\w{1,3}\]|\d{1,3}|[*†‡]")
@@ -18,18 +18,18 @@ _SHIFTED = {
 }
 _SHIFTS = {"sup": re.compile(r"[0-9+\-−=n,]+|[ao]"), "sub": re.compile(r"[0-9+\-−=]+")}
 _FORMULA = re.compile(r"(?=.*\w)[\w+\-−=*/().,·×∞'^]{1,12}")
-# What is raised and no power: `1st`, `2e`, `1er`, `Mlle`, `Brand™`, `(1)`.
+# Raised texts that are not exponents: `1st`, `2e`, `1er`, `Mlle`, `Brand™`, `(1)`.
 _RAISED = re.compile(r"[^\W\d_]{3,}|st|nd|rd|th|er|re|e|es|de|os|as|me|te|TM|SM|MD|MC|[(\[]\d+[)\]]")
 _MARK = re.compile(rf"{INDENT}+(?:-|-?\d+\.|[A-Za-z]\.)")
 
 
 class Break(NavigableString):
-    """A line that ends; a line break in the text of the file ends none, except within `pre`."""
+    """The end of a line. A line break in the file is not one, except within `pre`."""
 
 
 def write_shifted(root: Tag | BeautifulSoup) -> None:
-    """Write what is raised or lowered as such, `10²`, `2^k`, `x_(i+1)`, and remove the marks of footnotes."""
-    for tag in root.find_all(["sup", "sub"])[::-1]:  # what stands within others first
+    """Write superscripts and subscripts as `10²`, `2^k`, `x_(i+1)`, and remove the marks of footnotes."""
+    for tag in root.find_all(["sup", "sub"])[::-1]:  # inner ones first
         says, name = tag.get_text().strip(), tag.name
         if name == "sup" and _FOOTNOTE.fullmatch(says) and (tag.find("a") or tag.find_parent("a")):
             tag.decompose()
@@ -41,20 +41,20 @@ def write_shifted(root: Tag | BeautifulSoup) -> None:
 
 
 def _has_base(tag: Tag) -> bool:
-    """Whether it stands right behind a letter, a digit or a closing bracket."""
+    """Return True if it directly follows a letter, a digit or a closing bracket."""
     before = tag.previous_element
     last = before[-1:] if isinstance(before, NavigableString) else ""
     return last.isalnum() or last in (")", "]")
 
 
 def _runs_on(tag: Tag) -> bool:
-    """Whether what follows would be read as a part of it."""
+    """Return True if the text behind would be read as part of it."""
     after = tag.next_sibling
     return after is not None and getattr(after, "name", "") not in _SIGNS and after.get_text()[:1].isalnum()
 
 
 def write_items(root: Tag | BeautifulSoup) -> None:
-    """Begin each item of a list with a line of its own, moved in by the lists around it, and `-` or its number."""
+    """Begin each list item on a new line, indented by its nesting, with `-` or its number."""
     numbers: dict[int, str] = {}
     for found in root.find_all("ol"):
         items, back = found.find_all("li", recursive=False), found.has_attr("reversed")
@@ -76,12 +76,12 @@ def _number(tag: Tag, name: str, otherwise: int) -> int:
 
 
 def is_mark(line: str) -> bool:
-    """Whether a line is the mark of an item and nothing else."""
+    """Return True if a line is only the mark of an item."""
     return _MARK.fullmatch(line) is not None
 
 
 def moved_in(lines: list[str]) -> list[str]:
-    """The lines with spaces for the marks of their indentation, but for what all items share."""
+    """Replace the indentation marks by spaces, without the indentation that all items share."""
     depths = [len(line) - len(line.lstrip(INDENT)) for line in lines]
     margin = min(filter(None, depths), default=0)
     return [" " * (depth - margin) + line[depth:] for depth, line in zip(depths, lines, strict=True)]

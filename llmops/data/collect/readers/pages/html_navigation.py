@@ -1,4 +1,4 @@
-"""What leads from an HTML page to the one before and the next: links at its edges and no other text."""
+"""Navigation at the edges of an HTML page: links to the previous and next page without other text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bs4.element import NavigableString, PreformattedString, Tag
 BLOCKS = ["div", "p", "table", "ul", "ol", "dl", "center", "section", "tr"]
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6", "dt", "summary"]
 RELATIONS = {"prev", "previous", "next", "up", "start", "first", "last", "home", "contents", "index"}
-KEYS = {"p", "n", "u", "h"}  #: keys that generators give to such links (DocBook, Texinfo)
+KEYS = {"p", "n", "u", "h"}  #: access keys of such links from generators (DocBook, Texinfo)
 
 _DIRECTION = re.compile(
     r"\b(?:prev(?:ious)?|next|up|home|top|contents|table of contents|index|back|zurück|weiter|nach oben|inhalt|"
@@ -23,14 +23,11 @@ _SILENT = re.compile(r"[\W\d_]+")
 
 
 def remove_navigation(soup: BeautifulSoup, root: Tag | BeautifulSoup, title: str) -> None:
-    """Remove such blocks at the beginning and the end of `root`.
+    """Remove navigation blocks at the beginning and end of `root`.
 
-    Their text is links to other pages, the titles of pages that the page's head names or the page's own, and words such
-    as "Next". One of the links must be marked as such (`rel`, `accesskey`, named in the page's head, or worded so): a
-    list of links may be what answers the last question.
-
-    Args:
-        title: the page's own.
+    Their text consists of links to other pages, titles of this page or of pages in its head, and words such as "Next".
+    At least one link must be marked as navigation (`rel`, `accesskey`, an address in the page's head, or its words),
+    because a list of links may also be the answer to the last question.
     """
     related = [link for link in soup.find_all("link") if _relations(link) & RELATIONS]
     titles = {_plain(str(link.get("title") or "")) for link in related} | {_plain(title)}
@@ -42,7 +39,7 @@ def remove_navigation(soup: BeautifulSoup, root: Tag | BeautifulSoup, title: str
 
 
 def _box_rules(root: Tag | BeautifulSoup) -> None:
-    """Put what stands outside the first and the last line across the page in boxes of their own."""
+    """Put the content before the first and after the last `hr` into boxes."""
     rules = [rule for rule in root.find_all("hr") if rule.parent is root]
     for siblings in ([*rules[0].previous_siblings][::-1], [*rules[-1].next_siblings]) if rules else ():
         if siblings:
@@ -53,7 +50,6 @@ def _box_rules(root: Tag | BeautifulSoup) -> None:
 
 
 def _box(root: Tag | BeautifulSoup, titles: set[str], addresses: set[str], last: bool) -> Tag | None:
-    """The outermost block at the edge that is navigation."""
     texts = [text for text in root.find_all(string=True) if text.strip() and not isinstance(text, PreformattedString)]
     if not texts:
         return None

@@ -1,4 +1,4 @@
-"""Tables of HTML pages that have a header, in lines as Markdown has them: `| Size | Price |`."""
+"""HTML tables with a header, as Markdown: `| Size | Price |`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from collections.abc import Iterator, Sequence
 
 from bs4.element import Tag
 
-CELL_CHARS = 200  #: a cell with more characters holds several lines
-SPAN = 50  #: most columns that a cell stretches over
+CELL_CHARS = 200  #: a cell with more characters counts as several lines
+SPAN = 50  #: most columns that a cell spans
 
 _CELLS = ["td", "th"]
 _BLOCKS = ["h1", "h2", "h3", "h4", "h5", "h6", "dt", "summary", "button", "table", "li", "pre"]
 
 
 def is_line(cell: Tag) -> bool:
-    """Whether a cell is one line of text."""
+    """Return True if a cell is one line of text."""
     return len(cell.get_text()) <= CELL_CHARS and cell.find(_BLOCKS) is None
 
 
 def markdown_rows(table: Tag) -> list[str]:
-    """The caption and rows of a table as Markdown; none if its first row is no header, or a cell is more than a line.
+    """Return caption and rows of a table as Markdown; empty if it has no header or a cell of several lines.
 
-    A header names two columns at least, or it is the title of a box. Markdown has no table without one, and by it each
-    value has its name. A cell that stretches over several
-    stands in each of them.
+    A header names at least two columns (one alone is the title of a box). Markdown needs a header, and it names each
+    value. A cell that spans several columns or rows is repeated in each.
     """
     found = [row for row in table.find_all("tr") if row.find_parent("table") is table]
     cells = [row.find_all(_CELLS, recursive=False) for row in found]
@@ -40,7 +39,7 @@ def markdown_rows(table: Tag) -> list[str]:
 
 
 def _grid(rows: Sequence[Sequence[Tag]]) -> Iterator[list[str]]:
-    above: dict[int, tuple[int, str]] = {}  # column → in how many more rows its cell stands, and its text
+    above: dict[int, tuple[int, str]] = {}  # column → remaining rows and text of a cell that spans rows
     for row in rows:
         texts: list[str] = []
         for cell in row:
@@ -55,7 +54,7 @@ def _grid(rows: Sequence[Sequence[Tag]]) -> Iterator[list[str]]:
 
 
 def _fill(texts: list[str], above: dict[int, tuple[int, str]]) -> None:
-    """Add the cells of rows above that reach into the next columns of this one."""
+    """Add the cells of rows above that extend into the next columns of this row."""
     while (column := len(texts)) in above:
         left, text = above.pop(column)
         texts.append(text)
@@ -71,5 +70,5 @@ def _text(cell: Tag) -> str:
 
 def _span(cell: Tag, name: str, most: int) -> int:
     value = str(cell.get(name, ""))
-    number = int(value[:9]) if value.isdecimal() else 0  # what is longer is too many in any case
+    number = int(value[:9]) if value.isdecimal() else 0  # nine digits are too many anyway
     return min(number, most) or 1

@@ -1,4 +1,4 @@
-"""Markdown (CommonMark with tables), cut at its headings: what asks is a question, what stands under it the answer."""
+"""Markdown (CommonMark with tables), cut at its headings. A heading that asks is a question."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from llmops.data.collect.readers.origin import Items, Origin
 from llmops.data.collect.readers.pages.markdown_links import references, with_addresses
 from llmops.data.collect.readers.pages.sections import PageSection, documents
 
-_FRONT_MATTER = re.compile(r"(---|\+\+\+)\n(.*?)\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML's or TOML's
-# A line of YAML that maps names to values, and one that may stand between such lines.
+_FRONT_MATTER = re.compile(r"(---|\+\+\+)\n(.*?)\n(?:\1|\.\.\.)(?:\n|$)", re.DOTALL)  # YAML or TOML
+# A YAML line with a name and a value, and lines that may be between such lines.
 _NAMED = re.compile(r"""[\w$"'][\w$./-]*(?: [\w$./-]+){0,2}["']? ?:(?:\s.*)?""")
 _BETWEEN = re.compile(r"\s*|\s.*|#.*|-(?:\s.*)?|[\]}],?")
 _COMMENT = re.compile(r"<!--(?:-?>|.*?(?:-->|\Z))", re.DOTALL)
 _TITLE = re.compile(r"^title\s*[:=]\s*([\"']?)(?P<title>.+?)\1\s*$", re.MULTILINE)
-_ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as Pandoc, Hugo and MkDocs write it
+_ANCHOR = re.compile(r"\s*\{#([\w-]+)\}$")  # as in Pandoc, Hugo and MkDocs
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per heading with text under it, see `sections.documents`.
+    """Yield one item per heading with text below it. See `sections.documents`.
 
-    Front matter, but for its title, and comments, which nobody sees on the page, are left out; what looks like a
-    heading within a block of code is none.
+    Front matter (except its title) and comments are skipped, because the page does not show them. Headings in blocks of
+    code do not count.
 
     Raises:
-        Unreadable: if the file is no text.
+        Unreadable: if the file is not text.
     """
     text, origin = read_text(path, origin, LARGEST_PAGE, "split it, or read it as kind `text`")
     if not text.strip():
@@ -45,7 +45,7 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _front_matter(text: str) -> re.Match[str] | None:
-    """What precedes the page; a page may also begin with a line across it (`---`), behind which no names stand."""
+    """Return the front matter. A first line `---` without names behind it is a rule, not front matter."""
     front = _FRONT_MATTER.match(text)
     if not front or front[1] == "+++":
         return front
@@ -56,7 +56,7 @@ def _front_matter(text: str) -> re.Match[str] | None:
 
 def _sections(text: str) -> Iterator[PageSection]:
     front = _front_matter(text)
-    # As many lines stay, so that positions are the file's.
+    # The line breaks stay, so that positions are those of the file.
     body = "\n" * front[0].count("\n") + text[front.end() :] if front else text
     parser = MarkdownIt("commonmark").enable("table")
     edits = references(parser)
@@ -83,6 +83,5 @@ def _sections(text: str) -> Iterator[PageSection]:
 
 
 def _plain(inline: Token) -> str:
-    """The words of a heading without its markup."""
     words = [" " if "break" in token.type else token.content for token in inline.children or []]
     return " ".join("".join(words).split())

@@ -1,4 +1,4 @@
-"""Links of a Markdown page whose address stands elsewhere (`[guide][1]` … `[1]: https://…`), with it where they are."""
+"""Reference links of a Markdown page (`[guide][1]` … `[1]: https://…`), replaced by links with their addresses."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline, image, link
 from markdown_it.token import Token
 
-Edit = tuple[int, int, str]  #: from and to which character of a block's text stands a label, and the address instead
-Edits = Mapping[str, Collection[Edit]]  #: by the block's text
+Edit = tuple[int, int, str]  #: start and end of a label in a block's text, and the address that replaces it
+Edits = Mapping[str, Collection[Edit]]  #: text of a block → its edits
 
 
 def references(parser: MarkdownIt) -> Edits:
-    """What will hold the labels of the links that the parser finds."""
+    """Return a mapping that the parser will fill with the labels of the links it finds."""
     found: defaultdict[str, set[Edit]] = defaultdict(set)
 
     def recorded(rule: Callable[[StateInline, bool], bool], bracket: int) -> Callable[[StateInline, bool], bool]:
@@ -23,7 +23,7 @@ def references(parser: MarkdownIt) -> Edits:
             if not rule(state, silent):
                 return False
             end = state.md.helpers.parseLinkLabel(state, start, rule is link) + 1
-            exclaimed = rule is link and state.src[:start].endswith("!")  # with an address it would be a picture
+            exclaimed = rule is link and state.src[:start].endswith("!")  # with an address it would become an image
             if not silent and not exclaimed and (end == state.pos or state.src[end] == "["):
                 token = next(token for token in state.tokens[count:] if token.type in ("link_open", "image"))
                 found[state.src].add((end, state.pos, _address(token)))
@@ -37,10 +37,10 @@ def references(parser: MarkdownIt) -> Edits:
 
 
 def with_addresses(lines: Sequence[str], blocks: Iterable[Token], edits: Edits) -> list[str]:
-    """The lines of a page with the addresses of links in the place of their labels; a label that is broken stays."""
+    """Return the lines of a page with addresses in place of labels. A label that spans lines stays."""
     out = [*lines]
     todo: list[tuple[int, int, int, str]] = []
-    begins: dict[int, int] = {}  # where in a line the next cell of a table is looked for
+    begins: dict[int, int] = {}  # line → column from which the next table cell is searched
     first = 0
     for block in blocks:
         first = block.map[0] if block.map else first

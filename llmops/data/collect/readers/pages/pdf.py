@@ -1,4 +1,4 @@
-"""PDF files, cut at their headings: what asks is a question, what stands under it the answer; else text per page."""
+"""PDF files, cut at their headings. A heading that asks is a question. Without headings, one text per page."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from llmops.data.collect.readers.pages.sections import TERM, PageSection, docume
 from llmops.data.text.headings import depth, ends_as_question, numbers
 from llmops.records import Dropped
 
-HEADING_CHARS = 120  #: a longer line is text, however it looks
-HEADING_LINES = 4  #: that a heading has at most, if its first one ends as text does
-CHUNK = 1 << 20  #: bytes that are inflated at a time
-LARGEST_STREAM = 1 << 26  #: bytes of a stream, inflated
-DEEPEST = 9  #: depth of a question without a number among headings with one
-LARGER = 1.1  #: a line whose font is this much larger than that of most text is a heading
+HEADING_CHARS = 120  #: a longer line is text, whatever its font
+HEADING_LINES = 4  #: most lines of a heading whose first line ends like text
+CHUNK = 1 << 20  #: bytes inflated at a time
+LARGEST_STREAM = 1 << 26  #: most bytes of an inflated stream
+DEEPEST = 9  #: depth of a question without number among numbered headings
+LARGER = 1.1  #: a line with a font larger than the body's by this factor is a heading
 
-# What programs write as the title by themselves.
+# Titles that programs write by default.
 _NO_TITLE = re.compile(
     r"^(?:untitled|unspecified|\(?anonymous\)?|microsoft \w+ -.*)$|\.(?:docx?|odt|indd|pages|pdf|tex|rtf|html?)$",
     re.IGNORECASE,
@@ -42,13 +42,13 @@ _NO_TITLE = re.compile(
 _NUMBERED = re.compile(
     r"(?:(?:section|chapter|article|part|§)\s*\d{1,2}|\d{1,2}[.):]|\d{1,2}(?:\.\d{1,2})+)[.):]?\s+[A-Z].*"
 )
-_NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number, or a private code for it
+_NO_CHARACTER = re.compile(r"\(cid:\d+\)|[\ue000-\uf8ff\ufffd]")  # a glyph's number or private code
 _STREAM = re.compile(rb"stream\r?\n(?=[\x08-\x78])")
 
 
 @dataclass(slots=True)
 class PdfSection:
-    """A heading and the lines under it; the heading is empty for what stands before the first."""
+    """A heading and the lines below it; the heading is empty for the lines before the first."""
 
     page: int
     heading: list[Line] = field(default_factory=list)
@@ -56,11 +56,11 @@ class PdfSection:
 
 
 def read(path: Path, origin: Origin) -> Items:
-    """Yield one item per section with text, see `sections.documents`, or one per page if the file has no headings.
+    """Yield one item per section with text (see `sections.documents`), or one per page if there are no headings.
 
-    Headings are short lines in a larger or bolder font; where all text is set alike, numbered lines and lines that ask
-    something. Running heads and feet are left out, see `pdf_edges`; footnotes stand in brackets at the end of the
-    section or page that refers to them.
+    Headings are short lines in a larger or bolder font. If all text has one font, they are numbered lines and
+    questions. Running heads and feet are removed (`pdf_edges`). Footnotes are in brackets at the end of the section or
+    page that refers to them.
     """
     _check_streams(path)
     pages: dict[int, list[Row]] = {}
@@ -84,10 +84,10 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _check_streams(path: Path) -> None:
-    """Inflate every stream of the file but images, which are not looked into, without holding it.
+    """Inflate every stream of the file except images, in pieces.
 
     Raises:
-        Unreadable: if one is larger than `LARGEST_STREAM`; the parser would hold all of it.
+        Unreadable: if one is larger than `LARGEST_STREAM`. The parser would hold it in memory.
     """
     if not path.stat().st_size:
         return
@@ -96,7 +96,7 @@ def _check_streams(path: Path) -> None:
             if b"/Image" in data[max(0, match.start() - 500) : match.start()].rpartition(b"obj")[2]:
                 continue
             inflater, size, at = zlib.decompressobj(), 0, match.end()
-            with suppress(zlib.error):  # no zlib stream, or a damaged one, which the parser meets again
+            with suppress(zlib.error):  # not a zlib stream, or a damaged one, which the parser will report
                 while not inflater.eof and (part := inflater.unconsumed_tail or data[at : at + CHUNK]):
                     at += 0 if inflater.unconsumed_tail else CHUNK
                     size += len(inflater.decompress(part, CHUNK))
@@ -105,9 +105,9 @@ def _check_streams(path: Path) -> None:
 
 
 def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | Dropped]]:
-    """The rows of each page or why there are none, by the page's number; the file's title, if it has one, first."""
-    # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error):
-    # whatever it is, it means that this file or page cannot be read, and the quarantined row says so.
+    """Yield the file's title, if any, then each page's number and its rows or why there are none."""
+    # A damaged file makes the parser raise nearly anything (its own errors, KeyError, RecursionError, zlib.error). Each
+    # means that this file or page is unreadable, and the quarantined row says so.
     with open(path, "rb") as file:
         try:
             with pdfplumber.open(file) as pdf:
@@ -130,7 +130,6 @@ def _pages(path: Path, origin: Origin) -> Iterator[tuple[int, list[Row] | str | 
 
 
 def _page(page: Page, number: int, origin: Origin) -> list[Row] | Dropped:
-    """The rows of a page, or why there are none."""
     position = f"page {number}"
     try:
         found = rows(page)
@@ -149,7 +148,6 @@ def _page(page: Page, number: int, origin: Origin) -> list[Row] | Dropped:
 
 
 def _headings(lines: list[Line]) -> set[int]:
-    """Indices of the lines that are headings."""
     sizes: Counter[float] = Counter()
     for line in lines:
         sizes[line.size] += len(line.text)
@@ -157,7 +155,7 @@ def _headings(lines: list[Line]) -> set[int]:
     short = {i for i, line in enumerate(lines) if len(line.text) <= HEADING_CHARS and line.text[-1] not in ".,;"}
     set_apart = {i for i in short if lines[i].size >= body * LARGER}
     set_apart |= {i for i in short if lines[i].bold and lines[i].size >= body}
-    set_apart |= {i for end in set_apart for i in _begun(lines, end)}
+    set_apart |= {i for end in set_apart for i in _heading_start(lines, end)}
     if any(i + 1 < len(lines) and i + 1 not in set_apart for i in set_apart - {0}):
         return set_apart
     ends = {i for i, line in enumerate(lines) if i == 0 or lines[i - 1].text[-1] in ".!?:"} | {i + 1 for i in set_apart}
@@ -165,8 +163,8 @@ def _headings(lines: list[Line]) -> set[int]:
     return {i for i in short if _NUMBERED.fullmatch(lines[i].text)} | asks | (set_apart if asks else set())
 
 
-def _begun(lines: Sequence[Line], end: int) -> range:
-    """The lines before `end` that are of its heading though they end as text does: set as it is, from a number on."""
+def _heading_start(lines: Sequence[Line], end: int) -> range:
+    """Return the lines before `end` that belong to its heading: of the same font, from a number on."""
     for i in range(end - 1, max(end - HEADING_LINES, -1), -1):
         alike = (lines[i].size, lines[i].bold) == (lines[end].size, lines[end].bold)
         if not alike or len(lines[i].text) > HEADING_CHARS:
@@ -192,7 +190,7 @@ def _sections(lines: list[Line], headings: set[int]) -> list[PdfSection]:
 
 
 def _order(heading: Sequence[Line], shown: str, counted: Collection[str]) -> tuple[float, ...]:
-    """How high a heading stands: by its font, and of one font titles, then numbers by their depth, then questions."""
+    """Return the rank of a heading: by font, and within a font titles, then numbers by depth, then questions."""
     if not heading:
         return ()
     number = depth(shown, counted) or (DEEPEST if ends_as_question(shown) else 0)
@@ -200,7 +198,6 @@ def _order(heading: Sequence[Line], shown: str, counted: Collection[str]) -> tup
 
 
 def _page_sections(sections: list[PdfSection]) -> Iterator[PageSection]:
-    """The sections with their levels; those without text have no number."""
     shown = [joined(section.heading) for section in sections]
     counted = numbers(shown)
     orders = [_order(section.heading, heading, counted) for section, heading in zip(sections, shown, strict=True)]

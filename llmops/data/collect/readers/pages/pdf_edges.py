@@ -1,4 +1,4 @@
-"""The running heads and feet of a PDF's pages: what repeats there, page numbers, and titles that change by chapter."""
+"""Running heads and feet of a PDF's pages: repeated rows, page numbers, and titles that change by chapter."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from statistics import median
 
 from llmops.data.collect.readers.pages.pdf_layout import Row, text
 
-ROWS = 2  #: rows of a page that are looked at, from each edge
-APART = 1.4  #: distance from the next row, in usual ones, from which a row stands apart
+ROWS = 2  #: rows checked at each edge of a page
+APART = 1.4  #: distance to the next row, relative to the usual one, from which a row stands apart
 LEVEL = 3.0  #: points by which running heads of two pages may differ in height
-FEWEST, SHARE = 3, 0.25  #: pages that have a row apart on one level, at least; the first of a chapter often has none
-LARGER = 1.05  #: no head is set in a font this much larger than that of most text
-WIDE = 1.5  #: space between two words, in font sizes, that parts the chapter's title from the section's
+FEWEST, SHARE = 3, 0.25  #: least number and share of pages with such a row; a chapter's first page often has none
+LARGER = 1.05  #: a head's font is not larger than the body's by more than this factor
+WIDE = 1.5  #: space between two words, in font sizes, that separates the chapter's title from the section's
 
 _PAGE_NUMBER = re.compile(r"(?:page\s*)?[-–]?\s*\d{1,4}\s*(?:(?:/|of)\s*\d{1,4})?\s*[-–]?", re.IGNORECASE)
 _ROMAN = re.compile(r"[ivxl]{1,7}|[IVXL]{1,7}")
@@ -26,23 +26,23 @@ _SEPARATORS = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The rows at one edge of a page that stand apart from the others."""
+    """The rows at one edge of a page that stand apart from the rest."""
 
     page: int  #: index
-    rows: list[Row]  #: the outermost first
+    rows: list[Row]  #: outermost first
     bold: bool
-    says: frozenset[str]  #: their parts without number and case
+    says: frozenset[str]  #: their parts without numbers and case
 
     def near(self, other: Edge) -> bool:
         return abs(self.rows[0][0].foot - other.rows[0][0].foot) <= LEVEL
 
 
 def without_edges(pages: list[list[Row]]) -> list[list[Row]]:
-    """The pages without their running heads and feet.
+    """Return the pages without running heads and feet.
 
-    These are, of the two rows at either edge: what is the same on most pages, digits aside; page numbers; and rows that
-    stand apart from the text on one level of many pages, if most of those rows repeat a heading of the document, in
-    capitals or shortened too, or each other. What only stands apart stays: each page of a list of questions may begin
+    Two rows at either edge are checked. Removed are rows that are equal on most pages except for digits, page numbers,
+    and rows that stand apart at one height on many pages, if most of these rows repeat each other or a heading of the
+    document (in capitals or shortened, too). Standing apart is not enough: each page of a list of questions may begin
     so.
     """
     pages = _without_repeated(pages)
@@ -54,7 +54,7 @@ def without_edges(pages: list[list[Row]]) -> list[list[Row]]:
 
 
 def _without_repeated(pages: list[list[Row]]) -> list[list[Row]]:
-    """The pages without what repeats among the outermost rows of most pages, and page numbers there."""
+    """Remove rows that repeat among the outermost rows of most pages, and page numbers there."""
 
     def shape(row: Row) -> str:
         return re.sub(r"\d+", "#", text(row))
@@ -74,7 +74,6 @@ def _without_repeated(pages: list[list[Row]]) -> list[list[Row]]:
 
 
 def _running(pages: Sequence[list[Row]], titles: Sequence[str], last: bool) -> list[Row]:
-    """The rows of running titles at the head of the pages, or at their foot."""
     usual, body = _usual_distance(pages), body_size(pages)
     edges = [edge for i, page in enumerate(pages) if (edge := _edge(i, page, usual, body, last))]
     often = Counter(part for edge in edges for part in edge.says)
@@ -92,7 +91,6 @@ def _running(pages: Sequence[list[Row]], titles: Sequence[str], last: bool) -> l
 
 
 def _edge(index: int, page: list[Row], usual: float, body: float, last: bool) -> Edge | None:
-    """What stands apart at the edge of a page, if anything does."""
     ordered = page[::-1] if last else page
     for count in range(1, min(ROWS, len(page)) + 1):
         rows = ordered[:count]
@@ -101,13 +99,13 @@ def _edge(index: int, page: list[Row], usual: float, body: float, last: bool) ->
         if _is_apart(page, len(page) - count if last else count - 1, usual, below=not last):
             bold = all(word.bold for row in rows for word in row)
             return Edge(
-                index, rows, bold, frozenset(filter(None, (_plain(part) for row in rows for part in _parts(row))))
+                index, rows, bold, frozenset(filter(None, (_plain(part) for row in rows for part in _split(row))))
             )
     return None
 
 
 def _is_apart(page: Sequence[Row], i: int, usual: float, below: bool | None = None) -> bool:
-    """Whether a row is at a distance from the one below it (or above it), or in a smaller font; alone it is apart."""
+    """Return True if a row is distant from the next (or previous) row, in a smaller font, or alone."""
     other = i + 1 if (below if below is not None else i == 0) else i - 1
     if not 0 <= other < len(page):
         return True
@@ -121,7 +119,7 @@ def _usual_distance(pages: Sequence[list[Row]]) -> float:
 
 
 def body_size(pages: Sequence[list[Row]]) -> float:
-    """The font size of most text; 0 without any."""
+    """Return the font size of most text; 0 without text."""
     sizes: Counter[float] = Counter()
     for word in (word for page in pages for row in page for word in row):
         sizes[word.size] += len(word.text)
@@ -129,7 +127,7 @@ def body_size(pages: Sequence[list[Row]]) -> float:
 
 
 def _titles(pages: Sequence[list[Row]]) -> list[str]:
-    """What is set as a heading, wrapped lines joined."""
+    """Return all texts in a heading's font, with wrapped lines joined."""
     body = body_size(pages)
 
     def style(row: Row) -> tuple[float, bool]:
@@ -145,8 +143,8 @@ def _titles(pages: Sequence[list[Row]]) -> list[str]:
     return found
 
 
-def _parts(row: Row) -> list[str]:
-    """A row cut where it leaves more space than between words: chapter and section, or title and page number."""
+def _split(row: Row) -> list[str]:
+    """Split a row at wide spaces: chapter and section, or title and page number."""
     parts = [[row[0]]]
     for before, word in pairwise(row):
         if word.left - before.right > WIDE * word.size:
@@ -156,6 +154,6 @@ def _parts(row: Row) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    """A line without number, case and marks; empty if it is only a number."""
+    """Return a line without number, case and punctuation; empty if it is only a number."""
     bare = line.strip(" .…")
     return _SEPARATORS.sub(" ", "" if _PAGE_NUMBER.fullmatch(bare) else _NUMBER.sub("", bare)).strip().casefold()

@@ -1,4 +1,4 @@
-"""The lines of a PDF page in the order in which a person reads them: column after column."""
+"""The lines of a PDF page in reading order: column after column."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 from pdfplumber.page import Page
 
-# All in font sizes, of most of the page's text.
+# In font sizes of most of the page's text:
 GUTTER = 1.0  #: least width of the strip between two columns; spaces between words are about 0.3, stretched ones 0.6
-NARROWEST = 12.0  #: width that a column has at least, some 25 characters; bullets and most table cells have less
+NARROWEST = 12.0  #: least width of a column, some 25 characters; bullets and most table cells have less
 BREAK = 2.0  #: distance of two lines from which they do not belong together
-SAME_LINE = 0.4  #: distance of two words' feet up to which they stand on one line
+SAME_LINE = 0.4  #: largest distance of the baselines of two words on one line
 
-TILT = 0.1  #: slope from which a line is not level
-FEWEST = 4  #: lines that a column has at least
-FILLED = 0.6  #: share of a column's width that most of its lines fill: running text does, the cells of a table do not
-RAISED = 0.8  #: size or width of a digit, in those of the text, up to which it is a footnote's mark or an exponent
-RAISE = 0.15  #: height from which it is one
-NEAR = 0.5  #: distance from its word up to which it is one
-SAME_LEVEL = 0.05  #: difference of feet that is none
-JOINED = 0.15  #: distance up to which it belongs to the word without a space
+TILT = 0.1  #: slope from which a line is not horizontal
+FEWEST = 4  #: least lines of a column
+FILLED = 0.6  #: share of a column's width that most of its lines fill: true for running text, not for table cells
+RAISED = 0.8  #: largest relative size or width of a digit that is a footnote's mark or an exponent
+RAISE = 0.15  #: least height of such a digit
+NEAR = 0.5  #: largest distance of such a digit from its word
+SAME_LEVEL = 0.05  #: largest difference of equal baselines
+JOINED = 0.15  #: largest distance without a space
 
 _MARK = re.compile(r"\d{1,3}")
 _CODE_FONT = re.compile(
@@ -36,14 +36,14 @@ _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(slots=True)
 class Note:
-    """A footnote's rows; those on the next page are added."""
+    """The rows of a footnote, including those on the next page."""
 
     rows: list[Row]
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word and where it stands, in points from the upper left corner of the page."""
+    """One word and its position, in points from the upper left corner of the page."""
 
     text: str
     left: float
@@ -51,36 +51,36 @@ class Word:
     foot: float
     size: float  #: font size in points
     bold: bool
-    code: bool = False  #: whether all its letters are as wide as each other, as code is set
-    raised: bool = False  #: whether it is a number that may be a footnote's mark
-    narrow: bool = False  #: whether only its glyphs show that
-    note: Note | None = None  #: the footnote that stood for it
+    code: bool = False  #: all its letters have equal width, as in code
+    raised: bool = False  #: it is a number that may be a footnote's mark
+    narrow: bool = False  #: only its glyphs' width shows that
+    note: Note | None = None  #: the footnote of the mark that it replaces
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a page and how it is set."""
+    """One line of a page and its font."""
 
     text: str
     page: int
     size: float  #: font size in points
     bold: bool
-    left: float  #: where it begins, in points
-    code: bool = False  #: whether all of it is set as code
+    left: float  #: left edge, in points
+    code: bool = False  #: all of it is in a font for code
     ends_in_code: bool = False
-    notes: tuple[Note, ...] = ()  #: the footnotes to its words
+    notes: tuple[Note, ...] = ()  #: footnotes of its words
 
 
-Row = list[Word]  #: the words on one level, from left to right
-Span = tuple[float, float]  #: from left to right, in points
+Row = list[Word]  #: the words at one height, from left to right
+Span = tuple[float, float]  #: left and right edge, in points
 
 
 def rows(page: Page) -> list[Row]:
-    """The words of a page, level by level from the top, each from left to right."""
-    # Letters that are further apart than 0.15 font sizes belong to two words; a fixed distance fails in small print.
+    """Return the words of a page, from top to bottom, each row from left to right."""
+    # Letters further apart than 0.15 font sizes belong to two words; a fixed distance fails for small print.
     found = page.filter(_is_level).extract_words(x_tolerance_ratio=0.15, return_chars=True)
     usual = median(sizes) if (sizes := [letter["size"] for word in found for letter in word["chars"]]) else 0.0
-    widths: dict[str, float] = {}  # of the widest digit of each font
+    widths: dict[str, float] = {}  # font → width of its widest digit
     for letter in (letter for word in found for letter in word["chars"] if letter["text"].isdigit()):
         widths[letter["fontname"]] = max(widths.get(letter["fontname"], 0.0), _width(letter))
     words = [part for word in found for part in _words(word, usual, widths)]
@@ -98,7 +98,7 @@ def _levels(words: Iterable[Word]) -> list[Row]:
 
 
 def _at_its_word(mark: Word, rows: Iterable[Row]) -> Word:
-    """A raised number on the line of the word that it touches; as a superscript if only that shows that it is one."""
+    """Put a raised number on the line of the word that it touches; as a superscript if only its height shows it."""
     for row in rows:
         for word in row:
             higher = (word.foot - mark.foot) / word.size
@@ -110,10 +110,10 @@ def _at_its_word(mark: Word, rows: Iterable[Row]) -> Word:
 
 
 def lines(rows: Sequence[Row], number: int) -> list[Line]:
-    """The lines of page `number`. What stands across all columns parts those above it from those below."""
+    """Return the lines of page `number`. Text across all columns separates those above from those below."""
     sizes = [word.size for row in rows for word in row]
     found: list[Line] = []
-    waiting: tuple[Note, ...] = ()  # of a mark that stands alone above all lines
+    waiting: tuple[Note, ...] = ()  # notes of a mark that is alone above all lines
     for row in _in_order(rows, median(sizes)) if sizes else ():
         notes, shown = tuple(word.note for word in row if word.note), text(row)
         if shown:
@@ -129,7 +129,7 @@ def lines(rows: Sequence[Row], number: int) -> list[Line]:
 
 
 def text(row: Row) -> str:
-    """The words of a row as one line."""
+    """Return the words of a row as one line."""
     shown, end, raised = "", 0.0, False
     for word in row:
         joined = not shown or ((word.raised or raised) and word.left - end <= JOINED * word.size)
@@ -139,7 +139,6 @@ def text(row: Row) -> str:
 
 
 def _is_level(item: Mapping[str, Any]) -> bool:
-    """Whether it is no letter that climbs or falls, as those of a stamp across the page do."""
     if item["object_type"] != "char":
         return True
     along, up, *_ = item["matrix"]
@@ -147,19 +146,18 @@ def _is_level(item: Mapping[str, Any]) -> bool:
 
 
 def _width(letter: Mapping[str, Any]) -> float:
-    """Its width in font sizes."""
     return float((letter["x1"] - letter["x0"]) / letter["size"])
 
 
 def _words(word: Mapping[str, Any], usual: float, widths: Mapping[str, float]) -> Iterator[Word]:
-    """The word, and apart from it each number in it that is raised."""
+    """Yield the word, with each raised number in it as a separate word."""
     letters = word["chars"]
     size = max(letter["size"] for letter in letters)
     foot = max(letter["bottom"] for letter in letters if letter["size"] == size)
 
     def is_raised(letter: Mapping[str, Any]) -> bool:
         small = letter["size"] <= RAISED * size and foot - letter["bottom"] > RAISE * size
-        # Some fonts have small raised digits of the same size. Alone, a small one may be a page number in the body.
+        # Some fonts have small raised digits of the same size. A small digit alone may be a page number in the body.
         return letter["text"].isdigit() and (small or _width(letter) <= RAISED * widths[letter["fontname"]])
 
     if all(map(is_raised, letters)) or (_MARK.fullmatch(word["text"]) and size <= RAISED * usual):
@@ -192,7 +190,7 @@ def _in_order(rows: Sequence[Row], size: float) -> Iterator[Row]:
 
 
 def _columns(rows: Sequence[Row], start: int, size: float) -> tuple[int, float | None]:
-    """Where the rows from `start` on that leave one strip free end, and the middle of that strip if there is one."""
+    """Return the end of the rows from `start` that leave a common vertical strip free, and the strip's middle."""
     free: list[Span] = [(-math.inf, math.inf)]
     end, strips = start + 1, list[Span]()
     for i in range(start, len(rows)):
@@ -204,7 +202,7 @@ def _columns(rows: Sequence[Row], start: int, size: float) -> tuple[int, float |
             break
         if inner:
             end, strips = i + 1, inner
-    # A running title over the columns, or a footer under them, is no part of them: a few lines at a distance.
+    # A running title above the columns or a footer below them is not part of them: a few lines at a distance.
     apart = [i for i in range(start + 1, end) if rows[i][0].foot - rows[i - 1][0].foot > BREAK * size]
     if apart and apart[0] < start + FEWEST:
         return start + 1, None
@@ -217,7 +215,6 @@ def _columns(rows: Sequence[Row], start: int, size: float) -> tuple[int, float |
 
 
 def _free(row: Row) -> list[Span]:
-    """The spans of a row without words, the margins included."""
     edges = [-math.inf, *(edge for word in row for edge in (word.left, word.right)), math.inf]
     return list(zip(edges[::2], edges[1::2], strict=True))
 

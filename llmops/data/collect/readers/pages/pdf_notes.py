@@ -1,4 +1,4 @@
-"""The footnotes of a PDF: taken from the foot of the page to the words that they are about."""
+"""Footnotes of a PDF: moved from the foot of the page to the words that refer to them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from statistics import median
 
 from llmops.data.collect.readers.pages.pdf_layout import Note, Row, text
 
-SMALLER = 0.88  #: most words of notes are set in a font this much smaller than most text; listings are often at 0.9
+SMALLER = 0.88  #: font size of notes, relative to the body, at most; listings are often at 0.9
 _ENDS = ".!?:)]\"'”’"
 
 
 def with_notes(pages: Sequence[list[Row]], body: float) -> list[list[Row]]:
-    """The pages with each footnote at its raised mark and no longer among the rows.
+    """Return the pages with each footnote attached to its raised mark and removed from the rows.
 
-    Footnotes are the rows in small print at the foot of a page from the first on that begins with a raised mark which
-    the text above has too; small print before it goes on with the last note of the page before, if that has no
-    end. Whatever else is set so stays where it is.
+    Footnotes are rows in small print at the foot of a page, from the first row that begins with a raised mark that the
+    text above has, too. Small print before it continues the last note of the previous page if that is unfinished. All
+    other small print stays.
 
-    Args:
-        body: font size of most text, in points.
+    `body` is the font size of most text, in points.
     """
     found, last = [], Note([])
     for page in pages:

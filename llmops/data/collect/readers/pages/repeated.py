@@ -1,7 +1,7 @@
-"""What the pages of one source have in common at their edges: banners, calls to act, imprints that no markup tells.
+"""Lines that the pages of one source share at their edges: banners, calls to action, imprints without markup.
 
-A page alone does not show it, so this works on the extracts of all pages of a source (`collect.extracts`), and leaves
-each extract as it is.
+One page alone does not show this, so it works on the extracts of all pages of a source (`collect.extracts`), without
+changing them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-FEWEST = 3  #: pages that must have a line at their edge
-SHARE = 0.5  #: share of all pages that must have it, at least
-LINES = 5  #: lines that are looked at, from each edge
+FEWEST = 3  #: least number of pages with a line at their edge
+SHARE = 0.5  #: least share of all pages
+LINES = 5  #: lines checked at each edge
 
-Rows = Iterable[pa.RecordBatch]  #: what was read from one page, in order; `rule` is empty for documents
+Rows = Iterable[pa.RecordBatch]  #: rows of one page, in order; `rule` is empty for documents
 
 
 def edges(pages: Iterable[Rows]) -> frozenset[str]:
-    """The lines that begin or end at least `FEWEST` pages, and more than `SHARE` of them."""
+    """Return the lines that begin or end at least `FEWEST` pages, and more than `SHARE` of them."""
     seen: Counter[str] = Counter()
     count = 0
     for page in pages:
@@ -32,10 +32,10 @@ def edges(pages: Iterable[Rows]) -> frozenset[str]:
 
 
 def without(page: Rows, repeated: frozenset[str]) -> list[pa.RecordBatch]:
-    """The page without the lines of `repeated` that it begins and ends with.
+    """Return the page without the lines of `repeated` at its beginning and end.
 
-    A document that consists of nothing else is quarantined with the rule `boilerplate`. An answer that does stays as it
-    is: the same answer to the same question on many pages is a duplicate, of which cleaning keeps one.
+    A document that has no other lines is quarantined with the rule `boilerplate`. An answer that has no other lines is
+    unchanged: the same answer to the same question on many pages is a duplicate, of which cleaning keeps one.
     """
     batches = list(page)
     rows = _rows(batches)

@@ -1,4 +1,4 @@
-"""Pages cut at their headings: a heading that asks is a question, what stands under it the answer."""
+"""Pages cut at their headings. A heading that asks is a question, the text below it the answer."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from llmops.data.collect.readers.origin import Items, Origin, slug
 from llmops.data.collect.readers.plain_text import PART
 from llmops.data.text.headings import asks, ends_as_question, numbers, path, without_number
 
-ANSWER_CHARS = 4000  #: most characters of an answer that takes in the headings under its question
-TERM = 7  #: the level of what is only a heading if it asks: a term of a list, the button of an accordion
+ANSWER_CHARS = 4000  #: most characters of an answer that includes headings below its question
+TERM = 7  #: level of an element that is a heading only if it asks: a term of a list, the button of an accordion
 
 _TITLE_PARTS = re.compile(r"\s+[|–—·•»›:-]+\s+")
 
 
 @dataclass(frozen=True, slots=True)
 class PageSection:
-    """A heading and what stands under it; `level` 0 is what stands before the first heading."""
+    """A heading and the text below it; `level` 0 is the text before the first heading."""
 
     position: str
     level: int
     heading: str
     text: str
-    anchor: str = ""  #: the heading's own name in the page
+    anchor: str = ""  #: the heading's name in the page
 
 
 def documents(sections: Iterable[PageSection], origin: Origin, title: str = "") -> Items:
-    """Yield one item per section that has text.
+    """Yield one item per section with text.
 
-    A heading that asks (see `data.text.headings`) becomes a question without its number, and its context is the path of
-    the headings above it, the page's title first: `Returns › Refunds`. So the same question of two pages is two
-    questions. Its answer is what stands under it, the headings under it that ask nothing and their text included. A
-    heading that ends in no question mark asks only if no heading under it asks: else it is a title. A question mark
-    without text is a document without an answer. The group is the heading's anchor or, without one, what the anchor
-    would be.
+    A heading that asks (see `data.text.headings`) becomes a question without its number. Its context is the path of the
+    headings above it, with the page's title first: `Returns › Refunds`. So the same question on two pages is two
+    questions. Its answer is the text below it, including headings below it that ask nothing, with their text. A heading
+    without a question mark asks only if no heading below it asks; otherwise it is a title. A question mark without text
+    is a document without an answer. The group is the heading's anchor; default: its slug.
 
-    What stands under any other heading is a document without a question, in parts if it is long, whose path ends with
-    its own heading; so is what stands under a question with so much under its headings that it answers no one question.
+    The text below any other heading is a document without a question, in parts if it is long. Its path ends with its
+    own heading. The same holds for a question with too much text below its headings to be one answer.
 
-    The title is the heading of a page that has no other of the first level: what it asks is answered by what stands
-    before the first heading, and by the headings under it that ask nothing.
+    The title is the heading of a page without a heading of the first level: the answer to a question in it is the text
+    before the first heading, and the headings after it that ask nothing.
 
-    Args:
-        title: what the page is called outside its text, as browsers show it; empty if nothing.
+    `title` is the page's title outside its text, as browsers show it; it may be empty.
     """
     found = _titled(_without_terms(sections), title)
     counted = numbers(section.heading for section in found)
@@ -70,7 +68,7 @@ def documents(sections: Iterable[PageSection], origin: Origin, title: str = "") 
 
 
 def _without_terms(sections: Iterable[PageSection]) -> list[PageSection]:
-    """The sections, with terms that ask nothing in the text of the section before them."""
+    """Move terms that ask nothing into the text of the section before them."""
     found: list[PageSection] = []
     texts: list[list[str]] = []
     for section in sections:
@@ -85,7 +83,7 @@ def _without_terms(sections: Iterable[PageSection]) -> list[PageSection]:
 
 
 def _titled(sections: list[PageSection], title: str) -> list[PageSection]:
-    """The sections; the part of the title that asks is the heading of what stands before the first of them."""
+    """Use the part of the title that asks as the heading of the text before the first heading."""
     asked = next((part for part in _TITLE_PARTS.split(title) if asks(without_number(part))), "")
     if not asked or not sections or not sections[0].text or any(section.level <= 1 for section in sections[1:]):
         return sections
@@ -97,9 +95,9 @@ def _whole(section: PageSection) -> str:
 
 
 def _answer(sections: Sequence[PageSection]) -> str:
-    """What stands under the first section, and the others with their headings; a heading over nothing says nothing."""
+    """Return the first section's text, and the others with their headings. Skip headings without text."""
     parts: list[str] = []
-    below = 0  # the level of what stands below in the page and was not left out
+    below = 0  # level of the last section that was not skipped
     for section in reversed(sections[1:]):
         if section.text or section.level < below:
             parts.append(_whole(section))
@@ -108,15 +106,14 @@ def _answer(sections: Sequence[PageSection]) -> str:
 
 
 def _end(sections: Sequence[PageSection], index: int) -> int:
-    """The index of the first section after the one at `index` that is not under it."""
     level = sections[index].level
     return next((i for i in range(index + 1, len(sections)) if sections[i].level <= level), len(sections))
 
 
 def _above(sections: Sequence[PageSection], headings: Sequence[str], title: str) -> list[list[str]]:
-    """The headings above each section, the page's title first; of the title only the part that the page repeats.
+    """Return the headings above each section, the title first; of the title only the part that the page repeats.
 
-    Above a question that is itself that part stand the others: of `Who pays? | Returns | Shop`, `Shop › Returns`.
+    A question that is itself that part has the other parts above: `Shop › Returns` for `Who pays? | Returns | Shop`.
     """
     open_: list[tuple[int, str]] = []
     parts = _TITLE_PARTS.split(title)
@@ -139,7 +136,6 @@ def _above(sections: Sequence[PageSection], headings: Sequence[str], title: str)
 
 
 def _texts(section: PageSection, context: str, origin: Origin) -> Items:
-    """What stands under a heading that asks nothing, cut at the ends of lines into parts of some `PART` characters."""
     part: list[str] = []
     size, number = 0, 1
     for line in section.text.split("\n"):

@@ -47,9 +47,7 @@ def test_headings_become_questions_and_the_rest_of_the_page_is_left_out(tmp_path
         ),
     ],
 )
-def test_text_before_the_first_heading_and_around_the_page(
-    tmp_path: Path, page: str, expected: list[tuple[str, str]]
-) -> None:
+def test_text_before_headings_and_around_the_page(tmp_path: Path, page: str, expected: list[tuple[str, str]]) -> None:
     assert [(i.question, i.answer or i.text) for i in documents(read(tmp_path, page))] == expected
 
 

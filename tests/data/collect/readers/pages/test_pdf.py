@@ -149,7 +149,6 @@ NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 
 def said(n: int) -> str:
-    """A line of text that no other is like."""
     return "it says " + " ".join(NUMBER_WORDS[int(digit)] for digit in str(n)) + " here"
 
 
