@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
         ("clean",),
         libraries=("tokenizers", "openvino"),
         compute=True,
-        sections={"annotate": sameness.useless_to_index},
+        sections={"annotate": sameness.useless_to_index, "collect": sameness.unread_by_index},
         aside=("index.db", "vectors.npy"),  # vectors differ slightly between machines; `digest` stands for the passages
         read=("digest", "model"),
     ),

@@ -58,7 +58,7 @@ def index(settings: Config, options: argparse.Namespace) -> None:
 def ask(settings: Config, options: argparse.Namespace) -> None:
     """Answer a question from the served documents with a model on this machine, and name the passages."""
     from llmops.batch.batch import servable
-    from llmops.data.retrieval.grounds import REFUSAL, look_up, room_of, source_of
+    from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, look_up, room_of, source_of
     from llmops.data.retrieval.search import open_index
     from llmops.model.base.answering import answer, open_model
     from llmops.registry.indexes import served_index
@@ -69,6 +69,8 @@ def ask(settings: Config, options: argparse.Namespace) -> None:
     version, model_folder = servable(settings, options.version)
     with open_index(folder) as opened:
         room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
+        if room < LEAST_ROOM:
+            raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
         found = look_up(opened, options.question, settings.grounding, room)
     text = REFUSAL
     if found.hits:

@@ -106,13 +106,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_is_not_indexed_is_a_source(self) -> Config:
+    def _index_names_sources(self) -> Config:
         known = [source.name for source in self.collect.sources]
-        if known and (unknown := [name for name in self.index.leave_out if name not in known]):
-            raise ValueError(
-                f"index.leave_out names {unknown[0]!r}, which is no source of collect.sources; there are "
-                f"{', '.join(known)}"
-            )
+        for field, names in (("include", self.index.include), ("leave_out", self.index.leave_out)):
+            if known and (unknown := [name for name in names if name not in known]):
+                raise ValueError(
+                    f"index.{field} names {unknown[0]!r}, which is no source of collect.sources; there are "
+                    f"{', '.join(known)}"
+                )
         return self
 
     @property

@@ -1,6 +1,7 @@
 """The index of documents that is served beside a model's versions: `{root}/{name}/index/{fingerprint}/`.
 
-The folder is that of a finished artifact of `index`, in hard links. There is one at most: a new one replaces it.
+The folder is that of a finished artifact of `index`, in hard links. There is one at most: a new one replaces it, unless
+that of a later interval is served.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from llmops import artifacts
+from llmops.errors import ArtifactError
 from llmops.registry.version import build_partial
 
 
@@ -22,13 +24,18 @@ def served_index(model: Path) -> Path | None:
 
 
 def is_served(model: Path, artifact: Path) -> bool:
-    """Return whether the index of an artifact is the served one; an empty index is served as none."""
-    served = served_index(model)
-    return (served.name if served else "") == (artifact.name if _has_passages(artifact) else "")
+    """Return whether `serve_index` would change nothing."""
+    has_passages, served = _has_passages(artifact), served_index(model)
+    if served is None:
+        return not has_passages
+    ours, theirs = ((path / artifacts.RECORD).read_bytes() for path in (artifact, served))
+    return ours == theirs or _interval(served) > _interval(artifact)  # a damaged index was made again under its name
 
 
 def serve_index(model: Path, artifact: Path) -> None:
-    """Make the index of a finished artifact the served one. An index without passages only takes away what is there.
+    """Make the index of a finished artifact the served one, unless that of a later interval is.
+
+    An index without passages only takes away what is there. The old one goes first: after a kill none is served.
 
     Whoever reads the index that was served before can go on: its files stay until they are closed.
 
@@ -41,13 +48,24 @@ def serve_index(model: Path, artifact: Path) -> None:
     """
     folder = model / "index"
     with artifacts.locked(folder):
-        new = folder / artifact.name
-        if _has_passages(artifact) and not artifacts.is_done(new):
-            build_partial(new, {path.name: path for path in artifact.iterdir()}, {}).rename(new)
+        if is_served(model, artifact):
+            return
+        new, partial = folder / artifact.name, None
+        if _has_passages(artifact):
+            partial = build_partial(new, {path.name: path for path in artifact.iterdir()}, {})
         for path in folder.glob("*"):
-            if path != new or not _has_passages(artifact):
+            if path != partial:
                 shutil.rmtree(path)
+        if partial:
+            partial.rename(new)
 
 
 def _has_passages(artifact: Path) -> bool:
     return bool(artifacts.read_record(artifact).metrics.get("passages"))
+
+
+def _interval(folder: Path) -> str:
+    try:
+        return artifacts.read_record(folder).interval
+    except ArtifactError:
+        return ""  # damaged

@@ -25,6 +25,7 @@ from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest
 from serving.errors import Limited
+from serving.guard import Guard
 from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
@@ -56,6 +57,7 @@ class AppParts:
     keys: KeyStore
     registry: Registry
     models: Models
+    guard: Guard
     reader: Reader | None  #: of events; None where they go to no sink that can be read
     limiter: Limiter
     audit: Audit

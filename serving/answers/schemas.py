@@ -18,7 +18,7 @@ def _is_text(value: str) -> str:
 
 Str = Annotated[str, AfterValidator(_is_text)]
 #: of `ground`
-GROUND = "Answer from the documents, or not. Default: from them if an index is served (`grounding.enabled`)."
+GROUND = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_text)]
 
 
@@ -55,12 +55,12 @@ class Source(BaseModel):
     """A passage of a document that an answer rests on."""
 
     id: str
-    title: str = Field(description="The headings that it stands under.")
+    title: str = Field(description="The headings that it stands under; the source if the guard hides its words.")
     source: str
     location: str = Field(description="File or address.")
     position: str = Field(description="Where in it.")
     licence: str
-    snippet: str = Field(description="How it begins.")
+    snippet: str = Field(description="Its beginning; empty if the guard hides it.")
     score: float | None = Field(description="Cosine of question and passage; none if it was found by words alone.")
 
 

@@ -7,12 +7,12 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llmops.config import Grounding
+from llmops.config import Grounding, Serving
 from llmops.data.retrieval.grounds import Found, look_up
 from llmops.data.retrieval.search import Index, open_index
 from llmops.errors import ArtifactError
 from llmops.registry.indexes import served_index
-from serving.errors import DocumentsDown
+from serving.errors import DocumentsDown, QueueFull, TimedOut
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,15 @@ class Documents:
     Args:
         model: folder of the model in the registry.
         config: what is good enough to answer from.
+        serving: how many may wait, how long, and the threads that compute a question's vector.
     """
 
-    def __init__(self, model: Path, config: Grounding) -> None:
-        self._model, self._config = model, config
+    def __init__(self, model: Path, config: Grounding, serving: Serving) -> None:
+        self._model, self._config, self._serving = model, config, serving
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
-        self._folder: Path | None = None
+        self._waiting = 0
+        self._down = ""  #: why the index cannot be searched, as it was logged
+        self._opened: tuple[Path, int] | None = None  #: the folder, and when it was made: it may be replaced
         self._index: Index | None = None
 
     def warm(self) -> None:
@@ -44,12 +47,26 @@ class Documents:
 
         Raises:
             DocumentsDown: if the index cannot be searched.
+            QueueFull: if `serving.max_queue` questions are being looked up.
+            TimedOut: if it takes more than `serving.timeout_s`.
         """
+        if self._waiting >= self._serving.max_queue:
+            raise QueueFull(self._waiting, 1)
+        self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+            async with asyncio.timeout(self._serving.timeout_s):
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+        except TimeoutError:
+            raise TimedOut(f"The documents were not searched after {self._serving.timeout_s:g} s.") from None
         except Exception as error:
-            log.exception("The index of documents cannot be searched")
+            if self._down != (why := repr(error)):
+                log.exception("The index of documents cannot be searched")
+            self._down = why
             raise DocumentsDown from error
+        finally:
+            self._waiting -= 1
+        self._down = ""
+        return found
 
     def close(self) -> None:
         """End the thread, and release the model of the vectors."""
@@ -63,9 +80,11 @@ class Documents:
     def _current(self) -> Index | None:
         """Return the index that is served now, opened."""
         folder = served_index(self._model)
-        if folder != self._folder:
+        now = (folder, folder.stat().st_mtime_ns) if folder else None
+        if now != self._opened:
             try:
                 self._open(folder)
+                self._opened = now
             except ArtifactError:
                 if served_index(self._model) == folder:
                     raise
@@ -75,9 +94,9 @@ class Documents:
     def _open(self, folder: Path | None) -> None:
         if self._index:
             self._index.close()
-        self._index = self._folder = None
+        self._index = self._opened = None
         if folder:
-            self._index, self._folder = open_index(folder), folder
+            self._index = open_index(folder, self._serving.threads)
 
     def _warm(self) -> None:
         try:

