@@ -1,7 +1,6 @@
 """The index of documents that is served beside a model's versions: `{root}/{name}/index/{fingerprint}/`.
 
-The folder is that of a finished artifact of `index`, in hard links. There is one at most: a new one replaces it, unless
-that of a later interval is served.
+The folder is that of a finished artifact of `index`, in hard links. There is one at most: a new one replaces it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import shutil
 from pathlib import Path
 
 from llmops import artifacts
-from llmops.errors import ArtifactError
 from llmops.registry.version import build_partial
 
 
@@ -29,15 +27,14 @@ def is_served(model: Path, artifact: Path) -> bool:
     if served is None:
         return not has_passages
     ours, theirs = ((path / artifacts.RECORD).read_bytes() for path in (artifact, served))
-    return ours == theirs or _interval(served) > _interval(artifact)  # a damaged index was made again under its name
+    return has_passages and ours == theirs  # a damaged index is made again under its name, with another record
 
 
 def serve_index(model: Path, artifact: Path) -> None:
-    """Make the index of a finished artifact the served one, unless that of a later interval is.
+    """Make the index of a finished artifact the served one. An index without passages only takes away what is there.
 
-    An index without passages only takes away what is there. The old one goes first: after a kill none is served.
-
-    Whoever reads the index that was served before can go on: its files stay until they are closed.
+    The old one goes first: after a kill none is served, not two. Whoever reads it can go on: its files stay until they
+    are closed.
 
     Args:
         model: folder of the model in the registry.
@@ -62,10 +59,3 @@ def serve_index(model: Path, artifact: Path) -> None:
 
 def _has_passages(artifact: Path) -> bool:
     return bool(artifacts.read_record(artifact).metrics.get("passages"))
-
-
-def _interval(folder: Path) -> str:
-    try:
-        return artifacts.read_record(folder).interval
-    except ArtifactError:
-        return ""  # damaged

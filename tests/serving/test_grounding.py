@@ -17,7 +17,7 @@ from llmops.config import Grounding, Serving
 from llmops.data.retrieval.files import write_passages
 from llmops.data.retrieval.grounds import REFUSAL
 from llmops.records import Passage, content_id
-from llmops.registry.indexes import is_served, serve_index
+from llmops.registry.indexes import serve_index, served_index
 from serving.engines.base import Chat, Prompt, Question
 from serving.engines.echo import EchoEngine, EchoRow
 from serving.engines.stepping import Job
@@ -157,7 +157,7 @@ def test_a_search_takes_neither_too_long_nor_too_many_questions(shop: Shop, monk
 
 
 def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
-    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask: Callable[[], Any] = lambda: shop.post("generate", "How long does delivery take?")  # noqa: E731
     assert ask()[1]
@@ -182,9 +182,7 @@ def test_the_app_follows_the_index_and_does_without_one_that_it_cannot_read(
     artifacts.commit(broken, replace(artifacts.read_record(broken), finished="later"))
     serve_index(shop.model, broken)
     assert ask()[0] == "Shipping: Delivery never ends.", "made again under the same name"
-    newer = indexed(tmp_path / "fifth", "Delivery is by mail.")
-    artifacts.commit(newer, replace(artifacts.read_record(newer), interval="2026-02-01"))
-    serve_index(shop.model, newer)
-    assert is_served(shop.model, broken)
-    serve_index(shop.model, broken)
-    assert ask()[0] == "Shipping: Delivery is by mail.", "a past day's index takes no place"
+    monkeypatch.setattr("llmops.registry.indexes.build_partial", lambda path, *_: path.with_name(".lost"))
+    with pytest.raises(FileNotFoundError):
+        serve_index(shop.model, other)
+    assert served_index(shop.model) is None, "not two"
