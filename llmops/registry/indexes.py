@@ -47,9 +47,8 @@ def serve_index(model: Path, artifact: Path) -> None:
     with artifacts.locked(folder):
         if is_served(model, artifact):
             return
-        new, partial = folder / artifact.name, None
-        if _has_passages(artifact):
-            partial = build_partial(new, {path.name: path for path in artifact.iterdir()}, {})
+        new, files = folder / artifact.name, {path.name: path for path in artifact.iterdir()}
+        partial = build_partial(new, files, {}) if _has_passages(artifact) else None
         for path in folder.glob("*"):
             if path != partial:
                 shutil.rmtree(path)

@@ -71,7 +71,7 @@ async def respond(
             if refused:
                 streams.append(refuse(app, asked.prompt, caller, side))
             else:
-                streams.append(app.models.generate(one, caller=caller, side=side, asked=asked.prompt)[1])
+                streams.append(app.models.generate(one, caller=caller, side=side, asked=asked.prompt))
         event["llmops.model.version"] = streams[0].version.name
         reply = OpenAIReply(request, name, streams[0], chat, body.n or 1, grounds)
         if body.stream:

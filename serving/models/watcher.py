@@ -117,8 +117,8 @@ class Models:
 
     def generate(
         self, request: EngineRequest, *, caller: str, side: str = "", asked: Prompt | None = None
-    ) -> tuple[Version, GuardedStream]:
-        """Hand a request to the engine of the version that `choose` gives; returns version and stream of the answer.
+    ) -> GuardedStream:
+        """Hand a request to the engine of the version that `choose` gives; returns the stream of the answer.
 
         A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
         refuses the prompt before its first chunk, the champion answers instead, and the stream's version says so. Only
@@ -140,7 +140,7 @@ class Models:
         """
         chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
         if side:
-            return chosen.version, self._guarded(chosen, request, _left_out, asked=asked)
+            return self._guarded(chosen, request, _left_out, asked=asked)
         if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
             spare = partial(self._guarded, self.champion or chosen, request, _left_out, asked=asked)
         if trial:
@@ -154,7 +154,7 @@ class Models:
             if spare is None:
                 raise
             stream = spare()
-        return stream.version, stream
+        return stream
 
     def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
         """Count that a version failed a caller who was drawn to it before its engine was asked."""

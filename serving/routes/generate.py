@@ -53,7 +53,7 @@ async def generate(
     else:
         wanted = grounds.given(wanted) if grounds else wanted
         await reserve(request, [wanted])
-        _, stream = app.models.generate(wanted, caller=key.prefix, side=side, asked=asked)
+        stream = app.models.generate(wanted, caller=key.prefix, side=side, asked=asked)
     request.state.event["llmops.model.version"] = stream.version.name
 
     def render(chunk: Chunk) -> str:
