@@ -117,8 +117,8 @@ class OpenAIReply:
             delta["delta"] = {"role": "assistant", "content": chunk.text}
         self._begun = True
         choices = [{"index": 0, **delta, "logprobs": None, "finish_reason": chunk.finish_reason}]
-        ends = bool(chunk.finish_reason and self.grounds)
-        events = [self._event(choices, None, [one.model_dump() for one in self.grounds.sources] if ends else None)]
+        grounds = self.grounds if chunk.finish_reason else None
+        events = [self._event(choices, None, [one.model_dump() for one in grounds.sources] if grounds else None)]
         if chunk.finish_reason and self.with_usage:
             events.append(self._event([], _usage([chunk]).model_dump()))
         return "".join([*events, *(["data: [DONE]\n\n"] if chunk.finish_reason else [])])
@@ -127,7 +127,7 @@ class OpenAIReply:
         self, choices: list[dict[str, Any]], usage: dict[str, Any] | None, sources: list[dict[str, Any]] | None = None
     ) -> str:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        more = {"usage": usage} if self.with_usage else {}
+        more: dict[str, Any] = {"usage": usage} if self.with_usage else {}
         more |= {"sources": sources} if sources is not None else {}
         return sse({**self._head(), "object": kind, "choices": choices, **more})
 
