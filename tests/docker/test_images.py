@@ -29,7 +29,6 @@ OTHER_IMAGES = {
     ("pyarrow", "llmops.records"),
     ("transformers", "llmops.model.base.folder"),
 }
-OPENVINO = {"openvino", "openvino-genai"}
 
 
 def requirements(path: Path) -> dict[str, Requirement]:

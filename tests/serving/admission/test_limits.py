@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import socket
+from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -212,6 +213,8 @@ def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, cont
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}] * 3
     chat = Chat(tuple(Message(turn["role"], turn["content"]) for turn in turns))  # type: ignore[arg-type]
     assert len(chat_ids(tokenizer, turns)) <= most_tokens(EngineRequest(chat, 0))
+    grounded = Chat((*chat.messages[:-1], replace(chat.messages[-1], context="x" * 9)))
+    assert most_tokens(EngineRequest(grounded, 0)) == most_tokens(EngineRequest(chat, 0)) + 9
 
 
 # --- Redis away

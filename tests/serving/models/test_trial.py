@@ -241,7 +241,7 @@ async def test_a_request_that_is_given_up_counts_and_one_begun_before_the_trial_
         await asyncio.sleep(0)
         await world.canary(models)
         world.engines["v2"][0].going.clear()
-        given = [models.generate(EngineRequest(Question("one"), 5), caller=str(n))[1] for n in range(8)]
+        given = [models.generate(EngineRequest(Question("one"), 5), caller=str(n)) for n in range(8)]
         readers = [asyncio.create_task(one.whole()) for one in given]
         await asyncio.sleep(0)
         for one in given:
