@@ -1,4 +1,4 @@
-"""The sections of the serving app and of what its answers rest on."""
+"""The sections `serving` and `grounding`."""
 
 from __future__ import annotations
 

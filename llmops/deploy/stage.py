@@ -1,4 +1,4 @@
-"""Deploy: have the index of documents served, and prove that the serving app answers with the champion, by asking it.
+"""Deploy: serve the index of documents, and prove that the serving app answers with the champion, by asking it.
 
 The app watches the registry's aliases and loads a new champion by itself. This stage waits until `/readyz` names the
 champion and asks only then, because an app that is loading answers 503, which counts as an error of the service.

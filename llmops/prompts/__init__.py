@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END = "####"  #: ends an example in the annotated text, and generation for models without a chat template
-#: texts that end or fake a turn: marks of the annotated text, and control tokens of chat templates
+#: Texts that end or fake a turn: marks of the annotated text, and control tokens of chat templates.
 MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{END}|<\|\w+\|>")
 
 _MARK = "(what is said here)"  # placeholder that locates a turn's text in a rendered template

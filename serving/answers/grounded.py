@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fastapi import Request
 
-from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, Found, room_of, said, source_of
+from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, Found, room_of, source_of, text_of
 from llmops.data.retrieval.search import Hit
 from serving.admission.dependencies import AppParts
 from serving.answers.schemas import Source
@@ -88,7 +88,7 @@ async def find_grounds(request: Request, app: AppParts, wanted: bool | None, ask
 def _source(guard: Guard, prompt: Prompt, hit: Hit) -> Source:
     """Return a passage as it is shown; without its words if the guard would keep them back from an answer."""
     source = Source(**source_of(hit))
-    seen = guard.watch(prompt).see(Chunk(f"{source.title}\n{said(hit)}", 0, 0, "stop"))
+    seen = guard.watch(prompt).see(Chunk(f"{source.title}\n{text_of(hit)}", 0, 0, "stop"))
     return source if seen.finish_reason == "stop" else source.model_copy(update={"title": source.source, "snippet": ""})
 
 

@@ -1,4 +1,4 @@
-"""What the documents say about a question: the passages that go into its prompt, or the refusal.
+"""The passages that go into the prompt of a question, or the refusal if no passage is good enough.
 
 found = look_up(index, "How long does delivery take?", config.grounding, room=2_000)
 prompts.prompt_ids(tokenizer, question, found.context) if found.hits else REFUSAL
@@ -57,7 +57,7 @@ def look_up(index: Index, question: str, config: Grounding, room: int) -> Found:
             return Found((), "", likeness)
         hits = [nearest, *(hit for hit in hits if hit is not nearest)]
     given = _fit(hits[: config.passages], min(room, config.room))
-    return Found(tuple(given), "\n".join(map(said, given)), likeness)
+    return Found(tuple(given), "\n".join(map(text_of, given)), likeness)
 
 
 def room_of(window: int, max_new_tokens: int, prompt: str) -> int:
@@ -71,8 +71,8 @@ def size_of(text: str) -> int:
     return len(text.encode()) + (TOKEN_BYTES - 1) * dense
 
 
-def said(hit: Hit) -> str:
-    """Return a passage as a model reads it: its headings, and its text."""
+def text_of(hit: Hit) -> str:
+    """Return a passage as the model reads it: its headings and its text."""
     return ": ".join(filter(None, (hit.passage.headings, hit.passage.text)))
 
 
@@ -96,7 +96,7 @@ def _fit(hits: Sequence[Hit], room: int) -> list[Hit]:
     """Return the first hits that fit; the first is cut if it does not fit alone."""
     kept = list[Hit]()
     for hit in hits:
-        size = size_of(said(hit))
+        size = size_of(text_of(hit))
         if size > room:
             return kept or _cut(hit, room)
         kept.append(hit)
