@@ -48,10 +48,7 @@ def index_of(home: Path, passages: int) -> Path:
     path = home / "index" / str(passages)
     if not artifacts.is_done(path):
         path.mkdir(parents=True)
-        record = Record(
-            "index", path.name, {}, {}, "", "c", {"passages": passages}, {}, git_commit="", started="", finished=""
-        )
-        artifacts.commit(path, record)
+        artifacts.commit(path, Record("index", path.name, {}, {}, "", "", {"passages": passages}, {}, "", "", ""))
     return path
 
 

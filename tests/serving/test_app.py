@@ -7,7 +7,9 @@ import threading
 import pytest
 from fastapi import APIRouter
 
+from llmops.config import Config
 from llmops.monitoring.datasets import LOADS, SERVING
+from llmops.monitoring.events import emit_all
 from llmops.monitoring.sinks.local import LocalStore
 from serving.admission.dependencies import assert_guarded
 from serving.engines.echo import EchoEngine
@@ -20,19 +22,6 @@ def ask(client, headers=None, **body):
 
 
 # --- answers
-
-
-def test_a_question_is_answered_with_version_and_usage(shared_site, shared_client):
-    answer = ask(shared_client, shared_site.headers(), max_new_tokens=2)
-    assert answer.status_code == 200
-    assert answer.json() == {
-        "response": "one two",
-        "id": answer.headers["X-Request-ID"],
-        "model": "support-bot",
-        "model_version": "v1",
-        "usage": {"input_tokens": 3, "output_tokens": 2},
-        "finish_reason": "length",
-    }
 
 
 def test_the_query_parameters_and_a_bearer_token_do_the_same(shared_site, shared_client):
@@ -193,6 +182,17 @@ def test_a_full_disk_costs_the_event_not_the_answer(shared_site, shared_client, 
 
     monkeypatch.setattr("serving.http.middleware.Spool", full)
     assert ask(shared_client, shared_site.headers()).status_code == 200
+
+
+def test_the_app_judges_its_answers_and_tells_receivers_that_they_are_slow(site, hook):
+    alerts = {"every_s": 0.1, "receivers": [{"name": "chat", "url": hook.url.replace("http", "json")}]}
+    site.config = Config(**{**site.config.model_dump(), "alerts": {**alerts, "disk_free": 0}})
+    slow = {"http.response.status_code": 200, "event.duration": 1_600_000_000, "url.path": "/generate"}
+    with site.client():
+        emit_all(site.config.events, SERVING, [slow] * 60)
+        site.until(lambda: hook.got)
+    told = json.loads(hook.got[0][2])
+    assert (told["state"], told["rule"], told["bound"]) == ("raised", "latency_p95", 1000) and told["value"] > 1500
 
 
 # --- champions

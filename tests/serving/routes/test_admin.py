@@ -34,6 +34,7 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
     stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
     assert stopped == {"aliases": {"champion": "v1"}, "canary": None, "decision": None}
     site.until(lambda: site.ask(client).json()["model_version"] == "v1")
+    site.until(lambda: not site.engines["v2"].stats().alive)
     changes = site.events("llmops.admin")
     assert [e["event.action"] for e in changes] == ["canary_start", "canary_stop"]
     assert all(e["llmops.key.prefix"] in site.keys["admin"] and e["user.roles"] == ["admin"] for e in changes)
