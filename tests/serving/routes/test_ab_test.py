@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -114,11 +115,7 @@ def test_what_the_champion_says_in_place_of_the_version_is_rated_for_neither(sit
 def test_feedback_is_kept_while_the_database_is_away(site: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(site, client)
     id = site.ask(client).json()["id"]
-
-    def away(*_: Any) -> Any:
-        raise StateUnavailable("The database is away.")
-
-    monkeypatch.setattr(trials, "rate", away)
+    monkeypatch.setattr(trials, "rate", Mock(side_effect=StateUnavailable("The database is away.")))
     rate(client, id, site.headers(), rating="up")
     (event,) = site.events(FEEDBACK)
     assert event["http.request.id"] == id and "llmops.model.version" not in event
