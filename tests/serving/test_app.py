@@ -225,10 +225,15 @@ def test_an_engine_that_died_is_told_and_not_ready_until_it_is_started_again(sit
 # --- pages
 
 
-def test_pages_need_nothing_from_elsewhere_and_no_inline_script(shared_site, shared_client):
-    for path in ("/", "/dashboard", "/docs"):
-        page = shared_client.get(path, headers=shared_site.headers("developer"))
-        assert page.status_code == 200 and "script-src 'self'" in page.headers["Content-Security-Policy"]
+def test_pages_need_nothing_from_elsewhere_no_inline_script_and_share_one_navigation(shared_site, shared_client):
+    pages, admin = ["/", "/dashboard", "/drift", "/admin/review", "/docs"], shared_site.headers("admin")
+    for path, key in [*((path, admin) for path in pages), ("/dashboard", {})]:  # the last one asks to sign in
+        page = shared_client.get(path, headers={"Accept": "text/html", **key})
+        assert page.status_code == (200 if key else 401)
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+        (navigation,) = re.findall(r"<nav.*?</nav>", page.text, re.DOTALL)
+        links = re.findall(r'<a href="([^"]+)"( aria-current="page")?>', navigation)
+        assert ([link for link, _ in links], [link for link, here in links if here]) == (pages, [path])
         linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
         assert all(link.startswith("/") for link in linked)
         for link in linked:
