@@ -157,7 +157,7 @@ def test_what_a_model_says_is_never_markup_and_code_stands_out(chat):
 
 
 def test_sources_are_footnotes_that_open_and_no_markup(chat):
-    source = {"title": "<b>A</b>", "location": "https://shop.example/a", "position": "p. 1", "snippet": "Say <i>so</i>."}
+    source = {"title": "<b>A</b>", "location": "https://shop.example/a", "position": "p. 1", "snippet": "Say <i>so</i>"}
     choice = {"delta": {"content": "Yes."}, "finish_reason": "stop"}
     event = json.dumps({"choices": [choice], "system_fingerprint": "v1", "sources": [source]})
     said = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
