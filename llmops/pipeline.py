@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
         ("clean",),
         libraries=("tokenizers", "openvino"),
         compute=True,
-        sections={"annotate": sameness.useless_to_index},
+        sections={"annotate": sameness.useless_to_index, "collect": sameness.unread_by_index},
         aside=("index.db", "vectors.npy"),  # vectors differ slightly between machines; `digest` stands for the passages
         read=("digest", "model"),
     ),
@@ -116,7 +116,11 @@ STAGES: dict[str, Stage] = {
         aside=("features/*",),
     ),
     "deploy": Stage(
-        "llmops.deploy.stage", ("release",), paths=("home", "events", "registry", "database"), aside=("serving.log",)
+        "llmops.deploy.stage",
+        ("release", "index"),
+        paths=("home", "events", "registry", "database"),
+        outside=True,
+        aside=("serving.log",),
     ),
     "push_to_hub": Stage(
         "llmops.push_to_hub.stage", ("release", "deploy"), paths=("events", "registry", "database"), outside=True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmops import artifacts, machine
 from llmops.artifacts import Record
 from llmops.code_version import library_version
-from llmops.config import Annotate, Clean, Config, Index, Section, Tune
+from llmops.config import Annotate, Clean, Collect, Config, Index, Section, Tune
 from llmops.errors import ArtifactError, LlmopsError
 
 if TYPE_CHECKING:
@@ -215,3 +215,8 @@ def useless_to_clean(clean: Clean) -> tuple[str, ...]:
 def useless_to_index(index: Index) -> tuple[str, ...]:
     """Return the fields of `annotate` that indexing has no use for: all but what is redacted."""
     return tuple(name for name in Annotate.model_fields if name != "redact")
+
+
+def unread_by_index(index: Index) -> tuple[str, ...]:
+    """Return the fields of `collect` that indexing has no use for: all but the sources."""
+    return tuple(name for name in Collect.model_fields if name != "sources")

@@ -38,6 +38,7 @@ from serving.guard import Guard
 from serving.http.middleware import RequestMiddleware
 from serving.http.problems import problem_response
 from serving.http.server import KEEP_ALIVE_S, DrainingServer, StayingProtocol
+from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit
@@ -72,8 +73,10 @@ def create_app(
         audit=audit,
         registry=registry,
         models=models,
+        guard=guard,
         reader=_reader(config, environ),
         inputs=Inputs(config.release.name),
+        documents=Documents(registry.folder, config.grounding, config.serving),
         metrics=Metrics(models),
         digests=Digests(secret),
         session_secret=secret,
@@ -97,7 +100,9 @@ def create_app(
             ending.push_async_callback(audit.stop)
             ending.push_async_callback(parts.limiter.close)
             ending.callback(parts.inputs.close)
+            ending.push_async_callback(asyncio.to_thread, parts.documents.close)
             parts.inputs.warm(registry)
+            parts.documents.warm()
             models.start()
             ending.push_async_callback(models.stop)
             await asyncio.to_thread(guard.warm)  # while the model is being loaded; without its rules nothing is served

@@ -60,6 +60,20 @@ class FeaturesMissing(LlmopsError):
     """This image has no packages that read the online store."""
 
 
+class NoDocuments(LlmopsError):
+    """No index of documents is served."""
+
+    def __init__(self) -> None:
+        super().__init__("No documents are served here; leave `ground` out, or run the pipeline.")
+
+
+class DocumentsDown(LlmopsError):
+    """The served index of documents cannot be searched."""
+
+    def __init__(self) -> None:
+        super().__init__("The documents cannot be searched; the log says why. `ground: false` answers without them.")
+
+
 class TimedOut(LlmopsError):
     """The answer was not complete within `serving.timeout_s`."""
 
@@ -109,6 +123,8 @@ STATUS: dict[type[LlmopsError], tuple[int, str]] = {
     NotReady: (503, "not_ready"),
     FeaturesDown: (503, "features_down"),
     FeaturesMissing: (501, "features_missing"),
+    NoDocuments: (404, "no_documents"),
+    DocumentsDown: (503, "documents_down"),
     TimedOut: (504, "timed_out"),
     EngineDied: (503, "engine_died"),
     EventsUnreadable: (404, "events_unreadable"),

@@ -1,4 +1,4 @@
-"""The command about the index that a run made or used last: its figures, and a search in it."""
+"""The commands about documents: figures of the index that a run made or used last, a search in it, and answers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def add_to(add: Add) -> None:
     sub.add_argument("question", nargs="?", default="", help="what to search for")
     sub.add_argument("-k", type=int, default=5, help="most passages that are printed, up to 1,000 (default: 5)")
     sub.add_argument("--way", choices=["fused", "bm25", "dense"], default="fused", help="how they are ranked")
+    sub = add(ask)
+    sub.add_argument("question")
+    sub.add_argument("--show", action="store_true", help="print the whole passages that the answer rests on")
+    sub.add_argument("--version", default="champion", help="version, alias, or `base` for the untuned model")
+    sub.add_argument("--max-new-tokens", type=int, default=96)
 
 
 def index(settings: Config, options: argparse.Namespace) -> None:
@@ -48,6 +53,40 @@ def index(settings: Config, options: argparse.Namespace) -> None:
         print(indent(passage.text, "   ") + "\n")
     if not hits:
         print("Nothing was found.")
+
+
+def ask(settings: Config, options: argparse.Namespace) -> None:
+    """Answer a question from the served documents with a model on this machine, and name the passages."""
+    from llmops.batch.batch import servable
+    from llmops.data.retrieval.grounds import LEAST_ROOM, REFUSAL, look_up, room_of, source_of
+    from llmops.data.retrieval.search import open_index
+    from llmops.model.base.answering import answer, open_model
+    from llmops.registry.indexes import served_index
+    from llmops.registry.registry import registry_of
+
+    if (folder := served_index(registry_of(settings).folder)) is None:
+        raise LlmopsError("No documents are served; `llmops run all` has them served.")
+    version, model_folder = servable(settings, options.version)
+    with open_index(folder) as opened:
+        room = room_of(settings.serving.max_context, options.max_new_tokens, options.question)
+        if room < LEAST_ROOM:
+            raise LlmopsError("The question leaves no room for passages: shorten it, or raise serving.max_context.")
+        found = look_up(opened, options.question, settings.grounding, room)
+    text = REFUSAL
+    if found.hits:
+        model = open_model(model_folder)
+        try:
+            text = answer(model, [(options.question, found.context)], options.max_new_tokens)[0]
+        finally:
+            model.close()
+    sources = [source_of(hit) | ({"text": hit.passage.text} if options.show else {}) for hit in found.hits]
+    if options.json:
+        print(json.dumps({"response": text, "version": version, "sources": sources}, ensure_ascii=False))
+        return
+    print(text)
+    for number, source in enumerate(sources, 1):
+        print(f"\n[{number}] {source['title']}\n    {source['source']}: {source['location']}, {source['position']}")
+        print(indent(source.get("text") or source["snippet"], "    "))
 
 
 def _stats(found: dict[str, object]) -> str:

@@ -27,14 +27,14 @@ from llmops.config.monitoring import Monitoring
 from llmops.config.release import Deploy, Govern, PushToHub, Release
 from llmops.config.schedule import Schedule
 from llmops.config.section import Section
-from llmops.config.serving import Serving
+from llmops.config.serving import Grounding, Serving
 from llmops.config.state import Retention, State
 from llmops.errors import ConfigError
 
 __all__ = [
     "Alerts", "Annotate", "Clean", "Collect", "Compress", "Config", "Deploy", "Evaluate", "Features", "Govern",
-    "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select", "Serving",
-    "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
+    "Grounding", "Improve", "Index", "Monitoring", "PushToHub", "Release", "Retention", "Schedule", "Section", "Select",
+    "Serving", "Source", "Speakers", "State", "Template", "Train", "Tune", "load", "merge", "parse_value",
 ]  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class Config(Section):
     deploy: Deploy = Deploy()
     push_to_hub: PushToHub = PushToHub()
     serving: Serving = Serving()
+    grounding: Grounding = Grounding()
     monitoring: Monitoring = Monitoring()
     alerts: Alerts = Alerts()
     improve: Improve = Improve()
@@ -105,13 +106,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_is_not_indexed_is_a_source(self) -> Config:
+    def _index_names_sources(self) -> Config:
         known = [source.name for source in self.collect.sources]
-        if known and (unknown := [name for name in self.index.leave_out if name not in known]):
-            raise ValueError(
-                f"index.leave_out names {unknown[0]!r}, which is no source of collect.sources; there are "
-                f"{', '.join(known)}"
-            )
+        for field, names in (("include", self.index.include), ("leave_out", self.index.leave_out)):
+            if known and (unknown := [name for name in names if name not in known]):
+                raise ValueError(
+                    f"index.{field} names {unknown[0]!r}, which is no source of collect.sources; there are "
+                    f"{', '.join(known)}"
+                )
         return self
 
     @property

@@ -240,8 +240,13 @@ class Index(Section):
     """Cut documents into passages that can be searched, by their words and by their meaning."""
 
     enabled: bool = Field(True, description="Off: the index is empty.")
+    include: tuple[str, ...] = Field(
+        (),
+        description="Sources of chats, and of rows without a question or a text in `fields`, that are indexed, such as "
+        "a catalogue. Others are left out, because customers, orders and chats are about single persons.",
+    )
     leave_out: tuple[str, ...] = Field(
-        (), description="Sources that are not indexed, such as a table of customers: whoever may search finds all."
+        (), description="Other sources that are not indexed: whoever may search finds all."
     )
     words: int = Field(
         120, ge=20, le=180, description="Most words of a passage; it ends where a paragraph or a sentence does."

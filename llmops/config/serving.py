@@ -1,4 +1,4 @@
-"""The section of the serving app."""
+"""The sections `serving` and `grounding`."""
 
 from __future__ import annotations
 
@@ -82,3 +82,20 @@ class Serving(Section):
         if value:
             check_redis(value)
         return value
+
+
+class Grounding(Section):
+    """Answer from the served index of documents, and name the passages beside the answer."""
+
+    enabled: bool = Field(
+        False, description="Answer from the documents if an index is served and a request does not say otherwise."
+    )
+    passages: int = Field(3, ge=1, le=20, description="Most passages in a prompt, the best first.")
+    room: int = Field(1600, ge=200, description="Most bytes of these passages; a token of English has about four.")
+    likeness: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Least cosine of the question and the nearest passage. Below it the documents do not say, and the "
+        "answer is a refusal, without the model.",
+    )

@@ -1,4 +1,4 @@
-"""Deploy: prove that the serving app answers with the champion, by asking it a question.
+"""Deploy: serve the index of documents, and prove that the serving app answers with the champion, by asking it.
 
 The app watches the registry's aliases and loads a new champion by itself. This stage waits until `/readyz` names the
 champion and asks only then, because an app that is loading answers 503, which counts as an error of the service.
@@ -28,6 +28,7 @@ from llmops.artifacts import write_json
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
 from llmops.errors import DeployError, NotServedError
+from llmops.registry.indexes import is_served, serve_index
 from llmops.registry.registry import Registry
 from llmops.state.database import database_at
 
@@ -41,6 +42,7 @@ def run(
     config: Deploy,
     *,
     release: Path,
+    index: Path,
     home: Path,
     events: Path,
     registry: Path,
@@ -50,14 +52,16 @@ def run(
 ) -> dict[str, Any]:
     """Write `deployment.json`: url, version, question, answer and seconds, or the state "no champion".
 
-    If an app is started, it works in `home`, and its API key is in the database at the URL `database`.
+    The index is served whatever the gate has decided, so that documents that are gone are not cited any more. If an app
+    is started, it works in `home`, and its API key is in the database at the URL `database`.
 
     Raises:
         DeployError: if the app refuses or ends. The message quotes the app.
         NotServedError: if the app does not answer with the champion in time.
     """
-    decision: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    decision = _decision(release)
     model = str(decision["model"])
+    serve_index(registry / model, index)
     champion = Registry(registry, model, database_at(database)).champion()
     if champion is None:
         log.warning("%s has no champion: nothing is served, %s was %s", model, decision["version"], decision["outcome"])
@@ -77,6 +81,13 @@ def run(
     return {"state": "served", **proof}
 
 
+def stands(
+    config: Deploy, *, release: Path, index: Path, home: Path, events: Path, registry: Path, database: str, out: Path
+) -> bool:
+    """Return whether the index is still the one that is served; another run may have replaced it."""
+    return is_served(registry / str(_decision(release)["model"]), index)
+
+
 def prove(
     config: Deploy,
     url: str,
@@ -87,6 +98,8 @@ def prove(
     clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, Any]:
     """Wait until the app is ready with `version`, then ask it. Ask again if a replica with another version answers.
+
+    The model is asked alone first, then as callers ask by default, perhaps with documents: both have to be answered.
 
     Args:
         config: the question and how long to wait.
@@ -101,6 +114,7 @@ def prove(
         url, version, question, answer, and the seconds until the answer.
     """
     started, said = clock.monotonic(), "nothing yet"
+    asked: dict[str, Any] = {"prompt": config.question}
     headers = {"X-API-Key": key, "X-LLMOps-Side": "champion"}  # a canary may have been drawn for this key
     with httpx.Client(base_url=url, headers=headers) as client:
         while (left := config.timeout_s - (clock.monotonic() - started)) > 0:
@@ -109,7 +123,10 @@ def prove(
             try:
                 response = client.get("/readyz", timeout=max(left, 1.0))
                 if _answer(response).get("model_version") == version:
-                    response = client.post("/generate", json={"prompt": config.question}, timeout=max(left, 1.0))
+                    response = client.post("/generate", json=asked | {"ground": False}, timeout=max(left, 1.0))
+                    if _answer(response).get("model_version") == version:
+                        default = client.post("/generate", json=asked, timeout=max(left, 1.0))
+                        response = response if _answer(default) else default
             except httpx.TransportError as error:
                 said = f"{type(error).__name__}: {error}"
             else:
@@ -166,6 +183,11 @@ def serving(
                 _stop(process)
     finally:
         store.revoke(entry.prefix)
+
+
+def _decision(release: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((release / "decision.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -90,6 +90,7 @@ def make(config: Config, subject: Subject, by: str) -> Plan:
     texts = [path for path in named if path.suffix in search.TEXT and any(map(path.is_relative_to, logs))]
     texts += [path for path in registry.glob("*/versions/*/*") if path in named and path.suffix in (".json", ".md")]
     caches = [path for path in named if any(map(path.is_relative_to, (config.home / "drift", config.home / "decay")))]
+    caches += registry.glob("*/index/[!.]*")  # the lineage of a served index may be gone; the next run serves one
     return Plan(
         time=audit.now(),
         by=by,

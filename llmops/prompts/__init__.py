@@ -8,6 +8,7 @@ plain text, and an `ArtifactError` if the template changes them. The template's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 END = "####"  #: ends an example in the annotated text, and generation for models without a chat template
+#: Texts that end or fake a turn: marks of the annotated text, and control tokens of chat templates.
+MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{END}|<\|\w+\|>")
 
 _MARK = "(what is said here)"  # placeholder that locates a turn's text in a rendered template
 
@@ -36,9 +39,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, question: str, context: str =
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
     """Return the token ids of a conversation, up to the start of the next assistant turn.
 
-    User turns are questions in the one format: a conversation of one question equals its `prompt_ids`.
+    User turns are questions in the one format: a conversation of one question equals its `prompt_ids`. A message's
+    `context` is the question's.
     """
-    turns = [{**m, "content": _request(m["content"], "")} if m["role"] == "user" else m for m in messages]
+    said = [(m["role"], m["content"], m.get("context", "")) for m in messages]
+    turns = [{"role": r, "content": _request(text, context) if r == "user" else text} for r, text, context in said]
     return encoder_of(tokenizer).conversations(tokenizer, [turns])[0]
 
 

@@ -25,6 +25,8 @@ from serving.admission import signing
 from serving.admission.limits import Limiter, RequestAllowance
 from serving.engines.base import EngineRequest
 from serving.errors import Limited
+from serving.guard import Guard
+from serving.models.documents import Documents
 from serving.models.inputs import Inputs
 from serving.models.watcher import Models
 from serving.observe.audit import Audit, client_address, client_fields
@@ -55,10 +57,12 @@ class AppParts:
     keys: KeyStore
     registry: Registry
     models: Models
+    guard: Guard
     reader: Reader | None  #: of events; None where they go to no sink that can be read
     limiter: Limiter
     audit: Audit
     inputs: Inputs
+    documents: Documents
     metrics: Metrics
     digests: Digests
     session_secret: bytes = field(repr=False)

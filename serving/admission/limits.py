@@ -156,7 +156,8 @@ def most_tokens(request: EngineRequest) -> int:
         case Question(text, context):
             prompt = TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS + _bytes(text) + _bytes(context)
         case Chat(messages):
-            prompt = TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + _bytes(message.content) for message in messages)
+            texts = (message.content + message.context for message in messages)
+            prompt = TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + _bytes(text) for text in texts)
     return prompt + request.max_new_tokens
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from serving.answers.schemas import Sampling, Str
+from serving.answers.schemas import GROUND, Sampling, Sources, Str
 from serving.engines.base import FinishReason
 
 MOST_ANSWERS = 20  #: to one request; LangChain sends so many prompts at a time
@@ -114,6 +114,7 @@ class ChatRequest(OpenAIRequest):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+    ground: bool | None = Field(None, description=GROUND)
 
 
 class CompletionRequest(OpenAIRequest):
@@ -166,6 +167,7 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice] | list[CompletionChoice]
     usage: OpenAIUsage
+    sources: Sources = None
 
 
 class ModelCard(BaseModel):

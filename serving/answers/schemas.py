@@ -17,6 +17,8 @@ def _is_text(value: str) -> str:
 
 
 Str = Annotated[str, AfterValidator(_is_text)]
+#: of `ground`
+GROUND = "Answer from the documents, or not. Default: `grounding.enabled`, if an index is served."
 StopString = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_text)]
 
 
@@ -45,7 +47,31 @@ class GenerateRequest(Sampling):
     max_new_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens; default 50.")
     max_length: int | None = Field(None, ge=1, description="The same under its classic name; give only one of both.")
     context: Str = Field("", description="Text that the answer should rest on.")
+    ground: bool | None = Field(None, description=GROUND)
     stream: bool = Field(False, description="Send the answer piece by piece, as server-sent events.")
+
+
+class Source(BaseModel):
+    """A passage of a document that an answer rests on."""
+
+    id: str
+    title: str = Field(description="The headings that it stands under; the source if the guard hides its words.")
+    source: str
+    location: str = Field(description="File or address.")
+    position: str = Field(description="Where in it.")
+    licence: str
+    snippet: str = Field(description="Its beginning; empty if the guard hides it.")
+    score: float | None = Field(description="Cosine of question and passage; none if it was found by words alone.")
+
+
+#: of an answer; left out if it rests on no documents
+Sources = Annotated[
+    list[Source] | None,
+    Field(
+        description="The passages that it rests on; an empty list with a refusal.",
+        exclude_if=lambda value: value is None,
+    ),
+]
 
 
 class Usage(BaseModel):
@@ -66,6 +92,7 @@ class GenerateResponse(BaseModel):
     finish_reason: FinishReason = Field(
         description="`length`: cut at the longest answer asked for; `content_filter`: cut by the guard."
     )
+    sources: Sources = None
 
 
 class FeedbackRequest(BaseModel):

@@ -29,6 +29,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+    context: str = ""  #: that the answer to a user's turn should rest on
 
 
 @dataclass(frozen=True, slots=True)

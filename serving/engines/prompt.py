@@ -47,7 +47,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, request: EngineRequest) -> list[int
         return _token_ids(tokenizer, prompt)
     if not tokenizer.chat_template:
         raise PromptRefused("This model has no chat template; ask it a question or give it text to go on with.")
-    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    messages = [{"role": m.role, "content": m.content, "context": m.context} for m in prompt.messages]
     try:
         return prompts.chat_ids(tokenizer, messages)
     except Exception as error:  # templates refuse what they do not know, a system message say, in words of their own

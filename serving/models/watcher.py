@@ -22,7 +22,7 @@ from llmops.registry.registry import Registry
 from llmops.registry.version import Version
 from llmops.release import rollout, trials
 from llmops.release.verdict import Rules
-from serving.engines.base import Chunk, Engine, EngineRequest, TokenIds
+from serving.engines.base import Chunk, Engine, EngineRequest, Prompt, TokenIds
 from serving.errors import EngineDied, NotReady, QueueFull, VersionNotLoaded
 from serving.guard import Guard
 from serving.models.loader import Loaded, Loader, report_load
@@ -100,8 +100,14 @@ class Models:
             return canary
         raise VersionNotLoaded(f"{side!r} is not loaded; there are: {', '.join(o.version.name for o in self.loaded)}.")
 
-    def generate(self, request: EngineRequest, *, caller: str, side: str = "") -> tuple[Version, GuardedStream]:
-        """Hand a request to the engine of the version that `choose` gives; return version and stream of the answer.
+    def side_of(self, chosen: Loaded) -> str:
+        """Return the side of a version: `champion`, `canary`, or `tested`."""
+        return "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
+
+    def generate(
+        self, request: EngineRequest, *, caller: str, side: str = "", asked: Prompt | None = None
+    ) -> GuardedStream:
+        """Hand a request to the engine of the version that `choose` gives; return the stream of the answer.
 
         A caller who is drawn to the canary does not suffer from it: if the canary's engine has no room, or fails or
         refuses the prompt before its first chunk, the champion answers instead, and the stream's version says so. Only
@@ -110,6 +116,8 @@ class Models:
         A request that asks for a side does not count in a trial, nor does an answer of the champion in place of the
         canary: neither is a fair sample of the champion's callers. The hand-over counts, for the canary.
 
+        If passages of documents were added to the request's prompt, `asked` is the prompt as the caller wrote it.
+
         Raises:
             NotReady, VersionNotLoaded: see `choose`.
             QueueFull: if too many requests wait.
@@ -117,21 +125,21 @@ class Models:
         """
         chosen, trial, spare, mark = self.choose(caller, side), self._trial, None, ""
         if side:
-            return chosen.version, self._guarded(chosen, request, _left_out)
+            return self._guarded(chosen, request, _left_out, asked=asked)
         if chosen is not self.champion and not isinstance(request.prompt, TokenIds):
-            spare = partial(self._guarded, self.champion or chosen, request, _left_out)
+            spare = partial(self._guarded, self.champion or chosen, request, _left_out, asked=asked)
         if trial:
             mark = trials.mark(trial.registered, "champion" if chosen is self.champion else "canary", caller)
         count = partial(self._count, chosen, trial, caller)
         try:
-            stream = self._guarded(chosen, request, count, spare, mark)
+            stream = self._guarded(chosen, request, count, spare, mark, asked)
         except (QueueFull, EngineDied) as error:
             if chosen is not self.champion or isinstance(error, QueueFull):  # while a champion is down, many ask again
                 count(0.0, error)
             if spare is None:
                 raise
             stream = spare()
-        return stream.version, stream
+        return stream
 
     def count_failure(self, chosen: Loaded, caller: str, error: Exception) -> None:
         """Count that a version failed a caller who was drawn to it before its engine was asked."""
@@ -240,13 +248,13 @@ class Models:
         count: CountEnd,
         spare: Callable[[], GuardedStream] | None = None,
         mark: str = "",
+        asked: Prompt | None = None,
     ) -> GuardedStream:
         """Hand a request to an engine; return its stream, guarded, and counted at its end."""
         if not chosen.alive:
             raise EngineDied
-        stream, watch = chosen.engine.generate(request), self._guard.watch(request.prompt)
-        side = "champion" if chosen is self.champion else "canary" if chosen is self.canary else "tested"
-        return GuardedStream(chosen.version, stream, count, watch, spare, mark, side)
+        stream, watch = chosen.engine.generate(request), self._guard.watch(asked or request.prompt)
+        return GuardedStream(chosen.version, stream, count, watch, spare, mark, self.side_of(chosen))
 
     def _count(
         self, chosen: Loaded, begun: CanaryTrial | None, caller: str, seconds: float, end: Chunk | Exception

@@ -10,6 +10,7 @@ from llmops.access.roles import Key
 from llmops.registry.version import Version
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, reserve
 from serving.answers.delivery import deliver, deliver_whole
+from serving.answers.grounded import Grounds, find_grounds, refuse
 from serving.answers.requests import engine_request, note_prompts, note_settings
 from serving.answers.schemas import GenerateRequest, GenerateResponse, Problem, SideDep, Usage
 from serving.engines.base import Answer, Chunk, Prompt, Question
@@ -45,20 +46,25 @@ async def generate(
     asked = await _prompt(body, app, key, side)
     note_prompts(request, [asked])
     wanted = engine_request(asked, tokens, body, limits)
-    await reserve(request, [wanted])
-    version, stream = app.models.generate(wanted, caller=key.prefix, side=side)
-    request.state.event["llmops.model.version"] = version.name
+    grounds = await find_grounds(request, app, body.ground, wanted)
+    if grounds and not grounds.found.hits:
+        stream = refuse(app, asked, key.prefix, side)
+    else:
+        wanted = grounds.given(wanted) if grounds else wanted
+        await reserve(request, [wanted])
+        stream = app.models.generate(wanted, caller=key.prefix, side=side, asked=asked)
+    request.state.event["llmops.model.version"] = stream.version.name
 
     def render(chunk: Chunk) -> str:
         if not chunk.finish_reason:
             return sse({"text": chunk.text})
-        facts = _response(request, name, stream.version, chunk).model_dump(exclude={"response"})
+        facts = _response(request, name, stream.version, chunk, grounds).model_dump(exclude={"response"})
         return sse({"text": chunk.text, **facts})
 
     if body.stream:
         return await streamed(request, deliver(request, stream, timeout_s), render)
     answer = await deliver_whole(request, stream, timeout_s)
-    return _response(request, name, stream.version, answer)
+    return _response(request, name, stream.version, answer, grounds)
 
 
 def _body(body: GenerateRequest | None, prompt: str | None, max_length: int | None) -> GenerateRequest:
@@ -93,7 +99,9 @@ async def _prompt(body: GenerateRequest, app: AppParts, key: Key, side: str) -> 
     return Question(body.prompt, body.context)
 
 
-def _response(request: Request, name: str, version: Version, answer: Chunk | Answer) -> GenerateResponse:
+def _response(
+    request: Request, name: str, version: Version, answer: Chunk | Answer, grounds: Grounds | None
+) -> GenerateResponse:
     return GenerateResponse(
         response=answer.text,
         id=request.state.id,
@@ -101,4 +109,5 @@ def _response(request: Request, name: str, version: Version, answer: Chunk | Ans
         model_version=version.name,
         usage=Usage(input_tokens=answer.input_tokens, output_tokens=answer.output_tokens),
         finish_reason=answer.finish_reason or "stop",
+        sources=grounds.sources if grounds else None,
     )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from llmops.access.roles import Key
 from serving.admission.dependencies import AppParts, AppPartsDep, limited, provided_side, require
+from serving.answers.grounded import find_grounds
 from serving.answers.openai_answers import respond
 from serving.answers.openai_schemas import (
     MOST_ANSWERS,
@@ -51,7 +52,8 @@ async def chat_completions(
     note(request, body, tokens, [Chat(turns)])
     requests = copies(engine_request(Chat(turns), tokens, body, limits), body.n or 1)
     side = await provided_side(app, key, wanted_side(app, body.model, side))
-    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True)
+    grounds = await find_grounds(request, app, body.ground, requests[0])
+    return await respond(request, app, body, requests, caller=key.prefix, side=side, chat=True, grounds=grounds)
 
 
 @router.post("/completions", response_model=Completion, responses=_stream)

@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from llmops import artifacts
 from llmops.access.keys import KeyStore
+from llmops.artifacts import Record
 from llmops.clock import SYSTEM_CLOCK, Clock
 from llmops.config import Deploy
 from llmops.deploy import stage as deploy
@@ -41,11 +43,22 @@ def publish(home: Path, status: str = "promoted") -> Path:
     return release
 
 
+def index_of(home: Path, passages: int) -> Path:
+    """Return an artifact of `index` with so many passages."""
+    path = home / "index" / str(passages)
+    if not artifacts.is_done(path):
+        path.mkdir(parents=True)
+        artifacts.commit(path, Record("index", path.name, {}, {}, "", "", {"passages": passages}, {}, "", "", ""))
+    return path
+
+
 def prove(home: Path, clock: Clock | None = None, status: str = "promoted", **config: Any) -> dict[str, Any]:
     release = publish(home, status)
     paths = {"home": home, "events": home / "events", "registry": home / "registry", "database": url(home)}
     told = Deploy(question="Where?", **{"timeout_s": 2.0, **config})
-    deploy.run(told, release=release, **paths, out=home / "out", clock=clock or FakeClock())
+    given = {"release": release, "index": index_of(home, 1), **paths, "out": home / "out"}
+    deploy.run(told, **given, clock=clock or FakeClock())
+    assert deploy.stands(told, **given) and not deploy.stands(told, **{**given, "index": index_of(home, 0)})
     document: dict[str, Any] = json.loads((home / "out" / "deployment.json").read_text())
     return document
 
@@ -57,13 +70,17 @@ class App:
         self.ready: list[Said] = [(200, {"status": "ready", "model_version": "v1"})]
         self.answers: list[Said] = []
         self.given: list[Said] = []
+        self.default: Said = V1  #: as callers ask
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if (request.method, request.url.path) == ("GET", "/readyz"):
             status, told = self.ready.pop(0) if len(self.ready) > 1 else self.ready[0]
             return httpx.Response(status, json=told)
         assert (request.method, request.url.path) == ("POST", "/generate")
-        assert json.loads(request.content) == {"prompt": "Where?"}
+        asked = json.loads(request.content)
+        if self.given and self.given[-1] == V1 and "ground" not in asked:
+            return httpx.Response(self.default[0], json=self.default[1])
+        assert asked == {"prompt": "Where?", "ground": False}
         assert (request.headers["X-LLMOps-Side"], request.headers["X-API-Key"]) == ("champion", "llmops_key")
         self.given.append(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
         return httpx.Response(self.given[-1][0], json=self.given[-1][1])
@@ -100,6 +117,7 @@ def test_the_champion_answers_and_before_the_new_version_is_ready_nothing_is_ask
         (OLD, NotServedError, "v0"),
         ((500, {"detail": "boom"}), NotServedError, "boom"),
         (None, NotServedError, "being loaded"),
+        (V1, NotServedError, "documents_down"),
         ((403, {"detail": "this role may not generate"}), DeployError, "may not"),
     ],
 )
@@ -107,6 +125,7 @@ def test_in_the_end_it_says_what_the_app_said(
     tmp_path: Path, app: App, said: Said | None, error: type[Exception], words: str
 ) -> None:
     """One that does not get ready is asked nothing, and a refusal is final."""
+    app.default = (503, {"code": "documents_down"})
     if said:
         app.answers = [said]
     else:

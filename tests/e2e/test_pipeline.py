@@ -59,3 +59,14 @@ def test_decision_version_and_lineage(home: Path, stages: dict[str, Path], shell
         assert deployed["version"] == decision["version"]
     else:
         assert deployed["state"] == "no champion"
+
+
+def test_a_question_is_answered_from_the_documents_which_are_named(stages: dict[str, Path], shell: Shell) -> None:
+    version = json.loads((stages["release"] / "decision.json").read_text())["version"]
+    said = shell(f"llmops ask 'How do I return a tent?' --version {version} --json")
+    assert said.returncode == 0, said.stderr[-4000:]
+    answer = json.loads(said.stdout)
+    assert answer["response"] and any("return" in source["snippet"].lower() for source in answer["sources"])
+    assert all(source["location"] and source["title"] and source["score"] for source in answer["sources"])
+    refused = shell(f"llmops ask 'Which planets have rings?' --version {version}")
+    assert refused.stdout.strip() == "I can't answer that from the documents."

@@ -134,6 +134,9 @@ def built(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Pa
     artifacts.commit(evaluate, artifacts.read_record(evaluate))
     finish(home, "govern", "g1", {n: done[n] for n in ("annotate", "compress", "evaluate")})
     publish(config, done)
+    served = registry_of(config).folder / "index"  # made from documents that nobody knows any more
+    served.mkdir()
+    finish(home, "index", "i1", {}).rename(served / "i1")
     keys_of(config).create("user", owner="Ana Li <ana.li@example.org>")
     (home / "logs").mkdir()
     (home / "logs" / "serving.log").write_text(f"00:00 started\n00:01 key of {MAIL} is used\n00:02 Ana\n")
@@ -248,6 +251,7 @@ def test_nothing_of_a_person_is_left_anywhere_and_what_was_made_of_them_is_gone(
         assert not any(id_.encode() in store.read_bytes() for id_ in gone)
     log = (config.home / "logs" / "serving.log").read_text()
     assert log == "00:00 started\n<FORGOTTEN>\n00:02 Ana\n"
+    assert not list((registry_of(config).folder / "index").iterdir())
     assert keys_of(config).list() == () and receipt.deleted["keys"] == 1
 
 
@@ -419,7 +423,7 @@ def test_other_files_that_name_somebody(site: Path) -> None:
     receipt = forget(config, max_).receipt
     assert receipt.versions == [] and registry_of(config).get("v1").erasures == (), "it learned nothing from him"
     assert artifacts.is_gone(evaluate) and artifacts.is_done(config.artifacts / "compress" / "c1")
-    assert receipt.remaining == sorted(map(str, stays)) and receipt.deleted == {"texts": 1, "leftovers": 2}
+    assert receipt.remaining == sorted(map(str, stays)) and receipt.deleted == {"texts": 1, "leftovers": 3}
     assert holding(config.home, max_) == {str(path.relative_to(config.home)) for path in (*stays, vocabulary)}
 
 

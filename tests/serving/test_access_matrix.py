@@ -8,6 +8,7 @@ from collections import Counter
 from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi.testclient import TestClient
@@ -18,6 +19,7 @@ from llmops.monitoring.spool import Spool
 from serving.admission.dependencies import _calls, permission_of
 from serving.observe import audit as auditing
 from serving.observe.audit import MOST_KINDS, Audit
+from tests.serving.test_request_events import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs" / "access.md"
 PUBLIC = {
@@ -25,9 +27,7 @@ PUBLIC = {
 }  # fmt: skip
 JSON = {"Content-Type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
-    "POST /generate": {"prompt": "x"},
-    "POST /v1/chat/completions": {"model": "support-bot", "messages": [{"role": "user", "content": "x"}]},
-    "POST /v1/completions": {"model": "support-bot", "prompt": "x"},
+    **{f"POST {path}": body for path, body in ROUTES.items()},
     "POST /admin/promote": {"version": "v1"},
     "POST /admin/canary": {"stop": True},
     "POST /admin/ab_test": {"stop": True},
@@ -242,12 +242,9 @@ def test_the_first_is_written_at_once_and_the_others_after_a_minute(flow: Flow) 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_flood_from_everywhere_stays_small_and_whole(flow: Flow, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
-    def no_space(*_: object) -> None:
-        raise OSError("No space left on device")
-
     with monkeypatch.context() as patch:
         if full:
-            patch.setattr(auditing, "emit_all", no_space)
+            patch.setattr(auditing, "emit_all", Mock(side_effect=OSError("No space left on device")))
         for minute in range(6):
             flow.note(*(f"10.{minute}.{n // 250}.{n % 250}" for n in range(500)))
             flow.now += 60

@@ -25,33 +25,32 @@ def test_the_pieces_add_up_and_the_last_one_and_the_event_tell_what_a_whole_answ
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [data for _, data in parts(answer.text)]
     whole = site.ask(client, max_new_tokens=2).json()
-    assert "".join(event["text"] for event in events) == "one two" == whole["response"]
-    assert all(set(event) == {"text"} for event in events[:-1])
-    assert {k: v for k, v in events[-1].items() if k != "text"} == {
-        "id": answer.headers["X-Request-ID"],
-        "model": "support-bot",
-        "model_version": "v1",
-        "usage": {"input_tokens": 3, "output_tokens": 2},
-        "finish_reason": "length",
-    }
+    assert "".join(event.pop("text") for event in events) == "one two"
+    facts = {"model": "support-bot", "model_version": "v1", "finish_reason": "length"}
+    facts |= {"id": answer.headers["X-Request-ID"], "usage": {"input_tokens": 3, "output_tokens": 2}}
+    assert events[-1] == facts and not any(events[:-1])  # the others have their text alone
+    assert whole == facts | {"response": "one two", "id": whole["id"]}
     streamed, whole = site.events()
     assert whole.keys() | {"gen_ai.request.stream"} == streamed.keys()
     same = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens", "gen_ai.response.finish_reasons")
     assert all(whole[name] == streamed[name] for name in (*same, "llmops.model.version", "event.outcome"))
 
 
-@pytest.mark.parametrize(("prompt", "status"), [("", 422), ("bad", 500), ("good bad", 200)])
+@pytest.mark.parametrize(("prompt", "status"), [("", 422), ("a b c d", 422), ("bad", 500), ("good bad", 200)])
 def test_what_goes_wrong_before_the_first_piece_has_a_status_and_later_it_is_the_last_event(site, prompt, status):
-    with site.client(lambda version: EchoEngine(fail_on="bad")) as client:
+    with site.client(lambda version: EchoEngine(fail_on="bad", max_context=3)) as client:
         site.ready(client)
-        answer = site.ask(client, stream=True, prompt=prompt)
-    assert answer.status_code == status and "was said" not in answer.text
+        answer, whole = (site.ask(client, stream=stream, prompt=prompt) for stream in (True, False))
+        assert site.ask(client).status_code == 200  # it costs one answer, not the app
+    assert answer.status_code == status and "was said" not in answer.text + whole.text
+    event, *others = site.events()
+    assert [one["http.response.status_code"] for one in others] == [whole.status_code, 200]
     if status != 200:
-        assert answer.json()["id"] == answer.headers["X-Request-ID"]
+        assert whole.status_code == status and answer.json()["id"] == answer.headers["X-Request-ID"]
         return
+    assert whole.status_code == 500
     (_, first), (kind, problem) = parts(answer.text)
     assert first == {"text": "good"} and kind == "error" and problem["code"] == "internal"
-    (event,) = site.events()
     assert (event["http.response.status_code"], event["event.outcome"]) == (500, "failure")
     assert event["gen_ai.usage.output_tokens"] == 1
     assert event["llmops.queue_time"] > 0 and event["llmops.canary.side"] == "champion"

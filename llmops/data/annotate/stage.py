@@ -8,7 +8,6 @@ that leaves the sources stays in the test, from the ledger of earlier runs (see 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -37,8 +36,6 @@ from llmops.records import Document, Dropped, Example, Finding, Row, schema, wri
 
 log = logging.getLogger(__name__)
 
-# Texts that would end or fake a turn: the marks of the annotated text, and the control tokens of chat templates.
-_MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
 _UNWRITTEN = Unwritten()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
 # Numbers and names are sorted first, then the texts by the ranks of these.
@@ -194,7 +191,7 @@ def _fitted(candidate: Candidate, config: Annotate) -> Candidate:
 
 def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
     texts = f"{candidate.question}\n{candidate.answer}\n{candidate.context}"
-    if match := _MARKER.search(texts):
+    if match := prompts.MARKER.search(texts):
         return "prompt_marker", f"it holds {match[0]!r}, which has a meaning in prompts"
     return quality.broken_rule(candidate.question, candidate.answer)
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from llmops import artifacts
+from llmops import artifacts, prompts
 from llmops.code_version import code_version, library_version
-from llmops.config import Annotate, Index
+from llmops.config import Annotate, Collect, Index, Source
 from llmops.data.feedback.documents import LOCATION
 from llmops.data.index import vectors
 from llmops.data.index.passages import passages, size_of
@@ -32,11 +32,14 @@ log = logging.getLogger(__name__)
 TOGETHER = 1_024  #: documents that are read at once
 LIBRARIES = ("tokenizers", "openvino")  #: that decide the vectors
 
-_TEXTS = ("text", "question", "answer", "context")
-_REDACTED = Annotate()
+_TEXTS = ("text", "question", "answer", "context", "location", "position")
+_UNSTRUCTURED = ("html", "pdf", "markdown", "text", "feedback")  #: kinds of sources that have neither rows nor turns
+_REDACTED, _UNKNOWN = Annotate(), Collect()
 
 
-def run(config: Index, *, clean: Path, out: Path, annotate: Annotate = _REDACTED) -> Mapping[str, Any]:
+def run(
+    config: Index, *, clean: Path, out: Path, annotate: Annotate = _REDACTED, collect: Collect = _UNKNOWN
+) -> Mapping[str, Any]:
     """Index the documents of a clean artifact.
 
     Writes `index.db` and, with a model, `vectors.npy`. Vectors of texts that an earlier artifact beside `out` has are
@@ -47,6 +50,7 @@ def run(config: Index, *, clean: Path, out: Path, annotate: Annotate = _REDACTED
         clean: the artifact.
         out: the folder to write to.
         annotate: says what is redacted.
+        collect: says which sources are about single persons.
 
     Raises:
         ArtifactError: if the package of the vectors' model is not installed.
@@ -54,14 +58,19 @@ def run(config: Index, *, clean: Path, out: Path, annotate: Annotate = _REDACTED
     counts = Counter[str]()
     sources, dropped, redactions = Counter[str](), Counter[str](), Counter[str]()
     digest = hashlib.sha256()
+    personal = {source.name for source in collect.sources if is_personal(source)}
+    left_out = {*config.leave_out, *personal.difference(config.include)}
 
     def made() -> Iterator[Passage]:
         for documents in _documents(clean / "documents") if config.enabled else ():
-            reasons = [refused(document, config.leave_out) for document in documents]
+            reasons = [refused(document, left_out) for document in documents]
             dropped.update(filter(None, reasons))
             kept = [document for document, reason in zip(documents, reasons, strict=True) if not reason]
             for document in _redacted(kept, annotate.redact, redactions):
-                found = passages(document, config.words)
+                cut = passages(document, config.words)
+                found = [one for one in cut if not any(map(prompts.MARKER.search, (one.title, one.headings, one.text)))]
+                if len(found) < len(cut):
+                    dropped["prompt_marker"] += len(cut) - len(found)
                 counts.update(documents=1, passages=len(found), words=sum(size_of(one.text) for one in found))
                 sources[document.source] += len(found)
                 for passage in found:
@@ -82,6 +91,11 @@ def run(config: Index, *, clean: Path, out: Path, annotate: Annotate = _REDACTED
         "made_with": made_with,
         "digest": digest.hexdigest()[:16],
     }
+
+
+def is_personal(source: Source) -> bool:
+    """Return whether a source may be about single persons: it has turns of chats, or rows without question and text."""
+    return source.kind not in _UNSTRUCTURED and source.fields.keys().isdisjoint(("question", "text"))
 
 
 def refused(document: Document, leave_out: Collection[str]) -> str:

@@ -39,6 +39,7 @@ MOST_RANKED = 2_000
 #: Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the weights of the ways. The usual offset of
 #: 60 and equal weights find less than vectors alone: recall@5 .87, with these .94 (242 rewordings of a FAQ).
 RANK_OFFSET, BY_WORDS, BY_VECTOR = 10, 0.5, 1.0
+_REMEDY = "Delete its artifact of the stage index, then `llmops run index` and `llmops run deploy` make it again."
 ENOUGH = 20  #: words of a passage; a shorter one may say the same under another heading and mean something else
 
 
@@ -56,8 +57,8 @@ class Hit:
 class Index:
     """An open index, see `open_index`. Any thread may search it."""
 
-    def __init__(self, database: sqlite3.Connection, passages: int, vectors: Vectors | None) -> None:
-        self._database, self._passages, self._vectors = database, passages, vectors
+    def __init__(self, database: sqlite3.Connection, passages: int, vectors: Vectors | None, threads: int = 0) -> None:
+        self._database, self._passages, self._vectors, self._threads = database, passages, vectors, threads
         self._lock = threading.Lock()
 
     @property
@@ -98,7 +99,7 @@ class Index:
                 by_vector = [] if likeness is None else _largest(likeness, most)
                 return list(islice(self._hits(by_words, by_vector, likeness), k))
         except sqlite3.Error as error:
-            raise ArtifactError(f"The index cannot be searched ({error}): run the pipeline anew.") from error
+            raise ArtifactError(f"The index cannot be searched ({error}). {_REMEDY}") from error
 
     def count(self) -> dict[str, Any]:
         """Return how many documents and passages the index has, and how many passages of each source."""
@@ -121,7 +122,7 @@ class Index:
     @cached_property
     def embedder(self) -> Embedder:
         """Return the model that makes the vectors of questions."""
-        return Embedder()
+        return Embedder(self._threads)
 
     def _by_words(self, words: Sequence[str], most: int) -> list[int]:
         """Return the numbers of the passages that have the rarest of these words, the best by BM25 first."""
@@ -172,8 +173,12 @@ def _is_latin(text: str) -> bool:
     return 2 * sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) >= len(letters)
 
 
-def open_index(folder: Path) -> Index:
+def open_index(folder: Path, threads: int = 0) -> Index:
     """Open the index of a finished artifact.
+
+    Args:
+        folder: the artifact, or a copy of it.
+        threads: that compute the vector of a question; 0: one for each core.
 
     Raises:
         ArtifactError: if it is not finished, cannot be read, or has lost its vectors.
@@ -182,5 +187,5 @@ def open_index(folder: Path) -> Index:
     try:
         number = count_passages(database := open_database(folder))
     except sqlite3.Error as error:
-        raise ArtifactError(f"{folder} cannot be read ({error}); delete it and run `llmops run index`.") from error
-    return Index(database, number, open_vectors(folder, number) if model else None)
+        raise ArtifactError(f"{folder} cannot be read ({error}). {_REMEDY}") from error
+    return Index(database, number, open_vectors(folder, number) if model else None, threads)

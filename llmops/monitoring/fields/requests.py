@@ -41,6 +41,9 @@ FIELDS: tuple[Field, ...] = (
             ("llmops.queue_time", "long", "from the request to its start in the engine, in nanoseconds"),
             ("llmops.prompt.digest", "keyword", "keyed digest of the prompt: equal for equal texts, irreversible"),
             ("llmops.answer.digest", "keyword", "keyed digest of the answer"),
+            ("llmops.retrieval.passages", "keyword", "ids of the passages that a grounded answer rests on"),
+            ("llmops.retrieval.documents", "keyword", "ids of the documents that they are of"),
+            ("llmops.retrieval.outcome", "keyword", "`found`, `refused`, `none` (answered without passages) or `down`"),
             ("llmops.guard.verdict", "keyword", "`passed`, or `cut` by the guard"),
             ("llmops.guard.rules", "keyword", "rules by which the guard cut the answer"),
             (

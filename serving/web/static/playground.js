@@ -4,6 +4,7 @@ import { show } from "./answer.js";
 import { events } from "./events.js";
 import { feedback } from "./feedback.js";
 import { element, forget, keep, key, post } from "./page.js";
+import { footnotes } from "./sources.js";
 
 const $ = (id) => document.getElementById(id);
 const MODEL = document.querySelector("main").dataset.model;
@@ -51,7 +52,7 @@ function request(question) {
 const CUT = { length: "cut at the longest answer", content_filter: "cut by the guard" };
 
 async function read(response, text) {
-  const found = { said: "", usage: null, version: "", cut: "", id: response.headers.get("X-Request-ID") };
+  const found = { said: "", usage: null, version: "", cut: "", sources: null, id: response.headers.get("X-Request-ID") };
   for await (const data of events(response)) {
     if (data === "[DONE]") break;
     const event = JSON.parse(data);
@@ -59,6 +60,7 @@ async function read(response, text) {
     const [choice] = event.choices;
     found.version = event.system_fingerprint;
     found.usage = event.usage || found.usage;
+    found.sources = event.sources || found.sources;
     if (!choice) continue;
     found.said += choice.delta.content || "";
     found.cut = CUT[choice.finish_reason] || "";
@@ -100,6 +102,7 @@ async function ask(event) {
     if (!found.said) text.textContent = "(an empty answer)";
     turns.push({ role: "user", content: question }, { role: "assistant", content: found.said });
     follow(() => {
+      if (found.sources) box.append(footnotes(found.sources));
       facts(box, found, ((performance.now() - begun) / 1000).toFixed(1));
       box.append(feedback(found.id, question, found.said));
     });

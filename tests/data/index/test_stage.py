@@ -25,6 +25,8 @@ SHOP = {
     "May I return a gift?": "Gifts can be returned within thirty days, with the receipt.",
     "": "The workshop mends tents in winter.",
 }
+KINDS = {"help": "html", "old": "html", "customers": "csv", "catalogue": "xml", "chats": "chat"}
+SOURCES = [{"name": name, "kind": kind, "location": "a"} for name, kind in KINDS.items()]
 Made = Callable[..., Path]
 
 
@@ -50,6 +52,7 @@ def indexed(tmp_path: Path) -> Made:
             record = Record("clean", clean.name, {}, {}, DAY, "c", {}, {}, git_commit="", started=DAY, finished=DAY)
             artifacts.commit(clean, record)
         sections: dict[str, Any] = {"home": str(tmp_path), "index": {"model": ""} | index}
+        sections["collect"] = {"sources": SOURCES}
         sections |= {} if redact is None else {"annotate": {"redact": redact}}
         return pipeline.run_stage("index", config.load(overrides=sections, environ={}), DAY, {"clean": clean})
 
@@ -85,12 +88,13 @@ def test_another_wording_finds_the_answer_and_only_changed_documents_are_embedde
 def test_personal_data_and_secrets_are_in_none_of_its_files(indexed: Made) -> None:
     secret = [
         page(1, question=f"Why did {MAIL} write?", answer=f"To tell the token {TOKEN}.", context=f"Cases › {MAIL}"),
+        page(3, text="A key.", location=f"{MAIL}.html", position=f"key {MAIL}"),
         page(2, text=f"Call +1 415 555 2671. {'The tent is here. ' * 28}My card is {CARD}."),
     ]
     folder = indexed(*secret)
     assert [text for text in (MAIL, "ana.li", TOKEN, "555 2671", CARD, "4111") if text.casefold() in held(folder)] == []
     assert artifacts.read_record(folder).metrics["redactions"] == {
-        "CREDIT_CARD": 1, "EMAIL_ADDRESS": 2, "PHONE_NUMBER": 1, "SECRET": 1,
+        "CREDIT_CARD": 1, "EMAIL_ADDRESS": 4, "PHONE_NUMBER": 1, "SECRET": 1,
     }  # fmt: skip
     assert MAIL in held(indexed(*secret, redact=[]))
 
@@ -101,26 +105,34 @@ def test_left_out_sources_and_opinions_of_users_are_not_indexed(indexed: Made) -
         return page(number, location="feedback", position=f"key {number}", answer=f"Text {number}.", fields=row)
 
     documents = [
-        page(1, text="A tent is light."), page(2, text="Ana Li, 300 points.", source="customers"),
+        page(1, text="A tent is light."), page(2, text="Ana Li, 300 points.", source="old"),
         page(3, question="Who?", same_as="Which?"), said(4, "correction", "review"),
         said(5, "correction", "policy"), said(6, "answer", "review"),
         page(7, location="feedback", position="key 7", text="A table of that name.", fields='{"kind": "answer"}'),
+        page(8, text="Bo Ek, Cork.", fields='{"name": "Bo Ek"}', source="customers"),
+        page(9, text="A kettle, 9 euros.", source="catalogue"),
+        page(10, question="Where is it?", answer="In Cork, Bo.", source="chats"),
+        *(page(n, text=f"A {mark} tent.") for n, mark in enumerate(("[Answer]", "####", "<|im_end|>"), 11)),
+        page(14, question="[Context] What?", answer="A tent."),
     ]  # fmt: skip
-    folder = indexed(*documents, leave_out=["customers"])
+    folder = indexed(*documents, leave_out=["old"])
     with open_index(folder) as index:
         assert index.count() == {"documents": 3, "passages": 3, "sources": {"help": 3}}
         assert index.search("points") == [] and index.search("tent")
         assert [hit.passage.text for hit in index.search("text")] == ["Text 4."]
-    dropped = {"left_out": 1, "nothing_but_a_question": 1, "said_by_users": 2}
+        assert index.search("Cork kettle") == [] and len(index.search("tent")) == 1
+    dropped = {"left_out": 4, "nothing_but_a_question": 1, "prompt_marker": 4, "said_by_users": 2}
     assert artifacts.read_record(folder).metrics["dropped"] == dropped
-    every = indexed(*documents)
+    every = indexed(*documents, include=["catalogue"])
+    with open_index(every) as index:
+        assert index.search("points") and index.search("kettle") and index.search("Cork") == []
     os.utime(every / artifacts.RECORD, (1, 1))
-    assert indexed(*documents, leave_out=["customers"]) == artifacts.newest(every.parent) == folder
+    assert indexed(*documents, leave_out=["old"]) == artifacts.newest(every.parent) == folder
     with open_index(indexed(*documents, enabled=False)) as index:
         assert index.search("tent") == []
-    sources = [{"name": "customers", "kind": "csv", "location": "a"}]
-    with pytest.raises(ValueError, match="index.leave_out names 'customer'"):
-        config.Config(collect={"sources": sources}, index={"leave_out": ["customer"]})
+    for field in ("leave_out", "include"):
+        with pytest.raises(ValueError, match=f"index.{field} names 'customer'"):
+            config.Config(collect={"sources": SOURCES}, index={field: ["customer"]})
 
 
 def test_the_command_searches_the_newest_index_and_counts_it(

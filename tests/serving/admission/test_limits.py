@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import socket
+from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -25,6 +26,7 @@ from serving.app import create_app
 from serving.engines.base import Chat, EngineRequest, Message, Question, Text, TokenIds
 from serving.errors import ClientLeft, Limited
 from tests.clock import FakeClock
+from tests.serving.test_request_events import ROUTES
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +214,8 @@ def test_no_prompt_has_more_tokens_than_are_reserved_for_it(tokenizer: Any, cont
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}] * 3
     chat = Chat(tuple(Message(turn["role"], turn["content"]) for turn in turns))  # type: ignore[arg-type]
     assert len(chat_ids(tokenizer, turns)) <= most_tokens(EngineRequest(chat, 0))
+    grounded = Chat((*chat.messages[:-1], replace(chat.messages[-1], context="x" * 9)))
+    assert most_tokens(EngineRequest(grounded, 0)) == most_tokens(EngineRequest(chat, 0)) + 9
 
 
 # --- Redis away
@@ -256,12 +260,6 @@ def test_a_password_is_read_from_the_environment_and_refused_in_the_url() -> Non
 
 # --- through the app
 
-BODIES: dict[str, dict[str, Any]] = {
-    "/generate": {"prompt": "one two three"},
-    "/v1/chat/completions": {"model": "support-bot", "messages": [{"role": "user", "content": "one two three"}]},
-    "/v1/completions": {"model": "support-bot", "prompt": "one two three"},
-}
-
 
 def new_key(site: Any, requests: int, tokens: int) -> tuple[dict[str, str], str]:
     """The headers of a new key with these limits, and its prefix."""
@@ -274,11 +272,11 @@ def events_of(site: Any, prefix: str, dataset: str = SERVING) -> list[dict[str, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("path", ROUTES)
 def test_every_route_to_a_model_is_limited_and_tells(running: tuple[Any, TestClient], path: str, stream: bool) -> None:
     site, client = running
     headers, prefix = new_key(site, 2, 500)
-    answers = [client.post(path, json={**BODIES[path], "stream": stream}, headers=headers) for _ in range(3)]
+    answers = [client.post(path, json={**ROUTES[path], "stream": stream}, headers=headers) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     for n, answer in enumerate(answers):
         assert answer.headers["x-ratelimit-limit-requests"] == "2"
@@ -318,7 +316,7 @@ def test_feedback_and_requests_that_are_refused_for_what_they_say_count_too(runn
     assert codes == [422, 422, 422, 429, 429]
     assert len(events_of(site, prefix)) == 3
     headers, _ = new_key(site, 1, 0)
-    said = client.post("/generate", json=BODIES["/generate"], headers=headers).json()["id"]
+    said = client.post("/generate", json=ROUTES["/generate"], headers=headers).json()["id"]
     assert client.post("/feedback", json={"id": said, "rating": "up"}, headers=headers).status_code == 429
     for _ in range(3):  # a route that keeps nothing
         assert client.get("/v1/models", headers=headers).status_code == 200

@@ -1,6 +1,7 @@
 """Events that come together share a commit, and none is lost or said to be kept when it is not."""
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,12 +23,9 @@ def all_of(one, numbers):
 
 
 async def test_each_of_a_batch_is_told_that_it_is_lost_and_the_next_ones_are_kept(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError("No space left on device")
-
     one = Recorder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(middleware, "Spool", full)
+        patch.setattr(middleware, "Spool", Mock(side_effect=OSError("No space left on device")))
         assert all(isinstance(result, OSError) for result in await all_of(one, range(5)))
     await all_of(one, range(50))
     assert kept(tmp_path) == list(range(50))  # all there once all have returned

@@ -79,7 +79,7 @@ class World:
     async def ask(models: Models, caller: str = "a", side: str = "", prompt: str | Prompt = "one two three") -> str:
         """Ask once; the version that answered."""
         prompt = Question(prompt) if isinstance(prompt, str) else prompt
-        _, stream = models.generate(EngineRequest(prompt, 20), caller=caller, side=side)
+        stream = models.generate(EngineRequest(prompt, 20), caller=caller, side=side)
         answer = await stream.whole()
         assert answer.text
         return stream.version.name

@@ -77,13 +77,3 @@ def test_one_is_loaded_at_a_time_and_an_idle_one_comes_again(served: Any, monkey
         served.site.until(lambda: not first.stats().alive)
     assert ask(served, "developer", "v2").status_code == 200 and served.site.engines["v2"] is not first
     assert served.site.engines["v1"].stats().alive and served.overlaps == []
-
-
-def test_a_canary_is_not_counted_by_tests(served: Any) -> None:
-    body = {"version": "v2", "share": 0.999}
-    assert served.client.post("/admin/canary", json=body, headers=served.site.headers("admin")).status_code == 200
-    served.site.until(lambda: served.client.app.state.parts.models.canary)
-    for _ in range(5):
-        assert ask(served, "developer", "v3").json()["model_version"] == "v3"
-    state = served.client.get("/admin/models", headers=served.site.headers("developer")).json()["canary"]
-    assert state["canary"]["requests"] == state["champion"]["requests"] == 0

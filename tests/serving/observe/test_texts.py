@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmops.config import Config
-from llmops.erasure.forget import forget
 from llmops.monitoring.datasets import SERVING, TEXT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.kept_texts import remove_old
@@ -125,17 +124,6 @@ def test_the_daily_tidying_removes_them_where_no_app_runs(tmp_path):
     with Spool(config.events) as spool:
         [event] = spool.read("local")[1]
     assert "llmops.prompt.text" not in event
-
-
-def test_a_person_who_is_forgotten_is_forgotten_in_kept_texts_of_store_and_spool(site):
-    for text in ("My number is C-10017, where is my parcel?", "It is C-10017 again"):
-        drain(site.config.events, site.config.monitoring)  # the first one is in the store, the second one is not
-        emit_all(site.config.events, TEXT, [{"llmops.prompt.text": text, "llmops.answer.text": text}])
-    for version in (site.config.release.registry / site.config.release.name / "versions").iterdir():
-        (version / "lineage.json").write_text('{"stages": []}')
-    assert not forget(site.config, "C-10017").receipt.remaining
-    left = b"".join(path.read_bytes() for path in site.config.events.glob("*.db*"))
-    assert b"C-10017" not in left and site.events(TEXT) == []
 
 
 # --- under load, and when something fails

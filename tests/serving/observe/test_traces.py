@@ -68,15 +68,12 @@ def test_a_request_has_a_span_and_below_it_guard_and_engine(asked, stream):
     assert "two" not in "".join(span.to_json() for span in spans)
 
 
-def test_the_trace_of_the_caller_goes_on(asked):
-    _, event, spans = asked({"traceparent": f"00-{TRACE}-{PARENT}-01"})
-    assert event["trace.id"] == TRACE == f"{spans[-1].context.trace_id:032x}"
-    assert f"{spans[-1].parent.span_id:016x}" == PARENT
-
-
-def test_what_the_caller_does_not_sample_is_left_out_and_the_event_names_the_trace(asked):
-    _, event, spans = asked({"traceparent": f"00-{TRACE}-{PARENT}-00"})
-    assert event["trace.id"] == TRACE and not spans
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_trace_of_the_caller_goes_on_if_it_is_sampled_and_the_event_names_it(asked, sampled):
+    _, event, spans = asked({"traceparent": f"00-{TRACE}-{PARENT}-0{sampled:d}"})
+    assert event["trace.id"] == TRACE and bool(spans) == sampled
+    for request in spans[-1:]:
+        assert (f"{request.context.trace_id:032x}", f"{request.parent.span_id:016x}") == (TRACE, PARENT)
 
 
 @pytest.mark.parametrize("wrong", ["", f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-zz-01", "00-" + "ü" * 32])

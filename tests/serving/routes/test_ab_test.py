@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -102,23 +103,26 @@ def test_a_rating_counts_once_for_the_side_that_answered_in_whichever_replica(si
         assert {e["http.request.id"] for e in site.events(FEEDBACK)} == {e["http.request.id"] for e in site.events()}
 
 
-def test_what_the_champion_says_in_place_of_the_version_is_rated_for_neither(site: Any) -> None:
+def test_the_champion_that_answers_in_place_of_the_version_is_named_and_rated_for_neither(site: Any) -> None:
+    chat = {"model": "support-bot", "messages": [{"role": "user", "content": "bad"}]}
     with site.client(lambda version: EchoEngine(fail_on="bad" if version.name == "v2" else "")) as client:
         site.ready(client)
         begin(site, client, share=0.999)
+        for stream in (False, True):
+            assert '"model_version":"v1"' in site.ask(client, prompt="bad", stream=stream).text
+            answer = client.post("/v1/chat/completions", json={**chat, "stream": stream}, headers=site.headers())
+            assert answer.status_code == 200 and '"support-bot:v1"' in answer.text
         for prompt in ("bad", "one"):
             rate(client, site.ask(client, prompt=prompt).json()["id"], site.headers(), rating="up")
         assert said(site, client) == [1, 0, 0, 0]
+    told = [(event["llmops.model.version"], event["event.outcome"]) for event in site.events()]
+    assert told == [("v1", "success")] * 5 + [("v2", "success")]
 
 
 def test_feedback_is_kept_while_the_database_is_away(site: Any, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(site, client)
     id = site.ask(client).json()["id"]
-
-    def away(*_: Any) -> Any:
-        raise StateUnavailable("The database is away.")
-
-    monkeypatch.setattr(trials, "rate", away)
+    monkeypatch.setattr(trials, "rate", Mock(side_effect=StateUnavailable("The database is away.")))
     rate(client, id, site.headers(), rating="up")
     (event,) = site.events(FEEDBACK)
     assert event["http.request.id"] == id and "llmops.model.version" not in event

@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 
 from llmops.registry.registry import registry_of
 from llmops.release import trials
-from serving.engines.echo import EchoEngine
 
 CHAT = {"model": "support-bot", "messages": [{"role": "user", "content": "one two"}]}
 
@@ -34,6 +33,7 @@ def test_an_admin_starts_and_stops_a_canary_and_it_is_written_down(site: Any, cl
     stopped = client.post("/admin/canary", json={"stop": True}, headers=site.headers("admin")).json()
     assert stopped == {"aliases": {"champion": "v1"}, "canary": None, "decision": None}
     site.until(lambda: site.ask(client).json()["model_version"] == "v1")
+    site.until(lambda: not site.engines["v2"].stats().alive)
     changes = site.events("llmops.admin")
     assert [e["event.action"] for e in changes] == ["canary_start", "canary_stop"]
     assert all(e["llmops.key.prefix"] in site.keys["admin"] and e["user.roles"] == ["admin"] for e in changes)
@@ -76,17 +76,3 @@ def test_a_header_asks_for_a_side_everywhere(site: Any, client: TestClient) -> N
     assert side(site, client, "nonsense").status_code == 404
     told = [event["llmops.canary.side"] for event in site.events() if event["event.outcome"] == "success"]
     assert told == ["canary", "champion", "canary", "champion", "canary"]
-
-
-def test_when_the_champion_stands_in_answer_and_event_say_so(site: Any) -> None:
-    with site.client(lambda v: EchoEngine(fail_on="one" if v.name == "v2" else "")) as client:
-        site.ready(client)
-        start(site, client)
-        for stream in (False, True):
-            answer = site.ask(client, stream=stream)
-            assert answer.status_code == 200 and '"model_version":"v1"' in answer.text
-            answer = client.post("/v1/chat/completions", json={**CHAT, "stream": stream}, headers=site.headers())
-            assert answer.status_code == 200 and '"support-bot:v1"' in answer.text
-        assert side(site, client, "canary").status_code == 500
-    versions = [(e["llmops.model.version"], e["event.outcome"]) for e in site.events()]
-    assert versions == [("v1", "success")] * 4 + [("v2", "failure")]

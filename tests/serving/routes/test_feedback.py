@@ -1,6 +1,7 @@
 """What is kept of feedback, and whose is refused."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -90,8 +91,5 @@ def test_where_no_secret_can_be_kept_ids_still_work(tmp_path):
 
 
 def test_feedback_that_cannot_be_kept_is_not_said_to_be(site, client, answered, monkeypatch):
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("serving.routes.feedback.emit", full)
+    monkeypatch.setattr("serving.routes.feedback.emit", Mock(side_effect=OSError("No space left on device")))
     assert send(site, client, id=answered, rating="up").status_code == 500

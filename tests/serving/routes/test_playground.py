@@ -1,5 +1,6 @@
 """The playground in a real browser, as somebody without a mouse uses it."""
 
+import json
 import shutil
 
 import pytest
@@ -153,6 +154,18 @@ def test_what_a_model_says_is_never_markup_and_code_stands_out(chat):
         "<img src=x onerror=alert(1)>", "Call f so:", "if <b>x</b>:", "    f()", "Then", "still open",
     ]  # fmt: skip
     assert chat.locator(".bubble img, .bubble b").count() == 0
+
+
+def test_sources_are_footnotes_that_open_and_no_markup(chat):
+    source = {"title": "<b>A</b>", "location": "https://shop.example/a", "position": "p. 1", "snippet": "Say <i>so</i>"}
+    choice = {"delta": {"content": "Yes."}, "finish_reason": "stop"}
+    event = json.dumps({"choices": [choice], "system_fingerprint": "v1", "sources": [source]})
+    said = {"body": f"data: {event}\n\ndata: [DONE]\n\n", "content_type": "text/event-stream"}
+    chat.route("**/v1/**", lambda route: route.fulfill(**said))
+    ask(chat, "Is it so?")
+    chat.click("ol.sources summary >> text=<b>A</b>")
+    assert chat.locator("ol.sources a").get_attribute("href") == source["location"]
+    assert chat.locator("ol.sources .snippet").inner_text() == source["snippet"]
 
 
 def test_a_server_that_is_gone_or_full_is_told_and_the_question_kept(chat):

@@ -1,0 +1,105 @@
+"""The served index of documents: followed as it is replaced, and searched in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from llmops.config import Grounding, Serving
+from llmops.data.retrieval.grounds import Found, look_up
+from llmops.data.retrieval.search import Index, open_index
+from llmops.errors import ArtifactError
+from llmops.registry.indexes import served_index
+from serving.errors import DocumentsDown, QueueFull, TimedOut
+
+log = logging.getLogger(__name__)
+
+
+class Documents:
+    """Searches the served index, one question after another; the event loop goes on meanwhile.
+
+    Args:
+        model: folder of the model in the registry.
+        config: what is good enough to answer from.
+        serving: how many may wait, how long, and the threads that compute a question's vector.
+    """
+
+    def __init__(self, model: Path, config: Grounding, serving: Serving) -> None:
+        self._model, self._config, self._serving = model, config, serving
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
+        self._waiting = 0
+        self._down = ""  #: why the index cannot be searched, as it was logged
+        self._opened: tuple[Path, int] | None = None  #: the folder, and when it was made: it may be replaced
+        self._index: Index | None = None
+
+    def warm(self) -> None:
+        """Begin to open the index and to load the model of its vectors, so that the first caller need not wait."""
+        self._thread.submit(self._warm)
+
+    async def look_up(self, question: str, room: int) -> Found | None:
+        """Return the passages for a question; None if no index is served.
+
+        Args:
+            question: as it was asked.
+            room: bytes that the prompt has left for passages.
+
+        Raises:
+            DocumentsDown: if the index cannot be searched.
+            QueueFull: if `serving.max_queue` questions are being looked up.
+            TimedOut: if it takes more than `serving.timeout_s`.
+        """
+        if self._waiting >= self._serving.max_queue:
+            raise QueueFull(self._waiting, 1)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._serving.timeout_s):
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, question, room)
+        except TimeoutError:
+            raise TimedOut(f"The documents were not searched after {self._serving.timeout_s:g} s.") from None
+        except Exception as error:
+            if self._down != (why := repr(error)):
+                log.exception("The index of documents cannot be searched")
+            self._down = why
+            raise DocumentsDown from error
+        finally:
+            self._waiting -= 1
+        self._down = ""
+        return found
+
+    def close(self) -> None:
+        """End the thread, and release the model of the vectors."""
+        self._thread.submit(self._open, None)
+        self._thread.shutdown()
+
+    def _look_up(self, question: str, room: int) -> Found | None:
+        index = self._current()
+        return look_up(index, question, self._config, room) if index else None
+
+    def _current(self) -> Index | None:
+        """Return the index that is served now, opened."""
+        folder = served_index(self._model)
+        now = (folder, folder.stat().st_mtime_ns) if folder else None
+        if now != self._opened:
+            try:
+                self._open(folder)
+                self._opened = now
+            except ArtifactError:
+                if served_index(self._model) == folder:
+                    raise
+                return self._current()  # it was replaced while it was opened
+        return self._index
+
+    def _open(self, folder: Path | None) -> None:
+        if self._index:
+            self._index.close()
+        self._index = self._opened = None
+        if folder:
+            self._index = open_index(folder, self._serving.threads)
+
+    def _warm(self) -> None:
+        try:
+            self._look_up("Hello", 0)
+        except Exception:  # whoever asks is told
+            log.warning("The index of documents cannot be searched yet", exc_info=True)
