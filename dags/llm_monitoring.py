@@ -47,7 +47,7 @@ def llm_monitoring() -> None:
 
     @task(multiple_outputs=False, trigger_rule="all_done")  # a failing sink must not silence alerts
     def judge() -> dict[str, Any]:
-        from llmops.alerts.judge import catch_up, report
+        from llmops.alerts.judge import build_report, catch_up
         from llmops.config import load
         from llmops.errors import ConfigError
 
@@ -56,7 +56,7 @@ def llm_monitoring() -> None:
         since = run.data_interval_start or until - timedelta(hours=1)
         told = [f"{alert['state']} {alert['rule']}" for alert in catch_up(config, since, until)]
         try:
-            return {**report(config, since, until), "told": told}
+            return {**build_report(config, since, until), "told": told}
         except ConfigError as error:  # no configured sink can be read, which is not a failure
             return {"why": str(error), "told": told}
 
@@ -71,12 +71,12 @@ def llm_monitoring() -> None:
     @task(trigger_rule="all_done", outlets=[AssetAlias(DECLINE)])
     def decline() -> list[str]:
         from llmops.config import load
-        from llmops.improve.decline import declines
+        from llmops.improve.decline import read_declines
 
         context, config = get_current_context(), load()
         run = context["dag_run"]
         until = run.data_interval_end or run.run_after
-        found = declines(config, run.data_interval_start or until - timedelta(hours=1), until)
+        found = read_declines(config, run.data_interval_start or until - timedelta(hours=1), until)
         if found:  # llm_continuous_improvement is scheduled on it
             context["outlet_events"][AssetAlias(DECLINE)].add(Asset(DECLINE), extra={"alerts": found})
         return found

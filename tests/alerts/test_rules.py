@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.access.keys import KeyStore
-from llmops.alerts import conditions, ledger
+from llmops.alerts import conditions, lifecycle
 from llmops.alerts.judge import Judge
 from llmops.alerts.traffic import Sources
 from llmops.config import Config
@@ -41,7 +41,7 @@ def requests(
 
 def raised(config: Config, *events: Sequence[dict[str, Any]], **judging: Any) -> set[str]:
     LocalStore(config.events).send([event for several in events for event in several])
-    return {told["rule"] for told in Judge(config, **judging).judge(NOW) if told["state"] == "raised"}
+    return {change["rule"] for change in Judge(config, **judging).judge(NOW) if change["state"] == "raised"}
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Co
     read, counted = list[Any](), list[Any]()
 
     class Watched(LocalStore):
-        def columns(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
+        def select(self, dataset: str, fields: Any, since: str = "", until: str = "~") -> Any:
             read.extend([(since, until)] if dataset == SERVING else [])
-            return super().columns(dataset, fields, since, until)
+            return super().select(dataset, fields, since, until)
 
-        def requests(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
+        def summarize(self, since: datetime, until: datetime, step: timedelta | None = None) -> Any:
             counted.append((since, until))
-            return super().requests(since, until, step)
+            return super().summarize(since, until, step)
 
     LocalStore(config.events).send(requests(300, status=500, ago=20, every_s=3))
     now = NOW + timedelta(seconds=17)
@@ -95,8 +95,8 @@ def test_hours_of_requests_are_counted_by_the_reader_in_whole_minutes(config: Co
 def test_a_queue_has_to_be_long_for_three_looks(config: Config) -> None:
     lengths = iter([90, 90, 3, 90, 90, 90])
     judge = Judge(config, waiting=lambda: next(lengths))
-    told = [[t["state"] for t in judge.judge(NOW + n * MINUTE)] for n in range(6)]
-    assert told == [[], [], [], [], [], ["raised"]]
+    states = [[t["state"] for t in judge.judge(NOW + n * MINUTE)] for n in range(6)]
+    assert states == [[], [], [], [], [], ["raised"]]
 
 
 def drifts(windows: Sequence[bool], feature: str = "length") -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def test_a_spool_that_is_not_emptied(config: Config) -> None:
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 14 * MINUTE)})
     assert raised(config) == set()
     emit(config.events, SERVING, {"@timestamp": timestamp(NOW - 90 * MINUTE)})
-    assert conditions.spool(Sources(config, None), NOW + 2 * MINUTE)[0].subject == "elasticsearch"
+    assert conditions.check_spool(Sources(config, None), NOW + 2 * MINUTE)[0].subject == "elasticsearch"
     few = config.model_copy(update={"alerts": config.alerts.model_copy(update={"spool_events": 1})})
     assert raised(few) == {"spool"}
 
@@ -175,7 +175,7 @@ def test_a_spool_that_is_not_emptied(config: Config) -> None:
 def test_a_dag_is_missed_only_if_it_ever_ran_by_its_schedule(config: Config) -> None:
     for hours, rules in ((0, set()), (1.9, set()), (2.1, {"dag_missing"})):
         if hours:
-            ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=hours))
+            lifecycle.record_heartbeat(config, "llm_monitoring", NOW - timedelta(hours=hours))
         assert raised(config) == rules
 
 
@@ -195,23 +195,23 @@ def test_a_trial_whose_last_verdict_is_an_error_until_it_ends(config: Config) ->
     registry = two_versions(config)
     registry.decide("v2", "canary", "error", by="run 1", why="an earlier trial", numbers={"trial": "2025"})
     registry.start_canary("v2", 0.5)
-    assert conditions.trial_error(Sources(config, None), NOW) == []
+    assert conditions.check_trial_error(Sources(config, None), NOW) == []
     trial = rollout.going_on(registry, "canary").started
     registry.decide("v2", "canary", "error", by="run 1", why="counts are lost", numbers={"trial": trial})
-    (found,) = conditions.trial_error(Sources(config, None), NOW)
+    (found,) = conditions.check_trial_error(Sources(config, None), NOW)
     assert found.subject == "v2" and "counts are lost" in found.message and "trial_error" in raised(config)
     registry.stop_canary()
-    assert conditions.trial_error(Sources(config, None), NOW) == []
+    assert conditions.check_trial_error(Sources(config, None), NOW) == []
 
 
 def test_a_rule_that_is_off_raises_nothing_and_what_cannot_be_judged_stops_no_other(config: Config) -> None:
     class Broken(LocalStore):
-        def columns(self, *args: Any, **more: Any) -> Any:
+        def select(self, *args: Any, **more: Any) -> Any:
             raise ConnectionError("no server")
 
-    ledger.beat(config, "llm_monitoring", NOW - timedelta(hours=5))
+    lifecycle.record_heartbeat(config, "llm_monitoring", NOW - timedelta(hours=5))
     assert raised(config, reader=Broken(config.events)) == {"dag_missing"}
-    assert ledger.JUDGED not in conditions.heartbeats(config)  # so that this time is judged later
+    assert lifecycle.JUDGE_HEARTBEAT not in conditions.read_heartbeats(config)  # so that this time is judged later
     off = Config(home=config.home / "other", alerts={"off": ["latency_p95"], "disk_free": 0})
     assert raised(off, requests(60, 1500)) == set()
     assert raised(Config(home=config.home / "full", alerts={"disk_free": 0.9999})) == {"disk"}

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmops.alerts import ledger
-from llmops.alerts.finding import Finding
+from llmops.alerts import lifecycle
+from llmops.alerts.breach import Breach
 from llmops.config import Config, Monitoring
 from llmops.config.alerts import Rule
 from llmops.monitoring.events import emit
@@ -298,7 +298,7 @@ def test_monitoring_with_a_sink_down_is_red_and_still_tells_a_decline(environ: d
     rules: tuple[Rule, ...] = ("decay", "drift", "latency_p95")
     for minutes, rule in enumerate(rules, start=-9):  # the event of none of them has come to a sink
         raised = datetime.now(UTC) + timedelta(minutes=minutes)
-        ledger.raise_once(Config(home=tmp_path), Finding(rule, f"{rule} is bad"), rule, raised)
+        lifecycle.raise_once(Config(home=tmp_path), Breach(rule, f"{rule} is bad"), rule, raised)
     state, tasks, values = python(MONITORING, down, str(ROOT / "dags"))
     assert state == "failed" and values["decline"] == ["decay is bad", "drift is bad"]  # which starts the improvement
     judged = {"judge": "success", "decline": "success", "drift": "success"}
@@ -319,17 +319,17 @@ def trigger(self, context):
     raise ValueError("the pipeline failed")
 
 TriggerDagRunOperator.execute = trigger
-config, real, states = load(), weekly.read, []
+config, real, states = load(), weekly.read_feedback, []
 noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 for days in (0, 1):  # a run of a test is of now
-    weekly.read = lambda config, moment: real(config, noon + timedelta(days=days))
+    weekly.read_feedback = lambda config, moment: real(config, noon + timedelta(days=days))
     run = DagBag(dag_folder=sys.argv[1] + "/llm_continuous_improvement.py").dags["llm_continuous_improvement"].test()
     states.append([run.state, {t.task_id: t.state for t in run.get_task_instances()}])
     for row in rows.read(database_of(config), "waiting"):  # somebody accepts what waits after the first run
         rows.decide(database_of(config), row.id, "accepted", by="a test", who={})
         moment = (noon + timedelta(hours=-11)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with database_of(config).change() as connection:
-            rows.put(connection, row.id, decided=moment)
+            rows.update(connection, row.id, decided=moment)
 print("RESULT" + json.dumps(states))
 """
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.alerts import conditions
+from llmops.alerts.conditions import check_drift
 from llmops.alerts.traffic import Sources
 from llmops.cli import main
 from llmops.config import Config
-from llmops.drift.features import features
+from llmops.drift.features import extract_features
 from llmops.drift.lexicon import read_lexicon
 from llmops.drift.reference import NoReferenceError, reference_of
 from llmops.drift.watch import watch_drift
@@ -58,11 +58,11 @@ class Shop:
         """The events that serving emits of these prompts, spread over a day."""
         texts = prompts(counts, seed)
         events = []
-        for n, (text, found) in enumerate(zip(texts, features(texts, self.lexicon), strict=True)):
-            told = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
-            told |= features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
-            told |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
-            events.append(told | ({"llmops.prompt.text": text} if keep else {}))
+        for n, (text, found) in enumerate(zip(texts, extract_features(texts, self.lexicon), strict=True)):
+            fields = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
+            fields |= extract_features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
+            fields |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
+            events.append(fields | ({"llmops.prompt.text": text} if keep else {}))
         emit_all(self.config.events, TEXT, events)
         self.ship()
 
@@ -117,7 +117,7 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert [line["drift"] > 0 for line in page["windows"]] == [False, False, True]
     json.dumps(page)
     soon = datetime.now(UTC) + timedelta(minutes=1)
-    [alert] = conditions.drift(Sources(shop.config, reader_of(shop.config)), soon)
+    [alert] = check_drift(Sources(shop.config, reader_of(shop.config)), soon)
     assert alert.subject == "v1" and "topics of the prompt" in alert.message
     for name, value in {"HOME": str(shop.config.home), "MONITORING__DRIFT_REQUESTS": "40"}.items():
         monkeypatch.setenv(f"LLMOPS_{name}", value)
@@ -126,9 +126,9 @@ def test_two_windows_in_a_row_are_drift(shop, keep, capsys, monkeypatch):
     assert main(["drift", "--until", "tomorrow"]) == 1
     monkeypatch.setenv("LLMOPS_ALERTS__DRIFT_WINDOWS", "3")  # then none of them calls it drift
     assert main(["drift", "--until", "2026-03-06"]) == 0
-    assert "differs" in (said := capsys.readouterr().out) and "DRIFT" not in said
+    assert "differs" in (output := capsys.readouterr().out) and "DRIFT" not in output
     three = Config(home=shop.config.home, monitoring=shop.config.monitoring, alerts={"drift_windows": 3})
-    assert watch_drift(three, days(1, 5)[0])["drift"] == conditions.drift(Sources(three, reader_of(three)), soon) == []
+    assert watch_drift(three, days(1, 5)[0])["drift"] == check_drift(Sources(three, reader_of(three)), soon) == []
     assert not any(line["drift"] for line in drift_figures(reader_of(three), 3, days(1, 6)[0])["windows"])
 
 
@@ -157,7 +157,7 @@ def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_no
     assert not {one["feature"] for one in found["comparisons"] if one["drifted"] and one["side"] == "prompt"}
     assert shop.watch(DAY, against="served")["state"] == "no reference"
     shop.train.unlink()  # its features are kept
-    assert shop.watch(DAY, against="training", tell=False)["state"] == "judged"
+    assert shop.watch(DAY, against="training")["state"] == "judged"
 
 
 def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
@@ -166,8 +166,8 @@ def test_a_reference_outlives_its_events_and_another_version_is_none(shop):
     kept = shop.reference(days(1, 2)[0])
     (shop.config.events / "store.db").unlink()
     shop.ask(days(1, 2)[0], USUAL, version="v2")
-    again = shop.reference(days(1, 2)[0])
-    assert (again.name, again.sample.columns, again.until) == (kept.name, kept.sample.columns, kept.until)
+    reread = shop.reference(days(1, 2)[0])
+    assert (reread.name, reread.sample.columns, reread.until) == (kept.name, kept.sample.columns, kept.until)
     assert shop.watch(days(1, 2)[0])["state"] == "too few"  # what v2 was asked is not counted
 
 

@@ -32,8 +32,8 @@ class Kibana:
         self.odd: dict[str, tuple[int, Any]] = {}  #: answers that are given in place of others, by path
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        status, said = self.odd.get(path) or self._say(method, path, headers, body)
-        return status, {}, (said if isinstance(said, str) else json.dumps(said)).encode()
+        status, answer = self.odd.get(path) or self._say(method, path, headers, body)
+        return status, {}, (answer if isinstance(answer, str) else json.dumps(answer)).encode()
 
     def _say(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
         assert method != "POST" or headers["kbn-xsrf"]
@@ -63,10 +63,10 @@ class Kibana:
             return 200, {"success": not errors, "errors": errors}
         return 400, {"error": f"no handler found for uri [{path}] and method [{method}]"}
 
-    def _take(self, said: dict[str, Any]) -> Any:
-        if said["attributes"]["title"] == self.refused:
-            return {"id": said["id"], "error": {"type": "conflict"}}
-        self.objects[said["type"], said["id"]] = said
+    def _take(self, saved: dict[str, Any]) -> Any:
+        if saved["attributes"]["title"] == self.refused:
+            return {"id": saved["id"], "error": {"type": "conflict"}}
+        self.objects[saved["type"], saved["id"]] = saved
         return None
 
 
@@ -82,7 +82,7 @@ def config(server: Kibana) -> Iterator[Monitoring]:
 
 
 def ours(steps: Any) -> str:
-    return {one.thing: one.what for one in steps}[setup.KIBANA]
+    return {one.step: one.outcome for one in steps}[setup.KIBANA]
 
 
 def test_dashboards_are_made_in_the_order_of_their_references(config: Monitoring, server: Kibana) -> None:
@@ -106,25 +106,25 @@ def test_dashboards_of_this_version_are_left_as_users_have_edited_them(config: M
 def test_a_newer_version_on_the_server_is_left_alone(config: Monitoring, server: Kibana, path: str) -> None:
     list(setup.setup(config, {}))
     found = server.documents[f"/{path}"]
-    marked = found["metadata"] if path == ROLE else found
-    marked["version"] += 1
+    versioned = found["metadata"] if path == ROLE else found
+    versioned["version"] += 1
     for what in ("newer", "done"):
-        (one,) = [one for one in setup.setup(config, {}) if one.thing.endswith(path.split("/")[-1])]
-        assert one.what == what and (server.documents[f"/{path}"] is found) == (what == "newer")
-        marked["version"] -= 1
+        (one,) = [one for one in setup.setup(config, {}) if one.step.endswith(path.split("/")[-1])]
+        assert one.outcome == what and (server.documents[f"/{path}"] is found) == (what == "newer")
+        versioned["version"] -= 1
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring, server: Kibana) -> None:
     server.refused = "llmops: requests"
     steps = list(setup.setup(config, {}))
-    (why,) = [one.why for one in steps if one.what == "cannot" and "Kibana" in one.thing]
+    (why,) = [one.reason for one in steps if one.outcome == "cannot" and "Kibana" in one.step]
     assert "llmops-requests" in why and "conflict" in why
     assert ("dashboard", "llmops-operations") in server.objects
 
 
 def test_a_kibana_that_does_not_answer_is_said_and_the_rest_is_set_up(config: Monitoring, server: Kibana) -> None:
     steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
-    assert steps[-1].what == "cannot" and "Kibana" in steps[-1].thing and "does not answer" in steps[-1].why
+    assert steps[-1].outcome == "cannot" and "Kibana" in steps[-1].step and "does not answer" in steps[-1].why
     assert len(steps) > 3
 
 
@@ -144,8 +144,8 @@ def test_odd_answers_are_said(
     config: Monitoring, server: Kibana, path: str, status: int, answer: Any, thing: str, why: str
 ) -> None:
     server.odd = {path: (status, answer)}
-    (one,) = [one for one in setup.setup(config, {}) if one.thing == thing]
-    assert one.what == "cannot" and why in one.why
+    (one,) = [one for one in setup.setup(config, {}) if one.step == thing]
+    assert one.outcome == "cannot" and why in one.reason
 
 
 def test_a_server_that_is_no_elasticsearch_is_refused_at_once(config: Monitoring, server: Kibana) -> None:

@@ -7,7 +7,7 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 
-from llmops.alerts.traffic import Sources, requests
+from llmops.alerts.traffic import Sources, check_requests
 from llmops.config import Config, Monitoring
 from llmops.errors import EventsUnavailable
 from llmops.monitoring.datasets import FEEDBACK, GATE, SERVING
@@ -22,17 +22,17 @@ HOURS = 24 * timedelta(hours=1)
 
 def request(n, chance):
     status = chance.choices((200, 429, 503), (80, 10, 10))[0]
-    said = {"gen_ai.usage.input_tokens": n % 7, "gen_ai.usage.output_tokens": n % 11, "llmops.queue_time": n * 1000}
+    answered = {"gen_ai.usage.input_tokens": n % 7, "gen_ai.usage.output_tokens": n % 11, "llmops.queue_time": n * 1000}
     failed = {"error.type": "limited" if status == 429 else "engine_died"}
     fields = {"@timestamp": timestamp(START + HOURS * n / 2000), "http.request.id": f"r{n}"}
     fields |= {"http.response.status_code": status, "event.duration": int(chance.lognormvariate(5, 1) * 1e6)}
     version = {"llmops.model.version": f"v{8 + n % 3}" if status != 429 else None}
-    return build(SERVING, {**fields, **version, **(said if status == 200 else failed)})
+    return build(SERVING, {**fields, **version, **(answered if status == 200 else failed)})
 
 
 def rating(n, word, key, later):
-    said = {"@timestamp": timestamp(START + HOURS * n / 2000 + timedelta(minutes=later)), "http.request.id": f"r{n}"}
-    return build(FEEDBACK, {**said, "llmops.key.prefix": key, "llmops.feedback.rating": word})
+    fields = {"@timestamp": timestamp(START + HOURS * n / 2000 + timedelta(minutes=later)), "http.request.id": f"r{n}"}
+    return build(FEEDBACK, {**fields, "llmops.key.prefix": key, "llmops.feedback.rating": word})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_local_store(remote, local):
         (START - HOURS, START + timedelta(hours=1), timedelta(minutes=30)),
         (START, START + HOURS, None),
     ):
-        ours, theirs = local.requests(since, until, step), remote.requests(since, until, step)
+        ours, theirs = local.summarize(since, until, step), remote.summarize(since, until, step)
         assert list(ours.versions) == list(theirs.versions) == ["v8", "v9", "v10"]
         several = [[found.total, *found.versions.values(), *found.series] for found in (ours, theirs)]
         for one, other in zip(*several, strict=True):
@@ -85,13 +85,13 @@ def test_figures_are_those_of_the_local_store(remote, local):
 
 def test_requests_raise_the_same_alerts(remote, local, tmp_path):
     config = Config(home=tmp_path, alerts={"window_minutes": 60})
-    ours, theirs = (requests(Sources(config, reader), START + HOURS) for reader in (local, remote))
+    ours, theirs = (check_requests(Sources(config, reader), START + HOURS) for reader in (local, remote))
     assert ours == theirs and {"error_rate", "burn_rate_slow"} <= {finding.rule for finding in ours}
 
 
 def test_ratings_are_joined_to_their_requests(remote, local):
     window = START, START + HOURS / 2
-    assert remote.ratings(*window) == local.ratings(*window) != {}
+    assert remote.count_ratings(*window) == local.count_ratings(*window) != {}
 
 
 def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatch):
@@ -106,20 +106,20 @@ def test_events_come_in_order_and_whole_and_over_pages(remote, local, monkeypatc
     assert list(remote.find(SERVING, limit=700)) == list(local.find(SERVING, limit=700))
     assert list(remote.find("llmops.nothing")) == list(remote.find(SERVING, limit=0)) == []
     fields = ["http.request.id", "error.type", "nowhere"]
-    assert remote.columns(SERVING, fields, *bounds) == local.columns(SERVING, fields, *bounds)
+    assert remote.select(SERVING, fields, *bounds) == local.select(SERVING, fields, *bounds)
 
 
 def test_without_any_stream_there_is_nothing(remote, monkeypatch):
     monkeypatch.setattr("llmops.monitoring.elasticsearch_reader.stream_of", lambda dataset: f"logs-{dataset}-elsewhere")
-    found = remote.requests(START, START + HOURS, timedelta(hours=1))
+    found = remote.summarize(START, START + HOURS, timedelta(hours=1))
     assert (found.total.requests, found.versions, len(found.series)) == (0, {}, 24)
-    assert list(remote.find(SERVING)) == [] and remote.ratings(START, START + HOURS) == {}
+    assert list(remote.find(SERVING)) == [] and remote.count_ratings(START, START + HOURS) == {}
 
 
 def test_a_server_that_does_not_answer_is_said_to():
     reader = ElasticsearchReader.connect("http://127.0.0.1:9", {})
     with pytest.raises(EventsUnavailable, match="Elasticsearch"):
-        reader.requests(START, START + HOURS)
+        reader.summarize(START, START + HOURS)
     with pytest.raises(EventsUnavailable):
         list(reader.find(SERVING))
 

@@ -92,7 +92,7 @@ class People:
         """Question → answer of what may train by the end of a day."""
         drain(self.config.events, self.config.monitoring)
         sameness.take_in(self.config, day.isoformat())
-        return {row.question: row.text for row in documents.trained(self.config.database, day.isoformat())}
+        return {row.question: row.text for row in documents.read_accepted(self.config.database, day.isoformat())}
 
     def collected(self, day: date = TODAY) -> Sequence[Document]:
         """Return what the stage collect yields of the feedback of a day."""
@@ -222,7 +222,7 @@ def test_nobody_gets_more_in_than_a_weeks_share(people: People) -> None:
         for name in ("ana", "bo"):
             people.say(name, question, right(question))
     assert list(people.accepted()) == TOPICS[:4]
-    why = "enough people say so, but some of them have had their share of this week"
+    why = "enough people say so, but some of them have used up their weekly share"
     assert {row.why for row in people.waiting()} == {why}
     for question in TOPICS[4:6]:
         people.say("cy", question, right(question)), people.say("di", question, right(question))
@@ -280,7 +280,7 @@ def test_who_is_forgotten_leaves_no_report_of_what_they_said(people: People, cap
     (row,), database = people.waiting(), database_of(people.config)
     people.decide(row.id, "refused", why="not what Ana Petrova was told")
     caplog.set_level("INFO")
-    ref = weekly.report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
+    ref = weekly.write_report(people.config, NOON - HOUR, NOON + HOUR, "run 1", new=False, trained=False)
     assert right(TOPICS[0]) in (people.config.artifacts / ref / "report.html").read_text()
     assert right(TOPICS[0]) not in caplog.text and "so nothing is trained" in caplog.text
     people.forget("Ana Petrova")
@@ -378,8 +378,8 @@ def test_topics_that_nobody_answers_are_a_list_for_people(people: People) -> Non
     drain(people.config.events, people.config.monitoring)
     made = report.gather(people.config, since=NOON - HOUR, until=NOON + HOUR)
     assert [(t["question"], t["count"], t["why"]) for t in made["topics"]] == [
-        ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "found bad"),
+        ("How do I descale it?", 2, "declined 2 times"), ("Where is my parcel?", 1, "rated bad"),
     ]  # fmt: skip
-    report.keep(people.config, made, run="run 1", ended="nothing new")
+    report.store_report(people.config, made, run="run 1", ended="nothing new")
     (event,) = people.site.events("llmops.improvement")
     assert event["llmops.improvement.topics"] == 2 and "descale" not in json.dumps(event)
