@@ -65,7 +65,7 @@ VLLM = "installs gigabytes into an environment of its own"
 PARSED = {
     "make demo": "leaves everything running; what it starts is started by these tests",
     "make test": "runs these tests",
-    "make setup PYTHON=": "installs gigabytes; tests/test_makefile.py runs its choice of Python",
+    "make setup": "installs gigabytes; tests/test_makefile.py runs its choice of Python",
     "make stop": "ends what a developer has running; tests/test_stack.py stops services",
     "make bench": "takes an hour; tests/benchmarks does a part of it",
     "make pipeline": "trains for minutes; tests/e2e runs the pipeline in Airflow",

@@ -61,7 +61,7 @@ FIELDS: tuple[Field, ...] = (
     *fields_of(
         DECAY,
         fields=(
-            ("llmops.decay.metric", "keyword", "`f1`, `accuracy`, `perplexity`, `up_share`, `refusals`, …"),
+            ("llmops.decay.metric", "keyword", "`token_f1`, `accuracy`, `perplexity`, `up_share`, `refusals`, …"),
             (
                 "llmops.decay.set",
                 "keyword",
