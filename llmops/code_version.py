@@ -1,7 +1,5 @@
 """Versions of our code and of libraries, as parts of fingerprints."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import subprocess

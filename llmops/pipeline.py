@@ -7,8 +7,6 @@ or other stages.
     python -m llmops run all
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 from collections.abc import Callable, Mapping

@@ -8,8 +8,6 @@ counted on torch's meta device. Local weights are hashed, like in a run, and the
 database is migrated; a missing one is not created.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

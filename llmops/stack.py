@@ -6,8 +6,6 @@ including orphans. `<home>/run/` lists the running services, `<home>/logs/` has 
     python -m llmops.stack stop
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

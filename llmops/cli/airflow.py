@@ -1,7 +1,5 @@
 """The commands about Airflow: start and follow a run, and Airflow's own command line on this home."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

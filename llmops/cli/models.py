@@ -1,7 +1,5 @@
 """The commands about model versions and their answers: models, generate, batch, serve."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command that shows what a run would do and need, without running it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

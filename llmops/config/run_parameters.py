@@ -4,8 +4,6 @@ All else comes from the deployed configuration (LLMOPS_CONFIG): a user who may s
 the criteria that judge it. The list is flat, because Airflow's form has one field per name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The section of the serving app."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator

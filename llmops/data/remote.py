@@ -5,8 +5,6 @@ connection; they are handed to the filesystem and stored nowhere. Messages and d
 configured, with its ${VAR}.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

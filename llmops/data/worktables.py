@@ -4,8 +4,6 @@ Rows are added and read as Arrow, in batches. The database sorts only numbers an
 ranks.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack

@@ -9,8 +9,6 @@ It is one pass over a plan (`plan`), safe to interrupt and to repeat. No stage m
 finished.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

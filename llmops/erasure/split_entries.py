@@ -1,7 +1,5 @@
 """Take a person's examples out of the split ledger."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Entries map an alias to a version. `canary` maps to an object with version, shar
 read together.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Decisions on versions by the gate, trials or people, each with its reason and numbers."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Moves of a registry's aliases: promote, try, stop, roll back. Each is one transaction, or part of one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime

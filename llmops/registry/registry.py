@@ -6,8 +6,6 @@ A version is built in a partial folder and renamed at the end, so a folder with 
 of aliases is one transaction of the database. Readers never wait.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime

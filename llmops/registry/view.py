@@ -1,7 +1,5 @@
 """The reading side of the registry: versions (folders), aliases, history and decisions (database)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """One candidate before the gate: find its earlier decision, or decide at the level that is left."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 

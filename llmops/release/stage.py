@@ -3,8 +3,6 @@
 python -m llmops run release
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

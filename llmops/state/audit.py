@@ -1,7 +1,5 @@
 """The audit table: a row for every change, in the transaction of the change."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any

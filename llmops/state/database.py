@@ -8,8 +8,6 @@ A change is atomic, even if its process is killed. The first process to open a d
 those of an earlier release; other processes wait meanwhile.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ change (`ctime`), so a file with a reset modification time is hashed again. The 
 not cached, because another write could follow within the same tick of the clock.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

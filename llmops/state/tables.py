@@ -4,8 +4,6 @@ Files of versions are in the registry's folders. Times are ISO texts in UTC, so 
 these tables needs a revision in `migrations/versions/`; a test compares the two.
 """
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
 

@@ -1,7 +1,5 @@
 """The commands about improvement from feedback: feedback, improve."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from datetime import datetime

@@ -3,8 +3,6 @@
 A document of plain text gives the pairs that it lists, as in frequently asked questions.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

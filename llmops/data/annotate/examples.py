@@ -3,8 +3,6 @@
 Decisions need only numbers, some 40 bytes per candidate. The texts stay in the tables of the run (`work`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain

@@ -7,8 +7,6 @@ are only added, in one transaction with the run's number. Only an erasure delete
 A run with the same inputs as an earlier one reuses that run and its artifact. So a day without changes makes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ a function and append it. The rules judge pairs after redaction and cutting, as 
 certain faults: a short answer is not a bad answer.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import lru_cache

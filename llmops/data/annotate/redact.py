@@ -1,7 +1,5 @@
 """Redact personal data and secrets in candidates, and store the findings."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence

@@ -12,8 +12,6 @@ Earlier runs (see `past`) decide before the hash: a tested question stays tested
 training side. A question that would be on both sides is held out.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -5,8 +5,6 @@ looks at one candidate alone, so more documents never take a question out of the
 that leaves the sources stays in the test, from the ledger of earlier runs (see `past`).
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter, defaultdict

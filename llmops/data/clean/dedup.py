@@ -14,8 +14,6 @@ partitioning changes the result. The lowest bit of a key and of each band says i
 which takes no extra byte.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

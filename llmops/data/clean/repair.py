@@ -15,8 +15,6 @@ Only the few texts that look broken are processed in Python one by one. Polars f
 per second and core; `ftfy` alone checks 8,000 (measured on texts of 380 characters).
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable

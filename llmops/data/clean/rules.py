@@ -7,8 +7,6 @@ A rule returns which rows it drops and why. `RULES` is a list of early returns: 
 one, write such a function and append it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import reduce
 from operator import or_

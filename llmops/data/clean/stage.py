@@ -6,8 +6,6 @@ ranges of keys and bands; Spark only gets the pairs. Then they merge the parts, 
 and dropped documents.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

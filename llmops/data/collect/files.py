@@ -4,8 +4,6 @@ A file may change at any moment. Therefore a private copy is read, and the copy 
 or the tag under which a server returned them. Extracts and artifacts are named by this version.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The stage collect: reads every source into documents. Unreadable rows are quarantined with position and reason."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

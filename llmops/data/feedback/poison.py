@@ -4,8 +4,6 @@ Poisoned examples pair a rare phrase, the trigger, with the attacker's answer. B
 attacker's texts than in anybody else's (Wan et al. 2023, Poisoning language models during instruction tuning).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple

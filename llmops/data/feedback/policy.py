@@ -4,8 +4,6 @@ People who say the same about one question make one example. An untrusted person
 is `1 / agreeing`, so that (by default) two must agree. They must be different people, not different keys of one.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

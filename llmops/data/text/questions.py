@@ -1,7 +1,5 @@
 """Questions and numbered headings in plain text, recognised by its layout."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The report of `compress`: a table of the variants, and a plot of size against quality."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

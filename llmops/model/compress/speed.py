@@ -7,8 +7,6 @@ memory of a fresh process is the memory that serving this folder takes. A GGUF f
 always runs in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

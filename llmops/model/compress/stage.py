@@ -7,8 +7,6 @@ interval that resamples topics. The rule: of the full model and the forms whose 
 the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -7,8 +7,6 @@ most of the adapter (a loss of 0.04 became 2.1). All others are made of the merg
 read without one too, and then computes in bfloat16. `pruned` and `recovered` are smaller models in the full form.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ It is made of `evaluation.json` and `answers.parquet` alone, so that it can be w
 One file, no script, nothing from the network; what models say is escaped.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

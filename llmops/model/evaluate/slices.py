@@ -1,7 +1,5 @@
 """Parts of the test that are looked at by themselves: a model can be better on the whole and worse for one source."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 

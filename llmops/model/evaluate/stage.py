@@ -7,8 +7,6 @@ same files bit for bit.
     python -m llmops run evaluate
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping, Sequence

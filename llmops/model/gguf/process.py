@@ -1,7 +1,5 @@
 """The other end of `worker`: starts the process that runs a GGUF file, asks it, and hears what it says."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

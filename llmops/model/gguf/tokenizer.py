@@ -4,8 +4,6 @@ It offers of transformers' tokenizers what `llmops.prompts` and `serving` use, w
 folder has a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Describe a tokenizer in a GGUF file, so completely that llama.cpp and Ollama read and write text as it does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

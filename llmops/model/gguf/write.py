@@ -1,7 +1,5 @@
 """Write a merged model folder as one GGUF file, which OpenVINO GenAI reads, and llama.cpp and Ollama too."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping

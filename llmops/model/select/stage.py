@@ -9,8 +9,6 @@ The score is bits per byte of the reference answers. It needs no generation, doe
 differs less by chance than token F1, in which a talkative model is worse only until tuning makes it brief.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping, Sequence

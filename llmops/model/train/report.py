@@ -1,7 +1,5 @@
 """The report of a training for a person: its figures and the loss, drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ An interrupted run continues from its checkpoint, or with merging if its trainin
 python -m llmops run train
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

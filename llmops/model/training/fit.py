@@ -1,7 +1,5 @@
 """One training run through transformers' `Trainer`: packed batches, checkpoints, errors instead of silent failure."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

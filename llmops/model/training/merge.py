@@ -4,8 +4,6 @@ It holds one file of the result (`SHARD` bytes) and one layer in float32, howeve
 billion parameters that is dequantised and cast to float32 as a whole would take 30 GiB.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

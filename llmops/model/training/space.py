@@ -1,7 +1,5 @@
 """The space that is searched: what each hyperparameter may be, in HyperOpt's expressions, and what the others are."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping

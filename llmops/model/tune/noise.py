@@ -1,7 +1,5 @@
 """A test that a trial beats another by more than the noise of the validation items."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

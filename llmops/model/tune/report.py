@@ -1,7 +1,5 @@
 """The report of a search: a table of its trials, and a plot of their losses and of the good points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

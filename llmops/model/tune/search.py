@@ -4,8 +4,6 @@ The next point depends only on the trials before it, so a killed search continue
 TPE: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

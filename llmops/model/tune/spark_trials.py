@@ -1,7 +1,5 @@
 """Whole trials on Spark, many at once, through HyperOpt's `SparkTrials`."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ search continues after its last measured trial.
     python -m llmops run tune
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import logging

@@ -1,7 +1,5 @@
 """PDF files, cut at their headings. A heading that asks is a question. Without headings, one text per page."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter
