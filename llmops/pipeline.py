@@ -155,7 +155,8 @@ def run_stage(
 
 
 def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None, run: str) -> Path:
-    sameness.prepare(STAGES[name], config, interval)
+    if STAGES[name].sources:
+        sameness.take_in(config, interval)
     todo = plan(name, config, interval, inputs)
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         sameness.check_erased(config)
@@ -218,7 +219,9 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
 
         refs["sources"] = content(config.collect, interval, config.database)
     if stage.declarations:
-        refs["declarations"] = sameness.declarations(config)
+        from llmops.features.declarations import repository_hash
+
+        refs["declarations"] = repository_hash(config.features)
     if stage.base and (weights := sameness.weights(config)):
         refs["weights"] = weights
     own = interval if stage.interval else ""

@@ -10,7 +10,6 @@ finished.
 """
 
 import json
-import logging
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -38,9 +37,6 @@ from llmops.release.card import marked
 from llmops.retention import removal
 from llmops.retention.removal import alone
 from llmops.state.database import Database, database_of
-
-log = logging.getLogger(__name__)
-
 
 _UNREACHED = [
     "the sources themselves, and backups and copies of any of this",

@@ -90,7 +90,7 @@ class Registry(RegistryMoves):
                     elif self._lost_its_leave(connection, version, entries):
                         after = with_canary(after, None)
                         why = f"its trial ends, as the gate does not pass it any more: {why}"
-                    self._move(connection, after, Change("publish", version.name, by, why))
+                    table.move(connection, self.name, after, Change("publish", version.name, by, why))
                 return version
 
     def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:
@@ -120,7 +120,8 @@ class Registry(RegistryMoves):
         erasures = known.erasures if known else ()
         path = self.folder / "versions" / name
         version = Version(**facts, erasures=erasures, name=name, path=path, created=created)
-        fresh = version.status == "promoted" and champion != name and not self._was_champion(name)
+        served = {change["aliases"].get("champion") for change in self._changes()}  # includes earlier champions
+        fresh = version.status == "promoted" and name not in served | {champion}
         if fresh and champion != version.compared_with.replace(BASE, ""):
             return known, replace(version, status="inconclusive", compared_with=""), False
         return known, version, fresh

@@ -285,5 +285,4 @@ def origin(document: Document) -> Document:
 
 
 def _fields(document: Document) -> dict[str, str]:
-    values: dict[str, str] = json.loads(document.fields)
-    return values
+    return dict(json.loads(document.fields))

@@ -40,7 +40,7 @@ _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
     """Return the rule that a pair breaks and the detail; None for a pair to keep."""
-    return next(((name, detail) for name, rule in RULES if (detail := rule(question, answer))), None)
+    return next(((rule.__name__, detail) for rule in RULES if (detail := rule(question, answer))), None)
 
 
 def no_words(question: str, answer: str) -> str:
@@ -110,12 +110,6 @@ def _split(text: str) -> list[str]:
     return _WORD.findall(parted(_NOT_SAID.sub(" ", text).casefold()))
 
 
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("no_words", no_words),
-    ("echo", echo),
-    ("broken_off", broken_off),
-    ("pointer_only", pointer_only),
-    ("repeated_lines", repeated_lines),
-    ("stuttering", stuttering),
-    ("repeated_phrases", repeated_phrases),
-)
+RULES: tuple[Rule, ...] = (
+    no_words, echo, broken_off, pointer_only, repeated_lines, stuttering, repeated_phrases
+)  # fmt: skip

@@ -57,7 +57,8 @@ def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str,
 def _phrases(theirs: Iterable[Correction]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for one in theirs:
-        counts.update({phrase for text in one for phrase in _runs(list(_sequence(text)))})
+        texts = ([word.strip(".,;:!?\"'()") for word in words_of(text).plain.split()] for text in one)
+        counts.update({phrase for words in texts for phrase in _runs(words)})
     return counts
 
 
@@ -68,7 +69,3 @@ def _runs(sequence: list[str]) -> Iterable[str]:
             if any(len(word) >= SHORT or any(map(str.isdigit, word)) for word in run):
                 yield " ".join(run)
     yield from (word for word in sequence if len(word) >= SHORT or any(map(str.isdigit, word)))
-
-
-def _sequence(text: str) -> Sequence[str]:
-    return [word.strip(".,;:!?\"'()") for word in words_of(text).plain.split()]

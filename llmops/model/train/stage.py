@@ -63,7 +63,8 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
             gradient, or the merged model has lost the training.
         DiskFullError: if there is no room for the result.
     """
-    base, found = base_path(select), hyperparameters(config, tune)
+    base, best = base_path(select), json.loads((tune / "best.json").read_text(encoding="utf-8"))
+    found = overruled(Hyperparameters(**best), config)
     need_disk(out, Path(base))
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
@@ -134,11 +135,6 @@ def _learned_before(out: Path) -> Learned | None:
         return None
     log.info("trained already: going on with merging")
     return Learned(**json.loads((out / LEARNED).read_text(encoding="utf-8")))
-
-
-def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
-    """Return the hyperparameters that `tune` found. Values in the section `train` have precedence."""
-    return overruled(Hyperparameters(**json.loads((tune / "best.json").read_text(encoding="utf-8"))), config)
 
 
 def truncated(features: Path) -> dict[str, Any]:
