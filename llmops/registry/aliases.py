@@ -125,9 +125,9 @@ def put(connection: sa.Connection, model: str, entries: Entries) -> None:
         connection.execute(sa.insert(aliases).values(row))
 
 
-def note(connection: sa.Connection, model: str, after: Entries, change: Change, time: str = "") -> None:
+def note(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
     """Add a change to the history."""
-    row = {"model": model, "time": time or audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
+    row = {"model": model, "time": audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
     more = {"numbers": change.numbers or None, "override": change.override or None}
     connection.execute(sa.insert(changes).values(row | more))
 

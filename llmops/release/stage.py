@@ -137,7 +137,8 @@ def run(
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
-        why, numbers = "; ".join(decided.reasons), {**judgement.numbers(), "compress": compress.name}
+        numbers = {**asdict(decided), "test": candidate.test, "compress": compress.name}
+        why = "; ".join(decided.reasons)
         now = {**facts, "status": decided.outcome}
         with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
             version = registry.publish(

@@ -122,11 +122,7 @@ def render(document: Document, templates: Sequence[Template]) -> tuple[list[Cand
 
 
 def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[Template]]) -> None:
-    """Check that templates name sources and fields that exist.
-
-    Args:
-        known: source → the fields that its rows have.
-        templates: source → its templates.
+    """Check that templates name sources and fields that exist. `known` is source → the fields that its rows have.
 
     Raises:
         LlmopsError: if one does not exist. The message names it, and those that exist.
@@ -246,9 +242,7 @@ def drop_all(dropped: Iterable[Dropped], work: WorkTables) -> None:
 def drop_rows(late: pl.DataFrame, work: WorkTables) -> None:
     """Drop candidates that are stored in the table of candidates.
 
-    Args:
-        late: `row`, `rule`, `detail` and `twin`: the row of a candidate whose place is added to the detail, or null.
-        work: the tables.
+    `late` has `row`, `rule`, `detail` and `twin`: the row of a candidate whose place is added to the detail, or null.
     """
     work.replace("late", late.to_arrow())
     query = """

@@ -39,12 +39,7 @@ Found = dict[int, tuple[int, str]]  #: index of a training text → index of a h
 
 
 def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
-    """Return, by index, each training text that is too close to held-out ones, with the first of these and their share.
-
-    Args:
-        training: texts that may be dropped.
-        held_out: texts that stay.
-    """
+    """Return, by index, each training text that is too close to held-out ones, the first of these, and their share."""
     texts = list(training)
     return overlaps_of(lambda: in_batches(texts), in_batches(held_out))
 
@@ -120,12 +115,7 @@ def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
 
 
 class _Index:
-    """An index of some held-out texts as sorted numbers.
-
-    Args:
-        texts: the texts.
-        first: index of the first text.
-    """
+    """An index of some held-out texts as sorted numbers; `first` is the index of the first text."""
 
     def __init__(self, texts: pl.Series, first: int) -> None:
         self._first = first
@@ -173,11 +163,7 @@ class _Index:
 
 
 class _Sorted:
-    """Sorted numbers, each with its row.
-
-    Args:
-        grams: columns `row` and `gram`.
-    """
+    """Sorted numbers, each with its row: the columns `gram` and `row`."""
 
     def __init__(self, grams: pl.DataFrame) -> None:
         ordered = grams.sort("gram", "row")

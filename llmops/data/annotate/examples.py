@@ -92,13 +92,9 @@ def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past
 
 
 def examples(items: pl.DataFrame, work: WorkTables, split: str, more: str = "") -> Iterator[pl.DataFrame]:
-    """Yield the examples of one split in batches, sorted by id, with the fields of `Example`.
+    """Yield the examples of one split of `split_items` in batches, sorted by id, with the fields of `Example`.
 
-    Args:
-        items: from `split_items`.
-        work: the tables of the run.
-        split: the split.
-        more: further columns of the table of candidates `c`, in SQL.
+    `more` are further columns of the table of candidates `c`, in SQL.
     """
     chosen = items.filter(pl.col("split") == split).sort("id", "row").select("row", "split", "interval")
     chosen = chosen.with_columns(pl.col("split").cast(pl.String), pl.int_range(pl.len()).alias("rank"))
@@ -214,10 +210,7 @@ def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, pas
 def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
     """Return the examples that a template made. Their compared text differs from the shown one.
 
-    Args:
-        some: examples, each with its `row` among the candidates, or its `number` among the earlier tested ones.
-        work: the tables.
-        config: the section.
+    Each has its `row` among the candidates, or its `number` among the earlier tested ones.
     """
     for name in _FROM.keys() & set(some.columns):
         work.replace("these", some.select(name).drop_nulls().to_arrow())

@@ -125,12 +125,8 @@ def planned(
     interval, if it is of the latest of these intervals. (A backfill does not know the tests of the days after it.)
     Otherwise the run is new. A reused run keeps its date.
 
-    Args:
-        database: URL of the database.
-        model: name of the model that is tested.
-        config: the section of annotate.
-        interval: ISO date.
-        fingerprint: returns the artifact's fingerprint for the hash of the ledger entries that it reads.
+    `model` is the name of the tested model. `fingerprint` returns the artifact's fingerprint for the hash of the ledger
+    entries that it reads.
     """
     scope = _scope_of(model, config)
     runs = _runs_of(database_at(database), scope)

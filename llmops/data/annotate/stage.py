@@ -53,12 +53,6 @@ def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN
     and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
     new entries are written to the ledger last.
 
-    Args:
-        config: section of the stage.
-        clean: the artifact.
-        out: the folder to write to.
-        ledger: entries of earlier runs; the new entries are written to it.
-
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
             left to train on.

@@ -134,10 +134,8 @@ def candidates(banded: pl.DataFrame) -> pl.DataFrame:
 def near(pairs: DataFrame, texts_of: Callable[[int], pl.DataFrame], threshold: float) -> DataFrame:
     """Return near duplicates as (row, first, similarity): the document, and a similar earlier one.
 
-    Args:
-        pairs: distinct results of `candidates`, with a column `bucket`, which is constant in a partition.
-        texts_of: returns the hashed texts of all documents of a bucket: columns `row`, sorted, and `text`.
-        threshold: least Jaccard similarity of near duplicates.
+    `pairs` are distinct results of `candidates`, with a column `bucket`, which is constant in a partition. `texts_of`
+    returns the texts of all documents of a bucket: columns `row`, sorted, and `text`.
     """
 
     def verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -96,11 +96,7 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -
 def _write_tidied(
     spark: SparkSession, layout: Layout, buckets: int, work: Work, config: Clean, tested: Sequence[str]
 ) -> dict[int, Cut]:
-    """Write the parts: the tidied documents, one table per range, and the tables of `_numbers`.
-
-    Raises:
-        WorkError: if a part is missing, or lacks documents.
-    """
+    """Write the parts: the tidied documents, one table per range, and the tables of `_numbers`."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for part in (number for batch in batches for number in batch.column("id").to_pylist()):

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 
 def write_report(document: Mapping[str, Any], out: Path) -> None:
     """Write `report.md` and `compression.png` into `out` from the content of `compression.json`."""
@@ -41,10 +39,10 @@ def _figure(interval: Mapping[str, float]) -> str:
 
 
 def _plot(document: Mapping[str, Any], path: Path) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     for row in document["variants"]:
         added, colour = row["loss_added"], "#124" if row["variant"] == document["chosen"] else "#9ab"
         axes.plot([row["size_mib"]] * 2, [added["low"], added["high"]], color=colour, linewidth=2)
@@ -55,4 +53,3 @@ def _plot(document: Mapping[str, Any], path: Path) -> None:
     axes.set(xlabel="size on disk (MiB)", ylabel="added loss (nats per answer token)", xlim=(0, None))
     axes.margins(x=0.25)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

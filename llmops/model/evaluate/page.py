@@ -21,25 +21,14 @@ ORDER = ("base", "champion", "candidate")
 
 
 def write(folder: Path, worst: int) -> None:
-    """Write the page of an evaluation into its folder.
-
-    Args:
-        folder: holds `evaluation.json` and `answers.parquet`.
-        worst: most items of each list of answers.
-    """
+    """Write the page of an evaluation into its folder, with at most `worst` items in each list of answers."""
     document = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     rows = pq.read_table(folder / "answers.parquet").to_pylist()
     write_whole(folder / NAME, render(document, rows, worst).encode())
 
 
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst: int) -> str:
-    """Return the page's HTML.
-
-    Args:
-        document: content of `evaluation.json`.
-        rows: content of `answers.parquet`.
-        worst: most items of each list of answers.
-    """
+    """Return the page's HTML from the contents of `evaluation.json` and `answers.parquet`; `worst` as in `write`."""
     models = [name for name in ORDER if name in document["models"]]
     primary, opponent = document["primary"], document["opponent"]
     items = _items(rows, models, primary)

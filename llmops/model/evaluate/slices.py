@@ -11,14 +11,10 @@ TOPICS = 20  #: most topics that get a slice, those with most items first
 
 
 def slices(items: Sequence[Example], least: int) -> dict[str, dict[str, list[int]]]:
-    """Return the positions of the items by source, by topic and by the reference's length in words.
+    """Return kind → name → positions of items: by source, by topic and by the reference's length in words.
 
-    Args:
-        items: the test.
-        least: fewest items of a slice; smaller ones are left out.
-
-    Returns:
-        kind → name → positions; sources by name, topics by size, lengths from short to long in about thirds.
+    Sources are in the order of their names, topics of their size, lengths from short to long in about thirds. Slices of
+    fewer than `least` items are left out.
     """
     lengths = [len(item.answer.split()) for item in items]
     bounds = sorted({int(b) for b in np.quantile(lengths, [1 / 3, 2 / 3], method="lower")} - {max(lengths)})

@@ -156,11 +156,7 @@ def _validation(features: Path) -> Sequence[Tokens]:
 
 
 def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
-    """Return the validation loss of the saved merged model; None if there are no validation examples.
-
-    Raises:
-        TrainingError: if the loss is not close to `expected`, the loss of the trained model.
-    """
+    """Return the validation loss of the merged model, which must be close to that of the trained one (`expected`)."""
     if expected is None:
         return None
     loss = mean_loss(load_model(servable), _validation(features))

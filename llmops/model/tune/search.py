@@ -20,12 +20,9 @@ REDRAWS = 100  #: draws of tried points before the first untried point of a smal
 
 
 def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:
-    """Return the next point. It differs from all that were tried.
+    """Return the next point. It differs from all that were tried, which are given in order, each with its score.
 
-    Args:
-        config: the kind of search, and the seed.
-        space: the points that may be tried.
-        tried: the points so far, in order, each with its score: smaller is better, infinite if unknown or failed.
+    A smaller score is better. It is infinite if it is unknown or the trial failed.
     """
     if config.search == "grid":
         return grid(space, config.trials)[len(tried)]
