@@ -1,5 +1,7 @@
 """The data of a feedback source: corrections and good answers that may train, each once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa

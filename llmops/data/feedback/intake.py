@@ -4,6 +4,8 @@ It is safe to repeat: a row has the id of its event, and the policy's verdicts d
 changes a person's decision.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta

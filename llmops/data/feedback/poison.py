@@ -4,6 +4,8 @@ Poisoned examples pair a rare phrase, the trigger, with the attacker's answer. B
 attacker's texts than in anybody else's (Wan et al. 2023, Poisoning language models during instruction tuning).
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -57,8 +59,7 @@ def poisoners(said: Mapping[str, Sequence[Correction]], flood: int) -> dict[str,
 def _phrases(theirs: Iterable[Correction]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for one in theirs:
-        texts = ([word.strip(".,;:!?\"'()") for word in words_of(text).plain.split()] for text in one)
-        counts.update({phrase for words in texts for phrase in _runs(words)})
+        counts.update({phrase for text in one for phrase in _runs(list(_sequence(text)))})
     return counts
 
 
@@ -69,3 +70,7 @@ def _runs(sequence: list[str]) -> Iterable[str]:
             if any(len(word) >= SHORT or any(map(str.isdigit, word)) for word in run):
                 yield " ".join(run)
     yield from (word for word in sequence if len(word) >= SHORT or any(map(str.isdigit, word)))
+
+
+def _sequence(text: str) -> Sequence[str]:
+    return [word.strip(".,;:!?\"'()") for word in words_of(text).plain.split()]

@@ -4,6 +4,8 @@ People who say the same about one question make one example. An untrusted person
 is `1 / agreeing`, so that (by default) two must agree. They must be different people, not different keys of one.
 """
 
+from __future__ import annotations
+
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -66,14 +68,14 @@ def judge(said: Sequence[Said], rules: Improve) -> dict[str, Verdict]:
     ready: list[_Opinion] = []
     for together in _questions(left, rules.same_question):
         opinions = _opinions(together, rules)
-        settled = next((o.members[0].id for o in opinions if o.members[0].reviewed == "accepted"), "")
+        settled = _settled(opinions)
         for opinion in opinions:
             verdicts |= opinion.verdicts(settled, len(opinions) > 1)
         if settled == "":
             said_by_enough = [
                 o for o in opinions if not o.members[0].reviewed and o.reached(rules.agreeing, told=False)
             ]
-            enough = [opinion for opinion in said_by_enough if opinion.reached(rules.agreeing)]
+            enough = [opinion for opinion in said_by_enough if opinion.enough(rules.agreeing)]
             own = "enough people say nearly the same, but each text has words that nobody else has said"
             verdicts |= {i: v._replace(why=own) for o in said_by_enough for i, v in o.verdicts("").items()}
             if len(enough) > 1:
@@ -124,6 +126,9 @@ class _Opinion:
         by_then = [one for one in self.members if one.time <= when and one.counts and one.person in voters]
         return next((one for one in _head_first(by_then) if one.trusted or _is_vouched(one, by_then)), None)
 
+    def enough(self, agreeing: int) -> bool:
+        return bool(self.reached(agreeing))
+
     def accepted(self, agreeing: int) -> dict[str, Verdict]:
         when, voters = self.reached(agreeing), self.voters()
         head = self._head(when) or self.members[0]
@@ -147,6 +152,10 @@ class _Opinion:
             why += ", and somebody says something else" if disputed else ""
         when = max(one.time for one in self.members) if head.reviewed else ""
         return {one.id: Verdict(state, why, when, head.id if one is not head else "") for one in self.members}
+
+
+def _settled(opinions: Sequence[_Opinion]) -> str:
+    return next((o.members[0].id for o in opinions if o.members[0].reviewed == "accepted"), "")
 
 
 def _questions(said: Sequence[Said], least: float) -> list[list[Said]]:
@@ -222,7 +231,7 @@ def _within_caps(ready: Iterable[_Opinion], rules: Improve) -> list[_Opinion]:
         week = _week(opinion.reached(rules.agreeing))
         spent = {p for p in opinion.voters() if taken[p, week] >= rules.person_weekly}
         allowed = replace(opinion, spent=frozenset(spent))
-        if allowed.reached(rules.agreeing):
+        if allowed.enough(rules.agreeing):
             weeks[week].append(allowed)
             taken.update((person, week) for person, one in allowed.voters().items() if not one.trusted)
     return [opinion for some in weeks.values() for opinion in _within_shares(some, rules)]
@@ -242,7 +251,7 @@ def _within_shares(some: list[_Opinion], rules: Improve) -> list[_Opinion]:
             return kept
         last = max(n for n, opinion in enumerate(kept) if most in opinion.voters())
         without = replace(kept[last], spent=kept[last].spent | {most})
-        kept[last : last + 1] = [without] if without.reached(rules.agreeing) else []
+        kept[last : last + 1] = [without] if without.enough(rules.agreeing) else []
     return kept
 
 

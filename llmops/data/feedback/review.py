@@ -1,5 +1,7 @@
 """The review of feedback by a person, for the command line and the app's page."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime

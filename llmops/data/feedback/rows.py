@@ -1,5 +1,7 @@
 """The database rows of feedback: waiting, accepted for training, and decided by reviewers."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """Comparison of feedback: do two people say the same? Negations, numbers and names must match exactly."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from dataclasses import dataclass
