@@ -1,5 +1,7 @@
 """The command about the index that a run made or used last: its figures, and a search in it."""
 
+from __future__ import annotations
+
 import argparse
 import json
 from dataclasses import asdict

@@ -3,6 +3,8 @@
 A passage has the same number in both, from 0. The database keeps the words without a second copy of the text.
 """
 
+from __future__ import annotations
+
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing

@@ -5,6 +5,8 @@ with open_index(folder) as index:
         print(hit.passage.title, hit.passage.text)
 """
 
+from __future__ import annotations
+
 import sqlite3
 import threading
 import unicodedata

@@ -1,5 +1,7 @@
 """The words by which passages are found, before the database takes off their English endings."""
 
+from __future__ import annotations
+
 import re
 import unicodedata
 
