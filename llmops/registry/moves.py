@@ -12,7 +12,7 @@ from llmops.artifacts import GONE, locked, write_json
 from llmops.errors import RegistryError
 from llmops.registry import aliases as table
 from llmops.registry import decisions
-from llmops.registry.aliases import Canary, Change, Entries, names, with_canary, with_champion
+from llmops.registry.aliases import Canary, Change, names, with_canary, with_champion
 from llmops.registry.decisions import Kind, let_through
 from llmops.registry.version import Version
 from llmops.registry.view import RegistryView
