@@ -109,7 +109,8 @@ class Registry(RegistryMoves):
             write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
             write_whole(known.path / "version.json", document(known).encode())
         if (going := self.canary()) and going.version == version:
-            self.stop_canary(by="erasure", why=_erased(known), trial=going.started)
+            why = f"{known.name} was trained on rows of a person who was forgotten since"
+            self.stop_canary(by="erasure", why=why, trial=going.started)
         return known
 
     def _assess(self, facts: Mapping[str, Any], champion: str) -> tuple[Version | None, Version, bool]:
@@ -132,10 +133,6 @@ class Registry(RegistryMoves):
         if going is None or going.version != version.name or version.status == "promoted":
             return False
         return not table.trial_settings(connection, self.name, going.started).get("override")
-
-
-def _erased(version: Version) -> str:
-    return f"{version.name} was trained on rows of a person who was forgotten since"
 
 
 def registry_of(config: Config) -> Registry:

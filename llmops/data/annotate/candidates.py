@@ -86,8 +86,9 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
         rendered, empty = render(document, templates.get(document.source, ()))
         made += rendered
         skipped += len(empty)
+        whole = Candidate(document, document.question, document.answer, document.context, document.group)
         if document.question and document.answer:
-            made.append(_as_it_stands(document))
+            made.append(replace(whole, document=origin(document)))
         elif document.question and document.same_as:
             wordings.append(document)
         elif asked := [] if rendered else qa_pairs(document.text):
@@ -95,7 +96,6 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
                 context = path([document.context, heading])
                 made.append(Candidate(origin(document), question, answer, context, document.group))
         elif not rendered:
-            whole = Candidate(document, document.question, document.answer, document.context, document.group)
             if empty:
                 dropped.append(drop(whole, "empty_field", f"every template needs an empty field: {', '.join(empty)}"))
             else:
@@ -267,10 +267,6 @@ def _stored(row: dict[str, str]) -> Candidate:
 def place(document: Document) -> str:
     """Return the place of a document for readers."""
     return f"{document.source}: {document.location}, {document.position}"
-
-
-def _as_it_stands(document: Document) -> Candidate:
-    return Candidate(origin(document), document.question, document.answer, document.context, document.group)
 
 
 def origin(document: Document) -> Document:
