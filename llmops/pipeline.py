@@ -57,12 +57,7 @@ STAGES: dict[str, Stage] = {
     ),
     "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
     "select": Stage(
-        "llmops.model.select.stage",
-        ("annotate",),
-        base=True,
-        paths=("database",),
-        libraries=ENGINES,
-        compute=True,
+        "llmops.model.select.stage", ("annotate",), base=True, paths=("database",), libraries=ENGINES, compute=True
     ),
     "features": Stage(
         "llmops.features.stage",
@@ -123,12 +118,7 @@ STAGES: dict[str, Stage] = {
 
 
 def run_stage(
-    name: str,
-    config: Config,
-    interval: str,
-    inputs: Mapping[str, Path] | None = None,
-    run: str = "",
-    attempt: int = 1,
+    name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None, run: str = "", attempt: int = 1
 ) -> Path:
     """Run one stage, unless its artifact is already finished, and return the artifact's path. A failure emits an event.
 

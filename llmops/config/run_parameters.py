@@ -54,9 +54,7 @@ class RunParameters(BaseModel):
         description="Most points that tune tries; 0 or 1: take the starting point untried. TPE needs six.",
     )
     base_model: Annotated[str | None, Sets("select", "model")] = Field(
-        None,
-        pattern=r"^\w[\w.-]*/\w[\w.-]*$",
-        description="A base model of the catalogue, at its revision there.",
+        None, pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="A base model of the catalogue, at its revision there."
     )
 
     @field_validator("rank", "batch", "seed", "trials", mode="before")

@@ -15,13 +15,7 @@ def now() -> str:
 
 
 def note(
-    connection: sa.Connection,
-    action: str,
-    *,
-    by: str,
-    target: str,
-    fields: Mapping[str, Any],
-    outcome: str = "success",
+    connection: sa.Connection, action: str, *, by: str, target: str, fields: Mapping[str, Any], outcome: str = "success"
 ) -> None:
     """Record a change, within its transaction.
 

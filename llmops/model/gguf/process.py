@@ -103,11 +103,7 @@ class Worker:
 
 
 def run_requests(
-    model: Worker,
-    requests: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
-    batch: int,
-    ends: Iterable[int] = (),
+    model: Worker, requests: Sequence[Sequence[int]], settings: Mapping[str, Any], batch: int, ends: Iterable[int] = ()
 ) -> list[tuple[list[int], list[float]]]:
     """Answer requests, `batch` of them at a time, with a model that nobody else asks.
 
