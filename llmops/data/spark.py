@@ -43,7 +43,7 @@ def session(config: Clean) -> Iterator[SparkSession]:
             yield active
         return
     if not (java := doctor.java(os.environ)).ok:
-        raise LlmopsError(f"Spark needs Java {doctor.JAVA} or newer, but {java.detail}: {java.remedy}.")
+        raise LlmopsError(f"Spark needs Java {doctor.JAVA} or newer: {java.detail}; {java.remedy}.")
     builder = (
         SparkSession.builder.master(config.master)
         .appName("llmops-clean")  # Kubernetes names pods after it, without spaces

@@ -1,7 +1,6 @@
 """One candidate before the gate: find its earlier decision, or decide at the level that is left."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import sqlalchemy as sa
 

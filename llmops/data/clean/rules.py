@@ -4,7 +4,7 @@ They run on Spark's workers, one Arrow batch at a time. Spark's string functions
 `regexp_replace` in the JVM costs about as much as everything here.
 
 A rule returns which rows it drops and why. `RULES` is a list of early returns: the first rule that hits decides. To add
-one, write such a function and append it.
+one, write such a function and append it; its name is the rule's.
 """
 
 from collections.abc import Callable
