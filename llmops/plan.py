@@ -137,7 +137,6 @@ def _stages(plans: Mapping[str, Plan | LlmopsError | None], config: Config) -> I
 
 
 def _base(config: Config, select: Plan | LlmopsError | None, gpu_gib: float | None) -> tuple[Base, str]:
-    """Return the base model that select chose or would choose, and its objection to a named one."""
     if not config.select.model and (chosen := _chosen(select)):
         return chosen, ""
     able = capacity(config.select)

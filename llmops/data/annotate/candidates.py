@@ -27,7 +27,6 @@ _NAMES = tuple(field.name for field in fields(Document))
 
 
 def _columns(numbers: str, texts: str) -> pa.Schema:
-    """Return a schema of columns of numbers, then of texts."""
     return pa.schema([*((n, pa.int64()) for n in numbers.split()), *((n, pa.string()) for n in texts.split())])
 
 
@@ -259,7 +258,6 @@ def _twin(row: dict[str, str]) -> str:
 
 
 def _stored(row: dict[str, str]) -> Candidate:
-    """Return the candidate of a row of the table of candidates."""
     origin = Document(id=row["document"], source=row["source"], location=row["location"], position=row["position"])
     return Candidate(origin, row["question"], row["answer"], row["context"], row["group"])
 

@@ -199,7 +199,6 @@ def _least(grams: pl.DataFrame) -> _Sorted:
 
 
 def _members(sets: pl.Series) -> pl.DataFrame:
-    """Return the members of sets, each with its `row`."""
     frame = pl.DataFrame({"gram": sets}).with_row_index("row").filter(pl.col("gram").list.len() > 0)
     return frame.explode("gram")
 

@@ -246,7 +246,6 @@ def _reason(rule: str, detail: str) -> pl.Expr:
 
 
 def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str], work: WorkTables) -> pl.DataFrame:
-    """Drop some items by a rule; return the others."""
     columns = {"row": pl.Series(rows, dtype=pl.Int64), "detail": pl.Series(details, dtype=pl.String)}
     drop_rows(pl.DataFrame(columns).with_columns(rule=pl.lit(rule), twin=pl.lit(None, pl.Int64)), work)
     return items.filter(~pl.col("row").is_in(columns["row"].implode()))
@@ -273,7 +272,6 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def _candidate(entry: Entry) -> Candidate:
-    """Return the candidate of a tested example from its ledger entry."""
     e = entry.example
     assert e
     position = as_of(e.position, entry.interval)

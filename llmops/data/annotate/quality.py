@@ -1,8 +1,8 @@
 """Rules that drop a question and its answer because a model should not learn from them.
 
 A rule returns the fault of a pair in words, or "". The first of `RULES` with a fault decides. To add a rule, write such
-a function and append it; its name is the rule's. The rules judge pairs after redaction and cutting, as a model would see them, and only by
-certain faults: a short answer is not a bad answer.
+a function, whose name is the rule's, and append it. The rules judge pairs after redaction and cutting, as a model
+would see them, and only by certain faults: a short answer is not a bad answer.
 """
 
 import re

@@ -192,7 +192,6 @@ def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
 
 
 def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Table]) -> None:
-    """Write records to one Parquet file."""
     with RowFile(path, schema(kind)) as file:
         for batch in batches:
             file.add(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
@@ -201,7 +200,6 @@ def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Ta
 
 
 def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
-    """Write the annotated text of examples."""
     with path.open("w", encoding="utf-8") as text:
         for frame in frames:
             for question, answer, context in frame.select("question", "answer", "context").iter_rows():

@@ -124,7 +124,6 @@ def _compatible(text: str) -> str:
 
 
 def _visible(texts: pl.Series) -> pl.Series:
-    """Return the texts without invisible characters that no script needs."""
     out = texts.str.replace_all(_INVISIBLE, "")
     rows = out.str.contains(_SOME_SCRIPTS).arg_true()
     if not len(rows):

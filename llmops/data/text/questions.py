@@ -91,7 +91,6 @@ def marks_of(text: str) -> Marks:
 
 @cache
 def _marks(letters: str) -> Marks:
-    """Return the marks of a text with these letters for question and answer."""
     asks, answers = (
         rf"(?:{letter}|(?i:{words}))" for letter, words in zip(letters, (_QUESTIONS, _ANSWERS), strict=True)
     )

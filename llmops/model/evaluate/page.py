@@ -66,7 +66,6 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst
 
 
 def _items(rows: Sequence[Mapping[str, Any]], models: Sequence[str], primary: str) -> list[dict[str, Any]]:
-    """Return a row per item with every model's answer and score."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         item = found.setdefault(row["id"], {**row, "answers": {}, "scores": {}})
@@ -132,7 +131,6 @@ def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
 
 def _words(metric: str) -> str:
-    """Return a metric's name for readers, such as `ROUGE-L`."""
     known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
     return " ".join(known.get(part, part) for part in metric.split("_")).replace("ROUGE ", "ROUGE-")
 

@@ -123,7 +123,6 @@ class _Namespace(Namespace):
 
 @lru_cache
 def _compiled(template: str) -> Template:
-    """Return a chat template, ready to be rendered as transformers renders it."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )

@@ -39,7 +39,6 @@ def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, f
 
 
 def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
-    """Return the trials in HyperOpt's form."""
     documents = []
     for number, (found, score) in enumerate(tried):
         values = {d.name: d.kept(getattr(found, d.name)) for d in space.dimensions}
