@@ -38,14 +38,11 @@ _WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})  # of no tex
 Found = dict[int, tuple[int, str]]  #: index of a training text → index of a held-out text, and what they share
 
 
-def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
-    """Return, by index, each training text that is too close to held-out ones, the first of these, and their share."""
-    texts = list(training)
-    return overlaps_of(lambda: in_batches(texts), in_batches(held_out))
-
-
 def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Found:
-    """Compare like `overlaps`, with texts in batches. `training` returns all training texts anew at each call."""
+    """Return, by index, each training text that is too close to held-out ones, the first of these, and their share.
+
+    The texts are in batches. `training` returns all training texts anew at each call.
+    """
     best: dict[int, _Close] = {}
     indexes: list[_Index] = []
 
