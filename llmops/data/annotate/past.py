@@ -53,23 +53,6 @@ class Ledger(Protocol):
         """Write the new entries of this run."""
 
 
-class Unwritten:
-    """A ledger without entries, for examples that are made once and for no model."""
-
-    interval = ""
-
-    def entries(self) -> Iterable[Entry]:
-        """Return no entries."""
-        return ()
-
-    def trained(self) -> Iterator[Sequence[str]]:
-        """Return no texts."""
-        return iter(())
-
-    def write(self, entries: Iterable[Entry]) -> None:
-        """Write nothing."""
-
-
 def key(text: str) -> int:
     """Return a hash of 64 bits for a text such as a wording or a group. Equal hashes are taken for equal texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -25,7 +25,7 @@ from llmops.config import Annotate
 from llmops.data.annotate import quality
 from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
 from llmops.data.annotate.examples import Candidates, entries, examples, split_items
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past
 from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 # Texts that would end or fake a turn: the marks of the annotated text, and the control tokens of chat templates.
 _MARKER = re.compile(rf"\[(?:Context|Question|Answer)\]|{re.escape(prompts.END)}|<\|\w+\|>")
-_UNWRITTEN = Unwritten()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
 # Numbers and names are sorted first, then the texts by the ranks of these.
 DROPPED = """
@@ -46,7 +45,7 @@ DROPPED = """
           FROM (SELECT rowid AS number, source, id FROM dropped)) r ON dropped.rowid = r.number"""
 
 
-def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
+def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
