@@ -9,8 +9,6 @@ in their fingerprint. If a stage makes the same content again, from other inputs
 nothing to do.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

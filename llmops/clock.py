@@ -1,7 +1,5 @@
 """The clock as a parameter, so that a test can use one that it moves by hand."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

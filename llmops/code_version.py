@@ -1,7 +1,5 @@
 """Versions of our code and of libraries, as parts of fingerprints."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import subprocess
@@ -62,21 +60,13 @@ def library_version(name: str) -> str:
 
 def git_commit() -> str:
     """Return the commit of the running code, with `+` if the tree has changes; empty outside a checkout."""
-    where = Path(__file__).parent
+    how: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=where,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **how).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **how).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head + ("+" if dirty else "")
+    return f"{head}+" if changed else str(head)
 
 
 def _shape(node: Any) -> str:

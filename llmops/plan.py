@@ -8,8 +8,6 @@ counted on torch's meta device. Local weights are hashed, like in a run, and the
 database is migrated; a missing one is not created.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -139,7 +137,6 @@ def _stages(plans: Mapping[str, Plan | LlmopsError | None], config: Config) -> I
 
 
 def _base(config: Config, select: Plan | LlmopsError | None, gpu_gib: float | None) -> tuple[Base, str]:
-    """Return the base model that select chose or would choose, and its objection to a named one."""
     if not config.select.model and (chosen := _chosen(select)):
         return chosen, ""
     able = capacity(config.select)

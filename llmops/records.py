@@ -187,8 +187,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
 
 def read_selection(select: Path) -> dict[str, Any]:
     """Return the content of a select artifact's `selection.json`: model, revision, licence, path and candidates."""
-    selection: dict[str, Any] = json.loads((select / "selection.json").read_text(encoding="utf-8"))
-    return selection
+    return dict(json.loads((select / "selection.json").read_text(encoding="utf-8")))
 
 
 def base_path(select: Path) -> str:

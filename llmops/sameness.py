@@ -65,12 +65,6 @@ def environment(libraries: Sequence[str]) -> dict[str, str]:
     return found | ({"gpu": machine.gpu()} if "torch" in found and machine.gpu() else {})
 
 
-def prepare(stage: Stage, config: Config, interval: str) -> None:
-    """Update the database contents that a stage reads."""
-    if stage.sources:
-        take_in(config, interval)
-
-
 def take_in(config: Config, interval: str) -> None:
     """Read feedback until the end of an interval into the database and judge it, if feedback is a source."""
     if any(source.kind == "feedback" for source in config.collect.sources):
@@ -95,13 +89,6 @@ def check_base(config: Config, select: Path) -> None:
     from llmops.model.base.hashes import check
 
     check(select, config.database)
-
-
-def declarations(config: Config) -> str:
-    """Return a hash of the Feast feature repository."""
-    from llmops.features.declarations import repository_hash
-
-    return repository_hash(config.features)
 
 
 def champion(config: Config, candidate: str) -> Path | None:

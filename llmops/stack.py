@@ -6,8 +6,6 @@ including orphans. `<home>/run/` lists the running services, `<home>/logs/` has 
     python -m llmops.stack stop
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -17,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,7 +104,8 @@ def stop(home: Path, names: Sequence[str] = ("airflow", "serving")) -> list[str]
             deadline = time.monotonic() + seconds
             while (left := _processes(service)) and time.monotonic() < deadline:
                 for process in left:
-                    _signal(process, sign)
+                    with suppress(psutil.NoSuchProcess):
+                        process.send_signal(sign)
                 psutil.wait_procs(left, timeout=0.5)
         if left := _processes(service):
             pids = " ".join(str(process.pid) for process in left)
@@ -244,13 +244,6 @@ def _processes(service: Service) -> list[psutil.Process]:
             continue
         found.append(process)
     return found
-
-
-def _signal(process: psutil.Process, sign: signal.Signals) -> None:
-    try:
-        process.send_signal(sign)
-    except psutil.NoSuchProcess:
-        return
 
 
 def _tail(file: Path, lines: int = 15) -> str:

@@ -1,7 +1,5 @@
 """Environment variables in configured URLs, as `${NAME}`, so that secrets stay out of files."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from urllib.parse import quote

@@ -22,14 +22,11 @@ from llmops.doctor import GIB, Check, available_memory, check, report, survey
 ROOT = Path(__file__).parents[1]
 
 
-def java(folder: Path, version: str, modules: str = "java.base@17\njdk.incubator.vector@17") -> Path:
+def java(folder: Path, script: str) -> Path:
     """A JAVA_HOME whose `java` answers as told."""
     program = folder / "bin" / "java"
     program.parent.mkdir(parents=True)
-    program.write_text(
-        "#!/bin/sh\n"
-        f'if [ "$1" = -version ]; then echo \'openjdk version "{version}"\' >&2; else printf "{modules}\\n"; fi\n'
-    )
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     return folder
 
@@ -71,21 +68,20 @@ def test_what_is_let_in_is_what_can_be_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "modules", "ok"),
+    ("script", "detail"),
     [
-        ("17.0.21", "java.base@17\\njdk.incubator.vector@17", True),
-        ("1.8.0_402", "jdk.incubator.vector@8", False),
-        ("17.0.1", "java.base@17", False),
-        ("nonsense", "jdk.incubator.vector", False),
+        ("echo 'openjdk version \"17.0.21\"' >&2", "17 at "),
+        ("echo 'openjdk version \"1.8.0_402\"' >&2", "is version 8"),
+        ('[ "$1" = -version ] || exit 1\necho \'openjdk version "21"\' >&2', "jdk.incubator.vector"),
+        ("echo cannot load >&2; exit 1", "cannot load"),
     ],
 )
-def test_java_must_be_17_or_newer_with_the_vector_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, modules: str, ok: bool
-) -> None:
-    monkeypatch.setenv("JAVA_HOME", str(java(tmp_path, version, modules)))
-    found = only(survey(tmp_path, ["java"], {}))
-    assert found.ok is ok
-    assert "openjdk-17" in found.remedy or ok
+def test_java_must_be_17_or_newer_with_the_vector_module(tmp_path: Path, script: str, detail: str) -> None:
+    assert "no java on the PATH" in doctor.java({"PATH": str(tmp_path)}).detail
+    assert "JAVA_HOME is" in doctor.java({"JAVA_HOME": str(tmp_path)}).detail
+    found = doctor.java({"JAVA_HOME": str(java(tmp_path, script))})
+    assert detail in found.detail and found.ok is (detail == "17 at ")
+    assert "openjdk-17" in found.remedy or found.ok
 
 
 def test_a_busy_port_is_named_with_the_variable_that_moves_it(tmp_path: Path) -> None:

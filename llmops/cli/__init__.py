@@ -4,8 +4,6 @@ An error is one line on stderr and a non-zero exit status: 75 (EX_TEMPFAIL) if a
 scheduler can retry. `--json` prints for scripts.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

@@ -1,7 +1,5 @@
 """The commands about Airflow: start and follow a run, and Airflow's own command line on this home."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -70,11 +68,7 @@ def airflow(settings: Config, options: argparse.Namespace) -> int:
 
 
 def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
-    """Print each task when its state changes, until the run has ended. Return `success`.
-
-    Raises:
-        OrchestratorError: if the run failed, with the end of the failed task's log.
-    """
+    """Print each task when its state changes, until the run has ended. Return `success`; raise if it failed."""
     shown: dict[str, str] = {}
     for state, tasks in orchestrator.follow(dag, run):
         for task in tasks:
@@ -87,11 +81,7 @@ def _follow(orchestrator: Airflow, dag: str, run: str, quiet: bool) -> str:
 
 
 def _connect(settings: Config, url: str | None) -> Airflow:
-    """Sign in at `url`, or as developer at the Airflow that was started from this home.
-
-    Raises:
-        OrchestratorError: if there are no credentials, or Airflow does not answer.
-    """
+    """Sign in at `url`, or as developer at the Airflow that was started from this home."""
     running = stack.running(settings.home).get("airflow")
     where = url or (running.url if running else f"http://{stack.HOST}:{doctor.airflow_port()}")
     user, password = os.environ.get(USER), os.environ.get(PASSWORD)

@@ -1,7 +1,5 @@
 """The types of commands, and who runs them."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The command about the data: forget a person, show a receipt."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

@@ -1,7 +1,5 @@
 """The Hub part of `llmops models`: push, check, and a reminder after an alias was moved."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The command about API keys."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """The commands about model versions and their answers: models, generate, batch, serve."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -22,11 +20,7 @@ def add_to(add: Add) -> None:
     )
     sub.add_argument("--share", type=float, help="share of the callers that it answers (default: canary 0.1, ab 0.5)")
     sub.add_argument("--stop", action="store_true", help="end the trial; the champion answers everybody")
-    sub.add_argument(
-        "--conclude",
-        action="store_true",
-        help="act on the verdict, if there was enough data",
-    )
+    sub.add_argument("--conclude", action="store_true", help="act on the verdict, if there was enough data")
     sub.add_argument("--promote", action="store_true", help="with ab --conclude: promote it if users like it better")
     sub.add_argument(
         "--override", default="", metavar="REASON", help="reason for using a version that the gate did not pass"
@@ -87,11 +81,7 @@ def models(settings: Config, options: argparse.Namespace) -> int | None:
         names.setdefault(name, []).append(alias)
     reasons = registry.overrides()
     rows = [
-        {
-            **_version(v),
-            "aliases": names.get(v.name, []),
-            "override": reasons.get(v.name, ""),
-        }
+        {**_version(v), "aliases": names.get(v.name, []), "override": reasons.get(v.name, "")}
         for v in registry.versions()
     ]
     if options.json:

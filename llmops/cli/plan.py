@@ -1,7 +1,5 @@
 """The command that shows what a run would do and need, without running it."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -22,6 +20,7 @@ def add_to(add: Add) -> None:
 
 def plan(settings: Config, options: argparse.Namespace) -> int:
     """Show what a run would build and needs, and check that it is there. Nothing is built."""
+    from llmops.doctor import report
     from llmops.plan import look_ahead
 
     found = look_ahead(settings, parse_interval(options.interval), options.gpu)
@@ -47,10 +46,7 @@ def plan(settings: Config, options: argparse.Namespace) -> int:
         cells = [f"{value:.1f}" for row in rows for value in (row.needed, row.there)]
         memory.add_row(stage, *cells, "ok" if all(row.ok for row in rows) else "TOO LITTLE")
     console.print(memory)
-    for check in found.checks:
-        if check.ok and check.name.startswith("memory:"):
-            continue  # shown in the table
-        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
-        if not check.ok:
-            print(f"      → {check.remedy}")
+    # The table has the others.
+    beside = [check for check in found.checks if not (check.ok and check.name.startswith("memory:"))]
+    print(report(beside), end="")
     return 0 if found.ok else 1

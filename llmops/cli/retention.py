@@ -1,7 +1,5 @@
 """The command that removes unneeded data."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """The commands about stages and their artifacts: run, status, lineage."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Mapping, Sequence

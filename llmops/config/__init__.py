@@ -138,9 +138,7 @@ class Config(Section):
 
 
 def load(
-    file: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] = os.environ,
+    file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Config:
     """Build the configuration from defaults, `file`, `environ` and `overrides`. Later ones win.
 

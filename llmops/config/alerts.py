@@ -58,8 +58,7 @@ class Alerts(Section):
     disk_free: float = Field(0.05, ge=0, lt=1, description="Share of the home's disk that has to be free.")
     key_days: float = Field(7, ge=0, description="Days before a key expires.")
     missing_hours: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=lambda: MISSING,
-        description="Scheduled DAG: hours after which it should have run again.",
+        default_factory=lambda: MISSING, description="Scheduled DAG: hours after which it should have run again."
     )
     receivers: tuple[Receiver, ...] = Field(
         (), description="Services that receive alerts, besides the log and the events: docs/alerts.md."

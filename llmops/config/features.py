@@ -1,7 +1,5 @@
 """The section of the Feast feature stores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit

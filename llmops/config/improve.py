@@ -1,7 +1,5 @@
 """The section of improvement: which user feedback may train the model."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from llmops.config.section import Section

@@ -49,9 +49,7 @@ class Select(Section):
     languages: tuple[str, ...] = Field((), description="Languages it must know, as ISO 639-1 codes; empty: any.")
     min_context: int = Field(0, ge=0, description="Least length of its context, in tokens.")
     max_memory_gib: float = Field(
-        0.0,
-        ge=0,
-        description="GiB of memory a stage may use, of the GPU, or without one of the machine; 0: all.",
+        0.0, ge=0, description="GiB of memory a stage may use, of the GPU, or without one of the machine; 0: all."
     )
     max_serving_gib: float = Field(0.0, ge=0, description="The same for serving; 0: as much as for a stage.")
     offline: bool = Field(True, description="Only models that need no download.")
@@ -71,9 +69,7 @@ class Tune(Section):
     trials: int = Field(4, ge=0, description="Most points tried; 0 or 1: take the starting point untried.")
     steps: int = Field(8, ge=0, description="Optimiser steps of a full trial; 0: full epochs, like `train`.")
     halving: int = Field(
-        4,
-        ge=1,
-        description="Successive halving: the best 1/halving of the trials continue; 1: all trials run in full.",
+        4, ge=1, description="Successive halving: the best 1/halving of the trials continue; 1: all trials run in full."
     )
     rung: int = Field(2, ge=1, description="Fewest optimiser steps before trials are compared.")
     space: dict[HyperparameterName, Expression] = Field(
@@ -84,9 +80,7 @@ class Tune(Section):
         "logarithms.",
     )
     validation_items: int = Field(
-        24,
-        ge=2,
-        description="Validation examples per trial. A lead smaller than their noise is not taken.",
+        24, ge=2, description="Validation examples per trial. A lead smaller than their noise is not taken."
     )
     spark: Annotated[str, Unhashed()] = Field(
         "",

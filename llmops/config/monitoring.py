@@ -17,8 +17,7 @@ class Monitoring(Section):
         ("local",), description="Destinations of events."
     )
     elasticsearch_url: str = Field(
-        "",
-        description="Server URL; key in ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USER and ELASTICSEARCH_PASSWORD.",
+        "", description="Server URL; key in ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USER and ELASTICSEARCH_PASSWORD."
     )
     elasticsearch_days: int = Field(90, ge=1, description="Days that Elasticsearch keeps events.")
     kibana_url: str = Field("", description="Kibana's URL, for `llmops elk setup`.")
@@ -37,13 +36,11 @@ class Monitoring(Section):
     )
     spool_free_mb: int = Field(128, ge=0, description="Free disk space below which the spool takes no more events.")
     keep_text: bool = Field(
-        False,
-        description="Keep prompts and answers, without personal data and secrets, in events `llmops.text`.",
+        False, description="Keep prompts and answers, without personal data and secrets, in events `llmops.text`."
     )
     keep_text_days: int = Field(30, ge=1, description="Days after which these texts are removed.")
     traces_url: str = Field(
-        "",
-        description="Collector that traces go to by OTLP over HTTP, e.g. `http://localhost:4318`; empty: none.",
+        "", description="Collector that traces go to by OTLP over HTTP, e.g. `http://localhost:4318`; empty: none."
     )
     raw_days: float = Field(30, gt=0, description="Days that the local store keeps the events of requests.")
     raw_mb: float = Field(2000, gt=0, description="Size of the local store above which the oldest of these go.")

@@ -1,7 +1,5 @@
 """The sections about releases: govern, release, deploy, push_to_hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -4,8 +4,6 @@ All else comes from the deployed configuration (LLMOPS_CONFIG): a user who may s
 the criteria that judge it. The list is flat, because Airflow's form has one field per name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -56,9 +54,7 @@ class RunParameters(BaseModel):
         description="Most points that tune tries; 0 or 1: take the starting point untried. TPE needs six.",
     )
     base_model: Annotated[str | None, Sets("select", "model")] = Field(
-        None,
-        pattern=r"^\w[\w.-]*/\w[\w.-]*$",
-        description="A base model of the catalogue, at its revision there.",
+        None, pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="A base model of the catalogue, at its revision there."
     )
 
     @field_validator("rank", "batch", "seed", "trials", mode="before")

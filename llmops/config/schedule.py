@@ -1,7 +1,5 @@
 """The section of the schedule: time limits of stages, and when a run is late."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The base class of the configuration's sections, and checks of URLs."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The sections `serving` and `grounding`."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -55,9 +53,7 @@ class Serving(Section):
         "balancer can react.",
     )
     threads: int = Field(
-        0,
-        ge=0,
-        description="Compute threads; 0: one per core available to the container, at most `OMP_NUM_THREADS`.",
+        0, ge=0, description="Compute threads; 0: one per core available to the container, at most `OMP_NUM_THREADS`."
     )
     guard: tuple[Guarded, ...] = Field(
         ("SECRET", "CREDIT_CARD", "IBAN_CODE", "SCRIPT"),

@@ -1,7 +1,5 @@
 """The configuration of a search space: each hyperparameter with a HyperOpt expression and its numbers."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 HyperparameterName = Literal["learning_rate", "rank", "batch", "epochs", "alpha", "dropout", "warmup"]

@@ -1,7 +1,5 @@
 """The sections of the database and of retention."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, field_validator

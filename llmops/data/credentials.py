@@ -1,7 +1,5 @@
 """Credentials of the stores and databases that data comes from or goes to. They are stored nowhere."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

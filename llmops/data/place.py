@@ -1,7 +1,5 @@
 """A check, before Spark starts, that workers on other hosts can reach the work files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ connection; they are handed to the filesystem and stored nowhere. Messages and d
 configured, with its ${VAR}.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
@@ -234,8 +232,7 @@ def find(location: str, environ: Mapping[str, str]) -> list[RemoteFile]:
 
 
 def _info(address: Address) -> dict[str, Any]:
-    info: dict[str, Any] = address.ask(lambda: address.filesystem.info(address.path))
-    return info
+    return dict(address.ask(lambda: address.filesystem.info(address.path)))
 
 
 def _describe(location: str, address: Address, info: Mapping[str, Any]) -> RemoteFile:

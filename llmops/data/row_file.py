@@ -1,7 +1,5 @@
 """A Parquet file that is written while its rows arrive. Memory does not grow with the file."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import TracebackType

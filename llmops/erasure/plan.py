@@ -5,8 +5,6 @@ of collect. Every artifact that lineage reaches from these is deleted whole. The
 finishes the work after a break, although the rows that it was made from are gone already.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find a person's rows by words, conversation or ids in the data as it was read; remove them from the repository."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Feedback is theirs if a key of theirs has given it (`llmops keys create --owner`
 review stays, so that its event, should it still lie elsewhere, does not bring it back.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Collection

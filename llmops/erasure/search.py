@@ -5,8 +5,6 @@ pages until it is rewritten), text line by line, and anything else byte by byte.
 are nobody's. Not searched are weights, which are numbers, and the tokenizers and pictures, which are made of no row.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """Take a person's examples out of the split ledger."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -64,7 +62,6 @@ def forget(database: Database, keys: Iterable[Key]) -> None:
 
 
 def _read(database: Database) -> Iterator[Sequence[Any]]:
-    """Yield all entries, some at a time, each in a transaction of its own."""
     last: tuple[Any, ...] = ("", 0, "")
     query = sa.select(*_KEY, table.c.wording, table.c.split, table.c.compared, table.c.example, table.c.documents)
     while True:

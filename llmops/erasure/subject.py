@@ -4,8 +4,6 @@ What names a person is one rule for all who look (`llmops.data.text.identity`), 
 collect keeps out from then on.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

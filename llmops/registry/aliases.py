@@ -4,8 +4,6 @@ Entries map an alias to a version. `canary` maps to an object with version, shar
 read together.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -99,10 +97,12 @@ def move(connection: sa.Connection, model: str, after: Entries, change: Change) 
     if gone and gone != new:
         won = gone.version == after.get("champion")
         outcome = change.outcome or ("promoted" if won else "stopped" if change.action == "canary_stop" else "over")
-        end_trial(connection, model, gone, outcome)
+        this = (trials.c.model == model) & (trials.c.started == gone.started)
+        connection.execute(sa.update(trials).where(this).values(ended=audit.now(), outcome=outcome))
     if new and new != gone:
         settings = {"override": change.override} if change.override else {}
-        begin_trial(connection, model, new, settings, change.kind)
+        row = {"model": model, **asdict(new), "kind": change.kind, "settings": settings}
+        connection.execute(sa.insert(trials).values(row))
     _audit(connection, model, after, change)
     log.info("%s: aliases are now %s (%s, %s)", model, after, change.by, change.why)
 
@@ -120,33 +120,16 @@ def excuse(connection: sa.Connection, model: str, trial: Canary, change: Change)
 def put(connection: sa.Connection, model: str, entries: Entries) -> None:
     """Replace the entries without recording it."""
     connection.execute(sa.delete(aliases).where(aliases.c.model == model))
-    rows = [
-        {"model": model, "alias": alias, **(value if alias == CANARY else {"version": value})}
-        for alias, value in entries.items()
-    ]
-    for row in rows:
+    for alias, value in entries.items():
+        row = {"model": model, "alias": alias, **(value if alias == CANARY else {"version": value})}
         connection.execute(sa.insert(aliases).values(row))
 
 
-def note(connection: sa.Connection, model: str, after: Entries, change: Change, time: str = "") -> None:
+def note(connection: sa.Connection, model: str, after: Entries, change: Change) -> None:
     """Add a change to the history."""
-    row = {"model": model, "time": time or audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
+    row = {"model": model, "time": audit.now(), "by": change.by, "why": change.why, "aliases": dict(after)}
     more = {"numbers": change.numbers or None, "override": change.override or None}
     connection.execute(sa.insert(changes).values(row | more))
-
-
-def begin_trial(
-    connection: sa.Connection, model: str, trial: Canary, settings: Mapping[str, Any], kind: str = CANARY
-) -> None:
-    """Record the beginning of a trial."""
-    row = {"model": model, "started": trial.started, "kind": kind, "version": trial.version, "share": trial.share}
-    connection.execute(sa.insert(trials).values(row | {"settings": dict(settings)}))
-
-
-def end_trial(connection: sa.Connection, model: str, trial: Canary, outcome: str, time: str = "") -> None:
-    """Record the end and outcome of a trial."""
-    this = (trials.c.model == model) & (trials.c.started == trial.started)
-    connection.execute(sa.update(trials).where(this).values(ended=time or audit.now(), outcome=outcome))
 
 
 def trial_kind(connection: sa.Connection, model: str, started: str) -> str:

@@ -1,7 +1,5 @@
 """Decisions on versions by the gate, trials or people, each with its reason and numbers."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -32,7 +30,6 @@ def write(
     by: str,
     why: str,
     numbers: Mapping[str, Any] | None = None,
-    time: str = "",
 ) -> None:
     """Add a decision. Skip a decision of the gate that repeats its last one on the version, as after a re-run."""
     row = {"model": model, "version": version, "kind": kind, "outcome": outcome, "by": by, "why": why}
@@ -41,7 +38,7 @@ def write(
         test = last[-1]["numbers"].get("test")
         if (last[-1]["outcome"], last[-1]["why"], test) == (outcome, why, said["numbers"].get("test")):
             return
-    connection.execute(sa.insert(decisions).values(row | said | {"time": time or audit.now()}))
+    connection.execute(sa.insert(decisions).values(row | said | {"time": audit.now()}))
 
 
 def read(connection: sa.Connection, model: str, version: str = "", kind: Kind | None = None) -> list[dict[str, Any]]:

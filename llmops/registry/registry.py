@@ -6,8 +6,6 @@ A version is built in a partial folder and renamed at the end, so a folder with 
 of aliases is one transaction of the database. Readers never wait.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,7 +90,7 @@ class Registry(RegistryMoves):
                     elif self._lost_its_leave(connection, version, entries):
                         after = with_canary(after, None)
                         why = f"its trial ends, as the gate does not pass it any more: {why}"
-                    self._move(connection, after, Change("publish", version.name, by, why))
+                    table.move(connection, self.name, after, Change("publish", version.name, by, why))
                 return version
 
     def mark(self, version: str, erasure: Mapping[str, Any], card: Callable[[str, Version], str]) -> Version:
@@ -111,7 +109,8 @@ class Registry(RegistryMoves):
             write_whole(readme, card(readme.read_text(encoding="utf-8"), known).encode())
             write_whole(known.path / "version.json", document(known).encode())
         if (going := self.canary()) and going.version == version:
-            self.stop_canary(by="erasure", why=_erased(known), trial=going.started)
+            why = f"{known.name} was trained on rows of a person who was forgotten since"
+            self.stop_canary(by="erasure", why=why, trial=going.started)
         return known
 
     def _assess(self, facts: Mapping[str, Any], champion: str) -> tuple[Version | None, Version, bool]:
@@ -122,7 +121,8 @@ class Registry(RegistryMoves):
         erasures = known.erasures if known else ()
         path = self.folder / "versions" / name
         version = Version(**facts, erasures=erasures, name=name, path=path, created=created)
-        fresh = version.status == "promoted" and champion != name and not self._was_champion(name)
+        served = {change["aliases"].get("champion") for change in self._changes()}  # includes earlier champions
+        fresh = version.status == "promoted" and name not in served | {champion}
         if fresh and champion != version.compared_with.replace(BASE, ""):
             return known, replace(version, status="inconclusive", compared_with=""), False
         return known, version, fresh
@@ -133,10 +133,6 @@ class Registry(RegistryMoves):
         if going is None or going.version != version.name or version.status == "promoted":
             return False
         return not table.trial_settings(connection, self.name, going.started).get("override")
-
-
-def _erased(version: Version) -> str:
-    return f"{version.name} was trained on rows of a person who was forgotten since"
 
 
 def registry_of(config: Config) -> Registry:

@@ -1,7 +1,5 @@
 """A version of the registry: its facts, and how its folder is read and built."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

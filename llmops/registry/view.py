@@ -1,10 +1,7 @@
 """The reading side of the registry: versions (folders), aliases, history and decisions (database)."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +45,7 @@ class RegistryView:
         Raises:
             RegistryError: if there is none, naming the existing ones.
         """
-        with self._reading() as connection:
+        with self.database.read() as connection:
             return self._get(connection, version_or_alias, table.read(connection, self.name))
 
     def champion(self) -> Version | None:
@@ -101,7 +98,7 @@ class RegistryView:
 
     def decisions(self, version: str = "") -> list[dict[str, Any]]:
         """Return all decisions, or those on one version, oldest first: see `decisions.read`."""
-        with self._reading() as connection:
+        with self.database.read() as connection:
             return decisions.read(connection, self.name, version)
 
     def overrides(self) -> dict[str, str]:
@@ -110,7 +107,7 @@ class RegistryView:
 
     def trial_override(self) -> str:
         """Return the override of the running trial; empty if there is none, or no trial."""
-        with self._reading() as connection:
+        with self.database.read() as connection:
             going = table.canary(table.read(connection, self.name))
             return str(table.trial_settings(connection, self.name, going.started).get("override", "")) if going else ""
 
@@ -124,9 +121,6 @@ class RegistryView:
         trials = [table.canary(change["aliases"]) for change in changes]
         after = [n + 1 for n, canary in enumerate(trials) if canary and canary.started == trial]
         return changes[after[-1]] if after and after[-1] < len(changes) else {}
-
-    def _was_champion(self, name: str) -> bool:
-        return any(change["aliases"].get("champion") == name for change in self._changes())
 
     def _next(self) -> str:
         used = [name for change in self.history() for name in change["aliases"].values()]  # includes removed versions
@@ -164,21 +158,16 @@ class RegistryView:
         return chosen
 
     def _entries_and_statuses(self) -> tuple[dict[str, Any], dict[str, str]]:
-        with self._reading() as connection:
+        with self.database.read() as connection:
             return table.read(connection, self.name), decisions.statuses(connection, self.name)
 
     def _entries(self) -> dict[str, Any]:
-        with self._reading() as connection:
+        with self.database.read() as connection:
             return table.read(connection, self.name)
 
     def _changes(self) -> list[dict[str, Any]]:
-        with self._reading() as connection:
-            return table.history(connection, self.name)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
         with self.database.read() as connection:
-            yield connection
+            return table.history(connection, self.name)
 
 
 def _hint(version: Version) -> str:

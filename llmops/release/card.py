@@ -5,8 +5,6 @@ section of code, both Jinja templates. The card in the registry loads from the f
 one that is pushed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

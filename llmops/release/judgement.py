@@ -1,9 +1,6 @@
 """One candidate before the gate: find its earlier decision, or decide at the level that is left."""
 
-from __future__ import annotations
-
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -54,10 +51,6 @@ class Judgement:
         if self.chance is None:
             return replace(self.decision, outcome="inconclusive", reasons=(why,), attempt=0)
         return _decide(self.candidate, self.config, self.chance, why)
-
-    def numbers(self) -> dict[str, Any]:
-        """Return the numbers of the decision for the registry."""
-        return {**asdict(self.decision), "test": self.candidate.test}
 
     def spend(self, connection: sa.Connection, version: Version) -> None:
         """Write down the attempt, in the transaction that publishes the version; nothing if none is spent.

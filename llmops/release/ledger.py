@@ -16,8 +16,6 @@ The rows are in the table `attempts`, written in the transaction that publishes 
 nor never.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Read from the records of the artifacts that the version was made from, and writt
 them. Every answer of the serving app carries the version's name, which is where the walk begins.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

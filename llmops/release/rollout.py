@@ -9,8 +9,6 @@ A trial, a canary's or an A/B test, ends in one of three ways: the app pulls the
 somebody stops it or promotes something (`stop`, `promote`), or `conclude` acts on a verdict (`llmops.release.verdict`).
 """
 
-from __future__ import annotations
-
 import logging
 import uuid
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 python -m llmops run release
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -70,7 +68,7 @@ def run(
     known = lineage.records(govern)
     opponent = champion.name if champion else BASE
     candidate_scores, opponent_scores = read_scores(evaluate / "answers.parquet", "champion" if champion else "base")
-    if (seen := _champion_of(known["evaluate"])) != opponent:
+    if (seen := known["evaluate"].inputs.get("champion", BASE).rpartition("/")[2]) != opponent:
         raise ArtifactError(
             f"The candidate was evaluated against {seen}, but is to be compared with {opponent}: the champion changed "
             "between the stages. Run evaluate, govern and release again."
@@ -132,13 +130,15 @@ def run(
             "governance.json": governance,
             "decision.json": {"version": version.name, **asdict(final)},
         }
-        return {"README.md": readme, **{name: _json(value) for name, value in values.items()}}
+        texts = {name: json.dumps(value, indent=1, ensure_ascii=False, default=str) for name, value in values.items()}
+        return {"README.md": readme, **{name: f"{text}\n" for name, text in texts.items()}}
 
     share = config.canary_share if config.canary else 0.0
     while True:
         judgement = judge(candidate, config, registry)
         decided = judgement.decision
-        why, numbers = "; ".join(decided.reasons), {**judgement.numbers(), "compress": compress.name}
+        numbers = {**asdict(decided), "test": candidate.test, "compress": compress.name}
+        why = "; ".join(decided.reasons)
         now = {**facts, "status": decided.outcome}
         with contextlib.suppress(LedgerMoved):  # somebody else was decided on meanwhile: the level is another
             version = registry.publish(
@@ -182,10 +182,6 @@ def read_items(answers: Path) -> tuple[str, ...]:
     return tuple(sorted({wording_id(row["question"], row["context"]) for row in rows}))
 
 
-def _champion_of(evaluate: Record) -> str:
-    return evaluate.inputs["champion"].rpartition("/")[2] if "champion" in evaluate.inputs else BASE
-
-
 def _sources(annotate: Path, history: Mapping[str, Any]) -> list[dict[str, Any]]:
     owners = {source["name"]: source["owner"] for source in history["sources"]}
     counts = Counter((row.source, row.licence) for row in read_rows(annotate / lineage.DATASET, Example))
@@ -227,12 +223,7 @@ def _announce(config: Release, events: Path, version: Version, decision: Decisio
 
 
 def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _told_since(version: Path, annotate: Path) -> tuple[int, Record] | None:

@@ -16,8 +16,6 @@ With few callers this test finds nothing, so there is a plain limit, too: a vers
 requests beyond the champion's share is pulled. Pure functions, no files.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

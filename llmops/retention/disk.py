@@ -1,7 +1,5 @@
 """Sizes on the disk. A file that has several names, as a version's weights have, counts its share for each."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -6,8 +6,6 @@
 next one goes on.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from contextlib import suppress

@@ -4,8 +4,6 @@ The artifacts of the last runs keep their data, with all that they were made fro
 version that keeps its model keeps the artifacts that hold its rows, too: an erasure follows a person through them.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import defaultdict

@@ -7,8 +7,6 @@
 store, unless another artifact has them too: an erasure finds a person's rows there by the artifacts.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The audit table: a row for every change, in the transaction of the change."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,13 +15,7 @@ def now() -> str:
 
 
 def note(
-    connection: sa.Connection,
-    action: str,
-    *,
-    by: str,
-    target: str,
-    fields: Mapping[str, Any],
-    outcome: str = "success",
+    connection: sa.Connection, action: str, *, by: str, target: str, fields: Mapping[str, Any], outcome: str = "success"
 ) -> None:
     """Record a change, within its transaction.
 

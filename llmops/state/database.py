@@ -8,8 +8,6 @@ A change is atomic, even if its process is killed. The first process to open a d
 those of an earlier release; other processes wait meanwhile.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -28,7 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from llmops.artifacts import locked
 from llmops.config import Config
 from llmops.errors import ConfigError, StateError, StateUnavailable
-from llmops.state.tables import REVISION, revision_table
+from llmops.state.tables import REVISION
 from llmops.variables import filled
 
 HEAD = "1002"  #: the newest revision in migrations/versions/, which this code needs
@@ -268,7 +266,7 @@ def _create(file: Path) -> Iterator[None]:
 def _revision(connection: sa.Connection) -> str:
     if not sa.inspect(connection).has_table(REVISION):
         return ""
-    return str(connection.scalar(sa.select(revision_table().c.version_num)) or "")
+    return str(connection.scalar(sa.text(f"SELECT version_num FROM {REVISION}")) or "")
 
 
 def _json(value: Any) -> str:

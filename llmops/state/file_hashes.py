@@ -5,8 +5,6 @@ change (`ctime`), so a file with a reset modification time is hashed again. The 
 not cached, because another write could follow within the same tick of the clock.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +30,7 @@ _unwritten: dict[str, Known] = {}  #: cache for databases that do not exist or c
 def remembered(database: str, hashed: Callable[[Path], str] | None = None) -> Iterator[Callable[[Path], str]]:
     """Give a function that returns the SHA-256 of a file's content, in hex, and raises OSError if it cannot read it.
 
-    Args:
-        database: URL of the cache. It is not created for this, and does not learn the files' names.
-        hashed: function that hashes an uncached file.
+    The database at the URL is not created for this, and does not learn the names of files. `hashed` hashes a new one.
     """
     known, fresh = _known(database), Known()
 

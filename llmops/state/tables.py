@@ -4,9 +4,6 @@ Files of versions are in the registry's folders. Times are ISO texts in UTC, so 
 these tables needs a revision in `migrations/versions/`; a test compares the two.
 """
 
-from __future__ import annotations
-
-import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Float, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 metadata = MetaData()
@@ -283,10 +280,4 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
-
-def revision_table() -> Table:
-    """Return Alembic's table of the database's revision. Another program may use its usual name."""
-    return Table(REVISION, MetaData(), Column("version_num", sa.String(32), primary_key=True))
-
-
-REVISION = "llmops_revision"
+REVISION = "llmops_revision"  #: Alembic's table of the database's revision; another program may use its usual name

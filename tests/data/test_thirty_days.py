@@ -20,13 +20,13 @@ from pyspark.sql import SparkSession
 
 from llmops import config, pipeline
 from llmops.config import Config
-from llmops.data.annotate.decontaminate import overlaps
 from llmops.data.text.comparable import wording_id
 from llmops.erasure.forget import forget
 from llmops.records import Document, Dropped, Example, read_rows
 from llmops.retention import disk
 from llmops.retention.gc import gc
 from llmops.schedule import intervals
+from tests.data.annotate.test_decontaminate import overlaps
 
 EXAMPLE = Path(__file__).parents[2] / "examples/support_bot"
 FIRST = date(2026, 3, 1)

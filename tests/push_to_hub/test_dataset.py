@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -15,7 +16,6 @@ from huggingface_hub import DatasetCard
 
 from llmops import artifacts
 from llmops.config import Annotate, PushToHub
-from llmops.data.annotate.past import Unwritten
 from llmops.data.annotate.stage import run as annotate
 from llmops.errors import HubUnavailableError, RegistryError
 from llmops.push_to_hub.dataset import look, push
@@ -47,12 +47,6 @@ def documents(licences: dict[str, str]) -> list[Document]:
     return made
 
 
-class Dated(Unwritten):
-    """Makes all examples new on one day."""
-
-    interval = "2026-01-31"
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Callable[..., Path]:
     """Makes the annotate artifact a1 (or another) of a home, by the stage itself; returns it."""
@@ -64,7 +58,8 @@ def home(tmp_path: Path) -> Callable[..., Path]:
         funnel = {"in": 3456, "kept": len(TOPICS), "dropped": {"language": 3000, "near_duplicate": 444}}
         commit_artifact(clean, {}, {"languages": ["en", "de"]}, funnel)
         config = Annotate(test=0.3, validation=0.2, min_test_items=1)
-        metrics = annotate(config, clean=clean, out=out, ledger=Dated())
+        new: Any = SimpleNamespace(interval="2026-01-31", entries=list, trained=list, write=lambda entries: None)
+        metrics = annotate(config, clean=clean, out=out, ledger=new)
         commit_artifact(out, {"clean": f"clean/{key}"}, config.hashed(), dict(metrics))
         return out
 

@@ -1,7 +1,5 @@
 """The command about alerts."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import signal

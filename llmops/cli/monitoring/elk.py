@@ -1,7 +1,5 @@
 """The command that sets up Elasticsearch and Kibana."""
 
-from __future__ import annotations
-
 import argparse
 import json
 

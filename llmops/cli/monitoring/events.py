@@ -1,7 +1,5 @@
 """The command about events on their way to the sinks."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

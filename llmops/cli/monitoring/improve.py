@@ -1,7 +1,5 @@
 """The commands about improvement from feedback: feedback, improve."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from datetime import datetime
@@ -48,15 +46,7 @@ def feedback(settings: Config, options: argparse.Namespace) -> None:
         return
     if not options.id:
         raise ConfigError(f"feedback {options.action}: say which one; `llmops feedback list` has their ids.")
-    done = review.decide(
-        settings,
-        options.id,
-        options.action,
-        by=who(),
-        text=options.text,
-        why=options.why,
-        who={},
-    )
+    done = review.decide(settings, options.id, options.action, by=who(), text=options.text, why=options.why, who={})
     print(json.dumps({"id": done.id, "state": done.state, "text": done.text}) if options.json else done.state)
 
 

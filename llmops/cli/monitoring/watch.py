@@ -1,7 +1,5 @@
 """The commands that watch the served model: drift, decay."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from datetime import UTC, datetime

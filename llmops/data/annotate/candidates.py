@@ -3,8 +3,6 @@
 A document of plain text gives the pairs that it lists, as in frequently asked questions.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict
@@ -29,7 +27,6 @@ _NAMES = tuple(field.name for field in fields(Document))
 
 
 def _columns(numbers: str, texts: str) -> pa.Schema:
-    """Return a schema of columns of numbers, then of texts."""
     return pa.schema([*((n, pa.int64()) for n in numbers.split()), *((n, pa.string()) for n in texts.split())])
 
 
@@ -88,8 +85,9 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
         rendered, empty = render(document, templates.get(document.source, ()))
         made += rendered
         skipped += len(empty)
+        whole = Candidate(document, document.question, document.answer, document.context, document.group)
         if document.question and document.answer:
-            made.append(_as_it_stands(document))
+            made.append(replace(whole, document=origin(document)))
         elif document.question and document.same_as:
             wordings.append(document)
         elif asked := [] if rendered else qa_pairs(document.text):
@@ -97,7 +95,6 @@ def candidates(documents: Iterable[Document], templates: Mapping[str, Sequence[T
                 context = path([document.context, heading])
                 made.append(Candidate(origin(document), question, answer, context, document.group))
         elif not rendered:
-            whole = Candidate(document, document.question, document.answer, document.context, document.group)
             if empty:
                 dropped.append(drop(whole, "empty_field", f"every template needs an empty field: {', '.join(empty)}"))
             else:
@@ -124,11 +121,7 @@ def render(document: Document, templates: Sequence[Template]) -> tuple[list[Cand
 
 
 def check(known: Mapping[str, Iterable[str]], templates: Mapping[str, Sequence[Template]]) -> None:
-    """Check that templates name sources and fields that exist.
-
-    Args:
-        known: source → the fields that its rows have.
-        templates: source → its templates.
+    """Check that templates name sources and fields that exist. `known` is source → the fields that its rows have.
 
     Raises:
         LlmopsError: if one does not exist. The message names it, and those that exist.
@@ -248,9 +241,7 @@ def drop_all(dropped: Iterable[Dropped], work: WorkTables) -> None:
 def drop_rows(late: pl.DataFrame, work: WorkTables) -> None:
     """Drop candidates that are stored in the table of candidates.
 
-    Args:
-        late: `row`, `rule`, `detail` and `twin`: the row of a candidate whose place is added to the detail, or null.
-        work: the tables.
+    `late` has `row`, `rule`, `detail` and `twin`: the row of a candidate whose place is added to the detail, or null.
     """
     work.replace("late", late.to_arrow())
     query = """
@@ -267,7 +258,6 @@ def _twin(row: dict[str, str]) -> str:
 
 
 def _stored(row: dict[str, str]) -> Candidate:
-    """Return the candidate of a row of the table of candidates."""
     origin = Document(id=row["document"], source=row["source"], location=row["location"], position=row["position"])
     return Candidate(origin, row["question"], row["answer"], row["context"], row["group"])
 
@@ -277,15 +267,10 @@ def place(document: Document) -> str:
     return f"{document.source}: {document.location}, {document.position}"
 
 
-def _as_it_stands(document: Document) -> Candidate:
-    return Candidate(origin(document), document.question, document.answer, document.context, document.group)
-
-
 def origin(document: Document) -> Document:
     """Return the document without its texts, as the origin of a candidate."""
     return replace(document, text="", question="", answer="", context="", same_as="", group="", fields="{}")
 
 
 def _fields(document: Document) -> dict[str, str]:
-    values: dict[str, str] = json.loads(document.fields)
-    return values
+    return dict(json.loads(document.fields))

@@ -38,19 +38,11 @@ _WORDS = pl.DataFrame(schema={"row": pl.Int64, "words": pl.UInt64})  # of no tex
 Found = dict[int, tuple[int, str]]  #: index of a training text → index of a held-out text, and what they share
 
 
-def overlaps(training: Iterable[str], held_out: Sequence[str]) -> Found:
-    """Return, by index, each training text that is too close to held-out ones, with the first of these and their share.
-
-    Args:
-        training: texts that may be dropped.
-        held_out: texts that stay.
-    """
-    texts = list(training)
-    return overlaps_of(lambda: in_batches(texts), in_batches(held_out))
-
-
 def overlaps_of(training: Callable[[], Iterable[pl.Series]], held_out: Iterable[pl.Series]) -> Found:
-    """Compare like `overlaps`, with texts in batches. `training` returns all training texts anew at each call."""
+    """Return, by index, each training text that is too close to held-out ones, the first of these, and their share.
+
+    The texts are in batches. `training` returns all training texts anew at each call.
+    """
     best: dict[int, _Close] = {}
     indexes: list[_Index] = []
 
@@ -120,12 +112,7 @@ def _closest(texts: pl.Series, indexes: Sequence[_Index]) -> Iterator[_Close]:
 
 
 class _Index:
-    """An index of some held-out texts as sorted numbers.
-
-    Args:
-        texts: the texts.
-        first: index of the first text.
-    """
+    """An index of some held-out texts as sorted numbers; `first` is the index of the first text."""
 
     def __init__(self, texts: pl.Series, first: int) -> None:
         self._first = first
@@ -173,11 +160,7 @@ class _Index:
 
 
 class _Sorted:
-    """Sorted numbers, each with its row.
-
-    Args:
-        grams: columns `row` and `gram`.
-    """
+    """Sorted numbers, each with its row: the columns `gram` and `row`."""
 
     def __init__(self, grams: pl.DataFrame) -> None:
         ordered = grams.sort("gram", "row")
@@ -213,7 +196,6 @@ def _least(grams: pl.DataFrame) -> _Sorted:
 
 
 def _members(sets: pl.Series) -> pl.DataFrame:
-    """Return the members of sets, each with its `row`."""
     frame = pl.DataFrame({"gram": sets}).with_row_index("row").filter(pl.col("gram").list.len() > 0)
     return frame.explode("gram")
 

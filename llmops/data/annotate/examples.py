@@ -3,8 +3,6 @@
 Decisions need only numbers, some 40 bytes per candidate. The texts stay in the tables of the run (`work`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -94,13 +92,9 @@ def split_items(made: Candidates, work: WorkTables, config: Annotate, past: Past
 
 
 def examples(items: pl.DataFrame, work: WorkTables, split: str, more: str = "") -> Iterator[pl.DataFrame]:
-    """Yield the examples of one split in batches, sorted by id, with the fields of `Example`.
+    """Yield the examples of one split of `split_items` in batches, sorted by id, with the fields of `Example`.
 
-    Args:
-        items: from `split_items`.
-        work: the tables of the run.
-        split: the split.
-        more: further columns of the table of candidates `c`, in SQL.
+    `more` are further columns of the table of candidates `c`, in SQL.
     """
     chosen = items.filter(pl.col("split") == split).sort("id", "row").select("row", "split", "interval")
     chosen = chosen.with_columns(pl.col("split").cast(pl.String), pl.int_range(pl.len()).alias("rank"))
@@ -216,10 +210,7 @@ def _decontaminated(items: pl.DataFrame, work: WorkTables, config: Annotate, pas
 def _rendered(some: pl.DataFrame, work: WorkTables, config: Annotate) -> pl.DataFrame:
     """Return the examples that a template made. Their compared text differs from the shown one.
 
-    Args:
-        some: examples, each with its `row` among the candidates, or its `number` among the earlier tested ones.
-        work: the tables.
-        config: the section.
+    Each has its `row` among the candidates, or its `number` among the earlier tested ones.
     """
     for name in _FROM.keys() & set(some.columns):
         work.replace("these", some.select(name).drop_nulls().to_arrow())
@@ -255,7 +246,6 @@ def _reason(rule: str, detail: str) -> pl.Expr:
 
 
 def _without(items: pl.DataFrame, rows: list[int], rule: str, details: list[str], work: WorkTables) -> pl.DataFrame:
-    """Drop some items by a rule; return the others."""
     columns = {"row": pl.Series(rows, dtype=pl.Int64), "detail": pl.Series(details, dtype=pl.String)}
     drop_rows(pl.DataFrame(columns).with_columns(rule=pl.lit(rule), twin=pl.lit(None, pl.Int64)), work)
     return items.filter(~pl.col("row").is_in(columns["row"].implode()))
@@ -282,7 +272,6 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def _candidate(entry: Entry) -> Candidate:
-    """Return the candidate of a tested example from its ledger entry."""
     e = entry.example
     assert e
     position = as_of(e.position, entry.interval)

@@ -7,11 +7,9 @@ are only added, in one transaction with the run's number. Only an erasure delete
 A run with the same inputs as an earlier one reuses that run and its artifact. So a day without changes makes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +50,7 @@ class SplitLedger:
     @property
     def written(self) -> bool:
         """Return whether the run has written. A restored backup does not know later runs."""
-        return any(run.fingerprint == self.fingerprint for run in runs_of(database_at(self.database), self.scope))
+        return any(run.fingerprint == self.fingerprint for run in _runs_of(database_at(self.database), self.scope))
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of earlier runs, see `Ledger`.
@@ -103,12 +101,12 @@ class SplitLedger:
                     "honours them."
                 )
             run = Run(len(runs) + 1, self.interval, self.fingerprint, self.read)
-            insert(connection, self.scope, run, entries, by="annotate")
+            _insert(connection, self.scope, run, entries)
 
     def _runs(self) -> tuple[Database, list[Run]]:
         """Return the database and the runs whose entries are read."""
         known = database_at(self.database)
-        runs = runs_of(known, self.scope)
+        runs = _runs_of(known, self.scope)
         for count in range(len(runs) + 1):
             if _digest(self.scope, runs[:count]) == self.read:
                 return known, runs[:count]
@@ -127,15 +125,11 @@ def planned(
     interval, if it is of the latest of these intervals. (A backfill does not know the tests of the days after it.)
     Otherwise the run is new. A reused run keeps its date.
 
-    Args:
-        database: URL of the database.
-        model: name of the model that is tested.
-        config: the section of annotate.
-        interval: ISO date.
-        fingerprint: returns the artifact's fingerprint for the hash of the ledger entries that it reads.
+    `model` is the name of the tested model. `fingerprint` returns the artifact's fingerprint for the hash of the ledger
+    entries that it reads.
     """
-    scope = scope_of(model, config.model_dump(mode="json"))
-    runs = runs_of(database_at(database), scope)
+    scope = _scope_of(model, config)
+    runs = _runs_of(database_at(database), scope)
     own = [run for run in reversed(runs) if run.interval == interval]
     before = [run for run in runs if run.interval <= interval]
     last = [run for run in before[-1:] if run.interval == max(one.interval for one in before)]
@@ -146,20 +140,14 @@ def planned(
     return SplitLedger(database, scope, interval, read, fingerprint(read))
 
 
-def scope_of(model: str, config: Mapping[str, Any]) -> str:
-    """Return a hash of the settings that define a frozen test.
-
-    Args:
-        model: name of the model that is tested.
-        config: the section of annotate as a record keeps it, with at least the fields that decide.
-    """
-    decides = {name: config[name] for name in sorted(_DECIDES)}
+def _scope_of(model: str, config: Annotate) -> str:
+    """Return a hash of the settings that define a frozen test."""
+    decides = config.model_dump(mode="json", include=set(_DECIDES))
     decides["test_sources"] = sorted(set(decides["test_sources"]))  # their order has no meaning
     return content_id(model, json.dumps(decides, sort_keys=True))
 
 
-def runs_of(database: Database, scope: str) -> list[Run]:
-    """Return the runs of a scope, in order; none if there is no database, which is not created."""
+def _runs_of(database: Database, scope: str) -> list[Run]:
     if database.absent:
         return []
     with database.read() as connection:
@@ -196,16 +184,7 @@ def _digest(scope: str, runs: Iterable[Run]) -> str:
     return content_id(last[0].read, last[0].interval, last[0].fingerprint) if last else content_id(scope)
 
 
-def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry], *, by: str) -> None:
-    """Add a run and its entries.
-
-    Args:
-        connection: of the transaction.
-        scope: from `scope_of`.
-        run: its number is the next one of the scope.
-        entries: new entries of the run.
-        by: the person or process that adds it, for the audit.
-    """
+def _insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[Entry]) -> None:
     key = {"scope": scope, "number": run.number}
     row = {**key, "interval": run.interval, "fingerprint": run.fingerprint}
     connection.execute(sa.insert(split_runs).values(row))
@@ -214,7 +193,7 @@ def insert(connection: sa.Connection, scope: str, run: Run, entries: Iterable[En
         connection.execute(sa.insert(split_entries), [key | _row(entry) for entry in some])
         counts.update(entry.split for entry in some)
     fields = {"scope": scope, "interval": run.interval, **counts}
-    audit.note(connection, "split", by=by, target=run.fingerprint, fields=fields)
+    audit.note(connection, "split", by="annotate", target=run.fingerprint, fields=fields)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

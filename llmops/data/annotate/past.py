@@ -53,23 +53,6 @@ class Ledger(Protocol):
         """Write the new entries of this run."""
 
 
-class Unwritten:
-    """A ledger without entries, for examples that are made once and for no model."""
-
-    interval = ""
-
-    def entries(self) -> Iterable[Entry]:
-        """Return no entries."""
-        return ()
-
-    def trained(self) -> Iterator[Sequence[str]]:
-        """Return no texts."""
-        return iter(())
-
-    def write(self, entries: Iterable[Entry]) -> None:
-        """Write nothing."""
-
-
 def key(text: str) -> int:
     """Return a hash of 64 bits for a text such as a wording or a group. Equal hashes are taken for equal texts."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -182,9 +165,7 @@ class Past:
     def left(self, tested: pl.DataFrame, work: WorkTables) -> pl.Series:
         """Return the numbers of tested examples that nothing replaces, since no source asks their question now.
 
-        Args:
-            tested: the candidates that are tested now, with their `row`.
-            work: the tables.
+        `tested` are the candidates that are tested now, with their `row`.
         """
         work.replace("today", tested.select("row").to_arrow())
         asked = "SELECT wording, source FROM candidates JOIN today USING (row)"
@@ -192,12 +173,7 @@ class Past:
         return self.tested.join(left.cast(pl.UInt32), "number", "semi", maintain_order="left")["number"]
 
     def tested_entries(self, numbers: pl.Series, work: WorkTables) -> Iterator[Entry]:
-        """Yield tested entries in the order of their wordings.
-
-        Args:
-            numbers: of the entries, from `tested`.
-            work: the tables.
-        """
+        """Yield the tested entries with these numbers in the order of their wordings."""
         work.replace("old", numbers.rename("number").to_frame().to_arrow())
         query = """
             SELECT tested.*, r.rank FROM tested
@@ -208,13 +184,10 @@ class Past:
             yield Entry(run=0, split=TEST, example=Example(**json.loads(row["example"])), **known)
 
     def new(self, items: pl.DataFrame) -> pl.DataFrame:
-        """Return the items that are new in a run.
+        """Return those of the `split_items` that are new in a run.
 
         These are the examples that it trains or validates with for the first time, and all examples of each tested
         question that is new or has other examples than before.
-
-        Args:
-            items: from `split_items`.
         """
         known, same = self.used.filter("so_far"), ["wording", "id", "group"]
         used = items.filter(pl.col("split") != TEST).join(known, ["id", "group"], "anti", maintain_order="left")

@@ -3,8 +3,6 @@
 It knows English, German, French, Spanish, Dutch, Italian and Portuguese. Other answers are kept.
 """
 
-from __future__ import annotations
-
 import re
 
 _MORE = "|".join(

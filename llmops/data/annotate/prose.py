@@ -1,7 +1,5 @@
 """Find questions and answers in plain text by its layout."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from dataclasses import dataclass, field

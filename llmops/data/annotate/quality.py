@@ -1,11 +1,9 @@
 """Rules that drop a question and its answer because a model should not learn from them.
 
 A rule returns the fault of a pair in words, or "". The first of `RULES` with a fault decides. To add a rule, write such
-a function and append it. The rules judge pairs after redaction and cutting, as a model would see them, and only by
-certain faults: a short answer is not a bad answer.
+a function, whose name is the rule's, and append it. The rules judge pairs after redaction and cutting, as a model
+would see them, and only by certain faults: a short answer is not a bad answer.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable
@@ -42,7 +40,7 @@ _LAST_WORD = re.compile(r"(?<![\w-])[a-z]+$")
 
 def broken_rule(question: str, answer: str) -> tuple[str, str] | None:
     """Return the rule that a pair breaks and the detail; None for a pair to keep."""
-    return next(((name, detail) for name, rule in RULES if (detail := rule(question, answer))), None)
+    return next(((rule.__name__, detail) for rule in RULES if (detail := rule(question, answer))), None)
 
 
 def no_words(question: str, answer: str) -> str:
@@ -112,12 +110,6 @@ def _split(text: str) -> list[str]:
     return _WORD.findall(parted(_NOT_SAID.sub(" ", text).casefold()))
 
 
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("no_words", no_words),
-    ("echo", echo),
-    ("broken_off", broken_off),
-    ("pointer_only", pointer_only),
-    ("repeated_lines", repeated_lines),
-    ("stuttering", stuttering),
-    ("repeated_phrases", repeated_phrases),
-)
+RULES: tuple[Rule, ...] = (
+    no_words, echo, broken_off, pointer_only, repeated_lines, stuttering, repeated_phrases
+)  # fmt: skip

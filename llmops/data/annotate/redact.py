@@ -1,7 +1,5 @@
 """Redact personal data and secrets in candidates, and store the findings."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -19,12 +17,7 @@ REMEMBERED = 50_000  #: texts that are not searched again when they come again, 
 
 
 class Redactor:
-    """A redactor of personal data and secrets in candidates, which stores the findings of each document.
-
-    Args:
-        entities: kinds of data to redact.
-        work: tables for the findings; None: they are not stored.
-    """
+    """A redactor of these entities in candidates, which stores the findings of each document if it has tables."""
 
     def __init__(self, entities: Sequence[str], work: WorkTables | None = None) -> None:
         self._entities, self._work = entities, work
@@ -32,11 +25,9 @@ class Redactor:
         self._again: set[tuple[str, str]] = set()
 
     def redacted(self, made: Sequence[Candidate], again: Container[str] = ()) -> list[Candidate]:
-        """Return the candidates with all entities replaced by marks.
+        """Return the candidates, all of some documents, with all entities replaced by marks.
 
-        Args:
-            made: all candidates of some documents.
-            again: ids of documents whose further candidates come in a later call.
+        `again` are ids of documents whose further candidates come in a later call.
         """
         changed = self._changed(made)
         found: dict[tuple[str, str, str], Counter[str]] = {}

@@ -12,8 +12,6 @@ Earlier runs (see `past`) decide before the hash: a tested question stays tested
 training side. A question that would be on both sides is held out.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -61,12 +59,7 @@ def splits(claims: pl.DataFrame, config: Annotate, past: Past) -> pl.Series:
 
     All upheld claims on one wording are in one split and one group: where the claims on it differ, the one in the
     strongest split is upheld (test, then held out, validation and training), among equals the first. A wording that is
-    held out, to be neither tested nor trained on, has no claim upheld.
-
-    Args:
-        claims: questions of this run's sources, from `keyed`.
-        config: the shares and the test sources.
-        past: examples of earlier runs.
+    held out, to be neither tested nor trained on, has no claim upheld. The claims are from `keyed`.
     """
     decided = _by_group(claims, config, past) if config.split_by == "group" else _by_wording(claims, config, past)
     found = claims.select("wording", "group", decided.cast(SPLIT).alias("split"))

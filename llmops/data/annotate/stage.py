@@ -5,8 +5,6 @@ looks at one candidate alone, so more documents never take a question out of the
 that leaves the sources stays in the test, from the ledger of earlier runs (see `past`).
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from llmops.config import Annotate
 from llmops.data.annotate import quality
 from llmops.data.annotate.candidates import TABLES, Candidate, Wordings, candidates, check, drop, drop_all
 from llmops.data.annotate.examples import Candidates, entries, examples, split_items
-from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past, Unwritten
+from llmops.data.annotate.past import TEST, TRAIN, VALIDATION, Ledger, Past
 from llmops.data.annotate.redact import Redactor, counts, findings
 from llmops.data.row_file import RowFile
 from llmops.data.text.sentences import cut, within
@@ -36,7 +34,6 @@ from llmops.records import Document, Dropped, Example, Finding, Row, schema, wri
 
 log = logging.getLogger(__name__)
 
-_UNWRITTEN = Unwritten()
 _RULES = "SELECT rule, count(*) AS n FROM dropped GROUP BY rule ORDER BY rule"
 # Numbers and names are sorted first, then the texts by the ranks of these.
 DROPPED = """
@@ -45,18 +42,12 @@ DROPPED = """
           FROM (SELECT rowid AS number, source, id FROM dropped)) r ON dropped.rowid = r.number"""
 
 
-def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger = _UNWRITTEN) -> Mapping[str, Any]:
+def run(config: Annotate, *, clean: Path, out: Path, ledger: Ledger) -> Mapping[str, Any]:
     """Make examples of the documents of a clean artifact.
 
     Writes `train.parquet`, `validation.parquet`, `test.parquet`, `dropped.parquet`, `findings.parquet` (the redactions)
     and `train.txt` (the annotated text). The same documents, in any order, and the same ledger give the same bytes. The
     new entries are written to the ledger last.
-
-    Args:
-        config: section of the stage.
-        clean: the artifact.
-        out: the folder to write to.
-        ledger: entries of earlier runs; the new entries are written to it.
 
     Raises:
         LlmopsError: if a template names a source or field that does not exist, too few test items result, or nothing is
@@ -197,7 +188,6 @@ def _quality_problem(candidate: Candidate) -> tuple[str, str] | None:
 
 
 def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Table]) -> None:
-    """Write records to one Parquet file."""
     with RowFile(path, schema(kind)) as file:
         for batch in batches:
             file.add(batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch]))
@@ -206,7 +196,6 @@ def _write(path: Path, kind: type[Row], batches: Iterable[pa.RecordBatch | pa.Ta
 
 
 def _write_text(path: Path, frames: Iterable[pl.DataFrame]) -> None:
-    """Write the annotated text of examples."""
     with path.open("w", encoding="utf-8") as text:
         for frame in frames:
             for question, answer, context in frame.select("question", "answer", "context").iter_rows():

@@ -14,8 +14,6 @@ partitioning changes the result. The lowest bit of a key and of each band says i
 which takes no extra byte.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -54,11 +52,8 @@ def marked(hashes: NDArray[np.int64], later: NDArray[np.bool_]) -> NDArray[np.in
 def bands(texts: pl.Series, contexts: pl.Series, later: NDArray[np.bool_]) -> pa.Array:
     """Return `BANDS` band hashes (int64, `marked`) of each text; null for a text that is too short.
 
-    Args:
-        texts: from `comparable_texts`, so that exact duplicates share all bands. Texts with different numbers share
-            none.
-        contexts: texts with different contexts share no bands.
-        later: as in `marked`.
+    The texts are from `comparable_texts`, so that exact duplicates share all bands. Texts with different numbers or
+    contexts share none.
     """
     hashes, offsets = hashed_ngrams(texts, SHINGLE, MIN_WORDS)
     compared = np.diff(offsets) > 0
@@ -119,10 +114,8 @@ def first_of_equals(documents: pl.DataFrame) -> pl.DataFrame:
 def candidates(banded: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs (row, first) to compare: each document, and the first one that shares a band with it.
 
-    Exact duplicates of a document share its bands and come after it, so none of them is the first.
-
-    Args:
-        banded: columns `row` and `band`, with all documents of each band.
+    Exact duplicates of a document share its bands and come after it, so none of them is the first. `banded` has the
+    columns `row` and `band`, with all documents of each band.
     """
     values = np.sort(banded["band"].to_numpy() >> 1)  # nearly every band has only one document
     several = pl.Series(np.unique(values[1:][values[1:] == values[:-1]]))
@@ -136,10 +129,8 @@ def candidates(banded: pl.DataFrame) -> pl.DataFrame:
 def near(pairs: DataFrame, texts_of: Callable[[int], pl.DataFrame], threshold: float) -> DataFrame:
     """Return near duplicates as (row, first, similarity): the document, and a similar earlier one.
 
-    Args:
-        pairs: distinct results of `candidates`, with a column `bucket`, which is constant in a partition.
-        texts_of: returns the hashed texts of all documents of a bucket: columns `row`, sorted, and `text`.
-        threshold: least Jaccard similarity of near duplicates.
+    `pairs` are distinct results of `candidates`, with a column `bucket`, which is constant in a partition. `texts_of`
+    returns the texts of all documents of a bucket: columns `row`, sorted, and `text`.
     """
 
     def verify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

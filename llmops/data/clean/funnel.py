@@ -1,7 +1,5 @@
 """The funnel of cleaning: the number of documents of each source after each rule, as numbers, table and plot."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path

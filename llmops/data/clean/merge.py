@@ -1,7 +1,5 @@
 """The merge of the parts into kept and dropped files, one range of ids at a time."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping

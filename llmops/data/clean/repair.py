@@ -15,8 +15,6 @@ Only the few texts that look broken are processed in Python one by one. Polars f
 per second and core; `ftfy` alone checks 8,000 (measured on texts of 380 characters).
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable
@@ -126,7 +124,6 @@ def _compatible(text: str) -> str:
 
 
 def _visible(texts: pl.Series) -> pl.Series:
-    """Return the texts without invisible characters that no script needs."""
     out = texts.str.replace_all(_INVISIBLE, "")
     rows = out.str.contains(_SOME_SCRIPTS).arg_true()
     if not len(rows):

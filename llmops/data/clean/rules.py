@@ -4,10 +4,8 @@ They run on Spark's workers, one Arrow batch at a time. Spark's string functions
 `regexp_replace` in the JVM costs about as much as everything here.
 
 A rule returns which rows it drops and why. `RULES` is a list of early returns: the first rule that hits decides. To add
-one, write such a function and append it.
+one, write such a function and append it; its name is the rule's.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
@@ -212,19 +210,12 @@ def _languages(texts: pl.Series) -> pl.Series:
     return pl.Series(map(language_of, texts), dtype=pl.String)
 
 
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("missing", missing),
-    ("too_short", too_short),
-    ("too_long", too_long),
-    ("symbols", symbols),
-    ("repetition", repetition),
-    ("language", language),
-)
+RULES: tuple[Rule, ...] = (missing, too_short, too_long, symbols, repetition, language)
 
 
 def judged(documents: pl.DataFrame, config: Clean) -> pl.DataFrame:
     """Add the columns `rule` and `detail` of the first rule that hits; null for a document to keep."""
-    results = {name: rule(config) for name, rule in RULES}
+    results = {rule.__name__: rule(config) for rule in RULES}
     rule = pl.coalesce(*(pl.when(v.hit).then(pl.lit(name)) for name, v in results.items()))
     judged = documents.with_columns(rule.alias("rule"))
     rows = judged["rule"].is_not_null().arg_true()

@@ -6,8 +6,6 @@ ranges of keys and bands; Spark only gets the pairs. Then they merge the parts, 
 and dropped documents.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
@@ -98,11 +96,7 @@ def run(config: Clean, *, collect: Path, out: Path, annotate: Annotate = _ANY) -
 def _write_tidied(
     spark: SparkSession, layout: Layout, buckets: int, work: Work, config: Clean, tested: Sequence[str]
 ) -> dict[int, Cut]:
-    """Write the parts: the tidied documents, one table per range, and the tables of `_numbers`.
-
-    Raises:
-        WorkError: if a part is missing, or lacks documents.
-    """
+    """Write the parts: the tidied documents, one table per range, and the tables of `_numbers`."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for part in (number for batch in batches for number in batch.column("id").to_pylist()):

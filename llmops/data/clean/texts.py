@@ -4,8 +4,6 @@ Each range of ids is read once from all parts, as in the merge. The texts that a
 is cut by the pairs' partitions, and a reader takes its cut of each file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import polars as pl

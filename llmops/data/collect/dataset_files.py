@@ -1,7 +1,5 @@
 """Data sets for the library `datasets`: a local folder or files, or a repository of the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The rows of an extract in one Parquet file: documents, quarantined rows, and rows excluded by `where`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice

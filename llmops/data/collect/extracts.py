@@ -9,8 +9,6 @@ those of consecutive periods from the first row on; only the missing days are qu
 The folder may be deleted at any time. The next run reads the sources again.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import os

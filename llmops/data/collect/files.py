@@ -4,8 +4,6 @@ A file may change at any moment. Therefore a private copy is read, and the copy 
 or the tag under which a server returned them. Extracts and artifacts are named by this version.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -110,18 +108,13 @@ def content(config: Collect, interval: str, database: str = "") -> str:
         return content_of(
             (
                 source,
-                [feedback_version(database, interval)]
+                [(documents.LOCATION, documents.read_version(database, interval))]
                 if source.kind == "feedback"
                 else [(f.location, f.version(sha256)) for f in matching_files(source, config.root, interval)],
             )
             for source in config.sources
             if source.kind != "sql"
         )
-
-
-def feedback_version(database: str, interval: str) -> tuple[str, str]:
-    """Return location and version of the feedback that may train in an interval."""
-    return documents.LOCATION, documents.read_version(database, interval)
 
 
 def content_of(sources: Iterable[tuple[Source, Iterable[tuple[str, str]]]]) -> str:

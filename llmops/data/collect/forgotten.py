@@ -10,8 +10,6 @@ it, so somebody with the database can test single guesses. For an identifier the
 words, and 16 bits that save collect the HMAC of nearly every other text.
 """
 
-from __future__ import annotations
-
 import hmac
 import secrets
 import zlib

@@ -1,7 +1,5 @@
 """The packages that influence a reader's result. Another version of them means reading again."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.metadata import version
 

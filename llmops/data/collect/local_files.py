@@ -1,7 +1,5 @@
 """Local files, and copies with the hash of their bytes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -154,8 +154,7 @@ class _Partition:
 
     def get(self, name: str) -> bytes:
         """Return the content of a file."""
-        stored: bytes = self._ask(lambda files, folder: files.cat_file(f"{folder}/{name}"))
-        return stored
+        return bytes(self._ask(lambda files, folder: files.cat_file(f"{folder}/{name}")))
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file atomically, and check that the store has it as it was sent."""

@@ -1,7 +1,5 @@
 """The stage collect: reads every source into documents. Unreadable rows are quarantined with position and reason."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,13 +158,10 @@ def _collect(
 
 
 def _write_pairs(source: Source, said: Sequence[Review], extract: Path, path: Path) -> None:
-    good = {id for batch in extract_rows(extract) for id, rule in _ids(batch) if not rule}
+    found = (batch.filter(pc.equal(batch["rule"], "")) for batch in extract_rows(extract))
+    good = {id for batch in found for id in batch["id"].to_pylist()}
     rows = [pair for pair in feedback.build_pairs(source.name, said) if pair["id"] in good]
     write_table(path, pa.Table.from_pylist(rows, schema=feedback.PAIRS))
-
-
-def _ids(batch: pa.RecordBatch) -> Iterable[tuple[str, str]]:
-    return zip(batch["id"].to_pylist(), batch["rule"].to_pylist(), strict=True)
 
 
 def _copy(

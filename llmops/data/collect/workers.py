@@ -5,8 +5,6 @@ standard output. So no process with threads is forked, and the caller's main mod
 library's pools would do in an Airflow task or a script.
 """
 
-from __future__ import annotations
-
 import logging
 import logging.handlers
 import os

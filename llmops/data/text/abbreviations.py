@@ -6,8 +6,6 @@ of Dutch, Polish and the Scandinavian languages. They are one set, because a sho
 Single letters (`z. B.`, `M. Dupont`) and runs of them (`z.B.`, `S.p.A.`) need no entry.
 """
 
-from __future__ import annotations
-
 # Before any text.
 _ALWAYS = """
     mr mrs ms dr prof st mt cf vs viz inc ltd capt sgt lt rev hon jr dept mgr

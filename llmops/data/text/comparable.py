@@ -4,8 +4,6 @@ Cleaning does not change good text, so the same sentence may occur with straight
 comparisons of texts use this form.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import cache

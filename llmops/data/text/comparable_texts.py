@@ -1,7 +1,5 @@
 """The compared form (`comparable`) of a column of texts, mostly computed by Polars."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from llmops.data.text.comparable import QUOTES, comparable

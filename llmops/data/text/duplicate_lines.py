@@ -1,7 +1,5 @@
 """The share of repeated lines in a text."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from llmops.data.text.running_text import is_running_text

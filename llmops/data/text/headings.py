@@ -6,8 +6,6 @@ only), except usual names of pages (`Contact us`, `What's new`). Words that begi
 statements in another (Italian `come`, Swedish `var`) are left out: such headings need a question mark.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable
 

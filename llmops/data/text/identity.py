@@ -10,8 +10,6 @@ The places where an identifier could be are found from its shape alone, without 
 finds the same places as a search by the identifier: it hashes the text at each place.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from bisect import bisect

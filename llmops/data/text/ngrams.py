@@ -1,7 +1,5 @@
 """Hashed runs of words (n-grams), for comparing texts."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Questions and numbered headings in plain text, recognised by its layout."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,7 +91,6 @@ def marks_of(text: str) -> Marks:
 
 @cache
 def _marks(letters: str) -> Marks:
-    """Return the marks of a text with these letters for question and answer."""
     asks, answers = (
         rf"(?:{letter}|(?i:{words}))" for letter, words in zip(letters, (_QUESTIONS, _ANSWERS), strict=True)
     )

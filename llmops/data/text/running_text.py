@@ -1,7 +1,5 @@
 """The distinction of running text from code and tables, which repeat themselves naturally."""
 
-from __future__ import annotations
-
 import re
 
 # Never in prose, at its end or at its beginning: operators, calls, prompts, borders of table cells.

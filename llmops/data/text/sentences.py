@@ -10,8 +10,6 @@ and after a list's "1.". It splits 5 of 210 answers of public health agencies di
 and spaCy's sentencizer (6) split more of them differently, and are far slower.
 """
 
-from __future__ import annotations
-
 import re
 
 import regex

@@ -1,7 +1,5 @@
 """The readable forms of a text: with escapes, invisible characters and emphasis resolved."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

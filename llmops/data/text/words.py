@@ -1,7 +1,5 @@
 """The words of a text, in all scripts, including those without spaces between words."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 import zlib

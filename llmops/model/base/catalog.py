@@ -4,8 +4,6 @@ To add a model, add a row to `catalog.yaml`; its head says where each value stan
 its folder in `select.model`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Answer prompts greedily, in batches, with a model that torch runs; `answering` is what stages ask."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch

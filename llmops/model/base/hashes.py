@@ -3,8 +3,6 @@
 Sixteen gigabytes take half a minute, so every file is hashed once and remembered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Load models and tokenizers: bases, quantised or not, and the servable folders that are made of them."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Any

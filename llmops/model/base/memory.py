@@ -4,8 +4,6 @@ The decision is on what the machine has, not on what happens to be free: the sam
 whatever else runs. `tests/model/base/test_memory.py` compares needs with measured peaks.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 They also tell which base model would be taken, without scoring and without reading or downloading weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path

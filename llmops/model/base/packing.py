@@ -3,8 +3,6 @@
 Every token computed is a token of an example, and the vocabulary projection runs only where a loss is counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

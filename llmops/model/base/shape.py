@@ -1,7 +1,5 @@
 """The shape of a model without its weights: built on torch's meta device, so that real parameters are counted."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

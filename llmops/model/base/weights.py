@@ -1,7 +1,5 @@
 """Where a base model's weights are: in a package, in the Hub's cache on this machine, or on the Hub."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

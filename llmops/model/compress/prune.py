@@ -4,8 +4,6 @@ The result is an ordinary bfloat16 model with narrower MLPs. It is smaller and f
 kernel. Every layer keeps the same number of neurons, the configuration's `intermediate_size`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -1,12 +1,8 @@
 """The report of `compress`: a table of the variants, and a plot of size against quality."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import matplotlib
 
 
 def write_report(document: Mapping[str, Any], out: Path) -> None:
@@ -43,10 +39,10 @@ def _figure(interval: Mapping[str, float]) -> str:
 
 
 def _plot(document: Mapping[str, Any], path: Path) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     for row in document["variants"]:
         added, colour = row["loss_added"], "#124" if row["variant"] == document["chosen"] else "#9ab"
         axes.plot([row["size_mib"]] * 2, [added["low"], added["high"]], color=colour, linewidth=2)
@@ -57,4 +53,3 @@ def _plot(document: Mapping[str, Any], path: Path) -> None:
     axes.set(xlabel="size on disk (MiB)", ylabel="added loss (nats per answer token)", xlim=(0, None))
     axes.margins(x=0.25)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -7,8 +7,6 @@ memory of a fresh process is the memory that serving this folder takes. A GGUF f
 always runs in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -38,13 +36,7 @@ class Speed:
 
 
 def measure(folder: Path, requests: Sequence[Sequence[int]], batch: int, new_tokens: int) -> Speed:
-    """Measure `folder`, which a fresh process loads.
-
-    Args:
-        folder: a model folder or a servable.
-        requests: token ids of prompts, used in turn.
-        batch: requests at a time.
-        new_tokens: longest answer, in tokens.
+    """Measure a model folder, which a fresh process loads, with prompts (token ids) that are used in turn.
 
     Raises:
         LlmopsError: if the folder cannot be loaded or answers nothing. The message quotes the process.

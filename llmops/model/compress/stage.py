@@ -7,8 +7,6 @@ interval that resamples topics. The rule: of the full model and the forms whose 
 the smallest (or the fastest). An interrupted run keeps the forms that it has made and measured.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -73,7 +71,8 @@ def run(config: Compress, *, annotate: Path, features: Path, select: Path, train
         found[name] = _measure_variant(folders[name], items, references, config, scratch / f"{name}.json")
     rows = compare_variants(found, items, references, config)
     chosen = choose_variant(rows, config)
-    _link_folder(folders[chosen], out / "servable")
+    shutil.rmtree(out / "servable", ignore_errors=True)
+    shutil.copytree(folders[chosen], out / "servable", copy_function=link)
     document = {
         "chosen": chosen,
         "rule": f"{config.prefer}, adding at most {config.within:g} nats per answer token",
@@ -145,9 +144,3 @@ def _measure_variant(
     write_json(kept, asdict(found))
     log.info("measured %s: %.1f MiB, %s", kept.stem, size, speed)
     return found
-
-
-def _link_folder(folder: Path, servable: Path) -> None:
-    """Make `servable` hold the files of `folder`, as hard links where the disk has them."""
-    shutil.rmtree(servable, ignore_errors=True)
-    shutil.copytree(folder, servable, copy_function=link)

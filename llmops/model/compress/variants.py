@@ -7,11 +7,10 @@ most of the adapter (a loss of 0.04 became 2.1). All others are made of the merg
 read without one too, and then computes in bfloat16. `pruned` and `recovered` are smaller models in the full form.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,7 +43,7 @@ class Material:
             ConfigError: if the configuration names a GGUF file, and this model cannot be written as one.
         """
         if self.config.full == "f16":
-            return checked("f16", self.merged)
+            return _checked("f16", self.merged)
         gpu = torch.cuda.is_available()
         return "bf16" if self.config.full == "bf16" or gpu or refusal(self.merged) else "f16"
 
@@ -63,28 +62,20 @@ def make(name: str, material: Material, scratch: Path) -> Path:
 
 
 def _once(folder: Path, maker: Callable[[Path], None]) -> Path:
-    partial = folder.with_name(f".{folder.name}.partial")
+    begun = folder.with_name(f".{folder.name}.partial")
     if not folder.exists():
-        shutil.rmtree(partial, ignore_errors=True)
-        maker(partial)
+        shutil.rmtree(begun, ignore_errors=True)
+        maker(begun)
         free_memory()
-        partial.rename(folder)
+        begun.rename(folder)
     return folder
 
 
-def _gguf(form: Form) -> Callable[[Material, Path, Path], None]:
-    def maker(material: Material, out: Path, _: Path) -> None:
-        write_folder(material.merged, out, checked(form, material.merged))
-
-    return maker
+def _gguf(form: Form, material: Material, out: Path, _: Path) -> None:
+    write_folder(material.merged, out, _checked(form, material.merged))
 
 
-def checked(form: Form, merged: Path) -> Form:
-    """Return a form of GGUF files.
-
-    Raises:
-        ConfigError: if the merged model cannot be written as one.
-    """
+def _checked(form: Form, merged: Path) -> Form:
     if why := refusal(merged):
         raise ConfigError(f"The section compress names {form}, but this model cannot be a GGUF file: {why}.")
     return form
@@ -123,8 +114,8 @@ def _save(model: Model, material: Material, out: Path) -> None:
 
 
 _MAKERS: dict[str, Callable[[Material, Path, Path], None]] = {
-    "f16": _gguf("f16"),
-    "q8_0": _gguf("q8_0"),
+    "f16": partial(_gguf, "f16"),
+    "q8_0": partial(_gguf, "q8_0"),
     "nf4": _nf4,
     "fp8": _fp8,
     "pruned": _pruned,

@@ -4,8 +4,6 @@ It is made of `evaluation.json` and `answers.parquet` alone, so that it can be w
 One file, no script, nothing from the network; what models say is escaped.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,25 +21,14 @@ ORDER = ("base", "champion", "candidate")
 
 
 def write(folder: Path, worst: int) -> None:
-    """Write the page of an evaluation into its folder.
-
-    Args:
-        folder: holds `evaluation.json` and `answers.parquet`.
-        worst: most items of each list of answers.
-    """
+    """Write the page of an evaluation into its folder, with at most `worst` items in each list of answers."""
     document = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     rows = pq.read_table(folder / "answers.parquet").to_pylist()
     write_whole(folder / NAME, render(document, rows, worst).encode())
 
 
 def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst: int) -> str:
-    """Return the page's HTML.
-
-    Args:
-        document: content of `evaluation.json`.
-        rows: content of `answers.parquet`.
-        worst: most items of each list of answers.
-    """
+    """Return the page's HTML from the contents of `evaluation.json` and `answers.parquet`; `worst` as in `write`."""
     models = [name for name in ORDER if name in document["models"]]
     primary, opponent = document["primary"], document["opponent"]
     items = _items(rows, models, primary)
@@ -79,7 +66,6 @@ def render(document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], worst
 
 
 def _items(rows: Sequence[Mapping[str, Any]], models: Sequence[str], primary: str) -> list[dict[str, Any]]:
-    """Return a row per item with every model's answer and score."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         item = found.setdefault(row["id"], {**row, "answers": {}, "scores": {}})
@@ -145,7 +131,6 @@ def _spread(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
 
 def _words(metric: str) -> str:
-    """Return a metric's name for readers, such as `ROUGE-L`."""
     known = {"f1": "F1", "bleu": "BLEU", "rouge": "ROUGE", "l": "L"}
     return " ".join(known.get(part, part) for part in metric.split("_")).replace("ROUGE ", "ROUGE-")
 

@@ -1,7 +1,5 @@
 """Parts of the test that are looked at by themselves: a model can be better on the whole and worse for one source."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -13,23 +11,20 @@ TOPICS = 20  #: most topics that get a slice, those with most items first
 
 
 def slices(items: Sequence[Example], least: int) -> dict[str, dict[str, list[int]]]:
-    """Return the positions of the items by source, by topic and by the reference's length in words.
+    """Return kind → name → positions of items: by source, by topic and by the reference's length in words.
 
-    Args:
-        items: the test.
-        least: fewest items of a slice; smaller ones are left out.
-
-    Returns:
-        kind → name → positions; sources by name, topics by size, lengths from short to long in about thirds.
+    Sources are in the order of their names, topics of their size, lengths from short to long in about thirds. Slices of
+    fewer than `least` items are left out.
     """
     lengths = [len(item.answer.split()) for item in items]
     bounds = sorted({int(b) for b in np.quantile(lengths, [1 / 3, 2 / 3], method="lower")} - {max(lengths)})
     by_topic = _rows_by_name([item.group for item in items], least)
-    by_length = _rows_by_name(_span_names(lengths, bounds), least)
+    spans = _spans(bounds)
+    by_length = _rows_by_name([spans[int(np.searchsorted(bounds, length))] for length in lengths], least)
     return {
         "source": dict(sorted(_rows_by_name([item.source for item in items], least).items())),
         "topic": dict(sorted(by_topic.items(), key=lambda part: (-len(part[1]), part[0]))[:TOPICS]),
-        "length": {name: by_length[name] for name in _spans(bounds) if name in by_length},
+        "length": {name: by_length[name] for name in spans if name in by_length},
     }
 
 
@@ -39,12 +34,6 @@ def _rows_by_name(names: Sequence[str], least: int) -> dict[str, list[int]]:
     for row, name in enumerate(names):
         rows[name].append(row)
     return {name: found for name, found in rows.items() if len(found) >= least}
-
-
-def _span_names(lengths: Sequence[int], bounds: Sequence[int]) -> list[str]:
-    """Return the name of each length's span."""
-    spans = _spans(bounds)
-    return [spans[int(np.searchsorted(bounds, length))] for length in lengths]
 
 
 def _spans(bounds: Sequence[int]) -> list[str]:

@@ -7,8 +7,6 @@ same files bit for bit.
     python -m llmops run evaluate
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -92,12 +90,7 @@ def figures(
 ) -> dict[str, Any]:
     """Return every metric of every model with its interval, and the candidate's difference from its opponent.
 
-    Args:
-        models: their answers to the same items.
-        topics: of each item.
-        config: the size of the bootstrap.
-        rows: only these items.
-        whole: also the metrics of the whole test only.
+    They are of the given `rows`, by default of all items. `whole` adds the metrics that only the whole test has.
 
     Returns:
         `models`: model → metric → interval; `differences`: metric → interval of candidate minus opponent, paired. A

@@ -1,7 +1,5 @@
 """The other end of `worker`: starts the process that runs a GGUF file, asks it, and hears what it says."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -58,15 +56,9 @@ class Worker:
             raise self.reason(why)
 
     def ask(self, ids: Sequence[int], ends: Iterable[int], settings: Mapping[str, Any]) -> int:
-        """Begin a request.
+        """Begin a request, and return its name. `ends` are the tokens that end its answer.
 
-        Args:
-            ids: token ids of its prompt.
-            ends: tokens that end its answer.
-            settings: further arguments of `openvino_genai.GenerationConfig`.
-
-        Returns:
-            Its name.
+        The settings are further arguments of `openvino_genai.GenerationConfig`.
         """
         name = next(self._names)
         self._tell(name, [*ids], {**settings, "stop_token_ids": set(ends)})
@@ -111,20 +103,11 @@ class Worker:
 
 
 def run_requests(
-    model: Worker,
-    requests: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
-    batch: int,
-    ends: Iterable[int] = (),
+    model: Worker, requests: Sequence[Sequence[int]], settings: Mapping[str, Any], batch: int, ends: Iterable[int] = ()
 ) -> list[tuple[list[int], list[float]]]:
-    """Answer requests, `batch` of them at a time.
+    """Answer requests, `batch` of them at a time, with a model that nobody else asks.
 
-    Args:
-        model: that is loaded, and that nobody else asks.
-        requests: token ids of each prompt.
-        settings: of every answer, arguments of `openvino_genai.GenerationConfig`.
-        batch: when one has ended, the next one takes its place.
-        ends: tokens that end an answer.
+    `settings` are arguments of `openvino_genai.GenerationConfig`, and `ends` the tokens that end an answer.
 
     Returns:
         The token ids of each answer, what ended it included, and their log-probabilities if `settings` ask for them,

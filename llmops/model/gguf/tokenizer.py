@@ -4,8 +4,6 @@ It offers of transformers' tokenizers what `llmops.prompts` and `serving` use, w
 folder has a byte-level BPE in a tokenizer.json (see `vocabulary`), to which transformers adds nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -125,7 +123,6 @@ class _Namespace(Namespace):
 
 @lru_cache
 def _compiled(template: str) -> Template:
-    """Return a chat template, ready to be rendered as transformers renders it."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )

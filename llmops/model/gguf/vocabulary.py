@@ -1,7 +1,5 @@
 """Describe a tokenizer in a GGUF file, so completely that llama.cpp and Ollama read and write text as it does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,7 @@ def refusal(folder: Path) -> str:
 def add_tokenizer(writer: GGUFWriter, folder: Path, size: int) -> None:
     """Write the tokenizer of a model folder that `refusal` accepts.
 
-    Args:
-        writer: of the file.
-        folder: the model folder.
-        size: rows of the embedding; those without a token are named as unused.
+    `size` is the number of rows of the embedding. Those without a token are named as unused.
     """
     known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     added = {token["id"]: token for token in known["added_tokens"]}

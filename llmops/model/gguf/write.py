@@ -1,7 +1,5 @@
 """Write a merged model folder as one GGUF file, which OpenVINO GenAI reads, and llama.cpp and Ollama too."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping
@@ -145,7 +143,6 @@ def _tensors(folder: Path, config: Any, architecture: gguf.MODEL_ARCH, files: Ex
 
 
 def _expected(config: Any) -> set[str]:
-    """Return GGUF's names of all tensors of a model."""
     parts = [*_PARTS]
     parts += [f"attn_{n}.bias" for n in "qkv"] if config.model_type == "qwen2" else []
     parts += [f"attn_{n}_norm.weight" for n in "qk"] if config.model_type == "qwen3" else []
@@ -178,5 +175,4 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
 
 
 def _head(config: Any) -> int:
-    """Return the width of a head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -1,7 +1,5 @@
 """Answers of a model to the items of a test, through the code that serves it, and their measures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

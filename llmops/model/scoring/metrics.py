@@ -7,8 +7,6 @@ Answers that are a label, or several, are judged by counts. scikit-learn's metri
 they are written out here, because an interval would take 2,000 calls of 1 ms, and takes one of 2 ms.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

@@ -3,8 +3,6 @@
 To add a task, write its function, its row of `TASKS` and its metrics' names in `llmops/config/model.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain

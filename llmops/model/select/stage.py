@@ -9,8 +9,6 @@ The score is bits per byte of the reference answers. It needs no generation, doe
 differs less by chance than token F1, in which a talkative model is worse only until tuning makes it brief.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -124,12 +122,7 @@ def _take_folder(folder: Path, items: Sequence[Example]) -> tuple[dict[str, str]
 def _take_from_catalogue(
     config: Select, items: Sequence[Example], out: Path
 ) -> tuple[dict[str, str], str, list[dict[str, str]], Path]:
-    """Filter, score and choose.
-
-    Returns:
-        Name, revision and licence of the chosen model; the path of its weights, relative to `out` if they are below it;
-        the rows of the table; and the folder or the package's file that it was taken from.
-    """
+    """Return the chosen model's facts, the path of its weights below `out`, the table's rows, and its source."""
     entries, room = catalogue(), capacity(config)
     local = {e.model: found for e in entries if (found := local_weights(config, e))}
     reasons = objections(config, entries, room, local)

@@ -1,7 +1,5 @@
 """One training over several processes, one per GPU, through torchrun's own launcher."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

@@ -1,25 +1,21 @@
 """The report of a training for a person: its figures and the loss, drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 
 def plot_loss(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw loss over optimiser steps, with its running mean and the validation loss where it was looked at."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows = [(row["step"], row["loss"]) for row in history if "loss" in row]
     looks = [(row["step"], row["validation_loss"]) for row in history if "validation_loss" in row]
     steps, losses = zip(*rows, strict=True)
     smooth = losses[0]
     running = [smooth := 0.8 * smooth + 0.2 * value for value in losses]
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(steps, losses, color="#9ab", linewidth=1, label="step")
     axes.plot(steps, running, color="#124", linewidth=2, label="running mean")
     if looks:
@@ -27,7 +23,6 @@ def plot_loss(history: Sequence[Mapping[str, float]], path: Path) -> None:
     axes.set(xlabel="optimiser step", ylabel="loss per answer token (nats)", ylim=(0, None))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def write_report(metrics: Mapping[str, Any], path: Path) -> None:

@@ -5,8 +5,6 @@ An interrupted run continues from its checkpoint, or with merging if its trainin
 python -m llmops run train
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -65,7 +63,8 @@ def run(config: Train, *, features: Path, select: Path, tune: Path, out: Path) -
             gradient, or the merged model has lost the training.
         DiskFullError: if there is no room for the result.
     """
-    base, found = base_path(select), hyperparameters(config, tune)
+    base, best = base_path(select), json.loads((tune / "best.json").read_text(encoding="utf-8"))
+    found = overruled(Hyperparameters(**best), config)
     need_disk(out, Path(base))
     cut = truncated(features)
     processes = config.processes or max(1, torch.cuda.device_count())
@@ -138,11 +137,6 @@ def _learned_before(out: Path) -> Learned | None:
     return Learned(**json.loads((out / LEARNED).read_text(encoding="utf-8")))
 
 
-def hyperparameters(config: Train, tune: Path) -> Hyperparameters:
-    """Return the hyperparameters that `tune` found. Values in the section `train` have precedence."""
-    return overruled(Hyperparameters(**json.loads((tune / "best.json").read_text(encoding="utf-8"))), config)
-
-
 def truncated(features: Path) -> dict[str, Any]:
     """Return the number of examples whose context `features.max_tokens` has cut, and log a warning if there are any."""
     metrics = read_record(features).metrics
@@ -162,11 +156,7 @@ def _validation(features: Path) -> Sequence[Tokens]:
 
 
 def _check_merged(servable: Path, features: Path, expected: float | None) -> float | None:
-    """Return the validation loss of the saved merged model; None if there are no validation examples.
-
-    Raises:
-        TrainingError: if the loss is not close to `expected`, the loss of the trained model.
-    """
+    """Return the validation loss of the merged model, which must be close to that of the trained one (`expected`)."""
     if expected is None:
         return None
     loss = mean_loss(load_model(servable), _validation(features))

@@ -1,7 +1,5 @@
 """One training run through transformers' `Trainer`: packed batches, checkpoints, errors instead of silent failure."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -77,8 +75,9 @@ def fit(
         callbacks=[Progress(pause), DeadAdapters(), *([best] if best else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    if trainer.is_world_process_zero():
-        remove_incomplete(checkpoints)
+    if trainer.is_world_process_zero():  # half-written checkpoints would count among those that are kept
+        for incomplete in (path for path in checkpoints.glob("checkpoint-*") if not (path / COMPLETE).exists()):
+            shutil.rmtree(incomplete)
     trainer.accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(checkpoints)
     if checkpoint:
@@ -227,13 +226,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written whole."""
     whole = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def remove_incomplete(folder: Path) -> None:
-    """Delete half-written checkpoints of killed runs; they would count among those that are kept."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / COMPLETE).exists():
-            shutil.rmtree(checkpoint)
 
 
 def need_disk(out: Path, base: Path) -> None:

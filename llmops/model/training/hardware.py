@@ -1,7 +1,5 @@
 """The hardware of this machine, and the training settings that follow from it: one function decides."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ It holds one file of the result (`SHARD` bytes) and one layer in float32, howeve
 billion parameters that is dequantised and cast to float32 as a whole would take 30 GiB.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -83,9 +81,6 @@ def _adapted(model: Model, adapter: Path) -> dict[str, LoraLayer]:
     """Return the layers of the adapter by name: its weights are real, the base's are not there.
 
     peft itself would move an adapter to where its base is, and so lose it on the meta device.
-
-    Raises:
-        TrainingError: if the adapter is not one of this base, or a part of it could not be merged.
     """
     adapted = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
     stored = load_file(adapter / "adapter_model.safetensors")

@@ -1,7 +1,5 @@
 """The space that is searched: what each hyperparameter may be, in HyperOpt's expressions, and what the others are."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from typing import Any
 from hyperopt import hp
 
 from llmops.config import Train, Tune
-from llmops.config.space import WHOLE, Expression
+from llmops.config.space import WHOLE
 from llmops.errors import ConfigError
 from llmops.model.training.qlora import Hyperparameters, fixed, overruled
 
@@ -96,7 +94,7 @@ def declared_space(config: Tune, train: Train) -> Space:
     """Return the space of the section `tune`, without values that `train` fixes and dimensions of one value."""
     others = overruled(DEFAULT, train)
     left = {name: e for name, e in config.space.items() if name not in fixed(train)}
-    declared = [_dimension(name, expression) for name, expression in left.items()]
+    declared = [Dimension(name, str(kind), tuple(map(float, numbers))) for name, (kind, *numbers) in left.items()]
     single = {d.name: d.values[0] for d in declared if len(d.values) == 1}
     return Space(replace(others, **single), tuple(d for d in declared if len(d.values) != 1))  # type: ignore[arg-type]
 
@@ -132,8 +130,3 @@ def grid(space: Space, trials: int) -> list[Hyperparameters]:
 def count_points(config: Tune, space: Space) -> int:
     """Count the different points that the search will try."""
     return len(grid(space, config.trials)) if config.search == "grid" else int(min(config.trials, space.size))
-
-
-def _dimension(name: str, expression: Expression) -> Dimension:
-    kind, *numbers = expression
-    return Dimension(name, str(kind), tuple(float(n) for n in numbers))

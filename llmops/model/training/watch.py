@@ -1,7 +1,5 @@
 """Callbacks of a training: progress, dead adapters, the best adapter so far."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

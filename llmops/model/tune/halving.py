@@ -5,8 +5,6 @@ for others: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (
 a rung is always promoted, so the first trial, which starts at a good point, is trained whole.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

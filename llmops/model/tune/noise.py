@@ -1,7 +1,5 @@
 """A test that a trial beats another by more than the noise of the validation items."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,13 +31,8 @@ def gain(trial: Trial, start: Trial, tokens: Sequence[int], compared: int) -> Ga
 
     It is Student's t test of the gain of each item, divided by the mean length of an answer: nats per token. (A test of
     the ratio itself, nats over tokens, errs too often with few answers of unequal length: 6 to 7 % in place of 5 at
-    eight items.) The trial was picked as the best of `compared`, so the level is divided by their number (Bonferroni).
-
-    Args:
-        trial: with `nats` of the items.
-        start: with `nats` of the same items.
-        tokens: answer tokens of each item.
-        compared: number of trials beside the start.
+    eight items.) The trial was picked as the best of `compared` beside the start, so the level is divided by their
+    number (Bonferroni). `tokens` are the answer tokens of each item.
     """
     level = ALPHA / max(1, compared)
     lower = np.subtract(start.nats, trial.nats)

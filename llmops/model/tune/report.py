@@ -1,7 +1,5 @@
 """The report of a search: a table of its trials, and a plot of their losses and of the good points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +14,8 @@ PLOT = "trials.png"
 def report(trials: Sequence[Trial], space: Space, ladder: Sequence[int], won: Gain | None, out: Path) -> None:
     """Write `report.md` and `trials.png`, the best trials first. Without trials write only the text.
 
-    Args:
-        trials: in the order in which they began.
-        space: the searched space.
-        ladder: the optimiser steps after which trials were compared; 0 is the end.
-        won: gain of the best trial over the start; None if the best is the start, or the start failed.
-        out: the folder to write to.
+    `ladder` are the optimiser steps after which trials were compared; 0 is the end. `won` is the gain of the best trial
+    over the start; None if the best is the start, or the start failed.
     """
     if not trials:
         write_whole(out / "report.md", b"# Search\n\nNothing was searched: the starting point was taken.\n")

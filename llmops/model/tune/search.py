@@ -4,8 +4,6 @@ The next point depends only on the trials before it, so a killed search continue
 TPE: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +20,9 @@ REDRAWS = 100  #: draws of tried points before the first untried point of a smal
 
 
 def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Hyperparameters:
-    """Return the next point. It differs from all that were tried.
+    """Return the next point. It differs from all that were tried, which are given in order, each with its score.
 
-    Args:
-        config: the kind of search, and the seed.
-        space: the points that may be tried.
-        tried: the points so far, in order, each with its score: smaller is better, infinite if unknown or failed.
+    A smaller score is better. It is infinite if it is unknown or the trial failed.
     """
     if config.search == "grid":
         return grid(space, config.trials)[len(tried)]
@@ -44,7 +39,6 @@ def propose(config: Tune, space: Space, tried: Sequence[tuple[Hyperparameters, f
 
 
 def _history(space: Space, tried: Sequence[tuple[Hyperparameters, float]]) -> Trials:
-    """Return the trials in HyperOpt's form."""
     documents = []
     for number, (found, score) in enumerate(tried):
         values = {d.name: d.kept(getattr(found, d.name)) for d in space.dimensions}

@@ -1,7 +1,5 @@
 """Whole trials on Spark, many at once, through HyperOpt's `SparkTrials`."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,10 +36,6 @@ def _spread(jobs: Sequence[TrialJob], attempt: Callable[[TrialJob, Path], Trial]
     """Run each job in a trial of `trials`. HyperOpt only distributes the jobs.
 
     The points were chosen before, so that a killed search continues with the same points.
-
-    Raises:
-        TrainingError: if a task failed for another reason than its training, such as a missing package or path.
-        TransientError: if the reason may be gone at the next try, such as a full disk or a lost executor.
     """
 
     def one(number: Any) -> dict[str, Any]:

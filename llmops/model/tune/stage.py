@@ -6,8 +6,6 @@ search continues after its last measured trial.
     python -m llmops run tune
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import logging
@@ -58,11 +56,11 @@ def run(config: Tune, *, train: Train, features: Path, select: Path, out: Path) 
     total = count_points(config, space)
     found, trials, won = start_point(space), list[Trial](), None
     if total > 1:
-        with job_runner(config, train, features, select, out) as run_jobs:
-            for trials in search(config, space, read_trials(out), run_jobs):
+        with _job_runner(config, train, features, select, out) as run_jobs:
+            for trials in search(config, space, _read_trials(out), run_jobs):
                 write_json(out / TRIALS, [asdict(trial) for trial in trials])
                 for trial in stopped(trials, ladder, config.halving, total):
-                    shutil.rmtree(folder_of(trial, out), ignore_errors=True)
+                    shutil.rmtree(_folder_of(trial, out), ignore_errors=True)
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         if all(trial.error for trial in trials):
             raise TrainingError(f"All {len(trials)} trials of the search failed; the first: {trials[0].error}")
@@ -113,7 +111,7 @@ def todo(config: Tune, space: Space, trials: Sequence[Trial]) -> list[TrialJob]:
 
 
 @contextmanager
-def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
+def _job_runner(config: Tune, train: Train, features: Path, select: Path, out: Path) -> Iterator[RunTrialJobs]:
     """Yield a function that runs jobs: one after another here, or on Spark."""
     attempt = partial(attempt_job, config=config, train=train, features=features, base=base_path(select))
     if config.spark:
@@ -122,7 +120,7 @@ def job_runner(config: Tune, train: Train, features: Path, select: Path, out: Pa
         with on_spark(config, attempt) as run_jobs:
             yield run_jobs
     else:
-        yield lambda jobs: [attempt(job, folder_of(job.trial, out)) for job in jobs]
+        yield lambda jobs: [attempt(job, _folder_of(job.trial, out)) for job in jobs]
 
 
 def attempt_job(job: TrialJob, folder: Path, *, config: Tune, train: Train, features: Path, base: str) -> Trial:
@@ -163,13 +161,11 @@ def draw_examples(features: Path, items: int, seed: int) -> tuple[Sequence[Token
     return examples, random.Random(seed).sample(held_out, min(items, len(held_out)))
 
 
-def folder_of(trial: Trial, out: Path) -> Path:
-    """Return the folder of a trial's checkpoint."""
+def _folder_of(trial: Trial, out: Path) -> Path:
     return out / CHECKPOINTS / str(trial.number)
 
 
-def read_trials(out: Path) -> list[Trial]:
-    """Return the trials that an interrupted search has measured."""
+def _read_trials(out: Path) -> list[Trial]:
     if not (out / TRIALS).is_file():
         return []
     rows = json.loads((out / TRIALS).read_text(encoding="utf-8"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.data.annotate import decontaminate
-from llmops.data.annotate.decontaminate import NEAR, RUN, overlaps
+from llmops.data.annotate.decontaminate import NEAR, RUN, in_batches
 from llmops.data.text.ngrams import MIN_WORDS, SHINGLE
 
 RUN_OF_13 = "one two three four five six seven eight nine ten eleven twelve thirteen"
@@ -26,6 +27,11 @@ def close(left: str, right: str) -> bool:
         x, y = grams(a, SHINGLE), grams(b, SHINGLE)
         near = len(x & y) / len(x | y)
     return bool(a and a == b) or near >= NEAR or bool(grams(a, RUN) & grams(b, RUN))
+
+
+def overlaps(training: Iterable[str], held_out: Sequence[str]) -> decontaminate.Found:
+    texts = list(training)
+    return decontaminate.overlaps_of(lambda: in_batches(texts), in_batches(held_out))
 
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "e f g", "h i j k l m n"]), max_size=14).map(" ".join)

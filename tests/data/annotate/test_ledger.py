@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from llmops.config import Annotate
 from llmops.data.annotate import ledger
 from llmops.data.annotate import stage as annotate
-from llmops.data.annotate.decontaminate import overlaps
 from llmops.data.annotate.ledger import SplitLedger, planned
 from llmops.data.annotate.past import Entry
 from llmops.data.text.comparable import wording_id
@@ -29,6 +28,7 @@ from llmops.records import Document, Example, content_id, read_rows, write_rows
 from llmops.state.database import database_at
 from llmops.state.tables import audit, split_runs
 from llmops.state.tables import split_entries as table
+from tests.data.annotate.test_decontaminate import overlaps
 
 SPLITS = ("train", "validation", "test")
 FILES = ("train.parquet", "validation.parquet", "test.parquet", "dropped.parquet", "findings.parquet", "train.txt")

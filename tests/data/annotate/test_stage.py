@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ from llmops.errors import LlmopsError
 from llmops.records import Document, Dropped, Example, Finding, content_id, read_rows, schema, write_rows
 
 TOKEN = "hf_" + "aB3dE5gH7j" * 4
+NO_RUNS: Any = SimpleNamespace(interval="", entries=list, trained=list, write=lambda entries: None)
 
 
 def document(source: str = "faq", row: int = 0, **parts: Any) -> Document:
@@ -43,7 +45,7 @@ def run(
 ) -> tuple[dict[str, Any], list[Example], dict[str, list[Dropped]]]:
     settings = Annotate(**{"redact": (), "min_test_items": 1, **config})
     write(folder, documents)
-    metrics = annotate.run(settings, clean=folder / "clean", out=folder / "out")
+    metrics = annotate.run(settings, clean=folder / "clean", out=folder / "out", ledger=NO_RUNS)
     rows: dict[str, list[Dropped]] = {}
     for row in read_rows(folder / "out" / "dropped.parquet", Dropped):
         rows.setdefault(row.rule, []).append(row)
@@ -126,7 +128,7 @@ def test_the_same_documents_in_any_order_and_files_give_the_same_bytes(made: Mad
         write_rows(tmp_path / "clean" / "documents" / f"part-{number:05d}.parquet", part, Document)
     (tmp_path / "out").mkdir()
     just_enough = CONFIG.model_copy(update={"min_test_items": made.metrics["test"]})
-    metrics = annotate.run(just_enough, clean=tmp_path / "clean", out=tmp_path / "out")
+    metrics = annotate.run(just_enough, clean=tmp_path / "clean", out=tmp_path / "out", ledger=NO_RUNS)
     assert dict(metrics) == made.metrics
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert files == {path.name: path.read_bytes() for path in made.out.iterdir()}
@@ -272,7 +274,7 @@ def peak(folder: Path, count: int) -> int:
     del rows, said
     tracemalloc.start()
     config = Annotate(max_answer_chars=9_000, redact=(), min_test_items=1)
-    annotate.run(config, clean=folder / str(count) / "clean", out=folder / str(count) / "out")
+    annotate.run(config, clean=folder / str(count) / "clean", out=folder / str(count) / "out", ledger=NO_RUNS)
     found = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return found

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from llmops.config import Annotate, Clean
-from llmops.data import remote, spark
+from llmops.data import remote
 from llmops.data.clean import layout, work
 from llmops.data.clean import stage as clean
 from llmops.errors import LlmopsError
@@ -247,8 +247,8 @@ def test_nothing_left_and_no_java_fail(tmp_path: Path, session: SparkSession, mo
     with pytest.raises(LlmopsError, match="none of 1 documents.*missing"):
         run(tmp_path / "nothing", CONFIG, document("a"))
     monkeypatch.setattr(SparkSession, "getActiveSession", classmethod(lambda cls: None))
-    monkeypatch.setattr(spark, "java_problem", lambda: "Spark needs Java 17 or newer")
-    with pytest.raises(LlmopsError, match="Java 17"):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
+    with pytest.raises(LlmopsError, match=r"Java 17 or newer: JAVA_HOME is .*openjdk-17"):
         run(tmp_path / "java", CONFIG, document("a", text="Some text."))
 
 

@@ -17,8 +17,6 @@ Lines of dashes and headers without topic or context belong to an answer if they
 after them continue the answer, as `pip install x` after `# install it`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ A saved data set is memory-mapped, files are streamed. Only one batch is in memo
 library's cache.
 """
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

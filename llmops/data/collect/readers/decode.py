@@ -1,7 +1,5 @@
 """Decoding of files to text, as a stream. Undecodable bytes stay visible, so that only their row is quarantined."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

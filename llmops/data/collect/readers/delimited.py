@@ -1,7 +1,5 @@
 """CSV and similar formats: values separated by comma, semicolon, tab or bar, with names in the first row."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections import deque

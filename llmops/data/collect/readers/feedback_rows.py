@@ -1,7 +1,5 @@
 """Feedback that may train, from the database: one document for all users who say the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from llmops.data.collect.readers.origin import Items, Origin

@@ -142,11 +142,7 @@ def _item(record: Any, position: str, origin: Origin, seen: dict[str, None]) -> 
 
 
 def _records(text: str, origin: Origin) -> Iterator[Any]:
-    """Yield the records at the source's path; for one with two values of one name, a `DuplicateName`.
-
-    Raises:
-        JSONDecodeError: at a syntax error.
-    """
+    """Yield the records at the source's path; for one with two values of one name, a `DuplicateName`."""
     at = _skip_space(text, 0)
     path = [key for key in origin.source.records.replace(".", "/").split("/") if key]
     for key in path:
@@ -174,12 +170,7 @@ def _records(text: str, origin: Origin) -> Iterator[Any]:
 
 
 def _find_member(text: str, at: int, key: str, origin: Origin) -> int:
-    """Return the position of the value of `key`, in the object at position `at`.
-
-    Raises:
-        SourceError: if the object has no such key.
-        JSONDecodeError: at a syntax error before it.
-    """
+    """Return the position of the value of `key`, in the object at position `at`."""
     start, names = at, list[str]()
     if text[at : at + 1] == "{":
         at = _skip_space(text, at + 1)

@@ -1,7 +1,5 @@
 """The readers by kind of source. `sql` is not a kind of file; `sql_rows` reads it."""
 
-from __future__ import annotations
-
 from functools import wraps
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rows of Parquet files, read in batches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Plain text, cut at blank lines into parts of a useful length."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -15,8 +15,6 @@ the missing side. If both have none, the customer is the one who asks first (an 
 than two speakers of unknown sides are an error: the source has to name them.
 """
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_right
 from collections import Counter

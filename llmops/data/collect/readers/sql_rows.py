@@ -1,7 +1,5 @@
 """Rows of an SQL query, from any database with an SQLAlchemy driver."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """XML files with a repeated record. Entities and external references are refused (defusedxml)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from textwrap import dedent
 from typing import IO, cast

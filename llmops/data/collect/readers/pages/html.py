@@ -1,7 +1,5 @@
 """HTML pages, cut at their headings. A heading that asks is a question, the text below it the answer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,14 +164,10 @@ def _break_lines(root: Tag | BeautifulSoup) -> None:
         tag.replace_with(Break("\n"))
     write_items(root)
     for tag in root.find_all(BLOCKS):
-        if not _in_cell(tag):
+        cell = tag.find_parent(["td", "th"])
+        if cell is None or not is_line(cell):
             tag.insert(0, Break("\n"))
             tag.append(Break("\n"))
-
-
-def _in_cell(tag: Tag) -> bool:
-    cell = tag.find_parent(["td", "th"])
-    return cell is not None and is_line(cell)
 
 
 def _inside(node: PageElement, outer: Tag | None) -> bool:

@@ -1,7 +1,5 @@
 """Formatting of HTML pages as characters: superscripts and subscripts, numbers and nesting of lists."""
 
-from __future__ import annotations
-
 import re
 
 from bs4 import BeautifulSoup

@@ -1,7 +1,5 @@
 """Navigation at the edges of an HTML page: links to the previous and next page without other text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

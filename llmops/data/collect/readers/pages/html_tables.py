@@ -1,7 +1,5 @@
 """HTML tables with a header, as Markdown: `| Size | Price |`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from bs4.element import Tag

@@ -1,7 +1,5 @@
 """Markdown (CommonMark with tables), cut at its headings. A heading that asks is a question."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reference links of a Markdown page (`[guide][1]` … `[1]: https://…`), replaced by links with their addresses."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 

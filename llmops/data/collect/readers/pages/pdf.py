@@ -1,7 +1,5 @@
 """PDF files, cut at their headings. A heading that asks is a question. Without headings, one text per page."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter
@@ -84,11 +82,7 @@ def read(path: Path, origin: Origin) -> Items:
 
 
 def _check_streams(path: Path) -> None:
-    """Inflate every stream of the file except images, in pieces.
-
-    Raises:
-        Unreadable: if one is larger than `LARGEST_STREAM`. The parser would hold it in memory.
-    """
+    """Inflate every stream of the file except images, in pieces. The parser would hold a whole one in memory."""
     if not path.stat().st_size:
         return
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:

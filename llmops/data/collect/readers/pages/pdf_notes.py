@@ -1,7 +1,5 @@
 """Footnotes of a PDF: moved from the foot of the page to the words that refer to them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median

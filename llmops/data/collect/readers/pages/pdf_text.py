@@ -1,7 +1,5 @@
 """The lines of a PDF as text: running text is joined, list items and code keep their lines."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import groupby

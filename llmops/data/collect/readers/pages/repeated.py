@@ -4,8 +4,6 @@ One page alone does not show this, so it works on the extracts of all pages of a
 changing them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any

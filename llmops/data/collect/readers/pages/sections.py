@@ -1,7 +1,5 @@
 """Pages cut at their headings. A heading that asks is a question, the text below it the answer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
