@@ -68,7 +68,6 @@ FIXTURES = {
 TOGETHER = {
     "tests/e2e/": "airflow",
     "tests/dags/test_airflow.py": "airflow",
-    "tests/dags/test_improvement.py": "airflow",
     "tests/elk/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/sinks/test_elasticsearch.py": "elasticsearch",
     "tests/monitoring/test_elasticsearch_reader.py": "elasticsearch",

@@ -46,6 +46,7 @@ class Tier:
         workers: processes that run tests at the same time.
         commands: programs of the environment that have to pass, too.
         whole_files: run the whole file of a failed test again, because its tests build upon each other.
+        options: pytest's options for the first run.
     """
 
     marks: str
@@ -54,13 +55,15 @@ class Tier:
     workers: int
     commands: Sequence[Sequence[str]] = ()
     whole_files: bool = False
+    options: Sequence[str] = ()
 
 
 TIERS = {
     "check": Tier("check", 120, 60, 1, CHECKS),
     "fast": Tier("not (check or service or journey)", 480, 60, 3),
     "services": Tier("service and not journey", 600, 300, 2),
-    "journeys": Tier("journey", 900, 900, 2, whole_files=True),
+    # in the order of their names, because then the longest begin first
+    "journeys": Tier("journey", 900, 900, 2, whole_files=True, options=("--no-loadscope-reorder",)),
 }
 
 
@@ -205,7 +208,8 @@ def run_tier(name: str, tier: Tier, root: Path = ROOT) -> Result:
     every = ["-m", tier.marks, f"--timeout={tier.timeout_s}"]
     with ThreadPoolExecutor(1) as pool:
         commands = pool.submit(run_commands, tier.commands)
-        first = run_pytest([*every, "-n", str(tier.workers), f"--maxfail={MOST_FAILED + 1}"], root, limit_s)
+        options = [*tier.options, "-n", str(tier.workers), f"--maxfail={MOST_FAILED + 1}"]
+        first = run_pytest([*every, *options], root, limit_s)
         result.broken = commands.result() | first.unreadable
     result.skipped = first.skipped
     passed, failed = first.passed, first.failed
