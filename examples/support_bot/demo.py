@@ -51,7 +51,7 @@ CONFIG = Path(__file__).with_name("config.yaml")
 DAG = "llmops_pipeline"
 USER: Role = "developer"  # may trigger runs and look at everything, but not deploy by hand
 CALLERS = ("web-chat", "shop-app")  #: owners of the keys with which the questions are asked
-PRELOAD = "torch transformers bitsandbytes peft accelerate datasets hyperopt feast matplotlib.pyplot"  #: for tasks
+PRELOAD = "torch transformers bitsandbytes peft accelerate datasets hyperopt feast matplotlib.figure"  #: for tasks
 COLOURS = {"success": "green", "running": "cyan", "failed": "red", "up_for_retry": "yellow", "upstream_failed": "red"}
 
 console = Console()
