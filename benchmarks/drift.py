@@ -164,18 +164,18 @@ def dealt(topics: Sequence[str], counts: dict[str, int]) -> Iterator[Deal]:
 def ours(texts: list[str], topics: list[str], deals: list[Deal], keep: bool) -> dict[str, Any]:
     """What `llmops drift` finds."""
     from llmops.drift.judge import compare
-    from llmops.drift.lexicon import Trained, lexicon_of
-    from llmops.drift.sample import of_prompts
+    from llmops.drift.lexicon import TrainingRow, lexicon_of
+    from llmops.drift.sample import sample_from_prompts
 
     windows: dict[str, list[list[list[str]]]] = {name: [] for name in SHIFTS}
     seconds = []
     for deal in deals:
-        lexicon = lexicon_of(Trained(texts[n], "", "", topics[n], "made") for n in deal.trained)
-        first = of_prompts([texts[n] for n in deal.first], lexicon, keep)
+        lexicon = lexicon_of(TrainingRow(texts[n], "", "", topics[n], "made") for n in deal.trained)
+        first = sample_from_prompts([texts[n] for n in deal.first], lexicon, keep)
         for name, several in deal.windows.items():
             run = []
             for number, window in enumerate(several):
-                sample = of_prompts([texts[n] for n in window], lexicon, keep)  # done when an answer has left
+                sample = sample_from_prompts([texts[n] for n in window], lexicon, keep)  # done when an answer has left
                 begun = time.perf_counter()
                 run.append([one.feature for one in compare(first, sample, number) if one.drifted])
                 seconds.append(time.perf_counter() - begun)

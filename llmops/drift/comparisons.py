@@ -21,12 +21,12 @@ from scipy.stats import ks_2samp, random_table
 from scipy.stats.contingency import expected_freq
 
 BINS = 10
-_TABLES = 1_999
-_EXACT = 100_000  #: up to this number of pairs of values the Kolmogorov-Smirnov p-value is exact
-_LEAST = 0.5  #: added to each bin's count, so that an empty bin gives no infinite index
+_RANDOM_TABLES = 1_999
+_MOST_EXACT_PAIRS = 100_000  #: up to this number of pairs of values the Kolmogorov-Smirnov p-value is exact
+_PSEUDO_COUNT = 0.5  #: added to each bin's count, so that an empty bin gives no infinite index
 
 
-class Compared(NamedTuple):
+class Shift(NamedTuple):
     """The result of comparing one feature."""
 
     test: str
@@ -36,74 +36,74 @@ class Compared(NamedTuple):
     shares: dict[str, Any]  #: `bins`: names; `reference` and `window`: the share of each bin
 
 
-def numbers(reference: Sequence[float | None], window: Sequence[float | None]) -> Compared | None:
+def compare_numbers(reference: Sequence[float | None], window: Sequence[float | None]) -> Shift | None:
     """Compare a number. Ignore missing and infinite values; return None if a side has no value or all are equal."""
-    ours, theirs = _finite(reference), _finite(window)
-    if not len(ours) or not len(theirs) or ((ours[0] == ours).all() and (theirs == ours[0]).all()):
+    old, new = _finite(reference), _finite(window)
+    if not len(old) or not len(new) or ((old[0] == old).all() and (new == old[0]).all()):
         return None
-    edges = np.unique(np.quantile(ours, np.arange(1, BINS) / BINS, method="lower"))
+    edges = np.unique(np.quantile(old, np.arange(1, BINS) / BINS, method="lower"))
     if len(edges) == 1:  # a constant reference gets bins for less, equal and more
         edges = np.array([np.nextafter(edges[0], -np.inf), edges[0]])
-    counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (ours, theirs)]
+    counts = [np.bincount(np.searchsorted(edges, side), minlength=len(edges) + 1) for side in (old, new)]
     spans = [f"{_format(a)} to {_format(b)}" if b - a > 1e-9 else _format(b) for a, b in itertools.pairwise(edges)]
     names = [f"≤ {_format(edges[0])}", *spans, f"> {_format(edges[-1])}"]
-    method = "exact" if len(ours) * len(theirs) <= _EXACT else "asymp"
-    found = ks_2samp(ours, theirs, method=method)
-    return _compared("ks", float(found.statistic), float(found.pvalue), names, *counts)
+    method = "exact" if len(old) * len(new) <= _MOST_EXACT_PAIRS else "asymp"
+    result = ks_2samp(old, new, method=method)
+    return _shift("ks", float(result.statistic), float(result.pvalue), names, *counts)
 
 
-def categories(reference: Sequence[str | None], window: Sequence[str | None], seed: int = 0) -> Compared | None:
+def compare_categories(reference: Sequence[str | None], window: Sequence[str | None], seed: int = 0) -> Shift | None:
     """Compare a category. Return None if a side has no value, or both have the same single one."""
-    ours, theirs = (Counter(value for value in side if value is not None) for side in (reference, window))
-    names = sorted(ours | theirs, key=lambda name: (-ours[name], name))
-    if not ours or not theirs or len(names) == 1:
+    old, new = (Counter(value for value in side if value is not None) for side in (reference, window))
+    names = sorted(old | new, key=lambda name: (-old[name], name))
+    if not old or not new or len(names) == 1:
         return None
-    counts = [np.array([side[name] for name in names]) for side in (ours, theirs)]
+    counts = [np.array([side[name] for name in names]) for side in (old, new)]
     table = np.stack(counts)
     expected = expected_freq(table)
-    drawn = random_table(table.sum(axis=1), table.sum(axis=0), seed=seed).rvs(_TABLES, method="patefield")
+    drawn = random_table(table.sum(axis=1), table.sum(axis=0), seed=seed).rvs(_RANDOM_TABLES, method="patefield")
     observed = float(((table - expected) ** 2 / expected).sum())
     chance = ((drawn - expected) ** 2 / expected).sum(axis=(1, 2))
-    p_value = (1 + int((chance >= observed * (1 - 1e-9)).sum())) / (1 + _TABLES)
-    return _compared("chi_square", observed, p_value, names, *counts)
+    p_value = (1 + int((chance >= observed * (1 - 1e-9)).sum())) / (1 + _RANDOM_TABLES)
+    return _shift("chi_square", observed, p_value, names, *counts)
 
 
-def moved(
+def find_changed_shares(
     reference: Sequence[str | None], window: Sequence[str | None], level: float
 ) -> list[tuple[str, float, float]]:
     """Return the categories whose share differs, as (name, share before, share now), the largest difference first.
 
     Each uses the normal test of two shares with Bonferroni's correction. The list is only a hint where to look.
     """
-    ours, theirs = (Counter(value for value in side if value is not None) for side in (reference, window))
-    n, m = ours.total(), theirs.total()
+    old, new = (Counter(value for value in side if value is not None) for side in (reference, window))
+    n, m = old.total(), new.total()
     if not n or not m:
         return []
-    found = []
-    for name in ours | theirs:
-        before, now, both = ours[name] / n, theirs[name] / m, (ours[name] + theirs[name]) / (n + m)
+    changed = []
+    for name in old | new:
+        before, now, both = old[name] / n, new[name] / m, (old[name] + new[name]) / (n + m)
         error = math.sqrt(max(both * (1 - both), 1e-12) * (1 / n + 1 / m))
-        if math.erfc(abs(now - before) / error / math.sqrt(2)) * len(ours | theirs) <= level:
-            found.append((name, before, now))
-    return sorted(found, key=lambda each: (-abs(each[2] - each[1]), each[0]))
+        if math.erfc(abs(now - before) / error / math.sqrt(2)) * len(old | new) <= level:
+            changed.append((name, before, now))
+    return sorted(changed, key=lambda each: (-abs(each[2] - each[1]), each[0]))
 
 
-def index(reference: NDArray[np.int64], window: NDArray[np.int64]) -> float:
+def stability_index(reference: NDArray[np.int64], window: NDArray[np.int64]) -> float:
     """Return the population stability index of two rows of counts, minus the index expected by chance; at least 0."""
-    ours, theirs = ((side + _LEAST) / (side + _LEAST).sum() for side in (reference, window))
+    old, new = ((side + _PSEUDO_COUNT) / (side + _PSEUDO_COUNT).sum() for side in (reference, window))
     chance = (len(reference) - 1) * (1 / reference.sum() + 1 / window.sum())
-    return max(0.0, float(((theirs - ours) * np.log(theirs / ours)).sum() - chance))
+    return max(0.0, float(((new - old) * np.log(new / old)).sum() - chance))
 
 
-def _compared(
-    test: str, statistic: float, p_value: float, names: list[str], ours: NDArray[np.int64], theirs: NDArray[np.int64]
-) -> Compared:
+def _shift(
+    test: str, statistic: float, p_value: float, names: list[str], old: NDArray[np.int64], new: NDArray[np.int64]
+) -> Shift:
     shares = {
         "bins": names,
-        "reference": [round(float(share), 4) for share in ours / ours.sum()],
-        "window": [round(float(share), 4) for share in theirs / theirs.sum()],
+        "reference": [round(float(share), 4) for share in old / old.sum()],
+        "window": [round(float(share), 4) for share in new / new.sum()],
     }
-    return Compared(test, statistic, index(ours, theirs), p_value, shares)
+    return Shift(test, statistic, stability_index(old, new), p_value, shares)
 
 
 def _finite(values: Sequence[float | None]) -> NDArray[np.float64]:

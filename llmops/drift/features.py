@@ -1,6 +1,6 @@
 """Features of a text for drift detection: numbers and names that do not repeat the text.
 
-    [found] = features(["How do I return an item?"])  # → Features(characters=24, words=6, language="en", …)
+    [found] = extract_features(["How do I return an item?"])  # → Features(characters=24, words=6, language="en", …)
 
 The functions are pure and take at most a millisecond per text. Serving calls them after an answer is sent; the
 reference from the training data uses the same functions.
@@ -23,7 +23,7 @@ from llmops.drift.lexicon import Lexicon
 Side = Literal["prompt", "answer"]
 
 MOST_CHARS = 4_000  #: characters that language, script, words and topics are determined from; length counts all
-_BEGINNING = 300  #: characters of an answer in which a refusal is looked for
+_REFUSAL_CHARS = 300  #: characters of an answer in which a refusal is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class Features:
         return {f"llmops.{side}.{name}": value for name, value in values.items() if value is not None}
 
 
-def features(texts: Sequence[str], lexicon: Lexicon | None = None, side: Side = "prompt") -> list[Features]:
+def extract_features(texts: Sequence[str], lexicon: Lexicon | None = None, side: Side = "prompt") -> list[Features]:
     """Return the features of some texts, in their order."""
-    return [_features(text, lexicon, side) for text in texts]
+    return [_extract_features(text, lexicon, side) for text in texts]
 
 
 def is_refusal(answer: str) -> bool:
     """Return True if the beginning of an answer is a refusal, in English, German, French or Spanish."""
-    return bool(_REFUSAL.search(answer[:_BEGINNING].replace("\u2019", "'")))
+    return bool(_REFUSAL.search(answer[:_REFUSAL_CHARS].replace("\u2019", "'")))
 
 
 def script_of(text: str) -> str:
@@ -69,27 +69,27 @@ def script_of(text: str) -> str:
     return min(scripts, key=lambda name: (-scripts[name], name)) if scripts else UNKNOWN
 
 
-def _features(text: str, lexicon: Lexicon | None, side: Side) -> Features:
+def _extract_features(text: str, lexicon: Lexicon | None, side: Side) -> Features:
     part = text[:MOST_CHARS]
     words = words_of(text)
-    told = words_of(part) if len(part) < len(text) else words
+    first_words = words_of(part) if len(part) < len(text) else words
     return Features(
         characters=len(text),
         words=len(words),
         language=language_of(part),
         script=script_of(part),
-        unknown_share=lexicon.unknown_share(told) if lexicon else None,
-        topics=lexicon.nearest(told, side) if lexicon else None,
+        unknown_share=lexicon.unknown_share(first_words) if lexicon else None,
+        topics=lexicon.nearest(first_words, side) if lexicon else None,
     )
 
 
 @lru_cache(maxsize=20_000)
 def _script(letter: str) -> str:
     name = unicodedata.name(letter, UNKNOWN).partition(" ")[0]
-    return _NAMES.get(name, name.capitalize()) if name != UNKNOWN else UNKNOWN
+    return _SCRIPT_NAMES.get(name, name.capitalize()) if name != UNKNOWN else UNKNOWN
 
 
-_NAMES = {"CJK": "Han", "FULLWIDTH": "Latin", "HALFWIDTH": "Katakana"}
+_SCRIPT_NAMES = {"CJK": "Han", "FULLWIDTH": "Latin", "HALFWIDTH": "Katakana"}
 
 _REFUSAL = re.compile(
     r"(?i)\bI(?:'m| am) (?:sorry|afraid|unable|not able|not sure)\b|\bI (?:can't|cannot|can not|won't|must decline)\b"

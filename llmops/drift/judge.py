@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
-from llmops.drift import classifier, comparisons
+from llmops.drift import classifier
+from llmops.drift.comparisons import compare_categories, compare_numbers, find_changed_shares
 from llmops.drift.sample import FEATURES, Feature, Sample
 
 LEVEL = 0.05  #: false discovery rate of the comparisons (Benjamini and Hochberg 1995)
@@ -39,14 +40,14 @@ class Comparison:
 
 def compare(reference: Sample, window: Sample, seed: int = 0) -> list[Comparison]:
     """Return all possible comparisons; deterministic for the same samples and seed."""
-    reference, window = reference.drawn(seed), window.drawn(seed)
-    found = [one for feature in FEATURES if (one := _feature(feature, reference, window, seed))]
-    if told := _compare_prompts(reference, window, seed):
-        found.append(told)
-    return judged(found)
+    reference, window = reference.draw(seed), window.draw(seed)
+    found = [one for feature in FEATURES if (one := _compare_feature(feature, reference, window, seed))]
+    if whole := _compare_prompts(reference, window, seed):
+        found.append(whole)
+    return add_q_values(found)
 
 
-def judged(found: Sequence[Comparison]) -> list[Comparison]:
+def add_q_values(found: Sequence[Comparison]) -> list[Comparison]:
     """Add q-values, and mark each comparison as drifted if it is significant and large enough to matter."""
     if not found:
         return []
@@ -58,36 +59,33 @@ def judged(found: Sequence[Comparison]) -> list[Comparison]:
     return made
 
 
-def _feature(feature: Feature, reference: Sample, window: Sample, seed: int) -> Comparison | None:
-    ours, theirs = reference.columns[feature], window.columns[feature]
-    if feature.kind == "number":
-        found = comparisons.numbers(ours, theirs)
-    else:
-        found = comparisons.categories(ours, theirs, seed)
+def _compare_feature(feature: Feature, reference: Sample, window: Sample, seed: int) -> Comparison | None:
+    old, new = reference.columns[feature], window.columns[feature]
+    found = compare_numbers(old, new) if feature.kind == "number" else compare_categories(old, new, seed)
     if found is None:
         return None
-    moved = comparisons.moved(ours, theirs, LEVEL) if feature.name == "topics" else []
-    return Comparison(feature.side, feature.name, *found[:4], shares=found.shares, topics=tuple(n for n, *_ in moved))
+    changed = find_changed_shares(old, new, LEVEL) if feature.name == "topics" else []
+    return Comparison(feature.side, feature.name, *found[:4], shares=found.shares, topics=tuple(n for n, *_ in changed))
 
 
 def _compare_prompts(reference: Sample, window: Sample, seed: int) -> Comparison | None:
     """Compare the prompts as a whole: by their texts if both sides have them, else by all features together."""
-    ours, theirs = reference.with_texts, window.with_texts
-    if min(len(ours), len(theirs)) >= max(classifier.PARTS, len(window) // 2):
-        rows = classifier.of_texts([reference.texts[n] for n in ours], [window.texts[n] for n in theirs], seed)
-        told, name = classifier.tell_apart(*rows, seed=seed), "texts"
-        unlike = [window.ids[theirs[n]] for n in told.unlike]
-    elif min(len(reference), len(window)) >= classifier.PARTS:
-        table = _vectors(reference, window)
-        told, name = classifier.tell_apart(table[: len(reference)], table[len(reference) :], seed=seed), "features"
-        unlike = [window.ids[n] for n in told.unlike]
+    old, new = reference.rows_with_texts, window.rows_with_texts
+    if min(len(old), len(new)) >= max(classifier.FOLDS, len(window) // 2):
+        rows = classifier.embed_texts([reference.texts[n] for n in old], [window.texts[n] for n in new], seed)
+        result, name = classifier.separate(*rows, seed=seed), "texts"
+        unlike = [window.ids[new[n]] for n in result.unlike]
+    elif min(len(reference), len(window)) >= classifier.FOLDS:
+        table = _vectorize(reference, window)
+        result, name = classifier.separate(table[: len(reference)], table[len(reference) :], seed=seed), "features"
+        unlike = [window.ids[n] for n in result.unlike]
     else:
         return None
     named = tuple(id for id in unlike[:EXAMPLES] if id)
-    return Comparison("prompt", name, "domain_classifier", told.auc, told.auc, told.p_value, unlike=named)
+    return Comparison("prompt", name, "domain_classifier", result.auc, result.auc, result.p_value, unlike=named)
 
 
-def _vectors(reference: Sample, window: Sample) -> NDArray[np.float64]:
+def _vectorize(reference: Sample, window: Sample) -> NDArray[np.float64]:
     """Return the prompts' features as rows of length about 1: numbers as ranks, a column per category."""
     columns: list[NDArray[np.float64]] = []
     for feature in FEATURES:

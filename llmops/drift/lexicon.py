@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmops.data.text.words import number_of, words_of
-from llmops.drift.topics import Topics, all_buckets, names_of, topics_of
+from llmops.drift.topics import Topics, bucket_all, name_topics, topics_of
 from llmops.errors import LlmopsError
 from llmops.registry.version import Version
 from llmops.release.lineage import DATASET, lineage
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MOST_EXAMPLES = 20_000  #: of more, only every second, third … is read, to limit the time to seconds
 
 
-class Trained(NamedTuple):
+class TrainingRow(NamedTuple):
     """The columns that are read of a training example."""
 
     question: str
@@ -58,7 +58,7 @@ class Lexicon:
         return (self.prompt if side == "prompt" else self.answer).nearest(words)
 
 
-def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
+def lexicon_of(examples: Iterable[TrainingRow]) -> Lexicon:
     """Return words and topics of training examples."""
     known: set[int] = set()
     questions, answers, groups, sources = [], [], [], []
@@ -69,21 +69,21 @@ def lexicon_of(examples: Iterable[Trained]) -> Lexicon:
         answers.append(answer)
         groups.append(example.group)
         sources.append(example.source)
-    names = names_of(groups, sources)
+    names = name_topics(groups, sources)
     words = np.array(sorted(known), np.uint32)
-    return Lexicon(words, topics_of(all_buckets(questions), names), topics_of(all_buckets(answers), names))
+    return Lexicon(words, topics_of(bucket_all(questions), names), topics_of(bucket_all(answers), names))
 
 
-def version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
+def load_version_lexicon(version: Version, artifacts: Path) -> Lexicon | None:
     """Return words and topics of a version's training data; None, with a log line, if they are not on this machine."""
     try:
-        return read_lexicon(train_of(version, artifacts))
+        return read_lexicon(find_training_split(version, artifacts))
     except (LlmopsError, ModuleNotFoundError, OSError, ValueError) as error:
         log.warning("The training data of %s are not known here (%s); features do without them", version.name, error)
         return None
 
 
-def train_of(version: Version, artifacts: Path) -> Path:
+def find_training_split(version: Version, artifacts: Path) -> Path:
     """Return the path of the training split in a version's lineage. The file may have been removed.
 
     Raises:
@@ -98,19 +98,19 @@ def read_lexicon(train: Path) -> Lexicon:
     Raises:
         OSError: if the file does not exist.
     """
-    return lexicon_of(read_trained(train))
+    return lexicon_of(read_training_examples(train))
 
 
-def read_trained(train: Path, most: int = MOST_EXAMPLES) -> Iterable[Trained]:
+def read_training_examples(train: Path, most: int = MOST_EXAMPLES) -> Iterable[TrainingRow]:
     """Yield the examples of a training split, or an even sample if there are more than `most`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(train) as file:
-        every = -(-file.metadata.num_rows // most)
-        at = 0
-        for batch in file.iter_batches(batch_size=2_000, columns=list(Trained._fields)):
-            chosen = range(-at % every, len(batch), every) if every > 1 else range(len(batch))
-            at += len(batch)
+        step = -(-file.metadata.num_rows // most)
+        position = 0
+        for batch in file.iter_batches(batch_size=2_000, columns=list(TrainingRow._fields)):
+            chosen = range(-position % step, len(batch), step) if step > 1 else range(len(batch))
+            position += len(batch)
             for row in batch.take(pa.array(chosen, pa.int64())).to_pylist():
-                yield Trained(**row)
+                yield TrainingRow(**row)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 from llmops.config import Config
-from llmops.drift import sample
-from llmops.drift.lexicon import read_trained, train_of
-from llmops.drift.sample import Sample
+from llmops.drift.lexicon import find_training_split, read_training_examples
+from llmops.drift.sample import Sample, add_texts, read_sample, sample_from_events, sample_from_training, write_sample
 from llmops.errors import LlmopsError
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
 from llmops.registry.version import Version
 
-Against = Literal["training", "served"]
+ReferenceName = Literal["training", "served"]
 _SERVED = "served_%Y%m%dT%H%M%S"  #: file name of the first days, by their end
 
 
@@ -30,7 +29,7 @@ _SERVED = "served_%Y%m%dT%H%M%S"  #: file name of the first days, by their end
 class Reference:
     """The sample that a window is compared with."""
 
-    name: Against
+    name: ReferenceName
     sample: Sample
     until: datetime | None  #: of `served`: end of the first days; earlier windows are part of the reference
 
@@ -40,7 +39,7 @@ class NoReferenceError(LlmopsError):
 
 
 def reference_of(
-    config: Config, reader: Reader, version: Version, before: datetime, against: Against | None = None
+    config: Config, reader: Reader, version: Version, before: datetime, against: ReferenceName | None = None
 ) -> Reference:
     """Return the reference of a version: its first days if they are over and had enough requests, else training data.
 
@@ -48,56 +47,56 @@ def reference_of(
         NoReferenceError: saying what is missing.
     """
     if against != "training":
-        served = _served(config, reader, version, before)
+        served = _served_reference(config, reader, version, before)
         if isinstance(served, Reference):
             return served
         if against == "served":
             raise NoReferenceError(f"{version.name} has no reference of requests: {served}.")
     try:
-        train = train_of(version, config.artifacts)
+        train = find_training_split(version, config.artifacts)
         path = _folder(config, version) / "training.parquet"
         if not path.is_file():
-            sample.write(path, sample.of_training(train))
-        made = sample.read(path)
+            write_sample(path, sample_from_training(train))
+        reference = read_sample(path)
     except (LlmopsError, OSError) as error:
         raise NoReferenceError(f"{version.name} has no reference: its training data are gone ({error}).") from error
-    if not len(made):
+    if not len(reference):
         raise NoReferenceError(f"{version.name} has no reference: its training data have no example.")
-    texts = [example.question for example in read_trained(train)] if train.is_file() else []
-    return Reference("training", sample.with_texts(made, texts), None)
+    texts = [example.question for example in read_training_examples(train)] if train.is_file() else []
+    return Reference("training", add_texts(reference, texts), None)
 
 
-def _served(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
+def _served_reference(config: Config, reader: Reader, version: Version, before: datetime) -> Reference | str:
     """Return the reference of the first days, or why there is none. It is stored, so its events may be removed."""
     folder, days, least = _folder(config, version), config.monitoring.drift_days, config.monitoring.drift_requests
     for path in folder.glob("served_*.parquet"):
         until = datetime.strptime(path.stem, _SERVED).replace(tzinfo=UTC)
-        return Reference("served", _with_texts(sample.read(path), reader, version, days, until), until)
-    if (first := _known_first(folder / "first", reader, version)) is None:
+        return Reference("served", _reread_texts(read_sample(path), reader, version, days, until), until)
+    if (first := _load_first_time(folder / "first", reader, version)) is None:
         return "no request of it is known"
     until = first + timedelta(days=days)
     if until > before:
         return f"its first {days} days are not over"
-    made = sample.of_events(reader, timestamp(first), timestamp(until), version.name)
-    if len(made) < least:
-        return f"there are only {len(made)} requests in its first {days} days, fewer than {least}"
-    sample.write(folder / f"{until:{_SERVED}}.parquet", made)
-    return Reference("served", made, until)
+    reference = sample_from_events(reader, timestamp(first), timestamp(until), version.name)
+    if len(reference) < least:
+        return f"there are only {len(reference)} requests in its first {days} days, fewer than {least}"
+    write_sample(folder / f"{until:{_SERVED}}.parquet", reference)
+    return Reference("served", reference, until)
 
 
-def _with_texts(kept: Sample, reader: Reader, version: Version, days: int, until: datetime) -> Sample:
-    now = sample.of_events(reader, timestamp(until - timedelta(days=days)), timestamp(until), version.name)
-    return sample.with_texts(kept, now.texts)
+def _reread_texts(stored: Sample, reader: Reader, version: Version, days: int, until: datetime) -> Sample:
+    current = sample_from_events(reader, timestamp(until - timedelta(days=days)), timestamp(until), version.name)
+    return add_texts(stored, current.texts)
 
 
-def _known_first(path: Path, reader: Reader, version: Version) -> datetime | None:
+def _load_first_time(path: Path, reader: Reader, version: Version) -> datetime | None:
     """Return the stored time of the first request; find and store it first if needed.
 
     Without the file, a later request would count as the first after old events are removed.
     """
     if path.is_file():
         return datetime.fromisoformat(path.read_text(encoding="utf-8"))
-    if first := _first(reader, version):
+    if first := _find_first_time(reader, version):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(timestamp(first), encoding="utf-8")
@@ -105,7 +104,7 @@ def _known_first(path: Path, reader: Reader, version: Version) -> datetime | Non
     return first
 
 
-def _first(reader: Reader, version: Version) -> datetime | None:
+def _find_first_time(reader: Reader, version: Version) -> datetime | None:
     try:
         since = timestamp(datetime.fromisoformat(version.created))
     except ValueError:  # no time, or none with a zone

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmops.drift.features import Features, Side, features, is_refusal
-from llmops.drift.lexicon import Lexicon, Trained, lexicon_of, read_trained
+from llmops.drift.features import Features, Side, extract_features, is_refusal
+from llmops.drift.lexicon import Lexicon, TrainingRow, lexicon_of, read_training_examples
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.reader import Reader
 from llmops.records import write_table
 
-MOST = 5_000  #: requests that are compared; of more a random sample is drawn
+MOST_REQUESTS = 5_000  #: requests that are compared; of more a random sample is drawn
 _FOLDS = 5
 
 
@@ -60,42 +60,42 @@ class Sample:
         return len(self.ids)
 
     @property
-    def with_texts(self) -> list[int]:
+    def rows_with_texts(self) -> list[int]:
         """Return the rows with stored texts."""
         return [n for n, text in enumerate(self.texts) if text]
 
-    def drawn(self, seed: int) -> Sample:
+    def draw(self, seed: int) -> Sample:
         """Return a random sample of at most `MOST` requests."""
-        if len(self) <= MOST:
+        if len(self) <= MOST_REQUESTS:
             return self
-        return self.rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST].tolist()))
+        return self.select_rows(sorted(np.random.default_rng(seed).permutation(len(self))[:MOST_REQUESTS].tolist()))
 
-    def rows(self, chosen: Sequence[int]) -> Sample:
+    def select_rows(self, chosen: Sequence[int]) -> Sample:
         """Return the sample of the chosen rows."""
         columns = {feature: [values[n] for n in chosen] for feature, values in self.columns.items()}
         return Sample(columns, [self.ids[n] for n in chosen], [self.texts[n] for n in chosen])
 
 
-def of_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
+def sample_from_events(reader: Reader, since: str, until: str, version: str = "") -> Sample:
     """Return the requests of a period, of one version or all."""
     fields = ["llmops.model.version", "http.request.id", "llmops.prompt.text", *(f.field for f in FEATURES)]
     rows = [row for row in reader.columns(TEXT, fields, since, until) if not version or row[0] == version]
-    columns = {feature: [_value(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
+    columns = {feature: [_comparable(feature, row[n]) for row in rows] for n, feature in enumerate(FEATURES, 3)}
     return Sample(columns, [str(row[1] or "") for row in rows], [str(row[2] or "") for row in rows])
 
 
-def of_training(train: Path) -> Sample:
-    """Return the examples of a training split. See `of_examples`.
+def sample_from_training(train: Path) -> Sample:
+    """Return the examples of a training split. See `sample_from_examples`.
 
     Raises:
         OSError: if the file no longer exists.
     """
-    return of_examples(list(read_trained(train)))
+    return sample_from_examples(list(read_training_examples(train)))
 
 
-def of_examples(examples: Sequence[Trained]) -> Sample:
+def sample_from_examples(examples: Sequence[TrainingRow]) -> Sample:
     """Return examples with features from a lexicon of the other folds: with its own words in it, none were unknown."""
-    told: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
+    extracted: dict[Side, list[Features | None]] = {side: [None] * len(examples) for side in SIDES}
     folds = min(_FOLDS, len(examples))
     for fold in range(folds):
         chosen = range(fold, len(examples), folds)
@@ -103,45 +103,47 @@ def of_examples(examples: Sequence[Trained]) -> Sample:
         lexicon = lexicon_of(others) if others else None
         for side in SIDES:
             texts = [examples[n].question if side == "prompt" else examples[n].answer for n in chosen]
-            for n, found in zip(chosen, features(texts, lexicon, side), strict=True):
-                told[side][n] = found
+            for n, found in zip(chosen, extract_features(texts, lexicon, side), strict=True):
+                extracted[side][n] = found
     columns = {
-        feature: [_value(feature, getattr(found, feature.name)) for found in told[feature.side]]
+        feature: [_comparable(feature, getattr(found, feature.name)) for found in extracted[feature.side]]
         for feature in FEATURES
         if feature != REFUSAL
     }
-    columns[REFUSAL] = [_value(REFUSAL, is_refusal(example.answer)) for example in examples]
+    columns[REFUSAL] = [_comparable(REFUSAL, is_refusal(example.answer)) for example in examples]
     return Sample(columns, [""] * len(examples), [example.question for example in examples])
 
 
-def of_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sample:
+def sample_from_prompts(texts: Sequence[str], lexicon: Lexicon | None, keep: bool) -> Sample:
     """Return prompts without answers, with their texts if `keep`."""
-    told = features(texts, lexicon)
+    extracted = extract_features(texts, lexicon)
     columns: dict[Feature, list[Any]] = {
-        feature: [_value(feature, getattr(found, feature.name)) if feature.side == "prompt" else None for found in told]
+        feature: [
+            _comparable(feature, getattr(f, feature.name)) if feature.side == "prompt" else None for f in extracted
+        ]
         for feature in FEATURES
     }
     return Sample(columns, [str(n) for n in range(len(texts))], list(texts) if keep else [""] * len(texts))
 
 
-def write(path: Path, sample: Sample) -> None:
+def write_sample(path: Path, sample: Sample) -> None:
     """Write the features of a sample, without texts and request ids."""
     write_table(path, pa.table({feature.field: values for feature, values in sample.columns.items()}))
 
 
-def read(path: Path) -> Sample:
-    """Read a sample from `write`."""
+def read_sample(path: Path) -> Sample:
+    """Read a sample from `write_sample`."""
     table = pq.read_table(path)
     columns = {feature: table.column(feature.field).to_pylist() for feature in FEATURES}
     return Sample(columns, [""] * table.num_rows, [""] * table.num_rows)
 
 
-def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
+def add_texts(sample: Sample, texts: Sequence[str]) -> Sample:
     """Return a stored sample with its texts; unchanged if their number differs from the sample's."""
     return replace(sample, texts=list(texts)) if len(texts) == len(sample) else sample
 
 
-def _value(feature: Feature, value: Any) -> Any:
+def _comparable(feature: Feature, value: Any) -> Any:
     """Return the value in its compared form; of several topics the nearest."""
     if feature.kind == "number" or value is None:
         return None if value is None else float(value)

@@ -64,7 +64,7 @@ def topics_of(texts: Sequence[Buckets], names: Sequence[str]) -> Topics:
     return Topics(tuple(kept), weights, means)
 
 
-def names_of(groups: Sequence[str], sources: Sequence[str]) -> list[str]:
+def name_topics(groups: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Return the topic of each example: its group if that has enough examples, else its source.
 
     A group of one or two may be a person, an order or a single answer. Its name is not a topic.
@@ -79,22 +79,22 @@ def names_of(groups: Sequence[str], sources: Sequence[str]) -> list[str]:
 def buckets_of(words: Sequence[str]) -> Buckets:
     """Return the buckets of a text's words and word pairs."""
     counts: defaultdict[int, int] = defaultdict(int)
-    before = 0
+    previous = 0
     for word in words:
         number = number_of(word)
         counts[number % BUCKETS] += 1
-        counts[number_of(word, before) % BUCKETS] += 1
-        before = number
+        counts[number_of(word, previous) % BUCKETS] += 1
+        previous = number
     return dict(counts)
 
 
-def all_buckets(texts: Iterable[Sequence[str]]) -> list[Buckets]:
+def bucket_all(texts: Iterable[Sequence[str]]) -> list[Buckets]:
     """Return `buckets_of` each text."""
     return [buckets_of(words) for words in texts]
 
 
 def _vector(text: Buckets, weights: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    at = np.fromiter(text.keys(), np.int64, len(text))
+    buckets = np.fromiter(text.keys(), np.int64, len(text))
     counts = np.fromiter(text.values(), np.float32, len(text))
-    values = (1 + np.log(counts)) * weights[at]
-    return at, (values / max(float(np.linalg.norm(values)), 1e-9)).astype(np.float32)
+    values = (1 + np.log(counts)) * weights[buckets]
+    return buckets, (values / max(float(np.linalg.norm(values)), 1e-9)).astype(np.float32)

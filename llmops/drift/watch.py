@@ -14,22 +14,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmops.config import Config
+from llmops.drift.event_fields import NAMES, describe, read_comparison
 from llmops.drift.judge import Comparison, compare
-from llmops.drift.reference import Against, NoReferenceError, reference_of
-from llmops.drift.sample import SIDES, of_events
-from llmops.drift.told import NAMES, sentence, told
+from llmops.drift.reference import NoReferenceError, ReferenceName, reference_of
+from llmops.drift.sample import SIDES, sample_from_events
 from llmops.errors import ConfigError
 from llmops.monitoring.datasets import DRIFT
 from llmops.monitoring.events import emit_all, timestamp
 from llmops.monitoring.reader import Reader, reader_of
 from llmops.registry.registry import registry_of
 
-_BACK = 7  #: windows searched for the one before; windows with few requests are skipped
+_WINDOWS_BACK = 7  #: windows searched for the one before; windows with few requests are skipped
 
 
-def watch_drift(
-    config: Config, now: datetime | None = None, against: Against | None = None, tell: bool = True
-) -> dict[str, Any]:
+def watch_drift(config: Config, now: datetime | None = None, against: ReferenceName | None = None) -> dict[str, Any]:
     """Judge the last window that has ended.
 
     Events that wait in the spool are not seen: drain it first.
@@ -54,29 +52,28 @@ def watch_drift(
     except NoReferenceError as error:
         return {"state": "no reference", **facts, "why": str(error)}
     facts["reference"] = reference.name
-    window = of_events(reader, facts["since"], facts["until"], champion.name)
+    window = sample_from_events(reader, facts["since"], facts["until"], champion.name)
     if len(window) < config.monitoring.drift_requests:
         why = f"{len(window)} requests, fewer than monitoring.drift_requests {config.monitoring.drift_requests}"
         return {"state": "too few", **facts, "requests": len(window), "why": why}
-    earlier = list(_earlier(reader, facts, since - _BACK * length))
+    earlier = list(_read_earlier(reader, facts, since - _WINDOWS_BACK * length))
     comparisons = [{name: one[name] for name in NAMES} for one in earlier if one["since"] == facts["since"]]
     if not comparisons:
-        made = compare(reference.sample, window, int(since.timestamp()))
-        comparisons = [_with_streak(one, earlier) for one in made]
-        if tell:
-            emit_all(config.events, DRIFT, [_event(config, facts, len(window), one) for one in comparisons])
+        compared = compare(reference.sample, window, int(since.timestamp()))
+        comparisons = [_with_streak(one, earlier) for one in compared]
+        emit_all(config.events, DRIFT, [_event(config, facts, len(window), one) for one in comparisons])
     comparisons.sort(key=lambda one: (SIDES.index(one["side"]), one["feature"]))
     drift = [one for one in comparisons if one["windows"] >= config.alerts.drift_windows]
     return {"state": "judged", **facts, "requests": len(window), "comparisons": comparisons, "drift": drift}
 
 
-def _earlier(reader: Reader, facts: Mapping[str, str], back: datetime) -> Iterator[dict[str, Any]]:
+def _read_earlier(reader: Reader, facts: Mapping[str, str], oldest: datetime) -> Iterator[dict[str, Any]]:
     found = [
-        told(event)
-        for event in reader.find(DRIFT, timestamp(back))
+        read_comparison(event)
+        for event in reader.find(DRIFT, timestamp(oldest))
         if event.get("llmops.model.version") == facts["version"]
         and event.get("llmops.drift.reference") == facts["reference"]
-        and timestamp(back) <= event["llmops.drift.since"] <= facts["since"]
+        and timestamp(oldest) <= event["llmops.drift.since"] <= facts["since"]
     ]
     return iter(sorted(found, key=lambda one: one["since"]))
 
@@ -94,7 +91,7 @@ def _event(config: Config, facts: Mapping[str, str], requests: int, comparison: 
         "event.id": str(uuid.uuid5(uuid.NAMESPACE_URL, identity)),
         "event.action": "compare",
         "event.outcome": "success",
-        "message": sentence(comparison),
+        "message": describe(comparison),
         "llmops.model.name": config.release.name,
         "llmops.model.version": facts["version"],
         "llmops.drift.requests": requests,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
 
-from llmops.drift.told import told
+from llmops.drift.event_fields import read_comparison
 from llmops.monitoring.datasets import ALERT, CANARY, DECAY, DRIFT, GATE, HUB, PIPELINE, SINK
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.figures import stages
@@ -123,7 +123,7 @@ def _alerts(reader: Reader) -> list[dict[str, Any]]:
 def _drift(reader: Reader, in_a_row: int) -> list[dict[str, Any]]:
     """Return the comparisons of the latest window, those that differ first; `state` is drift, differs or as before."""
     latest = list(reader.find(DRIFT, limit=READ, newest_first=True))
-    found = [{**told(event), **_facts(event, "llmops.drift", ("requests", "until"))} for event in latest]
+    found = [{**read_comparison(event), **_facts(event, "llmops.drift", ("requests", "until"))} for event in latest]
     window = max((one["until"] or "" for one in found), default="")
     of_window = {
         (one["side"], one["feature"], one["test"]): one for one in found[::-1] if (one["until"] or "") == window

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmops.drift.told import told
+from llmops.drift.event_fields import read_comparison
 from llmops.monitoring.datasets import DRIFT, TEXT
 from llmops.monitoring.events import timestamp
 from llmops.monitoring.reader import Reader
@@ -31,7 +31,7 @@ def drift_figures(reader: Reader, in_a_row: int, now: datetime | None = None) ->
     if not windows:
         return {"window": None, "comparisons": [], "topics": [], "examples": [], "nearest": [], "windows": []}
     listed = [windows[key] for key in sorted(windows)[-WINDOWS:]]
-    comparisons = [told(event) for event in listed[-1]]
+    comparisons = [read_comparison(event) for event in listed[-1]]
     comparisons.sort(key=lambda one: (not one["drifted"], one["q_value"] if one["q_value"] is not None else 1.0))
     examples, nearest = _unlike(reader, comparisons, _facts(listed[-1][0]))
     return {
@@ -51,7 +51,7 @@ def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(events: Events, in_a_row: int) -> dict[str, Any]:
-    found = [told(event) for event in events]
+    found = [read_comparison(event) for event in events]
     return {
         **_facts(events[0]),
         "compared": len(found),

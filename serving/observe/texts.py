@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from llmops.config import Config
-from llmops.drift.features import features, is_refusal
-from llmops.drift.lexicon import Lexicon, version_lexicon
+from llmops.drift.features import extract_features, is_refusal
+from llmops.drift.lexicon import Lexicon, load_version_lexicon
 from llmops.monitoring.datasets import TEXT
 from llmops.monitoring.events import emit_all
 from llmops.monitoring.kept_texts import remove_old
@@ -64,7 +64,7 @@ class Texts:
         lexicon_of: Callable[[Version], Lexicon | None] | None = None,
     ) -> None:
         self._config, self._count_lost = config, count_lost
-        self._lexicon_of = lexicon_of or (lambda version: version_lexicon(version, config.artifacts))
+        self._lexicon_of = lexicon_of or (lambda version: load_version_lexicon(version, config.artifacts))
         self._lexicons: dict[str, Lexicon | None] = {}
         self._waiting: queue.Queue[_Answered] = queue.Queue(MOST_WAITING)
         self._ready: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ class Texts:
         given = answered.given
         prompt, answer, version = asked_of(given.prompt), given.text, given.version
         lexicon = self._lexicon(version)
-        [said] = features([answer], lexicon, "answer")
+        [said] = extract_features([answer], lexicon, "answer")
         fields = {
             **answered.shared,
             "event.action": "describe",
@@ -153,7 +153,7 @@ class Texts:
             "llmops.answer.refusal": is_refusal(answer),
         }
         if prompt:
-            [asked] = features([prompt], lexicon, "prompt")
+            [asked] = extract_features([prompt], lexicon, "prompt")
             fields.update(asked.fields("prompt"))
         if self._config.monitoring.keep_text:
             fields.update(self._kept({"prompt": prompt, "context": context_of(given.prompt), "answer": answer}))

@@ -13,7 +13,7 @@ from llmops.alerts import conditions
 from llmops.alerts.traffic import Sources
 from llmops.cli import main
 from llmops.config import Config
-from llmops.drift.features import features
+from llmops.drift.features import extract_features
 from llmops.drift.lexicon import read_lexicon
 from llmops.drift.reference import NoReferenceError, reference_of
 from llmops.drift.watch import watch_drift
@@ -58,9 +58,9 @@ class Shop:
         """The events that serving emits of these prompts, spread over a day."""
         texts = prompts(counts, seed)
         events = []
-        for n, (text, found) in enumerate(zip(texts, features(texts, self.lexicon), strict=True)):
+        for n, (text, found) in enumerate(zip(texts, extract_features(texts, self.lexicon), strict=True)):
             told = {"http.request.id": f"{day:%d}-{n}", "llmops.model.version": version, **found.fields("prompt")}
-            told |= features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
+            told |= extract_features(["Look at it."], self.lexicon, "answer")[0].fields("answer")
             told |= {"llmops.answer.refusal": False, "@timestamp": timestamp(day + timedelta(minutes=n))}
             events.append(told | ({"llmops.prompt.text": text} if keep else {}))
         emit_all(self.config.events, TEXT, events)
@@ -157,7 +157,7 @@ def test_until_the_first_days_are_over_it_is_the_training_data_and_without_it_no
     assert not {one["feature"] for one in found["comparisons"] if one["drifted"] and one["side"] == "prompt"}
     assert shop.watch(DAY, against="served")["state"] == "no reference"
     shop.train.unlink()  # its features are kept
-    assert shop.watch(DAY, against="training", tell=False)["state"] == "judged"
+    assert shop.watch(DAY, against="training")["state"] == "judged"
 
 
 def test_a_reference_outlives_its_events_and_another_version_is_none(shop):

@@ -16,7 +16,7 @@ from elasticsearch import Elasticsearch, helpers
 from llmops import cli
 from llmops.alerts.judge import report
 from llmops.config import Monitoring, load
-from llmops.drift.sample import of_events
+from llmops.drift.sample import sample_from_events
 from llmops.elk import setup
 from llmops.elk.setup import STREAMS
 from llmops.errors import ConfigError
@@ -299,4 +299,4 @@ def test_every_pod_reads_what_all_of_them_sent(
         assert (figures["totals"]["requests"], set(figures["versions"])) == (2, {"v0", "v1"})
         hour = first, first + timedelta(hours=1)
         assert report(pod, *hour)["requests"] == 2
-        assert len(of_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by
+        assert len(sample_from_events(reader_of(pod), *map(timestamp, hour))) == 2  # which drift is judged by

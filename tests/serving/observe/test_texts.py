@@ -178,7 +178,7 @@ def test_answers_do_not_wait_for_features_and_losses_are_figures(site, monkeypat
         assert hang.wait(60)
         return real(*args)
 
-    monkeypatch.setattr(texts, "features", hung)
+    monkeypatch.setattr(texts, "extract_features", hung)
     with site.client() as client:
         site.ready(client)
         for _ in range(20):

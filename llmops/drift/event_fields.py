@@ -11,12 +11,12 @@ NAMES = (
 )  # fmt: skip
 
 
-def told(event: Mapping[str, Any]) -> dict[str, Any]:
+def read_comparison(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a comparison from its event."""
     return {name: event.get(f"llmops.drift.{name}") for name in (*NAMES, "since")}
 
 
-def sentence(comparison: Mapping[str, Any]) -> str:
+def describe(comparison: Mapping[str, Any]) -> str:
     """Return a comparison in words."""
     what = f"{comparison['feature']} of the {comparison['side']}"
     figures = f"{comparison['test']}, effect {comparison['effect']:.3f}, q {comparison['q_value']:.3g}"
