@@ -1,4 +1,4 @@
-"""A server that is asked by HTTP: Elasticsearch or Kibana."""
+"""The HTTP client of Elasticsearch and Kibana."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import httpx
 from llmops.errors import ConfigError, TransientError, is_busy
 
 
-class Cannot(Exception):
-    """The server refuses a request, for the reason that it gives; the set-up goes on without."""
+class RefusedError(Exception):
+    """The server refuses a request. The set-up goes on without this step."""
 
 
 class Server:
@@ -28,11 +28,11 @@ class Server:
         self._name = f"{name} at {url}"
         self._http = httpx.Client(base_url=url, headers=headers, auth=auth, timeout=60, verify=verify)
 
-    def ask(self, method: str, path: str, body: Any = None, lines: bool = False, **options: Any) -> Any:
-        """Return the JSON of an answer, or a list of that of its `lines`.
+    def request(self, method: str, path: str, body: Any = None, lines: bool = False, **options: Any) -> Any:
+        """Return the JSON of the answer; with `lines`, a list with the JSON of each line.
 
         Raises:
-            Cannot: if the server refuses, or answers without JSON, as a proxy's page for people.
+            RefusedError: if the server refuses, or its answer is not JSON, such as an error page of a proxy.
             ConfigError: if it does not let this user in.
             TransientError: if it does not answer, or is busy.
         """
@@ -54,4 +54,4 @@ class Server:
                 return [json.loads(line) for line in answer.text.splitlines()] if lines else answer.json()
         except ValueError:
             pass
-        raise Cannot(f"{answer.status_code}: {' '.join(answer.text.split())[:300]}")
+        raise RefusedError(f"{answer.status_code}: {' '.join(answer.text.split())[:300]}")

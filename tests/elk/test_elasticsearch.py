@@ -58,10 +58,10 @@ INDEXED = {field.name: field.type for field in FIELDS if field.type != "object"}
 
 
 def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Monitoring, ask: Ask) -> None:
-    steps = {one.thing: one for one in setup.setup(config, ADMIN)}
-    assert {steps[name].what for name in [*TEMPLATES, "mapping of existing data streams"]} == {"done"}
+    steps = {one.step: one for one in setup.setup(config, ADMIN)}
+    assert {steps[name].outcome for name in [*TEMPLATES, "mapping of existing data streams"]} == {"done"}
     retention = steps["retention of data streams"]
-    assert retention.what == "cannot" and "no lifecycle" in retention.why
+    assert retention.outcome == "cannot" and "no lifecycle" in retention.reason
     template = ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"]
     ask("PUT", "/_index_template/llmops-events", template | {"priority": template["priority"] + 7})
     longer = config.model_copy(update={"elasticsearch_days": 365})
@@ -71,7 +71,7 @@ def test_what_is_made_is_said_and_what_the_server_lacks_is_said_too(config: Moni
         assert found["priority"] == template["priority"] and found["template"]["lifecycle"]["data_retention"] == days
     newer = found | {"version": found["version"] + 1, "priority": 7}
     ask("PUT", "/_index_template/llmops-events", newer)
-    assert {one.thing: one.what for one in setup.setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
+    assert {one.step: one.outcome for one in setup.setup(config, ADMIN)}[TEMPLATES[0]] == "newer"
     assert ask("GET", "/_index_template/llmops-events")["index_templates"][0]["index_template"] == newer
     ask("PUT", "/_index_template/llmops-events", template)
 
@@ -247,13 +247,13 @@ def test_every_panel_finds_what_it_filters_by_and_counts(filled: Ask) -> None:
 
 
 def test_streams_that_exist_get_new_fields(config: Monitoring, filled: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = setup.read(setup.FIELDS)
+    newer = setup.read_yaml(setup.FIELDS)
     newer["version"] += 1
     mappings = newer["template"]["mappings"]
     mappings["_meta"]["version"] += 1
     mappings["properties"] |= {"llmops.new": {"type": "long"}, "llmops.sink.name": {"type": "text"}}
-    read = setup.read
-    monkeypatch.setattr(setup, "read", lambda file: newer if file == setup.FIELDS else read(file))
+    read = setup.read_yaml
+    monkeypatch.setattr(setup, "read_yaml", lambda file: newer if file == setup.FIELDS else read(file))
     for _ in range(2):
         list(setup.setup(config, ADMIN))
         (drift,) = filled("GET", "/_resolve/index/logs-llmops.drift-default")["data_streams"]

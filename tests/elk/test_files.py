@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmops.elk.setup import FIELDS as NAME
-from llmops.elk.setup import read
+from llmops.elk.setup import read_yaml
 from llmops.monitoring.fields import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def text(version: int) -> str:
 
 
 def test_the_template_of_fields_is_made_of_the_registry() -> None:
-    kept = read(NAME)
+    kept = read_yaml(NAME)
     assert (ROOT / "llmops" / "elk" / f"{NAME}.yaml").read_text() == text(kept["version"])
 
 
@@ -89,6 +89,6 @@ def test_the_pipeline_is_in_logstashs_grammar_and_adds_each_event_once(python: P
 
 
 if __name__ == "__main__":
-    kept = read(NAME)
+    kept = read_yaml(NAME)
     changed = kept["template"]["mappings"]["properties"] != fields()
     (ROOT / "llmops" / "elk" / f"{NAME}.yaml").write_text(text(kept["version"] + changed))

@@ -18,7 +18,7 @@ from elasticsearch import Elasticsearch
 
 from llmops.config import Monitoring
 from llmops.elk import setup
-from llmops.elk.setup import FIELDS, READER, WRITER, read
+from llmops.elk.setup import FIELDS, READER, WRITER, read_yaml
 from tests.served import Answer, served
 
 ENVIRON = {
@@ -56,7 +56,7 @@ class Full:
             streams = [{"name": s, "backing_indices": [f".ds-{s}-1"]} for s in self.lifecycles]
             return 200, {"indices": [], "aliases": [], "data_streams": streams}
         if path.endswith("/_mapping") and method == "GET":
-            mappings = read(FIELDS)["template"]["mappings"]
+            mappings = read_yaml(FIELDS)["template"]["mappings"]
             return 200, {f".ds-{s}-1": {"mappings": mappings} for s in self.lifecycles}
         if match := re.fullmatch("/_data_stream/([^/]+)(/_lifecycle)?", path):
             return self.streams(method, match[1], body)
@@ -94,13 +94,13 @@ def config(full: Full) -> Iterator[Monitoring]:
 def test_a_full_server_takes_everything_and_what_others_changed_is_put_right(config: Monitoring, full: Full) -> None:
     for _ in range(2):
         steps = list(setup.setup(config, ENVIRON))
-        assert {one.what for one in steps} == {"done"} and "secret-" not in repr(steps)
+        assert {one.outcome for one in steps} == {"done"} and "secret-" not in repr(steps)
         assert full.passwords == {WRITER: "secret-writer", READER: "secret-reader", "kibana_system": "secret-kibana"}
         assert {s: said["data_retention"] for s, said in full.lifecycles.items()} == {
             "logs-llmops.serving-default": "90d",
             "logs-llmops.text-default": "30d",
         }
-        assert full.kept[f"/_security/role/{WRITER}"] == read("roles")[WRITER]
+        assert full.kept[f"/_security/role/{WRITER}"] == read_yaml("roles")[WRITER]
         assert full.kept[f"/_security/user/{READER}"]["roles"] == [READER]
         full.passwords[WRITER] = "somebody else's"
         full.kept[f"/_security/role/{WRITER}"]["indices"][0]["privileges"] = ["read"]

@@ -82,7 +82,7 @@ def config(server: Kibana) -> Iterator[Monitoring]:
 
 
 def ours(steps: Any) -> str:
-    return {one.thing: one.what for one in steps}[setup.KIBANA]
+    return {one.step: one.outcome for one in steps}[setup.KIBANA]
 
 
 def test_dashboards_are_made_in_the_order_of_their_references(config: Monitoring, server: Kibana) -> None:
@@ -109,22 +109,22 @@ def test_a_newer_version_on_the_server_is_left_alone(config: Monitoring, server:
     marked = found["metadata"] if path == ROLE else found
     marked["version"] += 1
     for what in ("newer", "done"):
-        (one,) = [one for one in setup.setup(config, {}) if one.thing.endswith(path.split("/")[-1])]
-        assert one.what == what and (server.documents[f"/{path}"] is found) == (what == "newer")
+        (one,) = [one for one in setup.setup(config, {}) if one.step.endswith(path.split("/")[-1])]
+        assert one.outcome == what and (server.documents[f"/{path}"] is found) == (what == "newer")
         marked["version"] -= 1
 
 
 def test_an_object_that_is_not_taken_does_not_keep_the_others_out(config: Monitoring, server: Kibana) -> None:
     server.refused = "llmops: requests"
     steps = list(setup.setup(config, {}))
-    (why,) = [one.why for one in steps if one.what == "cannot" and "Kibana" in one.thing]
+    (why,) = [one.reason for one in steps if one.outcome == "cannot" and "Kibana" in one.step]
     assert "llmops-requests" in why and "conflict" in why
     assert ("dashboard", "llmops-operations") in server.objects
 
 
 def test_a_kibana_that_does_not_answer_is_said_and_the_rest_is_set_up(config: Monitoring, server: Kibana) -> None:
     steps = list(setup.setup(config.model_copy(update={"kibana_url": "http://127.0.0.1:9"}), {}))
-    assert steps[-1].what == "cannot" and "Kibana" in steps[-1].thing and "does not answer" in steps[-1].why
+    assert steps[-1].outcome == "cannot" and "Kibana" in steps[-1].step and "does not answer" in steps[-1].why
     assert len(steps) > 3
 
 
@@ -144,8 +144,8 @@ def test_odd_answers_are_said(
     config: Monitoring, server: Kibana, path: str, status: int, answer: Any, thing: str, why: str
 ) -> None:
     server.odd = {path: (status, answer)}
-    (one,) = [one for one in setup.setup(config, {}) if one.thing == thing]
-    assert one.what == "cannot" and why in one.why
+    (one,) = [one for one in setup.setup(config, {}) if one.step == thing]
+    assert one.outcome == "cannot" and why in one.reason
 
 
 def test_a_server_that_is_no_elasticsearch_is_refused_at_once(config: Monitoring, server: Kibana) -> None:

@@ -18,11 +18,11 @@ def elk(settings: Config, options: argparse.Namespace) -> int:
     """Set up Elasticsearch and Kibana for our events; exit status 3: a server could not take all."""
     from llmops.elk.setup import INCOMPLETE, setup
 
-    said = []
-    for one in setup(settings.monitoring):
-        said.append(one)
+    results = []
+    for result in setup(settings.monitoring):
+        results.append(result)
         if not options.json:
-            print(f"{one.what:9}  {one.thing}" + (f": {one.why}" if one.why else ""), flush=True)
+            print(f"{result.outcome:9}  {result.step}" + (f": {result.reason}" if result.reason else ""), flush=True)
     if options.json:
-        print(json.dumps([one._asdict() for one in said]))
-    return INCOMPLETE if any(one.what == "cannot" for one in said) else 0
+        print(json.dumps([{"thing": one.step, "what": one.outcome, "why": one.reason} for one in results]))
+    return INCOMPLETE if any(result.outcome == "cannot" for result in results) else 0
